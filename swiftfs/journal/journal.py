@@ -5,7 +5,8 @@ merged with others. `flush` executes it at once.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from swiftfs.concurrency import monotonic
@@ -13,6 +14,7 @@ from swiftfs.errors import PreconditionFailed, SwiftfsError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.backlog import Backlog
+from swiftfs.journal.carried_tasks import CarriedTasks, FolderRename
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
@@ -265,6 +267,25 @@ class Journal:
             self._writer.rename(task, tail if merged else None, stored, path, record)
             self._changed.notify_all()
             return True
+
+    @contextmanager
+    def carrying(self, rename: FolderRename) -> Iterator[CarriedTasks]:
+        """Execute what is pending below a folder now, but hold what can be carried along until this ends.
+
+        Without a write delay none is held. Errors as in `flush`.
+        """
+        carried = CarriedTasks(self._parts, self._scheduler, rename, is_allowed=self.mode is Mode.WRITE_BACK)
+        try:
+            with self._changed:
+                for folder in (rename.source, rename.target):
+                    self._let_go(self._writer.held.timed_below(folder))
+                self._let_go_of([rename.new_marker])
+                carried.hold()
+            yield carried
+        finally:
+            with self._changed:
+                carried.release()
+                self._changed.notify_all()
 
     def run_move(self, path: str, operation: Move | MoveFolder, moved: Callable[[Task], None]) -> None:
         """Execute a move, after all pending changes of its names, or raise its error.

@@ -22,8 +22,8 @@ class Moved:
     rows: tuple[Row, ...] = ()
 
 
-ShowMoved = Callable[[str, Move | MoveFolder, Sequence[Row]], None]
-"""Shows in the mount that a path was moved, with the rows of `Moved`."""
+ShowMoved = Callable[[str, Move | MoveFolder, Sequence[Row]], str | None]
+"""Shows in the mount that a path was moved, with the rows of `Moved`; returns the new path of a folder."""
 
 RecordMove = Callable[[MoveFolder], None]
 """Records the operation: with all objects that it moves before the first copy, or as `undone`."""

@@ -157,7 +157,7 @@ class ObjectMoves:
         # meanwhile.
         record(replace(operation, objects=moved))
         copied = self._copy(items, lambda: record(replace(operation, objects=moved, undone=True)))
-        if not copied:
+        if not copied and not operation.carried:  # else all that the folder has is in the journal
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
         keep([item.target for item in copied])
         rows = None
@@ -431,7 +431,7 @@ class ObjectMoves:
         # are chosen, not measured: copies of one folder differ by less. The fastest third is the measure, so
         # that of two copies it is the faster one.
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
-        return monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
+        return monotonic() - began < self._moment and max(seconds, default=0.0) < usual * 3 + 0.25
 
     def _delete_unchanged(self, doubtful: Sequence[MoveItem], sure: Sequence[MoveItem] = ()) -> list[Remnant]:
         """Delete unchanged sources: the `sure` ones, and others if a HEAD confirms it.

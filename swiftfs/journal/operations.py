@@ -167,6 +167,8 @@ class MoveFolder:
     - `served`: as in `Move`.
     - `over_folder`: whether an empty folder is at the target: its marker stays when the move is undone.
     - `undone`: whether a copy failed, so that the others are deleted again.
+    - `carried`: the numbers of pending changes below the source, never sent, that get their new names when it
+      is done, and keep their old ones if it fails.
     """
 
     container: str
@@ -181,6 +183,7 @@ class MoveFolder:
     served: bool = False
     over_folder: bool = False
     undone: bool = False
+    carried: tuple[int, ...] = ()
 
     @property
     def may_copy(self) -> bool:

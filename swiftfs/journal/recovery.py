@@ -7,6 +7,7 @@ from dataclasses import replace
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.journal.carried_tasks import carried_record, folder_rename
 from swiftfs.journal.database import Record
 from swiftfs.journal.first_release import completed
 from swiftfs.journal.merging import attempted, one_a_file
@@ -57,8 +58,16 @@ class Recovery:
         # What is left of a move that is finished below gets a new number. Numbers of records that were not
         # taken up yet must not be among them, or that deletion would replace somebody's change.
         self._queue.skip(max((record.seq for record in records), default=0))
+        moves = [record.operation for record in records if isinstance(record.operation, MoveFolder)]
+        carried = {seq for move in moves for seq in move.carried}
         for record in records:
-            self._take(record, _with_prefix(attempted(record.operation), by_file))
+            if record.seq in carried:
+                continue  # its name depends on what becomes of the move
+            if not isinstance(record.operation, Move | MoveFolder):
+                self._take(record, by_file)
+                continue
+            for other in self._resume(record, record.operation, _carried_by(record.operation, records)):
+                self._take(other, by_file)
         if len(self._queue):
             log.info("storing %d changes of an earlier mount", len(self._queue))
         operations = [task.operation for task in self._queue.tasks()]
@@ -67,10 +76,8 @@ class Recovery:
         self._cache.recall(one for one in prefixes if one.prefix in wanted)
         return [one for one in prefixes if one.prefix not in wanted]
 
-    def _take(self, record: Record, operation: Operation) -> None:
-        if isinstance(operation, Move | MoveFolder):
-            self._resume(record, operation)
-            return
+    def _take(self, record: Record, uploads: Mapping[str, UnreferencedPrefix]) -> None:
+        operation = _with_prefix(attempted(record.operation), uploads)
         now = monotonic()
         done = self._make_done(record.path, operation)
         waiting = Waiting(now + RECOVERY_SECONDS)
@@ -79,8 +86,11 @@ class Recovery:
         with self._changed:
             self._writer.add(task)
 
-    def _resume(self, record: Record, operation: Move | MoveFolder) -> None:
-        """Finish a move that an earlier process began, or give it up: a mount serves files from now on."""
+    def _resume(self, record: Record, operation: Move | MoveFolder, carried: list[Record]) -> list[Record]:
+        """Finish a move that an earlier process began, or give it up: a mount serves files from now on.
+
+        Return the records `carried` by it, with their new names if it is done.
+        """
 
         def record_again(changed: MoveFolder) -> None:
             self._db.commit([Record(record.seq, record.path, changed)])
@@ -96,7 +106,7 @@ class Recovery:
             if error.retryable:
                 # The mount serves files from now on, and programs may delete some at the target. So no later
                 # process may copy them again: it only deletes sources that have their copy.
-                again = [Record(record.seq, record.path, replace(operation, served=True))]
+                again = [Record(record.seq, record.path, _as_served(operation))]
                 log.warning(
                     "the interrupted move of %s to %s cannot be finished now: %s", source, target, error
                 )
@@ -108,18 +118,22 @@ class Recovery:
             log.info("the interrupted move of %s to %s is done", source, target)
             remnants = moved.remnants
             # Before the record is dropped, as for a change that a task has made.
-            self._show_moved(record.path, operation, moved.rows)
+            new = self._show_moved(record.path, operation, moved.rows)
+            if isinstance(operation, MoveFolder):
+                rename = folder_rename(operation, record.path, new or record.path)
+                carried = [carried_record(one, rename) for one in carried]
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
         if given_up:
             tasks += self._deletions_again(operation)
         if self._late is not None:
             self._late.save()  # else a later mount would take moved objects for lost, and store them again
         # One commit, in which deletions come first: `again` has the number that is dropped.
-        self._db.finish([record.seq], [*again, *(task.record() for task in tasks)])
+        self._db.finish([record.seq], [*again, *carried, *(task.record() for task in tasks)])
         with self._changed:
             for task in tasks:
                 task.done = self._make_done(task.path, task.operation)
                 self._queue.add(task)
+        return carried
 
     def _deletions_again(self, operation: Move | MoveFolder) -> list[Task]:
         """Return the deletion, if there was one, that a move which is given up was to replace."""
@@ -141,6 +155,19 @@ class Recovery:
         task = Task(record.seq, record.path, operation, nobody_waits, now, Cancelled(error), attempts=1)
         with self._changed:
             self._refusals.keep(task, error)
+
+
+def _carried_by(operation: Move | MoveFolder, records: Iterable[Record]) -> list[Record]:
+    """Return the records of the changes that a folder's move carries along."""
+    numbers = {*operation.carried} if isinstance(operation, MoveFolder) else set()
+    return [record for record in records if record.seq in numbers]
+
+
+def _as_served(operation: Move | MoveFolder) -> Move | MoveFolder:
+    """Return a move that could not be finished before a mount served files; what it carried stays."""
+    if isinstance(operation, MoveFolder):
+        return replace(operation, served=True, carried=())
+    return replace(operation, served=True)
 
 
 def _with_prefix(operation: Operation, uploads: Mapping[str, UnreferencedPrefix]) -> Operation:

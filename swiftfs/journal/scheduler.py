@@ -253,7 +253,7 @@ class _Flush:
     """
 
     def __init__(self, tasks: Collection[Task]) -> None:
-        self.wanted = _with_blockers(tasks)
+        self.wanted = with_blockers(tasks)
         self._tasks = tasks
         self._attempts = {task: task.attempts for task in self.wanted}
         self._hand_ins = {task: task.hand_ins for task in self.wanted}
@@ -276,7 +276,7 @@ class _Flush:
     def failed(self) -> Task | None:
         """Return the first that failed of the tasks wanted and of what has taken over; None when none did."""
         tasks = set(self._tasks)
-        for task in (*self.wanted, *_with_blockers(task.last() for task in self._tasks)):
+        for task in (*self.wanted, *with_blockers(task.last() for task in self._tasks)):
             last = task.last()
             # A blocker that ended does not block any more, even if it failed.
             counts = last.ended or not self._is_done(task) if task in tasks else not last.ended
@@ -308,7 +308,7 @@ class _Flush:
         return any(map(self._has_failed, last.blockers))
 
 
-def _with_blockers(tasks: Iterable[Task]) -> list[Task]:
+def with_blockers(tasks: Iterable[Task]) -> list[Task]:
     """Return the tasks that have not ended, and all their blockers."""
     found: dict[Task, None] = {}
     pending = list(tasks)

@@ -208,8 +208,7 @@ class TaskWriter:
             self._unpin(overtaken.operation)
         task.done, leaves.done = record()
         task.seq, task.path, task.operation = seq, path, operation
-        if task.blocked:  # another name may not be refused
-            task.become(Waiting(monotonic() + self._delay(0.0)))
+        self.unblock(task)
         if isinstance(operation, PutFile):
             # The old name's object will be deleted, so nothing may be read from it any more.
             # `PutFile.renamed` has made certain that every byte is here.
@@ -221,6 +220,11 @@ class TaskWriter:
             self._queue.add(leaves, after=task)
         else:
             leaves.notify(None)
+
+    def unblock(self, task: Task) -> None:
+        """Let a blocked task be tried again after the write delay: another name may not be refused."""
+        if task.blocked:
+            task.become(Waiting(monotonic() + self._delay(0.0)))
 
     def put_before(self, task: Task, path: str, operation: Operation) -> None:
         """Add a task for `operation` before a task of its name that is blocked."""

@@ -304,6 +304,33 @@ class TaskQueue:
             _block(task, blocker)
         self._make_due(task)
 
+    def rename(self, task: Task, seq: int, path: str, operation: Operation) -> None:
+        """Give the only task of its name another one, behind the tasks of that, and the number `seq`."""
+        del self._tasks[task.seq]
+        for name in names_of(task.operation):
+            del self._chains[name]
+        task.seq, task.path, task.operation = seq, path, operation
+        self._last = max(self._last, seq)
+        self._tasks[seq] = task
+        for name in names_of(operation):
+            chain = self._chains.setdefault(name, [])
+            if chain:
+                _block(task, chain[-1])
+            chain.append(task)
+        self._make_due(task)
+
+    def hold(self, tasks: Iterable[Task], gate: Task) -> None:
+        """Let `tasks` wait for `gate`, which is no task of the queue, until `release`."""
+        for task in tasks:
+            _block(task, gate)
+
+    def release(self, gate: Task) -> None:
+        """Let the tasks run that wait for `gate`, in their order."""
+        for task in sorted(gate.dependents, key=lambda one: one.seq):
+            task.blockers -= {gate}
+            self._make_due(task)
+        gate.dependents = NONE
+
     def schedule(self, task: Task, due: float, error: Failure | None = None) -> None:
         """Make a task wait until `due` (monotonic seconds); with an `error` its last attempt has failed."""
         task.become(Waiting(due) if error is None else Retrying(due, error))

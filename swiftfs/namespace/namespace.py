@@ -1,7 +1,7 @@
 """The namespace: which files and folders exist, from listings in memory or by one request for each folder."""
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -20,24 +20,19 @@ from swiftfs.namespace.entry import (
     implied_entry,
     with_head,
 )
+from swiftfs.namespace.folder_moves import FolderMoves
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
 from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore
 from swiftfs.namespace.walk_detector import WalkDetector
-from swiftfs.objects import ObjectInfo, ObjectName, Page, Row
+from swiftfs.objects import ObjectInfo, ObjectName, Page
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
 from swiftfs.store.paging import iter_containers, iter_pages
 from swiftfs.store.protocol import ObjectStore
 
 BEFORE_SLASH = ".\U0010ffff"
 """After a folder's name it is a listing marker just before the folder's objects: `.` sorts before `/`."""
-
-MOMENT = 0.5
-"""Seconds for which a listing counts as current for the call that it was made for."""
-
-MOST_MOVED = 20_000
-"""How many names that a folder's rename has moved are remembered, until a listing shows them."""
 
 
 class Namespace:
@@ -69,6 +64,7 @@ class Namespace:
         self._completer = EntryCompleter(head_fetcher, defaults, self._lock, self._listings)
         self._overlay = Overlay(recent)
         self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
+        self.folder_moves = FolderMoves(self._lock, self._overlay, self._listings, source, defaults)
         self._deferred: dict[str, DeferredChange] = {}
         self._walk_detector = WalkDetector()
 
@@ -356,51 +352,6 @@ class Namespace:
         folder = self._source.folder(path)
         with self._lock:
             return self._overlay.stored_below(folder)
-
-    def record_moved(self, old: str, new: str, rows: Sequence[Row]) -> None:
-        """Record that all below the folder at `old` is below `new` now, where listings may not show it yet.
-
-        `rows` are those of the moved objects at the old place.
-        """
-        source, target = self._source.folder(old), self._source.folder(new)
-        gone = Page(tuple(rows[:MOST_MOVED]), (), "", True)
-        moved = [replace(row, key=target.prefix + row.key.removeprefix(source.prefix)) for row in gone.rows]
-        there = Page(tuple(moved), (), "", True)
-        with self._lock:
-            # Listings may still show what was deleted at either place before, and so would the folder.
-            deleted = self._overlay.deletions_below(source, target)
-            self._overlay.discard_below(target)
-            self._listings.invalidate_below(target)
-            self._overlay.move_below(source, target)
-            self._listings.invalidate_below(source)
-            for listing in listings_in(there, target, target, "", self._defaults).values():
-                self._overlay.record_moved(listing)
-            for listing in listings_in(gone, source, source, "", self._defaults).values():
-                for entry in [entry for chunk in listing.chunks() for entry in chunk]:
-                    self._overlay.record(listing.folder, entry.name, None)
-            self._overlay.put_back(deleted)
-
-    def are_alone(self, *paths: str) -> bool:
-        """Return whether the paths are in one folder and nothing else is in it; False if that is unknown."""
-        parents, names = {split(path)[0] for path in paths}, {split(path)[1] for path in paths}
-        if len(parents) > 1:
-            return False
-        with self._lock:
-            listing = self._listings.fresh(self._source.folder(parents.pop()))
-            if listing is None or not listing.complete:
-                return False
-            return all(entry.name in names for chunk in listing.chunks() for entry in chunk)
-
-    def has_just_listed(self, path: str) -> bool:
-        """Return whether the folder that contains `path` was listed a moment ago, for the current call.
-
-        A listing that was read was made for another call; other clients may have changed the folder since.
-        """
-        with self._lock:
-            listing = self._listings.fresh(self._source.folder(split(path)[0]))
-            if listing is None or listing.was_read:
-                return False
-            return monotonic() - listing.begun < MOMENT
 
     def _listing(self, folder: Folder) -> Listing:
         listing = self._listing_fetcher.listing(folder)

@@ -38,6 +38,10 @@ class LocalChange:
     moved: bool = False
     left: bool = False
 
+    def in_swift(self) -> "LocalChange | None":
+        """Return this change if it is in Swift, else the one before it that is, if there is one."""
+        return self if self.at != PENDING else self.stored
+
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
@@ -224,18 +228,23 @@ class Overlay:
     def stored_below(self, folder: Folder) -> list[Entry]:
         """Return the entries that this mount has stored in a folder and in all folders below it."""
         changes = [change for other in self._below(folder) for change in self._in(other).values()]
-        return [change.entry for change in changes if change.entry is not None]
+        stored = [change.in_swift() for change in changes]
+        return [change.entry for change in stored if change is not None and change.entry is not None]
 
     def move_below(self, source: Folder, target: Folder) -> None:
         """Record the changes stored below a folder that has moved as changes below its new place.
 
         Its objects were copied just now, and listings may not show that yet, nor that the old names are gone.
+        What is not in Swift yet is dropped: it gets its new name by a change of its own.
         """
         moved = {folder: self._in(folder) for folder in self._below(source)}
         self.discard_below(source)
         for folder, changes in moved.items():
             there = Folder(target.container, target.prefix + folder.prefix.removeprefix(source.prefix))
-            for name, change in changes.items():
+            for name, newest in changes.items():
+                change = newest if newest.entry is None else newest.in_swift()
+                if change is None:
+                    continue
                 self.record(folder, name, None)
                 if change.entry is not None:
                     self.record(there, name, _entry_in(there, change.entry), moved=change.moved)

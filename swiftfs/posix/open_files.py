@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -84,8 +85,13 @@ class OpenFile:
     def rename_object(self, entry: Entry) -> None:
         """Change to the name that the object was moved to."""
         assert entry.object is not None
-        self.entry, self.name = entry, entry.object
-        self.cached_file.rename(entry.object)
+        self.entry = entry
+        self.take_name(entry.object)
+
+    def take_name(self, name: ObjectName) -> None:
+        """Change to an object's name that `entry` has already."""
+        self.name = name
+        self.cached_file.rename(name)
 
     def current_meta(self) -> ObjectMeta:
         """Return what an upload would store in addition to the bytes.
@@ -298,6 +304,14 @@ class OpenFiles:
             for file in [*self._by_path.values(), *self._replaced]:
                 if file.entry is pending:
                     file.entry = entry
+
+    def renamed(self, entries: Sequence[tuple[Entry, Entry]]) -> None:
+        """Set the entry of each file that has the first one of a pair to the second: its name has changed."""
+        # By identity, as in `stored`. An entry of the argument lives until this returns.
+        new = {id(before): after for before, after in entries}
+        with self._lock:
+            for file in [*self._by_path.values(), *self._replaced]:
+                file.entry = new.get(id(file.entry), file.entry)
 
     def below(self, folder: str) -> list[OpenFile]:
         """Return the files in a folder and in all folders below it."""

@@ -165,16 +165,17 @@ class PendingChanges:
             return lambda _outcome: self._namespace.invalidate(path)
         return self.record(path, entry).settle
 
-    def show_moved(self, path: str, operation: Move | MoveFolder, rows: Sequence[Row]) -> None:
+    def show_moved(self, path: str, operation: Move | MoveFolder, rows: Sequence[Row]) -> str | None:
         """Show a move of `path` that was finished at the start; `rows` are the old ones of what it moved.
 
-        Listings may show the old names, and not yet the new ones.
+        Listings may show the old names, and not yet the new ones. Return the new path of a folder.
         """
         known: set[ObjectName | None] = set()
+        new = None
         if isinstance(operation, MoveFolder):
             new = self._services.source.path(ObjectName(operation.target_container, operation.target))
             if new is not None:
-                self._namespace.record_moved(path, new, rows)
+                self._namespace.folder_moves.record_moved(path, new, rows)
                 known = {entry.object for entry in self._namespace.recent_below(new)}
                 if known:
                     folder = self._services.source.folder(new)
@@ -185,6 +186,7 @@ class PendingChanges:
             for name in islice(unknown, MOST_UNLISTED):
                 with suppress(NotFound):
                     self._namespace.record_stored(self._services.store.head(name))
+        return new
 
     def _described(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Done:
         """Show new attributes of `path` when it is looked up."""

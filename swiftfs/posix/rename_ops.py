@@ -4,25 +4,32 @@ A file that is not in Swift yet gets its new name in the journal; other objects 
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
 from swiftfs.errors import NotFound, os_error
+from swiftfs.journal.carried_tasks import Carried, CarriedTasks, FolderRename
 from swiftfs.journal.move_items import EMPTY
 from swiftfs.journal.move_results import Unmoved
 from swiftfs.journal.operations import Move, MovedObject, MoveFolder
 from swiftfs.journal.shared_copies import CopyLost
-from swiftfs.journal.tasks import Done, Task
+from swiftfs.journal.tasks import Done, Task, nobody_waits
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.objects import ObjectName
-from swiftfs.paths import Folder, is_below, join, path_below, plain_marker, slash_marker, split
+from swiftfs.paths import Folder, is_below, join, path_below, plain_marker, split
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.open_files import OpenFile
-from swiftfs.posix.pending import PendingChanges
+from swiftfs.posix.pending import PendingChanges, pending_entry
 from swiftfs.posix.services import Services
 from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of, is_hiding
 from swiftfs.posix.write_back import WriteBack
+
+Renamed = list[tuple[Entry, Entry]]
+"""The old and the new entry of each file or folder that is renamed before Swift has it."""
+
+EntriesAt = Mapping[str, Entry | None]
+"""Entries by their paths; None if there is none."""
 
 
 class RenameOps:
@@ -40,6 +47,7 @@ class RenameOps:
         self._journal = services.journal
         self._file_cache = services.file_cache
         self._source = services.source
+        self._defaults = services.defaults
         self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
@@ -181,29 +189,107 @@ class RenameOps:
         # After the barrier is closed: no change of this mount comes between this look and the move.
         target = self._namespace.find(new)
         self._check_folder_rename(old, new, target)
-        # The copies are made from what Swift has: everything below must be there first.
-        self._store_below(old, new)
-        self._directories.keep_parent(old)
-        marker = moving.object
+        rename = FolderRename(old, new, source, destination, over_folder=target is not None)
+        self._hand_in_below(old, new)
+        with self._journal.carrying(rename) as carried:
+            self._directories.keep_parent(old)
+            # By the old paths, at which they are shown until now.
+            before = {path: self._namespace.folder_moves.pending(path) for path in carried.paths()}
+            if target is None and self._is_all(carried, old, moving):
+                renamed = self._rename_carried(carried, rename, before)
+            else:
+                renamed = self._move_folder(carried, rename, moving, before)
+            # Before any of it can be stored: then the open files must have the entry that gets its version.
+            self._open_files.renamed(renamed)
+        # Afterwards: a writer that waits for disk space has its file's lock, and what is stored gives some.
+        self._move_open(old, new, source, destination)
+        self._inodes.move_folder(old, new)
+
+    def _is_all(self, carried: CarriedTasks, old: str, moving: Entry) -> bool:
+        """Return whether the folder and all below it is `carried`, as far as is known."""
+        names = carried.names()
+        return moving.object in names and self._namespace.folder_moves.has_only(old, names)
+
+    def _rename_carried(self, carried: CarriedTasks, rename: FolderRename, before: EntriesAt) -> Renamed:
+        """Rename a folder of which Swift has nothing; return the old and the new entries."""
+        renamed: Renamed = []
+
+        def record(changes: Sequence[Carried]) -> list[tuple[Done, Done]]:
+            self._namespace.folder_moves.record_moved(rename.old, rename.new, ())
+            self._namespace.record(rename.old, None)
+            renamed.extend(self._renamed_entries(changes, before))
+            # Nothing else is in these folders: that saves the requests for their listings. A folder comes
+            # before those in it.
+            folders = {
+                one.path: entry
+                for one, (_, entry) in zip(changes, renamed, strict=True)
+                if entry.is_directory
+            }
+            for path in sorted(folders):
+                self._namespace.record_new_folder(path, folders[path])
+            return self._record_carried(changes, renamed)
+
+        carried.rename(record)
+        return renamed
+
+    def _move_folder(
+        self, carried: CarriedTasks, rename: FolderRename, moving: Entry, before: EntriesAt
+    ) -> Renamed:
+        """Move what Swift has of a folder, and then rename what is `carried`; return the entries of that."""
+        old, new, source, destination = rename.old, rename.new, rename.source, rename.target
+        self._journal.flush_below(destination)
+        marker = None if moving.object in carried.names() else moving.object
         moves_marker = marker is not None and marker == plain_marker(source)
-        renamed = plain_marker(destination) or slash_marker(destination)
+        new_marker = rename.name(marker) if marker is not None and moves_marker else None
         operation = MoveFolder(
             source.container,
             source.prefix,
             destination.container,
             destination.prefix,
-            ((marker, renamed),) if marker is not None and moves_marker else (),
+            ((marker, new_marker),) if marker is not None and new_marker is not None else (),
             self._recent_below(old),
-            empty=target is None and self._namespace.has_just_listed(new),
-            together=self._namespace.are_alone(old, new),
-            over_folder=target is not None,
+            empty=not rename.over_folder and self._namespace.folder_moves.has_just_listed(new),
+            together=self._namespace.folder_moves.are_alone(old, new),
+            over_folder=rename.over_folder,
+            carried=carried.numbers,
         )
-        entry = _renamed_folder(moving, split(new)[1], destination, renamed if moves_marker else None)
-        self._run_folder_move(
-            old, new, operation, lambda task: self._record_folder_move(task, old, new, marker, entry)
-        )
-        self._move_open(old, new, source, destination)
-        self._inodes.move_folder(old, new)
+        entry = _renamed_folder(moving, split(new)[1], destination, new_marker)
+        renamed: Renamed = []
+
+        def record_carried(changes: Sequence[Carried]) -> list[tuple[Done, Done]]:
+            renamed.extend(self._renamed_entries(changes, before))
+            return self._record_carried(changes, renamed)
+
+        def record(task: Task) -> None:
+            self._record_folder_move(task, old, new, marker, entry)
+            carried.rename(record_carried, task)
+
+        self._run_folder_move(old, new, operation, record)
+        return renamed
+
+    def _renamed_entries(self, changes: Sequence[Carried], before: EntriesAt) -> Renamed:
+        """Return the old and the new entry of each change."""
+        renamed: Renamed = []
+        for change in changes:
+            path, name = change.path, split(change.path)[1]
+            was = before[change.old] or pending_entry(path, change.operation, self._defaults)
+            assert was is not None
+            if was.is_directory:
+                now = _renamed_folder(was, name, self._source.folder(path), change.operation.name)
+            else:
+                now = moved_entry(was, name, change.operation.name)
+            renamed.append((was, now))
+        return renamed
+
+    def _record_carried(self, changes: Sequence[Carried], renamed: Renamed) -> list[tuple[Done, Done]]:
+        """Show changes under their new names; return the callbacks as `RecordCarried` does."""
+        return [
+            (
+                self._pending.record(change.path, now).settle,
+                self._pending.record(change.old, None).settle if change.leaves else nobody_waits,
+            )
+            for change, (_, now) in zip(changes, renamed, strict=True)
+        ]
 
     def _check_folder_rename(self, old: str, new: str, target: Entry | None) -> None:
         """Raise `OSError` when POSIX, or the folder being a container, forbids the rename."""
@@ -216,8 +302,8 @@ class RenameOps:
                 raise os_error(errno.ENOTDIR, new)
             self._directories.refuse_unless_empty(new)
 
-    def _store_below(self, old: str, new: str) -> None:
-        """Execute all pending changes below the two folders; open files are handed in first."""
+    def _hand_in_below(self, old: str, new: str) -> None:
+        """Hand in open files below the two folders, and the deletions that wait for a last close."""
         for file in self._open_files.below(old):
             self._write_back.flush(file)
         # Deletions that wait for a last close: the objects would move with the folder and come back under the
@@ -227,8 +313,6 @@ class RenameOps:
                 self._write_back.free_name(file.held_deletion.name)
         if (marker := plain_marker(self._source.folder(new))) is not None:
             self._write_back.free_name(marker)  # a file may have had it
-        self._journal.flush_below(self._source.folder(old))
-        self._journal.flush_below(self._source.folder(new))
 
     def _run_folder_move(
         self, old: str, new: str, operation: MoveFolder, record: Callable[[Task], None]
@@ -262,7 +346,7 @@ class RenameOps:
         """Show a folder's move that was carried out: `entry` is the folder now, `marker` its old marker."""
         source, destination = self._source.folder(old), self._source.folder(new)
         self._move_cached(old, source, destination)
-        self._namespace.record_moved(old, new, task.rows)
+        self._namespace.folder_moves.record_moved(old, new, task.rows)
         self._namespace.record(old, None)
         self._namespace.record(new, entry)
         for name in task.left:
@@ -276,7 +360,12 @@ class RenameOps:
                 if file.entry is not None and not file.unlinked:
                     key = destination.prefix + file.name.key.removeprefix(source.prefix)
                     name = ObjectName(destination.container, key)
-                    file.rename_object(moved_entry(file.entry, file.entry.name, name))
+                    # One that was renamed in the journal has its new entry, which another thread may be
+                    # replacing by the stored one.
+                    if file.entry.object == name:
+                        file.take_name(name)
+                    else:
+                        file.rename_object(moved_entry(file.entry, file.entry.name, name))
         self._open_files.move(old, new)
 
     def _move_cached(self, path: str, source: Folder, destination: Folder) -> None:
@@ -284,7 +373,7 @@ class RenameOps:
         for entry in self._namespace.known_children(path, "") or ():
             if entry.is_directory:
                 self._move_cached(join(path, entry.name), source, destination)
-            elif entry.object is not None:
+            elif entry.object is not None and entry.version.etag:
                 key = destination.prefix + entry.object.key.removeprefix(source.prefix)
                 self._file_cache.moved(entry.version, ObjectName(destination.container, key))
 

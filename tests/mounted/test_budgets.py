@@ -159,6 +159,21 @@ def test_moving_a_folder(
     assert all(name.startswith("there") for name in names)
 
 
+@pytest.mark.mount_options("settle=600")
+def test_moving_a_folder_that_is_not_stored_yet(
+    budget: Budget, tree: Path, connection: Connection, container: str
+) -> None:
+    top = budget.mount.path
+    run("cp", "-a", tree, top / "old")
+    budget.swift.reset_requests()
+    run("mv", top / "old", top / "new")
+    list_all(top / "new", FILES)
+    budget.at_most(0, "mv and ls -lR, not stored yet", methods(counted(budget.swift)))
+    budget.at_most(441, "the uploads after mv", budget.settled(lambda: None))
+    stored = {f"new/{one.relative_to(tree).as_posix()}" for one in tree.rglob("*")}
+    assert set(object_names(connection, container)) == {"new", *stored}
+
+
 def test_removing_a_tree_that_was_not_listed(
     budget: Budget, tree: Path, connections: list[Connection], container: str
 ) -> None:

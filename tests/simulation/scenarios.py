@@ -143,6 +143,50 @@ def write_while_moving(rng: random.Random, history: History) -> History:
     return replace(history, lives=(life,), faults=tuple(faults), outages=(), lag=0.0)
 
 
+def fresh_folder(rng: random.Random, history: History) -> History:
+    """Rename a folder before all of it is stored, once or twice, and kill the mount meanwhile."""
+    old, new = rng.sample(FOLDERS[:2], 2)
+    steps = [*_folder(rng, old)] if rng.random() < 0.6 else [Step("mkdir", old)]
+    if rng.random() < 0.3:
+        steps += [Step("mkdir", new), Step("write", f"{new}/{rng.choice('ac')}", size=10), Step("sync")]
+        steps.append(Step("rmtree", new))
+    steps += [Step("mkdir", f"{old}/s")] if rng.random() < 0.6 else []
+    for path in rng.sample(("a", "b", "c", "s/a", "s/b"), 3):
+        steps.append(Step("write", f"{old}/{path}", size=rng.choice(SIZES)))
+    if rng.random() < 0.4:
+        steps.append(
+            rng.choice((Step("unlink", f"{old}/a"), change(rng, f"{old}/a"), Step("chmod", f"{old}/b")))
+        )
+    if rng.random() < 0.5:
+        steps.append(Step("pause", seconds=rng.choice((1.0, 1.9, 2.0, 2.01, 2.1, 2.3))))
+    first = len(steps)
+    steps.append(Step("rename", old, new))
+    more = (
+        Step("rename", new, old),
+        Step("rename", new, f"{new}x"),
+        Step("write", f"{new}/c", size=10),
+        Step("rmtree", new),
+        Step("mkdir", old),
+        Step("fsync", f"{new}/b"),
+        pause(rng),
+    )
+    steps += rng.sample(more, rng.randrange(4))
+    writes = [
+        Step("pause", seconds=rng.choice((0.5, 1.0, 2.0))),
+        Step("open slot", f"{old}/b", slot=2),
+        Step("patch slot", slot=2, offset=rng.choice((0, 3, SEGMENT)), size=20),
+        Step("pause", seconds=rng.choice((0.0, 0.1, 2.0, 2.5))),
+        rng.choice((Step("close slot", slot=2), Step("fsync slot", slot=2))),
+    ]
+    programs = (tuple(steps), *([tuple(writes)] if rng.random() < 0.4 else []))
+    kill = (
+        Kill(rng.randrange(first, len(steps)), int(10 ** rng.uniform(0, 2.5))) if rng.random() < 0.7 else None
+    )
+    lives = (Life(programs, kill), *([Life((program(rng),))] if rng.random() < 0.5 else []))
+    faults = history.faults if rng.random() < 0.5 else ()
+    return replace(history, lives=lives, faults=faults, outages=())
+
+
 def _folder(rng: random.Random, path: str) -> Iterator[Step]:
     """Yield the steps that make a folder with two files and store it."""
     yield Step("mkdir", path)
@@ -160,4 +204,5 @@ SCENARIOS: tuple[Callable[[random.Random, History], History], ...] = (
     conflicts,
     second_close,
     write_while_moving,
+    fresh_folder,
 )

@@ -4,29 +4,27 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import swiftfs.filecache
 
-_PACKAGE = swiftfs.filecache.__path__[0]
-
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Lines of `swiftfs.filecache` executed in the calling thread, and the peak of allocated bytes."""
+    """Lines of a package executed in the calling thread, and the peak of allocated bytes."""
 
     lines: int
     memory: int
 
 
-def work_of(step: Callable[[], object]) -> Work:
+def work_of(step: Callable[[], object], package: ModuleType = swiftfs.filecache) -> Work:
     """Make a call and return its work."""
-    lines = 0
+    lines, folder = 0, package.__path__[0]
 
     def trace(frame: FrameType, event: str, _argument: Any) -> Any:
         nonlocal lines
-        if not frame.f_code.co_filename.startswith(_PACKAGE):
+        if not frame.f_code.co_filename.startswith(folder):
             return None
         lines += event == "line"
         return trace

@@ -248,6 +248,8 @@ def test_a_folder_with_pending_files_can_be_renamed(filesystem: FileSystem, stor
     filesystem.rename("/a", "/b")
     assert names(filesystem, "/") == ["b"]
     assert read(filesystem, "/b/file") == b"data"
+    filesystem.setxattr("/", "swift.flush", b"1", 0)
+    wait_until(lambda: not filesystem.waiting())
     assert sorted(keys(store)) == ["b", "b/file"]
 
 

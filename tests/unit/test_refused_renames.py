@@ -253,14 +253,30 @@ def test_a_crash_after_the_rename_keeps_the_new_name(store: MemoryStore, tmp_pat
     is_stored(store, "/new", b"data")
 
 
-def test_a_folder_with_a_refused_file_stays_and_the_log_names_the_file(
-    store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_moves_with_a_refused_file(store: MemoryStore, tmp_path: Path) -> None:
+    """Another name may not be refused."""
     with harness(store, tmp_path, OPTIONS) as filesystem:
         filesystem.mkdir("/a", 0o755, ME)
         write(filesystem, "/a/first", b"first")
         assert parked(filesystem) == []
         write(filesystem, "/a/file", b"data")
+        refuse(store, QuotaExceeded, *PUTS)
+        assert parked(filesystem) == ["/a/file"]
+        filesystem.rename("/a", "/b")
+        assert names(filesystem, "/b") == ["file", "first"]
+        assert keys(store) == ["b", "b/first"]
+        store.hook = None
+        assert parked(filesystem) == []
+    assert keys(store) == ["b", "b/file", "b/first"]
+
+
+def test_a_folder_with_a_refused_change_of_a_file_stays_and_the_log_names_the_file(
+    store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other bytes of the file are at its old name."""
+    foreign(store, "a/file", DATA["large"])
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        change(filesystem, "/a/file", 0, b"new")
         refuse(store, QuotaExceeded, *PUTS)
         assert parked(filesystem) == ["/a/file"]
         caplog.clear()
@@ -270,8 +286,7 @@ def test_a_folder_with_a_refused_file_stays_and_the_log_names_the_file(
             "/a/file is parked, because it cannot be stored: no"
         ]
         assert names(filesystem, "/") == ["a"]
-        assert names(filesystem, "/a") == ["file", "first"]
         store.hook = None
         filesystem.rename("/a", "/b")
         assert parked(filesystem) == []
-    assert keys(store) == ["b", "b/file", "b/first"]
+    assert keys(store) == ["b/file"]

@@ -1,0 +1,83 @@
+"""Folders whose files are not in Swift yet, and what a kill leaves of them."""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from support.harness import ME, copy_live, harness, write
+from support.memory_store import MemoryStore
+from support.stored_objects import NEVER, body, keys, ten_minutes_later
+from swiftfs.posix.filesystem import FileSystem
+
+OPTIONS = f"{NEVER},segment_size=1M"
+LARGE = os.urandom(2_500_000)
+TREE: Mapping[str, bytes] = {"a": b"first", "sub/b": b"second", "sub/deep/c": b"third", "large": LARGE}
+FOLDERS = ("", "/sub", "/sub/deep", "/empty")
+
+
+def make(filesystem: FileSystem, top: str) -> None:
+    """Make a folder of files, links and folders."""
+    for folder in FOLDERS:
+        filesystem.mkdir(top + folder, 0o750, ME)
+    for name, data in TREE.items():
+        write(filesystem, f"{top}/{name}", data)
+    filesystem.symlink("target", f"{top}/sub/link", ME)
+
+
+def tree(top: str) -> dict[str, bytes]:
+    """Return the objects that such a folder is, by their keys."""
+    markers = {f"{top}{folder}": b"" for folder in FOLDERS}
+    files = {f"{top}/{name}": data for name, data in TREE.items()}
+    return {**markers, **files, f"{top}/sub/link": b"target"}
+
+
+def objects(store: MemoryStore) -> dict[str, bytes]:
+    """Return the objects in `box` by their keys."""
+    return {key: body(store, key) for key in keys(store)}
+
+
+def sent(store: MemoryStore, job: Callable[[], object]) -> list[str]:
+    """Return the methods of the requests that a job sends."""
+    store.requests.clear()
+    job()
+    return [method for method, _ in store.requests]
+
+
+def frozen(store: MemoryStore) -> MemoryStore:
+    """Return a store with what the store has now."""
+    twin = MemoryStore()
+    twin._containers = {
+        name: replace(one, objects=dict(one.objects)) for name, one in store._containers.items()
+    }
+    return twin
+
+
+def drained(store: MemoryStore, image: Path) -> dict[str, bytes]:
+    """Mount again on what a kill has left, until all is stored; return the objects."""
+    with harness(store, image, OPTIONS):
+        pass
+    ten_minutes_later(store, image)
+    return objects(store)
+
+
+class Images:
+    """Copies the cache folder and the store, as a kill would leave them, before requests of some kinds."""
+
+    def __init__(self, store: MemoryStore, cache: Path, folder: Path, *methods: str) -> None:
+        self.taken: list[tuple[str, MemoryStore, Path]] = []
+        self._store, self._cache, self._folder, self._methods = store, cache, folder, methods
+        self._lock = threading.Lock()
+        store.hook = self._hook
+
+    def take(self, what: str) -> None:
+        """Copy both now."""
+        with self._lock:
+            image = self._folder / f"image{len(self.taken)}"
+            copy_live(self._cache, image)
+            self.taken.append((what, frozen(self._store), image))
+
+    def _hook(self, method: str, subject: str) -> None:
+        if method in self._methods:
+            self.take(f"{method} {subject}")

@@ -1,0 +1,258 @@
+"""A folder is renamed of which Swift has a part: that is copied, the rest gets new names in the journal."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from support.fresh_folders import (
+    LARGE,
+    OPTIONS,
+    Images,
+    drained,
+    frozen,
+    make,
+    objects,
+    sent,
+    tree,
+)
+from support.halted_moves import Halt
+from support.harness import ME, change, copy_live, harness, names, put, read, write
+from support.jobs import wait_until
+from support.memory_store import MemoryStore
+from support.refused_changes import ended, flush, refuse
+from support.stored_objects import foreign, keys
+from swiftfs.errors import AccessDenied
+from swiftfs.journal.move_results import Unmoved
+from swiftfs.posix.filesystem import FileSystem
+
+AT_ONCE = 4
+"""Changes that are stored at once with `uploads=1`."""
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box", "box_segments")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    (cache := tmp_path / "cache").mkdir()
+    return cache
+
+
+@pytest.fixture
+def filesystem(store: MemoryStore, cache: Path) -> Iterator[FileSystem]:
+    with harness(store, cache, OPTIONS) as built:
+        names(built, "/")
+        yield built
+
+
+def stored(store: MemoryStore, cache: Path, top: str) -> None:
+    """Store a folder with two files in an earlier mount."""
+    with harness(store, cache, OPTIONS) as filesystem:
+        filesystem.mkdir(top, 0o755, ME)
+        filesystem.mkdir(f"{top}/sub", 0o755, ME)
+        write(filesystem, f"{top}/s", b"stored")
+        write(filesystem, f"{top}/sub/s", LARGE)
+
+
+STORED = {"new": b"", "new/sub": b"", "new/s": b"stored", "new/sub/s": LARGE}
+FRESH = {"new/f": b"fresh", "new/sub/f": LARGE[:2_000_000], "new/more": b"", "new/more/f": b"fresh too"}
+
+
+def add_fresh(filesystem: FileSystem, top: str) -> None:
+    """Make the files and the folder of `FRESH` below `top`."""
+    write(filesystem, f"{top}/f", FRESH["new/f"])
+    write(filesystem, f"{top}/sub/f", FRESH["new/sub/f"])
+    filesystem.mkdir(f"{top}/more", 0o755, ME)
+    write(filesystem, f"{top}/more/f", FRESH["new/more/f"])
+
+
+def test_only_what_swift_has_is_copied(store: MemoryStore, cache: Path) -> None:
+    stored(store, cache, "/old")
+    with harness(store, cache, OPTIONS) as filesystem:
+        assert names(filesystem, "/old") == ["s", "sub"]
+        add_fresh(filesystem, "/old")
+        requests = sent(store, lambda: filesystem.rename("/old", "/new"))
+        assert requests.count("copy") == 4
+        assert not {"put", "put_manifest"} & set(requests)
+        assert len(requests) <= 4 + 6
+        assert names(filesystem, "/") == ["new"]
+        assert names(filesystem, "/new") == ["f", "more", "s", "sub"]
+        assert names(filesystem, "/new/sub") == ["f", "s"]
+        assert read(filesystem, "/new/sub/f") == FRESH["new/sub/f"]
+        assert read(filesystem, "/new/sub/s") == LARGE
+        assert read(filesystem, "/new/more/f") == b"fresh too"
+        assert set(keys(store)) == set(STORED)
+    assert objects(store) == {**STORED, **FRESH}
+
+
+def test_a_kill_at_any_request_leaves_all_files_together(
+    store: MemoryStore, cache: Path, tmp_path: Path
+) -> None:
+    stored(store, cache, "/old")
+    with harness(store, cache, OPTIONS) as filesystem:
+        names(filesystem, "/old")
+        add_fresh(filesystem, "/old")
+        images = Images(store, cache, tmp_path, "list_page", "copy", "head", "delete_many", "delete")
+        images.take("begin")
+        filesystem.rename("/old", "/new")
+        store.hook = None
+        images.take("end")
+    assert len(images.taken) > 6
+    expected = {**STORED, **FRESH}
+    found = set()
+    for what, twin, image in images.taken:
+        left = drained(twin, image)
+        tops = {key.partition("/")[0] for key in left}
+        assert len(tops) == 1, what
+        assert {key.replace("old", "new", 1): data for key, data in left.items()} == expected, what
+        found |= tops
+    assert found == {"old", "new"}
+
+
+def test_a_move_that_fails_leaves_all_at_the_old_name(
+    store: MemoryStore, cache: Path, tmp_path: Path
+) -> None:
+    stored(store, cache, "/old")
+    with harness(store, cache, OPTIONS) as filesystem:
+        names(filesystem, "/old")
+        add_fresh(filesystem, "/old")
+        handle = filesystem.open("/old/f", os.O_RDWR)
+        refuse(store, AccessDenied, "copy")
+        with pytest.raises(Unmoved):
+            filesystem.rename("/old", "/new")
+        store.hook = None
+        copy_live(cache, tmp_path / "image")
+        twin = frozen(store)
+        assert names(filesystem, "/old") == ["f", "more", "s", "sub"]
+        assert names(filesystem, "/old/more") == ["f"]
+        put(filesystem, handle, 0, b"F")
+        filesystem.release(handle)
+    expected = {key.replace("new", "old", 1): data for key, data in {**STORED, **FRESH}.items()}
+    assert objects(store) == {**expected, "old/f": b"Fresh"}
+    assert drained(twin, tmp_path / "image") == expected
+
+
+def test_an_interrupted_move_that_is_given_up_leaves_all_at_the_old_name(
+    store: MemoryStore, cache: Path, tmp_path: Path
+) -> None:
+    stored(store, cache, "/old")
+    with harness(store, cache, OPTIONS) as filesystem:
+        names(filesystem, "/old")
+        add_fresh(filesystem, "/old")
+        images = Images(store, cache, tmp_path, "copy")
+        filesystem.rename("/old", "/new")
+        store.hook = None
+    _, twin, image = images.taken[0]
+    refuse(twin, AccessDenied, "copy")
+
+    def look(filesystem: FileSystem) -> None:
+        twin.hook = None
+        assert names(filesystem, "/") == ["old"]
+        assert names(filesystem, "/old") == ["f", "more", "s", "sub"]
+
+    assert "given up" in ended(twin, image, look, OPTIONS)
+    assert set(keys(twin)) == {key.replace("new", "old", 1) for key in {**STORED, **FRESH}}
+
+
+def test_what_runs_is_stored_first_and_the_rest_is_not(store: MemoryStore, cache: Path) -> None:
+    with harness(store, cache, "settle=0.3,uploads=1") as filesystem, ThreadPoolExecutor(1) as pool:
+        names(filesystem, "/")
+        filesystem.mkdir("/old", 0o755, ME)
+        halt = Halt(store, "put")
+        for number in range(100):
+            write(filesystem, f"/old/{number}", b"data")
+        wait_until(lambda: [method for method, _ in store.requests].count("put") == AT_ONCE)
+        renamed = pool.submit(filesystem.rename, "/old", "/new")
+        wait_until(lambda: filesystem._services.open_files.barrier._moving)
+        halt.go_on()
+        renamed.result(20)
+        copied = [method for method, _ in store.requests].count("copy")
+        wait_until(lambda: not filesystem.waiting())
+    # One more may have begun before the rename looked.
+    assert AT_ONCE <= copied <= AT_ONCE + 1
+    requests = [method for method, _ in store.requests]
+    assert requests.count("put") == 101
+    assert objects(store) == {"new": b"", **{f"new/{number}": b"data" for number in range(100)}}
+
+
+def test_a_change_of_a_file_that_swift_has_is_stored_first(store: MemoryStore, cache: Path) -> None:
+    """Its other bytes are at the old name alone."""
+    with harness(store, cache, OPTIONS) as filesystem:
+        filesystem.mkdir("/old", 0o755, ME)
+        write(filesystem, "/old/large", LARGE)
+    for path in (cache / "content").iterdir():
+        path.unlink()
+    with harness(store, cache, OPTIONS) as filesystem:
+        change(filesystem, "/old/large", 5, b"changed")
+        write(filesystem, "/old/fresh", b"fresh")
+        filesystem.chmod("/old", 0o700)
+        filesystem.rename("/old", "/new")
+        assert [one.path for one in filesystem.waiting()] == ["/new/fresh"]
+    assert objects(store) == {
+        "new": b"",
+        "new/fresh": b"fresh",
+        "new/large": LARGE[:5] + b"changed" + LARGE[12:],
+    }
+
+
+def test_a_mount_that_does_not_know_what_another_client_stored_below_looks(
+    store: MemoryStore, cache: Path
+) -> None:
+    with harness(store, cache, f"{OPTIONS},ttl=0") as filesystem:
+        make(filesystem, "/old")
+        foreign(store, "old/sub/theirs", b"theirs")
+        requests = sent(store, lambda: filesystem.rename("/old", "/new"))
+        assert "put" not in requests
+        assert requests.count("copy") == 1
+    assert objects(store) == {**tree("new"), "new/sub/theirs": b"theirs"}
+
+
+def test_a_listing_that_finds_nothing_below_is_enough(store: MemoryStore, cache: Path) -> None:
+    with harness(store, cache, OPTIONS) as filesystem:
+        names(filesystem, "/")
+        make(filesystem, "/old")
+        filesystem.setxattr("/", "swift.refresh", b"1", 0)
+        requests = sent(store, lambda: filesystem.rename("/old", "/new"))
+        assert set(requests) == {"list_page"}
+        assert len(requests) <= 4
+        assert names(filesystem, "/") == ["new"]
+        assert names(filesystem, "/new/sub") == ["b", "deep", "link"]
+    assert objects(store) == tree("new")
+
+
+def test_open_files_are_handed_in_meanwhile(store: MemoryStore, cache: Path) -> None:
+    with harness(store, cache, "settle=0.05") as filesystem, ThreadPoolExecutor(4) as pool:
+        names(filesystem, "/")
+        filesystem.mkdir("/old", 0o755, ME)
+        handles = [filesystem.create(f"/old/{number}", 0o644, os.O_RDWR, ME) for number in range(4)]
+
+        def work(handle: int) -> None:
+            for turn in range(40):
+                put(filesystem, handle, 3 * turn, b"%02d " % turn)
+                filesystem.flush(handle)
+
+        done = [pool.submit(work, handle) for handle in handles]
+        for old, new in [("/old", "/new"), ("/new", "/old")] * 5:
+            filesystem.rename(old, new)
+        for future in done:
+            future.result(60)
+        for handle in handles:
+            filesystem.release(handle)
+    text = b"".join(b"%02d " % turn for turn in range(40))
+    assert objects(store) == {"old": b"", **{f"old/{number}": text for number in range(4)}}
+
+
+def test_an_empty_folder_at_the_target_is_replaced(filesystem: FileSystem, store: MemoryStore) -> None:
+    filesystem.mkdir("/new", 0o700, ME)
+    flush(filesystem)
+    make(filesystem, "/old")
+    requests = sent(store, lambda: filesystem.rename("/old", "/new"))
+    assert requests.count("copy") == 1  # the marker, with its attributes
+    flush(filesystem)
+    assert objects(store) == tree("new")
+    assert filesystem.getattr("/new").mode & 0o777 == 0o750
