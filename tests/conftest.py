@@ -5,6 +5,7 @@ import ctypes
 import gc
 import itertools
 import resource
+import shutil
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -44,6 +45,15 @@ def nothing_is_left(
     yield
     if request.node.get_closest_marker("leaves_open") is None:
         assert before.left() == []
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give each test an empty user's cache folder: `swiftfs gc`, for example, reads all journals in it."""
+    folder = tmp_path_factory.getbasetemp() / "user-cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ import pytest
 from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
+from support.found_objects import body, keys
 from support.jobs import wait_until
 from support.mounts import Mount
 from swiftfs.demo.server import Fault, SwiftServer
@@ -29,15 +30,6 @@ def status(mount: Mount) -> dict[str, Any]:
     assert result.returncode == 0, result
     found: dict[str, Any] = json.loads(result.stdout)
     return found
-
-
-def body(connection: Connection, container: str, key: str) -> bytes:
-    found: bytes = connection.get_object(container, key)[1]
-    return found
-
-
-def keys(connection: Connection, container: str) -> list[str]:
-    return [row["name"] for row in connection.get_container(container)[1]]
 
 
 def fill(mount: Mount) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.found_objects import keys
 from support.mounts import Mount, run, swift_cli
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.store.wire.object_headers import META
@@ -29,10 +30,6 @@ def listed(path: Path) -> list[str]:
 
 def marker(connection: Connection, container: str, key: str) -> None:
     connection.put_object(container, key, b"", content_type=DIRECTORY)
-
-
-def keys(connection: Connection, container: str) -> list[str]:
-    return [row["name"] for row in connection.get_container(container)[1]]
 
 
 def cost(swift: SwiftServer, container: str) -> Counter[str]:

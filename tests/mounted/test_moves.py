@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.found_objects import keys
 from support.jobs import methods, path_of, wait_until
 from support.mounts import Mount, run, swift_cli
 from swiftfs.demo.server import Fault, SwiftServer
@@ -23,10 +24,6 @@ def account(swift: SwiftServer, connection: Connection, container: str, tmp_path
     connection.put_container(f"{container}-2")
     with Mount(swift, "/", tmp_path) as mount:
         yield mount
-
-
-def keys(connection: Connection, container: str, prefix: str = "") -> list[str]:
-    return [row["name"] for row in connection.get_container(container, prefix=prefix)[1]]
 
 
 def bodies(connection: Connection, container: str, prefix: str) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.found_objects import keys
 from support.mounts import Mount
 from support.stores import read
 from swiftfs.demo.server import SwiftServer
@@ -34,10 +35,6 @@ ORDINARY = [
 
 def listed(path: Path) -> list[str]:
     return [child.name for child in path.iterdir()]
-
-
-def keys(connection: Connection, container: str) -> list[str]:
-    return [row["name"] for row in connection.get_container(container)[1]]
 
 
 @pytest.mark.matrix(4)

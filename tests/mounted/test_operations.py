@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.found_objects import body, keys
 from support.mounts import Mount
 from swiftfs.demo.server import SwiftServer
 
@@ -38,16 +39,6 @@ def opened(path: Path, flags: int, mode: int = 0o644) -> Iterator[int]:
 
 def listed(path: Path) -> list[str]:
     return [child.name for child in path.iterdir()]
-
-
-def keys(connection: Connection, container: str) -> list[str]:
-    return [row["name"] for row in connection.get_container(container)[1]]
-
-
-def body(connection: Connection, container: str, key: str) -> bytes:
-    content = connection.get_object(container, key)[1]
-    assert isinstance(content, bytes)
-    return content
 
 
 def seen(swift: SwiftServer, container: str, method: str = "") -> list[tuple[str, str]]:

@@ -11,16 +11,13 @@ from collections.abc import Callable
 import pytest
 from swiftclient import Connection
 
+from support.found_objects import keys
 from support.mounts import Mount
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.paths import SEGMENTS_FOLDER
 
 MIB = 1024 * 1024
 DATA = os.urandom(3 * MIB + 5)
-
-
-def keys(connection: Connection, container: str) -> list[str]:
-    return [row["name"] for row in connection.get_container(container, full_listing=True)[1]]
 
 
 def use(mounted: Mount, connection: Connection) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.found_objects import keys
 from support.jobs import methods, path_of, wait_until
 from support.mounts import Mount, run
 from swiftfs.demo.server import Fault, RecordedRequest, SwiftServer
@@ -16,10 +17,6 @@ pytestmark = pytest.mark.mount_options("settle=2")
 
 DIRECTORY = "application/directory"
 BULK = "bulk-delete"
-
-
-def keys(connection: Connection, container: str) -> list[str]:
-    return [row["name"] for row in connection.get_container(container)[1]]
 
 
 def changes(swift: SwiftServer) -> list[RecordedRequest]:

@@ -196,6 +196,14 @@ def run(
 
 
 def swift_cli(swift: SwiftServer, *words: object, cwd: Path | None = None) -> str:
-    """Run the `swift` command of python-swiftclient, another client than ours."""
-    program = Path(sys.executable).parent / "swift"
-    return run(program, *words, cwd=cwd, environment={**clean_environment(), **swift.environment()})
+    """Run the `swift` command of python-swiftclient, another client than ours; it must succeed."""
+    environment = {**clean_environment(), **swift.environment()}
+    assert NURSERY.serves(environment)
+    with tempfile.TemporaryFile("w+") as output:
+        arguments = [str(word) for word in words]
+        process = NURSERY.fork(arguments, environment, output, output, program="swift", folder=cwd)
+        code = process.wait(within(240))
+        output.seek(0)
+        printed = output.read()
+    assert code == 0, f"swift {words}: {printed}"
+    return printed

@@ -30,6 +30,11 @@ def named_segments(store: MemoryStore, key: str) -> set[str]:
     return {one.name.key for one in store.manifest(ObjectName("box", key)).segments}
 
 
+def segments_of(store: MemoryStore, key: str = "file") -> set[str]:
+    """Return the keys of the segments that an object's manifest names, none if it is no SLO."""
+    return named_segments(store, key) if store.head(ObjectName("box", key)).is_slo else set()
+
+
 def body(store: MemoryStore, key: str) -> bytes:
     """Return the bytes of an object in `box`."""
     parts: list[bytes] = []

@@ -1,4 +1,6 @@
-"""Commands forked from a process that has imported swiftfs: that is nine tenths of what most of them cost.
+"""Commands of swiftfs, and of python-swiftclient, forked from a process that has imported both.
+
+That is nine tenths of what most of them cost.
 
 What a command does after its imports is the same. Only what the interpreter reads when it starts is not: a
 command whose environment differs there is started by itself.
@@ -83,10 +85,21 @@ class Nursery:
         return startup(environment) == startup(self._environment if self._channel else os.environ)
 
     def fork(
-        self, words: Sequence[str], environment: Mapping[str, str], output: Output, errors: Output
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        output: Output,
+        errors: Output,
+        *,
+        program: str = "swiftfs",
+        folder: Path | None = None,
     ) -> ForkedProcess:
-        """Run `swiftfs` with these arguments; the files get its standard output and standard error."""
-        request = {"words": list(words), "environment": dict(environment), "folder": str(Path.cwd())}
+        """Run a program with these arguments; the files get its standard output and standard error."""
+        request = {
+            "words": [program, *words],
+            "environment": dict(environment),
+            "folder": str(folder or Path.cwd()),
+        }
         return ForkedProcess(self, self.ask(request, output.fileno(), errors.fileno()))
 
     def ask(self, request: Mapping[str, object], *descriptors: int) -> int:
@@ -123,7 +136,7 @@ NURSERY = Nursery()
 
 
 def serve(channel: socket.socket) -> list[str] | None:
-    """Fork commands and return in each its arguments; return None in the first process, at the end."""
+    """Fork commands and return in each its words; return None in the first process, at the end."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 2)
         if not message:
@@ -153,6 +166,8 @@ def _become(environment: Mapping[str, str], folder: str, outputs: Sequence[int])
 
 def main(number: int) -> None:
     """Import what a mount imports, and fork commands for the process at the other end of the socket."""
+    from swiftclient import shell  # noqa: PLC0415
+
     from swiftfs import concurrency  # noqa: PLC0415
 
     concurrency.check()
@@ -163,8 +178,11 @@ def main(number: int) -> None:
     with socket.socket(fileno=number) as channel:
         words = serve(channel)
     if words is not None:
-        sys.argv = ["swiftfs", *words]
-        app.main()
+        sys.argv = words
+        if words[0] == "swift":
+            shell.main(words)
+        else:
+            app.main()
 
 
 if __name__ == "__main__":

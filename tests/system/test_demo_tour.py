@@ -22,6 +22,13 @@ from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError
 
 DEMO = (sys.executable, "-m", "swiftfs", "demo")
+SHORT_DEMO = (
+    sys.executable,
+    "-c",
+    "from swiftfs.cli import app; from swiftfs.demo import tour; tour.BIG_MIB = 24; app.main()",
+    "demo",
+)
+"""The same with a file of two segments."""
 
 
 @pytest.fixture
@@ -45,9 +52,9 @@ def is_ours(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
-def start(temporary: Path, *words: object) -> subprocess.Popen[str]:
+def start(temporary: Path, *words: object, demo: tuple[str, ...] = DEMO) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*DEMO, *map(str, words)],
+        [*demo, *map(str, words)],
         env={**clean_environment(), "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -80,12 +87,12 @@ def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path) -> None
 
 def test_with_a_mount_point_it_runs_until_a_signal(temporary: Path, tmp_path: Path) -> None:
     folder, data = tmp_path / "mnt", tmp_path / "data"
-    with start(temporary, folder, "--data", data) as process:
+    with start(temporary, folder, "--data", data, demo=SHORT_DEMO) as process:
         assert_served(read_until(process, f"{tour.find_program('swift')} list"), folder)
         end(process, signal.SIGINT)
     assert not folder.exists()
     # The second run finds the data folder of the first. A program that works there does not keep the mount.
-    with start(temporary, folder, "--data", data) as process:
+    with start(temporary, folder, "--data", data, demo=SHORT_DEMO) as process:
         assert_served(read_until(process, f"{tour.find_program('swift')} list"), folder)
         descriptor = os.open(folder / "open", os.O_CREAT | os.O_WRONLY)
         try:

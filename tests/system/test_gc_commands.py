@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from swiftclient import Connection
@@ -48,6 +49,18 @@ def swift_server() -> Iterator[SwiftServer]:
     """A Swift for this module: `gc` looks at all objects of the account, also those of other tests."""
     with SwiftServer() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def empty_account(swift: SwiftServer) -> Iterator[None]:
+    """Delete what a test leaves: each `gc` looks at all of it."""
+    yield
+    swift.clear_faults()
+    with closing(Connection(swift.auth_url, swift.user, swift.key, retries=0)) as client:
+        containers = [row["name"] for row in client.get_account()[1]]
+        objects = [f"{container}/{key}" for container in containers for key in keys(client, container)]
+        names = "\n".join(quote(name) for name in [*objects, *containers])
+        client.post_account({"Content-Type": "text/plain"}, query_string="bulk-delete", data=names)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from support.jobs import wait_until
 from support.late_store import LateStore
 from support.memory_store import MemoryStore
 from support.moves import object_moves
-from support.stored_objects import body, keys, segments, ten_minutes_later
+from support.stored_objects import body, keys, segments, segments_of, ten_minutes_later
 from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.object_moves import ObjectMoves
@@ -299,7 +299,7 @@ def test_segments_of_what_an_attempt_without_an_answer_has_replaced_go(
         fill(filesystem)
     change_twice(store, folders[0], DEEDS[operation], landing(store), lambda: None, restarts)
     ten_minutes_later(store, folders[0])
-    assert segments(store) == named(store, "d/x")
+    assert segments(store) == segments_of(store, "d/x")
 
 
 class Killed(BaseException):
@@ -368,9 +368,3 @@ def test_a_killed_rename_is_no_proof_of_an_older_deletion(
 def moves(store: MemoryStore, cache: Path) -> Iterator[ObjectMoves]:
     with closing(JournalDB(cache, "box of memory")) as log, ThreadPoolExecutor() as pool:
         yield object_moves(store, log, pool)
-
-
-def named(store: MemoryStore, key: str) -> set[str]:
-    """Return the segments of an object."""
-    name = ObjectName("box", key)
-    return {one.name.key for one in store.manifest(name).segments} if store.head(name).is_slo else set()

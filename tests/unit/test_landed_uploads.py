@@ -16,13 +16,11 @@ from support.edited_file import CHANGES, Edited
 from support.harness import copy_live, harness, read, write
 from support.jobs import wait_until
 from support.late_store import LateStore, away, killed
-from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import body, foreign, keys, ten_minutes_later
+from support.stored_objects import body, foreign, keys, segments_of, ten_minutes_later
 from support.upload_rig import Writer
 from swiftfs.errors import PreconditionFailed
 from swiftfs.journal import outcomes, recovery
-from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
 OPTIONS = "settle=0.01,segment_size=1M"
@@ -103,15 +101,10 @@ def stored(store: LateStore, root: Path, size: str, *, plain: bool = False) -> b
     return data
 
 
-def named(store: MemoryStore, key: str = "file") -> set[str]:
-    name = ObjectName("box", key)
-    return {one.name.key for one in store.manifest(name).segments} if store.head(name).is_slo else set()
-
-
 def assert_stored(store: LateStore, model: bytes | bytearray, key: str = "file") -> None:
     assert body(store, key) == model
     assert keys(store) == [key]
-    assert set(keys(store, "box_segments")) == named(store, key)
+    assert set(keys(store, "box_segments")) == segments_of(store, key)
 
 
 CASES = [(size, False) for size in SIZES] + [("3.5 MB", True)]
@@ -217,7 +210,7 @@ def test_a_second_kill(
         CHANGES[change](file, 3)
         assert read(filesystem, "/file") == file.model
     assert body(store, "file") == file.model
-    assert named(store) <= set(keys(store, "box_segments"))
+    assert segments_of(store) <= set(keys(store, "box_segments"))
     if lands:
         assert_stored(store, file.model)
 

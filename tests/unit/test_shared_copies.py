@@ -12,7 +12,7 @@ import pytest
 
 from support.harness import harness, put, read, write
 from support.jobs import wait_until
-from support.late_store import LateStore, kill_during
+from support.late_store import LateStore, kill_during, settle
 from support.memory_store import MemoryStore
 from support.moves import object_moves
 from support.stored_objects import body, foreign, keys, ten_minutes_later
@@ -63,14 +63,9 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         yield pair
 
 
-def settled(filesystem: FileSystem) -> None:
-    filesystem.setxattr("/", "swift.flush", b"1", 0)
-    wait_until(lambda: not filesystem.waiting())
-
-
 def stored(pair: Pair, path: str) -> None:
     write(pair.other, path, OLD)
-    settled(pair.other)
+    settle(pair.other)
 
 
 def patch(pair: Pair, path: str) -> None:
@@ -78,17 +73,17 @@ def patch(pair: Pair, path: str) -> None:
     put(pair.other, handle, 0, b"changed")
     pair.other.flush(handle)
     pair.other.release(handle)
-    settled(pair.other)
+    settle(pair.other)
 
 
 def replace(pair: Pair, path: str) -> None:
     write(pair.other, path, NEW)
-    settled(pair.other)
+    settle(pair.other)
 
 
 def remove(pair: Pair, path: str) -> None:
     pair.other.unlink(path)
-    settled(pair.other)
+    settle(pair.other)
 
 
 def bodies(store: MemoryStore) -> dict[str, bytes]:
@@ -130,7 +125,7 @@ def test_a_file_that_another_mount_changed_before_the_move_ended_is_not_moved(
         assert bodies(pair.store) == {"new": left["old"]}
         assert pair.mover.getattr("/new").size == len(left["old"])
         pair.mover.unlink("/new")
-        settled(pair.mover)
+        settle(pair.mover)
     assert no_orphans(pair)
 
 
@@ -164,7 +159,7 @@ def test_segments_that_go_only_after_the_move_are_copied_before(
     assert "the changed version is kept" in caplog.text
     pair.mover.refresh()
     pair.mover.unlink("/new")
-    settled(pair.mover)
+    settle(pair.mover)
     assert no_orphans(pair)
 
 
@@ -176,7 +171,7 @@ def test_both_mounts_rename_a_file_at_once(pair: Pair) -> None:
     remove(pair, "/theirs")
     assert bodies(pair.store) == {"new": OLD}
     pair.mover.unlink("/new")
-    settled(pair.mover)
+    settle(pair.mover)
     assert no_orphans(pair)
 
 
@@ -229,7 +224,7 @@ def test_a_copy_that_cannot_be_separated_does_not_own_the_segments(tmp_path: Pat
         pair.mover.rename("/old", "/new")
         pair.store.hook = None
         pair.mover.unlink("/new")
-        settled(pair.mover)
+        settle(pair.mover)
     ten_minutes_later(pair.store, tmp_path / "a")
     assert bodies(pair.store) == {"theirs": OLD}
 
@@ -239,7 +234,7 @@ def test_the_next_mount_separates_what_a_killed_one_has_copied(tmp_path: Path, *
     store = MemoryStore("box", "box_segments")
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/old", OLD)
-        settled(filesystem)
+        settle(filesystem)
     old, new = ObjectName("box", "old"), ObjectName("box", "new")
     etag = store.copy(old, new, manifest_only=True).etag
     segments = [ObjectName("box_segments", key) for key in keys(store, "box_segments")]
@@ -267,7 +262,7 @@ def test_a_file_that_another_mount_renamed_after_a_kill_keeps_its_segments(
     old, new = ("/d/old", "/e/old") if folder else ("/old", "/new")
     with harness(store, tmp_path / "other", OPTIONS) as other:
         write(other, old, OLD)
-        settled(other)
+        settle(other)
 
     def rename(filesystem: FileSystem) -> None:
         filesystem.rename(*(("/d", "/e") if folder else (old, new)))
@@ -275,10 +270,10 @@ def test_a_file_that_another_mount_renamed_after_a_kill_keeps_its_segments(
     died = kill_during(store, tmp_path / "killed", "delete", old[1:], rename)
     with harness(store, tmp_path / "other", OPTIONS) as other:
         other.rename(old, "/theirs")
-        settled(other)
+        settle(other)
     with harness(store, died, OPTIONS) as filesystem:
         assert read(filesystem, new) == OLD
         filesystem.unlink(new)
-        settled(filesystem)
+        settle(filesystem)
     ten_minutes_later(store, died)
     assert {key: data for key, data in bodies(store).items() if data} == {"theirs": OLD}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.harness import change, harness, write
-from support.jobs import wait_until
+from support.late_store import settle
 from support.memory_store import MemoryStore
 from support.stored_objects import body, keys
 from swiftfs.objects import ObjectName
@@ -16,11 +16,6 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 SIZE = 4_000_000
-
-
-def settled(filesystem: FileSystem) -> None:
-    filesystem.setxattr("/", "swift.flush", b"1", 0)
-    wait_until(lambda: not filesystem.waiting())
 
 
 def append(filesystem: FileSystem, model: bytearray) -> None:
@@ -49,24 +44,24 @@ def test_each_name_has_its_bytes_whoever_changes_the_other(
     with ExitStack() as mounts:
         one, other = (mounts.enter_context(harness(store, folder(tmp_path, name), options)) for name in "ab")
         write(other, "/old", data)
-        settled(other)
+        settle(other)
         one.rename("/old", "/new")
         if replaced:
             store.put(ObjectName("box", "old"), b"theirs", Headers("a/b"))
         model = bytearray(data)
         step(other, model)
-        settled(other)
+        settle(other)
         assert body(store, "old") == model
         assert body(store, "new") == data
         change(one, "/new", 0, b"changed")
-        settled(one)
+        settle(one)
         assert body(store, "old") == model
         assert body(store, "new") == b"changed" + data[7:]
         one.unlink("/new")
-        settled(one)
+        settle(one)
         assert body(store, "old") == model
         other.unlink("/old")
-        settled(other)
+        settle(other)
     assert keys(store) == []
     assert keys(store, "box_segments") == []
 
