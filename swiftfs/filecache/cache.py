@@ -253,13 +253,17 @@ class FileCache:
     def pin(self, file: str, *, older: bool = False) -> None:
         """Keep the local file `file`, which is in use or journaled, for one operation more."""
         with self._lock:
-            use = self._used[file]
+            if (use := self._used.get(file)) is None and older:
+                return  # the commit that replaced it was refused for a while, and the file has gone meanwhile
+            assert use is not None
             use.pins, use.older = use.pins + 1, use.older + older
 
     def unpin(self, file: str, *, older: bool = False) -> None:
         """Record that an operation does not need a local file any more."""
         with self._lock:
-            use = self._used[file]
+            if (use := self._used.get(file)) is None and older:
+                return
+            assert use is not None
             use.pins, use.older = use.pins - 1, use.older - older
             if older and not use.older and use.cached_file is not None:
                 use.cached_file.free_tail()

@@ -135,6 +135,16 @@ class JournalDB:
         with self._lock:
             return self._older.needs(file)
 
+    def sync_older(self, names: Iterable[ObjectName]) -> None:
+        """Sync, if a power cut would bring back an older change of one of these objects.
+
+        The objects are about to be deleted, and bytes that such a change lacks are in them. Raise `OSError`.
+        """
+        with self._lock:
+            concerned = self._older.concerns(names)
+        if concerned:
+            self.sync()
+
     def older_files(self) -> dict[str, ObjectName]:
         """Return the local files that a power cut would bring back, and their objects."""
         with self._lock:

@@ -156,6 +156,10 @@ class OlderRows:
         """Return whether an older row names a local file."""
         return file in self._keys or file in self._held
 
+    def concerns(self, names: Iterable[ObjectName]) -> bool:
+        """Return whether an older row is about one of these objects."""
+        return any(name in self._keys for name in names)
+
     def files(self) -> dict[str, ObjectName]:
         """Return the local files that older rows name, and their objects."""
         found = (state.operation for state, _ in self._older.values())

@@ -142,6 +142,7 @@ class Scheduler:
 
     def _delete(self, batch: list[Task]) -> None:
         deletions = [task.operation for task in batch if isinstance(task.operation, Delete)]
+        self._db.sync_older([deletion.name for deletion in deletions])
         failures = self._executor.delete_together(deletions)
         for task, deletion in zip(batch, deletions, strict=True):
             # Each by itself: an unexpected error in one task must not leave the others of the batch running.

@@ -51,7 +51,8 @@ class Upkeep:
 
     def abandon(self, uploads: SegmentUploader) -> None:
         """Delete the segments of a file that will not be stored, in a worker."""
-        self._workers.submit(self._delete_segments, uploads)
+        with suppress(RuntimeError):  # the workers have ended: the next mount finds the segments
+            self._workers.submit(self._delete_segments, uploads)
 
     def _discard_all(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
         for unreferenced in abandoned:

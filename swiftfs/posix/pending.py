@@ -65,11 +65,8 @@ class JournaledChange:
             self._open_files.stored(entry, stored)
 
     def rollback(self) -> None:
-        """Show the state before again, because the journal did not accept the change."""
-        self._pending.rollback()
-
-    def take_back(self) -> None:
-        """Show the state before again: the change was not meant, and the journal has dropped it."""
+        """Show the state before again: the journal did not accept the change, or has dropped it."""
+        # That may be an earlier pending change.
         self._pending.take_back()
 
 

@@ -105,7 +105,7 @@ class UnlinkOps:
         if hidden.seq is not None and not self._journal.take_back(hidden.seq):
             return  # the time was up, or its name has been used: it is deleted
         if hidden.change is not None:
-            hidden.change.take_back()
+            hidden.change.rollback()
         if hidden.file is not None:
             with hidden.file.lock:
                 hidden.file.unlinked, hidden.file.held_deletion, hidden.file.aliased = False, None, True

@@ -114,7 +114,9 @@ class WriteBack:
             self._learn_version(file)
         if file.dirty and not file.unlinked:
             log.warning("%s: its last changes are lost", file.path)
-            self._namespace.discard_change(file.path)
+            # What an earlier close has handed in counts.
+            if self._journal.is_idle(file.name):
+                self._namespace.discard_change(file.path)
         if (deletion := file.held_deletion) is not None:
             self._journal.was_closed(deletion.seq)
         self._services.file_cache.release(file.cached_file)

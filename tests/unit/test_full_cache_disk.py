@@ -2,15 +2,19 @@
 
 import errno
 import os
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.harness import harness, write
+from support.harness import harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.stored_objects import body
+from support.stored_objects import NEVER, body, keys
 from swiftfs.journal import outcomes
+from swiftfs.journal.database import JournalDB
+from swiftfs.posix.filesystem import FileSystem
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -32,3 +36,44 @@ def test_an_upload_that_a_full_disk_stopped_is_tried_again(
         wait_until(lambda: not filesystem.waiting())
     assert body(store, "file") == b"data"
     assert not failures
+
+
+@pytest.mark.parametrize("change", ["chmod", "append", "rewrite", "unlink", "rename"])
+def test_a_change_that_the_journal_cannot_take_leaves_the_pending_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """It disappeared from the mount until it was stored."""
+    store = MemoryStore("box")
+    changes: dict[str, Callable[[FileSystem], object]] = {
+        "chmod": lambda mounted: mounted.chmod("/file", 0o600),
+        "append": lambda mounted: append(mounted, "/file", b" more"),
+        "rewrite": lambda mounted: write(mounted, "/file", b"other"),
+        "unlink": lambda mounted: mounted.unlink("/file"),
+        "rename": lambda mounted: mounted.rename("/file", "/new"),
+    }
+
+    def refuse(_db: JournalDB, _statements: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with harness(store, tmp_path, NEVER) as filesystem:
+        write(filesystem, "/file", b"data")
+        with monkeypatch.context() as patch:
+            patch.setattr(JournalDB, "_execute", refuse)
+            with pytest.raises(OSError, match="No space"):
+                changes[change](filesystem)
+            assert names(filesystem, "/") == ["file"]
+            assert filesystem.getattr("/file").mode & 0o777 == 0o644
+        expected = {"append": b"data more", "rewrite": b"other"}.get(change, b"data")
+        assert read(filesystem, "/file") in (b"data", expected)
+        filesystem.rename("/file", "/new")
+        assert names(filesystem, "/") == ["new"]
+    assert keys(store) == ["new"]
+
+
+def append(filesystem: FileSystem, path: str, data: bytes) -> None:
+    handle = filesystem.open(path, os.O_WRONLY)
+    try:
+        put(filesystem, handle, filesystem.getattr(path).size, data)
+        filesystem.flush(handle)
+    finally:
+        filesystem.release(handle)
