@@ -95,8 +95,6 @@ class Journal:
         # object that a finished move took away would count as lost, and be stored at its old name again.
         if self._late is not None:
             self._late.load([record.operation for record in records])
-        with self._changed:
-            self._writer.pin_older()
         abandoned = Recovery(self._parts, self._outcomes.refusals, make_done, show_moved).run(records)
         if self._late is not None:
             self._late.begin(make_done)

@@ -53,6 +53,8 @@ class Recovery:
         records, replaced = one_a_file(records)
         if replaced:  # an earlier release wrote two records of a file that was closed twice
             self._db.finish([record.seq for record in replaced], records)
+        with self._changed:
+            self._writer.pin_older()
         prefixes = completed(self._db.uploads(), records, self._executor.removal)
         by_file = {one.file: one for one in prefixes if one.file}
         # What is left of a move that is finished below gets a new number. Numbers of records that were not
