@@ -40,8 +40,10 @@ def test_a_queue_is_busy_while_something_runs_or_is_due_and_the_server_answers(q
     assert queue.is_busy()
 
 
-def test_a_deletion_waits_for_the_marker_that_is_made_last(queue: TaskQueue) -> None:
-    add(queue, Delete(FOLDER, is_slo=False), due=5.0)
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_deletion_waits_for_the_marker_of_its_folder(queue: TaskQueue, *, removed: bool) -> None:
+    if removed:
+        add(queue, Delete(FOLDER, is_slo=False), due=5.0)
     marker = add(queue, PutMarker(FOLDER), due=5.0)
     deletion = add(queue, Delete(FILE, is_slo=False))
     assert deletion.blockers == {marker}
@@ -50,6 +52,7 @@ def test_a_deletion_waits_for_the_marker_that_is_made_last(queue: TaskQueue) -> 
 
 def test_what_waits_for_a_task_that_goes_waits_for_its_blockers(queue: TaskQueue) -> None:
     first, second, third = add(queue, LINK), add(queue, LINK), add(queue, LINK)
+    assert third.blockers == {second}
     queue.remove(second)
     assert third.blockers == {first}
     assert first.dependents == {third}
