@@ -1,8 +1,17 @@
 """The map of a file's blocks: which are dirty, what an upload stores, and what the journal records."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, BlockMap, Blocks, StoredSegment
+from swiftfs.filecache.block_map import (
+    BLOCK,
+    BaseVersion,
+    BlockMap,
+    Blocks,
+    RemoteBlocks,
+    StoredSegment,
+)
 from swiftfs.objects import ObjectName, Segment
 
 NAME = ObjectName("box", "file")
@@ -117,3 +126,30 @@ def test_a_record_makes_the_same_map_in_another_process(blocks: BlockMap) -> Non
     assert members(again.dirty) == [0, 1, 2, 3, 8]
     assert missing(again) == missing(blocks) == [(2, 4), (4, 8)]
     assert again.to_record("open-1", None).evicted == record.evicted
+
+
+SEGMENTS = [segment(0, 4), segment(4, 4), segment(8, 4), segment(12, 2)]
+RANGES = st.tuples(st.integers(0, 14), st.integers(0, 14))
+
+
+@given(st.lists(st.tuples(st.booleans(), RANGES), max_size=12))
+def test_evicted_blocks_and_their_segments_are_those_that_were_not_discarded(
+    steps: list[tuple[bool, tuple[int, int]]],
+) -> None:
+    remote, evicted = RemoteBlocks(), set[int]()
+    for evicts, (first, last) in steps:
+        if not evicts:
+            remote.discard(first, last)
+            evicted -= set(range(first, last))
+            continue
+        for one in SEGMENTS:
+            begin, end = max(first, one.blocks[0]), min(last, one.blocks[1])
+            if begin < end:
+                remote.add(one, begin, end)
+                evicted |= set(range(begin, end))
+    assert members(remote.blocks) == sorted(evicted)
+    assert remote.segments() == tuple(one for one in SEGMENTS if evicted & set(range(*one.blocks)))
+    assert remote.whole == {one.start for one in SEGMENTS if evicted >= set(range(*one.blocks))}
+    for block in range(14):
+        source = next(one for one in SEGMENTS if block in range(*one.blocks))
+        assert remote.source(block) == (source if block in evicted else None)

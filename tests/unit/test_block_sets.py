@@ -207,3 +207,11 @@ def test_a_run_at_a_boundary_of_the_tree_is_saved_whole(first: int, length: int)
         assert list(again.runs(0, 3 * INNER)) == [(first, first + length)]
         blocks.add(2 * INNER, 2 * INNER + 1)
         blocks.cut(2 * INNER)
+
+
+def test_a_bitmap_in_a_record_may_begin_within_a_leaf() -> None:
+    """No release has written one, but the format allows it."""
+    absent, bitmap = bytes([5 << 2]), LEAF << 2 | 2
+    number = bytes([bitmap & 0x7F | 0x80, bitmap >> 7])
+    blocks = Blocks.from_bytes(absent + number + b"\x55" * (LEAF // 8) + b"\0")
+    assert list(blocks.runs(0, 2 * LEAF)) == [(first, first + 1) for first in range(5, LEAF + 5, 2)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, copy_live, get, harness, names, put, read, write
+from support.harness import ME, change, copy_live, get, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body, foreign, keys, refuse
@@ -305,3 +305,19 @@ def test_a_listing_does_not_restore_old_attributes(store: MemoryStore, tmp_path:
         filesystem.chmod("/folder", 0o700)
         filesystem.refresh()
         assert stat.S_IMODE(filesystem.getattr("/folder").mode) == 0o700
+
+
+def test_a_file_that_changes_again_and_again_waits_at_most_15_write_delays(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    with harness(store, tmp_path, "settle=1000") as filesystem:
+        write(filesystem, "/file", b"first")
+        journal = filesystem.services.journal
+        with journal._changed:
+            (task,) = journal._queue.tasks()
+        first = task.due
+        change(filesystem, "/file", 0, b"second")
+        assert first < task.due < first + 1000
+        task.created -= 14_900  # as if it had been handed in so long ago
+        change(filesystem, "/file", 0, b"third")
+        assert task.due == task.created + 15_000

@@ -1,0 +1,85 @@
+"""The queue in memory: what may run, and what waits for what."""
+
+import pytest
+
+from swiftfs.attributes import Stored
+from swiftfs.journal.operations import Delete, Operation, PutMarker, PutSpecial
+from swiftfs.journal.tasks import Task, TaskQueue, nobody_waits
+from swiftfs.objects import ObjectName
+from swiftfs.store.object_meta import ObjectMeta
+
+FOLDER, FILE = ObjectName("box", "d"), ObjectName("box", "d/file")
+LINK = PutSpecial(FILE, b"target", ObjectMeta("text/plain", Stored()))
+
+
+@pytest.fixture
+def queue() -> TaskQueue:
+    return TaskQueue()
+
+
+def add(queue: TaskQueue, operation: Operation, due: float = 0.0) -> Task:
+    task = Task(queue.next_seq(), "/path", operation, nobody_waits, 0.0, due)
+    queue.add(task)
+    return task
+
+
+def test_a_hand_in_is_stored_with_a_later_one(queue: TaskQueue) -> None:
+    task = add(queue, LINK)
+    task.stored_hand_in = 2
+    assert [task.is_stored(hand_in) for hand_in in (1, 2, 3)] == [True, True, False]
+
+
+def test_a_queue_is_busy_while_something_runs_or_is_due_and_the_server_answers(queue: TaskQueue) -> None:
+    assert not queue.is_busy()
+    queue.under_way = 1
+    assert queue.is_busy()
+    queue.is_away = True
+    assert not queue.is_busy()
+    queue.under_way, queue.is_away = 0, False
+    add(queue, LINK)
+    assert queue.is_busy()
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_deletion_waits_for_the_marker_of_its_folder(queue: TaskQueue, *, removed: bool) -> None:
+    if removed:
+        add(queue, Delete(FOLDER, is_slo=False), due=5.0)
+    marker = add(queue, PutMarker(FOLDER), due=5.0)
+    deletion = add(queue, Delete(FILE, is_slo=False))
+    assert deletion.blockers == {marker}
+    assert queue.next_due() == 5.0
+
+
+def test_what_waits_for_a_task_that_goes_waits_for_its_blockers(queue: TaskQueue) -> None:
+    first, second, third = add(queue, LINK), add(queue, LINK), add(queue, LINK)
+    assert third.blockers == {second}
+    queue.remove(second)
+    assert third.blockers == {first}
+    assert first.dependents == {third}
+    assert not second.blockers | second.dependents
+    queue.remove(first)
+    assert queue.pop_due(1.0) is third
+    third.begin()
+    assert queue.pop_due(1.0) is None
+
+
+def test_a_task_that_is_put_back_comes_before_the_other_and_what_waits_for_that(queue: TaskQueue) -> None:
+    deletion = add(queue, Delete(FILE, is_slo=False))
+    queue.remove(deletion)
+    move, later = add(queue, LINK), add(queue, LINK)
+    queue.put_before(deletion, move)
+    assert queue.chain(FILE) == [deletion, move, later]
+    assert later.blockers == {deletion, move}
+
+
+def test_a_task_is_due_once_at_the_time_that_was_set_last(queue: TaskQueue) -> None:
+    task = add(queue, LINK, due=3.0)
+    queue.schedule(task, 7.0)
+    assert queue.pop_due(5.0) is None
+    assert queue.next_due() == 7.0
+    queue.run_now(task)
+    assert queue.pop_due(5.0) is task
+    task.blocked = True
+    assert queue.next_due() is None
+    queue.run_now(task)
+    assert queue.next_due() == 0.0
