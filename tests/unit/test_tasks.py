@@ -4,6 +4,7 @@ import pytest
 
 from swiftfs.attributes import Stored
 from swiftfs.journal.operations import Delete, Operation, PutMarker, PutSpecial
+from swiftfs.journal.task_states import Blocked, Waiting
 from swiftfs.journal.tasks import Task, TaskQueue, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.store.object_meta import ObjectMeta
@@ -18,7 +19,7 @@ def queue() -> TaskQueue:
 
 
 def add(queue: TaskQueue, operation: Operation, due: float = 0.0) -> Task:
-    task = Task(queue.next_seq(), "/path", operation, nobody_waits, 0.0, due)
+    task = Task(queue.next_seq(), "/path", operation, nobody_waits, 0.0, Waiting(due))
     queue.add(task)
     return task
 
@@ -59,7 +60,7 @@ def test_what_waits_for_a_task_that_goes_waits_for_its_blockers(queue: TaskQueue
     assert not second.blockers | second.dependents
     queue.remove(first)
     assert queue.pop_due(1.0) is third
-    third.begin()
+    third.begin(0)
     assert queue.pop_due(1.0) is None
 
 
@@ -79,7 +80,8 @@ def test_a_task_is_due_once_at_the_time_that_was_set_last(queue: TaskQueue) -> N
     assert queue.next_due() == 7.0
     queue.run_now(task)
     assert queue.pop_due(5.0) is task
-    task.blocked = True
+    task.begin(0)
+    task.become(Blocked(OSError()))
     assert queue.next_due() is None
     queue.run_now(task)
     assert queue.next_due() == 0.0
