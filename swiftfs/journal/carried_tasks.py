@@ -153,11 +153,12 @@ class CarriedTasks:
             records, drop = _records(renamings)
             # One commit: a crash leaves all under the old names or all under the new ones.
             if move is None:
-                self._db.commit(records, drop)
+                self._writer.commit(records, drop)
             else:
                 # The objects are moved. If the disk refuses this now, the record of the move stays too, until
                 # the next commit writes all.
                 self._db.finish([*drop, move.seq], records)
+                self._writer.pin_older()
             for one in renamings:
                 self._apply(one)
             for one, (done, gone) in zip(renamings, record([one.carried for one in renamings]), strict=True):

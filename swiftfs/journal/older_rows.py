@@ -41,6 +41,8 @@ class Executed:
         """Return whether a state must not come back."""
         if state.seq > self.seq or (state.seq == self.seq and state.written > self.commit):
             return False
+        if isinstance(self.operation, MoveFolder) and state.seq in self.operation.carried:
+            return False  # it only gets a new name
         file = file_of(self.operation)
         return (file is not None and file == file_of(state.operation)) or any(
             _concerns(self.operation, name) for name in names_of(state.operation)

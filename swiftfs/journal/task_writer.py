@@ -123,7 +123,7 @@ class TaskWriter:
 
     def change(self, task: Task, path: str, operation: Operation, done: Done, at_least: float) -> None:
         """Replace the operation of a task that does not run; if it failed, it is tried again."""
-        self._commit([Record(task.seq, path, operation)])
+        self.commit([Record(task.seq, path, operation)])
         if file_of(operation) != file_of(task.operation):
             self._pin(operation)
             self._unpin(task.operation)
@@ -135,7 +135,7 @@ class TaskWriter:
 
     def drop(self, task: Task, executed: Executed | None = None) -> None:
         """End a task that is not needed any more; `executed` as in `JournalDB.commit`."""
-        self._commit(drop=[task.seq], executed=executed)
+        self.commit(drop=[task.seq], executed=executed)
         self._queue.remove(task)
         task.become(Cancelled())
         self._unpin(task.operation)
@@ -163,7 +163,7 @@ class TaskWriter:
         merged = merge(holder.operation, operation)
         # One commit: a crash must not leave the new record together with the attributes behind it, which are
         # older.
-        self._commit([Record(holder.seq, path, merged)], [task.seq for task in behind])
+        self.commit([Record(holder.seq, path, merged)], [task.seq for task in behind])
         for task in behind:
             self._queue.remove(task)
             task.become(Cancelled())
@@ -199,7 +199,7 @@ class TaskWriter:
         records = [Record(seq, path, operation), *([leaves.record()] if was_there else [])]
         # One commit: a crash leaves the file under its old name or under its new one, never under both or
         # none.
-        self._commit(records, [one.seq for one in gone])
+        self.commit(records, [one.seq for one in gone])
         for one in gone:
             self._queue.remove(one)
         if overtaken:
@@ -232,7 +232,7 @@ class TaskWriter:
         now = monotonic()
         # A new number: the next process takes the records up in their order.
         records = [Record(first, path, operation), replace(task.record(), seq=seq)]
-        self._commit(records, [task.seq])
+        self.commit(records, [task.seq])
         self._queue.remove(task)
         self.add(Task(first, path, operation, nobody_waits, now, Waiting(now)))
         task.seq = seq
@@ -242,7 +242,7 @@ class TaskWriter:
         """Add a move instead of the pending deletion of its target; if it fails the deletion is back."""
         # One commit: the next process finishes moves before it executes deletions, so a record of the
         # deletion that was left beside the move would take the moved object.
-        self._commit([task.record()], [deletion.seq])
+        self.commit([task.record()], [deletion.seq])
         self._queue.remove(deletion)
         task.overrides = deletion
         self._queue.add(task)
@@ -291,9 +291,10 @@ class TaskWriter:
             self._db.finish(drop, records, executed=executed)
         self.pin_older()
 
-    def _commit(
+    def commit(
         self, put: Iterable[Record] = (), drop: Iterable[int] = (), executed: Executed | None = None
     ) -> None:
+        """Write and delete records in one commit, as `JournalDB.commit` does."""
         self._db.commit(put, drop, executed)
         # Before the caller unpins what the new records do not name any more.
         self.pin_older()

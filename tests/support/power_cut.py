@@ -18,7 +18,7 @@ JOURNAL = "journal.sqlite*"
 class Disk:
     """The disk under the cache folder `cache`: nothing is certain to be on it before it is synced.
 
-    The files are synced by `sync`, the journal also whenever the mount does it.
+    It is synced by `sync`, and when the mount does it for one of its requests.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,11 +28,14 @@ class Disk:
         self._left = folder / "left"
         self._monkeypatch = monkeypatch
         monkeypatch.setattr(upkeep, "SYNC_SECONDS", 1000.0)
+        monkeypatch.setattr(database, "synchronize", self._sync_files)
         monkeypatch.setattr(database, "_sync_data", self._sync_journal)
 
     def sync(self, filesystem: FileSystem) -> None:
         """Sync the journal, as the mount does twice a second."""
         filesystem.services.journal.sync()
+
+    def _sync_files(self, _folder: Path) -> None:
         shutil.rmtree(self._synced / "content", ignore_errors=True)
         copy_live(self.cache / "content", self._synced / "content")
 
