@@ -53,15 +53,13 @@ class Executed:
 class Change:
     """What a commit does: it writes the rows `put`, deletes `drop`, keeps and ends older states.
 
-    Of the `held` states only the local files stay. `overtakes` means that the disk may have a state which
-    must not come back, or lack a move.
+    `overtakes` means that the disk may have a state which must not come back, or lack a move.
     """
 
     commit: int
     put: list[RowState]
     drop: Collection[int]
     kept: list[RowState]
-    held: list[RowState]
     ended: list[RowState]
     overtakes: bool
 
@@ -92,7 +90,6 @@ class OlderRows:
         self._current: dict[int, RowState] = {}
         self._older: dict[tuple[int, int], tuple[RowState, int]] = {}
         self._keys: defaultdict[ObjectName | str, set[tuple[int, int]]] = defaultdict(set)
-        self._held: dict[str, int] = {}
         self._pins: list[tuple[str, bool]] = []
 
     def found(self, state: RowState) -> None:
@@ -120,11 +117,9 @@ class OlderRows:
         # A move is never begun anew: its requests may have been sent.
         changes = [one for one in synced if not _is_move(one.operation)]
         kept = [one for one in changes if not any(done.covers(one) for done in executed)]
-        # Until this commit is on the disk a power cut may leave their rows.
-        held = [one for one in changes if one not in kept and isinstance(one.operation, PutFile)]
         ended = {(one.seq, one.written): one for done in executed for one in self._covered(done)}
         overtakes = len(kept) < len(synced) or bool(ended) or bool(moves)
-        return Change(commit, states, drop, kept, held, list(ended.values()), overtakes)
+        return Change(commit, states, drop, kept, list(ended.values()), overtakes)
 
     def apply(self, change: Change) -> None:
         """Record that a change was written."""
@@ -134,8 +129,6 @@ class OlderRows:
             self._current[state.seq] = state
         for state in change.kept:
             self._keep(state, change.commit)
-        for state in change.held:
-            self._hold(state, change.commit)
         for state in change.ended:
             self._end((state.seq, state.written))
         if change.overtakes:
@@ -149,14 +142,10 @@ class OlderRows:
         """Record that all up to a commit is on the disk: what it replaced is not needed any more."""
         for key in [key for key, (_, until) in self._older.items() if until <= commit]:
             self._end(key)
-        for file, until in list(self._held.items()):
-            if until <= commit:
-                del self._held[file]
-                self._pins.append((file, False))
 
     def needs(self, file: str) -> bool:
         """Return whether an older row names a local file."""
-        return file in self._keys or file in self._held
+        return file in self._keys
 
     def concerns(self, names: Iterable[ObjectName]) -> bool:
         """Return whether an older row is about one of these objects."""
@@ -200,12 +189,6 @@ class OlderRows:
             self._keys[one].add((state.seq, state.written))
         if (file := file_of(state.operation)) is not None:
             self._pins.append((file, True))
-
-    def _hold(self, state: RowState, until: int) -> None:
-        if (file := file_of(state.operation)) is not None:
-            if file not in self._held:
-                self._pins.append((file, True))
-            self._held[file] = until
 
     def _end(self, key: tuple[int, int]) -> None:
         state, _ = self._older.pop(key)

@@ -34,6 +34,7 @@ class Disk:
     def sync(self, filesystem: FileSystem) -> None:
         """Sync the journal, as the mount does twice a second."""
         filesystem.services.journal.sync()
+        self._sync_files(self.cache)
 
     def _sync_files(self, _folder: Path) -> None:
         shutil.rmtree(self._synced / "content", ignore_errors=True)
