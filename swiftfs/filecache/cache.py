@@ -9,11 +9,11 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from swiftfs.concurrency import Rank, new_lock, new_pool
 from swiftfs.config.cache_dir import CONTENT, VERSIONS
 from swiftfs.errors import os_error
+from swiftfs.filecache.backlog import Backlog, NoBacklog
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_state import FileState
@@ -138,38 +138,21 @@ descriptors."""
 class _Use:
     """A local file with its number of users, and of operations of the journal that pin it.
 
-    While it is suspended `cached_file` is None, and it takes `bytes` of disk.
+    Of these `older` are of states that only a power cut would bring back. While the file is suspended
+    `cached_file` is None, and it takes `bytes` of disk.
     """
 
     name: ObjectName
     cached_file: CachedFile | None
     users: int = 1
     pins: int = 0
+    older: int = 0
     bytes: int = 0
 
-
-class Backlog(Protocol):
-    """The part of the journal that the cache calls.
-
-    `abandon` is called with the cache's lock held, so it must not wait.
-    """
-
-    def start_uploads_for_space(self) -> bool:
-        """Begin to store the files that wait; return whether anything is under way."""
-
-    def abandon(self, uploads: SegmentUploader) -> None:
-        """Delete, in another thread, the segments of a file that will never be stored."""
-
-
-class NoBacklog:
-    """The backlog of a cache that has no journal."""
-
-    def start_uploads_for_space(self) -> bool:
-        """Return False: nothing waits to be stored."""
-        return False
-
-    def abandon(self, uploads: SegmentUploader) -> None:
-        """Do nothing: the segments stay."""
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it is more than an older state."""
+        return self.users > 0 or self.pins > self.older
 
 
 class FileCache:
@@ -252,7 +235,9 @@ class FileCache:
         """Return whether a file that is to be stored as `name` has changes that Swift does not have."""
         with self._lock:
             uses = [use for use in self._used.values() if use.name == name]
-            return any(use.cached_file is None or use.cached_file.is_dirty() for use in uses)
+            return any(
+                use.is_wanted and (use.cached_file is None or use.cached_file.is_dirty()) for use in uses
+            )
 
     def prefer(self, versions: Iterable[ObjectVersion], no_more: Iterable[ObjectVersion]) -> None:
         """Evict these versions last: they may be the only copy of what was stored; others `no_more`."""
@@ -265,18 +250,20 @@ class FileCache:
             cached_file.rename(name)
             self.release(cached_file)
 
-    def pin(self, file: str) -> None:
+    def pin(self, file: str, *, older: bool = False) -> None:
         """Keep the local file `file`, which is in use or journaled, for one operation more."""
         with self._lock:
-            self._used[file].pins += 1
+            use = self._used[file]
+            use.pins, use.older = use.pins + 1, use.older + older
 
-    def unpin(self, file: str) -> None:
+    def unpin(self, file: str, *, older: bool = False) -> None:
         """Record that an operation does not need a local file any more."""
         with self._lock:
             use = self._used[file]
-            use.pins -= 1
-            if not use.users and not use.pins:
-                self._end(file, use)
+            use.pins, use.older = use.pins - 1, use.older - older
+            if older and not use.older and use.cached_file is not None:
+                use.cached_file.free_tail()
+            self._end_or_suspend(file, use)
             if use.cached_file is not None and use.cached_file.size >= STEP:
                 self._growth = STEP  # what is stored can go
         self._space.progress()
@@ -318,11 +305,17 @@ class FileCache:
             file = cached_file.file_name
             use = self._used[file]
             use.users -= 1
-            if use.users:
-                return
-            if not use.pins:
-                self._end(file, use)
-            elif _can_be_restored(cached_file) and (size := cached_file.suspend()) is not None:
+            self._end_or_suspend(file, use)
+
+    def _end_or_suspend(self, file: str, use: _Use) -> None:
+        if use.users:
+            return
+        if not use.pins:
+            self._end(file, use)
+        elif (cached_file := use.cached_file) is not None:
+            if not use.is_wanted:
+                cached_file.uploads.cancel_queued()
+            if _can_be_restored(cached_file) and (size := cached_file.suspend()) is not None:
                 use.cached_file, use.bytes = None, size
 
     def _end(self, file: str, use: _Use) -> None:
@@ -435,7 +428,7 @@ class FileCache:
 
     def _upload_full_segments(self, *, holes: bool = False) -> bool:
         """Begin to upload full segments; return whether any upload is under way. Lock held."""
-        cached_files = [use.cached_file for use in self._used.values() if use.cached_file is not None]
+        cached_files = [use.cached_file for use in self._used.values() if use.cached_file and use.is_wanted]
         busy = [cached_file.upload_full_segments(holes=holes) for cached_file in cached_files]
         return any(busy)
 
@@ -488,7 +481,7 @@ class FileCache:
 def _can_be_restored(cached_file: CachedFile) -> bool:
     """Return whether the record has all there is to keep of a local file, and no upload reads it."""
     # Clean bytes would have to be downloaded again, and the object may be gone.
-    if cached_file.size > SMALL or cached_file.has_clean_bytes():
+    if cached_file.size > SMALL or cached_file.has_more_than_record():
         return False
     # In this order: between the two an upload may end, but one that stored anything has begun.
     return not (cached_file.uploads.is_busy or cached_file.uploads.record.has_begun)

@@ -31,7 +31,7 @@ from swiftfs.filecache.patch_plan import PIECE
 from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_fetcher import SegmentFetcher
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.sparse_file import CachedVersion, punch_hole
+from swiftfs.filecache.sparse_file import CachedVersion
 from swiftfs.filecache.verifier import Verifier
 from swiftfs.objects import FileSpan, Manifest, ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
@@ -82,7 +82,7 @@ class CachedFile:
 
     @property
     def origin(self) -> BaseVersion | None:
-        """Return the base version, None for a new file."""
+        """The base version, None for a new file."""
         return self._state.blocks.origin
 
     @property
@@ -194,6 +194,8 @@ class CachedFile:
         self._state.space.wait_for_space(self, size)
         partly = {edge for edge in edges if not offset <= edge < edge + BLOCK <= end}
         with self._holding(partly, offset, end):
+            if end > self.size:
+                self._state.zero_tail()
             # Under the lock, together with the notes about it: a segment is read for an upload at any moment,
             # and must be found to be superseded if it was read before these bytes came.
             copied = self._counted(offset, size, fill(self.descriptor, offset))
@@ -206,11 +208,11 @@ class CachedFile:
             self.uploads.written(offset, copied)
         return copied
 
-    def truncate(self, size: int, record: Callable[[], object] = lambda: None) -> None:
+    def truncate(self, size: int, record: Callable[[], bool] = lambda: False) -> None:
         """Make the file `size` bytes long; new bytes are zeros.
 
-        Of a file that becomes shorter `record` is called when it has its new size, and its local file still
-        has all bytes. The caller excludes writers.
+        Of a shorter file `record` is called when it has its new size, and its local file all bytes. Unless it
+        returns False they stay, until `free_tail` or until the file grows. The caller excludes writers.
         """
         began, edge = monotonic(), min(size, self.size)
         # The block in which the file ends, or will end: its rest becomes zeros, its beginning must be right.
@@ -223,18 +225,20 @@ class CachedFile:
             self._state.begin_change()
             if size < before:
                 self._state.blocks.cut(size)
+                self._state.tail = max(self._state.tail, before)
             else:
                 self._state.extend(size)
             self._state.blocks.resize(size)
             self._copier.touch(min(before, size), max(before, size))
             self.uploads.truncated(before, size)
-        if size < before:
-            try:
-                record()
-            finally:
-                # A hole instead of ftruncate(2): an upload may have these pages mapped, and would die of
-                # SIGBUS.
-                punch_hole(self.descriptor, size, before - size)
+        if size < before and not record():
+            self.free_tail()
+
+    def free_tail(self) -> None:
+        """Free the disk space of bytes behind the file's end."""
+        with self._state.changed:
+            if not self._state.closed:
+                self._state.zero_tail()
 
     def _counted(self, offset: int, size: int, copied: int) -> int:
         """Return how many bytes of a write count: a full disk may end it in a block that is not present."""
@@ -436,12 +440,12 @@ class CachedFile:
         """Take `info` for the base version if a listing was wrong; see `BaseResolver.correct`."""
         return self._resolver.correct(info)
 
-    def has_clean_bytes(self) -> bool:
-        """Return whether the local file has blocks that a record does not name: Swift has them too."""
+    def has_more_than_record(self) -> bool:
+        """Return whether the local file has bytes that a record does not name: Swift or an older one does."""
         with self._state.changed:
             clean = self._state.blocks.present.copy()
             clean.subtract(self._state.blocks.unsaved())
-            return bool(clean)
+            return bool(clean) or self._state.tail > self.size
 
     def suspend(self) -> int | None:
         """Close the local file, for `restore`; return its bytes of disk, or None if the file is busy."""

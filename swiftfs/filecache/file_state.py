@@ -22,7 +22,8 @@ class FileState:
     `is_certain` means that an answer of Swift had the base version's ETag, or that no other version may be
     taken any more; until then the ETag is from a listing. `is_recorded` means that the journal's record
     describes this state. Of a `pinned` file nothing is evicted until the next version is stored: the base
-    version may be gone by then, or an upload maps the file.
+    version may be gone by then, or an upload maps the file. Up to `tail` the local file has bytes behind the
+    file's end, which an older state has.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class FileState:
         self.is_certain = is_certain
         self.is_recorded = is_recorded
         self.pinned = False
+        self.tail = 0
         self.closed = False
 
     @classmethod
@@ -81,9 +83,16 @@ class FileState:
         return state
 
     def extend(self, size: int) -> None:
-        """Make the local file `size` bytes long, if it is shorter."""
+        """Make the local file `size` bytes long, if it is shorter; bytes behind the file's end are zeros."""
+        self.zero_tail()
         # `max`, so that it never makes the file shorter.
         os.ftruncate(self.descriptor, max(size, os.fstat(self.descriptor).st_size))
+
+    def zero_tail(self) -> None:
+        """Make the bytes behind the file's end zeros, and free their disk space. Lock held."""
+        # A hole instead of ftruncate(2): an upload may have these pages mapped, and would die of SIGBUS.
+        punch_hole(self.descriptor, self.blocks.size, self.tail - self.blocks.size)
+        self.tail = 0
 
     def pin(self) -> None:
         """Evict nothing before the next version is stored."""

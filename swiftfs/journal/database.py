@@ -1,11 +1,10 @@
 """The journal's database: the operations that are not executed yet, in SQLite.
 
-A commit survives the death of the process at once, and a power cut after the next `sync`. A damaged database
-is set aside for `swiftfs recover` and never deleted.
+A commit survives the death of the process at once, and a power cut after the next `sync`, see `OlderRows`. A
+damaged database is set aside for `swiftfs recover` and never deleted.
 """
 
 import errno
-import json
 import logging
 import os
 import sqlite3
@@ -22,73 +21,17 @@ from typing import Any
 from swiftfs.concurrency import Rank, new_lock, unix_time_ns
 from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_RESERVE, LATE, LOST
 from swiftfs.errors import ConfigurationError, os_error
-from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.codec import Unreadable, decode, encode
+from swiftfs.journal.older_rows import Executed, OlderRows, RowState
 from swiftfs.journal.operations import Operation, PutFile
+from swiftfs.journal.schema import SCHEMA, SELECT_OLDER, Statement
+from swiftfs.journal.upload_rows import read_unreferenced, upload_changes
 from swiftfs.objects import ObjectName
-from swiftfs.sqlite import Schema, boot_id, open_database, row_checksum
+from swiftfs.sqlite import boot_id, open_database, row_checksum
 
 log = logging.getLogger(__name__)
-
-Statement = tuple[str, list[tuple[object, ...]]]
-"""SQL, and the rows of parameters to run it with."""
-
-_FORMAT_2 = """
-CREATE TABLE upload_facts (
-    container TEXT, prefix TEXT, facts TEXT NOT NULL, PRIMARY KEY (container, prefix)
-) WITHOUT ROWID;
-CREATE TABLE leftovers (
-    container TEXT, key TEXT, objects TEXT NOT NULL, since REAL NOT NULL, is_proven INTEGER NOT NULL,
-    PRIMARY KEY (container, key)
-) WITHOUT ROWID;
-CREATE TABLE claims (
-    container TEXT, key TEXT, etag TEXT, owner_container TEXT, owner_key TEXT, is_prefix INTEGER,
-    PRIMARY KEY (container, key, etag, owner_container, owner_key, is_prefix)
-) WITHOUT ROWID;
-CREATE TABLE shared (
-    container TEXT, prefix TEXT, user_container TEXT, user_key TEXT, since REAL NOT NULL,
-    PRIMARY KEY (container, prefix, user_container, user_key)
-) WITHOUT ROWID;
-CREATE TABLE ambiguous (
-    container TEXT, key TEXT, record TEXT NOT NULL, PRIMARY KEY (container, key)
-) WITHOUT ROWID
-"""
-"""`upload_facts` says more of the rows of `uploads`. `leftovers` are segments that a manifest of one of
-`objects` may name; `since` is when that was sent (Unix seconds), `is_proven` as in `Leftover`. `claims` and
-`shared` are of `SegmentOwnership`. `ambiguous` are requests whose answer was lost, by the object's name."""
-
-_FORMAT_3 = """
-CREATE TABLE recent (
-    number INTEGER PRIMARY KEY, container TEXT NOT NULL, prefix TEXT NOT NULL, name TEXT NOT NULL,
-    at REAL NOT NULL, clock REAL NOT NULL, is_moved INTEGER NOT NULL, entry TEXT,
-    UNIQUE (container, prefix, name)
-)
-"""
-"""`recent` is of `RecentChanges`; `at` is in Unix seconds, `clock` in monotonic ones."""
-
-SCHEMA = Schema(
-    0x73776A6C,
-    1,
-    """
-CREATE TABLE intents (
-    seq INTEGER PRIMARY KEY, path TEXT NOT NULL, intent TEXT NOT NULL, errno INTEGER, reason TEXT,
-    written INTEGER NOT NULL, checksum INTEGER NOT NULL
-);
-CREATE TABLE uploads (
-    container TEXT, prefix TEXT, named TEXT NOT NULL, PRIMARY KEY (container, prefix)
-) WITHOUT ROWID;
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-""",
-    (_FORMAT_2, _FORMAT_3),
-)
-"""`written` is the number of the commit that wrote a row, or of the first one that wrote it with this file,
-and the fact `synced` that of the last one that is certainly on the disk. `uploads` are prefixes below which
-there may be segments that no manifest names yet.
-`errno` and `reason` are of earlier releases: every mount tries all records.
-
-A released format never changes: new tables and columns come as a migration."""
 
 RESERVE = 1024 * 1024
 """Bytes of disk space reserved for the database: enough for thousands of records."""
@@ -117,19 +60,21 @@ class JournalDB:
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder = folder
         self._path = folder / JOURNAL
+        self._log = folder / f"{JOURNAL}-wal"
         self._lock = new_lock(Rank.LOG)
         self._reserve = folder / JOURNAL_RESERVE
         self._pending_puts: dict[int, Record] = {}
         self._pending_drops: set[int] = set()
         self._pending_prefixes: list[UnreferencedPrefix] = []
+        self._pending_executed: list[Executed] = []
         self._later_lock = new_lock(Rank.LATER)
         self._later: list[tuple[str, tuple[object, ...]]] = []
-        self._files: dict[int, tuple[FileRecord, int]] = {}
-        self._commits = self._synced = 0
+        self._commits = self._synced = self._final = 0
         self.lost: list[str] = []
         self._database = self._open()
         self._fill_reserve()
         try:
+            self._older = self._begin_boot()
             self._check_identity(identity)
             self.id = self._own_id()
         except BaseException:
@@ -143,13 +88,22 @@ class JournalDB:
             found = [self._read(*row) for row in rows.fetchall()]
         return sorted((record for record in found if record), key=lambda record: record.seq)
 
-    def commit(self, put: Iterable[Record] = (), drop: Iterable[int] = ()) -> None:
-        """Write and delete records in one commit; raise `OSError` if the disk refuses it."""
+    def commit(
+        self, put: Iterable[Record] = (), drop: Iterable[int] = (), executed: Executed | None = None
+    ) -> None:
+        """Write and delete records in one commit; raise `OSError` if the disk refuses it.
+
+        What was synced before of the rows comes back after a power cut, unless it is `executed`.
+        """
         with self._lock:
-            self._write(put, drop, None)
+            self._write(put, drop, None, executed)
 
     def finish(
-        self, drop: Iterable[int], put: Iterable[Record] = (), unreferenced: UnreferencedPrefix | None = None
+        self,
+        drop: Iterable[int],
+        put: Iterable[Record] = (),
+        unreferenced: UnreferencedPrefix | None = None,
+        executed: Executed | None = None,
     ) -> bool:
         """Delete the records of operations that are done, and write others and an `unreferenced` prefix.
 
@@ -159,19 +113,41 @@ class JournalDB:
         put, drop = list(put), list(drop)
         with self._lock:
             try:
-                self._write(put, drop, unreferenced)
+                self._write(put, drop, unreferenced, executed)
             except OSError as error:
                 log.warning("%s", error)
                 self._pending_puts, self._pending_drops = self._with_pending(put, drop)
                 if unreferenced is not None:
                     self._pending_prefixes.append(unreferenced)
+                if executed is not None:
+                    self._pending_executed.append(executed)
                 return False
             return True
+
+    def last_commit(self) -> int:
+        """Return the number of the last commit."""
+        with self._lock:
+            return self._commits
+
+    def needs_older(self, file: str) -> bool:
+        """Return whether a local file has bytes that a power cut would bring back."""
+        with self._lock:
+            return self._older.needs(file)
+
+    def older_files(self) -> dict[str, ObjectName]:
+        """Return the local files that a power cut would bring back, and their objects."""
+        with self._lock:
+            return self._older.files()
+
+    def take_pins(self) -> list[tuple[str, bool]]:
+        """Return the local files to pin (True) or to unpin because of older rows, since the last time."""
+        with self._lock:
+            return self._older.take_pins()
 
     def begin_upload(self, unreferenced: UnreferencedPrefix) -> None:
         """Record that below a prefix there may be segments that no manifest names."""
         with self._lock:
-            self._write((), (), unreferenced)
+            self._write((), (), unreferenced, None)
 
     def end_upload(self, prefix: ObjectName) -> None:
         """Record that a manifest names all segments that are left below `prefix`."""
@@ -184,7 +160,7 @@ class JournalDB:
             facts = self._database.execute("SELECT * FROM upload_facts").fetchall()
         known = {(container, prefix): text for container, prefix, text in facts}
         return [
-            _read_unreferenced(ObjectName(container, prefix), named, known.get((container, prefix), "{}"))
+            read_unreferenced(ObjectName(container, prefix), named, known.get((container, prefix), "{}"))
             for container, prefix, named in rows
         ]
 
@@ -226,26 +202,44 @@ class JournalDB:
         """Sync all commits, and the files they name, to the disk, so that they survive a power cut."""
         with self._lock:
             if self._pending_puts or self._pending_drops or self._pending_prefixes or self._later:
-                self._write((), (), None)
+                self._write((), (), None, None)
             # The number is read before the files are synced: a commit that comes meanwhile may name bytes
             # that this syncfs(2) did not see.
             commits = self._commits
-        if commits == self._synced:
-            return
+            if commits == self._synced:
+                return
+            # Before the first byte is written: what is replaced from now on may be what a power cut leaves.
+            self._older.begin_sync(commits)
         self._fill_reserve()
         synchronize(self._folder)
-        recent = self._path.with_name(self._path.name + "-wal")
         with self._lock:
             # Not counted as a commit: otherwise each sync would be a reason for the next one, on an idle
             # machine too.
-            self._write_statements(("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("synced", str(commits))]))
-            if recent.stat().st_size > CHECKPOINT_BYTES:
+            self._write_statements(
+                ("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("synced", str(commits))]),
+                ("DELETE FROM older WHERE until <= ?", [(commits,)]),
+            )
+            if self._log.stat().st_size > CHECKPOINT_BYTES:
                 # Here, and not within a commit (`wal_autocheckpoint` is 0), for which a program waits in
                 # close().
                 self._checkpoint()
-        with recent.open("rb") as file:  # else a power cut may lose the fact
-            os.fdatasync(file.fileno())
-        self._synced = commits
+        _sync_data(self._log)  # else a power cut may lose the fact
+        with self._lock:
+            self._older.end_sync(commits)
+            self._synced = self._final = commits
+
+    def make_final(self) -> None:
+        """Return when a power cut cannot bring back what Swift has executed, or overtaken, up to now.
+
+        Without this the next mount would carry out a change that was synced before it, over the newer one.
+        """
+        with self._lock:
+            overtook = self._older.overtook
+            if overtook <= self._final:
+                return
+        _sync_data(self._log)
+        with self._lock:
+            self._final = max(self._final, overtook)
 
     def close(self) -> None:
         """Sync and close the database."""
@@ -305,18 +299,54 @@ class JournalDB:
                 )
             if known not in ("", identity):
                 # They were about objects of another source.
-                for table in ("ambiguous", "recent"):
-                    self._commit((f"DELETE FROM {table} WHERE container IS NOT NULL", [()]))
+                for table, column in (("ambiguous", "container"), ("recent", "container"), ("older", "seq")):
+                    self._commit((f"DELETE FROM {table} WHERE {column} IS NOT NULL", [()]))
             self._put_fact("identity", identity)
-            # After a power cut there may be the record of a file without its bytes.
-            boot = boot_id()
-            synced = int(self._fact("synced") or 0)
-            # Since the same boot all that was written is in the page cache, whether it is on the disk or not.
-            self._trusted = None if boot and self._fact("boot") == boot else synced
-            self._put_fact("boot", boot)
-            last = self._database.execute("SELECT max(written) FROM intents").fetchone()[0] or 0
+
+    def _begin_boot(self) -> OlderRows:
+        """Return the older rows; go back to the last sync first if the machine was started since."""
+        boot, synced = boot_id(), int(self._fact("synced") or 0)
+        older = OlderRows(synced)
+        with self._lock:
             # The numbers go on: a new row with a number below `synced` would be trusted after a power cut.
-            self._commits = max(synced, last)
+            numbers = "SELECT max(written) FROM intents UNION ALL SELECT max(until) FROM older"
+            last = [number or 0 for (number,) in self._database.execute(numbers).fetchall()]
+            self._commits = max(synced, *last)
+            # Since the same boot all that was written is in the page cache, whether it is on the disk or not.
+            if not boot or self._fact("boot") != boot:
+                self._go_back(synced)
+            for row in self._database.execute("SELECT seq, written, intent, until FROM older").fetchall():
+                with suppress(Unreadable):
+                    older.found_older(RowState(row[0], row[1], decode(row[2])), row[3])
+            self._put_fact("boot", boot)
+        return older
+
+    def _go_back(self, synced: int) -> None:
+        """Undo, after a power cut, what came after the last sync: rows may name files without their bytes."""
+        rows = self._database.execute(SELECT_OLDER, {"synced": synced}).fetchall()
+        back = [row for row in rows if self._is_usable(row[2])]
+        known = {row[1] for row in back}
+        query = "SELECT seq, path, intent FROM intents WHERE written > ?"
+        for seq, path, text in self._database.execute(query, (synced,)).fetchall():
+            reason = "the machine stopped before it was written to the disk"
+            rest = "; the one before it counts" if path in known else ""
+            self._set_row_aside(seq, path, text, reason + rest)
+        # At once, after what it deletes was set aside: if this process dies the next one does it again.
+        self._write_statements(
+            ("DELETE FROM intents WHERE written > ?", [(synced,)]),
+            ("INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)", back),
+            ("DELETE FROM older WHERE until > 0", [()]),
+        )
+
+    def _is_usable(self, text: str) -> bool:
+        """Return whether an older row can be read, and its local file has all of its bytes."""
+        try:
+            operation = decode(text)
+            if not isinstance(operation, PutFile):
+                return True
+            return (self._folder / CONTENT / operation.file.file).stat().st_size >= operation.file.size
+        except (Unreadable, OSError):
+            return False
 
     def _read(
         self, seq: int, path: str, text: str, number: int | None, reason: str, written: int, checksum: int
@@ -324,19 +354,22 @@ class JournalDB:
         try:
             if checksum != row_checksum(seq, path, text, number, reason):
                 raise Unreadable("its checksum is wrong")  # noqa: TRY301
-            if self._trusted is not None and written > self._trusted:
-                raise Unreadable("the machine stopped before it was written to the disk")  # noqa: TRY301
-            return Record(seq, path, decode(text))
+            operation = decode(text)
         except Unreadable as error:
-            aside = self.lost_folder / f"intent-{seq}.json"
-            self.lost_folder.mkdir(mode=0o700, exist_ok=True)
-            # Before the row is deleted: it may be all that is left of a file.
-            aside.write_text(text)
-            said = f"the change of {path} cannot be read ({error}): it is set aside as {aside}"
-            log.error("%s", said)
-            self.lost.append(said)
+            self._set_row_aside(seq, path, text, str(error))
             self._commit(("DELETE FROM intents WHERE seq = ?", [(seq,)]))
             return None
+        self._older.found(RowState(seq, written, operation))
+        return Record(seq, path, operation)
+
+    def _set_row_aside(self, seq: int, path: str, text: str, reason: str) -> None:
+        """Write a row to the folder `lost`, before it is deleted: it may be all that is left of a file."""
+        aside = self.lost_folder / f"intent-{seq}.json"
+        self.lost_folder.mkdir(mode=0o700, exist_ok=True)
+        aside.write_text(text)
+        said = f"the change of {path} cannot be read ({reason}): it is set aside as {aside}"
+        log.error("%s", said)
+        self.lost.append(said)
 
     def _own_id(self) -> str:
         """Return the id of this journal, by which `gc` recognizes its uploads."""
@@ -355,41 +388,42 @@ class JournalDB:
                 self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def _write(
-        self, put: Iterable[Record], drop: Iterable[int], unreferenced: UnreferencedPrefix | None
+        self,
+        put: Iterable[Record],
+        drop: Iterable[int],
+        unreferenced: UnreferencedPrefix | None,
+        executed: Executed | None,
     ) -> None:
         records, gone = self._with_pending(put, drop)
-        rows = [(one.seq, one.path, encode(one.operation), None, "") for one in records.values()]
-        written = {seq: self._commit_of(one) for seq, one in records.items()}
+        change = self._older.change(
+            self._commits + 1,
+            [(seq, one.operation) for seq, one in records.items()],
+            gone,
+            [*self._pending_executed, *([executed] if executed else [])],
+        )
+        rows = [
+            (one.seq, records[one.seq].path, encode(one.operation), None, "", one.written)
+            for one in change.put
+        ]
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
         with self._later_lock:
             later = list(self._later)
         self._commit(
+            *change.statements(),
             # Deletions first: a commit may drop a record and write another one with its number.
             ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in gone]),
-            (insert, [(*row, written[row[0]], row_checksum(*row)) for row in rows]),
-            *_upload_changes((*self._pending_prefixes, *([unreferenced] if unreferenced else []))),
+            (insert, [(*row, row_checksum(*row[:5])) for row in rows]),
+            *upload_changes((*self._pending_prefixes, *([unreferenced] if unreferenced else []))),
             *((sql, [row for _, row in group]) for sql, group in groupby(later, itemgetter(0))),
         )
         with self._later_lock:
             del self._later[: len(later)]
-        for seq in gone:
-            self._files.pop(seq, None)
-        for seq, one in records.items():
-            if isinstance(one.operation, PutFile):
-                self._files[seq] = one.operation.file, written[seq]
+        self._older.apply(change)
         # Only now: they must stay for the next commit if this one failed.
         self._pending_puts.clear()
         self._pending_drops.clear()
         self._pending_prefixes.clear()
-
-    def _commit_of(self, record: Record) -> int:
-        """Return the number of the commit since which the files that a record names are the same.
-
-        A change of attributes, for example, makes no bytes doubtful that are on the disk already.
-        """
-        file, before = self._files.get(record.seq, (None, 0))
-        is_same = isinstance(record.operation, PutFile) and record.operation.file == file
-        return before if is_same else self._commits + 1
+        self._pending_executed.clear()
 
     def _with_pending(self, put: Iterable[Record], drop: Iterable[int]) -> tuple[dict[int, Record], set[int]]:
         """Return records to write and to delete, and what the disk refused before, which is older.
@@ -447,44 +481,9 @@ class JournalDB:
                 self._reserve.write_bytes(bytes(RESERVE))
 
 
-def _upload_changes(prefixes: Iterable[UnreferencedPrefix]) -> list[Statement]:
-    """Return statements that update the tables of uploads; of two about one prefix the last counts."""
-    uploads = {one.prefix: one for one in prefixes}
-    if not uploads:
-        return []
-    names: list[tuple[object, ...]] = [(prefix.container, prefix.key) for prefix in uploads]
-    left = [(prefix, one) for prefix, one in uploads.items() if one.named is not None]
-    return [
-        ("DELETE FROM uploads WHERE container = ? AND prefix = ?", names),
-        ("DELETE FROM upload_facts WHERE container = ? AND prefix = ?", names),
-        (
-            "INSERT INTO uploads VALUES (?, ?, ?)",
-            [(prefix.container, prefix.key, json.dumps(sorted(one.named or ()))) for prefix, one in left],
-        ),
-        (
-            "INSERT INTO upload_facts VALUES (?, ?, ?)",
-            [(prefix.container, prefix.key, _write_facts(one)) for prefix, one in left],
-        ),
-    ]
-
-
-def _write_facts(unreferenced: UnreferencedPrefix) -> str:
-    objects = [[name.container, name.key] for name in sorted(unreferenced.objects)]
-    facts = {"file": unreferenced.file, "objects": objects, "since": unreferenced.since}
-    return json.dumps({**facts, "asked": sorted(unreferenced.asked), "landed": sorted(unreferenced.landed)})
-
-
-def _read_unreferenced(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
-    facts = json.loads(text)
-    return UnreferencedPrefix(
-        prefix,
-        frozenset(json.loads(named)),
-        facts.get("file", ""),
-        frozenset(ObjectName(container, key) for container, key in facts.get("objects", ())),
-        frozenset(facts.get("asked", ())),
-        facts.get("since", 0.0),
-        frozenset(facts.get("landed", ())),
-    )
+def _sync_data(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fdatasync(file.fileno())
 
 
 def _open_file(path: Path) -> sqlite3.Connection:

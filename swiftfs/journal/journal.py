@@ -18,6 +18,7 @@ from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.move_results import ShowMoved
+from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import (
     ANY_VERSION,
     Delete,
@@ -91,12 +92,14 @@ class Journal:
         # object that a finished move took away would count as lost, and be stored at its old name again.
         if self._late is not None:
             self._late.load([record.operation for record in records])
+        with self._changed:
+            self._writer.pin_older()
         abandoned = Recovery(self._parts, self._outcomes.refusals, make_done, show_moved).run(records)
         if self._late is not None:
             self._late.begin(make_done)
         # Not before the queue is complete: a task must not overtake one whose record was not read yet.
         self._scheduler.start()
-        self._backlog.upkeep.start(abandoned)
+        self._backlog.upkeep.start(abandoned, self.sync)
 
     def submit(
         self, path: str, operation: Operation, done: Done = nobody_waits, *, at_least: float = 0.0
@@ -158,10 +161,11 @@ class Journal:
     def take_back(self, held: int) -> bool:
         """Drop a held deletion, which will never be executed; return False if it is held no more."""
         with self._changed:
-            is_held = self._writer.held.pop(held) is not None
-            if is_held:
-                self._db.finish([held])
-            return is_held
+            task = self._writer.held.pop(held)
+            if task is not None:
+                # After a power cut it would delete the file that this name was given back to.
+                self._db.finish([held], executed=Executed(task.operation, held))
+            return task is not None
 
     @property
     def late(self) -> LateRequests | None:
@@ -308,10 +312,14 @@ class Journal:
         self._executor.run(operation)
 
     def flush(self, names: Collection[ObjectName]) -> None:
-        """Execute pending changes of `names` now; raise the error of a failed one, which stays pending."""
+        """Execute pending changes of `names` now; raise the error of a failed one, which stays pending.
+
+        A power cut does not undo them.
+        """
         with self._changed:
             self._let_go_of(names)
             self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
+        self._db.make_final()
 
     def withdraw(self, name: ObjectName, error: Failure) -> None:
         """Drop the last operation about `name`, which failed and whose caller got `error`.
@@ -323,7 +331,8 @@ class Journal:
             # A running task is not dropped: Swift may carry it out, so its record must stay until the answer.
             if task is None or task.running or task.promised:
                 return
-            self._writer.drop(task)
+            # After a power cut it must not be tried again: its caller knows that it failed.
+            self._writer.drop(task, task.executed())
             self._changed.notify_all()
         task.notify(error)
 
@@ -338,6 +347,7 @@ class Journal:
         with self._changed:
             self._let_go(self._writer.held.timed_below(folder))
             self._scheduler.attempt(self._queue.below(folder))
+        self._db.make_final()
 
     def flush_all(self) -> None:
         """Begin to execute all waiting and blocked tasks; `report` shows the progress."""
@@ -417,6 +427,16 @@ class Journal:
         if error is not None:
             raise error
 
+    def needs_older(self, cached_file: CachedFile) -> bool:
+        """Return whether a power cut would bring back an older state of a file."""
+        return self._db.needs_older(cached_file.file_name)
+
+    def sync(self) -> None:
+        """Sync the records, and the files that they name, to the disk; raise `OSError` if it refuses."""
+        self._db.sync()
+        with self._changed:
+            self._writer.pin_older()
+
     def close(
         self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]
     ) -> list[QueuedChange]:
@@ -451,6 +471,8 @@ class Journal:
             # When no request runs any more: what was lost during the drain is for the next mount to check.
             self._late.save()
         self._db.close()
+        with self._changed:
+            self._writer.pin_older()
         return self.waiting()
 
     def _wait_for_fewer(self, deadline: float) -> int:

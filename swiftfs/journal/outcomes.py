@@ -77,13 +77,13 @@ class Outcomes:
             self.refusals.forget_earlier(task)
             if info is not None:
                 self._stored[info.version.name] = info.version.etag
-            followers = self._tell_followers(task, info)
+            followers, executed = self._tell_followers(task, info), task.executed()
             # The newer hand-in is not needed if the next task deletes or replaces the file anyway.
             if task.newer is None or info is None or cached_file is None or _replaced_by(followers):
-                self._writer.end(task, followers, cached_file)
+                self._writer.end(task, followers, cached_file, executed)
             else:
                 self._go_on(task, info, cached_file)
-                self._writer.finish([], [task, *followers], cached_file)
+                self._writer.finish([], [task, *followers], cached_file, executed)
 
     def fail(self, task: Task, error: Failure, *, in_doubt: bool = False) -> None:
         """End an attempt that failed: the task is tried again, blocked or given up, by the kind of error.

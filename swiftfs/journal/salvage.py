@@ -8,15 +8,17 @@ import re
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
-from swiftfs.journal.database import SCHEMA
 from swiftfs.journal.operations import Operation, PutFile
+from swiftfs.journal.schema import SCHEMA, SELECT_OLDER
 from swiftfs.sqlite import OtherFormat, boot_id, is_empty, migrate, row_checksum
 
 ATTEMPTS = 10
@@ -119,7 +121,7 @@ def _read_rows(copy: Path, journal: Path, salvaged: Salvage) -> str:
             other = _migrate(database, journal)
             trusted = _trusted(database)
             rows, damage = _rows(database)
-            for row in rows:
+            for row in sorted((*_older(database, trusted), *rows), key=itemgetter(0)):
                 _take(row, trusted, salvaged)
             if other:
                 salvaged.problems.append(other)
@@ -156,6 +158,13 @@ def _trusted(database: sqlite3.Connection) -> int | None:
         return None
 
 
+def _older(database: sqlite3.Connection, trusted: int | None) -> list[Any]:
+    """Return the rows that count instead of newer ones, which are not certainly on the disk."""
+    if trusted is None:
+        return []
+    return _read_until_damage(database, SELECT_OLDER, {"synced": trusted})[0]
+
+
 def _rows(database: sqlite3.Connection) -> tuple[list[Any], str]:
     """Return the rows of operations in their order, and the error that hides the others."""
     first, damage = _read_until_damage(database, f"{_SELECT} ORDER BY seq")
@@ -174,10 +183,12 @@ def _rows(database: sqlite3.Connection) -> tuple[list[Any], str]:
     return [rows[seq] for seq in sorted(rows)], damage
 
 
-def _read_until_damage(database: sqlite3.Connection, query: str) -> tuple[list[Any], str]:
+def _read_until_damage(
+    database: sqlite3.Connection, query: str, values: Mapping[str, int] | None = None
+) -> tuple[list[Any], str]:
     rows: list[Any] = []
     try:
-        rows.extend(database.execute(query))
+        rows.extend(database.execute(query, values or {}))
     except sqlite3.Error as error:
         return rows, str(error)
     return rows, ""

@@ -106,8 +106,9 @@ class Scheduler:
                             batch += [one for one in self._queue.waiting_deletes(BATCH) if one is not task]
                         # With the lock held: a task that has begun is not changed in place any more, so what
                         # is sent is what its record says.
+                        commit = self._db.last_commit()
                         for one in batch:
-                            one.begin()
+                            one.begin(commit)
                         self._queue.under_way += 1
                         return batch
                     due = math.inf if (next_due := self._queue.next_due()) is None else next_due
@@ -224,6 +225,8 @@ class Scheduler:
                 task.operation = changed
                 self._db.commit([task.record()])
 
+        # What was synced of these names must not be carried out after the move.
+        self._db.make_final()
         keep = self._late.fetch_versions_of if self._late is not None else keep_nothing
         moved = self._executor.move(operation, record, keep)
         task.rows = moved.rows

@@ -1,7 +1,7 @@
 """Changes of pending tasks: first in the database, then in the queue and in the cache.
 
 INVARIANT: the database is written first. If the disk refuses that, nothing has changed. A local file is
-pinned in the cache as long as a task in the queue names it.
+pinned in the cache as long as a task in the queue or an older row of the database names it.
 """
 
 import logging
@@ -14,6 +14,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.held_deletions import HeldDeletions
 from swiftfs.journal.merging import coalesce, merge_hand_in, merge_while_running
+from swiftfs.journal.older_rows import Executed, file_of
 from swiftfs.journal.operations import (
     Delete,
     Operation,
@@ -53,6 +54,14 @@ class TaskWriter:
     def begin_closing(self) -> None:
         """Make every change due at once from now on: the mount is ending."""
         self.is_closing = True
+
+    def pin_older(self) -> None:
+        """Pin the local files that older rows need since the last call, and unpin those that none needs."""
+        for file, is_needed in self._db.take_pins():
+            if is_needed:
+                self._cache.pin(file, older=True)
+            else:
+                self._cache.unpin(file, older=True)
 
     def submit(self, path: str, operation: Operation, done: Done, at_least: float) -> bool:
         """Record an operation, alone or merged with a waiting one; see `Journal.submit`."""
@@ -113,7 +122,7 @@ class TaskWriter:
 
     def change(self, task: Task, path: str, operation: Operation, done: Done, at_least: float) -> None:
         """Replace the operation of a task that does not run; if it failed, it is tried again."""
-        self._db.commit([Record(task.seq, path, operation)])
+        self._commit([Record(task.seq, path, operation)])
         if file_of(operation) != file_of(task.operation):
             self._pin(operation)
             self._unpin(task.operation)
@@ -124,9 +133,9 @@ class TaskWriter:
         latest = 0.0 if task.is_awaited else task.created + LONGEST_SETTLING * self._settling()
         self._queue.schedule(task, min(monotonic() + self._delay(at_least), latest))
 
-    def drop(self, task: Task) -> None:
-        """End a task that is not needed any more."""
-        self._db.commit(drop=[task.seq])
+    def drop(self, task: Task, executed: Executed | None = None) -> None:
+        """End a task that is not needed any more; `executed` as in `JournalDB.commit`."""
+        self._commit(drop=[task.seq], executed=executed)
         self._queue.remove(task)
         task.ended = True
         self._unpin(task.operation)
@@ -154,7 +163,7 @@ class TaskWriter:
         merged = merge(holder.operation, operation)
         # One commit: a crash must not leave the new record together with the attributes behind it, which are
         # older.
-        self._db.commit([Record(holder.seq, path, merged)], [task.seq for task in behind])
+        self._commit([Record(holder.seq, path, merged)], [task.seq for task in behind])
         for task in behind:
             self._queue.remove(task)
             task.ended, task.successor = True, holder
@@ -188,7 +197,7 @@ class TaskWriter:
         records = [Record(seq, path, operation), *([leaves.record()] if was_there else [])]
         # One commit: a crash leaves the file under its old name or under its new one, never under both or
         # none.
-        self._db.commit(records, [one.seq for one in gone])
+        self._commit(records, [one.seq for one in gone])
         for one in gone:
             self._queue.remove(one)
         if overtaken:
@@ -217,7 +226,7 @@ class TaskWriter:
         now = monotonic()
         # A new number: the next process takes the records up in their order.
         records = [Record(first, path, operation), replace(task.record(), seq=seq)]
-        self._db.commit(records, [task.seq])
+        self._commit(records, [task.seq])
         self._queue.remove(task)
         self.add(Task(first, path, operation, nobody_waits, now, now))
         task.seq = seq
@@ -227,39 +236,60 @@ class TaskWriter:
         """Add a move instead of the pending deletion of its target; if it fails the deletion is back."""
         # One commit: the next process finishes moves before it executes deletions, so a record of the
         # deletion that was left beside the move would take the moved object.
-        self._db.commit([task.record()], [deletion.seq])
+        self._commit([task.record()], [deletion.seq])
         self._queue.remove(deletion)
         task.overrides = deletion
         self._queue.add(task)
 
-    def end(self, task: Task, changed: Iterable[Task] = (), cached_file: CachedFile | None = None) -> None:
-        """End a task, and write the tasks `changed` by that; `cached_file` as in `finish`."""
+    def end(
+        self,
+        task: Task,
+        changed: Iterable[Task] = (),
+        cached_file: CachedFile | None = None,
+        executed: Executed | None = None,
+    ) -> None:
+        """End a task, and write the tasks `changed` by that; the rest as in `finish`."""
         changed = list(changed)
         if task.overrides is not None and task.error is None:
             task.overrides.ended = True
         elif task.overrides is not None:
             self._queue.put_before(task.overrides, task)
             changed.append(task.overrides)
-        self.finish([task.seq], changed, cached_file)
+        self.finish([task.seq], changed, cached_file, executed)
         self._queue.remove(task)
         task.ended, task.running = True, False
         self._unpin(task.operation)
 
-    def finish(self, drop: Iterable[int], changed: Iterable[Task], cached_file: CachedFile | None) -> None:
+    def finish(
+        self,
+        drop: Iterable[int],
+        changed: Iterable[Task],
+        cached_file: CachedFile | None,
+        executed: Executed | None = None,
+    ) -> None:
         """Drop records of ended tasks and write the tasks changed by that, in one commit.
 
-        With a `cached_file` that was stored the commit also records which of its segments no manifest names.
+        What was `executed` does not come back after a power cut. With a `cached_file` that was stored the
+        commit also records which of its segments no manifest names.
         """
         records = [other.record() for other in changed]
         if cached_file is not None:
             # No segment may be stored between the look and the commit, which may say that nothing is left
             # below the prefix: after a crash nobody would look for that segment.
             with cached_file.uploads.unreferenced() as unreferenced:
-                is_written = self._db.finish(drop, records, unreferenced)
+                is_written = self._db.finish(drop, records, unreferenced, executed)
             if is_written:
                 cached_file.uploads.record_ended()
         else:
-            self._db.finish(drop, records)
+            self._db.finish(drop, records, executed=executed)
+        self.pin_older()
+
+    def _commit(
+        self, put: Iterable[Record] = (), drop: Iterable[int] = (), executed: Executed | None = None
+    ) -> None:
+        self._db.commit(put, drop, executed)
+        # Before the caller unpins what the new records do not name any more.
+        self.pin_older()
 
     def _delay(self, at_least: float) -> float:
         return max(self._settling(), at_least)
@@ -274,8 +304,3 @@ class TaskWriter:
     def _unpin(self, operation: Operation) -> None:
         if (file := file_of(operation)) is not None:
             self._cache.unpin(file)
-
-
-def file_of(operation: Operation) -> str | None:
-    """Return the local file that an operation needs."""
-    return operation.file.file if isinstance(operation, PutFile) else None

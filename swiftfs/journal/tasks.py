@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -10,6 +11,7 @@ from enum import Enum
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.database import Record
 from swiftfs.journal.merging import merge_while_running
+from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import Delete, Move, Operation, PutFile, PutMarker, names_of
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, parent_markers
@@ -57,7 +59,7 @@ class Task:
     that upload ends. `hand_ins` counts the hand-ins. Four fields have the number of one of them, or 0:
     `sent_hand_in` is the last one in the latest attempt, `stored_hand_in` the last one in Swift,
     `awaited_hand_in` the last one that a thread waits for, and `flush_hand_in` the last one at the request
-    for a flush.
+    for a flush. `sent_commit` is the last commit of the database before the latest attempt.
 
     A move replaces the deletion of its target, which it `overrides`; if it fails the deletion is
     put back. If it succeeds it may have `left` objects behind that it could not delete; of a folder's,
@@ -85,6 +87,7 @@ class Task:
     newer: "HandIn | None" = None
     hand_ins: int = 1
     sent_hand_in: int = 0
+    sent_commit: int = 0
     stored_hand_in: int = 0
     overrides: "Task | None" = None
     blockers: set["Task"] = field(default_factory=set)
@@ -113,9 +116,13 @@ class Task:
             return self.operation
         return merge_while_running(self.operation, self.newer.operation)
 
-    def begin(self) -> None:
-        """Record that an attempt begins."""
-        self.running, self.sent_hand_in = True, self.hand_ins
+    def begin(self, commit: int) -> None:
+        """Record that an attempt begins, after the last `commit` of the database."""
+        self.running, self.sent_hand_in, self.sent_commit = True, self.hand_ins, commit
+
+    def executed(self) -> Executed:
+        """Return what the attempt has executed: not the newer hand-in, if there is one."""
+        return Executed(self.operation, self.seq, self.sent_commit if self.newer else math.inf)
 
     def keep_newer(self, newer: "HandIn") -> None:
         """Keep a newer hand-in of the file that is being uploaded until that ends."""

@@ -1,10 +1,10 @@
 """Background work of the journal: it syncs the database, and deletes unneeded segments."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from swiftfs.concurrency import Executor, new_event, new_thread
+from swiftfs.concurrency import Executor, Thread, new_event, new_thread
 from swiftfs.errors import StoreError
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.upload_record import UnreferencedPrefix
@@ -30,19 +30,23 @@ class Upkeep:
         self._removal = removal
         self._workers = workers
         self._stopping = new_event()
-        self._thread = new_thread(self._sync, "journal sync")
+        self._thread: Thread | None = None
 
-    def start(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
-        """Start the thread, and delete the segments of files that an earlier process had open."""
+    def start(self, abandoned: Iterable[UnreferencedPrefix], sync: Callable[[], None]) -> None:
+        """Start the thread, which calls `sync`.
+
+        Delete the segments of files that an earlier process had open.
+        """
         # One job for all: it asks Swift about each prefix, and the other workers are free for uploads
         # meanwhile.
         self._workers.submit(self._discard_all, abandoned)
+        self._thread = new_thread(self._sync, "journal sync", (sync,))
         self._thread.start()
 
     def stop(self) -> None:
         """Return when the thread has ended."""
         self._stopping.set()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()
 
     def abandon(self, uploads: SegmentUploader) -> None:
@@ -74,10 +78,10 @@ class Upkeep:
         if not failures:  # else the next mount finds them by their prefix
             self._db.end_upload(uploads.record.prefix)
 
-    def _sync(self) -> None:
+    def _sync(self, sync: Callable[[], None]) -> None:
         while not self._stopping.wait(SYNC_SECONDS):
             try:
-                self._db.sync()
+                sync()
             except OSError as error:
                 log.warning("closed files may not survive a power cut: %s", error)
             if self._removal.is_due():

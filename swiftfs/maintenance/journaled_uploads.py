@@ -11,9 +11,9 @@ from pathlib import Path
 from swiftfs.config.cache_dir import JOURNAL
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
-from swiftfs.journal.database import SCHEMA
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.salvage import copy_journal
+from swiftfs.journal.schema import SCHEMA
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import is_empty, migrate
 
@@ -61,7 +61,9 @@ def _read(journal: Path) -> Journaled:
                 uploads = database.execute("SELECT container, prefix FROM uploads").fetchall()
                 # A manifest that was lost may still come to name them.
                 left = database.execute("SELECT container, key FROM leftovers").fetchall()
-                operations = database.execute("SELECT intent FROM intents").fetchall()
+                # After a power cut the older ones may count.
+                query = "SELECT intent FROM intents UNION ALL SELECT intent FROM older"
+                operations = database.execute(query).fetchall()
         except sqlite3.Error as error:
             raise ConfigurationError(f"the journal {journal} cannot be read: {error}") from None
     prefixes = {ObjectName(container, prefix) for container, prefix in (*uploads, *left)}

@@ -301,14 +301,16 @@ class FileOps:
                 file.cached_file.truncate(size, partial(self._record_cut, file))
             self._touch(file)
 
-    def _record_cut(self, file: OpenFile) -> None:
+    def _record_cut(self, file: OpenFile) -> bool:
         """Hand in a file that becomes shorter, if the journal has a record of its local file.
 
-        Otherwise the next mount, after a kill, would store zeros under the size of that record.
+        Otherwise the next mount, after a kill, would store zeros under the size of that record. Return
+        whether a power cut would bring back the file as it was: then its bytes must stay for now.
         """
         if self._file_cache.is_pinned(file.cached_file) and not file.unlinked:
             self._touch(file)
             self._write_back.hand_in(file)
+        return self._services.journal.needs_older(file.cached_file)
 
     def _touch(self, file: OpenFile) -> None:
         file.attributes = replace(file.attributes, mtime_ns=unix_time_ns())

@@ -61,7 +61,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     factory = _file_factory(store, layout, db, options)
     # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
-    needed = {put.file.file: put.name for put in puts}
+    needed = {**db.older_files(), **{put.file.file: put.name for put in puts}}
     removal = SegmentRemoval(store, db, SegmentOwnership(db, options.segments))
     # Made before both the cache, which calls it, and the journal, which needs the cache: no callback is
     # assigned later.

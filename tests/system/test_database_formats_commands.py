@@ -16,7 +16,7 @@ from support.mounts import Mount
 from support.old_databases import NEW, contents, garbage, make, rewrite
 from support.refused_changes import leave_refused_files
 from swiftfs.demo.server import SwiftServer
-from swiftfs.journal.database import SCHEMA
+from swiftfs.journal.schema import SCHEMA
 from swiftfs.sqlite import OtherFormat, open_database
 
 

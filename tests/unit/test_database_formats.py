@@ -15,7 +15,8 @@ from support.refused_changes import leave_refused_files
 from support.stored_objects import body
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.version_index import VersionIndex
-from swiftfs.journal.database import SCHEMA, JournalDB
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.schema import SCHEMA
 from swiftfs.maintenance.journaled_uploads import journaled
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.sqlite import OtherFormat, Schema, open_database

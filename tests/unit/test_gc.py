@@ -15,8 +15,9 @@ from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.block_map import Blocks, FileRecord, StoredSegment
 from swiftfs.filecache.segment_container import SEGMENT_NAME
 from swiftfs.filecache.upload_record import journal_of, segment_prefix
-from swiftfs.journal.database import SCHEMA, JournalDB, Record
+from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import PutFile
+from swiftfs.journal.schema import SCHEMA
 from swiftfs.maintenance.journaled_uploads import Journaled, journaled
 from swiftfs.maintenance.orphan_segments import Search
 from swiftfs.objects import Manifest, ObjectName, Segment

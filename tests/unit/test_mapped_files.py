@@ -14,8 +14,9 @@ from support.memory_store import MemoryStore
 from support.noise import noise
 from support.upload_rig import MIB, PLAIN, Writer
 from swiftfs.errors import ChangedDuringUpload
+from swiftfs.filecache.backlog import NoBacklog
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.cache import CachedFileFactory, FileCache, NoBacklog
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_put import place_of

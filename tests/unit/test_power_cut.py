@@ -1,18 +1,29 @@
 """A power cut, simulated by a copy of the files that were synced to the disk."""
 
+import errno
 import os
 import shutil
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from support.harness import copy_live, harness, names, read, write
+from support.edited_file import SOON
+from support.harness import ME, change, copy_live, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import noise
+from support.power_cut import Disk
+from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal import database
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.operations import PutFile
+from swiftfs.maintenance.export import PARTIAL, Export
 from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
 
 
 def test_a_file_closed_a_second_before_survives_a_power_cut(
@@ -70,3 +81,354 @@ def test_new_attributes_make_no_bytes_doubtful(tmp_path: Path, monkeypatch: pyte
         assert names(filesystem, "/") == ["file"]
         assert read(filesystem, "/file") == b"data"
         assert filesystem.getattr("/file").mode & 0o777 == 0o600
+
+
+OLD = noise(300_000)
+NEW = noise(250_000, seed=1)
+PATCHED = OLD[:1000] + NEW[:200_000] + OLD[201_000:]
+CUT = 140_000
+
+
+def _save(filesystem: FileSystem) -> None:
+    write(filesystem, "/file~", NEW)
+    filesystem.rename("/file~", "/file")
+
+
+def _make_again(filesystem: FileSystem) -> None:
+    filesystem.unlink("/file")
+    write(filesystem, "/file", NEW)
+
+
+def _rotate(filesystem: FileSystem) -> None:
+    filesystem.rename("/file", "/file.1")
+    write(filesystem, "/file", NEW)
+
+
+def _save_backwards(filesystem: FileSystem) -> None:
+    filesystem.rename("/file", "/file~")
+    write(filesystem, "/file", NEW)
+    filesystem.unlink("/file~")
+
+
+def _link(filesystem: FileSystem) -> None:
+    filesystem.unlink("/file")
+    filesystem.symlink("elsewhere", "/file", ME)
+
+
+CHANGES: dict[str, tuple[Callable[[FileSystem], object], set[bytes]]] = {
+    "rewritten": (lambda filesystem: write(filesystem, "/file", NEW), {OLD}),
+    "appended": (lambda filesystem: change(filesystem, "/file", len(OLD), NEW), {OLD}),
+    # Within bytes that were synced a disk may have any of the newer ones.
+    "patched": (lambda filesystem: change(filesystem, "/file", 1000, NEW[:200_000]), {OLD, PATCHED}),
+    "cut": (lambda filesystem: filesystem.truncate("/file", CUT), {OLD, OLD[:CUT]}),
+    "emptied": (lambda filesystem: filesystem.truncate("/file", 0), {OLD}),
+    "saved": (_save, {OLD}),
+    "deleted": (lambda filesystem: filesystem.unlink("/file"), {OLD}),
+    "made again": (_make_again, {OLD}),
+    "rotated": (_rotate, {OLD}),
+    "saved backwards": (_save_backwards, {OLD}),
+    "a link now": (_link, {OLD}),
+    "renamed": (lambda filesystem: filesystem.rename("/file", "/other"), {OLD}),
+    "mode": (lambda filesystem: filesystem.chmod("/file", 0o600), {OLD}),
+}
+"""Ways to change a file, and what it may be after a power cut that comes before the next sync."""
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(tmp_path, monkeypatch)
+
+
+both = pytest.mark.parametrize("journal_is_newest", [True, False])
+"""Whether the disk has the newest journal, or that of the last sync."""
+
+
+@both
+@pytest.mark.parametrize("way", CHANGES)
+def test_what_was_synced_survives_a_change_in_the_last_second(
+    disk: Disk, way: str, journal_is_newest: bool
+) -> None:
+    make, left = CHANGES[way]
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        for _ in range(2):
+            with suppress(FileNotFoundError):
+                filesystem.unlink("/other")
+            write(filesystem, "/file", NEW)
+            disk.sync(filesystem)
+            write(filesystem, "/file", OLD)
+            disk.sync(filesystem)
+            make(filesystem)
+        image = disk.cut(journal_is_newest=journal_is_newest)
+    disk.restart()
+    store = MemoryStore("box")
+    with harness(store, image, NEVER) as filesystem:
+        assert read(filesystem, "/file") in left
+    assert body(store, "file") in left
+
+
+def test_a_file_that_was_cut_and_grew_again_keeps_what_it_had_in_between(disk: Disk) -> None:
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", OLD)
+        disk.sync(filesystem)
+        filesystem.truncate("/file", CUT)
+        change(filesystem, "/file", CUT + 100, b"end")
+        assert read(filesystem, "/file") == OLD[:CUT] + bytes(100) + b"end"
+        image = disk.cut(journal_is_newest=True)
+    disk.restart()
+    with harness(MemoryStore("box"), image, NEVER) as filesystem:
+        assert read(filesystem, "/file")[:CUT] == OLD[:CUT]
+
+
+def test_a_cut_file_that_grows_after_the_sync_has_zeros_behind_the_cut(disk: Disk) -> None:
+    store = MemoryStore("box")
+    with harness(store, disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", OLD)
+        disk.sync(filesystem)
+        filesystem.truncate("/file", CUT)
+        disk.sync(filesystem)
+        filesystem.truncate("/file", len(OLD))
+        assert read(filesystem, "/file") == OLD[:CUT] + bytes(len(OLD) - CUT)
+    assert body(store, "file") == OLD[:CUT] + bytes(len(OLD) - CUT)
+
+
+def _use(cache: Path) -> int:
+    """Return how many bytes of disk the local files take."""
+    return sum(file.stat().st_blocks * 512 for file in (cache / "content").iterdir())
+
+
+@pytest.mark.parametrize("way", CHANGES)
+def test_what_the_next_sync_makes_needless_is_freed(disk: Disk, way: str) -> None:
+    make, _ = CHANGES[way]
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", OLD)
+        disk.sync(filesystem)
+        make(filesystem)
+        disk.sync(filesystem)
+        db = filesystem.services.journal._db
+        named = {one.file.file: one.file.size for one in puts(db)}
+        assert {file.name for file in (disk.cache / "content").iterdir()} == named.keys()
+        assert _use(disk.cache) <= sum(size + 2 * 4096 for size in named.values())
+        assert db.rows("older") == []
+
+
+def puts(db: JournalDB) -> list[PutFile]:
+    """Return the files that the records name."""
+    return [one.operation for one in db.records() if isinstance(one.operation, PutFile)]
+
+
+def test_a_change_that_was_never_synced_is_not_kept(disk: Disk) -> None:
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", OLD)
+        write(filesystem, "/file", NEW)
+        assert filesystem.services.journal._db.rows("older") == []
+        assert len(list((disk.cache / "content").iterdir())) == 1
+
+
+@both
+def test_a_change_during_a_sync_leaves_what_that_sync_brings_to_the_disk(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, journal_is_newest: bool
+) -> None:
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", NEW)
+        disk.sync(filesystem)
+        write(filesystem, "/file", OLD)
+        during = [lambda: write(filesystem, "/file", b"too late")]
+
+        def sync_files(folder: Path) -> None:
+            synchronize(folder)
+            while during:
+                during.pop()()
+
+        monkeypatch.setattr(database, "synchronize", sync_files)
+        disk.sync(filesystem)
+        image = disk.cut(journal_is_newest=journal_is_newest)
+    disk.restart()
+    with harness(MemoryStore("box"), image, NEVER) as filesystem:
+        assert read(filesystem, "/file") == OLD
+
+
+def test_a_sync_that_fails_leaves_what_the_last_one_has_brought_to_the_disk(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", OLD)
+        disk.sync(filesystem)
+        with monkeypatch.context() as broken:
+            broken.setattr(database, "synchronize", fail)
+            for _ in range(3):
+                write(filesystem, "/file", NEW)
+                with pytest.raises(OSError, match="Input/output error"):
+                    filesystem.services.journal.sync()
+        image = disk.cut(journal_is_newest=True)
+        filesystem.services.journal.sync()
+        assert len(list((disk.cache / "content").iterdir())) == 1
+    disk.restart()
+    with harness(MemoryStore("box"), image, NEVER) as filesystem:
+        assert read(filesystem, "/file") == OLD
+
+
+def test_a_power_cut_soon_after_a_kill_leaves_what_was_synced_before(disk: Disk, tmp_path: Path) -> None:
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", OLD)
+        disk.sync(filesystem)
+        filesystem.rename("/file", "/other")
+        write(filesystem, "/file", NEW)
+        copy_live(disk.cache, tmp_path / "killed")
+    disk.cache = tmp_path / "killed"
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        assert (read(filesystem, "/other"), read(filesystem, "/file")) == (OLD, NEW)
+        filesystem.unlink("/other")
+        image = disk.cut(journal_is_newest=True)
+        disk.sync(filesystem)
+        assert len(list((disk.cache / "content").iterdir())) == 1
+    disk.restart()
+    with harness(MemoryStore("box"), image, NEVER) as filesystem:
+        assert names(filesystem, "/") == ["file"]
+        assert read(filesystem, "/file") == OLD
+
+
+@pytest.mark.parametrize("way", ["rewritten", "appended", "patched", "cut", "saved"])
+def test_what_an_fsync_has_stored_is_not_overwritten_by_an_older_state(disk: Disk, way: str) -> None:
+    """The disk has the older one at the time of the fsync, and no sync comes after it."""
+    make, _ = CHANGES[way]
+    store = MemoryStore("box")
+    with harness(store, disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", OLD)
+        disk.sync(filesystem)
+        make(filesystem)
+        handle = filesystem.open("/file", os.O_RDWR)
+        filesystem.fsync(handle, False)
+        filesystem.release(handle)
+        stored = body(store, "file")
+        assert stored != OLD
+        image = disk.cut(journal_is_newest=False)
+    disk.restart()
+    with harness(store, image, NEVER) as filesystem:
+        assert read(filesystem, "/file") == stored
+        assert not filesystem.waiting()
+    assert body(store, "file") == stored
+
+
+@both
+@pytest.mark.parametrize("is_pending", [True, False])
+def test_a_file_that_was_moved_to_a_deleted_name_is_there(
+    disk: Disk, is_pending: bool, journal_is_newest: bool
+) -> None:
+    """Neither the file that was deleted there, nor its deletion, comes back over it."""
+    store = MemoryStore("box")
+    foreign(store, "source", NEW)
+    if not is_pending:
+        foreign(store, "target", OLD)
+    with harness(store, disk.cache, NEVER) as filesystem:
+        if is_pending:
+            write(filesystem, "/target", OLD)
+        else:
+            filesystem.unlink("/target")
+        disk.sync(filesystem)
+        if is_pending:
+            filesystem.unlink("/target")
+        filesystem.rename("/source", "/target")
+        image = disk.cut(journal_is_newest=journal_is_newest)
+    disk.restart()
+    with harness(store, image, NEVER) as filesystem:
+        assert names(filesystem, "/") == ["target"]
+        assert read(filesystem, "/target") == NEW
+    assert keys(store) == ["target"]
+    assert body(store, "target") == NEW
+
+
+@both
+def test_a_folder_that_was_moved_to_a_removed_one_is_there(disk: Disk, journal_is_newest: bool) -> None:
+    store = MemoryStore("box")
+    foreign(store, "d/file", NEW)
+    with harness(store, disk.cache, NEVER) as filesystem:
+        filesystem.mkdir("/e", 0o755, ME)
+        write(filesystem, "/e/file", OLD)
+        disk.sync(filesystem)
+        filesystem.unlink("/e/file")
+        filesystem.rmdir("/e")
+        filesystem.rename("/d", "/e")
+        image = disk.cut(journal_is_newest=journal_is_newest)
+    disk.restart()
+    with harness(store, image, NEVER) as filesystem:
+        assert read(filesystem, "/e/file") == NEW
+    assert body(store, "e/file") == NEW
+
+
+def _append(filesystem: FileSystem, data: bytes) -> None:
+    change(filesystem, "/file", filesystem.getattr("/file").size, data)
+
+
+def _rewrite(filesystem: FileSystem, data: bytes) -> None:
+    write(filesystem, "/file", read(filesystem, "/file") + data)
+
+
+@pytest.mark.parametrize("add", [_append, _rewrite])
+@pytest.mark.parametrize("synced", [1, 2, 3])
+def test_the_end_of_an_upload_leaves_what_was_closed_and_synced_during_it(
+    disk: Disk, add: Callable[[FileSystem, bytes], None], synced: int
+) -> None:
+    """The file is closed as state 1, 2 and 3; state 1 is stored after that, and `synced` is on the disk."""
+    store, puts = MemoryStore("box"), [Pass(), Pass()]
+    states = [OLD, OLD + b"2", OLD + b"23"]
+    uploads = iter(puts)
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "put" and (one := next(uploads, None)) is not None:
+            one.wait()
+
+    store.hook = hook
+    with harness(store, disk.cache, SOON) as filesystem:
+        write(filesystem, "/file", OLD)
+        for number, data in enumerate([b"2", b"3"], 1):
+            puts[0].reached.wait(30)
+            if synced >= number:
+                disk.sync(filesystem)
+            add(filesystem, data)
+        if synced == 3:
+            disk.sync(filesystem)
+        puts[0].open.set()
+        assert puts[1].reached.wait(30)
+        image = disk.cut(journal_is_newest=True)
+        puts[1].open.set()
+    disk.restart()
+    after = MemoryStore("box")
+    foreign(after, "file", OLD)
+    with harness(after, image, NEVER) as filesystem:
+        assert read(filesystem, "/file") in states[synced - 1 :]
+    assert body(after, "file") in states[synced - 1 :]
+
+
+class Pass:
+    """Holds a request until `open` is set."""
+
+    def __init__(self) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        """Return when the request may go on."""
+        self.reached.set()
+        assert self.open.wait(30)
+
+
+def test_export_copies_what_was_synced_and_what_may_be_damaged(disk: Disk, tmp_path: Path) -> None:
+    lines: list[str] = []
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", OLD)
+        write(filesystem, "/deleted", OLD)
+        disk.sync(filesystem)
+        write(filesystem, "/file", NEW)
+        filesystem.unlink("/deleted")
+        image = disk.cut(journal_is_newest=True)
+    Export(image, tmp_path / "same boot", lines.append).export(image / "journal.sqlite")
+    assert [path.name for path in (tmp_path / "same boot").iterdir()] == [f"file{PARTIAL}"]
+    disk.restart()
+    lines.clear()
+    Export(image, tmp_path / "out", lines.append).export(image / "journal.sqlite")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert found == {"file": OLD, "deleted": OLD, f"file{PARTIAL}": bytes(len(NEW))}
+    assert len(lines) == 1
+    assert lines[0].startswith(f"/file: {len(NEW)} of its {len(NEW)} bytes are gone")

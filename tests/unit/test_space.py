@@ -15,8 +15,9 @@ from support.memory_store import MemoryStore
 from support.noise import noise
 from support.upload_rig import MIB
 from swiftfs.errors import Unavailable
+from swiftfs.filecache.backlog import NoBacklog
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
-from swiftfs.filecache.cache import CachedFileFactory, FileCache, NoBacklog
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.objects import ObjectName

@@ -1,0 +1,218 @@
+"""Which older rows of the journal must stay, because a power cut may take the newer ones.
+
+A row and the local file that it names are on the disk after the next sync. A row that was synced and is
+replaced or deleted stays in the table `older` until the commit that did so is synced too, and so does its
+local file. After a power cut the journal is as it was at the last sync: newer rows go, and these come back.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from math import inf
+
+from swiftfs.filecache.block_map import FileRecord
+from swiftfs.journal.operations import Move, MoveFolder, Operation, PutFile, names_of
+from swiftfs.journal.schema import Statement
+from swiftfs.objects import ObjectName
+
+
+@dataclass(frozen=True, slots=True)
+class RowState:
+    """What a row held: the operation `seq`; `written` is as in the table."""
+
+    seq: int
+    written: int
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """An operation that Swift has executed, or is about to: what was synced before it must not come back.
+
+    That is every state of an earlier row about its objects or its local file, and of its own row those that
+    were written up to `commit`: a file may have been handed in again since its upload began.
+    """
+
+    operation: Operation
+    seq: int
+    commit: float = inf
+
+    def covers(self, state: RowState) -> bool:
+        """Return whether a state must not come back."""
+        if state.seq > self.seq or (state.seq == self.seq and state.written > self.commit):
+            return False
+        file = file_of(self.operation)
+        return (file is not None and file == file_of(state.operation)) or any(
+            _concerns(self.operation, name) for name in names_of(state.operation)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a commit does: it writes the rows `put`, deletes `drop`, keeps and ends older states.
+
+    `overtakes` means that the disk may have a state which must not come back.
+    """
+
+    commit: int
+    put: list[RowState]
+    drop: Collection[int]
+    kept: list[RowState]
+    ended: list[RowState]
+    overtakes: bool
+
+    def statements(self) -> list[Statement]:
+        """Return the statements about older rows, to be run before the rows change."""
+        return [
+            (
+                "INSERT OR REPLACE INTO older SELECT *, ? FROM intents WHERE seq = ?",
+                [(self.commit, one.seq) for one in self.kept],
+            ),
+            (
+                "DELETE FROM older WHERE seq = ? AND written = ?",
+                [(one.seq, one.written) for one in self.ended],
+            ),
+        ]
+
+
+class OlderRows:
+    """The current rows, and the older ones that stay. Not locked: the database's lock guards it.
+
+    `synced` is the last commit that is on the disk, or is being synced: rows up to it may be what a power cut
+    leaves. `overtook` is the last commit that has overtaken any.
+    """
+
+    def __init__(self, synced: int) -> None:
+        self._synced = synced
+        self.overtook = 0
+        self._current: dict[int, RowState] = {}
+        self._older: dict[tuple[int, int], tuple[RowState, int]] = {}
+        self._keys: defaultdict[ObjectName | str, set[tuple[int, int]]] = defaultdict(set)
+        self._pins: list[tuple[str, bool]] = []
+
+    def found(self, state: RowState) -> None:
+        """Record a row that an earlier process wrote."""
+        self._current[state.seq] = state
+
+    def found_older(self, state: RowState, until: int) -> None:
+        """Record an older row that an earlier process kept; the commit `until` replaced or deleted it."""
+        self._keep(state, until)
+
+    def change(
+        self,
+        commit: int,
+        put: Iterable[tuple[int, Operation]],
+        drop: Collection[int],
+        executed: Iterable[Executed],
+    ) -> Change:
+        """Return what a commit changes; `apply` it when it was written."""
+        states = [self._state(seq, operation, commit) for seq, operation in put]
+        moves = (one for one in states if isinstance(one.operation, Move | MoveFolder))
+        executed = [*executed, *(Executed(one.operation, one.seq) for one in moves)]
+        replaced = {*drop, *(one.seq for one in states if one.written == commit)}
+        before = [self._current[seq] for seq in replaced if seq in self._current]
+        synced = [one for one in before if one.written <= self._synced]
+        # A move is never begun anew: its requests may have been sent.
+        changes = [one for one in synced if not isinstance(one.operation, Move | MoveFolder)]
+        kept = [one for one in changes if not any(done.covers(one) for done in executed)]
+        ended = {(one.seq, one.written): one for done in executed for one in self._covered(done)}
+        overtakes = len(kept) < len(synced) or bool(ended)
+        return Change(commit, states, drop, kept, list(ended.values()), overtakes)
+
+    def apply(self, change: Change) -> None:
+        """Record that a change was written."""
+        for seq in change.drop:
+            self._current.pop(seq, None)
+        for state in change.put:
+            self._current[state.seq] = state
+        for state in change.kept:
+            self._keep(state, change.commit)
+        for state in change.ended:
+            self._end((state.seq, state.written))
+        if change.overtakes:
+            self.overtook = change.commit
+
+    def begin_sync(self, commit: int) -> None:
+        """Record that all up to a commit may be on the disk from now on."""
+        self._synced = commit
+
+    def end_sync(self, commit: int) -> None:
+        """Record that all up to a commit is on the disk: what it replaced is not needed any more."""
+        for key in [key for key, (_, until) in self._older.items() if until <= commit]:
+            self._end(key)
+
+    def needs(self, file: str) -> bool:
+        """Return whether an older row names a local file."""
+        return file in self._keys
+
+    def files(self) -> dict[str, ObjectName]:
+        """Return the local files that older rows name, and their objects."""
+        found = (state.operation for state, _ in self._older.values())
+        return {one.file.file: one.name for one in found if isinstance(one, PutFile)}
+
+    def take_pins(self) -> list[tuple[str, bool]]:
+        """Return the local files that older rows have begun (True) or ceased to need since the last time."""
+        pins, self._pins = self._pins, []
+        return pins
+
+    def _state(self, seq: int, operation: Operation, commit: int) -> RowState:
+        """Return the state of a row that `commit` writes.
+
+        If the row names the same bytes as before it is as good as before: of attributes, for example, a row
+        has all there is.
+        """
+        before = self._current.get(seq)
+        is_same = before is not None and _record_of(before.operation) == _record_of(operation)
+        return RowState(seq, before.written if before is not None and is_same else commit, operation)
+
+    def _covered(self, executed: Executed) -> Iterator[RowState]:
+        keys: Iterable[tuple[int, int]]
+        if isinstance(executed.operation, MoveFolder):
+            keys = self._older
+        else:
+            keys = {key for one in _keys_of(executed.operation) for key in self._keys.get(one, ())}
+        states = (self._older[key][0] for key in keys)
+        return (state for state in states if executed.covers(state))
+
+    def _keep(self, state: RowState, until: int) -> None:
+        self._older[state.seq, state.written] = state, until
+        for one in _keys_of(state.operation):
+            self._keys[one].add((state.seq, state.written))
+        if (file := file_of(state.operation)) is not None:
+            self._pins.append((file, True))
+
+    def _end(self, key: tuple[int, int]) -> None:
+        state, _ = self._older.pop(key)
+        for one in _keys_of(state.operation):
+            self._keys[one].discard(key)
+            if not self._keys[one]:
+                del self._keys[one]
+        if (file := file_of(state.operation)) is not None:
+            self._pins.append((file, False))
+
+
+def file_of(operation: Operation) -> str | None:
+    """Return the local file that an operation needs."""
+    return operation.file.file if isinstance(operation, PutFile) else None
+
+
+def _record_of(operation: Operation) -> FileRecord | None:
+    return operation.file if isinstance(operation, PutFile) else None
+
+
+def _keys_of(operation: Operation) -> set[ObjectName | str]:
+    file = file_of(operation)
+    return {*names_of(operation), *([file] if file is not None else [])}
+
+
+def _concerns(operation: Operation, name: ObjectName) -> bool:
+    """Return whether an operation is about an object; a folder's move is about all below both places."""
+    if name in names_of(operation):
+        return True
+    if not isinstance(operation, MoveFolder):
+        return False
+    places = (
+        (operation.container, operation.source),
+        (operation.target_container, operation.target),
+    )
+    return any(name.container == container and name.key.startswith(prefix) for container, prefix in places)

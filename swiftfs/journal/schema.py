@@ -1,0 +1,75 @@
+"""The tables of the journal's database."""
+
+from swiftfs.sqlite import Schema
+
+Statement = tuple[str, list[tuple[object, ...]]]
+"""SQL, and the rows of parameters to run it with."""
+
+_FORMAT_2 = """
+CREATE TABLE upload_facts (
+    container TEXT, prefix TEXT, facts TEXT NOT NULL, PRIMARY KEY (container, prefix)
+) WITHOUT ROWID;
+CREATE TABLE leftovers (
+    container TEXT, key TEXT, objects TEXT NOT NULL, since REAL NOT NULL, is_proven INTEGER NOT NULL,
+    PRIMARY KEY (container, key)
+) WITHOUT ROWID;
+CREATE TABLE claims (
+    container TEXT, key TEXT, etag TEXT, owner_container TEXT, owner_key TEXT, is_prefix INTEGER,
+    PRIMARY KEY (container, key, etag, owner_container, owner_key, is_prefix)
+) WITHOUT ROWID;
+CREATE TABLE shared (
+    container TEXT, prefix TEXT, user_container TEXT, user_key TEXT, since REAL NOT NULL,
+    PRIMARY KEY (container, prefix, user_container, user_key)
+) WITHOUT ROWID;
+CREATE TABLE ambiguous (
+    container TEXT, key TEXT, record TEXT NOT NULL, PRIMARY KEY (container, key)
+) WITHOUT ROWID
+"""
+"""`upload_facts` says more of the rows of `uploads`. `leftovers` are segments that a manifest of one of
+`objects` may name; `since` is when that was sent (Unix seconds), `is_proven` as in `Leftover`. `claims` and
+`shared` are of `SegmentOwnership`. `ambiguous` are requests whose answer was lost, by the object's name."""
+
+_FORMAT_3 = """
+CREATE TABLE recent (
+    number INTEGER PRIMARY KEY, container TEXT NOT NULL, prefix TEXT NOT NULL, name TEXT NOT NULL,
+    at REAL NOT NULL, clock REAL NOT NULL, is_moved INTEGER NOT NULL, entry TEXT,
+    UNIQUE (container, prefix, name)
+)
+"""
+"""`recent` is of `RecentChanges`; `at` is in Unix seconds, `clock` in monotonic ones."""
+
+_FORMAT_4 = """
+CREATE TABLE older (
+    seq INTEGER NOT NULL, path TEXT NOT NULL, intent TEXT NOT NULL, errno INTEGER, reason TEXT,
+    written INTEGER NOT NULL, checksum INTEGER NOT NULL, until INTEGER NOT NULL, PRIMARY KEY (seq, written)
+)
+"""
+"""`older` has rows of `intents` as they were before the commit `until`, see `OlderRows`."""
+
+SELECT_OLDER = """
+SELECT seq, path, intent, errno, reason, written, checksum FROM older
+WHERE written <= :synced AND until > :synced ORDER BY seq
+"""
+"""Returns the older rows that count after a power cut, `synced` being the last commit on the disk."""
+
+SCHEMA = Schema(
+    0x73776A6C,
+    1,
+    """
+CREATE TABLE intents (
+    seq INTEGER PRIMARY KEY, path TEXT NOT NULL, intent TEXT NOT NULL, errno INTEGER, reason TEXT,
+    written INTEGER NOT NULL, checksum INTEGER NOT NULL
+);
+CREATE TABLE uploads (
+    container TEXT, prefix TEXT, named TEXT NOT NULL, PRIMARY KEY (container, prefix)
+) WITHOUT ROWID;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+""",
+    (_FORMAT_2, _FORMAT_3, _FORMAT_4),
+)
+"""`written` is the number of the commit that wrote a row, or of the first one that wrote it with this file,
+and the fact `synced` that of the last one that is certainly on the disk. `uploads` are prefixes below which
+there may be segments that no manifest names yet.
+`errno` and `reason` are of earlier releases: every mount tries all records.
+
+A released format never changes: new tables and columns come as a migration."""
