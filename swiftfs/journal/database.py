@@ -25,8 +25,9 @@ from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.older_rows import Executed, OlderRows, RowState
-from swiftfs.journal.operations import Operation, PutFile
-from swiftfs.journal.schema import SCHEMA, SELECT_OLDER, Statement
+from swiftfs.journal.operations import Operation
+from swiftfs.journal.power_cut import go_back
+from swiftfs.journal.schema import SCHEMA, Statement
 from swiftfs.journal.upload_rows import read_unreferenced, upload_changes
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import boot_id, open_database, row_checksum
@@ -314,39 +315,14 @@ class JournalDB:
             self._commits = max(synced, *last)
             # Since the same boot all that was written is in the page cache, whether it is on the disk or not.
             if not boot or self._fact("boot") != boot:
-                self._go_back(synced)
+                undoing = go_back(self._database, synced, self._folder / CONTENT, self._set_row_aside)
+                # At once, after what it deletes was set aside: if this process dies the next does it again.
+                self._write_statements(*undoing)
             for row in self._database.execute("SELECT seq, written, intent, until FROM older").fetchall():
                 with suppress(Unreadable):
                     older.found_older(RowState(row[0], row[1], decode(row[2])), row[3])
             self._put_fact("boot", boot)
         return older
-
-    def _go_back(self, synced: int) -> None:
-        """Undo, after a power cut, what came after the last sync: rows may name files without their bytes."""
-        rows = self._database.execute(SELECT_OLDER, {"synced": synced}).fetchall()
-        back = [row for row in rows if self._is_usable(row[2])]
-        known = {row[1] for row in back}
-        query = "SELECT seq, path, intent FROM intents WHERE written > ?"
-        for seq, path, text in self._database.execute(query, (synced,)).fetchall():
-            reason = "the machine stopped before it was written to the disk"
-            rest = "; the one before it counts" if path in known else ""
-            self._set_row_aside(seq, path, text, reason + rest)
-        # At once, after what it deletes was set aside: if this process dies the next one does it again.
-        self._write_statements(
-            ("DELETE FROM intents WHERE written > ?", [(synced,)]),
-            ("INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)", back),
-            ("DELETE FROM older WHERE until > 0", [()]),
-        )
-
-    def _is_usable(self, text: str) -> bool:
-        """Return whether an older row can be read, and its local file has all of its bytes."""
-        try:
-            operation = decode(text)
-            if not isinstance(operation, PutFile):
-                return True
-            return (self._folder / CONTENT / operation.file.file).stat().st_size >= operation.file.size
-        except (Unreadable, OSError):
-            return False
 
     def _read(
         self, seq: int, path: str, text: str, number: int | None, reason: str, written: int, checksum: int
@@ -362,7 +338,7 @@ class JournalDB:
         self._older.found(RowState(seq, written, operation))
         return Record(seq, path, operation)
 
-    def _set_row_aside(self, seq: int, path: str, text: str, reason: str) -> None:
+    def _set_row_aside(self, seq: int | str, path: str, text: str, reason: str) -> None:
         """Write a row to the folder `lost`, before it is deleted: it may be all that is left of a file."""
         aside = self.lost_folder / f"intent-{seq}.json"
         self.lost_folder.mkdir(mode=0o700, exist_ok=True)

@@ -18,7 +18,7 @@ from typing import Any
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.operations import Operation, PutFile
-from swiftfs.journal.schema import SCHEMA, SELECT_OLDER
+from swiftfs.journal.schema import NOT_WRITTEN, SCHEMA, SELECT_OLDER
 from swiftfs.sqlite import OtherFormat, boot_id, is_empty, migrate, row_checksum
 
 ATTEMPTS = 10
@@ -205,7 +205,7 @@ def _take(row: Any, trusted: int | None, salvaged: Salvage) -> None:
     if checksum != row_checksum(seq, path, text, number, reason):
         doubt = "its checksum is wrong"
     elif trusted is not None and written > trusted:
-        doubt = "the machine stopped before it was written to the disk"
+        doubt = NOT_WRITTEN
     salvaged.found.append(Found(path, operation, doubt))
 
 

@@ -52,6 +52,9 @@ WHERE written <= :synced AND until > :synced ORDER BY seq
 """
 """Returns the older rows that count after a power cut, `synced` being the last commit on the disk."""
 
+NOT_WRITTEN = "the machine stopped before it was written to the disk"
+"""Why a row is not trusted."""
+
 SCHEMA = Schema(
     0x73776A6C,
     1,

@@ -432,3 +432,18 @@ def test_export_copies_what_was_synced_and_what_may_be_damaged(disk: Disk, tmp_p
     assert found == {"file": OLD, "deleted": OLD, f"file{PARTIAL}": bytes(len(NEW))}
     assert len(lines) == 1
     assert lines[0].startswith(f"/file: {len(NEW)} of its {len(NEW)} bytes are gone")
+
+
+def test_a_state_without_its_bytes_is_set_aside(disk: Disk) -> None:
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", OLD)
+        disk.sync(filesystem)
+        (local,) = (disk.cache / "content").iterdir()
+        write(filesystem, "/file", NEW)
+        image = disk.cut(journal_is_newest=True)
+    disk.restart()
+    os.truncate(image / "content" / local.name, 1)
+    with harness(MemoryStore("box"), image, NEVER) as filesystem:
+        assert names(filesystem, "/") == []
+        assert len(list((image / "lost").glob("intent-*.json"))) == 2
+        assert (image / "lost" / local.name).exists()
