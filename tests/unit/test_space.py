@@ -166,6 +166,26 @@ def test_uploads_of_the_journal_free_space(rig: SpaceRig) -> None:
     assert content.allocated() < 3 * MIB
 
 
+def test_a_writer_waits_for_the_space_of_a_deleted_file_which_is_not_uploaded(rig: SpaceRig) -> None:
+    """The journal keeps its local file until the deletion is synced to the disk."""
+    deleted = rig.cache.new(ObjectName("box", "deleted"), None)
+    for offset in range(7 * MIB // 2, -1, -BLOCK):  # not in order: no segment is uploaded in advance
+        put(deleted, offset, noise(BLOCK))
+    rig.cache.pin(deleted.file_name, older=True)
+    rig.cache.release(deleted)
+    sent = len(rig.store.requests)
+    relieved = rig.relief.wanted = threading.Event()
+    second = rig.new("second")
+    writing = threading.Thread(target=lambda: put_in_blocks(second, 0, noise(MIB - 1)))
+    writing.start()
+    assert relieved.wait(within(10))
+    assert writing.is_alive()
+    rig.cache.unpin(deleted.file_name, older=True)
+    writing.join(30)
+    assert second.size == MIB - 1
+    assert len(rig.store.requests) == sent
+
+
 def test_clean_bytes_of_a_file_in_the_journal_are_not_evicted(rig: SpaceRig) -> None:
     body = noise(8 * MIB)
     info = rig.store.put(ObjectName("box", "old"), body, PLAIN)
