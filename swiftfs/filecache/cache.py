@@ -7,6 +7,7 @@ keeps that local file for the next open.
 import errno
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -251,18 +252,25 @@ class FileCache:
             self.release(cached_file)
 
     def pin(self, file: str, *, older: bool = False) -> None:
-        """Keep the local file `file`, which is in use or journaled, for one operation more."""
+        """Keep the local file `file`, which is in use or journaled, for one operation more.
+
+        One of an `older` state may be gone: its end could not be recorded, because the disk refused that.
+        """
         with self._lock:
-            use = self._used[file]
-            use.pins, use.older = use.pins + 1, use.older + older
+            if not older or file in self._used:
+                use = self._used[file]
+                use.pins, use.older = use.pins + 1, use.older + older
 
     def unpin(self, file: str, *, older: bool = False) -> None:
         """Record that an operation does not need a local file any more."""
         with self._lock:
+            if older and file not in self._used:
+                return
             use = self._used[file]
             use.pins, use.older = use.pins - 1, use.older - older
             if older and not use.older and use.cached_file is not None:
-                use.cached_file.free_tail()
+                with suppress(OSError):  # it is freed when the file grows, or ends
+                    use.cached_file.free_tail()
             self._end_or_suspend(file, use)
             if use.cached_file is not None and use.cached_file.size >= STEP:
                 self._growth = STEP  # what is stored can go

@@ -441,7 +441,7 @@ class CachedFile:
         return self._resolver.correct(info)
 
     def has_more_than_record(self) -> bool:
-        """Return whether the local file has bytes that a record does not name: Swift or an older one does."""
+        """Return whether the local file has bytes that its record lacks: Swift or an older one has them."""
         with self._state.changed:
             clean = self._state.blocks.present.copy()
             clean.subtract(self._state.blocks.unsaved())

@@ -1,12 +1,15 @@
-"""Power cuts: a mount whose disk is synced only when a test says so, and what a power cut leaves of it."""
+"""Disks: one that is synced only when a test says so, what a power cut leaves of it, and one that refuses."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from support.harness import copy_live
 from swiftfs.journal import database, salvage, upkeep
+from swiftfs.journal.database import JournalDB
 from swiftfs.posix.filesystem import FileSystem
 
 JOURNAL = "journal.sqlite*"
@@ -66,3 +69,13 @@ def _copy_journal(source: Path, target: Path) -> None:
         path.unlink()
     for path in source.glob(JOURNAL):
         shutil.copy2(path, target / path.name)
+
+
+@contextmanager
+def refusing(log: JournalDB) -> Iterator[None]:
+    """Refuse each commit, as a disk does that is full or fails."""
+    log._database.execute("PRAGMA query_only = ON")
+    try:
+        yield
+    finally:
+        log._database.execute("PRAGMA query_only = OFF")

@@ -3,12 +3,13 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from support.harness import copy_live
+from support.power_cut import refusing
 from swiftfs.journal import database
 from swiftfs.journal.codec import decode
 from swiftfs.journal.database import JournalDB, Record
@@ -16,16 +17,6 @@ from swiftfs.journal.operations import Delete
 from swiftfs.objects import ObjectName
 
 NAMES = {number: ObjectName("box", f"file{number}") for number in range(10)}
-
-
-@contextmanager
-def refusing(log: JournalDB) -> Iterator[None]:
-    """Refuse each commit, as a disk does that is full or fails."""
-    log._database.execute("PRAGMA query_only = ON")
-    try:
-        yield
-    finally:
-        log._database.execute("PRAGMA query_only = OFF")
 
 
 def record(number: int, name: int | None = None) -> Record:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from support.edited_file import SOON
+from support.edited_file import SOON, Gate
 from support.harness import ME, change, copy_live, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.power_cut import Disk
+from support.power_cut import Disk, refusing
 from support.stored_objects import NEVER, body, foreign, keys
+from swiftfs.errors import Unavailable
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal import database
 from swiftfs.journal.database import JournalDB
@@ -447,3 +448,22 @@ def test_a_state_without_its_bytes_is_set_aside(disk: Disk) -> None:
         assert names(filesystem, "/") == []
         assert len(list((image / "lost").glob("intent-*.json"))) == 2
         assert (image / "lost" / local.name).exists()
+
+
+def test_a_local_file_that_ended_while_the_disk_refused_its_record_is_not_needed(disk: Disk) -> None:
+    """The upload of a file fails that was deleted meanwhile: its deletion takes over."""
+    store = MemoryStore("box")
+    with harness(store, disk.cache, SOON) as filesystem:
+        gate = Gate(store, Unavailable("no"))
+        write(filesystem, "/file", OLD)
+        assert gate.reached.wait(30)
+        disk.sync(filesystem)
+        filesystem.unlink("/file")
+        with refusing(filesystem.services.journal._db):
+            gate.open.set()
+            wait_until(lambda: not list((disk.cache / "content").iterdir()))
+        store.hook = None
+        write(filesystem, "/other", NEW)
+        wait_until(lambda: not filesystem.waiting())
+        disk.sync(filesystem)
+    assert keys(store) == ["other"]
