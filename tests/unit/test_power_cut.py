@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.edited_file import SOON, Gate
+from support.edited_file import SOON
 from support.harness import ME, change, copy_live, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -451,19 +451,32 @@ def test_a_state_without_its_bytes_is_set_aside(disk: Disk) -> None:
 
 
 def test_a_local_file_that_ended_while_the_disk_refused_its_record_is_not_needed(disk: Disk) -> None:
-    """The upload of a file fails that was deleted meanwhile: its deletion takes over."""
-    store = MemoryStore("box")
+    """The upload of a file fails that was deleted meanwhile: its deletion, which fails too, takes over."""
+    store, upload = MemoryStore("box"), Pass()
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "put":
+            upload.wait()
+        raise Unavailable("no")
+
     with harness(store, disk.cache, SOON) as filesystem:
-        gate = Gate(store, Unavailable("no"))
+        write(filesystem, "/first", OLD)
+        wait_until(lambda: not filesystem.waiting())
+        store.hook = hook
         write(filesystem, "/file", OLD)
-        assert gate.reached.wait(30)
+        assert upload.reached.wait(30)
         disk.sync(filesystem)
         filesystem.unlink("/file")
         with refusing(filesystem.services.journal._db):
-            gate.open.set()
-            wait_until(lambda: not list((disk.cache / "content").iterdir()))
-        store.hook = None
-        write(filesystem, "/other", NEW)
+            upload.open.set()
+            wait_until(
+                lambda: not any(file.name.startswith("open-") for file in (disk.cache / "content").iterdir())
+            )
+        try:
+            write(filesystem, "/other", NEW)
+        finally:
+            store.hook = None
+        filesystem.retry()
         wait_until(lambda: not filesystem.waiting())
         disk.sync(filesystem)
-    assert keys(store) == ["other"]
+    assert keys(store) == ["first", "other"]
