@@ -256,7 +256,14 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
     def open(self, path: bytes, file_info: Any) -> None:
         """Open a file; handles that must not be cached bypass the page cache and the size of stat(2)."""
         info = file_info.contents
-        info.fh = self.operations.open(path.decode(), info.flags)
+        try:
+            info.fh = self.operations.open(path.decode(), info.flags)
+        except (SwiftfsError, OSError) as error:
+            if errno_of(error) != errno.ENOENT:
+                raise
+            # The kernel opens only names that it has seen, so its cache is wrong. After ESTALE it looks the
+            # name up once more: with O_CREAT it creates the file then, else the program gets ENOENT.
+            raise os_error(errno.ESTALE, path.decode()) from error
         info.direct_io = info.fh >= UNCACHED_HANDLES
 
     def create(self, path: bytes, mode: int, file_info: Any) -> None:

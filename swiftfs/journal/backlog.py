@@ -5,6 +5,7 @@ from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.journal.task_states import Waiting
 from swiftfs.journal.tasks import TaskQueue
 from swiftfs.journal.upkeep import Upkeep
 
@@ -29,7 +30,8 @@ class Backlog:
             for task in self.queue.tasks():
                 # A task that has failed keeps its pause: a full disk is no reason to hurry a server that
                 # refuses. One that is due already needs no second entry.
-                if isinstance(task.operation, PutFile) and not task.attempts and task.due:
+                waits = isinstance(task.state, Waiting) and task.state.due > 0.0
+                if isinstance(task.operation, PutFile) and not task.attempts and waits:
                     self.queue.schedule(task, 0.0)
             self.changed.notify_all()
             return self.queue.is_busy()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection
 
 from swiftfs.journal.operations import names_of
+from swiftfs.journal.task_states import Waiting
 from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
@@ -29,20 +30,20 @@ class HeldDeletions:
 
     def set_due(self, seq: int, seconds: float) -> None:
         """Make a deletion that waits for a last close due so many seconds after it was made."""
-        if (task := self._tasks.get(seq)) is not None and task.due == math.inf:
-            task.due = task.created + seconds
+        if (task := self._tasks.get(seq)) is not None and _due(task) == math.inf:
+            task.become(Waiting(task.created + seconds))
 
     def next_due(self) -> float:
         """Return when the next deletion is due (monotonic seconds)."""
-        return min((task.due for task in self._tasks.values()), default=math.inf)
+        return min((_due(task) for task in self._tasks.values()), default=math.inf)
 
     def due(self, now: float) -> list[Task]:
         """Return the deletions that are due."""
-        return [task for task in self._tasks.values() if task.due <= now]
+        return [task for task in self._tasks.values() if _due(task) <= now]
 
     def timed(self) -> list[Task]:
         """Return the deletions that wait for no close."""
-        return [task for task in self._tasks.values() if task.due != math.inf]
+        return [task for task in self._tasks.values() if _due(task) != math.inf]
 
     def timed_of(self, names: Collection[ObjectName]) -> list[Task]:
         """Return those of `timed` that delete one of `names`."""
@@ -52,3 +53,8 @@ class HeldDeletions:
         """Return those of `timed` that delete an object below a folder."""
         names = ((task, names_of(task.operation)[0]) for task in self.timed())
         return [task for task, name in names if Folder(name.container, name.key).is_below(folder)]
+
+
+def _due(task: Task) -> float:
+    assert isinstance(task.state, Waiting)
+    return task.state.due

@@ -35,8 +35,9 @@ from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.recovery import Recovery
 from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
+from swiftfs.journal.task_states import Failure, Waiting
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
-from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, nobody_waits
+from swiftfs.journal.tasks import Done, MakeDone, Mode, Task, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 
@@ -92,8 +93,6 @@ class Journal:
         # object that a finished move took away would count as lost, and be stored at its old name again.
         if self._late is not None:
             self._late.load([record.operation for record in records])
-        with self._changed:
-            self._writer.pin_older()
         abandoned = Recovery(self._parts, self._outcomes.refusals, make_done, show_moved).run(records)
         if self._late is not None:
             self._late.begin(make_done)
@@ -275,7 +274,7 @@ class Journal:
             if deletion is not self._superseded_deletion(operation):
                 deletion = None  # it was executed meanwhile
             now = monotonic()
-            task = Task(self._queue.next_seq(), path, operation, nobody_waits, now, now)
+            task = Task(self._queue.next_seq(), path, operation, nobody_waits, now, Waiting(now))
             task.done = lambda outcome: None if isinstance(outcome, Exception) else moved(task)
             if (
                 deletion is not None

@@ -32,7 +32,8 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals, complaint
-from swiftfs.journal.tasks import Failure, Mode, Task
+from swiftfs.journal.task_states import Blocked, Cancelled, Failure, Succeeded
+from swiftfs.journal.tasks import Mode, Task
 from swiftfs.objects import ObjectInfo, ObjectName
 
 log = logging.getLogger(__name__)
@@ -73,14 +74,13 @@ class Outcomes:
         task.notify(info)  # before it ends, so that its waiters see the result
         with self._changed:
             self._queue.is_away = False
-            task.error = None
             self.refusals.forget_earlier(task)
             if info is not None:
                 self._stored[info.version.name] = info.version.etag
             followers, executed = self._tell_followers(task, info), task.executed()
             # The newer hand-in is not needed if the next task deletes or replaces the file anyway.
             if task.newer is None or info is None or cached_file is None or _replaced_by(followers):
-                self._writer.end(task, followers, cached_file, executed)
+                self._writer.end(task, Succeeded(), followers, cached_file, executed)
             else:
                 self._go_on(task, info, cached_file)
                 self._writer.finish([], [task, *followers], cached_file, executed)
@@ -96,7 +96,6 @@ class Outcomes:
             self._give_up(task, error)
             return
         with self._changed:
-            task.running = False
             if in_doubt or _may_be_stored(error):
                 task.ambiguous, task.operation = True, attempted(task.operation)
             task.take_newer()
@@ -110,15 +109,16 @@ class Outcomes:
                     self._stored[names_of(task.operation)[0]] = error.etag
                 # No failure of the server: it neither counts as an attempt nor ends a wait in fsync.
                 pause = 0.0 if task.is_awaited or self._writer.is_closing else FIRST_PAUSE
-                self._queue.schedule(task, monotonic() + pause)
+                self._queue.schedule(task, monotonic() + pause, task.error)
                 return
             task.attempts += 1
             # Whoever waited gets the error. From now on a change of the file has its write delay again.
-            task.error, task.blocked, task.awaited_hand_in, task.reported = error, not again, 0, False
+            task.awaited_hand_in, task.reported = 0, False
             if again:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
-                self._queue.schedule(task, monotonic() + pause)
+                self._queue.schedule(task, monotonic() + pause, error)
             else:
+                task.become(Blocked(error))
                 log.log(self._level, "%s is parked, because it cannot be stored: %s", task.path, error)
 
     def with_last_stored(self, operation: PutFile) -> PutFile:
@@ -156,18 +156,18 @@ class Outcomes:
     def cancel(self, task: Task, error: Failure) -> None:
         """Drop a task that does not run: its caller gets `error`. Lock held."""
         if not (task.ended or task.running):
-            task.error = error
-            self._writer.end(task)
+            self._writer.end(task, Cancelled(error))
             self._changed.notify_all()
 
     def _block_in_memory(self, task: Task, failure: Failure) -> None:
         """Block a task without a record, or end a move, because the record cannot be written. Lock held."""
         task.take_newer()
-        task.running, task.attempts, task.error = False, task.attempts + 1, failure
+        task.attempts += 1
         if task in self._queue and not isinstance(task.operation, Move | MoveFolder):
-            task.blocked, task.awaited_hand_in = True, 0
+            task.become(Blocked(failure))
+            task.awaited_hand_in = 0
         else:
-            task.ended = True
+            task.become(Cancelled(failure))
             self._queue.remove(task)
 
     def _go_on(self, task: Task, info: ObjectInfo, cached_file: CachedFile) -> None:
@@ -187,7 +187,7 @@ class Outcomes:
         task.operation = replace(task.operation, file=cached_file.to_record())
         # Not the latest one: what was handed in during the upload is not stored.
         task.stored_hand_in = task.sent_hand_in
-        task.running = task.ambiguous = task.reported = task.promised = False
+        task.ambiguous = task.reported = task.promised = False
         if task.flush_mark is not None and task.flush_hand_in <= task.stored_hand_in:
             task.flush_mark = None
         if task.awaited_hand_in <= task.stored_hand_in:
@@ -224,9 +224,8 @@ class Outcomes:
         # returns.
         task.notify(error)
         with self._changed:
-            task.error = error
             self.refusals.add(task, error)
-            self._writer.end(task)
+            self._writer.end(task, Cancelled(error))
 
     def _hand_over(self, task: Task) -> bool:
         """Merge a file that could not be stored into the next task, if that replaces it; return if it did.
@@ -244,10 +243,10 @@ class Outcomes:
         newer.operation, newer.ambiguous = merged[0], True
         newer.promised |= task.promised
         task.successor = newer
-        self._writer.end(task, [newer])
+        self._writer.end(task, Cancelled(), [newer])
         if task.awaited_hand_in:
             newer.awaited_hand_in = newer.hand_ins
-            self._queue.schedule(newer, 0.0)
+            self._queue.run_now(newer)
         return True
 
     def _note_outage(self, error: Failure) -> None:

@@ -14,6 +14,7 @@ from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Op
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.remnants import remnant_tasks
+from swiftfs.journal.task_states import Cancelled, Waiting
 from swiftfs.journal.tasks import MakeDone, Task, nobody_waits
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Recovery:
         records, replaced = one_a_file(records)
         if replaced:  # an earlier release wrote two records of a file that was closed twice
             self._db.finish([record.seq for record in replaced], records)
+        with self._changed:
+            self._writer.pin_older()
         prefixes = self._db.uploads()
         by_file = {one.file: one for one in prefixes if one.file}
         # What is left of a move that is finished below gets a new number. Numbers of records that were not
@@ -71,9 +74,9 @@ class Recovery:
             return
         now = monotonic()
         done = self._make_done(record.path, operation)
-        due = now + RECOVERY_SECONDS
+        waiting = Waiting(now + RECOVERY_SECONDS)
         # A call may have returned success for it, and its request may have been sent.
-        task = Task(record.seq, record.path, operation, done, now, due, promised=True, ambiguous=True)
+        task = Task(record.seq, record.path, operation, done, now, waiting, promised=True, ambiguous=True)
         with self._changed:
             self._writer.add(task)
 
@@ -131,11 +134,11 @@ class Recovery:
             return []
         deletion = Delete(operation.target, operation.replaces_large)
         seq = self._queue.next_seq()
-        return [Task(seq, path, deletion, nobody_waits, now, now, promised=True, ambiguous=True)]
+        return [Task(seq, path, deletion, nobody_waits, now, Waiting(now), promised=True, ambiguous=True)]
 
     def _refuse(self, record: Record, operation: Move | MoveFolder, error: StoreError) -> None:
         now = monotonic()
-        task = Task(record.seq, record.path, operation, nobody_waits, now, now, attempts=1, error=error)
+        task = Task(record.seq, record.path, operation, nobody_waits, now, Cancelled(error), attempts=1)
         with self._changed:
             self._refusals.keep(task, error)
 

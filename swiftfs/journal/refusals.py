@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from swiftfs.journal.operations import Delete, Move, MoveFolder, PutMarker, names_of
-from swiftfs.journal.tasks import Failure, Task
+from swiftfs.journal.task_states import Failure
+from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 

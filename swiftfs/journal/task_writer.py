@@ -24,6 +24,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
+from swiftfs.journal.task_states import Cancelled, Succeeded, Waiting
 from swiftfs.journal.tasks import Done, HandIn, Task, TaskQueue, nobody_waits
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class TaskWriter:
     def hold(self, path: str, deletion: Delete, done: Done, seconds: float) -> int:
         """Record a deletion without a task, and return its number; see `Journal.hold`."""
         now = monotonic()
-        task = Task(self._queue.next_seq(), path, deletion, done, now, now + seconds)
+        task = Task(self._queue.next_seq(), path, deletion, done, now, Waiting(now + seconds))
         self._db.commit([task.record()])
         self.held.add(task)
         return task.seq
@@ -110,8 +111,8 @@ class TaskWriter:
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
         """Add a task for `operation`, due after the write delay and `at_least` so many seconds."""
         now = monotonic()
-        due, promised = now + self._delay(at_least), at_least > 0
-        task = Task(self._queue.next_seq(), path, operation, done, now, due, promised=promised)
+        waiting = Waiting(now + self._delay(at_least))
+        task = Task(self._queue.next_seq(), path, operation, done, now, waiting, promised=at_least > 0)
         self._db.commit([task.record()])
         self.add(task)
 
@@ -127,7 +128,6 @@ class TaskWriter:
             self._pin(operation)
             self._unpin(task.operation)
         task.path, task.operation, task.done = path, operation, done
-        task.blocked, task.error = False, None
         task.hand_ins += 1
         # A change during an fsync or a flush must not put off the attempt that somebody waits for.
         latest = 0.0 if task.is_awaited else task.created + LONGEST_SETTLING * self._settling()
@@ -137,7 +137,7 @@ class TaskWriter:
         """End a task that is not needed any more; `executed` as in `JournalDB.commit`."""
         self._commit(drop=[task.seq], executed=executed)
         self._queue.remove(task)
-        task.ended = True
+        task.become(Cancelled())
         self._unpin(task.operation)
 
     def holder_of(self, operation: PutFile) -> Task | None:
@@ -166,7 +166,8 @@ class TaskWriter:
         self._commit([Record(holder.seq, path, merged)], [task.seq for task in behind])
         for task in behind:
             self._queue.remove(task)
-            task.ended, task.successor = True, holder
+            task.become(Cancelled())
+            task.successor = holder
             # Otherwise the failure of this call would drop, in sync mode, a change for which an earlier call
             # reported success.
             holder.promised |= task.promised
@@ -193,7 +194,8 @@ class TaskWriter:
         # was recorded about the target.
         seq, gone = self._queue.next_seq(), [task, *([overtaken] if overtaken else [])]
         deletion = Delete(source.name, source.replaces_large, source.replaces_etag)
-        leaves = Task(self._queue.next_seq(), task.path, deletion, nobody_waits, task.created, task.due)
+        waiting = Waiting(task.created)  # in truth for the new name
+        leaves = Task(self._queue.next_seq(), task.path, deletion, nobody_waits, task.created, waiting)
         records = [Record(seq, path, operation), *([leaves.record()] if was_there else [])]
         # One commit: a crash leaves the file under its old name or under its new one, never under both or
         # none.
@@ -201,13 +203,13 @@ class TaskWriter:
         for one in gone:
             self._queue.remove(one)
         if overtaken:
-            overtaken.ended = True
+            overtaken.become(Cancelled())
             task.ambiguous |= overtaken.ambiguous
             self._unpin(overtaken.operation)
         task.done, leaves.done = record()
         task.seq, task.path, task.operation = seq, path, operation
         if task.blocked:  # another name may not be refused
-            task.blocked, task.error, task.due = False, None, monotonic() + self._delay(0.0)
+            task.become(Waiting(monotonic() + self._delay(0.0)))
         if isinstance(operation, PutFile):
             # The old name's object will be deleted, so nothing may be read from it any more.
             # `PutFile.renamed` has made certain that every byte is here.
@@ -228,7 +230,7 @@ class TaskWriter:
         records = [Record(first, path, operation), replace(task.record(), seq=seq)]
         self._commit(records, [task.seq])
         self._queue.remove(task)
-        self.add(Task(first, path, operation, nobody_waits, now, now))
+        self.add(Task(first, path, operation, nobody_waits, now, Waiting(now)))
         task.seq = seq
         self._queue.add(task)
 
@@ -244,20 +246,21 @@ class TaskWriter:
     def end(
         self,
         task: Task,
+        state: Succeeded | Cancelled,
         changed: Iterable[Task] = (),
         cached_file: CachedFile | None = None,
         executed: Executed | None = None,
     ) -> None:
-        """End a task, and write the tasks `changed` by that; the rest as in `finish`."""
+        """End a task in `state`, and write the tasks `changed` by that; the rest as in `finish`."""
         changed = list(changed)
-        if task.overrides is not None and task.error is None:
-            task.overrides.ended = True
+        if task.overrides is not None and isinstance(state, Succeeded):
+            task.overrides.become(Cancelled())
         elif task.overrides is not None:
             self._queue.put_before(task.overrides, task)
             changed.append(task.overrides)
         self.finish([task.seq], changed, cached_file, executed)
         self._queue.remove(task)
-        task.ended, task.running = True, False
+        task.become(state)
         self._unpin(task.operation)
 
     def finish(

@@ -8,17 +8,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from swiftfs.errors import SwiftfsError
 from swiftfs.journal.database import Record
 from swiftfs.journal.merging import merge_while_running
 from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import Delete, Move, Operation, PutFile, PutMarker, names_of
+from swiftfs.journal.task_states import (
+    Blocked,
+    Cancelled,
+    Failure,
+    Retrying,
+    Running,
+    State,
+    Succeeded,
+    Waiting,
+    check_transition,
+)
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, parent_markers
 
 log = logging.getLogger(__name__)
-
-Failure = SwiftfsError | OSError
 
 Done = Callable[[ObjectInfo | Failure | None], None]
 """Receives the outcome of an operation: Swift's answer about a stored object, None for another kind of
@@ -42,12 +50,12 @@ class Mode(Enum):
 # Compared by identity: sets and waiters have tasks whose fields change.
 @dataclass(slots=True, eq=False)
 class Task:
-    """An operation about `path` that is not executed yet; `due` and `created` are monotonic seconds.
+    """An operation about `path` that is not executed yet; it was `created` at a time in monotonic seconds.
 
     A task waits for its `blockers`, and its `dependents` wait for it.
 
-    - `error` is the error of the last of its `attempts`. A `blocked` task (parked, for users) is not tried
-      again by itself. `reported` is True if a call has raised the error.
+    - `state` is what it waits for or has become; only `become` changes it. `attempts` counts those that have
+      failed. `reported` is True if a call has raised the error of the last one.
     - For a `promised` task a call, or an earlier process, has reported success: the failure of a later
       call about the same name does not drop it.
     - An `ambiguous` task was sent before, perhaps by an earlier process, and not refused: Swift may have
@@ -71,17 +79,13 @@ class Task:
     operation: Operation
     done: Done
     created: float
-    due: float
-    running: bool = False
-    blocked: bool = False
+    state: State
     reported: bool = False
     awaited_hand_in: int = 0
     promised: bool = False
     ambiguous: bool = False
-    ended: bool = False
     successor: "Task | None" = None
     attempts: int = 0
-    error: Failure | None = None
     flush_mark: int | None = None
     flush_hand_in: int = 0
     newer: "HandIn | None" = None
@@ -94,6 +98,31 @@ class Task:
     dependents: set["Task"] = field(default_factory=set)
     left: list[ObjectName] = field(default_factory=list)
     rows: tuple[Row, ...] = ()
+
+    def become(self, state: State) -> None:
+        """Change the state; raise `RuntimeError` if that state cannot follow."""
+        check_transition(self.state, state)
+        self.state = state
+
+    @property
+    def running(self) -> bool:
+        """Whether an attempt runs."""
+        return isinstance(self.state, Running)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it is not tried again by itself."""
+        return isinstance(self.state, Blocked)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do."""
+        return isinstance(self.state, Succeeded | Cancelled)
+
+    @property
+    def error(self) -> Failure | None:
+        """The error of the last attempt, None if that succeeded or the task has changed since."""
+        return self.state.error
 
     @property
     def is_stuck(self) -> bool:
@@ -118,7 +147,8 @@ class Task:
 
     def begin(self, commit: int) -> None:
         """Record that an attempt begins, after the last `commit` of the database."""
-        self.running, self.sent_hand_in, self.sent_commit = True, self.hand_ins, commit
+        self.become(Running(self.error))
+        self.sent_hand_in, self.sent_commit = self.hand_ins, commit
 
     def executed(self) -> Executed:
         """Return what the attempt has executed: not the newer hand-in, if there is one."""
@@ -175,7 +205,7 @@ class HandIn:
 class TaskQueue:
     """The tasks in the order in which they were added. Not locked.
 
-    INVARIANT: a removed task cannot be picked: a due entry counts only for a task that is in the queue.
+    INVARIANT: a due entry counts only while its task is in the queue, and in the state that made the entry.
 
     `under_way` counts the batches of tasks that run. `is_away` is True if the server did not answer the last
     request.
@@ -187,7 +217,7 @@ class TaskQueue:
     def __init__(self) -> None:
         self._tasks: dict[int, Task] = {}
         self._chains: dict[ObjectName, list[Task]] = {}
-        self._due: list[tuple[float, int, Task]] = []
+        self._due: list[tuple[float, int, Task, State]] = []
         self._ties = itertools.count()
         self._last = 0
         self.under_way = 0
@@ -233,7 +263,7 @@ class TaskQueue:
                 chain = self._chains.get(name, [])
                 if chain and isinstance(chain[-1].operation, PutMarker):
                     _block(task, chain[-1])
-        self.schedule(task, task.due)
+        self._make_due(task)
 
     def remove(self, task: Task) -> None:
         """Remove a task, if it is in the queue; tasks that waited for it may run."""
@@ -254,7 +284,7 @@ class TaskQueue:
             dependent.blockers |= task.blockers
             for blocker in task.blockers:
                 blocker.dependents.add(dependent)
-            self.schedule(dependent, dependent.due)
+            self._make_due(dependent)
         task.blockers, task.dependents = set(), set()
 
     def put_before(self, task: Task, other: Task) -> None:
@@ -269,21 +299,24 @@ class TaskQueue:
             _block(dependent, task)
         for blocker in other.blockers:
             _block(task, blocker)
-        self.schedule(task, task.due)
+        self._make_due(task)
 
-    def schedule(self, task: Task, due: float) -> None:
-        """Make a task due at `due` (monotonic seconds)."""
-        task.due = due
-        # An earlier entry of the task stays in the heap, from the middle of which nothing can be removed:
-        # `next_due` skips it, because its time is not the task's any more. The tie-breaker is there because
-        # tasks have no order.
-        heapq.heappush(self._due, (due, next(self._ties), task))
+    def schedule(self, task: Task, due: float, error: Failure | None = None) -> None:
+        """Make a task wait until `due` (monotonic seconds); with an `error` its last attempt has failed."""
+        task.become(Waiting(due) if error is None else Retrying(due, error))
+        self._make_due(task)
+
+    def _make_due(self, task: Task) -> None:
+        if isinstance(task.state, Waiting | Retrying):
+            # An earlier entry of the task stays in the heap, from the middle of which nothing can be removed:
+            # `next_due` skips it, because its state is not the task's any more. The tie-breaker is there
+            # because tasks have no order.
+            heapq.heappush(self._due, (task.state.due, next(self._ties), task, task.state))
 
     def run_now(self, task: Task) -> None:
         """Make a task due now, even if it is blocked; of a running one, its newer hand-in."""
         if not task.running:
-            task.blocked = False
-            self.schedule(task, 0.0)
+            self.schedule(task, 0.0, task.error)
         # When the running upload has ended, its task would wait for the write delay of the newer hand-in.
         elif task.newer is not None:
             task.newer = replace(task.newer, due=0.0)
@@ -309,10 +342,10 @@ class TaskQueue:
     def next_due(self) -> float | None:
         """Return when the next task can run (monotonic seconds), None while all wait for other tasks."""
         while self._due:
-            due, _, task = self._due[0]
+            due, _, task, state = self._due[0]
             # A task that waits for others loses its entry here; `remove` makes a new one when they have
             # ended.
-            if due == task.due and self._can_run(task):
+            if state is task.state and self._can_run(task):
                 return due
             heapq.heappop(self._due)
         return None
@@ -334,7 +367,7 @@ class TaskQueue:
         return list(itertools.islice(free, most))
 
     def _can_run(self, task: Task) -> bool:
-        return task in self and not (task.ended or task.running or task.blocked or task.blockers)
+        return task in self and isinstance(task.state, Waiting | Retrying) and not task.blockers
 
 
 def parents_of(operation: Operation) -> Iterable[ObjectName]:

@@ -98,8 +98,8 @@ class RenameOps:
             file.name = name
             file.replaces = target
         else:
-            # Within its lock, which is reentrant: no writer comes between the flush and the new name.
-            self._write_back.flush(file)
+            # Within its lock, which is reentrant: no writer comes between this and the new name.
+            self._write_back.hand_in_changes(file)
             file.rename_object(self._move(old, new, name, file.entry, target))
 
     def _move(self, old: str, new: str, name: ObjectName, entry: Entry, target: Entry | None) -> Entry:

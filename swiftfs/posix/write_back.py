@@ -34,9 +34,18 @@ class WriteBack:
         """
         # Before the file's lock: the rename of a folder above takes the locks of the files below it.
         with self._open_files.barrier.passing(lambda: (file.path,)):
-            self._flush(file, durable=durable)
+            self.hand_in_changes(file)
+            # Without the file's lock: fsync(2) may take long, and others may write meanwhile.
+            if file.unlinked:
+                return
+            if durable and not self._pending.is_sync:
+                self._journal.flush([file.name])
+                self._journal.raise_refusal(file.name)
+            elif (error := self._journal.failure(file.name)) is not None:
+                raise error
 
-    def _flush(self, file: OpenFile, *, durable: bool) -> None:
+    def hand_in_changes(self, file: OpenFile) -> None:
+        """Hand in changes to the journal, as `flush` does, without the errors of earlier changes."""
         with file.lock:
             # Its name belongs to nobody, or to another file by now.
             if file.unlinked:
@@ -56,12 +65,6 @@ class WriteBack:
                     if not self._journal.is_promised(file.name):
                         file.entry, file.dirty = before, True
                 raise
-        # Without the file's lock: fsync(2) may take long, and others may write meanwhile.
-        if durable and not self._pending.is_sync:
-            self._journal.flush([file.name])
-            self._journal.raise_refusal(file.name)
-        elif (error := self._journal.failure(file.name)) is not None:
-            raise error
 
     def drain(self, file: OpenFile) -> bool:
         """Hand in changes after the last flush; return whether that succeeded."""

@@ -234,3 +234,38 @@ def test_a_change_by_another_client_is_seen_at_the_next_mount(
     mounted.remount(empty_cache=False)
     assert (mounted.path / "file").read_bytes() == b"the second"
     assert (mounted.path / "new").read_bytes() == b"new"
+
+
+def store(path: Path, data: bytes) -> None:
+    """Write a file, and return when it is in Swift."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@pytest.mark.parametrize("flags", [os.O_CREAT, os.O_CREAT | os.O_TRUNC, os.O_CREAT | os.O_EXCL])
+def test_a_file_that_another_client_has_just_deleted_is_created_again(
+    mounted: Mount, connection: Connection, container: str, flags: int
+) -> None:
+    """The kernel remembers the name for a second."""
+    path = mounted.path / "lock"
+    store(path, b"old")
+    assert path.stat().st_size == 3
+    connection.delete_object(container, "lock")
+    os.setxattr(mounted.path, "swift.refresh", b"1")
+    with os.fdopen(os.open(path, os.O_WRONLY | flags, 0o644), "wb") as file:
+        file.write(b"anew")
+    assert path.read_bytes() == b"anew"
+
+
+def test_a_file_that_another_client_has_just_deleted_is_not_there(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    path = mounted.path / "gone"
+    store(path, b"old")
+    assert path.stat().st_size == 3
+    connection.delete_object(container, "gone")
+    os.setxattr(mounted.path, "swift.refresh", b"1")
+    with pytest.raises(FileNotFoundError):
+        path.open("rb")

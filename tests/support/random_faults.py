@@ -155,7 +155,8 @@ class WorkerGroup:
         new.rename(self._reports / "epoch")
 
     def _last_steps(self) -> list[str]:
-        return [path.read_text().rstrip("\n") for path in self._reports.glob("*.now")]
+        # A worker may be writing it: half a character is no error.
+        return [path.read_text(errors="replace").rstrip("\n") for path in self._reports.glob("*.now")]
 
     def _check_progress(self) -> None:
         death = exit_status_of(self._mount)

@@ -16,6 +16,7 @@ from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.operations import Delete
+from swiftfs.journal.task_states import Waiting
 from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -71,7 +72,8 @@ def fall_due(filesystem: FileSystem) -> None:
     journal = filesystem.services.journal
     with journal._changed:
         for task in journal._queue.tasks():
-            journal._queue.schedule(task, 0.0)
+            if isinstance(task.state, Waiting):
+                journal._queue.schedule(task, 0.0)
         journal._changed.notify_all()
 
 

@@ -25,6 +25,7 @@ from swiftfs.errors import (
 from swiftfs.journal import refusals
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
+from swiftfs.journal.task_states import Waiting
 from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -57,7 +58,9 @@ def chmod_folder(filesystem: FileSystem) -> None:
 def given_up(count: int) -> list[Task]:
     """Return deletions that Swift has refused."""
     deletions = [Delete(ObjectName("box", f"file{number}"), is_slo=False) for number in range(count)]
-    return [Task(number, "/file", one, nobody_waits, 0.0, 0.0) for number, one in enumerate(deletions)]
+    return [
+        Task(number, "/file", one, nobody_waits, 0.0, Waiting(0.0)) for number, one in enumerate(deletions)
+    ]
 
 
 def test_refusals_beyond_those_with_reasons_are_forgotten_when_they_were_shown(

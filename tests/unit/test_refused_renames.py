@@ -60,6 +60,32 @@ def test_a_refused_file_is_renamed_without_a_request(
     assert len(segments(store)) == (3 if kind == "large" else 0)
 
 
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+@pytest.mark.parametrize("kind", DATA)
+def test_a_refused_file_that_is_open_is_renamed_without_a_request(
+    store: MemoryStore, tmp_path: Path, kind: str, flags: int
+) -> None:
+    """Its rename failed with the error of the refusal, if neither close(2) nor fsync(2) had returned that."""
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        write(filesystem, "/file", DATA[kind])
+        handle = filesystem.open("/file", flags)
+        refuse(store, QuotaExceeded, *PUTS)
+        assert parked(filesystem) == ["/file"]
+        store.requests.clear()
+        filesystem.rename("/file", "/new")
+        assert store.requests == []
+        assert parked(filesystem) == ["/new"]
+        if flags == os.O_RDWR:
+            with pytest.raises(QuotaExceeded):
+                filesystem.flush(handle)
+        store.hook = None
+        filesystem.flush(handle)
+        filesystem.release(handle)
+        assert parked(filesystem) == []
+        assert names(filesystem, "/") == ["new"]
+    is_stored(store, "/new", DATA[kind])
+
+
 def test_a_refused_link_is_renamed_without_a_request(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, OPTIONS) as filesystem:
         filesystem.symlink("target", "/link", ME)
