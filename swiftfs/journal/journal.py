@@ -6,6 +6,7 @@ merged with others. `flush` executes it at once.
 
 import math
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 from swiftfs.concurrency import monotonic
@@ -311,10 +312,7 @@ class Journal:
         self._executor.run(operation)
 
     def flush(self, names: Collection[ObjectName]) -> None:
-        """Execute pending changes of `names` now; raise the error of a failed one, which stays pending.
-
-        A power cut does not undo them.
-        """
+        """Execute pending changes of `names` now, for good; raise the error of a failed one, which stays."""
         with self._changed:
             self._let_go_of(names)
             self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
@@ -460,6 +458,9 @@ class Journal:
             # The running requests end, and none is repeated: otherwise the threads below could take until the
             # end of the store's retries.
             give_up()
+        # While the workers can delete the segments of files that no state needs any more.
+        with suppress(OSError):
+            self.sync()
         # In this order each still has what it uses: the scheduler submits to the workers, these use the
         # executor's threads, and all of them write to the database.
         self._scheduler.stop()
@@ -470,8 +471,6 @@ class Journal:
             # When no request runs any more: what was lost during the drain is for the next mount to check.
             self._late.save()
         self._db.close()
-        with self._changed:
-            self._writer.pin_older()
         return self.waiting()
 
     def _wait_for_fewer(self, deadline: float) -> int:

@@ -16,7 +16,7 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.power_cut import Disk, refusing
-from support.stored_objects import NEVER, body, foreign, keys
+from support.stored_objects import NEVER, body, foreign, keys, segments
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal import database
@@ -480,3 +480,35 @@ def test_a_local_file_that_ended_while_the_disk_refused_its_record_is_not_needed
         wait_until(lambda: not filesystem.waiting())
         disk.sync(filesystem)
     assert keys(store) == ["first", "other"]
+
+
+@pytest.mark.parametrize("journal_is_newest", [True, False])
+def test_a_file_that_was_stored_just_before_is_not_parked(disk: Disk, journal_is_newest: bool) -> None:
+    """Its local file has become a copy for reading, which the journal on the disk does not know."""
+    store, upload = MemoryStore("box"), Pass()
+    store.hook = lambda method, _subject: upload.wait() if method == "put" else None
+    with harness(store, disk.cache, SOON) as filesystem:
+        write(filesystem, "/file", OLD)
+        assert upload.reached.wait(30)
+        disk.sync(filesystem)
+        upload.open.set()
+        wait_until(lambda: not filesystem.waiting())
+        wait_until(lambda: not list((disk.cache / "content").glob("open-*")))
+        image = disk.cut(journal_is_newest=journal_is_newest)
+    disk.restart()
+    with harness(store, image, NEVER) as filesystem:
+        assert read(filesystem, "/file") == OLD
+        assert not filesystem.waiting()
+
+
+def test_an_unmount_deletes_the_segments_of_a_file_that_was_deleted_just_before(disk: Disk) -> None:
+    store = MemoryStore("box", "box_segments")
+    with harness(store, disk.cache, f"{NEVER},segment_size=1M") as filesystem:
+        filesystem.services.file_cache._factory._settle_seconds = 0.0
+        write(filesystem, "/file", noise(2_500_000))
+        wait_until(lambda: len(segments(store)) == 2)
+        disk.sync(filesystem)
+        filesystem.unlink("/file")
+        assert len(segments(store)) == 2
+    assert not segments(store)
+    assert not list((disk.cache / "content").iterdir())
