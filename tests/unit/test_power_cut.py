@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from support.edited_file import SOON
 from support.harness import ME, change, copy_live, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.power_cut import Disk, refusing
-from support.stored_objects import NEVER, body, foreign, keys, segments
-from swiftfs.errors import Unavailable
+from support.power_cut import Disk
+from support.stored_objects import NEVER, body
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal import database
 from swiftfs.journal.database import JournalDB
@@ -313,108 +311,6 @@ def test_what_an_fsync_has_stored_is_not_overwritten_by_an_older_state(disk: Dis
     assert body(store, "file") == stored
 
 
-@both
-@pytest.mark.parametrize("is_pending", [True, False])
-def test_a_file_that_was_moved_to_a_deleted_name_is_there(
-    disk: Disk, is_pending: bool, journal_is_newest: bool
-) -> None:
-    """Neither the file that was deleted there, nor its deletion, comes back over it."""
-    store = MemoryStore("box")
-    foreign(store, "source", NEW)
-    if not is_pending:
-        foreign(store, "target", OLD)
-    with harness(store, disk.cache, NEVER) as filesystem:
-        if is_pending:
-            write(filesystem, "/target", OLD)
-        else:
-            filesystem.unlink("/target")
-        disk.sync(filesystem)
-        if is_pending:
-            filesystem.unlink("/target")
-        filesystem.rename("/source", "/target")
-        image = disk.cut(journal_is_newest=journal_is_newest)
-    disk.restart()
-    with harness(store, image, NEVER) as filesystem:
-        assert names(filesystem, "/") == ["target"]
-        assert read(filesystem, "/target") == NEW
-    assert keys(store) == ["target"]
-    assert body(store, "target") == NEW
-
-
-@both
-def test_a_folder_that_was_moved_to_a_removed_one_is_there(disk: Disk, journal_is_newest: bool) -> None:
-    store = MemoryStore("box")
-    foreign(store, "d/file", NEW)
-    with harness(store, disk.cache, NEVER) as filesystem:
-        filesystem.mkdir("/e", 0o755, ME)
-        write(filesystem, "/e/file", OLD)
-        disk.sync(filesystem)
-        filesystem.unlink("/e/file")
-        filesystem.rmdir("/e")
-        filesystem.rename("/d", "/e")
-        image = disk.cut(journal_is_newest=journal_is_newest)
-    disk.restart()
-    with harness(store, image, NEVER) as filesystem:
-        assert read(filesystem, "/e/file") == NEW
-    assert body(store, "e/file") == NEW
-
-
-def _append(filesystem: FileSystem, data: bytes) -> None:
-    change(filesystem, "/file", filesystem.getattr("/file").size, data)
-
-
-def _rewrite(filesystem: FileSystem, data: bytes) -> None:
-    write(filesystem, "/file", read(filesystem, "/file") + data)
-
-
-@pytest.mark.parametrize("add", [_append, _rewrite])
-@pytest.mark.parametrize("synced", [1, 2, 3])
-def test_the_end_of_an_upload_leaves_what_was_closed_and_synced_during_it(
-    disk: Disk, add: Callable[[FileSystem, bytes], None], synced: int
-) -> None:
-    """The file is closed as state 1, 2 and 3; state 1 is stored after that, and `synced` is on the disk."""
-    store, puts = MemoryStore("box"), [Pass(), Pass()]
-    states = [OLD, OLD + b"2", OLD + b"23"]
-    uploads = iter(puts)
-
-    def hook(method: str, _subject: str) -> None:
-        if method == "put" and (one := next(uploads, None)) is not None:
-            one.wait()
-
-    store.hook = hook
-    with harness(store, disk.cache, SOON) as filesystem:
-        write(filesystem, "/file", OLD)
-        for number, data in enumerate([b"2", b"3"], 1):
-            puts[0].reached.wait(30)
-            if synced >= number:
-                disk.sync(filesystem)
-            add(filesystem, data)
-        if synced == 3:
-            disk.sync(filesystem)
-        puts[0].open.set()
-        assert puts[1].reached.wait(30)
-        image = disk.cut(journal_is_newest=True)
-        puts[1].open.set()
-    disk.restart()
-    after = MemoryStore("box")
-    foreign(after, "file", OLD)
-    with harness(after, image, NEVER) as filesystem:
-        assert read(filesystem, "/file") in states[synced - 1 :]
-    assert body(after, "file") in states[synced - 1 :]
-
-
-class Pass:
-    """Holds a request until `open` is set."""
-
-    def __init__(self) -> None:
-        self.reached, self.open = threading.Event(), threading.Event()
-
-    def wait(self) -> None:
-        """Return when the request may go on."""
-        self.reached.set()
-        assert self.open.wait(30)
-
-
 def test_export_copies_what_was_synced_and_what_may_be_damaged(disk: Disk, tmp_path: Path) -> None:
     lines: list[str] = []
     with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
@@ -448,67 +344,3 @@ def test_a_state_without_its_bytes_is_set_aside(disk: Disk) -> None:
         assert names(filesystem, "/") == []
         assert len(list((image / "lost").glob("intent-*.json"))) == 2
         assert (image / "lost" / local.name).exists()
-
-
-def test_a_local_file_that_ended_while_the_disk_refused_its_record_is_not_needed(disk: Disk) -> None:
-    """The upload of a file fails that was deleted meanwhile: its deletion, which fails too, takes over."""
-    store, upload = MemoryStore("box"), Pass()
-
-    def hook(method: str, _subject: str) -> None:
-        if method == "put":
-            upload.wait()
-        raise Unavailable("no")
-
-    with harness(store, disk.cache, SOON) as filesystem:
-        write(filesystem, "/first", OLD)
-        wait_until(lambda: not filesystem.waiting())
-        store.hook = hook
-        write(filesystem, "/file", OLD)
-        assert upload.reached.wait(30)
-        disk.sync(filesystem)
-        filesystem.unlink("/file")
-        with refusing(filesystem.services.journal._db):
-            upload.open.set()
-            wait_until(
-                lambda: not any(file.name.startswith("open-") for file in (disk.cache / "content").iterdir())
-            )
-        try:
-            write(filesystem, "/other", NEW)
-        finally:
-            store.hook = None
-        filesystem.retry()
-        wait_until(lambda: not filesystem.waiting())
-        disk.sync(filesystem)
-    assert keys(store) == ["first", "other"]
-
-
-@pytest.mark.parametrize("journal_is_newest", [True, False])
-def test_a_file_that_was_stored_just_before_is_not_parked(disk: Disk, journal_is_newest: bool) -> None:
-    """Its local file has become a copy for reading, which the journal on the disk does not know."""
-    store, upload = MemoryStore("box"), Pass()
-    store.hook = lambda method, _subject: upload.wait() if method == "put" else None
-    with harness(store, disk.cache, SOON) as filesystem:
-        write(filesystem, "/file", OLD)
-        assert upload.reached.wait(30)
-        disk.sync(filesystem)
-        upload.open.set()
-        wait_until(lambda: not filesystem.waiting())
-        wait_until(lambda: not list((disk.cache / "content").glob("open-*")))
-        image = disk.cut(journal_is_newest=journal_is_newest)
-    disk.restart()
-    with harness(store, image, NEVER) as filesystem:
-        assert read(filesystem, "/file") == OLD
-        assert not filesystem.waiting()
-
-
-def test_an_unmount_deletes_the_segments_of_a_file_that_was_deleted_just_before(disk: Disk) -> None:
-    store = MemoryStore("box", "box_segments")
-    with harness(store, disk.cache, f"{NEVER},segment_size=1M") as filesystem:
-        filesystem.services.file_cache._factory._settle_seconds = 0.0
-        write(filesystem, "/file", noise(2_500_000))
-        wait_until(lambda: len(segments(store)) == 2)
-        disk.sync(filesystem)
-        filesystem.unlink("/file")
-        assert len(segments(store)) == 2
-    assert not segments(store)
-    assert not list((disk.cache / "content").iterdir())
