@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.halted_moves import Halt
 from support.harness import ME, change, copy_live, get, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -328,3 +329,39 @@ def test_a_file_that_changes_again_and_again_waits_at_most_15_write_delays(
 def due(task: Task) -> float:
     assert isinstance(task.state, Waiting)
     return task.state.due
+
+
+def test_a_kill_after_the_rename_of_a_changed_file_leaves_only_its_new_name(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    cache, image = tmp_path / "cache", tmp_path / "image"
+    cache.mkdir()
+    with harness(store, cache, NEVER) as filesystem:
+        write(filesystem, "/old", b"before")
+        filesystem.services.journal.flush_all()
+        wait_until(lambda: not filesystem.waiting())
+        write(filesystem, "/old", b"after")
+        filesystem.rename("/old", "/new")
+        assert keys(store) == ["old"]
+        copy_live(cache, image)
+        with harness(store, image, NEVER) as again:
+            assert names(again, "/") == ["new"]
+        assert keys(store) == ["new"]
+        assert body(store, "new") == b"after"
+
+
+def test_a_close_during_an_upload_is_stored_after_the_write_delay(store: MemoryStore, tmp_path: Path) -> None:
+    halt = Halt(store, "put")
+    with harness(store, tmp_path, "settle=0.01") as filesystem:
+        write(filesystem, "/file", b"first")
+        assert halt.reached.wait(20)
+        change(filesystem, "/file", 0, b"second")
+        journal = filesystem.services.journal
+        with journal._changed:
+            (task,) = journal._queue.tasks()
+            newer = task.newer
+        halt.go_on()
+        wait_until(lambda: not filesystem.waiting())
+        assert body(store, "file") == b"second"
+    assert newer is not None
+    assert newer.due == newer.created + 0.01
