@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from swiftfs.concurrency import monotonic
-from swiftfs.errors import PreconditionFailed, SwiftfsError
+from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.backlog import Backlog
@@ -35,6 +35,7 @@ from swiftfs.journal.outcomes import Outcomes
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.recovery import Recovery
+from swiftfs.journal.repairs import Repairs
 from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.task_states import Failure, Waiting
@@ -81,7 +82,8 @@ class Journal:
         self._queue = backlog.queue
         self._changed = backlog.changed
         self._writer = TaskWriter(self._queue, db, cache, settle_seconds if mode is Mode.WRITE_BACK else 0.0)
-        self._late = LateRequests(watch, cache, db, self._put_right, self._can_put_right) if watch else None
+        self._repairs = Repairs(backlog, self._writer, cache)
+        self._late = LateRequests(watch, cache, db, self._repairs) if watch else None
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self._late)
         self._outcomes = Outcomes(self._parts, mode)
         self._scheduler = Scheduler(self._parts, self._outcomes)
@@ -175,8 +177,7 @@ class Journal:
 
     def is_idle(self, name: ObjectName) -> bool:
         """Return whether no change of `name` waits or runs."""
-        with self._changed:
-            return not self._queue.chain(name) and not self._writer.held.timed_of([name])
+        return self._repairs.is_idle(name)
 
     def undo_late_requests(self, path: str) -> None:
         """Store again what late requests have overwritten at and below a path; raise the error of a failure.
@@ -185,47 +186,6 @@ class Journal:
         """
         if self._late is not None and (names := self._late.look_below(path)):
             self.flush(names)
-
-    def _can_put_right(self, name: ObjectName) -> bool:
-        """Return whether an older version may be stored: nothing is about to, or can, replace the object."""
-        with self._changed:
-            return self._without_base(name) is not None or (
-                self.is_idle(name) and not self._cache.is_changing(name)
-            )
-
-    def _put_right(
-        self, path: str, operation: Operation, show: Callable[[], Done], holds: Callable[[], bool]
-    ) -> bool:
-        # One acquisition for the check and the submission: a change that came between them is newer than what
-        # the repair would store, and is shown.
-        with self._changed:
-            name, *_ = names = names_of(operation)
-            waiting = self._without_base(name)
-            if not holds() or (waiting is None and not all(map(self.is_idle, names))):
-                return False
-            if waiting is not None:
-                self._writer.put_before(waiting, path, operation)
-            else:
-                self._submit_shown(path, operation, show())
-            # Without the write delay: until it is put right, a large file may not be readable.
-            for task in self._queue.chain(name):
-                self._queue.run_now(task)
-            self._changed.notify_all()
-            return True
-
-    def _submit_shown(self, path: str, operation: Operation, done: Done) -> None:
-        try:
-            self.submit(path, operation, done)
-        except OSError as error:
-            done(error)
-            raise
-
-    def _without_base(self, name: ObjectName) -> Task | None:
-        """Return the only task about a name, if it is parked because its base version is gone."""
-        chain = self._queue.chain(name)
-        if len(chain) != 1 or not chain[0].blocked or not isinstance(chain[0].error, PreconditionFailed):
-            return None
-        return chain[0] if isinstance(chain[0].operation, PutFile) else None
 
     def rename(
         self,

@@ -9,7 +9,7 @@ object was stored after it.
 
 import logging
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,7 @@ from swiftfs.journal.operations import (
     ReplaceHeaders,
     SetAttributes,
 )
+from swiftfs.journal.repairs import Repairs
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below
@@ -56,10 +57,6 @@ BREAK = 10.0
 """Seconds between two rounds for each second that the last one took, up to a second."""
 
 _BYTES_ARE_GONE = "its bytes are not in the cache any more"
-
-Submit = Callable[[str, Operation, Callable[[], Done], Callable[[], bool]], bool]
-"""Submits a change if its name has no pending change that can be made, and the condition holds; returns
-whether it did. The first function shows the change in the mount, unless a newer one is pending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +89,14 @@ class LateRequests:
         watch: Watch,
         cache: FileCache,
         db: JournalDB,
-        submit: Submit,
-        can_submit: Callable[[ObjectName], bool],
+        repairs: Repairs,
     ) -> None:
         self._ambiguous = watch.ambiguous
         self._store = watch.store
         self._source = watch.source
         self._cache = cache
         self._db = db
-        self._submit = submit
-        self._can_submit = can_submit
+        self._repairs = repairs
         self._make_done: MakeDone | None = None
         self._looked: dict[ObjectName, float] = {}
         self._postponed: dict[ObjectName, float] = {}
@@ -228,7 +223,7 @@ class LateRequests:
     def _settle(self, found: Ambiguity) -> bool:
         """Check an object and repair it if needed; return False if that must wait."""
         name = found.name
-        if not self._can_submit(name):
+        if not self._repairs.can_submit(name):
             return False  # the object is about to be replaced
         try:
             info = self._head(name)
@@ -305,7 +300,7 @@ class LateRequests:
                 show = partial(self._done, path, operation)
                 # Under the journal's lock: a change of the name that was handed in since is newer than this
                 # repair.
-                if not self._submit(path, operation, show, lambda: self._is_current(found)):
+                if not self._repairs.submit(path, operation, show, lambda: self._is_current(found)):
                     return False
         except OSError as error:
             self._give_up(found, stands, str(error))

@@ -1,0 +1,76 @@
+"""Changes that store again what a late request has overwritten."""
+
+from collections.abc import Callable
+
+from swiftfs.errors import PreconditionFailed
+from swiftfs.filecache.cache import FileCache
+from swiftfs.journal.backlog import Backlog
+from swiftfs.journal.operations import Operation, PutFile, names_of
+from swiftfs.journal.task_writer import TaskWriter
+from swiftfs.journal.tasks import Done, Task
+from swiftfs.objects import ObjectName
+
+
+class Repairs:
+    """Submits repairs, unless a change of the name is pending that will replace the object anyway.
+
+    The lock of `backlog` is the journal's.
+    """
+
+    def __init__(self, backlog: Backlog, writer: TaskWriter, cache: FileCache) -> None:
+        self._queue = backlog.queue
+        self._changed = backlog.changed
+        self._writer = writer
+        self._cache = cache
+
+    def is_idle(self, name: ObjectName) -> bool:
+        """Return whether no change of `name` waits or runs."""
+        with self._changed:
+            return not self._queue.chain(name) and not self._writer.held.timed_of([name])
+
+    def can_submit(self, name: ObjectName) -> bool:
+        """Return whether an older version may be stored: nothing is about to, or can, replace the object."""
+        with self._changed:
+            return self._without_base(name) is not None or (
+                self.is_idle(name) and not self._cache.is_changing(name)
+            )
+
+    def submit(
+        self, path: str, operation: Operation, show: Callable[[], Done], holds: Callable[[], bool]
+    ) -> bool:
+        """Submit `operation` if it `holds`, and no change of its names is pending; return whether it was.
+
+        `show` shows it in the mount, and returns the callback for its outcome. A change whose base version a
+        late request has overwritten is pending, but comes after the repair, which nothing shows then. Raise
+        `OSError` if the disk refuses the record.
+        """
+        # One acquisition for the check and the submission: a change that came between them is newer than what
+        # the repair would store, and is shown.
+        with self._changed:
+            name, *_ = names = names_of(operation)
+            waiting = self._without_base(name)
+            if not holds() or (waiting is None and not all(map(self.is_idle, names))):
+                return False
+            if waiting is not None:
+                self._writer.put_before(waiting, path, operation)
+            else:
+                self._submit_shown(path, operation, show())
+            # Without the write delay: until it is put right, a large file may not be readable.
+            for task in self._queue.chain(name):
+                self._queue.run_now(task)
+            self._changed.notify_all()
+            return True
+
+    def _submit_shown(self, path: str, operation: Operation, done: Done) -> None:
+        try:
+            self._writer.submit(path, operation, done, 0.0)
+        except OSError as error:
+            done(error)
+            raise
+
+    def _without_base(self, name: ObjectName) -> Task | None:
+        """Return the only task about a name, if it is parked because its base version is gone."""
+        chain = self._queue.chain(name)
+        if len(chain) != 1 or not chain[0].blocked or not isinstance(chain[0].error, PreconditionFailed):
+            return None
+        return chain[0] if isinstance(chain[0].operation, PutFile) else None
