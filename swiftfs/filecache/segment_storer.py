@@ -10,7 +10,7 @@ from swiftfs.concurrency import Future, new_future
 from swiftfs.errors import NoSpace, NotFound, StoreError
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_put import SegmentPut, place_of
-from swiftfs.filecache.sparse_file import is_hole, is_in_memory, map_zeros, next_hole
+from swiftfs.filecache.sparse_file import is_hole, is_in_memory, map_zeros, next_data, next_hole
 from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
@@ -21,21 +21,28 @@ _OFFSET_DIGITS = 13
 
 _UNIQUE = 12
 
-_MOST_READ = 2**30
-"""As much as pread(2) surely returns at once."""
-
 
 def map_bytes(descriptor: int, start: int, end: int) -> Body:
     """Return the file's bytes from `start` to `end`, if possible without reading them into the heap."""
     if start == end:
         return b""
-    if end - start <= _MOST_READ and next_hole(descriptor, start, end) < end and is_in_memory(descriptor):
-        # On a tmpfs a mapping takes a page for each one of a hole that is read: SIGBUS if there is none left.
-        return os.pread(descriptor, end - start, start)
+    # On a tmpfs a mapping takes a page for each one of a hole that is read: SIGBUS if there is none left.
+    if next_hole(descriptor, start, end) < end and is_in_memory(descriptor):
+        return _copy(descriptor, start, end)
     # mmap(2) takes offsets of whole pages only.
     before = start % mmap.ALLOCATIONGRANULARITY
     length = end - start + before
     return memoryview(mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=start - before))[before:]
+
+
+def _copy(descriptor: int, start: int, end: int) -> Body:
+    """Return the file's bytes in memory of their own, of which holes take none."""
+    copy = memoryview(mmap.mmap(-1, end - start, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    at = start
+    while (at := next_data(descriptor, at, end)) < end:
+        data = copy[at - start : next_hole(descriptor, at, end) - start]
+        at += os.preadv(descriptor, [data], at) or len(data)  # zeros behind the end of a shorter file
+    return copy
 
 
 class SegmentStorer:

@@ -36,7 +36,9 @@ class Disk:
         filesystem.services.journal.sync()
         self._sync_files(self.cache)
 
-    def _sync_files(self, _folder: Path) -> None:
+    def _sync_files(self, folder: Path) -> None:
+        if folder != self.cache:
+            return  # of a mount that was killed
         shutil.rmtree(self._synced / "content", ignore_errors=True)
         copy_live(self.cache / "content", self._synced / "content")
 

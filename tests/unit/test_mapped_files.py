@@ -229,10 +229,13 @@ def test_the_segment_of_an_upload_that_begins_when_the_file_is_dropped_is_delete
 def test_an_upload_of_a_hole_takes_no_space_of_a_tmpfs() -> None:
     """A mapping would: when the tmpfs is full that is a SIGBUS."""
     with tempfile.TemporaryFile(dir="/dev/shm") as file:
+        data = noise(10_000)
         file.truncate(MIB)
+        os.pwrite(file.fileno(), data, 100_001)
+        taken = os.fstat(file.fileno()).st_blocks
         body = map_bytes(file.fileno(), 5, MIB)
-        assert bytes(body) == bytes(MIB - 5)
-        assert os.fstat(file.fileno()).st_blocks == 0
+        assert bytes(body) == bytes(99_996) + data + bytes(MIB - 110_001)
+        assert os.fstat(file.fileno()).st_blocks == taken
 
 
 def test_closing_a_file_waits_for_its_uploads(rig: Rig) -> None:

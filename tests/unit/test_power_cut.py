@@ -276,7 +276,7 @@ def test_a_power_cut_soon_after_a_kill_leaves_what_was_synced_before(disk: Disk,
         filesystem.rename("/file", "/other")
         write(filesystem, "/file", NEW)
         copy_live(disk.cache, tmp_path / "killed")
-    disk.cache = tmp_path / "killed"
+        disk.cache = tmp_path / "killed"
     with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
         assert (read(filesystem, "/other"), read(filesystem, "/file")) == (OLD, NEW)
         filesystem.unlink("/other")
