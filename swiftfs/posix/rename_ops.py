@@ -305,7 +305,7 @@ class RenameOps:
     def _hand_in_below(self, old: str, new: str) -> None:
         """Hand in open files below the two folders, and the deletions that wait for a last close."""
         for file in self._open_files.below(old):
-            self._write_back.flush(file)
+            self._write_back.hand_in_changes(file)
         # Deletions that wait for a last close: the objects would move with the folder and come back under the
         # new names, or fill a target that is shown as empty.
         for file in [*self._open_files.below(old), *self._open_files.below(new)]:

@@ -270,6 +270,26 @@ def test_a_folder_moves_with_a_refused_file(store: MemoryStore, tmp_path: Path) 
     assert keys(store) == ["b", "b/file", "b/first"]
 
 
+def test_a_folder_with_an_open_refused_file_is_renamed_without_a_request(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        filesystem.mkdir("/a", 0o755, ME)
+        write(filesystem, "/a/file", DATA["small"])
+        handle = filesystem.open("/a/file", os.O_RDWR)
+        refuse(store, QuotaExceeded, *PUTS)
+        assert parked(filesystem) == ["/a", "/a/file"]
+        store.requests.clear()
+        filesystem.rename("/a", "/b")
+        assert store.requests == []
+        store.hook = None
+        filesystem.flush(handle)
+        filesystem.release(handle)
+        assert parked(filesystem) == []
+    assert keys(store) == ["b", "b/file"]
+    assert body(store, "b/file") == DATA["small"]
+
+
 def test_a_folder_with_a_refused_change_of_a_file_stays_and_the_log_names_the_file(
     store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
