@@ -179,6 +179,13 @@ class Journal:
         """Return whether no change of `name` waits or runs."""
         return self._repairs.is_idle(name)
 
+    def undo_late_deletion(self, name: ObjectName) -> bool:
+        """Store an object again that a late request has deleted; return whether that has begun.
+
+        A program that does not find its file may begin it anew.
+        """
+        return self._late is not None and self._late.look_at(name)
+
     def undo_late_requests(self, path: str) -> None:
         """Store again what late requests have overwritten at and below a path; raise the error of a failure.
 

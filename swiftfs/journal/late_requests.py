@@ -191,15 +191,17 @@ class LateRequests:
 
     def look_below(self, path: str) -> list[ObjectName]:
         """Check the objects at and below a path now; return those that are stored again by the journal."""
-        repaired = []
-        for found in self._ambiguous.all():
-            where = self._source.path(found.name)
-            if found.is_dangerous and where is not None and (where == path or is_below(where, path)):
-                before = self._put_right
-                self._settle(found)
-                if self._put_right > before:
-                    repaired.append(found.name)
-        return repaired
+        names = [found.name for found in self._ambiguous.all()]
+        paths = [(name, self._source.path(name)) for name in names]
+        below = [name for name, at in paths if at is not None and (at == path or is_below(at, path))]
+        return [name for name in below if self.look_at(name)]
+
+    def look_at(self, name: ObjectName) -> bool:
+        """Check an object now, if it is watched; return whether it is stored again by the journal."""
+        found, before = self._ambiguous.get(name), self._put_right
+        if found is not None and found.is_dangerous:
+            self._settle(found)
+        return self._put_right > before
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from support.harness import ME, read, write
+from support.harness import ME, change, read, write
 from support.late_store import FILE, LateStore, late, look, remove, settle, store_file
 from support.stored_objects import body, foreign, keys
 from swiftfs.objects import ObjectName
@@ -133,6 +133,30 @@ def test_a_late_deletion_of_a_move_s_source(store: LateStore, filesystem: FileSy
     look(filesystem)
     settle(filesystem)
     assert (body(store, "file"), body(store, "there")) == (b"new", b"moved")
+
+
+@pytest.mark.parametrize("size", [5000, 3 * MIB])
+@pytest.mark.parametrize("first", ["rename", "unlink"])
+def test_a_file_that_a_late_deletion_took_is_found_again(
+    store: LateStore, filesystem: FileSystem, first: str, size: int
+) -> None:
+    """Before anything has looked for it a logger would begin a new file, and lose the old one for good."""
+    data = os.urandom(size)
+    store_file(filesystem, b"old")
+    store.lose("delete", "file")
+    if first == "rename":
+        filesystem.rename("/file", "/there")
+    else:
+        filesystem.unlink("/file")
+        settle(filesystem)
+    store_file(filesystem, data)
+    store.land()
+    assert "file" not in keys(store)
+    filesystem.refresh()
+    assert filesystem.getattr("/file").size == size
+    change(filesystem, "/file", size, b"more")
+    settle(filesystem)
+    assert body(store, "file") == data + b"more"
 
 
 @pytest.mark.parametrize("size", [5000, 3 * MIB])

@@ -13,6 +13,7 @@ from support.harness import ME, copy_live, harness, names, read, write
 from support.interrupted_moves import leave, refusals, row_of
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB, Record
@@ -314,6 +315,37 @@ def test_one_that_cannot_be_finished_is_undone_and_given_up(
         pass
     del wanted["e/b"]
     assert {key: one for key, one in contents(store).items() if key != "e"} == wanted
+
+
+@pytest.mark.parametrize("changed", ["d/big", "e/big"])
+@pytest.mark.parametrize("folder", [True, False])
+def test_one_that_found_no_server_keeps_the_segments_of_either_copy(
+    store: MemoryStore, tmp_path: Path, *, folder: bool, changed: str
+) -> None:
+    """Both names have the large file, and one of them is written anew."""
+    data = noise(3 * 2**20)
+    with harness(store, tmp_path, "segment_size=1M,settle=0.05") as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        write(filesystem, "/d/big", data)
+    source, target = ObjectName("box", "d/big"), ObjectName("box", "e/big")
+    etag = store.head(source).version.etag
+    intent: Move | MoveFolder = interrupted(store)
+    if not folder:
+        intent = Move(source, target, etag=etag, replaces_etag="", is_slo=True)
+    copy(store, "d/big", "e/big")
+    leave(tmp_path, intent)
+
+    def hook(method: str, subject: str) -> None:
+        if method == ("list_page" if folder else "head") and subject.startswith("box/e/"):
+            raise Unavailable("no")
+
+    store.hook = hook
+    with harness(store, tmp_path) as filesystem:
+        store.hook = None
+        write(filesystem, f"/{changed}", b"written anew")
+    (kept,) = {"d/big", "e/big"} - {changed}
+    assert body(store, kept) == data
+    assert body(store, changed) == b"written anew"
 
 
 @pytest.mark.parametrize("recorded", [True, False])

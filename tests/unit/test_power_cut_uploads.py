@@ -1,7 +1,9 @@
 """A power cut while, or just after, changes are sent to Swift: see `support.power_cut`."""
 
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from support.memory_store import MemoryStore
 from support.noise import noise
 from support.power_cut import Disk, refusing
 from support.stored_objects import NEVER, body, foreign, keys, segments
-from swiftfs.errors import Unavailable
+from swiftfs.errors import SwiftfsError, Unavailable
 from swiftfs.posix.filesystem import FileSystem
 
 OLD = noise(300_000)
@@ -192,3 +194,80 @@ def test_an_unmount_deletes_the_segments_of_a_file_that_was_deleted_just_before(
         assert len(segments(store)) == 2
     assert not segments(store)
     assert not list((disk.cache / "content").iterdir())
+
+
+LARGE = noise(3_000_000, seed=2)
+
+SEGMENTED = SOON
+"""Mount options: uploads begin at once, and a large file has segments of 1 MiB."""
+
+
+@both
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_rename_that_has_copied_a_large_file_is_finished(
+    disk: Disk, folder: bool, journal_is_newest: bool
+) -> None:
+    """Half of it would be two files with the same segments, which a change of one destroys."""
+    store, images = MemoryStore("box", "box_segments"), list[Path]()
+
+    def hook(method: str, subject: str) -> None:
+        if method in ("delete", "delete_many", "head") and keys(store)[-1].startswith("e") and not images:
+            images.append(disk.cut(journal_is_newest=journal_is_newest))
+        if images:
+            raise Unavailable("no answer")
+
+    with suppress(SwiftfsError), harness(store, disk.cache, f"{SEGMENTED},drain=0") as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        write(filesystem, "/d/file", LARGE)
+        wait_until(lambda: not filesystem.waiting())
+        disk.sync(filesystem)
+        store.hook = hook
+        filesystem.rename(*(("/d", "/e") if folder else ("/d/file", "/e")))
+    store.hook = None
+    disk.restart()
+    new, old = ("e/file", "/d/file") if folder else ("e", "/d/file")
+    with harness(store, images[0], SEGMENTED) as filesystem:
+        assert read(filesystem, f"/{new}") == LARGE
+        if folder:
+            filesystem.mkdir("/d", 0o755, ME)
+        write(filesystem, old, b"written anew")
+    assert body(store, new) == LARGE
+
+
+@both
+@pytest.mark.parametrize("size", [200_000, 3_000_000])
+def test_a_patch_that_was_stored_just_before_is_readable(
+    disk: Disk, size: int, journal_is_newest: bool
+) -> None:
+    """Its synced record lacks bytes of the version that it has replaced."""
+    store, data = MemoryStore("box", "box_segments"), bytearray(noise(size))
+    foreign(store, "file", bytes(data))
+    with harness(store, disk.cache, f"{SEGMENTED},settle=1000") as filesystem:
+        change(filesystem, "/file", 10, b"patched")
+        data[10:17] = b"patched"
+        handle = filesystem.open("/file", os.O_RDONLY)  # its local file stays
+        disk.sync(filesystem)
+        filesystem.services.journal.flush_all()
+        wait_until(lambda: not filesystem.waiting())
+        image = disk.cut(journal_is_newest=journal_is_newest)
+        filesystem.release(handle)
+    disk.restart()
+    with harness(store, image, SEGMENTED) as filesystem:
+        assert read(filesystem, "/file") == data
+    assert body(store, "file") == data
+
+
+def test_a_deletion_that_was_executed_just_before_leaves_no_change_without_its_base(disk: Disk) -> None:
+    store = MemoryStore("box", "box_segments")
+    foreign(store, "file", LARGE)
+    with harness(store, disk.cache, f"{SEGMENTED},settle=1000") as filesystem:
+        change(filesystem, "/file", 10, b"patched")
+        disk.sync(filesystem)
+        filesystem.unlink("/file")
+        filesystem.services.journal.flush_all()
+        wait_until(lambda: not filesystem.waiting())
+        image = disk.cut(journal_is_newest=False)
+    disk.restart()
+    with harness(store, image, SEGMENTED) as filesystem:
+        assert names(filesystem, "/") == []
+    assert keys(store) == []
