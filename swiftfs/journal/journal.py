@@ -179,20 +179,26 @@ class Journal:
         """Return whether no change of `name` waits or runs."""
         return self._repairs.is_idle(name)
 
-    def undo_late_deletion(self, name: ObjectName) -> bool:
-        """Store an object again that a late request has deleted; return whether that has begun.
+    def undo_late_request(self, name: ObjectName) -> bool:
+        """Store an object again that a late request has overwritten; return whether one has.
 
-        A program that does not find its file may begin it anew.
+        A program would change the older version. Raise the error of a failure.
         """
-        return self._late is not None and self._late.look_at(name)
+        if self._late is None or not self._late.look_at(name):
+            return False
+        self.flush([name])
+        return True
 
-    def undo_late_requests(self, path: str) -> None:
-        """Store again what late requests have overwritten at and below a path; raise the error of a failure.
+    def undo_late_requests(self, path: str) -> bool:
+        """Store again what late requests have overwritten or deleted at and below a path; return whether any.
 
-        A move would take along what they have left: at its new name nothing would tell that it is wrong.
+        A program that does not find it would begin it anew, and a move would take along what is there: at its
+        new name nothing would tell that it is wrong. Raise the error of a failure.
         """
-        if self._late is not None and (names := self._late.look_below(path)):
+        names = self._late.look_below(path) if self._late is not None else []
+        if names:
             self.flush(names)
+        return bool(names)
 
     def rename(
         self,

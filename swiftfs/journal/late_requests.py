@@ -191,7 +191,7 @@ class LateRequests:
 
     def look_below(self, path: str) -> list[ObjectName]:
         """Check the objects at and below a path now; return those that are stored again by the journal."""
-        names = [found.name for found in self._ambiguous.all()]
+        names = [found.name for found in self._ambiguous.all() if found.is_dangerous]
         paths = [(name, self._source.path(name)) for name in names]
         below = [name for name, at in paths if at is not None and (at == path or is_below(at, path))]
         return [name for name in below if self.look_at(name)]

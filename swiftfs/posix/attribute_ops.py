@@ -90,17 +90,10 @@ class AttributeOps:
         try:
             attributes = self._namespace.lookup(path).attributes
         except FileNotFoundError:
-            if not self._is_back(path):
+            if not self._journal.undo_late_requests(path):
                 raise
             attributes = self._namespace.lookup(path).attributes
         return self._open_files.as_shown(path, self._inodes.of(path, attributes))
-
-    def _is_back(self, path: str) -> bool:
-        """Return whether a missing file was deleted by a late request, and is being stored again."""
-        try:
-            return self._journal.undo_late_deletion(self._namespace.new_object(path))
-        except OSError:  # no file can have this name
-            return False
 
     def getattr_handle(self, handle: int) -> Attributes:
         """Return the attributes of an open file, whether or not it still has a path."""

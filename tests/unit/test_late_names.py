@@ -159,6 +159,39 @@ def test_a_file_that_a_late_deletion_took_is_found_again(
     assert body(store, "file") == data + b"more"
 
 
+def test_a_folder_that_a_late_deletion_took_is_found_again(store: LateStore, filesystem: FileSystem) -> None:
+    filesystem.mkdir("/d", 0o755, ME)
+    store_file(filesystem, b"old", "/d/file")
+    store.lose("delete", "d/file")
+    filesystem.rename("/d", "/e")
+    filesystem.mkdir("/d", 0o755, ME)
+    store_file(filesystem, b"new", "/d/file")
+    store.land()
+    assert keys(store) == ["e", "e/file"]
+    filesystem.refresh()
+    assert filesystem.getattr("/d").is_directory
+    assert read(filesystem, "/d/file") == b"new"
+
+
+@pytest.mark.parametrize("size", [5000, 3 * MIB])
+@pytest.mark.parametrize("offset", [0, 4000])
+def test_a_file_that_a_late_put_has_overwritten_is_changed_in_its_newer_version(
+    store: LateStore, filesystem: FileSystem, size: int, offset: int
+) -> None:
+    data = bytearray(os.urandom(size))
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, bytes(data))
+    store.land()
+    assert body(store, "file") == b"old"
+    filesystem.refresh()
+    assert filesystem.getattr("/file").size == 3
+    change(filesystem, "/file", offset, b"more")
+    settle(filesystem)
+    data[offset : offset + 4] = b"more"
+    assert body(store, "file") == data
+
+
 @pytest.mark.parametrize("size", [5000, 3 * MIB])
 def test_a_late_copy_whose_source_is_another_file_by_then(
     store: LateStore, filesystem: FileSystem, size: int
