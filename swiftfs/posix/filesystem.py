@@ -34,7 +34,7 @@ class FileSystem:
         self._files = files = FileOps(services, pending, write_back)
         directories = DirectoryOps(services, pending, write_back)
         unlinks = UnlinkOps(services, pending, write_back, directories)
-        renames = RenameOps(services, pending, write_back, directories, unlinks)
+        renames = RenameOps(services, pending, write_back, files, directories, unlinks)
         attributes = AttributeOps(services, pending, write_back, files)
 
         self.getattr = attributes.getattr

@@ -19,6 +19,7 @@ from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, is_below, join, path_below, plain_marker, split
 from swiftfs.posix.directory_ops import DirectoryOps
+from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_files import OpenFile
 from swiftfs.posix.pending import PendingChanges, pending_entry
 from swiftfs.posix.services import Services
@@ -40,6 +41,7 @@ class RenameOps:
         services: Services,
         pending: PendingChanges,
         write_back: WriteBack,
+        files: FileOps,
         directories: DirectoryOps,
         unlinks: UnlinkOps,
     ) -> None:
@@ -51,6 +53,7 @@ class RenameOps:
         self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
+        self._files = files
         self._directories = directories
         self._unlinks = unlinks
         self._inodes = services.inodes
@@ -79,6 +82,8 @@ class RenameOps:
     def _rename_file(self, old: str, new: str) -> None:
         if is_hiding(old, new) and self._unlinks.hide(old, new):
             return
+        # A version that another client has replaced is not what moves.
+        self._files.current(old)
         with self._write_back.held_open(old) as file:
             moving, target = self._namespace.find(old), self._namespace.find(new)
             if target is not None and target.is_directory:
@@ -92,8 +97,7 @@ class RenameOps:
                 elif moving is not None:
                     self._move(old, new, self._namespace.new_object(new), moving, target)
                 replaced()
-                if file is not None:
-                    self._open_files.move(old, new)
+                self._open_files.move(old, new)
                 self._inodes.move(old, new)
 
     def _rename_open(self, file: OpenFile, new: str, target: Entry | None) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import get, harness, put, read, write
+from support.harness import change, get, harness, put, read, write
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import body, foreign
+from support.stored_objects import NEVER, body, foreign
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.objects import UNCACHED_HANDLES, ObjectName
@@ -200,3 +200,20 @@ def test_both_versions_move_with_their_folder(filesystem: FileSystem, store: Mem
     assert get(filesystem, again) == NEW
     for handle in (old, new, again):
         filesystem.release(handle)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_the_new_version_is_renamed(store: MemoryStore, tmp_path: Path, flags: int) -> None:
+    """Not the one that a handle has: an append would store that again."""
+    foreign(store, "file", OLD)
+    with harness(store, tmp_path, NEVER) as filesystem:
+        handle = filesystem.open("/file", flags)
+        assert get(filesystem, handle) == OLD
+        foreign(store, "file", NEW)
+        filesystem.refresh()
+        filesystem.rename("/file", "/moved")
+        assert read(filesystem, "/moved") == NEW
+        change(filesystem, "/moved", len(NEW), b"more")
+        assert get(filesystem, handle) == OLD
+        filesystem.release(handle)
+    assert body(store, "moved") == NEW + b"more"
