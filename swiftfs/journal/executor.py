@@ -321,13 +321,12 @@ class Executor:
     def _without_changed(
         self, operations: Sequence[Delete], failures: dict[ObjectName, StoreError]
     ) -> list[Delete]:
-        """Return the deletions to execute, without objects that a move left behind and that have changed."""
+        """Return the deletions to execute, without conditional ones of objects that have changed."""
         wanted = []
         for operation in operations:
             try:
-                # An object that a rename has left may be replaced by another client any time: each attempt
-                # looks again.
-                if not operation.moved or self._object_moves.is_unchanged(operation):
+                # Another client may replace the object any time: each attempt looks again.
+                if not operation.is_conditional or self._object_moves.is_unchanged(operation):
                     wanted.append(operation)
             except StoreError as error:
                 failures[operation.name] = error

@@ -139,6 +139,7 @@ class Journal:
         its name too, but if it is to wait `until_closed` only after `was_closed`. Raise `OSError` if the disk
         refuses the record. The next mount executes it at once.
         """
+        deletion = replace(deletion, waited=until_closed)
         with self._changed:
             seq = self._writer.hold(path, deletion, done, math.inf if until_closed else HIDDEN_SECONDS)
             self._changed.notify_all()

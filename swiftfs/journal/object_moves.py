@@ -246,7 +246,7 @@ class ObjectMoves:
         self._removal.share(source, target)
 
     def is_unchanged(self, deletion: Delete) -> bool:
-        """Return whether an object that a move left behind is still the copied version; errors of a HEAD."""
+        """Return whether the object of a conditional deletion is still that version; errors of a HEAD."""
         info = self._head(deletion.name)
         self._late.found(deletion.name, info)
         if info is None or is_copied(info, deletion.etag):

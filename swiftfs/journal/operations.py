@@ -106,13 +106,20 @@ class Delete:
 
     `etag` is the object's ETag when its name was deleted in the mount, None is unknown. A `moved` object was
     copied elsewhere but could not be deleted: it is deleted only if it is still that version, without its
-    segments, which the copy needs.
+    segments, which the copy needs. One that has `waited` for the last close of its file, maybe for hours, is
+    deleted only if it is still that version, too.
     """
 
     name: ObjectName
     is_slo: bool | None
     etag: str | None = None
     moved: bool = False
+    waited: bool = False
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the object must still have the ETag."""
+        return self.moved or (self.waited and self.etag is not None)
 
 
 ANY_VERSION = "*"

@@ -9,7 +9,7 @@ import pytest
 from support.harness import change, get, harness, put, read, write
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import NEVER, body, foreign
+from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.objects import UNCACHED_HANDLES, ObjectName
@@ -217,3 +217,20 @@ def test_the_new_version_is_renamed(store: MemoryStore, tmp_path: Path, flags: i
         assert get(filesystem, handle) == OLD
         filesystem.release(handle)
     assert body(store, "moved") == NEW + b"more"
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_deletion_that_waited_for_the_last_close_spares_a_newer_version(
+    store: MemoryStore, tmp_path: Path, is_replaced: bool
+) -> None:
+    """Its bytes were not here, so the object was needed until then."""
+    foreign(store, "file", OLD)
+    with harness(store, tmp_path, "read_ahead=0") as filesystem:
+        handle = filesystem.open("/file", os.O_RDONLY)
+        assert get(filesystem, handle, 0, BLOCK) == OLD[:BLOCK]
+        filesystem.unlink("/file")
+        assert keys(store) == ["file"]
+        if is_replaced:
+            foreign(store, "file", NEW)
+        filesystem.release(handle)
+    assert {key: body(store, key) for key in keys(store)} == ({"file": NEW} if is_replaced else {})
