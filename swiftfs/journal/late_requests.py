@@ -191,16 +191,21 @@ class LateRequests:
 
     def look_below(self, path: str) -> list[ObjectName]:
         """Check the objects at and below a path now; return those that are stored again by the journal."""
-        names = [found.name for found in self._ambiguous.all() if found.is_dangerous]
-        paths = [(name, self._source.path(name)) for name in names]
-        below = [name for name, at in paths if at is not None and (at == path or is_below(at, path))]
-        return [name for name in below if self.look_at(name)]
+        dangerous = [found for found in self._ambiguous.all() if found.is_dangerous]
+        paths = [(found, self._source.path(found.name)) for found in dangerous]
+        below = [found for found, at in paths if at is not None and (at == path or is_below(at, path))]
+        return [found.name for found in below if self._look(found)]
 
     def look_at(self, name: ObjectName) -> bool:
-        """Check an object now, if it is watched; return whether it is stored again by the journal."""
-        found, before = self._ambiguous.get(name), self._put_right
-        if found is not None and found.is_dangerous:
-            self._settle(found)
+        """Check an object that should be there, if it is watched; return whether it is stored again."""
+        found = self._ambiguous.get(name)
+        if found is None or not found.is_dangerous or found.last is None or found.last.kind == "delete":
+            return False
+        return self._look(found)
+
+    def _look(self, found: Ambiguity) -> bool:
+        before = self._put_right
+        self._settle(found)
         return self._put_right > before
 
     def _run(self) -> None:
