@@ -142,7 +142,12 @@ class Scheduler:
 
     def _delete(self, batch: list[Task]) -> None:
         deletions = [task.operation for task in batch if isinstance(task.operation, Delete)]
-        self._db.sync_older([deletion.name for deletion in deletions])
+        try:
+            self._db.sync_older([deletion.name for deletion in deletions])
+        except OSError as refused:
+            for task in batch:
+                self._outcomes.fail(task, refused)
+            return
         failures = self._executor.delete_together(deletions)
         for task, deletion in zip(batch, deletions, strict=True):
             # Each by itself: an unexpected error in one task must not leave the others of the batch running.

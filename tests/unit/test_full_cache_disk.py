@@ -11,9 +11,10 @@ import pytest
 from support.harness import harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.stored_objects import NEVER, body, keys
+from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.journal import outcomes
 from swiftfs.journal.database import JournalDB
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
 
@@ -77,3 +78,24 @@ def append(filesystem: FileSystem, path: str, data: bytes) -> None:
         filesystem.flush(handle)
     finally:
         filesystem.release(handle)
+
+
+def test_a_deletion_that_a_full_disk_stopped_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was parked as an unexpected error."""
+    monkeypatch.setattr(outcomes, "FIRST_PAUSE", 0.05)
+    store, failures, sync = MemoryStore("box"), [errno.ENOSPC], JournalDB.sync_older
+    foreign(store, "file", b"data")
+
+    def refuse_once(db: JournalDB, wanted: list[ObjectName]) -> None:
+        if failures:
+            raise OSError(failures.pop(), "no space")
+        sync(db, wanted)
+
+    monkeypatch.setattr(JournalDB, "sync_older", refuse_once)
+    with harness(store, tmp_path, "settle=0.01") as filesystem:
+        filesystem.unlink("/file")
+        wait_until(lambda: not filesystem.waiting())
+    assert not failures
+    assert keys(store) == []
