@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class BaseResolver:
-    """Corrects the base version (`origin`) of one file by the answers of Swift.
+    """Corrects the base version of one file by the answers of Swift.
 
     While the version is known from a listing only, one thread may be `_asking` Swift for it. `last_get_info`
     is what the last download said of the object. `_seen` is when an answer last showed the base version, -inf
@@ -37,8 +37,8 @@ class BaseResolver:
         blocks = self._state.blocks
         # The ETag was unknown (a DLO, or an object of another client): the first answer decides which version
         # fills the file.
-        if blocks.origin is not None and not blocks.origin.etag:
-            blocks.origin = replace(blocks.origin, etag=info.version.etag)
+        if blocks.base is not None and not blocks.base.etag:
+            blocks.base = replace(blocks.base, etag=info.version.etag)
         self.last_get_info, self._seen = info, monotonic()
 
     def was_seen(self, seconds: float) -> bool:
@@ -54,12 +54,12 @@ class BaseResolver:
         if self._seen < before:
             self._seen = -inf
 
-    def learn_manifest(self, origin: BaseVersion, manifest: Manifest) -> bool:
-        """Record the manifest of `origin`; return False if another version is the base by now. Lock held."""
+    def learn_manifest(self, base: BaseVersion, manifest: Manifest) -> bool:
+        """Record the manifest of `base`; return False if another version is the base by now. Lock held."""
         blocks = self._state.blocks
-        if blocks.origin is None or manifest.etag != blocks.origin.etag or not blocks.is_from(origin):
+        if blocks.base is None or manifest.etag != blocks.base.etag or not blocks.is_from(base):
             return False
-        blocks.origin = replace(blocks.origin, manifest=manifest)
+        blocks.base = replace(blocks.base, manifest=manifest)
         return True
 
     def correct(self, info: ObjectInfo) -> bool:
@@ -73,17 +73,17 @@ class BaseResolver:
         etag, said = info.version.etag, decode_type(info.content_type)[1].slo
         is_listed = said == etag if info.is_slo else said is None
         with state.changed:
-            origin = state.blocks.origin
-            if state.is_certain or origin is None or origin.etag in ("", etag):
+            base = state.blocks.base
+            if state.is_certain or base is None or base.etag in ("", etag):
                 return False
-            if is_listed or info.size != origin.object_size or info.version.name != origin.name:
+            if is_listed or info.size != base.object_size or info.version.name != base.name:
                 return False
-            state.blocks.origin, state.is_certain = replace(origin, etag=etag), True
+            state.blocks.base, state.is_certain = replace(base, etag=etag), True
             self.last_get_info = info
-        log.info("%s: the Content-Type names another version than the object has", origin.name)
+        log.info("%s: the Content-Type names another version than the object has", base.name)
         return True
 
-    def ask(self, origin: BaseVersion) -> bool:
+    def ask(self, base: BaseVersion) -> bool:
         """Ask Swift, once, which version there is instead of a refused one; return whether it may be used."""
         state = self._state
         with state.changed:
@@ -93,7 +93,7 @@ class BaseResolver:
                 return False
             self._asking = True
         try:
-            corrected = self.correct(self._store.head(origin.name))
+            corrected = self.correct(self._store.head(base.name))
             state.is_certain = True
         except NotFound:
             return False
@@ -104,7 +104,7 @@ class BaseResolver:
                 self._asking = False
                 state.changed.notify_all()
 
-    def follow_upload(self, origin: BaseVersion) -> bool:
+    def follow_upload(self, base: BaseVersion) -> bool:
         """Take for the base version what an upload of ours stored whose answer was lost.
 
         Return whether there is one. The first refusal causes the HEAD, even if it is a reader's: the next
@@ -113,14 +113,14 @@ class BaseResolver:
         if not self._uploads.record.is_in_doubt:
             return False
         try:
-            info = self._store.head(origin.name)
+            info = self._store.head(base.name)
         except NotFound:
             return False
-        if info.version.etag == origin.etag or not self._uploads.record.landed(info.version.etag):
+        if info.version.etag == base.etag or not self._uploads.record.landed(info.version.etag):
             return False
         blocks = self._state.blocks
         with self._state.changed:
-            if blocks.is_from(origin):
-                blocks.rebase(BaseVersion(origin.name, info.version.etag, info.size, info.size))
-        log.info("%s: an upload whose answer was lost had succeeded", origin.name)
+            if blocks.is_from(base):
+                blocks.rebase(BaseVersion(base.name, info.version.etag, info.size, info.size))
+        log.info("%s: an upload whose answer was lost had succeeded", base.name)
         return True

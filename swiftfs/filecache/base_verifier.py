@@ -67,92 +67,90 @@ class BaseVerifier:
         return None
 
     def _execute(self, fetch: Download) -> None:
-        origin = self._state.blocks.origin
-        if origin is None or self._state.closed:
+        base = self._state.blocks.base
+        if base is None or self._state.closed:
             return
         try:
-            if not self._is_worth_all_of(origin, fetch) or not self._download_whole(origin):
+            if not self._is_worth_all_of(base, fetch) or not self._download_whole(base):
                 step = WHOLE // BLOCK
                 for first in range(fetch.first, fetch.last, step):
-                    self._download_twice(origin, first, min(first + step, fetch.last))
+                    self._download_twice(base, first, min(first + step, fetch.last))
         except NotFound:
-            if not self._take_local(origin, fetch):
+            if not self._take_local(base, fetch):
                 raise PreconditionFailed(
-                    f"{origin.name}: the object was deleted while it was changed"
+                    f"{base.name}: the object was deleted while it was changed"
                 ) from None
         except PreconditionFailed:
-            if not self._resolver.ask(origin):
+            if not self._resolver.ask(base):
                 raise
 
-    def _take_local(self, origin: BaseVersion, fetch: Download) -> bool:
+    def _take_local(self, base: BaseVersion, fetch: Download) -> bool:
         """Count blocks as verified whose object is gone: the local file has the only copy of them.
 
         Return False if not all of them are here.
         """
         state, blocks = self._state, self._state.blocks
         with state.changed:
-            if not blocks.is_from(origin) or not blocks.present.covers(fetch.first, fetch.last):
+            if not blocks.is_from(base) or not blocks.present.covers(fetch.first, fetch.last):
                 return False
             blocks.verified.add(fetch.first, fetch.last)
             state.changed.notify_all()
-        log.info("%s is gone: the local bytes are stored as they are", origin.name)
+        log.info("%s is gone: the local bytes are stored as they are", base.name)
         return True
 
-    def _is_worth_all_of(self, origin: BaseVersion, fetch: Download) -> bool:
+    def _is_worth_all_of(self, base: BaseVersion, fetch: Download) -> bool:
         """Return whether to verify some blocks by one download of the whole object: it is cheaper then."""
         info = self._resolver.last_get_info
         # The ETag of a large object is no MD5 of its bytes.
-        if origin.manifest is not None or (info is not None and (info.is_slo or info.dlo_prefix is not None)):
+        if base.manifest is not None or (info is not None and (info.is_slo or info.dlo_prefix is not None)):
             return False
         needed = (fetch.last - fetch.first) * BLOCK
         # Two answers with the object's first bytes begin at one offset, so they are not independent.
-        much = 4 * needed >= origin.object_size or fetch.first == 0
-        return origin.object_size <= WHOLE or (origin.object_size <= LARGEST_WHOLE and much)
+        much = 4 * needed >= base.object_size or fetch.first == 0
+        return base.object_size <= WHOLE or (base.object_size <= LARGEST_WHOLE and much)
 
-    def _download_whole(self, origin: BaseVersion) -> bool:
+    def _download_whole(self, base: BaseVersion) -> bool:
         """Download the object and compare its MD5; return False when its ETag is not an MD5."""
         # Once more, in case that the network was at fault.
         for _ in range(2):
-            with closing(self._empty_answer(0, origin.object_size)) as answer:
-                info = self._get(origin, answer)
+            with closing(self._empty_answer(0, base.object_size)) as answer:
+                info = self._get(base, answer)
                 if info.is_slo or info.dlo_prefix is not None or not is_md5(info.version.etag):
                     return False
-                digest = answer.md5(0, origin.object_size)
+                digest = answer.md5(0, base.object_size)
                 if digest == info.version.etag:
-                    self._take(origin, answer, 0, origin.object_size, info)
+                    self._take(base, answer, 0, base.object_size, info)
                     return True
-            log.info(
-                "%s: the downloaded bytes have the MD5 %s; they are downloaded again", origin.name, digest
-            )
-        raise Corrupt(f"{origin.name}: the downloaded bytes have the MD5 {digest}, which is not the ETag")
+            log.info("%s: the downloaded bytes have the MD5 %s; they are downloaded again", base.name, digest)
+        raise Corrupt(f"{base.name}: the downloaded bytes have the MD5 {digest}, which is not the ETag")
 
-    def _download_twice(self, origin: BaseVersion, first: int, last: int) -> None:
+    def _download_twice(self, base: BaseVersion, first: int, last: int) -> None:
         """Download some blocks until two answers agree; the bytes in the local file count as one answer.
 
         Each answer begins at another offset: a fault that always hits one place of a body (a proxy's) then
         hits different bytes of the object. For whole segments one answer is enough if it has their MD5s.
         """
-        offset, end = first * BLOCK, min(last * BLOCK, origin.size)
+        offset, end = first * BLOCK, min(last * BLOCK, base.size)
         with ExitStack() as opened:
             seen = [opened.enter_context(closing(one)) for one in self._bytes_here(offset, end)]
             # At most three: where no two of them agree, more would not help.
             while len(seen) < 3:
                 answer = self._empty_answer(max(0, offset - len(seen) * BLOCK), end)
                 opened.enter_context(closing(answer))
-                info = self._get(origin, answer)
+                info = self._get(base, answer)
                 if any(answer.agrees(one, offset, end) for one in seen) or (
-                    info.is_slo and _is_of_segments(self._manifest(origin), answer, offset, end)
+                    info.is_slo and _is_of_segments(self._manifest(base), answer, offset, end)
                 ):
-                    self._take(origin, answer, offset, end, info)
+                    self._take(base, answer, offset, end, info)
                     return
                 if seen:
                     log.info(
                         "%s: two answers differ in the bytes from %d on; they are downloaded again",
-                        origin.name,
+                        base.name,
                         offset,
                     )
                 seen.append(answer)
-        raise Corrupt(f"{origin.name}: all answers differ in the bytes from {offset} to {end}")
+        raise Corrupt(f"{base.name}: all answers differ in the bytes from {offset} to {end}")
 
     def _bytes_here(self, offset: int, end: int) -> Iterator[Answer]:
         """Yield a copy of the local file's bytes from `offset` to `end`, if all of them are present."""
@@ -167,42 +165,40 @@ class BaseVerifier:
     def _empty_answer(self, offset: int, end: int) -> Answer:
         return Answer(self._state.file.path.parent, offset, end)
 
-    def _manifest(self, origin: BaseVersion) -> Manifest | None:
+    def _manifest(self, base: BaseVersion) -> Manifest | None:
         """Return an SLO's manifest, which the upload will need too; None when Swift does not give it."""
         state = self._state
         with state.changed:
-            now = state.blocks.origin
+            now = state.blocks.base
             if now is None or now.manifest is not None or state.checks.asked:
                 return now.manifest if now is not None else None
             # At most one request for it, whatever the answer: the upload of the file asks again if it must.
             state.checks.asked = True
         try:
-            manifest = self._store.manifest(origin.name)
+            manifest = self._store.manifest(base.name)
         except SwiftfsError as error:
-            log.info("%s: the segments cannot be checked: %s", origin.name, error)
+            log.info("%s: the segments cannot be checked: %s", base.name, error)
             return None
         with state.changed:
-            return manifest if self._resolver.learn_manifest(origin, manifest) else None
+            return manifest if self._resolver.learn_manifest(base, manifest) else None
 
-    def _get(self, origin: BaseVersion, answer: Answer) -> ObjectInfo:
+    def _get(self, base: BaseVersion, answer: Answer) -> ObjectInfo:
         """Download the bytes of an answer."""
         size = answer.end - answer.offset
         self._state.space.on_growth(size)
-        length = None if size == origin.object_size else size
-        info = self._store.get(
-            origin.name, answer.write, offset=answer.offset, length=length, etag=origin.etag
-        )
-        if info.size != origin.object_size or (origin.etag and info.version.etag != origin.etag):
-            raise PreconditionFailed(f"{origin.name}: the object changed while it was changed here")
+        length = None if size == base.object_size else size
+        info = self._store.get(base.name, answer.write, offset=answer.offset, length=length, etag=base.etag)
+        if info.size != base.object_size or (base.etag and info.version.etag != base.etag):
+            raise PreconditionFailed(f"{base.name}: the object changed while it was changed here")
         return info
 
-    def _take(self, origin: BaseVersion, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:
+    def _take(self, base: BaseVersion, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:
         """Write verified bytes to the blocks that are neither changed nor verified."""
         state, blocks = self._state, self._state.blocks
         with state.changed:
-            now = blocks.origin
+            now = blocks.base
             # Our own upload or rename may have replaced the version while its bytes came.
-            if now is None or not blocks.is_from(origin) or state.closed:
+            if now is None or not blocks.is_from(base) or state.closed:
                 return
             end = min(end, now.size)
             # Not over blocks that a writer has changed since.

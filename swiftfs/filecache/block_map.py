@@ -249,7 +249,7 @@ class FileRecord:
 
     file: str
     size: int
-    origin: BaseVersion | None
+    base: BaseVersion | None
     dirty: Blocks
     prefix: ObjectName | None
     evicted: tuple[StoredSegment, ...] = ()
@@ -257,12 +257,12 @@ class FileRecord:
     @property
     def is_whole(self) -> bool:
         """True when every byte is in the local file."""
-        first, last = block_range(0, self.origin.size if self.origin else 0)
+        first, last = block_range(0, self.base.size if self.base else 0)
         return not self.evicted and self.dirty.covers(first, last)
 
     def with_blocks_of(self, older: "FileRecord") -> "FileRecord":
         """Return the record with the dirty blocks of an older one of the same local file and version."""
-        versions = {(origin.name, origin.etag) if (origin := one.origin) else None for one in (self, older)}
+        versions = {(base.name, base.etag) if (base := one.base) else None for one in (self, older)}
         if len(versions) > 1:
             return self
         dirty = older.dirty.copy()
@@ -281,7 +281,7 @@ class Snapshot:
     had since. `changed` means that the file has changed since.
     """
 
-    origin: BaseVersion | None
+    base: BaseVersion | None
     size: int
     dirty: Blocks
     least: int
@@ -292,7 +292,7 @@ class BlockMap:
     """Where the blocks of a file of `size` bytes are. Not locked: its owner's lock guards it.
 
     - `present` blocks are right in the local file.
-    - `dirty` blocks differ from those of `origin`, the base version. During an upload of `snapshot`
+    - `dirty` blocks differ from those of `base`, the base version. During an upload of `snapshot`
       they are the blocks that have changed since it began.
     - `remote` blocks are in segments of the file's own, and not present.
     - `verified` blocks of the base version may be stored again.
@@ -302,10 +302,10 @@ class BlockMap:
     """
 
     def __init__(
-        self, origin: BaseVersion | None, present: Blocks | None = None, *, verified: bool = False
+        self, base: BaseVersion | None, present: Blocks | None = None, *, verified: bool = False
     ) -> None:
-        self.origin = origin
-        self.size = origin.size if origin is not None else 0
+        self.base = base
+        self.size = base.size if base is not None else 0
         self.present = present if present is not None else Blocks()
         self.dirty = Blocks()
         self.verified = self.present.copy() if verified else Blocks()
@@ -313,18 +313,18 @@ class BlockMap:
         self.snapshot: Snapshot | None = None
 
     @property
-    def origin_end(self) -> int:
+    def base_end(self) -> int:
         """One past the last block that has bytes of the base version."""
-        return block_range(0, self.origin.size)[1] if self.origin else 0
+        return block_range(0, self.base.size)[1] if self.base else 0
 
-    def is_from(self, origin: BaseVersion | None) -> bool:
-        """Return whether `origin` is the base version, or one of the two is None."""
-        now = self.origin
-        return now is None or origin is None or (now.name, now.etag) == (origin.name, origin.etag)
+    def is_from(self, base: BaseVersion | None) -> bool:
+        """Return whether `base` is the base version, or one of the two is None."""
+        now = self.base
+        return now is None or base is None or (now.name, now.etag) == (base.name, base.etag)
 
     def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of a range of blocks that are not in the local file, each of one source."""
-        runs = self.present.missing(first, min(last, self.origin_end))
+        runs = self.present.missing(first, min(last, self.base_end))
         if not self.remote:
             return runs
         others = (other for run in runs for other in self.remote.blocks.missing(*run))
@@ -338,7 +338,7 @@ class BlockMap:
         """Yield the runs of a range of blocks that are of the base version and not verified."""
         changed = (self.dirty,) if self.snapshot is None else (self.dirty, self.snapshot.dirty)
         known = (*changed, self.verified, self.remote.blocks)
-        return missing_of_all(known, first, min(last, self.origin_end))
+        return missing_of_all(known, first, min(last, self.base_end))
 
     def is_present(self, offset: int, end: int) -> bool:
         """Return whether the bytes are in the local file."""
@@ -350,17 +350,17 @@ class BlockMap:
 
     def is_dirty(self) -> bool:
         """Return whether Swift does not have these bytes."""
-        return self.origin is None or bool(self.dirty) or self.snapshot is not None
+        return self.base is None or bool(self.dirty) or self.snapshot is not None
 
     def is_clean(self) -> bool:
         """Return whether the bytes are those of a version that can be downloaded again."""
-        origin = self.origin
+        base = self.base
         return (
             self.snapshot is None
-            and origin is not None
-            and bool(origin.etag)
+            and base is not None
+            and bool(base.etag)
             and not self.dirty
-            and origin.size == origin.object_size == self.size
+            and base.size == base.object_size == self.size
         )
 
     def is_full(self, start: int, end: int) -> bool:
@@ -373,14 +373,14 @@ class BlockMap:
         first, last = block_range(start, end)
         return (
             self.dirty.touches(first, last)
-            and self.dirty.covers(first, min(last, self.origin_end))
+            and self.dirty.covers(first, min(last, self.base_end))
             and not self.remote.blocks.touches(first, last)
         )
 
     def is_own(self, segment: StoredSegment) -> bool:
         """Return whether a segment is within the file and has no byte of the base version."""
         first, last = block_range(segment.start, segment.end)
-        return segment.end <= self.size and self.dirty.covers(first, min(last, self.origin_end))
+        return segment.end <= self.size and self.dirty.covers(first, min(last, self.base_end))
 
     def changes(self) -> Blocks:
         """Return a copy of the blocks that differ from the base version; during an upload those it stores."""
@@ -405,8 +405,8 @@ class BlockMap:
 
     def cut(self, size: int) -> None:
         """Forget the blocks behind the first `size` bytes. Call `resize` when their bytes are zeros."""
-        if self.origin is not None and size < self.origin.size:
-            self.origin = replace(self.origin, size=size)
+        if self.base is not None and size < self.base.size:
+            self.base = replace(self.base, size=size)
         behind = block_range(0, size)[1], block_range(0, self.size)[1]
         self.present.discard(*behind)
         self.remote.discard(*behind)
@@ -433,7 +433,7 @@ class BlockMap:
         """Begin an upload of the bytes as they are now; blocks that are written later are dirty again."""
         assert self.snapshot is None
         # The set itself goes to the snapshot: what is written from now on must not be in it.
-        self.snapshot = Snapshot(self.origin, self.size, self.dirty, self.size)
+        self.snapshot = Snapshot(self.base, self.size, self.dirty, self.size)
         self.dirty = Blocks()
         return self.snapshot
 
@@ -448,13 +448,13 @@ class BlockMap:
 
         It has the bytes of the time when the upload began; without an upload, the present ones.
         """
-        taken = self.snapshot or Snapshot(self.origin, self.size, self.dirty, self.size)
+        taken = self.snapshot or Snapshot(self.base, self.size, self.dirty, self.size)
         if self.snapshot is None:
             self.dirty = Blocks()
         self.snapshot = None
         size = min(taken.size, taken.least)
         # Bytes behind the end of the old base version are ours, even zeros that nobody wrote.
-        ours = self.origin_end, block_range(0, size)[1]
+        ours = self.base_end, block_range(0, size)[1]
         self.present.add(*ours)
         self.verified.add(*ours)
         self.verified.update(taken.dirty)
@@ -462,30 +462,30 @@ class BlockMap:
         self.present.subtract(self.remote.blocks)
         self.verified.subtract(self.remote.blocks)
         self.remote.clear()
-        self.origin = BaseVersion(name, etag, size, taken.size, manifest)
+        self.base = BaseVersion(name, etag, size, taken.size, manifest)
         return taken
 
-    def rebase(self, origin: BaseVersion) -> None:
+    def rebase(self, base: BaseVersion) -> None:
         """Make a newer version the base version; it differs from the old one in dirty blocks only."""
-        size = min(origin.size, self.origin.size if self.origin else origin.size)
-        self.origin = replace(origin, size=size)
+        size = min(base.size, self.base.size if self.base else base.size)
+        self.base = replace(base, size=size)
 
     def detach(self) -> None:
         """Forget the base version: every byte is in the local file."""
-        self.origin = None
+        self.base = None
         self.own_all()
 
     def rename(self, name: ObjectName) -> None:
         """Record that the object was moved to `name`."""
-        if self.origin is not None:
-            self.origin = replace(self.origin, name=name)
-        if self.snapshot is not None and self.snapshot.origin is not None:
-            self.snapshot.origin = replace(self.snapshot.origin, name=name)
+        if self.base is not None:
+            self.base = replace(self.base, name=name)
+        if self.snapshot is not None and self.snapshot.base is not None:
+            self.snapshot.base = replace(self.snapshot.base, name=name)
 
     @classmethod
     def restore(cls, record: FileRecord) -> "BlockMap":
         """Return the map of a file as `to_record` has recorded it."""
-        blocks = cls(record.origin, record.dirty.copy())
+        blocks = cls(record.base, record.dirty.copy())
         blocks.size = record.size
         blocks.dirty = record.dirty.copy()
         for segment in record.evicted:
@@ -495,4 +495,4 @@ class BlockMap:
 
     def to_record(self, file: str, prefix: ObjectName | None) -> FileRecord:
         """Return the record of the file for the journal."""
-        return FileRecord(file, self.size, self.origin, self.unsaved(), prefix, self.remote.segments())
+        return FileRecord(file, self.size, self.base, self.unsaved(), prefix, self.remote.segments())

@@ -67,12 +67,12 @@ class CachedFileFactory:
         self,
         folder: Path,
         name: ObjectName,
-        origin: BaseVersion | None,
+        base: BaseVersion | None,
         cached: CachedVersion | None,
         space: SpaceCalls = UNLIMITED,
     ) -> CachedFile:
-        """Return a new cached file, which is to be stored as `name`; `cached` has blocks of `origin`."""
-        state = FileState.create(folder, origin, cached, space)
+        """Return a new cached file, which is to be stored as `name`; `cached` has blocks of `base`."""
+        state = FileState.create(folder, base, cached, space)
         return self._compose(state, self._segments(state, name, None))
 
     def restore(
@@ -195,9 +195,9 @@ class FileCache:
         # What is read ahead must not evict what is about to be read.
         factory.read_ahead = min(factory.read_ahead, self.limit // 4)
 
-    def new(self, name: ObjectName, origin: BaseVersion | None) -> CachedFile:
+    def new(self, name: ObjectName, base: BaseVersion | None) -> CachedFile:
         """Return a new cached file without any block, for the caller to release."""
-        cached_file = self._factory.make(self._folder, name, origin, None, self._calls)
+        cached_file = self._factory.make(self._folder, name, base, None, self._calls)
         with self._lock:
             return self._introduce(cached_file, name)
 
@@ -216,8 +216,8 @@ class FileCache:
             if (cached := self._versions.take(version)) is None:
                 return None
             size = cached.file.mark().size
-            origin = BaseVersion(version.name, version.etag, size, size, cached.manifest)
-            cached_file = self._factory.make(self._folder, version.name, origin, cached, self._calls)
+            base = BaseVersion(version.name, version.etag, size, size, cached.manifest)
+            cached_file = self._factory.make(self._folder, version.name, base, cached, self._calls)
             return self._introduce(cached_file, version.name)
 
     def find(self, version: ObjectVersion) -> CachedFile | None:
@@ -225,9 +225,9 @@ class FileCache:
         with self._lock:
             for use in self._used.values():
                 cached_file = use.cached_file
-                if cached_file is None or cached_file.is_dirty() or (origin := cached_file.origin) is None:
+                if cached_file is None or cached_file.is_dirty() or (base := cached_file.base) is None:
                     continue
-                if ObjectVersion(origin.name, origin.etag) == version:
+                if ObjectVersion(base.name, base.etag) == version:
                     use.users += 1
                     return cached_file
             return self.acquire_version(version)
@@ -341,11 +341,11 @@ class FileCache:
 
     def keep(self, cached_file: CachedFile) -> None:
         """Cache an unchanged file that nobody uses any more, when its downloads under way have ended."""
-        origin = cached_file.origin
-        if origin is None or not origin.etag:
+        base = cached_file.base
+        if base is None or not base.etag:
             cached_file.discard()
             return
-        version = ObjectVersion(origin.name, origin.etag)
+        version = ObjectVersion(base.name, base.etag)
         with self._lock:
             self._used.pop(cached_file.file_name, None)
             replaced = self._closing.pop(version, None)

@@ -81,9 +81,9 @@ class CachedFile:
         return self._state.blocks.size
 
     @property
-    def origin(self) -> BaseVersion | None:
+    def base(self) -> BaseVersion | None:
         """The base version, None for a new file."""
-        return self._state.blocks.origin
+        return self._state.blocks.base
 
     @property
     def last_get_info(self) -> ObjectInfo | None:
@@ -149,10 +149,10 @@ class CachedFile:
         Its bytes may not be here, and if a late request has replaced the object they cannot be read from it.
         """
         with self._state.changed:
-            blocks, origin = self._state.blocks, self._state.blocks.origin
-            if origin is None or origin.manifest is None or blocks.changes():
+            blocks, base = self._state.blocks, self._state.blocks.base
+            if base is None or base.manifest is None or blocks.changes():
                 return False
-            return origin.size == origin.object_size == blocks.size
+            return base.size == base.object_size == blocks.size
 
     def to_record(self) -> FileRecord:
         """Return the record for `FileState.restore`.
@@ -285,10 +285,10 @@ class CachedFile:
         With `whole` they are pieces of a large object, which its upload needs. Two neighbours are one range.
         """
         with self._state.changed:
-            origin = self.origin
+            base = self.base
             # The upload of a patch needs whole pieces anyway, so the rest of the piece costs no request of
             # its own later.
-            large = origin is not None and origin.object_size > LARGE_PIECES * PIECE
+            large = base is not None and base.object_size > LARGE_PIECES * PIECE
             needed = [edge for edge in edges if not is_ready(edge, edge + BLOCK)]
         step = PIECE if large and whole else BLOCK
         pieces = sorted({edge - edge % step for edge in needed})
@@ -431,10 +431,10 @@ class CachedFile:
         with self._state.changed:
             self._state.blocks.detach()
 
-    def rebase(self, origin: BaseVersion) -> None:
+    def rebase(self, base: BaseVersion) -> None:
         """Make a newer version the base version; it differs from the old one in dirty blocks only."""
         with self._state.changed:
-            self._state.blocks.rebase(origin)
+            self._state.blocks.rebase(base)
 
     def correct(self, info: ObjectInfo) -> bool:
         """Take `info` for the base version if a listing was wrong; see `BaseResolver.correct`."""
@@ -496,5 +496,5 @@ class CachedFile:
             state.closed = True
             # Nothing is under way, so no upload maps it. The cache takes its size for the version's.
             os.ftruncate(self.descriptor, blocks.size)
-            manifest = blocks.origin.manifest if blocks.origin else None
+            manifest = blocks.base.manifest if blocks.base else None
             return CachedVersion(state.file, blocks.present, state.checks.done, manifest)

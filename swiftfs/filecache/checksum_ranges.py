@@ -74,12 +74,12 @@ class ChecksumRanges:
         self.asked = False
         self._ranges: list[ChecksumRange] = []
 
-    def due(self, origin: BaseVersion, present: Blocks, first: int, last: int) -> Iterator[ChecksumRange]:
+    def due(self, base: BaseVersion, present: Blocks, first: int, last: int) -> Iterator[ChecksumRange]:
         """Yield the ranges to check now that the blocks from `first` to `last` are present."""
         if self.done:
             return
         if not self._ranges:
-            self._ranges = list(_ranges_of(origin))
+            self._ranges = list(_ranges_of(base))
         for part in self._touching(first, last):
             if part.is_due and present.covers(*part.blocks):
                 part.running = True
@@ -131,13 +131,13 @@ class ChecksumRanges:
         return takewhile(lambda part: part.start < last * BLOCK, islice(self._ranges, index, None))
 
 
-def _ranges_of(origin: BaseVersion) -> Iterator[ChecksumRange]:
-    if origin.manifest is None:
-        if _MD5.fullmatch(origin.etag):
-            yield ChecksumRange(origin.name, origin.etag, 0, origin.size)
+def _ranges_of(base: BaseVersion) -> Iterator[ChecksumRange]:
+    if base.manifest is None:
+        if _MD5.fullmatch(base.etag):
+            yield ChecksumRange(base.name, base.etag, 0, base.size)
         return
     start = 0
-    for segment in origin.manifest.segments:
+    for segment in base.manifest.segments:
         if segment.length is None and not segment.nested and _MD5.fullmatch(segment.etag):
             yield ChecksumRange(segment.name, segment.etag, start, start + segment.size)
         start += segment.span

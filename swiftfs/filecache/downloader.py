@@ -56,7 +56,7 @@ class Downloader:
         blocks = state.blocks
         with state.changed:
             # A new file: all of it is here.
-            if (blocks.origin is None and not blocks.remote) or state.closed:
+            if (blocks.base is None and not blocks.remote) or state.closed:
                 return
             # Without looking at the handle: several handles may read one stream, and one handle several.
             stream, left = self._streams.join(offset)
@@ -129,14 +129,14 @@ class Downloader:
         self._run(fetch)
 
     def _run(self, fetch: Download) -> None:
-        origin = self._state.blocks.origin
+        base = self._state.blocks.base
         try:
             # Without the lock, in the thread of the caller or of the pool.
             fetch.execute(fetch)
         except GivenUp:
             pass
         except BaseException as error:  # noqa: BLE001  whoever waits raises it
-            fetch.error = self._failure_of(fetch, origin, error)
+            fetch.error = self._failure_of(fetch, base, error)
         finally:
             with self._state.changed:
                 # Before the waiters are woken: they must find no download of their blocks, or the error in
@@ -146,23 +146,23 @@ class Downloader:
             self._activity.ended()
 
     def _failure_of(
-        self, fetch: Download, origin: BaseVersion | None, error: BaseException
+        self, fetch: Download, base: BaseVersion | None, error: BaseException
     ) -> BaseException | None:
-        """Return why a download from `origin` failed; None if another version is the base version now."""
-        if not isinstance(error, PreconditionFailed) or origin is None:
+        """Return why a download from `base` failed; None if another version is the base version now."""
+        if not isinstance(error, PreconditionFailed) or base is None:
             return error
         blocks = self._state.blocks
-        if not blocks.is_from(origin):
+        if not blocks.is_from(base):
             return None  # our own upload or rename has replaced the version
         try:
             # A segment of our own has no other version.
             is_other = fetch.source is None and (
-                self._resolver.ask(origin) or self._resolver.follow_upload(origin)
+                self._resolver.ask(base) or self._resolver.follow_upload(base)
             )
         except SwiftfsError as failure:
             return failure
         # The answer to our upload may have come while the server was asked.
-        return None if is_other or not blocks.is_from(origin) else error
+        return None if is_other or not blocks.is_from(base) else error
 
     def _execute(self, fetch: Download) -> None:
         if fetch.source is None:
@@ -172,18 +172,18 @@ class Downloader:
 
     def _download(self, fetch: Download) -> None:
         state = self._state
-        origin = state.blocks.origin
-        if origin is None or state.closed:
+        base = state.blocks.base
+        if base is None or state.closed:
             return
         offset = fetch.first * BLOCK
-        # `origin.size` is less than the object's after a truncation: what was cut off must not come back.
-        length = min(fetch.last * BLOCK, origin.size) - offset
+        # `base.size` is less than the object's after a truncation: what was cut off must not come back.
+        length = min(fetch.last * BLOCK, base.size) - offset
         if length <= 0:
             return
         state.space.on_growth(length)
-        whole = offset == 0 and length == origin.object_size
+        whole = offset == 0 and length == base.object_size
         # Bytes of a known version may be read as they come; those of a whole object are verified first.
-        as_they_come = bool(origin.etag) and not whole
+        as_they_come = bool(base.etag) and not whole
 
         def arrived(offset: int, data: bytes) -> None:
             # In the sink, which is the only place where a running request can be given up.
@@ -193,12 +193,12 @@ class Downloader:
 
         try:
             info = self._store.get(
-                origin.name, arrived, offset=offset, length=None if whole else length, etag=origin.etag
+                base.name, arrived, offset=offset, length=None if whole else length, etag=base.etag
             )
         except NotFound:
-            raise PreconditionFailed(f"{origin.name}: the object was deleted while it was read") from None
-        if info.size != origin.object_size or (origin.etag and info.version.etag != origin.etag):
-            raise PreconditionFailed(f"{origin.name}: the object changed while it was read")
+            raise PreconditionFailed(f"{base.name}: the object was deleted while it was read") from None
+        if info.size != base.object_size or (base.etag and info.version.etag != base.etag):
+            raise PreconditionFailed(f"{base.name}: the object changed while it was read")
         with state.changed:
             state.blocks.present.add(fetch.first, fetch.last)
             self._resolver.learn(info)
@@ -209,9 +209,9 @@ class Downloader:
         state = self._state
         blocks = state.blocks
         with state.changed:
-            if blocks.origin is None:
+            if blocks.base is None:
                 return
-            end = min(offset + len(data), blocks.origin.size)
+            end = min(offset + len(data), blocks.base.size)
             # A block that is present by now may have been written to: the downloaded bytes are the older
             # ones.
             for first, last in list(blocks.present.missing(*block_range(offset, end))):
@@ -220,7 +220,7 @@ class Downloader:
                 blocks.verified.discard(first, last)
             if present:
                 # The last block of a chunk is complete with the next chunk, or at the end of the object.
-                last = end // BLOCK if end < blocks.origin.size else -(-end // BLOCK)
+                last = end // BLOCK if end < blocks.base.size else -(-end // BLOCK)
                 # The first block is complete: a download begins at a block, and its chunks come in order.
                 blocks.present.add(offset // BLOCK, last)
                 state.changed.notify_all()

@@ -50,11 +50,11 @@ class FileState:
 
     @classmethod
     def create(
-        cls, folder: Path, origin: BaseVersion | None, cached: CachedVersion | None, space: SpaceCalls
+        cls, folder: Path, base: BaseVersion | None, cached: CachedVersion | None, space: SpaceCalls
     ) -> "FileState":
-        """Return the state of a file with the bytes of `origin`; `cached` has some of them."""
+        """Return the state of a file with the bytes of `base`; `cached` has some of them."""
         is_checked = cached is not None and cached.checked
-        blocks = BlockMap(origin, cached.present if cached else None, verified=is_checked)
+        blocks = BlockMap(base, cached.present if cached else None, verified=is_checked)
         file = cached.file if cached else SparseFile.create(folder)
         state = cls(file, blocks, space, is_certain=cached is not None, is_checked=is_checked)
         # Full size from the start, even as one hole: no page that an upload maps or the kernel splices lies
@@ -77,7 +77,7 @@ class FileState:
         # A block that was written in part has bytes of the base version.
         is_certain = bool(record.dirty)
         state = cls(file, BlockMap.restore(record), space, is_certain=is_certain, is_recorded=True)
-        state.extend(record.origin.size if record.origin is not None else 0)
+        state.extend(record.base.size if record.base is not None else 0)
         # Not ftruncate(2): the file must stay as long as the base version.
         punch_hole(file.descriptor, record.size, rest)  # bytes of a writer that never closed the file
         return state

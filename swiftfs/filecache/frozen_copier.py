@@ -115,13 +115,13 @@ class FrozenCopier:
         blocks = self._state.blocks
         size = blocks.size
         hot = Blocks()
-        if blocks.origin is None or self._changed_uploads >= 2 * OFTEN:
+        if blocks.base is None or self._changed_uploads >= 2 * OFTEN:
             hot.add(*block_range(0, size))
         else:
             for first, last in blocks.dirty.runs(*block_range(0, size)):
                 start = piece_of(max(0, piece_of(first * BLOCK) - PIECE))
                 hot.add(*block_range(start, min(piece_of(last * BLOCK - 1) + 2 * PIECE, size)))
-        if blocks.origin is None:
+        if blocks.base is None:
             for stored in self._uploads.stored(protected=False):
                 hot.discard(*stored.blocks)
         hot.subtract(blocks.remote.blocks)

@@ -57,13 +57,13 @@ class Verifier:
     def _learn_segments(self) -> None:
         """Ask for an SLO's manifest when so much was read that whole segments may be present."""
         blocks, checks = self._state.blocks, self._state.checks
-        origin = blocks.origin
+        base = blocks.base
         # A manifest costs a request, which a look at the beginning of a large file must not.
         much = len(blocks.present) * BLOCK >= MUCH or blocks.is_present(0, blocks.size)
-        if origin is None or origin.manifest or checks.asked or checks.done or not much or self._state.closed:
+        if base is None or base.manifest or checks.asked or checks.done or not much or self._state.closed:
             return
         checks.asked = True
-        self._submit(self._ask_segments, origin)
+        self._submit(self._ask_segments, base)
 
     def _submit(self, step: Callable[..., None], *arguments: object) -> bool:
         """Run a step of the check in a thread; return False if the pool has been shut down."""
@@ -76,16 +76,16 @@ class Verifier:
             return False
         return True
 
-    def _ask_segments(self, origin: BaseVersion) -> None:
+    def _ask_segments(self, base: BaseVersion) -> None:
         state, manifest = self._state, None
         try:
-            manifest = self._store.manifest(origin.name)
+            manifest = self._store.manifest(base.name)
         except SwiftfsError as error:
-            log.info("%s: the segments cannot be checked: %s", origin.name, error)
+            log.info("%s: the segments cannot be checked: %s", base.name, error)
         finally:
             with state.changed:
                 state.checks.running -= 1
-                if manifest is not None and self._resolver.learn_manifest(origin, manifest):
+                if manifest is not None and self._resolver.learn_manifest(base, manifest):
                     self._begin_checks(*block_range(0, state.blocks.size))
                 state.changed.notify_all()
             self._activity.ended()
@@ -93,13 +93,13 @@ class Verifier:
     def _begin_checks(self, first: int, last: int) -> None:
         """Compare the MD5 of the parts of the object that these blocks have completed."""
         state, info = self._state, self._resolver.last_get_info
-        origin = state.blocks.origin
-        if origin is None or state.closed or not state.blocks.is_clean():
+        base = state.blocks.base
+        if base is None or state.closed or not state.blocks.is_clean():
             return
         # Its ETag is the MD5 of the segments' ETags.
-        if info is not None and info.is_slo and origin.manifest is None:
+        if info is not None and info.is_slo and base.manifest is None:
             return
-        for part in state.checks.due(origin, state.blocks.present, first, last):
+        for part in state.checks.due(base, state.blocks.present, first, last):
             part.running = self._submit(self._run_check, part, part.changes)
 
     def _run_check(self, part: ChecksumRange, changes: int) -> None:

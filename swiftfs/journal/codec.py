@@ -12,7 +12,7 @@ from cattrs.errors import CattrsError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
-from swiftfs.filecache.block_map import BaseVersion, Blocks
+from swiftfs.filecache.block_map import BaseVersion, Blocks, FileRecord
 from swiftfs.journal.operations import (
     KINDS,
     Delete,
@@ -34,6 +34,7 @@ _KEYS: Mapping[type, Mapping[str, str]] = {
     Headers: {"preserved_headers": "kept"},
     ObjectMeta: {"preserved_headers": "kept"},
     BaseVersion: {"object_size": "whole"},
+    FileRecord: {"base": "origin"},
     PutFile: {
         "meta": "description",
         "creates": "fresh",

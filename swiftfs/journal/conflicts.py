@@ -114,9 +114,9 @@ class Conflicts:
 
 def _is_ours(info: ObjectInfo, cached_file: CachedFile) -> bool:
     """Return whether an earlier attempt stored the object, even if its process died before the answer."""
-    origin = cached_file.origin
+    base = cached_file.base
     if info.is_slo:
-        return origin is not None and origin.etag == info.version.etag
+        return base is not None and base.etag == info.version.etag
     return info.size == cached_file.size and info.version.etag == md5_of(
         cached_file.descriptor, 0, cached_file.size, bool
     )

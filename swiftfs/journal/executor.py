@@ -105,7 +105,7 @@ class Executor:
             self._adopt_leftovers(operation, cached_file)
         # If the lost attempt was carried out, the base version cannot be read any more, and its segments are
         # about to be deleted: a patch must not name them.
-        elif cached_file.origin is not None and ambiguous:
+        elif cached_file.base is not None and ambiguous:
             self._find_own_manifest(operation, cached_file)
         if operation.foreign_headers_unknown:
             operation = self._with_headers(operation, cached_file)

@@ -123,7 +123,7 @@ class FileUpload:
         snapshot: Snapshot,
         record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
-        before = snapshot.origin.etag if snapshot.origin else ""
+        before = snapshot.base.etag if snapshot.base else ""
         if (patched := self._patch(operation, cached_file, cached_file.uploads, snapshot)) is not None:
             try:
                 return self._commit(operation, cached_file, *patched, before, record_superseded)
@@ -197,36 +197,36 @@ class FileUpload:
 
         Return None if little of the old object stays, or if it is another version now.
         """
-        origin = snapshot.origin
+        base = snapshot.base
         least = 0 if cached_file.is_unchanged_slo else PIECE
-        if origin is None or not origin.etag or origin.size < least:
+        if base is None or not base.etag or base.size < least:
             return None
-        known = self._old_segments(origin, operation.replaces_large)
+        known = self._old_segments(base, operation.replaces_large)
         if known is None:
             return None
         uploads.found_beside(known)
         limit = self._store.limits().slo_segments
-        parts = plan(known, origin.size, snapshot.size, cached_file.changes(), self._segment_size)
+        parts = plan(known, base.size, snapshot.size, cached_file.changes(), self._segment_size)
         parts = compact(parts, limit, self._segment_size * 4)
         if len(parts) > limit or sum(span(part) for part in parts if isinstance(part, Segment)) < least:
             return None
         old = {segment.name for segment in known}
-        if origin.name in old and not self._copy_whole(uploads, origin, parts):
+        if base.name in old and not self._copy_whole(uploads, base, parts):
             return None
         # The mount may remember a version that another mount has renamed since. Its segments belong to that
         # object then: two manifests with the same segments would let whoever deletes one destroy the other.
-        if origin.manifest is not None and not cached_file.was_base_seen(SEEN) and not self._stands(origin):
-            log.info("%s was moved, deleted or replaced: its segments are copied", origin.name)
+        if base.manifest is not None and not cached_file.was_base_seen(SEEN) and not self._stands(base):
+            log.info("%s was moved, deleted or replaced: its segments are copied", base.name)
             if not self._copy_segments(uploads, parts):
                 return None
-            old = {origin.name}
-        old = self._removal.owners.owned(operation.name, origin.etag, old - {origin.name})
+            old = {base.name}
+        old = self._removal.owners.owned(operation.name, base.etag, old - {base.name})
         return Manifest(tuple(self._upload_gaps(cached_file, uploads, parts))), old
 
-    def _stands(self, origin: BaseVersion) -> bool:
+    def _stands(self, base: BaseVersion) -> bool:
         """Return whether Swift still has the version, which is known only from this mount's memory."""
         try:
-            return self._store.head(origin.name).version.etag == origin.etag
+            return self._store.head(base.name).version.etag == base.etag
         except NotFound:
             return False
 
@@ -246,37 +246,37 @@ class FileUpload:
                 parts[index] = replace(part, name=copied.name, etag=copied.etag)
         return True
 
-    def _old_segments(self, origin: BaseVersion, is_slo: bool | None) -> Sequence[Segment] | None:
+    def _old_segments(self, base: BaseVersion, is_slo: bool | None) -> Sequence[Segment] | None:
         """Return the segments of the base version; of a plain object, the object as one segment."""
-        if origin.manifest is not None:
-            return origin.manifest.segments
+        if base.manifest is not None:
+            return base.manifest.segments
         if is_slo is None:
-            is_slo = self._store.head(origin.name).is_slo
+            is_slo = self._store.head(base.name).is_slo
         if not is_slo:
-            return (Segment(origin.name, origin.etag, origin.object_size),)
-        manifest = self._removal.manifest_of(origin.name, is_slo)
-        return manifest.segments if manifest and manifest.etag == origin.etag else None
+            return (Segment(base.name, base.etag, base.object_size),)
+        manifest = self._removal.manifest_of(base.name, is_slo)
+        return manifest.segments if manifest and manifest.etag == base.etag else None
 
-    def _copy_whole(self, uploads: SegmentUploader, origin: BaseVersion, parts: list[Part]) -> bool:
+    def _copy_whole(self, uploads: SegmentUploader, base: BaseVersion, parts: list[Part]) -> bool:
         """Copy a plain object to a segment, for a manifest cannot name the object that it replaces.
 
         Return False when the object is too large for that.
         """
         try:
-            copied = uploads.copy(origin.name)
+            copied = uploads.copy(base.name)
         except TooLarge:
             return False
-        if copied.etag != origin.etag and not self._is_dlo(origin):
-            raise PreconditionFailed(f"{origin.name}: the object changed while it was written to")
+        if copied.etag != base.etag and not self._is_dlo(base):
+            raise PreconditionFailed(f"{base.name}: the object changed while it was written to")
         for index, part in enumerate(parts):
             if isinstance(part, Segment):
                 parts[index] = replace(part, name=copied.name, etag=copied.etag)
         return True
 
-    def _is_dlo(self, origin: BaseVersion) -> bool:
+    def _is_dlo(self, base: BaseVersion) -> bool:
         """Return whether the version is a DLO's: its ETag is made from its segments' ETags, not the bytes."""
-        info = self._store.head(origin.name)
-        return info.dlo_prefix is not None and info.version.etag == origin.etag
+        info = self._store.head(base.name)
+        return info.dlo_prefix is not None and info.version.etag == base.etag
 
     def _upload_gaps(
         self, cached_file: CachedFile, uploads: SegmentUploader, parts: Sequence[Part]

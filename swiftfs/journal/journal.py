@@ -126,7 +126,7 @@ class Journal:
         cached_file = self._cache.peek(operation.file.file) if isinstance(operation, PutFile) else None
         if not isinstance(operation, PutFile) or cached_file is None:
             return operation
-        if cached_file.origin == operation.file.origin:
+        if cached_file.base == operation.file.base:
             return operation
         return replace(operation, file=cached_file.to_record())
 

@@ -44,7 +44,7 @@ class PutFile:
         return replace(
             self,
             name=name,
-            file=replace(self.file, origin=None),
+            file=replace(self.file, base=None),
             replaces_large=replaces_large,
             replaces_etag=replaces_etag,
             creates=creates,

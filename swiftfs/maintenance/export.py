@@ -315,8 +315,8 @@ def _runs(descriptor: int, record: FileRecord) -> Iterator[tuple[int, int]]:
 def _elsewhere(record: FileRecord) -> str:
     """Return where the bytes of a file are that its local file lacks."""
     places = []
-    if record.origin is not None:
-        places.append(f"in the object {record.origin.name}, ETag {record.origin.etag}")
+    if record.base is not None:
+        places.append(f"in the object {record.base.name}, ETag {record.base.etag}")
     if record.evicted:
         places.append(f"in its segments below {record.prefix}")
     return f"the others are {', or '.join(places)}"

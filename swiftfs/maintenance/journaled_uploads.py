@@ -80,5 +80,5 @@ def _needed(text: str) -> Iterator[ObjectName]:
     if isinstance(operation, PutFile):
         yield from [operation.file.prefix] if operation.file.prefix else []
         yield from (stored.segment.name for stored in operation.file.evicted)
-        if operation.file.origin is not None and operation.file.origin.manifest is not None:
-            yield from (segment.name for segment in operation.file.origin.manifest.segments)
+        if operation.file.base is not None and operation.file.base.manifest is not None:
+            yield from (segment.name for segment in operation.file.base.manifest.segments)

@@ -164,7 +164,7 @@ class WriteBack:
 
     def _learn_version(self, file: OpenFile) -> None:
         """Record which version the file's bytes came from, if a download has shown it."""
-        entry, info, base = file.entry, file.cached_file.last_get_info, file.cached_file.origin
+        entry, info, base = file.entry, file.cached_file.last_get_info, file.cached_file.base
         if entry is None or info is None or base is None or info.version.name != entry.object:
             return
         if info.version.etag == base.etag and (entry.hinted or entry.etag not in ("", base.etag)):

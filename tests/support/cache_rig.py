@@ -79,10 +79,10 @@ class CacheRig:
         name = ObjectName("box", key)
         return BaseVersion(name, self.store.put(name, body, PLAIN).version.etag, len(body), len(body))
 
-    def open(self, origin: BaseVersion) -> CachedFile:
+    def open(self, base: BaseVersion) -> CachedFile:
         """Open a file of this version, with the blocks that the cache has."""
-        content = self.cache.acquire_version(ObjectVersion(origin.name, origin.etag)) or self.cache.new(
-            origin.name, origin
+        content = self.cache.acquire_version(ObjectVersion(base.name, base.etag)) or self.cache.new(
+            base.name, base
         )
         self._lent.append(content)
         return content
@@ -96,9 +96,9 @@ class CacheRig:
         self.forget(content)
         self.cache.keep(content)
 
-    def read(self, origin: BaseVersion, offset: int = 0, size: int = 2**40) -> bytes:
+    def read(self, base: BaseVersion, offset: int = 0, size: int = 2**40) -> bytes:
         """Open a file of this version, read a range, and close it."""
-        content = self.open(origin)
+        content = self.open(base)
         data = read(content, offset, size)
         self.keep(content)
         return data

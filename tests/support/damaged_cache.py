@@ -31,7 +31,7 @@ class CacheFolder:
         """Add a PutFile, with a local file that holds `data`; `fields` are those of its record."""
         (self.folder / "content" / local).write_bytes(data)
         file = FileRecord(
-            local, **{"size": len(data), "origin": None, "dirty": Blocks(), "prefix": None, **fields}
+            local, **{"size": len(data), "base": None, "dirty": Blocks(), "prefix": None, **fields}
         )
         self.add_operation(path, PutFile(ObjectName("box", path.strip("/")), file, DESCRIPTION))
 

@@ -77,9 +77,9 @@ class Writer:
         self.model = bytearray()
         self.content = self.make(None)
 
-    def make(self, origin: BaseVersion | None) -> CachedFile:
+    def make(self, base: BaseVersion | None) -> CachedFile:
         """Return a new content based on a version, or empty."""
-        return self.compose(FileState.create(self.folder, origin, None, UNLIMITED))
+        return self.compose(FileState.create(self.folder, base, None, UNLIMITED))
 
     def restore(self, record: FileRecord) -> CachedFile:
         """Return the content that the next process makes of the record of one that died."""

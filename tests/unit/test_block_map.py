@@ -16,7 +16,7 @@ from swiftfs.objects import ObjectName, Segment
 
 NAME = ObjectName("box", "file")
 SIZE = 8 * BLOCK
-ORIGIN = BaseVersion(NAME, "0" * 32, SIZE, SIZE)
+BASE = BaseVersion(NAME, "0" * 32, SIZE, SIZE)
 
 
 def members(blocks: Blocks) -> list[int]:
@@ -34,7 +34,7 @@ def segment(start: int, count: int) -> StoredSegment:
 
 @pytest.fixture
 def blocks() -> BlockMap:
-    return BlockMap(ORIGIN)
+    return BlockMap(BASE)
 
 
 def test_what_is_written_is_present_and_dirty(blocks: BlockMap) -> None:
@@ -50,7 +50,7 @@ def test_what_is_written_is_present_and_dirty(blocks: BlockMap) -> None:
 def test_a_write_behind_the_end_makes_the_file_longer(blocks: BlockMap) -> None:
     blocks.write(SIZE, SIZE + 10)
     assert blocks.size == SIZE + 10
-    assert blocks.origin_end == 8
+    assert blocks.base_end == 8
     assert blocks.is_full(SIZE, SIZE + 10)
 
 
@@ -70,7 +70,7 @@ def test_a_stored_version_is_the_origin_and_later_changes_stay(blocks: BlockMap)
     blocks.freeze()
     blocks.write(0, BLOCK)
     blocks.adopt(NAME, "2" * 32, None)
-    assert blocks.origin == BaseVersion(NAME, "2" * 32, SIZE + BLOCK, SIZE + BLOCK)
+    assert blocks.base == BaseVersion(NAME, "2" * 32, SIZE + BLOCK, SIZE + BLOCK)
     assert members(blocks.dirty) == [0]
     assert missing(blocks) == [(1, 8)]
     assert not blocks.is_verified(BLOCK, 2 * BLOCK)
@@ -85,7 +85,7 @@ def test_a_file_that_is_cut_during_an_upload_needs_no_more_of_the_stored_version
     blocks.resize(4 * BLOCK)
     assert (taken.size, taken.least, taken.changed) == (SIZE, 2 * BLOCK, True)
     blocks.adopt(NAME, "2" * 32, None)
-    assert blocks.origin == BaseVersion(NAME, "2" * 32, 2 * BLOCK, SIZE)
+    assert blocks.base == BaseVersion(NAME, "2" * 32, 2 * BLOCK, SIZE)
     assert members(blocks.dirty) == [2, 3]
     assert missing(blocks) == []
 
@@ -121,7 +121,7 @@ def test_a_record_makes_the_same_map_in_another_process(blocks: BlockMap) -> Non
     blocks.freeze()
     blocks.write(SIZE, SIZE + 5)
     record = blocks.to_record("open-1", None)
-    assert (record.file, record.size, record.origin) == ("open-1", SIZE + 5, ORIGIN)
+    assert (record.file, record.size, record.base) == ("open-1", SIZE + 5, BASE)
     again = BlockMap.restore(record)
     assert members(again.dirty) == [0, 1, 2, 3, 8]
     assert missing(again) == missing(blocks) == [(2, 4), (4, 8)]

@@ -19,12 +19,12 @@ Damage = Callable[[Path], None]
 
 
 def test_a_cached_version_is_used_once_with_its_blocks(rig: CacheRig) -> None:
-    origin = rig.put("file", noise(5 * BLOCK))
-    assert rig.read(origin, BLOCK, 2 * BLOCK) == noise(5 * BLOCK)[BLOCK : 3 * BLOCK]
-    version = ObjectVersion(origin.name, origin.etag)
+    base = rig.put("file", noise(5 * BLOCK))
+    assert rig.read(base, BLOCK, 2 * BLOCK) == noise(5 * BLOCK)[BLOCK : 3 * BLOCK]
+    version = ObjectVersion(base.name, base.etag)
     assert version in rig.cache
-    assert rig.cache.acquire_version(ObjectVersion(origin.name, "another")) is None
-    content = rig.open(origin)
+    assert rig.cache.acquire_version(ObjectVersion(base.name, "another")) is None
+    content = rig.open(base)
     assert version not in rig.cache
     assert rig.cache.acquire_version(version) is None
     assert rig.gets() == 1
@@ -44,14 +44,14 @@ def test_a_closed_file_holds_no_descriptor(rig: CacheRig) -> None:
 
 def test_the_blocks_of_a_version_survive_a_restart(rig: CacheRig) -> None:
     body = noise(9 * BLOCK + 5)
-    origin = rig.put("file", body)
-    rig.read(origin, 0, 1)
-    rig.read(origin, 8 * BLOCK, 2 * BLOCK)
+    base = rig.put("file", body)
+    rig.read(base, 0, 1)
+    rig.read(base, 8 * BLOCK, 2 * BLOCK)
     assert rig.gets() == 2
     rig.restart()
-    assert rig.read(origin, 0, BLOCK) + rig.read(origin, 8 * BLOCK) == body[:BLOCK] + body[8 * BLOCK :]
+    assert rig.read(base, 0, BLOCK) + rig.read(base, 8 * BLOCK) == body[:BLOCK] + body[8 * BLOCK :]
     assert rig.gets() == 0
-    assert rig.read(origin) == body
+    assert rig.read(base) == body
     assert rig.gets() == 1
 
 
@@ -59,21 +59,21 @@ def test_own_changes_are_kept_as_the_version_they_became(rig: CacheRig) -> None:
     content = rig.cache.new(ObjectName("box", "file"), None)
     write(content, 0, noise(3 * BLOCK))
     content.truncate(2 * BLOCK)
-    origin = rig.put("file", noise(3 * BLOCK)[: 2 * BLOCK])
-    content.adopt(rig.store.head(origin.name))
+    base = rig.put("file", noise(3 * BLOCK)[: 2 * BLOCK])
+    content.adopt(rig.store.head(base.name))
     rig.cache.keep(content)
     rig.restart()
-    assert rig.read(origin) == noise(3 * BLOCK)[: 2 * BLOCK]
+    assert rig.read(base) == noise(3 * BLOCK)[: 2 * BLOCK]
     assert rig.gets() == 0
 
 
 def test_a_file_that_is_no_stored_version_is_not_kept(rig: CacheRig) -> None:
-    origin = rig.put("file", noise(BLOCK))
-    content = rig.cache.new(origin.name, origin)
+    base = rig.put("file", noise(BLOCK))
+    content = rig.cache.new(base.name, base)
     write(content, 0, b"changed")
     rig.cache.keep(content)
     assert rig.kept() == []
-    untouched = rig.cache.new(origin.name, origin)
+    untouched = rig.cache.new(base.name, base)
     rig.cache.keep(untouched)
     assert rig.kept() == []
 
@@ -147,24 +147,24 @@ def make_link(path: Path) -> None:
 )
 @pytest.mark.parametrize("restart", [True, False])
 def test_a_damaged_file_is_a_miss(rig: CacheRig, damage: Damage, restart: bool) -> None:
-    origins = [rig.put(key, noise(3 * BLOCK, seed)) for seed, key in enumerate("ab")]
-    for origin in origins:
-        rig.read(origin)
+    bases = [rig.put(key, noise(3 * BLOCK, seed)) for seed, key in enumerate("ab")]
+    for base in bases:
+        rig.read(base)
     if restart:
         rig.cache.close()
     damage(rig.kept()[0])
     if restart:
         rig.enter()
     rig.gets()
-    assert [rig.read(origin) for origin in origins] == [noise(3 * BLOCK, seed) for seed in range(2)]
+    assert [rig.read(base) for base in bases] == [noise(3 * BLOCK, seed) for seed in range(2)]
     assert rig.gets() in (1, 2)
 
 
 @pytest.mark.parametrize("place", ["start", "middle", "cut", "garbage", "empty"])
 def test_a_damaged_index_is_a_miss(rig: CacheRig, place: str, caplog: pytest.LogCaptureFixture) -> None:
-    origins = [rig.put(f"file{number}", noise(BLOCK, number)) for number in range(100)]
-    for origin in origins:
-        rig.read(origin)
+    bases = [rig.put(f"file{number}", noise(BLOCK, number)) for number in range(100)]
+    for base in bases:
+        rig.read(base)
     rig.cache.close()
     index = rig.folder / "content.sqlite"
     body = index.read_bytes()
@@ -180,10 +180,10 @@ def test_a_damaged_index_is_a_miss(rig: CacheRig, place: str, caplog: pytest.Log
         case "empty":
             index.write_bytes(b"")
     rig.enter()
-    assert [rig.read(origin) for origin in origins] == [noise(BLOCK, number) for number in range(100)]
+    assert [rig.read(base) for base in bases] == [noise(BLOCK, number) for number in range(100)]
     rig.restart()
     rig.gets()
-    assert [rig.read(origin) for origin in origins] == [noise(BLOCK, number) for number in range(100)]
+    assert [rig.read(base) for base in bases] == [noise(BLOCK, number) for number in range(100)]
     assert rig.gets() <= 100
     assert place == "empty" or "downloaded again" in caplog.text or "index" in caplog.text
 
@@ -191,8 +191,8 @@ def test_a_damaged_index_is_a_miss(rig: CacheRig, place: str, caplog: pytest.Log
 def test_a_wrong_bit_in_a_row_is_a_miss(rig: CacheRig) -> None:
     """The row of a partly present file claims every block."""
     body = noise(8 * BLOCK)
-    origin = rig.put("file", body)
-    rig.read(origin, 0, 3 * BLOCK)
+    base = rig.put("file", body)
+    rig.read(base, 0, 3 * BLOCK)
     rig.cache.close()
     index = rig.folder / "content.sqlite"
     stored = index.read_bytes()
@@ -201,7 +201,7 @@ def test_a_wrong_bit_in_a_row_is_a_miss(rig: CacheRig) -> None:
     assert stored[place] == 0b111
     index.write_bytes(stored[:place] + b"\xff" + stored[place + 1 :])
     rig.enter()
-    assert rig.read(origin) == body
+    assert rig.read(base) == body
 
 
 @pytest.mark.parametrize(("boot", "served"), [("the same", True), ("another", False)])
@@ -216,13 +216,13 @@ def test_files_that_are_not_synced_are_used_until_the_next_boot(
     monkeypatch.setattr("swiftfs.sqlite._BOOT_ID", marker)
     rig.restart()
     monkeypatch.setattr("swiftfs.filecache.version_cache.synchronize", fail)
-    origin = rig.put("file", noise(BLOCK))
-    rig.read(origin)
+    base = rig.put("file", noise(BLOCK))
+    rig.read(base)
     rig.cache.close()
     marker.write_text(boot)
     rig.enter()
     rig.gets()
-    assert rig.read(origin) == noise(BLOCK)
+    assert rig.read(base) == noise(BLOCK)
     assert rig.gets() == (0 if served else 1)
 
 
@@ -245,15 +245,15 @@ def test_the_folder_can_be_wiped_while_it_is_used(rig: CacheRig) -> None:
 
 
 def test_leftovers_and_unknown_files_are_deleted(rig: CacheRig) -> None:
-    origin = rig.put("file", b"mine")
-    rig.read(origin)
+    base = rig.put("file", b"mine")
+    rig.read(base)
     rig.cache.close()
     (rig.files / "open-123").write_bytes(b"of a process that died")
     (rig.files / "unknown").write_bytes(b"x")
     rig.enter()
     assert len(rig.kept()) == 1
     rig.gets()
-    assert rig.read(origin) == b"mine"
+    assert rig.read(base) == b"mine"
     assert rig.gets() == 0
 
 

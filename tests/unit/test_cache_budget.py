@@ -24,17 +24,17 @@ pytest_plugins = ["support.cache_fixtures"]
 
 def test_the_least_recently_used_is_evicted_first(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=10 * MIB)
-    origins = [rig.put(f"file{number}", noise(2 * MIB, number)) for number in range(6)]
-    for origin in origins[:5]:
-        rig.read(origin)
-    rig.read(origins[0])
-    rig.read(origins[5])
+    bases = [rig.put(f"file{number}", noise(2 * MIB, number)) for number in range(6)]
+    for base in bases[:5]:
+        rig.read(base)
+    rig.read(bases[0])
+    rig.read(bases[5])
     rig.cache.fit()
     rig.gets()
-    present = [ObjectVersion(origin.name, origin.etag) in rig.cache for origin in origins]
+    present = [ObjectVersion(base.name, base.etag) in rig.cache for base in bases]
     assert present == [True, False, True, True, True, True]
     rig.restart()
-    present = [ObjectVersion(origin.name, origin.etag) in rig.cache for origin in origins]
+    present = [ObjectVersion(base.name, base.etag) in rig.cache for base in bases]
     assert present == [True, False, True, True, True, True]
 
 
@@ -207,8 +207,8 @@ def test_bytes_downloaded_in_pieces_are_verified(rig: CacheRig, caplog: pytest.L
 
 
 def test_bytes_that_are_wrong_twice_are_an_error(rig: CacheRig, caplog: pytest.LogCaptureFixture) -> None:
-    origin = rig.put("file", noise(4 * BLOCK))
-    content = rig.open(origin)
+    base = rig.put("file", noise(4 * BLOCK))
+    content = rig.open(base)
     rig.store.wrong = 8
     for _ in range(2):
         read_in_pieces(content)
@@ -219,7 +219,7 @@ def test_bytes_that_are_wrong_twice_are_an_error(rig: CacheRig, caplog: pytest.L
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     rig.keep(content)
     assert rig.kept() == []
-    assert rig.read(origin) == noise(4 * BLOCK)
+    assert rig.read(base) == noise(4 * BLOCK)
 
 
 def test_a_check_of_bytes_that_change_meanwhile_is_ignored(
@@ -277,7 +277,7 @@ def test_a_seek_and_a_release_cancel_what_is_queued(build: Callable[..., CacheRi
 
 def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., CacheRig]) -> None:
     rig = build(threads=2)
-    origin = rig.put("file", noise(2 * BLOCK))
+    base = rig.put("file", noise(2 * BLOCK))
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(method: str, _subject: str) -> None:
@@ -286,11 +286,11 @@ def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., Cac
             assert go_on.wait(within(10))
 
     rig.store.hook = hold
-    content = rig.open(origin)
+    content = rig.open(base)
     content.begin(rig.pool)
     assert begun.wait(within(10))
     rig.keep(content)
-    assert rig.open(origin) is content
+    assert rig.open(base) is content
     rig.keep(content)
     assert [path.name[:5] for path in rig.kept()] == ["open-"]
     go_on.set()
@@ -298,15 +298,15 @@ def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., Cac
     assert [len(path.name) for path in rig.kept()] == [64]
     rig.store.hook = None
     rig.gets()
-    assert rig.read(origin) == noise(2 * BLOCK)
+    assert rig.read(base) == noise(2 * BLOCK)
     assert rig.gets() == 0
 
 
 def test_a_seek_and_a_release_end_running_read_ahead(build: Callable[..., CacheRig]) -> None:
     rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)
-    origin = rig.put("file", body)
-    content = rig.open(origin)
+    base = rig.put("file", body)
+    content = rig.open(base)
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(method: str, _subject: str) -> None:
@@ -327,7 +327,7 @@ def test_a_seek_and_a_release_end_running_read_ahead(build: Callable[..., CacheR
     go_on.set()
     rig.store.hook = None
     rig.pool.shutdown()
-    again = rig.open(origin)
+    again = rig.open(base)
     assert not again._state.blocks.present.covers(running.first, running.last)
 
 
@@ -356,15 +356,15 @@ def test_a_download_that_a_reader_waits_for_is_not_cancelled(build: Callable[...
 
 
 def test_a_moved_version_keeps_its_blocks(rig: CacheRig) -> None:
-    origin = rig.put("file", noise(3 * BLOCK))
-    rig.read(origin, 0, BLOCK)
+    base = rig.put("file", noise(3 * BLOCK))
+    rig.read(base, 0, BLOCK)
     new = ObjectName("box", "new")
-    rig.store.copy(origin.name, new)
-    rig.cache.moved(ObjectVersion(origin.name, origin.etag), new)
-    rig.cache.moved(ObjectVersion(ObjectName("box", "nothing"), origin.etag), new)
+    rig.store.copy(base.name, new)
+    rig.cache.moved(ObjectVersion(base.name, base.etag), new)
+    rig.cache.moved(ObjectVersion(ObjectName("box", "nothing"), base.etag), new)
     rig.gets()
-    moved = BaseVersion(new, origin.etag, origin.size, origin.object_size)
+    moved = BaseVersion(new, base.etag, base.size, base.object_size)
     assert rig.read(moved, 0, BLOCK) == noise(3 * BLOCK)[:BLOCK]
     assert rig.gets() == 0
-    rig.store.delete(origin.name)
+    rig.store.delete(base.name)
     assert rig.read(moved) == noise(3 * BLOCK)

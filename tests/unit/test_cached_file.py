@@ -115,10 +115,10 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def compose(
-    store: MemoryStore, pool: ThreadPoolExecutor, folder: Path, origin: BaseVersion | None, read_ahead: int
+    store: MemoryStore, pool: ThreadPoolExecutor, folder: Path, base: BaseVersion | None, read_ahead: int
 ) -> CachedFile:
     """Return a file with segments of 1 MiB that belongs to no cache."""
-    state = FileState.create(folder, origin, None, UNLIMITED)
+    state = FileState.create(folder, base, None, UNLIMITED)
     chooser = SegmentContainerChooser(store)
     uploads = SegmentUploader(store, chooser, pool, state.descriptor, NAME, SegmentLayout(MIB))
     return CachedFile(state, store, pool, uploads, read_ahead)
@@ -131,8 +131,8 @@ def open_content(store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path) -
 
     def open_it(body: bytes) -> CachedFile:
         etag = store.put(NAME, body, PLAIN).version.etag
-        origin = BaseVersion(NAME, etag, len(body), len(body))
-        opened.append(compose(store, pool, tmp_path, origin, 4 * MIB))
+        base = BaseVersion(NAME, etag, len(body), len(body))
+        opened.append(compose(store, pool, tmp_path, base, 4 * MIB))
         return opened[-1]
 
     yield open_it

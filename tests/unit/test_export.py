@@ -30,9 +30,9 @@ def cache(tmp_path: Path) -> CacheFolder:
 def test_only_the_changed_part_is_copied_of_a_file_that_needs_its_object(cache: CacheFolder) -> None:
     dirty = Blocks()
     dirty.add(1, 2)
-    origin = BaseVersion(ObjectName("box", "f"), "0123", 3 * BLOCK, 3 * BLOCK)
+    base = BaseVersion(ObjectName("box", "f"), "0123", 3 * BLOCK, 3 * BLOCK)
     data = b"a" * BLOCK + b"b" * BLOCK + b"c" * BLOCK
-    cache.add_file("/d/f", data, "open-1", origin=origin, dirty=dirty)
+    cache.add_file("/d/f", data, "open-1", base=base, dirty=dirty)
     cache.close()
     cache.export()
     copy = cache.target / "d" / f"f{PARTIAL}"

@@ -61,7 +61,7 @@ def test_a_file_stored_by_rsync_is_one_put(store: MemoryStore, calls: Counter[st
         filesystem.utimens("/.file.Ab12Cd", None, 1_700_000_000_123_456_789)
         filesystem.chmod("/.file.Ab12Cd", 0o640)
         filesystem.rename("/.file.Ab12Cd", "/file")
-        filesystem.setxattr("/file", "user.origin", b"here", 0)
+        filesystem.setxattr("/file", "user.base", b"here", 0)
         assert names(filesystem, "/") == ["file"]
     assert calls == {"put": 1}
     store.hook = None
@@ -71,7 +71,7 @@ def test_a_file_stored_by_rsync_is_one_put(store: MemoryStore, calls: Counter[st
         attributes = filesystem.getattr("/file")
         assert attributes.mtime_ns == 1_700_000_000_123_456_789
         assert attributes.mode & 0o777 == 0o640
-        assert filesystem.getxattr("/file", "user.origin") == b"here"
+        assert filesystem.getxattr("/file", "user.base") == b"here"
 
 
 def test_a_file_made_and_removed_costs_no_request(

@@ -169,8 +169,8 @@ def test_a_wrong_byte_is_never_stored(
     """`wrong` answers have a flipped byte; the change succeeds, or fails with an error."""
     put, size = OBJECTS[kind]
     body = noise(size)
-    origin = put(rig.store, body)
-    content = rig.open(origin)
+    base = put(rig.store, body)
+    content = rig.open(base)
     model = bytearray(body)
     rig.store.wrong = wrong
     try:
@@ -189,12 +189,12 @@ def test_a_wrong_byte_is_never_stored(
 def test_blocks_of_an_earlier_mount_that_were_not_verified_are(rig: CacheRig, kind: str) -> None:
     put, size = OBJECTS[kind]
     body = noise(size)
-    origin = put(rig.store, body)
+    base = put(rig.store, body)
     rig.store.wrong = 1
     middle = size // 2 // BLOCK * BLOCK
-    rig.read(origin, middle, BLOCK)
+    rig.read(base, middle, BLOCK)
     rig.restart()
-    content, model = rig.open(origin), bytearray(body)
+    content, model = rig.open(base), bytearray(body)
     assert content._state.blocks.present
     patch(content, model)
     store_it(rig, content)
@@ -252,8 +252,8 @@ def test_verified_bytes_are_not_downloaded_again(rig: CacheRig) -> None:
     """Neither of a whole object, nor of verified segments, nor of blocks that this file wrote."""
     plain = rig.open(rig.put("small", noise(3 * MIB)))
     read(plain)
-    origin = put_large(rig.store, noise(20 * MIB), SEGMENT)
-    large = rig.open(replace(origin, manifest=rig.store.manifest(NAME)))
+    base = put_large(rig.store, noise(20 * MIB), SEGMENT)
+    large = rig.open(replace(base, manifest=rig.store.manifest(NAME)))
     read(large)
     for content in (plain, large):
         settle(content)

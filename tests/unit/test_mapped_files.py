@@ -180,10 +180,10 @@ def test_a_file_can_be_opened_again_before_its_upload_has_ended(rig: Rig) -> Non
     content = rig.written(FILE, body)
     content.truncate(10)
     rig.stored(content, FILE, body[:10])
-    origin = content.origin
-    assert origin is not None
+    base = content.base
+    assert base is not None
     rig.cache.release(content)
-    again = rig.cache.find(ObjectVersion(FILE, origin.etag))
+    again = rig.cache.find(ObjectVersion(FILE, base.etag))
     assert again is content
     rig.uploads_end()
     write(again, 10, b"more")

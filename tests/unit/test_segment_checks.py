@@ -90,8 +90,8 @@ def test_the_manifest_is_read_once_and_kept(rig: CacheRig, large: BaseVersion) -
     rig.keep(content)
     rig.restart()
     content = rig.open(large)
-    assert content.origin is not None
-    assert content.origin.manifest == rig.store.manifest(large.name)
+    assert content.base is not None
+    assert content.base.manifest == rig.store.manifest(large.name)
     asked = [subject for method, subject in rig.store.requests if method == "manifest"]
     assert asked == [str(large.name)] * 2  # once by swiftfs, once by this test
 
@@ -120,8 +120,8 @@ def test_a_segment_that_is_an_slo_itself_is_not_verified(
 ) -> None:
     caplog.set_level(logging.INFO)
     inner = Segment(large.name, large.etag, len(BODY), nested=True)
-    origin = replace(large, manifest=Manifest((inner,)))
-    content = rig.open(origin)
+    base = replace(large, manifest=Manifest((inner,)))
+    content = rig.open(base)
     assert read_slowly(content) == BODY
     assert caplog.records == []
 

@@ -91,9 +91,9 @@ def drop(rig: CacheRig, content: CachedFile) -> None:
 def test_the_cache_does_not_wait_for_a_download(
     rig: CacheRig, threads: ThreadPoolExecutor, leave: Leave, version_is_known: bool
 ) -> None:
-    origin = rig.put("file", noise(4 * MIB))
+    base = rig.put("file", noise(4 * MIB))
     other = rig.put("other", noise(MIB, 2))
-    content = rig.open(origin if version_is_known else replace(origin, etag=""))
+    content = rig.open(base if version_is_known else replace(base, etag=""))
     held, loading = stall(rig, threads, content)
     rig.forget(content)
     threads.submit(leave, rig, content).result(SECONDS)
@@ -142,8 +142,8 @@ def test_programs_do_not_wait_for_the_last_close_of_a_changed_file(
 
 
 def test_a_replaced_file_is_not_waited_for(rig: CacheRig, threads: ThreadPoolExecutor) -> None:
-    origin = rig.put("file", noise(4 * MIB))
-    first, second = rig.open(origin), rig.open(origin)
+    base = rig.put("file", noise(4 * MIB))
+    first, second = rig.open(base), rig.open(base)
     held, loading = stall(rig, threads, first)
     for content in (first, second):
         threads.submit(rig.keep, content).result(SECONDS)
@@ -152,7 +152,7 @@ def test_a_replaced_file_is_not_waited_for(rig: CacheRig, threads: ThreadPoolExe
     held.end()
     loading.result(SECONDS)
     rig.store.hook = None
-    assert rig.read(origin) == noise(4 * MIB)
+    assert rig.read(base) == noise(4 * MIB)
 
 
 def test_a_closed_file_is_freed_when_its_download_has_ended(

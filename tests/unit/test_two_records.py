@@ -31,17 +31,17 @@ def dirty(*blocks: int) -> Blocks:
     return found
 
 
-def saved(size: int, blocks: Blocks, origin: BaseVersion | None = None) -> PutFile:
-    file = FileRecord("open-one", size, origin, blocks, None)
+def saved(size: int, blocks: Blocks, base: BaseVersion | None = None) -> PutFile:
+    file = FileRecord("open-one", size, base, blocks, None)
     return PutFile(ObjectName("box", "file"), file, ObjectMeta("text/plain", Stored()), True, "etag")
 
 
 def test_the_newest_of_two_records_counts() -> None:
-    origin = BaseVersion(ObjectName("box", "file"), "etag", 5 * BLOCK, 5 * BLOCK)
-    older = Record(3, "/file", saved(5 * BLOCK, dirty(0, 1, 4), origin))
+    base = BaseVersion(ObjectName("box", "file"), "etag", 5 * BLOCK, 5 * BLOCK)
+    older = Record(3, "/file", saved(5 * BLOCK, dirty(0, 1, 4), base))
     file = FileRecord("open-two", 1, None, dirty(0), None)
     other = Record(4, "/other", PutFile(ObjectName("box", "other"), file, ObjectMeta("", Stored())))
-    newest = Record(5, "/file", saved(4 * BLOCK, dirty(2), origin))
+    newest = Record(5, "/file", saved(4 * BLOCK, dirty(2), base))
     records, replaced = one_a_file([older, other, newest])
     assert [record.seq for record in records] == [4, 5]
     assert [record.seq for record in replaced] == [3]

@@ -214,8 +214,8 @@ def test_a_read_of_an_object_of_many_segments(tmp_path: Path) -> None:
     work = []
     for count in (12, 200):
         with files(tmp_path) as found:
-            origin = large_object(found.store, count)
-            content = found.maker.make(tmp_path, NAME, origin, None)
+            base = large_object(found.store, count)
+            content = found.maker.make(tmp_path, NAME, base, None)
             read(content, 0, 2 * BLOCK)  # the first check of the segments reads the list of all
             settle(content)
             read(content, (count - 2) * BLOCK, BLOCK)
