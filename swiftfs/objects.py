@@ -4,6 +4,7 @@ import hashlib
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from types import MappingProxyType
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -194,12 +195,12 @@ class Attributes:
         return stat.S_ISLNK(self.mode)
 
 
-UNCACHED_HANDLES = 1 << 61
-"""The first handle that bypasses the kernel's page cache because another version of the file is open as well:
-the kernel has one cache for both."""
+class PageUse(Enum):
+    """What the kernel does with its pages of a file that it opens: use them, drop them, or go without."""
 
-DIRECT_HANDLES = 1 << 62
-"""The first handle of a file that always bypasses the page cache: each of its handles has its own bytes."""
+    KEEP = auto()
+    DROP = auto()
+    BYPASS = auto()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,16 @@ from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import os_error
 from swiftfs.fuse.operations import FileSystem
 from swiftfs.namespace.entry import inode_of
-from swiftfs.objects import DIRECT_HANDLES, Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
+from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName, PageUse
 from swiftfs.paths import HIDDEN_FOLDER, beside_hidden, split, without_hidden
 
 ROOT = f"/{HIDDEN_FOLDER}"
 
 PRIVATE = frozenset({STATUS_ATTRIBUTE, FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE})
 """Xattrs of the mount's root that only the same users may use."""
+
+DIRECT_HANDLES = 1 << 62
+"""The first handle on one of these files."""
 
 _CONTAINER = "\0"
 """No container can have this name, so no object can have the inode of one of these files."""
@@ -30,7 +33,7 @@ class ControlDir:
     """The files of the folder; `files` renders the full text of each.
 
     An open file keeps the text of the moment it was opened. stat(2) returns the size of another moment, so
-    the kernel must not cache these files: their handles begin at `DIRECT_HANDLES`. `caller` returns the
+    the kernel must not cache these files. `caller` returns the
     caller of the current system call.
     """
 
@@ -207,6 +210,9 @@ class ControlDirFS(FileSystem):
         if _is_control(path):
             return self._control.open(path, flags)
         return self._filesystem.open(without_hidden(path), flags)
+
+    def page_use(self, handle: int) -> PageUse:
+        return PageUse.BYPASS if handle >= DIRECT_HANDLES else self._filesystem.page_use(handle)
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         if handle >= DIRECT_HANDLES:

@@ -28,10 +28,12 @@ from swiftfs.fuse.structs import (
     buffer_size,
     copy_to_file,
     handle_of,
+    is_marked_for_drop,
+    mark_for_drop,
     write_stat,
 )
 from swiftfs.fuse.threads import AttachedThreads
-from swiftfs.objects import UNCACHED_HANDLES
+from swiftfs.objects import PageUse
 
 log = logging.getLogger("swiftfs.fuse")
 
@@ -52,14 +54,19 @@ _ALWAYS: Mapping[str, OptionValue] = {
     "splice_move": True,
     # Our inode numbers: libfuse's own are given by path, and forgotten.
     "use_ino": True,
-    # The kernel drops a file's pages at an open, if its mtime or size differ from those at the open before.
+    # libfuse looks at mtime and size at each open, and the kernel keeps its pages of the file only if both
+    # are as they were and the look did not fail: see `mark_for_drop`.
     "auto_cache": True,
+    "ac_attr_timeout": 0,
     # The type in /proc/mounts is `fuse.swiftfs` then, by which `mount_table` finds our mounts.
     "subtype": "swiftfs",
 }
 
 _NOT_OURS = (b"security.", b"system.posix_acl")
 """Attributes that never reach the filesystem: the kernel asks for `security.capability` at every write."""
+
+ANSWER_THAT_DROPS = -errno.ESTALE
+"""Any error does: only libfuse sees it."""
 
 _NOT_SUPPORTED = -errno.EOPNOTSUPP
 """With this answer `ls -l` asks only once; with ENODATA it would ask again for every file."""
@@ -219,9 +226,12 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         """Fill `struct stat` of a path."""
         write_stat(stat, self._getattr(path.decode()))
 
-    def fgetattr(self, path: bytes | None, stat: int, file_info: int) -> None:
+    def fgetattr(self, path: bytes | None, stat: int, file_info: int) -> int | None:
         """Fill `struct stat` of an open file."""
+        if is_marked_for_drop(file_info):
+            return ANSWER_THAT_DROPS
         write_stat(stat, self._fgetattr(handle_of(file_info)))
+        return None
 
     def readdir(self, path: bytes | None, buffer: int, filler: Any, offset: int, file_info: Any) -> None:
         """Pass every entry with its inode and type to libfuse, which keeps them while the folder is open."""
@@ -254,7 +264,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         return written
 
     def open(self, path: bytes, file_info: Any) -> None:
-        """Open a file; handles that must not be cached bypass the page cache and the size of stat(2)."""
+        """Open a file; a handle that bypasses the kernel's pages bypasses the size of stat(2) too."""
         info = file_info.contents
         try:
             info.fh = self.operations.open(path.decode(), info.flags)
@@ -264,13 +274,16 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
             # The kernel opens only names that it has seen, so its cache is wrong. After ESTALE it looks the
             # name up once more: with O_CREAT it creates the file then, else the program gets ENOENT.
             raise os_error(errno.ESTALE, path.decode()) from error
-        info.direct_io = info.fh >= UNCACHED_HANDLES
+        use = self.operations.page_use(info.fh)
+        info.direct_io = use is PageUse.BYPASS
+        if use is PageUse.DROP:
+            mark_for_drop(file_info)
 
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
         """Create and open a file (fusepy passes no flags)."""
         info = file_info.contents
         info.fh = self.operations.create(path.decode(), mode, info.flags)
-        info.direct_io = info.fh >= UNCACHED_HANDLES
+        info.direct_io = self.operations.page_use(info.fh) is PageUse.BYPASS
 
     def utimens(self, path: bytes, times: Any) -> None:
         """Set times; utimensat(2)'s NOW becomes the current time and OMIT becomes None."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import fuse
 
 from swiftfs.errors import os_error
-from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage
+from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageUse
 
 _BLOCK = 4096
 """The unit in bytes in which `statfs` counts."""
@@ -90,6 +90,9 @@ class FileSystem(Protocol):
     def open(self, path: str, flags: int) -> int:
         """Return a handle on a file."""
 
+    def page_use(self, handle: int) -> PageUse:
+        """Return what the kernel does with its pages of a file that it opens with the new handle."""
+
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         """Return where the bytes are; fewer than `size` only at the file's end.
 
@@ -154,6 +157,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         self.readlink = filesystem.readlink
         self.opendir = filesystem.opendir
         self.open = filesystem.open
+        self.page_use = filesystem.page_use
         self.unlink = filesystem.unlink
         self.rmdir = filesystem.rmdir
         self.rename = filesystem.rename

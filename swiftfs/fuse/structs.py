@@ -71,6 +71,25 @@ class FuseOperations(ctypes.Structure):
 _HANDLE_OFFSET: int = fuse.fuse_file_info.fh.offset
 _handle_at = ctypes.c_uint64.from_address
 
+_MARK_OFFSET: int = fuse.fuse_file_info.fh_old.offset
+_mark_at = ctypes.c_ulong.from_address
+_DROP = ctypes.c_ulong(-1).value
+
+
+def mark_for_drop(file_info: Any) -> None:
+    """Let the open of which this is the `struct fuse_file_info` drop the kernel's pages of the file.
+
+    Within an open libfuse looks at the file with the same struct (`open_auto_cache` in fuse.c of 2.9), and
+    drops the pages if that look fails. `fh_old` is not used otherwise; the kernel's own looks have the handle
+    in it (`do_getattr` in fuse_lowlevel.c).
+    """
+    file_info.contents.fh_old = _DROP
+
+
+def is_marked_for_drop(file_info: int) -> bool:
+    """Return whether a look at a file is one within an open that is marked."""
+    return _mark_at(file_info + _MARK_OFFSET).value == _DROP
+
 
 def handle_of(file_info: int) -> int:
     """Return `fh` of the `struct fuse_file_info` at the address."""

@@ -93,7 +93,7 @@ class AttributeOps:
             if not self._journal.undo_late_requests(path):
                 raise
             attributes = self._namespace.lookup(path).attributes
-        return self._open_files.as_shown(path, self._inodes.of(path, attributes))
+        return self._inodes.of(path, attributes)
 
     def getattr_handle(self, handle: int) -> Attributes:
         """Return the attributes of an open file, whether or not it still has a path."""
@@ -101,8 +101,7 @@ class AttributeOps:
         return self._attributes(file.path, file)
 
     def _attributes(self, path: str, file: OpenFile) -> Attributes:
-        attributes = self._inodes.of_open(path, file.current_attributes)
-        return attributes if file.dirty else self._open_files.as_shown(path, attributes)
+        return self._inodes.of_open(path, file.current_attributes)
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits."""

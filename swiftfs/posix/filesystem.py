@@ -56,6 +56,7 @@ class FileSystem:
 
         self.create = files.create
         self.open = files.open
+        self.page_use = services.open_files.page_use
         self.read = files.read
         self.write = files.write
         self.truncate = files.truncate

@@ -1,30 +1,21 @@
 """Open files, each shared by its handles, and the table of all of them."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 
 from swiftfs.attributes import Stored
 from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.namespace.entry import Entry
-from swiftfs.objects import UNCACHED_HANDLES, Attributes, ObjectName
+from swiftfs.objects import Attributes, ObjectName, PageUse
 from swiftfs.paths import is_below, split
+from swiftfs.posix.kernel_pages import FilePages, KernelPages
 from swiftfs.posix.rename_barrier import RenameBarrier
 from swiftfs.store.object_meta import ObjectMeta
-
-UNCACHED_SECONDS = 5.0
-"""Longer than libfuse uses a cached mtime and size."""
-
-ATTRIBUTE_SECONDS = 1.0
-"""How long libfuse and the kernel cache attributes."""
-
-DROPPED_FILES = 10_000
-"""Limit of the files whose dropped changes may still be in the kernel's page cache."""
 
 ALIASES = 1000
 """Limit of the names of files that were hidden and are back; libfuse never gives such a name twice."""
@@ -55,7 +46,7 @@ class OpenFile:
     handle is closed, and then its `held_deletion` is executed. `replaces` is the entry that a new file
     replaces. With `foreign_headers_unknown` the object may have headers of another client that were not
     requested yet. An `aliased` file was hidden and is back: libfuse knows it by two names. `users` counts the
-    handles.
+    handles. `pages` is what the kernel has of the file.
 
     The lock excludes writers while the file is handed in. It is the only lock that may be held during a
     request.
@@ -75,6 +66,7 @@ class OpenFile:
     foreign_headers_unknown: bool = False
     aliased: bool = False
     users: int = 0
+    pages: FilePages = field(default_factory=FilePages)
     lock: Lock = field(default_factory=partial(new_lock, Rank.FILE, reentrant=True))
 
     @property
@@ -120,8 +112,7 @@ class OpenFiles:
     The `barrier` excludes flushes of files during renames of folders above them.
 
     A file that another client replaced is found only by its handles. The kernel has one page cache for all
-    handles of a path. So after a replacement new handles there bypass that cache, until no handle of
-    the old version is open and the file has changed once more.
+    handles of a path. So new handles bypass that cache until no handle of the old version is open.
 
     libfuse knows a file by the name under which it was hidden, though it has its own name again: that is an
     *alias*. For a moment the kernel also opens what has replaced the file by it.
@@ -135,10 +126,8 @@ class OpenFiles:
         self._by_path: dict[str, OpenFile] = {}
         self._replaced: list[OpenFile] = []
         self._aliases: dict[str, tuple[str, OpenFile | None]] = {}
-        self._mixed: dict[str, tuple[tuple[int, int], float]] = {}
-        self._dropped: LRUCache[str, float] = LRUCache(DROPPED_FILES)
+        self._pages = KernelPages()
         self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS, monotonic)
-        self._resized: TTLCache[str, None] = TTLCache(RELEASED_FILES, ATTRIBUTE_SECONDS, monotonic)
 
     def at(self, path: str) -> OpenFile | None:
         """Return the open file at `path`, if there is one."""
@@ -196,11 +185,21 @@ class OpenFiles:
     def _add(self, shared: OpenFile, *, writable: bool, append: bool) -> tuple[int, OpenFile]:
         """Add a handle. Lock held."""
         shared.users += 1
-        # The binding sees by the number that the handle must have `direct_io`.
-        is_uncached = self._is_mixed(shared) or shared.path in self._resized
-        number = next(self._numbers) + (UNCACHED_HANDLES if is_uncached else 0)
+        number = next(self._numbers)
         self._handles[number] = Handle(shared, writable, append)
         return number, shared
+
+    def page_use(self, number: int) -> PageUse:
+        """Return what the kernel does with the pages of a file that it opens with this handle."""
+        with self._lock:
+            handle = self._handles[number]
+            file = handle.file
+            # As long as a handle of the old version is open its pages come back with every read. Of a file
+            # that libfuse knows by two names the kernel has two caches.
+            is_mixed = file.aliased or any(one.path == file.path for one in self._replaced)
+            return self._pages.open(
+                file.path, file.pages, file.cached_file, writable=handle.writable, is_mixed=is_mixed
+            )
 
     def add_resized(self, path: str) -> None:
         """Open the file at `path` for a moment without the kernel's cache: that knows another size of it.
@@ -208,7 +207,7 @@ class OpenFiles:
         With the cache a read would end at that size.
         """
         with self._lock:
-            self._resized[path] = None
+            self._pages.add_resized(path)
 
     def replace(self, file: OpenFile) -> None:
         """Let `file` be found only by its handles: its path is another version's from now on."""
@@ -217,25 +216,6 @@ class OpenFiles:
                 del self._by_path[file.path]
                 # It keeps its handles, but no open finds it any more.
                 self._replaced.append(file)
-
-    def _is_mixed(self, file: OpenFile) -> bool:
-        """Return whether the kernel may hold pages of another version under the path of a file.
-
-        libfuse's auto_cache makes the kernel drop them at an open, when mtime or size differ from the open
-        before. But libfuse may compare attributes that it looked up a while ago.
-        """
-        mark, now = (file.attributes.mtime_ns, file.cached_file.size), monotonic()
-        before, opened = self._mixed.get(file.path, (mark, now))
-        # As long as a handle of the old version is open its pages come back with every read. Of a file that
-        # libfuse knows by two names the kernel has two caches.
-        if file.aliased or any(one.path == file.path for one in self._replaced):
-            self._mixed[file.path] = mark, now
-        # By now libfuse has looked up the new attributes, so auto_cache notices the difference at this open.
-        elif before != mark and opened + UNCACHED_SECONDS < now:
-            del self._mixed[file.path]
-        elif file.path in self._mixed:
-            self._mixed[file.path] = mark, now
-        return file.path in self._mixed
 
     def release(self, number: int) -> OpenFile | None:
         """Remove a handle; return its file when that was the last one."""
@@ -246,41 +226,31 @@ class OpenFiles:
                 return None
             if file in self._replaced:
                 self._replaced.remove(file)
+                self._forget_pages(file)
                 return file
             if self._by_path.get(file.path) is file:
                 del self._by_path[file.path]
-            if file.dirty and not file.unlinked:
-                # The kernel still has pages with these changes: see `as_shown`. The time begins with the next
-                # look.
-                self._dropped[file.path] = math.inf
+            if file.aliased:
+                self._forget_pages(file)
+            else:
+                self._pages.close(file.path, file.pages, file.cached_file)
             # libfuse may still count the handle as open: see `UnlinkOps.hide`.
             self._released[file.path] = None
             return file
 
-    def as_shown(self, path: str, attributes: Attributes) -> Attributes:
-        """Return the attributes to show of a file: for a moment after dropped changes with another mtime.
-
-        The kernel has pages with these changes. libfuse's auto_cache invalidates them if mtime or size
-        differ from what it saw last, which may be the state before the changes.
-        """
-        if path not in self._dropped:
-            return attributes
-        with self._lock:
-            ends = min(self._dropped.get(path, 0.0), monotonic() + ATTRIBUTE_SECONDS)
-            if ends < monotonic():
-                self._dropped.pop(path, None)
-                return attributes
-            self._dropped[path] = ends
-        # 1 ns is enough to differ, and too little for a program to take it for another time.
-        return replace(attributes, mtime_ns=attributes.mtime_ns + 1)
+    def _forget_pages(self, file: OpenFile) -> None:
+        """Let the next open of the path use no page and no size of a file that was there too. Lock held."""
+        new = self._by_path.get(file.path)
+        self._pages.forget(file.path, new.pages if new is not None else None)
+        self._pages.add_resized(file.path)
 
     def was_just_released(self, path: str) -> bool:
         """Return whether the last handle of the file at `path` was closed a moment ago."""
         with self._lock:
             return path in self._released
 
-    def move(self, old: str, new: str) -> None:
-        """Move the files at `old` and below it to `new`."""
+    def move(self, old: str, new: str, *, is_folder: bool = False) -> None:
+        """Move the file at `old`, or those below it, to `new`."""
         with self._lock:
             for path in [path for path in self._by_path if is_below(path, old)]:
                 file = self._by_path.pop(path)
@@ -292,10 +262,11 @@ class OpenFiles:
             for alias, (path, hidden) in self._aliases.items():
                 if is_below(path, old):
                     self._aliases[alias] = new + path[len(old) :], hidden
-            for path in [path for path in self._mixed if is_below(path, old)]:
-                self._mixed[new + path[len(old) :]] = self._mixed.pop(path)
-            for path in [path for path in self._dropped if is_below(path, old)]:
-                self._dropped[new + path[len(old) :]] = self._dropped.pop(path)
+            # The pages move along.
+            if is_folder:
+                self._pages.forget_all()
+            else:
+                self._pages.forget(new)
 
     def stored(self, pending: Entry, entry: Entry) -> None:
         """Set the entry of the file that was handed in as `pending` to `entry`, which is in Swift."""

@@ -370,7 +370,7 @@ class RenameOps:
                         file.take_name(name)
                     else:
                         file.rename_object(moved_entry(file.entry, file.entry.name, name))
-        self._open_files.move(old, new)
+        self._open_files.move(old, new, is_folder=True)
 
     def _move_cached(self, path: str, source: Folder, destination: Folder) -> None:
         """Keep the cached files below `path`, if their names are in memory."""

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import MAP_SHARED, mmap
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,17 @@ def test_the_open_file_keeps_its_name(mounted: Mount, swift: SwiftServer, contai
     assert new.read_text() == f"{NEW} and"
     old.rename(new)
     assert names(mounted.path) == ["new"]
+
+
+def test_a_file_that_replaced_an_open_one_can_be_mapped(mounted: Mount) -> None:
+    write_both(mounted)
+    mounted.expected = []
+    old, new = mounted.path / "old", mounted.path / "new"
+    with new.open() as replaced:
+        old.rename(new)
+        assert replaced.read() == NEW
+    with new.open("r+b") as file, mmap(file.fileno(), 0, MAP_SHARED) as mapped:
+        assert mapped[:] == b"the file that is renamed"
 
 
 def test_the_file_that_was_closed_just_now_stays(mounted: Mount, swift: SwiftServer, container: str) -> None:

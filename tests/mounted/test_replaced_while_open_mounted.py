@@ -77,3 +77,39 @@ def test_the_page_cache_has_no_page_of_the_old_version(
     finally:
         os.close(old)
     assert path.read_bytes() == NEWER
+
+
+@pytest.mark.mount_options("settle=0.1,ttl=60,read_ahead=0")
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_a_version_that_was_there_before_is_read_when_another_client_restores_it(
+    mounted: Mount, connection: Connection, container: str, is_seen: bool
+) -> None:
+    """It has the mtime and size that the kernel knows from before this mount's change."""
+    connection.put_object(container, "backup", OLD, headers={"X-Object-Meta-Mtime": "1700000000.5"})
+    path = mounted.path / "file"
+    for _ in range(3):
+        connection.copy_object(container, "backup", f"/{container}/file")
+        os.setxattr(mounted.path, "swift.refresh", b"1")
+        if is_seen:
+            assert path.read_bytes() == OLD
+        with path.open("r+b") as stream:
+            stream.write(b"ours")
+            stream.flush()
+            os.fsync(stream.fileno())
+        if is_seen:
+            assert path.read_bytes() == b"ours" + OLD[4:]
+        connection.copy_object(container, "backup", f"/{container}/file")
+        os.setxattr(mounted.path, "swift.refresh", b"1")
+        assert path.read_bytes() == OLD
+
+
+@pytest.mark.mount_options("settle=0.1,ttl=60,read_ahead=0")
+def test_a_version_with_the_mtime_and_size_of_the_one_before_is_read(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    path = mounted.path / "file"
+    for data in (OLD, NEWER, OLD):
+        connection.put_object(container, "file", data, headers={"X-Object-Meta-Mtime": "1700000000.5"})
+        os.setxattr(mounted.path, "swift.refresh", b"1")
+        assert path.read_bytes() == data
+        assert path.read_bytes() == data

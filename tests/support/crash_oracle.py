@@ -32,16 +32,9 @@ class State:
         known = replace(
             found,
             mode=None if self.mode is None else found.mode,
-            mtime_ns=self.mtime_ns if self._is_time(found.mtime_ns) else found.mtime_ns,
+            mtime_ns=None if self.mtime_ns is None else found.mtime_ns,
         )
         return known == self
-
-    def _is_time(self, found: int | None) -> bool:
-        """Return whether a file of this state may show a time.
-
-        After a change that was dropped it shows another one, by 1 ns, for a moment: `OpenFiles.as_shown`.
-        """
-        return self.mtime_ns is None or (found is not None and abs(found - self.mtime_ns) <= 1)
 
 
 States = Mapping[str, State]

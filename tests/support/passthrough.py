@@ -18,7 +18,7 @@ import requests
 from swiftfs.errors import os_error
 from swiftfs.fuse.binding import FUSE
 from swiftfs.fuse.operations import FileSystem, Operations
-from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage
+from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageUse
 
 READERS = 4
 FAULTS: dict[str, Callable[[], BaseException]] = {
@@ -121,6 +121,9 @@ class Passthrough:
 
     def open(self, path: str, flags: int) -> int:
         return os.open(self._at(path), flags & os.O_ACCMODE)
+
+    def page_use(self, handle: int) -> PageUse:
+        return PageUse.KEEP
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         if Path(f"/proc/self/fd/{handle}").readlink().name.startswith("together-"):

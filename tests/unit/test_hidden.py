@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from support.log_records import record
-from swiftfs.control.control_dir import PRIVATE, ROOT, ControlDir, ControlDirFS
+from swiftfs.control.control_dir import DIRECT_HANDLES, PRIVATE, ROOT, ControlDir, ControlDirFS
 from swiftfs.fuse.operations import FileSystem
-from swiftfs.objects import DIRECT_HANDLES, Caller
+from swiftfs.objects import Caller
 from swiftfs.paths import beside_hidden, without_hidden
 from swiftfs.service.logging import RECENT_CHARACTERS, RECENT_LINES, Recent
 

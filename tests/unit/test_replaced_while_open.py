@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from support.harness import change, get, harness, put, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.objects import UNCACHED_HANDLES, ObjectName
+from swiftfs.objects import ObjectName, PageUse
 from swiftfs.posix.filesystem import FileSystem
 
 SIZE = 3 * 1024 * 1024
@@ -43,7 +44,7 @@ def replaced(filesystem: FileSystem, store: MemoryStore, data: bytes = NEW) -> i
 def test_each_handle_has_its_version(filesystem: FileSystem, store: MemoryStore) -> None:
     old = replaced(filesystem, store)
     new = filesystem.open("/file", os.O_RDONLY)
-    assert new >= UNCACHED_HANDLES
+    assert filesystem.page_use(new) is PageUse.BYPASS
     assert get(filesystem, new) == NEW
     assert get(filesystem, old, 0, BLOCK) == OLD[:BLOCK]
     with pytest.raises(PreconditionFailed):
@@ -59,25 +60,70 @@ def test_each_handle_has_its_version(filesystem: FileSystem, store: MemoryStore)
     assert read(filesystem, "/file") == NEWER
 
 
-def test_the_kernel_caches_again_when_the_file_has_changed(
-    filesystem: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+def use_at_open(filesystem: FileSystem, path: str = "/file", flags: int = os.O_RDONLY) -> PageUse:
+    """Open and close a file as the kernel does; return what it does with its pages."""
+    handle = filesystem.open(path, flags)
+    try:
+        return filesystem.page_use(handle)
+    finally:
+        filesystem.release(handle)
+
+
+def test_the_kernel_caches_again_when_the_old_version_is_closed(
+    filesystem: FileSystem, store: MemoryStore
 ) -> None:
     old = replaced(filesystem, store)
-    monkeypatch.setattr("swiftfs.posix.open_files.UNCACHED_SECONDS", -1.0)
+    assert use_at_open(filesystem) is PageUse.BYPASS
+    foreign(store, "file", NEWER)
+    assert use_at_open(filesystem) is PageUse.BYPASS
+    filesystem.release(old)
+    # The kernel may have the old version's size for a moment.
+    assert use_at_open(filesystem) is PageUse.BYPASS
+    uses = [PageUse.BYPASS]
 
     def is_cached() -> bool:
-        handle = filesystem.open("/file", os.O_RDONLY)
-        filesystem.release(handle)
-        return handle < UNCACHED_HANDLES
+        uses.append(use_at_open(filesystem))
+        return uses[-1] is not PageUse.BYPASS
 
-    assert not is_cached()
+    wait_until(is_cached)
+    assert uses[-1] is PageUse.DROP
+    assert use_at_open(filesystem) is PageUse.KEEP
+
+
+def test_only_pages_of_the_version_that_is_opened_are_kept(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    assert use_at_open(filesystem) is PageUse.DROP
+    assert use_at_open(filesystem) is PageUse.KEEP
     foreign(store, "file", NEWER)
-    assert not is_cached()
-    filesystem.release(old)
-    assert not is_cached()
-    write(filesystem, "/file", b"ours", os.O_WRONLY | os.O_TRUNC)
-    assert is_cached()
-    monkeypatch.undo()
+    assert use_at_open(filesystem) is PageUse.DROP
+    assert use_at_open(filesystem) is PageUse.KEEP
+    change(filesystem, "/file", 0, b"ours")
+    assert use_at_open(filesystem) is PageUse.DROP
+    foreign(store, "file", NEWER)
+    assert use_at_open(filesystem) is PageUse.DROP
+    filesystem.truncate("/file", 10)
+    assert use_at_open(filesystem) is PageUse.DROP
+
+
+def test_an_open_beside_one_that_may_not_be_answered_yet_drops_the_pages_too(
+    filesystem: FileSystem,
+) -> None:
+    first = filesystem.open("/file", os.O_RDONLY)
+    assert filesystem.page_use(first) is PageUse.DROP
+    assert use_at_open(filesystem) is PageUse.DROP
+    wait_until(lambda: use_at_open(filesystem) is PageUse.KEEP)
+    filesystem.release(first)
+    assert use_at_open(filesystem) is PageUse.KEEP
+
+
+def test_pages_move_with_their_file(filesystem: FileSystem, store: MemoryStore) -> None:
+    """So what was at the new name says nothing of them."""
+    foreign(store, "other", NEWER)
+    assert [use_at_open(filesystem, "/other") for _ in range(2)] == [PageUse.DROP, PageUse.KEEP]
+    filesystem.rename("/file", "/other")
+    foreign(store, "other", NEWER)
+    assert use_at_open(filesystem, "/other") is PageUse.DROP
 
 
 def test_a_failed_read_makes_the_next_open_send_a_head(store: MemoryStore, tmp_path: Path) -> None:
@@ -132,14 +178,14 @@ def test_our_own_uploads_replace_nothing(filesystem: FileSystem, store: MemorySt
     reader = filesystem.open("/file", os.O_RDONLY)
     for data in (b"one", b"another"):
         writer = filesystem.open("/file", os.O_WRONLY)
-        assert writer < UNCACHED_HANDLES
+        assert filesystem.page_use(writer) is not PageUse.BYPASS
         put(filesystem, writer, 0, data)
         filesystem.flush(writer)
         filesystem.release(writer)
         assert get(filesystem, reader, 0, len(data)) == data
     filesystem.chmod("/file", 0o600)
     again = filesystem.open("/file", os.O_RDONLY)
-    assert again < UNCACHED_HANDLES
+    assert filesystem.page_use(again) is not PageUse.BYPASS
     for handle in (again, reader):
         filesystem.release(handle)
 
@@ -196,7 +242,7 @@ def test_both_versions_move_with_their_folder(filesystem: FileSystem, store: Mem
     assert get(filesystem, old, 0, BLOCK) == OLD[:BLOCK]
     assert get(filesystem, new) == NEW
     again = filesystem.open("/e/file", os.O_RDONLY)
-    assert again >= UNCACHED_HANDLES
+    assert filesystem.page_use(again) is PageUse.BYPASS
     assert get(filesystem, again) == NEW
     for handle in (old, new, again):
         filesystem.release(handle)
