@@ -4,7 +4,6 @@ These run in a real mount.
 """
 
 import errno
-import os
 import shutil
 from collections.abc import Callable
 
@@ -13,11 +12,11 @@ from swiftclient import Connection
 
 from support.found_objects import keys
 from support.mounts import Mount
+from support.noise import OLD
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.paths import SEGMENTS_FOLDER
 
 MIB = 1024 * 1024
-DATA = os.urandom(3 * MIB + 5)
 
 
 def use(mounted: Mount, connection: Connection) -> None:
@@ -25,9 +24,9 @@ def use(mounted: Mount, connection: Connection) -> None:
     box = mounted.source
     (mounted.path / "d").mkdir()
     for name in ("a", "b"):
-        (mounted.path / "d" / name).write_bytes(DATA)
+        (mounted.path / "d" / name).write_bytes(OLD)
     mounted.remount()
-    changed = bytearray(DATA)
+    changed = bytearray(OLD)
     changed[MIB + 7 : MIB + 9] = b"!!"
     with (mounted.path / "d" / "a").open("r+b") as file:
         file.seek(MIB + 7)

@@ -12,11 +12,9 @@ from swiftclient import Connection
 
 from support.jobs import wait_until
 from support.mounts import Mount
-from support.noise import noise
+from support.noise import NEW, NEWER, OLD
 from swiftfs.filecache.block_map import BLOCK
 
-SIZE = 3 * 1024 * 1024
-OLD, NEW, NEWER = noise(SIZE), noise(SIZE - 5, 1), noise(SIZE, 2)
 pytestmark = pytest.mark.mount_options("settle=0.2,ttl=1,read_ahead=0")
 
 
@@ -67,13 +65,13 @@ def test_the_page_cache_has_no_page_of_the_old_version(
     mounted.expected.append("ESTALE")
     old = os.open(path, os.O_RDONLY)
     try:
-        assert b"".join(os.pread(old, BLOCK, at) for at in range(0, SIZE, BLOCK)) == OLD
+        assert b"".join(os.pread(old, BLOCK, at) for at in range(0, len(OLD), BLOCK)) == OLD
         connection.put_object(container, "file", NEWER)
         wait_until(lambda: shows(path, NEWER))
         for _ in range(3):
-            assert b"".join(os.pread(old, BLOCK, at) for at in range(0, SIZE, BLOCK)) == OLD
+            assert b"".join(os.pread(old, BLOCK, at) for at in range(0, len(OLD), BLOCK)) == OLD
             assert path.read_bytes() == NEWER
-        assert b"".join(os.pread(old, BLOCK, at) for at in range(0, SIZE, BLOCK)) == OLD
+        assert b"".join(os.pread(old, BLOCK, at) for at in range(0, len(OLD), BLOCK)) == OLD
     finally:
         os.close(old)
     assert path.read_bytes() == NEWER

@@ -18,12 +18,12 @@ from support import crashing_mount
 from support.crash_oracle import UNSHARED, CrashOracle, State, digest
 from support.deadlines import within
 from support.mounts import EXIT_SECONDS, READY_SECONDS
+from support.noise import LARGE
 from swiftfs.attributes import parse_time
 from swiftfs.demo.server import SwiftServer
 
 DIRECTORY = "application/directory"
 
-LARGE = bytes(range(256)) * 16 * 1024
 """4 MiB, four segments."""
 
 _forks = multiprocessing.get_context("forkserver")

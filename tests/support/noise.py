@@ -8,6 +8,11 @@ def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+LARGE = noise(4 * 1024 * 1024)
+OLD, NEW, NEWER = noise(3 * 1024 * 1024), noise(3 * 1024 * 1024 - 5, 1), noise(3 * 1024 * 1024, 2)
+"""Bodies that the modules of tests share: each would take memory in each worker."""
+
+
 def repeated_noise(size: int) -> bytes:
     """Return `size` bytes, made quickly; they repeat with a period that is no multiple of a block."""
     period = noise(2**20 + 77)

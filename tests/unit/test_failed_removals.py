@@ -14,6 +14,7 @@ from support.jobs import wait_until
 from support.late_store import LateStore
 from support.memory_store import MemoryStore
 from support.moves import object_moves
+from support.noise import LARGE
 from support.stored_objects import body, keys, segments, segments_of, ten_minutes_later
 from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
@@ -24,7 +25,6 @@ from swiftfs.posix.filesystem import FileSystem
 
 MIB = 1024 * 1024
 OPTIONS = "segment_size=1M,ttl=0"
-DATA = os.urandom(4 * MIB)
 SMALL = b"another file"
 
 
@@ -83,27 +83,27 @@ ERRORS = {
 
 def _renamed(filesystem: FileSystem) -> bytes:
     filesystem.rename("/d/x", "/y")
-    return DATA
+    return LARGE
 
 
 def _appended(filesystem: FileSystem) -> bytes:
     filesystem.rename("/d/x", "/y")
-    change(filesystem, "/y", len(DATA), b"more")
-    return DATA + b"more"
+    change(filesystem, "/y", len(LARGE), b"more")
+    return LARGE + b"more"
 
 
 def _patched(filesystem: FileSystem) -> bytes:
     filesystem.rename("/d/x", "/between")
     change(filesystem, "/between", 5, b"hello")
     filesystem.rename("/between", "/y")
-    return DATA[:5] + b"hello" + DATA[10:]
+    return LARGE[:5] + b"hello" + LARGE[10:]
 
 
 def _with_folder(filesystem: FileSystem) -> bytes:
     filesystem.rename("/d", "/f")
     change(filesystem, "/f/x", 5, b"hello")
     filesystem.rename("/f/x", "/y")
-    return DATA[:5] + b"hello" + DATA[10:]
+    return LARGE[:5] + b"hello" + LARGE[10:]
 
 
 CARRIES = [_renamed, _appended, _patched, _with_folder]
@@ -130,7 +130,7 @@ def prepared() -> MemoryStore:
 
 def fill(filesystem: FileSystem) -> None:
     filesystem.mkdir("/d", 0o755, ME)
-    write(filesystem, "/d/x", DATA)
+    write(filesystem, "/d/x", LARGE)
     write(filesystem, "/d/s", SMALL)
 
 
@@ -138,7 +138,7 @@ def fail(filesystem: FileSystem, store: MemoryStore, operation: MountOperation, 
     """Do the operation, which fails; the mount then shows what Swift has."""
     with failing(store, operation, error), pytest.raises((SwiftfsError, OSError)):
         operation.run(filesystem)
-    assert body(store, "d/x") == DATA
+    assert body(store, "d/x") == LARGE
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_a_file_whose_manifest_another_client_copies_afterwards(
         fail(filesystem, store, DEEDS[operation], ERRORS[error])
         store.copy(ObjectName("box", "d/x"), ObjectName("box", "y"), manifest_only=True)
     ten_minutes_later(store, folders[0])
-    assert body(store, "d/x") == body(store, "y") == DATA
+    assert body(store, "d/x") == body(store, "y") == LARGE
 
 
 WAITING = f"{OPTIONS},settle=0.05,drain=0"
@@ -285,7 +285,7 @@ def test_a_file_that_another_mount_renames_before_its_change_is_stored(
     )
     assert "d/x" in keys(store)
     ten_minutes_later(store, folders[0])
-    assert body(store, "y") == DATA
+    assert body(store, "y") == LARGE
 
 
 @pytest.mark.matrix(4)
@@ -314,7 +314,7 @@ def test_segments_of_the_target_of_a_killed_rename_go(tmp_path: Path, dies: tupl
     store = prepared()
     source, target = ObjectName("box", "s"), ObjectName("box", "x")
     with harness(store, tmp_path, OPTIONS) as filesystem:
-        write(filesystem, "/x", DATA)
+        write(filesystem, "/x", LARGE)
         write(filesystem, "/s", SMALL)
     etags = (store.head(source).version.etag, store.head(target).version.etag)
     move = Move(source, target, replaces_large=True, etag=etags[0], replaces_etag=etags[1])
@@ -361,7 +361,7 @@ def test_a_killed_rename_is_no_proof_of_an_older_deletion(
     with moves(store, folders[0]) as next_one:
         assert not next_one.resume_move(move)
     ten_minutes_later(store, folders[0])
-    assert body(store, "y") == DATA
+    assert body(store, "y") == LARGE
 
 
 @contextmanager

@@ -9,15 +9,13 @@ import pytest
 
 from support.harness import get, harness, names, put, read, write
 from support.memory_store import MemoryStore
-from support.noise import noise
+from support.noise import LARGE, NEWER, OLD, noise
 from swiftfs.errors import PreconditionFailed, Unavailable, errno_of
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024
-BODY = noise(3 * MIB)
-OTHER = noise(3 * MIB, 1)
 
 FILE, COPY = ObjectName("box", "file"), ObjectName("box", "copy")
 
@@ -28,7 +26,7 @@ def store(tmp_path: Path) -> MemoryStore:
     made = MemoryStore("box")
     (tmp_path / "first").mkdir()
     with harness(made, tmp_path / "first", "segment_size=1M") as filesystem:
-        write(filesystem, "/file", BODY)
+        write(filesystem, "/file", OLD)
     assert made.head(FILE).is_slo
     made.requests.clear()
     return made
@@ -48,7 +46,7 @@ def copy_segments(store: MemoryStore) -> Manifest:
     segments = []
     for number in range(3):
         part = ObjectName("box_segments", f"parts/{number}")
-        info = store.put(part, BODY[number * MIB : (number + 1) * MIB], Headers("x/y"))
+        info = store.put(part, OLD[number * MIB : (number + 1) * MIB], Headers("x/y"))
         segments.append(Segment(part, info.version.etag, MIB))
     return Manifest(tuple(segments))
 
@@ -111,17 +109,17 @@ def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
 @pytest.mark.matrix(4)
 def test_a_copy_has_its_size_and_its_bytes(filesystem: FileSystem) -> None:
     for _ in range(2):
-        assert filesystem.getattr("/copy").size == len(BODY)
-        assert read(filesystem, "/copy") == BODY
-        assert read(filesystem, "/file") == BODY
+        assert filesystem.getattr("/copy").size == len(OLD)
+        assert read(filesystem, "/copy") == OLD
+        assert read(filesystem, "/file") == OLD
         filesystem.refresh()
 
 
 @pytest.mark.matrix(4)
 def test_a_part_of_a_copy_can_be_read(filesystem: FileSystem) -> None:
     handle = filesystem.open("/copy", os.O_RDONLY)
-    assert get(filesystem, handle, 2 * MIB, 1000) == BODY[2 * MIB : 2 * MIB + 1000]
-    assert get(filesystem, handle, 0, 1000) == BODY[:1000]
+    assert get(filesystem, handle, 2 * MIB, 1000) == OLD[2 * MIB : 2 * MIB + 1000]
+    assert get(filesystem, handle, 0, 1000) == OLD[:1000]
     filesystem.release(handle)
 
 
@@ -131,12 +129,12 @@ def test_a_part_of_a_copy_can_be_read(filesystem: FileSystem) -> None:
 def test_a_copy_is_changed(copied: MemoryStore, filesystem: FileSystem, offset: int, size: int) -> None:
     data = noise(size, 2)
     change(filesystem, "/copy", offset, data)
-    wanted = BODY[:offset] + data + BODY[offset + len(data) :]
+    wanted = OLD[:offset] + data + OLD[offset + len(data) :]
     assert stored(copied) == wanted
     assert read(filesystem, "/copy") == wanted
     filesystem.refresh()
     assert read(filesystem, "/copy") == wanted
-    assert stored(copied, FILE) == BODY == read(filesystem, "/file")
+    assert stored(copied, FILE) == OLD == read(filesystem, "/file")
 
 
 @pytest.mark.matrix(5)
@@ -146,9 +144,9 @@ def test_a_copy_is_cut_or_made_longer(copied: MemoryStore, filesystem: FileSyste
     handle = filesystem.open("/copy", os.O_RDWR)
     filesystem.fsync(handle, False)
     filesystem.release(handle)
-    wanted = (BODY + bytes(MIB))[:size]
+    wanted = (OLD + bytes(MIB))[:size]
     assert stored(copied) == wanted == read(filesystem, "/copy")
-    assert stored(copied, FILE) == BODY
+    assert stored(copied, FILE) == OLD
 
 
 def settle(filesystem: FileSystem) -> None:
@@ -175,26 +173,26 @@ def test_a_copy_whose_attributes_change_keeps_its_bytes(
     if listed:
         assert names(filesystem, "/") == ["copy", "file"]
     operations()[first](filesystem)
-    assert read(filesystem, "/copy") == BODY
+    assert read(filesystem, "/copy") == OLD
     settle(filesystem)
     filesystem.refresh()
-    assert read(filesystem, "/copy") == BODY == stored(copied)
-    assert filesystem.getattr("/copy").size == len(BODY)
+    assert read(filesystem, "/copy") == OLD == stored(copied)
+    assert filesystem.getattr("/copy").size == len(OLD)
     change(filesystem, "/copy", 3 * MIB, b"tail")
-    assert stored(copied) == BODY + b"tail"
+    assert stored(copied) == OLD + b"tail"
 
 
 @pytest.mark.matrix(6)
 @pytest.mark.parametrize("target", ["/moved", "/file"])
 def test_a_copy_is_renamed(copied: MemoryStore, filesystem: FileSystem, target: str) -> None:
     filesystem.rename("/copy", target)
-    assert read(filesystem, target) == BODY
-    assert filesystem.getattr(target).size == len(BODY)
+    assert read(filesystem, target) == OLD
+    assert filesystem.getattr(target).size == len(OLD)
     filesystem.refresh()
     assert names(filesystem, "/") == sorted({"file", target[1:]})
-    assert read(filesystem, target) == BODY == stored(copied, ObjectName("box", target[1:]))
+    assert read(filesystem, target) == OLD == stored(copied, ObjectName("box", target[1:]))
     if target != "/file":
-        assert read(filesystem, "/file") == BODY
+        assert read(filesystem, "/file") == OLD
 
 
 @pytest.mark.parametrize("make", [copy_as_plain_object, copy_as_dlo])
@@ -203,8 +201,8 @@ def test_deleting_a_copy_leaves_the_original(store: MemoryStore, tmp_path: Path,
     with harness(store, tmp_path, "segment_size=1M") as filesystem:
         filesystem.unlink("/copy")
         assert names(filesystem, "/") == ["file"]
-        assert read(filesystem, "/file") == BODY
-    assert stored(store, FILE) == BODY
+        assert read(filesystem, "/file") == OLD
+    assert stored(store, FILE) == OLD
 
 
 def overwritten(store: MemoryStore, body: bytes) -> None:
@@ -213,14 +211,14 @@ def overwritten(store: MemoryStore, body: bytes) -> None:
 
 
 @pytest.mark.matrix(4)
-@pytest.mark.parametrize("body", [OTHER, OTHER[:1000], OTHER + OTHER, b""], ids=len)
+@pytest.mark.parametrize("body", [NEWER, NEWER[:1000], LARGE, b""], ids=len)
 @pytest.mark.parametrize("cached", [True, False])
 def test_bytes_of_another_client_under_the_same_type_are_read(
     store: MemoryStore, tmp_path: Path, body: bytes, cached: bool
 ) -> None:
     with harness(store, tmp_path, "segment_size=1M") as filesystem:
         if cached:
-            assert read(filesystem, "/file") == BODY
+            assert read(filesystem, "/file") == OLD
         overwritten(store, body)
         filesystem.refresh()
         assert filesystem.getattr("/file").size == len(body)
@@ -253,13 +251,13 @@ def test_a_stale_listing_puts_no_wrong_hint_into_a_type(
 def test_a_reader_of_a_hinted_version_never_gets_two_versions(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, "read_ahead=0") as filesystem:
         handle = filesystem.open("/file", os.O_RDONLY)
-        assert get(filesystem, handle, 0, 1000) == BODY[:1000]
-        overwritten(store, OTHER)
+        assert get(filesystem, handle, 0, 1000) == OLD[:1000]
+        overwritten(store, NEWER)
         with pytest.raises(PreconditionFailed) as caught:
             get(filesystem, handle, 2 * MIB, 1000)
         assert errno_of(caught.value) == errno.ESTALE
         filesystem.release(handle)
-        assert read(filesystem, "/file") == OTHER
+        assert read(filesystem, "/file") == NEWER
 
 
 def test_cached_bytes_are_read_while_swift_does_not_answer(store: MemoryStore, tmp_path: Path) -> None:
@@ -267,18 +265,18 @@ def test_cached_bytes_are_read_while_swift_does_not_answer(store: MemoryStore, t
         raise Unavailable(f"{method} {subject}")
 
     with harness(store, tmp_path) as filesystem:
-        assert read(filesystem, "/file") == BODY
+        assert read(filesystem, "/file") == OLD
         store.hook = away
-        assert read(filesystem, "/file") == BODY
+        assert read(filesystem, "/file") == OLD
         store.hook = None
 
 
 def test_a_confirmed_version_costs_one_head(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path) as filesystem:
-        assert read(filesystem, "/file") == BODY
+        assert read(filesystem, "/file") == OLD
         before = [method for method, _ in store.requests].count("get")
         filesystem.refresh()
-        assert read(filesystem, "/file") == BODY
+        assert read(filesystem, "/file") == OLD
         assert [method for method, _ in store.requests].count("get") == before
         assert "head" not in [method for method, _ in store.requests]
 
@@ -287,11 +285,11 @@ def test_a_corrected_version_costs_one_head(store: MemoryStore, tmp_path: Path) 
     copy_as_plain_object(store)
     store.requests.clear()
     with harness(store, tmp_path) as filesystem:
-        assert read(filesystem, "/copy") == BODY
+        assert read(filesystem, "/copy") == OLD
         assert [method for method, _ in store.requests].count("head") == 1
         before = len(store.requests)
         filesystem.refresh()
-        assert read(filesystem, "/copy") == BODY
+        assert read(filesystem, "/copy") == OLD
         assert [method for method, _ in store.requests[before:]] == ["list_page"]
 
 

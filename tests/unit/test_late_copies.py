@@ -8,6 +8,7 @@ import pytest
 from support.harness import ME, harness
 from support.interrupted_moves import leave
 from support.late_store import OPTIONS, LateStore, late, look, settle, store_file
+from support.noise import OLD
 from support.stored_objects import body, foreign, keys, ten_minutes_later
 from swiftfs.errors import StoreError, SwiftfsError
 from swiftfs.journal.move_results import Unmoved
@@ -57,7 +58,7 @@ def test_a_late_copy_after_a_failed_rename_of_a_folder(
 
 
 @pytest.mark.parametrize("size", [10, 3 * MIB])
-@pytest.mark.parametrize("old", [None, b"old", os.urandom(3 * MIB)], ids=["new", "small", "large"])
+@pytest.mark.parametrize("old", [None, b"old", OLD], ids=["new", "small", "large"])
 def test_a_late_copy_after_a_failed_rename_of_a_file(
     store: LateStore, filesystem: FileSystem, size: int, old: bytes | None
 ) -> None:
@@ -83,7 +84,7 @@ def test_a_late_copy_after_a_failed_rename_of_a_file(
 def test_a_late_manifest_under_the_old_name_keeps_its_segments(
     store: LateStore, tmp_path: Path, path: str
 ) -> None:
-    data = os.urandom(3 * MIB)
+    data = OLD
     with harness(store, tmp_path, OPTIONS) as filesystem:
         for folder in ("/d", "/other"):
             filesystem.mkdir(folder, 0o755, ME)

@@ -9,15 +9,13 @@ import pytest
 from support.harness import change, get, harness, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.noise import noise
+from support.noise import NEW, NEWER, OLD
 from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.objects import ObjectName, PageUse
 from swiftfs.posix.filesystem import FileSystem
 
-SIZE = 3 * 1024 * 1024
-OLD, NEW, NEWER = noise(SIZE), noise(SIZE - 5, 1), noise(SIZE, 2)
 pytestmark = pytest.mark.mount_options("settle=0.2,ttl=1,read_ahead=0")
 
 

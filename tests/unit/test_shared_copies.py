@@ -15,6 +15,7 @@ from support.jobs import wait_until
 from support.late_store import LateStore, kill_during, settle
 from support.memory_store import MemoryStore
 from support.moves import object_moves
+from support.noise import NEW, OLD
 from support.stored_objects import body, foreign, keys, ten_minutes_later
 from swiftfs.errors import StoreError, Unavailable, errno_of
 from swiftfs.journal.database import JournalDB
@@ -24,8 +25,6 @@ from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
 OPTIONS = "settle=0.01,segment_size=1M,ttl=1000"
-OLD = os.urandom(4_000_000)
-NEW = os.urandom(3_000_000)
 PATCHED = b"changed" + OLD[7:]
 
 

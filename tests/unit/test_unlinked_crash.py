@@ -10,12 +10,12 @@ import pytest
 from support.harness import ME, copy_live, get, harness, names, put, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import LARGE
 from swiftfs.errors import AccessDenied
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
-BODY = bytes(range(256)) * 16384
 TYPE = "text/plain;mtime=1.000000;mode=0100644;uid=0;gid=0"
 NEVER = "settle=1000,read_ahead=0"
 HIDDEN = "/dir/.fuse_hidden0000001600000002"
@@ -25,7 +25,7 @@ HIDDEN = "/dir/.fuse_hidden0000001600000002"
 def store() -> MemoryStore:
     store = MemoryStore("box")
     for key in ("dir/file", "dir/other"):
-        store.put(ObjectName("box", key), BODY, Headers(TYPE))
+        store.put(ObjectName("box", key), LARGE, Headers(TYPE))
     return store
 
 
@@ -57,7 +57,7 @@ def test_it_stays_deleted(store: MemoryStore, tmp_path: Path, way: str) -> None:
         filesystem.release(handle)
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
         copy_live(cache, tmp_path / "image")
-    store.put(ObjectName("box", "dir/file"), BODY, Headers(TYPE))
+    store.put(ObjectName("box", "dir/file"), LARGE, Headers(TYPE))
     with harness(store, tmp_path / "image", NEVER) as filesystem:
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
         assert names(filesystem, "/dir") == ["other"]
@@ -76,7 +76,7 @@ def test_it_stays_deleted_when_the_crash_comes_before_the_last_close(
     (cache := tmp_path / "cache").mkdir()
     if size == "large":
         with harness(store, cache, "segment_size=1M") as filesystem:
-            write(filesystem, "/dir/file", BODY)
+            write(filesystem, "/dir/file", LARGE)
         shutil.rmtree(cache)
         cache.mkdir()
     with harness(store, cache, options) as filesystem:
@@ -84,8 +84,8 @@ def test_it_stays_deleted_when_the_crash_comes_before_the_last_close(
         unlink(filesystem, way)
         assert filesystem.waiting() == []
         copy_live(cache, tmp_path / "image")
-        assert get(filesystem, handle, 0, len(BODY)) == BODY
-        assert store.head(ObjectName("box", "dir/file")).size == len(BODY)
+        assert get(filesystem, handle, 0, len(LARGE)) == LARGE
+        assert store.head(ObjectName("box", "dir/file")).size == len(LARGE)
         saved = {name: replace(one, objects={**one.objects}) for name, one in store._containers.items()}
         filesystem.release(handle)
     store._containers = saved
@@ -122,7 +122,7 @@ def test_it_stays_deleted_when_its_folder_was_renamed(store: MemoryStore, tmp_pa
         handle = open_partly(filesystem)
         unlink(filesystem, way)
         filesystem.rename("/dir", "/moved")
-        assert get(filesystem, handle, 0, len(BODY)) == BODY
+        assert get(filesystem, handle, 0, len(LARGE)) == LARGE
         filesystem.release(handle)
         assert names(filesystem, "/") == ["moved"]
         assert names(filesystem, "/moved") == ["other"]
@@ -216,6 +216,6 @@ def test_a_folder_takes_the_place_of_one_whose_deleted_file_is_open(
         filesystem.rename("/new", "/dir")
         assert names(filesystem, "/") == ["dir"]
         assert names(filesystem, "/dir") == []
-        assert get(filesystem, handle, 0, len(BODY)) == BODY
+        assert get(filesystem, handle, 0, len(LARGE)) == LARGE
         filesystem.release(handle)
     assert everything(store) == []

@@ -9,20 +9,20 @@ import pytest
 from support.harness import get, harness, names, read
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import LARGE
 from swiftfs.errors import AccessDenied
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "file")
-BODY = bytes(range(256)) * 16384
 TYPE = "text/plain;mtime=1.000000;mode=0100644;uid=0;gid=0"
 
 
 @pytest.fixture
 def store() -> MemoryStore:
     store = MemoryStore("box")
-    store.put(NAME, BODY, Headers(TYPE))
+    store.put(NAME, LARGE, Headers(TYPE))
     return store
 
 
@@ -42,7 +42,7 @@ def open_and_unlink(filesystem: FileSystem) -> int:
 
 def test_it_is_read_to_its_end_and_then_deleted(filesystem: FileSystem, store: MemoryStore) -> None:
     handle = open_and_unlink(filesystem)
-    assert get(filesystem, handle, 0, len(BODY)) == BODY
+    assert get(filesystem, handle, 0, len(LARGE)) == LARGE
     filesystem.release(handle)
     wait_until(
         lambda: ("delete", str(NAME)) in [(method, str(subject)) for method, subject in store.requests]
@@ -71,4 +71,4 @@ def test_a_deletion_that_is_refused_brings_the_file_back(filesystem: FileSystem,
     with pytest.raises(AccessDenied):  # else the unmount reports it
         filesystem.services.journal.raise_refusal(NAME)
     assert names(filesystem, "/") == ["file"]
-    assert read(filesystem, "/file") == BODY
+    assert read(filesystem, "/file") == LARGE
