@@ -124,6 +124,15 @@ class Folder:
         """Return the object of that component in this folder."""
         return ObjectName(self.container, self.prefix + component)
 
+    def split(self) -> tuple["Folder", str]:
+        """Return the folder that contains this one, which is not a container, and its component there."""
+        parent, slash, component = self.prefix[:-1].rpartition("/")
+        return Folder(self.container, parent + slash), component
+
+    def subfolder(self, component: str) -> "Folder":
+        """Return the folder of that component in this one."""
+        return Folder(self.container, f"{self.prefix}{component}/")
+
     def is_below(self, other: "Folder") -> bool:
         """Return whether this folder is `other` or lies below it."""
         return self.container == other.container and self.prefix.startswith(other.prefix)

@@ -51,6 +51,31 @@ class ChangeChecker:
         found = self._head_fetcher.map(lambda name: self._holds_others(folder, name), names)
         return [name for name, holds in zip(names, found, strict=True) if not holds]
 
+    def implied(self, folder: Folder, components: Sequence[str]) -> list[str]:
+        """Return the subfolders that exist because of this mount's changes, though no listing shows them.
+
+        What is not in Swift yet always counts. Of what is stored a HEAD must tell: a listing without it lags
+        behind, or another client has deleted it.
+        """
+        found = self._head_fetcher.map(lambda one: self._is_implied(folder.subfolder(one)), components)
+        return [one for one, is_implied in zip(components, found, strict=True) if is_implied]
+
+    def _is_implied(self, folder: Folder) -> bool:
+        stored = []
+        with self._lock:
+            for change in self._overlay.entries_below(folder):
+                if change.at == PENDING:
+                    return True
+                if change.entry is not None and change.entry.object is not None:
+                    stored.append(change.entry.object)
+        return any(self._exists(name) for name in stored[:MAX_CHILDREN])
+
+    def _exists(self, name: ObjectName) -> bool:
+        with suppress(NotFound):
+            self._store.head(name)
+            return True
+        return False
+
     def _current(self, folder: Folder, found: Contradiction) -> Entry | None:
         """Return which entry Swift has: that of the change, the listing's, or a third."""
         changed, listed = found.change.entry, found.listed
@@ -91,11 +116,7 @@ class ChangeChecker:
         """
         below = self._rows_below(folder.container, folder.child(unescape(name)[0]).key + "/")
         names = (ObjectName(folder.container, row.key) for row in below)
-        for one in islice((one for one in names if not self._is_to_go(one)), MAX_CHILDREN):
-            with suppress(NotFound):
-                self._store.head(one)
-                return True
-        return False
+        return any(map(self._exists, islice((one for one in names if not self._is_to_go(one)), MAX_CHILDREN)))
 
     def _rows_below(self, container: str, prefix: str) -> Iterator[Row]:
         """Yield the rows below a prefix: the first ones from a small page, which is enough in most cases."""

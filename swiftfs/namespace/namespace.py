@@ -281,7 +281,23 @@ class Namespace:
             was = listing.known(name)
             listing.update(name, entry)
         change = self._overlay.record(folder, name, entry, pending=pending, left=left)
+        if entry is not None:
+            self._imply(folder)
         return PendingChange(self._lock, self._overlay, self._listings, folder, name, change, before, was)
+
+    def _imply(self, folder: Folder) -> None:
+        """Show a folder that has a change in the listings that were made without it. Lock held."""
+        while folder.prefix and folder.prefix != self._source.prefix:
+            folder, component = folder.split()
+            if (listing := self._listings.get(folder)) is not None:
+                self._show_implied(listing, component)
+
+    def _show_implied(self, listing: Listing, component: str) -> None:
+        """Show a folder without a marker in a listing that lacks it. Lock held."""
+        name = escape(component)
+        if _lacks(listing, name):
+            folder = listing.folder.subfolder(component)
+            listing.update(name, implied_entry(name, folder, self._defaults))
 
     def record_stored(self, info: ObjectInfo) -> None:
         """Record an object that Swift has, and the folders that it implies: listings may not show them yet.
@@ -401,23 +417,28 @@ class Namespace:
         begun = monotonic()
         with self._lock:
             changed = self._overlay.changes_in(folder)
+            implied = set(map(escape, self._overlay.subfolders(folder))) - changed.keys()
         listing = Listing(folder, self._defaults)
         for page in iter_pages(self._store, folder.container, folder.prefix, delimiter="/"):
             for entry in listing.add_page(page):
                 if entry.name not in changed:
+                    implied.discard(entry.name)
                     yield entry
         self._finish(listing, begun)
         with self._lock:
-            changed_entries = [listing.known(name) for name in changed]
-        yield from (entry for entry in changed_entries if entry is not None)
+            own = [listing.known(name) for name in (*changed, *implied)]
+        yield from (entry for entry in own if entry is not None)
 
     def _finish(self, listing: Listing, begun: float) -> Listing:
         """Apply local changes to a new listing, check those that it contradicts by HEADs, and keep it."""
         with self._lock:
             contradicted = self._overlay.apply(listing, begun)
             left = self._overlay.left_in(listing)
+            subfolders = self._overlay.subfolders(listing.folder)
+            lacking = [component for component in subfolders if _lacks(listing, escape(component))]
         checked = self._change_checker.check(listing.folder, contradicted)
         left = self._change_checker.without_others(listing.folder, left)
+        implied = self._change_checker.implied(listing.folder, lacking)
         with self._lock:
             for name in left:
                 listing.update(name, None)
@@ -425,6 +446,8 @@ class Namespace:
                 self._overlay.correct(listing.folder, found, entry)
                 listing.update(found.name, entry)
             self._overlay.apply_again(listing)
+            for component in implied:
+                self._show_implied(listing, component)
             listing.begun, listing.seconds = begun, monotonic() - begun
             self._listings.add(listing)
         return listing
@@ -445,10 +468,13 @@ class Namespace:
         else:
             entries = head_entries(folder, info, subdirs, self._defaults)
         found: dict[str, Entry | None] = {name: None, **{entry.name: entry for entry in entries}}
+        implied = self._change_checker.implied(folder, [] if entries else [component])
         with self._lock:
             for known, better in found.items():
                 listing.update(known, better)
-        return found[name]
+            for one in implied:
+                self._show_implied(listing, one)
+            return listing.get(name)
 
     def _containers(self, folder: Folder) -> Listing:
         listing = Listing(folder, self._defaults)
@@ -458,3 +484,11 @@ class Namespace:
                 name = escape(container)
                 listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
         return listing
+
+
+def _lacks(listing: Listing, name: str) -> bool:
+    """Return whether a listing has no entry of a name; False in the part that was not listed yet."""
+    try:
+        return listing.get(name) is None
+    except Unlisted:
+        return False

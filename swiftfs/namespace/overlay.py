@@ -84,6 +84,8 @@ class Overlay:
         self._folders: dict[Folder, dict[str, LocalChange]] = {}
         self._recorded = 0
         self._has_left = False
+        self._subfolders: dict[Folder, set[str]] = {}
+        self._index()
 
     def record(
         self,
@@ -103,7 +105,7 @@ class Overlay:
             self._keep(folder, name, change)
         elif before is not None:
             change.stored = before.stored if before.at == PENDING else before
-        self._folders.setdefault(folder, {})[name] = change
+        self._changes(folder)[name] = change
         self._recorded += 1
         if self._recorded % SWEEP == 0:
             self._sweep()
@@ -129,7 +131,7 @@ class Overlay:
             return
         self.discard(folder, name)
         if change.stored is not None:
-            self._folders.setdefault(folder, {})[name] = change.stored
+            self._changes(folder)[name] = change.stored
 
     def take_back(self, folder: Folder, name: str, before: LocalChange | None) -> LocalChange | None:
         """Drop the pending change of `name` as if it had never been made; return what counts again.
@@ -140,7 +142,7 @@ class Overlay:
         counts = change.stored if before is None or before.settled else before
         self.discard(folder, name)
         if counts is not None:
-            self._folders.setdefault(folder, {})[name] = counts
+            self._changes(folder)[name] = counts
         return counts
 
     def correct(self, folder: Folder, found: Contradiction, entry: Entry | None) -> None:
@@ -176,6 +178,16 @@ class Overlay:
         ]
         entries = {name: listing.known(name) for name in below}
         return [name for name, entry in entries.items() if entry is not None and is_implied(entry)]
+
+    def subfolders(self, folder: Folder) -> list[str]:
+        """Return the components of the folder in which, or below which, there are changes."""
+        return list(self._subfolders.get(folder, ()))
+
+    def entries_below(self, folder: Folder) -> Iterator[LocalChange]:
+        """Yield the changes in a folder, and in all folders below it, that are no deletions."""
+        yield from (change for change in self._in(folder).values() if change.entry is not None)
+        for component in self.subfolders(folder):
+            yield from self.entries_below(folder.subfolder(component))
 
     def newest(self, folder: Folder, name: str) -> LocalChange | None:
         """Return the last change of `name`."""
@@ -224,6 +236,7 @@ class Overlay:
         for folder, changes in list(self._folders.items()):
             for name in [name for name, change in changes.items() if change.at < old]:
                 self.discard(folder, name)
+        self._index()
 
     def stored_below(self, folder: Folder) -> list[Entry]:
         """Return the entries that this mount has stored in a folder and in all folders below it."""
@@ -272,7 +285,7 @@ class Overlay:
     def put_back(self, changes: Iterable[tuple[Folder, str, LocalChange]]) -> None:
         """Let discarded changes count again, unless their names were changed since."""
         for folder, name, change in changes:
-            counts = self._folders.setdefault(folder, {}).setdefault(name, change)
+            counts = self._changes(folder).setdefault(name, change)
             if counts is change and change.at != PENDING:
                 self._keep(folder, name, change)
 
@@ -282,6 +295,25 @@ class Overlay:
             del self._folders[other]
         if self._recent is not None:
             self._recent.forget_below(folder)
+
+    def _changes(self, folder: Folder) -> dict[str, LocalChange]:
+        """Return the folder's changes by name, to add one."""
+        if folder not in self._folders:
+            self._add_to_index(folder)
+        return self._folders.setdefault(folder, {})
+
+    def _index(self) -> None:
+        self._subfolders.clear()
+        for folder in [*self._folders, *self._recalled]:
+            self._add_to_index(folder)
+
+    def _add_to_index(self, folder: Folder) -> None:
+        while folder.prefix:
+            folder, component = folder.split()
+            known = self._subfolders.setdefault(folder, set())
+            if component in known:
+                return
+            known.add(component)
 
     def _in(self, folder: Folder) -> Mapping[str, LocalChange]:
         """Return the folder's changes by name; at first those that an earlier mount has stored."""
