@@ -276,13 +276,18 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
             raise os_error(errno.ESTALE, path.decode()) from error
         use = self.operations.page_use(info.fh)
         info.direct_io = use is PageUse.BYPASS
-        if use is PageUse.DROP:
+        if use is PageUse.DROP or info.flags & os.O_TRUNC:
             mark_for_drop(file_info)
+        elif use is PageUse.LOOK_AGAIN:
+            self.operations.release(None, info.fh)
+            # After ESTALE the kernel looks the name up, which gives it the size, and opens it once more.
+            raise os_error(errno.ESTALE, path.decode())
 
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
         """Create and open a file (fusepy passes no flags)."""
         info = file_info.contents
         info.fh = self.operations.create(path.decode(), mode, info.flags)
+        # The kernel keeps no pages, and libfuse looks up the size within the call.
         info.direct_io = self.operations.page_use(info.fh) is PageUse.BYPASS
 
     def utimens(self, path: bytes, times: Any) -> None:

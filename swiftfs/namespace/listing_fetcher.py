@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 
 from swiftfs.concurrency import Future, Lock, monotonic, new_pool, wait_all
 from swiftfs.errors import StoreError
@@ -21,14 +21,8 @@ SERVES_TIMES = 10
 than the option `ttl`."""
 
 
-SHOWN_SECONDS = 1.0
-"""As long as the kernel answers from its own cache."""
-
-
 class Listings:
     """Folders' listings, `max_entries` names at most; the least recently used ones are dropped.
-
-    A replaced one is kept for `SHOWN_SECONDS`, in which the kernel may still use its attributes.
 
     Expired ones are kept: they are used again when Swift does not answer. With a `ttl` of 0 (seconds) none
     is kept. A listing that was invalidated while it was fetched has expired when it comes. Not locked: the
@@ -38,9 +32,6 @@ class Listings:
     def __init__(self, ttl: float, max_entries: int) -> None:
         self._ttl = ttl
         self._listings: LRUCache[Folder, Listing] = LRUCache(max_entries, getsizeof=lambda one: one.weight)
-        self._replaced: TTLCache[Folder, Listing] = TTLCache(
-            max_entries, SHOWN_SECONDS, monotonic, getsizeof=lambda one: one.weight
-        )
         self._invalidated: LRUCache[Folder, float] = LRUCache(MOST_INVALIDATED)
         self._all_invalidated = -math.inf
 
@@ -59,7 +50,7 @@ class Listings:
         if known is not None and known.begun > listing.begun:
             return
         # First: if the new one is too large to be kept, the older one must not stay either.
-        self._drop(listing.folder)
+        self._listings.pop(listing.folder, None)
         if self._ttl:
             is_valid = listing.begun >= self.invalidated_at(listing.folder)
             serves = max(self._ttl, SERVES_TIMES * listing.seconds) if is_valid else 0.0
@@ -74,29 +65,18 @@ class Listings:
     def invalidate(self, folder: Folder) -> None:
         """Drop the listing of a folder."""
         self._invalidated[folder] = monotonic()
-        self._drop(folder)
+        self._listings.pop(folder, None)
 
     def invalidate_below(self, folder: Folder) -> None:
         """Drop the listings of a folder and of all folders below it."""
         self._all_invalidated = monotonic()  # of all that are being fetched: that costs a request at most
         for other in [other for other in self._listings if other.is_below(folder)]:
-            self._drop(other)
+            self._listings.pop(other, None)
 
     def clear(self) -> None:
         """Drop every listing."""
         self._all_invalidated = monotonic()
-        for folder in list(self._listings):
-            self._drop(folder)
-
-    def replaced(self, folder: Folder) -> Listing | None:
-        """Return the listing of a folder that was dropped last, a moment ago, None if there is none."""
-        return self._replaced.get(folder)
-
-    def _drop(self, folder: Folder) -> None:
-        self._replaced.expire()
-        if (listing := self._listings.pop(folder, None)) is not None:
-            with suppress(ValueError):  # larger than all together may be
-                self._replaced[folder] = listing
+        self._listings.clear()
 
 
 MOST_INVALIDATED = 10_000

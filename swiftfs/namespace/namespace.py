@@ -325,14 +325,6 @@ class Namespace:
         with self._lock:
             self._listings.add(listing)
 
-    def was_resized(self, path: str, entry: Entry) -> bool:
-        """Return whether a moment ago the mount has shown another size at `path` than that of `entry`."""
-        parent, name = split(path)
-        with self._lock:
-            listing = self._listings.replaced(self._source.folder(parent))
-            before = listing.known(name) if listing is not None else None
-        return before is not None and before.attributes.size != entry.attributes.size
-
     def discard_change(self, path: str) -> None:
         """Drop the pending change of `path`, and ask Swift again."""
         parent, name = split(path)

@@ -93,6 +93,7 @@ class AttributeOps:
             if not self._journal.undo_late_requests(path):
                 raise
             attributes = self._namespace.lookup(path).attributes
+        self._open_files.shown_sizes.show(path, attributes.size)
         return self._inodes.of(path, attributes)
 
     def getattr_handle(self, handle: int) -> Attributes:
@@ -101,7 +102,9 @@ class AttributeOps:
         return self._attributes(file.path, file)
 
     def _attributes(self, path: str, file: OpenFile) -> Attributes:
-        return self._inodes.of_open(path, file.current_attributes)
+        attributes = file.current_attributes
+        self._open_files.shown_sizes.show(path, attributes.size)
+        return self._inodes.of_open(path, attributes)
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits."""

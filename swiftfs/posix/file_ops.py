@@ -81,8 +81,8 @@ class FileOps:
         if entry.missing and not flags & os.O_TRUNC:
             raise os_error(errno.ENOENT, path)
         file = self._open_object(path, entry)
-        if file.cached_file.size != entry.attributes.size or self._namespace.was_resized(path, entry):
-            self._open_files.add_resized(path)
+        # A read with the kernel's pages would end at the size that is shown.
+        file.pages.is_bypassed = file.cached_file.size != file.attributes.size
         if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
             self._prefetch.opened(path)
         return self._add_handle(file, flags)

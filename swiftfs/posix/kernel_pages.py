@@ -9,9 +9,14 @@ from swiftfs.objects import PageUse
 CLOSED_FILES = 10_000
 """Limit of the closed files of which the kernel may use its pages again."""
 
-UNCACHED_SECONDS = 1.0
-UNCACHED_FILES = 1000
-"""How long libfuse and the kernel cache a size; and of how many files another one may be known meanwhile."""
+ATTRIBUTE_SECONDS = 1.0
+"""How long the kernel caches a size."""
+
+RETRY_SECONDS = 0.1
+"""Longer than the kernel takes to open a file again; a second failure would be the program's."""
+
+RETRIED_FILES = 1000
+"""Limit of the files that are being opened again."""
 
 ANSWER_SECONDS = 1.0
 """After this time an open has been answered, and the kernel has dropped its pages."""
@@ -21,8 +26,8 @@ class FilePages:
     """What the kernel's pages have of one open file.
 
     At `began` (monotonic seconds) an open first made the kernel drop what was of other versions, -inf if
-    there was none; None while there may be some. `is_bypassed` means that the file may be written without
-    the pages.
+    there was none; None while there may be some. `is_bypassed` means that no handle uses the pages: the file
+    may be written without them, or stat(2) shows another size than the file has.
     """
 
     __slots__ = ("began", "is_bypassed")
@@ -30,6 +35,43 @@ class FilePages:
     def __init__(self) -> None:
         self.began: float | None = None
         self.is_bypassed = False
+
+
+UNKNOWN = -1
+"""A shown size that is no file's: the kernel may have any."""
+
+
+class ShownSizes:
+    """The sizes that were shown in the last one or two `ATTRIBUTE_SECONDS`, by path: the kernel may use them.
+
+    Not locked: each method is called for every stat(2), and one lost size does no harm.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}
+        self._older: dict[str, int] = {}
+        self._until = 0.0
+
+    def show(self, path: str, size: int) -> None:
+        """Record the size that a file is shown with, or that the kernel has from the writes it has sent."""
+        now = monotonic()
+        if now > self._until:
+            self._older, self._sizes, self._until = self._sizes, {}, now + ATTRIBUTE_SECONDS
+        self._sizes[path] = size
+
+    def differs(self, path: str, size: int) -> bool:
+        """Return whether the kernel may have another size of the file at `path`."""
+        shown = self._sizes.get(path, self._older.get(path, size))
+        return shown != size
+
+    def move(self, old: str, new: str) -> None:
+        """Take the size of a file to its new path."""
+        self._older.pop(new, None)
+        size = self._sizes.pop(old, self._older.pop(old, None))
+        if size is None:
+            self._sizes.pop(new, None)
+        else:
+            self._sizes[new] = size
 
 
 class KernelPages:
@@ -40,15 +82,22 @@ class KernelPages:
     look may be older than a change. So only pages of the version that is opened are kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shown_sizes: ShownSizes) -> None:
+        self._shown_sizes = shown_sizes
         self._versions: LRUCache[str, str] = LRUCache(CLOSED_FILES)
-        self._uncached: TTLCache[str, None] = TTLCache(UNCACHED_FILES, UNCACHED_SECONDS, monotonic)
+        self._retried: TTLCache[str, int] = TTLCache(RETRIED_FILES, RETRY_SECONDS, monotonic)
 
     def open(
         self, path: str, pages: FilePages, cached_file: CachedFile, *, writable: bool, is_mixed: bool
     ) -> PageUse:
         """Return how the kernel opens a file; `is_mixed` if it may read pages of two versions at `path`."""
-        if is_mixed or pages.is_bypassed or path in self._uncached:
+        # Of a file that it has open the kernel knows the size, from the writes that it has sent.
+        size = cached_file.size
+        is_resized = pages.began is None and self._shown_sizes.differs(path, size)
+        if is_resized and self._retried.get(path) != size:
+            self._retried[path] = size
+            return PageUse.LOOK_AGAIN
+        if is_resized or is_mixed or pages.is_bypassed:
             # Pages that others read meanwhile do not get what is written past them.
             pages.is_bypassed |= writable
             self.forget(path, pages)
@@ -61,7 +110,9 @@ class KernelPages:
         return PageUse.KEEP if pages.began + ANSWER_SECONDS < now else PageUse.DROP
 
     def close(self, path: str, pages: FilePages, cached_file: CachedFile) -> None:
-        """Record of which version the pages are when the last handle of a file is closed."""
+        """Record what the kernel has of a file when its last handle is closed."""
+        if pages.began is not None:
+            self._shown_sizes.show(path, cached_file.size)
         version = _version(cached_file) if pages.began is not None else ""
         if version:
             self._versions[path] = version
@@ -77,10 +128,6 @@ class KernelPages:
     def forget_all(self) -> None:
         """Let the next open of each closed file drop its pages."""
         self._versions.clear()
-
-    def add_resized(self, path: str) -> None:
-        """Open the file at `path` for a moment without the pages: a read would end at another size of it."""
-        self._uncached[path] = None
 
 
 def _version(cached_file: CachedFile) -> str:

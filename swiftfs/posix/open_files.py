@@ -13,7 +13,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, ObjectName, PageUse
 from swiftfs.paths import is_below, split
-from swiftfs.posix.kernel_pages import FilePages, KernelPages
+from swiftfs.posix.kernel_pages import UNKNOWN, FilePages, KernelPages, ShownSizes
 from swiftfs.posix.rename_barrier import RenameBarrier
 from swiftfs.store.object_meta import ObjectMeta
 
@@ -126,7 +126,8 @@ class OpenFiles:
         self._by_path: dict[str, OpenFile] = {}
         self._replaced: list[OpenFile] = []
         self._aliases: dict[str, tuple[str, OpenFile | None]] = {}
-        self._pages = KernelPages()
+        self.shown_sizes = ShownSizes()
+        self._pages = KernelPages(self.shown_sizes)
         self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS, monotonic)
 
     def at(self, path: str) -> OpenFile | None:
@@ -201,14 +202,6 @@ class OpenFiles:
                 file.path, file.pages, file.cached_file, writable=handle.writable, is_mixed=is_mixed
             )
 
-    def add_resized(self, path: str) -> None:
-        """Open the file at `path` for a moment without the kernel's cache: that knows another size of it.
-
-        With the cache a read would end at that size.
-        """
-        with self._lock:
-            self._pages.add_resized(path)
-
     def replace(self, file: OpenFile) -> None:
         """Let `file` be found only by its handles: its path is another version's from now on."""
         with self._lock:
@@ -242,7 +235,7 @@ class OpenFiles:
         """Let the next open of the path use no page and no size of a file that was there too. Lock held."""
         new = self._by_path.get(file.path)
         self._pages.forget(file.path, new.pages if new is not None else None)
-        self._pages.add_resized(file.path)
+        self.shown_sizes.show(file.path, UNKNOWN)
 
     def was_just_released(self, path: str) -> bool:
         """Return whether the last handle of the file at `path` was closed a moment ago."""
@@ -267,6 +260,7 @@ class OpenFiles:
                 self._pages.forget_all()
             else:
                 self._pages.forget(new)
+                self.shown_sizes.move(old, new)
 
     def stored(self, pending: Entry, entry: Entry) -> None:
         """Set the entry of the file that was handed in as `pending` to `entry`, which is in Swift."""

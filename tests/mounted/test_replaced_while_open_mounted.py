@@ -111,3 +111,26 @@ def test_a_version_with_the_mtime_and_size_of_the_one_before_is_read(
         os.setxattr(mounted.path, "swift.refresh", b"1")
         assert path.read_bytes() == data
         assert path.read_bytes() == data
+
+
+@pytest.mark.mount_options("settle=0.1,ttl=60,read_ahead=0")
+@pytest.mark.parametrize("sizes", [(3000, 9000), (300_000, 3000), (3000, 1_250_009)])
+def test_a_program_appends_at_the_end_of_the_version_that_it_opens(
+    mounted: Mount, connection: Connection, container: str, sizes: tuple[int, int]
+) -> None:
+    """The kernel has the size of the version before for a second."""
+    before, after = sizes
+    path = mounted.path / "file"
+    for count in range(5):
+        connection.put_object(container, "file", OLD[: before + count])
+        os.setxattr(mounted.path, "swift.refresh", b"1")
+        assert path.stat().st_size == before + count
+        connection.put_object(container, "file", NEW[: after + count])
+        os.setxattr(mounted.path, "swift.refresh", b"1")
+        with path.open("r+b") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.write(b"at the end")
+            stream.flush()
+            os.fsync(stream.fileno())
+        assert connection.get_object(container, "file")[1] == NEW[: after + count] + b"at the end"
+        assert path.read_bytes() == NEW[: after + count] + b"at the end"

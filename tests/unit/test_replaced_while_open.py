@@ -67,41 +67,59 @@ def use_at_open(filesystem: FileSystem, path: str = "/file", flags: int = os.O_R
         filesystem.release(handle)
 
 
+def uses_at_opens(filesystem: FileSystem) -> list[PageUse]:
+    """Open and close the file three times, and look at it when that is asked for."""
+    uses: list[PageUse] = []
+    while len(uses) < 3:
+        uses.append(use_at_open(filesystem))
+        if uses[-1] is PageUse.LOOK_AGAIN:
+            filesystem.getattr("/file")
+    return uses
+
+
+CACHED = [PageUse.DROP, PageUse.KEEP, PageUse.KEEP]
+"""The uses when the kernel has the size of the file, but not its pages."""
+
+RESIZED = [PageUse.LOOK_AGAIN, PageUse.DROP, PageUse.KEEP]
+"""The uses when it has another size."""
+
+
 def test_the_kernel_caches_again_when_the_old_version_is_closed(
     filesystem: FileSystem, store: MemoryStore
 ) -> None:
-    old = replaced(filesystem, store)
-    assert use_at_open(filesystem) is PageUse.BYPASS
-    foreign(store, "file", NEWER)
-    assert use_at_open(filesystem) is PageUse.BYPASS
+    old = replaced(filesystem, store, NEWER)
+    assert uses_at_opens(filesystem) == [PageUse.BYPASS] * 3
     filesystem.release(old)
-    # The kernel may have the old version's size for a moment.
-    assert use_at_open(filesystem) is PageUse.BYPASS
-    uses = [PageUse.BYPASS]
+    assert uses_at_opens(filesystem) == RESIZED
 
-    def is_cached() -> bool:
-        uses.append(use_at_open(filesystem))
-        return uses[-1] is not PageUse.BYPASS
 
-    wait_until(is_cached)
-    assert uses[-1] is PageUse.DROP
-    assert use_at_open(filesystem) is PageUse.KEEP
+def test_the_kernel_has_the_size_of_the_old_version(filesystem: FileSystem, store: MemoryStore) -> None:
+    old = replaced(filesystem, store)
+    filesystem.getattr_handle(old)
+    assert uses_at_opens(filesystem) == [PageUse.LOOK_AGAIN, PageUse.BYPASS, PageUse.BYPASS]
+    filesystem.release(old)
 
 
 def test_only_pages_of_the_version_that_is_opened_are_kept(
     filesystem: FileSystem, store: MemoryStore
 ) -> None:
-    assert use_at_open(filesystem) is PageUse.DROP
-    assert use_at_open(filesystem) is PageUse.KEEP
+    assert uses_at_opens(filesystem) == CACHED
     foreign(store, "file", NEWER)
-    assert use_at_open(filesystem) is PageUse.DROP
-    assert use_at_open(filesystem) is PageUse.KEEP
+    assert uses_at_opens(filesystem) == CACHED
     change(filesystem, "/file", 0, b"ours")
-    assert use_at_open(filesystem) is PageUse.DROP
+    assert uses_at_opens(filesystem) == CACHED
     foreign(store, "file", NEWER)
-    assert use_at_open(filesystem) is PageUse.DROP
+    assert uses_at_opens(filesystem) == CACHED
     filesystem.truncate("/file", 10)
-    assert use_at_open(filesystem) is PageUse.DROP
+    assert uses_at_opens(filesystem)[-2:] == CACHED[:2]
+
+
+def test_a_file_with_another_size_than_was_shown_is_looked_up_again(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    filesystem.getattr("/file")
+    foreign(store, "file", NEW)
+    assert uses_at_opens(filesystem) == RESIZED
 
 
 def test_an_open_beside_one_that_may_not_be_answered_yet_drops_the_pages_too(
