@@ -22,7 +22,7 @@ from support.halted_moves import Halt
 from support.harness import ME, change, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.refused_changes import ended, flush, refuse
+from support.refused_changes import flush, refuse
 from support.stored_objects import foreign, keys
 from swiftfs.errors import AccessDenied
 from swiftfs.journal.move_results import Unmoved
@@ -149,13 +149,10 @@ def test_an_interrupted_move_that_is_given_up_leaves_all_at_the_old_name(
         store.hook = None
     _, twin, image = images.taken[0]
     refuse(twin, AccessDenied, "copy")
-
-    def look(filesystem: FileSystem) -> None:
+    with harness(twin, image, OPTIONS, close_error="given up") as filesystem:
         twin.hook = None
         assert names(filesystem, "/") == ["old"]
         assert names(filesystem, "/old") == ["f", "more", "s", "sub"]
-
-    assert "given up" in ended(twin, image, look, OPTIONS)
     assert set(keys(twin)) == {key.replace("new", "old", 1) for key in {**STORED, **FRESH}}
 
 
