@@ -1,7 +1,6 @@
 """A folder is renamed of which Swift has a part: that is copied, the rest gets new names in the journal."""
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,26 +27,10 @@ from swiftfs.errors import AccessDenied
 from swiftfs.journal.move_results import Unmoved
 from swiftfs.posix.filesystem import FileSystem
 
+pytest_plugins = ["support.fresh_fixtures"]
+
 AT_ONCE = 4
 """Changes that are stored at once with `uploads=1`."""
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", "box_segments")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    (cache := tmp_path / "cache").mkdir()
-    return cache
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, cache: Path) -> Iterator[FileSystem]:
-    with harness(store, cache, OPTIONS) as built:
-        names(built, "/")
-        yield built
 
 
 def stored(store: MemoryStore, cache: Path, top: str) -> None:
