@@ -11,19 +11,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 
 from swiftclient import Connection
 
 from swiftfs.demo.server import SwiftServer
-from swiftfs.errors import SwiftfsError
 from swiftfs.posix.filesystem import FileSystem
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from support.harness import ME, harness, put
+from support.harness import LEFT, ME, harness, put
 from support.memory_store import MemoryStore
 from support.mounts import Mount
 
@@ -79,13 +78,8 @@ def in_file_system(folder: Path, files: int, data: bytes) -> Times:
     """Measure a file system without a kernel."""
     store = MemoryStore()
     store.create_container("box")
-    times: Times = {}
-    with (
-        suppress(SwiftfsError),
-        harness(store, folder, OPTIONS) as filesystem,
-    ):  # changes stay pending
-        times = without_kernel(filesystem, files, data)
-    return times
+    with harness(store, folder, OPTIONS, close_error=LEFT) as filesystem:
+        return without_kernel(filesystem, files, data)
 
 
 def in_mount(folder: Path, files: int, data: bytes) -> Times:

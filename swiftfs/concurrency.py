@@ -34,10 +34,10 @@ class Rank(enum.IntEnum):
     """One open file (`OpenFile`): excludes writers while the file is handed in."""
     BARRIER = enum.auto()
     """Which folders are moving, and which changes are being made."""
-    OPEN_FILES = enum.auto()
-    """The tables of open files and handles."""
     PREFETCH = enum.auto()
     """Which files are fetched ahead, and for which readers."""
+    OPEN_FILES = enum.auto()
+    """The tables of open files and handles."""
     LATE_ANSWERS = enum.auto()
     """The order in which the records of lost requests are saved."""
     LATE_COPIES = enum.auto()

@@ -185,12 +185,15 @@ class JournalDB:
             return self._database.execute(f"SELECT * FROM {table}").fetchall()
 
     def change(self, sql: str, rows: list[tuple[object, ...]]) -> None:
-        """Run a statement on such a table with each of `rows`, and sync it; raise `OSError` if it is refused.
+        """Run a statement on such a table with each of `rows`; raise `OSError` if it is refused.
 
-        After a power cut, too, it must be known whose the segments of a copy are.
+        After a power cut it counts only if `sync_changes` or `sync` came after it.
         """
         with self._lock:
             self._commit((sql, rows))
+
+    def sync_changes(self) -> None:
+        """Sync what `change` has committed, for what a request relies on; raise `OSError`."""
         _sync_data(self._log)
 
     def change_later(self, sql: str, row: tuple[object, ...]) -> None:

@@ -180,26 +180,25 @@ class Journal:
         """Return whether no change of `name` waits or runs."""
         return self._repairs.is_idle(name)
 
-    def undo_late_request(self, name: ObjectName) -> bool:
-        """Store an object again that a late request has overwritten; return whether one has.
-
-        A program would change the older version. Raise the error of a failure.
-        """
-        if self._late is None or not self._late.look_at(name):
-            return False
-        self.flush([name])
-        return True
-
-    def undo_late_requests(self, path: str) -> bool:
+    def undo_late_requests(self, path: str, *, moving: bool = False) -> bool:
         """Store again what late requests have overwritten or deleted at and below a path; return whether any.
 
-        A program that does not find it would begin it anew, and a move would take along what is there: at its
-        new name nothing would tell that it is wrong. Raise the error of a failure.
+        A program that opens it would change the older version, and one that does not find it would begin it
+        anew. A move would take along what is there: at its new name nothing would tell that it is wrong.
+        Raise the error of a failure.
         """
-        names = self._late.look_below(path) if self._late is not None else []
+        names = self._late.look_below(path, moving=moving) if self._late is not None else []
         if names:
             self.flush(names)
         return bool(names)
+
+    def undo_late_requests_in(self, folder: str, shown: Callable[[], Collection[str]]) -> None:
+        """Show what late requests have deleted in a folder, and not what they have brought back there.
+
+        `shown` returns the names in its listing. What must be sent again for that is only handed in.
+        """
+        if self._late is not None:
+            self._late.look_in(folder, shown)
 
     def rename(
         self,

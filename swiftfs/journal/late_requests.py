@@ -9,11 +9,12 @@ object was stored after it.
 
 import logging
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Any
 
 from swiftfs.attributes import decode_type, is_directory_type
 from swiftfs.concurrency import Rank, monotonic, new_event, new_lock, new_thread, unix_time
@@ -38,7 +39,7 @@ from swiftfs.journal.operations import (
 from swiftfs.journal.repairs import Repairs
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
-from swiftfs.paths import Source, is_below
+from swiftfs.paths import Source, is_below, split
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -49,6 +50,9 @@ LOOKS = (60.0, 180.0, 600.0)
 """Seconds after a loss. Proxies give up a waiting request after about 60 s (HAProxy's and nginx's usual
 time-outs, Swift's `client_timeout`), after three times that if they try a second and a third server, and
 600 s is the longest time that this program waits for an answer."""
+
+CALL_SECONDS = 1.0
+"""How long a check counts that was made because a program opened or missed an object."""
 
 AGAIN_SECONDS = 30.0
 """Pause before the next check of an object that is about to change, or whose server did not answer."""
@@ -98,6 +102,7 @@ class LateRequests:
         self._db = db
         self._repairs = repairs
         self._make_done: MakeDone | None = None
+        self._checked: dict[ObjectName, tuple[Ambiguity, float]] = {}
         self._looked: dict[ObjectName, float] = {}
         self._postponed: dict[ObjectName, float] = {}
         self._stopping = new_event()
@@ -144,13 +149,12 @@ class LateRequests:
 
     def counts(self) -> LateCounts:
         """Return the counts for a status."""
-        watched = sum(found.is_dangerous for found in self._ambiguous.all())
-        return LateCounts(watched, self._put_right, self._overwritten)
+        return LateCounts(len(self._ambiguous.dangerous()), self._put_right, self._overwritten)
 
     def fetch(self) -> None:
         """Get from Swift what is to be stored again if a late request overwrites it."""
-        for found in self._ambiguous.all():
-            if found.is_dangerous and not self._stopping.is_set():
+        for found in self._ambiguous.dangerous():
+            if not self._stopping.is_set():
                 self._versions.fetch(found)
 
     def fetch_copies_of(self, sources: Iterable[ObjectName]) -> None:
@@ -185,27 +189,49 @@ class LateRequests:
             if now >= found.lost_at + LOOKS[-1]:
                 self._ambiguous.forget(found)
         watched = {found.name for found in self._ambiguous.all()}
-        for times in (self._looked, self._postponed):
-            for name in times.keys() - watched:
-                del times[name]
+        kept: tuple[dict[ObjectName, Any], ...] = (self._looked, self._postponed, self._checked)
+        for by_name in kept:
+            # A copy, made in one step: other threads add names.
+            for name in set(by_name) - watched:
+                by_name.pop(name, None)
 
-    def look_below(self, path: str) -> list[ObjectName]:
-        """Check the objects at and below a path now; return those that are stored again by the journal."""
-        dangerous = [found for found in self._ambiguous.all() if found.is_dangerous]
-        paths = [(found, self._source.path(found.name)) for found in dangerous]
-        below = [found for found, at in paths if at is not None and (at == path or is_below(at, path))]
+    def look_below(self, path: str, *, moving: bool = False) -> list[ObjectName]:
+        """Check the objects at and below a path; return those that are stored again by the journal.
+
+        Unless they are `moving`, only those that should be there are checked, and only once a second.
+        """
+        below = [found for _, found in self._below(path)]
+        if not moving:
+            below = [found for found in below if not found.is_gone and not self._is_checked(found)]
         return [found.name for found in below if self._look(found)]
 
-    def look_at(self, name: ObjectName) -> bool:
-        """Check an object that should be there, if it is watched; return whether it is stored again."""
-        found = self._ambiguous.get(name)
-        if found is None or not found.is_dangerous or found.last is None or found.last.kind == "delete":
-            return False
-        return self._look(found)
+    def look_in(self, folder: str, shown: Callable[[], Collection[str]]) -> None:
+        """Check what should be in a folder and is not shown there, or is shown and should not be there.
+
+        `shown` returns the names in its listing. It is called only if anything there is watched, and only
+        names that differ cost a request, once a second.
+        """
+        inside = [(split(at), found) for at, found in self._below(folder) if at != folder]
+        here = [(name, found) for (parent, name), found in inside if parent == folder]
+        names = shown() if here else ()
+        for name, found in here:
+            if found.is_gone == (name in names) and not self._is_checked(found):
+                self._look(found)
+
+    def _below(self, path: str) -> list[tuple[str, Ambiguity]]:
+        """Return what is watched at and below a path, each with its own path."""
+        paths = [(self._source.path(found.name), found) for found in self._ambiguous.dangerous()]
+        return [(at, found) for at, found in paths if at is not None and is_below(at, path)]
+
+    def _is_checked(self, found: Ambiguity) -> bool:
+        before, at = self._checked.get(found.name, (None, 0.0))
+        return before is found and monotonic() < at + CALL_SECONDS
 
     def _look(self, found: Ambiguity) -> bool:
-        before = self._put_right
-        self._settle(found)
+        begun, before = monotonic(), self._put_right
+        # Without an answer the next program asks again.
+        if self._settle(found):
+            self._checked[found.name] = found, begun
         return self._put_right > before
 
     def _run(self) -> None:

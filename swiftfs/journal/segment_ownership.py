@@ -39,7 +39,12 @@ class Claim:
 class SegmentOwnership:
     """The claims and shares of one mount; `choice` is where it puts segments (`SegmentContainerChooser`).
 
-    The lock guards the claims and the shared prefixes; it comes before the log's.
+    The lock guards the claims and the shared prefixes; it comes before the log's. Nobody waits for the disk
+    while holding it.
+
+    What is added is synced, for without it the segments of a copy would be deleted with its source. What is
+    deleted is not: a power cut brings back a claim for an ETag that the object does not have any more, or a
+    share, for which one manifest more is read.
     """
 
     def __init__(self, db: JournalDB, choice: str = AUTO) -> None:
@@ -99,6 +104,8 @@ class SegmentOwnership:
             }
             if claims:
                 self._add(name, manifest.etag, claims)
+        if claims:
+            self._sync()
 
     def record_version(self, name: ObjectName, etag: str) -> None:
         """Delete the claims for other ETags than the current one; `etag` is empty if the object is gone."""
@@ -133,6 +140,7 @@ class SegmentOwnership:
         with self._lock:
             claims = {Claim(source, is_prefix=False), *self._claims.get(source, {}).get(etag, ())}
             self._add(target, etag, claims)
+        self._sync()
         # The target's claims are written before those of the source are deleted: after a crash in between,
         # one name too many has claims, but for an ETag that it does not have any more.
         self.record_version(target, etag)
@@ -147,6 +155,7 @@ class SegmentOwnership:
                 "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?)",
                 [(one.container, one.key, user.container, user.key, since) for one, user in shared],
             )
+        self._sync()
 
     def _prefixes_of(self, owner: ObjectName) -> set[ObjectName]:
         """Return the prefixes below which segments of an object may be. Lock held."""
@@ -198,6 +207,12 @@ class SegmentOwnership:
         try:
             self._db.change(sql, rows)
         except OSError as error:  # without a claim a segment is not deleted, but left to `gc`
+            log.warning("%s", error)
+
+    def _sync(self) -> None:
+        try:
+            self._db.sync_changes()
+        except OSError as error:
             log.warning("%s", error)
 
 

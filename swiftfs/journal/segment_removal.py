@@ -50,6 +50,10 @@ class SegmentRemoval:
 
     The lock guards `_due`, when leftovers can be checked next, None while there are none. `_unproven` are the
     objects that have, or had, leftovers without proof.
+
+    Rows of leftovers are not synced. If a power cut loses new ones, the segments stay in Swift until `swiftfs
+    gc` deletes them. If it brings back older ones, their manifests are read once more before anything is
+    deleted.
     """
 
     def __init__(
@@ -108,7 +112,12 @@ class SegmentRemoval:
 
     def forget_expected(self, name: ObjectName) -> None:
         """Forget the leftovers of attempts to delete or replace `name` whose end is not known."""
+        if name not in self._unproven:
+            return
         self._change("DELETE FROM leftovers WHERE objects = ? AND NOT is_proven", [(_to_text((name,)),)])
+        # A power cut must not bring them back: the next mount might take the request that follows for their
+        # proof.
+        self._sync()
 
     def record_replaced(self, name: ObjectName) -> None:
         """Record that an attempt to replace `name` has succeeded although it had no answer."""
@@ -403,6 +412,12 @@ class SegmentRemoval:
             return
         try:
             self._db.change(sql, rows)
+        except OSError as error:
+            log.warning("%s", error)
+
+    def _sync(self) -> None:
+        try:
+            self._db.sync_changes()
         except OSError as error:
             log.warning("%s", error)
 

@@ -48,6 +48,7 @@ class DirectoryOps:
         """
         path = self._open[handle]
         try:
+            self._journal.undo_late_requests_in(path, lambda: self._names(path))
             for entry in self._namespace.children(path):
                 yield entry.name, self._inodes.of(join(path, entry.name), entry.attributes)
         except NotFound as error:
@@ -55,6 +56,9 @@ class DirectoryOps:
         # Not in the journal yet, so the namespace has no entry for them.
         for file in self._open_files.unstored_in(path):
             yield split(file.path)[1], self._inodes.of_open(file.path, file.current_attributes)
+
+    def _names(self, path: str) -> set[str]:
+        return {entry.name for entry in self._namespace.children(path)}
 
     def fsyncdir(self, handle: int) -> None:
         """Return when the folder and everything closed below it is in Swift, or raise the error."""

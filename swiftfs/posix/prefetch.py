@@ -22,8 +22,9 @@ BYTES_AHEAD = 32 * 1024 * 1024 // READERS
 PER_CONNECTION = 2
 """Downloads at once for each connection of the option: small files mostly wait for the answer."""
 
-_MISSED = 64
-"""How many opened versions are remembered: more than are being opened at any moment."""
+OPENED = 64
+"""How many opened versions are remembered: more than are being opened at any moment. Later they are
+open files."""
 
 
 class Prefetch:
@@ -33,7 +34,8 @@ class Prefetch:
     opened, it is put into the cache in the end. A failed download is dropped: the open of the file begins
     another.
 
-    The lock guards every field. It is taken before the namespace's, a cached file's and the cache's.
+    The lock guards every field. It is taken before those of the open files, the cache, a cached file
+    and the namespace.
     """
 
     def __init__(
@@ -50,16 +52,14 @@ class Prefetch:
         self._max_ahead = READERS * window
         self._readers = Readers(namespace.known_children, window)
         self._ahead: OrderedDict[ObjectVersion, CachedFile] = OrderedDict()
-        self._missed: deque[ObjectVersion] = deque(maxlen=_MISSED)
+        self._opened: deque[ObjectVersion] = deque(maxlen=OPENED)
 
     def acquire(self, version: ObjectVersion) -> CachedFile | None:
         """Return the cached file of `version`, for the caller to release; None when there is none."""
         with self._lock:
             # Complete or not: its reader waits for the download that has begun, instead of beginning another.
-            cached_file = self._ahead.pop(version, None) or self._cache.acquire_version(version)
-            if cached_file is None:
-                self._missed.append(version)
-            return cached_file
+            self._opened.append(version)
+            return self._ahead.pop(version, None) or self._cache.acquire_version(version)
 
     def opened(self, path: str) -> None:
         """Record that the file at `path` was opened for reading; start to download the next ones."""
@@ -94,13 +94,18 @@ class Prefetch:
             # Each file once: what was left out or has been dropped is not tried again at every open.
             if path not in reader.decided:
                 reader.decided.add(path)
-                if _is_small_file(entry) and self._open_files.at(path) is None:
+                if _is_small_file(entry) and not self._is_used(path):
                     self._fetch(entry)
+
+    def _is_used(self, path: str) -> bool:
+        """Return whether the file is open, or was a moment ago: then it may not be in the cache yet."""
+        # In this order: it is closed at any moment.
+        return self._open_files.at(path) is not None or self._open_files.was_just_released(path)
 
     def _fetch(self, entry: Entry) -> None:
         version, size = entry.version, entry.attributes.size
-        # `_missed`: it was opened before it was fetched, so its reader downloads it.
-        if version in self._ahead or version in self._missed or version in self._cache:
+        # `_opened`: its reader has its bytes or downloads them, and may be on the way to the open files.
+        if version in self._ahead or version in self._opened or version in self._cache:
             return
         with suppress(OSError):  # the disk is full: the open of this file will report it
             cached_file = self._cache.new(version.name, BaseVersion(version.name, version.etag, size, size))

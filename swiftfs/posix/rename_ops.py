@@ -63,7 +63,7 @@ class RenameOps:
         if old == new:
             return
         try:
-            self._journal.undo_late_requests(old)
+            self._journal.undo_late_requests(old, moving=True)
             # Outside of the barrier: which part of it to pass depends on whether it is a folder.
             moving = self._namespace.find(old) if self._open_files.at(old) is None else None
         except BaseException:

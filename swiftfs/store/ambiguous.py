@@ -94,6 +94,11 @@ class Ambiguity:
         """Return whether a lost request would undo a newer change."""
         return self.last is not None and any(one.can_undo(self.last) for one in self.lost)
 
+    @property
+    def is_gone(self) -> bool:
+        """Return whether our last answered request has deleted the object."""
+        return self.last is not None and self.last.kind == "delete"
+
     def after_new_source(self, source: ObjectName, stored: Effect) -> "Ambiguity":
         """Return the record when `source`, which a lost request copies, is stored anew.
 
@@ -112,6 +117,7 @@ class AmbiguousRequests:
         self._clock = clock
         self._changed = new_condition(Rank.AMBIGUOUS)
         self._found: dict[ObjectName, Ambiguity] = {}
+        self._dangerous: dict[ObjectName, Ambiguity] = {}
         self._copies: dict[ObjectName, set[ObjectName]] = {}
         self._unsaved: set[ObjectName] = set()
         self._is_woken = False
@@ -220,6 +226,14 @@ class AmbiguousRequests:
         with self._changed:
             return list(self._found.values())
 
+    def dangerous(self) -> list[Ambiguity]:
+        """Return the records of requests that would undo a newer change."""
+        # Without the lock: mostly there are none, and every lookup of a name that does not exist asks this.
+        if not self._dangerous:
+            return []
+        with self._changed:
+            return list(self._dangerous.values())
+
     def load(self, found: Iterable[Ambiguity]) -> None:
         """Add the records of an earlier process."""
         with self._changed:
@@ -272,7 +286,14 @@ class AmbiguousRequests:
         self._wake()
 
     def _index(self, name: ObjectName, found: Ambiguity | None, before: Ambiguity | None) -> None:
-        """Keep `_copies`, the targets of the lost copies of each source, as the records are."""
+        """Keep `_dangerous` and `_copies` as the records are.
+
+        `_copies` has the targets of the lost copies of each source.
+        """
+        if found is not None and found.is_dangerous:
+            self._dangerous[name] = found
+        else:
+            self._dangerous.pop(name, None)
         for source in _sources(before):
             self._copies[source].discard(name)
             if not self._copies[source]:

@@ -9,17 +9,13 @@ import pytest
 from swiftclient import Connection
 
 from support.mounts import Mount, run, swift_cli
+from support.noise import noise
 
 MIB = 1024**2
 CLOSE = 1_000
 """Nanoseconds: the swift command writes a time as the decimal digits of a float."""
 
 small_segments = pytest.mark.mount_options("segment_size=1M")
-
-
-def noise(size: int) -> bytes:
-    """Return `size` bytes without a pattern."""
-    return hashlib.shake_128(size.to_bytes(8, "big")).digest(size)
 
 
 def facts(text: str) -> dict[str, str]:
@@ -48,6 +44,16 @@ def local(tmp_path: Path) -> Path:
         path.write_bytes(noise(size))
         os.utime(path, ns=(0, 1_600_000_000_123_456_789 + number * 86_400_000_000_000))
     return folder
+
+
+def upload_large(mounted: Mount, container: str, local: Path, *flags: str) -> None:
+    """Let the swift command store the file `large` in four segments."""
+    swift_cli(mounted.swift, "upload", "-S", MIB, *flags, container, "large", cwd=local)
+
+
+def refresh(mounted: Mount) -> None:
+    """Let the mount forget its listings; the kernel remembers names and sizes for a second."""
+    os.setxattr(mounted.path, "swift.refresh", b"1")
 
 
 def test_the_swift_command_reads_a_file(mounted: Mount, container: str, tmp_path: Path) -> None:
@@ -136,7 +142,7 @@ def test_a_folder_that_the_swift_command_uploads(
 def test_a_large_file_that_the_swift_command_uploads_in_segments(
     mounted: Mount, container: str, local: Path, flags: tuple[str, ...]
 ) -> None:
-    swift_cli(mounted.swift, "upload", "-S", MIB, *flags, container, "large", cwd=local)
+    upload_large(mounted, container, local, *flags)
     assert_same(local / "large", mounted.path / "large")
     mounted.remount(empty_cache=True)
     assert {path.name: path.stat().st_size for path in mounted.path.iterdir()} == {"large": 3 * MIB + 5}
@@ -167,7 +173,7 @@ def test_a_dlo_has_the_size_of_its_segments(mounted: Mount, connection: Connecti
 def test_a_large_file_of_another_client_is_replaced_with_its_segments(
     mounted: Mount, connection: Connection, container: str, local: Path
 ) -> None:
-    swift_cli(mounted.swift, "upload", "-S", MIB, "--use-slo", container, "large", cwd=local)
+    upload_large(mounted, container, local, "--use-slo")
     assert len(connection.get_container(f"{container}_segments")[1]) == 4
     (mounted.path / "large").write_bytes(b"small now")
     assert connection.get_object(container, "large")[1] == b"small now"
@@ -236,50 +242,40 @@ def test_a_change_by_another_client_is_seen_at_the_next_mount(
     assert (mounted.path / "new").read_bytes() == b"new"
 
 
-def store(path: Path, data: bytes) -> None:
-    """Write a file, and return when it is in Swift."""
+@pytest.fixture
+def deleted(mounted: Mount, connection: Connection, container: str) -> Path:
+    """A file that another client has just deleted; the kernel remembers its name."""
+    path = mounted.path / "file"
     with path.open("wb") as file:
-        file.write(data)
+        file.write(b"old")
         file.flush()
         os.fsync(file.fileno())
+    assert path.stat().st_size == 3
+    connection.delete_object(container, "file")
+    refresh(mounted)
+    return path
 
 
 @pytest.mark.parametrize("flags", [os.O_CREAT, os.O_CREAT | os.O_TRUNC, os.O_CREAT | os.O_EXCL])
-def test_a_file_that_another_client_has_just_deleted_is_created_again(
-    mounted: Mount, connection: Connection, container: str, flags: int
-) -> None:
-    """The kernel remembers the name for a second."""
-    path = mounted.path / "lock"
-    store(path, b"old")
-    assert path.stat().st_size == 3
-    connection.delete_object(container, "lock")
-    os.setxattr(mounted.path, "swift.refresh", b"1")
-    with os.fdopen(os.open(path, os.O_WRONLY | flags, 0o644), "wb") as file:
+def test_a_file_that_another_client_has_just_deleted_is_created_again(deleted: Path, flags: int) -> None:
+    with os.fdopen(os.open(deleted, os.O_WRONLY | flags, 0o644), "wb") as file:
         file.write(b"anew")
-    assert path.read_bytes() == b"anew"
+    assert deleted.read_bytes() == b"anew"
 
 
-def test_a_file_that_another_client_has_just_deleted_is_not_there(
-    mounted: Mount, connection: Connection, container: str
-) -> None:
-    path = mounted.path / "gone"
-    store(path, b"old")
-    assert path.stat().st_size == 3
-    connection.delete_object(container, "gone")
-    os.setxattr(mounted.path, "swift.refresh", b"1")
+def test_a_file_that_another_client_has_just_deleted_is_not_there(deleted: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        path.open("rb")
+        deleted.open("rb")
 
 
 @pytest.mark.parametrize("size", [9_000, 900_000])
 def test_a_version_of_another_size_is_read_whole_at_once(
     mounted: Mount, connection: Connection, container: str, size: int
 ) -> None:
-    """The kernel remembers the old size for a second."""
     path = mounted.path / "file"
     connection.put_object(container, "file", noise(size // 3))
     assert path.stat().st_size == size // 3
-    for new in (noise(size), noise(size // 2)):
+    for new in (noise(size, seed=1), noise(size // 2, seed=2)):
         connection.put_object(container, "file", new)
-        os.setxattr(mounted.path, "swift.refresh", b"1")
+        refresh(mounted)
         assert path.read_bytes() == new

@@ -1,6 +1,7 @@
 """A file system over the store in memory, put together as a mount does it, used without a kernel."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from support.memory_store import MemoryStore
 from swiftfs.config.sources import parse_options
+from swiftfs.errors import SwiftfsError
 from swiftfs.objects import Caller
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
@@ -17,6 +19,12 @@ from swiftfs.store.ambiguous import AmbiguousRequests
 
 SHORT_RETRIES = RetryPolicy(deadline=0.3, first_pause=0.01, longest_pause=0.05)
 """Failures that tests cause end soon."""
+
+LEFT = r"^\d+ changes stay in "
+"""What the close of a mount says that leaves changes to the next one."""
+
+ANY_END = ""
+"""For a mount that counts as killed: what its close says is ignored."""
 
 ME = Caller(os.getuid(), os.getgid())
 
@@ -28,11 +36,17 @@ def harness(
     options: str = "",
     source: str = "box",
     progress: Callable[[int], None] = lambda _left: None,
+    *,
+    close_error: str | None = None,
 ) -> Iterator[FileSystem]:
     """Build `source` of the store as a mount does, without a kernel; requests are repeated for 0.3 s.
 
     Without a `settle` in the options a flush returns when the store has the file. `progress` is called at the
-    end, with the number of pending changes, as long as there are any. Raise what `FileSystem.close` raises.
+    end, with the number of pending changes, as long as there are any.
+
+    `close_error` is a regular expression that the error of `FileSystem.close` must match, or `ANY_END`;
+    without it there must be no error. An `AssertionError` says so. An error of the test itself is raised as
+    it is: so neither needs `suppress` or `raises` around this, which would hide failures of the test.
     """
     if "settle" not in options:
         options = f"{options},sync".lstrip(",")
@@ -44,8 +58,25 @@ def harness(
     try:
         filesystem.begin()
         yield filesystem
-    finally:
+    except BaseException:
+        with suppress(SwiftfsError):  # it may follow from the first error, and must not replace it
+            filesystem.close(progress)
+        raise
+    _close(filesystem, progress, close_error)
+
+
+def _close(filesystem: FileSystem, progress: Callable[[int], None], error: str | None) -> None:
+    """Close a file system; assert that it raises an error that matches `error`, or none."""
+    found = None
+    try:
         filesystem.close(progress)
+    except SwiftfsError as raised:
+        found = str(raised)
+    if error is None:
+        assert found is None
+    elif error != ANY_END:
+        assert found is not None, "the close raised no error"
+        assert re.search(error, found), found
 
 
 def copy_live(cache: Path, image: Path) -> None:

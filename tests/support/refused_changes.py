@@ -1,13 +1,13 @@
 """Changes that Swift refuses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from support.harness import harness, write
+from support.harness import LEFT, harness, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER
-from swiftfs.errors import AccessDenied, StoreError, SwiftfsError
+from swiftfs.errors import AccessDenied, StoreError
 from swiftfs.journal.queue_report import QueueReport
 from swiftfs.posix.filesystem import FileSystem
 
@@ -34,25 +34,12 @@ def flush(filesystem: FileSystem) -> QueueReport:
     return report(filesystem)
 
 
-def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None], options: str = NEVER) -> str:
-    """Return the message of the error with which a mount ends after a job; fail if there is none."""
-    try:
-        with harness(store, cache, options) as filesystem:
-            job(filesystem)
-    except SwiftfsError as error:
-        return str(error)
-    raise AssertionError("the mount ended without an error")
-
-
 def leave_refused_files(store: MemoryStore, cache: Path, files: Mapping[str, bytes]) -> Path:
     """Make a cache folder, and leave in it pending files that the store has refused; return the folder."""
-
-    def fill(filesystem: FileSystem) -> None:
-        for path, data in files.items():
-            write(filesystem, path, data)
-
     cache.mkdir()
     refuse(store, AccessDenied, "put")
-    ended(store, cache, fill)
+    with harness(store, cache, NEVER, close_error=LEFT) as filesystem:
+        for path, data in files.items():
+            write(filesystem, path, data)
     store.hook = None
     return cache

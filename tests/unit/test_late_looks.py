@@ -5,13 +5,13 @@ import os
 import shutil
 import sqlite3
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from support.deadlines import within
-from support.harness import ME, change, copy_live, harness, put, read, write
+from support.harness import LEFT, ME, change, copy_live, harness, put, read, write
 from support.jobs import wait_until
 from support.late_store import (
     FILE,
@@ -26,7 +26,7 @@ from support.late_store import (
     store_file,
 )
 from support.stored_objects import NEVER, body, keys, refuse
-from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
+from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.journal import late_copies
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.posix.filesystem import FileSystem
@@ -226,7 +226,7 @@ def test_what_an_interrupted_rename_moved_is_not_stored_at_the_old_place_again(
                 copy_live(first, died)
             raise AccessDenied("no")
 
-    with suppress(SwiftfsError), harness(store, first, "settle=0.01") as filesystem:
+    with harness(store, first, "settle=0.01", close_error=LEFT) as filesystem:
         filesystem.mkdir("/old", 0o755, ME)
         store_file(filesystem, b"older", "/old/file")
         store.lose("delete", "old/file")
@@ -254,7 +254,7 @@ def test_a_pending_change_whose_base_was_overwritten_is_stored(store: LateStore,
         store.lose("put_manifest", "file")
         store_file(filesystem, os.urandom(3 * MIB))
         store_file(filesystem, newer)
-    with suppress(SwiftfsError), harness(store, cache, options) as filesystem:
+    with harness(store, cache, options, close_error=LEFT) as filesystem:
         change(filesystem, "/file", 10, b"changed")
         copy_live(cache, tmp_path / "image")
         refuse(store, "put_manifest", AccessDenied)

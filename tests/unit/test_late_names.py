@@ -5,10 +5,12 @@ import stat
 
 import pytest
 
-from support.harness import ME, change, read, write
+from support.harness import ME, change, names, read, write
 from support.late_store import FILE, LateStore, late, look, remove, settle, store_file
 from support.stored_objects import body, foreign, keys
+from swiftfs.journal import late_requests
 from swiftfs.objects import ObjectName
+from swiftfs.paths import join
 from swiftfs.posix.filesystem import FileSystem
 
 pytest_plugins = ["support.late_fixtures"]
@@ -278,3 +280,98 @@ def test_a_move_that_failed_is_carried_out_late(store: LateStore, filesystem: Fi
     look(filesystem)
     settle(filesystem)
     assert (body(store, "there"), body(store, "file")) == (b"target", b"source")
+
+
+def heads(store: LateStore, key: str) -> int:
+    return store.requests.count(("head", f"box/{key}"))
+
+
+@pytest.mark.parametrize("folder", ["/", "/d"])
+def test_a_file_that_a_late_deletion_took_is_listed(
+    store: LateStore, filesystem: FileSystem, folder: str
+) -> None:
+    """`rsync --delete` of a listing without it would delete the copy too."""
+    filesystem.mkdir("/d", 0o755, ME)
+    path = join(folder, "file")
+    store_file(filesystem, b"old", path)
+    store.lose("delete", path[1:])
+    remove(filesystem, path)
+    store_file(filesystem, b"new", path)
+    before = names(filesystem, folder)
+    store.land()
+    filesystem.refresh()
+    assert names(filesystem, folder) == before
+    assert read(filesystem, path) == b"new"
+    settle(filesystem)
+    assert body(store, path[1:]) == b"new"
+
+
+def test_a_deleted_file_that_a_late_request_brought_back_is_not_listed(
+    store: LateStore, filesystem: FileSystem
+) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"data")
+    remove(filesystem)
+    store.land()
+    assert keys(store) == ["file"]
+    filesystem.refresh()
+    assert names(filesystem, "/") == []
+    settle(filesystem)
+    assert keys(store) == []
+
+
+def test_a_listing_without_a_difference_costs_no_further_request(
+    store: LateStore, filesystem: FileSystem
+) -> None:
+    store.lose("delete", "file")
+    store_file(filesystem, b"old")
+    remove(filesystem)
+    store_file(filesystem, b"new")
+    assert late(filesystem).counts().watched == 1
+    names(filesystem, "/")
+    store.requests.clear()
+    for _ in range(5):
+        assert names(filesystem, "/") == ["file"]
+    assert store.requests == []
+
+
+def test_a_watched_file_is_checked_once_a_second(
+    store: LateStore, filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is opened, missed or listed; and always before it moves."""
+    monkeypatch.setattr(late_requests, "CALL_SECONDS", 1000.0)
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, b"new")
+    filesystem.refresh()
+    assert names(filesystem, "/") == ["file"]
+    before = heads(store, "file")
+    for _ in range(5):
+        read(filesystem, "/file")
+    store.delete(FILE)  # by another client
+    filesystem.refresh()
+    for _ in range(5):
+        assert names(filesystem, "/") == []
+        with pytest.raises(FileNotFoundError):
+            filesystem.getattr("/file")
+    assert heads(store, "file") == before + 1
+    with pytest.raises(FileNotFoundError):
+        filesystem.rename("/file", "/there")
+    assert heads(store, "file") == before + 2
+
+
+def test_what_was_lost_since_the_last_check_is_checked_at_once(
+    store: LateStore, filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(late_requests, "CALL_SECONDS", 1000.0)
+    store.lose("put", "file")
+    for data in (b"old", b"new"):
+        store_file(filesystem, data)
+    read(filesystem, "/file")
+    store.lose("delete", "file")
+    remove(filesystem)
+    store_file(filesystem, b"newest")
+    store.land()
+    filesystem.refresh()
+    assert filesystem.getattr("/file").size == 6
+    assert read(filesystem, "/file") == b"newest"

@@ -3,19 +3,18 @@
 import os
 import stat
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from support.halted_moves import Halt
-from support.harness import harness, read, write
+from support.harness import LEFT, harness, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, foreign, keys, refuse
 from swiftfs.attributes import Stored
-from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
+from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.namespace.entry import Defaults, file_entry
 from swiftfs.objects import ObjectName, Row
 from swiftfs.posix.pending import unstored_entry
@@ -28,7 +27,7 @@ def leave_attribute_changes(store: MemoryStore, cache: Path) -> None:
     """Leave a pending change of attributes in each of many folders to the next mount."""
     for number in range(FOLDERS):
         foreign(store, f"d{number}/file", b"x")
-    with suppress(SwiftfsError), harness(store, cache, f"{NEVER},drain=0") as filesystem:
+    with harness(store, cache, f"{NEVER},drain=0", close_error=LEFT) as filesystem:
         for number in range(FOLDERS):
             filesystem.chmod(f"/d{number}/file", 0o600)
         refuse(store, "post", Unavailable)
@@ -62,7 +61,7 @@ def test_pending_attributes_are_shown(store: MemoryStore, tmp_path: Path) -> Non
 def test_what_an_earlier_mount_wrote_and_described_has_both(store: MemoryStore, tmp_path: Path) -> None:
     """Nobody looks at the file before both changes are in Swift."""
     halt = Halt(store, "put", Unavailable)
-    with suppress(SwiftfsError), harness(store, tmp_path, f"{NEVER},drain=0") as filesystem:
+    with harness(store, tmp_path, f"{NEVER},drain=0", close_error=LEFT) as filesystem:
         write(filesystem, "/file", b"data")
         filesystem.services.journal.flush_all()
         assert halt.reached.wait(20)
@@ -82,7 +81,7 @@ def test_a_large_file_that_an_earlier_mount_described_keeps_that_when_it_is_open
     """Its true version is asked for when it is opened, before the attributes are in Swift."""
     with harness(store, tmp_path, "segment_size=1M") as filesystem:
         write(filesystem, "/file", bytes(3 * 1024 * 1024))
-    with suppress(SwiftfsError), harness(store, tmp_path, f"{NEVER},drain=0") as filesystem:
+    with harness(store, tmp_path, f"{NEVER},drain=0", close_error=LEFT) as filesystem:
         filesystem.setxattr("/file", "user.one", b"1", 0)
         refuse(store, "post", Unavailable)
     store.hook = None
@@ -99,7 +98,7 @@ def test_a_large_file_that_an_earlier_mount_described_keeps_that_when_it_is_open
 
 def test_nothing_is_stored_before_the_mount_has_started(store: MemoryStore, tmp_path: Path) -> None:
     """Thousands of uploads would make the start slow; a flush begins them at once."""
-    with suppress(SwiftfsError), harness(store, tmp_path, f"{NEVER},drain=0") as filesystem:
+    with harness(store, tmp_path, f"{NEVER},drain=0", close_error=LEFT) as filesystem:
         refuse(store, "put", AccessDenied)
         for number in range(50):
             write(filesystem, f"/file{number}", b"x")

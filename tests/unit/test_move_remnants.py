@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from support.harness import ME, harness, names, read, write
+from support.harness import LEFT, ME, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.moves import object_moves
@@ -64,13 +64,6 @@ def put_large(store: MemoryStore, key: str, segment: ObjectName = SEGMENT) -> No
     store.put_manifest(ObjectName("box", key), Manifest((Segment(segment, etag, len(data)),)), Headers("x/y"))
 
 
-@contextmanager
-def leaving_changes(store: MemoryStore, folder: Path) -> Iterator[FileSystem]:
-    """Mount; assert that changes are left for the next mount."""
-    with pytest.raises(SwiftfsError, match="stay in"), harness(store, folder) as filesystem:
-        yield filesystem
-
-
 @pytest.mark.parametrize("path", ["/d/x", "/d"])
 def test_what_is_refused_for_good_waits_and_is_told(
     filesystem: FileSystem, store: RefusingStore, caplog: pytest.LogCaptureFixture, path: str
@@ -101,9 +94,9 @@ def test_what_is_refused_for_good_waits_and_is_told(
 def test_it_waits_for_the_next_mount_too(store: RefusingStore, tmp_path: Path) -> None:
     foreign(store, "d/x", b"data")
     store.refused = AccessDenied
-    with leaving_changes(store, tmp_path) as filesystem:
+    with harness(store, tmp_path, close_error=LEFT) as filesystem:
         filesystem.rename("/d", "/e")
-    with leaving_changes(store, tmp_path) as filesystem:
+    with harness(store, tmp_path, close_error=LEFT) as filesystem:
         with pytest.raises(FileNotFoundError):
             filesystem.getattr("/d/x")
         assert [one.path for one in filesystem.waiting()] == ["/d/x"]
@@ -119,9 +112,9 @@ def test_a_folder_in_which_nothing_else_is_stays_hidden_after_the_next_mount(
     for number in range(12):
         foreign(store, f"d/s/x{number:02}", b"data")
     store.refused = AccessDenied
-    with leaving_changes(store, tmp_path) as filesystem:
+    with harness(store, tmp_path, close_error=LEFT) as filesystem:
         filesystem.rename("/d", "/e")
-    with leaving_changes(store, tmp_path) as filesystem:
+    with harness(store, tmp_path, close_error=LEFT) as filesystem:
         assert names(filesystem, "/") == ["e"]
         with pytest.raises(FileNotFoundError):
             filesystem.getattr("/d")

@@ -1,7 +1,6 @@
 """A folder is renamed of which Swift has a part: that is copied, the rest gets new names in the journal."""
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,32 +21,16 @@ from support.halted_moves import Halt
 from support.harness import ME, change, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.refused_changes import ended, flush, refuse
+from support.refused_changes import flush, refuse
 from support.stored_objects import foreign, keys
 from swiftfs.errors import AccessDenied
 from swiftfs.journal.move_results import Unmoved
 from swiftfs.posix.filesystem import FileSystem
 
+pytest_plugins = ["support.fresh_fixtures"]
+
 AT_ONCE = 4
 """Changes that are stored at once with `uploads=1`."""
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", "box_segments")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    (cache := tmp_path / "cache").mkdir()
-    return cache
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, cache: Path) -> Iterator[FileSystem]:
-    with harness(store, cache, OPTIONS) as built:
-        names(built, "/")
-        yield built
 
 
 def stored(store: MemoryStore, cache: Path, top: str) -> None:
@@ -149,13 +132,10 @@ def test_an_interrupted_move_that_is_given_up_leaves_all_at_the_old_name(
         store.hook = None
     _, twin, image = images.taken[0]
     refuse(twin, AccessDenied, "copy")
-
-    def look(filesystem: FileSystem) -> None:
+    with harness(twin, image, OPTIONS, close_error="given up") as filesystem:
         twin.hook = None
         assert names(filesystem, "/") == ["old"]
         assert names(filesystem, "/old") == ["f", "more", "s", "sub"]
-
-    assert "given up" in ended(twin, image, look, OPTIONS)
     assert set(keys(twin)) == {key.replace("new", "old", 1) for key in {**STORED, **FRESH}}
 
 

@@ -3,7 +3,6 @@
 import errno
 import math
 import os
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -33,23 +32,7 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
 from swiftfs.posix.filesystem import FileSystem
 
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", "box_segments")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    (cache := tmp_path / "cache").mkdir()
-    return cache
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, cache: Path) -> Iterator[FileSystem]:
-    with harness(store, cache, OPTIONS) as built:
-        names(built, "/")
-        yield built
+pytest_plugins = ["support.fresh_fixtures"]
 
 
 def test_a_folder_that_swift_does_not_have_costs_no_request(

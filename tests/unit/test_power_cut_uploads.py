@@ -3,19 +3,18 @@
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from support.edited_file import SOON
-from support.harness import ME, change, harness, names, read, write
+from support.harness import LEFT, ME, change, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.power_cut import Disk, refusing
 from support.stored_objects import NEVER, body, foreign, keys, segments
-from swiftfs.errors import SwiftfsError, Unavailable
+from swiftfs.errors import Unavailable
 from swiftfs.posix.filesystem import FileSystem
 
 OLD = noise(300_000)
@@ -216,7 +215,7 @@ def test_a_rename_that_has_copied_a_large_file_is_finished(
         if images:
             raise Unavailable("no answer")
 
-    with suppress(SwiftfsError), harness(store, disk.cache, f"{SEGMENTED},drain=0") as filesystem:
+    with harness(store, disk.cache, f"{SEGMENTED},drain=0", close_error=LEFT) as filesystem:
         filesystem.mkdir("/d", 0o755, ME)
         write(filesystem, "/d/file", LARGE)
         wait_until(lambda: not filesystem.waiting())

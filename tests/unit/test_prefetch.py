@@ -17,7 +17,7 @@ from swiftfs.errors import NotFound
 from swiftfs.filecache.read_ahead import FIRST_PIECE
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.posix.prefetch import BYTES_AHEAD
+from swiftfs.posix.prefetch import BYTES_AHEAD, OPENED
 from swiftfs.store.protocol import Headers
 
 ATTRIBUTES = f"text/plain;mtime=1700000000.000000001;mode=0100644;uid={os.getuid()};gid={os.getgid()}"
@@ -103,6 +103,36 @@ def test_a_reader_waits_for_a_download_that_has_begun(rig: PrefetchRig) -> None:
         go_on.set()
         assert answer.result() == body(NAMES[3])
     assert sorted(set(rig.gets)) == rig.gets
+
+
+def test_a_file_that_is_being_opened_is_not_fetched_again(rig: PrefetchRig) -> None:
+    """A second reader comes to it when it is taken from the prefetch, and not an open file yet."""
+    ahead, services = NAMES[13:19], rig.filesystem._services
+    rig.read(*NAMES[10:13])
+    wait_until(lambda: rig.fetched(*ahead))
+    version = services.namespace.lookup(ahead[0]).version
+    taken = rig.filesystem._files._prefetch.acquire(version)
+    assert taken is not None
+    rig.read(*NAMES[:7])
+    wait_until(lambda: rig.fetched(*NAMES[:21]))
+    services.file_cache.release(taken)
+    assert rig.gets == objects(NAMES[:21])
+
+
+def test_a_file_that_is_being_closed_is_not_fetched_again(rig: PrefetchRig) -> None:
+    """A second reader comes to it when it is no open file any more, and not in the cache yet."""
+    ahead, services = NAMES[13:19], rig.filesystem._services
+    rig.read(*NAMES[10:13])
+    wait_until(lambda: rig.fetched(*ahead))
+    handle = rig.filesystem.open(ahead[0], os.O_RDONLY)
+    others = NAMES[30 : 30 + 2 * OPENED : 2]
+    rig.read(*random.Random(7).sample(others, len(others)))
+    closed = services.open_files.release(handle)
+    assert closed is not None
+    rig.read(*NAMES[:7])
+    wait_until(lambda: rig.fetched(*NAMES[:13], *ahead[1:], *NAMES[19:21]))
+    services.file_cache.release(closed.cached_file)
+    assert len(set(rig.gets)) == len(rig.gets)
 
 
 def test_a_download_that_failed_is_forgotten(rig: PrefetchRig) -> None:

@@ -11,7 +11,7 @@ from support.forgetful_store import ForgetfulStore
 from support.harness import ME, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.refused_changes import ended, flush, refuse, report
+from support.refused_changes import flush, refuse, report
 from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.errors import (
     AccessDenied,
@@ -108,13 +108,10 @@ def test_unmounting_reports_refused_changes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     prepared(store)
-
-    def job(filesystem: FileSystem) -> None:
+    said = f"^1 changes were refused and given up; the first is {path}: no$"
+    with harness(store, tmp_path, NEVER, close_error=said) as filesystem:
         change(filesystem)
         refuse(store, error, "delete", "post")
-
-    said = ended(store, tmp_path, job)
-    assert said == f"1 changes were refused and given up; the first is {path}: no"
     store.hook = None
     assert keys(store) == ["file", "folder", "other"]
     assert [one.message for one in caplog.records if one.levelname == "WARNING"] == [
@@ -145,12 +142,10 @@ def test_a_flush_reports_earlier_refusals(
 def test_an_slo_whose_manifest_cannot_be_read_is_not_deleted(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, "segment_size=1M") as filesystem:
         write(filesystem, "/file", bytes(3 * MIB))
-
-    def job(filesystem: FileSystem) -> None:
+    said = "1 changes were refused and given up; the first is /file: no"
+    with harness(store, tmp_path, NEVER, close_error=said) as filesystem:
         filesystem.unlink("/file")
         refuse(store, AccessDenied, "manifest")
-
-    assert "1 changes were refused and given up; the first is /file: no" in ended(store, tmp_path, job)
     store.hook = None
     assert store.head(ObjectName("box", "file")).size == 3 * MIB
 

@@ -3,18 +3,17 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from support.edited_file import CHANGES, SOON, Edited, Gate
-from support.harness import ME, copy_live, harness, names, put, read, write
+from support.harness import LEFT, ME, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.stored_objects import NEVER, body, foreign, keys, segments_of
-from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
+from swiftfs.errors import AccessDenied, QuotaExceeded, Unavailable
 from swiftfs.journal import outcomes
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.scheduler import Scheduler
@@ -84,7 +83,7 @@ def test_what_is_closed_during_an_upload_outlives_a_crash(
     with harness(store, tmp_path / "first", SOON) as filesystem:
         write(filesystem, "/file", data)
     killed = tmp_path / "killed"
-    with suppress(SwiftfsError), harness(store, tmp_path / "second", SOON) as filesystem:
+    with harness(store, tmp_path / "second", SOON, close_error=LEFT) as filesystem:
         file = Edited(filesystem, bytearray(data))
         gate = Gate(store, AccessDenied("no"))
         CHANGES[change](file, 1)

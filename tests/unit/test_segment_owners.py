@@ -3,6 +3,8 @@
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ from support.harness import ME, change, harness, write
 from support.memory_store import MemoryStore
 from support.stored_objects import body, segments
 from swiftfs.filecache.segment_container import LONGEST_KEY, is_segment_of
+from swiftfs.journal import database, upkeep
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem
@@ -338,3 +343,34 @@ def test_claims_do_not_accumulate(tmp_path: Path) -> None:
         filesystem.unlink("/moved")
         assert filesystem.services.journal._db.rows("claims") == []
     assert segments(store) == set()
+
+
+def test_nobody_waits_for_the_disk_to_learn_whose_a_segment_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = JournalDB(tmp_path, "box of memory")
+    owners = SegmentOwnership(db)
+    source, target = ObjectName("box", "a"), ObjectName("box", "b")
+    segment = ObjectName("box_segments", f"a/{OURS}/0-a")
+    answers = []
+    with ThreadPoolExecutor(1) as pool, closing(db):
+
+        def sync(_log: Path) -> None:
+            answers.append(pool.submit(owners.owned, target, "etag", [segment]).result(20))
+
+        monkeypatch.setattr(database, "_sync_data", sync)
+        owners.record_move(source, target, "etag")
+        owners.share([(target, source)], 1.0)
+        assert answers == [{segment}] * 2
+
+
+def test_a_deletion_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut would leave segments to `gc`, and no more."""
+    monkeypatch.setattr(upkeep, "SYNC_SECONDS", 1000.0)
+    synced: list[Path] = []
+    store = store_of()
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        write(filesystem, "/big", os.urandom(2 * MIB))
+        monkeypatch.setattr(database, "_sync_data", synced.append)
+        filesystem.unlink("/big")
+        assert (segments(store), synced) == (set(), [])
