@@ -180,12 +180,25 @@ class Journal:
         """Return whether no change of `name` waits or runs."""
         return self._repairs.is_idle(name)
 
+    def undo_late_request(self, name: ObjectName) -> bool:
+        """Put right what a late request has made of an object; return whether one has.
+
+        A program that opens it would change the older version. Raise the error of a failure.
+        """
+        if self._late is None or not self._late.look_at(name):
+            return False
+        self.flush([name])
+        return True
+
+    def checks_shown(self, name: ObjectName, etag: str) -> bool:
+        """Return whether a version that is shown is one of a late request; another state is shown then."""
+        return self._late is not None and self._late.look_at(name, etag)
+
     def undo_late_requests(self, path: str, *, moving: bool = False) -> bool:
         """Store again what late requests have overwritten or deleted at and below a path; return whether any.
 
-        A program that opens it would change the older version, and one that does not find it would begin it
-        anew. A move would take along what is there: at its new name nothing would tell that it is wrong.
-        Raise the error of a failure.
+        A program that does not find it would begin it anew, and a move would take along what is there: at its
+        new name nothing would tell that it is wrong. Raise the error of a failure.
         """
         names = self._late.look_below(path, moving=moving) if self._late is not None else []
         if names:

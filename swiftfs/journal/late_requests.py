@@ -205,6 +205,17 @@ class LateRequests:
             below = [found for found in below if not found.is_gone and not self._is_checked(found)]
         return [found.name for found in below if self._look(found)]
 
+    def look_at(self, name: ObjectName, etag: str = "") -> bool:
+        """Check an object that Swift has, once a second; return whether it is stored again, or deleted.
+
+        The version with our own `etag` need not be checked.
+        """
+        found = self._ambiguous.dangerous_at(name)
+        if found is None or self._is_checked(found):
+            return False
+        is_ours = bool(etag) and found.last is not None and found.last.etag == etag
+        return not is_ours and self._look(found)
+
     def look_in(self, folder: str, shown: Callable[[], Collection[str]]) -> None:
         """Check what should be in a folder and is not shown there, or is shown and should not be there.
 

@@ -87,14 +87,21 @@ class AttributeOps:
         file = self._files.current(path, ask=False)
         if file is not None:
             return self._attributes(path, file)
+        attributes = self._look_up(path).attributes
+        self._open_files.shown_sizes.show(path, attributes.size)
+        return self._inodes.of(path, attributes)
+
+    def _look_up(self, path: str) -> Entry:
+        """Return the entry of `path`, but not what a late request has made of it."""
         try:
-            attributes = self._namespace.lookup(path).attributes
+            entry = self._namespace.lookup(path)
         except FileNotFoundError:
             if not self._journal.undo_late_requests(path):
                 raise
-            attributes = self._namespace.lookup(path).attributes
-        self._open_files.shown_sizes.show(path, attributes.size)
-        return self._inodes.of(path, attributes)
+        else:
+            if entry.object is None or not self._journal.checks_shown(entry.object, entry.etag):
+                return entry
+        return self._namespace.lookup(path)
 
     def getattr_handle(self, handle: int) -> Attributes:
         """Return the attributes of an open file, whether or not it still has a path."""

@@ -75,7 +75,7 @@ class FileOps:
         entry = self._namespace.lookup(path)
         if entry.is_directory:
             raise os_error(errno.EISDIR, path)
-        if self._services.journal.undo_late_requests(path):
+        if entry.object is not None and self._services.journal.undo_late_request(entry.object):
             entry = self._namespace.lookup(path)
         # A ghost has no bytes, but it can be overwritten.
         if entry.missing and not flags & os.O_TRUNC:

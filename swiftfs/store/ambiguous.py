@@ -226,6 +226,10 @@ class AmbiguousRequests:
         with self._changed:
             return list(self._found.values())
 
+    def dangerous_at(self, name: ObjectName) -> Ambiguity | None:
+        """Return the record of a name if a request would undo a newer change of it."""
+        return self._dangerous.get(name)
+
     def dangerous(self) -> list[Ambiguity]:
         """Return the records of requests that would undo a newer change."""
         # Without the lock: mostly there are none, and every lookup of a name that does not exist asks this.

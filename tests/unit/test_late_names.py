@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 
 import pytest
 
@@ -187,7 +188,7 @@ def test_a_file_that_a_late_put_has_overwritten_is_changed_in_its_newer_version(
     store.land()
     assert body(store, "file") == b"old"
     filesystem.refresh()
-    assert filesystem.getattr("/file").size == 3
+    assert names(filesystem, "/") == ["file"]
     change(filesystem, "/file", offset, b"more")
     settle(filesystem)
     data[offset : offset + 4] = b"more"
@@ -318,6 +319,39 @@ def test_a_deleted_file_that_a_late_request_brought_back_is_not_listed(
     assert names(filesystem, "/") == []
     settle(filesystem)
     assert keys(store) == []
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda filesystem, path: filesystem.getattr(path),
+        lambda filesystem, path: filesystem.open(path, os.O_WRONLY),
+    ],
+)
+def test_a_deleted_file_that_a_late_request_brought_back_is_begun_anew(
+    store: LateStore, filesystem: FileSystem, ask: Callable[[FileSystem, str], object]
+) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"data")
+    remove(filesystem)
+    store.land()
+    assert keys(store) == ["file"]
+    filesystem.refresh()
+    with pytest.raises(FileNotFoundError):
+        ask(filesystem, "/file")
+    write(filesystem, "/file", b"line", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    settle(filesystem)
+    assert body(store, "file") == b"line"
+
+
+def test_a_file_has_the_size_of_its_newer_version(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, b"longer and newer")
+    store.land()
+    assert body(store, "file") == b"old"
+    filesystem.refresh()
+    assert filesystem.getattr("/file").size == len(b"longer and newer")
 
 
 def test_a_listing_without_a_difference_costs_no_further_request(
