@@ -273,12 +273,7 @@ class TaskQueue:
         """Remove a task, if it is in the queue; tasks that waited for it may run."""
         if task not in self:
             return
-        del self._tasks[task.seq]
-        for name in names_of(task.operation):
-            chain = self._chains[name]
-            chain.remove(task)
-            if not chain:
-                del self._chains[name]
+        self._take_out(task)
         for blocker in task.blockers:
             blocker.dependents -= {task}
         for dependent in task.dependents:
@@ -305,10 +300,11 @@ class TaskQueue:
         self._make_due(task)
 
     def rename(self, task: Task, seq: int, path: str, operation: Operation) -> None:
-        """Give the only task of its name another one, behind the tasks of that, and the number `seq`."""
-        del self._tasks[task.seq]
-        for name in names_of(task.operation):
-            del self._chains[name]
+        """Give a task another name, behind the tasks of that, and the number `seq`.
+
+        What waits for it goes on waiting, such as the deletion of an old object that a move has left.
+        """
+        self._take_out(task)
         task.seq, task.path, task.operation = seq, path, operation
         self._last = max(self._last, seq)
         self._tasks[seq] = task
@@ -318,6 +314,14 @@ class TaskQueue:
                 _block(task, chain[-1])
             chain.append(task)
         self._make_due(task)
+
+    def _take_out(self, task: Task) -> None:
+        del self._tasks[task.seq]
+        for name in names_of(task.operation):
+            chain = self._chains[name]
+            chain.remove(task)
+            if not chain:
+                del self._chains[name]
 
     def hold(self, tasks: Iterable[Task], gate: Task) -> None:
         """Let `tasks` wait for `gate`, which is no task of the queue, until `release`."""

@@ -1,6 +1,7 @@
 """A folder is renamed of which Swift has a part: that is copied, the rest gets new names in the journal."""
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.refused_changes import flush, refuse
 from support.stored_objects import foreign, keys
-from swiftfs.errors import AccessDenied
+from swiftfs.errors import AccessDenied, StoreError
 from swiftfs.journal.move_results import Unmoved
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
 pytest_plugins = ["support.fresh_fixtures"]
@@ -95,6 +97,38 @@ def test_a_kill_at_any_request_leaves_all_files_together(
         assert {key.replace("old", "new", 1): data for key, data in left.items()} == expected, what
         found |= tops
     assert found == {"old", "new"}
+
+
+class ProtectedStore(MemoryStore):
+    """It deletes no `protected` object."""
+
+    protected: tuple[str, ...] = ()
+
+    def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        wanted = list(names)
+        refused = [name for name in wanted if name.key in self.protected]
+        failed = super().delete_many(name for name in wanted if name not in refused)
+        return {**failed, **{name: AccessDenied("no") for name in refused}}
+
+
+def test_what_swift_does_not_delete_at_the_old_name_goes_later(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the upload of a change of the same file, which has the new name by then."""
+    store = ProtectedStore("box")
+    with harness(store, cache, OPTIONS) as filesystem:
+        filesystem.mkdir("/old", 0o755, ME)
+        write(filesystem, "/old/s", b"stored")
+        flush(filesystem)
+        change(filesystem, "/old/s", 6, b" and more")
+        store.protected = ("old/s",)
+        filesystem.rename("/old", "/new")
+        store.protected = ()
+        assert read(filesystem, "/new/s") == b"stored and more"
+        filesystem.setxattr("/", "swift.retry", b"1", 0)
+        flush(filesystem)
+    assert objects(store) == {"new": b"", "new/s": b"stored and more"}
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_a_move_that_fails_leaves_all_at_the_old_name(
