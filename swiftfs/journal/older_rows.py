@@ -7,7 +7,7 @@ local file. After a power cut the journal is as it was at the last sync: newer r
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from swiftfs.filecache.block_map import FileRecord
@@ -210,7 +210,10 @@ def file_of(operation: Operation) -> str | None:
 
 
 def _record_of(operation: Operation) -> FileRecord | None:
-    return operation.file if isinstance(operation, PutFile) else None
+    if not isinstance(operation, PutFile):
+        return None
+    # Without its base version, when nothing of that is needed: a rename drops it.
+    return replace(operation.file, base=None) if operation.file.is_whole else operation.file
 
 
 def _keys_of(operation: Operation) -> set[ObjectName | str]:

@@ -75,6 +75,28 @@ def test_a_folder_that_was_moved_to_a_removed_one_is_there(disk: Disk, journal_i
     assert body(store, "e/file") == NEW
 
 
+@both
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_change_of_a_file_goes_along_with_it(disk: Disk, is_folder: bool, journal_is_newest: bool) -> None:
+    """The older version, which Swift has, is copied: the change must not stay at the old name."""
+    store, changed = MemoryStore("box"), b"changed, and longer"
+    with harness(store, disk.cache, NEVER) as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        write(filesystem, "/d/file", b"stored")
+        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        change(filesystem, "/d/file", 0, changed)
+        disk.sync(filesystem)
+        filesystem.rename(*(("/d", "/e") if is_folder else ("/d/file", "/d/new")))
+        image = disk.cut(journal_is_newest=journal_is_newest)
+    disk.restart()
+    with harness(store, image, NEVER) as filesystem:
+        folder = names(filesystem, "/")[0]
+        (name,) = names(filesystem, f"/{folder}")
+        assert read(filesystem, f"/{folder}/{name}") == changed
+    assert keys(store) == [folder, f"{folder}/{name}"]
+    assert body(store, f"{folder}/{name}") == changed
+
+
 def _append(filesystem: FileSystem, data: bytes) -> None:
     change(filesystem, "/file", filesystem.getattr("/file").size, data)
 
