@@ -28,9 +28,7 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
         case (PutFile() | PutSpecial(), Delete()):
             merged = None
             if not earlier.creates:
-                # Swift still has the object that the file was to replace. So the segments to delete are that
-                # object's, which only the earlier operation knows.
-                merged = Delete(earlier.name, earlier.replaces_large, earlier.replaces_etag)
+                merged = _deletion_instead(earlier)
         case (PutFile() | PutSpecial(), PutFile() | PutSpecial()):
             # The earlier file was never sent: what the later one replaces in Swift is what the earlier one
             # was to replace.
@@ -52,11 +50,21 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
             # The PUT replaces the object that the deletion was for. A marker after a deletion is not merged
             # so: its PUT has `If-None-Match: *` and would find the object.
             merged = replace(later, replaces_large=earlier.is_slo, replaces_etag=earlier.etag, creates=False)
+            merged = replace(merged, sent=earlier.sent) if isinstance(merged, PutFile) else merged
         case (SetAttributes() | ReplaceHeaders(), SetAttributes() | ReplaceHeaders() | Delete() | PutFile()):
             merged = later
         case _:
             return None
     return (merged,) if merged is not None else ()
+
+
+def _deletion_instead(put: PutFile | PutSpecial) -> Delete:
+    """Return the deletion of the object that a file was to replace, which Swift still has.
+
+    So the segments to delete are that object's, which only `put` knows.
+    """
+    sent = put.sent if isinstance(put, PutFile) else ()
+    return Delete(put.name, put.replaces_large, put.replaces_etag, sent=sent)
 
 
 def merge_hand_in(earlier: PutFile, later: PutFile) -> PutFile:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import md5
 
-from swiftfs.attributes import decode_type
+from swiftfs.attributes import NS, decode_type, parse_last_modified
 from swiftfs.journal.operations import Delete, MovedObject, MoveFolder
-from swiftfs.objects import ObjectInfo, ObjectName, Row
+from swiftfs.objects import Limits, ObjectInfo, ObjectName, Row
 
 EMPTY = md5(usedforsecurity=False).hexdigest()
 """The ETag of an empty object, which a folder's marker and a DLO's manifest are."""
@@ -156,6 +156,17 @@ def is_unchanged(item: MoveItem, rows: Mapping[str, Row] | None) -> bool:
 def is_copied(info: ObjectInfo, etag: str | None) -> bool:
     """Return whether an object is the version that was copied; the copy of a DLO's manifest is empty."""
     return info.version.etag == etag or (info.dlo_prefix is not None and etag == EMPTY)
+
+
+def is_to_delete(info: ObjectInfo, deletion: Delete, limits: Limits) -> bool:
+    """Return whether an object is still the version of a conditional deletion.
+
+    Only a Swift has one time in its listings and HEADs, which each PUT and POST changes. Without X-Timestamp
+    a HEAD has whole seconds, rounded up, and they prove nothing.
+    """
+    listed, found = parse_last_modified(deletion.modified), info.last_modified_ns
+    is_newer = limits.is_swift and 0 < listed < found and found % NS != 0
+    return is_copied(info, deletion.etag) and not is_newer
 
 
 def deletion_of(item: MoveItem) -> Delete:

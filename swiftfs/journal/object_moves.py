@@ -23,6 +23,7 @@ from swiftfs.journal.move_items import (
     deletion_of,
     etag_of,
     is_copied,
+    is_to_delete,
     is_unchanged,
     items_of,
     some,
@@ -249,7 +250,7 @@ class ObjectMoves:
         """Return whether the object of a conditional deletion is still that version; errors of a HEAD."""
         info = self._head(deletion.name)
         self._late.found(deletion.name, info)
-        if info is None or is_copied(info, deletion.etag):
+        if info is None or is_to_delete(info, deletion, self._store.limits()):
             return info is not None
         log.warning("%s is kept: another client has stored a new version", deletion.name)
         return False

@@ -107,7 +107,8 @@ class Delete:
     `etag` is the object's ETag when its name was deleted in the mount, None is unknown. A `moved` object was
     copied elsewhere but could not be deleted: it is deleted only if it is still that version, without its
     segments, which the copy needs. One that has `waited` for the last close of its file, maybe for hours, is
-    deleted only if it is still that version, too.
+    deleted only if it is still that version, too, and was not stored anew since `modified`, the time in its
+    row of a listing, empty if unknown. `sent` is that of the file which is not stored any more.
     """
 
     name: ObjectName
@@ -115,6 +116,8 @@ class Delete:
     etag: str | None = None
     moved: bool = False
     waited: bool = False
+    modified: str = ""
+    sent: tuple[str, ...] = ()
 
     @property
     def is_conditional(self) -> bool:

@@ -1,7 +1,7 @@
 """Recovery after an earlier process: its moves are finished, its other operations become tasks."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from swiftfs.concurrency import monotonic
@@ -18,8 +18,12 @@ from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.remnants import remnant_tasks
 from swiftfs.journal.task_states import Cancelled, Waiting
 from swiftfs.journal.tasks import MakeDone, Task, nobody_waits
+from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)
+
+_Sent = Mapping[ObjectName, Collection[str]]
+"""ETags of manifests that earlier processes have sent without an answer, by the names of their objects."""
 
 RECOVERY_SECONDS = 1.0
 """Seconds before the first upload: thousands of them would slow down the start of the mount."""
@@ -57,6 +61,7 @@ class Recovery:
             self._writer.pin_older()
         prefixes = completed(self._db.uploads(), records, self._executor.removal)
         by_file = {one.file: one for one in prefixes if one.file}
+        sent = _manifests_sent(prefixes)
         # What is left of a move that is finished below gets a new number. Numbers of records that were not
         # taken up yet must not be among them, or that deletion would replace somebody's change.
         self._queue.skip(max((record.seq for record in records), default=0))
@@ -66,10 +71,10 @@ class Recovery:
             if record.seq in carried:
                 continue  # its name depends on what becomes of the move
             if not isinstance(record.operation, Move | MoveFolder):
-                self._take(record, by_file)
+                self._take(record, by_file, sent)
                 continue
             for other in self._resume(record, record.operation, _carried_by(record.operation, records)):
-                self._take(other, by_file)
+                self._take(other, by_file, sent)
         if len(self._queue):
             log.info("storing %d changes of an earlier mount", len(self._queue))
         operations = [task.operation for task in self._queue.tasks()]
@@ -78,8 +83,8 @@ class Recovery:
         self._cache.recall(one for one in prefixes if one.prefix in wanted)
         return [one for one in prefixes if one.prefix not in wanted]
 
-    def _take(self, record: Record, uploads: Mapping[str, UnreferencedPrefix]) -> None:
-        operation = _with_prefix(attempted(record.operation), uploads)
+    def _take(self, record: Record, uploads: Mapping[str, UnreferencedPrefix], sent: _Sent) -> None:
+        operation = _with_sent(_with_prefix(attempted(record.operation), uploads), sent)
         now = monotonic()
         done = self._make_done(record.path, operation)
         waiting = Waiting(now + RECOVERY_SECONDS)
@@ -180,3 +185,22 @@ def _with_prefix(operation: Operation, uploads: Mapping[str, UnreferencedPrefix]
     if upload is None:
         return operation
     return replace(operation, file=replace(operation.file, prefix=upload.prefix))
+
+
+def _manifests_sent(uploads: Iterable[UnreferencedPrefix]) -> _Sent:
+    sent: dict[ObjectName, set[str]] = {}
+    for one in uploads:
+        for name in one.objects if one.asked else ():
+            sent.setdefault(name, set()).update(one.asked)
+    return sent
+
+
+def _with_sent(operation: Operation, sent: _Sent) -> Operation:
+    """Return the operation with the manifests that were sent: they may be in the object's place by now.
+
+    A newer file of the name needs to know that too: it would take them for another client's.
+    """
+    if not isinstance(operation, PutFile) or operation.name not in sent:
+        return operation
+    new = sorted({*sent[operation.name]}.difference(operation.sent))
+    return replace(operation, sent=(*operation.sent, *new))

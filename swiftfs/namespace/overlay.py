@@ -423,7 +423,9 @@ def _entry_in(folder: Folder, entry: Entry) -> Entry:
     if not entry.is_directory:
         return moved
     inode = folder_inode(Folder(target.container, target.key.removesuffix("/") + "/"))
-    return replace(moved, attributes=replace(entry.attributes, inode=inode))
+    attributes = replace(entry.attributes, inode=inode)
+    # Without a time a marker `d/` would count as a folder that only its children imply.
+    return replace(moved, attributes=attributes, last_modified=entry.last_modified)
 
 
 def _agrees(listed: Entry | None, change: LocalChange) -> bool:

@@ -270,7 +270,7 @@ class AttributeOps:
         try:
             info = self._store.head(entry.object)
         except NotFound:
-            if entry.last_modified:
+            if entry.hash:
                 raise
             return ObjectMeta(entry.media_type)  # another client deleted it; our change will store it again
         return ObjectMeta(entry.media_type).inherit(info)
@@ -288,6 +288,7 @@ class AttributeOps:
         entry = replace(entry, attributes=attributes, meta=meta)
         if entry.is_directory:
             return self._submit_folder(path, entry, meta)
+        entry = replace(entry, last_modified="")  # a listing will show the time of this change
         self._submit_file(path, entry, meta)
         return entry
 

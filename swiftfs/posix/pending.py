@@ -206,7 +206,9 @@ class PendingChanges:
         else:
             stored, meta = operation.meta.stored, operation.meta
         attributes = self._services.defaults.apply(entry.attributes, stored)
-        return replace(entry, attributes=attributes, meta=meta)
+        # A listing will show the time of this change. Of a folder the time tells that its marker was listed.
+        last_modified = entry.last_modified if entry.is_directory else ""
+        return replace(entry, attributes=attributes, meta=meta, last_modified=last_modified)
 
 
 def _targets(operation: Move | MoveFolder) -> Iterator[ObjectName]:

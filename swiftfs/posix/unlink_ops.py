@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cachetools import TTLCache
 
@@ -165,9 +165,11 @@ class UnlinkOps:
                 # What is here must stay: when the object is gone it can be downloaded no more.
                 file.cached_file.pin()
                 until_closed = not file.cached_file.is_complete()
+                # By the ETag alone, the same bytes that another client stores meanwhile would be deleted.
+                deletion = replace(deletion_of(entry), modified=entry.last_modified if until_closed else "")
                 # Committed at once: if the process dies the file is not open any more, and must not come
                 # back.
-                seq, change = self._pending.hold(path, deletion_of(entry), until_closed=until_closed)
+                seq, change = self._pending.hold(path, deletion, until_closed=until_closed)
                 file.held_deletion = HeldDeletion(seq, entry.object)
             file.unlinked = True
             self._open_files.move_one(file, hidden)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from support.stores import MODE, STRANGE_KEYS, TEXT, keys_of, md5, new_container, put, raise_first, read
+from swiftfs.attributes import parse_last_modified
 from swiftfs.errors import (
     AlreadyExists,
     BadName,
@@ -19,7 +20,7 @@ from swiftfs.errors import (
     NotFound,
     PreconditionFailed,
 )
-from swiftfs.objects import ObjectName
+from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers, ObjectStore
 
 pytest_plugins = ["support.store_fixtures"]
@@ -268,6 +269,30 @@ def test_post_drops_what_it_does_not_send(store: ObjectStore, box: str) -> None:
     assert store.head(name).content_type == "image/png"
     assert [row.content_type for row in store.list_page(box).rows] == ["image/png"]
     assert read(store, name)[0] == b"body"
+
+
+def test_listings_have_the_time_of_heads(store: ObjectStore, box: str) -> None:
+    def check(name: ObjectName) -> int:
+        (row,) = store.list_page(box, prefix=name.key).rows
+        found = store.head(name).last_modified_ns
+        assert parse_last_modified(row.last_modified) == found
+        return found
+
+    name, copy, large = (ObjectName(box, key) for key in ("file", "copy", "large"))
+    info = store.put(name, b"body", TEXT)
+    times = [check(name)]
+    for headers in (Headers("", {"a": "1"}), Headers("image/png")):
+        store.post(name, headers)
+        times.append(check(name))
+    store.put(name, b"body", TEXT)
+    times.append(check(name))
+    assert times == sorted(set(times))
+    store.copy(name, copy)
+    store.put_manifest(large, Manifest((Segment(name, info.version.etag, 4),)), TEXT)
+    times += [check(copy), check(large)]
+    store.post(large, Headers("image/png"))
+    times.append(check(large))
+    assert times == sorted(set(times))
 
 
 def test_many_threads_at_once(store: ObjectStore, box: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,12 @@ def everything(store: MemoryStore) -> list[str]:
     return sorted(row.key for one in store._containers for row in store.list_page(one).rows if row.size)
 
 
+def restore_later(store: MemoryStore) -> Callable[[], None]:
+    """Return what puts the objects back as they are now, as if the requests since had never been sent."""
+    saved = {name: replace(one, objects={**one.objects}) for name, one in store._containers.items()}
+    return lambda: setattr(store, "_containers", saved)
+
+
 def unlink(filesystem: FileSystem, way: str) -> None:
     """Unlink the open file as libfuse does, or as with `hard_remove`."""
     if way == "hidden":
@@ -57,7 +64,8 @@ def test_it_stays_deleted(store: MemoryStore, tmp_path: Path, way: str) -> None:
         filesystem.release(handle)
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
         copy_live(cache, tmp_path / "image")
-    store.put(ObjectName("box", "dir/file"), LARGE, Headers(TYPE))
+        restore = restore_later(store)
+    restore()
     with harness(store, tmp_path / "image", NEVER) as filesystem:
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
         assert names(filesystem, "/dir") == ["other"]
@@ -86,9 +94,9 @@ def test_it_stays_deleted_when_the_crash_comes_before_the_last_close(
         copy_live(cache, tmp_path / "image")
         assert get(filesystem, handle, 0, len(LARGE)) == LARGE
         assert store.head(ObjectName("box", "dir/file")).size == len(LARGE)
-        saved = {name: replace(one, objects={**one.objects}) for name, one in store._containers.items()}
+        restore = restore_later(store)
         filesystem.release(handle)
-    store._containers = saved
+    restore()
     with harness(store, tmp_path / "image", NEVER) as filesystem:
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
         assert names(filesystem, "/dir") == ["other"]
