@@ -174,7 +174,10 @@ class Journal:
             yield task is not None
         finally:
             with self._changed:
-                self._writer.drop_taken_back([task] if task is not None else [])
+                is_dropped = self._writer.drop_taken_back([task] if task is not None else [])
+            if is_dropped:
+                with suppress(OSError):  # the next sync does it
+                    self._db.make_final()
 
     @property
     def late(self) -> LateRequests | None:

@@ -110,11 +110,13 @@ class TaskWriter:
         finally:
             self._db.finish([held.seq])
 
-    def drop_taken_back(self, tasks: Iterable[Task]) -> None:
-        """Drop the records of held deletions that were taken back, which do not count any more."""
-        for task in self.held.forget(tasks):
+    def drop_taken_back(self, tasks: Iterable[Task]) -> bool:
+        """Drop the records of held deletions that were taken back; return whether there were any."""
+        forgotten = self.held.forget(tasks)
+        for task in forgotten:
             # After a power cut it would delete the file that this name was given back to.
             self._db.finish([task.seq], executed=Executed(task.operation, task.seq))
+        return bool(forgotten)
 
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
         """Add a task for `operation`, due after the write delay and `at_least` so many seconds."""
