@@ -1,7 +1,7 @@
 """Deletions that are on the disk, but not in the queue yet."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from swiftfs.journal.operations import names_of
 from swiftfs.journal.task_states import Waiting
@@ -15,10 +15,14 @@ class HeldDeletions:
 
     A task that is due at infinity waits for the last close of its file. The others become ordinary changes
     when they are due, and before another operation about their name: until then they can be taken back.
+
+    Of one that was taken back the record stays until a rename replaces the object, or fails.
+    INVARIANT: it is gone before, or with the commit of, any other operation about its name.
     """
 
     def __init__(self) -> None:
         self._tasks: dict[int, Task] = {}
+        self._taken_back: dict[int, Task] = {}
 
     def add(self, task: Task) -> None:
         """Hold a deletion."""
@@ -27,6 +31,24 @@ class HeldDeletions:
     def pop(self, seq: int) -> Task | None:
         """Return and forget a deletion; None if it is not held any more."""
         return self._tasks.pop(seq, None)
+
+    def take_back(self, seq: int) -> Task | None:
+        """Let a deletion never become a change, and return it; None if it is not held any more."""
+        if (task := self.pop(seq)) is not None:
+            self._taken_back[seq] = task
+        return task
+
+    def taken_back(self, names: Collection[ObjectName]) -> list[Task]:
+        """Return the deletions of `names` that were taken back and still have a record."""
+        return [task for task in self._taken_back.values() if names_of(task.operation)[0] in names]
+
+    def taken_back_below(self, folder: Folder) -> list[Task]:
+        """Return those of objects below a folder."""
+        return _below(self._taken_back.values(), folder)
+
+    def forget(self, tasks: Iterable[Task]) -> list[Task]:
+        """Forget deletions that were taken back; return those that were not forgotten before."""
+        return [task for task in tasks if self._taken_back.pop(task.seq, None) is not None]
 
     def set_due(self, seq: int, seconds: float) -> None:
         """Make a deletion that waits for a last close due so many seconds after it was made."""
@@ -51,8 +73,12 @@ class HeldDeletions:
 
     def timed_below(self, folder: Folder) -> list[Task]:
         """Return those of `timed` that delete an object below a folder."""
-        names = ((task, names_of(task.operation)[0]) for task in self.timed())
-        return [task for task, name in names if Folder(name.container, name.key).is_below(folder)]
+        return _below(self.timed(), folder)
+
+
+def _below(tasks: Iterable[Task], folder: Folder) -> list[Task]:
+    names = ((task, names_of(task.operation)[0]) for task in tasks)
+    return [task for task, name in names if Folder(name.container, name.key).is_below(folder)]
 
 
 def _due(task: Task) -> float:

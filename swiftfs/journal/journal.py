@@ -20,7 +20,6 @@ from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.move_results import ShowMoved
-from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import (
     ANY_VERSION,
     Delete,
@@ -162,14 +161,23 @@ class Journal:
             self._writer.held.set_due(held, HIDDEN_SECONDS)
             self._changed.notify_all()
 
-    def take_back(self, held: int) -> bool:
-        """Drop a held deletion, which will never be executed; return False if it is held no more."""
+    @contextmanager
+    def taking_back(self, held: int) -> Iterator[bool]:
+        """Take back a held deletion, which will never be executed; yield False if it is held no more.
+
+        If the process dies while the context lasts the next one executes it, unless a move or rename to its
+        name was recorded by then: each drops its record in the commit that records it.
+        """
         with self._changed:
-            task = self._writer.held.pop(held)
-            if task is not None:
-                # After a power cut it would delete the file that this name was given back to.
-                self._db.finish([held], executed=Executed(task.operation, held))
-            return task is not None
+            task = self._writer.held.take_back(held)
+        try:
+            yield task is not None
+        finally:
+            with self._changed:
+                is_dropped = self._writer.drop_taken_back([task] if task is not None else [])
+            if is_dropped:
+                with suppress(OSError):  # the next sync does it
+                    self._db.make_final()
 
     @property
     def late(self) -> LateRequests | None:
@@ -263,6 +271,7 @@ class Journal:
             with self._changed:
                 for folder in (rename.source, rename.target):
                     self._let_go(self._writer.held.timed_below(folder))
+                    self._writer.drop_taken_back(self._writer.held.taken_back_below(folder))
                 self._let_go_of([rename.new_marker])
                 carried.hold()
             yield carried
@@ -301,10 +310,7 @@ class Journal:
                 task.operation = replace(
                     operation, replaces_large=deletion.operation.is_slo, replaces_etag=ANY_VERSION
                 )
-                self._writer.override(task, deletion)
-            else:
-                self._db.commit([task.record()])
-                self._writer.add(task)
+            self._writer.begin_move(task, deletion)
             try:
                 self._scheduler.attempt([task])
             except (SwiftfsError, OSError) as error:

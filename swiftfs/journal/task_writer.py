@@ -66,6 +66,7 @@ class TaskWriter:
 
     def submit(self, path: str, operation: Operation, done: Done, at_least: float) -> bool:
         """Record an operation, alone or merged with a waiting one; see `Journal.submit`."""
+        self.drop_taken_back(self.held.taken_back(names_of(operation)))
         # A second record of the same local file could contradict the first after a crash: see
         # docs/decisions/one-record-a-file.md.
         if isinstance(operation, PutFile) and (holder := self.holder_of(operation)) is not None:
@@ -84,6 +85,7 @@ class TaskWriter:
 
     def hold(self, path: str, deletion: Delete, done: Done, seconds: float) -> int:
         """Record a deletion without a task, and return its number; see `Journal.hold`."""
+        self.drop_taken_back(self.held.taken_back([deletion.name]))
         now = monotonic()
         task = Task(self._queue.next_seq(), path, deletion, done, now, Waiting(now + seconds))
         self._db.commit([task.record()])
@@ -107,6 +109,14 @@ class TaskWriter:
                 tail.promised = True  # the call that deleted it has returned
         finally:
             self._db.finish([held.seq])
+
+    def drop_taken_back(self, tasks: Iterable[Task]) -> bool:
+        """Drop the records of held deletions that were taken back; return whether there were any."""
+        forgotten = self.held.forget(tasks)
+        for task in forgotten:
+            # After a power cut it would delete the file that this name was given back to.
+            self._db.finish([task.seq], executed=Executed(task.operation, task.seq))
+        return bool(forgotten)
 
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
         """Add a task for `operation`, due after the write delay and `at_least` so many seconds."""
@@ -197,9 +207,11 @@ class TaskWriter:
         waiting = Waiting(task.created)  # in truth for the new name
         leaves = Task(self._queue.next_seq(), task.path, deletion, nobody_waits, task.created, waiting)
         records = [Record(seq, path, operation), *([leaves.record()] if was_there else [])]
+        taken_back = self.held.taken_back([source.name, operation.name])
         # One commit: a crash leaves the file under its old name or under its new one, never under both or
         # none.
-        self.commit(records, [one.seq for one in gone])
+        self.commit(records, [one.seq for one in (*gone, *taken_back)])
+        self.held.forget(taken_back)
         for one in gone:
             self._queue.remove(one)
         if overtaken:
@@ -238,14 +250,17 @@ class TaskWriter:
         task.seq = seq
         self._queue.add(task)
 
-    def override(self, task: Task, deletion: Task) -> None:
-        """Add a move instead of the pending deletion of its target; if it fails the deletion is back."""
+    def begin_move(self, task: Task, deletion: Task | None) -> None:
+        """Add a move, instead of the pending `deletion` of its target; if it fails that is back."""
+        taken_back = self.held.taken_back(names_of(task.operation))
         # One commit: the next process finishes moves before it executes deletions, so a record of the
         # deletion that was left beside the move would take the moved object.
-        self.commit([task.record()], [deletion.seq])
-        self._queue.remove(deletion)
-        task.overrides = deletion
-        self._queue.add(task)
+        self.commit([task.record()], [one.seq for one in (*([deletion] if deletion else []), *taken_back)])
+        self.held.forget(taken_back)
+        if deletion is not None:
+            self._queue.remove(deletion)
+            task.overrides = deletion
+        self.add(task)
 
     def end(
         self,

@@ -75,8 +75,7 @@ class RenameOps:
                 self._rename_folder(old, new, moving)
         else:
             # Not for a folder: the kernel renames none to an existing file, so what was hidden was deleted.
-            self._unlinks.unhide(new)
-            with self._pending.changing(old, new):
+            with self._unlinks.unhidden(new), self._pending.changing(old, new):
                 self._rename_file(old, new)
 
     def _rename_file(self, old: str, new: str) -> None:

@@ -97,13 +97,32 @@ class UnlinkOps:
         return True
 
     def unhide(self, path: str) -> None:
-        """Give `path` back to the file that this thread has hidden just now: another one is renamed to it."""
+        """Give `path` back to the file that this thread has hidden just now: a rename to it is refused."""
+        with self.unhidden(path):
+            pass
+
+    @contextmanager
+    def unhidden(self, path: str) -> Iterator[None]:
+        """Give `path` back to the file that this thread has hidden just now: another one is renamed to it.
+
+        A call that has deleted the file may have returned. So its deletion stays in the journal until the
+        rename is recorded, and if the process dies before that the next one executes it.
+        """
         with self._lock:
             hidden = self._hidden.pop(thread_id(), None)
         if hidden is None or hidden.path != path:
-            return
-        if hidden.seq is not None and not self._journal.take_back(hidden.seq):
-            return  # the time was up, or its name has been used: it is deleted
+            yield
+        elif hidden.seq is None:
+            self._give_back(hidden)
+            yield
+        else:
+            with self._journal.taking_back(hidden.seq) as is_held:
+                if is_held:  # else the time was up, or its name has been used: it is deleted
+                    self._give_back(hidden)
+                yield
+
+    def _give_back(self, hidden: Hidden) -> None:
+        path = hidden.path
         if hidden.change is not None:
             hidden.change.rollback()
         if hidden.file is not None:

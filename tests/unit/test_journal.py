@@ -4,7 +4,7 @@ import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,10 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, ConfigurationError, QuotaExceeded, SwiftfsError, Unavailable
+from swiftfs.journal.operations import Delete
 from swiftfs.journal.task_states import Waiting
 from swiftfs.journal.tasks import Task
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
 
@@ -362,3 +364,42 @@ def test_a_close_during_an_upload_is_stored_after_the_write_delay(store: MemoryS
         assert body(store, "file") == b"second"
     assert newer is not None
     assert newer.due == newer.created + 0.01
+
+
+CHANGES: dict[str, Callable[[FileSystem], None]] = {
+    "new attributes": lambda filesystem: filesystem.chmod("/d/file", 0o600),
+    "new bytes": lambda filesystem: change(filesystem, "/d/file", 0, b"new"),
+    "a deletion": lambda filesystem: filesystem.unlink("/d/file"),
+    "its rename": lambda filesystem: filesystem.rename("/d/file", "/d/moved"),
+    "a pending file is renamed to it": lambda filesystem: filesystem.rename("/new", "/d/file"),
+    "its folder is renamed": lambda filesystem: filesystem.rename("/d", "/e"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_kill_leaves_no_deletion_that_was_taken_back_beside_a_change_of_its_name(
+    filesystem: FileSystem, store: MemoryStore, what: str
+) -> None:
+    foreign(store, "d/file", b"data")
+    write(filesystem, "/new", b"new")
+    journal = filesystem.services.journal
+
+    def taken_back() -> list[int]:
+        return [record.seq for record in journal._db.records() if record.seq == held]
+
+    held = journal.hold("/d/file", Delete(ObjectName("box", "d/file"), False), until_closed=True)
+    with journal.taking_back(held) as is_held:
+        assert is_held
+        assert taken_back() == [held]
+        CHANGES[what](filesystem)
+        assert taken_back() == []
+
+
+def test_a_deletion_that_was_taken_back_is_gone_in_the_end(filesystem: FileSystem) -> None:
+    journal = filesystem.services.journal
+    held = journal.hold("/file", Delete(ObjectName("box", "file"), False))
+    with journal.taking_back(held):
+        assert [record.seq for record in journal._db.records()] == [held]
+    assert journal._db.records() == []
+    with journal.taking_back(held) as is_held:
+        assert not is_held

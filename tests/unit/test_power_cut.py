@@ -15,7 +15,8 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.power_cut import Disk
-from support.stored_objects import NEVER, body
+from support.stored_objects import NEVER, body, foreign
+from swiftfs.errors import AccessDenied
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal import database
 from swiftfs.journal.database import JournalDB
@@ -344,3 +345,31 @@ def test_a_state_without_its_bytes_is_set_aside(disk: Disk) -> None:
         assert names(filesystem, "/") == []
         assert len(list((image / "lost").glob("intent-*.json"))) == 2
         assert (image / "lost" / local.name).exists()
+
+
+def test_a_power_cut_after_a_refused_rename_onto_an_open_file_leaves_both_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deletion that libfuse makes of it is synced while the rename waits."""
+    store, disk = MemoryStore("box"), Disk(tmp_path, monkeypatch)
+    foreign(store, "new", b"new")
+    foreign(store, "old", b"old")
+
+    def refuse(method: str, _subject: str) -> None:
+        if method == "post":
+            disk.sync(filesystem)
+            raise AccessDenied("no")
+
+    with harness(store, disk.cache, NEVER) as filesystem:
+        handle = filesystem.open("/new", os.O_RDONLY)
+        filesystem.chmod("/old", 0o600)
+        store.hook = refuse
+        filesystem.rename("/new", "/.fuse_hidden0000000100000001")
+        with pytest.raises(AccessDenied):
+            filesystem.rename("/old", "/new")
+        store.hook = None
+        left = disk.cut(journal_is_newest=False)
+        filesystem.release(handle)
+    disk.restart()
+    with harness(store, left, NEVER) as filesystem:
+        assert names(filesystem, "/") == ["new", "old"]

@@ -2,13 +2,14 @@
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from support.harness import ME, copy_live, get, harness, names, put, read, write
 from support.jobs import wait_until
-from support.memory_store import MemoryStore
+from support.memory_store import MemoryStore, _Container
 from support.stored_objects import body, keys
 from swiftfs.errors import AccessDenied, QuotaExceeded
 from swiftfs.objects import ObjectName
@@ -271,3 +272,42 @@ def test_a_folder_takes_the_name_of_a_file_that_was_deleted_just_now(
         if handle is not None:
             filesystem.release(handle)
     assert "dir/file" not in {row.key for row in store.list_page("box").rows if row.size}
+
+
+KILLS = {
+    "the source's new mode is stored": ("open", "post", "box/dir/new", ["new", "other"]),
+    "missing bytes are downloaded": ("read in part", "get", "box/dir/file", ["new", "other"]),
+    "the object is copied": ("open", "copy", "box/dir/new", ["file", "other"]),
+}
+"""During what the kill comes: the state of the open file, the request, and the names that are left."""
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_an_unlinked_file_does_not_come_back_when_a_rename_to_its_name_is_killed(
+    store: MemoryStore, tmp_path: Path, moment: str
+) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    state, *request, left = KILLS[moment]
+    then: dict[str, _Container] = {}
+
+    def hook(method: str, subject: str) -> None:
+        if [method, subject] == request and not then:
+            then.update(
+                (name, replace(one, objects={**one.objects})) for name, one in store._containers.items()
+            )
+            copy_live(cache, tmp_path / "image")
+
+    with harness(store, cache, "settle=1000,read_ahead=0") as filesystem:
+        filesystem.chmod("/dir/new", 0o600)
+        handle = bring_to(state, filesystem)
+        assert handle is not None
+        filesystem.rename("/dir/file", HIDDEN)  # unlink(2)
+        store.hook = hook
+        filesystem.rename("/dir/new", "/dir/file")
+        store.hook = None
+        filesystem.release(handle)
+    store._containers = then
+    with harness(store, tmp_path / "image", "settle=0.05") as filesystem:
+        assert names(filesystem, "/dir") == left
+        assert read(filesystem, f"/dir/{left[0]}") == NEW
+    assert keys(store) == [f"dir/{name}" for name in left]
