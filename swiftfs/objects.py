@@ -198,7 +198,8 @@ class Attributes:
 class PageUse(Enum):
     """What the kernel does with its pages of a file that it opens: use them, drop them, or go without.
 
-    LOOK_AGAIN means that it may know another size of the file: it has to look the name up, and open it then.
+    LOOK_AGAIN means that it may know another size of the file: it has to look the name up, and open it then,
+    or go without the pages.
     """
 
     KEEP = auto()

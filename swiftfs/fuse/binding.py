@@ -79,6 +79,9 @@ _REMEDIES = {
 }
 """What to do when libfuse or fusermount refuses."""
 
+MOST_OPENINGS = 1000
+"""Limit of the files that are being opened again."""
+
 _EVERYDAY = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EINVAL}
 """Errors of ordinary attempts of programs; any other error is logged."""
 
@@ -139,6 +142,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         self._on_init, self._on_destroy = on_init, on_destroy
         self._failure: BaseException | None = None
         self._live = False
+        self._opening_again: set[tuple[bytes, int]] = set()
         self._bind_hot_operations()
         timeouts = {
             "attr_timeout": attr_timeout,
@@ -269,19 +273,35 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         try:
             info.fh = self.operations.open(path.decode(), info.flags)
         except (SwiftfsError, OSError) as error:
-            if errno_of(error) != errno.ENOENT:
-                raise
-            # The kernel opens only names that it has seen, so its cache is wrong. After ESTALE it looks the
-            # name up once more: with O_CREAT it creates the file then, else the program gets ENOENT.
-            raise os_error(errno.ESTALE, path.decode()) from error
+            # The kernel opens only names that it has seen, so its cache is wrong.
+            if errno_of(error) == errno.ENOENT:
+                self._open_again(path)
+            raise
         use = self.operations.page_use(info.fh)
-        info.direct_io = use is PageUse.BYPASS
         if use is PageUse.DROP or info.flags & os.O_TRUNC:
             mark_for_drop(file_info)
         elif use is PageUse.LOOK_AGAIN:
-            self.operations.release(None, info.fh)
-            # After ESTALE the kernel looks the name up, which gives it the size, and opens it once more.
-            raise os_error(errno.ESTALE, path.decode())
+            try:
+                self._open_again(path)
+            except OSError:
+                self.operations.release(None, info.fh)
+                raise
+        info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
+        self._opening_again.discard((path, _caller()))
+
+    def _open_again(self, path: bytes) -> None:
+        """Let the kernel look a name up, and open it again, by `OSError` ESTALE; do nothing the second time.
+
+        With O_CREAT it creates a file that is gone. It tries once: a program would get the second ESTALE.
+        """
+        opening = path, _caller()
+        if opening in self._opening_again:
+            self._opening_again.discard(opening)
+            return
+        if len(self._opening_again) >= MOST_OPENINGS:
+            self._opening_again.clear()  # of programs that have ended meanwhile
+        self._opening_again.add(opening)
+        raise os_error(errno.ESTALE, path.decode())
 
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
         """Create and open a file (fusepy passes no flags)."""
@@ -323,6 +343,11 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
             return _NOT_SUPPORTED
         super().removexattr(path, name)
         return None
+
+
+def _caller() -> int:
+    """Return the ID of the thread that has called."""
+    return int(fuse.fuse_get_context()[2])
 
 
 def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]:

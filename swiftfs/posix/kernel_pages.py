@@ -1,6 +1,6 @@
 """What the kernel may have in its page cache of each file."""
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cached_file import CachedFile
@@ -11,12 +11,6 @@ CLOSED_FILES = 10_000
 
 ATTRIBUTE_SECONDS = 1.0
 """How long the kernel caches a size."""
-
-RETRY_SECONDS = 0.1
-"""Longer than the kernel takes to open a file again; a second failure would be the program's."""
-
-RETRIED_FILES = 1000
-"""Limit of the files that are being opened again."""
 
 ANSWER_SECONDS = 1.0
 """After this time an open has been answered, and the kernel has dropped its pages."""
@@ -85,23 +79,18 @@ class KernelPages:
     def __init__(self, shown_sizes: ShownSizes) -> None:
         self._shown_sizes = shown_sizes
         self._versions: LRUCache[str, str] = LRUCache(CLOSED_FILES)
-        self._retried: TTLCache[str, int] = TTLCache(RETRIED_FILES, RETRY_SECONDS, monotonic)
 
     def open(
         self, path: str, pages: FilePages, cached_file: CachedFile, *, writable: bool, is_mixed: bool
     ) -> PageUse:
         """Return how the kernel opens a file; `is_mixed` if it may read pages of two versions at `path`."""
         # Of a file that it has open the kernel knows the size, from the writes that it has sent.
-        size = cached_file.size
-        is_resized = pages.began is None and self._shown_sizes.differs(path, size)
-        if is_resized and self._retried.get(path) != size:
-            self._retried[path] = size
-            return PageUse.LOOK_AGAIN
+        is_resized = pages.began is None and self._shown_sizes.differs(path, cached_file.size)
         if is_resized or is_mixed or pages.is_bypassed:
             # Pages that others read meanwhile do not get what is written past them.
             pages.is_bypassed |= writable
             self.forget(path, pages)
-            return PageUse.BYPASS
+            return PageUse.LOOK_AGAIN if is_resized else PageUse.BYPASS
         now = monotonic()
         if pages.began is None:
             known = self._versions.get(path, "")

@@ -5,6 +5,8 @@ These run in a real mount.
 
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,29 @@ def test_a_program_appends_at_the_end_of_the_version_that_it_opens(
             os.fsync(stream.fileno())
         assert connection.get_object(container, "file")[1] == NEW[: after + count] + b"at the end"
         assert path.read_bytes() == NEW[: after + count] + b"at the end"
+
+
+@pytest.mark.mount_options("settle=0.1,ttl=0,read_ahead=0")
+def test_a_file_can_be_opened_while_another_client_changes_its_size_all_the_time(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    """The kernel looks the file up again once, and not a second time."""
+    connection.put_object(container, "file", NEW[:1000])
+    path, is_done = mounted.path / "file", threading.Event()
+
+    def change() -> int:
+        count = 1
+        while not is_done.is_set():
+            count += 1
+            connection.put_object(container, "file", NEW[: 1000 * (count % 20 + 1)])
+        return count
+
+    mounted.expected.append("ESTALE")
+    with ThreadPoolExecutor(1) as pool:
+        changes = pool.submit(change)
+        try:
+            for _ in range(80):
+                os.close(os.open(path, os.O_RDONLY))
+        finally:
+            is_done.set()
+    assert changes.result() > 10
