@@ -8,7 +8,6 @@ object was stored after it.
 """
 
 import logging
-import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,26 +15,21 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from swiftfs.attributes import decode_type, is_directory_type
+from swiftfs.attributes import is_directory_type
 from swiftfs.concurrency import Rank, monotonic, new_event, new_lock, new_thread, unix_time
 from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.cache import FileCache
-from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.codec import Unreadable, decode_ambiguity, encode_ambiguity
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.in_flight import requests_of
 from swiftfs.journal.late_versions import LateVersions
 from swiftfs.journal.operations import (
-    Delete,
     Move,
     MoveFolder,
     Operation,
-    PutFile,
-    PutMarker,
     PutSpecial,
-    ReplaceHeaders,
-    SetAttributes,
 )
+from swiftfs.journal.repair_operations import file_again, headers_again, is_marker, is_special, object_again
 from swiftfs.journal.repairs import Repairs
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
@@ -364,12 +358,12 @@ class LateRequests:
     ) -> Iterator[Operation | None]:
         """Yield the operation that restores an object, None if its bytes are gone; hold its file."""
         if headers_only and info is not None:
-            yield _headers_again(name, last, info)
-        elif last.kind == "delete" or _is_marker(last) or _is_special(last):
-            yield _object_again(name, last, info)
+            yield headers_again(name, last, info)
+        elif last.kind == "delete" or is_marker(last) or is_special(last):
+            yield object_again(name, last, info)
         elif last.etag and last.headers is not None and (cached_file := self._versions.file_of(name, last)):
             try:
-                yield _file_again(name, cached_file, last.headers, info)
+                yield file_again(name, cached_file, last.headers, info)
             finally:
                 self._cache.release(cached_file)
         else:
@@ -464,46 +458,3 @@ def _same_headers(sent: Headers, info: ObjectInfo) -> bool:
 
 def _lower(values: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in values.items()}
-
-
-def _is_marker(last: Effect) -> bool:
-    return last.headers is not None and is_directory_type(last.headers.content_type) and last.body == b""
-
-
-def _is_special(last: Effect) -> bool:
-    if last.headers is None or last.body is None:
-        return False
-    mode = decode_type(last.headers.content_type)[1].mode
-    return mode is not None and not stat.S_ISREG(mode)
-
-
-def _headers_again(name: ObjectName, last: Effect, info: ObjectInfo) -> Operation | None:
-    if last.headers is None:
-        return None
-    if is_directory_type(last.headers.content_type) or info.dlo_prefix is not None:
-        return ReplaceHeaders(name, last.headers)
-    return SetAttributes(name, ObjectMeta.of(last.headers).with_slo(None), is_slo=info.is_slo)
-
-
-def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> Operation | None:
-    """Return the operation that deletes the object again, or makes it a folder or special file again."""
-    if last.kind == "delete":
-        return Delete(name, info.is_slo, info.version.etag) if info is not None else None
-    assert last.headers is not None
-    if _is_marker(last):
-        if info is None:
-            return PutMarker(name, last.headers, creates=False)
-        meta = ObjectMeta(last.headers.content_type).inherit(last.headers)
-    else:
-        meta = ObjectMeta.of(last.headers).with_slo(None)
-    is_slo = info.is_slo if info is not None else False
-    etag = info.version.etag if info is not None else None
-    return PutSpecial(name, last.body or b"", meta, is_slo, etag)
-
-
-def _file_again(
-    name: ObjectName, cached_file: CachedFile, headers: Headers, info: ObjectInfo | None
-) -> Operation:
-    is_slo = info.is_slo if info is not None else False
-    etag = info.version.etag if info is not None else None
-    return PutFile(name, cached_file.to_record(), ObjectMeta.of(headers).with_slo(None), is_slo, etag)
