@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from support.edited_file import SOON
+from support.fresh_folders import frozen
 from support.harness import LEFT, ME, change, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.power_cut import Disk, refusing
+from support.refused_changes import flush
 from support.stored_objects import NEVER, body, foreign, keys, segments
 from swiftfs.errors import Unavailable
 from swiftfs.posix.filesystem import FileSystem
@@ -83,11 +85,11 @@ def test_a_change_of_a_file_goes_along_with_it(disk: Disk, is_folder: bool, jour
     with harness(store, disk.cache, NEVER) as filesystem:
         filesystem.mkdir("/d", 0o755, ME)
         write(filesystem, "/d/file", b"stored")
-        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        flush(filesystem)
         change(filesystem, "/d/file", 0, changed)
         disk.sync(filesystem)
         filesystem.rename(*(("/d", "/e") if is_folder else ("/d/file", "/d/new")))
-        image = disk.cut(journal_is_newest=journal_is_newest)
+        image, store = disk.cut(journal_is_newest=journal_is_newest), frozen(store)
     disk.restart()
     with harness(store, image, NEVER) as filesystem:
         folder = names(filesystem, "/")[0]
