@@ -232,7 +232,9 @@ def test_a_deletion_put_back_by_a_refused_rename_still_waits_for_its_folder(
         with pytest.raises(QuotaExceeded):
             filesystem.rename("/d/a", "/e/b")
         fall_due(filesystem)
-        wait_until(lambda: {one.path for one in filesystem.waiting() if one.state == "parked"} == {"/d", "/e"})
+        wait_until(
+            lambda: {one.path for one in filesystem.waiting() if one.state == "parked"} == {"/d", "/e"}
+        )
         assert names(filesystem, "/e") == []
         store.hook = None
         store.requests.clear()
