@@ -198,6 +198,6 @@ def test_many_workers_during_random_faults(
         with random_faults(swift):
             wanted = WorkerGroup(mount, "only", SECONDS / 2).wait()
         assert_nothing_pending(mount)
-        assert_stored(connection, container, wanted, leftovers(mount))
         mount.stop()
         assert_journal_is_empty(mount)
+        assert_stored(connection, container, wanted, leftovers(mount))
