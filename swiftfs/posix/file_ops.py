@@ -106,6 +106,7 @@ class FileOps:
         # Once more: the lookup may have sent a request, during which the file was changed or stored.
         if file.entry is not before or file.dirty or not is_other:
             return file
+        log.info("%s: another client has replaced it, while a program has the older version open", path)
         self._open_files.replace(file)
         return None
 
