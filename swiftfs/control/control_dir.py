@@ -33,8 +33,7 @@ class ControlDir:
     """The files of the folder; `files` renders the full text of each.
 
     An open file keeps the text of the moment it was opened. stat(2) returns the size of another moment, so
-    the kernel must not cache these files. `caller` returns the
-    caller of the current system call.
+    the kernel must not cache these files. `caller` returns the caller of the current system call.
     """
 
     def __init__(self, files: Mapping[str, Callable[[], bytes]], caller: Callable[[], Caller]) -> None:

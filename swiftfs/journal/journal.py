@@ -198,8 +198,8 @@ class Journal:
         self.flush([name])
         return True
 
-    def checks_shown(self, name: ObjectName, etag: str) -> bool:
-        """Return whether a version that is shown is one of a late request; another state is shown then."""
+    def undo_shown(self, name: ObjectName, etag: str) -> bool:
+        """Queue and show the newer state if a late request has made what is shown; return whether it has."""
         return self._late is not None and self._late.look_at(name, etag)
 
     def undo_late_requests(self, path: str, *, moving: bool = False) -> bool:

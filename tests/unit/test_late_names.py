@@ -307,15 +307,20 @@ def test_a_file_that_a_late_deletion_took_is_listed(
     assert body(store, path[1:]) == b"new"
 
 
-def test_a_deleted_file_that_a_late_request_brought_back_is_not_listed(
-    store: LateStore, filesystem: FileSystem
-) -> None:
+def bring_back(store: LateStore, filesystem: FileSystem) -> None:
+    """Store and delete a file, and let its lost PUT be carried out then."""
     store.lose("put", "file")
     store_file(filesystem, b"data")
     remove(filesystem)
     store.land()
     assert keys(store) == ["file"]
     filesystem.refresh()
+
+
+def test_a_deleted_file_that_a_late_request_brought_back_is_not_listed(
+    store: LateStore, filesystem: FileSystem
+) -> None:
+    bring_back(store, filesystem)
     assert names(filesystem, "/") == []
     settle(filesystem)
     assert keys(store) == []
@@ -331,12 +336,7 @@ def test_a_deleted_file_that_a_late_request_brought_back_is_not_listed(
 def test_a_deleted_file_that_a_late_request_brought_back_is_begun_anew(
     store: LateStore, filesystem: FileSystem, ask: Callable[[FileSystem, str], object]
 ) -> None:
-    store.lose("put", "file")
-    store_file(filesystem, b"data")
-    remove(filesystem)
-    store.land()
-    assert keys(store) == ["file"]
-    filesystem.refresh()
+    bring_back(store, filesystem)
     with pytest.raises(FileNotFoundError):
         ask(filesystem, "/file")
     write(filesystem, "/file", b"line", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
