@@ -91,7 +91,9 @@ def new_file(path: Path) -> int:
 def _lock(folder: Path) -> int:
     """Return a descriptor that holds the folder's lock; raise `BlockingIOError` if another process does."""
     if folder.is_symlink():
-        raise ConfigurationError(f"cache folder {folder} is a symbolic link: give the folder that it leads to")
+        raise ConfigurationError(
+            f"cache folder {folder} is a symbolic link: give the folder that it leads to"
+        )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_parents(folder)
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -111,7 +113,7 @@ def _lock(folder: Path) -> int:
 
 
 def _check_owners(folder: Path, opened: int) -> None:
-    """Refuse the folder `opened` if it, or what lies in it, was made by another user or for another purpose."""
+    """Refuse the folder `opened` if it or what lies in it is not this user's, or has another purpose."""
     if os.fstat(opened).st_uid != os.geteuid():
         raise ConfigurationError(
             f"cache folder {folder} belongs to another user: use another --cache-dir, or chown it"

@@ -1,7 +1,8 @@
 """Credentials from a file: `NAME=value` lines, of `OS_*` and `ST_*` variables or of NAVER's keys."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
@@ -21,6 +22,9 @@ NAVER_KEYS = {
 }
 
 _AUTH_URL = "auth_url"
+
+_SECRET = re.compile("KEY|PASS|SECRET|TOKEN")
+"""Occurs in the names of variables with secrets, such as OS_APPLICATION_CREDENTIAL_SECRET and OS_PASSCODE."""
 
 
 def read_credentials(path: Path) -> dict[str, str]:
@@ -68,6 +72,12 @@ def login_environment(file: str, environment: Mapping[str, str]) -> Mapping[str,
     # All or nothing: a mixture of the file and the environment could mix two users.
     others = {name: value for name, value in environment.items() if not name.startswith(CREDENTIALS)}
     return {**others, **read_credentials(Path(file))}
+
+
+def forget_secrets(environment: MutableMapping[str, str]) -> None:
+    """Remove the variables with keys, passwords and tokens: children of this process do not need them."""
+    for name in [name for name in environment if name.startswith(CREDENTIALS) and _SECRET.search(name)]:
+        del environment[name]
 
 
 def _is_lent(path: Path) -> bool:

@@ -272,7 +272,7 @@ def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
 
 
 def _check_cloud_file(path: Path) -> None:
-    """Refuse a file that others can change, as it says where the password is sent; warn if they can read it."""
+    """Refuse a file that others can change, as it says where passwords are sent; warn if they can read it."""
     found = path.stat()
     check_writers(str(path), found)
     if is_readable_by_others(found):

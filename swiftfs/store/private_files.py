@@ -7,7 +7,7 @@ from swiftfs.errors import ConfigurationError
 
 
 def check_writers(name: str, found: os.stat_result) -> None:
-    """Raise `ConfigurationError` if another user than root can change the file `name`, which `found` is of."""
+    """Raise `ConfigurationError` if other users than root can change a file; `found` is its status."""
     if found.st_uid not in (0, os.geteuid()):
         raise ConfigurationError(f"{name} belongs to another user: chown it, or make a copy")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

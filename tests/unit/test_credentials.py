@@ -7,7 +7,7 @@ import pytest
 
 from support.other_users import NOBODY, as_root
 from support.secret_files import secret_file
-from swiftfs.config.credentials import NAVER_AUTH_URL, login_environment, read_credentials
+from swiftfs.config.credentials import NAVER_AUTH_URL, forget_secrets, login_environment, read_credentials
 from swiftfs.errors import ConfigurationError
 from swiftfs.store import open_account
 
@@ -54,6 +54,14 @@ def test_a_credential_of_systemd_may_have_any_mode(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert login_environment(str(file), {"OS_TOKEN": "of the environment"})["OS_PASSWORD"] == SECRET
     assert "OS_TOKEN" not in login_environment(str(file), {"OS_TOKEN": "of the environment"})
+
+
+def test_secrets_are_forgotten() -> None:
+    secrets = ("OS_PASSWORD", "ST_KEY", "OS_TOKEN", "OS_APPLICATION_CREDENTIAL_SECRET", "OS_PASSCODE")
+    others = {"OS_AUTH_URL": "u", "ST_USER": "u", "PATH": "/bin", "SSH_KEY": "not ours"}
+    environment = {**dict.fromkeys(secrets, SECRET), **others}
+    forget_secrets(environment)
+    assert environment == others
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602])
