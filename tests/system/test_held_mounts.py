@@ -24,13 +24,16 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may make mou
 HELPER = "from swiftfs.cli.mount_helper import unmount_main; unmount_main()"
 
 
-WITH_ONE = "awk '/ - fuse.swiftfs / && $5 != mine { print $5 }' mine=\"$0\" /proc/self/mountinfo | xargs -r umount -l"
+WITH_ONE = """
+awk '/ - fuse.swiftfs / && $5 != mine { print $5 }' mine="$0" /proc/self/mountinfo | xargs -r umount -l
+exec "$@"
+"""
 """Run in a new namespace: other workers' mounts are not held there but for some milliseconds."""
 
 
 def in_namespace(mount: Mount, *words: str) -> list[str]:
     """Return a command that runs `words` in a mount namespace with a copy of one swiftfs mount."""
-    return ["unshare", "-m", "sh", "-c", f'{WITH_ONE}; exec "$@"', str(mount.path), *words]
+    return ["unshare", "-m", "sh", "-c", WITH_ONE, str(mount.path), *words]
 
 
 @contextmanager
