@@ -190,6 +190,17 @@ FLUSH_ATTRIBUTE = "swift.flush"
 RETRY_ATTRIBUTE = "swift.retry"
 """Set on the mount's root, to any value, they start uploading all pending changes, or retry failed ones."""
 
+REFRESH_ATTRIBUTE = "swift.refresh"
+"""Setting it, to any value, drops the cached listings of a path and of everything below it."""
+
+PRIVATE_ATTRIBUTES = frozenset(
+    (
+        *(PID_ATTRIBUTE, CACHE_ATTRIBUTE, STATUS_ATTRIBUTE),
+        *(FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, REFRESH_ATTRIBUTE),
+    )
+)
+"""Xattrs that only the user who mounted and root may use: others would learn of files, or cause requests."""
+
 _XATTR_PREFIX = "user."
 _VERBATIM_NAME = re.compile(r"[a-z0-9.-]+")
 _BINARY = "data:;base64,"

@@ -15,6 +15,7 @@ from swiftfs.attributes import (
     CACHE_ATTRIBUTE,
     FLUSH_ATTRIBUTE,
     PID_ATTRIBUTE,
+    REFRESH_ATTRIBUTE,
     RETRY_ATTRIBUTE,
     STATUS_ATTRIBUTE,
     Stored,
@@ -43,9 +44,6 @@ from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
-
-REFRESH_ATTRIBUTE = "swift.refresh"
-"""Setting it, to any value, drops the cached listings of a path and of everything below it."""
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
