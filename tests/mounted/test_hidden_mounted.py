@@ -165,7 +165,8 @@ def test_commands_of_other_users_say_who_may_use_them(mounted: Mount) -> None:
     reachable(mounted.path)
     for command in ("status", "flush", "retry", "umount"):
         script = (
-            "import os; from swiftfs.cli.app import main; from swiftfs.cli import flush as orders, status, umount as unmounting\n"
+            "import os; from swiftfs.cli.app import main\n"
+            "from swiftfs.cli import flush as flushing, status as showing, umount as unmounting\n"
             f"os.setgid({NOBODY}); os.setuid({NOBODY}); main(['{command}', {str(mounted.path)!r}])"
         )
         result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
