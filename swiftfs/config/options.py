@@ -167,6 +167,12 @@ class Options:
         "let the kernel check modes and owners (default: with allow_other and allow_root); "
         "`no_default_permissions` turns it off",
     )
+    special: bool = _option(
+        False,
+        SWITCH,
+        "show setuid and setgid bits of files, and device nodes, which root may make then; "
+        "else they are hidden, whoever stored them",
+    )
     exec: bool = _option(True, SWITCH, "allow running programs from the mount; `noexec` forbids it")
     uid: int | None = _option(
         None, _number(0, 2**32 - 2), "owner for objects that store no owner (default: the user who mounts)"

@@ -87,7 +87,7 @@ class AttributeOps:
             return self._attributes(path, file)
         attributes = self._look_up(path).attributes
         self._open_files.shown_sizes.show(path, attributes.size)
-        return self._inodes.of(path, attributes)
+        return self._defaults.shown(self._inodes.of(path, attributes))
 
     def _look_up(self, path: str) -> Entry:
         """Return the entry of `path`, but not what a late request has made of it."""
@@ -109,7 +109,7 @@ class AttributeOps:
     def _attributes(self, path: str, file: OpenFile) -> Attributes:
         attributes = file.current_attributes
         self._open_files.shown_sizes.show(path, attributes.size)
-        return self._inodes.of_open(path, attributes)
+        return self._defaults.shown(self._inodes.of_open(path, attributes))
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits."""
