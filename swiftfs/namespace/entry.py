@@ -112,6 +112,10 @@ class Defaults:
         """Return the attributes of a file whose object stores none."""
         return Attributes(stat.S_IFREG | 0o666 & ~self.umask, size, mtime_ns, self.uid, self.gid, inode)
 
+    def stored_file(self, size: int, mtime_ns: int, inode: int, stored: Stored) -> Attributes:
+        """Return the attributes of a file whose object stores `stored`."""
+        return possible(self.apply(self.file(size, mtime_ns, inode), stored), stored.target)
+
     def apply(self, base: Attributes, stored: Stored) -> Attributes:
         """Return `base` with the attributes that the object stores, but with the file type of `base`."""
         if stored is NOTHING_STORED:
@@ -215,7 +219,7 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
     return Entry(
         name,
         target,
-        possible(defaults.apply(defaults.file(row.size, mtime_ns, inode_of(target)), stored), stored.target),
+        defaults.stored_file(row.size, mtime_ns, inode_of(target), stored),
         etag=(stored.slo or row.hash) if not unknown else "",
         hash=row.hash,
         last_modified=row.last_modified,
