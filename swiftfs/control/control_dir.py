@@ -210,6 +210,9 @@ class ControlDirFS(FileSystem):
             return self._control.open(path, flags)
         return self._filesystem.open(without_hidden(path), flags)
 
+    def is_other_inode(self, path: str) -> bool:
+        return not _is_control(path) and self._filesystem.is_other_inode(without_hidden(path))
+
     def page_use(self, handle: int) -> PageUse:
         return PageUse.BYPASS if handle >= DIRECT_HANDLES else self._filesystem.page_use(handle)
 

@@ -270,17 +270,19 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
     def open(self, path: bytes, file_info: Any) -> None:
         """Open a file; a handle that bypasses the kernel's pages bypasses the size of stat(2) too."""
         info = file_info.contents
+        if is_other := self.operations.is_other_inode(path.decode()):
+            self._open_again(path)
         try:
             info.fh = self.operations.open(path.decode(), info.flags)
         except (SwiftfsError, OSError) as error:
             # The kernel opens only names that it has seen, so its cache is wrong.
-            if errno_of(error) == errno.ENOENT:
+            if errno_of(error) == errno.ENOENT and not is_other:
                 self._open_again(path)
             raise
         use = self.operations.page_use(info.fh)
         if use is PageUse.DROP or info.flags & os.O_TRUNC:
             mark_for_drop(file_info)
-        elif use is PageUse.LOOK_AGAIN:
+        elif use is PageUse.LOOK_AGAIN and not is_other:
             try:
                 self._open_again(path)
             except OSError:
@@ -308,7 +310,9 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         info = file_info.contents
         info.fh = self.operations.create(path.decode(), mode, info.flags)
         # The kernel keeps no pages, and libfuse looks up the size within the call.
-        info.direct_io = self.operations.page_use(info.fh) is PageUse.BYPASS
+        use = self.operations.page_use(info.fh)
+        is_other = use is PageUse.LOOK_AGAIN and self.operations.is_other_inode(path.decode())
+        info.direct_io = is_other or use is PageUse.BYPASS
 
     def utimens(self, path: bytes, times: Any) -> None:
         """Set times; utimensat(2)'s NOW becomes the current time and OMIT becomes None."""

@@ -93,6 +93,9 @@ class FileSystem(Protocol):
     def page_use(self, handle: int) -> PageUse:
         """Return what the kernel does with its pages of a file that it opens with the new handle."""
 
+    def is_other_inode(self, path: str) -> bool:
+        """Return whether the kernel has to look a name up again before it opens it."""
+
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         """Return where the bytes are; fewer than `size` only at the file's end.
 
@@ -158,6 +161,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         self.opendir = filesystem.opendir
         self.open = filesystem.open
         self.page_use = filesystem.page_use
+        self.is_other_inode = filesystem.is_other_inode
         self.unlink = filesystem.unlink
         self.rmdir = filesystem.rmdir
         self.rename = filesystem.rename

@@ -1,0 +1,126 @@
+"""The thread that moves the names of replaced files away, in the mount that this process serves."""
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from swiftfs.concurrency import new_thread
+from swiftfs.paths import beside_hidden, split
+from swiftfs.posix.replaced_files import Move, ReplacedFiles
+
+log = logging.getLogger(__name__)
+
+PROGRAM = Path(__file__).with_name("move_name.py")
+
+ATTEMPTS = 3
+"""How often a move is tried: its path may change meanwhile."""
+
+
+class NameMover:
+    """Makes the moves that `replaced` asks for, by another process, which begins with the first move."""
+
+    def __init__(self, replaced: ReplacedFiles, mountpoint: Path) -> None:
+        self._replaced = replaced
+        self._mountpoint = mountpoint
+        self._device = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = new_thread(self._run, "replaced files")
+
+    def start(self, device: int) -> None:
+        """Begin, now that the mount on `device` answers."""
+        self._device = device
+        # Before the mount can be replaced by what is below it.
+        self._mountpoint = self._mountpoint.resolve()
+        self._replaced.serve()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and the process: the mount is gone."""
+        self._replaced.stop()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while (move := self._replaced.next_move()) is not None:
+                self._make(move)
+        finally:
+            self._end_process()
+
+    def _make(self, move: Move) -> None:
+        number = errno.EIO
+        for _ in range(ATTEMPTS):
+            if not self._replaced.is_asked(move):
+                return
+            path = move.path
+            number = self._ask(move, path)
+            if number == 0 or path == move.path:
+                break
+        if number:
+            log.info(
+                "%s: the older version, which a program has open, keeps its name: %s",
+                path,
+                os.strerror(number),
+            )
+        self._replaced.end_move(move, is_moved=number == 0)
+
+    def _ask(self, move: Move, path: str) -> int:
+        """Let the other process move a name; return 0 or the errno."""
+        folder, name = split(beside_root(path))
+        request = b"".join(os.fsencode(text) + b"\0" for text in (folder.lstrip("/"), name, move.alias))
+        try:
+            process = self._process = self._process or self._start_process()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(request)
+            number = int(process.stdout.readline())
+            if number == 0:
+                # At once, and not when the new name is removed too.
+                self._replaced.end_move(move, is_moved=True)
+            process.stdout.readline()
+        except (OSError, ValueError) as error:
+            log.info("the process that moves names has failed: %s", error)
+            self._end_process()
+            return errno.EIO
+        return number
+
+    def _start_process(self) -> "subprocess.Popen[bytes]":
+        words = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(PROGRAM),
+            str(self._mountpoint),
+            str(self._device),
+            str(os.getpid()),
+        ]
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd="/",  # it must not keep any mount busy
+            start_new_session=True,  # ^C is for the mount, which it outlives by a moment
+        )
+
+    def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with suppress(OSError):
+                process.stdin.close()
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def beside_root(path: str) -> str:
+    """Return the path by which the kernel knows `path`: see `ControlDirFS`."""
+    _, name, *rest = path.split("/", 2)
+    return "/".join(["", beside_hidden(name), *rest])
