@@ -5,8 +5,10 @@ These run in a real mount. The kernel has one size for each of its inodes, so th
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from mmap import MAP_SHARED, PROT_READ, mmap
 from pathlib import Path
 
@@ -41,7 +43,8 @@ def opened(path: Path, data: bytes, flags: int = os.O_RDONLY) -> Iterator[int]:
         assert body_of(handle) == data
         yield handle
     finally:
-        os.close(handle)
+        with suppress(OSError):  # the mount may be gone
+            os.close(handle)
 
 
 def size_of(path: Path) -> int:
@@ -90,3 +93,259 @@ def test_an_open_file_keeps_its_size_and_bytes(
         assert [one.name for one in path.parent.iterdir()] == ["file"]
         mapped.close()
     assert path.read_bytes() == new
+
+
+def replace(connection: Connection, mounted: Mount, container: str, key: str, data: bytes) -> None:
+    """Replace an object as another client, and let the mount forget its listings."""
+    connection.put_object(container, key, data)
+    refresh(mounted)
+
+
+def refresh(mounted: Mount) -> None:
+    os.setxattr(mounted.path, "swift.refresh", b"1")
+
+
+def copied(connection: Connection, container: str) -> None:
+    connection.put_object(container, "other", SHORT)
+    connection.copy_object(container, "other", f"/{container}/file")
+
+
+def test_it_keeps_its_size_when_another_object_is_copied_to_its_name(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    connection.put_object(container, "file", LONG)
+    path = mounted.path / "file"
+    with opened(path, LONG) as handle:
+        copied(connection, container)
+        refresh(mounted)
+        wait_until(lambda: path.read_bytes() == SHORT)
+        assert path.stat().st_size == len(SHORT)
+        assert body_of(handle) == LONG
+
+
+def test_each_of_three_versions_keeps_its_size(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    connection.put_object(container, "file", LONG)
+    path = mounted.path / "file"
+    with opened(path, LONG) as first:
+        replace(connection, mounted, container, "file", SHORT)
+        wait_until(lambda: path.stat().st_size == len(SHORT))
+        with opened(path, SHORT) as second:
+            replace(connection, mounted, container, "file", LONGER)
+            wait_until(lambda: path.stat().st_size == len(LONGER))
+            with opened(path, LONGER) as third:
+                handles = [first, second, third]
+                for handle, data in zip(handles, (LONG, SHORT, LONGER), strict=True):
+                    assert body_of(handle) == data
+                    assert os.fstat(handle).st_size == len(data)
+                assert len({os.fstat(handle).st_ino for handle in handles}) == 3
+                # A file that is found through its handle is the version of the handle.
+                assert Path(f"/proc/self/fd/{first}").read_bytes() == LONG
+
+
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_a_file_that_another_client_deletes_keeps_its_size(
+    mounted: Mount, connection: Connection, container: str, is_seen: bool
+) -> None:
+    connection.put_object(container, "file", LONG)
+    path = mounted.path / "file"
+    with opened(path, LONG) as handle:
+        connection.delete_object(container, "file")
+        refresh(mounted)
+        if is_seen:
+            wait_until(lambda: not path.exists())
+        assert os.fstat(handle).st_size == len(LONG)
+        assert body_of(handle) == LONG
+        with path.open("xb") as stream:
+            stream.write(SHORT)
+        assert path.read_bytes() == SHORT
+        assert path.stat().st_size == len(SHORT)
+        assert body_of(handle) == LONG
+        assert os.fstat(handle).st_ino != path.stat().st_ino
+    assert path.read_bytes() == SHORT
+    mounted.remount()
+    assert path.read_bytes() == SHORT
+
+
+@pytest.mark.parametrize("is_marked", [False, True])
+def test_a_file_that_becomes_a_folder_keeps_its_bytes(
+    mounted: Mount, connection: Connection, container: str, is_marked: bool
+) -> None:
+    connection.put_object(container, "file", LONG)
+    path = mounted.path / "file"
+    with opened(path, LONG) as handle:
+        connection.put_object(container, "file/inner", SHORT)
+        if is_marked:
+            connection.put_object(container, "file", b"", content_type="application/directory")
+        else:
+            connection.delete_object(container, "file")
+        refresh(mounted)
+        wait_until(path.is_dir)
+        assert (path / "inner").read_bytes() == SHORT
+        assert body_of(handle) == LONG
+        assert os.fstat(handle).st_size == len(LONG)
+
+
+def truncated(path: Path) -> bytes:
+    os.truncate(path, 1000)
+    return SHORT[:1000]
+
+
+def copied_over(path: Path) -> bytes:
+    path.write_bytes(LONGER)
+    return LONGER
+
+
+def renamed_over(path: Path) -> bytes:
+    path.with_name("new").write_bytes(LONGER)
+    path.with_name("new").rename(path)
+    return LONGER
+
+
+def renamed_away(path: Path) -> bytes:
+    path.rename(path.with_name("moved"))
+    assert path.with_name("moved").read_bytes() == SHORT
+    path.write_bytes(LONGER)
+    return LONGER
+
+
+def unlinked(path: Path) -> bytes:
+    path.unlink()
+    assert not path.exists()
+    path.write_bytes(LONGER)
+    return LONGER
+
+
+def moved_with_its_folder(path: Path) -> bytes:
+    path.parent.rename(path.parent.with_name("moved"))
+    assert path.parent.with_name("moved").joinpath(path.name).read_bytes() == SHORT
+    path.parent.mkdir()
+    path.write_bytes(LONGER)
+    return LONGER
+
+
+CHANGES = [truncated, copied_over, renamed_over, renamed_away, unlinked, moved_with_its_folder]
+
+
+@pytest.mark.parametrize("is_seen", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_it_keeps_its_bytes_when_a_program_here_changes_the_new_version(
+    mounted: Mount, connection: Connection, container: str, change: Callable[[Path], bytes], is_seen: bool
+) -> None:
+    connection.put_object(container, "d/file", LONG)
+    path = mounted.path / "d" / "file"
+    with opened(path, LONG) as handle:
+        replace(connection, mounted, container, "d/file", SHORT)
+        if is_seen:
+            wait_until(lambda: path.stat().st_size == len(SHORT))
+        data = change(path)
+        for _ in range(2):
+            assert body_of(handle) == LONG
+            assert os.fstat(handle).st_size == len(LONG)
+            assert path.read_bytes() == data
+        assert all(".fuse" not in one.name and ".repl" not in one.name for one in path.parent.iterdir())
+    mounted.remount()
+    assert path.read_bytes() == data
+    assert all(".fuse" not in one["name"] for one in connection.get_container(container)[1])
+
+
+def test_what_is_written_to_the_older_version_is_stored_at_its_name(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    connection.put_object(container, "file", LONG)
+    path = mounted.path / "file"
+    with opened(path, LONG, os.O_RDWR) as handle:
+        replace(connection, mounted, container, "file", SHORT)
+        wait_until(lambda: path.stat().st_size == len(SHORT))
+        assert os.pwrite(handle, b"ours", len(LONG)) == 4
+        os.fsync(handle)
+        assert connection.get_object(container, "file")[1] == LONG + b"ours"
+        wait_until(lambda: path.read_bytes() == LONG + b"ours")
+    assert path.read_bytes() == LONG + b"ours"
+
+
+@pytest.mark.mount_options("settle=0.2,ttl=1,segment_size=1M")
+def test_a_large_file_keeps_its_size(mounted: Mount, connection: Connection, container: str) -> None:
+    large = noise(3 * 1024 * 1024 + 11, 5)
+    path = mounted.path / "file"
+    path.write_bytes(large)
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+    with opened(path, large) as handle, mmap(handle, 0, MAP_SHARED, PROT_READ) as mapped:
+        replace(connection, mounted, container, "file", SHORT)
+        wait_until(lambda: path.read_bytes() == SHORT)
+        assert body_of(handle) == large
+        assert mapped[:] == large
+
+
+@pytest.mark.mount_options("ro,ttl=1")
+def test_in_a_read_only_mount_new_handles_read_the_new_version(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    """The kernel has one size there, so handles of the old version may be cut."""
+    connection.put_object(container, "file", LONG)
+    path = mounted.path / "file"
+    with opened(path, LONG):
+        connection.put_object(container, "file", LONGER)
+        wait_until(lambda: path.read_bytes() == LONGER)
+
+
+def test_many_files_that_are_open_are_replaced(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    count = 60
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: connection.put_object(container, f"{n}", LONG[n:]), range(count)))
+    handles = [os.open(mounted.path / f"{n}", os.O_RDONLY) for n in range(count)]
+    try:
+        for n, handle in enumerate(handles):
+            assert body_of(handle) == LONG[n:]
+        for n in range(count):
+            connection.put_object(container, f"{n}", SHORT[n:])
+        refresh(mounted)
+        began = time.monotonic()
+        subprocess.run(["ls", "-l", mounted.path], check=True, capture_output=True)
+        print(f"ls: {time.monotonic() - began:.2f} s")
+        for n, handle in enumerate(handles):
+            assert (mounted.path / f"{n}").read_bytes() == SHORT[n:]
+            assert body_of(handle) == LONG[n:]
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def test_nothing_is_left_after_a_kill(mounted: Mount, connection: Connection, container: str) -> None:
+    connection.put_object(container, "file", LONG)
+    path = mounted.path / "file"
+    with opened(path, LONG):
+        replace(connection, mounted, container, "file", SHORT)
+        wait_until(lambda: path.stat().st_size == len(SHORT))
+        movers = movers_of(mounted)
+        assert len(movers) == 1
+        mounted.kill()
+    wait_until(lambda: not movers_of(mounted))
+    mounted.start()
+    assert path.read_bytes() == SHORT
+
+
+def movers_of(mounted: Mount) -> list[str]:
+    """Return the processes that move names in a mount."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"move_name.py {mounted.path}"], check=False, capture_output=True, text=True
+    )
+    return found.stdout.split()
+
+
+def test_an_open_file_that_is_replaced_does_not_keep_the_mount_from_ending(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    connection.put_object(container, "file", LONG)
+    path = mounted.path / "file"
+    with opened(path, LONG) as handle:
+        subprocess.run(["fusermount", "-uz", mounted.path], check=True)
+        connection.put_object(container, "file", SHORT)
+        assert body_of(handle) == LONG
+    process = mounted.take_process()
+    assert process.wait(60) == 0
+    assert not path.exists()
