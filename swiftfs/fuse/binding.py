@@ -289,14 +289,14 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
                 self.operations.release(None, info.fh)
                 raise
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
-        self._opening_again.discard((path, _caller()))
+        self._opening_again.discard(_opening(path))
 
     def _open_again(self, path: bytes) -> None:
         """Let the kernel look a name up, and open it again, by `OSError` ESTALE; do nothing the second time.
 
         With O_CREAT it creates a file that is gone. It tries once: a program would get the second ESTALE.
         """
-        opening = path, _caller()
+        opening = _opening(path)
         if opening in self._opening_again:
             self._opening_again.discard(opening)
             return
@@ -349,9 +349,9 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         return None
 
 
-def _caller() -> int:
-    """Return the ID of the thread that has called."""
-    return int(fuse.fuse_get_context()[2])
+def _opening(path: bytes) -> tuple[bytes, int]:
+    """Return what identifies an open(2): its folder and thread. The name may be another one meanwhile."""
+    return path.rpartition(b"/")[0], int(fuse.fuse_get_context()[2])
 
 
 def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]:

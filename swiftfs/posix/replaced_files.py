@@ -25,7 +25,7 @@ from swiftfs.posix.open_file import OpenFile
 PATIENCE = 1.0
 """How long a lookup waits for the move of its name, in seconds after the move was asked for."""
 
-SHORT_PATIENCE = 0.5
+SHORT_PATIENCE = 0.2
 """The same for the call that asks for it: that may be an fstat(2), and the move waits for its end."""
 
 MOST_ASIDE = 10_000

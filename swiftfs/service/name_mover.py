@@ -60,7 +60,7 @@ class NameMover:
             number = self._ask(move, path)
             if number == 0 or path == move.path:
                 break
-        if number:
+        if number and self._replaced.is_asked(move):
             log.info(
                 "%s: the older version, which a program has open, keeps its name: %s",
                 path,
