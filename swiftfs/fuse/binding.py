@@ -143,6 +143,8 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         self._failure: BaseException | None = None
         self._live = False
         self._opening_again: set[tuple[bytes, int]] = set()
+        # The path and the thread of each open(2), by its handle.
+        self._openers: dict[int, tuple[bytes, int]] = {}
         self._bind_hot_operations()
         timeouts = {
             "attr_timeout": attr_timeout,
@@ -154,6 +156,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
     def _bind_hot_operations(self) -> None:
         self._getattr = self.operations.getattr
         self._fgetattr = self.operations.fgetattr
+        self._moves = self.operations.moves
         self._read = self.operations.read_buf
         self._write = self.operations.write_buf
 
@@ -228,7 +231,17 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
 
     def getattr(self, path: bytes, stat: int) -> None:
         """Fill `struct stat` of a path."""
-        write_stat(stat, self._getattr(path.decode()))
+        attributes = self._getattr(path.decode())
+        # An fstat(2) looks like a lookup here, but the end of the move waits for it: so a program that has
+        # the file open does not wait.
+        if self._moves and not self._has_open(path) and self.operations.wait_for_move(path.decode()):
+            attributes = self._getattr(path.decode())
+        write_stat(stat, attributes)
+
+    def _has_open(self, path: bytes) -> bool:
+        """Return whether the calling process has opened `path`, and not closed it."""
+        threads = {thread for opened, thread in list(self._openers.values()) if opened == path}
+        return bool(threads) and _process_of(_caller()) in map(_process_of, threads)
 
     def fgetattr(self, path: bytes | None, stat: int, file_info: int) -> int | None:
         """Fill `struct stat` of an open file."""
@@ -290,6 +303,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
                 raise
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
         self._opening_again.discard(_opening(path))
+        self._openers[info.fh] = path, _caller()
 
     def _open_again(self, path: bytes) -> None:
         """Let the kernel look a name up, and open it again, by `OSError` ESTALE; do nothing the second time.
@@ -313,6 +327,13 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         use = self.operations.page_use(info.fh)
         is_other = use is PageUse.LOOK_AGAIN and self.operations.is_other_inode(path.decode())
         info.direct_io = is_other or use is PageUse.BYPASS
+        self._openers[info.fh] = path, _caller()
+
+    def release(self, path: bytes | None, file_info: Any) -> None:
+        """Close a handle."""
+        handle = file_info.contents.fh
+        self._openers.pop(handle, None)
+        self.operations.release(None, handle)
 
     def utimens(self, path: bytes, times: Any) -> None:
         """Set times; utimensat(2)'s NOW becomes the current time and OMIT becomes None."""
@@ -351,7 +372,21 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
 
 def _opening(path: bytes) -> tuple[bytes, int]:
     """Return what identifies an open(2): its folder and thread. The name may be another one meanwhile."""
-    return path.rpartition(b"/")[0], int(fuse.fuse_get_context()[2])
+    return path.rpartition(b"/")[0], _caller()
+
+
+def _caller() -> int:
+    """Return the ID of the thread that has called."""
+    return int(fuse.fuse_get_context()[2])
+
+
+def _process_of(thread: int) -> int:
+    """Return the ID of the process of a thread; the thread's own if the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{thread}/status").read_text().splitlines():
+            if line.startswith("Tgid:"):
+                return int(line.split()[1])
+    return thread
 
 
 def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]:

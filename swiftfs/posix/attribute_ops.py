@@ -24,7 +24,6 @@ from swiftfs.attributes import (
     header_to_xattr,
     xattr_to_header,
 )
-from swiftfs.concurrency import monotonic
 from swiftfs.errors import AccessDenied, NotFound, os_error
 from swiftfs.journal.operations import (
     DescribeContainer,
@@ -84,11 +83,10 @@ class AttributeOps:
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
-        began = monotonic()
         file = self._open_files.replaced.at(path)
         if file is None:
             path = self._open_files.resolve(path)
-            file = self._files.current(path, for_stat=True) or self._open_files.replaced.wait(path, began)
+            file = self._files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
         if file is not None:
             return self._attributes(file)
         attributes = self._look_up(path).attributes

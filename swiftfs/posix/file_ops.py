@@ -63,9 +63,12 @@ class FileOps:
     def open(self, path: str, flags: int) -> int:
         """Open an existing file; with O_TRUNC it is empty, but its object is unchanged until the flush."""
         handle = None
-        # By /proc/self/fd, for example: that is the version that the program has.
-        if (aside := self._open_files.replaced.at(path)) is not None:
-            handle = self._open_files.share(aside, **_access(flags))
+        older = self._open_files.replaced.at(path)  # by /proc/self/fd, for example
+        if older is None and flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+            # The kernel has the inode and the size of that version, and does not look again.
+            older = self._open_files.replaced.shown(path)
+        if older is not None:
+            handle = self._open_files.share(older, **_access(flags))
         path = self._open_files.resolve(path)
         while handle is None:  # again when the last handle of an open file is closed meanwhile
             if (file := self.current(path)) is not None:
@@ -164,7 +167,7 @@ class FileOps:
         if (was_other := replaced.is_other_inode(path)) and replaced.at(path) is not None:
             raise os_error(errno.ESTALE, path)
         path = self._open_files.resolve(path)
-        if self.current(path) is None and not was_other and replaced.is_moving(path):
+        if self.current(path) is None and not was_other and path in replaced.moves:
             raise os_error(errno.ESTALE, path)
         with self._pending.changing(path):
             handle = self.open(path, os.O_WRONLY)

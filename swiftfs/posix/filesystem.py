@@ -58,6 +58,8 @@ class FileSystem:
         self.open = files.open
         self.page_use = services.open_files.page_use
         self.is_other_inode = services.open_files.replaced.is_other_inode
+        self.moves = services.open_files.replaced.moves
+        self.wait_for_move = services.open_files.replaced.wait
         self.read = files.read
         self.write = files.write
         self.truncate = files.truncate

@@ -97,7 +97,7 @@ class OpenFiles:
         INVARIANT: a file whose last handle is closed is never opened again: its local file has another owner.
         """
         with self._lock:
-            if self._by_path.get(file.path) is not file and not (file.aside and file.users):
+            if self._by_path.get(file.path) is not file and not self.replaced.holds(file):
                 return None
             return self._add(file, writable=writable, append=append)[0]
 
@@ -113,15 +113,17 @@ class OpenFiles:
         with self._lock:
             handle = self._handles[number]
             file = handle.file
-            if file.aside:
-                return PageUse.BYPASS
+            if self.replaced.holds(file):
+                # Its inode's pages are of its version, but it may share that with a newer one.
+                is_kept = file.pages.began is not None and not file.pages.is_bypassed
+                return PageUse.KEEP if is_kept else PageUse.BYPASS
             # As long as a handle of the old version is open its pages come back with every read. Of a file
             # that libfuse knows by two names the kernel has two caches.
             is_mixed = file.aliased or self.replaced.shares_inode(file.path)
             use = self._pages.open(
                 file.path, file.pages, file.cached_file, writable=handle.writable, is_mixed=is_mixed
             )
-            return PageUse.LOOK_AGAIN if self.replaced.is_moving(file.path) else use
+            return PageUse.LOOK_AGAIN if file.path in self.replaced.moves else use
 
     def replace(self, file: OpenFile) -> None:
         """Let `file` be found only by its handles: its path is another version's from now on."""

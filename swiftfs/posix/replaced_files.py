@@ -13,6 +13,7 @@ import errno
 import itertools
 import os
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cachetools import LRUCache
@@ -22,11 +23,8 @@ from swiftfs.errors import os_error
 from swiftfs.paths import is_below, join, split
 from swiftfs.posix.open_file import OpenFile
 
-PATIENCE = 1.0
+PATIENCE = 0.5
 """How long a lookup waits for the move of its name, in seconds after the move was asked for."""
-
-SHORT_PATIENCE = 0.2
-"""The same for the call that asks for it: that may be an fstat(2), and the move waits for its end."""
 
 MOST_ASIDE = 10_000
 """Limit of the files that are known by other names; further ones share the inode of their name."""
@@ -119,9 +117,15 @@ class ReplacedFiles:
             raise os_error(errno.ENOENT, path)
         return self._aside.get(path)
 
-    def is_moving(self, path: str) -> bool:
-        """Return whether a name is being moved."""
-        return path in self._moves
+    @property
+    def moves(self) -> Mapping[str, Move]:
+        """The moves that are being made, by their paths."""
+        return self._moves
+
+    def holds(self, file: OpenFile) -> bool:
+        """Return whether a file was replaced and is still open."""
+        with self._changed:
+            return file in self._files
 
     def is_other_inode(self, path: str) -> bool:
         """Return whether the kernel should look a name up again, as it may not have the current inode."""
@@ -132,30 +136,25 @@ class ReplacedFiles:
         with self._changed:
             return self._at_name(path) is not None
 
-    def wait(self, path: str, began: float) -> OpenFile | None:
-        """Return the older file that is still to be shown at `path`, after a while; None if there is none.
+    def wait(self, path: str) -> bool:
+        """Wait for the move of a name, but not for long; return whether there was one, and has ended."""
+        with self._changed:
+            move = self._moves.get(path)
+            # The mover must not wait for itself.
+            if move is None or move.is_looking:
+                return False
+            seconds = max(0.0, move.asked + PATIENCE - monotonic())
+            return self._changed.wait_for(lambda: self._moves.get(path) is not move, seconds)
 
-        `began` is when the call began that asks (monotonic seconds).
-        """
+    def shown(self, path: str) -> OpenFile | None:
+        """Return the older file that is to be shown at `path`, as its name is being moved; else None."""
         if path not in self._moves:
             return None
         with self._changed:
             move = self._moves.get(path)
             if move is None:
                 return None
-            patience = SHORT_PATIENCE if move.asked >= began else PATIENCE
-            if not move.is_looking:
-                self._changed.wait_for(
-                    lambda: self._moves.get(path) is not move, max(0.0, move.asked + patience - monotonic())
-                )
-            return self._shown(path)
-
-    def _shown(self, path: str) -> OpenFile | None:
-        """Return the oldest file at the name that is moved now, None if none is. Lock held."""
-        move = self._moves.get(path)
-        if move is None:
-            return None
-        return self._aside.get(move.target) if move.is_accepted else self._at_name(path)
+            return self._aside.get(move.target) if move.is_accepted else self._at_name(path)
 
     def _at_name(self, path: str) -> OpenFile | None:
         """Return the oldest file that shares the inode of `path`. Lock held."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from support.harness import get, harness, names, put, read
-from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign
 from swiftfs.objects import ObjectName, PageUse
@@ -81,13 +80,18 @@ def mover(filesystem: FileSystem, replaced: ReplacedFiles) -> Iterator[None]:
         made.result()
 
 
-def test_the_call_that_finds_the_new_version_waits_for_the_move(
+def test_a_lookup_waits_for_the_move(
     filesystem: FileSystem, replaced: ReplacedFiles, store: MemoryStore
 ) -> None:
     old = replace(filesystem, store)
     before = filesystem.getattr_handle(old)
+    assert filesystem.getattr("/d/file") == before
+    assert list(filesystem.moves) == ["/d/file"]
     with mover(filesystem, replaced):
-        now = filesystem.getattr("/d/file")
+        filesystem.wait_for_move("/d/file")  # not if the mover is there already
+    assert not filesystem.moves
+    assert not filesystem.wait_for_move("/d/file")
+    now = filesystem.getattr("/d/file")
     assert (now.size, before.size) == (len(NEW), len(OLD))
     assert now.inode != before.inode
     assert filesystem.getattr_handle(old) == before
@@ -106,10 +110,14 @@ def test_the_old_version_is_shown_until_the_name_is_moved(
     old = replace(filesystem, store)
     assert filesystem.getattr("/d/file").size == len(OLD)
     assert filesystem.is_other_inode("/d/file")
-    new = filesystem.open("/d/file", os.O_RDONLY)
-    assert filesystem.page_use(new) is PageUse.LOOK_AGAIN
-    assert get(filesystem, new) == NEW
-    filesystem.release(new)
+    # The kernel has looked the name up twice, and takes the inode of the old version.
+    again = filesystem.open("/d/file", os.O_RDONLY)
+    assert get(filesystem, again) == OLD
+    writer = filesystem.open("/d/file", os.O_RDWR)
+    assert filesystem.page_use(writer) is PageUse.LOOK_AGAIN
+    assert get(filesystem, writer) == NEW
+    for handle in (again, writer):
+        filesystem.release(handle)
     target = make(filesystem, replaced)
     assert filesystem.getattr("/d/file").size == len(NEW)
     assert not filesystem.is_other_inode("/d/file")
@@ -229,10 +237,11 @@ def test_the_end_of_the_mount_ends_the_moves(
 ) -> None:
     old = replace(filesystem, store)
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(filesystem.getattr, "/d/file")
-        wait_until(lambda: replaced.is_moving("/d/file"))
+        filesystem.getattr("/d/file")
+        ended = pool.submit(filesystem.wait_for_move, "/d/file")
         replaced.stop()
-        assert found.result().size == len(NEW)
+        ended.result()
+        assert filesystem.getattr("/d/file").size == len(NEW)
     assert replaced.next_move() is None
     filesystem.release(old)
 
