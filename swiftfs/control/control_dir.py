@@ -214,8 +214,8 @@ class ControlDirFS(FileSystem):
     def moves(self) -> Mapping[str, object]:
         return self._filesystem.moves
 
-    def wait_for_move(self, path: str) -> bool:
-        return not _is_control(path) and self._filesystem.wait_for_move(without_hidden(path))
+    def wait_for_move(self, path: str, seconds: float) -> bool:
+        return not _is_control(path) and self._filesystem.wait_for_move(without_hidden(path), seconds)
 
     def is_other_inode(self, path: str) -> bool:
         return not _is_control(path) and self._filesystem.is_other_inode(without_hidden(path))

@@ -82,6 +82,12 @@ _REMEDIES = {
 MOST_OPENINGS = 1000
 """Limit of the files that are being opened again."""
 
+LOOKUP_PATIENCE = 0.5
+"""How long a lookup waits until its name can be another inode's. It may be that this has to wait for it."""
+
+FSTAT_PATIENCE = 0.1
+"""The same for a call that is perhaps an fstat(2), for which that has to wait."""
+
 _EVERYDAY = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EINVAL}
 """Errors of ordinary attempts of programs; any other error is logged."""
 
@@ -232,11 +238,16 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
     def getattr(self, path: bytes, stat: int) -> None:
         """Fill `struct stat` of a path."""
         attributes = self._getattr(path.decode())
-        # An fstat(2) looks like a lookup here, but the end of the move waits for it: so a program that has
-        # the file open does not wait.
-        if self._moves and not self._has_open(path) and self.operations.wait_for_move(path.decode()):
+        if self._moves and self.operations.wait_for_move(path.decode(), self._patience(path)):
             attributes = self._getattr(path.decode())
         write_stat(stat, attributes)
+
+    def _patience(self, path: bytes) -> float:
+        """Return how long a call may wait for the move of its path, in seconds."""
+        # An fstat(2) looks like a lookup here, but the move waits for its end. Only who has the file open
+        # calls fstat(2).
+        is_lookup = _opening(path) in self._opening_again or not self._has_open(path)
+        return LOOKUP_PATIENCE if is_lookup else FSTAT_PATIENCE
 
     def _has_open(self, path: bytes) -> bool:
         """Return whether the calling process has opened `path`, and not closed it."""

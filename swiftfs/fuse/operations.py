@@ -97,8 +97,8 @@ class FileSystem(Protocol):
     def moves(self) -> Mapping[str, object]:
         """The files that are to be shown as another inode in a moment, by paths; empty but for moments."""
 
-    def wait_for_move(self, path: str) -> bool:
-        """Wait, but not for long, until a path of `moves` is not among them; return whether that is so."""
+    def wait_for_move(self, path: str, seconds: float) -> bool:
+        """Wait until a path of `moves` is not among them, at most for so long; return whether it has left."""
 
     def is_other_inode(self, path: str) -> bool:
         """Return whether the kernel has to look a name up again before it opens it."""

@@ -23,9 +23,6 @@ from swiftfs.errors import os_error
 from swiftfs.paths import is_below, join, split
 from swiftfs.posix.open_file import OpenFile
 
-PATIENCE = 0.5
-"""How long a lookup waits for the move of its name, in seconds after the move was asked for."""
-
 MOST_ASIDE = 10_000
 """Limit of the files that are known by other names; further ones share the inode of their name."""
 
@@ -80,10 +77,13 @@ class ReplacedFiles:
         with self._changed:
             self._files.append(file)
             if self._is_served and file.path not in self._moves and len(self._aside) < MOST_ASIDE:
-                move = Move(file.path, f"{self._prefix}{next(self._numbers)}", monotonic())
+                move = Move(file.path, self._new_alias(), monotonic())
                 self._moves[move.path] = self._aliases[move.alias] = move
                 self._queue.append(move)
                 self._changed.notify_all()
+
+    def _new_alias(self) -> str:
+        return f"{self._prefix}{next(self._numbers)}"
 
     def remove(self, file: OpenFile) -> bool:
         """Forget a file whose last handle was closed; return False if it was not replaced."""
@@ -136,15 +136,15 @@ class ReplacedFiles:
         with self._changed:
             return self._at_name(path) is not None
 
-    def wait(self, path: str) -> bool:
-        """Wait for the move of a name, but not for long; return whether there was one, and has ended."""
+    def wait(self, path: str, seconds: float) -> bool:
+        """Wait until `seconds` after the move of a name was asked for; return whether it has ended."""
         with self._changed:
             move = self._moves.get(path)
             # The mover must not wait for itself.
             if move is None or move.is_looking:
                 return False
-            seconds = max(0.0, move.asked + PATIENCE - monotonic())
-            return self._changed.wait_for(lambda: self._moves.get(path) is not move, seconds)
+            left = max(0.0, move.asked + seconds - monotonic())
+            return self._changed.wait_for(lambda: self._moves.get(path) is not move, left)
 
     def shown(self, path: str) -> OpenFile | None:
         """Return the older file that is to be shown at `path`, as its name is being moved; else None."""
@@ -220,6 +220,11 @@ class ReplacedFiles:
             for path in [path for path in self._moves if is_below(path, old)]:
                 move = self._moves.pop(path)
                 move.path = new + path[len(old) :]
+                if not move.is_accepted:
+                    # The mover begins again, and what it did by the old path counts no more.
+                    del self._aliases[move.alias]
+                    move.alias, move.asked, move.is_looking = self._new_alias(), monotonic(), False
+                    self._aliases[move.alias] = move
                 self._moves[move.path] = move
             for path in [path for path in self._aside if is_folder and is_below(path, old)]:
                 self._aside[new + path[len(old) :]] = self._aside.pop(path)
@@ -251,6 +256,11 @@ class ReplacedFiles:
     def is_asked(self, move: Move) -> bool:
         """Return whether a move is still to be made."""
         return self._moves.get(move.path) is move
+
+    def names(self, move: Move) -> tuple[str, str]:
+        """Return the path of a move and its alias, which may change until it is accepted."""
+        with self._changed:
+            return move.path, move.alias
 
     def end_move(self, move: Move, *, is_moved: bool) -> None:
         """Record that a move has ended."""

@@ -52,13 +52,13 @@ class NameMover:
             self._end_process()
 
     def _make(self, move: Move) -> None:
-        number = errno.EIO
+        number, path = errno.EIO, move.path
         for _ in range(ATTEMPTS):
             if not self._replaced.is_asked(move):
                 return
-            path = move.path
-            number = self._ask(move, path)
-            if number == 0 or path == move.path:
+            path, alias = names = self._replaced.names(move)
+            number = self._ask(move, path, alias)
+            if number == 0 or names == self._replaced.names(move):
                 break
         if number and self._replaced.is_asked(move):
             log.info(
@@ -68,10 +68,10 @@ class NameMover:
             )
         self._replaced.end_move(move, is_moved=number == 0)
 
-    def _ask(self, move: Move, path: str) -> int:
+    def _ask(self, move: Move, path: str, alias: str) -> int:
         """Let the other process move a name; return 0 or the errno."""
         folder, name = split(beside_root(path))
-        request = b"".join(os.fsencode(text) + b"\0" for text in (folder.lstrip("/"), name, move.alias))
+        request = b"".join(os.fsencode(text) + b"\0" for text in (folder.lstrip("/"), name, alias))
         try:
             process = self._process = self._process or self._start_process()
             assert process.stdin is not None

@@ -157,7 +157,7 @@ def test_a_file_that_another_client_deletes_keeps_its_size(
             wait_until(lambda: not path.exists())
         assert os.fstat(handle).st_size == len(LONG)
         assert body_of(handle) == LONG
-        with path.open("xb") as stream:
+        with path.open("wb") as stream:
             stream.write(SHORT)
         assert path.read_bytes() == SHORT
         assert path.stat().st_size == len(SHORT)

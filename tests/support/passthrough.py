@@ -129,7 +129,7 @@ class Passthrough:
     def moves(self) -> Mapping[str, object]:
         return {}
 
-    def wait_for_move(self, path: str) -> bool:
+    def wait_for_move(self, path: str, seconds: float) -> bool:
         return False
 
     def is_other_inode(self, path: str) -> bool:

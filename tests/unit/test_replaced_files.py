@@ -88,9 +88,9 @@ def test_a_lookup_waits_for_the_move(
     assert filesystem.getattr("/d/file") == before
     assert list(filesystem.moves) == ["/d/file"]
     with mover(filesystem, replaced):
-        filesystem.wait_for_move("/d/file")  # not if the mover is there already
+        filesystem.wait_for_move("/d/file", 60)  # not if the mover is there already
     assert not filesystem.moves
-    assert not filesystem.wait_for_move("/d/file")
+    assert not filesystem.wait_for_move("/d/file", 60)
     now = filesystem.getattr("/d/file")
     assert (now.size, before.size) == (len(NEW), len(OLD))
     assert now.inode != before.inode
@@ -238,7 +238,7 @@ def test_the_end_of_the_mount_ends_the_moves(
     old = replace(filesystem, store)
     with ThreadPoolExecutor(1) as pool:
         filesystem.getattr("/d/file")
-        ended = pool.submit(filesystem.wait_for_move, "/d/file")
+        ended = pool.submit(filesystem.wait_for_move, "/d/file", 60)
         replaced.stop()
         ended.result()
         assert filesystem.getattr("/d/file").size == len(NEW)
