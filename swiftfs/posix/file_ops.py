@@ -106,21 +106,29 @@ class FileOps:
         before = file.entry if file is not None else None
         if file is None or before is None or file.dirty or file.unlinked or not _etags(before):
             return file
-        if for_stat and monotonic() < file.unchecked_until:
+        is_unchecked = for_stat and monotonic() < file.unchecked_until
+        if is_unchecked or not self._is_replaced(path, file, before):
             return file
+        # A rename that is being made here shows the file at its new path before the file has that.
+        with self._open_files.barrier.passing(lambda: (path,)), file.lock:
+            if file.path != path:
+                return self._open_files.at(path)
+            # Once more: the lookup may have sent a request, during which the file was changed or stored.
+            if file.entry is not before or file.dirty:
+                return file
+            log.info("%s: another client has replaced it, while a program has the older version open", path)
+            self._open_files.replace(file)
+            return None
+
+    def _is_replaced(self, path: str, file: OpenFile, before: Entry) -> bool:
+        """Return whether Swift has another version than `before`; False if it does not answer."""
         try:
             found = self._namespace.find(path)
         except SwiftfsError as error:
             file.unchecked_until = monotonic() + UNCHECKED_SECONDS
             log.info("%s: cannot find out whether another client replaced it: %s", path, error)
-            return file
-        is_other = found is None or _is_other(before, found)
-        # Once more: the lookup may have sent a request, during which the file was changed or stored.
-        if file.entry is not before or file.dirty or not is_other:
-            return file
-        log.info("%s: another client has replaced it, while a program has the older version open", path)
-        self._open_files.replace(file)
-        return None
+            return False
+        return found is None or _is_other(before, found)
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         """Return where the bytes are in a local file; fewer only at the file's end."""
