@@ -82,7 +82,7 @@ _REMEDIES = {
 MOST_OPENINGS = 1000
 """Limit of the files that are being opened again."""
 
-LOOKUP_PATIENCE = 0.5
+LOOKUP_PATIENCE = 1.0
 """How long a lookup waits until its name can be another inode's. It may be that this has to wait for it."""
 
 FSTAT_PATIENCE = 0.1
@@ -317,7 +317,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         self._openers[info.fh] = path, _caller()
 
     def _open_again(self, path: bytes) -> None:
-        """Let the kernel look a name up, and open it again, by `OSError` ESTALE; do nothing the second time.
+        """Let the kernel look a name up and try again, by `OSError` ESTALE; do nothing the second time.
 
         With O_CREAT it creates a file that is gone. It tries once: a program would get the second ESTALE.
         """
@@ -329,6 +329,19 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
             self._opening_again.clear()  # of programs that have ended meanwhile
         self._opening_again.add(opening)
         raise os_error(errno.ESTALE, path.decode())
+
+    def truncate(self, path: bytes, length: int) -> None:
+        """Set the size of a file that need not be open."""
+        if self.operations.is_other_inode(path.decode()):
+            self._open_again(path)
+        try:
+            self.operations.truncate(path.decode(), length)
+        except OSError as error:
+            # The kernel tries this once more, too.
+            if error.errno == errno.ESTALE:
+                self._open_again(path)
+            raise
+        self._opening_again.discard(_opening(path))
 
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
         """Create and open a file (fusepy passes no flags)."""

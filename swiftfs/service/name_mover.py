@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("move_name.py")
 
+NEEDED = {"LD_LIBRARY_PATH"}
+"""The environment that Python may need; the rest may have secrets."""
+
 ATTEMPTS = 3
 """How often a move is tried: its path may change meanwhile."""
 
@@ -41,6 +44,9 @@ class NameMover:
     def stop(self) -> None:
         """End the thread and the process: the mount is gone."""
         self._replaced.stop()
+        # The thread may wait for its answer.
+        if (process := self._process) is not None:
+            process.kill()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -57,35 +63,35 @@ class NameMover:
             if not self._replaced.is_asked(move):
                 return
             path, alias = names = self._replaced.names(move)
-            number = self._ask(move, path, alias)
+            try:
+                number = self._ask(move, path, alias)
+            except (OSError, ValueError) as error:
+                log.info("the process that moves names has ended: %s", error)
+                self._end_process()
+                continue
             if number == 0 or names == self._replaced.names(move):
                 break
         if number and self._replaced.is_asked(move):
-            log.info(
-                "%s: the older version, which a program has open, keeps its name: %s",
-                path,
-                os.strerror(number),
-            )
+            reason = os.strerror(number)
+            log.info("%s: the older version, which a program has open, keeps its name: %s", path, reason)
         self._replaced.end_move(move, is_moved=number == 0)
 
     def _ask(self, move: Move, path: str, alias: str) -> int:
-        """Let the other process move a name; return 0 or the errno."""
+        """Let the other process move a name; return 0 or the errno.
+
+        Raise `OSError` or `ValueError` if the process has ended.
+        """
         folder, name = split(beside_root(path))
         request = b"".join(os.fsencode(text) + b"\0" for text in (folder.lstrip("/"), name, alias))
-        try:
-            process = self._process = self._process or self._start_process()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(request)
-            number = int(process.stdout.readline())
-            if number == 0:
-                # At once, and not when the new name is removed too.
-                self._replaced.end_move(move, is_moved=True)
-            process.stdout.readline()
-        except (OSError, ValueError) as error:
-            log.info("the process that moves names has failed: %s", error)
-            self._end_process()
-            return errno.EIO
+        process = self._process = self._process or self._start_process()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(request)
+        number = int(process.stdout.readline())
+        if number == 0:
+            # At once, and not when the new name is removed too.
+            self._replaced.end_move(move, is_moved=True)
+        process.stdout.readline()
         return number
 
     def _start_process(self) -> "subprocess.Popen[bytes]":
@@ -104,6 +110,7 @@ class NameMover:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
+            env={name: os.environ[name] for name in NEEDED if name in os.environ},
             cwd="/",  # it must not keep any mount busy
             start_new_session=True,  # ^C is for the mount, which it outlives by a moment
         )

@@ -4,6 +4,7 @@ These run in a real mount. The kernel has one size for each of its inodes, so th
 """
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -313,6 +314,57 @@ def test_many_files_that_are_open_are_replaced(
     finally:
         for handle in handles:
             os.close(handle)
+
+
+@pytest.fixture
+def halted(mounted: Mount, connection: Connection, container: str) -> Path:
+    """Return a file that a program can open and another client replace, but no name is moved any more."""
+    path = mounted.path / "d" / "file"
+    connection.put_object(container, "d/file", LONGER)
+    with opened(path, LONGER):
+        replace(connection, mounted, container, "d/file", LONG)
+        wait_until(lambda: path.stat().st_size == len(LONG))
+    (mover,) = movers_of(mounted)
+    os.kill(int(mover), signal.SIGSTOP)
+    return path
+
+
+def test_a_move_that_hangs_hinders_nobody(
+    halted: Path, mounted: Mount, connection: Connection, container: str
+) -> None:
+    with opened(halted, LONG) as handle:
+        replace(connection, mounted, container, "d/file", SHORT)
+        # Until then the old version is shown.
+        for _ in range(2):
+            assert halted.stat().st_size == len(LONG)
+            subprocess.run(["cmp", halted, f"/proc/self/fd/{handle}"], check=True, pass_fds=[handle])
+        halted.with_name("other").write_bytes(SHORT)
+        halted.unlink()
+        assert not halted.exists()
+        assert os.fstat(handle).st_size == len(LONG)
+        assert body_of(handle) == LONG
+        halted.write_bytes(LONGER)
+        assert halted.read_bytes() == LONGER
+        assert body_of(handle) == LONG
+    mounted.stop()
+    assert connection.get_object(container, "d/file")[1] == LONGER
+    assert not movers_of(mounted)
+
+
+def test_a_mover_that_has_ended_begins_again(
+    halted: Path, mounted: Mount, connection: Connection, container: str
+) -> None:
+    with opened(halted, LONG) as handle:
+        os.kill(int(movers_of(mounted)[0]), signal.SIGKILL)
+        replace(connection, mounted, container, "d/file", SHORT)
+        wait_until(lambda: halted.read_bytes() == SHORT)
+        with opened(halted, SHORT) as second:
+            replace(connection, mounted, container, "d/file", LONGER)
+            wait_until(lambda: halted.stat().st_size == len(LONGER))
+            assert body_of(second) == SHORT
+            assert os.fstat(second).st_size == len(SHORT)
+        assert body_of(handle) == LONG
+        assert os.fstat(handle).st_size == len(LONG)
 
 
 def test_nothing_is_left_after_a_kill(mounted: Mount, connection: Connection, container: str) -> None:
