@@ -18,6 +18,7 @@ import fuse
 
 from swiftfs.concurrency import is_main_thread, unix_time_ns
 from swiftfs.errors import ConfigurationError, StoreError, SwiftfsError, errno_of, mount_point_error, os_error
+from swiftfs.fuse.callers import Callers
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import (
     UNKNOWN_INODE,
@@ -79,15 +80,6 @@ _REMEDIES = {
 }
 """What to do when libfuse or fusermount refuses."""
 
-MOST_OPENINGS = 1000
-"""Limit of the files that are being opened again."""
-
-LOOKUP_PATIENCE = 1.0
-"""How long a lookup waits until its name can be another inode's. It may be that this has to wait for it."""
-
-FSTAT_PATIENCE = 0.1
-"""The same for a call that is perhaps an fstat(2), for which that has to wait."""
-
 _EVERYDAY = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EINVAL}
 """Errors of ordinary attempts of programs; any other error is logged."""
 
@@ -148,9 +140,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         self._on_init, self._on_destroy = on_init, on_destroy
         self._failure: BaseException | None = None
         self._live = False
-        self._opening_again: set[tuple[bytes, int]] = set()
-        # The path and the thread of each open(2), by its handle.
-        self._openers: dict[int, tuple[bytes, int]] = {}
+        self._callers = Callers()
         self._bind_hot_operations()
         timeouts = {
             "attr_timeout": attr_timeout,
@@ -238,21 +228,9 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
     def getattr(self, path: bytes, stat: int) -> None:
         """Fill `struct stat` of a path."""
         attributes = self._getattr(path.decode())
-        if self._moves and self.operations.wait_for_move(path.decode(), self._patience(path)):
+        if self._moves and self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
             attributes = self._getattr(path.decode())
         write_stat(stat, attributes)
-
-    def _patience(self, path: bytes) -> float:
-        """Return how long a call may wait for the move of its path, in seconds."""
-        # An fstat(2) looks like a lookup here, but the move waits for its end. Only who has the file open
-        # calls fstat(2).
-        is_lookup = _opening(path) in self._opening_again or not self._has_open(path)
-        return LOOKUP_PATIENCE if is_lookup else FSTAT_PATIENCE
-
-    def _has_open(self, path: bytes) -> bool:
-        """Return whether the calling process has opened `path`, and not closed it."""
-        threads = {thread for opened, thread in list(self._openers.values()) if opened == path}
-        return bool(threads) and _process_of(_caller()) in map(_process_of, threads)
 
     def fgetattr(self, path: bytes | None, stat: int, file_info: int) -> int | None:
         """Fill `struct stat` of an open file."""
@@ -295,53 +273,39 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         """Open a file; a handle that bypasses the kernel's pages bypasses the size of stat(2) too."""
         info = file_info.contents
         if is_other := self.operations.is_other_inode(path.decode()):
-            self._open_again(path)
+            self._callers.try_again(path)
         try:
             info.fh = self.operations.open(path.decode(), info.flags)
         except (SwiftfsError, OSError) as error:
             # The kernel opens only names that it has seen, so its cache is wrong.
             if errno_of(error) == errno.ENOENT and not is_other:
-                self._open_again(path)
+                self._callers.try_again(path)
             raise
         use = self.operations.page_use(info.fh)
         if use is PageUse.DROP or info.flags & os.O_TRUNC:
             mark_for_drop(file_info)
         elif use is PageUse.LOOK_AGAIN and not is_other:
             try:
-                self._open_again(path)
+                self._callers.try_again(path)
             except OSError:
                 self.operations.release(None, info.fh)
                 raise
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
-        self._opening_again.discard(_opening(path))
-        self._openers[info.fh] = path, _caller()
-
-    def _open_again(self, path: bytes) -> None:
-        """Let the kernel look a name up and try again, by `OSError` ESTALE; do nothing the second time.
-
-        With O_CREAT it creates a file that is gone. It tries once: a program would get the second ESTALE.
-        """
-        opening = _opening(path)
-        if opening in self._opening_again:
-            self._opening_again.discard(opening)
-            return
-        if len(self._opening_again) >= MOST_OPENINGS:
-            self._opening_again.clear()  # of programs that have ended meanwhile
-        self._opening_again.add(opening)
-        raise os_error(errno.ESTALE, path.decode())
+        self._callers.done(path)
+        self._callers.opened(path, info.fh)
 
     def truncate(self, path: bytes, length: int) -> None:
         """Set the size of a file that need not be open."""
         if self.operations.is_other_inode(path.decode()):
-            self._open_again(path)
+            self._callers.try_again(path)
         try:
             self.operations.truncate(path.decode(), length)
         except OSError as error:
             # The kernel tries this once more, too.
             if error.errno == errno.ESTALE:
-                self._open_again(path)
+                self._callers.try_again(path)
             raise
-        self._opening_again.discard(_opening(path))
+        self._callers.done(path)
 
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
         """Create and open a file (fusepy passes no flags)."""
@@ -351,12 +315,12 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         use = self.operations.page_use(info.fh)
         is_other = use is PageUse.LOOK_AGAIN and self.operations.is_other_inode(path.decode())
         info.direct_io = is_other or use is PageUse.BYPASS
-        self._openers[info.fh] = path, _caller()
+        self._callers.opened(path, info.fh)
 
     def release(self, path: bytes | None, file_info: Any) -> None:
         """Close a handle."""
         handle = file_info.contents.fh
-        self._openers.pop(handle, None)
+        self._callers.closed(handle)
         self.operations.release(None, handle)
 
     def utimens(self, path: bytes, times: Any) -> None:
@@ -392,25 +356,6 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
             return _NOT_SUPPORTED
         super().removexattr(path, name)
         return None
-
-
-def _opening(path: bytes) -> tuple[bytes, int]:
-    """Return what identifies an open(2): its folder and thread. The name may be another one meanwhile."""
-    return path.rpartition(b"/")[0], _caller()
-
-
-def _caller() -> int:
-    """Return the ID of the thread that has called."""
-    return int(fuse.fuse_get_context()[2])
-
-
-def _process_of(thread: int) -> int:
-    """Return the ID of the process of a thread; the thread's own if the system does not tell."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{thread}/status").read_text().splitlines():
-            if line.startswith("Tgid:"):
-                return int(line.split()[1])
-    return thread
 
 
 def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]:
