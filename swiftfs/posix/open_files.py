@@ -114,9 +114,8 @@ class OpenFiles:
             handle = self._handles[number]
             file = handle.file
             if self.replaced.holds(file):
-                # Its inode's pages are of its version, but it may share that with a newer one.
-                is_kept = file.pages.began is not None and not file.pages.is_bypassed
-                return PageUse.KEEP if is_kept else PageUse.BYPASS
+                # The inode that the kernel opens may be that of another version.
+                return PageUse.BYPASS
             # As long as a handle of the old version is open its pages come back with every read. Of a file
             # that libfuse knows by two names the kernel has two caches.
             is_mixed = file.aliased or self.replaced.shares_inode(file.path)

@@ -76,11 +76,16 @@ class ReplacedFiles:
         """Add a file that was replaced, and ask for the move of its name."""
         with self._changed:
             self._files.append(file)
-            if self._is_served and file.path not in self._moves and len(self._aside) < MOST_ASIDE:
-                move = Move(file.path, self._new_alias(), monotonic())
-                self._moves[move.path] = self._aliases[move.alias] = move
-                self._queue.append(move)
-                self._changed.notify_all()
+            # A move that is not accepted yet takes this file along.
+            if file.path not in self._moves:
+                self._ask_for_move(file.path)
+
+    def _ask_for_move(self, path: str) -> None:
+        if self._is_served and len(self._aside) < MOST_ASIDE:
+            move = Move(path, self._new_alias(), monotonic())
+            self._moves[move.path] = self._aliases[move.alias] = move
+            self._queue.append(move)
+            self._changed.notify_all()
 
     def _new_alias(self) -> str:
         return f"{self._prefix}{next(self._numbers)}"
@@ -273,6 +278,9 @@ class ReplacedFiles:
                     if file.aside == move.target:
                         file.aside = ""
             self._end(move)
+            # Another version may have been replaced since the rename was accepted.
+            if is_moved and self._at_name(move.path) is not None:
+                self._ask_for_move(move.path)
 
     def _end(self, move: Move) -> None:
         del self._moves[move.path], self._aliases[move.alias]

@@ -200,6 +200,28 @@ def test_no_other_rename_is_taken_for_a_move(
     assert body(store, "d/file") == body(store, "d/other") == NEW
 
 
+def test_a_version_that_is_replaced_within_the_move_of_the_one_before_is_moved_too(
+    filesystem: FileSystem, replaced: ReplacedFiles, store: MemoryStore
+) -> None:
+    old = replace(filesystem, store)
+    filesystem.getattr("/d/file")
+    move = next_move(replaced)
+    filesystem.rename("/d/file", move.target)
+    # By an open that the kernel does not try again.
+    second = filesystem.open("/d/file", os.O_RDWR)
+    assert get(filesystem, second) == NEW
+    foreign(store, "d/file", NEWER)
+    filesystem.getattr("/d/file")
+    replaced.end_move(move, is_moved=True)
+    again = next_move(replaced)
+    filesystem.rename("/d/file", again.target)
+    replaced.end_move(again, is_moved=True)
+    assert filesystem.getattr(again.target).size == len(NEW)
+    assert filesystem.getattr("/d/file").size == len(NEWER)
+    for handle in (old, second):
+        filesystem.release(handle)
+
+
 def test_a_file_that_is_closed_needs_no_move(
     filesystem: FileSystem, replaced: ReplacedFiles, store: MemoryStore
 ) -> None:
