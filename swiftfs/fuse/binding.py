@@ -282,17 +282,25 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
                 self._callers.try_again(path)
             raise
         use = self.operations.page_use(info.fh)
+        if use is PageUse.LOOK_AGAIN and not is_other:
+            use = self._look_again(path, info)
         if use is PageUse.DROP or info.flags & os.O_TRUNC:
             mark_for_drop(file_info)
-        elif use is PageUse.LOOK_AGAIN and not is_other:
-            try:
-                self._callers.try_again(path)
-            except OSError:
-                self.operations.release(None, info.fh)
-                raise
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
         self._callers.done(path)
         self._callers.opened(path, info.fh)
+
+    def _look_again(self, path: bytes, info: Any) -> PageUse:
+        """Let the kernel open the file again, once; then open what its inode has, and return how."""
+        try:
+            self._callers.try_again(path)
+        except OSError:
+            self.operations.release(None, info.fh)
+            raise
+        if self.operations.is_other_inode(path.decode()):  # it was replaced since the kernel looked
+            self.operations.release(None, info.fh)
+            info.fh = self.operations.open(path.decode(), info.flags)
+        return self.operations.page_use(info.fh)
 
     def truncate(self, path: bytes, length: int) -> None:
         """Set the size of a file that need not be open."""
