@@ -174,6 +174,9 @@ class ControlDirFS(FileSystem):
             self.unhide(new)  # it was hidden for this call if it is open
         self._filesystem.rename(_changeable(old), _changeable(new))
 
+    def hide(self, path: str, hidden: str) -> None:
+        self._filesystem.hide(_changeable(path), hidden)
+
     def unhide(self, path: str) -> None:
         if not _is_control(path):
             self._filesystem.unhide(without_hidden(path))

@@ -227,7 +227,11 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
 
     def getattr(self, path: bytes, stat: int) -> None:
         """Fill `struct stat` of a path."""
-        attributes = self._getattr(path.decode())
+        try:
+            attributes = self._getattr(path.decode())
+        except OSError:
+            self._callers.missed(path)
+            raise
         if self._moves and self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
             attributes = self._getattr(path.decode())
         write_stat(stat, attributes)
@@ -282,13 +286,19 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
                 self._callers.try_again(path)
             raise
         use = self.operations.page_use(info.fh)
-        if use is PageUse.LOOK_AGAIN and not is_other:
+        # What O_TRUNC has emptied must not be closed, which would store it.
+        if use is PageUse.LOOK_AGAIN and not is_other and not info.flags & os.O_TRUNC:
             use = self._look_again(path, info)
         if use is PageUse.DROP or info.flags & os.O_TRUNC:
             mark_for_drop(file_info)
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
         self._callers.done(path)
         self._callers.opened(path, info.fh)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """Rename a file or folder; libfuse hides an open file in this way."""
+        rename = self.operations.hide if self._callers.hides(new) else self.operations.rename
+        rename(old.decode(), new.decode())
 
     def _look_again(self, path: bytes, info: Any) -> PageUse:
         """Let the kernel open the file again, once; then open what its inode has, and return how."""

@@ -1,11 +1,13 @@
 """Which threads have files open, and which open a file again."""
 
 import contextlib
+import ctypes
 import errno
 from pathlib import Path
 
 import fuse
 
+from swiftfs.concurrency import thread_id
 from swiftfs.errors import os_error
 
 MOST_TRYING = 1000
@@ -18,6 +20,22 @@ FSTAT_PATIENCE = 0.1
 """The same for a call that is perhaps an fstat(2), for which that has to wait."""
 
 
+_HIDDEN = b".fuse_hidden"
+"""How the names begin by which libfuse hides open files; a program may use such a name too."""
+
+
+class _Context(ctypes.Structure):
+    """libfuse's record of the call that a thread is serving (`struct fuse_context_i` in `fuse.c` of 2.9)."""
+
+    _fields_ = (("public", fuse.fuse_context), ("umask", fuse.c_mode_t), ("request", ctypes.c_void_p))
+
+
+class _Request(ctypes.Structure):
+    """How a request begins (`struct fuse_req` in `fuse_i.h` of 2.9); `unique` is the kernel's number."""
+
+    _fields_ = (("session", ctypes.c_void_p), ("unique", ctypes.c_uint64))
+
+
 class Callers:
     """What is known of the threads that make system calls. Not locked: one that is missed does no harm."""
 
@@ -25,6 +43,8 @@ class Callers:
         self._trying_again: set[tuple[bytes, int]] = set()
         # The path and the thread of each open(2), by its handle.
         self._openers: dict[int, tuple[bytes, int]] = {}
+        # By libfuse's thread: the last hidden name that was looked up and not found, and the request.
+        self._missed: dict[int, tuple[bytes, int]] = {}
 
     def try_again(self, path: bytes) -> None:
         """Let the kernel look a name up and try again, by `OSError` ESTALE; do nothing the second time.
@@ -52,6 +72,19 @@ class Callers:
         """Record that a handle is closed."""
         self._openers.pop(handle, None)
 
+    def missed(self, path: bytes) -> None:
+        """Record that a path was not found."""
+        if _HIDDEN in path:
+            self._missed[thread_id()] = path, _request()
+
+    def hides(self, new: bytes) -> bool:
+        """Return whether a rename to `new` is libfuse's own.
+
+        libfuse chooses a free name and renames to it within one request. The kernel looks up the new name of
+        a program's rename(2) by another request.
+        """
+        return _HIDDEN in new and self._missed.get(thread_id()) == (new, _request())
+
     def patience(self, path: bytes) -> float:
         """Return how long the call may wait for the move of its path, in seconds."""
         # An fstat(2) looks like a lookup here, but the move waits for its end. Only who has the file open
@@ -68,6 +101,12 @@ class Callers:
 def _call_about(path: bytes) -> tuple[bytes, int]:
     """Return what identifies a call: its folder and thread. The name may be another one meanwhile."""
     return path.rpartition(b"/")[0], _thread()
+
+
+def _request() -> int:
+    """Return the kernel's number of the request that this thread is serving."""
+    context = _Context.from_address(ctypes.addressof(fuse._libfuse.fuse_get_context().contents))
+    return int(_Request.from_address(context.request).unique)
 
 
 def _thread() -> int:

@@ -55,13 +55,13 @@ class FileSystem(Protocol):
         """Remove a file."""
 
     def rename(self, old: str, new: str) -> None:
-        """Move, replacing `new`.
+        """Move, replacing `new`; `unhide(new)` is included."""
 
-        An open file is moved to `.fuse_hidden…` before it is deleted or replaced. `unhide(new)` is included.
-        """
+    def hide(self, path: str, hidden: str) -> None:
+        """Move an open file to the name `hidden`, as libfuse does before it is deleted or replaced."""
 
     def unhide(self, path: str) -> None:
-        """Move back the file that this thread has moved from `path` to `.fuse_hidden…` just now, if any."""
+        """Move back the file that this thread has hidden just now, if any."""
 
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         """Make `path` a symbolic link to `target`."""
@@ -174,6 +174,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         self.unlink = filesystem.unlink
         self.rmdir = filesystem.rmdir
         self.rename = filesystem.rename
+        self.hide = filesystem.hide
         self.getxattr = filesystem.getxattr
         self.listxattr = filesystem.listxattr
         self.setxattr = filesystem.setxattr

@@ -75,6 +75,7 @@ class FileSystem:
         self.unlink = unlinks.unlink
         self.unhide = unlinks.unhide
         self.rename = renames.rename
+        self.hide = renames.hide
         self.statfs = UsageReport(services.store, services.source).of
 
         self.waiting = services.journal.waiting

@@ -23,7 +23,7 @@ from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, pending_entry
 from swiftfs.posix.services import Services
-from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of, is_hiding
+from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of
 from swiftfs.posix.write_back import WriteBack
 
 Renamed = list[tuple[Entry, Entry]]
@@ -60,8 +60,14 @@ class RenameOps:
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder, and replace what POSIX allows to replace."""
-        if old == new:
-            return
+        if old != new:
+            self._rename(old, new, hides=False)
+
+    def hide(self, path: str, hidden: str) -> None:
+        """Take the name away from a file, as libfuse does before one that it counts as open loses it."""
+        self._rename(path, hidden, hides=True)
+
+    def _rename(self, old: str, new: str, *, hides: bool) -> None:
         if self._open_files.replaced.renamed(old, new):
             self._inodes.move(old, new)
             return
@@ -79,11 +85,10 @@ class RenameOps:
         else:
             # Not for a folder: the kernel renames none to an existing file, so what was hidden was deleted.
             with self._unlinks.unhidden(new), self._pending.changing(old, new):
-                self._rename_file(old, new)
+                if not hides or not self._unlinks.hide(old, new):
+                    self._rename_file(old, new)
 
     def _rename_file(self, old: str, new: str) -> None:
-        if is_hiding(old, new) and self._unlinks.hide(old, new):
-            return
         # A version that another client has replaced is not what moves.
         self._files.current(old)
         with self._write_back.held_open(old) as file:

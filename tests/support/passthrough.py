@@ -85,6 +85,9 @@ class Passthrough:
     def rename(self, old: str, new: str) -> None:
         Path(self._at(old)).rename(self._at(new))
 
+    def hide(self, path: str, hidden: str) -> None:
+        self.rename(path, hidden)
+
     def unhide(self, path: str) -> None:
         """Do nothing: a rename of the folder's file system does not fail."""
 

@@ -153,7 +153,7 @@ def test_libfuse_hides_the_other_name_and_removes_it(
     old = replace(filesystem, store)
     filesystem.getattr("/d/file")
     target = make(filesystem, replaced)
-    filesystem.rename(target, HIDDEN)  # the mover's unlink(2)
+    filesystem.hide(target, HIDDEN)  # the mover's unlink(2)
     look(filesystem, target)
     assert filesystem.getattr(HIDDEN) == filesystem.getattr_handle(old)
     filesystem.release(old)
@@ -308,7 +308,7 @@ def test_a_name_that_a_program_takes_away_is_not_moved(
     old = replace(filesystem, store)
     filesystem.getattr("/d/file")
     move = next_move(replaced)
-    filesystem.rename("/d/file", HIDDEN)
+    filesystem.hide("/d/file", HIDDEN)
     assert not replaced.is_asked(move)
     if is_replaced:
         filesystem.rename("/d/other", "/d/file")
