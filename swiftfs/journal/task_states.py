@@ -17,7 +17,7 @@ def pause_after(attempts: int) -> float:
     """Return the seconds to wait after so many failed attempts of a task."""
     # 32 doublings are more than any pause takes; 2 to the power of all attempts in a day without a server is
     # no float.
-    return min(FIRST_PAUSE * 2 ** min(attempts - 1, 32), LONGEST_PAUSE)
+    return min(FIRST_PAUSE * 2.0 ** min(attempts - 1, 32), LONGEST_PAUSE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
