@@ -339,8 +339,8 @@ class RetryingStore:
             try:
                 return retrying(attempt, call)
             except StoreError as error:
-                # Its traceback has a frame of tenacity that refers to the error. Until a garbage collection that
-                # cycle would keep all that the callers use, such as the descriptor of a deleted file.
+                # Its traceback has a frame of tenacity that refers to the error. Until a garbage collection
+                # that cycle would keep what the callers use, such as the descriptor of a deleted file.
                 drop_tracebacks(error)
                 raise
 
