@@ -31,8 +31,8 @@ GROWTH = 48 * 1024 * 1024
 """Bytes by which resident memory grows before a worker frees unused memory after a test."""
 RESIDENT = pytest.StashKey[int]()
 """Bytes of resident memory before the first test, or after memory was freed the last time."""
-M_ARENA_MAX = -8
-"""A parameter of mallopt(3)."""
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+"""Parameters of mallopt(3)."""
 
 _numbers = itertools.count(1)
 
@@ -87,9 +87,13 @@ def pytest_configure() -> None:
 
 
 def _share_heaps() -> None:
-    """Let threads share two heaps: by default glibc has many, and what one has freed no other can use."""
+    """Let threads share two heaps: by default glibc has many, and what one has freed no other can use.
+
+    The bodies of large files lie outside the heaps, so that their memory is returned when they are freed.
+    """
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**22)
 
 
 def _let_children_get_signals() -> None:
