@@ -27,7 +27,7 @@ concurrency.check()
 hypothesis.settings.register_profile("any load", deadline=None)
 hypothesis.settings.load_profile("any load")
 
-GROWTH = 48 * 1024 * 1024
+GROWTH = 24 * 1024 * 1024
 """Bytes by which resident memory grows before a worker frees unused memory after a test."""
 RESIDENT = pytest.StashKey[int]()
 """Bytes of resident memory before the first test, or after memory was freed the last time."""

@@ -20,7 +20,7 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, is_below, join, path_below, plain_marker, split
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.open_files import OpenFile
+from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, pending_entry
 from swiftfs.posix.services import Services
 from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of, is_hiding
@@ -61,6 +61,9 @@ class RenameOps:
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder, and replace what POSIX allows to replace."""
         if old == new:
+            return
+        if self._open_files.replaced.renamed(old, new):
+            self._inodes.move(old, new)
             return
         try:
             self._journal.undo_late_requests(old, moving=True)

@@ -22,7 +22,7 @@ from swiftfs.journal.operations import Delete
 from swiftfs.namespace.entry import Entry
 from swiftfs.paths import split
 from swiftfs.posix.directory_ops import DirectoryOps
-from swiftfs.posix.open_files import HeldDeletion, OpenFile
+from swiftfs.posix.open_file import HeldDeletion, OpenFile
 from swiftfs.posix.pending import JournaledChange, PendingChanges
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
@@ -69,7 +69,7 @@ class UnlinkOps:
     def unlink(self, path: str) -> None:
         """Delete a file, a link or a special file."""
         # libfuse deletes a hidden name after the last close. A file that is back has another name now.
-        if self._open_files.is_alias(path):
+        if self._open_files.is_alias(path) or self._open_files.replaced.is_removed(path):
             return
         with self._pending.changing(path):
             entry = self._entry(path)
@@ -88,10 +88,11 @@ class UnlinkOps:
             if file is not None:
                 found = self._unlink_open(file, entry, hidden)
             # libfuse counts a handle as open until after its release.
-            elif self._open_files.was_just_released(path):
+            elif self._open_files.is_held(path):
                 found = self._unlink_released(path, _existing(entry, path), hidden)
             else:
                 return False
+        self._open_files.replaced.hide(path, hidden)
         with self._lock:
             self._hidden[thread_id()] = found
         return True

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,16 @@ class Passthrough:
 
     def page_use(self, handle: int) -> PageUse:
         return PageUse.KEEP
+
+    @property
+    def moves(self) -> Mapping[str, object]:
+        return {}
+
+    def wait_for_move(self, path: str, seconds: float) -> bool:
+        return False
+
+    def is_other_inode(self, path: str) -> bool:
+        return False
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         if Path(f"/proc/self/fd/{handle}").readlink().name.startswith("together-"):
