@@ -444,7 +444,7 @@ def test_an_aborted_connection_is_an_ordinary_end(failing_reads: Mapping[str, st
     mount = Mount(tmp_path, failing_reads)
     subprocess.run(["fusermount", "-u", "-z", mount.path], check=True)
     _, errors = mount.process.communicate(timeout=within(20))
-    assert set(errors.splitlines()) == {ABORTED}
+    assert set(errors.splitlines()) <= {ABORTED}
     assert mount.process.returncode == 0
     assert not [line for line in mount.log() if "stopped serving" in line]
 
