@@ -181,6 +181,10 @@ class Runtime:
         """Return the kernel's number of the calling thread."""
         return threading.get_native_id()
 
+    def thread_key(self) -> int:
+        """Return a number of the calling thread that no other running thread has, without a system call."""
+        return threading.get_ident()
+
     def ended_threads(self, threads: Collection[int]) -> set[int]:
         """Return which of the numbers are no thread's any more; none where the kernel does not tell."""
         try:
@@ -218,7 +222,7 @@ class _Checks:
 
     @property
     def held(self) -> "list[_CheckedLock]":
-        return self._held[_runtime.thread_id()]
+        return self._held[_runtime.thread_key()]
 
     def may_take(self, lock: "_CheckedLock") -> None:
         """Assert that the calling thread may take `lock`."""

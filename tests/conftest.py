@@ -19,6 +19,7 @@ from support.leaks import Belongings
 from support.mounts import Mount
 from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
+from swiftfs.journal import recovery, task_states
 
 concurrency.check()
 
@@ -26,12 +27,12 @@ concurrency.check()
 hypothesis.settings.register_profile("any load", deadline=None)
 hypothesis.settings.load_profile("any load")
 
-GROWTH = 48 * 1024 * 1024
+GROWTH = 24 * 1024 * 1024
 """Bytes by which resident memory grows before a worker frees unused memory after a test."""
 RESIDENT = pytest.StashKey[int]()
 """Bytes of resident memory before the first test, or after memory was freed the last time."""
-M_ARENA_MAX = -8
-"""A parameter of mallopt(3)."""
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+"""Parameters of mallopt(3)."""
 
 _numbers = itertools.count(1)
 
@@ -64,15 +65,35 @@ def lock_order() -> Iterator[None]:
     assert concurrency.take_violations() == []
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the journal of a unit test try failed changes again soon: its store needs no rest."""
+    if request.node.get_closest_marker("unit"):
+        monkeypatch.setattr(task_states, "FIRST_PAUSE", 0.05)
+        monkeypatch.setattr(task_states, "LONGEST_PAUSE", 0.2)
+
+
+@pytest.fixture
+def no_retries(short_pauses: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the journal try failed changes, and those of an earlier mount, only when it is asked to."""
+    monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 1000.0)
+    monkeypatch.setattr(task_states, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(task_states, "LONGEST_PAUSE", 1000.0)
+
+
 def pytest_configure() -> None:
     _share_heaps()
     _let_children_get_signals()
 
 
 def _share_heaps() -> None:
-    """Let threads share two heaps: by default glibc has many, and what one has freed no other can use."""
+    """Let threads share two heaps: by default glibc has many, and what one has freed no other can use.
+
+    The bodies of large files lie outside the heaps, so that their memory is returned when they are freed.
+    """
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**22)
 
 
 def _let_children_get_signals() -> None:
@@ -98,6 +119,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     result = yield
     if _resident() > item.config.stash[RESIDENT] + GROWTH:
         gc.collect()
+        gc.freeze()  # what is left belongs to the session: the next collections are faster without it
         with contextlib.suppress(AttributeError):  # not glibc
             ctypes.CDLL(None).malloc_trim(0)
         # What is left now is in use: to look again after each test would take longer than most of them.

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import eventlet
-from eventlet import wsgi
+from eventlet import event, wsgi
 
 from swiftfs.concurrency import monotonic, unix_time
 from swiftfs.demo.values import Fault
@@ -192,6 +192,7 @@ class Faults:
         self._application = application
         self._delay = delay
         self._active: list[ActiveFault] = []
+        self._delays_end = event.Event()
 
     def inject(self, fault: Fault) -> None:
         """Add a fault; raise `re.error` if its path is not a regular expression."""
@@ -200,6 +201,11 @@ class Faults:
     def clear(self) -> None:
         """Remove all faults."""
         self._active.clear()
+
+    def end_delays(self) -> None:
+        """Let the requests go on that a fault delays now."""
+        ended, self._delays_end = self._delays_end, event.Event()
+        ended.send()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer as the application or the first matching fault does."""
@@ -226,7 +232,7 @@ class Faults:
         if fault.late:
             self._carry_out_later(environ, fault.late)
         if fault.delay:
-            eventlet.sleep(fault.delay)
+            self._delays_end.wait(fault.delay)
         if fault.reset and fault.truncate_body < 0:
             environ["wsgi.input"].read(fault.accept_body)
             _abort(environ)
@@ -367,6 +373,8 @@ class Control:
                 self._faults.inject(Fault(**value))
             case ("DELETE", "faults"):
                 self._faults.clear()
+            case ("DELETE", "delays"):
+                self._faults.end_delays()
             case _:
                 return HTTPStatus.NOT_FOUND, f"no {subject}"
         return HTTPStatus.OK, None

@@ -150,6 +150,10 @@ class SwiftServer:
         """Remove all faults."""
         self._control("DELETE", "faults")
 
+    def end_delays(self) -> None:
+        """Let the requests go on that a fault delays now."""
+        self._control("DELETE", "delays")
+
     def add_rows(self, container: str, names: Iterable[str], *, size: int = 0) -> None:
         """Add listing rows of objects of `size` bytes that do not exist: 100,000 of them in seconds."""
         row = {"size": size, "content_type": "application/octet-stream", "etag": EMPTY_ETAG}

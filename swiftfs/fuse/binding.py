@@ -19,6 +19,7 @@ import fuse
 from swiftfs.concurrency import is_main_thread, unix_time_ns
 from swiftfs.errors import ConfigurationError, StoreError, SwiftfsError, errno_of, mount_point_error, os_error
 from swiftfs.fuse.callers import Callers
+from swiftfs.fuse.libfuse import run
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import (
     UNKNOWN_INODE,
@@ -168,9 +169,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         said = ""
         try:
             with _default_interrupt():
-                failed = fuse._libfuse.fuse_main_real(
-                    len(words), arguments, ctypes.byref(table), ctypes.sizeof(table), None
-                )
+                failed = run(arguments, table)
         finally:
             said = self._stderr.restore()
         _threads.join(seconds=10)

@@ -32,15 +32,11 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals, complaint
-from swiftfs.journal.task_states import Blocked, Cancelled, Failure, Succeeded
+from swiftfs.journal.task_states import Blocked, Cancelled, Failure, Succeeded, pause_after
 from swiftfs.journal.tasks import Mode, Task
 from swiftfs.objects import ObjectInfo, ObjectName
 
 log = logging.getLogger(__name__)
-
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
-"""Seconds between two attempts of a task, doubled each time, after the store's own retries have ended."""
 
 MOST_STORED = 10_000
 """Objects whose last stored ETag is remembered."""
@@ -108,15 +104,14 @@ class Outcomes:
                 if error.etag:
                     self._stored[names_of(task.operation)[0]] = error.etag
                 # No failure of the server: it neither counts as an attempt nor ends a wait in fsync.
-                pause = 0.0 if task.is_awaited or self._writer.is_closing else FIRST_PAUSE
+                pause = 0.0 if task.is_awaited or self._writer.is_closing else pause_after(1)
                 self._queue.schedule(task, monotonic() + pause, task.error)
                 return
             task.attempts += 1
             # Whoever waited gets the error. From now on a change of the file has its write delay again.
             task.awaited_hand_in, task.reported = 0, False
             if again:
-                pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
-                self._queue.schedule(task, monotonic() + pause, error)
+                self._queue.schedule(task, monotonic() + pause_after(task.attempts), error)
             else:
                 task.become(Blocked(error))
                 log.log(self._level, "%s is parked, because it cannot be stored: %s", task.path, error)

@@ -6,8 +6,7 @@ from collections.abc import Collection
 from swiftfs.concurrency import monotonic
 from swiftfs.journal.move_results import Remnant
 from swiftfs.journal.operations import Move, MoveFolder
-from swiftfs.journal.outcomes import FIRST_PAUSE
-from swiftfs.journal.task_states import Blocked, Retrying
+from swiftfs.journal.task_states import Blocked, Retrying, pause_after
 from swiftfs.journal.tasks import Task, TaskQueue, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import path_below
@@ -25,7 +24,7 @@ def remnant_tasks(
         own = _path_of(deletion.name, path, operation)
         # As if its first attempt had failed: a report shows the reason, and a refusal is not repeated by
         # itself.
-        state = Retrying(now + FIRST_PAUSE, error) if error.retryable else Blocked(error)
+        state = Retrying(now + pause_after(1), error) if error.retryable else Blocked(error)
         task = Task(queue.next_seq(), own, deletion, nobody_waits, now, state, ambiguous=True, attempts=1)
         log.warning("%s was moved, but the old object stays until Swift deletes it: %s", own, error)
         tasks.append(task)

@@ -8,6 +8,17 @@ from swiftfs.errors import SwiftfsError
 
 Failure = SwiftfsError | OSError
 
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 30.0
+"""Seconds between two attempts of a task, doubled each time, after the store's own retries have ended."""
+
+
+def pause_after(attempts: int) -> float:
+    """Return the seconds to wait after so many failed attempts of a task."""
+    # 32 doublings are more than any pause takes; 2 to the power of all attempts in a day without a server is
+    # no float.
+    return min(FIRST_PAUSE * 2.0 ** min(attempts - 1, 32), LONGEST_PAUSE)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waiting:

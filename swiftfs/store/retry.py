@@ -12,7 +12,7 @@ from typing import TypeVar
 import tenacity
 
 from swiftfs.concurrency import may_block, monotonic, new_event
-from swiftfs.errors import AlreadyExists, Clash, NotFound, StoreError
+from swiftfs.errors import AlreadyExists, Clash, NotFound, StoreError, drop_tracebacks
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
@@ -336,7 +336,13 @@ class RetryingStore:
             reraise=True,
         )
         with deadline(seconds):
-            return retrying(attempt, call)
+            try:
+                return retrying(attempt, call)
+            except StoreError as error:
+                # Its traceback has a frame of tenacity that refers to the error. Until a garbage collection
+                # that cycle would keep what the callers use, such as the descriptor of a deleted file.
+                drop_tracebacks(error)
+                raise
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

@@ -4,13 +4,15 @@ import ctypes
 import errno
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ import fuse
 import pytest
 
 from support.deadlines import within
+from support.mounts import ABORTED, run
 from support.passthrough import FAULTS, READERS, Passthrough
 from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE
@@ -33,7 +36,7 @@ MIB = 1 << 20
 class Mount:
     """A mounted passthrough of `root` in a child process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.root, self.path, self.control = folder / "root", folder / "mnt", folder / "control"
         for each in (self.root, self.path, self.control):
             each.mkdir(exist_ok=True)
@@ -42,6 +45,7 @@ class Mount:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "live\n":
@@ -399,3 +403,59 @@ def test_stat_layout_follows_the_order_of_the_fields() -> None:
     assert (image.st_size, image.st_blksize, image.st_blocks, image.st_ctimespec.tv_nsec) == (4, 5, 6, 8)
     assert image.st_rdev == 10
     assert layout.size == ctypes.sizeof(Aarch64)
+
+
+FAILING_READS = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+
+/* The end of the connection as a kernel reports it that was asked to abort it; or an error while it lasts. */
+ssize_t splice(int in, off_t *in_at, int out, off_t *out_at, size_t size, unsigned flags)
+{
+    ssize_t (*real)(int, off_t *, int, off_t *, size_t, unsigned) = dlsym(RTLD_NEXT, "splice");
+    ssize_t moved = real(in, in_at, out, out_at, size, flags);
+    if (moved < 0 && errno == ENODEV)
+        errno = ECONNABORTED;
+    if (moved >= 0 && getenv("FAILING") && !in_at && !access(getenv("FAILING"), F_OK)) {
+        errno = EIO;
+        moved = -1;
+    }
+    return moved;
+}
+"""
+
+
+@pytest.fixture
+def failing_reads(tmp_path: Path) -> Mapping[str, str]:
+    """Return an environment in which reads of /dev/fuse end with other errors than ENODEV."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    (tmp_path / "reads.c").write_text("#include <unistd.h>\n" + FAILING_READS)
+    library = tmp_path / "reads.so"
+    run(compiler, "-shared", "-fPIC", "-o", library, tmp_path / "reads.c", "-ldl")
+    return {"LD_PRELOAD": str(library), "FAILING": str(tmp_path / "fail")}
+
+
+def test_an_aborted_connection_is_an_ordinary_end(failing_reads: Mapping[str, str], tmp_path: Path) -> None:
+    mount = Mount(tmp_path, failing_reads)
+    subprocess.run(["fusermount", "-u", "-z", mount.path], check=True)
+    _, errors = mount.process.communicate(timeout=within(20))
+    assert set(errors.splitlines()) <= {ABORTED}
+    assert mount.process.returncode == 0
+    assert not [line for line in mount.log() if "stopped serving" in line]
+
+
+def test_an_error_of_libfuse_while_it_is_mounted_is_reported(
+    failing_reads: Mapping[str, str], tmp_path: Path
+) -> None:
+    mount = Mount(tmp_path, failing_reads)
+    (tmp_path / "fail").touch()
+    with suppress(OSError):
+        (mount.path / "file").stat()
+    mount.process.communicate(timeout=within(20))
+    assert [line for line in mount.log() if "stopped serving" in line]
+    assert not mount.path.is_mount()

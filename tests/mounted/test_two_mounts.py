@@ -17,11 +17,15 @@ from support.jobs import wait_until
 from support.mounts import Mount
 from swiftfs.control.client import flush
 from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.store.request import ANSWER_SECONDS
 
 TTL = 1.0
 KERNEL_SECONDS = 1.0
 SLACK_SECONDS = 3.0
 """Time for the requests."""
+
+ALMOST_TOO_LONG = ANSWER_SECONDS - 2
+"""Seconds of a delay that the test ends; a mount that waits longer for an answer sends its request again."""
 
 MIB = 1024 * 1024
 
@@ -274,12 +278,13 @@ def test_a_large_file_changes_while_the_other_renames_it(
     (pair.one.path / "old").write_bytes(versions()[0])
     pair.seen(lambda root: (root / "old").exists())
     pair.other.expected += ["had lost its segments", "ESTALE"]
-    swift.inject(Fault("HEAD", f"/{container}/old", delay=min(within(2), 12), times=1))
+    swift.inject(Fault("HEAD", f"/{container}/old", delay=ALMOST_TOO_LONG, times=1))
     with ThreadPoolExecutor(1) as pool:
         renamed = pool.submit((pair.other.path / "old").rename, pair.other.path / "new")
         wait_until(lambda: has(connection, container, "new"))
         change(pair.one.path / "old", what)
         pair.store(pair.one)
+        swift.end_delays()
         if what == "remove":
             with pytest.raises(FileNotFoundError):
                 renamed.result()
@@ -302,12 +307,13 @@ def test_a_large_file_changes_while_the_other_renames_its_folder(
         (pair.one.path / "d" / name).write_bytes(versions()[0])
     pair.seen(lambda root: (root / "d" / "file").exists() and (root / "d" / "stays").exists())
     pair.other.expected.append("had lost its segments")
-    swift.inject(Fault("COPY", "/d/stays", delay=min(within(2), 12), times=1))
+    swift.inject(Fault("COPY", "/d/stays", delay=ALMOST_TOO_LONG, times=1))
     with ThreadPoolExecutor(1) as pool:
         renamed = pool.submit((pair.other.path / "d").rename, pair.other.path / "e")
         wait_until(lambda: has(connection, container, "e/file"))
         change(pair.one.path / "d" / "file", what)
         pair.store(pair.one)
+        swift.end_delays()
         renamed.result()
     body = changed_file(what)
     expected = {} if body is None else {"d/file": body}
@@ -319,11 +325,12 @@ def test_both_rename_a_large_file_at_once(
 ) -> None:
     (pair.one.path / "old").write_bytes(versions()[0])
     pair.seen(lambda root: (root / "old").exists())
-    swift.inject(Fault("DELETE", f"/{container}/old", delay=2, times=1))
+    swift.inject(Fault("DELETE", f"/{container}/old", delay=ALMOST_TOO_LONG, times=1))
     with ThreadPoolExecutor(1) as pool:
         renamed = pool.submit((pair.other.path / "old").rename, pair.other.path / "new")
         wait_until(lambda: has(connection, container, "new"))
         (pair.one.path / "old").rename(pair.one.path / "theirs")
+        swift.end_delays()
         renamed.result()
     (pair.one.path / "theirs").unlink()
     pair.store(pair.one)

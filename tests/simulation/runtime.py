@@ -263,6 +263,9 @@ class SimRuntime(concurrency.Runtime):
     def thread_id(self) -> int:
         return self._scheduler.current.ident or 0
 
+    def thread_key(self) -> int:
+        return self.thread_id()
+
     def ended_threads(self, threads: Collection[int]) -> set[int]:
         del threads  # the numbers are Python's, which may be used again
         return set()

@@ -17,7 +17,7 @@ from swiftfs.service.build import MountRequest, build
 from swiftfs.store import ConnectedAccount, Counters, RetryingStore, RetryPolicy
 from swiftfs.store.ambiguous import AmbiguousRequests
 
-SHORT_RETRIES = RetryPolicy(deadline=0.3, first_pause=0.01, longest_pause=0.05)
+SHORT_RETRIES = RetryPolicy(deadline=0.1, first_pause=0.01, longest_pause=0.02)
 """Failures that tests cause end soon."""
 
 LEFT = r"^\d+ changes stay in "
@@ -39,7 +39,7 @@ def harness(
     *,
     close_error: str | None = None,
 ) -> Iterator[FileSystem]:
-    """Build `source` of the store as a mount does, without a kernel; requests are repeated for 0.3 s.
+    """Build `source` of the store as a mount does, without a kernel; requests are repeated for 0.1 s.
 
     Without a `settle` in the options a flush returns when the store has the file. `progress` is called at the
     end, with the number of pending changes, as long as there are any.

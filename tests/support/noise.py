@@ -1,11 +1,13 @@
 """Pseudo-random bytes for the contents of files."""
 
-import random
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 
 def noise(size: int, seed: int = 0) -> bytes:
     """Return `size` bytes without repetitions, the same for the same seed."""
-    return random.Random(seed).randbytes(size)
+    # Eight times as fast as `random`, which took a tenth of the time of all fast tests.
+    cipher = Cipher(algorithms.AES(seed.to_bytes(16, "big")), modes.CTR(bytes(16)))
+    return cipher.encryptor().update(bytes(size))
 
 
 LARGE = noise(4 * 1024 * 1024)

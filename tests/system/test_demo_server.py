@@ -248,6 +248,17 @@ def test_a_reset_is_an_rst_without_an_answer(swift: SwiftServer, client: Any) ->
     assert client.head_container("c")
 
 
+def test_a_test_can_end_a_delay(swift: SwiftServer, client: Any) -> None:
+    swift.inject(Fault(method="HEAD", delay=within(60), times=1))
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        head = pool.submit(client.head_container, "c")
+        while not head.done():  # again, as the request may not have arrived
+            swift.end_delays()
+        assert head.result()
+    assert time.monotonic() - began < within(30)
+
+
 def test_a_delay_concerns_only_matching_requests(swift: SwiftServer, client: Any) -> None:
     swift.inject(Fault(method="HEAD", delay=0.3, times=1))
     client.head_container("c")

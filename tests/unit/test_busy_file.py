@@ -168,7 +168,9 @@ def test_a_file_system_that_clones(writer: Writer, monkeypatch: pytest.MonkeyPat
     def clone(self: FrozenCopy, source: int) -> bool:
         os.ftruncate(self.descriptor, 0)
         length = os.fstat(source).st_size
-        assert os.copy_file_range(source, self.descriptor, length, 0, 0) == length
+        copied = 0
+        while copied < length:  # a signal ends the call early
+            copied += os.copy_file_range(source, self.descriptor, length - copied, copied, copied)
         return True
 
     monkeypatch.setattr(FrozenCopy, "clone", clone)

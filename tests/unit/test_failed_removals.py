@@ -11,7 +11,7 @@ import pytest
 
 from support.harness import LEFT, ME, change, harness, write
 from support.jobs import wait_until
-from support.late_store import LateStore
+from support.late_store import LateStore, settle
 from support.memory_store import MemoryStore
 from support.moves import object_moves
 from support.noise import LARGE
@@ -231,14 +231,14 @@ def change_twice(
             wait_for_attempt(filesystem)
         meanwhile()
         with harness(store, cache, WAITING) as filesystem:
-            store_now(filesystem)
+            settle(filesystem)
         return
     with harness(store, cache, WAITING) as filesystem:
         with failure:
             operation.run(filesystem)
             wait_for_attempt(filesystem)
             meanwhile()
-        store_now(filesystem)
+        settle(filesystem)
 
 
 @contextmanager
@@ -252,12 +252,8 @@ def landing(store: LateStore) -> Iterator[None]:
         store.loses.clear()
 
 
-def store_now(filesystem: FileSystem) -> None:
-    filesystem.retry()
-    wait_until(lambda: not filesystem.waiting())
-
-
 @pytest.mark.matrix(5)
+@pytest.mark.usefixtures("no_retries")
 @pytest.mark.parametrize("restarts", [True, False])
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("operation", ["write small", "write large"])

@@ -20,8 +20,9 @@ from support.noise import noise
 from support.stored_objects import body, foreign, keys, segments_of, ten_minutes_later
 from support.upload_rig import Writer
 from swiftfs.errors import PreconditionFailed
-from swiftfs.journal import outcomes, recovery
 from swiftfs.posix.filesystem import FileSystem
+
+pytestmark = pytest.mark.usefixtures("no_retries")  # readers come before them
 
 OPTIONS = "settle=0.01,segment_size=1M"
 SIZES = {"60 KB": 60_000, "3.5 MB": 3_500_000}
@@ -46,14 +47,6 @@ def watch(store: LateStore, *, lands: bool = True, lost: Callable[[], object] = 
     for method in ("put", "put_manifest"):
         store.lose(method, "file", lands=lands)
     store.on_loss = end
-
-
-@pytest.fixture(autouse=True)
-def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delay retries, so that readers come first."""
-    monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 1000.0)
-    monkeypatch.setattr(outcomes, "FIRST_PAUSE", 1000.0)
-    monkeypatch.setattr(outcomes, "LONGEST_PAUSE", 1000.0)
 
 
 @contextmanager

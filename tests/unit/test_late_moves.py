@@ -183,6 +183,7 @@ def test_a_move_that_is_given_up(store: LateStore, tmp_path: Path, stands: bytes
         foreign(store, "b", stands)
     with harness(store, died, OPTIONS, close_error="both are kept") as filesystem:
         assert len(refusals(filesystem)) == 1
+        late(filesystem).fetch()
         store.land()
         assert body(store, "b") == b"their a"
         look(filesystem)

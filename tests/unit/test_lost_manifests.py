@@ -13,6 +13,7 @@ from support.late_store import LateStore, away, killed
 from support.stored_objects import body, named_segments, segments
 from swiftfs.errors import NoSpace, Unavailable
 from swiftfs.filecache.block_map import BLOCK
+from swiftfs.journal import recovery
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem
@@ -166,7 +167,10 @@ def test_two_lost_manifests_of_one_process(store: LateStore, tmp_path: Path) -> 
     assert named_segments(store, "file") <= segments(store)
 
 
-def test_lost_manifests_of_two_processes(store: LateStore, tmp_path: Path) -> None:
+def test_lost_manifests_of_two_processes(
+    store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 0.0)
     data = bytearray(noise(4 * MIB))
     with harness(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))

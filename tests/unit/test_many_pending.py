@@ -15,6 +15,7 @@ from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, foreign, keys, refuse
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, Unavailable
+from swiftfs.journal import recovery
 from swiftfs.namespace.entry import Defaults, file_entry
 from swiftfs.objects import ObjectName, Row
 from swiftfs.posix.pending import unstored_entry
@@ -43,6 +44,7 @@ def test_pending_attributes_do_not_cost_a_listing_each_before_the_start(
         counted = Counter(method for method, _ in store.requests)
         assert counted["list_page"] <= 2
         assert counted["head"] == 0
+        filesystem.services.journal.flush_all()
         wait_until(lambda: not filesystem.waiting())
         modes = {stat.S_IMODE(filesystem.getattr(f"/d{number}/file").mode) for number in range(FOLDERS)}
         assert modes == {0o600}
@@ -58,8 +60,11 @@ def test_pending_attributes_are_shown(store: MemoryStore, tmp_path: Path) -> Non
         store.hook = None
 
 
-def test_what_an_earlier_mount_wrote_and_described_has_both(store: MemoryStore, tmp_path: Path) -> None:
+def test_what_an_earlier_mount_wrote_and_described_has_both(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody looks at the file before both changes are in Swift."""
+    monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 0.0)
     halt = Halt(store, "put", Unavailable)
     with harness(store, tmp_path, f"{NEVER},drain=0", close_error=LEFT) as filesystem:
         write(filesystem, "/file", b"data")

@@ -20,7 +20,7 @@ from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.rename_barrier import RenameBarrier
 
-SHORT = 0.3
+SHORT = 0.05
 """Seconds after which a call that has not returned counts as waiting."""
 
 

@@ -378,7 +378,7 @@ def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, larg
     def die(_method: str, _subject: str) -> None:
         raise Unavailable("the server is away")
 
-    with harness(store, cache, options, close_error=LEFT) as filesystem:
+    with harness(store, cache, f"{options},drain=0", close_error=LEFT) as filesystem:
         filesystem.unlink("/b")
         gate = Gate(store, "copy", error=Unavailable("the server is away"))
         renaming, raised = in_thread(filesystem.rename, "/a", "/b")

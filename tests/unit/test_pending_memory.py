@@ -14,7 +14,6 @@ import pytest
 from support.harness import LEFT, ME, copy_live, harness, put
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER
-from swiftfs.journal import recovery
 from swiftfs.posix.filesystem import FileSystem
 
 FILES = 500
@@ -42,8 +41,8 @@ def make_file(filesystem: FileSystem, number: int) -> None:
     filesystem.release(handle)
 
 
-def test_a_waiting_file_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 1000.0)
+@pytest.mark.usefixtures("no_retries")
+def test_a_waiting_file_takes_little_memory(tmp_path: Path) -> None:
     store, cache, image = MemoryStore("box"), tmp_path / "cache", tmp_path / "image"
     cache.mkdir()
     with harness(store, cache, f"{NEVER},drain=0", close_error=LEFT) as filesystem:

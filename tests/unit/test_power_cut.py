@@ -270,6 +270,7 @@ def test_a_sync_that_fails_leaves_what_the_last_one_has_brought_to_the_disk(
         assert read(filesystem, "/file") == OLD
 
 
+@pytest.mark.usefixtures("no_retries")
 def test_a_power_cut_soon_after_a_kill_leaves_what_was_synced_before(disk: Disk, tmp_path: Path) -> None:
     with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
         write(filesystem, "/file", OLD)

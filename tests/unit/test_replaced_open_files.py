@@ -12,6 +12,7 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore, _Container
 from support.stored_objects import body, keys
 from swiftfs.errors import AccessDenied, QuotaExceeded
+from swiftfs.journal import journal
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -177,8 +178,9 @@ def test_a_rename_onto_an_open_file_costs_what_any_rename_costs(store: MemorySto
 
 @pytest.mark.parametrize("state", ["open", "just closed"])
 def test_a_deleted_file_does_not_come_back_by_a_later_refused_rename(
-    store: MemoryStore, tmp_path: Path, state: str
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
+    monkeypatch.setattr(journal, "HIDDEN_SECONDS", 0.02)
     with harness(store, tmp_path, "settle=0.05") as filesystem:
         handle = bring_to(state, filesystem)
         filesystem.hide("/dir/file", HIDDEN)  # unlink(2)

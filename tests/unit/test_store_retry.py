@@ -1,12 +1,16 @@
 """Which requests are repeated, for how long, and what a lost answer means."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from support.deadlines import within
+from support.harness import SHORT_RETRIES
 from support.memory_store import MemoryStore
 from support.stores import QUICK, TEXT, md5, raise_first
 from swiftfs.errors import AccessDenied, AlreadyExists, Clash, Conflict, NotFound, StoreError, Unavailable
@@ -57,6 +61,38 @@ def test_close_ends_the_pauses() -> None:
         store.close()
         assert isinstance(running.exception(timeout=within(5)), Unavailable)
     assert memory.closed
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_what_a_failed_call_used_is_freed_without_the_garbage_collector(*, answers: bool) -> None:
+    """A deleted local file takes disk space until nobody refers to it."""
+    memory = MemoryStore("c")
+    store = RetryingStore(memory, SHORT_RETRIES)
+
+    class LocalFile:
+        """Has a weak reference."""
+
+    def fail() -> "weakref.ref[LocalFile]":
+        file = LocalFile()
+        try:
+            store.head(NAME)
+        except StoreError:
+            return weakref.ref(file)
+        raise AssertionError("no error")
+
+    def away(_method: str, _subject: str) -> None:
+        try:
+            Path("/proc/none").read_text()
+        except OSError as error:
+            raise Unavailable("down") from error
+
+    if not answers:
+        memory.hook = away
+    gc.disable()
+    try:
+        assert fail()() is None
+    finally:
+        gc.enable()
 
 
 def test_programming_errors_are_not_repeated() -> None:

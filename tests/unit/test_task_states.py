@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from swiftfs.errors import Unavailable
+from swiftfs.journal import task_states
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.task_states import (
     Blocked,
@@ -14,6 +15,7 @@ from swiftfs.journal.task_states import (
     State,
     Succeeded,
     Waiting,
+    pause_after,
 )
 from swiftfs.journal.tasks import Task, TaskQueue, nobody_waits
 from swiftfs.objects import ObjectName
@@ -99,3 +101,13 @@ def test_a_blocked_task_is_picked_again_only_when_asked() -> None:
     queue.run_now(task)
     assert task.error is ERROR
     assert queue.pop_due(0.0) is task
+
+
+def test_pauses_double_and_stay_at_the_longest_in_an_outage_of_any_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An outage of a week is 10,000 attempts, and 2 to that power is no float."""
+    monkeypatch.setattr(task_states, "FIRST_PAUSE", 1.0)
+    monkeypatch.setattr(task_states, "LONGEST_PAUSE", 30.0)
+    assert [pause_after(attempts) for attempts in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
+    assert pause_after(10_000) == 30

@@ -13,6 +13,7 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import LARGE
 from swiftfs.errors import AccessDenied
+from swiftfs.journal import journal
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -55,6 +56,7 @@ def unlink(filesystem: FileSystem, way: str) -> None:
         filesystem.unlink("/dir/file")
 
 
+@pytest.mark.usefixtures("no_retries")
 @pytest.mark.parametrize("way", ["hidden", "at once"])
 def test_it_stays_deleted(store: MemoryStore, tmp_path: Path, way: str) -> None:
     (cache := tmp_path / "cache").mkdir()
@@ -74,6 +76,7 @@ def test_it_stays_deleted(store: MemoryStore, tmp_path: Path, way: str) -> None:
     assert [row.key for row in store.list_page("box").rows if row.size] == ["dir/other"]
 
 
+@pytest.mark.usefixtures("no_retries")
 @pytest.mark.matrix(4)
 @pytest.mark.parametrize("size", ["small", "large"])
 @pytest.mark.parametrize("options", [NEVER, "read_ahead=0"])
@@ -174,8 +177,14 @@ def test_a_file_renamed_over_it_outlives_a_crash(store: MemoryStore, tmp_path: P
 
 @pytest.mark.parametrize("way", ["hidden", "at once"])
 def test_a_refusal_names_the_file(
-    store: MemoryStore, tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture
+    store: MemoryStore,
+    tmp_path: Path,
+    way: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(journal, "HIDDEN_SECONDS", 0.02)
+
     def refuse(method: str, _subject: object) -> None:
         if method in ("delete", "delete_many"):
             raise AccessDenied("no")

@@ -11,12 +11,19 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import LARGE
 from swiftfs.errors import AccessDenied
+from swiftfs.journal import journal
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "file")
 TYPE = "text/plain;mtime=1.000000;mode=0100644;uid=0;gid=0"
+
+
+@pytest.fixture(autouse=True)
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delete the file soon after its last close: no rename to its name follows here."""
+    monkeypatch.setattr(journal, "HIDDEN_SECONDS", 0.02)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from support.late_store import settle
 from support.memory_store import MemoryStore
 from support.noise import LARGE
 from support.stored_objects import body, foreign, keys
+from swiftfs.journal import journal, recovery
 from swiftfs.objects import Limits, ObjectInfo, ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -34,6 +35,13 @@ class LookAlike(MemoryStore):
     def head(self, name: ObjectName) -> ObjectInfo:
         info = super().head(name)
         return replace(info, last_modified_ns=info.last_modified_ns + NS)
+
+
+@pytest.fixture(autouse=True)
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delete the file soon after its last close, or at a start: no rename to its name follows here."""
+    monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 0.0)
+    monkeypatch.setattr(journal, "HIDDEN_SECONDS", 0.02)
 
 
 @pytest.fixture
