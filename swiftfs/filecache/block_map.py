@@ -27,7 +27,7 @@ class Blocks:
     `runs` and `missing` yield the state at the time of the call. A copy takes no time and no memory.
     """
 
-    __slots__ = ("_height", "_root")
+    __slots__ = ("__weakref__", "_height", "_root")
 
     def __init__(self) -> None:
         self._root: tree.Node = tree.NONE

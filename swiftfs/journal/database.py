@@ -85,7 +85,7 @@ class JournalDB:
     def records(self) -> list[Record]:
         """Return all records in their order; a damaged one is set aside, and reported in `lost`."""
         with self._lock:
-            rows = self._database.execute("SELECT * FROM intents")
+            rows = self._database.execute("SELECT seq, path, intent, errno, reason, checksum FROM intents")
             found = [self._read(*row) for row in rows.fetchall()]
         return sorted((record for record in found if record), key=lambda record: record.seq)
 
@@ -328,7 +328,7 @@ class JournalDB:
     def _begin_boot(self) -> OlderRows:
         """Return the older rows; go back to the last sync first if the machine was started since."""
         boot, synced = boot_id(), int(self._fact("synced") or 0)
-        older = OlderRows(synced)
+        older = OlderRows(synced, self._current_row)
         with self._lock:
             # The numbers go on: a new row with a number below `synced` would be trusted after a power cut.
             numbers = "SELECT max(written) FROM intents UNION ALL SELECT max(until) FROM older"
@@ -346,7 +346,7 @@ class JournalDB:
         return older
 
     def _read(
-        self, seq: int, path: str, text: str, number: int | None, reason: str, written: int, checksum: int
+        self, seq: int, path: str, text: str, number: int | None, reason: str, checksum: int
     ) -> Record | None:
         try:
             if checksum != row_checksum(seq, path, text, number, reason):
@@ -356,8 +356,19 @@ class JournalDB:
             self._set_row_aside(seq, path, text, str(error))
             self._commit(("DELETE FROM intents WHERE seq = ?", [(seq,)]))
             return None
-        self._older.found(RowState(seq, written, operation))
+        self._older.found(seq, operation)
         return Record(seq, path, operation)
+
+    def _current_row(self, seq: int) -> RowState | None:
+        """Return what a row holds, None if there is none; raise `OSError`. Lock held."""
+        try:
+            found = self._database.execute("SELECT written, intent FROM intents WHERE seq = ?", (seq,))
+            row = found.fetchone()
+        except sqlite3.Error as error:
+            raise self._os_error(error) from error
+        with suppress(Unreadable):  # it cannot come back either
+            return RowState(seq, row[0], decode(row[1])) if row else None
+        return None
 
     def _set_row_aside(self, seq: int | str, path: str, text: str, reason: str) -> None:
         """Write a row to the folder `lost`, before it is deleted: it may be all that is left of a file."""
