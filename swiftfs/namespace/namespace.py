@@ -277,10 +277,10 @@ class Namespace:
         folder = self._source.folder(parent)
         self._deferred.pop(path, None)
         before, was = self._overlay.newest(folder, name), None
+        change = self._overlay.record(folder, name, entry, pending=pending, left=left)
         if (listing := self._listings.get(folder)) is not None:
             was = listing.known(name)
-            listing.update(name, entry)
-        change = self._overlay.record(folder, name, entry, pending=pending, left=left)
+            listing.update(name, change.shown)
         if entry is not None:
             self._imply(folder)
         return PendingChange(self._lock, self._overlay, self._listings, folder, name, change, before, was)

@@ -1,0 +1,81 @@
+"""Entries of pending changes are packed, and come back as they were."""
+
+import stat
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swiftfs.attributes import Stored
+from swiftfs.namespace.entry import Entry
+from swiftfs.namespace.packed_entry import PackedEntry, unpacked
+from swiftfs.objects import Attributes, ObjectName
+from swiftfs.store.object_meta import ObjectMeta
+
+texts = st.text(max_size=20)
+numbers = st.integers(0, 2**64)
+maybe_number = st.none() | numbers
+headers = st.dictionaries(texts, texts, max_size=3)
+stored = st.builds(
+    Stored,
+    maybe_number,
+    st.none() | st.integers(-(2**63), 2**63),
+    maybe_number,
+    maybe_number,
+    st.none() | texts,
+    st.none() | texts,
+    maybe_number,
+)
+entries = st.builds(
+    Entry,
+    texts,
+    st.none() | st.builds(ObjectName, texts, texts),
+    st.builds(Attributes, *[numbers] * 2, st.integers(-(2**63), 2**63), *[numbers] * 4),
+    etag=texts,
+    hash=texts,
+    last_modified=texts,
+    media_type=texts,
+    target=st.none() | texts,
+    is_slo=st.none() | st.booleans(),
+    complete=st.booleans(),
+    meta=st.none() | st.builds(ObjectMeta, texts, stored, headers, headers),
+    hinted=st.booleans(),
+    missing=st.booleans(),
+)
+
+
+@given(entries)
+def test_an_entry_comes_back_as_it_was(entry: Entry) -> None:
+    packed, text = PackedEntry(entry), repr(entry)
+    assert packed.unpack() is entry
+    del entry
+    assert repr(packed.unpack()) == text
+
+
+def test_everybody_gets_the_same_entry_while_somebody_has_it() -> None:
+    packed = PackedEntry(file_entry())
+    first = packed.unpack()
+    assert packed.unpack() is first
+    assert unpacked(packed) is first
+    assert unpacked(first) is first
+    assert unpacked(None) is None
+
+
+def test_an_ordinary_file_takes_little() -> None:
+    packed = PackedEntry(file_entry())
+    assert sys.getsizeof(packed) + sys.getsizeof(packed._packed) < 200
+
+
+def file_entry() -> Entry:
+    attributes = Attributes(
+        stat.S_IFREG | 0o644, 4711, 1_712_345_678_901_234_567, 501, 20, 123456789012345678
+    )
+    meta = ObjectMeta("image/png", Stored(attributes.mode, attributes.mtime_ns, 501, 20))
+    return Entry(
+        "holiday.png",
+        ObjectName("pictures", "2026/summer/holiday.png"),
+        attributes,
+        media_type="image/png",
+        is_slo=None,
+        meta=meta,
+    )
