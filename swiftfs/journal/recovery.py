@@ -77,7 +77,8 @@ class Recovery:
                 self._take(other, by_file, sent)
         if len(self._queue):
             log.info("storing %d changes of an earlier mount", len(self._queue))
-        operations = [task.operation for task in self._queue.tasks()]
+        # What sleeps has no segments.
+        operations = [task.operation for task in self._queue.awake()]
         wanted = {operation.file.prefix for operation in operations if isinstance(operation, PutFile)}
         # Before any of the files is opened: its upload must know which manifests the dead process has sent.
         self._cache.recall(one for one in prefixes if one.prefix in wanted)
@@ -92,6 +93,7 @@ class Recovery:
         task = Task(record.seq, record.path, operation, done, now, waiting, promised=True, ambiguous=True)
         with self._changed:
             self._writer.add(task)
+            self._queue.rest()
 
     def _resume(self, record: Record, operation: Move | MoveFolder, carried: list[Record]) -> list[Record]:
         """Finish a move that an earlier process began, or give it up: a mount serves files from now on.

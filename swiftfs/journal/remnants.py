@@ -7,8 +7,9 @@ from swiftfs.concurrency import monotonic
 from swiftfs.journal.move_results import Remnant
 from swiftfs.journal.operations import Move, MoveFolder
 from swiftfs.journal.outcomes import FIRST_PAUSE
+from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.task_states import Blocked, Retrying
-from swiftfs.journal.tasks import Task, TaskQueue, nobody_waits
+from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import path_below
 

@@ -57,7 +57,7 @@ def _to_bytes(entry: Entry) -> bytes:
     values: Any = (
         (name.container, name.key) if name is not None else None,
         (stat.mode, stat.size, stat.mtime_ns, stat.uid, stat.gid, stat.inode, stat.device),
-        _of_meta(meta) if meta is not None else None,
+        meta.to_values() if meta is not None else None,
         (entry.etag, entry.hash, entry.last_modified, entry.media_type, entry.target),
         (entry.is_slo, entry.complete, entry.hinted, entry.missing),
         entry.name,
@@ -67,32 +67,9 @@ def _to_bytes(entry: Entry) -> bytes:
 
 def _from_bytes(data: bytes) -> Entry:
     target, stat, packed_meta, texts, (is_slo, complete, hinted, missing), name = marshal.loads(data)
-    meta = _to_meta(*packed_meta) if packed_meta is not None else None
+    meta = ObjectMeta.from_values(packed_meta) if packed_meta is not None else None
     fields = (*texts, is_slo, complete, meta, hinted, missing)
     return Entry(name, ObjectName(*target) if target is not None else None, Attributes(*stat), *fields)
-
-
-def _of_meta(meta: ObjectMeta) -> tuple[Any, ...]:
-    stored = meta.stored
-    attributes = (
-        stored.mode,
-        stored.mtime_ns,
-        stored.uid,
-        stored.gid,
-        stored.target,
-        stored.slo,
-        stored.device,
-    )
-    return meta.media_type, attributes, dict(meta.metadata), dict(meta.preserved_headers)
-
-
-def _to_meta(
-    media_type: str,
-    stored: tuple[int | None, int | None, int | None, int | None, str | None, str | None, int | None],
-    metadata: dict[str, str],
-    preserved_headers: dict[str, str],
-) -> ObjectMeta:
-    return ObjectMeta(media_type, Stored(*stored), metadata, preserved_headers)
 
 
 _USUAL = _to_bytes(

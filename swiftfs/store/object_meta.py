@@ -14,6 +14,14 @@ from swiftfs.attributes import (
 from swiftfs.objects import DIRECTORY_TYPE, NOTHING, Attributes, ObjectInfo
 from swiftfs.store.protocol import Headers
 
+_Number = int | None
+_Text = str | None
+
+MetaValues = tuple[
+    str, tuple[_Number, _Number, _Number, _Number, _Text, _Text, _Number], dict[str, str], dict[str, str]
+]
+"""The values of an `ObjectMeta`, which `marshal` can write."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectMeta:
@@ -32,6 +40,18 @@ class ObjectMeta:
         """Return the meta of an object with these headers."""
         media_type, stored = decode_type(source.content_type)
         return cls(media_type, stored, source.metadata, source.preserved_headers)
+
+    def to_values(self) -> MetaValues:
+        """Return the same as plain values, for `from_values`."""
+        one = self.stored
+        stored = (one.mode, one.mtime_ns, one.uid, one.gid, one.target, one.slo, one.device)
+        return self.media_type, stored, dict(self.metadata), dict(self.preserved_headers)
+
+    @classmethod
+    def from_values(cls, values: MetaValues) -> "ObjectMeta":
+        """Return what `to_values` was called of."""
+        media_type, stored, metadata, preserved_headers = values
+        return cls(media_type, Stored(*stored), metadata, preserved_headers)
 
     def headers(self) -> Headers:
         """Return the headers to send, with the time in the metadata too, where rclone and swift read it."""

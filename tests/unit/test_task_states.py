@@ -5,7 +5,9 @@ import itertools
 import pytest
 
 from swiftfs.errors import Unavailable
+from swiftfs.filecache.uses import Uses
 from swiftfs.journal.operations import Delete
+from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.task_states import (
     Blocked,
     Cancelled,
@@ -15,7 +17,7 @@ from swiftfs.journal.task_states import (
     Succeeded,
     Waiting,
 )
-from swiftfs.journal.tasks import Task, TaskQueue, nobody_waits
+from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
 
 ERROR = Unavailable("503")
@@ -65,7 +67,7 @@ def test_a_transition_that_is_not_in_the_table_is_refused(before: State, after: 
 
 
 def test_a_due_entry_counts_only_in_the_state_that_made_it() -> None:
-    queue, task = TaskQueue(), deletion(Waiting(5.0))
+    queue, task = TaskQueue(Uses()), deletion(Waiting(5.0))
     queue.add(task)
     queue.schedule(task, 9.0)
     assert queue.pop_due(8.0) is None
@@ -80,7 +82,7 @@ def test_a_due_entry_counts_only_in_the_state_that_made_it() -> None:
 
 @pytest.mark.parametrize("end", [Succeeded(), Cancelled(ERROR)])
 def test_a_task_that_has_ended_is_never_picked(end: Succeeded | Cancelled) -> None:
-    queue, task = TaskQueue(), deletion(Waiting(0.0))
+    queue, task = TaskQueue(Uses()), deletion(Waiting(0.0))
     queue.add(task)
     task.begin(0)
     queue.schedule(task, 0.0)
@@ -92,7 +94,7 @@ def test_a_task_that_has_ended_is_never_picked(end: Succeeded | Cancelled) -> No
 
 
 def test_a_blocked_task_is_picked_again_only_when_asked() -> None:
-    queue, task = TaskQueue(), deletion(Blocked(ERROR))
+    queue, task = TaskQueue(Uses()), deletion(Blocked(ERROR))
     queue.add(task)
     assert queue.pop_due(100.0) is None
     assert task.is_stuck

@@ -66,7 +66,7 @@ def test_two_records_of_an_earlier_release(store: MemoryStore, tmp_path: Path, c
         file = Edited(filesystem, bytearray(b"first" * 5000))
         journal = filesystem.services.journal
         with journal._changed:
-            older = journal._queue.tasks()[0].record()
+            older = journal._queue.awake()[0].record()
         CHANGES[change](file, 2)
         CHANGES[change](file, 3)
         Gate(store, AccessDenied("no")).open.set()
