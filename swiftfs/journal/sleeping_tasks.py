@@ -4,28 +4,56 @@ A task of the queue takes more than 1000 bytes of memory, a sleeping one 300.
 """
 
 import heapq
-import marshal
 import struct
-import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
-from swiftfs.attributes import Stored
 from swiftfs.filecache.block_map import Blocks, FileRecord
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.task_states import Retrying, State, Waiting
 from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.object_meta import MetaValues, ObjectMeta
 
-_WINDOW = -12
-"""Of zlib: 4 KiB, so that packing is fast; negative means without a header."""
+_NUMBERS = struct.Struct("<QdQqQQ")
+"""What differs from file to file: the number of the task, when it was made, the size, the mtime, the bytes of
+disk, and the last commit before the last attempt."""
 
-_HEAD = struct.Struct("<QQdQIIiI")
-"""What can be read without unpacking: the bytes of disk, the number, the time of creation, the size, the
-attempts, the hand-ins, and the two marks of a flush, -1 for none."""
+
+class _Common(NamedTuple):
+    """What most of many sleeping tasks have in common; the fields are those of the task and its operation."""
+
+    lead: str
+    skip: int
+    reported: bool
+    promised: bool
+    ambiguous: bool
+    attempts: int
+    flush_mark: int | None
+    flush_hand_in: int
+    hand_ins: int
+    sent_hand_in: int
+    stored_hand_in: int
+    dirty: bytes
+    meta: MetaValues
+    replaces_large: bool | None
+    creates: bool
+    foreign_headers_unknown: bool
+
+
+_Rare = tuple[str | None, tuple[str, ...], ObjectMeta | None]
+"""`replaces_etag`, `sent` and `running` of an operation: they differ from file to file, or are absent."""
+
+_ABSENT: _Rare = (None, (), None)
+
+
+@lru_cache(maxsize=1024)
+def _shared(values: _Common) -> _Common:
+    """Return equal values as one object."""
+    return values
 
 
 def can_sleep(task: Task) -> bool:
@@ -35,6 +63,8 @@ def can_sleep(task: Task) -> bool:
         return False
     # What somebody waits for, or what waits for something, is needed soon.
     if task.awaited_hand_in or task.newer or task.blockers or task.dependents:
+        return False
+    if not -(2**63) <= (operation.meta.stored.mtime_ns or 0) < 2**63:  # another client may store anything
         return False
     file = operation.file
     has_segments = file.prefix is not None or file.evicted or operation.superseded_segments
@@ -49,7 +79,17 @@ class SleepingTask:
     INVARIANT: while anybody has the task, `awake` returns that object.
     """
 
-    __slots__ = ("__weakref__", "_done", "_head", "_packed", "due", "error", "name")
+    __slots__ = (
+        "__weakref__",
+        "_common",
+        "_done",
+        "_file",
+        "_numbers",
+        "_rare",
+        "due",
+        "error",
+        "name",
+    )
 
     running: ClassVar[bool] = False
     blocked: ClassVar[bool] = False
@@ -63,55 +103,55 @@ class SleepingTask:
         self.due = state.due
         self.error = state.error
         self._done = task.done
-        mark = -1 if task.flush_mark is None else task.flush_mark
-        size, counts = operation.file.size, (task.attempts, task.hand_ins)
-        self._head = _HEAD.pack(allocated, task.seq, task.created, size, *counts, mark, task.flush_hand_in)
-        packer = zlib.compressobj(wbits=_WINDOW, memLevel=4, zdict=_usual(name))
-        self._packed = packer.compress(marshal.dumps(_values(task, operation))) + packer.flush()
+        self._file = operation.file.file
+        mtime, size = operation.meta.stored.mtime_ns or 0, operation.file.size
+        self._numbers = _NUMBERS.pack(task.seq, task.created, size, mtime, allocated, task.sent_commit)
+        self._common = _shared(_common(task, operation, mtime))
+        rare = (operation.replaces_etag, operation.sent, operation.running)
+        self._rare = _ABSENT if rare == _ABSENT else rare
         _living[self] = task
-
-    @property
-    def allocated(self) -> int:
-        """The bytes of disk that the file takes."""
-        return self._field(0)
 
     @property
     def seq(self) -> int:
         """The number of the task."""
-        return self._field(1)
+        return int(_NUMBERS.unpack(self._numbers)[0])
 
     @property
     def created(self) -> float:
         """When the task was made (monotonic seconds)."""
-        return float(_HEAD.unpack(self._head)[2])
+        return float(_NUMBERS.unpack(self._numbers)[1])
 
     @property
     def size(self) -> int:
         """The size of the file."""
-        return self._field(3)
+        return int(_NUMBERS.unpack(self._numbers)[2])
+
+    @property
+    def allocated(self) -> int:
+        """The bytes of disk that the file takes."""
+        return int(_NUMBERS.unpack(self._numbers)[4])
 
     @property
     def attempts(self) -> int:
         """How many attempts have failed."""
-        return self._field(4)
+        return self._common.attempts
 
     @property
     def flush_mark(self) -> int | None:
         """The number of attempts at the last request for a flush, None if there was none."""
-        mark = self._field(6)
-        return None if mark < 0 else mark
+        return self._common.flush_mark
 
     def begin_flush(self) -> None:
         """Record that a flush was requested."""
-        *fields, attempts, hand_ins, _, _ = _HEAD.unpack(self._head)
-        self._head = _HEAD.pack(*fields, attempts, hand_ins, attempts, hand_ins)
+        common = self._common
+        self._common = _shared(common._replace(flush_mark=common.attempts, flush_hand_in=common.hand_ins))
 
     def awake(self) -> Task:
         """Return the task, which does not sleep any more or is only looked at."""
         task = _living.get(self)
         if task is None:
             task = _living[self] = self._unpack()
-        task.flush_mark, task.flush_hand_in = self.flush_mark, self._field(7)
+        task.flush_mark, task.flush_hand_in = self._common.flush_mark, self._common.flush_hand_in
         if not isinstance(task.state, Waiting | Retrying) or task.state.due != self.due:
             task.become(self._state())
         return task
@@ -119,24 +159,34 @@ class SleepingTask:
     def __lt__(self, other: "SleepingTask") -> bool:
         return (self.due, self.seq) < (other.due, other.seq)
 
-    def _field(self, index: int) -> int:
-        return int(_HEAD.unpack(self._head)[index])
-
     def _state(self) -> State:
         return Waiting(self.due) if self.error is None else Retrying(self.due, self.error)
 
     def _unpack(self) -> Task:
-        data = zlib.decompressobj(wbits=_WINDOW, zdict=_usual(self.name)).decompress(self._packed)
-        path, flags, counts, operation = _from_values(self.name, self.size, marshal.loads(data))
-        task = Task(self.seq, path, operation, self._done, self.created, self._state())
-        task.reported, task.promised, task.ambiguous = flags
-        task.sent_hand_in, task.sent_commit, task.stored_hand_in = counts
-        task.attempts, task.hand_ins = self.attempts, self._field(5)
+        seq, created, size, mtime, _, commit = _NUMBERS.unpack(self._numbers)
+        common, (replaces_etag, sent, running) = self._common, self._rare
+        operation = PutFile(
+            self.name,
+            FileRecord(self._file, size, None, Blocks.from_bytes(common.dirty), None),
+            ObjectMeta.from_values(common.meta, mtime),
+            common.replaces_large,
+            replaces_etag,
+            common.creates,
+            common.foreign_headers_unknown,
+            sent=sent,
+            running=running,
+        )
+        path = common.lead + self.name.key[common.skip :]
+        task = Task(seq, path, operation, self._done, created, self._state(), sent_commit=commit)
+        task.reported, task.promised, task.ambiguous = common.reported, common.promised, common.ambiguous
+        task.attempts, task.flush_mark = common.attempts, common.flush_mark
+        task.hand_ins, task.flush_hand_in = common.hand_ins, common.flush_hand_in
+        task.sent_hand_in, task.stored_hand_in = common.sent_hand_in, common.stored_hand_in
         return task
 
 
 _living: WeakValueDictionary[SleepingTask, Task] = WeakValueDictionary()
-"""The tasks that somebody has although they sleep; the journal's lock guards those of its queue."""
+"""The tasks that somebody has although they sleep, of all queues; the lock of each guards its own."""
 
 
 class SleepingTasks:
@@ -190,56 +240,32 @@ class SleepingTasks:
         self._due = sorted(self)
 
 
-def _usual(name: ObjectName) -> bytes:
-    """Return what the values of a task about `name` probably have, for zlib."""
-    return _USUAL + name.key.encode("utf-8", "surrogatepass")
-
-
-_USUAL = marshal.dumps(
-    (
-        "/",
-        (False, False, False),
-        (0, 0, 0),
-        ("tmp", b"\x01"),
-        ObjectMeta("application/octet-stream", Stored(0o100644, 10**18, 1000, 1000)).to_values(),
-        (False, None, True, False, ()),
-        None,
-    )
-)
-
-
-def _values(task: Task, operation: PutFile) -> Any:
-    """Return what the head of a sleeping task does not have, as values for `marshal`."""
-    return (
-        task.path,
-        (task.reported, task.promised, task.ambiguous),
-        (task.sent_hand_in, task.sent_commit, task.stored_hand_in),
-        (operation.file.file, operation.file.dirty.to_bytes()),
-        operation.meta.to_values(),
-        (
-            operation.replaces_large,
-            operation.replaces_etag,
-            operation.creates,
-            operation.foreign_headers_unknown,
-            operation.sent,
-        ),
-        operation.running.to_values() if operation.running is not None else None,
+def _common(task: Task, operation: PutFile, mtime_ns: int) -> _Common:
+    lead, skip = _to_lead(task.path, operation.name.key)
+    return _Common(
+        lead,
+        skip,
+        task.reported,
+        task.promised,
+        task.ambiguous,
+        task.attempts,
+        task.flush_mark,
+        task.flush_hand_in,
+        task.hand_ins,
+        task.sent_hand_in,
+        task.stored_hand_in,
+        operation.file.dirty.to_bytes(),
+        operation.meta.to_values(mtime_ns),
+        operation.replaces_large,
+        operation.creates,
+        operation.foreign_headers_unknown,
     )
 
 
-def _from_values(name: ObjectName, size: int, values: Any) -> tuple[str, Any, Any, PutFile]:
-    path, flags, counts, (file, dirty), meta, replaces, running = values
-    replaces_large, replaces_etag, creates, foreign_headers_unknown, sent = replaces
-    operation = PutFile(
-        name,
-        FileRecord(file, size, None, Blocks.from_bytes(dirty), None),
-        ObjectMeta.from_values(meta),
-        replaces_large,
-        replaces_etag,
-        creates,
-        foreign_headers_unknown,
-        (),
-        sent,
-        ObjectMeta.from_values(running) if running is not None else None,
-    )
-    return path, flags, counts, operation
+def _to_lead(path: str, key: str) -> tuple[str, int]:
+    """Return what comes before the key in a path, and how much of the key does not come in it."""
+    if path.endswith(key):  # of a container or an account
+        return path[: len(path) - len(key)], 0
+    if key.endswith(path[1:]):  # of a folder in a container
+        return path[:1], len(key) - len(path[1:])
+    return path, len(key)  # a name is escaped

@@ -9,7 +9,7 @@ from swiftfs.concurrency import Lock, monotonic
 from swiftfs.namespace.entry import Entry, folder_inode, is_implied, moved_entry
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import Listings
-from swiftfs.namespace.packed_entry import PackedEntry, Shown, unpacked
+from swiftfs.namespace.packed_entry import Shown, packed, unpacked
 from swiftfs.paths import Folder, escape
 
 LISTING_LAG = 300.0
@@ -105,7 +105,7 @@ class Overlay:
     ) -> LocalChange:
         """Add a change: `name` is now `entry`, or gone; the flags as in `LocalChange`."""
         before = self._in(folder).get(name)
-        shown = PackedEntry(entry) if pending and entry is not None else entry
+        shown = packed(entry) if pending and entry is not None else entry
         change = LocalChange(shown, PENDING if pending else monotonic(), moved=moved, left=left)
         self._has_left = self._has_left or left
         if not pending:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from swiftfs.attributes import (
     NOTHING_STORED,
@@ -14,13 +15,11 @@ from swiftfs.attributes import (
 from swiftfs.objects import DIRECTORY_TYPE, NOTHING, Attributes, ObjectInfo
 from swiftfs.store.protocol import Headers
 
-_Number = int | None
-_Text = str | None
+MetaValues = tuple[str, tuple[Any, ...], tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+"""The values of an `ObjectMeta`."""
 
-MetaValues = tuple[
-    str, tuple[_Number, _Number, _Number, _Number, _Text, _Text, _Number], dict[str, str], dict[str, str]
-]
-"""The values of an `ObjectMeta`, which `marshal` can write."""
+SAME = "same"
+"""Among these values an mtime that is known otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +40,19 @@ class ObjectMeta:
         media_type, stored = decode_type(source.content_type)
         return cls(media_type, stored, source.metadata, source.preserved_headers)
 
-    def to_values(self) -> MetaValues:
-        """Return the same as plain values, for `from_values`."""
+    def to_values(self, mtime_ns: int) -> MetaValues:
+        """Return the same as values that can be hashed; an mtime of `mtime_ns` is left out of them."""
         one = self.stored
-        stored = (one.mode, one.mtime_ns, one.uid, one.gid, one.target, one.slo, one.device)
-        return self.media_type, stored, dict(self.metadata), dict(self.preserved_headers)
+        mtime = SAME if one.mtime_ns == mtime_ns else one.mtime_ns
+        stored = (one.mode, mtime, one.uid, one.gid, one.target, one.slo, one.device)
+        return self.media_type, stored, tuple(self.metadata.items()), tuple(self.preserved_headers.items())
 
     @classmethod
-    def from_values(cls, values: MetaValues) -> "ObjectMeta":
+    def from_values(cls, values: MetaValues, mtime_ns: int) -> "ObjectMeta":
         """Return what `to_values` was called of."""
-        media_type, stored, metadata, preserved_headers = values
-        return cls(media_type, Stored(*stored), metadata, preserved_headers)
+        media_type, (mode, mtime, *rest), metadata, preserved_headers = values
+        stored = Stored(mode, mtime_ns if mtime == SAME else mtime, *rest)
+        return cls(media_type, stored, dict(metadata), dict(preserved_headers))
 
     def headers(self) -> Headers:
         """Return the headers to send, with the time in the metadata too, where rclone and swift read it."""

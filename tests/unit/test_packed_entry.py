@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from swiftfs.attributes import Stored
 from swiftfs.namespace.entry import Entry
-from swiftfs.namespace.packed_entry import PackedEntry, unpacked
+from swiftfs.namespace.packed_entry import PackedEntry, packed, unpacked
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.store.object_meta import ObjectMeta
 
@@ -46,34 +46,35 @@ entries = st.builds(
 
 @given(entries)
 def test_an_entry_comes_back_as_it_was(entry: Entry) -> None:
-    packed, text = PackedEntry(entry), repr(entry)
-    assert packed.unpack() is entry
+    shown, text = packed(entry), repr(entry)
+    assert unpacked(shown) is entry
     del entry
-    assert repr(packed.unpack()) == text
+    assert repr(unpacked(shown)) == text
 
 
 def test_everybody_gets_the_same_entry_while_somebody_has_it() -> None:
-    packed = PackedEntry(file_entry())
-    first = packed.unpack()
-    assert packed.unpack() is first
-    assert unpacked(packed) is first
+    one = PackedEntry(file_entry())
+    first = one.unpack()
+    assert one.unpack() is first
+    assert unpacked(one) is first
     assert unpacked(first) is first
     assert unpacked(None) is None
 
 
-def test_an_ordinary_file_takes_little() -> None:
-    packed = PackedEntry(file_entry())
-    assert sys.getsizeof(packed) + sys.getsizeof(packed._packed) < 200
+def test_files_of_one_folder_share_what_they_have_in_common() -> None:
+    one, other = PackedEntry(file_entry("one.png")), PackedEntry(file_entry("other.png"))
+    assert one._common is other._common
+    assert sys.getsizeof(one) + sys.getsizeof(one._numbers) < 150
 
 
-def file_entry() -> Entry:
+def file_entry(name: str = "holiday.png") -> Entry:
     attributes = Attributes(
         stat.S_IFREG | 0o644, 4711, 1_712_345_678_901_234_567, 501, 20, 123456789012345678
     )
     meta = ObjectMeta("image/png", Stored(attributes.mode, attributes.mtime_ns, 501, 20))
     return Entry(
-        "holiday.png",
-        ObjectName("pictures", "2026/summer/holiday.png"),
+        name,
+        ObjectName("pictures", f"2026/summer/{name}"),
         attributes,
         media_type="image/png",
         is_slo=None,
