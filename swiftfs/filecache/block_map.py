@@ -5,6 +5,7 @@ The time of a call depends on the number of runs in its range, not on the file's
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from heapq import merge
 
 from swiftfs.filecache import block_tree as tree
@@ -89,11 +90,17 @@ class Blocks:
 
     def to_bytes(self) -> bytes:
         """Encode the set for `from_bytes`."""
+        if self._height == tree.LEAF:
+            return _packed_leaf(self._root)
         return pack(tree.pieces(self._root, self._height, 0, 1 << self._height))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Blocks":
         """Decode what `to_bytes` of this or an earlier release has written; raise `ValueError`."""
+        return _unpacked_small(data).copy() if len(data) <= SMALL else cls._unpacked(data)
+
+    @classmethod
+    def _unpacked(cls, data: bytes) -> "Blocks":
         blocks = cls()
         for first, last, bits in unpack(data):
             if bits == tree.ALL:
@@ -129,6 +136,20 @@ class Blocks:
         while height < self._height:
             root, height = tree.raised(root, height), tree.next_height(height)
         return self._root, root
+
+
+SMALL = 8
+"""Bytes of a packed set that probably many files have."""
+
+
+@lru_cache(maxsize=256)
+def _unpacked_small(data: bytes) -> Blocks:
+    return Blocks._unpacked(data)
+
+
+@lru_cache(maxsize=256)
+def _packed_leaf(leaf: tree.Node) -> bytes:
+    return pack(tree.pieces(leaf, tree.LEAF, 0, 1 << tree.LEAF))
 
 
 def missing_of_all(sets: Iterable[Blocks], first: int, last: int) -> Iterator[tuple[int, int]]:

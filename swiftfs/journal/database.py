@@ -84,10 +84,20 @@ class JournalDB:
 
     def records(self) -> list[Record]:
         """Return all records in their order; a damaged one is set aside, and reported in `lost`."""
+        select = "SELECT seq, path, intent, errno, reason, checksum FROM intents ORDER BY seq"
+        damaged = list[tuple[tuple[int, str, str], str]]()
+        found = list[Record]()
         with self._lock:
-            rows = self._database.execute("SELECT seq, path, intent, errno, reason, checksum FROM intents")
-            found = [self._read(*row) for row in rows.fetchall()]
-        return sorted((record for record in found if record), key=lambda record: record.seq)
+            # One row after the other: there may be 100,000.
+            for row in self._database.execute(select):
+                try:
+                    found.append(self._read(*row))
+                except Unreadable as error:
+                    damaged.append((row[:3], str(error)))
+            for row, reason in damaged:
+                self._set_row_aside(*row, reason)
+                self._commit(("DELETE FROM intents WHERE seq = ?", [row[:1]]))
+        return found
 
     def commit(
         self, put: Iterable[Record] = (), drop: Iterable[int] = (), executed: Executed | None = None
@@ -345,19 +355,10 @@ class JournalDB:
             self._put_fact("boot", boot)
         return older
 
-    def _read(
-        self, seq: int, path: str, text: str, number: int | None, reason: str, checksum: int
-    ) -> Record | None:
-        try:
-            if checksum != row_checksum(seq, path, text, number, reason):
-                raise Unreadable("its checksum is wrong")  # noqa: TRY301
-            operation = decode(text)
-        except Unreadable as error:
-            self._set_row_aside(seq, path, text, str(error))
-            self._commit(("DELETE FROM intents WHERE seq = ?", [(seq,)]))
-            return None
-        self._older.found(seq, operation)
-        return Record(seq, path, operation)
+    def _read(self, seq: int, path: str, text: str, number: int | None, reason: str, checksum: int) -> Record:
+        if checksum != row_checksum(seq, path, text, number, reason):
+            raise Unreadable("its checksum is wrong")
+        return Record(seq, path, decode(text))
 
     def _current_row(self, seq: int) -> RowState | None:
         """Return what a row holds, None if there is none; raise `OSError`. Lock held."""

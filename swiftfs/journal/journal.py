@@ -5,6 +5,7 @@ merged with others. `flush` executes it at once.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -89,9 +90,11 @@ class Journal:
         self._scheduler = Scheduler(self._parts, self._outcomes)
         self._is_flushing = False
 
-    def recover(self, records: Iterable[Record], make_done: MakeDone, show_moved: ShowMoved) -> None:
-        """Take up what an earlier process left, then start. A move that it had begun is finished first."""
-        records = list(records)
+    def recover(self, records: deque[Record], make_done: MakeDone, show_moved: ShowMoved) -> None:
+        """Take up what an earlier process left, then start. A move that it had begun is finished first.
+
+        The records are taken out of `records` one after the other: both they and the tasks need much memory.
+        """
         # In this order: what the dead process may have sent must be known as lost before the recovery sends
         # any request of its own, and is looked for only when its moves are finished. The other way round an
         # object that a finished move took away would count as lost, and be stored at its old name again.

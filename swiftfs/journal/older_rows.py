@@ -88,19 +88,13 @@ class OlderRows:
         self._synced = synced
         # Not kept in memory: there may be 100,000 rows, and each is needed once, when it is replaced.
         self._read = read
-        # The blocks of current rows, while anything has them: what has the same object is the same hand-in.
+        # The blocks of rows that this process wrote, while anything has them: what has the same object is the
+        # same hand-in.
         self._blocks: WeakValueDictionary[int, Blocks] = WeakValueDictionary()
         self.overtook = 0
         self._older: dict[tuple[int, int], tuple[RowState, int]] = {}
         self._keys: defaultdict[ObjectName | str, set[tuple[int, int]]] = defaultdict(set)
         self._pins: list[tuple[str, bool]] = []
-
-    def found(self, seq: int, operation: Operation) -> None:
-        """Record that a row has an operation, which an earlier process wrote or a commit has written."""
-        if isinstance(operation, PutFile):
-            self._blocks[seq] = operation.file.dirty
-        else:
-            self._blocks.pop(seq, None)
 
     def found_older(self, state: RowState, until: int) -> None:
         """Record an older row that an earlier process kept; the commit `until` replaced or deleted it."""
@@ -132,7 +126,10 @@ class OlderRows:
     def apply(self, change: Change) -> None:
         """Record that a change was written."""
         for state in change.put:
-            self.found(state.seq, state.operation)
+            if isinstance(state.operation, PutFile):
+                self._blocks[state.seq] = state.operation.file.dirty
+            else:
+                self._blocks.pop(state.seq, None)
         for state in change.kept:
             self._keep(state, change.commit)
         for state in change.ended:

@@ -18,9 +18,9 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 from swiftfs.store.object_meta import MetaValues, ObjectMeta
 
-_NUMBERS = struct.Struct("<QdQqQQ")
-"""What differs from file to file: the number of the task, when it was made, the size, the mtime, the bytes of
-disk, and the last commit before the last attempt."""
+_NUMBERS = struct.Struct("<QdQqQ")
+"""What differs from file to file: the number of the task, when it was made, the size, the mtime, and the bytes
+of disk."""
 
 
 class _Common(NamedTuple):
@@ -37,6 +37,7 @@ class _Common(NamedTuple):
     hand_ins: int
     sent_hand_in: int
     stored_hand_in: int
+    sent_commit: int
     dirty: bytes
     meta: MetaValues
     replaces_large: bool | None
@@ -105,7 +106,7 @@ class SleepingTask:
         self._done = task.done
         self._file = operation.file.file
         mtime, size = operation.meta.stored.mtime_ns or 0, operation.file.size
-        self._numbers = _NUMBERS.pack(task.seq, task.created, size, mtime, allocated, task.sent_commit)
+        self._numbers = _NUMBERS.pack(task.seq, task.created, size, mtime, allocated)
         self._common = _shared(_common(task, operation, mtime))
         rare = (operation.replaces_etag, operation.sent, operation.running)
         self._rare = _ABSENT if rare == _ABSENT else rare
@@ -163,7 +164,7 @@ class SleepingTask:
         return Waiting(self.due) if self.error is None else Retrying(self.due, self.error)
 
     def _unpack(self) -> Task:
-        seq, created, size, mtime, _, commit = _NUMBERS.unpack(self._numbers)
+        seq, created, size, mtime, _ = _NUMBERS.unpack(self._numbers)
         common, (replaces_etag, sent, running) = self._common, self._rare
         operation = PutFile(
             self.name,
@@ -177,11 +178,12 @@ class SleepingTask:
             running=running,
         )
         path = common.lead + self.name.key[common.skip :]
-        task = Task(seq, path, operation, self._done, created, self._state(), sent_commit=commit)
+        task = Task(seq, path, operation, self._done, created, self._state())
         task.reported, task.promised, task.ambiguous = common.reported, common.promised, common.ambiguous
         task.attempts, task.flush_mark = common.attempts, common.flush_mark
         task.hand_ins, task.flush_hand_in = common.hand_ins, common.flush_hand_in
         task.sent_hand_in, task.stored_hand_in = common.sent_hand_in, common.stored_hand_in
+        task.sent_commit = common.sent_commit
         return task
 
 
@@ -254,6 +256,7 @@ def _common(task: Task, operation: PutFile, mtime_ns: int) -> _Common:
         task.hand_ins,
         task.sent_hand_in,
         task.stored_hand_in,
+        task.sent_commit,
         operation.file.dirty.to_bytes(),
         operation.meta.to_values(mtime_ns),
         operation.replaces_large,
