@@ -19,8 +19,8 @@ from swiftfs.paths import Folder
 from swiftfs.store.object_meta import MetaValues, ObjectMeta
 
 _NUMBERS = struct.Struct("<QdQqQ")
-"""What differs from file to file: the number of the task, when it was made, the size, the mtime, and the bytes
-of disk."""
+"""What differs from file to file: the task's number, when it was made, the size, the mtime, and the bytes of
+disk."""
 
 
 class _Common(NamedTuple):
