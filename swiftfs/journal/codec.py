@@ -12,7 +12,8 @@ from cattrs.errors import CattrsError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
-from swiftfs.filecache.block_map import BaseVersion, Blocks, FileRecord
+from swiftfs.filecache.block_map import BaseVersion, FileRecord
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.operations import (
     KINDS,
     Delete,

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from math import inf
 from weakref import WeakValueDictionary
 
-from swiftfs.filecache.block_map import Blocks, FileRecord
+from swiftfs.filecache.block_map import FileRecord
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.operations import Move, MoveFolder, Operation, PutFile, names_of
 from swiftfs.journal.schema import Statement
 from swiftfs.objects import ObjectName

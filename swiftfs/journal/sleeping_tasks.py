@@ -10,7 +10,8 @@ from functools import lru_cache
 from typing import ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
-from swiftfs.filecache.block_map import Blocks, FileRecord
+from swiftfs.filecache.block_map import FileRecord
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.task_states import Retrying, State, Waiting
 from swiftfs.journal.tasks import Task

@@ -13,7 +13,8 @@ from support.memory_store import MemoryStore
 from support.stored_objects import NEVER
 from swiftfs.attributes import Stored
 from swiftfs.errors import Unavailable
-from swiftfs.filecache.block_map import Blocks, FileRecord
+from swiftfs.filecache.block_map import FileRecord
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.uses import Use, Uses
 from swiftfs.journal import task_queue
 from swiftfs.journal.codec import encode

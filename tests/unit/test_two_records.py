@@ -10,7 +10,8 @@ from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.operations import PutFile
