@@ -167,11 +167,11 @@ class FileCache:
         self._versions = VersionCache(self._folder, cache / VERSIONS)
         self._closing: dict[ObjectVersion, CachedFile] = {}
         self._used = self._uses.by_file
-        self._used.update((file, Use(name, None, users=0)) for file, name in journaled.items())
+        self._journaled = dict(journaled)
         self._growth = 0
         self._space = SpaceWaiter()
         self._calls = SpaceCalls(self._on_growth, self._wait_for_space, self._space.progress)
-        self._versions.sweep(self._used, lost)
+        self._versions.sweep(self._journaled, lost)
         self.limit = self._automatic_limit() if limit is None else limit
         # What is read ahead must not evict what is about to be read.
         factory.read_ahead = min(factory.read_ahead, self.limit // 4)
@@ -238,9 +238,17 @@ class FileCache:
         One of an `older` state may be gone: its end could not be recorded, because the disk refused that.
         """
         with self._lock:
+            self._expect(file)
             if not older or file in self._used:
                 use = self._used[file]
                 use.pins, use.older = use.pins + 1, use.older + older
+
+    def _expect(self, file: str) -> None:
+        """Begin the use of a file that was journaled before this mount."""
+        if (name := self._journaled.pop(file, None)) is not None:
+            self._used[file] = Use(name, None, users=0)
+            if not self._journaled:
+                self._journaled = {}  # an empty one that had 100,000 names still takes their memory
 
     def unpin(self, file: str, *, older: bool = False) -> None:
         """Record that an operation does not need a local file any more."""

@@ -53,13 +53,14 @@ class Executed:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a commit does besides its deletions: it writes the rows `put`, keeps and ends older states.
+    """What a commit does: it writes the rows `put`, deletes `drop`, keeps and ends older states.
 
     `overtakes` means that the disk may have a state which must not come back, or lack a move.
     """
 
     commit: int
     put: list[RowState]
+    drop: Collection[int]
     kept: list[RowState]
     ended: list[RowState]
     overtakes: bool
@@ -122,10 +123,12 @@ class OlderRows:
         kept = [one for one in changes if not any(done.covers(one) for done in executed)]
         ended = {(one.seq, one.written): one for done in executed for one in self._covered(done)}
         overtakes = len(kept) < len(synced) or bool(ended) or bool(moves)
-        return Change(commit, states, kept, list(ended.values()), overtakes)
+        return Change(commit, states, drop, kept, list(ended.values()), overtakes)
 
     def apply(self, change: Change) -> None:
         """Record that a change was written."""
+        for seq in change.drop:
+            self._blocks.pop(seq, None)
         for state in change.put:
             if isinstance(state.operation, PutFile):
                 self._blocks[state.seq] = state.operation.file.dirty
