@@ -23,7 +23,7 @@ from swiftfs.journal import recovery, task_queue
 from swiftfs.posix.filesystem import FileSystem
 
 FILES = 500
-BYTES = 1100
+BYTES = 1300
 """Of each waiting file, with its name and its entry in the listing."""
 NEXT_BYTES = 2100
 """The same in the next mount, where also the upload of up to 10,000 files counts as lost."""
