@@ -43,8 +43,8 @@ class Uses:
     def put_away(self, file: str) -> int | None:
         """Forget a suspended file that one operation pins, and return its bytes; else None."""
         with self.lock:
-            use = self.by_file[file]
-            if use.cached_file is not None or use.users or use.older or use.pins != 1:
+            use = self.by_file.get(file)
+            if use is None or use.cached_file is not None or use.users or use.older or use.pins != 1:
                 return None
             del self.by_file[file]
             self.away += 1

@@ -232,15 +232,20 @@ class SleepingTasks:
 
     def hasten(self, fits: Callable[[SleepingTask], bool], *, flush: bool = False) -> None:
         """Make the tasks due now that fit; with `flush` for a report of a flush."""
-        for one in self:
-            if fits(one):
-                one.due = 0.0
-                if flush:
-                    one.begin_flush()
-        self._order()
+        found = [one for one in self if fits(one)]
+        if flush:
+            for one in found:
+                one.begin_flush()
+        later = [one for one in found if one.due > 0.0]
+        for one in later:
+            one.due = 0.0
+        if later:
+            self._order()
 
     def _order(self) -> None:
-        self._due = sorted(self)
+        # With a key, because it compares 100,000 tasks in a tenth of the time of `__lt__`. A sorted list is a
+        # heap.
+        self._due = sorted(self, key=lambda one: (one.due, one.seq))
 
 
 def _common(task: Task, operation: PutFile, mtime_ns: int) -> _Common:

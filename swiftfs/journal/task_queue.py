@@ -17,6 +17,9 @@ from swiftfs.paths import Folder, parent_markers
 AWAKE = 1000
 """How many tasks that can sleep stay awake: most mounts never have more."""
 
+AT_ONCE = 100
+"""How many are packed in a row, which takes a millisecond: the journal's lock is held meanwhile."""
+
 
 class TaskQueue:
     """The tasks in the order in which they were added. Not locked.
@@ -182,7 +185,7 @@ class TaskQueue:
 
     def rest(self) -> None:
         """Let tasks sleep that need not be awake. The caller and its callers use no task any more."""
-        for _ in range(len(self._restless) - AWAKE):
+        for _ in range(min(len(self._restless) - AWAKE, AT_ONCE)):
             task, _ = self._restless.popitem(last=False)
             if can_sleep(task) and task in self:
                 self._let_sleep(task)
