@@ -2,6 +2,7 @@
 
 import stat
 import sys
+from dataclasses import fields
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,3 +81,8 @@ def file_entry(name: str = "holiday.png") -> Entry:
         is_slo=None,
         meta=meta,
     )
+
+
+def test_a_new_field_must_be_packed_too() -> None:
+    counts = [len(fields(kind)) for kind in (Entry, Attributes, ObjectMeta, Stored)]
+    assert counts == [13, 7, 4, 7], "pack the new field, and count it here"
