@@ -159,7 +159,7 @@ class SleepingTask:
         return task
 
     def __lt__(self, other: "SleepingTask") -> bool:
-        return (self.due, self.seq) < (other.due, other.seq)
+        return self.due < other.due if self.due != other.due else self.seq < other.seq
 
     def _state(self) -> State:
         return Waiting(self.due) if self.error is None else Retrying(self.due, self.error)
