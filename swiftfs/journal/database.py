@@ -27,10 +27,10 @@ from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.older_rows import Executed, OlderRows, RowState
 from swiftfs.journal.operations import Operation
 from swiftfs.journal.power_cut import go_back
-from swiftfs.journal.schema import SCHEMA, Statement
+from swiftfs.journal.schema import Statement, open_journal
 from swiftfs.journal.upload_rows import read_unreferenced, upload_changes
 from swiftfs.objects import ObjectName
-from swiftfs.sqlite import boot_id, open_database, row_checksum
+from swiftfs.sqlite import boot_id, row_checksum
 
 log = logging.getLogger(__name__)
 
@@ -283,7 +283,7 @@ class JournalDB:
     def _open(self) -> sqlite3.Connection:
         try:
             self._check_empty()
-            return _open_file(self._path)
+            return open_journal(self._path)
         except (sqlite3.OperationalError, OSError) as error:  # that is no sign of damage
             raise ConfigurationError(f"the journal {self._path} cannot be opened: {error}") from None
         except sqlite3.DatabaseError as error:
@@ -291,7 +291,7 @@ class JournalDB:
             said = f"{self._path} is damaged ({error}): it is set aside as {aside.name}"
             log.error("%s; 'swiftfs recover' copies out what can be read of it", said)
             self.lost.append(said)
-            return _open_file(self._path)
+            return open_journal(self._path)
 
     def _check_empty(self) -> None:
         """Raise `sqlite3.DatabaseError` if the database is empty but local files exist: it lost its bytes."""
@@ -494,17 +494,3 @@ class JournalDB:
 def _sync_data(path: Path) -> None:
     with path.open("rb") as file:
         os.fdatasync(file.fileno())
-
-
-def _open_file(path: Path) -> sqlite3.Connection:
-    database = open_database(path, SCHEMA)
-    database.execute("PRAGMA wal_autocheckpoint = 0")  # `sync` does it, in the background
-    try:
-        # At the start, when it can still be set aside: later it has changes that nothing else has.
-        problem = database.execute("PRAGMA quick_check").fetchone()[0]
-        if problem != "ok":
-            raise sqlite3.DatabaseError(problem)  # noqa: TRY301
-    except BaseException:
-        database.close()
-        raise
-    return database
