@@ -174,6 +174,9 @@ class ControlDirFS(FileSystem):
             self.unhide(new)  # it was hidden for this call if it is open
         self._filesystem.rename(_changeable(old), _changeable(new))
 
+    def hide(self, path: str, hidden: str) -> None:
+        self._filesystem.hide(_changeable(path), hidden)
+
     def unhide(self, path: str) -> None:
         if not _is_control(path):
             self._filesystem.unhide(without_hidden(path))
@@ -206,6 +209,16 @@ class ControlDirFS(FileSystem):
         if _is_control(path):
             return self._control.open(path, flags)
         return self._filesystem.open(without_hidden(path), flags)
+
+    @property
+    def moves(self) -> Mapping[str, object]:
+        return self._filesystem.moves
+
+    def wait_for_move(self, path: str, seconds: float) -> bool:
+        return not _is_control(path) and self._filesystem.wait_for_move(without_hidden(path), seconds)
+
+    def is_other_inode(self, path: str) -> bool:
+        return not _is_control(path) and self._filesystem.is_other_inode(without_hidden(path))
 
     def page_use(self, handle: int) -> PageUse:
         return PageUse.BYPASS if handle >= DIRECT_HANDLES else self._filesystem.page_use(handle)

@@ -18,6 +18,7 @@ import fuse
 
 from swiftfs.concurrency import is_main_thread, unix_time_ns
 from swiftfs.errors import ConfigurationError, StoreError, SwiftfsError, errno_of, mount_point_error, os_error
+from swiftfs.fuse.callers import Callers
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import (
     UNKNOWN_INODE,
@@ -79,9 +80,6 @@ _REMEDIES = {
 }
 """What to do when libfuse or fusermount refuses."""
 
-MOST_OPENINGS = 1000
-"""Limit of the files that are being opened again."""
-
 _EVERYDAY = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EINVAL}
 """Errors of ordinary attempts of programs; any other error is logged."""
 
@@ -142,7 +140,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         self._on_init, self._on_destroy = on_init, on_destroy
         self._failure: BaseException | None = None
         self._live = False
-        self._opening_again: set[tuple[bytes, int]] = set()
+        self._callers = Callers()
         self._bind_hot_operations()
         timeouts = {
             "attr_timeout": attr_timeout,
@@ -154,6 +152,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
     def _bind_hot_operations(self) -> None:
         self._getattr = self.operations.getattr
         self._fgetattr = self.operations.fgetattr
+        self._moves = self.operations.moves
         self._read = self.operations.read_buf
         self._write = self.operations.write_buf
 
@@ -228,7 +227,14 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
 
     def getattr(self, path: bytes, stat: int) -> None:
         """Fill `struct stat` of a path."""
-        write_stat(stat, self._getattr(path.decode()))
+        try:
+            attributes = self._getattr(path.decode())
+        except OSError:
+            self._callers.missed(path)
+            raise
+        if self._moves and self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
+            attributes = self._getattr(path.decode())
+        write_stat(stat, attributes)
 
     def fgetattr(self, path: bytes | None, stat: int, file_info: int) -> int | None:
         """Fill `struct stat` of an open file."""
@@ -270,45 +276,70 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
     def open(self, path: bytes, file_info: Any) -> None:
         """Open a file; a handle that bypasses the kernel's pages bypasses the size of stat(2) too."""
         info = file_info.contents
+        if is_other := self.operations.is_other_inode(path.decode()):
+            self._callers.try_again(path)
         try:
             info.fh = self.operations.open(path.decode(), info.flags)
         except (SwiftfsError, OSError) as error:
             # The kernel opens only names that it has seen, so its cache is wrong.
-            if errno_of(error) == errno.ENOENT:
-                self._open_again(path)
+            if errno_of(error) == errno.ENOENT and not is_other:
+                self._callers.try_again(path)
             raise
         use = self.operations.page_use(info.fh)
+        # What O_TRUNC has emptied must not be closed, which would store it.
+        if use is PageUse.LOOK_AGAIN and not is_other and not info.flags & os.O_TRUNC:
+            use = self._look_again(path, info)
         if use is PageUse.DROP or info.flags & os.O_TRUNC:
             mark_for_drop(file_info)
-        elif use is PageUse.LOOK_AGAIN:
-            try:
-                self._open_again(path)
-            except OSError:
-                self.operations.release(None, info.fh)
-                raise
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
-        self._opening_again.discard((path, _caller()))
+        self._callers.done(path)
+        self._callers.opened(path, info.fh)
 
-    def _open_again(self, path: bytes) -> None:
-        """Let the kernel look a name up, and open it again, by `OSError` ESTALE; do nothing the second time.
+    def rename(self, old: bytes, new: bytes) -> None:
+        """Rename a file or folder; libfuse hides an open file in this way."""
+        rename = self.operations.hide if self._callers.hides(new) else self.operations.rename
+        rename(old.decode(), new.decode())
 
-        With O_CREAT it creates a file that is gone. It tries once: a program would get the second ESTALE.
-        """
-        opening = path, _caller()
-        if opening in self._opening_again:
-            self._opening_again.discard(opening)
-            return
-        if len(self._opening_again) >= MOST_OPENINGS:
-            self._opening_again.clear()  # of programs that have ended meanwhile
-        self._opening_again.add(opening)
-        raise os_error(errno.ESTALE, path.decode())
+    def _look_again(self, path: bytes, info: Any) -> PageUse:
+        """Let the kernel open the file again, once; then open what its inode has, and return how."""
+        try:
+            self._callers.try_again(path)
+        except OSError:
+            self.operations.release(None, info.fh)
+            raise
+        if self.operations.is_other_inode(path.decode()):  # it was replaced since the kernel looked
+            self.operations.release(None, info.fh)
+            info.fh = self.operations.open(path.decode(), info.flags)
+        return self.operations.page_use(info.fh)
+
+    def truncate(self, path: bytes, length: int) -> None:
+        """Set the size of a file that need not be open."""
+        if self.operations.is_other_inode(path.decode()):
+            self._callers.try_again(path)
+        try:
+            self.operations.truncate(path.decode(), length)
+        except OSError as error:
+            # The kernel tries this once more, too.
+            if error.errno == errno.ESTALE:
+                self._callers.try_again(path)
+            raise
+        self._callers.done(path)
 
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
         """Create and open a file (fusepy passes no flags)."""
         info = file_info.contents
         info.fh = self.operations.create(path.decode(), mode, info.flags)
         # The kernel keeps no pages, and libfuse looks up the size within the call.
-        info.direct_io = self.operations.page_use(info.fh) is PageUse.BYPASS
+        use = self.operations.page_use(info.fh)
+        is_other = use is PageUse.LOOK_AGAIN and self.operations.is_other_inode(path.decode())
+        info.direct_io = is_other or use is PageUse.BYPASS
+        self._callers.opened(path, info.fh)
+
+    def release(self, path: bytes | None, file_info: Any) -> None:
+        """Close a handle."""
+        handle = file_info.contents.fh
+        self._callers.closed(handle)
+        self.operations.release(None, handle)
 
     def utimens(self, path: bytes, times: Any) -> None:
         """Set times; utimensat(2)'s NOW becomes the current time and OMIT becomes None."""
@@ -343,11 +374,6 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
             return _NOT_SUPPORTED
         super().removexattr(path, name)
         return None
-
-
-def _caller() -> int:
-    """Return the ID of the thread that has called."""
-    return int(fuse.fuse_get_context()[2])
 
 
 def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]:

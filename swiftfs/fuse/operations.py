@@ -3,7 +3,7 @@
 # ruff: noqa: ARG002  the methods have fusepy's arguments
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from stat import S_IMODE
 from typing import Any, Protocol
 
@@ -55,13 +55,13 @@ class FileSystem(Protocol):
         """Remove a file."""
 
     def rename(self, old: str, new: str) -> None:
-        """Move, replacing `new`.
+        """Move, replacing `new`; `unhide(new)` is included."""
 
-        An open file is moved to `.fuse_hidden…` before it is deleted or replaced. `unhide(new)` is included.
-        """
+    def hide(self, path: str, hidden: str) -> None:
+        """Move an open file to the name `hidden`, as libfuse does before it is deleted or replaced."""
 
     def unhide(self, path: str) -> None:
-        """Move back the file that this thread has moved from `path` to `.fuse_hidden…` just now, if any."""
+        """Move back the file that this thread has hidden just now, if any."""
 
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         """Make `path` a symbolic link to `target`."""
@@ -92,6 +92,16 @@ class FileSystem(Protocol):
 
     def page_use(self, handle: int) -> PageUse:
         """Return what the kernel does with its pages of a file that it opens with the new handle."""
+
+    @property
+    def moves(self) -> Mapping[str, object]:
+        """The files that are to be shown as another inode in a moment, by paths; empty but for moments."""
+
+    def wait_for_move(self, path: str, seconds: float) -> bool:
+        """Wait until a path of `moves` is not among them, at most for so long; return whether it has left."""
+
+    def is_other_inode(self, path: str) -> bool:
+        """Return whether the kernel has to look a name up again before it opens it."""
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         """Return where the bytes are; fewer than `size` only at the file's end.
@@ -158,9 +168,13 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         self.opendir = filesystem.opendir
         self.open = filesystem.open
         self.page_use = filesystem.page_use
+        self.is_other_inode = filesystem.is_other_inode
+        self.moves = filesystem.moves
+        self.wait_for_move = filesystem.wait_for_move
         self.unlink = filesystem.unlink
         self.rmdir = filesystem.rmdir
         self.rename = filesystem.rename
+        self.hide = filesystem.hide
         self.getxattr = filesystem.getxattr
         self.listxattr = filesystem.listxattr
         self.setxattr = filesystem.setxattr

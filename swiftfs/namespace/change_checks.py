@@ -60,6 +60,13 @@ class ChangeChecker:
         found = self._head_fetcher.map(lambda one: self._is_implied(folder.subfolder(one)), components)
         return [one for one, is_implied in zip(components, found, strict=True) if is_implied]
 
+    def _is_there(self, folder: Folder, name: str) -> bool:
+        """Return whether a folder without a marker, which a listing lacks, has anything in it."""
+        # Containers are listed whole, and have no objects that imply them.
+        if not folder.container:
+            return True
+        return self._is_implied(folder.subfolder(unescape(name)[0])) or self._holds_others(folder, name)
+
     def _is_implied(self, folder: Folder) -> bool:
         stored = []
         with self._lock:
@@ -81,7 +88,10 @@ class ChangeChecker:
         changed, listed = found.change.entry, found.listed
         seen = changed or listed
         if seen is None or seen.object is None:
-            is_newest = changed is not None or listed is None or not self._holds_others(folder, found.name)
+            if changed is not None:
+                is_newest = listed is not None or self._is_there(folder, found.name)
+            else:
+                is_newest = listed is None or not self._holds_others(folder, found.name)
             return changed if is_newest else listed
         try:
             info = self._store.head(seen.object)

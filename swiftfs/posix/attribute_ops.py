@@ -35,7 +35,7 @@ from swiftfs.journal.operations import (
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectInfo
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.open_files import OpenFile
+from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
@@ -81,10 +81,12 @@ class AttributeOps:
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
-        path = self._open_files.resolve(path)
-        file = self._files.current(path, ask=False)
+        file = self._open_files.replaced.at(path)
+        if file is None:
+            path = self._open_files.resolve(path)
+            file = self._files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
         if file is not None:
-            return self._attributes(path, file)
+            return self._attributes(file)
         attributes = self._look_up(path).attributes
         self._open_files.shown_sizes.show(path, attributes.size)
         return self._defaults.shown(self._inodes.of(path, attributes))
@@ -103,11 +105,10 @@ class AttributeOps:
 
     def getattr_handle(self, handle: int) -> Attributes:
         """Return the attributes of an open file, whether or not it still has a path."""
-        file = self._open_files.handle(handle).file
-        return self._attributes(file.path, file)
+        return self._attributes(self._open_files.handle(handle).file)
 
-    def _attributes(self, path: str, file: OpenFile) -> Attributes:
-        attributes = file.current_attributes
+    def _attributes(self, file: OpenFile) -> Attributes:
+        path, attributes = file.known_as, file.current_attributes
         self._open_files.shown_sizes.show(path, attributes.size)
         return self._defaults.shown(self._inodes.of_open(path, attributes))
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 from functools import partial
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type
-from swiftfs.concurrency import unix_time_ns
+from swiftfs.concurrency import monotonic, unix_time_ns
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.journal.operations import PutSpecial
 from swiftfs.namespace.entry import Entry, inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan
-from swiftfs.posix.open_files import OpenFile
+from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services
@@ -23,6 +23,9 @@ from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
 
 log = logging.getLogger(__name__)
+
+UNCHECKED_SECONDS = 60.0
+"""How long after an error stat(2) takes an open file for current: each attempt may take long."""
 
 
 class FileOps:
@@ -59,8 +62,14 @@ class FileOps:
 
     def open(self, path: str, flags: int) -> int:
         """Open an existing file; with O_TRUNC it is empty, but its object is unchanged until the flush."""
-        path = self._open_files.resolve(path)
         handle = None
+        older = self._open_files.replaced.at(path)  # by /proc/self/fd, for example
+        if older is None and flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+            # The kernel has the inode and the size of that version, and does not look again.
+            older = self._open_files.replaced.shown(path)
+        if older is not None:
+            handle = self._open_files.share(older, **_access(flags))
+        path = self._open_files.resolve(path)
         while handle is None:  # again when the last handle of an open file is closed meanwhile
             if (file := self.current(path)) is not None:
                 handle = self._open_files.share(file, **_access(flags))
@@ -87,28 +96,39 @@ class FileOps:
             self._prefetch.opened(path)
         return self._add_handle(file, flags)
 
-    def current(self, path: str, *, ask: bool = True) -> OpenFile | None:
+    def current(self, path: str, *, for_stat: bool = False) -> OpenFile | None:
         """Return the open file at `path`; None if there is none, or another client has replaced it.
 
         Open handles keep the old version. A file with local changes is current: the last
-        writer wins. Without `ask` no request is sent, and an entry that is not in memory counts as unchanged.
+        writer wins. After an error a call `for_stat` sends no request for a while.
         """
         file = self._open_files.at(path)
         before = file.entry if file is not None else None
         if file is None or before is None or file.dirty or file.unlinked or not _etags(before):
             return file
+        is_unchecked = for_stat and monotonic() < file.unchecked_until
+        if is_unchecked or not self._is_replaced(path, file, before):
+            return file
+        # A rename that is being made here shows the file at its new path before the file has that.
+        with self._open_files.barrier.passing(lambda: (path,)), file.lock:
+            if file.path != path:
+                return self._open_files.at(path)
+            # Once more: the lookup may have sent a request, during which the file was changed or stored.
+            if file.entry is not before or file.dirty:
+                return file
+            log.info("%s: another client has replaced it, while a program has the older version open", path)
+            self._open_files.replace(file)
+            return None
+
+    def _is_replaced(self, path: str, file: OpenFile, before: Entry) -> bool:
+        """Return whether Swift has another version than `before`; False if it does not answer."""
         try:
-            found = self._namespace.find(path) if ask else self._namespace.known(path)
+            found = self._namespace.find(path)
         except SwiftfsError as error:
+            file.unchecked_until = monotonic() + UNCHECKED_SECONDS
             log.info("%s: cannot find out whether another client replaced it: %s", path, error)
-            return file
-        is_other = _is_other(before, found) if found is not None else ask
-        # Once more: the lookup may have sent a request, during which the file was changed or stored.
-        if file.entry is not before or file.dirty or not is_other:
-            return file
-        log.info("%s: another client has replaced it, while a program has the older version open", path)
-        self._open_files.replace(file)
-        return None
+            return False
+        return found is None or _is_other(before, found)
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         """Return where the bytes are in a local file; fewer only at the file's end."""
@@ -146,8 +166,17 @@ class FileOps:
         return copied
 
     def truncate(self, path: str, size: int) -> None:
-        """Make a file `size` bytes long; a file that is not open is handed in before this returns."""
+        """Make a file `size` bytes long; a file that is not open is handed in before this returns.
+
+        Raise `OSError` ESTALE if the kernel has to look the name up again: it is about to cut an older
+        version.
+        """
+        replaced = self._open_files.replaced
+        if (was_other := replaced.is_other_inode(path)) and replaced.at(path) is not None:
+            raise os_error(errno.ESTALE, path)
         path = self._open_files.resolve(path)
+        if self.current(path) is None and not was_other and path in replaced.moves:
+            raise os_error(errno.ESTALE, path)
         with self._pending.changing(path):
             handle = self.open(path, os.O_WRONLY)
             try:
@@ -192,8 +221,8 @@ class FileOps:
                 self._write_back.close(handle, file)
         else:
             self._write_back.close(handle, file)
-        if file.unlinked and not file.users:
-            self._inodes.forget(file.path)
+        if (file.unlinked or file.aside) and not file.users:
+            self._inodes.forget(file.known_as)
 
     def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
         """Create an empty file, a FIFO or a socket; EPERM for a device node, but of root with `special`."""
@@ -339,4 +368,6 @@ def _etags(entry: Entry) -> set[str]:
 
 def _is_other(before: Entry, found: Entry) -> bool:
     """Return whether Swift has another version than `before`; False while a local change is pending."""
+    if found.is_directory:
+        return True
     return bool(_etags(found)) and not _etags(found) & _etags(before)

@@ -12,7 +12,7 @@ from swiftfs.journal.database import Record
 from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.open_files import OpenFile
+from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
@@ -58,6 +58,9 @@ class FileSystem:
         self.create = files.create
         self.open = files.open
         self.page_use = services.open_files.page_use
+        self.is_other_inode = services.open_files.replaced.is_other_inode
+        self.moves = services.open_files.replaced.moves
+        self.wait_for_move = services.open_files.replaced.wait
         self.read = files.read
         self.write = files.write
         self.truncate = files.truncate
@@ -73,6 +76,7 @@ class FileSystem:
         self.unlink = unlinks.unlink
         self.unhide = unlinks.unhide
         self.rename = renames.rename
+        self.hide = renames.hide
         self.statfs = UsageReport(services.store, services.source).of
 
         self.waiting = services.journal.waiting

@@ -20,10 +20,10 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, is_below, join, path_below, plain_marker, split
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.open_files import OpenFile
+from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, pending_entry
 from swiftfs.posix.services import Services
-from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of, is_hiding
+from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of
 from swiftfs.posix.write_back import WriteBack
 
 Renamed = list[tuple[Entry, Entry]]
@@ -60,7 +60,16 @@ class RenameOps:
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder, and replace what POSIX allows to replace."""
-        if old == new:
+        if old != new:
+            self._rename(old, new, hides=False)
+
+    def hide(self, path: str, hidden: str) -> None:
+        """Take the name away from a file, as libfuse does before one that it counts as open loses it."""
+        self._rename(path, hidden, hides=True)
+
+    def _rename(self, old: str, new: str, *, hides: bool) -> None:
+        if self._open_files.replaced.renamed(old, new):
+            self._inodes.move(old, new)
             return
         try:
             self._journal.undo_late_requests(old, moving=True)
@@ -76,11 +85,10 @@ class RenameOps:
         else:
             # Not for a folder: the kernel renames none to an existing file, so what was hidden was deleted.
             with self._unlinks.unhidden(new), self._pending.changing(old, new):
-                self._rename_file(old, new)
+                if not hides or not self._unlinks.hide(old, new):
+                    self._rename_file(old, new)
 
     def _rename_file(self, old: str, new: str) -> None:
-        if is_hiding(old, new) and self._unlinks.hide(old, new):
-            return
         # A version that another client has replaced is not what moves.
         self._files.current(old)
         with self._write_back.held_open(old) as file:

@@ -8,7 +8,6 @@ its name: if Swift refuses that, the file must still be there.
 
 import errno
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,15 +19,11 @@ from swiftfs.errors import os_error
 from swiftfs.journal.journal import HIDDEN_SECONDS
 from swiftfs.journal.operations import Delete
 from swiftfs.namespace.entry import Entry
-from swiftfs.paths import split
 from swiftfs.posix.directory_ops import DirectoryOps
-from swiftfs.posix.open_files import HeldDeletion, OpenFile
+from swiftfs.posix.open_file import HeldDeletion, OpenFile
 from swiftfs.posix.pending import JournaledChange, PendingChanges
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
-
-HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
-"""libfuse renames an open file to this before it is unlinked or replaced; such a name never reaches Swift."""
 
 THREADS = 1000
 """More than libfuse has."""
@@ -69,7 +64,7 @@ class UnlinkOps:
     def unlink(self, path: str) -> None:
         """Delete a file, a link or a special file."""
         # libfuse deletes a hidden name after the last close. A file that is back has another name now.
-        if self._open_files.is_alias(path):
+        if self._open_files.is_alias(path) or self._open_files.replaced.is_removed(path):
             return
         with self._pending.changing(path):
             entry = self._entry(path)
@@ -88,10 +83,11 @@ class UnlinkOps:
             if file is not None:
                 found = self._unlink_open(file, entry, hidden)
             # libfuse counts a handle as open until after its release.
-            elif self._open_files.was_just_released(path):
+            elif self._open_files.is_held(path):
                 found = self._unlink_released(path, _existing(entry, path), hidden)
             else:
                 return False
+        self._open_files.replaced.hide(path, hidden)
         with self._lock:
             self._hidden[thread_id()] = found
         return True
@@ -206,12 +202,6 @@ def deletion_of(entry: Entry) -> Delete:
     """Return the operation that deletes a file's object."""
     assert entry.object is not None
     return Delete(entry.object, entry.is_slo, entry.etag or None)
-
-
-def is_hiding(old: str, new: str) -> bool:
-    """Return whether a rename is one by which libfuse hides an open file."""
-    # A program that writes a file of such a name does so under a temporary name that contains the name.
-    return HIDDEN_NAME.fullmatch(split(new)[1]) is not None and split(new)[1] not in split(old)[1]
 
 
 def _existing(entry: Entry | None, path: str) -> Entry:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
-from swiftfs.posix.open_files import OpenFile
+from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.services import Services
 

@@ -30,6 +30,7 @@ from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
 from swiftfs.service.monitoring import Monitoring
+from swiftfs.service.name_mover import NameMover
 from swiftfs.service.signals import SignalWatch, block_signals, log_state
 from swiftfs.service.systemd import notify
 from swiftfs.service.write_access import may_write
@@ -203,18 +204,28 @@ def _mount(
 
 
 class _Watchers:
-    """The threads of a mount that serves: one for each signal, and one that calls `ready` when it answers."""
+    """The threads of a mount that serves.
+
+    There is one for each signal, one that calls `ready` when the mount answers, and one that moves names.
+    """
 
     def __init__(
         self, filesystem: FileSystem, mountpoint: Path, ready: Callable[[], None], detached: DetachWatch
     ) -> None:
+        services = filesystem.services
+        self._mover = NameMover(services.open_files.replaced, mountpoint)
+
         def answers() -> None:
-            detached.start(mountpoint.stat().st_dev)
+            device = mountpoint.stat().st_dev
+            detached.start(device)
+            # The kernel refuses each rename(2) in a mount that is read-only.
+            if not services.options.ro:
+                self._mover.start(device)
             ready()
 
         self._signals = (
             SignalWatch(signal.SIGHUP, filesystem.refresh),
-            SignalWatch(signal.SIGUSR1, partial(log_state, filesystem.services.journal.report)),
+            SignalWatch(signal.SIGUSR1, partial(log_state, services.journal.report)),
         )
         self._ended = new_event()
         # The device below the mount point, by which the mount can be told from it.
@@ -237,6 +248,7 @@ class _Watchers:
             one.stop()
         if self._first_stat.ident is not None:
             self._first_stat.join()
+        self._mover.stop()
 
 
 def _kernel_options(options: Options) -> Mapping[str, bool]:

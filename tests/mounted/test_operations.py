@@ -7,7 +7,7 @@ import random
 import socket
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -385,9 +385,18 @@ def test_every_folder_lists_itself_and_its_parent(mounted: Mount) -> None:
             assert listing.read().split()[:2] == [".", ".."]
 
 
-def test_a_file_named_like_a_hidden_file_of_libfuse_is_kept(mounted: Mount) -> None:
-    name = ".fuse_hidden0000001a00000002"
-    temporary = mounted.path / f".{name}.Xy12"  # as rsync does
-    temporary.write_text("kept")
-    temporary.rename(mounted.path / name)
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_file_named_like_a_hidden_file_of_libfuse_is_kept(mounted: Mount, is_open: bool) -> None:
+    name = ".fuse_hidden0000000200000001"  # the first that libfuse takes itself
+    file = mounted.path / "file"
+    file.write_text("kept")
+    with file.open() if is_open else nullcontext():
+        file.rename(mounted.path / name)
+        assert (mounted.path / name).read_text() == "kept"
+        (mounted.path / "other").write_text("open")
+        with (mounted.path / "other").open() as other:
+            (mounted.path / "other").unlink()
+            assert other.read() == "open"
+    mounted.remount()
+    assert [path.name for path in mounted.path.iterdir()] == [name]
     assert (mounted.path / name).read_text() == "kept"

@@ -294,7 +294,7 @@ class Program:
         """Delete an open file as libfuse does: rename it, and delete it after its last close."""
         hidden = f"{path.rsplit('/', 1)[0]}/.fuse_hidden{node.number:016x}"
         with self._model.change(removed(path)):
-            self._call(lambda: self._fs.rename(path, hidden))
+            self._call(lambda: self._fs.hide(path, hidden))
         self._context.hidden[node] = hidden
 
     def _make(self, path: str) -> Handle:

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,9 @@ class Passthrough:
     def rename(self, old: str, new: str) -> None:
         Path(self._at(old)).rename(self._at(new))
 
+    def hide(self, path: str, hidden: str) -> None:
+        self.rename(path, hidden)
+
     def unhide(self, path: str) -> None:
         """Do nothing: a rename of the folder's file system does not fail."""
 
@@ -124,6 +127,16 @@ class Passthrough:
 
     def page_use(self, handle: int) -> PageUse:
         return PageUse.KEEP
+
+    @property
+    def moves(self) -> Mapping[str, object]:
+        return {}
+
+    def wait_for_move(self, path: str, seconds: float) -> bool:
+        return False
+
+    def is_other_inode(self, path: str) -> bool:
+        return False
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         if Path(f"/proc/self/fd/{handle}").readlink().name.startswith("together-"):

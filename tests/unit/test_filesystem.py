@@ -326,7 +326,7 @@ def test_a_file_that_was_just_closed_is_replaced_at_once(store: MemoryStore, fil
     write(filesystem, "/old", b"wins")
     write(filesystem, "/new", b"loses")
     store.requests.clear()
-    filesystem.rename("/new", "/.fuse_hidden0000001a00000002")
+    filesystem.hide("/new", "/.fuse_hidden0000001a00000002")
     filesystem.rename("/old", "/new")
     assert changes(store) == [("copy", "box/old"), ("delete", "box/old")]
     assert names(filesystem, "/") == ["new"]
@@ -336,6 +336,6 @@ def test_a_file_that_was_just_closed_is_replaced_at_once(store: MemoryStore, fil
 def test_a_file_that_was_just_closed_is_deleted(store: MemoryStore, filesystem: FileSystem) -> None:
     """As a deletion, libfuse hides it too."""
     write(filesystem, "/file", b"text")
-    filesystem.rename("/file", "/.fuse_hidden0000001a00000002")
+    filesystem.hide("/file", "/.fuse_hidden0000001a00000002")
     assert names(filesystem, "/") == []
     wait_until(lambda: keys(store) == [])

@@ -39,7 +39,7 @@ class CalledFileSystem:
         return lambda *words: self.calls.append((name, words))
 
 
-CALLS = {name: call for name, call in vars(FileSystem).items() if not name.startswith("_")}
+CALLS = {name: call for name, call in vars(FileSystem).items() if not name.startswith("_") and callable(call)}
 
 
 def words_of(call: Callable[..., object], path: str, handle: int) -> list[object]:

@@ -120,3 +120,26 @@ def test_a_folder_that_is_renamed_is_implied_at_its_new_place(store: LaggingStor
         filesystem.refresh()
         assert names(filesystem, "/") == ["c"]
         assert names(filesystem, "/c/b") == ["ours"]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("is_deep", [False, True])
+def test_a_renamed_folder_is_gone_when_another_client_has_emptied_it(
+    store: LaggingStore, tmp_path: Path, is_deep: bool, is_late: bool
+) -> None:
+    """While its files are there it is shown, though listings do not show it yet."""
+    keys = ["c/theirs", *(f"c/deep/{number}" for number in range(20) if is_deep)]
+    for key in keys[1:]:
+        foreign(store, f"a/b{key[1:]}", b"of another client")
+    with harness(store, tmp_path, "sync,ttl=1000") as filesystem:
+        filesystem.rename(FOLDER, "/c")
+        store.late = is_late
+        filesystem.refresh()
+        assert "c" in names(filesystem, "/")
+        store.late = False
+        for key in keys:
+            store.delete(ObjectName("box", key))
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["a"]
+        with pytest.raises(FileNotFoundError):
+            filesystem.getattr("/c")

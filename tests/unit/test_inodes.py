@@ -81,7 +81,7 @@ def test_an_unlinked_file_keeps_its_number_until_it_is_closed(filesystem: FileSy
     write(filesystem, "/a", b"old")
     handle = filesystem.open("/a", os.O_RDONLY)
     first = filesystem.getattr_handle(handle).inode
-    filesystem.rename("/a", "/.fuse_hidden0000001a00000002")
+    filesystem.hide("/a", "/.fuse_hidden0000001a00000002")
     write(filesystem, "/a", b"new")
     second = inode(filesystem, "/a")
     assert filesystem.getattr_handle(handle).inode == first != second

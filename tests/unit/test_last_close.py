@@ -10,7 +10,8 @@ from support.harness import ME, get, harness, names, put, read, write
 from support.memory_store import MemoryStore
 from support.stored_objects import foreign, keys
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.posix.open_files import OpenFile, OpenFiles
+from swiftfs.posix.open_file import OpenFile
+from swiftfs.posix.open_files import OpenFiles
 
 
 class ClosingFiles(OpenFiles):

@@ -211,7 +211,7 @@ def test_a_file_at_the_target_that_libfuse_has_hidden_stays_deleted(
     make(filesystem, "/old")
     # Just closed, which libfuse does not know yet.
     filesystem.release(filesystem.open(name, os.O_RDONLY))
-    filesystem.rename(name, f"{folder}/.fuse_hidden0000001600000002")
+    filesystem.hide(name, f"{folder}/.fuse_hidden0000001600000002")
     if folder:
         filesystem.rmdir(folder)
     assert sent(store, partial(filesystem.rename, "/old", "/new")) == []

@@ -364,7 +364,7 @@ def test_a_power_cut_after_a_refused_rename_onto_an_open_file_leaves_both_files(
         handle = filesystem.open("/new", os.O_RDONLY)
         filesystem.chmod("/old", 0o600)
         store.hook = refuse
-        filesystem.rename("/new", "/.fuse_hidden0000000100000001")
+        filesystem.hide("/new", "/.fuse_hidden0000000100000001")
         with pytest.raises(AccessDenied):
             filesystem.rename("/old", "/new")
         store.hook = None

@@ -61,7 +61,7 @@ def bring_to(state: str, filesystem: FileSystem) -> int | None:
 
 def replace_as_libfuse(filesystem: FileSystem) -> None:
     """Rename `/dir/new` onto `/dir/file`, which libfuse counts as open."""
-    filesystem.rename("/dir/file", HIDDEN)
+    filesystem.hide("/dir/file", HIDDEN)
     filesystem.rename("/dir/new", "/dir/file")
 
 
@@ -181,7 +181,7 @@ def test_a_deleted_file_does_not_come_back_by_a_later_refused_rename(
 ) -> None:
     with harness(store, tmp_path, "settle=0.05") as filesystem:
         handle = bring_to(state, filesystem)
-        filesystem.rename("/dir/file", HIDDEN)  # unlink(2)
+        filesystem.hide("/dir/file", HIDDEN)  # unlink(2)
         wait_until(lambda: "dir/file" not in keys(store))
         refuse(store)
         with pytest.raises(AccessDenied):
@@ -249,7 +249,7 @@ def test_what_a_file_replaced_before_its_first_close_stays_replaced(
         if third == "rename":
             filesystem.rename("/dir/file", "/dir/moved")
         else:
-            filesystem.rename("/dir/file", HIDDEN)
+            filesystem.hide("/dir/file", HIDDEN)
         filesystem.flush(handle)
         filesystem.release(handle)
         left = ["moved"] if third == "rename" else []
@@ -265,7 +265,7 @@ def test_a_folder_takes_the_name_of_a_file_that_was_deleted_just_now(
     with harness(store, tmp_path, options) as filesystem:
         filesystem.mkdir("/dir/folder", 0o755, ME)
         handle = bring_to(state, filesystem)
-        filesystem.rename("/dir/file", HIDDEN)  # unlink(2)
+        filesystem.hide("/dir/file", HIDDEN)  # unlink(2)
         filesystem.rename("/dir/folder", "/dir/file")
         assert names(filesystem, "/dir") == ["file", "new", "other"]
         assert filesystem.getattr("/dir/file").is_directory
@@ -301,7 +301,7 @@ def test_an_unlinked_file_does_not_come_back_when_a_rename_to_its_name_is_killed
         filesystem.chmod("/dir/new", 0o600)
         handle = bring_to(state, filesystem)
         assert handle is not None
-        filesystem.rename("/dir/file", HIDDEN)  # unlink(2)
+        filesystem.hide("/dir/file", HIDDEN)  # unlink(2)
         store.hook = hook
         filesystem.rename("/dir/new", "/dir/file")
         store.hook = None

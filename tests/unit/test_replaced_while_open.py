@@ -236,6 +236,27 @@ def test_an_open_file_is_opened_again_in_an_outage(filesystem: FileSystem, store
         filesystem.release(handle)
 
 
+def test_stat_of_an_open_file_asks_once_in_an_outage(filesystem: FileSystem, store: MemoryStore) -> None:
+    """Each attempt may take as long as the time limit."""
+    handle = filesystem.open("/file", os.O_RDONLY)
+    before = filesystem.getattr("/file")
+    asked: list[str] = []
+
+    def refuse(method: str, _subject: str) -> None:
+        asked.append(method)
+        raise Unavailable(method)
+
+    store.hook = refuse
+    assert filesystem.getattr("/file") == before
+    count = len(asked)
+    assert count
+    for _ in range(3):
+        assert filesystem.getattr("/file") == before
+    assert len(asked) == count
+    store.hook = None
+    filesystem.release(handle)
+
+
 def test_a_write_to_the_old_version_is_the_last_write(filesystem: FileSystem, store: MemoryStore) -> None:
     old = filesystem.open("/file", os.O_RDWR)
     assert get(filesystem, old) == OLD

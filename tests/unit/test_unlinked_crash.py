@@ -50,7 +50,7 @@ def restore_later(store: MemoryStore) -> Callable[[], None]:
 def unlink(filesystem: FileSystem, way: str) -> None:
     """Unlink the open file as libfuse does, or as with `hard_remove`."""
     if way == "hidden":
-        filesystem.rename("/dir/file", HIDDEN)
+        filesystem.hide("/dir/file", HIDDEN)
     else:
         filesystem.unlink("/dir/file")
 
@@ -114,7 +114,7 @@ def test_after_the_last_close_no_later_mount_deletes_a_new_file_of_that_name(
         filesystem.release(handle)
         write(filesystem, "/dir/file", b"new")
         handle = open_partly(filesystem, "/dir/other")
-        filesystem.rename("/dir/other", HIDDEN) if way == "hidden" else filesystem.unlink("/dir/other")
+        filesystem.hide("/dir/other", HIDDEN) if way == "hidden" else filesystem.unlink("/dir/other")
         filesystem.mkdir("/dir/other", 0o755, ME)
         wait_until(lambda: not filesystem.waiting())
         copy_live(cache, tmp_path / "image")

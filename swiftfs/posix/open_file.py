@@ -1,0 +1,102 @@
+"""An open file, which all its handles share."""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from swiftfs.attributes import Stored
+from swiftfs.concurrency import Lock, Rank, new_lock
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.namespace.entry import Entry
+from swiftfs.objects import Attributes, ObjectName
+from swiftfs.posix.kernel_pages import FilePages
+from swiftfs.store.object_meta import ObjectMeta
+
+
+@dataclass(frozen=True, slots=True)
+class HeldDeletion:
+    """The deletion of an unlinked file's object `name`, which has the number `seq` in the journal.
+
+    It waits for the last close while bytes of the file are missing, else for a moment.
+    """
+
+    seq: int
+    name: ObjectName
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """The current state of an open file, which may be newer than the journal's.
+
+    `entry` is its entry in the namespace, None for a new file before its first flush. A file is `dirty`
+    while bytes or attributes are not in the journal yet, and `failed` if close() or fsync() has raised an
+    error about it. An `unlinked` file has lost its name by unlink(2) or rename(2): it lives until its last
+    handle is closed, and then its `held_deletion` is executed. `replaces` is the entry that a new file
+    replaces. With `foreign_headers_unknown` the object may have headers of another client that were not
+    requested yet. An `aliased` file was hidden and is back: libfuse knows it by two names. `aside` is the
+    path by which libfuse knows a file that another client has replaced, "" if that is its own. `users`
+    counts the handles. `pages` is what the kernel has of the file. Until `unchecked_until` (monotonic
+    seconds) stat(2) does not ask whether it was replaced: the last answer was an error.
+
+    The lock excludes writers while the file is handed in. It is the only lock that may be held during a
+    request.
+    """
+
+    path: str
+    name: ObjectName
+    cached_file: CachedFile
+    attributes: Attributes
+    meta: ObjectMeta
+    entry: Entry | None
+    dirty: bool = False
+    failed: bool = False
+    unlinked: bool = False
+    held_deletion: HeldDeletion | None = None
+    replaces: Entry | None = None
+    foreign_headers_unknown: bool = False
+    aliased: bool = False
+    aside: str = ""
+    users: int = 0
+    pages: FilePages = field(default_factory=FilePages)
+    unchecked_until: float = 0.0
+    lock: Lock = field(default_factory=partial(new_lock, Rank.FILE, reentrant=True))
+
+    @property
+    def known_as(self) -> str:
+        """The path by which libfuse knows it."""
+        return self.aside or self.path
+
+    @property
+    def current_attributes(self) -> Attributes:
+        """The attributes with the current size."""
+        return replace(self.attributes, size=self.cached_file.size)
+
+    def rename_object(self, entry: Entry) -> None:
+        """Change to the name that the object was moved to."""
+        assert entry.object is not None
+        self.entry = entry
+        self.take_name(entry.object)
+
+    def take_name(self, name: ObjectName) -> None:
+        """Change to an object's name that `entry` has already."""
+        self.name = name
+        self.cached_file.rename(name)
+
+    def current_meta(self) -> ObjectMeta:
+        """Return what an upload would store in addition to the bytes.
+
+        Headers that another client gave the object are preserved as xattrs are. Content-Encoding is one of
+        them: the mount shows and takes the encoded bytes. A DLO's manifest header is not preserved, for Swift
+        would serve the DLO's segments instead of the bytes.
+        """
+        stat = self.attributes
+        stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid)
+        return replace(self.meta, stored=stored).without_dlo()
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """One open(): its file, whether it may write, and whether every write is at the end (O_APPEND)."""
+
+    file: OpenFile
+    writable: bool
+    append: bool

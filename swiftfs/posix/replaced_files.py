@@ -1,0 +1,287 @@
+"""Open files that another client has replaced, and how the kernel comes to know them by other names.
+
+libfuse has one node for each name, the kernel one inode for each node, and an inode one size. So an open
+file and the version that has replaced it need two names: the name of the open file is moved away, by a
+rename(2) in the mount itself, and removed there. The kernel then looks the name up anew. That is how libfuse
+hides an open file that is unlinked; the filesystem changes nothing at either call.
+
+rename(2) waits for the lookups in the folder and for the opens of the file that are being answered. So none
+of them may wait for it for long: until it is done, the old version is shown at the name.
+"""
+
+import errno
+import itertools
+import os
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from swiftfs.concurrency import Condition, monotonic
+from swiftfs.errors import os_error
+from swiftfs.paths import is_below, join, split
+from swiftfs.posix.open_file import OpenFile
+
+MOST_ASIDE = 10_000
+"""Limit of the files that are known by other names; further ones share the inode of their name."""
+
+REMOVED_NAMES = 1000
+"""Limit of the names by which libfuse hid files that may still have to be removed."""
+
+
+@dataclass(eq=False, slots=True)
+class Move:
+    """The move of a name: libfuse's node at `path` becomes `alias` in the same folder.
+
+    `asked` is when it was asked for (monotonic seconds). `is_looking` means that the mover is about to look
+    the path up itself, and `is_accepted` that it has sent the rename.
+    """
+
+    path: str
+    alias: str
+    asked: float
+    is_looking: bool = False
+    is_accepted: bool = False
+
+    @property
+    def target(self) -> str:
+        """The path that libfuse's node gets."""
+        return join(split(self.path)[0], self.alias)
+
+
+class ReplacedFiles:
+    """The open files that are found only by their handles, and the moves of their names.
+
+    A file stays at its name if nothing moves names, as in a read-only mount, or if the move fails: then it
+    shares the kernel's inode with the version that has replaced it. Else it is moving for a moment, and then
+    *aside*.
+
+    `changed` guards every field, and is notified of every end of a move and of every new one.
+    """
+
+    def __init__(self, changed: Condition) -> None:
+        self._changed = changed
+        self._files: list[OpenFile] = []
+        self._aside: dict[str, OpenFile] = {}
+        self._moves: dict[str, Move] = {}
+        self._aliases: dict[str, Move] = {}
+        self._queue: deque[Move] = deque()
+        self._is_served = False
+        self._prefix = f".replaced_{os.urandom(8).hex()}_"
+        self._numbers = itertools.count(1)
+        self._removed: LRUCache[str, None] = LRUCache(REMOVED_NAMES)
+
+    def add(self, file: OpenFile) -> None:
+        """Add a file that was replaced, and ask for the move of its name."""
+        with self._changed:
+            self._files.append(file)
+            # A move that is not accepted yet takes this file along.
+            if file.path not in self._moves:
+                self._ask_for_move(file.path)
+
+    def _ask_for_move(self, path: str) -> None:
+        if self._is_served and len(self._aside) < MOST_ASIDE:
+            move = Move(path, self._new_alias(), monotonic())
+            self._moves[move.path] = self._aliases[move.alias] = move
+            self._queue.append(move)
+            self._changed.notify_all()
+
+    def _new_alias(self) -> str:
+        return f"{self._prefix}{next(self._numbers)}"
+
+    def remove(self, file: OpenFile) -> bool:
+        """Forget a file whose last handle was closed; return False if it was not replaced."""
+        with self._changed:
+            if file not in self._files:
+                return False
+            self._files.remove(file)
+            if self._aside.get(file.aside) is file:
+                del self._aside[file.aside]
+            move = self._moves.get(file.path)
+            if move is not None and not move.is_accepted and self._at_name(file.path) is None:
+                self._end(move)
+            return True
+
+    def all(self) -> list[OpenFile]:
+        """Return the files."""
+        with self._changed:
+            return list(self._files)
+
+    def at(self, path: str) -> OpenFile | None:
+        """Return the file that libfuse knows as `path`, another path than its own.
+
+        Raise `OSError` ENOENT if that is the target of a move: the mover looks it up just before it begins.
+        """
+        if (
+            self._aliases
+            and (move := self._aliases.get(split(path)[1])) is not None
+            and path not in self._aside
+        ):
+            move.is_looking = True
+            raise os_error(errno.ENOENT, path)
+        return self._aside.get(path)
+
+    @property
+    def moves(self) -> Mapping[str, Move]:
+        """The moves that are being made, by their paths."""
+        return self._moves
+
+    def holds(self, file: OpenFile) -> bool:
+        """Return whether a file was replaced and is still open."""
+        with self._changed:
+            return file in self._files
+
+    def is_other_inode(self, path: str) -> bool:
+        """Return whether the kernel should look a name up again, as it may not have the current inode."""
+        return path in self._moves or path in self._aside
+
+    def shares_inode(self, path: str) -> bool:
+        """Return whether the kernel has pages and the size of an older version at `path`."""
+        with self._changed:
+            return self._at_name(path) is not None
+
+    def wait(self, path: str, seconds: float) -> bool:
+        """Wait until `seconds` after the move of a name was asked for; return whether it has ended."""
+        with self._changed:
+            move = self._moves.get(path)
+            # The mover must not wait for itself.
+            if move is None or move.is_looking:
+                return False
+            left = max(0.0, move.asked + seconds - monotonic())
+            return self._changed.wait_for(lambda: self._moves.get(path) is not move, left)
+
+    def shown(self, path: str) -> OpenFile | None:
+        """Return the older file that is to be shown at `path`, as its name is being moved; else None."""
+        if path not in self._moves:
+            return None
+        with self._changed:
+            move = self._moves.get(path)
+            if move is None:
+                return None
+            return self._aside.get(move.target) if move.is_accepted else self._at_name(path)
+
+    def _at_name(self, path: str) -> OpenFile | None:
+        """Return the oldest file that shares the inode of `path`. Lock held."""
+        return next((file for file in self._files if file.path == path and not file.aside), None)
+
+    def renamed(self, old: str, new: str) -> bool:
+        """Record a rename(2) that changes only what libfuse calls a replaced file; return False for others.
+
+        Raise `OSError` EBUSY for a move that nobody waits for.
+        """
+        name = split(new)[1]
+        if name.startswith(self._prefix):
+            with self._changed:
+                move = self._aliases.get(name)
+                if move is None or (move.path, move.target) != (old, new) or not self._put_aside(old, new):
+                    raise os_error(errno.EBUSY, new)
+                move.is_accepted = True
+            return True
+        if not split(old)[1].startswith(self._prefix):
+            return False
+        # The name is removed: libfuse hides it as long as the file is open.
+        with self._changed:
+            if (file := self._aside.pop(old, None)) is not None:
+                self._aside[new] = file
+            for file in self._files:
+                if file.aside == old:
+                    file.aside = new
+            self._removed[new] = None
+        return True
+
+    def hide(self, path: str, hidden: str) -> None:
+        """Record that libfuse has hidden what it has at `path`, as the name is removed or replaced here."""
+        with self._changed:
+            if (move := self._moves.get(path)) is not None:
+                self._end(move)
+            if self._put_aside(path, hidden):
+                self._removed[hidden] = None
+
+    def _put_aside(self, path: str, aside: str) -> bool:
+        """Let the files at the name be known by another one; return False if there is none. Lock held."""
+        oldest = self._at_name(path)
+        if oldest is None:
+            return False
+        for file in self._files:
+            if file.path == path and not file.aside:
+                file.aside = aside
+        self._aside[aside] = oldest
+        return True
+
+    def is_removed(self, path: str) -> bool:
+        """Return whether unlink(2) of `path` only ends a name that libfuse had for a replaced file."""
+        return path in self._removed or split(path)[1].startswith(self._prefix)
+
+    def path_moved(self, old: str, new: str, *, is_folder: bool) -> None:
+        """Record that the file `old`, or what is below the folder `old`, is at `new` now."""
+        with self._changed:
+            for file in self._files:
+                # Who writes to a file that is aside stores it at the path that it was opened at.
+                if is_below(file.path, old) and (is_folder or not file.aside):
+                    file.path = new + file.path[len(old) :]
+                if is_folder and is_below(file.aside, old):
+                    file.aside = new + file.aside[len(old) :]
+            for path in [path for path in self._moves if is_below(path, old)]:
+                move = self._moves.pop(path)
+                move.path = new + path[len(old) :]
+                if not move.is_accepted:
+                    # The mover begins again, and what it did by the old path counts no more.
+                    del self._aliases[move.alias]
+                    move.alias, move.asked, move.is_looking = self._new_alias(), monotonic(), False
+                    self._aliases[move.alias] = move
+                self._moves[move.path] = move
+            for path in [path for path in self._aside if is_folder and is_below(path, old)]:
+                self._aside[new + path[len(old) :]] = self._aside.pop(path)
+
+    def serve(self) -> None:
+        """Begin to ask for moves: a thread calls `next_move` from now on."""
+        with self._changed:
+            self._is_served = True
+
+    def stop(self) -> None:
+        """Ask for no more moves; `next_move` returns None."""
+        with self._changed:
+            self._is_served = False
+            for move in list(self._moves.values()):
+                self._end(move)
+            self._changed.notify_all()
+
+    def next_move(self) -> Move | None:
+        """Wait for the next move that is asked for, and return it; None at the end."""
+        with self._changed:
+            while self._is_served:
+                self._changed.wait_for(lambda: bool(self._queue) or not self._is_served)
+                while self._queue:
+                    move = self._queue.popleft()
+                    if self._moves.get(move.path) is move:
+                        return move
+            return None
+
+    def is_asked(self, move: Move) -> bool:
+        """Return whether a move is still to be made."""
+        return self._moves.get(move.path) is move
+
+    def names(self, move: Move) -> tuple[str, str]:
+        """Return the path of a move and its alias, which may change until it is accepted."""
+        with self._changed:
+            return move.path, move.alias
+
+    def end_move(self, move: Move, *, is_moved: bool) -> None:
+        """Record that a move has ended."""
+        with self._changed:
+            if not self.is_asked(move):
+                return
+            if not is_moved and move.is_accepted:
+                self._aside.pop(move.target, None)
+                for file in self._files:
+                    if file.aside == move.target:
+                        file.aside = ""
+            self._end(move)
+            # Another version may have been replaced since the rename was accepted.
+            if is_moved and self._at_name(move.path) is not None:
+                self._ask_for_move(move.path)
+
+    def _end(self, move: Move) -> None:
+        del self._moves[move.path], self._aliases[move.alias]
+        self._changed.notify_all()

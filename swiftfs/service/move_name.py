@@ -1,0 +1,69 @@
+"""A program that moves names in a mount, for the process that serves the mount.
+
+It is a process of its own. One that is killed while it waits for an answer in its own mount would never end,
+nor would its mount: the kernel closes /dev/fuse only when all of its threads have ended.
+
+Arguments: the mount point, its device as in `st_dev`, and the number of the process that serves it. A request
+on standard input is three texts with a NUL behind each: a folder of the mount, a name in it, and its new
+name. The answers are lines: 0 or the errno when the name is moved, and an empty one when nothing is held open
+any more.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+FOLDER = os.O_PATH | os.O_DIRECTORY
+"""How folders are opened: no request reaches the filesystem for it."""
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    mountpoint, device, process = os.fsencode(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    request = b""
+    while part := os.read(0, 65536):
+        request += part
+        if request.count(b"\0") == 3:
+            folder, name, alias, _ = request.split(b"\0")
+            request = b""
+            for number in move(mountpoint, device, process, (folder, name, alias)):
+                os.write(1, b"%d\n" % number)
+            os.write(1, b"\n")
+
+
+def move(mountpoint: bytes, device: int, process: int, request: tuple[bytes, bytes, bytes]) -> Iterator[int]:
+    """Move a name, yield 0 or the errno, and then remove the new name.
+
+    Nothing is done unless the mount is that of `process`: it may be unmounted, and another one be there.
+    """
+    folder, name, alias = request
+    descriptors: list[int] = []
+    try:
+        descriptors.append(root := os.open(mountpoint, FOLDER))
+        # While the root is open no other mount gets its device number.
+        served = os.getxattr(f"/proc/self/fd/{root}", "swiftfs.pid")
+        descriptors.append(parent := os.open(folder or b".", FOLDER | os.O_NOFOLLOW, dir_fd=root))
+        # Something else may be mounted below.
+        devices = {os.fstat(one).st_dev for one in descriptors}
+        if int(served) != process or devices != {device}:
+            raise OSError(errno.ESTALE, "another mount")  # noqa: TRY301
+        # The filesystem learns by this that the next lookup of `name` is ours.
+        with suppress(FileNotFoundError):
+            os.stat(alias, dir_fd=parent)
+            raise OSError(errno.EEXIST, "the new name is there")  # noqa: TRY301
+        os.rename(name, alias, src_dir_fd=parent, dst_dir_fd=parent)
+        yield 0
+        # It is nobody's: the kernel forgets it, and libfuse hides it while the file is open.
+        with suppress(OSError):
+            os.unlink(alias, dir_fd=parent)
+    except (OSError, ValueError) as error:
+        yield (error.errno if isinstance(error, OSError) else None) or errno.EIO
+    finally:
+        for one in descriptors:
+            os.close(one)
+
+
+if __name__ == "__main__":
+    main()
