@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.patch_plan import plan
 from swiftfs.objects import ObjectName, Segment
 

@@ -51,11 +51,12 @@ def fill(cache: Path, files: int) -> None:
             filesystem.flush(handle)
             milliseconds[number] = 1000 * (time.thread_time() - started)
             filesystem.release(handle)
+        memory = resident()
         p99 = quantiles(milliseconds, n=100)[98]
         last = median(milliseconds[-max(1, files // 10) :])
         print(f"| close(), CPU: median, p99 | {median(milliseconds):.2f}, {p99:.2f} ms |")
         print(f"| close(), CPU: median of the last tenth | {last:.2f} ms |")
-        print(f"| memory with {files:,} waiting files | {resident()} |", flush=True)
+        print(f"| memory with {files:,} waiting files | {memory} |", flush=True)
         os._exit(0)
 
 

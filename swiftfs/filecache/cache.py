@@ -8,10 +8,9 @@ import errno
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from swiftfs.concurrency import Rank, new_lock, new_pool
+from swiftfs.concurrency import new_pool
 from swiftfs.config.cache_dir import CONTENT, VERSIONS
 from swiftfs.errors import os_error
 from swiftfs.filecache.backlog import Backlog, NoBacklog
@@ -24,6 +23,7 @@ from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED, HasSize, SpaceCalls, SpaceOutlook, SpaceWaiter
 from swiftfs.filecache.sparse_file import CachedVersion
 from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.filecache.uses import Use
 from swiftfs.filecache.version_cache import VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.store.protocol import ObjectStore
@@ -135,27 +135,6 @@ SMALL = 1024 * 1024
 descriptors."""
 
 
-@dataclass(slots=True)
-class _Use:
-    """A local file with its number of users, and of operations of the journal that pin it.
-
-    Of these `older` are of states that only a power cut would bring back. While the file is suspended
-    `cached_file` is None, and it takes `bytes` of disk.
-    """
-
-    name: ObjectName
-    cached_file: CachedFile | None
-    users: int = 1
-    pins: int = 0
-    older: int = 0
-    bytes: int = 0
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether it is more than an older state."""
-        return self.users > 0 or self.pins > self.older
-
-
 class FileCache:
     """Makes cached files, keeps those that nobody uses, and limits all of them to `limit` bytes of disk.
 
@@ -182,15 +161,17 @@ class FileCache:
     ) -> None:
         self._folder = cache / CONTENT
         self._factory = factory
-        self._lock = new_lock(Rank.CACHE, reentrant=True)
+        self._backlog = backlog or NoBacklog()
+        self._uses = self._backlog.uses
+        self._lock = self._uses.lock
         self._versions = VersionCache(self._folder, cache / VERSIONS)
         self._closing: dict[ObjectVersion, CachedFile] = {}
-        self._used: dict[str, _Use] = {file: _Use(name, None, users=0) for file, name in journaled.items()}
+        self._used = self._uses.by_file
+        self._journaled = dict(journaled)
         self._growth = 0
         self._space = SpaceWaiter()
         self._calls = SpaceCalls(self._on_growth, self._wait_for_space, self._space.progress)
-        self._backlog = backlog or NoBacklog()
-        self._versions.sweep(self._used, lost)
+        self._versions.sweep(self._journaled, lost)
         self.limit = self._automatic_limit() if limit is None else limit
         # What is read ahead must not evict what is about to be read.
         factory.read_ahead = min(factory.read_ahead, self.limit // 4)
@@ -257,9 +238,17 @@ class FileCache:
         One of an `older` state may be gone: its end could not be recorded, because the disk refused that.
         """
         with self._lock:
+            self._expect(file)
             if not older or file in self._used:
                 use = self._used[file]
                 use.pins, use.older = use.pins + 1, use.older + older
+
+    def _expect(self, file: str) -> None:
+        """Begin the use of a file that was journaled before this mount."""
+        if (name := self._journaled.pop(file, None)) is not None:
+            self._used[file] = Use(name, None, users=0)
+            if not self._journaled:
+                self._journaled = {}  # an empty one that had 100,000 names still takes their memory
 
     def unpin(self, file: str, *, older: bool = False) -> None:
         """Record that an operation does not need a local file any more."""
@@ -315,7 +304,7 @@ class FileCache:
             use.users -= 1
             self._end_or_suspend(file, use)
 
-    def _end_or_suspend(self, file: str, use: _Use) -> None:
+    def _end_or_suspend(self, file: str, use: Use) -> None:
         if use.users:
             return
         if not use.pins:
@@ -326,7 +315,7 @@ class FileCache:
             if _can_be_restored(cached_file) and (size := cached_file.suspend()) is not None:
                 use.cached_file, use.bytes = None, size
 
-    def _end(self, file: str, use: _Use) -> None:
+    def _end(self, file: str, use: Use) -> None:
         del self._used[file]
         cached_file = use.cached_file
         if cached_file is None:
@@ -393,7 +382,7 @@ class FileCache:
         self._versions.close()
 
     def _introduce(self, cached_file: CachedFile, name: ObjectName) -> CachedFile:
-        self._used[cached_file.file_name] = _Use(name, cached_file)
+        self._used[cached_file.file_name] = Use(name, cached_file)
         return cached_file
 
     def _is_due(self, size: int) -> bool:
@@ -424,7 +413,8 @@ class FileCache:
         # Without the cache's lock: this takes the journal's, which comes first.
         hope = self._backlog.start_uploads_for_space()
         with self._lock:
-            hope = self._upload_full_segments() or hope or any(use.pins for use in self._used.values())
+            journaled = self._uses.away or any(use.pins for use in self._used.values())
+            hope = self._upload_full_segments() or hope or bool(journaled)
             # Only if nothing else helps: a segment that is not full is uploaded again when more of it is
             # written.
             hope = hope or self._upload_full_segments(holes=True)
@@ -443,7 +433,7 @@ class FileCache:
     def _unsaved(self) -> int:
         """Return how many bytes of disk hold what Swift does not have."""
         with self._lock:
-            return sum(
+            return self._uses.away_bytes + sum(
                 use.cached_file.unsaved() if use.cached_file else use.bytes for use in self._used.values()
             )
 
@@ -477,7 +467,7 @@ class FileCache:
             use.cached_file.allocated() if use.cached_file else use.bytes for use in self._used.values()
         )
         closing = (cached_file.allocated() for cached_file in self._closing.values())
-        return self._versions.bytes + sum(in_use) + sum(closing)
+        return self._versions.bytes + self._uses.away_bytes + sum(in_use) + sum(closing)
 
     def _automatic_limit(self) -> int:
         return min(LARGEST_AUTOMATIC, (self._free() + self._versions.bytes) // 2)

@@ -14,15 +14,8 @@ from swiftfs.errors import os_error
 from swiftfs.filecache.activity import Activity
 from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.base_verifier import BaseVerifier
-from swiftfs.filecache.block_map import (
-    BLOCK,
-    BaseVersion,
-    Blocks,
-    FileRecord,
-    Snapshot,
-    StoredSegment,
-    block_range,
-)
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord, Snapshot, StoredSegment, block_range
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.downloader import Downloader
 from swiftfs.filecache.eviction import Evictor
 from swiftfs.filecache.file_state import FileState

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, block_range
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Collection, Iterator
 
-from swiftfs.filecache.block_map import Blocks, StoredSegment
+from swiftfs.filecache.block_map import StoredSegment
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.read_ahead import ReadAhead
 
 

@@ -3,7 +3,8 @@
 import logging
 
 from swiftfs.errors import SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, Blocks, Snapshot, block_range
+from swiftfs.filecache.block_map import BLOCK, Snapshot, block_range
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.downloader import Downloader
 from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.frozen_copy import FrozenCopy, refuse_without_room

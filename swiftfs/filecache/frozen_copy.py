@@ -8,7 +8,8 @@ import weakref
 from pathlib import Path
 
 from swiftfs.errors import os_error
-from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.sparse_file import SparseFile, next_data, next_hole, punch_hole
 
 _FICLONE = 0x40049409

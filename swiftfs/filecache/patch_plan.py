@@ -7,7 +7,8 @@ Source: the chapter "Segment ranges" of Swift's static large objects; tested wit
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from swiftfs.filecache.block_map import BLOCK, Blocks, StoredSegment, block_range
+from swiftfs.filecache.block_map import BLOCK, StoredSegment, block_range
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.objects import Segment
 
 PIECE = 1024 * 1024

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 from swiftfs.concurrency import Executor, Future, monotonic
 from swiftfs.errors import ChangedDuringUpload, drop_tracebacks
-from swiftfs.filecache.block_map import Blocks, StoredSegment, block_range
+from swiftfs.filecache.block_map import StoredSegment, block_range
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout

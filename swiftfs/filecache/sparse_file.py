@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from swiftfs.errors import os_error
-from swiftfs.filecache.block_map import Blocks
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.objects import Manifest
 
 _FALLOC_FL_KEEP_SIZE = 1

@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from swiftfs.filecache.block_map import Blocks
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.sparse_file import Mark
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.sqlite import CacheDatabase, Schema, boot_id, row_checksum

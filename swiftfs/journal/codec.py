@@ -4,6 +4,7 @@ import base64
 import json
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,8 @@ from cattrs.errors import CattrsError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
-from swiftfs.filecache.block_map import BaseVersion, Blocks, FileRecord
+from swiftfs.filecache.block_map import BaseVersion, FileRecord
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.operations import (
     KINDS,
     Delete,
@@ -62,9 +64,7 @@ def _converter() -> Converter:
     # An unknown key is refused: the record would be executed without what that key means.
     converter = Converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=False)
     converter.register_unstructure_hook(Blocks, lambda blocks: base64.b64encode(blocks.to_bytes()).decode())
-    converter.register_structure_hook(
-        Blocks, lambda text, _: Blocks.from_bytes(base64.b64decode(text, validate=True))
-    )
+    converter.register_structure_hook(Blocks, lambda text, _: _read_blocks(text))
     converter.register_unstructure_hook(bytes, lambda data: base64.b64encode(data).decode())
     converter.register_structure_hook(bytes, lambda text, _: base64.b64decode(text, validate=True))
     converter.register_unstructure_hook(MappingProxyType, dict)
@@ -84,6 +84,12 @@ def _converter() -> Converter:
         )
     configure_tagged_union(Operation, converter, tag_generator=lambda kind: KINDS[kind], tag_name="kind")
     return converter
+
+
+# Most small files have the same blocks, all of them: one set serves all.
+@lru_cache(maxsize=256)
+def _read_blocks(text: str) -> Blocks:
+    return Blocks.from_bytes(base64.b64decode(text, validate=True))
 
 
 def _read_mapping(value: Any, _kind: object) -> dict[str, str]:

@@ -27,10 +27,10 @@ from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.older_rows import Executed, OlderRows, RowState
 from swiftfs.journal.operations import Operation
 from swiftfs.journal.power_cut import go_back
-from swiftfs.journal.schema import SCHEMA, Statement
+from swiftfs.journal.schema import Statement, open_journal
 from swiftfs.journal.upload_rows import read_unreferenced, upload_changes
 from swiftfs.objects import ObjectName
-from swiftfs.sqlite import boot_id, open_database, row_checksum
+from swiftfs.sqlite import boot_id, row_checksum
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +84,20 @@ class JournalDB:
 
     def records(self) -> list[Record]:
         """Return all records in their order; a damaged one is set aside, and reported in `lost`."""
+        select = "SELECT seq, path, intent, errno, reason, checksum FROM intents ORDER BY seq"
+        damaged = list[tuple[tuple[int, str, str], str]]()
+        found = list[Record]()
         with self._lock:
-            rows = self._database.execute("SELECT * FROM intents")
-            found = [self._read(*row) for row in rows.fetchall()]
-        return sorted((record for record in found if record), key=lambda record: record.seq)
+            # One row after the other: there may be 100,000.
+            for row in self._database.execute(select):
+                try:
+                    found.append(self._read(*row))
+                except Unreadable as error:
+                    damaged.append((row[:3], str(error)))
+            for row, reason in damaged:
+                self._set_row_aside(*row, reason)
+                self._commit(("DELETE FROM intents WHERE seq = ?", [row[:1]]))
+        return found
 
     def commit(
         self, put: Iterable[Record] = (), drop: Iterable[int] = (), executed: Executed | None = None
@@ -273,7 +283,7 @@ class JournalDB:
     def _open(self) -> sqlite3.Connection:
         try:
             self._check_empty()
-            return _open_file(self._path)
+            return open_journal(self._path)
         except (sqlite3.OperationalError, OSError) as error:  # that is no sign of damage
             raise ConfigurationError(f"the journal {self._path} cannot be opened: {error}") from None
         except sqlite3.DatabaseError as error:
@@ -281,7 +291,7 @@ class JournalDB:
             said = f"{self._path} is damaged ({error}): it is set aside as {aside.name}"
             log.error("%s; 'swiftfs recover' copies out what can be read of it", said)
             self.lost.append(said)
-            return _open_file(self._path)
+            return open_journal(self._path)
 
     def _check_empty(self) -> None:
         """Raise `sqlite3.DatabaseError` if the database is empty but local files exist: it lost its bytes."""
@@ -328,7 +338,7 @@ class JournalDB:
     def _begin_boot(self) -> OlderRows:
         """Return the older rows; go back to the last sync first if the machine was started since."""
         boot, synced = boot_id(), int(self._fact("synced") or 0)
-        older = OlderRows(synced)
+        older = OlderRows(synced, self._current_row)
         with self._lock:
             # The numbers go on: a new row with a number below `synced` would be trusted after a power cut.
             numbers = "SELECT max(written) FROM intents UNION ALL SELECT max(until) FROM older"
@@ -345,19 +355,21 @@ class JournalDB:
             self._put_fact("boot", boot)
         return older
 
-    def _read(
-        self, seq: int, path: str, text: str, number: int | None, reason: str, written: int, checksum: int
-    ) -> Record | None:
+    def _read(self, seq: int, path: str, text: str, number: int | None, reason: str, checksum: int) -> Record:
+        if checksum != row_checksum(seq, path, text, number, reason):
+            raise Unreadable("its checksum is wrong")
+        return Record(seq, path, decode(text))
+
+    def _current_row(self, seq: int) -> RowState | None:
+        """Return what a row holds, None if there is none; raise `OSError`. Lock held."""
         try:
-            if checksum != row_checksum(seq, path, text, number, reason):
-                raise Unreadable("its checksum is wrong")  # noqa: TRY301
-            operation = decode(text)
-        except Unreadable as error:
-            self._set_row_aside(seq, path, text, str(error))
-            self._commit(("DELETE FROM intents WHERE seq = ?", [(seq,)]))
-            return None
-        self._older.found(RowState(seq, written, operation))
-        return Record(seq, path, operation)
+            found = self._database.execute("SELECT written, intent FROM intents WHERE seq = ?", (seq,))
+            row = found.fetchone()
+        except sqlite3.Error as error:
+            raise self._os_error(error) from error
+        with suppress(Unreadable):  # it cannot come back either
+            return RowState(seq, row[0], decode(row[1])) if row else None
+        return None
 
     def _set_row_aside(self, seq: int | str, path: str, text: str, reason: str) -> None:
         """Write a row to the folder `lost`, before it is deleted: it may be all that is left of a file."""
@@ -482,17 +494,3 @@ class JournalDB:
 def _sync_data(path: Path) -> None:
     with path.open("rb") as file:
         os.fdatasync(file.fileno())
-
-
-def _open_file(path: Path) -> sqlite3.Connection:
-    database = open_database(path, SCHEMA)
-    database.execute("PRAGMA wal_autocheckpoint = 0")  # `sync` does it, in the background
-    try:
-        # At the start, when it can still be set aside: later it has changes that nothing else has.
-        problem = database.execute("PRAGMA quick_check").fetchone()[0]
-        if problem != "ok":
-            raise sqlite3.DatabaseError(problem)  # noqa: TRY301
-    except BaseException:
-        database.close()
-        raise
-    return database

@@ -5,6 +5,7 @@ merged with others. `flush` executes it at once.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -37,6 +38,7 @@ from swiftfs.journal.recovery import Recovery
 from swiftfs.journal.repairs import Repairs
 from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
+from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.task_states import Failure, Waiting
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
 from swiftfs.journal.tasks import Done, MakeDone, Mode, Task, nobody_waits
@@ -88,9 +90,11 @@ class Journal:
         self._scheduler = Scheduler(self._parts, self._outcomes)
         self._is_flushing = False
 
-    def recover(self, records: Iterable[Record], make_done: MakeDone, show_moved: ShowMoved) -> None:
-        """Take up what an earlier process left, then start. A move that it had begun is finished first."""
-        records = list(records)
+    def recover(self, records: deque[Record], make_done: MakeDone, show_moved: ShowMoved) -> None:
+        """Take up what an earlier process left, then start. A move that it had begun is finished first.
+
+        The records are taken out of `records` one after the other: both they and the tasks need much memory.
+        """
         # In this order: what the dead process may have sent must be known as lost before the recovery sends
         # any request of its own, and is looked for only when its moves are finished. The other way round an
         # object that a finished move took away would count as lost, and be stored at its old name again.
@@ -372,14 +376,12 @@ class Journal:
             self._let_go(self._writer.held.timed())
             self._outcomes.refusals.forget_shown()
             self._is_flushing = True
-            self._scheduler.flush_all(self._queue.tasks())
+            self._scheduler.flush_all()
 
     def retry(self) -> None:
         """Begin to execute blocked and failed tasks."""
         with self._changed:
-            for task in self._queue.tasks():
-                if task.error is not None:
-                    self._queue.run_now(task)
+            self._queue.retry()
             self._changed.notify_all()
 
     def acquire_pending(self, name: ObjectName) -> CachedFile | None:
@@ -411,7 +413,7 @@ class Journal:
     def waiting(self) -> list[QueuedChange]:
         """Return the operations that are not executed yet."""
         with self._changed:
-            return [describe(task) for task in self._all()]
+            return [describe(task) for task in sorted(self._all(), key=lambda one: one.seq)]
 
     def report(self) -> QueueReport:
         """Return the counts of the operations that are not executed yet, and the first of them."""
@@ -469,8 +471,7 @@ class Journal:
             # What is handed in from now on must not get the write delay: nothing makes it due earlier.
             self._writer.begin_closing()
             self._let_go(self._writer.held.timed())
-            for task in self._queue.tasks():
-                self._queue.run_now(task)
+            self._queue.run_all_now()
             self._changed.notify_all()
         while (left := self._wait_for_fewer(deadline)) and monotonic() < deadline:
             progress(left)
@@ -497,12 +498,12 @@ class Journal:
         """Wait a moment, or until no task can be executed; return how many can."""
         seconds = max(0.0, min(PROGRESS_SECONDS, deadline - monotonic()))
         with self._changed:
-            self._changed.wait_for(lambda: all(task.is_stuck for task in self._queue.tasks()), seconds)
-            return sum(not task.is_stuck for task in self._queue.tasks())
+            self._changed.wait_for(lambda: not self._queue.runnable(), seconds)
+            return self._queue.runnable()
 
-    def _all(self) -> list[Task]:
+    def _all(self) -> list[Task | SleepingTask]:
         """Return what is not executed yet, without the deletions of files that are open. Lock held."""
-        return [*self._queue.tasks(), *self._writer.held.timed()]
+        return [*self._queue.awake(), *self._queue.asleep(), *self._writer.held.timed()]
 
     def _let_go_of(self, names: Collection[ObjectName]) -> None:
         """Let go what is held of `names`, and waits for no close. Lock held."""

@@ -6,11 +6,13 @@ local file. After a power cut the journal is as it was at the last sync: newer r
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import inf
+from weakref import WeakValueDictionary
 
 from swiftfs.filecache.block_map import FileRecord
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.operations import Move, MoveFolder, Operation, PutFile, names_of
 from swiftfs.journal.schema import Statement
 from swiftfs.objects import ObjectName
@@ -78,23 +80,23 @@ class Change:
 
 
 class OlderRows:
-    """The current rows, and the older ones that stay. Not locked: the database's lock guards it.
+    """The older rows that stay. Not locked: the database's lock guards it.
 
     `synced` is the last commit that is on the disk, or is being synced: rows up to it may be what a power cut
-    leaves. `overtook` is the last commit that has overtaken any.
+    leaves. `read` returns a current row. `overtook` is the last commit that has overtaken any.
     """
 
-    def __init__(self, synced: int) -> None:
+    def __init__(self, synced: int, read: Callable[[int], RowState | None]) -> None:
         self._synced = synced
+        # Not kept in memory: there may be 100,000 rows, and each is needed once, when it is replaced.
+        self._read = read
+        # The blocks of rows that this process wrote, while anything has them: what has the same object is the
+        # same hand-in.
+        self._blocks: WeakValueDictionary[int, Blocks] = WeakValueDictionary()
         self.overtook = 0
-        self._current: dict[int, RowState] = {}
         self._older: dict[tuple[int, int], tuple[RowState, int]] = {}
         self._keys: defaultdict[ObjectName | str, set[tuple[int, int]]] = defaultdict(set)
         self._pins: list[tuple[str, bool]] = []
-
-    def found(self, state: RowState) -> None:
-        """Record a row that an earlier process wrote."""
-        self._current[state.seq] = state
 
     def found_older(self, state: RowState, until: int) -> None:
         """Record an older row that an earlier process kept; the commit `until` replaced or deleted it."""
@@ -108,11 +110,13 @@ class OlderRows:
         executed: Iterable[Executed],
     ) -> Change:
         """Return what a commit changes; `apply` it when it was written."""
-        states = [self._state(seq, operation, commit) for seq, operation in put]
+        put = list(put)
+        current = self._current({*drop, *(seq for seq, _ in put)})
+        states = [self._state(current.get(seq), seq, operation, commit) for seq, operation in put]
         moves = [one for one in states if _is_move(one.operation)]
         executed = [*executed, *(Executed(one.operation, one.seq) for one in moves)]
         replaced = {*drop, *(one.seq for one in states if one.written == commit)}
-        before = [self._current[seq] for seq in replaced if seq in self._current]
+        before = [current[seq] for seq in replaced if seq in current]
         synced = [one for one in before if one.written <= self._synced]
         # A move is never begun anew: its requests may have been sent.
         changes = [one for one in synced if not _is_move(one.operation)]
@@ -124,9 +128,12 @@ class OlderRows:
     def apply(self, change: Change) -> None:
         """Record that a change was written."""
         for seq in change.drop:
-            self._current.pop(seq, None)
+            self._blocks.pop(seq, None)
         for state in change.put:
-            self._current[state.seq] = state
+            if isinstance(state.operation, PutFile):
+                self._blocks[state.seq] = state.operation.file.dirty
+            else:
+                self._blocks.pop(state.seq, None)
         for state in change.kept:
             self._keep(state, change.commit)
         for state in change.ended:
@@ -161,8 +168,12 @@ class OlderRows:
         pins, self._pins = self._pins, []
         return pins
 
-    def _state(self, seq: int, operation: Operation, commit: int) -> RowState:
-        """Return the state of a row that `commit` writes.
+    def _current(self, numbers: Iterable[int]) -> dict[int, RowState]:
+        found = {seq: self._read(seq) for seq in numbers}
+        return {seq: state for seq, state in found.items() if state is not None}
+
+    def _state(self, before: RowState | None, seq: int, operation: Operation, commit: int) -> RowState:
+        """Return the state of a row that `commit` writes, which was `before`.
 
         If the row names the same bytes as before it is as good as before: of attributes, for example, a row
         has all there is.
@@ -170,9 +181,17 @@ class OlderRows:
         if _is_move(operation):
             # It names no bytes, and its requests may have been sent: it counts as soon as the disk has it.
             return RowState(seq, 0, operation)
-        before = self._current.get(seq)
-        is_same = before is not None and _record_of(before.operation) == _record_of(operation)
+        is_same = before is not None and self._names_same_bytes(before, operation)
         return RowState(seq, before.written if before is not None and is_same else commit, operation)
+
+    def _names_same_bytes(self, before: RowState, operation: Operation) -> bool:
+        known, file = _record_of(before.operation), _record_of(operation)
+        if known is None or file is None:
+            return known is file
+        # Equal blocks are not enough: the file may have been written to and handed in again.
+        if self._blocks.get(before.seq) is not file.dirty:
+            return False
+        return replace(known, dirty=file.dirty) == file
 
     def _covered(self, executed: Executed) -> Iterator[RowState]:
         keys: Iterable[tuple[int, int]]

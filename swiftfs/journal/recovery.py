@@ -1,6 +1,7 @@
 """Recovery after an earlier process: its moves are finished, its other operations become tasks."""
 
 import logging
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -49,12 +50,14 @@ class Recovery:
         self._make_done = make_done
         self._show_moved = show_moved
 
-    def run(self, records: Iterable[Record]) -> list[UnreferencedPrefix]:
+    def run(self, found: deque[Record]) -> list[UnreferencedPrefix]:
         """Queue the records; return the prefixes of segments that none of their files needs.
 
-        The prefixes are read now, before files are written: later there are segments of open files too.
+        The records are taken out of `found`. The prefixes are read now, before files are written: later there
+        are segments of open files too.
         """
-        records, replaced = one_a_file(records)
+        records, replaced = one_a_file(found)
+        found.clear()
         if replaced:  # an earlier release wrote two records of a file that was closed twice
             self._db.finish([record.seq for record in replaced], records)
         with self._changed:
@@ -67,17 +70,21 @@ class Recovery:
         self._queue.skip(max((record.seq for record in records), default=0))
         moves = [record.operation for record in records if isinstance(record.operation, MoveFolder)]
         carried = {seq for move in moves for seq in move.carried}
-        for record in records:
-            if record.seq in carried:
-                continue  # its name depends on what becomes of the move
+        # The name of one that is carried depends on what becomes of the move.
+        held = [record for record in records if record.seq in carried]
+        found.extend(record for record in records if record.seq not in carried)
+        del records
+        while found:
+            record = found.popleft()
             if not isinstance(record.operation, Move | MoveFolder):
                 self._take(record, by_file, sent)
                 continue
-            for other in self._resume(record, record.operation, _carried_by(record.operation, records)):
+            for other in self._resume(record, record.operation, _carried_by(record.operation, held)):
                 self._take(other, by_file, sent)
         if len(self._queue):
             log.info("storing %d changes of an earlier mount", len(self._queue))
-        operations = [task.operation for task in self._queue.tasks()]
+        # What sleeps has no segments.
+        operations = [task.operation for task in self._queue.awake()]
         wanted = {operation.file.prefix for operation in operations if isinstance(operation, PutFile)}
         # Before any of the files is opened: its upload must know which manifests the dead process has sent.
         self._cache.recall(one for one in prefixes if one.prefix in wanted)
@@ -92,6 +99,7 @@ class Recovery:
         task = Task(record.seq, record.path, operation, done, now, waiting, promised=True, ambiguous=True)
         with self._changed:
             self._writer.add(task)
+            self._queue.rest()
 
     def _resume(self, record: Record, operation: Move | MoveFolder, carried: list[Record]) -> list[Record]:
         """Finish a move that an earlier process began, or give it up: a mount serves files from now on.

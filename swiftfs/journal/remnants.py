@@ -6,8 +6,9 @@ from collections.abc import Collection
 from swiftfs.concurrency import monotonic
 from swiftfs.journal.move_results import Remnant
 from swiftfs.journal.operations import Move, MoveFolder
+from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.task_states import Blocked, Retrying, pause_after
-from swiftfs.journal.tasks import Task, TaskQueue, nobody_waits
+from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import path_below
 

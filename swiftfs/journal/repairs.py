@@ -26,7 +26,7 @@ class Repairs:
     def is_idle(self, name: ObjectName) -> bool:
         """Return whether no change of `name` waits or runs."""
         with self._changed:
-            return not self._queue.chain(name) and not self._writer.held.timed_of([name])
+            return not self._queue.has(name) and not self._writer.held.timed_of([name])
 
     def can_submit(self, name: ObjectName) -> bool:
         """Return whether an older version may be stored: nothing is about to, or can, replace the object."""

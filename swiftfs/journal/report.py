@@ -10,6 +10,7 @@ from swiftfs.filecache.progress import UnderWay, sent_bytes
 from swiftfs.journal.operations import KINDS, PutFile
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.refusals import Refusals
+from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.tasks import Task
 
 MOST_CHANGES = 500
@@ -20,11 +21,12 @@ REASON_CHARACTERS = 300
 _ORDER = ("parked", "running", "waiting")
 
 
-def describe(task: Task, sent: int = 0, state: str = "") -> QueuedChange:
+def describe(task: Task | SleepingTask, sent: int = 0, state: str = "") -> QueuedChange:
     """Return a task as a status shows it; `sent` bytes of its file need not be sent any more.
 
     Without a `state` it is the task's own.
     """
+    task = task.awake() if isinstance(task, SleepingTask) else task
     reason = str(task.error)[:REASON_CHARACTERS] if task.error is not None else ""
     kind = KINDS[type(task.operation)]
     return QueuedChange(task.path, kind, state or _state(task), _size(task), task.attempts, reason, sent)
@@ -43,7 +45,11 @@ def progress(cache: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
 
 
 def report(
-    tasks: Iterable[Task], refusals: Refusals, *, away: bool, sent: Callable[[Task], int] = lambda _: 0
+    tasks: Iterable[Task | SleepingTask],
+    refusals: Refusals,
+    *,
+    away: bool,
+    sent: Callable[[Task], int] = lambda _: 0,
 ) -> QueueReport:
     """Return a report about tasks; the journal's lock is held. `sent` is called for the running ones."""
     tasks = list(tasks)
@@ -58,7 +64,7 @@ def report(
         away,
         0 if away else sum(not _is_tried(task) for task in asked),
         len(asked),
-        tuple(describe(task, sent(task) if task.running else 0) for task in first),
+        tuple(describe(task, sent(task) if isinstance(task, Task) and task.running else 0) for task in first),
         len(tasks) - len(first),
         max(0.0, monotonic() - min((task.created for task in tasks), default=math.inf)),
         len(refusals),
@@ -66,21 +72,23 @@ def report(
     )
 
 
-def _state(task: Task) -> str:
+def _state(task: Task | SleepingTask) -> str:
     return "running" if task.running else "parked" if task.blocked else "waiting"
 
 
-def _size(task: Task) -> int:
+def _size(task: Task | SleepingTask) -> int:
+    if isinstance(task, SleepingTask):
+        return task.size
     operation = task.newest
     return operation.file.size if isinstance(operation, PutFile) else 0
 
 
-def _urgency(task: Task) -> tuple[bool, int, int]:
+def _urgency(task: Task | SleepingTask) -> tuple[bool, int, int]:
     return task.error is None, _ORDER.index(_state(task)), task.seq
 
 
-def _is_tried(task: Task) -> bool:
+def _is_tried(task: Task | SleepingTask) -> bool:
     """Return whether a task, or one that it waits for, has failed since the flush began."""
     if task.flush_mark is not None and task.attempts > task.flush_mark and not task.running:
         return True
-    return any(map(_is_tried, task.blockers))
+    return isinstance(task, Task) and any(map(_is_tried, task.blockers))

@@ -53,12 +53,10 @@ class Scheduler:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def flush_all(self, tasks: Iterable[Task]) -> None:
-        """Begin to execute tasks that do not run; a report shows the progress. Lock held."""
+    def flush_all(self) -> None:
+        """Begin to execute all tasks that do not run; a report shows the progress. Lock held."""
         self._queue.is_away = False  # only later answers count
-        for task in tasks:
-            task.flush_mark, task.flush_hand_in = task.attempts, task.hand_ins
-            self._queue.run_now(task)
+        self._queue.flush_all()
         self._changed.notify_all()
 
     def attempt(self, tasks: Collection[Task]) -> None:
@@ -92,6 +90,7 @@ class Scheduler:
         """Wait for a task that may run; return it, and with a deletion others, as one request deletes all."""
         with self._changed:
             while not self._stopping:
+                self._queue.rest()
                 for held in self._writer.held.due(monotonic()):
                     self._writer.let_go(held)
                 # Infinite while all workers are busy: the end of one notifies the condition.

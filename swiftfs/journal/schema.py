@@ -1,6 +1,9 @@
-"""The tables of the journal's database."""
+"""The journal's database: its tables, and how it is opened."""
 
-from swiftfs.sqlite import Schema
+import sqlite3
+from pathlib import Path
+
+from swiftfs.sqlite import Schema, open_database
 
 Statement = tuple[str, list[tuple[object, ...]]]
 """SQL, and the rows of parameters to run it with."""
@@ -76,3 +79,18 @@ there may be segments that no manifest names yet.
 `errno` and `reason` are of earlier releases: every mount tries all records.
 
 A released format never changes: new tables and columns come as a migration."""
+
+
+def open_journal(path: Path) -> sqlite3.Connection:
+    """Open or create the database, and check it; errors as in `open_database`."""
+    database = open_database(path, SCHEMA)
+    database.execute("PRAGMA wal_autocheckpoint = 0")  # `sync` does it, in the background
+    try:
+        # At the start, when it can still be set aside: later it has changes that nothing else has.
+        problem = database.execute("PRAGMA quick_check").fetchone()[0]
+        if problem != "ok":
+            raise sqlite3.DatabaseError(problem)  # noqa: TRY301
+    except BaseException:
+        database.close()
+        raise
+    return database

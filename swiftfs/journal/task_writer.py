@@ -24,8 +24,9 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
+from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.task_states import Cancelled, Succeeded, Waiting
-from swiftfs.journal.tasks import Done, HandIn, Task, TaskQueue, nobody_waits
+from swiftfs.journal.tasks import Done, HandIn, Task, nobody_waits
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from swiftfs.attributes import CACHE_ATTRIBUTE, Stored
 from swiftfs.config import cache_dir
 from swiftfs.config.cache_dir import CONTENT, JOURNAL, LOST
 from swiftfs.errors import ConfigurationError, NotAMount, NotYours, SwiftfsError, mount_error
-from swiftfs.filecache.block_map import BLOCK, Blocks, FileRecord, block_range
+from swiftfs.filecache.block_map import BLOCK, FileRecord, block_range
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.sparse_file import next_data, next_hole, synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.operations import PutFile, PutMarker, PutSpecial

@@ -19,8 +19,12 @@ from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Folder, escape, plai
 from swiftfs.store.object_meta import ObjectMeta
 
 
+class _WeaklyReferenced:
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(_WeaklyReferenced):
     """A name in a folder, and the file or folder behind it.
 
     `object` is the file's object or the folder's marker, None for a folder that only its children imply.

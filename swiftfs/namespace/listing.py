@@ -6,8 +6,10 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from swiftfs.namespace.entry import Defaults, Entry, entries_of, is_slash_marker
+from swiftfs.namespace.packed_entry import Shown, unpacked
 from swiftfs.objects import Page, Row
 from swiftfs.paths import Folder, unescape
 
@@ -30,6 +32,9 @@ HeadQueue = OrderedDict[tuple[Folder, str], None]
 
 class Unlisted(Exception):
     """The name is in the part of a huge folder that was not listed yet."""
+
+
+_Any = TypeVar("_Any", bound=Shown)
 
 
 @dataclass(slots=True)
@@ -61,13 +66,13 @@ class Listing:
         self.was_read = False
         self.head_queue: HeadQueue = OrderedDict()
         self._defaults = defaults
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, Shown] = {}
         self._huge = False
         self._blocks: list[_Block] = []
         self._expanded: deque[_Block] = deque()
         self._rows = 0
         self._carried: list[Row] = []
-        self._overrides: dict[str, Entry | None] = {}
+        self._overrides: dict[str, Shown | None] = {}
 
     @property
     def weight(self) -> int:
@@ -89,7 +94,7 @@ class Listing:
         entries = list(entries_of(self.folder, decided, page.subdirs, self._defaults))
         if page.last and not self._huge:
             self._entries = {entry.name: entry for entry in entries}
-            self._queue_heads(self._entries)
+            self._queue_heads(entries)
         else:
             self._huge = True
             # Packed at once: as entries 120,000 names would take 80 MB.
@@ -100,9 +105,9 @@ class Listing:
     def get(self, name: str) -> Entry | None:
         """Return the entry of that name, None if there is none; raise `Unlisted` if that is unknown."""
         if not self._huge:
-            return self._entries.get(name)
+            return unpacked(self._entries.get(name))
         if name in self._overrides:
-            return self._overrides[name]
+            return unpacked(self._overrides[name])
         decisive, index = self._place_of(name)
         if index < len(self._blocks):
             return self._expand(self._blocks[index]).get(name)
@@ -113,11 +118,13 @@ class Listing:
     def near(self, name: str) -> list[Entry]:
         """Return the folder's entries; of a huge folder only some, beginning near `name`."""
         if not self._huge:
-            return list(self._entries.values())
+            return list(_unpacked(self._entries.values()))
         start = self._place_of(name)[1]
         # Not kept unpacked: they would push out the blocks that lookups use.
         blocks = [self._unpack(block) for block in self._blocks[start : start + NEAR]]
-        return [self._overrides.get(name) or entry for block in blocks for name, entry in block.items()]
+        return [
+            unpacked(self._overrides.get(name)) or entry for block in blocks for name, entry in block.items()
+        ]
 
     def known(self, name: str) -> Entry | None:
         """Return the entry of that name, None if there is none or if that is unknown."""
@@ -126,7 +133,7 @@ class Listing:
         except Unlisted:
             return None
 
-    def update(self, name: str, entry: Entry | None) -> None:
+    def update(self, name: str, entry: Shown | None) -> None:
         """Set the entry of `name`, None for nothing, instead of what Swift listed."""
         if self._huge:
             self._overrides[name] = entry
@@ -136,22 +143,25 @@ class Listing:
     def refine(self, entry: Entry, better: Entry | None) -> None:
         """Replace `entry` by the result of a HEAD, unless the name was changed meanwhile."""
         # By identity: an entry that was changed after the HEAD was sent is newer than its answer.
-        if self._overrides.get(entry.name) is entry:
+        if unpacked(self._overrides.get(entry.name)) is entry:
             self._overrides[entry.name] = better
             return
-        for entries in (self._entries, *(block.entries for block in self._expanded)):
-            if entries is not None and entries.get(entry.name) is entry:
-                set_entry(entries, entry.name, better)
+        if unpacked(self._entries.get(entry.name)) is entry:
+            set_entry(self._entries, entry.name, better)
+            return
+        for block in self._expanded:
+            if block.entries is not None and block.entries.get(entry.name) is entry:
+                set_entry(block.entries, entry.name, better)
                 return
 
     def chunks(self) -> Iterator[list[Entry]]:
         """Yield the entries that are known, some at a time."""
         if not self._huge:
-            yield list(self._entries.values())
+            yield list(_unpacked(self._entries.values()))
             return
         for block in self._blocks:
             yield [entry for entry in self._expand(block).values() if entry.name not in self._overrides]
-        yield [entry for entry in self._overrides.values() if entry is not None]
+        yield list(_unpacked(self._overrides.values()))
 
     def _place_of(self, name: str) -> tuple[str, int]:
         """Return the key of a folder of that name, and the index of the block that may have the name."""
@@ -174,11 +184,11 @@ class Listing:
                 self._expanded.popleft().entries = None
             # HEADs are sent ahead only within the block that was used last.
             self.head_queue.clear()
-            self._queue_heads(block.entries)
+            self._queue_heads(block.entries.values())
         return block.entries
 
-    def _queue_heads(self, entries: dict[str, Entry]) -> None:
-        for entry in entries.values():
+    def _queue_heads(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
             if not entry.complete:
                 self.head_queue[self.folder, entry.name] = None
 
@@ -200,7 +210,11 @@ def _as_folder(row: Row) -> str:
     return row.key + "/"
 
 
-def set_entry(entries: dict[str, Entry], name: str, entry: Entry | None) -> None:
+def _unpacked(entries: Iterable[Shown | None]) -> Iterator[Entry]:
+    return (entry for entry in map(unpacked, entries) if entry is not None)
+
+
+def set_entry(entries: dict[str, _Any], name: str, entry: _Any | None) -> None:
     """Set the entry of `name`, None for nothing."""
     if entry is None:
         entries.pop(name, None)

@@ -24,7 +24,7 @@ from swiftfs.namespace.folder_moves import FolderMoves
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
-from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore
+from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore, SharedState
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
@@ -63,6 +63,7 @@ class Namespace:
         self._listing_fetcher = ListingFetcher(self._lock, self._listings, self._fetch)
         self._completer = EntryCompleter(head_fetcher, defaults, self._lock, self._listings)
         self._overlay = Overlay(recent)
+        self._shared = SharedState(self._lock, self._overlay, self._listings)
         self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
         self.folder_moves = FolderMoves(self._lock, self._overlay, self._listings, source, defaults)
         self._deferred: dict[str, DeferredChange] = {}
@@ -277,13 +278,13 @@ class Namespace:
         folder = self._source.folder(parent)
         self._deferred.pop(path, None)
         before, was = self._overlay.newest(folder, name), None
+        change = self._overlay.record(folder, name, entry, pending=pending, left=left)
         if (listing := self._listings.get(folder)) is not None:
             was = listing.known(name)
-            listing.update(name, entry)
-        change = self._overlay.record(folder, name, entry, pending=pending, left=left)
+            listing.update(name, change.shown)
         if entry is not None:
             self._imply(folder)
-        return PendingChange(self._lock, self._overlay, self._listings, folder, name, change, before, was)
+        return PendingChange(self._shared, folder, name, change, before, was)
 
     def _imply(self, folder: Folder) -> None:
         """Show a folder that has a change in the listings that were made without it. Lock held."""

@@ -9,6 +9,7 @@ from swiftfs.concurrency import Lock, monotonic
 from swiftfs.namespace.entry import Entry, folder_inode, is_implied, moved_entry
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import Listings
+from swiftfs.namespace.packed_entry import Shown, packed, unpacked
 from swiftfs.paths import Folder, escape
 
 LISTING_LAG = 300.0
@@ -24,19 +25,24 @@ SWEEP = 10_000
 
 @dataclass(slots=True, eq=False)
 class LocalChange:
-    """The last change of a name by this mount: its entry, None for deleted, and when it was stored.
+    """The last change of a name by this mount: what is `shown`, None for deleted, and when it was stored.
 
     `at` is in monotonic seconds, `PENDING` before it is in Swift. A pending change has replaced `stored`,
     which counts again if Swift refuses it; it is `settled` when Swift has made or refused it. A `moved` entry
     is from a row of its folder's old place. What is `left` was moved, but Swift could not delete it yet.
     """
 
-    entry: Entry | None
+    shown: Shown | None
     at: float
     stored: "LocalChange | None" = None
     settled: bool = False
     moved: bool = False
     left: bool = False
+
+    @property
+    def entry(self) -> Entry | None:
+        """The entry, None for deleted."""
+        return unpacked(self.shown)
 
     def in_swift(self) -> "LocalChange | None":
         """Return this change if it is in Swift, else the one before it that is, if there is one."""
@@ -99,7 +105,8 @@ class Overlay:
     ) -> LocalChange:
         """Add a change: `name` is now `entry`, or gone; the flags as in `LocalChange`."""
         before = self._in(folder).get(name)
-        change = LocalChange(entry, PENDING if pending else monotonic(), moved=moved, left=left)
+        shown = packed(entry) if pending and entry is not None else entry
+        change = LocalChange(shown, PENDING if pending else monotonic(), moved=moved, left=left)
         self._has_left = self._has_left or left
         if not pending:
             self._keep(folder, name, change)
@@ -185,7 +192,7 @@ class Overlay:
 
     def entries_below(self, folder: Folder) -> Iterator[LocalChange]:
         """Yield the changes in a folder, and in all folders below it, that are no deletions."""
-        yield from (change for change in self._in(folder).values() if change.entry is not None)
+        yield from (change for change in self._in(folder).values() if change.shown is not None)
         for component in self.subfolders(folder):
             yield from self.entries_below(folder.subfolder(component))
 
@@ -217,19 +224,19 @@ class Overlay:
                     agrees, includes = _agrees(listed, change), True
                 is_old = begun - change.at > LISTING_LAG
                 # A deletion stays: a listing without the name may lack its PUT, which the next one shows.
-                if is_old or (agrees and change.entry is not None):
+                if is_old or (agrees and change.shown is not None):
                     self.discard(listing.folder, name)
                 if is_old or agrees:
                     continue
                 if includes:
                     contradicted.append(Contradiction(name, change, listed))
-            listing.update(name, change.entry)
+            listing.update(name, change.shown)
         return contradicted
 
     def apply_again(self, listing: Listing) -> None:
         """Apply the changes to a listing that `apply` has compared with them."""
         for name, change in self.changes_in(listing.folder).items():
-            listing.update(name, change.entry)
+            listing.update(name, change.shown)
 
     def _sweep(self) -> None:
         old = monotonic() - LISTING_LAG
@@ -255,7 +262,7 @@ class Overlay:
         for folder, changes in moved.items():
             there = Folder(target.container, target.prefix + folder.prefix.removeprefix(source.prefix))
             for name, newest in changes.items():
-                change = newest if newest.entry is None else newest.in_swift()
+                change = newest if newest.shown is None else newest.in_swift()
                 if change is None:
                     continue
                 self.record(folder, name, None)
@@ -279,7 +286,7 @@ class Overlay:
             for folder in folders
             for other in self._below(folder)
             for name, change in self._folders[other].items()
-            if change.entry is None
+            if change.shown is None
         ]
 
     def put_back(self, changes: Iterable[tuple[Folder, str, LocalChange]]) -> None:
@@ -348,30 +355,34 @@ class DeferredChange:
         self.pending: PendingChange | None = None
 
 
+class SharedState(NamedTuple):
+    """What all pending changes of a namespace share; the lock guards the others."""
+
+    lock: Lock
+    overlay: Overlay
+    listings: Listings
+
+
 class PendingChange:
     """A local change of a name that is not in Swift yet.
 
     No listing contradicts it before one of the methods is called. They do nothing if the name has been
-    changed again: the newer change counts. It has replaced the change `before`, and the entry `was`. `lock`
-    is the namespace's.
+    changed again: the newer change counts. It has replaced the change `before`, and the entry `was`. The lock
+    of `shared` is the namespace's.
     """
 
-    __slots__ = ("_before", "_change", "_folder", "_listings", "_lock", "_name", "_overlay", "_was")
+    __slots__ = ("_before", "_change", "_folder", "_name", "_shared", "_was")
 
     def __init__(
         self,
-        lock: Lock,
-        overlay: Overlay,
-        listings: Listings,
+        shared: SharedState,
         folder: Folder,
         name: str,
         change: LocalChange,
         before: LocalChange | None,
         was: Entry | None,
     ) -> None:
-        self._lock = lock
-        self._overlay = overlay
-        self._listings = listings
+        self._shared = shared
         self._folder = folder
         self._name = name
         self._change = change
@@ -381,36 +392,41 @@ class PendingChange:
     @property
     def entry(self) -> Entry | None:
         """The entry of the name after this change, None for nothing."""
-        return self._change.entry
+        with self._shared.lock:
+            return self._change.entry
 
     def confirm(self, entry: Entry | None) -> None:
         """Record that the change is in Swift, and that the name is now `entry`."""
-        with self._lock:
-            is_newest = self._overlay.confirm(self._folder, self._name, self._change, entry)
+        with self._shared.lock:
+            is_newest = self._shared.overlay.confirm(self._folder, self._name, self._change, entry)
             # The same entry is in the listing since it was recorded, and a HEAD may have refined it there.
-            if not is_newest or entry is self.entry:
+            if not is_newest or entry is self._change.entry:
                 return
-            if (listing := self._listings.get(self._folder)) is not None:
+            if (listing := self._shared.listings.get(self._folder)) is not None:
                 listing.update(self._name, entry)
 
     def rollback(self) -> None:
         """Show Swift's state again: the change could not be made."""
-        with self._lock:
+        with self._shared.lock:
             self._change.settled = True
             if self._is_newest():
-                self._overlay.roll_back(self._folder, self._name)
-                self._listings.invalidate(self._folder)
+                self._shared.overlay.roll_back(self._folder, self._name)
+                self._shared.listings.invalidate(self._folder)
+
+    def keep(self) -> None:
+        """Forget what the change has replaced: it is in the journal, and will not be taken back."""
+        self._before = self._was = None
 
     def take_back(self) -> None:
         """Show the state before again: the change was not meant, and nothing was sent for it."""
-        with self._lock:
+        with self._shared.lock:
             if self._is_newest():
-                counts = self._overlay.take_back(self._folder, self._name, self._before)
-                if (listing := self._listings.get(self._folder)) is not None:
-                    listing.update(self._name, counts.entry if counts is not None else self._was)
+                counts = self._shared.overlay.take_back(self._folder, self._name, self._before)
+                if (listing := self._shared.listings.get(self._folder)) is not None:
+                    listing.update(self._name, counts.shown if counts is not None else self._was)
 
     def _is_newest(self) -> bool:
-        return self._overlay.newest(self._folder, self._name) is self._change
+        return self._shared.overlay.newest(self._folder, self._name) is self._change
 
 
 def _entry_in(folder: Folder, entry: Entry) -> Entry:

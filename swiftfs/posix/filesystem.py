@@ -4,6 +4,7 @@ Paths are absolute in the mount. Failures are `OSError` with an errno, or `Swift
 `swiftfs.errors.errno_of` returns.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from swiftfs.errors import SwiftfsError
@@ -97,7 +98,7 @@ class FileSystem:
         Raise `NotFound` if the container does not exist.
         """
         self._services.namespace.load_root()
-        records, self._records = self._records, ()  # there may be 100,000
+        records, self._records = deque(self._records), ()  # there may be 100,000
         self._services.journal.recover(records, self._pending.recovered, self._pending.show_moved)
 
     def close(self, progress: Callable[[int], None] = lambda _: None) -> None:

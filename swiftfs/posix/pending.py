@@ -38,7 +38,7 @@ SUPERSEDE_SECONDS = 0.5
 
 
 class JournaledChange:
-    """A change that is shown in the mount and is in the journal, which calls `settle` once with the outcome.
+    """A change that is shown in the mount and is in the journal, which calls it once with the outcome.
 
     `error` is why the change was given up, None before that.
     """
@@ -50,7 +50,8 @@ class JournaledChange:
         self._pending = pending
         self._open_files = open_files
 
-    def settle(self, outcome: ObjectInfo | Failure | None) -> None:
+    # A method of its own would be one object more for each change that waits.
+    def __call__(self, outcome: ObjectInfo | Failure | None) -> None:
         """Confirm the change, with Swift's answer about a stored object, or roll it back."""
         entry = self._pending.entry
         if isinstance(outcome, Exception):  # the journal logs it, or `submit` raises it
@@ -63,6 +64,10 @@ class JournaledChange:
             self._pending.confirm(stored)
             # The next hand-in of an open file must name the version that Swift has now.
             self._open_files.stored(entry, stored)
+
+    def keep(self) -> None:
+        """Forget the state before: the journal has accepted the change."""
+        self._pending.keep()
 
     def rollback(self) -> None:
         """Show the state before again: the journal did not accept the change, or has dropped it."""
@@ -108,13 +113,13 @@ class PendingChanges:
         change = self.record(path, entry)
         at_least = SUPERSEDE_SECONDS if later else 0.0
         try:
-            waits = self._journal.submit(path, operation, change.settle, at_least=at_least)
+            waits = self._journal.submit(path, operation, change, at_least=at_least)
         except OSError:
             change.rollback()
             raise
         # It cancelled a change that Swift does not have either.
         if not waits:
-            change.settle(None)
+            change(None)
         elif self.is_sync and not later:
             self.flush_or_withdraw(names_of(operation)[0])
             if change.error is not None:  # another thread executed it, and the flush found nothing to do
@@ -132,11 +137,11 @@ class PendingChanges:
     def hold(self, path: str, deletion: Delete, *, until_closed: bool) -> tuple[int, JournaledChange]:
         """Show nothing at `path` from now on, and hold the deletion; arguments and errors as `Journal.hold`.
 
-        Return the number of the deletion, and the change, which it settles.
+        Return the number of the deletion, and the change, which is called with its outcome.
         """
         change = self.record(path, None)
         try:
-            return self._journal.hold(path, deletion, change.settle, until_closed=until_closed), change
+            return self._journal.hold(path, deletion, change, until_closed=until_closed), change
         except OSError:
             change.rollback()
             raise
@@ -156,11 +161,11 @@ class PendingChanges:
         # A folder without a marker must not be shown either if this was all in it: it was removed too, or its
         # marker is in the journal.
         if isinstance(operation, Delete):
-            return self.record_left(path).settle
+            return self.record_left(path)
         entry = pending_entry(path, operation, self._services.defaults)
         if entry is None and not isinstance(operation, Delete):
             return lambda _outcome: self._namespace.invalidate(path)
-        return self.record(path, entry).settle
+        return self.record(path, entry)
 
     def show_moved(self, path: str, operation: Move | MoveFolder, rows: Sequence[Row]) -> str | None:
         """Show a move of `path` that was finished at the start; `rows` are the old ones of what it moved.
@@ -196,7 +201,7 @@ class PendingChanges:
             is_made = not isinstance(outcome, Exception)
             pending = self._namespace.take_deferred(path, deferred, is_made=is_made)
             if pending is not None:
-                JournaledChange(pending, self._open_files).settle(outcome)
+                JournaledChange(pending, self._open_files)(outcome)
 
         return settle
 

@@ -166,7 +166,7 @@ class RenameOps:
         if task.left:
             # The object that could not be deleted must not appear again: its old name counts as deleted until
             # it is.
-            self._journal.watch(entry.version.name, self._pending.record_left(old).settle)
+            self._journal.watch(entry.version.name, self._pending.record_left(old))
         else:
             self._namespace.record(old, None)
         self._namespace.record(new, moved)
@@ -179,7 +179,7 @@ class RenameOps:
         assert moved.object is not None
 
         def record() -> tuple[Done, Done]:
-            return self._pending.record(new, moved).settle, self._pending.record(old, None).settle
+            return self._pending.record(new, moved), self._pending.record(old, None)
 
         is_renamed = self._journal.rename(
             source,
@@ -296,8 +296,8 @@ class RenameOps:
         """Show changes under their new names; return the callbacks as `RecordCarried` does."""
         return [
             (
-                self._pending.record(change.path, now).settle,
-                self._pending.record(change.old, None).settle if change.leaves else nobody_waits,
+                self._pending.record(change.path, now),
+                self._pending.record(change.old, None) if change.leaves else nobody_waits,
             )
             for change, (_, now) in zip(changes, renamed, strict=True)
         ]
@@ -362,7 +362,7 @@ class RenameOps:
         self._namespace.record(new, entry)
         for name in task.left:
             path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
-            self._journal.watch(name, self._pending.record_left(path).settle)
+            self._journal.watch(name, self._pending.record_left(path))
 
     def _move_open(self, old: str, new: str, source: Folder, destination: Folder) -> None:
         """Give open files below a renamed folder their new names."""

@@ -154,11 +154,12 @@ class WriteBack:
         # Before the journal has the operation: its thread looks for the open file by this entry.
         before, file.entry = file.entry, entry
         try:
-            self._journal.submit(file.path, operation, change.settle)
+            self._journal.submit(file.path, operation, change)
         except OSError:
             file.entry = before
             change.rollback()
             raise
+        change.keep()
         # Last: if anything above fails, the next flush hands the file in again.
         file.dirty = False
 

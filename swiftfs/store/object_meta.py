@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from swiftfs.attributes import (
     NOTHING_STORED,
@@ -13,6 +14,12 @@ from swiftfs.attributes import (
 )
 from swiftfs.objects import DIRECTORY_TYPE, NOTHING, Attributes, ObjectInfo
 from swiftfs.store.protocol import Headers
+
+MetaValues = tuple[str, tuple[Any, ...], tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+"""The values of an `ObjectMeta`."""
+
+SAME = "same"
+"""Among these values an mtime that is known otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,20 @@ class ObjectMeta:
         """Return the meta of an object with these headers."""
         media_type, stored = decode_type(source.content_type)
         return cls(media_type, stored, source.metadata, source.preserved_headers)
+
+    def to_values(self, mtime_ns: int) -> MetaValues:
+        """Return the same as values that can be hashed; an mtime of `mtime_ns` is left out of them."""
+        one = self.stored
+        mtime = SAME if one.mtime_ns == mtime_ns else one.mtime_ns
+        stored = (one.mode, mtime, one.uid, one.gid, one.target, one.slo, one.device)
+        return self.media_type, stored, tuple(self.metadata.items()), tuple(self.preserved_headers.items())
+
+    @classmethod
+    def from_values(cls, values: MetaValues, mtime_ns: int) -> "ObjectMeta":
+        """Return what `to_values` was called of."""
+        media_type, (mode, mtime, *rest), metadata, preserved_headers = values
+        stored = Stored(mode, mtime_ns if mtime == SAME else mtime, *rest)
+        return cls(media_type, stored, dict(metadata), dict(preserved_headers))
 
     def headers(self) -> Headers:
         """Return the headers to send, with the time in the metadata too, where rclone and swift read it."""

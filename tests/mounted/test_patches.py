@@ -16,7 +16,8 @@ from support.jobs import methods, wait_until
 from support.mounts import Mount, swift_cli
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import RecordedRequest
-from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.block_map import BLOCK, block_range
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span
 from swiftfs.objects import ObjectName, Segment
 

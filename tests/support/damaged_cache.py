@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.attributes import Stored
-from swiftfs.filecache.block_map import Blocks, FileRecord
+from swiftfs.filecache.block_map import FileRecord
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.maintenance.export import Export

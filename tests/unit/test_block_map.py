@@ -4,14 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swiftfs.filecache.block_map import (
-    BLOCK,
-    BaseVersion,
-    BlockMap,
-    Blocks,
-    RemoteBlocks,
-    StoredSegment,
-)
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, BlockMap, RemoteBlocks, StoredSegment
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.objects import ObjectName, Segment
 
 NAME = ObjectName("box", "file")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from swiftfs.filecache import block_tree
-from swiftfs.filecache.block_map import BLOCK, Blocks, missing_of_all
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.block_set import Blocks, missing_of_all
 
 LEAF = block_tree.LEAF_SIZE
 INNER = LEAF * block_tree.CHILDREN

@@ -17,7 +17,8 @@ from support.stored_objects import NEVER
 from support.upload_rig import MIB, NAME, SlowStore, Writer
 from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache import frozen_copier, frozen_copy
-from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.frozen_copier import OFTEN
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.objects import ObjectName

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from support.deadlines import within
 from support.memory_store import MemoryStore
 from swiftfs.errors import PreconditionFailed, Unavailable
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, block_range
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.read_ahead import LAST_PIECE, ReadAhead

@@ -13,7 +13,8 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from swiftfs.attributes import Stored
 from swiftfs.errors import ConfigurationError
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete, PutMarker, PutSpecial
 from swiftfs.journal.salvage import copy_journal, salvage

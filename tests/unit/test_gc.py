@@ -12,7 +12,8 @@ from support.memory_store import MemoryStore
 from support.stores import TEXT, put
 from swiftfs.attributes import Stored
 from swiftfs.errors import ConfigurationError
-from swiftfs.filecache.block_map import Blocks, FileRecord, StoredSegment
+from swiftfs.filecache.block_map import FileRecord, StoredSegment
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.segment_container import SEGMENT_NAME
 from swiftfs.filecache.upload_record import journal_of, segment_prefix
 from swiftfs.journal.database import JournalDB, Record

@@ -316,7 +316,7 @@ def test_a_file_that_changes_again_and_again_waits_at_most_15_write_delays(
         write(filesystem, "/file", b"first")
         journal = filesystem.services.journal
         with journal._changed:
-            (task,) = journal._queue.tasks()
+            (task,) = journal._queue.awake()
         first = due(task)
         change(filesystem, "/file", 0, b"second")
         assert first < due(task) < first + 1000
@@ -357,7 +357,7 @@ def test_a_close_during_an_upload_is_stored_after_the_write_delay(store: MemoryS
         change(filesystem, "/file", 0, b"second")
         journal = filesystem.services.journal
         with journal._changed:
-            (task,) = journal._queue.tasks()
+            (task,) = journal._queue.awake()
             newer = task.newer
         halt.go_on()
         wait_until(lambda: not filesystem.waiting())

@@ -48,7 +48,7 @@ def report(filesystem: FileSystem) -> QueueReport:
 def test_a_file_written_again_after_a_flush_began_is_flushed_too(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/a", b"first")
-        task = filesystem.services.journal._queue.tasks()[0]
+        task = filesystem.services.journal._queue.awake()[0]
         task.flush_mark = 0
         write(filesystem, "/a", b"second")
         wait_until(lambda: not report(filesystem).unflushed)

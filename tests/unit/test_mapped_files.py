@@ -61,6 +61,7 @@ class Abandoned(NoBacklog):
     """Records prefixes whose segments are to be deleted."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.uploads: list[SegmentUploader] = []
 
     def abandon(self, uploads: SegmentUploader) -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from swiftfs.attributes import Stored
-from swiftfs.filecache.block_map import Blocks, FileRecord
+from swiftfs.filecache.block_map import FileRecord
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.operations import (

@@ -70,7 +70,7 @@ def fall_due(filesystem: FileSystem) -> None:
     """Make everything due whose write delay runs."""
     journal = filesystem.services.journal
     with journal._changed:
-        for task in journal._queue.tasks():
+        for task in journal._queue.awake():
             if isinstance(task.state, Waiting):
                 journal._queue.schedule(task, 0.0)
         journal._changed.notify_all()
@@ -85,7 +85,7 @@ def test_a_deletion_that_falls_due_during_the_rename_is_not_sent(
     filesystem.unlink("/b")
     journal = filesystem.services.journal
     with journal._changed:
-        deletion = journal._queue.tasks()[0]
+        deletion = journal._queue.awake()[0]
     gate = Gate(store, step, "/a")
     thread, raised = in_thread(filesystem.rename, "/a", "/b")
     assert gate.reached.wait(20)
@@ -124,7 +124,7 @@ def test_a_rename_does_not_wait_for_what_a_failed_upload_left_to_a_deletion(
     filesystem.unlink("/d/b")
     thread, raised = in_thread(filesystem.rename, "/a", "/d/b")
     queue = filesystem.services.journal._queue
-    wait_until(lambda: any(task.running and task.awaited_hand_in for task in queue.tasks()))
+    wait_until(lambda: any(task.running and task.awaited_hand_in for task in queue.awake()))
     gate.open.set()
     thread.join(20)
     assert not thread.is_alive()
@@ -284,7 +284,7 @@ def test_an_unexpected_error_parks_one_deletion_only(store: MemoryStore, tmp_pat
 
         journal = filesystem.services.journal
         with journal._changed:
-            tasks = journal._queue.tasks()
+            tasks = journal._queue.awake()
             tasks[0].done = broken
         filesystem.fsyncdir(filesystem.opendir("/"))
         assert not filesystem.waiting()
@@ -321,7 +321,7 @@ def test_an_error_of_the_queue_leaves_no_task_running(
             filesystem.unlink(f"/file{number}")
         journal = filesystem.services.journal
         queue, remove = journal._queue, journal._queue.remove
-        broken = queue.tasks()[victim]
+        broken = queue.awake()[victim]
 
         def refuse(task: Task) -> None:
             if task is broken:
@@ -332,7 +332,7 @@ def test_an_error_of_the_queue_leaves_no_task_running(
             patch.setattr(queue, "remove", refuse)
             with pytest.raises(SwiftfsError, match="unexpected error"):
                 journal.flush(
-                    [task.operation.name for task in queue.tasks() if isinstance(task.operation, Delete)]
+                    [task.operation.name for task in queue.awake() if isinstance(task.operation, Delete)]
                 )
             wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
             assert not broken.running

@@ -29,6 +29,7 @@ class Relief(NoBacklog):
     """Records calls that begin uploads to free space; the test makes the uploads."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.wanted: threading.Event | None = None
 
     def start_uploads_for_space(self) -> bool:

@@ -5,8 +5,10 @@ import itertools
 import pytest
 
 from swiftfs.errors import Unavailable
+from swiftfs.filecache.uses import Uses
 from swiftfs.journal import task_states
 from swiftfs.journal.operations import Delete
+from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.task_states import (
     Blocked,
     Cancelled,
@@ -17,7 +19,7 @@ from swiftfs.journal.task_states import (
     Waiting,
     pause_after,
 )
-from swiftfs.journal.tasks import Task, TaskQueue, nobody_waits
+from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
 
 ERROR = Unavailable("503")
@@ -67,7 +69,7 @@ def test_a_transition_that_is_not_in_the_table_is_refused(before: State, after: 
 
 
 def test_a_due_entry_counts_only_in_the_state_that_made_it() -> None:
-    queue, task = TaskQueue(), deletion(Waiting(5.0))
+    queue, task = TaskQueue(Uses()), deletion(Waiting(5.0))
     queue.add(task)
     queue.schedule(task, 9.0)
     assert queue.pop_due(8.0) is None
@@ -82,7 +84,7 @@ def test_a_due_entry_counts_only_in_the_state_that_made_it() -> None:
 
 @pytest.mark.parametrize("end", [Succeeded(), Cancelled(ERROR)])
 def test_a_task_that_has_ended_is_never_picked(end: Succeeded | Cancelled) -> None:
-    queue, task = TaskQueue(), deletion(Waiting(0.0))
+    queue, task = TaskQueue(Uses()), deletion(Waiting(0.0))
     queue.add(task)
     task.begin(0)
     queue.schedule(task, 0.0)
@@ -94,7 +96,7 @@ def test_a_task_that_has_ended_is_never_picked(end: Succeeded | Cancelled) -> No
 
 
 def test_a_blocked_task_is_picked_again_only_when_asked() -> None:
-    queue, task = TaskQueue(), deletion(Blocked(ERROR))
+    queue, task = TaskQueue(Uses()), deletion(Blocked(ERROR))
     queue.add(task)
     assert queue.pop_due(100.0) is None
     assert task.is_stuck

@@ -3,9 +3,11 @@
 import pytest
 
 from swiftfs.attributes import Stored
+from swiftfs.filecache.uses import Uses
 from swiftfs.journal.operations import Delete, Operation, PutMarker, PutSpecial
+from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.task_states import Blocked, Waiting
-from swiftfs.journal.tasks import Task, TaskQueue, nobody_waits
+from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.store.object_meta import ObjectMeta
 
@@ -15,7 +17,7 @@ LINK = PutSpecial(FILE, b"target", ObjectMeta("text/plain", Stored()))
 
 @pytest.fixture
 def queue() -> TaskQueue:
-    return TaskQueue()
+    return TaskQueue(Uses())
 
 
 def add(queue: TaskQueue, operation: Operation, due: float = 0.0) -> Task:

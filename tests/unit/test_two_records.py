@@ -10,7 +10,8 @@ from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.operations import PutFile
@@ -66,7 +67,7 @@ def test_two_records_of_an_earlier_release(store: MemoryStore, tmp_path: Path, c
         file = Edited(filesystem, bytearray(b"first" * 5000))
         journal = filesystem.services.journal
         with journal._changed:
-            older = journal._queue.tasks()[0].record()
+            older = journal._queue.awake()[0].record()
         CHANGES[change](file, 2)
         CHANGES[change](file, 3)
         Gate(store, AccessDenied("no")).open.set()

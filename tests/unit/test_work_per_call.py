@@ -12,7 +12,8 @@ from support.cache_rig import read, settle, write
 from support.call_work import Work, work_of
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord
+from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.cache import CachedFileFactory
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.patch_plan import plan

@@ -1,0 +1,150 @@
+"""Sets of block numbers."""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from swiftfs.filecache import block_tree as tree
+from swiftfs.filecache.block_codec import pack, unpack
+
+
+class Blocks:
+    """A set of block numbers. Ranges are half open: `first` to one before `last`. Not locked.
+
+    `runs` and `missing` yield the state at the time of the call. A copy takes no time and no memory.
+    """
+
+    __slots__ = ("__weakref__", "_height", "_root")
+
+    def __init__(self) -> None:
+        self._root: tree.Node = tree.NONE
+        self._height = tree.LEAF
+
+    def add(self, first: int, last: int) -> None:
+        """Add the blocks of a range."""
+        if first < last:
+            self._raise_to(last)
+            self._root = tree.assign(self._root, self._height, first, last, tree.ALL)
+
+    def discard(self, first: int, last: int) -> None:
+        """Remove the blocks of a range."""
+        last = min(last, 1 << self._height)
+        if first < last:
+            self._root = tree.assign(self._root, self._height, first, last, tree.NONE)
+
+    def cut(self, first: int) -> None:
+        """Remove the blocks from `first` on."""
+        self.discard(first, 1 << self._height)
+
+    def update(self, other: "Blocks") -> None:
+        """Add the blocks of another set."""
+        mine, theirs = self._level_with(other)
+        self._root = tree.union(mine, theirs, self._height)
+
+    def subtract(self, other: "Blocks") -> None:
+        """Remove the blocks of another set."""
+        mine, theirs = self._level_with(other)
+        self._root = tree.difference(mine, theirs, self._height)
+
+    def touches(self, first: int, last: int) -> bool:
+        """Return whether any block of the range is in the set."""
+        return next(self.runs(first, last), None) is not None
+
+    def runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of the range that are in the set, in order."""
+        return tree.runs_of(tree.pieces(self._root, self._height, first, last), tree.NONE)
+
+    def covers(self, first: int, last: int) -> bool:
+        """Return whether all blocks of the range are in the set."""
+        return next(self.missing(first, last), None) is None
+
+    def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of the range that are not in the set, in order."""
+        return tree.runs_of(tree.pieces(self._root, self._height, first, last), tree.ALL)
+
+    def widened(self, count: int) -> "Blocks":
+        """Return all groups of `count` blocks, a power of two, that have any block of the set."""
+        other = self.copy()
+        other._root = tree.widened(self._root, self._height, count.bit_length() - 1)
+        return other
+
+    def copy(self) -> "Blocks":
+        """Return a set of the same blocks."""
+        other = Blocks()
+        other._root, other._height = self._root, self._height
+        return other
+
+    def to_bytes(self) -> bytes:
+        """Encode the set for `from_bytes`."""
+        if self._height == tree.LEAF:
+            return _packed_leaf(self._root)
+        return pack(tree.pieces(self._root, self._height, 0, 1 << self._height))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Blocks":
+        """Decode what `to_bytes` of this or an earlier release has written; raise `ValueError`."""
+        return _unpacked_small(data).copy() if len(data) <= SMALL else cls._unpacked(data)
+
+    @classmethod
+    def _unpacked(cls, data: bytes) -> "Blocks":
+        blocks = cls()
+        for first, last, bits in unpack(data):
+            if bits == tree.ALL:
+                blocks.add(first, last)
+            else:
+                blocks._add_bits(first, bits)
+        return blocks
+
+    def __bool__(self) -> bool:
+        return self._root != tree.NONE
+
+    def __len__(self) -> int:
+        return tree.count(self._root, self._height)
+
+    def _add_bits(self, first: int, bits: int) -> None:
+        """Add the blocks whose bits are set, from `first` on."""
+        while bits:
+            start = first % tree.LEAF_SIZE
+            self._raise_to(first + 1)
+            self._root = tree.add_bits(self._root, self._height, first - start, bits << start)
+            bits >>= tree.LEAF_SIZE - start
+            first += tree.LEAF_SIZE - start
+
+    def _raise_to(self, last: int) -> None:
+        while last > 1 << self._height:
+            self._root = tree.raised(self._root, self._height)
+            self._height = tree.next_height(self._height)
+
+    def _level_with(self, other: "Blocks") -> tuple[tree.Node, tree.Node]:
+        """Raise the lower of both roots to the height of the other; return both."""
+        self._raise_to(1 << other._height)
+        root, height = other._root, other._height
+        while height < self._height:
+            root, height = tree.raised(root, height), tree.next_height(height)
+        return self._root, root
+
+
+SMALL = 8
+"""Bytes of a packed set that probably many files have."""
+
+
+@lru_cache(maxsize=256)
+def _unpacked_small(data: bytes) -> Blocks:
+    return Blocks._unpacked(data)
+
+
+@lru_cache(maxsize=256)
+def _packed_leaf(leaf: tree.Node) -> bytes:
+    return pack(tree.pieces(leaf, tree.LEAF, 0, 1 << tree.LEAF))
+
+
+def missing_of_all(sets: Iterable[Blocks], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield the runs of the range that no set has, in order. The sets must not change meanwhile."""
+    runs = iter([(first, last)])
+    for one in sets:
+        runs = _without(runs, one)
+    return runs
+
+
+def _without(runs: Iterator[tuple[int, int]], blocks: Blocks) -> Iterator[tuple[int, int]]:
+    for run in runs:
+        yield from blocks.missing(*run)

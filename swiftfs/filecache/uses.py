@@ -1,0 +1,59 @@
+"""Which local files are in use, and by whom."""
+
+from dataclasses import dataclass
+
+from swiftfs.concurrency import Rank, new_lock
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.objects import ObjectName
+
+
+@dataclass(slots=True)
+class Use:
+    """A local file with its number of users, and of operations of the journal that pin it.
+
+    Of these `older` are of states that only a power cut would bring back. While the file is suspended
+    `cached_file` is None, and it takes `bytes` of disk.
+    """
+
+    name: ObjectName
+    cached_file: CachedFile | None
+    users: int = 1
+    pins: int = 0
+    older: int = 0
+    bytes: int = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it is more than an older state."""
+        return self.users > 0 or self.pins > self.older
+
+
+class Uses:
+    """The uses by the names of the local files. The lock, which is the file cache's, guards all.
+
+    A file that only waits for one operation of the journal can be put away: then that operation has all that
+    is known of it, and `by_file` does not. There are `away` such files, with `away_bytes` of disk.
+    """
+
+    def __init__(self) -> None:
+        self.lock = new_lock(Rank.CACHE, reentrant=True)
+        self.by_file: dict[str, Use] = {}
+        self.away = self.away_bytes = 0
+
+    def put_away(self, file: str) -> int | None:
+        """Forget a suspended file that one operation pins, and return its bytes; else None."""
+        with self.lock:
+            use = self.by_file.get(file)
+            if use is None or use.cached_file is not None or use.users or use.older or use.pins != 1:
+                return None
+            del self.by_file[file]
+            self.away += 1
+            self.away_bytes += use.bytes
+            return use.bytes
+
+    def bring_back(self, file: str, name: ObjectName, size: int) -> None:
+        """Take up again a file that was put away with `size` bytes, and is to be stored as `name`."""
+        with self.lock:
+            self.by_file[file] = Use(name, None, users=0, pins=1, bytes=size)
+            self.away -= 1
+            self.away_bytes -= size

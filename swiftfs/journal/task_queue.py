@@ -1,0 +1,333 @@
+"""The queue in memory: which operations may run now, and which must wait for others."""
+
+import heapq
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import replace
+
+from swiftfs.filecache.uses import Uses
+from swiftfs.journal.operations import Delete, Move, Operation, PutFile, PutMarker, names_of
+from swiftfs.journal.sleeping_tasks import SleepingTask, SleepingTasks, can_sleep
+from swiftfs.journal.task_states import Failure, Retrying, State, Waiting
+from swiftfs.journal.tasks import NONE, Task
+from swiftfs.objects import ObjectName
+from swiftfs.paths import Folder, parent_markers
+
+AWAKE = 1000
+"""How many tasks that can sleep stay awake: most mounts never have more."""
+
+AT_ONCE = 100
+"""How many are packed in a row, which takes a millisecond: the journal's lock is held meanwhile."""
+
+
+class TaskQueue:
+    """The tasks in the order in which they were added. Not locked.
+
+    INVARIANT: a due entry counts only while its task is in the queue, and in the state that made the entry.
+
+    Of those that wait to store a file all but `AWAKE` are packed by `rest`. They wake up when they are due,
+    and when anybody asks for the tasks about their names. `uses` are of the local files.
+
+    `under_way` counts the batches of tasks that run. `is_away` is True if the server did not answer the last
+    request.
+
+    Tasks about one name run one after the other. A deletion or move also waits for the markers of the folders
+    it may leave empty, so that no folder disappears for a moment. All others run in parallel.
+    """
+
+    def __init__(self, uses: Uses) -> None:
+        self._uses = uses
+        self._tasks: dict[int, Task] = {}
+        self._chains: dict[ObjectName, list[Task]] = {}
+        self._sleeping = SleepingTasks()
+        self._restless: OrderedDict[Task, None] = OrderedDict()
+        self._due: list[tuple[float, int, int, State]] = []
+        self._ties = itertools.count()
+        self._last = 0
+        self.under_way = 0
+        self.is_away = False
+
+    def is_busy(self) -> bool:
+        """Return whether the server is reachable and work is running or due."""
+        return not self.is_away and (self.under_way > 0 or self.next_due() is not None)
+
+    def __len__(self) -> int:
+        return len(self._tasks) + len(self._sleeping)
+
+    def __contains__(self, task: Task) -> bool:
+        return self._tasks.get(task.seq) is task
+
+    def awake(self) -> list[Task]:
+        """Return the tasks that do not sleep, in their order."""
+        return list(self._tasks.values())
+
+    def asleep(self) -> list[SleepingTask]:
+        """Return those that sleep: each could run when it is due."""
+        return list(self._sleeping)
+
+    def next_seq(self) -> int:
+        """Return the number for a new task, greater than all before."""
+        self._last += 1
+        return self._last
+
+    def skip(self, seq: int) -> None:
+        """Give new tasks greater numbers than that."""
+        self._last = max(self._last, seq)
+
+    def add(self, task: Task, after: Task | None = None) -> None:
+        """Add a task behind all others; it waits for those about its names, and for `after`."""
+        self._last = max(self._last, task.seq)
+        self._tasks[task.seq] = task
+        if after is not None:
+            _block(task, after)
+        self._append(task)
+        if isinstance(task.operation, Delete | Move):
+            # Swift has no folders: one whose marker is not stored yet exists only by its objects.
+            for name in parents_of(task.operation):
+                chain = self.chain(name)
+                if chain and isinstance(chain[-1].operation, PutMarker):
+                    _block(task, chain[-1])
+        self._make_due(task)
+
+    def remove(self, task: Task) -> None:
+        """Remove a task, if it is in the queue; tasks that waited for it may run."""
+        if task not in self:
+            return
+        self._take_out(task)
+        for blocker in task.blockers:
+            blocker.dependents -= {task}
+        for dependent in task.dependents:
+            dependent.blockers -= {task}
+            # A task may go before its own blockers have ended (it was merged, dropped or overridden). What
+            # waited for it must not overtake them.
+            for blocker in task.blockers:
+                _block(dependent, blocker)
+            self._make_due(dependent)
+        task.blockers = task.dependents = NONE
+
+    def put_before(self, task: Task, other: Task) -> None:
+        """Put a removed task before `other`, which has its names too, and before the dependents of that."""
+        # What was submitted while the task was away comes after it, as if it had stayed: a file that was
+        # stored meanwhile must not be deleted by it.
+        self._tasks[task.seq] = task
+        for name in names_of(task.operation):
+            chain = self._chains[name]
+            chain.insert(chain.index(other), task)
+        for dependent in other.dependents:
+            _block(dependent, task)
+        for blocker in other.blockers:
+            _block(task, blocker)
+        self._make_due(task)
+
+    def rename(self, task: Task, seq: int, path: str, operation: Operation) -> None:
+        """Give a task another name, behind the tasks of that, and the number `seq`.
+
+        What waits for it goes on waiting, such as the deletion of an old object that a move has left.
+        """
+        self._take_out(task)
+        task.seq, task.path, task.operation = seq, path, operation
+        self._last = max(self._last, seq)
+        self._tasks[seq] = task
+        self._append(task)
+        self._make_due(task)
+
+    def _append(self, task: Task) -> None:
+        """Put a task behind all others about its names."""
+        for name in names_of(task.operation):
+            if chain := self.chain(name):
+                _block(task, chain[-1])
+                chain.append(task)
+            else:
+                self._chains[name] = [task]
+
+    def _take_out(self, task: Task) -> None:
+        del self._tasks[task.seq]
+        self._restless.pop(task, None)
+        for name in names_of(task.operation):
+            chain = self._chains[name]
+            chain.remove(task)
+            if not chain:
+                del self._chains[name]
+
+    def hold(self, tasks: Iterable[Task], gate: Task) -> None:
+        """Let `tasks` wait for `gate`, which is no task of the queue, until `release`."""
+        for task in tasks:
+            _block(task, gate)
+
+    def release(self, gate: Task) -> None:
+        """Let the tasks run that wait for `gate`, in their order."""
+        for task in sorted(gate.dependents, key=lambda one: one.seq):
+            task.blockers -= {gate}
+            self._make_due(task)
+        gate.dependents = NONE
+
+    def schedule(self, task: Task, due: float, error: Failure | None = None) -> None:
+        """Make a task wait until `due` (monotonic seconds); with an `error` its last attempt has failed."""
+        task.become(Waiting(due) if error is None else Retrying(due, error))
+        self._make_due(task)
+
+    def _make_due(self, task: Task) -> None:
+        if isinstance(task.state, Waiting | Retrying):
+            # An earlier entry of the task stays in the heap, from the middle of which nothing can be removed:
+            # `_next_awake` skips it, because its state is not the task's any more. The tie-breaker is there
+            # because states have no order.
+            heapq.heappush(self._due, (task.state.due, next(self._ties), task.seq, task.state))
+            self._restless[task] = None
+            self._restless.move_to_end(task)
+            if len(self._due) > 2 * len(self._tasks) + 64:
+                self._due = [entry for entry in self._due if self._counts(entry)]
+                heapq.heapify(self._due)
+
+    def _counts(self, entry: tuple[float, int, int, State]) -> bool:
+        task = self._tasks.get(entry[2])
+        return task is not None and task.state is entry[3] and self._can_run(task)
+
+    def rest(self) -> None:
+        """Let tasks sleep that need not be awake. The caller and its callers use no task any more."""
+        for _ in range(min(len(self._restless) - AWAKE, AT_ONCE)):
+            task, _ = self._restless.popitem(last=False)
+            if can_sleep(task) and task in self:
+                self._let_sleep(task)
+
+    def _let_sleep(self, task: Task) -> None:
+        assert isinstance(task.operation, PutFile)
+        name, file = task.operation.name, task.operation.file.file
+        if len(self._chains[name]) > 1:
+            return
+        if (allocated := self._uses.put_away(file)) is None:
+            self._restless[task] = None  # somebody has the file open: later
+            return
+        self._sleeping.add(SleepingTask(task, name, allocated))
+        del self._tasks[task.seq], self._chains[name]
+
+    def _wake(self, name: ObjectName) -> None:
+        """Let the task about a name not sleep any more, if there is one that does."""
+        if (sleeping := self._sleeping.pop(name)) is None:
+            return
+        task = sleeping.awake()
+        assert isinstance(task.operation, PutFile)
+        self._uses.bring_back(task.operation.file.file, name, sleeping.allocated)
+        self._tasks[task.seq] = task
+        self._chains[name] = [task]
+        self._make_due(task)
+
+    def run_now(self, task: Task) -> None:
+        """Make a task due now, even if it is blocked; of a running one, its newer hand-in."""
+        if not task.running:
+            self.schedule(task, 0.0, task.error)
+        # When the running upload has ended, its task would wait for the write delay of the newer hand-in.
+        elif task.newer is not None:
+            task.newer = replace(task.newer, due=0.0)
+
+    def flush_all(self) -> None:
+        """Make all tasks due now, for a report of a flush that begins."""
+        for task in self.awake():
+            task.flush_mark, task.flush_hand_in = task.attempts, task.hand_ins
+            self.run_now(task)
+        self._sleeping.hasten(lambda _: True, flush=True)
+
+    def run_all_now(self) -> None:
+        """Make all tasks due now."""
+        for task in self.awake():
+            self.run_now(task)
+        self._sleeping.hasten(lambda _: True)
+
+    def retry(self) -> None:
+        """Make all tasks due now that have failed."""
+        for task in self.awake():
+            if task.error is not None:
+                self.run_now(task)
+        self._sleeping.hasten(lambda one: one.error is not None)
+
+    def start_files(self) -> None:
+        """Make the files due now that were not tried yet."""
+        for task in self.awake():
+            # A task that has failed keeps its pause: a full disk is no reason to hurry a server that refuses.
+            # One that is due already needs no second entry.
+            waits = isinstance(task.state, Waiting) and task.state.due > 0.0
+            if isinstance(task.operation, PutFile) and not task.attempts and waits:
+                self.schedule(task, 0.0)
+        self._sleeping.hasten(lambda one: not one.attempts and one.error is None)
+
+    def runnable(self) -> int:
+        """Return how many tasks can be executed, now or later, without help."""
+        return len(self._sleeping) + sum(not task.is_stuck for task in self._tasks.values())
+
+    def chain(self, name: ObjectName) -> list[Task]:
+        """Return the tasks about a name in their order."""
+        self._wake(name)
+        return self._chains.get(name, [])
+
+    def has(self, name: ObjectName) -> bool:
+        """Return whether there is a task about a name."""
+        return name in self._chains or name in self._sleeping
+
+    def tail(self, name: ObjectName) -> Task | None:
+        """Return the last task about a name."""
+        chain = self.chain(name)
+        return chain[-1] if chain else None
+
+    def below(self, folder: Folder) -> list[Task]:
+        """Return the tasks about names below a folder."""
+        for name in self._sleeping.names_below(folder):
+            self._wake(name)
+        return [
+            # The last of each name is enough: it waits for those before it.
+            chain[-1]
+            for name, chain in self._chains.items()
+            if Folder(name.container, name.key).is_below(folder)
+        ]
+
+    def next_due(self) -> float | None:
+        """Return when the next task can run (monotonic seconds), None while all wait for other tasks."""
+        awake, sleeping = self._next_awake(), self._sleeping.first()
+        if sleeping is None or awake is None:
+            return sleeping.due if sleeping is not None else awake
+        return min(awake, sleeping.due)
+
+    def _next_awake(self) -> float | None:
+        # A task that waits for others loses its entry here; `remove` makes a new one when they have ended.
+        while self._due and not self._counts(self._due[0]):
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else None
+
+    def pop_due(self, now: float) -> Task | None:
+        """Return a task that may run at `now`, and remove its due entry; it stays in the queue."""
+        due = self.next_due()
+        if due is None or due > now:
+            return None
+        if (sleeping := self._sleeping.first()) is not None and sleeping.due == due:
+            self._wake(sleeping.name)
+        self._next_awake()
+        return self._tasks[heapq.heappop(self._due)[2]]
+
+    def waiting_deletes(self, most: int) -> list[Task]:
+        """Return deletions that could run, due or not: one request can delete many."""
+        free = (
+            task
+            for task in self._tasks.values()
+            if isinstance(task.operation, Delete) and self._can_run(task)
+        )
+        return list(itertools.islice(free, most))
+
+    def _can_run(self, task: Task) -> bool:
+        return task in self and isinstance(task.state, Waiting | Retrying) and not task.blockers
+
+
+def parents_of(operation: Operation) -> Iterable[ObjectName]:
+    """Return the names of the markers of the folders that contain the operation's objects."""
+    return [marker for name in names_of(operation) for marker in parent_markers(name)]
+
+
+def _block(task: Task, blocker: Task) -> None:
+    if blocker is not task:
+        task.blockers = _with(task.blockers, blocker)
+        blocker.dependents = _with(blocker.dependents, task)
+
+
+def _with(tasks: set[Task] | frozenset[Task], task: Task) -> set[Task]:
+    """Return the set with the task; only the shared empty set is copied."""
+    found = tasks if isinstance(tasks, set) else set()
+    found.add(task)
+    return found
