@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -30,7 +29,7 @@ from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
 from swiftfs.service.monitoring import Monitoring
-from swiftfs.service.signals import SignalWatch, block_signals, log_state
+from swiftfs.service.signals import SignalWatch, Termination, block_signals, end_loop, log_state
 from swiftfs.service.systemd import notify
 from swiftfs.service.write_access import may_write
 from swiftfs.store import ConnectedAccount, connect
@@ -70,6 +69,15 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
     with contextlib.ExitStack() as stack:
         # Before the first thread, as every thread inherits the mask of the one that starts it.
         block_signals()
+        cache: Path | None = None
+
+        def at_once() -> None:
+            if cache is not None:
+                Drain(0, "SIGTERM ended the mount before all changes were stored").write(cache)
+
+        termination = Termination(at_once)
+        termination.start()
+        stack.callback(termination.stop)
         monitoring = Monitoring(request.options)
         stack.callback(monitoring.close)
         policy = request.options.storage_policy
@@ -93,11 +101,11 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             with _collecting_later():
                 _begin(filesystem, request, account)
             monitoring.begin(collector)
+            termination.serve()
             _mount(filesystem, request, monitoring.files(collector), partial(ready, cache), detached)
         finally:
+            termination.drain()
             notify("STOPPING=1")
-            # A machine that shuts down sends SIGTERM to all: it must not interrupt the last uploads.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             # Before the drain is written here: it writes the same file.
             detached.stop()
@@ -265,4 +273,4 @@ def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: C
     except Exception as error:  # noqa: BLE001  the waiting caller must get an end
         log.error("the mount on %s ends: %s", mountpoint, error)
         # libfuse ends its loop at that, and `serve` stores what there is.
-        os.kill(os.getpid(), signal.SIGTERM)
+        end_loop()

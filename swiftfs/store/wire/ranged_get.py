@@ -72,7 +72,9 @@ class RangedGet:
             headers["If-Match"] = f'"{self._etag}"'
         meaning = {412: PreconditionFailed} if self._etag else {}
         name = self._name
-        return Request("get", "GET", name.container, name.key, headers=headers, meaning=meaning)
+        return Request(
+            "get", "GET", name.container, name.key, headers=headers, meaning=meaning, transfer=True
+        )
 
     def receive(self, answer: Answer) -> ObjectInfo:
         """Pass the body to the sink; raise `Corrupt` for other bytes than those requested, or network errors.
