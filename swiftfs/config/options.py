@@ -241,6 +241,9 @@ class Options:
     config: str = _option("", _FILE, "a TOML file of options (default: ~/.config/swiftfs/config.toml)")
     os_cloud: str = _option("", _TEXT, "name of a cloud in clouds.yaml (needs the extra `clouds`)")
     credentials: str = _option("", _FILE, "a file of OS_* or ST_* variables that only its owner can read")
+    insecure_storage: bool = _option(
+        False, SWITCH, "allow a storage URL without TLS although the login has TLS"
+    )
     metrics: str = _option(
         "", _METRICS, "serve metrics for Prometheus at a port, or write them to a .prom file"
     )

@@ -80,9 +80,15 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         stack.callback(termination.stop)
         monitoring = Monitoring(request.options)
         stack.callback(monitoring.close)
-        policy = request.options.storage_policy
+        options = request.options
+        policy = options.storage_policy
         # Before the cache folder is touched: wrong credentials leave nothing behind.
-        account = connect(environment, cloud=request.cloud, storage_policy=policy)
+        account = connect(
+            environment,
+            cloud=request.cloud,
+            storage_policy=policy,
+            insecure_storage=options.insecure_storage,
+        )
         stack.callback(account.close)
         if policy:
             _check_policy(policy, account.store.limits())

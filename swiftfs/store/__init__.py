@@ -49,19 +49,21 @@ def connect(
     *,
     cloud: str | None = None,
     storage_policy: str = "",
+    insecure_storage: bool = False,
     policy: RetryPolicy = PATIENT,
 ) -> ConnectedAccount:
     """Return the store of the account that `environment` or a cloud of clouds.yaml describes.
 
-    New containers get the storage policy `storage_policy`, or the server's default one.
+    New containers get the storage policy `storage_policy`, or the server's default one. With
+    `insecure_storage` the storage may have no TLS although the login has it.
 
     Logs in at once and without retries, so that wrong credentials are reported within seconds. Raise
-    `ConfigurationError` for missing variables, `AccessDenied` for a wrong key, `Unavailable` when the server
-    is down; each message names the auth URL and the user.
+    `ConfigurationError` for missing variables and insecure storage, `AccessDenied` for a wrong key,
+    `Unavailable` when the server is down; each message names the auth URL and the user.
     """
     account = open_account(environment, cloud=cloud)
     try:
-        account.endpoint()
+        account.check_storage(insecure=insecure_storage)
         account.token()
     except BaseException:
         account.close()

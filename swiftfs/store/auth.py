@@ -118,11 +118,22 @@ class Account:
             raise ConfigurationError(f"{self.label}: no object-store endpoint{where} in the catalog")
         if urlsplit(str(found)).scheme not in ("http", "https"):
             raise ConfigurationError(f"{self.label}: the storage URL {found} is neither http nor https")
-        if str(found).startswith("http:") and self.label.startswith("https:"):
-            log.warning(
-                "%s: the storage URL is %s: others on the network can read the data", self.label, found
-            )
         return str(found).rstrip("/")
+
+    def check_storage(self, *, insecure: bool) -> None:
+        """Raise `ConfigurationError` if only the login has TLS, unless the storage may be `insecure`.
+
+        Other errors as in `endpoint`.
+        """
+        url = self.endpoint()
+        if not (self.label.lower().startswith("https:") and urlsplit(url).scheme == "http"):
+            return
+        plain = f"{self.label}: the storage URL {url} has no TLS: others on the network can read the data"
+        if not insecure:
+            raise ConfigurationError(
+                f"{plain} and the token; ask for https there, or allow it with insecure_storage=yes"
+            )
+        log.warning("%s", plain)
 
     def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
         if isinstance(error, keystone_errors.Unauthorized | keystone_errors.Forbidden):

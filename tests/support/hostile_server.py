@@ -37,13 +37,15 @@ class HostileServer:
     """What the server answers next, and the requests that it got besides logins.
 
     `respond`, if set, is called with each request's body and returns the response, instead of `response`.
-    `login`, if set, is the answer to a login. `logins` are the headers and the body of each.
+    `logins_left` and then `login`, if set, are the answers to logins. `logins` are the headers and the body
+    of each.
     """
 
     url: str
     response: Response = field(default_factory=Response)
     respond: Callable[[bytes], Response] | None = None
     login: Response | None = None
+    logins_left: list[Response] = field(default_factory=list)
     logins: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
@@ -87,6 +89,8 @@ def _handler(hostile: HostileServer) -> type[BaseHTTPRequestHandler]:
             if self.path.startswith(("/auth", "/v3")):
                 hostile.logins.append((dict(self.headers), body))
                 headers = {"X-Storage-Url": f"{hostile.url}/v1/a", "X-Auth-Token": "token"}
+                if hostile.logins_left:
+                    return self.send(hostile.logins_left.pop(0))
                 return self.send(hostile.login or Response(headers=headers))
             hostile.paths.append(self.path)
             hostile.tokens.append(self.headers["X-Auth-Token"])
