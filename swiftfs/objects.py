@@ -151,6 +151,11 @@ class Limits:
     """
 
     listing: int = 10_000
+    """The most names of a page."""
+
+    listing_is_cut: bool = False
+    """Whether the server's own pages are longer than `listing`, so that each request must ask for fewer."""
+
     object_bytes: int = 5 * 1024**3
     name_bytes: int = 1024
     container_name_bytes: int = 256

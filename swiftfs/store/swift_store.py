@@ -27,9 +27,9 @@ from swiftfs.store.counters import Counters
 from swiftfs.store.deletion import Deletion
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Body, Headers, Sink
-from swiftfs.store.request import ANSWER_BYTES, WORK_SECONDS, Request, quoted_path
-from swiftfs.store.transport import Reply, Transport
-from swiftfs.store.wire.info import UNKNOWN, read_limits
+from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
+from swiftfs.store.transport import Answer, Transport
+from swiftfs.store.wire.info import INFO_BYTES, UNKNOWN, read_limits
 from swiftfs.store.wire.listings import listing_query, read_containers, read_page
 from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire
 from swiftfs.store.wire.object_headers import content_length, etag_of, from_wire, sent_info, to_wire
@@ -41,9 +41,6 @@ PUT_SECONDS = 120.0
 
 MAX_UNMATCHED = 1000
 """How many versions to remember for which `If-Match` fails although the ETag is the object's."""
-
-ROW_BYTES = 8192
-"""The longest row of a listing: a name of 1024 bytes is up to six times as long in JSON."""
 
 
 class SwiftStore:
@@ -80,7 +77,7 @@ class SwiftStore:
         """Return the server's limits; while `/info` does not answer, those that are safe with any server."""
         if self._limits is None:
             try:
-                reply = self._transport.send(Request("limits", "GET", info=True))
+                reply = self._transport.send(Request("limits", "GET", info=True, max_bytes=INFO_BYTES))
                 self._limits = read_limits(reply.body, reply.headers)
             except StoreError as error:
                 # Not remembered: `/info` may answer the next time.
@@ -100,8 +97,8 @@ class SwiftStore:
     def list_containers(self, *, marker: str = "") -> Page:
         limits = self.limits()
         query = listing_query(marker=marker)
-        reply = self._transport.send(Request("list_containers", "GET", query=query))
-        return read_containers(_listing(reply), "the account", marker=marker, limits=limits)
+        with self._transport.open(Request("list_containers", "GET", query=query)) as answer:
+            return read_containers(_listing(answer), "the account", marker=marker, limits=limits)
 
     def account_usage(self) -> Usage:
         return account_usage(self._transport.send(Request("account_usage", "HEAD")).headers)
@@ -136,14 +133,13 @@ class SwiftStore:
     ) -> Page:
         # A page is the last one if it is shorter than this: only the server can say how long a full one is.
         limits = self.limits()
-        limit = min(limit, limits.listing)
+        limit = min(limit or (limits.listing if limits.listing_is_cut else 0), limits.listing)
         query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
-        max_bytes = ANSWER_BYTES + ROW_BYTES * (limit or limits.listing)
-        request = Request("list_page", "GET", container, query=query, max_bytes=max_bytes)
-        reply = self._transport.send(request)
-        return read_page(
-            _listing(reply), request.subject, prefix=prefix, marker=marker, limit=limit, limits=limits
-        )
+        request = Request("list_page", "GET", container, query=query)
+        with self._transport.open(request) as answer:
+            return read_page(
+                _listing(answer), request.subject, prefix=prefix, marker=marker, limit=limit, limits=limits
+            )
 
     def head(self, name: ObjectName) -> ObjectInfo:
         return self._head(name, "")
@@ -232,7 +228,7 @@ class SwiftStore:
             # answer is its bytes.
             if not from_wire(name, answer.headers, 0).is_slo:
                 raise BadRequest(f"manifest {request.subject}: the object has none")
-            return manifest_from_wire(answer.body(), request.subject)
+            return manifest_from_wire(answer.limited_chunks(), request.subject)
 
     def copy(
         self,
@@ -290,6 +286,6 @@ def _md5(body: memoryview) -> str:
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
-def _listing(reply: Reply) -> bytes:
+def _listing(answer: Answer) -> Iterable[bytes]:
     """Return a listing's JSON. A 204 is an empty listing; a 200 with an empty body is no listing."""
-    return b"[]" if reply.status == 204 else reply.body
+    return [b"[]"] if answer.status == 204 else answer.chunks()

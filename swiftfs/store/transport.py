@@ -91,17 +91,19 @@ class Answer:
         """Release the connection; an unread body breaks it."""
         self._response.close()
 
-    def body(self) -> bytes:
-        """Return the whole body; errors as in `chunks`, and `Corrupt` above the request's `max_bytes`."""
-        parts = []
+    def limited_chunks(self) -> Iterator[bytes]:
+        """Yield the body as `chunks` does, and raise `Corrupt` above the request's `max_bytes`."""
         for chunk in self.chunks():
-            parts.append(chunk)
             if self.received > self.request.max_bytes:
                 raise Corrupt(
                     f"{self.request.operation} {self.request.subject}: "
                     f"the answer is longer than {self.request.max_bytes} bytes"
                 )
-        return b"".join(parts)
+            yield chunk
+
+    def body(self) -> bytes:
+        """Return the whole body; errors as in `limited_chunks`."""
+        return b"".join(self.limited_chunks())
 
 
 class Transport:

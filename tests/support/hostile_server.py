@@ -37,13 +37,14 @@ class HostileServer:
     """What the server answers next, and the requests that it got besides logins.
 
     `respond`, if set, is called with each request's body and returns the response, instead of `response`.
-    `logins_left` and then `login`, if set, are the answers to logins. `logins` are the headers and the body
-    of each.
+    `info`, if set, is the answer to `/info`. `logins_left` and then `login`, if set, are the answers to
+    logins. `logins` are the headers and the body of each.
     """
 
     url: str
     response: Response = field(default_factory=Response)
     respond: Callable[[bytes], Response] | None = None
+    info: Response | None = None
     login: Response | None = None
     logins_left: list[Response] = field(default_factory=list)
     logins: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
@@ -92,6 +93,8 @@ def _handler(hostile: HostileServer) -> type[BaseHTTPRequestHandler]:
                 if hostile.logins_left:
                     return self.send(hostile.logins_left.pop(0))
                 return self.send(hostile.login or Response(headers=headers))
+            if self.path == "/info" and hostile.info:
+                return self.send(hostile.info)
             hostile.paths.append(self.path)
             hostile.tokens.append(self.headers["X-Auth-Token"])
             return self.send(hostile.respond(body) if hostile.respond else hostile.response)
