@@ -72,7 +72,8 @@ class ObjectInfo:
     `metadata` holds the `X-Object-Meta-*` headers with lower-case names without that prefix;
     `preserved_headers` holds the headers a POST drops unless it sends them again (`Content-Encoding`,
     `X-Delete-At`, …), by their names. `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0
-    if it is unknown. `dlo_prefix` is how the names of a DLO's segments begin.
+    if it is unknown. `dlo_prefix` is how the names of a DLO's segments begin. Of a symlink of Swift this is
+    all about its target.
     """
 
     version: ObjectVersion
@@ -83,6 +84,7 @@ class ObjectInfo:
     preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     is_slo: bool = False
     dlo_prefix: ObjectName | None = None
+    is_symlink: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,11 @@ class Options:
         "container of the segments: a name, `same` as the file's, or `auto`: NAME_segments if possible, "
         "else the same",
     )
+    foreign_manifests: str = _option(
+        "refuse",
+        _choice("refuse", "follow"),
+        "read large objects and symlinks whose bytes lie in another container: not, or as Swift does",
+    )
     segment_size: int = _option(
         16 * MIB,
         _size(MIB, 4 * GIB),

@@ -24,6 +24,7 @@ from swiftfs.errors import (
     SwiftfsError,
     mount_point_error,
 )
+from swiftfs.filecache.segment_container import may_hold_bytes_of
 from swiftfs.objects import Limits
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
@@ -32,7 +33,7 @@ from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.signals import SignalWatch, Termination, block_signals, end_loop, log_state
 from swiftfs.service.systemd import notify
 from swiftfs.service.write_access import may_write
-from swiftfs.store import ConnectedAccount, connect
+from swiftfs.store import ConnectedAccount, MayRead, connect
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             cloud=request.cloud,
             storage_policy=policy,
             insecure_storage=options.insecure_storage,
+            may_read=_may_read(request),
         )
         stack.callback(account.close)
         if policy:
@@ -117,6 +119,14 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             detached.stop()
             Drain(0).write(cache)  # the mount is not held any more
             _drain(filesystem, cache)
+
+
+def _may_read(request: MountRequest) -> MayRead | None:
+    """Return from where an object of the mount may take its bytes, None for everywhere."""
+    if request.options.foreign_manifests == "follow":
+        return None
+    is_account = request.source.is_account
+    return partial(may_hold_bytes_of, choice=request.options.segments, whole_account=is_account)
 
 
 def _drain(filesystem: FileSystem, cache: Path) -> None:

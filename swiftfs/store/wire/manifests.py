@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -36,6 +37,35 @@ def manifest_from_wire(chunks: Iterable[bytes], subject: str) -> Manifest:
     if manifest.size > MAX_SIZE:
         raise Corrupt(f"the manifest of {subject} describes {manifest.size} bytes")
     return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The objects that a manifest names, each with whether it is a manifest itself.
+
+    `manifest` is None if an entry is of another kind, such as bytes of its own (`data`).
+    """
+
+    objects: tuple[tuple[ObjectName, bool], ...] = ()
+    manifest: Manifest | None = None
+
+
+def named_objects(chunks: Iterable[bytes], subject: str) -> Named:
+    """Return what the manifest in an answer names, as its `chunks` arrive; raise `Corrupt`."""
+    objects: list[tuple[ObjectName, bool]] = []
+    segments: list[Segment] | None = []
+    for number, entry in enumerate(iter_entries(chunks, subject)):
+        name = entry.get("name")
+        if number == MAX_SEGMENTS or not isinstance(name, str | None):
+            raise Corrupt(f"the manifest of {subject} cannot be read")
+        if name is not None:
+            objects.append((ObjectName.parse(name.removeprefix("/")), entry.get("sub_slo") is True))
+        try:
+            if segments is not None:
+                segments.append(_segment(entry))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            segments = None
+    return Named(tuple(objects), Manifest(tuple(segments)) if segments else None)
 
 
 def _entry(segment: Segment) -> dict[str, Any]:
