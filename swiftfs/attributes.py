@@ -9,10 +9,11 @@ import binascii
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from mimetypes import MimeTypes
+from typing import Any
 from urllib.parse import quote, unquote
 
 from swiftfs.objects import DIRECTORY_TYPE, Attributes
@@ -35,13 +36,25 @@ SPECIAL_TYPES = {
 """The media types of files that are not regular, as freedesktop.org's shared-mime-info names them."""
 
 MAX_TARGET = 1024
-"""Longer symlink targets are in the object's body only; Swift was seen to accept 3000 characters."""
+"""Longer encoded symlink targets are in the object's body only; Swift was seen to accept 3000 characters."""
+
+MAX_LINK = 4095
+"""Bytes in the target of a symbolic link; `PATH_MAX` without its NUL."""
 
 _SECONDS = re.compile(r"(-?)(\d{1,12})(?:\.(\d{1,18}))?")
 _MODE = re.compile(r"0?([0-7]{5,7})")
 _NUMBER = re.compile(r"\d{1,10}")
+MAX_OWNER = 2**32 - 2
+"""The greatest uid and gid: chown(2) takes the next one for "unchanged"."""
+
+MAX_MAJOR, MAX_MINOR = 2**12 - 1, 2**20 - 1
+"""The greatest numbers of a device in Linux (`linux/kdev_t.h`)."""
+
+_FILE_TYPES = frozenset({stat.S_IFREG, stat.S_IFDIR, *SPECIAL_TYPES})
+
 _SLO = re.compile(r"[0-9a-f]{32}")
-_DEVICE = re.compile(r"(\d{1,4})\.(\d{1,6})")
+_DEVICE = re.compile(r"(\d{1,4})\.(\d{1,7})")
+_TARGET = re.compile(r"[A-Za-z0-9._+~%-]*")
 _TYPES = MimeTypes()
 
 
@@ -121,34 +134,16 @@ def decode_type(content_type: str) -> tuple[str, Stored]:
     if ";" not in content_type:
         return content_type, NOTHING_STORED
     foreign = []
-    ours: dict[str, str] = {}
+    ours: dict[str, Any] = {}
     for part in content_type.split(";"):
-        key, _, value = part.strip().partition("=")
+        key, _, text = part.strip().partition("=")
+        value = _READERS[key](text) if key in _READERS else None
         # A parameter of our name with another value is another client's: it stays in the media type.
-        if key in _READERS and _READERS[key].fullmatch(value):
-            ours[key] = value
-        else:
+        if value is None:
             foreign.append(part)
-    return ";".join(foreign), Stored(
-        mode=_octal(ours.get("mode")),
-        mtime_ns=parse_time(ours.get("mtime")),
-        uid=_decimal(ours.get("uid")),
-        gid=_decimal(ours.get("gid")),
-        target=unquote(ours["target"]) if "target" in ours else None,
-        slo=ours.get("slo"),
-        device=_device(ours.get("rdev")),
-    )
-
-
-_READERS = {
-    "mode": _MODE,
-    "mtime": _SECONDS,
-    "uid": _NUMBER,
-    "gid": _NUMBER,
-    "target": re.compile(r"[A-Za-z0-9._+~%-]*"),
-    "slo": _SLO,
-    "rdev": _DEVICE,
-}
+        else:
+            ours[_FIELDS.get(key, key)] = value
+    return ";".join(foreign), Stored(**ours)
 
 
 def is_directory_type(content_type: str) -> bool:
@@ -172,12 +167,11 @@ def encode_marker(attributes: Attributes) -> dict[str, str]:
 def decode_metadata(metadata: Mapping[str, str]) -> Stored:
     """Return the attributes in an object's metadata; other clients write only `mtime`."""
     values = {name: metadata.get(name, "") for name in _MARKER_FIELDS}
-    mode = _MODE.fullmatch(values["mode"])
     return Stored(
-        mode=int(mode[1], 8) if mode else None,
+        mode=_mode(values["mode"]),
         mtime_ns=parse_time(values["mtime"]),
-        uid=_decimal(values["uid"] if _NUMBER.fullmatch(values["uid"]) else None),
-        gid=_decimal(values["gid"] if _NUMBER.fullmatch(values["gid"]) else None),
+        uid=_owner(values["uid"]),
+        gid=_owner(values["gid"]),
     )
 
 
@@ -189,6 +183,20 @@ STATUS_ATTRIBUTE = "swift.status"
 FLUSH_ATTRIBUTE = "swift.flush"
 RETRY_ATTRIBUTE = "swift.retry"
 """Set on the mount's root, to any value, they start uploading all pending changes, or retry failed ones."""
+
+REFRESH_ATTRIBUTE = "swift.refresh"
+"""Setting it, to any value, drops the cached listings of a path and of everything below it."""
+
+PRIVATE_ATTRIBUTES = frozenset(
+    (
+        *(PID_ATTRIBUTE, CACHE_ATTRIBUTE, STATUS_ATTRIBUTE),
+        *(FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, REFRESH_ATTRIBUTE),
+    )
+)
+"""Xattrs that only the user who mounted and root may use: others would learn of files, or cause requests."""
+
+MAX_XATTR_NAME = 255
+"""Bytes in the name of an xattr; `XATTR_NAME_MAX` in xattr(7)."""
 
 _XATTR_PREFIX = "user."
 _VERBATIM_NAME = re.compile(r"[a-z0-9.-]+")
@@ -214,10 +222,16 @@ def xattr_to_header(name: str) -> str | None:
 
 
 def header_to_xattr(header: str) -> str | None:
-    """Return the xattr that a metadata name stands for, or None for our own fields."""
-    if header in _MARKER_FIELDS:
+    """Return the xattr that a metadata name stands for.
+
+    None for our own fields, and for a name that no xattr can have, or by which it would not be found.
+    """
+    name = _XATTR_PREFIX + unquote(header)
+    try:
+        is_name = "\0" not in name and len(name.encode()) <= MAX_XATTR_NAME
+    except UnicodeEncodeError:
         return None
-    return _XATTR_PREFIX + unquote(header)
+    return name if is_name and xattr_to_header(name) == header else None
 
 
 def encode_xattr(value: bytes) -> str:
@@ -243,14 +257,50 @@ def _quote(text: str) -> str:
     return quote(text, safe="")
 
 
-def _octal(text: str | None) -> int | None:
-    return int(text, 8) if text is not None else None
+def _mode(text: str) -> int | None:
+    """Return a mode with a known file type; None for other text."""
+    match = _MODE.fullmatch(text)
+    mode = int(match[1], 8) if match else 0
+    is_known = stat.S_IFMT(mode) in _FILE_TYPES and stat.S_IFMT(mode) | stat.S_IMODE(mode) == mode
+    return mode if is_known else None
 
 
-def _device(text: str | None) -> int | None:
-    match = _DEVICE.fullmatch(text or "")
-    return os.makedev(int(match[1]), int(match[2])) if match else None
+def _owner(text: str) -> int | None:
+    """Return a uid or gid; None for other text."""
+    return int(text) if _NUMBER.fullmatch(text) and int(text) <= MAX_OWNER else None
 
 
-def _decimal(text: str | None) -> int | None:
-    return int(text) if text is not None else None
+def _device(text: str) -> int | None:
+    """Return a device number; None for other text, and for one that Linux does not have."""
+    match = _DEVICE.fullmatch(text)
+    if match is None or int(match[1]) > MAX_MAJOR or int(match[2]) > MAX_MINOR:
+        return None
+    return os.makedev(int(match[1]), int(match[2]))
+
+
+def _target(text: str) -> str | None:
+    """Return the target of a symbolic link; None for text that is none, such as one with NUL."""
+    try:
+        target = unquote(text, errors="strict") if _TARGET.fullmatch(text) else "\0"
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in target else target
+
+
+def _etag(text: str) -> str | None:
+    return text if _SLO.fullmatch(text) else None
+
+
+_READERS: Mapping[str, Callable[[str], object]] = {
+    "mode": _mode,
+    "mtime": parse_time,
+    "uid": _owner,
+    "gid": _owner,
+    "target": _target,
+    "slo": _etag,
+    "rdev": _device,
+}
+"""What reads the value of each parameter of ours; None is for a value that we do not write."""
+
+_FIELDS = {"mtime": "mtime_ns", "rdev": "device"}
+"""The fields of `Stored` that are not called as their parameters."""

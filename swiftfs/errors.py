@@ -1,9 +1,14 @@
-"""The exceptions of swiftfs, and the errno that a system call returns for each."""
+"""The exceptions of swiftfs, the errno that a system call returns for each, and how messages are shown."""
 
 import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+
+def printable(text: str) -> str:
+    """Return text in one line, without characters that control a terminal."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 class SwiftfsError(Exception):

@@ -10,7 +10,7 @@ import click
 from swiftfs import __version__
 from swiftfs.cli.options import FOLDER, MOUNTPOINT, account_flags, option_flags
 from swiftfs.config.options import MIB, parse_size
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import SwiftfsError, printable
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -19,7 +19,7 @@ class OneLineError(click.ClickException):
     """A failure reported in one line, exit code 1."""
 
     def show(self, file: object = None) -> None:  # noqa: ARG002  click's signature
-        click.echo(f"swiftfs: {self.message}", err=True)
+        click.echo(f"swiftfs: {printable(self.message)}", err=True)
 
 
 class _Group(click.Group):

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 from rich.filesize import decimal
 
-from swiftfs.cli.wording import KINDS
+from swiftfs.cli.wording import KINDS, complain
 from swiftfs.config.cache_dir import JOURNAL, LOST
-from swiftfs.control.client import printable
+from swiftfs.errors import printable
 from swiftfs.journal import operations
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.salvage import Found, Salvage, salvage
@@ -23,7 +23,7 @@ class _Lines:
         self.count = 0
 
     def __call__(self, line: str) -> None:
-        click.echo(f"swiftfs: {printable(line)}", err=True)
+        complain(line)
         self.count += 1
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from swiftfs.cli.wording import counts, pluralize, spinner
-from swiftfs.control.client import flush, printable, read_state, retry
+from swiftfs.cli.wording import complain, counts, pluralize, spinner
+from swiftfs.control.client import flush, read_state, retry
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.queue_report import QueuedChange
 
@@ -17,26 +17,26 @@ def run_flush(mountpoint: Path) -> None:
     with spinner(f"flushing {mountpoint}") as show:
         report = flush(mountpoint, lambda now: show(f"{mountpoint}: {counts(now)}"))
     for change in report.refusals:
-        click.echo(f"swiftfs: {printable(change.path)}: {_given_up(change)}", err=True)
+        complain(f"{change.path}: {_given_up(change)}")
     if report.refused > len(report.refusals):
         more = pluralize(report.refused - len(report.refusals), "more change")
-        click.echo(f"swiftfs: {more}: refused and given up", err=True)
+        complain(f"{more}: refused and given up")
     if not report.unflushed and not report.refused:
         _tell_read_only(mountpoint)
         return
     failed = [change for change in report.changes if change.reason]
     for change in failed:
-        click.echo(f"swiftfs: {printable(change.path)}: {printable(change.reason)}", err=True)
+        complain(f"{change.path}: {change.reason}")
     if report.unflushed > len(failed):
         why = "the server does not answer" if report.away else "they wait for the changes above"
         more = pluralize(report.unflushed - len(failed), "more change")
-        click.echo(f"swiftfs: {more}: {why}", err=True)
+        complain(f"{more}: {why}")
     sys.exit(1)
 
 
 def _given_up(change: QueuedChange) -> str:
     done = {"Delete": "deleted", "Move": "moved", "MoveFolder": "moved"}.get(change.kind, "changed")
-    return f"could not be {done} and was given up: {printable(change.reason)}"
+    return f"could not be {done} and was given up: {change.reason}"
 
 
 def run_retry(mountpoint: Path) -> None:

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
+from swiftfs.cli.wording import complain
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.config.options import Options
-from swiftfs.errors import AccessDenied
+from swiftfs.errors import AccessDenied, printable
 from swiftfs.maintenance.journaled_uploads import Journaled, journaled
 from swiftfs.maintenance.orphan_segments import OrphanUpload, ScanProgress, Search, explain_refusal
 from swiftfs.paths import Source
@@ -91,7 +92,8 @@ def _looked(looked: ScanProgress) -> str:
 
 def _line(upload: OrphanUpload) -> str:
     newest = datetime.fromtimestamp(upload.newest_ns / 10**9, timezone.utc)
-    return f"{upload.prefix}\t{upload.segments} segments\t{decimal(upload.size)}\t{newest:%Y-%m-%d %H:%M}"
+    where = printable(str(upload.prefix))
+    return f"{where}\t{upload.segments} segments\t{decimal(upload.size)}\t{newest:%Y-%m-%d %H:%M}"
 
 
 def _delete(search: Search, options: Options) -> None:
@@ -101,7 +103,7 @@ def _delete(search: Search, options: Options) -> None:
     with Console(stderr=True).status(f"deleting {count} segments"):
         failures = search.delete()
     for name, error in failures.items():
-        click.echo(f"swiftfs: {name}: {error}", err=True)
+        complain(f"{name}: {error}")
     click.echo(f"deleted {count - len(failures)} segments")
     if failures:
         sys.exit(1)

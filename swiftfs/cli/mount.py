@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.cli.options import given
-from swiftfs.config.credentials import login_environment
+from swiftfs.config.credentials import forget_secrets, login_environment
 from swiftfs.config.sources import build_options, gather
 from swiftfs.paths import Source
 from swiftfs.service.build import MountRequest
-from swiftfs.service.daemon import Ready, allow_many_files, log_to_system, log_to_terminal, run_in_background
+from swiftfs.service.daemon import (
+    Ready,
+    allow_many_files,
+    forbid_core_dumps,
+    log_to_system,
+    log_to_terminal,
+    run_in_background,
+)
 from swiftfs.service.mount import check_mountpoint, serve
 from swiftfs.service.systemd import notify
 
@@ -29,13 +36,16 @@ def run(
         options.os_cloud or None,
     )
     check_mountpoint(request.mountpoint)
-    _serve(request, login_environment(options.credentials, os.environ), foreground=foreground)
+    environment = dict(login_environment(options.credentials, os.environ))
+    forget_secrets(os.environ)
+    _serve(request, environment, foreground=foreground)
 
 
 def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground: bool) -> None:
     level = logging.DEBUG if request.options.debug else logging.INFO
     log_to_terminal(level)
     allow_many_files()
+    forbid_core_dumps()
     if foreground:
         serve(request, environment, lambda _cache: notify("READY=1"))
         return

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from swiftfs.cli.app import OneLineError
 from swiftfs.cli.app import main as cli
 from swiftfs.cli.options import MOUNTPOINT
 from swiftfs.config.sources import build_options, gather
@@ -40,7 +41,7 @@ def helper(source: str, mountpoint: str, options: tuple[str, ...], fake: bool) -
         error.show()
         sys.exit(FAILED)
     except SwiftfsError as error:
-        click.echo(f"swiftfs: {error}", err=True)
+        OneLineError(str(error)).show()
         sys.exit(FAILED)
 
 
@@ -58,16 +59,15 @@ def unmount_helper(mountpoint: Path, *, force: bool, lazy: bool) -> None:
         flags = ["-f"] * force + ["-l"] * lazy
         # `--internal-only`: umount(8) would call this helper again.
         os.execvp("umount", ["umount", "--internal-only", *flags, str(mountpoint)])
-    from swiftfs.control.client import printable
     from swiftfs.control.unmount import unmount
 
     try:
         if held := unmount(mountpoint.absolute(), lambda _waiting: None):
-            click.echo(f"swiftfs: {printable(held)}", err=True)
+            OneLineError(held).show()
     except DeadMount as error:
-        click.echo(f"swiftfs: {error}", err=True)
+        OneLineError(str(error)).show()
     except SwiftfsError as error:
-        click.echo(f"swiftfs: {error}", err=True)
+        OneLineError(str(error)).show()
         sys.exit(FAILED)
 
 

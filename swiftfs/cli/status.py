@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from swiftfs.cli.wording import complain
 from swiftfs.concurrency import sleep
-from swiftfs.control.client import mountpoints, printable, read_state
+from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError, NotYours
 
@@ -23,7 +24,7 @@ def run(mountpoint: Path | None, *, as_json: bool, watch: bool) -> None:
     asked = None if mountpoint is None else mountpoint.absolute()
     states, failures = _look(asked)
     for failure in failures:
-        click.echo(f"swiftfs: {printable(failure)}", err=True)
+        complain(failure)
     if not watch:
         _print_json(states, alone=asked is not None, indent=2) if as_json else _print(states)
         return

@@ -12,8 +12,8 @@ from rich.text import Text
 from swiftfs.cli.wording import KINDS, counts, pluralize
 from swiftfs.config.options import show_size
 from swiftfs.config.prices import Cost
-from swiftfs.control.client import printable
 from swiftfs.control.snapshot import Bounds, MountStatus
+from swiftfs.errors import printable
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 
 MOST_ROWS = 20

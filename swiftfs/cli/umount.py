@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import click
-
-from swiftfs.cli.wording import pluralize, spinner
-from swiftfs.control.client import printable
+from swiftfs.cli.wording import complain, pluralize, spinner
 from swiftfs.control.unmount import unmount
 
 
@@ -17,4 +14,4 @@ def run(mountpoint: Path) -> None:
             lambda waiting: show(f"{mountpoint}: {pluralize(waiting, 'change')} still to be stored"),
         )
     if held:
-        click.echo(f"swiftfs: {printable(held)}", err=True)
+        complain(held)

@@ -4,8 +4,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import click
 from rich.filesize import decimal
 
+from swiftfs.errors import printable
 from swiftfs.journal.queue_report import QueueReport
 
 KINDS = {
@@ -38,6 +40,11 @@ def counts(report: QueueReport) -> str:
     else:
         told = f"{changes}: {', '.join(f'{count:,} {state}' for state, count in states)}"
     return f"{told}; {decimal(report.bytes)} of files" if report.bytes else told
+
+
+def complain(message: object) -> None:
+    """Print a message to standard error, in one line that cannot control the terminal."""
+    click.echo(f"swiftfs: {printable(str(message))}", err=True)
 
 
 @contextmanager

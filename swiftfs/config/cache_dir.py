@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import sqlite3
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,9 @@ LOG = "swiftfs.log"
 """The log of a background mount if there is no syslog."""
 
 _SQLITE_SIDE_FILES = ("-wal", "-shm")
+
+_OVERFLOW_USER = 65534
+"""The owner that is shown for users who are unknown in this user namespace; user_namespaces(7)."""
 
 
 def damaged_journals(folder: Path) -> list[Path]:
@@ -75,15 +79,30 @@ def locked(folder: Path) -> Iterator[Path]:
         os.close(lock)
 
 
+def new_file(path: Path) -> int:
+    """Return a descriptor for writing to the new file `path`, for its owner only; an older one is removed.
+
+    Raise `OSError`. A link that stands there is removed, never followed.
+    """
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
 def _lock(folder: Path) -> int:
     """Return a descriptor that holds the folder's lock; raise `BlockingIOError` if another process does."""
-    mark = folder / LOCK
+    if folder.is_symlink():
+        raise ConfigurationError(
+            f"cache folder {folder} is a symbolic link: give the folder that it leads to"
+        )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # It would change the mode of somebody's folder, and delete what it does not know in `content`.
-    if not mark.exists() and any(one.name != "lost+found" for one in folder.iterdir()):
-        raise ConfigurationError(f"cache folder {folder} holds other files: choose an empty folder")
-    folder.chmod(0o700)
-    lock = os.open(mark, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    _check_parents(folder)
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _check_owners(folder, opened)
+        os.fchmod(opened, 0o700)
+        lock = os.open(LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=opened)
+    finally:
+        os.close(opened)
     try:
         # The kernel releases it when the process dies, so no lock is left over after a kill -9.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,3 +110,35 @@ def _lock(folder: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def _check_owners(folder: Path, opened: int) -> None:
+    """Refuse the folder `opened` if it or what lies in it is not this user's, or has another purpose."""
+    if os.fstat(opened).st_uid != os.geteuid():
+        raise ConfigurationError(
+            f"cache folder {folder} belongs to another user: use another --cache-dir, or chown it"
+        )
+    names = os.listdir(opened)
+    # It would change the mode of somebody's folder, and delete what it does not know in `content`.
+    if LOCK not in names and any(name != "lost+found" for name in names):
+        raise ConfigurationError(f"cache folder {folder} holds other files: choose an empty folder")
+    for name in names:
+        found = os.stat(name, dir_fd=opened, follow_symlinks=False)
+        # Whoever could write to the folder may have planted a link, or a file that only looks like ours.
+        if stat.S_ISLNK(found.st_mode) or (found.st_uid != os.geteuid() and name != "lost+found"):
+            raise ConfigurationError(f"cache folder {folder}: {name} was not made by swiftfs: remove it")
+
+
+def _check_parents(folder: Path) -> None:
+    """Refuse a folder that other users could replace: those who own a parent, or may write to one."""
+    trusted = {0, os.geteuid()}
+    if Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]:
+        trusted.add(_OVERFLOW_USER)  # / of a rootless container
+    for parent in folder.resolve().parents:
+        found = parent.stat()
+        is_open = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+        if is_open or found.st_uid not in trusted:
+            raise ConfigurationError(
+                f"cache folder {folder}: other users can replace it, as they can write to {parent}: "
+                "use another --cache-dir"
+            )

@@ -1,11 +1,12 @@
 """Credentials from a file: `NAME=value` lines, of `OS_*` and `ST_*` variables or of NAVER's keys."""
 
 import os
-import stat
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
+from swiftfs.store.private_files import check_writers, is_readable_by_others
 
 CREDENTIALS = ("OS_", "ST_")
 """How the names of the variables with credentials begin."""
@@ -22,19 +23,23 @@ NAVER_KEYS = {
 
 _AUTH_URL = "auth_url"
 
+_SECRET = re.compile("KEY|PASS|SECRET|TOKEN")
+"""Occurs in the names of variables with secrets, such as OS_APPLICATION_CREDENTIAL_SECRET and OS_PASSCODE."""
+
 
 def read_credentials(path: Path) -> dict[str, str]:
-    """Return the `OS_*` and `ST_*` variables in a file that only its owner may read.
+    """Return the `OS_*` and `ST_*` variables in a file of this user or of root that no one else may read.
 
     `access_key`, `secret_key`, `project_id` and `domain_id` are NAVER's; `auth_url` is for another region.
-    Raise `ConfigurationError` if it cannot be read, other users can read it, or a line is not an assignment;
-    no message contains a value.
+    Raise `ConfigurationError` if it cannot be read, another user owns it or can read it, or a line is not an
+    assignment; no message contains a value.
     """
     try:
-        if not _is_private(path):
-            raise ConfigurationError(f"credentials file {path} can be read by other users: chmod 600 it")
         # `utf-8-sig`: editors of other systems begin a file with a byte order mark.
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with path.open(encoding="utf-8-sig") as file:
+            if not _is_lent(path):
+                _check_private(path, os.fstat(file.fileno()))
+            lines = file.read().splitlines()
     except OSError as error:
         raise ConfigurationError(f"credentials file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -69,12 +74,22 @@ def login_environment(file: str, environment: Mapping[str, str]) -> Mapping[str,
     return {**others, **read_credentials(Path(file))}
 
 
-def _is_private(path: Path) -> bool:
-    """Return whether other users cannot read it: by its mode, or because it is in systemd's own folder."""
-    lent = os.environ.get("CREDENTIALS_DIRECTORY")  # LoadCredential= lets the service's user in by an ACL
-    if lent and path.absolute().parent == Path(lent):
-        return True
-    return not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+def forget_secrets(environment: MutableMapping[str, str]) -> None:
+    """Remove the variables with keys, passwords and tokens: children of this process do not need them."""
+    for name in [name for name in environment if name.startswith(CREDENTIALS) and _SECRET.search(name)]:
+        del environment[name]
+
+
+def _is_lent(path: Path) -> bool:
+    """Return whether it is in systemd's own folder: LoadCredential= lets the service's user in by an ACL."""
+    lent = os.environ.get("CREDENTIALS_DIRECTORY")
+    return lent is not None and path.absolute().parent == Path(lent)
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    check_writers(f"credentials file {path}", found)
+    if is_readable_by_others(found):
+        raise ConfigurationError(f"credentials file {path} can be read by other users: chmod 600 it")
 
 
 def _from_naver(path: Path, values: Mapping[str, str]) -> dict[str, str]:

@@ -98,15 +98,15 @@ def _parse_place(text: str) -> str:
 
 
 def _parse_metrics(text: str) -> str:
-    """Read a port (the loopback address is added), `ADDRESS:PORT`, or the path of a `.prom` file."""
+    """Read a port (the loopback address is added), `ADDRESS:PORT`, or the path of a `.prom` or `.sock`."""
     if "/" in text:
         path = Path(_parse_path(text)).absolute()
-        if path.suffix != ".prom":
-            raise ValueError("a path that ends in .prom: node_exporter reads no other files")
+        if path.suffix not in (".prom", ".sock"):
+            raise ValueError("a path that ends in .prom, as node_exporter reads no other files, or in .sock")
         return str(path)
     address, _, port = text.rpartition(":")
     if not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise ValueError("a port, ADDRESS:PORT, or the path of a .prom file")
+        raise ValueError("a port, ADDRESS:PORT, or the path of a .prom file or a .sock")
     return f"{address or LOOPBACK}:{int(port)}"
 
 
@@ -144,7 +144,7 @@ _OCTAL = Kind("OCTAL", _parse_octal, "{:03o}".format, from_number=False)
 _TEXT = Kind("TEXT", str)
 _FILE = Kind("FILE", _parse_path)
 _FOLDER = Kind("FOLDER", _parse_path)
-_METRICS = Kind("PORT|ADDRESS:PORT|FILE", lambda text: _parse_metrics(text) if text else "")
+_METRICS = Kind("PORT|ADDRESS:PORT|FILE|SOCKET", lambda text: _parse_metrics(text) if text else "")
 _PLACE = Kind("auto|same|CONTAINER", _parse_place)
 
 
@@ -166,6 +166,12 @@ class Options:
         SWITCH,
         "let the kernel check modes and owners (default: with allow_other and allow_root); "
         "`no_default_permissions` turns it off",
+    )
+    special: bool = _option(
+        False,
+        SWITCH,
+        "show setuid and setgid bits of files, and device nodes, which root may make then; "
+        "else they are hidden, whoever stored them",
     )
     exec: bool = _option(True, SWITCH, "allow running programs from the mount; `noexec` forbids it")
     uid: int | None = _option(
@@ -250,7 +256,9 @@ class Options:
         False, SWITCH, "allow a storage URL without TLS although the login has TLS"
     )
     metrics: str = _option(
-        "", _METRICS, "serve metrics for Prometheus at a port, or write them to a .prom file"
+        "",
+        _METRICS,
+        "serve metrics for Prometheus at a port or a Unix socket (.sock), or write them to a .prom file",
     )
     prices: str = _option(
         "", _FILE, "a TOML file with the prices of requests and traffic, for `swiftfs status`"

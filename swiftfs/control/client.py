@@ -69,11 +69,6 @@ def retry(mountpoint: Path) -> None:
     _order(mountpoint, RETRY_ATTRIBUTE)
 
 
-def printable(text: str) -> str:
-    """Return text in one line, without characters that control a terminal."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
 _STRANGER = "{} is mounted by an incompatible version of swiftfs"
 
 

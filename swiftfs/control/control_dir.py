@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
 
-from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUTE
+from swiftfs.attributes import PRIVATE_ATTRIBUTES
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import os_error
 from swiftfs.fuse.operations import FileSystem
@@ -18,9 +18,6 @@ from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, Objec
 from swiftfs.paths import HIDDEN_FOLDER, beside_hidden, split, without_hidden
 
 ROOT = f"/{HIDDEN_FOLDER}"
-
-PRIVATE = frozenset({STATUS_ATTRIBUTE, FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE})
-"""Xattrs of the mount's root that only the same users may use."""
 
 DIRECT_HANDLES = 1 << 62
 """The first handle on one of these files."""
@@ -244,7 +241,7 @@ class ControlDirFS(FileSystem):
     def getxattr(self, path: str, name: str) -> bytes:
         if _is_control(path):
             raise os_error(errno.ENODATA, path)
-        if path == "/" and name in PRIVATE:
+        if name in PRIVATE_ATTRIBUTES:
             self._control.check_access(path)
         return self._filesystem.getxattr(without_hidden(path), name)
 
@@ -253,7 +250,7 @@ class ControlDirFS(FileSystem):
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
         path = _changeable(path)
-        if path == "/" and name in PRIVATE:
+        if name in PRIVATE_ATTRIBUTES:
             self._control.check_access(path, errno.EPERM)
         self._filesystem.setxattr(path, name, value, flags)
 

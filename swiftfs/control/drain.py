@@ -2,10 +2,11 @@
 
 import json
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from swiftfs.config.cache_dir import DRAIN
+from swiftfs.config.cache_dir import DRAIN, new_file
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ class Drain:
         # `swiftfs umount` may read it at any moment.
         unfinished = _file(cache).with_suffix(".new")
         try:
-            unfinished.write_text(json.dumps(asdict(self)))
+            with os.fdopen(new_file(unfinished), "w") as file:
+                file.write(json.dumps(asdict(self)))
             unfinished.rename(_file(cache))
         except OSError as error:
             log.info("%s: %s", unfinished, error)

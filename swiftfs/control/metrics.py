@@ -3,6 +3,7 @@
 Names and units follow Prometheus' conventions (prometheus.io/docs/practices/naming).
 """
 
+import contextlib
 import logging
 import os
 import socket
@@ -16,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import write_to_textfile
 from prometheus_client.registry import Collector
 
-from swiftfs.concurrency import Thread, new_event, new_thread
+from swiftfs.concurrency import Thread, monotonic, new_event, new_thread
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError
 
@@ -25,11 +26,17 @@ log = logging.getLogger(__name__)
 WRITE_SECONDS = 15.0
 """The interval between two versions of the file: how often Prometheus usually asks."""
 
-CLIENT_SECONDS = 10.0
-"""How long a client may take to send its request or to read the answer."""
+CLIENTS = 8
+"""How many clients are served at once; each holds a descriptor, which the mount needs for its files."""
 
-STOP_SECONDS = 0.1
-"""How soon the server notices that it should end."""
+CLIENT_SECONDS = 10.0
+"""How long a client may take to send its request and to read the answer."""
+
+POLL_SECONDS = 0.1
+"""How soon the server notices that it should end, or that a client has taken too long."""
+
+SOCKET_MODE = 0o660
+"""Lets the mount's user and group read the metrics at a Unix socket."""
 
 Watch = Callable[[], MountStatus]
 
@@ -128,25 +135,25 @@ class Exporter(Protocol):
 
 
 def open_exporter(where: str) -> Exporter:
-    """Return the exporter for the option `metrics`; its port is bound, or its folder is checked.
+    """Return the exporter for the option `metrics`; its port or socket is bound, or its folder is checked.
 
     Raise `ConfigurationError` if that fails.
     """
-    return FileExporter(Path(where)) if "/" in where else HttpExporter(where)
+    return FileExporter(Path(where)) if where.endswith(".prom") else HttpExporter(where)
 
 
 class HttpExporter:
-    """Answers GET at `ADDRESS:PORT` with the metrics, whatever the path."""
+    """Answers GET at `ADDRESS:PORT`, or at a Unix socket, with the metrics, whatever the path."""
 
     def __init__(self, where: str) -> None:
-        host, _, port = where.rpartition(":")
-        host = host.strip("[]")
+        self._socket = Path(where) if "/" in where else None
         try:
-            family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
-            self._server = _Server(family, address)
+            self._server = _Server(*_address(where))
+            if self._socket is not None:
+                self._socket.chmod(SOCKET_MODE)
         except OSError as error:
-            raise ConfigurationError(f"option metrics={where}: {error.strerror}") from None
-        self._thread = new_thread(self._server.serve_forever, "metrics", (STOP_SECONDS,))
+            raise ConfigurationError(f"option metrics={where}: {error.strerror or error}") from None
+        self._thread = new_thread(self._server.serve_forever, "metrics", (POLL_SECONDS,))
 
     def start(self, watch: Watch) -> None:
         """Begin to answer; earlier clients have to wait until now."""
@@ -154,11 +161,28 @@ class HttpExporter:
         self._thread.start()
 
     def close(self) -> None:
-        """Release the port, even if a client is being answered."""
+        """Release the port or the socket, even if a client is being answered."""
         if self._thread.ident is not None:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+
+
+def _address(where: str) -> tuple[socket.AddressFamily, Any]:
+    """Return the family and the address to bind; a socket that nobody listens to any more is removed."""
+    if "/" not in where:
+        host, _, port = where.rpartition(":")
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        return family, address
+    with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(where)
+        except ConnectionRefusedError:
+            if Path(where).is_socket():  # a file refuses, too
+                Path(where).unlink()
+    return socket.AF_UNIX, where
 
 
 class _Handler(MetricsHandler):
@@ -166,12 +190,40 @@ class _Handler(MetricsHandler):
 
 
 class _Server(socketserver.ThreadingTCPServer):
+    """Serves each client in a thread, `CLIENTS` of them at once; further ones are sent away."""
+
     allow_reuse_address = True
+    request_queue_size = 2 * CLIENTS
     daemon_threads = True  # a client that reads slowly must not delay an unmount
 
     def __init__(self, family: int, address: Any) -> None:
         self.address_family = family
+        # By connection; monotonic seconds. The server's thread adds them, and the client's removes its own.
+        self._deadlines: dict[socket.socket, float] = {}
         super().__init__(address, _Handler)
+
+    def verify_request(self, request: Any, _client: object) -> bool:
+        """Return whether a new client is served."""
+        if len(self._deadlines) >= CLIENTS:
+            return False
+        self._deadlines[request] = monotonic() + CLIENT_SECONDS
+        return True
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a client, and close its connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._deadlines.pop(request, None)
+
+    def service_actions(self) -> None:
+        """Break off connections that take too long: `timeout` is only that of one read or write."""
+        now = monotonic()
+        for request, deadline in list(self._deadlines.items()):
+            if deadline < now:
+                self._deadlines.pop(request, None)
+                with contextlib.suppress(OSError):  # it has just ended
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, _request: object, client: object) -> None:
         log.info("cannot send metrics to %s", client, exc_info=log.isEnabledFor(logging.DEBUG))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.concurrency import Rank, new_lock, unix_time_ns
-from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_RESERVE, LATE, LOST
+from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_RESERVE, LATE, LOST, new_file
 from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
@@ -363,7 +363,8 @@ class JournalDB:
         """Write a row to the folder `lost`, before it is deleted: it may be all that is left of a file."""
         aside = self.lost_folder / f"intent-{seq}.json"
         self.lost_folder.mkdir(mode=0o700, exist_ok=True)
-        aside.write_text(text)
+        with os.fdopen(new_file(aside), "w") as file:
+            file.write(text)
         said = f"the change of {path} cannot be read ({reason}): it is set aside as {aside}"
         log.error("%s", said)
         self.lost.append(said)

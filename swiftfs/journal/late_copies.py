@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from swiftfs.concurrency import Rank, new_lock
+from swiftfs.config.cache_dir import new_file
 from swiftfs.objects import ObjectVersion
 
 MOST_BYTES = 256 * 1024 * 1024
@@ -39,7 +40,7 @@ class LateCopies:
             path = self._path(version)
             # Under another name until it is complete: a process may die while it copies.
             unfinished = path.with_suffix(".new")
-            with unfinished.open("wb") as file:
+            with os.fdopen(new_file(unfinished), "wb") as file:
                 position = 0
                 while data := os.pread(descriptor, min(PIECE, size - position), position):
                     position += file.write(data)

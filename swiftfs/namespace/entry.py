@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from swiftfs.attributes import (
+    MAX_LINK,
     NOTHING_STORED,
     Stored,
     decode_metadata,
@@ -61,13 +62,17 @@ class Entry:
         return ObjectVersion(self.object, self.etag or self.hash)
 
 
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
 @dataclass(frozen=True, slots=True)
 class Defaults:
     """The attributes of objects that store none, and the mount's options about names.
 
     With `ask_times` a HEAD asks for the mtime of an object that another client stored. With
     `slash_markers` the markers of new folders are `d/`, with `typed_markers` a marker's Content-Type has its
-    attributes. `show_segments` shows the containers of segments too.
+    attributes. `show_segments` shows the containers of segments too, `special` what
+    `shown` leaves out.
     """
 
     uid: int
@@ -77,6 +82,19 @@ class Defaults:
     slash_markers: bool = False
     typed_markers: bool = False
     show_segments: bool = False
+    special: bool = False
+
+    def shown(self, attributes: Attributes) -> Attributes:
+        """Return what stat(2) shows: no setuid and setgid bits of files, and no devices, unless `special`.
+
+        Anybody who can write to the container can make them, and root may copy them to a local disk.
+        """
+        kind = stat.S_IFMT(attributes.mode)
+        if self.special or (kind == stat.S_IFREG and not attributes.mode & _SET_ID) or kind == stat.S_IFDIR:
+            return attributes
+        if kind in (stat.S_IFCHR, stat.S_IFBLK):
+            kind = stat.S_IFREG
+        return replace(attributes, mode=kind | stat.S_IMODE(attributes.mode) & ~_SET_ID, device=0)
 
     def marker(self, folder: Folder) -> ObjectName:
         """Return the object that marks a folder which this mount makes."""
@@ -93,6 +111,10 @@ class Defaults:
     def file(self, size: int, mtime_ns: int, inode: int) -> Attributes:
         """Return the attributes of a file whose object stores none."""
         return Attributes(stat.S_IFREG | 0o666 & ~self.umask, size, mtime_ns, self.uid, self.gid, inode)
+
+    def stored_file(self, size: int, mtime_ns: int, inode: int, stored: Stored) -> Attributes:
+        """Return the attributes of a file whose object stores `stored`."""
+        return possible(self.apply(self.file(size, mtime_ns, inode), stored), stored.target)
 
     def apply(self, base: Attributes, stored: Stored) -> Attributes:
         """Return `base` with the attributes that the object stores, but with the file type of `base`."""
@@ -165,6 +187,24 @@ def marker_entry(name: str, folder: Folder, row: Row, defaults: Defaults) -> Ent
     )
 
 
+def possible(attributes: Attributes, target: str | None) -> Attributes:
+    """Return the attributes of a file, with another type if its bytes show that it is regular.
+
+    A symbolic link has a target of 1 to `MAX_LINK` bytes, which are the object's bytes; a FIFO, a socket and
+    a device have none. What another client stored can have any type, and gigabytes.
+    """
+    kind = stat.S_IFMT(attributes.mode)
+    if kind == stat.S_IFREG:
+        return attributes
+    if kind == stat.S_IFLNK:
+        is_possible = 0 < attributes.size <= MAX_LINK and len((target or "").encode()) in (0, attributes.size)
+    else:
+        is_possible = not attributes.size
+    if is_possible:
+        return attributes
+    return replace(attributes, mode=stat.S_IFREG | stat.S_IMODE(attributes.mode), device=0)
+
+
 def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry:
     """Return the entry of a file.
 
@@ -179,7 +219,7 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
     return Entry(
         name,
         target,
-        defaults.apply(defaults.file(row.size, mtime_ns, inode_of(target)), stored),
+        defaults.stored_file(row.size, mtime_ns, inode_of(target), stored),
         etag=(stored.slo or row.hash) if not unknown else "",
         hash=row.hash,
         last_modified=row.last_modified,
@@ -197,7 +237,7 @@ def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
     if not entry.hinted:  # else they are in the Content-Type, which the listing showed
         attributes = defaults.apply(attributes, decode_metadata(info.metadata))
     if not entry.is_directory:
-        attributes = replace(attributes, size=info.size)
+        attributes = possible(replace(attributes, size=info.size), entry.target)
     # A listing shows no meta: that of a hinted entry is a pending change, which the HEAD may not show yet.
     pending = entry.meta if entry.hinted else None
     return replace(

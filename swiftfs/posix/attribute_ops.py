@@ -15,6 +15,7 @@ from swiftfs.attributes import (
     CACHE_ATTRIBUTE,
     FLUSH_ATTRIBUTE,
     PID_ATTRIBUTE,
+    REFRESH_ATTRIBUTE,
     RETRY_ATTRIBUTE,
     STATUS_ATTRIBUTE,
     Stored,
@@ -43,9 +44,6 @@ from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
-
-REFRESH_ATTRIBUTE = "swift.refresh"
-"""Setting it, to any value, drops the cached listings of a path and of everything below it."""
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
@@ -89,7 +87,7 @@ class AttributeOps:
             return self._attributes(path, file)
         attributes = self._look_up(path).attributes
         self._open_files.shown_sizes.show(path, attributes.size)
-        return self._inodes.of(path, attributes)
+        return self._defaults.shown(self._inodes.of(path, attributes))
 
     def _look_up(self, path: str) -> Entry:
         """Return the entry of `path`, but not what a late request has made of it."""
@@ -111,7 +109,7 @@ class AttributeOps:
     def _attributes(self, path: str, file: OpenFile) -> Attributes:
         attributes = file.current_attributes
         self._open_files.shown_sizes.show(path, attributes.size)
-        return self._inodes.of_open(path, attributes)
+        return self._defaults.shown(self._inodes.of_open(path, attributes))
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits."""

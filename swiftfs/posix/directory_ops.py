@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import logging
 import stat
 from collections.abc import Iterator
 
@@ -16,6 +17,11 @@ from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
 
+log = logging.getLogger(__name__)
+
+MAX_NAME = 1024
+"""Bytes in a name; `FUSE_NAME_MAX` of the kernel, for which a longer one makes the whole folder EIO."""
+
 
 class DirectoryOps:
     """Creates, reads and removes folders."""
@@ -29,6 +35,7 @@ class DirectoryOps:
         self._pending = pending
         self._write_back = write_back
         self._inodes = services.inodes
+        self._shown = services.defaults.shown
         self._numbers = itertools.count(1)
         self._open: dict[int, str] = {}
 
@@ -50,12 +57,13 @@ class DirectoryOps:
         try:
             self._journal.undo_late_requests_in(path, lambda: self._names(path))
             for entry in self._namespace.children(path):
-                yield entry.name, self._inodes.of(join(path, entry.name), entry.attributes)
+                if _is_listable(entry.name, path):
+                    yield entry.name, self._shown(self._inodes.of(join(path, entry.name), entry.attributes))
         except NotFound as error:
             raise os_error(errno.ESTALE, path) from error
         # Not in the journal yet, so the namespace has no entry for them.
         for file in self._open_files.unstored_in(path):
-            yield split(file.path)[1], self._inodes.of_open(file.path, file.current_attributes)
+            yield split(file.path)[1], self._shown(self._inodes.of_open(file.path, file.current_attributes))
 
     def _names(self, path: str) -> set[str]:
         return {entry.name for entry in self._namespace.children(path)}
@@ -141,3 +149,13 @@ class DirectoryOps:
         self._write_back.free_name(name)
         meta = ObjectMeta(DIRECTORY_TYPE).marker(attributes, typed=self._defaults.typed_markers)
         return Entry(split(path)[1], name, attributes, meta=meta), PutMarker(name, meta.headers())
+
+
+def _is_listable(name: str, folder: str) -> bool:
+    """Return whether the kernel takes a name; log one that it does not."""
+    if len(name) * 4 <= MAX_NAME or len(name.encode()) <= MAX_NAME:
+        return True
+    log.warning(
+        "%s: an object is not shown, as its name has more than %d bytes: %.100s…", folder, MAX_NAME, name
+    )
+    return False

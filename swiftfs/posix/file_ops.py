@@ -196,7 +196,7 @@ class FileOps:
             self._inodes.forget(file.path)
 
     def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
-        """Create an empty file, a FIFO or a socket; EPERM for a device node unless root creates it."""
+        """Create an empty file, a FIFO or a socket; EPERM for a device node, but of root with `special`."""
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         if kind == stat.S_IFREG:
             handle = self.create(path, mode, os.O_WRONLY | os.O_EXCL, caller)
@@ -206,7 +206,8 @@ class FileOps:
                 self.release(handle)
             return
         is_device = kind in (stat.S_IFCHR, stat.S_IFBLK)
-        if kind not in (stat.S_IFIFO, stat.S_IFSOCK) and not (is_device and caller.uid == 0):
+        may_make = caller.uid == 0 and self._services.options.special
+        if kind not in (stat.S_IFIFO, stat.S_IFSOCK) and not (is_device and may_make):
             raise os_error(errno.EPERM, path)
         stored = Stored(
             stat.S_IMODE(mode) | kind,
@@ -237,7 +238,10 @@ class FileOps:
             body[offset : offset + len(data)] = data
 
         self._services.store.get(entry.object, sink, etag=entry.etag)
-        return body.decode()
+        target = body.decode("utf-8", "replace")
+        if "\0" in target or target.encode() != body:
+            raise os_error(errno.EIO, path)
+        return target
 
     def close(self) -> None:
         """Close every file, and end the threads."""

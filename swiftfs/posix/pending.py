@@ -244,7 +244,7 @@ def unstored_entry(
     return Entry(
         split(path)[1],
         name,
-        defaults.apply(defaults.file(size, 0, inode_of(name)), meta.stored),
+        defaults.stored_file(size, 0, inode_of(name), meta.stored),
         media_type=meta.media_type,
         target=meta.stored.target,
         is_slo=None,

@@ -98,6 +98,7 @@ def _defaults(options: Options) -> Defaults:
         slash_markers=options.dir_marker == "slash",
         typed_markers=options.dir_attributes == "content-type",
         show_segments=options.show_segments,
+        special=options.special,
     )
 
 

@@ -1,6 +1,7 @@
 """From a command to a background process: a fork, and a pipe that reports the result."""
 
 import contextlib
+import ctypes
 import logging
 import logging.handlers
 import os
@@ -14,13 +15,16 @@ from typing import TextIO
 
 from swiftfs.config.cache_dir import LOG
 from swiftfs.errors import ConfigurationError
-from swiftfs.service.logging import JournalFormatter, Recent, Repetition, reads_journal
+from swiftfs.service.logging import JournalFormatter, LineFormatter, Recent, Repetition, reads_journal
 
 Ready = Callable[[], None]
 
 _READY = b"ready"
 
 SYSLOG = "/dev/log"
+
+_PR_SET_DUMPABLE = 4
+"""From Linux' `linux/prctl.h`."""
 
 
 def run_in_background(work: Callable[[Ready], None]) -> None:
@@ -79,6 +83,13 @@ def allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def forbid_core_dumps() -> None:
+    """Let nobody but root read this process's memory, which has the account's keys: no dump, no debugger."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Its failure is harmless: it fails for an argument other than 0 and 1 only; PR_SET_DUMPABLE(2const).
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
+
+
 def _leave_terminal() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -113,9 +124,7 @@ def log_to_terminal(level: int | str) -> None:
     """Write the log to standard error, with priorities if systemd's journal reads it."""
     form = "%(levelname)s: %(message)s"
     handler = _Terminal()
-    handler.setFormatter(
-        JournalFormatter() if reads_journal(sys.stderr.fileno()) else logging.Formatter(form)
-    )
+    handler.setFormatter(JournalFormatter() if reads_journal(sys.stderr.fileno()) else LineFormatter(form))
     _log_to(handler, level)
 
 
@@ -128,7 +137,7 @@ def log_to_system(level: int, folder: Path) -> None:
     else:
         handler = logging.handlers.RotatingFileHandler(folder / LOG, maxBytes=4_000_000, backupCount=2)
         form = "%(asctime)s %(levelname)s %(message)s"
-    handler.setFormatter(logging.Formatter(form))
+    handler.setFormatter(LineFormatter(form))
     _log_to(handler, level)
 
 

@@ -5,10 +5,12 @@ import os
 import re
 from collections import deque
 from contextlib import nullcontext
+from typing import Any
 
 from cachetools import LRUCache
 
 from swiftfs.concurrency import monotonic
+from swiftfs.errors import printable
 
 QUIET_SECONDS = 60.0
 """How long repetitions of a message are counted instead of logged."""
@@ -35,7 +37,24 @@ def reads_journal(descriptor: int) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
-class JournalFormatter(logging.Formatter):
+class LineFormatter(logging.Formatter):
+    """Writes a record in one line, and below it the lines of a traceback, whatever the names in them are.
+
+    A file's name may contain a newline, which would begin a false record, or a terminal's control sequences.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+        """Return the line of a record."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  logging's name
+        """Return the lines of a traceback."""
+        # An exception's text may have several lines, too: indented, none looks like a record.
+        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
+
+
+class JournalFormatter(LineFormatter):
     """Writes `<priority>message`, sd-daemon(3), each line of a traceback too."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -50,7 +69,7 @@ class Recent(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._lines: deque[str] = deque(maxlen=RECENT_LINES)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
         self.addFilter(Repetition())
 
     def emit(self, record: logging.LogRecord) -> None:

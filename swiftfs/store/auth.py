@@ -22,6 +22,7 @@ from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
 from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, TimedOut, Unavailable
 from swiftfs.store.error_map import causes_of, reason
 from swiftfs.store.login_adapter import ForeignRedirect, guard_logins
+from swiftfs.store.private_files import check_writers, is_readable_by_others
 from swiftfs.store.retry import remaining
 
 log = logging.getLogger(__name__)
@@ -272,6 +273,8 @@ def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
             session = region.get_session()
     except (exceptions.ConfigException, keystone_errors.ClientException) as error:
         raise ConfigurationError(f"cloud {cloud!r} of clouds.yaml: {_short(error)}") from None
+    for name in filter(None, (config.config_filename, config.secure_config_filename)):
+        _check_cloud_file(Path(name))
     guard_logins(session)
     options = region.get_auth_args()
     interface = region.get_interface("object-store")
@@ -282,6 +285,14 @@ def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
         region=region.get_region_name() or None,
         interface=interface if isinstance(interface, str) else "public",
     )
+
+
+def _check_cloud_file(path: Path) -> None:
+    """Refuse a file that others can change, as it says where passwords are sent; warn if they can read it."""
+    found = path.stat()
+    check_writers(str(path), found)
+    if is_readable_by_others(found):
+        log.warning("%s can be read by other users: chmod 600 it", path)
 
 
 def _tls_failure(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from swiftfs.errors import BadName, StoreError
+from swiftfs.errors import BadName, StoreError, printable
 from swiftfs.objects import NOTHING, ObjectName
 from swiftfs.store.protocol import Body
 
@@ -58,7 +58,7 @@ class Request:
         text = "the account" if self.container is None else self.container
         if self.key is not None:
             text = f"{text}/{self.key}"
-        return text if text.isprintable() else ascii(text)
+        return printable(text)
 
     def path(self, base: str) -> str:
         """Return the quoted path and query below the storage URL's path `base`; raise `BadName`."""

@@ -18,7 +18,7 @@ from swiftclient import Connection
 from support.commands import one_line, swiftfs
 from support.mounts import Mount, run
 from support.other_users import NOBODY, as_root, reachable
-from swiftfs.attributes import PID_ATTRIBUTE
+from swiftfs.attributes import PRIVATE_ATTRIBUTES
 from swiftfs.demo.server import Fault, SwiftServer
 
 
@@ -153,20 +153,20 @@ def test_other_users_may_not_read_the_control_folder(mounted: Mount) -> None:
         assert errno_of(f"open('.swiftfs/{name}')") == errno.EACCES
         assert errno_of(f"os.stat('.swiftfs/{name}')") == errno.EACCES
     assert errno_of("os.listdir('.swiftfs')") == errno.EACCES
-    assert errno_of("os.getxattr('.', 'swift.status')") == errno.EACCES
-    for order in ("swift.flush", "swift.retry"):
-        assert errno_of(f"os.setxattr('.', '{order}', b'1')") == errno.EPERM
-        assert errno_of(f"os.getxattr('.', '{order}')") == errno.EACCES
-    assert errno_of(f"os.getxattr('.', '{PID_ATTRIBUTE}')") == 0
+    for name in PRIVATE_ATTRIBUTES:
+        for path in (".", "file"):
+            assert errno_of(f"os.setxattr('{path}', '{name}', b'1')") == errno.EPERM
+            assert errno_of(f"os.getxattr('{path}', '{name}')") == errno.EACCES
 
 
 @as_root
 @pytest.mark.mount_options("allow_other")
 def test_commands_of_other_users_say_who_may_use_them(mounted: Mount) -> None:
     reachable(mounted.path)
-    for command in ("status", "flush", "retry"):
+    for command in ("status", "flush", "retry", "umount"):
         script = (
-            "import os; from swiftfs.cli.app import main; from swiftfs.cli import flush as orders, status\n"
+            "import os; from swiftfs.cli.app import main\n"
+            "from swiftfs.cli import flush as flushing, status as showing, umount as unmounting\n"
             f"os.setgid({NOBODY}); os.setuid({NOBODY}); main(['{command}', {str(mounted.path)!r}])"
         )
         result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -218,6 +218,7 @@ def test_git_clone_commit_and_fsck(mounted: Mount, tmp_path: Path) -> None:
     job.step("git fsck, status, gc after a remount")
 
 
+@pytest.mark.mount_options("special")
 def test_tar_x_keeps_everything(mounted: Mount, tmp_path: Path) -> None:
     source = small_tree(tmp_path)
     for number, mode in enumerate((0o400, 0o444, 0o600, 0o755, 0o4711)):

@@ -280,6 +280,7 @@ def test_special_files_keep_their_type(mounted: Mount) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root makes device nodes")
 @pytest.mark.parametrize(("kind", "major", "minor"), [(stat.S_IFCHR, 1, 3), (stat.S_IFBLK, 259, 70_000)])
+@pytest.mark.mount_options("special=yes")
 def test_root_keeps_device_nodes(mounted: Mount, kind: int, major: int, minor: int) -> None:
     path = mounted.path / "node"
     os.mknod(path, kind | 0o600, os.makedev(major, minor))

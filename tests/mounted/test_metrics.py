@@ -124,10 +124,13 @@ def test_a_port_in_use_is_reported_before_the_mount(
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("0", "expected a port, ADDRESS:PORT, or the path of a .prom file"),
-        ("host", "expected a port, ADDRESS:PORT, or the path of a .prom file"),
-        ("1.2.3.4:99999", "expected a port, ADDRESS:PORT, or the path of a .prom file"),
-        ("/tmp/metrics", "expected a path that ends in .prom: node_exporter reads no other files"),
+        ("0", "expected a port, ADDRESS:PORT, or the path of a .prom file or a .sock"),
+        ("host", "expected a port, ADDRESS:PORT, or the path of a .prom file or a .sock"),
+        ("1.2.3.4:99999", "expected a port, ADDRESS:PORT, or the path of a .prom file or a .sock"),
+        (
+            "/tmp/metrics",
+            "expected a path that ends in .prom, as node_exporter reads no other files, or in .sock",
+        ),
         ("/nowhere/x.prom", "there is no such folder"),
         ("/proc/self/mem/x.prom", "there is no such folder"),
         ("192.0.2.1:9177", "Cannot assign requested address"),

@@ -306,6 +306,7 @@ def test_errnos(mounted: Mount, action: Callable[[Path], object], number: int) -
     assert (mounted.path / "folder" / "child").read_bytes() == b"x"
 
 
+@pytest.mark.mount_options("special")
 def test_modes_and_times_are_kept(mounted: Mount, connection: Connection, container: str) -> None:
     file, folder = mounted.path / "file", mounted.path / "folder"
     file.write_bytes(b"x")

@@ -45,6 +45,14 @@ def test_objects_with_owner_and_mode_keep_them(mounted: Mount) -> None:
     assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
 
 
+def test_no_one_reads_the_memory_of_the_mount(mounted: Mount) -> None:
+    process = Path("/proc", str(mounted.pid))
+    assert re.search(r"^Max core file size +0 +0 ", (process / "limits").read_text(), re.MULTILINE)
+    code = "import ctypes; from swiftfs.service.daemon import forbid_core_dumps as f; f()"
+    code += "; print(ctypes.CDLL(None).prctl(3))"  # PR_GET_DUMPABLE
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"0\n"
+
+
 @as_root
 @pytest.mark.mount_options("allow_other,default_permissions")
 def test_the_kernel_checks_modes_with_default_permissions(mounted: Mount) -> None:

@@ -13,6 +13,7 @@ import pytest
 from support.deadlines import within
 from support.keystone_accounts import SECRET, keystone_account
 from support.proxies import write_certificate
+from support.secret_files import secret_file
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, Unavailable
 from swiftfs.store import connect, open_account
@@ -41,15 +42,15 @@ def test_a_certificate_file_is_used(server: SwiftServer, tmp_path: Path) -> None
 
 
 def test_clouds_yaml(server: SwiftServer, tmp_path: Path) -> None:
-    file = tmp_path / "clouds.yaml"
-    file.write_text(
+    file = secret_file(
+        tmp_path,
         "clouds:\n"
         "  demo:\n"
         "    auth_type: v1password\n"
         "    auth:\n"
         f"      auth_url: {server.auth_url}\n"
         "      username: test:tester\n"
-        "      password: testing\n"
+        "      password: testing\n",
     )
     environment = {"OS_CLIENT_CONFIG_FILE": str(file)}
     connected = connect(environment, cloud="demo")

@@ -24,11 +24,23 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may make mou
 HELPER = "from swiftfs.cli.mount_helper import unmount_main; unmount_main()"
 
 
+WITH_ONE = """
+awk '/ - fuse.swiftfs / && $5 != mine { print $5 }' mine="$0" /proc/self/mountinfo | xargs -r umount -l
+exec "$@"
+"""
+"""Run in a new namespace: other workers' mounts are not held there but for some milliseconds."""
+
+
+def in_namespace(mount: Mount, *words: str) -> list[str]:
+    """Return a command that runs `words` in a mount namespace with a copy of one swiftfs mount."""
+    return ["unshare", "-m", "sh", "-c", WITH_ONE, str(mount.path), *words]
+
+
 @contextmanager
-def namespace(*words: str) -> Iterator[int]:
-    """Keep a mount namespace with a copy of every mount; yield the process in it."""
+def namespace(mount: Mount) -> Iterator[int]:
+    """Keep a mount namespace with a copy of a mount; yield the process in it."""
     before = Path("/proc/self/ns/mnt").readlink()
-    with subprocess.Popen(["unshare", "-m", *words, "sleep", "1000"]) as process:
+    with subprocess.Popen(in_namespace(mount, "sleep", "1000")) as process:
         try:
             wait_until(lambda: _is_in_place(process.pid, before))
             yield process.pid
@@ -57,7 +69,7 @@ def ends(mount: Mount) -> None:
 def test_umount_returns_when_all_is_stored_though_a_namespace_holds_the_mount(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
-    with namespace() as holder:
+    with namespace(mounted) as holder:
         (mounted.path / "file").write_text("text")
         begun = time.monotonic()
         result = swiftfs("umount", mounted.path)
@@ -76,7 +88,7 @@ def test_umount_returns_when_all_is_stored_though_a_namespace_holds_the_mount(
 
 
 def test_the_helper_of_umount_reports_it_too(mounted: Mount) -> None:
-    with namespace() as holder:
+    with namespace(mounted) as holder:
         command = [sys.executable, "-c", HELPER, str(mounted.path)]
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=within(60))
         assert result.returncode == 0
@@ -89,7 +101,7 @@ def test_unstored_changes_are_reported_though_the_mount_is_held(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     mounted.expected += ["403", "is parked, because it cannot be stored"]
-    with namespace():
+    with namespace(mounted):
         (mounted.path / "file").write_text("text")
         swift.inject(Fault("PUT", "/file", status=403))
         result = swiftfs("umount", mounted.path)
@@ -156,10 +168,8 @@ def test_a_process_in_another_namespace_is_asked_through_that(
 ) -> None:
     """An unmount in a copy of its namespace does not unmount it there."""
     (mounted.path / "file").write_text("text")
-    script = f"exec {sys.executable} -m swiftfs umount {mounted.path}"
-    result = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False, timeout=within(60)
-    )
+    command = in_namespace(mounted, sys.executable, "-m", "swiftfs", "umount", str(mounted.path))
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=within(60))
     assert result.returncode == 0, result
     assert f"still mounted on {mounted.path} in" in result.stderr
     assert connection.get_object(container, "file")[1] == b"text"

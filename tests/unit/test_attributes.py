@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from swiftfs.attributes import (
+    NOTHING_STORED,
     NS,
     Stored,
     decode_metadata,
@@ -23,7 +24,8 @@ from swiftfs.attributes import (
     parse_time,
     xattr_to_header,
 )
-from swiftfs.objects import Attributes
+from swiftfs.namespace.entry import Defaults, file_entry, with_head
+from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.store.protocol import Headers
 from swiftfs.store.wire.object_headers import to_wire
 
@@ -167,3 +169,93 @@ def test_values_of_xattrs_are_read_back(value: bytes) -> None:
 @pytest.mark.parametrize("text", ["plain", "data:;base64,no base64!", "ümläut"])
 def test_xattr_values_of_other_clients_are_their_bytes(text: str) -> None:
     assert decode_xattr(text) == text.encode()
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        *("uid=4294967295", "gid=9999999999", "uid=-1", "uid=+1"),
+        *("mode=0000644", "mode=0644", "mode=0030644", "mode=7777777", "mode=0170644", "mode=0200644"),
+        *("rdev=4096.0", "rdev=1.1048576", "rdev=1"),
+        *("target=%00", "target=a%00b", "target=%ff%fe", "target=%ed%a0%80"),
+        *("slo=x", "mtime=1e9"),
+    ],
+)
+def test_values_out_of_range_are_another_clients(parameter: str) -> None:
+    assert decode_type(f"text/plain;{parameter}") == (f"text/plain;{parameter}", NOTHING_STORED)
+
+
+@pytest.mark.parametrize("values", [{"uid": "4294967295"}, {"mode": "0000644"}, {"mode": "0030000"}])
+def test_metadata_out_of_range_is_ignored(values: dict[str, str]) -> None:
+    assert decode_metadata(values) == Stored()
+
+
+@pytest.mark.parametrize(
+    "header", ["a%00b", "%00", "%ff", "foo_bar", "UPPER", "%2", "x" * 256, "%c3%a9" * 126, "\udc80"]
+)
+def test_metadata_that_no_xattr_can_name_is_not_listed(header: str) -> None:
+    assert header_to_xattr(header) is None
+
+
+@given(st.text(max_size=300))
+@example("")
+def test_a_listed_xattr_is_found(header: str) -> None:
+    name = header_to_xattr(header)
+    assert name is None or (xattr_to_header(name) == header and "\0" not in name)
+
+
+LINK, PIPE = stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o640
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "target", "kind"),
+    [
+        (LINK, 4, "there", stat.S_IFREG),
+        (LINK, 5, "there", stat.S_IFLNK),
+        (LINK, 2, "é", stat.S_IFLNK),
+        (LINK, 0, None, stat.S_IFREG),
+        (LINK, 0, "", stat.S_IFREG),
+        (LINK, 4095, None, stat.S_IFLNK),
+        (LINK, 4096, None, stat.S_IFREG),
+        (LINK, 1 << 40, "there", stat.S_IFREG),
+        (PIPE, 0, None, stat.S_IFIFO),
+        (PIPE, 1, None, stat.S_IFREG),
+        (stat.S_IFCHR | 0o640, 1, None, stat.S_IFREG),
+    ],
+)
+def test_the_bytes_decide_whether_a_file_is_special(
+    mode: int, size: int, target: str | None, kind: int
+) -> None:
+    content_type = encode_type("inode/x", Stored(mode, target=target, device=259))
+    row = Row("key", size, "hash", content_type, "2026-01-01T00:00:00")
+    entry = file_entry("key", "box", row, Defaults(0, 0))
+    assert entry.attributes.mode == kind | stat.S_IMODE(mode)
+    assert entry.attributes.size == size
+
+
+def test_a_head_makes_no_link_of_gigabytes() -> None:
+    entry = file_entry(
+        "key", "box", Row("key", 5, "hash", "text/plain", "2026-01-01T00:00:00"), Defaults(0, 0)
+    )
+    name = ObjectName("box", "key")
+    info = ObjectInfo(ObjectVersion(name, "etag"), 1 << 40, "text/plain", 0, {"mode": f"{LINK:o}"}, {})
+    assert with_head(entry, info, Defaults(0, 0)).attributes.mode == stat.S_IFREG | 0o777
+
+
+@pytest.mark.parametrize(
+    ("mode", "shown"),
+    [
+        (stat.S_IFREG | 0o4755, stat.S_IFREG | 0o755),
+        (stat.S_IFREG | 0o2755, stat.S_IFREG | 0o755),
+        (stat.S_IFREG | 0o1644, stat.S_IFREG | 0o1644),
+        (stat.S_IFDIR | 0o2755, stat.S_IFDIR | 0o2755),
+        (stat.S_IFCHR | 0o666, stat.S_IFREG | 0o666),
+        (stat.S_IFBLK | 0o4660, stat.S_IFREG | 0o660),
+        (PIPE, PIPE),
+        (LINK, LINK),
+    ],
+)
+def test_what_root_must_not_copy_is_not_shown(mode: int, shown: int) -> None:
+    some = Attributes(mode, 0, 1, 0, 0, 5, 259)
+    assert Defaults(0, 0).shown(some).mode == shown
+    assert Defaults(0, 0, special=True).shown(some) == some

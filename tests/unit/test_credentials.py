@@ -1,11 +1,13 @@
 """Credentials in files, login methods of Keystone, read-only users, and that no secret is shown."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from support.other_users import NOBODY, as_root
 from support.secret_files import secret_file
-from swiftfs.config.credentials import NAVER_AUTH_URL, login_environment, read_credentials
+from swiftfs.config.credentials import NAVER_AUTH_URL, forget_secrets, login_environment, read_credentials
 from swiftfs.errors import ConfigurationError
 from swiftfs.store import open_account
 
@@ -52,6 +54,53 @@ def test_a_credential_of_systemd_may_have_any_mode(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert login_environment(str(file), {"OS_TOKEN": "of the environment"})["OS_PASSWORD"] == SECRET
     assert "OS_TOKEN" not in login_environment(str(file), {"OS_TOKEN": "of the environment"})
+
+
+def test_secrets_are_forgotten() -> None:
+    secrets = ("OS_PASSWORD", "ST_KEY", "OS_TOKEN", "OS_APPLICATION_CREDENTIAL_SECRET", "OS_PASSCODE")
+    others = {"OS_AUTH_URL": "u", "ST_USER": "u", "PATH": "/bin", "SSH_KEY": "not ours"}
+    environment = {**dict.fromkeys(secrets, SECRET), **others}
+    forget_secrets(environment)
+    assert environment == others
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602])
+def test_a_file_that_others_can_read_or_change(tmp_path: Path, mode: int) -> None:
+    with pytest.raises(ConfigurationError, match=r"can be (read|changed) by other users: chmod 600 it"):
+        read_credentials(secret_file(tmp_path, NAVER, mode))
+
+
+@as_root
+def test_a_file_of_another_user(tmp_path: Path) -> None:
+    file = secret_file(tmp_path, NAVER)
+    os.chown(file, NOBODY, NOBODY)
+    with pytest.raises(ConfigurationError, match="belongs to another user: chown it, or make a copy"):
+        read_credentials(file)
+
+
+CLOUDS = """
+clouds:
+  demo:
+    auth_type: v1password
+    auth: {auth_url: "http://127.0.0.1:9/auth/v1.0", username: u, password: p}
+"""
+
+
+def test_a_cloud_that_others_can_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = secret_file(tmp_path, CLOUDS)
+    environment = {"OS_CLIENT_CONFIG_FILE": str(file), "OS_CLOUD": "demo"}
+    open_account(environment).close()
+    assert not caplog.records
+    file.chmod(0o644)
+    open_account(environment).close()
+    assert caplog.messages == [f"{file} can be read by other users: chmod 600 it"]
+    caplog.clear()
+
+
+def test_a_cloud_that_others_can_change(tmp_path: Path) -> None:
+    file = secret_file(tmp_path, CLOUDS, 0o662)
+    with pytest.raises(ConfigurationError, match=f"{file} can be changed by other users: chmod 600 it"):
+        open_account({"OS_CLIENT_CONFIG_FILE": str(file), "OS_CLOUD": "demo"})
 
 
 LACKS = "by v3applicationcredential: You must provide an auth secret"

@@ -6,7 +6,7 @@ import pytest
 
 from support.log_records import record
 from swiftfs.service import logging as logs
-from swiftfs.service.logging import JournalFormatter, Repetition
+from swiftfs.service.logging import JournalFormatter, LineFormatter, Recent, Repetition
 
 
 @pytest.fixture
@@ -56,4 +56,37 @@ def test_the_memory_for_messages_is_bounded(clock: list[float]) -> None:
     [(logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7)],
 )
 def test_the_journal_s_priorities(level: int, priority: int) -> None:
-    assert JournalFormatter().format(record("one\ntwo", level)) == f"<{priority}>one\n<{priority}>two"
+    assert JournalFormatter().format(record("one\ntwo", level)) == f"<{priority}>one\\ntwo"
+
+
+NAME = "a\nERROR: lie\x1b[2J\u202egpj.exe\u2028\udcff"
+SHOWN = r"a\nERROR: lie\x1b[2J\u202egpj.exe\u2028\udcff"
+
+
+@pytest.mark.parametrize("formatter", [LineFormatter("%(message)s"), JournalFormatter()])
+def test_a_name_makes_no_other_line_and_controls_no_terminal(formatter: logging.Formatter) -> None:
+    line = formatter.format(record(f"cannot store {NAME}"))
+    assert line.removeprefix("<6>") == f"cannot store {SHOWN}"
+
+
+def test_the_lines_of_a_traceback_stay_lines() -> None:
+    failed = record("failed")
+    failed.exc_info = ValueError, ValueError(NAME), None
+    assert JournalFormatter().format(failed).split("\n") == [
+        "<6>failed",
+        "<6>  ValueError: a",
+        f"<6>  {SHOWN.partition('n')[2]}",
+    ]
+
+
+def test_the_end_of_the_log_shows_names_as_the_log_does() -> None:
+    recent = Recent()
+    recent.handle(record(f"cannot store {NAME}"))
+    assert recent.text().endswith(f" INFO cannot store {SHOWN}\n")
+
+
+def test_letters_of_other_languages_stay() -> None:
+    assert (
+        LineFormatter("%(message)s").format(record("보관/写真/Übersicht é.txt"))
+        == "보관/写真/Übersicht é.txt"
+    )
