@@ -429,6 +429,13 @@ def ended_threads(threads: Collection[int]) -> set[int]:
     return _runtime.ended_threads(threads)
 
 
+def main_thread() -> int:
+    """Return the number of Python's main thread, for `signal.pthread_kill`."""
+    number = threading.main_thread().ident
+    assert number is not None
+    return number
+
+
 def is_main_thread() -> bool:
     """Return whether the calling thread is Python's main thread."""
     return threading.current_thread() is threading.main_thread()

@@ -83,6 +83,10 @@ class AccessDenied(StoreError):
     errno = errno.EACCES
 
 
+class ForeignManifest(AccessDenied):
+    """The object takes its bytes from a place that is not its own, and the mount may not follow it there."""
+
+
 class Ghost(NotFound):
     """404 on an object that the container's listing still shows; a DELETE removes its listing row."""
 

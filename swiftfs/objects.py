@@ -72,7 +72,8 @@ class ObjectInfo:
     `metadata` holds the `X-Object-Meta-*` headers with lower-case names without that prefix;
     `preserved_headers` holds the headers a POST drops unless it sends them again (`Content-Encoding`,
     `X-Delete-At`, …), by their names. `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0
-    if it is unknown. `dlo_prefix` is how the names of a DLO's segments begin.
+    if it is unknown. `dlo_prefix` is how the names of a DLO's segments begin. Of a symlink of Swift this is
+    all about its target.
     """
 
     version: ObjectVersion
@@ -83,6 +84,7 @@ class ObjectInfo:
     preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     is_slo: bool = False
     dlo_prefix: ObjectName | None = None
+    is_symlink: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,11 @@ class Limits:
     """
 
     listing: int = 10_000
+    """The most names of a page."""
+
+    listing_is_cut: bool = False
+    """Whether the server's own pages are longer than `listing`, so that each request must ask for fewer."""
+
     object_bytes: int = 5 * 1024**3
     name_bytes: int = 1024
     container_name_bytes: int = 256

@@ -26,6 +26,7 @@ def connected(options: Options) -> Iterator[ConnectedAccount]:
         login_environment(options.credentials, os.environ),
         cloud=options.os_cloud or None,
         storage_policy=options.storage_policy,
+        insecure_storage=options.insecure_storage,
     )
     try:
         yield account

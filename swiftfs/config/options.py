@@ -209,6 +209,11 @@ class Options:
         "container of the segments: a name, `same` as the file's, or `auto`: NAME_segments if possible, "
         "else the same",
     )
+    foreign_manifests: str = _option(
+        "refuse",
+        _choice("refuse", "follow"),
+        "read large objects and symlinks whose bytes lie in another container: not, or as Swift does",
+    )
     segment_size: int = _option(
         16 * MIB,
         _size(MIB, 4 * GIB),
@@ -247,6 +252,9 @@ class Options:
     config: str = _option("", _FILE, "a TOML file of options (default: ~/.config/swiftfs/config.toml)")
     os_cloud: str = _option("", _TEXT, "name of a cloud in clouds.yaml (needs the extra `clouds`)")
     credentials: str = _option("", _FILE, "a file of OS_* or ST_* variables that only its owner can read")
+    insecure_storage: bool = _option(
+        False, SWITCH, "allow a storage URL without TLS although the login has TLS"
+    )
     metrics: str = _option(
         "",
         _METRICS,

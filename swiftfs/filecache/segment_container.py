@@ -25,6 +25,9 @@ AUTO, SAME = "auto", "same"
 RCLONE_FOLDER = ".file-segments"
 """The folder of segments that rclone stores in the file's own container."""
 
+OTHER_SEGMENTS = "segments-for-{}"
+"""The container of segments in the examples of NAVER's guide."""
+
 _UPLOAD = r"""(?:
         swiftfs-[0-9a-f]{32} |
         (?:slo/)? \d+\.\d+ / \d+ / \d+ |
@@ -39,6 +42,8 @@ SEGMENT_NAME = re.compile(rf"(.+/{_UPLOAD})/[^/]+", re.VERBOSE | re.DOTALL)
 python-swiftclient 4's, `<key>/<date>-<time>-<id>/<number>` rclone 1.75's, both as those clients wrote them.
 `<key>/<time>/<size>/<number>` is from the source of older rclone versions (backend/swift).
 """
+
+_OUR_SEGMENT = re.compile(r".+/swiftfs-[0-9a-f]{32}/[^/]+", re.DOTALL)
 
 _BEHIND_KEY = re.compile(rf"{_UPLOAD}/[^/]+", re.VERBOSE)
 """The part of a segment's name behind the object's key and a slash."""
@@ -103,6 +108,26 @@ def is_segment_of(segment: ObjectName, owner: ObjectName, choice: str = AUTO) ->
             # The whole rest must match: the segments of an object `a/b` lie below those of an object `a`.
             return _BEHIND_KEY.fullmatch(segment.key, len(key)) is not None
     return False
+
+
+def may_hold_bytes_of(
+    owner: ObjectName, segment: ObjectName, choice: str = AUTO, *, whole_account: bool = False
+) -> bool:
+    """Return whether the object `owner` may take its bytes from `segment`, or from names that begin so.
+
+    That is its own container and its segment places, where other clients and other settings of `segments` put
+    them too. With `whole_account` a file may have come from another container by a rename, and its segments
+    are still in a segment place of that one.
+    """
+    container = owner.container
+    if segment.container in (container, OTHER_SEGMENTS.format(container)):
+        return True
+    if any(place.holds(segment) for place in places_of(container, choice)):
+        return True
+    if segment.key.startswith(f"{container}/") and _OUR_SEGMENT.fullmatch(segment.key):
+        return True
+    is_place = segment.container.endswith(SEGMENTS_SUFFIX) or segment.key.startswith(SEGMENTS_FOLDER + "/")
+    return whole_account and is_place and SEGMENT_NAME.fullmatch(segment.key) is not None
 
 
 class SegmentContainerChooser:

@@ -45,6 +45,7 @@ class ManifestCopier:
         Raise the store's errors, and `Unavailable` if the object has another version now.
         """
         source = info.version.name
+        self._store.check_manifest(info.version)
         manifest = self._store.manifest(source)
         if manifest.etag != info.version.etag:
             raise Unavailable(f"{source}: another client changed it while it was copied")

@@ -155,7 +155,7 @@ def is_unchanged(item: MoveItem, rows: Mapping[str, Row] | None) -> bool:
 
 def is_copied(info: ObjectInfo, etag: str | None) -> bool:
     """Return whether an object is the version that was copied; the copy of a DLO's manifest is empty."""
-    return info.version.etag == etag or (info.dlo_prefix is not None and etag == EMPTY)
+    return info.version.etag == etag or ((info.dlo_prefix is not None or info.is_symlink) and etag == EMPTY)
 
 
 def is_to_delete(info: ObjectInfo, deletion: Delete, limits: Limits) -> bool:

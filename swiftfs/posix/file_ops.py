@@ -89,7 +89,7 @@ class FileOps:
         # A ghost has no bytes, but it can be overwritten.
         if entry.missing and not flags & os.O_TRUNC:
             raise os_error(errno.ENOENT, path)
-        file = self._open_object(path, entry)
+        file = self._open_object(path, entry, is_read=not flags & os.O_TRUNC)
         # A read with the kernel's pages would end at the size that is shown.
         file.pages.is_bypassed = file.cached_file.size != file.attributes.size
         if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
@@ -297,7 +297,7 @@ class FileOps:
             self._file_cache.release(file.cached_file)
         return handle
 
-    def _open_object(self, path: str, entry: Entry) -> OpenFile:
+    def _open_object(self, path: str, entry: Entry, *, is_read: bool = True) -> OpenFile:
         """Return the open file of an object, with the bytes that are in the cache or not stored yet."""
         assert entry.object is not None
         # First: what waits in the journal is newer than what Swift has.
@@ -307,7 +307,13 @@ class FileOps:
                 entry = self._namespace.lookup(path)
             entry = self._verified(path, entry)
             version, size = entry.version, entry.attributes.size
-            base = BaseVersion(version.name, entry.etag, size, size)
+            manifest = None
+            # Now, not at the first read: a program would already have made the copy.
+            if is_read and _is_large(entry) and version not in self._file_cache:
+                manifest = self._services.store.check_manifest(version)
+            if manifest is not None and manifest.etag != entry.etag:
+                manifest = None
+            base = BaseVersion(version.name, entry.etag, size, size, manifest)
             cached_file = self._prefetch.acquire(version) or self._file_cache.new(version.name, base)
         cached_file.forget_get_info()  # headers from a download of an earlier open may be stale
         meta = entry.meta or ObjectMeta(entry.media_type)
@@ -371,3 +377,8 @@ def _is_other(before: Entry, found: Entry) -> bool:
     if found.is_directory:
         return True
     return bool(_etags(found)) and not _etags(found) & _etags(before)
+
+
+def _is_large(entry: Entry) -> bool:
+    """Return whether the object is known to take its bytes from others."""
+    return bool(entry.is_slo) or (entry.meta is not None and entry.meta.is_dlo)

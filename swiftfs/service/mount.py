@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -25,16 +24,17 @@ from swiftfs.errors import (
     SwiftfsError,
     mount_point_error,
 )
+from swiftfs.filecache.segment_container import may_hold_bytes_of
 from swiftfs.objects import Limits
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.name_mover import NameMover
-from swiftfs.service.signals import SignalWatch, block_signals, log_state
+from swiftfs.service.signals import SignalWatch, Termination, block_signals, end_loop, log_state
 from swiftfs.service.systemd import notify
 from swiftfs.service.write_access import may_write
-from swiftfs.store import ConnectedAccount, connect
+from swiftfs.store import ConnectedAccount, MayRead, connect
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +71,27 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
     with contextlib.ExitStack() as stack:
         # Before the first thread, as every thread inherits the mask of the one that starts it.
         block_signals()
+        cache: Path | None = None
+
+        def at_once() -> None:
+            if cache is not None:
+                Drain(0, "SIGTERM ended the mount before all changes were stored").write(cache)
+
+        termination = Termination(at_once)
+        termination.start()
+        stack.callback(termination.stop)
         monitoring = Monitoring(request.options)
         stack.callback(monitoring.close)
-        policy = request.options.storage_policy
+        options = request.options
+        policy = options.storage_policy
         # Before the cache folder is touched: wrong credentials leave nothing behind.
-        account = connect(environment, cloud=request.cloud, storage_policy=policy)
+        account = connect(
+            environment,
+            cloud=request.cloud,
+            storage_policy=policy,
+            insecure_storage=options.insecure_storage,
+            may_read=_may_read(request),
+        )
         stack.callback(account.close)
         if policy:
             _check_policy(policy, account.store.limits())
@@ -94,16 +110,24 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             with _collecting_later():
                 _begin(filesystem, request, account)
             monitoring.begin(collector)
+            termination.serve()
             _mount(filesystem, request, monitoring.files(collector), partial(ready, cache), detached)
         finally:
+            termination.drain()
             notify("STOPPING=1")
-            # A machine that shuts down sends SIGTERM to all: it must not interrupt the last uploads.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             # Before the drain is written here: it writes the same file.
             detached.stop()
             Drain(0).write(cache)  # the mount is not held any more
             _drain(filesystem, cache)
+
+
+def _may_read(request: MountRequest) -> MayRead | None:
+    """Return from where an object of the mount may take its bytes, None for everywhere."""
+    if request.options.foreign_manifests == "follow":
+        return None
+    is_account = request.source.is_account
+    return partial(may_hold_bytes_of, choice=request.options.segments, whole_account=is_account)
 
 
 def _drain(filesystem: FileSystem, cache: Path) -> None:
@@ -277,4 +301,4 @@ def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: C
     except Exception as error:  # noqa: BLE001  the waiting caller must get an end
         log.error("the mount on %s ends: %s", mountpoint, error)
         # libfuse ends its loop at that, and `serve` stores what there is.
-        os.kill(os.getpid(), signal.SIGTERM)
+        end_loop()

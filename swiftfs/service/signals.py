@@ -1,16 +1,19 @@
-"""SIGHUP makes a mount drop its cached listings; SIGUSR1 makes it log what it is doing.
+"""SIGHUP makes a mount drop its cached listings; SIGUSR1 makes it log what it is doing; SIGTERM ends it.
 
-libfuse would end the mount at SIGHUP, and SIGUSR1 ends a process by default. Both are blocked in every
-thread, and one thread for each receives it with sigwait(3).
+libfuse would end the mount at SIGHUP, and SIGUSR1 ends a process by default. libfuse would also forget a
+second SIGTERM. All three are blocked in every thread, and one thread for each receives it with sigwait(3).
 """
 
+import enum
 import faulthandler
 import logging
+import os
 import signal
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
-from swiftfs.concurrency import new_event, new_thread
+from swiftfs.concurrency import main_thread, new_event, new_thread
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 
 log = logging.getLogger(__name__)
@@ -20,8 +23,15 @@ ALWAYS = {"always": True}
 
 
 def block_signals() -> None:
-    """Block SIGHUP and SIGUSR1 in this thread and in those that it starts later, for `SignalWatch`."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
+    """Block the signals of this module in this thread and in those that it starts later."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM})
+
+
+def end_loop() -> None:
+    """Let libfuse's loop end."""
+    # SIGINT is the same to libfuse, and it is not blocked. Only the main thread wakes up from its loop; a
+    # signal by kill(2) may reach the thread that calls it.
+    signal.pthread_kill(main_thread(), signal.SIGINT)
 
 
 class SignalWatch:
@@ -54,6 +64,77 @@ class SignalWatch:
             if self._ended.is_set():
                 return
             self._action()
+
+
+class _Phase(enum.Enum):
+    STARTING = enum.auto()
+    SERVING = enum.auto()
+    DRAINING = enum.auto()
+
+
+class Termination:
+    """What SIGTERM does: it kills a process that starts, ends a mount that serves, and the second ends all.
+
+    After an unmount the first SIGTERM is ignored: a machine that shuts down sends it to every process, and it
+    must not interrupt the last uploads. SIGINT does the same then. `at_once` is called before the process
+    ends at once.
+    """
+
+    def __init__(self, at_once: Callable[[], None]) -> None:
+        self._at_once = at_once
+        self._phase = _Phase.STARTING
+        self._count = 0
+        self._forwarded = False
+        self._interrupted: Any = None
+        self._watch = SignalWatch(signal.SIGTERM, self._terminate)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._watch.start()
+
+    def serve(self) -> None:
+        """Let SIGTERM end libfuse's loop from now on."""
+        # libfuse takes it while it serves. Later Python would raise KeyboardInterrupt amid the last uploads.
+        self._interrupted = signal.signal(signal.SIGINT, self._interrupt)
+        self._phase = _Phase.SERVING
+
+    def drain(self) -> None:
+        """Let changes be stored; call it when the loop has ended."""
+        self._phase = _Phase.DRAINING
+
+    def stop(self) -> None:
+        """Let SIGINT do what it did before, and watch no more."""
+        self._phase = _Phase.STARTING
+        if self._interrupted is not None:
+            signal.signal(signal.SIGINT, self._interrupted)
+        self._watch.stop()
+
+    def _terminate(self) -> None:
+        if self._phase is _Phase.STARTING:
+            # Nothing is mounted: as if it were not blocked.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        self._end()
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        if self._forwarded:  # it came when libfuse's loop had ended already
+            self._forwarded = False
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self._count += 1
+        if self._count > 1:
+            log.warning("a second signal: ended at once; the next mount stores the remaining changes")
+            self._at_once()
+            # Not sys.exit(): threads may wait for a server that does not answer. The journal survives it.
+            os._exit(1)
+        if self._phase is _Phase.SERVING:
+            self._forwarded = True
+            end_loop()
+        else:
+            log.info("changes are still being stored; another signal ends this at once")
 
 
 def log_state(report: Callable[[], QueueReport]) -> None:

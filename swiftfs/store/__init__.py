@@ -7,6 +7,7 @@ from swiftfs.objects import Limits
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
 from swiftfs.store.counters import Counters
+from swiftfs.store.foreign_manifests import MayRead
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy
 from swiftfs.store.swift_store import SwiftStore
@@ -17,6 +18,7 @@ __all__ = [
     "ConnectedAccount",
     "Counters",
     "Headers",
+    "MayRead",
     "ObjectStore",
     "RetryPolicy",
     "RetryingStore",
@@ -49,24 +51,28 @@ def connect(
     *,
     cloud: str | None = None,
     storage_policy: str = "",
+    insecure_storage: bool = False,
+    may_read: MayRead | None = None,
     policy: RetryPolicy = PATIENT,
 ) -> ConnectedAccount:
     """Return the store of the account that `environment` or a cloud of clouds.yaml describes.
 
-    New containers get the storage policy `storage_policy`, or the server's default one.
+    New containers get the storage policy `storage_policy`, or the server's default one. With
+    `insecure_storage` the storage may have no TLS although the login has it. Objects whose bytes lie
+    elsewhere are only read where `may_read` allows it.
 
     Logs in at once and without retries, so that wrong credentials are reported within seconds. Raise
-    `ConfigurationError` for missing variables, `AccessDenied` for a wrong key, `Unavailable` when the server
-    is down; each message names the auth URL and the user.
+    `ConfigurationError` for missing variables and insecure storage, `AccessDenied` for a wrong key,
+    `Unavailable` when the server is down; each message names the auth URL and the user.
     """
     account = open_account(environment, cloud=cloud)
     try:
-        account.endpoint()
+        account.check_storage(insecure=insecure_storage)
         account.token()
     except BaseException:
         account.close()
         raise
-    store = SwiftStore(account, storage_policy=storage_policy)
+    store = SwiftStore(account, storage_policy=storage_policy, may_read=may_read)
     ambiguous = AmbiguousRequests()
     return ConnectedAccount(
         store=RetryingStore(store, policy, ambiguous=ambiguous),

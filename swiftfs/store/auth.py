@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import math
 import ssl
 import warnings
 from collections.abc import Mapping
@@ -17,10 +18,12 @@ from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 from swiftclient.authv1 import PasswordPlugin
 
-from swiftfs.concurrency import Future, Rank, new_future, new_lock
-from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, Unavailable
+from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
+from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, TimedOut, Unavailable
 from swiftfs.store.error_map import causes_of, reason
+from swiftfs.store.login_adapter import ForeignRedirect, guard_logins
 from swiftfs.store.private_files import check_writers, is_readable_by_others
+from swiftfs.store.retry import remaining
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +31,6 @@ PASSWORD, TOKEN = "v3password", "v3token"
 
 UNKNOWN_ISSUER = {18, 19, 20, 21}
 """OpenSSL's X509_V_ERR codes for a certificate from an unknown issuer."""
-
-LOGIN_SECONDS = 5.0
-"""Longest silence of the authentication server: a mount must fail in seconds, not minutes."""
 
 
 class Account:
@@ -83,6 +83,9 @@ class Account:
                 mine = renewal = self._renewals[refused] = new_future()
         if mine is not None:
             self._log_in(refused, mine)
+        left = remaining()
+        if not wait_all([renewal], None if left == math.inf else left):
+            raise TimedOut(f"{self.label}: no new token in time", may_land=False)
         return renewal.result()
 
     def _log_in(self, refused: str, renewal: Future[str]) -> None:
@@ -116,15 +119,28 @@ class Account:
             raise ConfigurationError(f"{self.label}: no object-store endpoint{where} in the catalog")
         if urlsplit(str(found)).scheme not in ("http", "https"):
             raise ConfigurationError(f"{self.label}: the storage URL {found} is neither http nor https")
-        if str(found).startswith("http:") and self.label.startswith("https:"):
-            log.warning(
-                "%s: the storage URL is %s: others on the network can read the data", self.label, found
-            )
         return str(found).rstrip("/")
+
+    def check_storage(self, *, insecure: bool) -> None:
+        """Raise `ConfigurationError` if only the login has TLS, unless the storage may be `insecure`.
+
+        Other errors as in `endpoint`.
+        """
+        url = self.endpoint()
+        if not (self.label.lower().startswith("https:") and urlsplit(url).scheme == "http"):
+            return
+        plain = f"{self.label}: the storage URL {url} has no TLS: others on the network can read the data"
+        if not insecure:
+            raise ConfigurationError(
+                f"{plain} and the token; ask for https there, or allow it with insecure_storage=yes"
+            )
+        log.warning("%s", plain)
 
     def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
         if isinstance(error, keystone_errors.Unauthorized | keystone_errors.Forbidden):
             return AccessDenied(f"{self.label}: wrong user or key")
+        if any(isinstance(cause, ForeignRedirect) for cause in causes_of(error)):
+            return Unavailable(f"{self.label}: {reason(error)}", may_land=False)
         if isinstance(error, keystone_errors.SSLError):
             return StoreError(f"{self.label}: {_tls_failure(error)}")
         status = getattr(error, "http_status", 0) or 0
@@ -259,7 +275,7 @@ def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
         raise ConfigurationError(f"cloud {cloud!r} of clouds.yaml: {_short(error)}") from None
     for name in filter(None, (config.config_filename, config.secure_config_filename)):
         _check_cloud_file(Path(name))
-    session.timeout = LOGIN_SECONDS
+    guard_logins(session)
     options = region.get_auth_args()
     interface = region.get_interface("object-store")
     user = options.get("username") or options.get("user_id") or options.get("application_credential_id", "")
@@ -307,7 +323,9 @@ def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str]) -> Session:
         except OSError as error:
             why = reason(error) if isinstance(error, ssl.SSLError) else error.strerror
             raise ConfigurationError(f"OS_CACERT={certificates}: {why}") from None
-    return Session(auth=plugin, timeout=LOGIN_SECONDS, verify=certificates or True, app_name="swiftfs")
+    session = Session(auth=plugin, verify=certificates or True, app_name="swiftfs")
+    guard_logins(session)
+    return session
 
 
 def _domain(environment: Mapping[str, str], of: str) -> dict[str, Any]:

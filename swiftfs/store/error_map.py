@@ -67,6 +67,9 @@ def status_error(request: Request, status: int, headers: Mapping[str, str], text
     kind = _kind(request, status, text)
     # The text of a 404 or 5xx is the same page each time.
     detail = _one_line(text) if 400 <= status < 500 and status != 404 else ""
+    if 300 <= status < 400:
+        target = _printable(headers.get("location", ""), 100)
+        detail = f"a redirect to {target or 'nowhere'}, which gets no token: check the storage URL"
     if is_refused_as_older(request, status):
         detail = "not stored, because Swift has a later version"
     transaction = headers.get("x-trans-id") or headers.get("x-openstack-request-id", "")

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import requests
 import swiftclient
-from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from swiftfs import __version__
@@ -16,15 +15,13 @@ from swiftfs.concurrency import Rank, new_lock
 from swiftfs.store.auth import Account
 from swiftfs.store.protocol import Body
 from swiftfs.store.request import Request, escape_dots
+from swiftfs.store.sockets import LimitedAdapter, Limits, limited
 
 CONNECT_SECONDS = 5.0
 """Longest wait for a connection."""
 
-SEND_SECONDS = 30.0
-"""Longest wait for the network to accept `SLICE_BYTES`."""
-
 SLICE_BYTES = 1024**2
-"""A body is sent in pieces of this size: a socket's timeout covers the whole of one `sendall`."""
+"""A body is sent, and its progress counted, in slices of this size."""
 
 
 class Connection:
@@ -61,22 +58,22 @@ class Connection:
             self._http.requests_args["verify"] = next(filter(None, bundles), True)
 
     def send(
-        self, request: Request, token: str, timeout: float, count: Callable[[int], None]
+        self, request: Request, token: str, timeout: float, limits: Limits, count: Callable[[int], None]
     ) -> requests.Response:
         """Send `request` and return the answer with its body unread; raise what requests raises.
 
-        `timeout` is in seconds; `count` is called with the size of each piece of the body that was sent.
+        `timeout`, in seconds, limits the wait for a connection, and `limits` the rest, the reading of the
+        body included. `count` is called with the size of each slice of the body that was sent.
         swiftclient's own functions are not used: they unquote every header they read, so that `%41` in an
         object's metadata comes back as `A`.
         """
         headers = dict(request.headers)
         if not request.info:
             headers["X-Auth-Token"] = token
-        # urllib3 takes the connect timeout for the sending of the body, too.
-        connect = SEND_SECONDS if request.body else CONNECT_SECONDS
-        self._http.requests_args["timeout"] = (min(connect, timeout), timeout)
+        self._http.requests_args["timeout"] = (min(CONNECT_SECONDS, timeout), timeout)
         body = _Slices(request.body, count) if request.body else None
-        response = self._http.request(request.method, request.path(self._base), body, headers)
+        with limited(limits):
+            response = self._http.request(request.method, request.path(self._base), body, headers)
         # The response refers to the body. An idle connection must not keep the blocks of a deleted file.
         self._http.resp = None
         assert isinstance(response, requests.Response)
@@ -121,7 +118,7 @@ class ConnectionPool:
             connection.close()
 
 
-class _ExactAdapter(HTTPAdapter):
+class _ExactAdapter(LimitedAdapter):
     """Sends the path unchanged: requests unquotes `%2E`, and a `..` may reach another object."""
 
     def __init__(self) -> None:

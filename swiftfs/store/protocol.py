@@ -96,6 +96,14 @@ class ObjectStore(Protocol):
     def manifest(self, name: ObjectName) -> Manifest:
         """Return the segments of an SLO."""
 
+    def check_manifest(self, version: ObjectVersion) -> Manifest | None:
+        """Raise `ForeignManifest` if an SLO or DLO takes its bytes from where they may not be read.
+
+        `get` does the same before it passes on a byte, and `copy` of bytes before it is sent. It is one
+        request, and one for each manifest that the object names, unless that version was checked already. The
+        manifest is returned if it was read.
+        """
+
     def copy(
         self,
         source: ObjectName,
@@ -106,7 +114,8 @@ class ObjectStore(Protocol):
     ) -> ObjectVersion:
         """Copy on the server. Without `headers` the copy keeps the source's; with them it has only those.
 
-        With `manifest_only`, only the manifest of an SLO or DLO is copied, and both share the segments. The
+        With `manifest_only`, only the manifest of an SLO or DLO is copied, and both share the segments, and a
+        symlink of Swift stays one. The
         answer contains neither size nor content type; they are the source's.
         """
 

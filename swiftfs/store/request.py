@@ -15,6 +15,9 @@ ANSWER_SECONDS = 20.0
 WORK_SECONDS = 600.0
 """Longest silence of a server that works: it copies 5 GiB or checks 1000 segments before it answers."""
 
+LONGEST_WORK_SECONDS = 3600.0
+"""Longest time for the body of an answer to such work, in which a server that works sends blanks."""
+
 ANSWER_BYTES = 16 * 1024**2
 """The longest answer; a manifest of 1000 segments and the verdict on 10,000 deletions are shorter."""
 
@@ -27,9 +30,12 @@ class Request:
 
     `operation` is its class in the counters and its name in messages. `meaning` maps statuses to errors where
     they differ from the common table. Without a container it is about the account; an empty name is refused,
-    as a DELETE would delete the account. `read_timeout` is the longest silence in seconds, which the deadline
-    of the call shortens unless the request is `long_running`. An answer that must be held in memory has at
-    most `max_bytes` bytes. `info` requests `/info`, which takes no token.
+    as a DELETE would delete the account. `read_timeout` is the longest silence in seconds, and the longest
+    time until the headers are complete; the deadline of the call shortens it unless the request is
+    `long_running`. The body of the answer must be complete within the deadline too, unless the request is
+    `long_running` or a `transfer`: the bytes of an object, which may take as long as they keep coming. An
+    answer that must be held in memory has at most `max_bytes` bytes. `info` requests `/info`, which takes no
+    token.
     """
 
     operation: str
@@ -43,6 +49,7 @@ class Request:
     read_timeout: float = ANSWER_SECONDS
     max_bytes: int = ANSWER_BYTES
     long_running: bool = False
+    transfer: bool = False
     info: bool = False
 
     @property

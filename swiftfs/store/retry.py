@@ -198,6 +198,9 @@ class RetryingStore:
     def manifest(self, name: ObjectName) -> Manifest:
         return self._repeat(lambda _call: self._store.manifest(name))
 
+    def check_manifest(self, version: ObjectVersion) -> Manifest | None:
+        return self._repeat(lambda _call: self._store.check_manifest(version))
+
     def copy(
         self,
         source: ObjectName,

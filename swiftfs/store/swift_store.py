@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from cachetools import LRUCache
 
@@ -25,14 +26,22 @@ from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVers
 from swiftfs.store.auth import Account
 from swiftfs.store.counters import Counters
 from swiftfs.store.deletion import Deletion
+from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Body, Headers, Sink
-from swiftfs.store.request import ANSWER_BYTES, WORK_SECONDS, Request, quoted_path
-from swiftfs.store.transport import Reply, Transport
-from swiftfs.store.wire.info import UNKNOWN, read_limits
+from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
+from swiftfs.store.transport import Answer, Transport
+from swiftfs.store.wire.info import INFO_BYTES, UNKNOWN, read_limits
 from swiftfs.store.wire.listings import listing_query, read_containers, read_page
-from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire
-from swiftfs.store.wire.object_headers import content_length, etag_of, from_wire, sent_info, to_wire
+from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire, named_objects
+from swiftfs.store.wire.object_headers import (
+    content_length,
+    etag_of,
+    from_wire,
+    sent_info,
+    symlink_source,
+    to_wire,
+)
 from swiftfs.store.wire.ranged_get import RangedGet
 from swiftfs.store.wire.usage import CONTAINER_META, account_usage, container_usage
 
@@ -42,15 +51,13 @@ PUT_SECONDS = 120.0
 MAX_UNMATCHED = 1000
 """How many versions to remember for which `If-Match` fails although the ETag is the object's."""
 
-ROW_BYTES = 8192
-"""The longest row of a listing: a name of 1024 bytes is up to six times as long in JSON."""
-
 
 class SwiftStore:
     """An `ObjectStore` over one account. It repeats only a request whose token was refused.
 
     New containers get the storage policy `storage_policy`, or the server's default one. No request waits for
-    its answer longer than `longest_silence` seconds.
+    its answer longer than `longest_silence` seconds. Objects whose bytes lie elsewhere are only read where
+    `may_read` allows it.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class SwiftStore:
         counters: Counters | None = None,
         storage_policy: str = "",
         longest_silence: float = math.inf,
+        may_read: MayRead | None = None,
     ) -> None:
         self.counters = counters or Counters()
         self._account = account
@@ -71,6 +79,7 @@ class SwiftStore:
             self.delete,
             lambda: self.limits().bulk_delete,
         )
+        self._foreign = None if may_read is None else ForeignManifests(may_read, self._read_manifest)
         self._unmatched: LRUCache[ObjectVersion, None] = LRUCache(MAX_UNMATCHED)
 
     def __repr__(self) -> str:
@@ -80,7 +89,7 @@ class SwiftStore:
         """Return the server's limits; while `/info` does not answer, those that are safe with any server."""
         if self._limits is None:
             try:
-                reply = self._transport.send(Request("limits", "GET", info=True))
+                reply = self._transport.send(Request("limits", "GET", info=True, max_bytes=INFO_BYTES))
                 self._limits = read_limits(reply.body, reply.headers)
             except StoreError as error:
                 # Not remembered: `/info` may answer the next time.
@@ -100,8 +109,8 @@ class SwiftStore:
     def list_containers(self, *, marker: str = "") -> Page:
         limits = self.limits()
         query = listing_query(marker=marker)
-        reply = self._transport.send(Request("list_containers", "GET", query=query))
-        return read_containers(_listing(reply), "the account", marker=marker, limits=limits)
+        with self._transport.open(Request("list_containers", "GET", query=query)) as answer:
+            return read_containers(_listing(answer), "the account", marker=marker, limits=limits)
 
     def account_usage(self) -> Usage:
         return account_usage(self._transport.send(Request("account_usage", "HEAD")).headers)
@@ -136,14 +145,13 @@ class SwiftStore:
     ) -> Page:
         # A page is the last one if it is shorter than this: only the server can say how long a full one is.
         limits = self.limits()
-        limit = min(limit, limits.listing)
+        limit = min(limit or (limits.listing if limits.listing_is_cut else 0), limits.listing)
         query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
-        max_bytes = ANSWER_BYTES + ROW_BYTES * (limit or limits.listing)
-        request = Request("list_page", "GET", container, query=query, max_bytes=max_bytes)
-        reply = self._transport.send(request)
-        return read_page(
-            _listing(reply), request.subject, prefix=prefix, marker=marker, limit=limit, limits=limits
-        )
+        request = Request("list_page", "GET", container, query=query)
+        with self._transport.open(request) as answer:
+            return read_page(
+                _listing(answer), request.subject, prefix=prefix, marker=marker, limit=limit, limits=limits
+            )
 
     def head(self, name: ObjectName) -> ObjectInfo:
         return self._head(name, "")
@@ -171,7 +179,26 @@ class SwiftStore:
 
     def _receive(self, get: RangedGet) -> ObjectInfo:
         with self._transport.open(get.request) as answer:
-            return get.receive(answer)
+            return get.receive(answer, lambda info: self._accept(info, answer))
+
+    def _accept(self, info: ObjectInfo, answer: Answer) -> None:
+        """Raise `ForeignManifest` if the bytes of an answer may not be read."""
+        if self._foreign is not None:
+            self._foreign.check(info, self._source(answer))
+
+    def check_manifest(self, version: ObjectVersion) -> Manifest | None:
+        return None if self._foreign is None else self._foreign.check_version(version)
+
+    def _read_manifest(self, name: ObjectName) -> Found:
+        request = Request("manifest", "GET", name.container, name.key, query="multipart-manifest=get")
+        with self._transport.open(request) as answer:
+            info = from_wire(name, answer.headers, 0)
+            chunks = answer.limited_chunks() if info.is_slo else [b"[]"]  # else it is an object's own bytes
+            return Found(info, self._source(answer), named_objects(chunks, request.subject))
+
+    def _source(self, answer: Answer) -> ObjectName | None:
+        """Return the object whose bytes an answer has, if it is a symlink's."""
+        return symlink_source(answer.headers, urlsplit(self._account.endpoint()).path)
 
     def put(
         self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
@@ -223,7 +250,10 @@ class SwiftStore:
             long_running=True,
         )
         answer = self._transport.send(request).headers
-        return sent_info(name, headers, answer, manifest.size, is_slo=True)
+        info = sent_info(name, headers, answer, manifest.size, is_slo=True)
+        if self._foreign is not None:
+            self._foreign.learn(info.version)
+        return info
 
     def manifest(self, name: ObjectName) -> Manifest:
         request = Request("manifest", "GET", name.container, name.key, query="multipart-manifest=get")
@@ -232,7 +262,7 @@ class SwiftStore:
             # answer is its bytes.
             if not from_wire(name, answer.headers, 0).is_slo:
                 raise BadRequest(f"manifest {request.subject}: the object has none")
-            return manifest_from_wire(answer.body(), request.subject)
+            return manifest_from_wire(answer.limited_chunks(), request.subject)
 
     def copy(
         self,
@@ -242,6 +272,8 @@ class SwiftStore:
         manifest_only: bool = False,
         headers: Headers | None = None,
     ) -> ObjectVersion:
+        if not manifest_only:
+            self._check_source(source)
         sent = {"Destination": quoted_path(target)}
         if headers is not None:
             sent |= {**to_wire(headers), "X-Fresh-Metadata": "true"}
@@ -250,7 +282,8 @@ class SwiftStore:
             "COPY",
             source.container,
             source.key,
-            query="multipart-manifest=get" if manifest_only else "",
+            # A symlink of Swift is copied itself too: its target may be what others may not read.
+            query="multipart-manifest=get&symlink=get" if manifest_only else "",
             headers=sent,
             meaning={413: TooLarge},
             read_timeout=WORK_SECONDS,
@@ -258,6 +291,12 @@ class SwiftStore:
         )
         answer = self._transport.send(request).headers
         return ObjectVersion(target, etag_of(answer))
+
+    def _check_source(self, name: ObjectName) -> None:
+        """Raise `ForeignManifest` if the bytes of an object may not be copied."""
+        if self._foreign is not None:
+            with self._transport.open(Request("head", "HEAD", name.container, name.key)) as answer:
+                self._accept(from_wire(name, answer.headers, 0), answer)
 
     def post(self, name: ObjectName, headers: Headers) -> None:
         self._transport.send(Request("post", "POST", name.container, name.key, headers=to_wire(headers)))
@@ -290,6 +329,6 @@ def _md5(body: memoryview) -> str:
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
-def _listing(reply: Reply) -> bytes:
+def _listing(answer: Answer) -> Iterable[bytes]:
     """Return a listing's JSON. A 204 is an empty listing; a 200 with an empty body is no listing."""
-    return b"[]" if reply.status == 204 else reply.body
+    return [b"[]"] if answer.status == 204 else answer.chunks()

@@ -15,15 +15,12 @@ from swiftfs.store.auth import Account
 from swiftfs.store.counters import Counters
 from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
 from swiftfs.store.pool import Connection, ConnectionPool
-from swiftfs.store.request import Request
+from swiftfs.store.request import ANSWER_SECONDS, LONGEST_WORK_SECONDS, Request
 from swiftfs.store.retry import remaining
+from swiftfs.store.sockets import Limits
 from swiftfs.store.wire.object_headers import content_length, text_of
 
 CHUNK_BYTES = 256 * 1024
-
-TRICKLE_SECONDS = 60.0
-TRICKLE_RATE = 1024
-"""Bytes per second; a body that is slower than this after `TRICKLE_SECONDS` is given up."""
 
 ERROR_TEXT_BYTES = 64 * 1024
 """The most that is read of an error's body, in bytes; a server may send a whole page."""
@@ -43,8 +40,9 @@ class Reply:
 class Answer:
     """An answer whose body was not read yet. It is read at most once, and only inside `Transport.open`."""
 
-    def __init__(self, request: Request, response: requests.Response) -> None:
+    def __init__(self, request: Request, response: requests.Response, limits: Limits) -> None:
         self.request = request
+        self._limits = limits
         self.status = response.status_code
         self.headers: Mapping[str, str] = _headers(response)
         self.received = 0
@@ -53,10 +51,10 @@ class Answer:
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives.
 
-        Raise `Corrupt` unless it is exactly as long as announced, `TimedOut` for one that trickles unless the
-        request is `long_running`, and network errors.
+        Raise `Corrupt` unless it is exactly as long as announced, `TimedOut` if it takes too long, and
+        network errors.
         """
-        expected, began = content_length(self.headers), monotonic()
+        expected = content_length(self.headers)
         while True:
             try:
                 # `read1`: what has arrived is passed on at once. Not decoded: nobody has asked for gzip, and
@@ -67,12 +65,7 @@ class Answer:
             if not chunk:
                 break
             self.received += len(chunk)
-            seconds = monotonic() - began
-            trickles = seconds > TRICKLE_SECONDS and self.received < seconds * TRICKLE_RATE
-            # Swift sends a space now and then while it works on a long request: only silence is a failure.
-            if trickles and not self.request.long_running:
-                what = f"{self.request.operation} {self.request.subject}"
-                raise TimedOut(f"{what}: {self.received} bytes came in {seconds:.0f} s")
+            self._limits.delivered += len(chunk)
             yield chunk
         # urllib3 and requests do not check that in all versions, and a proxy may cut a body without an error.
         if expected is not None and self.received != expected:
@@ -80,21 +73,37 @@ class Answer:
                 f"{self.request.operation} {self.request.subject}: {self.received} bytes of {expected} came"
             )
 
+    def error_text(self) -> str:
+        """Return the beginning of the body of an answer that is an error."""
+        # It may not take the time that the work itself might have taken.
+        self._limits.expect_error(ANSWER_SECONDS)
+        text = b""
+        try:
+            for chunk in () if self.request.method == "HEAD" else self.chunks():
+                text += chunk
+                if len(text) >= ERROR_TEXT_BYTES:
+                    break
+        except StoreError:
+            log.debug("%s: the text of the error is incomplete", self.request.subject)
+        return text.decode("utf-8", "replace")
+
     def close(self) -> None:
         """Release the connection; an unread body breaks it."""
         self._response.close()
 
-    def body(self) -> bytes:
-        """Return the whole body; errors as in `chunks`, and `Corrupt` above the request's `max_bytes`."""
-        parts = []
+    def limited_chunks(self) -> Iterator[bytes]:
+        """Yield the body as `chunks` does, and raise `Corrupt` above the request's `max_bytes`."""
         for chunk in self.chunks():
-            parts.append(chunk)
             if self.received > self.request.max_bytes:
                 raise Corrupt(
                     f"{self.request.operation} {self.request.subject}: "
                     f"the answer is longer than {self.request.max_bytes} bytes"
                 )
-        return b"".join(parts)
+            yield chunk
+
+    def body(self) -> bytes:
+        """Return the whole body; errors as in `limited_chunks`."""
+        return b"".join(self.limited_chunks())
 
 
 class Transport:
@@ -142,7 +151,7 @@ class Transport:
         began = monotonic()
         answer: Answer | None = None
         try:
-            answer = Answer(request, self._send(connection, request, token))
+            answer = self._send(connection, request, token)
             yield answer
         finally:
             seconds = monotonic() - began
@@ -150,15 +159,17 @@ class Transport:
                 answer.close()
             self._count(request, answer, seconds)
 
-    def _send(self, connection: Connection, request: Request, token: str) -> requests.Response:
+    def _send(self, connection: Connection, request: Request, token: str) -> Answer:
         # A long request is not cut off at the deadline: the server would go on with it, and its result be
         # unknown.
         timeout = request.read_timeout if request.long_running else min(request.read_timeout, remaining())
         if timeout <= 0:
             raise TimedOut(f"{request.operation} {request.subject}: no time left", may_land=False)
+        timeout = min(timeout, self._longest_silence)
+        limits = _limits(request, timeout)
         try:
             with self._counters.body(f"{request.container}/{request.key}") as count:
-                return connection.send(request, token, min(timeout, self._longest_silence), count)
+                return Answer(request, connection.send(request, token, timeout, limits, count), limits)
         except NETWORK_ERRORS as error:
             raise network_error(request, error) from error
 
@@ -173,19 +184,16 @@ class Transport:
 def _good(answer: Answer) -> Answer:
     if 200 <= answer.status < 300 and not is_refused_as_older(answer.request, answer.status):
         return answer
-    raise status_error(answer.request, answer.status, answer.headers, _error_text(answer))
+    raise status_error(answer.request, answer.status, answer.headers, answer.error_text())
 
 
-def _error_text(answer: Answer) -> str:
-    text = b""
-    try:
-        for chunk in () if answer.request.method == "HEAD" else answer.chunks():
-            text += chunk
-            if len(text) >= ERROR_TEXT_BYTES:
-                break
-    except StoreError:
-        log.debug("%s: the text of the error is incomplete", answer.request.subject)
-    return text.decode("utf-8", "replace")
+def _limits(request: Request, timeout: float) -> Limits:
+    """Return the limits of a request whose headers may take `timeout` seconds."""
+    if request.long_running:
+        return Limits(timeout, body=LONGEST_WORK_SECONDS)
+    if request.body:  # it takes as long as the network needs; what the server answers is short
+        return Limits(timeout, body=timeout)
+    return Limits(timeout, body=timeout, total=remaining(), paced=request.transfer)
 
 
 def _headers(response: requests.Response) -> dict[str, str]:

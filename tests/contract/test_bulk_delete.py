@@ -324,7 +324,7 @@ def test_blanks_sent_while_a_server_works_are_no_trickle(
     hostile: HostileServer, short_timeout_store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They come for longer than a body may trickle, and than the store waits for a byte."""
-    monkeypatch.setattr("swiftfs.store.transport.TRICKLE_SECONDS", 0.1)
+    monkeypatch.setattr("swiftfs.store.sockets.WINDOW_SECONDS", 0.1)
     hostile.response = Response(verdict(len(NAMES)), blanks=int(1.0 / TRICKLE_PAUSE))
     assert short_timeout_store.delete_many(NAMES) == {}
     assert len(hostile.paths) == 1

@@ -16,7 +16,8 @@ from swiftfs.demo.server import Fault, SwiftServer
 
 
 @pytest.mark.matrix(1)
-@pytest.mark.mount_options("segment_size=1M,settle=1000,read_ahead=0")
+# Without the check of each manifest before a read, which would be refused too.
+@pytest.mark.mount_options("segment_size=1M,settle=1000,read_ahead=0,foreign_manifests=follow")
 @pytest.mark.parametrize("operation", [patch, append, cut])
 def test_a_reader_of_a_mount_that_was_killed(
     mounted: Mount,

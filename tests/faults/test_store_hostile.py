@@ -279,7 +279,7 @@ def test_a_redirect_gets_no_token(hostile: HostileServer, store: SwiftStore, sta
             lambda: store.put(NAME, b"x", TEXT),
         ]
         for call in calls:
-            with pytest.raises(BadRequest, match=str(status)) as caught:
+            with pytest.raises(BadRequest, match=f"{status} .*a redirect to {elsewhere.url}") as caught:
                 call()
             one_line(caught.value)
         assert elsewhere.paths == []
@@ -304,7 +304,7 @@ def test_too_many_headers(hostile: HostileServer, store: SwiftStore) -> None:
 def test_a_body_that_trickles_ends_the_request(
     hostile: HostileServer, store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swiftfs.store.transport.TRICKLE_SECONDS", 0.2)
+    monkeypatch.setattr("swiftfs.store.sockets.WINDOW_SECONDS", 0.2)
     hostile.response = Response(b"x", headers={"Content-Length": "1000000", "ETag": "e"}, trickles=True)
-    with pytest.raises(TimedOut, match=r"get c/o: [0-9]+ bytes came in 0 s"):
+    with pytest.raises(TimedOut, match=r"get c/o: (timed out|less than 1024 bytes a second)"):
         store.get(NAME, lambda *_: None)

@@ -110,10 +110,11 @@ def test_a_folder_stays_when_its_last_child_goes(
 def test_sizes_of_large_objects(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
-    connection.put_container("parts")
+    parts = f"{container}_segments"
+    connection.put_container(parts)
     for number in range(3):
-        connection.put_object("parts", f"dlo/{number}", b"x" * 1000)
-    connection.put_object(container, "dlo", b"", headers={"X-Object-Manifest": "parts/dlo/"})
+        connection.put_object(parts, f"dlo/{number}", b"x" * 1000)
+    connection.put_object(container, "dlo", b"", headers={"X-Object-Manifest": f"{parts}/dlo/"})
     body = os.urandom(2_500_000)
     (tmp_path / "slo").write_bytes(body)
     swift_cli(swift, "upload", container, "slo", "-S", "1000000", "--use-slo", cwd=tmp_path)

@@ -151,10 +151,10 @@ def test_a_large_file_that_the_swift_command_uploads_in_segments(
 
 def test_a_dlo_has_the_size_of_its_segments(mounted: Mount, connection: Connection, container: str) -> None:
     parts = [noise(100_000), noise(100_001), b"end"]
-    connection.put_container(f"{container}_parts")
+    connection.put_container(f"{container}_segments")
     for number, part in enumerate(parts):
-        connection.put_object(f"{container}_parts", f"upload/{number}", part)
-    headers = {"X-Object-Manifest": f"{container}_parts/upload/", "X-Object-Meta-Mtime": "1500000000.25"}
+        connection.put_object(f"{container}_segments", f"upload/{number}", part)
+    headers = {"X-Object-Manifest": f"{container}_segments/upload/", "X-Object-Meta-Mtime": "1500000000.25"}
     connection.put_object(container, "folder/dlo", b"", headers=headers)
     connection.put_object(container, "folder/beside", b"b")
     path = mounted.path / "folder" / "dlo"

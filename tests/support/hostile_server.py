@@ -16,7 +16,8 @@ class Response:
     """What the server sends: `headers` unchanged, then the body, then `padding` MiB of spaces.
 
     `trickles`: the body again and again, with pauses, until the client disconnects. `blanks`: so many spaces
-    before the body, each with a pause. `silence`: seconds of silence after the body.
+    before the body, each with a pause. `silence`: seconds of silence after the body. `endless`: after `raw`,
+    which replaces status, headers and body, these bytes again and again, with `pause` seconds between them.
     """
 
     body: bytes = b""
@@ -26,6 +27,9 @@ class Response:
     trickles: bool = False
     blanks: int = 0
     silence: float = 0.0
+    raw: bytes = b""
+    endless: bytes = b""
+    pause: float = TRICKLE_PAUSE
 
 
 @dataclass
@@ -33,11 +37,17 @@ class HostileServer:
     """What the server answers next, and the requests that it got besides logins.
 
     `respond`, if set, is called with each request's body and returns the response, instead of `response`.
+    `info`, if set, is the answer to `/info`. `logins_left` and then `login`, if set, are the answers to
+    logins. `logins` are the headers and the body of each.
     """
 
     url: str
     response: Response = field(default_factory=Response)
     respond: Callable[[bytes], Response] | None = None
+    info: Response | None = None
+    login: Response | None = None
+    logins_left: list[Response] = field(default_factory=list)
+    logins: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
 
@@ -45,6 +55,16 @@ class HostileServer:
     def environment(self) -> dict[str, str]:
         """Credentials that the server accepts."""
         return {"ST_AUTH": f"{self.url}/auth", "ST_USER": "u", "ST_KEY": "k"}
+
+    @property
+    def keystone_environment(self) -> dict[str, str]:
+        """Credentials for a login at its `/v3`, which the test must answer."""
+        return {
+            "OS_AUTH_URL": f"{self.url}/v3",
+            "OS_USERNAME": "u",
+            "OS_PASSWORD": "secret-password",
+            "OS_PROJECT_ID": "p",
+        }
 
 
 @contextmanager
@@ -66,16 +86,23 @@ def hostile_server() -> Iterator[HostileServer]:
 def _handler(hostile: HostileServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def handle_request(self) -> None:
-            if self.path == "/auth":
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            if self.path.startswith(("/auth", "/v3")):
+                hostile.logins.append((dict(self.headers), body))
                 headers = {"X-Storage-Url": f"{hostile.url}/v1/a", "X-Auth-Token": "token"}
-                return self.send(Response(headers=headers))
+                if hostile.logins_left:
+                    return self.send(hostile.logins_left.pop(0))
+                return self.send(hostile.login or Response(headers=headers))
+            if self.path == "/info" and hostile.info:
+                return self.send(hostile.info)
             hostile.paths.append(self.path)
             hostile.tokens.append(self.headers["X-Auth-Token"])
-            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
             return self.send(hostile.respond(body) if hostile.respond else hostile.response)
 
         def send(self, response: Response) -> None:
             self.close_connection = True
+            if response.raw or response.endless:
+                return self.send_raw(response)
             self.send_response(response.status)
             for name, value in response.headers.items():
                 self.send_header(name, value)
@@ -91,6 +118,15 @@ def _handler(hostile: HostileServer) -> type[BaseHTTPRequestHandler]:
                 time.sleep(response.silence)
                 for _ in range(response.padding):
                     self.wfile.write(BLOCK)
+            except ConnectionError:  # the client has read enough
+                pass
+
+        def send_raw(self, response: Response) -> None:
+            try:
+                self.wfile.write(response.raw)
+                while response.endless:
+                    self.wfile.write(response.endless)
+                    time.sleep(response.pause)
             except ConnectionError:  # the client has read enough
                 pass
 

@@ -152,17 +152,21 @@ def test_a_proxy_that_does_not_answer_is_named_without_its_password(refused: Ref
     assert "secret" not in line
 
 
-def test_a_storage_url_without_tls_is_reported(
+def test_a_storage_url_without_tls_is_refused_unless_allowed(
     swift: SwiftServer, proxy: Proxy, container: str, certificate: Path, tmp_path: Path
 ) -> None:
     """Some servers behind a TLS proxy name an http address; the token would be sent there."""
     proxy.says_https = False
     (tmp_path / "mnt").mkdir()
     environment = {**swift.environment(), "ST_AUTH": f"{proxy.url}/auth/v1.0", "OS_CACERT": str(certificate)}
+    result = swiftfs("mount", container, tmp_path / "mnt", environment=environment)
+    line = one_line(result)
+    assert "has no TLS: others on the network can read the data and the token; ask for https there" in line
+    assert line.endswith("or allow it with insecure_storage=yes\n")
     # Twice 25 seconds pass otherwise until the mount gives up.
     program = (sys.executable, mount_with_time_limits.__file__, "1", "1")
     result = subprocess.run(
-        [*program, "mount", container, tmp_path / "mnt"],
+        [*program, "mount", container, tmp_path / "mnt", "-o", "insecure_storage=yes"],
         env={**clean_environment(), **environment},
         capture_output=True,
         text=True,

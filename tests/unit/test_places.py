@@ -8,10 +8,11 @@ import pytest
 from support.memory_store import MemoryStore
 from support.stores import put
 from swiftfs.errors import AccessDenied, BadRequest, StoreError, Unavailable
-from swiftfs.filecache.segment_container import SegmentContainerChooser
+from swiftfs.filecache.segment_container import SegmentContainerChooser, may_hold_bytes_of
 from swiftfs.filecache.upload_record import segment_prefix
 from swiftfs.objects import ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER, Source
+from swiftfs.store.wire.object_headers import symlink_source
 
 
 def refusing(error: StoreError) -> Callable[[str, str], None]:
@@ -92,3 +93,47 @@ def test_the_longest_name_fits_with_every_container(choice: str) -> None:
     place = SegmentContainerChooser(MemoryStore(), choice).likely(name.container)
     segment = place.name(f"{segment_prefix(name)}{0:013d}-{'0' * 12}")
     assert len(segment.key.encode()) <= 1024
+
+
+HEX = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("segment", "alone", "in_account"),
+    [
+        ("box/any", True, True),
+        ("box_segments/any", True, True),
+        ("segments-for-box/any", True, True),
+        ("chosen/box/any", True, True),
+        (f"once/box/a/b/swiftfs-{HEX}/1", True, True),
+        ("private/secret", False, False),
+        ("private/box/secret", False, False),
+        ("chosen/other/any", False, False),
+        ("box_segments2/any", False, False),
+        ("other_segments/secret", False, False),
+        (f"other_segments/a/swiftfs-{HEX}/1", False, True),
+        (f"other/.swiftfs-segments/a/swiftfs-{HEX}/1", False, True),
+        ("other_segments/a/slo/1600000000.000000/5/1/00000000", False, True),
+        (f"private/a/swiftfs-{HEX}/1", False, False),
+        ("/v1/AUTH_other/box/any", False, False),
+    ],
+)
+def test_where_an_object_may_take_its_bytes_from(segment: str, alone: bool, in_account: bool) -> None:
+    owner, found = ObjectName("box", "a"), ObjectName.parse(segment)
+    assert may_hold_bytes_of(owner, found, "chosen") is alone
+    assert may_hold_bytes_of(owner, found, "chosen", whole_account=True) is in_account
+
+
+@pytest.mark.parametrize(
+    ("value", "source"),
+    [
+        (None, None),
+        ("/v1/a/c/o%20x", ObjectName("c", "o x")),
+        ("https://example.org/v1/a/c/o?x", ObjectName("c", "o")),
+        ("/v1/b/c/o", ObjectName("/v1/b/c/o", "")),
+        ("/v1/a", ObjectName("/v1/a", "")),
+    ],
+)
+def test_the_target_of_a_symlink(value: str | None, source: ObjectName | None) -> None:
+    headers = {} if value is None else {"content-location": value}
+    assert symlink_source(headers, "/v1/a/") == source

@@ -33,7 +33,7 @@ from swiftfs.store.wire.listings import read_page
 )
 def test_wrong_listings_are_refused(body: bytes) -> None:
     with pytest.raises(Corrupt):
-        read_page(body, "c", marker="m", limit=0, limits=Limits())
+        read_page([body], "c", marker="m", limit=0, limits=Limits())
 
 
 def test_limits_of_servers_that_are_not_swift() -> None:
@@ -48,9 +48,9 @@ def test_limits_of_servers_that_are_not_swift() -> None:
 
 def test_a_short_page_of_an_unknown_server_is_not_the_last() -> None:
     row = b'[{"name":"a","bytes":1,"hash":"","content_type":"","last_modified":"2020"}]'
-    assert read_page(row, "c", marker="", limit=0, limits=Limits()).last
-    assert not read_page(row, "c", marker="", limit=0, limits=UNKNOWN).last
-    assert read_page(b"[]", "c", marker="a", limit=0, limits=UNKNOWN).last
+    assert read_page([row], "c", marker="", limit=0, limits=Limits()).last
+    assert not read_page([row], "c", marker="", limit=0, limits=UNKNOWN).last
+    assert read_page([b"[]"], "c", marker="a", limit=0, limits=UNKNOWN).last
 
 
 def test_swifts_own_rate_limit_may_pass() -> None:

@@ -4,7 +4,6 @@ Swift always answers 200 and reports the result for the names in the body. A gat
 server that has bulk delete only in `/info`, refuses the request: then nothing was deleted.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +13,14 @@ from swiftfs.errors import BadRequest, Corrupt, NotFound, StoreError, Unavailabl
 from swiftfs.objects import NOTHING, ObjectName
 from swiftfs.store.error_map import status_error
 from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
+from swiftfs.store.wire.json_stream import parse_small
 
 MAX_LINE = 2 * (1024 + 256)
 """The longest line, in bytes: Swift's bulk.py accepts twice the length of the longest path."""
+
+
+VALUES, VALUES_PER_NAME = 1000, 64
+"""The most values in a verdict: two for each name, and more where names with commas are not quoted."""
 
 
 def fits_in_bulk(name: ObjectName) -> bool:
@@ -77,7 +81,7 @@ def bulk_outcome(names: Sequence[ObjectName], body: bytes) -> Outcome:
     each name without a status may still exist. Raise `NoVerdict` for an answer that cannot be read,
     `BulkRefused` or `BulkTooLarge` for one that refuses the whole request.
     """
-    verdict = _verdict(body)
+    verdict = _verdict(body, VALUES + VALUES_PER_NAME * len(names))
     _check_refusal(verdict)
     by_path = {f"/{name}": name for name in names}
     statuses = {}
@@ -116,9 +120,9 @@ def _check_refusal(verdict: dict[str, Any]) -> None:
         raise BulkRefused(error, remembered=number != 401)  # an expired token will be renewed
 
 
-def _verdict(body: bytes) -> dict[str, Any]:
+def _verdict(body: bytes, most_values: int) -> dict[str, Any]:
     try:
-        verdict = json.loads(body)
+        verdict = parse_small(body, most_values)
         for field in ("Number Deleted", "Number Not Found"):
             verdict[field] = int(verdict[field])
         verdict["Errors"] = [(str(path), str(status)) for path, status in verdict["Errors"]]

@@ -1,22 +1,42 @@
 """A server's limits and features, read from `/info`. A feature that is not listed there is not used."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from swiftfs.objects import Limits
+from swiftfs.store.wire.json_stream import parse_small
+from swiftfs.store.wire.listings import MAX_ROWS
+from swiftfs.store.wire.object_headers import MAX_SIZE
+
+INFO_BYTES = 1024**2
+"""The longest answer to `/info`; that of a cluster with many policies has 20 KB."""
 
 UNKNOWN = replace(Limits(), is_swift=False)
 """The limits where `/info` is hidden: no bulk-delete, and a short page may not be the last."""
 
 VERSION_CHARACTERS = 60
 
+MAX_VALUES = 100_000
+"""The most values in `/info`."""
+
+MAX_TEXT = 65_536
+"""The largest limit for names and metadata: no line of a header may be longer (http.client)."""
+
+MAX_DELETES = 10_000
+"""The most names in a bulk delete, the limit of Swift as it is delivered."""
+
+MOST_SEGMENTS = 10_000
+"""The most segments of a manifest that is written: ten times as many as Swift takes as it is delivered."""
+
 
 def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
-    """Return the limits in an answer to `/info`; a missing or absurd value keeps its default."""
+    """Return the limits in an answer to `/info`; a missing or absurd value keeps its default.
+
+    Limits beyond what any server is known to have are cut: they say how much may be held in memory.
+    """
     try:
-        info = json.loads(body)
+        info = parse_small(body, MAX_VALUES)
     except (ValueError, RecursionError):
         return UNKNOWN
     if not isinstance(info, dict) or not isinstance(info.get("swift"), dict):
@@ -24,17 +44,22 @@ def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
     swift, slo, bulk = _section(info, "swift"), _section(info, "slo"), _section(info, "bulk_delete")
     default = Limits()
     return Limits(
-        listing=_number(swift, "container_listing_limit", default.listing),
-        object_bytes=_number(swift, "max_file_size", default.object_bytes),
-        name_bytes=_number(swift, "max_object_name_length", default.name_bytes),
-        container_name_bytes=_number(swift, "max_container_name_length", default.container_name_bytes),
-        metadata_value_bytes=_number(swift, "max_meta_value_length", default.metadata_value_bytes),
-        metadata_name_bytes=_number(swift, "max_meta_name_length", default.metadata_name_bytes),
-        metadata_items=_number(swift, "max_meta_count", default.metadata_items),
-        metadata_bytes=_number(swift, "max_meta_overall_size", default.metadata_bytes),
-        slo_segments=_number(slo, "max_manifest_segments", default.slo_segments),
+        listing=_number(swift, "container_listing_limit", default.listing, MAX_ROWS),
+        listing_is_cut=_number(swift, "container_listing_limit", 0, MAX_ROWS + 1) > MAX_ROWS,
+        object_bytes=_number(swift, "max_file_size", default.object_bytes, MAX_SIZE),
+        name_bytes=_number(swift, "max_object_name_length", default.name_bytes, MAX_TEXT),
+        container_name_bytes=_number(
+            swift, "max_container_name_length", default.container_name_bytes, MAX_TEXT
+        ),
+        metadata_value_bytes=_number(swift, "max_meta_value_length", default.metadata_value_bytes, MAX_TEXT),
+        metadata_name_bytes=_number(swift, "max_meta_name_length", default.metadata_name_bytes, MAX_TEXT),
+        metadata_items=_number(swift, "max_meta_count", default.metadata_items, MAX_TEXT),
+        metadata_bytes=_number(swift, "max_meta_overall_size", default.metadata_bytes, MAX_TEXT),
+        slo_segments=_number(slo, "max_manifest_segments", default.slo_segments, MOST_SEGMENTS),
         slo="slo" in info,
-        bulk_delete=_number(bulk, "max_deletes_per_request", 10_000) if "bulk_delete" in info else 0,
+        bulk_delete=_number(bulk, "max_deletes_per_request", MAX_DELETES, MAX_DELETES)
+        if "bulk_delete" in info
+        else 0,
         policies=tuple(_policies(swift)),
         is_swift=_is_swift(swift, headers),
         version=str(swift.get("version", ""))[:VERSION_CHARACTERS],
@@ -60,6 +85,8 @@ def _section(info: dict[str, Any], name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _number(section: dict[str, Any], name: str, default: int) -> int:
+def _number(section: dict[str, Any], name: str, default: int, most: int) -> int:
     value = section.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
+    return (
+        min(value, most) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
+    )

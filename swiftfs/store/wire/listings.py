@@ -1,14 +1,27 @@
-"""Reads listings. An unreadable one is `Corrupt`, never empty: a mirror would delete what seems absent."""
+"""Reads listings. An unreadable one is `Corrupt`, never empty: a mirror would delete what seems absent.
 
-import json
-from collections.abc import Sequence
+A page is never larger than `MAX_ROWS` and `PAGE_BYTES`, whatever the server sends: what it sends beyond that
+is not read, and requested again as the next page.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise, repeat
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from swiftfs.errors import BadName, Corrupt
+from swiftfs.errors import BadName, Corrupt, TimedOut
 from swiftfs.objects import Limits, Page, Row
+from swiftfs.store.wire.json_stream import iter_entries
 from swiftfs.store.wire.object_headers import MAX_SIZE
+
+T = TypeVar("T")
+
+MAX_ROWS = 10_000
+"""The most rows of a page, the limit of Swift as it is delivered."""
+
+PAGE_BYTES = 16 * 1024**2
+"""The most that is read of a page: 10,000 names of 1 KiB are shorter."""
 
 
 def listing_query(*, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0) -> str:
@@ -24,25 +37,62 @@ def listing_query(*, prefix: str = "", delimiter: str = "", marker: str = "", li
 
 
 def read_page(
-    body: bytes, subject: str, *, marker: str, limit: int, limits: Limits, prefix: str = ""
+    chunks: Iterable[bytes], subject: str, *, marker: str, limit: int, limits: Limits, prefix: str = ""
 ) -> Page:
-    """Return the page in an answer to a request with `prefix`, `marker` and `limit`.
+    """Return the page in an answer to a request with `prefix`, `marker` and `limit`, as its `chunks` arrive.
 
-    Raise `Corrupt` for a body that is no listing, and for a listing that does not continue after `marker`, is
-    not in order, or has names without `prefix`: such a listing may lack names too.
+    If the server is too slow, it is what has come in time. Raise `Corrupt` for a body that is no listing, and
+    for a listing that does not continue after `marker`, is not in order, or has names without `prefix`: such
+    a listing may lack names too.
     """
-    entries = _entries(body, subject)
-    rows = tuple(_row(entry, subject) for entry in entries if "subdir" not in entry)
-    subdirs = tuple(_text(entry, "subdir", subject) for entry in entries if "subdir" in entry)
-    _check_names([entry.get("subdir") or entry["name"] for entry in entries], subject, prefix)
-    return _page(rows, subdirs, subject, marker=marker, limit=limit, limits=limits)
+    entries, ended = _read(chunks, subject, lambda entry: _entry(entry, subject))
+    rows = tuple(entry for entry in entries if isinstance(entry, Row))
+    subdirs = tuple(entry for entry in entries if isinstance(entry, str))
+    names = [entry.key if isinstance(entry, Row) else entry for entry in entries]
+    _check_names(names, subject, prefix)
+    page = _page(rows, subdirs, subject, marker=marker, limit=limit, limits=limits)
+    return page if ended else replace(page, last=False)
 
 
-def read_containers(body: bytes, subject: str, *, marker: str, limits: Limits) -> Page:
+def read_containers(chunks: Iterable[bytes], subject: str, *, marker: str, limits: Limits) -> Page:
     """Return the containers of an account's listing as `subdirs`; raise `Corrupt` as `read_page` does."""
-    names = tuple(_text(entry, "name", subject) for entry in _entries(body, subject))
+    names, ended = _read(chunks, subject, lambda entry: _text(entry, "name", subject))
     _check_names(names, subject, "")
-    return _page((), names, subject, marker=marker, limit=0, limits=limits)
+    page = _page((), tuple(names), subject, marker=marker, limit=0, limits=limits)
+    return page if ended else replace(page, last=False)
+
+
+def _read(
+    chunks: Iterable[bytes], subject: str, convert: Callable[[dict[str, Any]], T]
+) -> tuple[list[T], bool]:
+    """Return the converted entries of a page, and whether the server's answer has no more of them."""
+    values: list[T] = []
+    try:
+        # Converted one by one: what else is in an entry may be a hundred times larger.
+        for entry in iter_entries(_up_to_page(chunks, subject), subject):
+            value = convert(entry)
+            if len(values) == MAX_ROWS:
+                return values, False
+            values.append(value)
+    except (_PageFull, TimedOut):
+        if not values:
+            raise
+        return values, False
+    return values, True
+
+
+class _PageFull(Corrupt):
+    """The page is longer than `PAGE_BYTES`."""
+
+
+def _up_to_page(chunks: Iterable[bytes], subject: str) -> Iterator[bytes]:
+    """Yield `chunks` up to the longest page; raise `_PageFull` after that."""
+    left = PAGE_BYTES
+    for chunk in chunks:
+        if left < 0:
+            raise _PageFull(f"the listing of {subject} is longer than {PAGE_BYTES} bytes")
+        yield chunk
+        left -= len(chunk)
 
 
 def _check_names(names: Sequence[str], subject: str, prefix: str) -> None:
@@ -86,14 +136,8 @@ def _page(
     return Page(rows, subdirs, end, last)
 
 
-def _entries(body: bytes, subject: str) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Corrupt(f"the listing of {subject} is not JSON: {body[:80]!r}") from None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise Corrupt(f"the listing of {subject} is not a list of entries: {body[:80]!r}")
-    return entries
+def _entry(entry: dict[str, Any], subject: str) -> Row | str:
+    return _text(entry, "subdir", subject) if "subdir" in entry else _row(entry, subject)
 
 
 def _row(entry: dict[str, Any], subject: str) -> Row:

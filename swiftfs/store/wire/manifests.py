@@ -1,11 +1,18 @@
 """SLO manifests in JSON, as they are sent (`multipart-manifest=put`) and as they come back (`=get`)."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from swiftfs.errors import Corrupt
 from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.store.wire.json_stream import iter_entries
 from swiftfs.store.wire.object_headers import MAX_SIZE
+
+MAX_SEGMENTS = 50_000
+"""The most segments of a manifest; Swift's own limit is 1000, and an operator may raise it."""
 
 
 def manifest_to_wire(manifest: Manifest) -> bytes:
@@ -15,19 +22,50 @@ def manifest_to_wire(manifest: Manifest) -> bytes:
     return json.dumps([_entry(segment) for segment in manifest.segments], ensure_ascii=False).encode()
 
 
-def manifest_from_wire(body: bytes, subject: str) -> Manifest:
-    """Return the segments in an answer; raise `Corrupt` for anything else.
+def manifest_from_wire(chunks: Iterable[bytes], subject: str) -> Manifest:
+    """Return the segments in an answer, as its `chunks` arrive; raise `Corrupt` for anything else.
 
     A segment that is an SLO itself is one segment here, with the ETag and size of that SLO.
     """
     try:
-        entries = json.loads(body)
-        manifest = Manifest(tuple(_segment(entry) for entry in entries))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        segments = tuple(map(_segment, islice(iter_entries(chunks, subject), MAX_SEGMENTS + 1)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"the manifest of {subject} cannot be read: {repr(error)[:200]}") from None
+    if len(segments) > MAX_SEGMENTS:
+        raise Corrupt(f"the manifest of {subject} is longer than {MAX_SEGMENTS} segments")
+    manifest = Manifest(segments)
     if manifest.size > MAX_SIZE:
         raise Corrupt(f"the manifest of {subject} describes {manifest.size} bytes")
     return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The objects that a manifest names, each with whether it is a manifest itself.
+
+    `manifest` is None if an entry is of another kind, such as bytes of its own (`data`).
+    """
+
+    objects: tuple[tuple[ObjectName, bool], ...] = ()
+    manifest: Manifest | None = None
+
+
+def named_objects(chunks: Iterable[bytes], subject: str) -> Named:
+    """Return what the manifest in an answer names, as its `chunks` arrive; raise `Corrupt`."""
+    objects: list[tuple[ObjectName, bool]] = []
+    segments: list[Segment] | None = []
+    for number, entry in enumerate(iter_entries(chunks, subject)):
+        name = entry.get("name")
+        if number == MAX_SEGMENTS or not isinstance(name, str | None):
+            raise Corrupt(f"the manifest of {subject} cannot be read")
+        if name is not None:
+            objects.append((ObjectName.parse(name.removeprefix("/")), entry.get("sub_slo") is True))
+        try:
+            if segments is not None:
+                segments.append(_segment(entry))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            segments = None
+    return Named(tuple(objects), Manifest(tuple(segments)) if segments else None)
 
 
 def _entry(segment: Segment) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from swiftfs.errors import BadRequest, Corrupt
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
@@ -71,6 +71,7 @@ def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> Object
         preserved_headers={PRESERVED[key]: value for key, value in headers.items() if key in PRESERVED},
         is_slo=headers.get("x-static-large-object", "").lower() == "true",
         dlo_prefix=_dlo_prefix(headers.get("x-object-manifest")),
+        is_symlink="content-location" in headers,
     )
 
 
@@ -122,6 +123,20 @@ def whole_number(text: str) -> int | None:
         return None
     number = int(text)
     return number if number <= MAX_SIZE else None
+
+
+def symlink_source(headers: Mapping[str, str], base: str) -> ObjectName | None:
+    """Return the object whose bytes an answer has instead of its own, None if it is no symlink of Swift.
+
+    Source: `Content-Location` in swift/common/middleware/symlink.py. `base` is the storage URL's path; a path
+    outside of it is another account's, and its name begins with a slash.
+    """
+    value = headers.get("content-location")
+    if value is None:
+        return None
+    path = urlsplit(value).path
+    inside = path.removeprefix(base.rstrip("/") + "/")
+    return ObjectName.parse(unquote(inside)) if inside != path else ObjectName(unquote(path), "")
 
 
 def _dlo_prefix(value: str | None) -> ObjectName | None:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed
@@ -72,11 +72,14 @@ class RangedGet:
             headers["If-Match"] = f'"{self._etag}"'
         meaning = {412: PreconditionFailed} if self._etag else {}
         name = self._name
-        return Request("get", "GET", name.container, name.key, headers=headers, meaning=meaning)
+        return Request(
+            "get", "GET", name.container, name.key, headers=headers, meaning=meaning, transfer=True
+        )
 
-    def receive(self, answer: Answer) -> ObjectInfo:
+    def receive(self, answer: Answer, accept: Callable[[ObjectInfo], None]) -> ObjectInfo:
         """Pass the body to the sink; raise `Corrupt` for other bytes than those requested, or network errors.
 
+        Before the first byte `accept` is called, which may raise an error.
         The bytes of a whole plain object are compared with its ETag, their MD5. The ETag of an SLO or DLO is
         no checksum of its bytes.
         """
@@ -84,6 +87,7 @@ class RangedGet:
         info = from_wire(self._name, answer.headers, size or 0)
         if self._etag and info.version.etag != self._etag:
             raise PreconditionFailed(f"get {answer.request.subject}: the object is {info.version.etag}")
+        accept(info)
         whole = answer.status == 200 or content_length(answer.headers) == size
         plain = not info.is_slo and info.dlo_prefix is None and bool(_MD5.fullmatch(info.version.etag))
         digest = hashlib.md5(usedforsecurity=False) if whole and plain else None

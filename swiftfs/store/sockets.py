@@ -1,0 +1,255 @@
+"""The sockets of HTTP requests, with limits that a server cannot extend by sending a little now and then.
+
+urllib3's own timeouts end a silence only: a byte of a header line every few seconds, or one `100 Continue`
+after another, would hold a request for ever. Here each read and write gets the time that is left.
+"""
+
+import io
+import math
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from http.client import HTTPResponse
+from typing import Any
+
+from requests.adapters import HTTPAdapter
+
+from swiftfs.concurrency import monotonic
+
+SEND_SECONDS = 30.0
+"""Longest wait for the network to accept a piece of a body, and the time over which its rate is measured."""
+
+PIECE_BYTES = 128 * 1024
+"""The most that is handed to a socket at once: over TLS its timeout covers all of it."""
+
+WINDOW_SECONDS = 20.0
+"""The time over which the rate of an answer's body is measured."""
+
+LEAST_RATE = 1024
+"""Bytes per second; a body that is slower is given up."""
+
+HEADER_BYTES = 1024**2
+"""The most that may come before a body: 100 lines of 8 KiB, the longest that Swift takes, are shorter."""
+
+OVERHEAD = 16
+"""How many bytes may come for each byte of a body: a chunk of one byte has six. Without a limit the lines
+that may follow the last chunk could be endless."""
+
+
+class AnswerTooLong(OSError):
+    """The server sent more than the answer may have."""
+
+
+class Limits:
+    """The limits of one request; its methods raise `TimeoutError` or `AnswerTooLong` beyond them.
+
+    The headers of the answer must be complete `silence` seconds after the request was sent, its body `body`
+    seconds after that, and both `total` seconds from now. A `paced` body is limited by neither of these: it
+    may take as long as at least `LEAST_RATE` bytes a second come, and `total` only makes the first
+    measurement earlier. If `most` is given, the body has at most so many bytes.
+    """
+
+    def __init__(
+        self,
+        silence: float,
+        *,
+        body: float,
+        total: float = math.inf,
+        paced: bool = False,
+        most: int | None = None,
+    ) -> None:
+        self._silence = silence
+        self._body = body
+        self._total = monotonic() + total
+        self._paced = paced
+        self._most = most
+        self._end = math.inf
+        self._received = 0
+        self._in_body = False
+        self._pace: _Pace | None = None
+        self._sending: _Pace | None = None
+        self.delivered = 0
+        """How many bytes of the body its reader has got; the reader adds to it."""
+
+    def send_seconds(self) -> float:
+        """Return how long the next piece of the request may take."""
+        if self._sending is None:
+            self._sending = _Pace(SEND_SECONDS, SEND_SECONDS)
+        return min(SEND_SECONDS, self._sending.left())
+
+    def sent(self, count: int) -> None:
+        """Record that the network has accepted so many bytes of the request."""
+        if self._sending is not None:
+            self._sending.add(count)
+
+    def begin_headers(self) -> None:
+        """Begin to wait for an answer."""
+        self._begin(self._silence, in_body=False)
+
+    def begin_body(self) -> None:
+        """Begin to wait for the body: the headers are complete."""
+        self._begin(math.inf if self._paced else self._body, in_body=True)
+        if self._paced:
+            first = max(1.0, min(WINDOW_SECONDS, self._total - monotonic()))
+            self._end, self._pace = math.inf, _Pace(first, WINDOW_SECONDS)
+
+    def expect_error(self, seconds: float) -> None:
+        """Give the body so many seconds at most: it is the text of an error, whatever was asked for."""
+        self._begin(min(self._body, seconds), in_body=True)
+
+    def read_seconds(self) -> float:
+        """Return how long the next read may take."""
+        left = self._end - monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer took too long")
+        return min(self._silence, left, math.inf if self._pace is None else self._pace.left())
+
+    def received(self, count: int) -> None:
+        """Record that so many bytes of the answer have come."""
+        self._received += count
+        if self._pace is not None:
+            self._pace.add(count)
+        most = HEADER_BYTES
+        if self._in_body:
+            most = HEADER_BYTES + OVERHEAD * self.delivered if self._most is None else self._most
+        if self._received > most:
+            raise AnswerTooLong(f"the answer is longer than {most} bytes")
+
+    def _begin(self, seconds: float, *, in_body: bool) -> None:
+        self._in_body, self._received, self._pace = in_body, 0, None
+        self._end = min(monotonic() + seconds, self._total)
+
+
+class _Pace:
+    """A stream that must have `LEAST_RATE` bytes a second: in the `first` seconds, then in each `window`."""
+
+    def __init__(self, first: float, window: float) -> None:
+        self._window = window
+        self._begin(first)
+
+    def add(self, count: int) -> None:
+        self._missing -= count
+
+    def left(self) -> float:
+        """Return the seconds in which more must come, infinity if enough has come already."""
+        left = self._end - monotonic()
+        if left > 0:
+            return left if self._missing > 0 else math.inf
+        if self._missing > 0:
+            raise TimeoutError(f"less than {LEAST_RATE} bytes a second are passing")
+        self._begin(self._window)
+        return self._window
+
+    def _begin(self, seconds: float) -> None:
+        self._end = monotonic() + seconds
+        self._missing = seconds * LEAST_RATE
+
+
+_limits: ContextVar[Limits | None] = ContextVar("swiftfs_limits", default=None)
+
+
+@contextmanager
+def limited(limits: Limits) -> Iterator[None]:
+    """Apply `limits` to the request that this thread sends in the block, and to its answer, also later."""
+    token = _limits.set(limits)
+    try:
+        yield
+    finally:
+        _limits.reset(token)
+
+
+class LimitedAdapter(HTTPAdapter):
+    """Sends requests over sockets that keep the limits of `limited`."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        _limit_pools(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        known = proxy in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **options)
+        if not known:
+            _limit_pools(manager)
+        return manager
+
+
+def _limit_pools(manager: Any) -> None:
+    """Let a pool manager of urllib3, for a proxy or none, make our connections."""
+    manager.pool_classes_by_scheme = {
+        scheme: _limited_pool(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+    }
+
+
+def _limited_pool(pool: Any) -> Any:
+    connection = type("LimitedConnection", (_Connection, pool.ConnectionCls), {})
+    return type(pool.__name__, (pool,), {"ConnectionCls": connection})
+
+
+class _Response(HTTPResponse):
+    """An answer that is read within the limits; also that of a proxy to CONNECT."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        self._limits = _limits.get()
+        if self._limits is not None:
+            self._limits.begin_headers()
+        super().__init__(_Readable(sock, self._limits), *args, **options)  # type: ignore[arg-type]
+
+    def begin(self) -> None:
+        super().begin()
+        if self._limits is not None:
+            self._limits.begin_body()
+
+
+class _Connection:
+    """What our connections do otherwise than urllib3's; it comes first among their base classes."""
+
+    response_class = _Response
+    sock: socket.socket | None
+
+    def send(self, data: Any) -> None:
+        """Send a part of the request in pieces, each within the limits."""
+        limits = _limits.get()
+        if limits is None or self.sock is None or not isinstance(data, bytes | bytearray | memoryview):
+            super().send(data)  # type: ignore[misc]
+            return
+        rest = memoryview(data).cast("B")
+        while rest:
+            self.sock.settimeout(limits.send_seconds())
+            count = self.sock.send(rest[:PIECE_BYTES])
+            limits.sent(count)
+            rest = rest[count:]
+
+
+class _Readable:
+    """The part of a socket that `HTTPResponse` uses."""
+
+    def __init__(self, sock: socket.socket, limits: Limits | None) -> None:
+        self._sock, self._limits = sock, limits
+
+    def makefile(self, mode: str) -> Any:
+        if self._limits is None:
+            return self._sock.makefile(mode)  # type: ignore[call-overload]
+        return io.BufferedReader(_LimitedReader(self._sock, self._limits))
+
+
+class _LimitedReader(io.RawIOBase):
+    """Reads a socket, each time within what is left of the limits."""
+
+    def __init__(self, sock: socket.socket, limits: Limits) -> None:
+        self._sock, self._limits = sock, limits
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(self._limits.read_seconds())
+        count = self._raw.readinto(buffer)
+        self._limits.received(count or 0)
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()

@@ -1,0 +1,77 @@
+"""SIGTERM: the first stores what is pending, the second ends the process at once and loses nothing."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from support.deadlines import within
+from support.jobs import wait_until
+from support.mounts import Mount
+from swiftfs.demo.server import SwiftServer
+from swiftfs.demo.values import Fault
+
+LONG = 60.0
+"""Longer than any request of this mount may take, in seconds."""
+
+
+def test_a_second_sigterm_ends_at_once_and_loses_nothing(server: SwiftServer, tmp_path: Path) -> None:
+    mount = Mount(server, "box", tmp_path, "settle=0.1")
+    mount.start()
+    server.inject(Fault("PUT", "/box/file", delay=LONG, status=503))
+    (mount.path / "file").write_text("text")
+    wait_until(lambda: any(one.path.endswith("/box/file") for one in server.requests()))
+    process = mount.take_process()
+    os.kill(process.pid, signal.SIGTERM)
+    wait_until(lambda: str(mount.path) not in mounts())
+    assert process.poll() is None
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(within(5)) == 1
+    assert "a second signal" in mount.log.read_text()
+    mount.expected.append("a second signal")
+    server.clear_faults()
+    with mount:
+        assert (mount.path / "file").read_text() == "text"
+    assert any(one.method == "PUT" and one.status == 201 for one in server.requests())
+
+
+def test_a_second_sigterm_ends_a_mount_whose_program_waits(server: SwiftServer, tmp_path: Path) -> None:
+    """libfuse waits for the threads that answer programs."""
+    mount = Mount(server, "box", tmp_path)
+    mount.start()
+    (mount.path / "folder").mkdir()
+    mount.remount()
+    server.inject(Fault("GET", "prefix=folder", delay=LONG, status=503))
+    with subprocess.Popen(["ls", mount.path / "folder"], stderr=subprocess.DEVNULL) as program:
+        wait_until(lambda: any("prefix=folder" in one.query for one in server.requests()))
+        process = mount.take_process()
+        os.kill(process.pid, signal.SIGTERM)
+        wait_until(lambda: received(process.pid))
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(within(5)) == 1
+        program.wait(within(10))
+    subprocess.run(["fusermount", "-uz", str(mount.path)], check=False, capture_output=True)
+
+
+def mounts() -> str:
+    """Return the table of mounts."""
+    return Path("/proc/mounts").read_text()
+
+
+def received(pid: int) -> bool:
+    """Return whether no SIGTERM of the process is pending."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd"))
+    return not int(pending.split()[1], 16) & 1 << signal.SIGTERM - 1
+
+
+def test_one_sigterm_after_an_unmount_interrupts_nothing(server: SwiftServer, tmp_path: Path) -> None:
+    mount = Mount(server, "box", tmp_path, "settle=0.1")
+    mount.start()
+    server.inject(Fault("PUT", "/box/file", delay=2.0, times=1))
+    (mount.path / "file").write_text("text")
+    process = mount.take_process()
+    subprocess.run(["fusermount", "-u", str(mount.path)], check=True)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(within(30)) == 0
+    assert [one.status for one in server.requests() if one.path.endswith("/box/file")] == [201]
