@@ -17,7 +17,7 @@ import pytest
 from support.deadlines import within
 from support.keystone_accounts import KEYSTONE, SECRET, keystone_account
 from swiftfs.errors import ConfigurationError, Unavailable
-from swiftfs.store import auth, connect, open_account
+from swiftfs.store import connect, login_adapter, open_account
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_a_server_that_is_down_is_reported_at_once() -> None:
 
 
 def test_a_silent_server_is_reported_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert auth.LOGIN_SECONDS <= 5
-    monkeypatch.setattr(auth, "LOGIN_SECONDS", 0.3)
+    assert login_adapter.LOGIN_SECONDS <= 5
+    monkeypatch.setattr(login_adapter, "LOGIN_SECONDS", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
