@@ -100,7 +100,7 @@ def cases(*, always: bool, apart: int) -> list[FaultCase]:
     """Return one of so many cases."""
     numbers = itertools.count()
     found = [
-        FaultCase(operation, kind, always, f"{'always' if always else 'once'}{next(numbers)}x")
+        FaultCase(operation, kind, always, f"{'always' if always else 'once'}{apart}of{next(numbers)}x")
         for operation in MOUNT_OPERATIONS
         for kind in KINDS
         if operation.is_predictable(kind)
