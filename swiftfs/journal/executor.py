@@ -14,7 +14,7 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
-from swiftfs.journal.move_results import KeepCopies, Moved, RecordMove
+from swiftfs.journal.move_results import CopyKeeper, Moved, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
     CreateContainer,
@@ -245,16 +245,16 @@ class Executor:
         info = self._store.head(operation.name)
         return operation.meta.with_slo(info.version.etag if info.is_slo else None)
 
-    def move(self, operation: Move | MoveFolder, record: RecordMove, keep: KeepCopies) -> Moved:
+    def move(self, operation: Move | MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
         """Carry out a move.
 
         `record` is told all that a folder's move will copy, before the first copy, and when it is undone;
-        `keep` the names of the copies, before their sources are deleted.
+        `keeper` keeps what lost requests may destroy at the names of the copies.
         Raise what the store raises, of a folder `Unmoved`: then the old state stands.
         """
         if isinstance(operation, Move):
-            return Moved(self._object_moves.move(operation, keep))
-        return self._object_moves.move_folder(operation, record, keep)
+            return Moved(self._object_moves.move(operation, keeper))
+        return self._object_moves.move_folder(operation, record, keeper)
 
     def resume(self, operation: Move | MoveFolder, record: RecordMove) -> Moved:
         """Finish a move that an earlier process began.

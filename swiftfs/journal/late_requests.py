@@ -159,9 +159,18 @@ class LateRequests:
         if copied:
             self.save()
 
-    def fetch_versions_of(self, names: Collection[ObjectName]) -> None:
-        """Get what a lost request may destroy at `names`, where it was copied just now."""
-        found = [self._ambiguous.get(name) for name in names]
+    def prepare_copy(self, source: ObjectName, target: ObjectName) -> None:
+        """Get the bytes that are about to be copied to where a lost request may destroy them.
+
+        Raise `StoreError` or `OSError`. After the copy it may be too late, and the source is deleted then.
+        """
+        found = self._ambiguous.get(target)
+        if found is not None and found.lost:
+            self._versions.prepare(source, target)
+
+    def keep_copies(self, copies: Collection[ObjectName]) -> None:
+        """Keep what a lost request may destroy at the names of copies that were made just now."""
+        found = [self._ambiguous.get(name) for name in copies]
         dangerous = [one for one in found if one is not None and one.is_dangerous]
         for one in dangerous:
             self._versions.fetch(one)

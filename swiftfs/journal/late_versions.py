@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from cachetools import LRUCache
+
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cache import FileCache
@@ -21,6 +24,9 @@ from swiftfs.store.protocol import Headers, ObjectStore
 log = logging.getLogger(__name__)
 
 COPY_BYTES = 1024 * 1024
+
+PREPARED = 4000
+"""How many copies of a move are prepared at most."""
 
 
 class LateVersions:
@@ -40,6 +46,10 @@ class LateVersions:
         self._folder = folder.parent
         self._wanted: dict[ObjectName, ObjectVersion] = {}
         self._fetched: set[tuple[ObjectVersion, float]] = set()
+        # What is known of versions about to be copied; the bytes of larger ones are in `_copies`. The
+        # lock guards it.
+        self._lock = new_lock(Rank.LATE_COPIES)
+        self._prepared: LRUCache[ObjectVersion, Effect] = LRUCache(PREPARED)
 
     def begin(self) -> None:
         """Take over what an earlier mount has kept."""
@@ -107,16 +117,36 @@ class LateVersions:
         self._cache.release(cached_file)
         return None
 
+    def prepare(self, source: ObjectName, target: ObjectName) -> None:
+        """Get the headers of an object, and its bytes or manifest, before it is copied to `target`.
+
+        Raise `StoreError` or `OSError`.
+        """
+        info = self._store.head(source)
+        version = ObjectVersion(target, info.version.etag)
+        effect = self._get(Effect("put", info.version.etag), info, version)
+        with self._lock:
+            self._prepared[version] = effect
+
     def fetch(self, found: Ambiguity) -> None:
         """Get the headers of an object, and its bytes or manifest, unless they are known."""
         last, version = found.last, _version(found)
         if last is None or not _is_only_here(found) or (version, found.lost_at) in self._fetched:
             return
+        with self._lock:
+            ready = self._prepared.pop(version, None)
+        if ready is not None:
+            self._fetched.add((version, found.lost_at))
+            known = replace(last, headers=ready.headers, body=ready.body, manifest=ready.manifest)
+            self._ambiguous.complete(found, known)
+            return
         # The cache has it anyway: nothing is requested.
         if last.headers is not None and (version in self._copies or self._is_cached(version)):
             return
         try:
-            complete = self._get(last, self._store.head(found.name))
+            info = self._store.head(found.name)
+            # Another client's version need not be kept.
+            complete = self._get(last, info, version) if info.version == version else None
         except NotFound:
             # A listing was late; but of an answered COPY a lost DELETE came first, which the look will tell.
             complete = GONE if last.headers is None and last.source is None else None
@@ -128,22 +158,19 @@ class LateVersions:
         if complete is not None:
             self._ambiguous.complete(found, complete)
 
-    def _get(self, last: Effect, info: ObjectInfo) -> Effect | None:
-        """Return the effect with all that is known of a version; None when another one stands."""
-        version = info.version
-        # Another client's version: it need not be kept.
-        if version.etag != last.etag:
-            return None
+    def _get(self, last: Effect, info: ObjectInfo, version: ObjectVersion) -> Effect:
+        """Return the effect with all that the object `info` has, and keep its bytes as those of `version`."""
+        name, etag = info.version.name, info.version.etag
         headers = last.headers or Headers.of(info)
         if info.is_slo:
-            return replace(last, headers=headers, manifest=self._store.manifest(version.name))
+            return replace(last, headers=headers, manifest=self._store.manifest(name))
         if info.size <= SMALL_BODY:
             body = bytearray(info.size)
-            self._store.get(version.name, partial(_fill, body), etag=version.etag)
+            self._store.get(name, partial(_fill, body), etag=etag)
             return replace(last, headers=headers, body=bytes(body))
         if self._copies.fits(info.size) and not self._is_cached(version):
             with TemporaryFile(dir=self._folder) as file:
-                self._store.get(version.name, partial(_pwrite, file.fileno()), etag=version.etag)
+                self._store.get(name, partial(_pwrite, file.fileno()), etag=etag)
                 self._copies.put(version, file.fileno(), info.size)
         return replace(last, headers=headers)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from swiftfs.errors import StoreError, errno_of
 from swiftfs.journal.operations import Delete, Move, MoveFolder
@@ -28,12 +29,28 @@ ShowMoved = Callable[[str, Move | MoveFolder, Sequence[Row]], str | None]
 RecordMove = Callable[[MoveFolder], None]
 """Records the operation: with all objects that it moves before the first copy, or as `undone`."""
 
-KeepCopies = Callable[[Collection[ObjectName]], None]
-"""Gets the copies that a lost request may still destroy, while their sources exist too."""
+
+class CopyKeeper(Protocol):
+    """Keeps the copies of a move that a lost request may still destroy."""
+
+    def prepare_copy(self, source: ObjectName, target: ObjectName) -> None:
+        """Get the bytes of an object that is about to be copied; raise `StoreError` or `OSError`."""
+
+    def keep_copies(self, copies: Collection[ObjectName]) -> None:
+        """Keep what was copied just now, while the sources still exist."""
 
 
-def keep_nothing(_copies: object) -> None:
-    """Do nothing: a `KeepCopies` for the start of a mount."""
+class KeepsNothing:
+    """The `CopyKeeper` for the start of a mount."""
+
+    def prepare_copy(self, source: ObjectName, target: ObjectName) -> None:
+        """Do nothing."""
+
+    def keep_copies(self, copies: Collection[ObjectName]) -> None:
+        """Do nothing."""
+
+
+KEEPS_NOTHING = KeepsNothing()
 
 
 class Unmoved(StoreError):

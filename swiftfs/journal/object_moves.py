@@ -29,7 +29,7 @@ from swiftfs.journal.move_items import (
     some,
     version_of,
 )
-from swiftfs.journal.move_results import KeepCopies, Moved, RecordMove, Remnant, Unmoved, keep_nothing
+from swiftfs.journal.move_results import KEEPS_NOTHING, CopyKeeper, Moved, RecordMove, Remnant, Unmoved
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
@@ -73,7 +73,7 @@ class ObjectMoves:
         self._late = MoveEvidence(ambiguous)
         self._moment = moment
 
-    def move(self, operation: Move, keep: KeepCopies = keep_nothing) -> list[Remnant]:
+    def move(self, operation: Move, keeper: CopyKeeper = KEEPS_NOTHING) -> list[Remnant]:
         """Copy, then delete the source if it is still the copied version; return it if that failed.
 
         Raise `CopyLost` if another client deleted or replaced a large object meanwhile, with its segments.
@@ -82,6 +82,7 @@ class ObjectMoves:
             # They are of an older attempt to delete the target, which then was another object. The success of
             # this COPY proves nothing about it, though it proves the end of what stands there now.
             self._removal.forget_expected(operation.target)
+        keeper.prepare_copy(operation.source, operation.target)
         # Before the COPY, which replaces the manifest that names them.
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
         item = MoveItem(operation.source, operation.target, "", is_slo=operation.is_slo)
@@ -91,7 +92,7 @@ class ObjectMoves:
             self._share_copy(item)
             self._expect_copy(operation)
             raise
-        keep([item.target])
+        keeper.keep_copies([item.target])
         remnants = self._delete_unchanged([item])
         self._removal.discard(operation.target, replaced)
         if isinstance(item.error, StoreError):
@@ -145,7 +146,7 @@ class ObjectMoves:
         if operation.replaces_large is not False:
             self._removal.record_replaced(operation.target)
 
-    def move_folder(self, operation: MoveFolder, record: RecordMove, keep: KeepCopies) -> Moved:
+    def move_folder(self, operation: MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
         """Copy all in parallel, then delete unchanged sources.
 
         If a copy fails, the others are deleted again; `Unmoved` names those that could not be.
@@ -153,6 +154,7 @@ class ObjectMoves:
         """
         began = monotonic()
         items = self._items(operation, self._list(operation))
+        _prepare(items, keeper)
         moved = tuple(MovedObject(i.source.key, *version_of(i)) for i in items[len(operation.markers) :])
         # Committed before the first COPY: the next process can tell what moves from what was stored
         # meanwhile.
@@ -160,7 +162,7 @@ class ObjectMoves:
         copied = self._copy(items, lambda: record(replace(operation, objects=moved, undone=True)))
         if not copied and not operation.carried:  # else all that the folder has is in the journal
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
-        keep([item.target for item in copied])
+        keeper.keep_copies([item.target for item in copied])
         rows = None
         if not self._is_of_this_moment(began, copied):
             try:
@@ -481,6 +483,16 @@ class ObjectMoves:
             return self._store.head(name)
         except NotFound:
             return None
+
+
+def _prepare(items: Iterable[MoveItem], keeper: CopyKeeper) -> None:
+    """Get the bytes that lost requests may destroy at the targets; raise `Unmoved`."""
+    try:
+        for item in items:
+            with suppress(NotFound):  # the copy will tell
+                keeper.prepare_copy(item.source, item.target)
+    except (StoreError, OSError) as error:
+        raise Unmoved(error) from error
 
 
 def _rows(items: Iterable[MoveItem]) -> tuple[Row, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.move_results import keep_nothing
+from swiftfs.journal.move_results import KEEPS_NOTHING
 from swiftfs.journal.operations import Delete, Move, MoveFolder, PutFile, names_of
 from swiftfs.journal.outcomes import Outcomes
 from swiftfs.journal.parts import JournalParts
@@ -237,8 +237,7 @@ class Scheduler:
 
         # What was synced of these names must not be carried out after the move.
         self._db.make_final()
-        keep = self._late.fetch_versions_of if self._late is not None else keep_nothing
-        moved = self._executor.move(operation, record, keep)
+        moved = self._executor.move(operation, record, self._late or KEEPS_NOTHING)
         task.rows = moved.rows
         with self._changed:
             tasks = remnant_tasks(self._queue, task.path, operation, moved.remnants)

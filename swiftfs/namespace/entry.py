@@ -201,7 +201,8 @@ def possible(attributes: Attributes, target: str | None) -> Attributes:
     if kind == stat.S_IFREG:
         return attributes
     if kind == stat.S_IFLNK:
-        is_possible = 0 < attributes.size <= MAX_LINK and len((target or "").encode()) in (0, attributes.size)
+        is_target = target is None or len(target.encode()) == attributes.size
+        is_possible = 0 < attributes.size <= MAX_LINK and is_target
     else:
         is_possible = not attributes.size
     if is_possible:

@@ -215,6 +215,7 @@ LINK, PIPE = stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o640
         (LINK, 2, "é", stat.S_IFLNK),
         (LINK, 0, None, stat.S_IFREG),
         (LINK, 0, "", stat.S_IFREG),
+        (LINK, 3, "", stat.S_IFREG),
         (LINK, 4095, None, stat.S_IFLNK),
         (LINK, 4096, None, stat.S_IFREG),
         (LINK, 1 << 40, "there", stat.S_IFREG),

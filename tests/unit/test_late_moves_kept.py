@@ -1,0 +1,99 @@
+"""Renames to a name whose deletion was lost: the deletion is carried out between their requests."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.harness import ME, harness
+from support.late_store import OPTIONS, LateStore, look, remove, settle, store_file
+from support.stored_objects import body, keys
+from swiftfs.errors import AccessDenied, SwiftfsError
+from swiftfs.posix.filesystem import FileSystem
+
+pytest_plugins = ["support.late_fixtures"]
+
+MIB = 1024 * 1024
+
+Rename = Callable[[FileSystem], None]
+
+
+def rename_file(filesystem: FileSystem) -> None:
+    filesystem.rename("/d/other", "/e/file")
+
+
+def rename_folder(filesystem: FileSystem) -> None:
+    filesystem.rename("/d", "/e")
+
+
+def before(store: LateStore, cache: Path, data: bytes, rename: Rename) -> Path:
+    """Store what is renamed, with a mount of its own; return the cache folder of the next mount."""
+    name = "other" if rename is rename_file else "file"
+    with harness(store, cache / "before", OPTIONS) as filesystem:
+        for folder in ("/d", "/e"):
+            filesystem.mkdir(folder, 0o755, ME)
+        store_file(filesystem, data, f"/d/{name}")
+        store_file(filesystem, b"old", "/e/file")
+    return cache / "mount"
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    (tmp_path / "mount").mkdir()
+
+
+@pytest.mark.parametrize("when", ["head", "get", "delete"])
+@pytest.mark.parametrize("rename", [rename_file, rename_folder])
+@pytest.mark.parametrize("size", [10, 200_000, 3 * MIB])
+def test_a_late_deletion_within_a_rename_is_undone(
+    store: LateStore, tmp_path: Path, size: int, rename: Rename, when: str
+) -> None:
+    data = os.urandom(size)
+    with harness(store, before(store, tmp_path, data, rename), OPTIONS) as filesystem:
+        store.lose("delete", "e/file")
+        remove(filesystem, "/e/file")
+        assert store.lost == 1
+
+        def land(method: str, subject: str) -> None:
+            is_copied = any(method == "copy" for method, _ in store.requests)
+            where = "box/d" if when == "delete" else "box/e"
+            if is_copied and method.startswith(when) and where in f"{subject}box/d":
+                store.hook = None
+                store.land()
+
+        store.requests.clear()
+        store.hook = land
+        rename(filesystem)
+        store.hook = None
+        store.land()  # if no such request was sent
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "e/file") == data
+
+
+@pytest.mark.parametrize("rename", [rename_file, rename_folder])
+def test_a_rename_whose_bytes_cannot_be_kept_fails_before_it_copies(
+    store: LateStore, tmp_path: Path, rename: Rename
+) -> None:
+    with harness(store, before(store, tmp_path, b"new", rename), OPTIONS) as filesystem:
+        store.lose("delete", "e/file")
+        remove(filesystem, "/e/file")
+
+        def refuse(method: str, subject: str) -> None:
+            if method == "get" and subject.startswith("box/d/"):
+                raise AccessDenied("no")
+
+        store.requests.clear()
+        store.hook = refuse
+        with pytest.raises(SwiftfsError):
+            rename(filesystem)
+        store.hook = None
+        assert not any(method == "copy" for method, _ in store.requests)
+        store.land()
+        look(filesystem)
+        settle(filesystem)
+        assert any(key.startswith("d/") and key != "d/" for key in keys(store))
+        rename(filesystem)
+        assert body(store, "e/file") == b"new"
