@@ -1,5 +1,6 @@
 """The objects of a move, and whether each is still the version that moves."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -8,6 +9,8 @@ from hashlib import md5
 from swiftfs.attributes import NS, decode_type, parse_last_modified
 from swiftfs.journal.operations import Delete, MovedObject, MoveFolder
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, Row
+
+log = logging.getLogger(__name__)
 
 EMPTY = md5(usedforsecurity=False).hexdigest()
 """The ETag of an empty object, which a folder's marker and a DLO's manifest are."""
@@ -177,3 +180,21 @@ def some(names: Sequence[ObjectName]) -> str:
     """Return the first of many names, and how many there are."""
     more = len(names) - NAMED
     return ", ".join(map(str, names[:NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def rows_of(items: Iterable[MoveItem]) -> tuple[Row, ...]:
+    """Return the rows of the items that a listing has shown."""
+    return tuple(item.row for item in items if item.row is not None)
+
+
+def log_not_deleted(items: Sequence[MoveItem]) -> None:
+    """Log which sources another client has changed or deleted; the move fails with the `error` of others."""
+    changed = [item for item in items if item.not_deleted is NotDeleted.CHANGED and item.error is None]
+    absent = [item for item in items if item.not_deleted is NotDeleted.ABSENT]
+    if changed:
+        log.warning(
+            "another client changed %s while it was moved: the changed version is kept",
+            some([item.source for item in changed]),
+        )
+    if absent:
+        log.info("%s was deleted while it was moved", some([item.source for item in absent]))

@@ -1,10 +1,12 @@
 """What a move has done, or left behind, for those that go on with it."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from swiftfs.errors import StoreError, errno_of
+from swiftfs.errors import NotFound, StoreError, errno_of
+from swiftfs.journal.move_items import MoveItem
 from swiftfs.journal.operations import Delete, Move, MoveFolder
 from swiftfs.objects import ObjectName, Row
 
@@ -60,3 +62,13 @@ class Unmoved(StoreError):
         super().__init__(f"the folder was not moved: {cause}")
         self.errno = errno_of(cause)
         self.left = left
+
+
+def prepare(items: Iterable[MoveItem], keeper: CopyKeeper) -> None:
+    """Get the bytes that lost requests may destroy at the targets of a folder's move; raise `Unmoved`."""
+    try:
+        for item in items:
+            with suppress(NotFound):  # the copy will tell
+                keeper.prepare_copy(item.source, item.target)
+    except (StoreError, OSError) as error:
+        raise Unmoved(error) from error

@@ -26,10 +26,20 @@ from swiftfs.journal.move_items import (
     is_to_delete,
     is_unchanged,
     items_of,
+    log_not_deleted,
+    rows_of,
     some,
     version_of,
 )
-from swiftfs.journal.move_results import KEEPS_NOTHING, CopyKeeper, Moved, RecordMove, Remnant, Unmoved
+from swiftfs.journal.move_results import (
+    KEEPS_NOTHING,
+    CopyKeeper,
+    Moved,
+    RecordMove,
+    Remnant,
+    Unmoved,
+    prepare,
+)
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
@@ -154,7 +164,7 @@ class ObjectMoves:
         """
         began = monotonic()
         items = self._items(operation, self._list(operation))
-        _prepare(items, keeper)
+        prepare(items, keeper)
         moved = tuple(MovedObject(i.source.key, *version_of(i)) for i in items[len(operation.markers) :])
         # Committed before the first COPY: the next process can tell what moves from what was stored
         # meanwhile.
@@ -171,11 +181,11 @@ class ObjectMoves:
                 for item in copied:
                     item.not_deleted = NotDeleted.FAILED
                 self._copies.settle(copied)
-                return Moved([(deletion_of(item), error) for item in copied], _rows(copied))
+                return Moved([(deletion_of(item), error) for item in copied], rows_of(copied))
         sure = [item for item in copied if is_unchanged(item, rows)]
         doubtful = [item for item in copied if not is_unchanged(item, rows)]
         remnants = self._delete_unchanged(doubtful, sure)
-        return Moved(remnants, _rows(copied))
+        return Moved(remnants, rows_of(copied))
 
     def resume_folder(self, operation: MoveFolder, record: RecordMove) -> Moved:
         """Finish a move that a dead process left; newer versions at either place are kept.
@@ -213,7 +223,7 @@ class ObjectMoves:
                 operation.target,
                 some([item.source for item in kept]),
             )
-        return Moved(self._delete_unchanged(copied, found), (*_rows(items), *left.moved_rows()))
+        return Moved(self._delete_unchanged(copied, found), (*rows_of(items), *left.moved_rows()))
 
     def _list_again(self, copy: ObjectInfo) -> None:
         """Have a copy listed: the server may have died between the COPY and the update of the listing."""
@@ -461,7 +471,7 @@ class ObjectMoves:
                 remnants.append((deletion_of(item), error))
         items = (*sure, *doubtful)
         self._copies.settle(items)
-        _log_not_deleted(items)
+        log_not_deleted(items)
         return remnants
 
     def _is_at_target(self, item: MoveItem, source: ObjectInfo) -> bool:
@@ -483,30 +493,3 @@ class ObjectMoves:
             return self._store.head(name)
         except NotFound:
             return None
-
-
-def _prepare(items: Iterable[MoveItem], keeper: CopyKeeper) -> None:
-    """Get the bytes that lost requests may destroy at the targets; raise `Unmoved`."""
-    try:
-        for item in items:
-            with suppress(NotFound):  # the copy will tell
-                keeper.prepare_copy(item.source, item.target)
-    except (StoreError, OSError) as error:
-        raise Unmoved(error) from error
-
-
-def _rows(items: Iterable[MoveItem]) -> tuple[Row, ...]:
-    return tuple(item.row for item in items if item.row is not None)
-
-
-def _log_not_deleted(items: Sequence[MoveItem]) -> None:
-    """Log which sources another client has changed or deleted; the move fails with the `error` of others."""
-    changed = [item for item in items if item.not_deleted is NotDeleted.CHANGED and item.error is None]
-    absent = [item for item in items if item.not_deleted is NotDeleted.ABSENT]
-    if changed:
-        log.warning(
-            "another client changed %s while it was moved: the changed version is kept",
-            some([item.source for item in changed]),
-        )
-    if absent:
-        log.info("%s was deleted while it was moved", some([item.source for item in absent]))
