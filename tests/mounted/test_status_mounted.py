@@ -56,7 +56,7 @@ def test_the_progress_of_a_large_file_is_shown(mounted: Mount, swift: SwiftServe
 
 @pytest.mark.mount_options("settle=0.1")
 def test_the_progress_of_a_small_file_is_shown(mounted: Mount, swift: SwiftServer, container: str) -> None:
-    swift.inject(Fault("PUT", f"/{container}/photo", delay=1.5))
+    swift.inject(Fault("PUT", f"/{container}/photo", delay=60.0))
     (mounted.path / "photo").write_bytes(bytes(3 * MIB))
 
     def is_sent() -> bool:
@@ -67,6 +67,7 @@ def test_the_progress_of_a_small_file_is_shown(mounted: Mount, swift: SwiftServe
         return True
 
     wait_until(is_sent)
+    swift.end_delays()
     wait_until(lambda: not read_state(mounted.path).report.total)
 
 
