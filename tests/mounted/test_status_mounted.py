@@ -56,7 +56,8 @@ def test_the_progress_of_a_large_file_is_shown(mounted: Mount, swift: SwiftServe
 
 @pytest.mark.mount_options("settle=0.1")
 def test_the_progress_of_a_small_file_is_shown(mounted: Mount, swift: SwiftServer, container: str) -> None:
-    swift.inject(Fault("PUT", f"/{container}/photo", delay=60.0))
+    # The answer is held back, and then it is another one: the file is sent once more.
+    swift.inject(Fault("PUT", f"/{container}/photo", times=1, after=True, delay=60.0, status=503))
     (mounted.path / "photo").write_bytes(bytes(3 * MIB))
 
     def is_sent() -> bool:
@@ -66,9 +67,12 @@ def test_the_progress_of_a_small_file_is_shown(mounted: Mount, swift: SwiftServe
         assert re.search(r"━ 100% 3\.1 MB of 3\.1 MB +/photo\n", shown(state))
         return True
 
+    def is_stored() -> bool:
+        swift.end_delays()  # again: Swift may still be at work, and the delay comes after that
+        return not read_state(mounted.path).report.total
+
     wait_until(is_sent)
-    swift.end_delays()
-    wait_until(lambda: not read_state(mounted.path).report.total)
+    wait_until(is_stored)
 
 
 @pytest.mark.mount_options("segment_size=1M,settle=0.1")
