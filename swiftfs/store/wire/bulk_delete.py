@@ -128,7 +128,7 @@ def _verdict(body: bytes, most_values: int) -> dict[str, Any]:
         verdict["Errors"] = [(str(path), str(status)) for path, status in verdict["Errors"]]
         verdict["Response Status"] = str(verdict["Response Status"])
         verdict["Response Body"] = str(verdict.get("Response Body", ""))
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise NoVerdict(f"delete_many: no verdict in {body[:80]!r}") from None
     return dict(verdict)
 
