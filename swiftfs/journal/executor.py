@@ -256,15 +256,15 @@ class Executor:
             return Moved(self._object_moves.move(operation, keeper))
         return self._object_moves.move_folder(operation, record, keeper)
 
-    def resume(self, operation: Move | MoveFolder, record: RecordMove) -> Moved:
+    def resume(self, operation: Move | MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
         """Finish a move that an earlier process began.
 
         `record` is told when it is undone instead.
         """
         try:
             if isinstance(operation, Move):
-                return Moved(self._object_moves.resume_move(operation))
-            return self._object_moves.resume_folder(operation, record)
+                return Moved(self._object_moves.resume_move(operation, keeper))
+            return self._object_moves.resume_folder(operation, record, keeper)
         except StoreError:
             # The dead process may have made any of the copies, and both names may be changed from now on.
             self.removal.share_all(operation.copies())

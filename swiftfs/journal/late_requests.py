@@ -159,13 +159,17 @@ class LateRequests:
         if copied:
             self.save()
 
-    def prepare_copy(self, source: ObjectName, target: ObjectName) -> None:
+    def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
         """Get the bytes that are about to be copied to where a lost request may destroy them.
 
         Raise `StoreError` or `OSError`. After the copy it may be too late, and the source is deleted then.
         """
         found = self._ambiguous.get(target)
-        if found is not None and found.lost:
+        if found is None:
+            return
+        # The same copy once more does no harm.
+        others = [one for one in found.lost if one.source != source]
+        if any(one.kind != "put" or not etag or one.etag != etag for one in others):
             self._versions.prepare(source, target)
 
     def keep_copies(self, copies: Collection[ObjectName]) -> None:

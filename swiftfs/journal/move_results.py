@@ -35,17 +35,20 @@ RecordMove = Callable[[MoveFolder], None]
 class CopyKeeper(Protocol):
     """Keeps the copies of a move that a lost request may still destroy."""
 
-    def prepare_copy(self, source: ObjectName, target: ObjectName) -> None:
-        """Get the bytes of an object that is about to be copied; raise `StoreError` or `OSError`."""
+    def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
+        """Get the bytes of an object that is about to be copied; raise `StoreError` or `OSError`.
+
+        `etag` is that of its version, "" while it is unknown.
+        """
 
     def keep_copies(self, copies: Collection[ObjectName]) -> None:
         """Keep what was copied just now, while the sources still exist."""
 
 
 class KeepsNothing:
-    """The `CopyKeeper` for the start of a mount."""
+    """The `CopyKeeper` where nobody looks for what lost requests have done."""
 
-    def prepare_copy(self, source: ObjectName, target: ObjectName) -> None:
+    def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
         """Do nothing."""
 
     def keep_copies(self, copies: Collection[ObjectName]) -> None:
@@ -69,6 +72,6 @@ def prepare(items: Iterable[MoveItem], keeper: CopyKeeper) -> None:
     try:
         for item in items:
             with suppress(NotFound):  # the copy will tell
-                keeper.prepare_copy(item.source, item.target)
+                keeper.prepare_copy(item.source, item.target, item.etag)
     except (StoreError, OSError) as error:
         raise Unmoved(error) from error

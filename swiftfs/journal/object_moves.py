@@ -92,7 +92,7 @@ class ObjectMoves:
             # They are of an older attempt to delete the target, which then was another object. The success of
             # this COPY proves nothing about it, though it proves the end of what stands there now.
             self._removal.forget_expected(operation.target)
-        keeper.prepare_copy(operation.source, operation.target)
+        keeper.prepare_copy(operation.source, operation.target, operation.etag or "")
         # Before the COPY, which replaces the manifest that names them.
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
         item = MoveItem(operation.source, operation.target, "", is_slo=operation.is_slo)
@@ -109,7 +109,7 @@ class ObjectMoves:
             raise item.error
         return remnants
 
-    def resume_move(self, operation: Move) -> list[Remnant]:
+    def resume_move(self, operation: Move, keeper: CopyKeeper = KEEPS_NOTHING) -> list[Remnant]:
         """Finish a move that a dead process left; a newer version at either name is kept.
 
         Raise `StoreError` if both names are kept.
@@ -131,13 +131,15 @@ class ObjectMoves:
             if is_copy and target is not None and is_replaced:  # both may hold the same bytes
                 is_copy = Headers.of(source) == Headers.of(target)
             if is_copy and target is not None:
+                keeper.prepare_copy(operation.source, operation.target, operation.etag or "")
                 self._list_again(target)
                 self._record_replaced(operation)
+                keeper.keep_copies([operation.target])
                 return self._delete_unchanged(
                     [MoveItem(operation.source, operation.target, etag, copied=etag)]
                 )
             if is_replaced and not operation.served:
-                return self.move(operation)
+                return self.move(operation, keeper)
         self._removal.share(operation.source, operation.target)  # the copy may still be carried out
         if target is not None and target.version.etag == operation.etag:
             copy = MoveItem(operation.source, operation.target, "", copied=operation.etag)
@@ -187,7 +189,7 @@ class ObjectMoves:
         remnants = self._delete_unchanged(doubtful, sure)
         return Moved(remnants, rows_of(copied))
 
-    def resume_folder(self, operation: MoveFolder, record: RecordMove) -> Moved:
+    def resume_folder(self, operation: MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
         """Finish a move that a dead process left; newer versions at either place are kept.
 
         Only objects that are absent at the target and unchanged at the source are copied, and only before a
@@ -210,12 +212,14 @@ class ObjectMoves:
             rest = self._undo_rest(operation, found, (*items, *kept), left.targets)
             raise Unmoved(StoreError("it was being undone when the process died"), rest)
         try:
+            prepare(items, keeper)
             missing = [item for item in items if item.copied is None]
             copied = self._copy(missing, lambda: record(replace(operation, undone=True)))
         except Unmoved as error:
             if operation.objects is not None:  # only then it is certain that the copies are this move's
                 error.left += self._undo(found)
             raise
+        keeper.keep_copies([item.target for item in items])
         if kept:
             log.warning(
                 "the move of %s to %s was interrupted: %s is kept at the old place, as either may be newer",

@@ -12,7 +12,7 @@ from swiftfs.journal.carried_tasks import carried_record, folder_rename
 from swiftfs.journal.database import Record
 from swiftfs.journal.first_release import completed
 from swiftfs.journal.merging import attempted, one_a_file
-from swiftfs.journal.move_results import Remnant, ShowMoved
+from swiftfs.journal.move_results import KEEPS_NOTHING, Remnant, ShowMoved
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
@@ -115,7 +115,7 @@ class Recovery:
         given_up = False
         source, target = operation.source, operation.target
         try:
-            moved = self._executor.resume(operation, record_again)
+            moved = self._executor.resume(operation, record_again, self._late or KEEPS_NOTHING)
         except StoreError as error:
             remnants: list[Remnant] = [(deletion, error) for deletion in getattr(error, "left", ())]
             if error.retryable:

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from support.harness import ME, harness
-from support.late_store import OPTIONS, LateStore, look, remove, settle, store_file
+from support.harness import ANY_END, ME, copy_live, harness
+from support.late_store import OPTIONS, LateStore, away, look, remove, settle, store_file
 from support.stored_objects import body, keys
 from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.posix.filesystem import FileSystem
@@ -68,6 +69,48 @@ def test_a_late_deletion_within_a_rename_is_undone(
         rename(filesystem)
         store.hook = None
         store.land()  # if no such request was sent
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "e/file") == data
+
+
+def killed_rename(store: LateStore, cache: Path, rename: Rename) -> Path:
+    """Kill a mount just before the COPY of its rename; return the cache folder of the next mount."""
+    died = cache.with_name("died")
+
+    def kill(method: str, subject: str) -> None:
+        if method == "copy":
+            copy_live(cache, died)
+            store.hook = away
+            away(method, subject)
+
+    with harness(store, cache, f"{OPTIONS},drain=0", close_error=ANY_END) as filesystem:
+        store.lose("delete", "e/file")
+        remove(filesystem, "/e/file")
+        store.hook = kill
+        with suppress(SwiftfsError, OSError):
+            rename(filesystem)
+    store.hook = None
+    return died
+
+
+@pytest.mark.parametrize("rename", [rename_file, rename_folder])
+@pytest.mark.parametrize("size", [10, 200_000, 3 * MIB])
+def test_a_late_deletion_within_a_rename_that_the_next_mount_finishes(
+    store: LateStore, tmp_path: Path, size: int, rename: Rename
+) -> None:
+    data = os.urandom(size)
+    died = killed_rename(store, before(store, tmp_path, data, rename), rename)
+    assert store.lost == 1
+
+    def land(method: str, subject: str) -> None:
+        if method.startswith("delete") and "e/file" not in subject:
+            store.hook = None
+            store.land()
+
+    store.hook = land
+    with harness(store, died, OPTIONS) as filesystem:
+        assert store.lost == 0
         look(filesystem)
         settle(filesystem)
         assert body(store, "e/file") == data
