@@ -88,7 +88,7 @@ class KillableMount:
         self._process = None
         if os.path.ismount(self.path) or code:
             _run("fusermount", "-uz", self.path)
-        assert code in (0, -9), self.log.read_text()
+        assert code in (0, -9), f"exit code {code}: {self.log.read_text()}"
         return code == 0
 
 
