@@ -57,6 +57,7 @@ class SegmentUploader:
         file: str = "",
         journal: str = "",
         on_stored: Callable[[], None] = UNLIMITED.on_stored,
+        on_put: Callable[[UnreferencedPrefix], None] | None = None,
     ) -> None:
         self._places = places
         self._container = name.container
@@ -64,7 +65,7 @@ class SegmentUploader:
         self._descriptor = descriptor
         self._layout = layout
         self._on_stored = on_stored
-        self.record = UploadRecord(places, name, prefix, on_first_put, file, journal)
+        self.record = UploadRecord(places, name, prefix, on_first_put, file, journal, on_put)
         self._storer = SegmentStorer(store, places, name.container, self.record)
         self._lock = self.record.lock
         self._uploads: Spans[SegmentPut] = Spans()
@@ -235,6 +236,15 @@ class SegmentUploader:
         """Begin to upload the bytes from `start` to `end` as one segment, unless that was done."""
         with self._lock:
             return self._get(start, end)
+
+    def take_unlisted(self, listed: Collection[str], named: Collection[ObjectName]) -> set[ObjectName]:
+        """Return and forget the segments that an earlier process was sending, and that Swift does not list.
+
+        Swift may still store them. What a manifest has `named`, or a record names, was answered.
+        """
+        with self._lock:
+            needed = set(named).union(*self._recorded)
+            return self.record.take_inherited(listed, needed)
 
     def adopt_leftovers(self, rows: Iterable[Row], named: Iterable[ObjectName] = ()) -> None:
         """Take over the segments of an earlier process, which Swift lists below the prefix.
