@@ -11,7 +11,7 @@ from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.segment_put import SegmentPut, is_all_named, stored_names
+from swiftfs.filecache.segment_put import SegmentPut, is_all_named, results, stored_names
 from swiftfs.filecache.segment_storer import SegmentStorer
 from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.spans import Spans
@@ -230,7 +230,7 @@ class SegmentUploader:
                     # Its bytes are those of this moment, and so will be those of all others.
                     upload.inconsistent = False
         # Without the lock, and after all have begun: they run in parallel.
-        return Manifest(tuple([upload.result() for upload in uploads]))
+        return Manifest(tuple(results(uploads)))
 
     def upload(self, start: int, end: int) -> SegmentPut:
         """Begin to upload the bytes from `start` to `end` as one segment, unless that was done."""

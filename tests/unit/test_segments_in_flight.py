@@ -74,7 +74,7 @@ def test_the_next_mount_deletes_the_file(store: LateStore, first: Path) -> None:
 
 def test_the_file_was_never_closed(store: LateStore, first: Path) -> None:
     def write_file(filesystem: FileSystem) -> None:
-        handle = filesystem.create("/file", os.O_RDWR, 0o644, ME)
+        handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
         for at in range(0, len(DATA), 500_000):
             put(filesystem, handle, at, DATA[at : at + 500_000])
         while not store.lost:  # a write begins to store the segments that were left before the write delay
