@@ -197,7 +197,7 @@ class Executor:
                 replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
                 info = self._store.put(operation.name, operation.body, operation.meta.headers())
                 self.removal.owners.forget(operation.name)
-                self.removal.discard(operation.name, replaced)
+                self.removal.discard(operation.name, replaced, info.version.etag)
                 return info
             case PutMarker():
                 return self._put_marker(operation, ambiguous=ambiguous)

@@ -104,7 +104,7 @@ class ObjectMoves:
             raise
         keeper.keep_copies([item.target])
         remnants = self._delete_unchanged([item])
-        self._removal.discard(operation.target, replaced)
+        self._removal.discard(operation.target, replaced, item.copied)
         if isinstance(item.error, StoreError):
             raise item.error
         return remnants

@@ -6,12 +6,17 @@ knows: then the segments are leftovers, which the journal's database has.
 
 That an object does not name its segments any more is no proof that nobody does: another mount may have
 renamed it. They are deleted only if this mount has deleted or replaced the object itself, and knows that.
+
+Another mount may also be about to replace the same version, by a manifest that names its segments again. So
+they rest for a moment after they were replaced, and what stands then keeps what it names.
 """
 
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
@@ -33,23 +38,45 @@ RETRY_SECONDS = 60.0
 """Pause before the next attempt to delete leftovers if Swift did not answer."""
 
 
+REST_SECONDS = 2.0
+"""How long the segments of a replaced version stay: longer than another mount takes between its look at that
+version and the answer to its own manifest."""
+
+
+class Proof(IntEnum):
+    """Whether it is known that no manifest but those of a leftover's objects names it."""
+
+    NONE = 0
+    UNNAMED = 1
+    """No manifest that Swift has answered ever named it."""
+    REPLACED = 2
+    """This mount has deleted or replaced the version that named it; other mounts may know that version."""
+
+
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A segment that a manifest of one of `objects` may name, `since` then (Unix seconds).
-
-    It `is_proven` that no other manifest names it: none ever did, or this mount has deleted or replaced that.
-    """
+    """A segment that a manifest of one of `objects` may name, `since` then (Unix seconds)."""
 
     objects: tuple[ObjectName, ...]
     since: float
-    is_proven: bool
+    proof: Proof
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """Segments of a version of `name` that was replaced; to be deleted at `due` (Unix seconds)."""
+
+    name: ObjectName
+    segments: frozenset[ObjectName]
+    due: float
 
 
 class SegmentRemoval:
     """Deletes segments of objects; `owners` knows which belong to which. `clock` returns Unix seconds.
 
-    The lock guards `_due`, when leftovers can be checked next, None while there are none. `_unproven` are the
-    objects that have, or had, leftovers without proof.
+    The lock guards `_due`, when leftovers can be checked next, None while there are none, the `_resting` in
+    the order of their time, and the ETags `_stored` of their objects. `_unproven` are the objects that have,
+    or had, leftovers without proof.
 
     Rows of leftovers are not synced. If a power cut loses new ones, the segments stay in Swift until `swiftfs
     gc` deletes them. If it brings back older ones, their manifests are read once more before anything is
@@ -69,7 +96,9 @@ class SegmentRemoval:
         self._clock = clock
         self._lock = new_lock(Rank.REMOVAL)
         left = self.leftovers().values()
-        self._unproven = {name for one in left if not one.is_proven for name in one.objects}
+        self._resting: deque[_Rest] = deque()
+        self._stored: dict[ObjectName, str] = {}
+        self._unproven = {name for one in left if not one.proof for name in one.objects}
         oldest = min((one.since for one in left), default=None)
         self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
 
@@ -101,14 +130,14 @@ class SegmentRemoval:
         # A rename's source may stand again, by a request that came late or an answer that was wrong.
         own -= self._named_by_any(others)
         # Before the request that deletes or replaces `name`.
-        self._keep_leftovers(own, Leftover((name,), self._clock(), is_proven=False))
+        self._keep_leftovers(own, Leftover((name,), self._clock(), Proof.NONE))
         if own:
             self._unproven.add(name)
         return own
 
     def prove(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
         """Record that the version of `name` with these segments is gone; they are not yet."""
-        self._keep_leftovers(segments, _proven({name}, self._clock()))
+        self._keep_leftovers(segments, _proven({name}, self._clock(), Proof.REPLACED))
 
     def forget_expected(self, name: ObjectName) -> None:
         """Forget the leftovers of attempts to delete or replace `name` whose end is not known."""
@@ -122,7 +151,8 @@ class SegmentRemoval:
     def record_replaced(self, name: ObjectName) -> None:
         """Record that an attempt to replace `name` has succeeded although it had no answer."""
         self._change(
-            "UPDATE leftovers SET is_proven = 1 WHERE objects = ? AND NOT is_proven", [(_to_text((name,)),)]
+            "UPDATE leftovers SET is_proven = ? WHERE objects = ? AND NOT is_proven",
+            [(Proof.REPLACED, _to_text((name,)))],
         )
 
     def shared(self, segments: Iterable[ObjectName]) -> set[ObjectName]:
@@ -165,17 +195,70 @@ class SegmentRemoval:
             return {names[0]: error}
         return {}
 
-    def discard(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
-        """Delete segments that the object which is or was `name` does not name any more.
+    def discard(self, name: ObjectName, segments: Collection[ObjectName], etag: str) -> None:
+        """Delete, after a rest, segments that the object which was just stored as `name` does not name.
 
-        This mount has deleted or replaced the version that did.
+        It has this `etag`, and has replaced the version that did.
         """
         shared = self.shared(segments)
         self.keep_shared(shared, {name})
-        own = set(segments) - shared
-        # Before the deletion: a process that dies during it leaves the rest, and the proof, to the next one.
+        own = frozenset(segments) - shared
+        if not own:
+            return
+        # Before the deletion: a process that dies before it leaves the rest, and the proof, to the next one.
         self.prove(name, own)
-        self.record_deleted({name}, own, self.delete_all(own))
+        with self._lock:
+            self._resting.append(_Rest(name, own, self._clock() + REST_SECONDS))
+            self._stored[name] = etag
+        if not REST_SECONDS:
+            self.end_rests()
+
+    def end_rests(self, *, at_once: bool = False) -> None:
+        """Delete the segments that have rested enough, or all `at_once`, but what another version names.
+
+        What cannot be looked at or deleted stays among the leftovers.
+        """
+        failures: dict[ObjectName, StoreError] = {}
+        unused: dict[ObjectName, set[ObjectName]] = {}
+        for name, (segments, etag) in self._take_rested(at_once=at_once).items():
+            try:
+                named = self._named_since(name, etag)
+            except StoreError as error:
+                log.info("segments of an older version of %s stay for now: %s", name, error)
+                continue
+            if kept := segments & named:
+                log.info(
+                    "%s: another client has stored a version with %d of its older segments", name, len(kept)
+                )
+            unused[name] = segments - named
+        failures = self.delete_all(tuple(set().union(*unused.values())))
+        for name, segments in unused.items():
+            lost = {one: error for one, error in failures.items() if one in segments}
+            self.record_deleted({name}, segments, lost, proof=Proof.REPLACED)
+
+    def _take_rested(self, *, at_once: bool) -> dict[ObjectName, tuple[set[ObjectName], str]]:
+        """Return and forget the segments that have rested enough, by their objects, with these' ETags."""
+        taken: dict[ObjectName, tuple[set[ObjectName], str]] = {}
+        with self._lock:
+            while self._resting and (at_once or self._has_rested(self._resting[0])):
+                rest = self._resting.popleft()
+                taken.setdefault(rest.name, (set(), self._stored[rest.name]))[0].update(rest.segments)
+            for name in taken.keys() - {rest.name for rest in self._resting}:
+                del self._stored[name]
+        return taken
+
+    def _has_rested(self, rest: _Rest) -> bool:
+        # A time far in the future is from a clock that was set back since.
+        return not 0 < rest.due - self._clock() <= REST_SECONDS
+
+    def _named_since(self, name: ObjectName, etag: str) -> set[ObjectName]:
+        """Return the segments that `name` has, none if it still is the version of this mount with `etag`."""
+        try:
+            if self._store.head(name).version.etag == etag:
+                return set()
+        except NotFound:
+            return set()
+        return self._named_by(name)
 
     def record_deleted(
         self,
@@ -183,7 +266,7 @@ class SegmentRemoval:
         segments: Iterable[ObjectName],
         failures: Mapping[ObjectName, StoreError],
         *,
-        is_proven: bool = True,
+        proof: Proof = Proof.REPLACED,
     ) -> None:
         """Record that `segments` were deleted, and which deletions failed.
 
@@ -193,19 +276,21 @@ class SegmentRemoval:
         passing = {segment for segment, error in failures.items() if error.retryable}
         # `look_again` adds LATE_SECONDS to it.
         since = self._clock() - LATE_SECONDS + RETRY_SECONDS
-        self._keep_leftovers(passing, Leftover(tuple(sorted(objects)), since, is_proven))
+        self._keep_leftovers(passing, Leftover(tuple(sorted(objects)), since, proof))
         self._drop_leftovers(set(segments) - passing)
         self.log_unused({segment: failures[segment] for segment in failures.keys() - passing})
 
-    def discard_replaced(self, name: ObjectName, segments: Collection[ObjectName], *, in_doubt: bool) -> None:
-        """Delete segments that the object just stored as `name` does not name.
+    def discard_replaced(
+        self, name: ObjectName, segments: Collection[ObjectName], etag: str, *, in_doubt: bool
+    ) -> None:
+        """Delete segments that the object just stored as `name`, with this ETag, does not name.
 
         With `in_doubt` another manifest that names some may still be stored late: they are checked later.
         """
         if in_doubt and segments:
             self.keep_shared(segments, {name})
         else:
-            self.discard(name, segments)
+            self.discard(name, segments, etag)
 
     def discard_below(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if that fails.
@@ -252,13 +337,16 @@ class SegmentRemoval:
         self._keep_leftovers(segments, _proven(objects, self._clock()))
 
     def is_due(self) -> bool:
-        """Return whether there are leftovers to check now."""
+        """Return whether there is something to do for `look_again`."""
         with self._lock:
+            if self._resting and self._has_rested(self._resting[0]):
+                return True
             return self._due is not None and self._clock() >= self._due
 
     def look_again(self) -> None:
-        """Delete the leftovers whose time is over and that no manifest names, where that is proven."""
-        groups: dict[tuple[tuple[ObjectName, ...], bool], set[ObjectName]] = {}
+        """Delete what has rested, and the leftovers with proof whose time is over and that nobody names."""
+        self.end_rests()
+        groups: dict[tuple[tuple[ObjectName, ...], Proof], set[ObjectName]] = {}
         with self._lock:
             # Before the leftovers are read: one that is added meanwhile sets the time again, and must not be
             # forgotten.
@@ -268,14 +356,14 @@ class SegmentRemoval:
             if self._is_recent(one.since):
                 self._schedule_look(one.since + LATE_SECONDS)
             else:
-                groups.setdefault((one.objects, one.is_proven), set()).add(name)
-        for (objects, is_proven), names in groups.items():
+                groups.setdefault((one.objects, one.proof), set()).add(name)
+        for (objects, proof), names in groups.items():
             try:
-                failures = self._delete_unused(names, objects, left, is_proven=is_proven)
+                failures = self._delete_unused(names, objects, left, is_proven=bool(proof))
             except StoreError as error:
                 # Without an answer about the manifests nothing is deleted: all of them are tried again.
                 failures = dict.fromkeys(names, error)
-            self.record_deleted(objects, names, failures, is_proven=is_proven)
+            self.record_deleted(objects, names, failures, proof=proof)
 
     def has_landed(self, name: ObjectName) -> bool:
         """Return whether Swift has a manifest of this journal as `name` whose PUT had no answer."""
@@ -290,7 +378,7 @@ class SegmentRemoval:
         Nobody else names segments of such an upload.
         """
         known = (left[one] for one in named if one in left)
-        sent = [one.since for one in known if one.is_proven and one.objects == (name,)]
+        sent = [one.since for one in known if one.proof is Proof.UNNAMED and one.objects == (name,)]
         asked = (one for one in self._db.uploads() if one.asked and name in one.objects)
         sent += [one.since for one in asked if any(_is_new(segment, one) for segment in named)]
         return max(sent, default=None)
@@ -305,10 +393,10 @@ class SegmentRemoval:
         at = self._landed_at(name, named, left)
         if at is None:
             return []
-        unproven = {one: found for one, found in left.items() if not found.is_proven and one not in named}
+        unproven = {one: found for one, found in left.items() if not found.proof and one not in named}
         gone = [one for one, found in unproven.items() if found.objects == (name,) and found.since <= at]
-        rows: list[tuple[object, ...]] = [(one.container, one.key) for one in gone]
-        self._change("UPDATE leftovers SET is_proven = 1 WHERE container = ? AND key = ?", rows)
+        rows: list[tuple[object, ...]] = [(Proof.REPLACED, one.container, one.key) for one in gone]
+        self._change("UPDATE leftovers SET is_proven = ? WHERE container = ? AND key = ?", rows)
         return gone
 
     def _delete_unused(
@@ -394,7 +482,7 @@ class SegmentRemoval:
         """Return the leftovers by their names."""
         return {
             ObjectName(container, key): Leftover(
-                tuple(ObjectName(*one) for one in json.loads(objects)), since, bool(is_proven)
+                tuple(ObjectName(*one) for one in json.loads(objects)), since, Proof(is_proven)
             )
             for container, key, objects, since, is_proven in self._db.rows("leftovers")
         }
@@ -404,7 +492,7 @@ class SegmentRemoval:
             return
         text = _to_text(leftover.objects)
         rows: list[tuple[object, ...]] = [
-            (name.container, name.key, text, leftover.since, int(leftover.is_proven)) for name in names
+            (name.container, name.key, text, leftover.since, int(leftover.proof)) for name in names
         ]
         try:
             self._db.change("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?, ?)", rows)
@@ -435,8 +523,8 @@ class SegmentRemoval:
             log.warning("%s", error)
 
 
-def _proven(objects: Iterable[ObjectName], since: float) -> Leftover:
-    return Leftover(tuple(sorted(objects)), since, is_proven=True)
+def _proven(objects: Iterable[ObjectName], since: float, proof: Proof = Proof.UNNAMED) -> Leftover:
+    return Leftover(tuple(sorted(objects)), since, proof)
 
 
 def _is_new(segment: ObjectName, upload: UnreferencedPrefix) -> bool:
