@@ -113,7 +113,7 @@ class FileUpload:
             *operation.superseded_segments,
             *cached_file.uploads.commit_manifest(None),
         }
-        self._discard(operation.name, info, cached_file.uploads, unused, in_doubt=in_doubt)
+        self._discard(operation.name, cached_file.uploads, unused, is_slo=False, in_doubt=in_doubt)
         return info
 
     def _put_segments(
@@ -153,16 +153,16 @@ class FileUpload:
         cached_file.adopt(info, manifest)
         in_doubt = cached_file.uploads.record.answered(manifest)
         unnamed = {*old, *operation.superseded_segments, *cached_file.uploads.commit_manifest(manifest)}
-        self._discard(operation.name, info, cached_file.uploads, unnamed - named, in_doubt=in_doubt)
+        self._discard(operation.name, cached_file.uploads, unnamed - named, is_slo=True, in_doubt=in_doubt)
         return info
 
     def _discard(
         self,
         name: ObjectName,
-        stored: ObjectInfo,
         uploads: SegmentUploader,
         unused: set[ObjectName],
         *,
+        is_slo: bool,
         in_doubt: bool,
     ) -> None:
         """Delete segments that the object just stored does not name.
@@ -172,7 +172,7 @@ class FileUpload:
         """
         # An attempt to store a manifest may come late even if another attempt of it was answered.
         in_doubt = in_doubt or self._ambiguous.may_name(name, unused)
-        self._removal.discard_replaced(name, unused, stored.version.etag, in_doubt=in_doubt)
+        self._removal.discard_replaced(name, unused, is_slo=is_slo, in_doubt=in_doubt)
         if released := uploads.take_released():
             self._removal.keep_shared(released, {name})
 
