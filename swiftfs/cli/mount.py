@@ -30,7 +30,7 @@ def run(
     options = build_options(gather(os.environ, words, given(flags)))
     request = MountRequest(
         Source.parse(source),
-        mountpoint.absolute(),
+        mountpoint,
         options,
         Path(options.cache_dir).absolute() if options.cache_dir else None,
         options.os_cloud or None,

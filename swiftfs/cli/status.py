@@ -21,19 +21,18 @@ Show = Callable[[list[MountStatus]], None]
 
 def run(mountpoint: Path | None, *, as_json: bool, watch: bool) -> None:
     """Print the status of the mount on MOUNTPOINT, or of all mounts that answer."""
-    asked = None if mountpoint is None else mountpoint.absolute()
-    states, failures = _look(asked)
+    states, failures = _look(mountpoint)
     for failure in failures:
         complain(failure)
     if not watch:
-        _print_json(states, alone=asked is not None, indent=2) if as_json else _print(states)
+        _print_json(states, alone=mountpoint is not None, indent=2) if as_json else _print(states)
         return
     ends = (KeyboardInterrupt, ConfigurationError)  # Ctrl-C, or the mount has ended
-    with suppress(*ends), _shown(as_json=as_json, alone=asked is not None) as show:
+    with suppress(*ends), _shown(as_json=as_json, alone=mountpoint is not None) as show:
         while True:
             show(states)
             sleep(WATCH_SECONDS)
-            states, _ = _look(asked)
+            states, _ = _look(mountpoint)
 
 
 def _look(asked: Path | None) -> tuple[list[MountStatus], list[str]]:

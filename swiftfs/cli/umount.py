@@ -10,7 +10,7 @@ def run(mountpoint: Path) -> None:
     """Unmount, and return when everything is stored; errors as in `unmount`."""
     with spinner(f"unmounting {mountpoint}") as show:
         held = unmount(
-            mountpoint.absolute(),
+            mountpoint,
             lambda waiting: show(f"{mountpoint}: {pluralize(waiting, 'change')} still to be stored"),
         )
     if held:

@@ -9,8 +9,8 @@ from typing import Any
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
-_SIZE = re.compile(r"(\d+)\s*([kmgt]?)i?b?", re.IGNORECASE)
-_UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB}
+_SIZE = re.compile(r"(\d+)\s*([kmgtp]?)i?b?", re.IGNORECASE)
+_UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB, "p": 1024**2 * GIB}
 LOOPBACK = "127.0.0.1"
 
 _TRUE = {"", "1", "yes", "true", "on"}
@@ -52,7 +52,7 @@ def show_size(size: int | None) -> str:
     """Write bytes as `parse_size` reads them, in the largest unit that fits."""
     if size is None:
         return ""
-    for unit in "GMK":
+    for unit in "PTGMK":
         step = _UNITS[unit.lower()]
         if size and size % step == 0:
             return f"{size // step}{unit}"
@@ -231,7 +231,7 @@ class Options:
     )
     cache_size: int | None = _option(
         None,
-        _size(64 * MIB, 2**60),
+        _size(64 * MIB, 2**50),
         "disk space for local copies of files (default: 10G, at most half of the free space)",
     )
     drain: float = _option(
