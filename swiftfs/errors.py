@@ -248,4 +248,5 @@ def mount_point_error(mountpoint: Path, error: OSError) -> ConfigurationError:
     """Return why nothing can be mounted on `mountpoint`, a call on which failed with `error`."""
     if error.errno in DEAD_MOUNT:
         return mount_error(mountpoint, error, "run 'fusermount -u' on it first")
-    return ConfigurationError(f"mount point {mountpoint}: {error.strerror}")
+    hint = ": mkdir it, or mount with --create" if error.errno == errno.ENOENT else ""
+    return ConfigurationError(f"mount point {mountpoint}: {error.strerror}{hint}")

@@ -32,6 +32,7 @@ def main() -> None:
 @main.command(
     epilog=examples(
         "swiftfs mount photos ~/photos",
+        "swiftfs mount --create photos/2024 ~/photos",
         "swiftfs mount / ~/account --credentials ~/.config/swiftfs/photos.credentials",
         "swiftfs mount photos ~/photos -o ro,ttl=300,read_ahead=128M",
     )
@@ -47,9 +48,15 @@ def main() -> None:
     shell_complete=complete_words,
 )
 @click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground and log to standard error.")
+@click.option("--from-fstab", is_flag=True, hidden=True)
 @option_flags()
 def mount(
-    source: str, mountpoint: Path, words: tuple[str, ...], foreground: bool, **flags: bool | str | None
+    source: str,
+    mountpoint: Path,
+    words: tuple[str, ...],
+    foreground: bool,
+    from_fstab: bool,
+    **flags: bool | str | None,
 ) -> None:
     """Mount SOURCE on the empty folder MOUNTPOINT.
 
@@ -61,7 +68,7 @@ def mount(
 
     garbage_collector.freeze()
     garbage_collector.enable()
-    command.run(source, mountpoint, words, flags, foreground=foreground)
+    command.run(source, mountpoint, words, flags, foreground=foreground, from_fstab=from_fstab)
 
 
 @main.command(epilog=examples("swiftfs umount ~/photos"))

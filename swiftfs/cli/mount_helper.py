@@ -33,7 +33,7 @@ def helper(source: str, mountpoint: str, options: tuple[str, ...], fake: bool) -
         if fake:
             build_options(gather(os.environ, options))
             return
-        words = ["mount", source, mountpoint]
+        words = ["mount", "--from-fstab", source, mountpoint]
         for option in options:
             words += ["-o", option]
         cli.main(words, prog_name="swiftfs", standalone_mode=False)

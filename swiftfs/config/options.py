@@ -157,6 +157,7 @@ class Options:
     """The options of a mount. Sizes are in bytes, times in seconds."""
 
     ro: bool = _option(False, SWITCH, "mount read-only")
+    create: bool = _option(False, SWITCH, "make the container and the mount point if they do not exist")
     allow_other: bool = _option(
         False, SWITCH, "let other users in (needs root, or user_allow_other in /etc/fuse.conf)"
     )

@@ -24,7 +24,7 @@ from swiftfs.concurrency import monotonic
 from swiftfs.control.unmount import detach, unmount
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, SwiftfsError
-from swiftfs.service.mount import check_mountpoint
+from swiftfs.service.mountpoint import check_mountpoint
 
 CONTAINER = "demo"
 TREE = "tree"

@@ -150,7 +150,7 @@ def test_unusable_mount_points(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "is not empty" in refused(folder=tmp_path / "full")
     assert refused(folder=tmp_path / "file").endswith("mount point FOLDER: REASON")
-    assert refused(folder=tmp_path / "missing").endswith("mount point FOLDER: REASON")
+    assert refused(folder=tmp_path / "missing").endswith(": mkdir it, or mount with --create")
 
 
 @pytest.mark.parametrize(
