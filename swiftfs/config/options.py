@@ -59,6 +59,15 @@ def show_size(size: int | None) -> str:
     return str(size)
 
 
+def readable_size(size: int) -> str:
+    """Write bytes in the units of `parse_size` with one decimal, where options of the same kind are near."""
+    for unit in "PTGMK":
+        step = _UNITS[unit.lower()]
+        if size >= step:
+            return f"{size / step:.1f}".removesuffix(".0") + unit
+    return f"{size} bytes"
+
+
 def _parse_switch(text: str) -> bool:
     if text.lower() in _TRUE:
         return True

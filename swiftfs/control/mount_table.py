@@ -13,16 +13,18 @@ PROCESSES = Path("/proc")
 OWN_TABLE = Path("/proc/self/mountinfo")
 TYPE = b"fuse.swiftfs"
 
+_USER = re.compile(rb"(?:^|,)user_id=(\d+)")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
 class MountEntry:
-    """A swiftfs in a table of mounts: its device as in `st_dev`, where it is mounted, and of what source."""
+    """A swiftfs in a table of mounts: its device as in `st_dev`, its place, its source, its user."""
 
     device: int
     mountpoint: Path
     source: str = field(default="", compare=False)
+    user: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,18 @@ def mount_entries(table: Path) -> Iterator[MountEntry]:
     """Yield the swiftfs mounts of a `mountinfo` (proc_pid_mountinfo(5)); raise `OSError`."""
     for line in table.read_bytes().split(b"\n"):
         before, _, after = line.partition(b" - ")
-        kind, source = (*after.split(b" "), b"")[:2]
+        kind, source, options = (*after.split(b" "), b"", b"")[:3]
         if kind == TYPE:
             fields = before.split(b" ")
             major, minor = fields[2].split(b":")
             place = Path(_plain(fields[4]))
-            yield MountEntry(os.makedev(int(major), int(minor)), place, _plain(source).removeprefix(SCHEME))
+            user = _USER.search(options)
+            yield MountEntry(
+                os.makedev(int(major), int(minor)),
+                place,
+                _plain(source).removeprefix(SCHEME),
+                int(user[1]) if user else None,
+            )
 
 
 def _plain(field: bytes) -> str:
@@ -59,14 +67,14 @@ def _plain(field: bytes) -> str:
     return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field))
 
 
-def source_mounted_on(folder: Path) -> str:
-    """Return the source of the swiftfs that is mounted on the folder, "" if there is none."""
+def mounted_on(folder: Path) -> MountEntry | None:
+    """Return the swiftfs that is mounted on the folder, the uppermost one; None without one."""
     try:
         place = folder.resolve()
     except OSError:  # a dead mount
         place = folder.parent.resolve() / folder.name
-    found = [entry.source for entry in mount_entries(OWN_TABLE) if entry.mountpoint == place]
-    return found[-1] if found else ""
+    found = [entry for entry in mount_entries(OWN_TABLE) if entry.mountpoint == place]
+    return found[-1] if found else None
 
 
 def find_holders(device: int) -> list[Holder]:

@@ -1,6 +1,7 @@
 """`swiftfs umount`: unmount, and wait until the mount's process has stored everything."""
 
 import os
+import pwd
 import select
 import shutil
 import subprocess
@@ -12,8 +13,8 @@ from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
 from swiftfs.concurrency import monotonic
 from swiftfs.control.client import flush, mountpoints
 from swiftfs.control.drain import Drain
-from swiftfs.control.mount_table import Holder, find_holders
-from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, SwiftfsError, mount_error
+from swiftfs.control.mount_table import Holder, find_holders, mounted_on
+from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
 
 POLL_SECONDS = 0.2
 """The interval in which the number of pending changes is read."""
@@ -44,8 +45,11 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         reason = mount_error(mountpoint, error)
         if isinstance(reason, DeadMount):
             detach(mountpoint)
-            raise DeadMount(f"{mountpoint}: its process had died; the mount is removed now") from None
-        raise reason from None
+            raise DeadMount(
+                f"{mountpoint} is unmounted; its process had died: mount it again, and it goes on with "
+                "what is not stored yet"
+            ) from None
+        raise for_root(mountpoint, reason) from None
     try:
         # Before the unmount: afterwards the number could be another process's.
         process = os.pidfd_open(pid)
@@ -61,6 +65,21 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
     if failure := Drain.read(cache).failure:
         raise SwiftfsError(f"{mountpoint} is unmounted, but {failure}{'; ' if held else ''}{held}")
     return f"{mountpoint} is unmounted, and everything is stored; {held}" if held else ""
+
+
+def for_root(mountpoint: Path, error: ConfigurationError) -> ConfigurationError:
+    """Return the error, for root with what to do: the kernel keeps root out, too, unless root was let in."""
+    there = mounted_on(mountpoint) if isinstance(error, NotYours) and os.geteuid() == 0 else None
+    if there is None or there.user is None:
+        return error
+    try:
+        user = pwd.getpwuid(there.user).pw_name
+    except KeyError:
+        user = f"#{there.user}"
+    return NotYours(
+        f"{mountpoint} belongs to the user {user}: 'sudo -u {user} swiftfs umount {mountpoint}' waits until "
+        f"everything is stored, 'umount {mountpoint}' does not"
+    )
 
 
 def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[int], None]) -> str:

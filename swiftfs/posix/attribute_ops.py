@@ -88,6 +88,9 @@ class AttributeOps:
         if file is not None:
             return self._attributes(file)
         attributes = self._look_up(path).attributes
+        if not attributes.mtime_ns and attributes.is_directory:
+            # No object has a time for it: it shows the container's.
+            attributes = replace(attributes, mtime_ns=self._namespace.lookup("/").attributes.mtime_ns)
         self._open_files.shown_sizes.show(path, attributes.size)
         return self._defaults.shown(self._inodes.of(path, attributes))
 

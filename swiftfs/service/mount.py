@@ -11,7 +11,7 @@ from pathlib import Path
 from swiftfs import __version__
 from swiftfs.concurrency import Event, monotonic, new_event, new_thread
 from swiftfs.config.cache_dir import locked, missing_folders, own_folder, remove_unused
-from swiftfs.config.options import Options
+from swiftfs.config.options import Options, readable_size
 from swiftfs.control.collector import StatusCollector
 from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.drain import Drain
@@ -77,6 +77,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
 
         with _collecting_later():
             filesystem = build(account, request, cache)
+        _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
         collector = StatusCollector(
             filesystem, account, request.source, request.mountpoint, monitoring.prices
         )
@@ -158,6 +159,16 @@ def _check_policy(policy: str, limits: Limits) -> None:
     if limits.policies and policy.lower() not in map(str.lower, limits.policies):
         raise ConfigurationError(
             f"option storage_policy={policy}: the server has {', '.join(limits.policies)}"
+        )
+
+
+def _warn_of_small_cache(limit: int, segment: int) -> None:
+    """A segment is on the disk until it is stored: with less than two, writing and uploading take turns."""
+    if limit < 2 * segment:
+        log.warning(
+            "the cache (%s) is smaller than two segments (%s each): large files are written slowly; "
+            "free disk space, raise cache_size, or lower segment_size",
+            *(readable_size(limit), readable_size(segment)),
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swiftfs.config.cache_dir import missing_folders, remove_empty
-from swiftfs.control.mount_table import source_mounted_on
+from swiftfs.control.mount_table import mounted_on
 from swiftfs.control.unmount import died
 from swiftfs.errors import ConfigurationError, mount_point_error
 
@@ -28,8 +28,8 @@ def check_mountpoint(mountpoint: Path, *, is_fixed: bool = False) -> None:
 
 def _check_unused(mountpoint: Path, *, is_fixed: bool) -> None:
     # First of all: a mount may be empty, and root could mount a second one over it.
-    if source := source_mounted_on(mountpoint):
-        raise ConfigurationError(f"mount point {mountpoint}: {source} is mounted there already")
+    if there := mounted_on(mountpoint):
+        raise ConfigurationError(f"mount point {mountpoint}: {there.source} is mounted there already")
     if any(mountpoint.iterdir()):
         advice = "move away what is in it" if is_fixed else "choose an empty folder"
         raise ConfigurationError(f"mount point {mountpoint} is not empty: {advice}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 
-PLACES = "AUTHURL|URL|USER|REASON|NAME|FILE|FOLDER|PATH|PROXY|SOURCE|VALUE|NUMBER"
+PLACES = "AUTHURL|URL|SIZE|USER|REASON|NAME|FILE|FOLDER|PATH|PROXY|SOURCE|VALUE|NUMBER"
 """Placeholders in the quotations."""
 
 

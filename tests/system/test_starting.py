@@ -1,7 +1,6 @@
 """The first minutes with a mount: what is made, what is said, and what a failure leaves."""
 
 import contextlib
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +12,9 @@ from swiftclient import Connection
 from support.commands import one_line, swiftfs
 from support.deadlines import within
 from support.mounts import Mount
-from support.other_users import NOBODY, as_root, reachable
-from swiftfs.control.mount_table import source_mounted_on
+from support.other_users import as_root, reachable, refused_to_nobody
+from swiftfs.control.mount_table import mounted_on
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.errors import ConfigurationError
 from swiftfs.service.mountpoint import check_mountpoint
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -28,7 +26,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "home" / "mp").mkdir(parents=True)
     yield tmp_path / "home"
     for mountpoint in list((tmp_path / "home").rglob("mp")):
-        while source_mounted_on(mountpoint):
+        while mounted_on(mountpoint):
             subprocess.run(["fusermount", "-uz", str(mountpoint)], check=True)
 
 
@@ -128,21 +126,8 @@ def test_a_mount_point_in_use_is_recognized(
 def test_a_mount_of_another_user_is_recognized(mounted: Mount) -> None:
     """The kernel lets nobody else look into it, so its source is read from the table of mounts."""
     reachable(mounted.path)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        # Not a command: other users cannot read this Python.
-        os.setgroups([])
-        os.setuid(NOBODY)
-        try:
-            check_mountpoint(mounted.path)
-        except ConfigurationError as error:
-            os.write(writer, str(error).encode())
-        os._exit(0)
-    os.close(writer)
-    os.waitpid(child, 0)
-    with os.fdopen(reader) as pipe:
-        assert pipe.read() == f"mount point {mounted.path}: {mounted.source} is mounted there already"
+    told = refused_to_nobody(lambda: check_mountpoint(mounted.path))
+    assert told == f"mount point {mounted.path}: {mounted.source} is mounted there already"
 
 
 @pytest.mark.parametrize(
