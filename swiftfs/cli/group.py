@@ -94,6 +94,8 @@ class CommandGroup(click.Group):
             raise OneLineError(str(error)) from error
         except click.UsageError as error:
             raise _one_line(error) from error
+        except KeyboardInterrupt as error:
+            raise OneLineError("interrupted") from error
         except FileNotFoundError as error:
             if _is_somewhere():
                 raise

@@ -1,5 +1,7 @@
 """`swiftfs umount`: unmount, and wait until the mount's process has stored everything."""
 
+import ctypes
+import errno
 import os
 import pwd
 import select
@@ -21,6 +23,9 @@ POLL_SECONDS = 0.2
 
 HELD_SECONDS = 2.0
 """Longer than an ordinary unmount takes to end the mount."""
+
+_UMOUNT_NOFOLLOW = 8
+"""From Linux' `linux/fs.h`."""
 
 LOOKS = 25
 """After this many intervals, search for other mounts of the device, unless the process has found some."""
@@ -139,13 +144,31 @@ def died(mountpoint: Path) -> bool:
 
 
 def detach(mountpoint: Path) -> None:
-    """Unmount with fusermount; raise `ConfigurationError` with its reason if it refuses."""
+    """Unmount; raise `ConfigurationError` with the reason if that is refused."""
+    if os.geteuid() == 0 and (number := _unmount_by_root(mountpoint)) != errno.EPERM:
+        if number:
+            raise _refused(mountpoint, os.strerror(number))
+        return
     # A user who is not root may unmount FUSE only by this set-user-ID program.
     command = shutil.which("fusermount") or shutil.which("fusermount3")
     if command is None:
         raise SwiftfsError("fusermount is missing: install the package fuse")
     result = subprocess.run([command, "-u", str(mountpoint)], capture_output=True, text=True, check=False)
     if result.returncode:
-        reason = result.stderr.strip().rpartition(": ")[2] or f"fusermount ended with {result.returncode}"
-        hint = " (a program has a file or folder open there)" if "busy" in reason else ""
-        raise ConfigurationError(f"cannot unmount {mountpoint}: {reason}{hint}")
+        words = " ".join(result.stderr.split())
+        reason = (
+            words.partition(f"{mountpoint}: ")[2] or words or f"fusermount ended with {result.returncode}"
+        )
+        raise _refused(mountpoint, reason)
+
+
+def _unmount_by_root(mountpoint: Path) -> int:
+    """Unmount by umount2(2), which needs no /etc/mtab as fusermount does; return an errno, 0 for success."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.umount2(os.fsencode(mountpoint), _UMOUNT_NOFOLLOW)
+    return ctypes.get_errno() if failed else 0
+
+
+def _refused(mountpoint: Path, reason: str) -> ConfigurationError:
+    hint = " (a program has a file or folder open there)" if "busy" in reason else ""
+    return ConfigurationError(f"cannot unmount {mountpoint}: {reason}{hint}")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from swiftfs.control import mount_table
-from swiftfs.control.unmount import for_root
-from swiftfs.errors import DeadMount, NotYours, mount_error, mount_point_error, os_error
+from swiftfs.control.unmount import detach, for_root
+from swiftfs.errors import ConfigurationError, DeadMount, NotYours, mount_error, mount_point_error, os_error
 
 
 @pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNABORTED])
@@ -36,4 +36,22 @@ def test_root_is_told_how_to_unmount_a_mount_of_another_user(
     assert f"belongs to the user {user}: 'sudo -u {user} swiftfs umount {tmp_path}/mnt' waits until" in told
     assert "/other: only the user who mounted it" in str(
         for_root(tmp_path / "other", mount_error(tmp_path / "other", os_error(errno.EACCES)))
+    )
+
+
+def test_the_words_of_fusermount_are_shown_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only what follows the last colon: a table does not exist, not the mount point."""
+    program = tmp_path / "fusermount"
+    program.write_text(
+        "#!/bin/sh\necho 'fusermount3: failed to open /etc/mtab: No such file or directory' >&2; exit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfigurationError) as caught:
+        detach(Path("/mnt"))
+    assert str(caught.value) == (
+        "cannot unmount /mnt: fusermount3: failed to open /etc/mtab: No such file or directory"
     )
