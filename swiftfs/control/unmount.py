@@ -152,7 +152,7 @@ def detach(mountpoint: Path) -> None:
     # A user who is not root may unmount FUSE only by this set-user-ID program.
     command = shutil.which("fusermount") or shutil.which("fusermount3")
     if command is None:
-        raise SwiftfsError("fusermount is missing: install the package fuse")
+        raise SwiftfsError("fusermount is missing: install the package fuse3")
     result = subprocess.run([command, "-u", str(mountpoint)], capture_output=True, text=True, check=False)
     if result.returncode:
         words = " ".join(result.stderr.split())

@@ -11,7 +11,7 @@ PLACES = "AUTHURL|URL|SIZE|USER|REASON|NAME|FILE|FOLDER|PATH|PROXY|SOURCE|VALUE|
 
 def quoted_lines() -> list[str]:
     """Return the messages that troubleshooting.md explains."""
-    return re.findall(r"^\| `(swiftfs: .+?)` \|", PAGE.read_text(), re.MULTILINE)
+    return re.findall(r"^\| `(swiftfs: .+?)`(?: \||, )", PAGE.read_text(), re.MULTILINE)
 
 
 def quoted(line: str) -> str:
