@@ -40,6 +40,8 @@ class WrongCommandLine(OneLineError):
 
     def __init__(self, error: click.UsageError) -> None:
         message = _DID_YOU_MEAN.sub(r"; did you mean \1?", error.format_message()).rstrip(".")
+        if re.search(r"extra argument.*[( ]=", message):
+            message += ": write NAME=VALUE without blanks, or in quotes"
         path = error.ctx.command_path if error.ctx else "swiftfs"
         super().__init__(f"{message[:1].lower()}{message[1:]} (see '{path} --help')")
 

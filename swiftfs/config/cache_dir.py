@@ -85,6 +85,11 @@ def missing_folders(folder: Path) -> list[Path]:
     return [one for one in (folder, *folder.parents) if not one.exists()]
 
 
+def is_unused(folder: Path) -> bool:
+    """Return whether a cache folder that this process holds locked has nothing in it."""
+    return [path.name for path in folder.iterdir()] == [LOCK]
+
+
 def remove_unused(folder: Path, made: list[Path]) -> None:
     """Remove a cache folder that this process holds locked and that no mount has used, and `made`."""
     # The lock goes last: until then no other mount begins to use the folder.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from swiftfs import __version__
 from swiftfs.concurrency import Event, monotonic, new_event, new_thread
-from swiftfs.config.cache_dir import locked, missing_folders, own_folder, remove_unused
+from swiftfs.config.cache_dir import is_unused, locked, missing_folders, own_folder, remove_unused
 from swiftfs.config.options import Options, readable_size
 from swiftfs.control.collector import StatusCollector
 from swiftfs.control.detached_mount import DetachWatch
@@ -69,7 +69,9 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         missing = missing_folders(folder)
         cache = stack.enter_context(locked(folder))
         answered = new_event()
-        stack.callback(_leave_nothing, folder, missing, answered)
+        # Looked at while it is locked: another mount may have made and used it a moment ago.
+        if missing and is_unused(folder):
+            stack.callback(_leave_nothing, folder, missing, answered)
 
         def tell_ready() -> None:
             answered.set()
@@ -136,8 +138,8 @@ def announce(request: MountRequest, cache: Path) -> None:
 
 
 def _leave_nothing(folder: Path, missing: list[Path], answered: Event) -> None:
-    """Remove a cache folder that was made for a mount which has never answered."""
-    if missing and not answered.is_set():
+    """Remove a cache folder that was made for this mount, if it has never answered."""
+    if not answered.is_set():
         remove_unused(folder, missing)
 
 

@@ -23,7 +23,11 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     ("swiftfs mnt photos mp", WRONG, "no such command 'mnt'; did you mean 'mount', 'umount'? *"),
     ("swiftfs mount photos", WRONG, "missing argument 'MOUNTPOINT' (see 'swiftfs mount --help')"),
     ("swiftfs mount photos mp --reed-ahead 1M", WRONG, "*'--reed-ahead'; did you mean *'--read-ahead'? *"),
-    ("swiftfs mount photos mp -o read_ahead = 1M", WRONG, "got unexpected extra arguments (= 1M) *"),
+    (
+        "swiftfs mount photos mp -o read_ahead = 1M",
+        WRONG,
+        "got unexpected extra arguments (= 1M): write NAME=VALUE *",
+    ),
     ("swiftfs status --jsn", WRONG, "no such option '--jsn'; did you mean '--json'? *"),
     ("swiftfs --verbose mount photos mp", WRONG, "no such option '--verbose'*(see 'swiftfs --help')"),
     ("cd gone; swiftfs mount photos mp", FAILED, "the current folder was deleted: cd to another one"),
