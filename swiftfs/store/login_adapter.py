@@ -1,5 +1,6 @@
 """How logins are sent: within limits of time and size, and never to another server than the one named."""
 
+import logging
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -23,6 +24,8 @@ class ForeignRedirect(requests.RequestException):
 
 def guard_logins(session: Session) -> None:
     """Let all requests of a session of keystoneauth be sent by `LoginAdapter`."""
+    # What it warns of is in the error, too, if the login fails.
+    logging.getLogger("keystoneauth.identity").setLevel(logging.ERROR)
     session.timeout = LOGIN_SECONDS
     for scheme in ("https://", "http://"):
         session.session.mount(scheme, LoginAdapter())
