@@ -12,6 +12,7 @@ from swiftfs.journal.operations import CreateContainer, Delete, DeleteContainer,
 from swiftfs.namespace.entry import Entry, folder_inode
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectName
 from swiftfs.paths import Folder, join, plain_marker, slash_marker, split
+from swiftfs.posix.new_owner import in_folder
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
@@ -87,8 +88,8 @@ class DirectoryOps:
             if self._namespace.find(path) is not None or self._open_files.at(path) is not None:
                 raise os_error(errno.EEXIST, path)
             folder = self._source.folder(path)
-            permissions, inode = stat.S_IFDIR | stat.S_IMODE(mode), folder_inode(folder)
-            attributes = Attributes(permissions, 0, unix_time_ns(), caller.uid, caller.gid, inode)
+            mode, owner = in_folder(self._namespace, path, stat.S_IFDIR | stat.S_IMODE(mode), caller)
+            attributes = Attributes(mode, 0, unix_time_ns(), owner.uid, owner.gid, folder_inode(folder))
             if not folder.prefix:
                 self._journal.run_unjournaled(CreateContainer(folder.container))
                 self._namespace.record(path, Entry(split(path)[1], None, attributes))

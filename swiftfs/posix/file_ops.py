@@ -15,6 +15,7 @@ from swiftfs.filecache.cached_file import Fill
 from swiftfs.journal.operations import PutSpecial
 from swiftfs.namespace.entry import Entry, inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan
+from swiftfs.posix.new_owner import in_folder
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
@@ -52,9 +53,9 @@ class FileOps:
                 if flags & os.O_EXCL:
                     raise os_error(errno.EEXIST, path)
                 return self.open(path, flags)
-            permissions = stat.S_IMODE(mode) | stat.S_IFREG
+            permissions, owner = in_folder(self._namespace, path, stat.S_IMODE(mode) | stat.S_IFREG, caller)
             now, inode = unix_time_ns(), inode_of(name)
-            attributes = Attributes(permissions, 0, now, caller.uid, caller.gid, inode)
+            attributes = Attributes(permissions, 0, now, owner.uid, owner.gid, inode)
             meta = ObjectMeta(guess_type(name.key))
             cached_file = self._file_cache.new(name, None)
             file = OpenFile(path, name, cached_file, attributes, meta, None, dirty=True)
@@ -238,18 +239,14 @@ class FileOps:
         may_make = caller.uid == 0 and self._services.options.special
         if kind not in (stat.S_IFIFO, stat.S_IFSOCK) and not (is_device and may_make):
             raise os_error(errno.EPERM, path)
-        stored = Stored(
-            stat.S_IMODE(mode) | kind,
-            unix_time_ns(),
-            caller.uid,
-            caller.gid,
-            device=device if is_device else None,
-        )
-        self._make_special(path, b"", stored)
+        mode, owner = in_folder(self._namespace, path, stat.S_IMODE(mode) | kind, caller)
+        number = device if is_device else None
+        self._make_special(path, b"", Stored(mode, unix_time_ns(), owner.uid, owner.gid, device=number))
 
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         """Create a symbolic link at `path`."""
-        stored = Stored(stat.S_IFLNK | 0o777, unix_time_ns(), caller.uid, caller.gid, target)
+        mode, owner = in_folder(self._namespace, path, stat.S_IFLNK | 0o777, caller)
+        stored = Stored(mode, unix_time_ns(), owner.uid, owner.gid, target)
         self._make_special(path, target.encode(), stored)
 
     def readlink(self, path: str) -> str:

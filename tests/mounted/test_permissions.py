@@ -224,3 +224,44 @@ def test_the_user_who_mounted_may_use_commands_if_another_owns_the_root(mounted:
     command_line = [*words, sys.executable, "-m", "swiftfs", command, str(mounted.path)]
     result = subprocess.run(command_line, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@as_root
+def test_a_folder_with_the_setgid_bit_gives_its_group_to_what_is_made_in_it(
+    mounted: Mount, tmp_path: Path
+) -> None:
+    """As on a local disk, so that the members of a group can share a folder."""
+    trees = (tmp_path / "local", mounted.path / "swift")
+    for tree in trees:
+        tree.mkdir()
+        os.chown(tree, NOBODY, 4321)
+        tree.chmod(0o2775)
+    mounted.remount()
+    seen = []
+    for tree in trees:
+        (tree / "folder").mkdir()
+        (tree / "folder" / "file").write_text("x")
+        (tree / "link").symlink_to("folder")
+        os.mkfifo(tree / "fifo")
+        seen.append(
+            {
+                path.name: (path.lstat().st_mode, path.lstat().st_uid, path.lstat().st_gid)
+                for path in tree.rglob("*")
+            }
+        )
+    assert seen[0]["file"][2] == 4321
+    assert seen[1] == seen[0]
+
+
+@as_root
+@pytest.mark.mount_options("allow_other,special")
+def test_a_folder_s_group_makes_nobody_s_program_setgid(mounted: Mount) -> None:
+    reachable(mounted.path)
+    folder = mounted.path / "folder"
+    folder.mkdir()
+    os.chown(folder, 0, 4321)
+    folder.chmod(0o3777)
+    code = f"import os; os.umask(0); os.open({str(folder / 'program')!r}, os.O_CREAT | os.O_WRONLY, 0o2775)"
+    assert nobody("/usr/bin/python3", "-c", code) == 0
+    status = (folder / "program").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o775, NOBODY, 4321)
