@@ -1,18 +1,17 @@
 """The generated pages are current, and what pages say is true."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from swiftclient import Connection
 
 from support.commands import swiftfs
-from support.mounts import Mount, clean_environment
+from support.mounts import Mount
 from support.noise import noise
+from support.pages import reader_s_environment
 from swiftfs.config.options import OPTIONS
 from swiftfs.demo.server import SwiftServer
 from tools import docs
@@ -112,17 +111,7 @@ def test_completion_is_available_for_shells(shell: str) -> None:
 def run_commands(page: str, swift: SwiftServer, home: Path) -> dict[str, str]:
     """Run the commands of a page in its order, with `home` as the home folder; return what each printed."""
     commands = re.findall(r"^\$ (.+)$", (docs.ROOT / "docs" / page).read_text(), re.MULTILINE)
-    programs = home / "bin"
-    programs.mkdir()
-    (programs / "swiftfs").write_text(f'#!/bin/sh\nexec {sys.executable} -m swiftfs "$@"\n')
-    (programs / "swiftfs").chmod(0o755)
-    environment = {
-        **clean_environment(),
-        **swift.environment(),
-        "HOME": str(home),
-        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(docs.ROOT),
-    }
+    environment = {**reader_s_environment(home), **swift.environment()}
     printed = {}
     for command in commands:
         result = subprocess.run(
