@@ -23,6 +23,7 @@ from swiftfs.journal.operations import (
     Delete,
     Move,
     MoveFolder,
+    MoveObject,
     PutFile,
     PutMarker,
     PutSpecial,
@@ -260,7 +261,7 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
         return isinstance(error, AlreadyExists)
     if isinstance(error, Unforeseen):
         return False
-    return not again and isinstance(task.operation, Delete | SetAttributes | ReplaceHeaders)
+    return not again and isinstance(task.operation, Delete | MoveObject | SetAttributes | ReplaceHeaders)
 
 
 def _may_be_stored(error: Failure) -> bool:

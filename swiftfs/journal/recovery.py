@@ -12,7 +12,7 @@ from swiftfs.journal.carried_tasks import carried_record, folder_rename
 from swiftfs.journal.database import Record
 from swiftfs.journal.first_release import completed
 from swiftfs.journal.merging import attempted, one_a_file
-from swiftfs.journal.move_results import KEEPS_NOTHING, Remnant, ShowMoved
+from swiftfs.journal.move_results import KEEPS_NOTHING, Moved, RecordMove, Remnant, ShowMoved
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
@@ -115,7 +115,7 @@ class Recovery:
         given_up = False
         source, target = operation.source, operation.target
         try:
-            moved = self._executor.resume(operation, record_again, self._late or KEEPS_NOTHING)
+            moved = self._moved(operation, record_again)
         except StoreError as error:
             remnants: list[Remnant] = [(deletion, error) for deletion in getattr(error, "left", ())]
             if error.retryable:
@@ -133,7 +133,11 @@ class Recovery:
             log.info("the interrupted move of %s to %s is done", source, target)
             remnants = moved.remnants
             # Before the record is dropped, as for a change that a task has made.
-            new = self._show_moved(record.path, operation, moved.rows)
+            new = None
+            if not _is_handed_on(operation):
+                new = self._show_moved(record.path, operation, moved.rows)
+            elif isinstance(operation, MoveFolder) and operation.background is not None:
+                new = operation.background.new
             if isinstance(operation, MoveFolder):
                 rename = folder_rename(operation, record.path, new or record.path)
                 carried = [carried_record(one, rename) for one in carried]
@@ -149,6 +153,12 @@ class Recovery:
                 task.done = self._make_done(task.path, task.operation)
                 self._queue.add(task)
         return carried
+
+    def _moved(self, operation: Move | MoveFolder, record: RecordMove) -> Moved:
+        """Finish a move, unless its objects have records of their own, which are taken up as tasks."""
+        if _is_handed_on(operation):
+            return Moved([])
+        return self._executor.resume(operation, record, self._late or KEEPS_NOTHING)
 
     def _deletions_again(self, operation: Move | MoveFolder) -> list[Task]:
         """Return the deletion, if there was one, that a move which is given up was to replace."""
@@ -170,6 +180,10 @@ class Recovery:
         task = Task(record.seq, record.path, operation, nobody_waits, now, Cancelled(error), attempts=1)
         with self._changed:
             self._refusals.keep(task, error)
+
+
+def _is_handed_on(operation: Move | MoveFolder) -> bool:
+    return isinstance(operation, MoveFolder) and operation.is_handed_on
 
 
 def _carried_by(operation: Move | MoveFolder, records: Iterable[Record]) -> list[Record]:

@@ -65,7 +65,7 @@ class Namespace:
         self._overlay = Overlay(recent)
         self._shared = SharedState(self._lock, self._overlay, self._listings)
         self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
-        self.folder_moves = FolderMoves(self._lock, self._overlay, self._listings, source, defaults)
+        self.folder_moves = FolderMoves(self._shared, source, defaults)
         self._deferred: dict[str, DeferredChange] = {}
         self._walk_detector = WalkDetector()
 
@@ -260,17 +260,19 @@ class Namespace:
         with self._lock:
             self._record(path, entry, pending=False)
 
-    def record_pending(self, path: str, entry: Entry | None) -> PendingChange:
-        """Record a change that is not in Swift yet: `path` is now `entry`, or gone."""
+    def record_pending(self, path: str, entry: Entry | None, *, moved: bool = False) -> PendingChange:
+        """Record a change that is not in Swift yet: `path` is now `entry`, or gone; it may be `moved`."""
         with self._lock:
-            return self._record(path, entry, pending=True)
+            return self._record(path, entry, pending=True, moved=moved)
 
     def record_left(self, path: str) -> PendingChange:
         """Record that the object at `path` was moved, although it stays until Swift deletes it."""
         with self._lock:
             return self._record(path, None, pending=True, left=True)
 
-    def _record(self, path: str, entry: Entry | None, *, pending: bool, left: bool = False) -> PendingChange:
+    def _record(
+        self, path: str, entry: Entry | None, *, pending: bool, moved: bool = False, left: bool = False
+    ) -> PendingChange:
         """Record a change, in place of a deferred one. Lock held."""
         parent, name = split(path)
         if entry is not None and entry.name == name:
@@ -278,7 +280,7 @@ class Namespace:
         folder = self._source.folder(parent)
         self._deferred.pop(path, None)
         before, was = self._overlay.newest(folder, name), None
-        change = self._overlay.record(folder, name, entry, pending=pending, left=left)
+        change = self._overlay.record(folder, name, entry, pending=pending, moved=moved, left=left)
         if (listing := self._listings.get(folder)) is not None:
             was = listing.known(name)
             listing.update(name, change.shown)

@@ -120,7 +120,8 @@ class Overlay:
 
     def confirm(self, folder: Folder, name: str, change: LocalChange, entry: Entry | None) -> bool:
         """Record that Swift has made a pending change, with `entry`; return False if there is a newer one."""
-        newest, stored = self._in(folder).get(name), LocalChange(entry, monotonic(), left=change.left)
+        newest = self._in(folder).get(name)
+        stored = LocalChange(entry, monotonic(), moved=change.moved, left=change.left)
         change.settled = True
         if newest is change:
             self._folders[folder][name] = stored

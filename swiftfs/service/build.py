@@ -33,6 +33,7 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
 from swiftfs.store import ConnectedAccount, ObjectStore
+from swiftfs.store.moved_view import MovedNames, MovedView
 
 PER_UPLOAD = 4
 """Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""
@@ -51,7 +52,9 @@ class MountRequest:
 
 def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:
     """Build the layers and connect them."""
-    options, store = request.options, account.store
+    options, moved = request.options, MovedNames()
+    # What reads sees objects at the names that renames give them; the journal sees Swift as it is.
+    store = MovedView(account.store, moved)
     # First of all: a journal of another format stops the mount before any other file is changed.
     db = JournalDB(cache, f"{request.source} of {account.label}")
     records = db.records()
@@ -62,10 +65,10 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
     needed = {**db.older_files(), **{put.file.file: put.name for put in puts}}
-    removal = SegmentRemoval(store, db, SegmentOwnership(db, options.segments))
+    removal = SegmentRemoval(account.store, db, SegmentOwnership(db, options.segments))
     # Made before both the cache, which calls it, and the journal, which needs the cache: no callback is
     # assigned later.
-    backlog = Backlog(db, removal, PER_UPLOAD * options.uploads)
+    backlog = Backlog(db, removal, PER_UPLOAD * options.uploads, moved)
     # A record that could not be read may have named any of the local files, so none of them is deleted.
     lost = db.lost_folder if db.lost else None
     file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost)
