@@ -322,13 +322,6 @@ class Journal:
                 self._outcomes.cancel(task, error)
                 raise
 
-    def begin_moves(self, tasks: Iterable[Task]) -> None:
-        """Queue the moves of a folder's objects, which are in the database already."""
-        with self._changed:
-            for task in tasks:
-                self._writer.add(task)
-            self._changed.notify_all()
-
     def watch(self, name: ObjectName, done: Done) -> None:
         """Call `done` when the object that a move left at `name` is deleted, or its deletion is given up."""
         with self._changed:

@@ -79,7 +79,11 @@ class Recovery:
             if not isinstance(record.operation, Move | MoveFolder):
                 self._take(record, by_file, sent)
                 continue
-            for other in self._resume(record, record.operation, _carried_by(record.operation, held)):
+            carried = self._resume(record, record.operation, _carried_by(record.operation, held))
+            if _is_handed_on(record.operation):
+                found.extend(carried)  # behind the moves of what they replace
+                continue
+            for other in carried:
                 self._take(other, by_file, sent)
         if len(self._queue):
             log.info("storing %d changes of an earlier mount", len(self._queue))
@@ -112,6 +116,7 @@ class Recovery:
             self._db.make_final()
 
         again: list[Record] = []
+        dropped: list[int] = []
         given_up = False
         source, target = operation.source, operation.target
         try:
@@ -140,14 +145,17 @@ class Recovery:
                 new = operation.background.new
             if isinstance(operation, MoveFolder):
                 rename = folder_rename(operation, record.path, new or record.path)
+                dropped = [one.seq for one in carried] if operation.is_handed_on else []
                 carried = [carried_record(one, rename) for one in carried]
+                if operation.is_handed_on:
+                    carried = [replace(one, seq=self._queue.next_seq()) for one in carried]
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
         if given_up:
             tasks += self._deletions_again(operation)
         if self._late is not None:
             self._late.save()  # else a later mount would take moved objects for lost, and store them again
         # One commit, in which deletions come first: `again` has the number that is dropped.
-        self._db.finish([record.seq], [*again, *carried, *(task.record() for task in tasks)])
+        self._db.finish([record.seq, *dropped], [*again, *carried, *(task.record() for task in tasks)])
         with self._changed:
             for task in tasks:
                 task.done = self._make_done(task.path, task.operation)

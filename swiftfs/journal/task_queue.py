@@ -137,12 +137,23 @@ class TaskQueue:
 
         What waits for it goes on waiting, such as the deletion of an old object that a move has left.
         """
-        self._take_out(task)
+        if task in self:
+            self._take_out(task)
         task.seq, task.path, task.operation = seq, path, operation
         self._last = max(self._last, seq)
         self._tasks[seq] = task
         self._append(task)
         self._make_due(task)
+
+    def add_before(self, moves: Iterable[Task], carried: Iterable[Task]) -> None:
+        """Add moves to names that `carried` tasks are about to get by `rename`: those come after them.
+
+        Until then the carried tasks are in no chain: what they replace moves first.
+        """
+        for task in carried:
+            self._take_out(task)
+        for task in moves:
+            self.add(task)
 
     def _append(self, task: Task) -> None:
         """Put a task behind all others about its names."""

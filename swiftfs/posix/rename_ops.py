@@ -290,7 +290,7 @@ class RenameOps:
         return FolderPaths(old, new, self._waits_below)
 
     def _record_moving(self, task: Task, old: str, new: str, entry: Entry) -> None:
-        """Show a folder, `entry`, at its new name, and begin the moves of its objects."""
+        """Show a folder, `entry`, at its new name; its objects move afterwards."""
         self._move_cached(old, self._source.folder(old), self._source.folder(new))
         moves = {one: one.operation for one in task.later if isinstance(one.operation, MoveObject)}
         rows = [move.row for move in moves.values() if not move.is_marker]
@@ -305,7 +305,6 @@ class RenameOps:
                 )
             if (changes := moving.get(move.target)) is not None:
                 one.done = self._pending.moving(move.source, *changes)
-        self._journal.begin_moves(task.later)
 
     def _renamed_entries(self, changes: Sequence[Carried], before: EntriesAt) -> Renamed:
         """Return the old and the new entry of each change."""

@@ -279,6 +279,10 @@ class Model:
         """Record that a file's bytes, and its name, survive a power cut from now on."""
         self._fsynced[node] = (len(self._trail), frozenset({body}), len(node.past))
 
+    def stayed(self, old: str, new: str) -> None:
+        """Record that what a rename has moved is at its old name again, and so is its folder."""
+        self._torn_moves += [(old, new), (old.rpartition("/")[0], new.rpartition("/")[0])]
+
     def lost_power(self) -> None:
         """Record a power cut, after `crashed`."""
         synced = self._synced
@@ -359,8 +363,8 @@ class Model:
     ) -> list[str]:
         lines = []
         for path in sorted({*found, *world}):
-            node, twin = world.get(path), _twin(path, moves)
-            node = node or world.get(twin)
+            own, twin = world.get(path), _twin(path, moves)
+            node = own or world.get(twin)
             body = found[path] if path in found else found.get(twin, MISSING)
             if body is MISSING:
                 if node is not None and not node.optional:
@@ -374,6 +378,8 @@ class Model:
                 lines.append(f"{path} is there, but should not be; it holds {describe_bytes(body)}")
             elif (body is None) != node.is_folder:
                 lines.append(f"{path} is {describe_bytes(body)}")
+            elif body is not None and own is None and body in node.past:
+                continue  # it was not moved, and its new name was written to
             elif body is not None and not node.allows(body):
                 lines.append(f"{path} holds {describe_bytes(body)}; it should hold {_describe_any(node)}")
         return lines
