@@ -232,7 +232,8 @@ class BackgroundMoves:
                 rows = {}  # HEADs decide, and fail as well
         sure, doubtful = list[MoveItem](), list[MoveItem]()
         for one in attempts:
-            is_known = one.was_copied and (one.item.row is not None or one.item.marker)
+            # No listing shows the folder's own marker: a HEAD tells that no other client has replaced it.
+            is_known = one.was_copied and one.item.row is not None and not one.item.marker
             (sure if is_known and is_unchanged(one.item, rows) else doubtful).append(one.item)
         left: dict[ObjectName, list[Remnant]] = {}
         for deletion, error in self._moves.delete_unchanged(doubtful, sure):

@@ -117,6 +117,10 @@ class Outcomes:
                 task.become(Blocked(error))
                 log.log(self._level, "%s is parked, because it cannot be stored: %s", task.path, error)
 
+    def may_be_tried_again(self, error: Failure) -> bool:
+        """Return whether a task that fails with this error is not given up."""
+        return _may_pass(error)
+
     def with_last_stored(self, operation: PutFile) -> PutFile:
         """Return the operation with the version that this mount stored last under its name.
 

@@ -79,11 +79,11 @@ class Recovery:
             if not isinstance(record.operation, Move | MoveFolder):
                 self._take(record, by_file, sent)
                 continue
-            carried = self._resume(record, record.operation, _carried_by(record.operation, held))
+            others = self._resume(record, record.operation, _carried_by(record.operation, held))
             if _is_handed_on(record.operation):
-                found.extend(carried)  # behind the moves of what they replace
+                found.extend(others)  # behind the moves of what they replace
                 continue
-            for other in carried:
+            for other in others:
                 self._take(other, by_file, sent)
         if len(self._queue):
             log.info("storing %d changes of an earlier mount", len(self._queue))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.move_items import etag_of
 from swiftfs.journal.move_results import KEEPS_NOTHING, PlannedMove, Remnant
 from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
 from swiftfs.journal.outcomes import Outcomes
@@ -267,17 +268,48 @@ class Scheduler:
             # One commit, after which the next process makes these moves, and not that of the folder.
             self._db.commit([task.record(), *(one.record() for one in task.later)])
 
+    def _delete_instead(self, task: Task, operation: MoveObject) -> bool:
+        """Delete what cannot be moved, if it was deleted or overwritten at its new name; return whether.
+
+        It would be at its old name again otherwise.
+        """
+        with self._changed:
+            if not self._queue.is_replaced(operation.target, task):
+                return False
+            row = operation.row
+            deletion = Delete(operation.source, None, etag_of(row), waited=True, modified=row.last_modified)
+            left = Task(
+                self._queue.next_seq(),
+                task.path,
+                deletion,
+                nobody_waits,
+                monotonic(),
+                Waiting(0.0),
+                promised=True,
+            )
+            self._add_remnants(task, operation, [left])
+        self._outcomes.succeed(task, None)
+        return True
+
     def _keep_remnants(
         self, task: Task, operation: Move | MoveObject | MoveFolder, remnants: Collection[Remnant]
     ) -> None:
         with self._changed:
             tasks = remnant_tasks(self._queue, task.path, operation, remnants)
-            self._db.finish([], [left.record() for left in tasks])
-            # Recorded before the record of the move is dropped: a process that dies between the two commits
-            # leaves both, and the next one deletes twice. In the other order the old names would stay.
-            for left in tasks:
-                self._queue.add(left)
-                task.left += names_of(left.operation)[:1]
+            self._add_remnants(task, operation, tasks)
+
+    def _add_remnants(
+        self, task: Task, operation: Move | MoveObject | MoveFolder, tasks: Collection[Task]
+    ) -> None:
+        """Add the deletions of what a move has left. Lock held."""
+        if isinstance(operation, MoveObject) and self._queue.take_over(operation.source, task):
+            return
+        self._db.finish([], [left.record() for left in tasks])
+        # Recorded before the record of the move is dropped: a process that dies between the two commits
+        # leaves both, and the next one deletes twice. In the other order the old names would stay.
+        for left in tasks:
+            self._queue.add(left)
+            task.left += names_of(left.operation)[:1]
 
     def _move_objects(self, batch: list[Task]) -> None:
         """Move objects whose folder was renamed already; each has its own outcome."""
@@ -294,7 +326,10 @@ class Scheduler:
         for task, operation in zip(batch, operations, strict=True):
             outcome = outcomes[operation.source]
             if isinstance(outcome.error, SwiftfsError | OSError):
-                self._outcomes.fail(task, outcome.error)
+                if self._outcomes.may_be_tried_again(outcome.error) or not self._delete_instead(
+                    task, operation
+                ):
+                    self._outcomes.fail(task, outcome.error)
             elif outcome.error is not None:
                 self._outcomes.abort([task], outcome.error)
             else:

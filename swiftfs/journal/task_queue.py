@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from swiftfs.filecache.uses import Uses
-from swiftfs.journal.operations import Delete, Move, MoveObject, Operation, PutFile, PutMarker, names_of
+from swiftfs.journal.operations import (
+    Delete,
+    Move,
+    MoveObject,
+    Operation,
+    PutFile,
+    PutMarker,
+    PutSpecial,
+    names_of,
+)
 from swiftfs.journal.sleeping_tasks import SleepingTask, SleepingTasks, can_sleep
 from swiftfs.journal.task_states import Failure, Retrying, State, Waiting
 from swiftfs.journal.tasks import NONE, Task
@@ -286,6 +295,28 @@ class TaskQueue:
         """Return the tasks about a name in their order."""
         self._wake(name)
         return self._chains.get(name, [])
+
+    def is_replaced(self, name: ObjectName, task: Task) -> bool:
+        """Return whether the next task about a name after `task` deletes or overwrites the whole object."""
+        after = self._after(name, task)
+        if isinstance(after, PutFile):
+            return after.file.is_whole and not after.foreign_headers_unknown
+        return isinstance(after, Delete | PutSpecial)
+
+    def take_over(self, name: ObjectName, task: Task) -> bool:
+        """Return whether the next task about a name after `task` makes an object: that need not be deleted.
+
+        A folder's marker counts as made if it is there.
+        """
+        after = self._after(name, task)
+        if isinstance(after, PutMarker):
+            next(one for one in self.chain(name) if one.operation is after).ambiguous = True
+        return isinstance(after, PutFile | PutSpecial | PutMarker)
+
+    def _after(self, name: ObjectName, task: Task) -> Operation | None:
+        chain = self.chain(name)
+        behind = chain[chain.index(task) + 1 :]
+        return behind[0].operation if behind else None
 
     def has(self, name: ObjectName) -> bool:
         """Return whether there is a task about a name."""

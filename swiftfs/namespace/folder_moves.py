@@ -6,7 +6,7 @@ from dataclasses import replace
 from swiftfs.concurrency import monotonic
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
 from swiftfs.namespace.listing import Listing, listings_in
-from swiftfs.namespace.overlay import PENDING, PendingChange, SharedState
+from swiftfs.namespace.overlay import PENDING, LocalChange, PendingChange, SharedState
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import Folder, Source, slash_marker, split, unescape
 
@@ -88,6 +88,8 @@ class FolderMoves:
         keys, moving = {row.key for row in there.rows}, {}
         with self._lock:
             deleted = self._overlay.deletions_below(source, target)
+            # Counts again where an object stays at its old name.
+            stored = self._overlay.stored_in(source)
             self._move_below(source, target)
             for listing in listings_in(there, target, target, "", self._defaults).values():
                 folder = listing.folder
@@ -101,8 +103,8 @@ class FolderMoves:
                     if known is None or known.object != entry.object:
                         known = replace(entry, last_modified="")
                     moving[entry.object] = (
-                        self._record_pending(before, entry.name, None, left=True),
-                        self._record_pending(folder, entry.name, known, moved=True),
+                        self._record_pending(before, entry.name, None, stored.get((before, entry.name))),
+                        self._record_pending(folder, entry.name, known, None),
                     )
             self._overlay.put_back(deleted)
         return moving
@@ -129,11 +131,13 @@ class FolderMoves:
         self._listings.invalidate_below(source)
 
     def _record_pending(
-        self, folder: Folder, name: str, entry: Entry | None, *, moved: bool = False, left: bool = False
+        self, folder: Folder, name: str, entry: Entry | None, stored: LocalChange | None
     ) -> PendingChange:
-        before = self._overlay.newest(folder, name)
-        change = self._overlay.record(folder, name, entry, pending=True, moved=moved, left=left)
-        return PendingChange(self._shared, folder, name, change, before, None)
+        """Record a change over what this mount has `stored` at that name. Lock held."""
+        is_new = entry is not None
+        change = self._overlay.record(folder, name, entry, pending=True, moved=is_new, left=not is_new)
+        change.stored = stored
+        return PendingChange(self._shared, folder, name, change, None, None)
 
     def are_alone(self, *paths: str) -> bool:
         """Return whether the paths are in one folder and nothing else is in it; False if that is unknown."""

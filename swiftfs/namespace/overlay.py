@@ -140,6 +140,7 @@ class Overlay:
         self.discard(folder, name)
         if change.stored is not None:
             self._changes(folder)[name] = change.stored
+            self._keep(folder, name, change.stored)
 
     def take_back(self, folder: Folder, name: str, before: LocalChange | None) -> LocalChange | None:
         """Drop the pending change of `name` as if it had never been made; return what counts again.
@@ -251,6 +252,15 @@ class Overlay:
         changes = [change for other in self._below(folder) for change in self._in(other).values()]
         stored = [change.in_swift() for change in changes]
         return [change.entry for change in stored if change is not None and change.entry is not None]
+
+    def stored_in(self, folder: Folder) -> dict[tuple[Folder, str], LocalChange]:
+        """Return the changes that are in Swift, in a folder and in all folders below it."""
+        return {
+            (other, name): stored
+            for other in self._below(folder)
+            for name, change in self._in(other).items()
+            if (stored := change.in_swift()) is not None
+        }
 
     def move_below(self, source: Folder, target: Folder) -> None:
         """Record the changes stored below a folder that has moved as changes below its new place.

@@ -295,8 +295,9 @@ class RenameOps:
         moves = {one: one.operation for one in task.later if isinstance(one.operation, MoveObject)}
         rows = [move.row for move in moves.values() if not move.is_marker]
         moving = self._namespace.folder_moves.record_moving(old, new, rows)
-        self._namespace.record(old, None)
-        self._namespace.record(new, entry)
+        if not any(move.is_marker for move in moves.values()):
+            self._namespace.record(old, None)
+            self._namespace.record(new, entry)
         for one, move in moves.items():
             if move.is_marker:
                 moving[move.target] = (

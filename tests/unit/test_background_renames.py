@@ -1,6 +1,5 @@
-"""Renames of large folders: the objects move when the call has returned, and are shown as if they had moved."""
+"""Renames of large folders: the objects move when the call has returned, and are shown as if they had."""
 
-import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.halted_moves import Halt
-from support.harness import ANY_END, ME, change, copy_live, get, harness, names, put, read, write
+from support.harness import ANY_END, change, copy_live, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys
