@@ -305,7 +305,7 @@ class RenameOps:
                     self._namespace.record_pending(new, entry),
                 )
             if (changes := moving.get(move.target)) is not None:
-                one.done = self._pending.moving(move.source, *changes)
+                one.done = self._pending.moving(move, *changes)
 
     def _renamed_entries(self, changes: Sequence[Carried], before: EntriesAt) -> Renamed:
         """Return the old and the new entry of each change."""

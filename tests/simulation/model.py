@@ -175,6 +175,7 @@ class Model:
         self.mixed = False
         self.moving: tuple[str, str] | None = None
         self.moving_folder = False
+        self.has_stayed = False
         self._torn_moves: list[tuple[str, str]] = []
         self.due: dict[str, bytes] = {}
         self.changing = False
@@ -284,6 +285,7 @@ class Model:
 
     def stayed(self, old: str, new: str) -> None:
         """Record that what a rename has moved is at its old name again, and so is its folder."""
+        self.has_stayed = True
         self._torn_moves += [(old, new), (old.rpartition("/")[0], new.rpartition("/")[0])]
 
     def lost_power(self) -> None:
