@@ -132,7 +132,7 @@ def _resident() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    tiers.mark(items)
+    tiers.arrange(items)
 
 
 @pytest.fixture(scope="session")

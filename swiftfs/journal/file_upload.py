@@ -19,7 +19,7 @@ from swiftfs.errors import (
 from swiftfs.filecache.block_map import BaseVersion, Snapshot
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, with_stored
-from swiftfs.filecache.segment_put import SegmentPut
+from swiftfs.filecache.segment_put import SegmentPut, results
 from swiftfs.filecache.segment_storer import map_bytes
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import md5_of
@@ -289,9 +289,8 @@ class FileUpload:
             if isinstance(part, Gap):
                 cached_file.ensure_verified(part.start, part.end)
                 gaps[index] = uploads.upload(part.start, part.end)
-        return [
-            part if isinstance(part, Segment) else gaps[index].result() for index, part in enumerate(parts)
-        ]
+        stored = dict(zip(gaps, results(gaps.values()), strict=True))
+        return [part if isinstance(part, Segment) else stored[index] for index, part in enumerate(parts)]
 
 
 def _refuse_truncated(operation: PutFile, cached_file: CachedFile, etag: str = "") -> None:

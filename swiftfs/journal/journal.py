@@ -489,6 +489,7 @@ class Journal:
         self._executor.close()
         self._backlog.upkeep.stop()
         if self._late is not None:
+            self._late.join()  # its thread uses the database
             # When no request runs any more: what was lost during the drain is for the next mount to check.
             self._late.save()
         self._db.close()

@@ -210,33 +210,46 @@ class SegmentRemoval:
     def discard_below(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if that fails.
 
-        `stored` are some of them, which a listing may not show yet. Those of a manifest whose PUT was sent a
-        short time ago, and may still be carried out, become leftovers.
+        `stored` are some of them, which a listing may not show yet. Those that are not stored, but may still
+        be, become leftovers, and those of a manifest whose PUT was sent a short time ago and may still be
+        carried out.
         """
         prefix, known = unreferenced.prefix, unreferenced.named or ()
         try:
-            listed = iter_rows(self._store, prefix.container, prefix.key)
-            keys = {row.key for row in listed if row.key not in known}
+            keys = {row.key for row in iter_rows(self._store, prefix.container, prefix.key)}
         except NotFound:
             return  # so is the container
-        keys.update(name.key for name in stored if name.key not in known)
+        keys.update(name.key for name in stored)
         # Leftovers have a time of their own, before which they must not be deleted.
-        names = {ObjectName(prefix.container, key) for key in keys} - self.leftovers().keys()
+        others = self.leftovers().keys()
+        names = {ObjectName(prefix.container, key) for key in keys.difference(known)} - others
+        sent = unreferenced.sent.difference(known, keys)
+        late = {ObjectName(prefix.container, key) for key in sent} - others
         objects = unreferenced.objects or _objects_of(prefix)
-        if not names or not objects:
+        if not (names or late) or not objects:
             return
-        shared = self.shared(names)
+        shared = self.shared(names | late)
         self.keep_shared(shared, objects)
         names -= shared
+        late -= shared
         # Even if no manifest names them now, one that was sent may come to stand.
         if unreferenced.is_in_doubt and self._is_recent(unreferenced.since):
             self._keep_leftovers(names, _proven(objects, unreferenced.since))
+            self.keep_unanswered(late, objects)
         else:
-            manifests = self._manifests(names, objects)
+            manifests = self._manifests(names | late, objects)
             for name in objects:
                 self._prove_replaced(name, manifests[name], self.leftovers())
             for error in self.delete_all(tuple(names.difference(*manifests.values()))).values():
                 raise error
+            self.keep_unanswered(late.difference(*manifests.values()), objects)
+
+    def keep_unanswered(self, segments: Collection[ObjectName], objects: Collection[ObjectName]) -> None:
+        """Look later at segments that Swift may still store: a process died while it sent them.
+
+        No manifest can name them, but one of `objects` is read before they are deleted.
+        """
+        self._keep_leftovers(segments, _proven(objects, self._clock()))
 
     def is_due(self) -> bool:
         """Return whether there are leftovers to check now."""

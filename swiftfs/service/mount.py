@@ -82,22 +82,8 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         stack.callback(termination.stop)
         monitoring = Monitoring(request.options)
         stack.callback(monitoring.close)
-        options = request.options
-        policy = options.storage_policy
         # Before the cache folder is touched: wrong credentials leave nothing behind.
-        account = connect(
-            environment,
-            cloud=request.cloud,
-            storage_policy=policy,
-            insecure_storage=options.insecure_storage,
-            may_read=_may_read(request),
-        )
-        stack.callback(account.close)
-        if policy:
-            _check_policy(policy, account.store.limits())
-        # Otherwise close() would succeed, and the change be refused later, when nobody sees it.
-        if not request.options.ro and not may_write(account.store, request.source):
-            request = replace(request, options=replace(request.options, ro=True))
+        account, request = stack.enter_context(_connected(request, environment))
         cache = stack.enter_context(locked(_cache_folder(request, account.label)))
         with _collecting_later():
             filesystem = build(account, request, cache)
@@ -120,6 +106,28 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             detached.stop()
             Drain(0).write(cache)  # the mount is not held any more
             _drain(filesystem, cache)
+
+
+@contextlib.contextmanager
+def _connected(
+    request: MountRequest, environment: Mapping[str, str]
+) -> Iterator[tuple[ConnectedAccount, MountRequest]]:
+    """Log in; yield the account and the request, which is read-only if Swift refuses changes."""
+    options = request.options
+    account = connect(
+        environment,
+        cloud=request.cloud,
+        storage_policy=options.storage_policy,
+        insecure_storage=options.insecure_storage,
+        may_read=_may_read(request),
+    )
+    with contextlib.closing(account):
+        if options.storage_policy:
+            _check_policy(options.storage_policy, account.store.limits())
+        # Otherwise close() would succeed, and the change be refused later, when nobody sees it.
+        if not options.ro and not may_write(account.store, request.source):
+            request = replace(request, options=replace(options, ro=True))
+        yield account, request
 
 
 def _may_read(request: MountRequest) -> MayRead | None:

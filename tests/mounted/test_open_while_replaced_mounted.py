@@ -68,6 +68,7 @@ LOOKS: dict[str, Callable[[Path], object]] = {
 """What other programs do with the name."""
 
 
+@pytest.mark.matrix(12)
 @pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("sizes", SIZES)

@@ -73,7 +73,7 @@ def hostile_server() -> Iterator[HostileServer]:
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as listener:
         listener.daemon_threads = False  # so that closing the server waits for them
         hostile = HostileServer(f"http://127.0.0.1:{listener.server_address[1]}")
-        listener.RequestHandlerClass = _handler(hostile)
+        listener.RequestHandlerClass = type("Handler", (_Handler,), {"hostile": hostile})
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -83,56 +83,58 @@ def hostile_server() -> Iterator[HostileServer]:
             thread.join()
 
 
-def _handler(hostile: HostileServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def handle_request(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-            if self.path.startswith(("/auth", "/v3")):
-                hostile.logins.append((dict(self.headers), body))
-                headers = {"X-Storage-Url": f"{hostile.url}/v1/a", "X-Auth-Token": "token"}
-                if hostile.logins_left:
-                    return self.send(hostile.logins_left.pop(0))
-                return self.send(hostile.login or Response(headers=headers))
-            if self.path == "/info" and hostile.info:
-                return self.send(hostile.info)
-            hostile.paths.append(self.path)
-            hostile.tokens.append(self.headers["X-Auth-Token"])
-            return self.send(hostile.respond(body) if hostile.respond else hostile.response)
+class _Handler(BaseHTTPRequestHandler):
+    """Answers the requests to `hostile`, which each server's own class has."""
 
-        def send(self, response: Response) -> None:
-            self.close_connection = True
-            if response.raw or response.endless:
-                return self.send_raw(response)
-            self.send_response(response.status)
-            for name, value in response.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            try:
-                for _ in range(response.blanks):
-                    self.wfile.write(b" ")
-                    time.sleep(TRICKLE_PAUSE)
-                while response.trickles:
-                    self.wfile.write(response.body)
-                    time.sleep(TRICKLE_PAUSE)
+    hostile: HostileServer
+
+    def handle_request(self) -> None:
+        hostile = self.hostile
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.path.startswith(("/auth", "/v3")):
+            hostile.logins.append((dict(self.headers), body))
+            headers = {"X-Storage-Url": f"{hostile.url}/v1/a", "X-Auth-Token": "token"}
+            if hostile.logins_left:
+                return self.send(hostile.logins_left.pop(0))
+            return self.send(hostile.login or Response(headers=headers))
+        if self.path == "/info" and hostile.info:
+            return self.send(hostile.info)
+        hostile.paths.append(self.path)
+        hostile.tokens.append(self.headers["X-Auth-Token"])
+        return self.send(hostile.respond(body) if hostile.respond else hostile.response)
+
+    def send(self, response: Response) -> None:
+        self.close_connection = True
+        if response.raw or response.endless:
+            return self.send_raw(response)
+        self.send_response(response.status)
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        try:
+            for _ in range(response.blanks):
+                self.wfile.write(b" ")
+                time.sleep(TRICKLE_PAUSE)
+            while response.trickles:
                 self.wfile.write(response.body)
-                time.sleep(response.silence)
-                for _ in range(response.padding):
-                    self.wfile.write(BLOCK)
-            except ConnectionError:  # the client has read enough
-                pass
+                time.sleep(TRICKLE_PAUSE)
+            self.wfile.write(response.body)
+            time.sleep(response.silence)
+            for _ in range(response.padding):
+                self.wfile.write(BLOCK)
+        except ConnectionError:  # the client has read enough
+            pass
 
-        def send_raw(self, response: Response) -> None:
-            try:
-                self.wfile.write(response.raw)
-                while response.endless:
-                    self.wfile.write(response.endless)
-                    time.sleep(response.pause)
-            except ConnectionError:  # the client has read enough
-                pass
+    def send_raw(self, response: Response) -> None:
+        try:
+            self.wfile.write(response.raw)
+            while response.endless:
+                self.wfile.write(response.endless)
+                time.sleep(response.pause)
+        except ConnectionError:  # the client has read enough
+            pass
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_COPY = handle_request  # noqa: N815
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_COPY = handle_request  # noqa: N815
 
-        def log_message(self, *_: object) -> None:
-            """Log nothing."""
-
-    return Handler
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""

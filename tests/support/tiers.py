@@ -14,8 +14,16 @@ SERVERS = frozenset({"swift_server", "small_server", "server"})
 """Fixtures that start a Swift."""
 
 
-def mark(items: Iterable[pytest.Item]) -> None:
-    """Mark each test with its folder, with `swift` if it starts one, and with `slow`."""
+def arrange(items: list[pytest.Item]) -> None:
+    """Mark each test with its folder, with `swift` if it starts one, and with `slow`; the longest run first.
+
+    A long test that begins last is waited for by all other processes.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    _mark(items)
+
+
+def _mark(items: Iterable[pytest.Item]) -> None:
     matrices: dict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
         assert isinstance(item, pytest.Function)

@@ -12,6 +12,7 @@ from swiftclient import Connection
 
 from support.commands import swiftfs
 from support.mounts import Mount, clean_environment
+from support.noise import noise
 from swiftfs.config.options import OPTIONS
 from swiftfs.demo.server import SwiftServer
 from tools import docs
@@ -108,28 +109,49 @@ def test_completion_is_available_for_shells(shell: str) -> None:
     assert "--read-ahead" in swiftfs(environment=words).stdout
 
 
-def test_the_commands_of_operations_run(swift: SwiftServer, connection: Connection, tmp_path: Path) -> None:
-    connection.put_container("photos")
-    text = (docs.ROOT / "docs" / "operations.md").read_text()
-    commands = re.findall(r"^\$ (.+)$", text, re.MULTILINE)
-    assert len(commands) >= 8
-    program = tmp_path / "bin"
-    program.mkdir()
-    (program / "swiftfs").write_text(f'#!/bin/sh\nexec {sys.executable} -m swiftfs "$@"\n')
-    (program / "swiftfs").chmod(0o755)
+def run_commands(page: str, swift: SwiftServer, home: Path) -> dict[str, str]:
+    """Run the commands of a page in its order, with `home` as the home folder; return what each printed."""
+    commands = re.findall(r"^\$ (.+)$", (docs.ROOT / "docs" / page).read_text(), re.MULTILINE)
+    programs = home / "bin"
+    programs.mkdir()
+    (programs / "swiftfs").write_text(f'#!/bin/sh\nexec {sys.executable} -m swiftfs "$@"\n')
+    (programs / "swiftfs").chmod(0o755)
     environment = {
         **clean_environment(),
         **swift.environment(),
-        "HOME": str(tmp_path),
-        "PATH": f"{program}:{os.environ['PATH']}",
+        "HOME": str(home),
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(docs.ROOT),
     }
+    printed = {}
     for command in commands:
         result = subprocess.run(
-            command, shell=True, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+            command, shell=True, env=environment, capture_output=True, text=True, check=False, cwd=home
         )
         assert result.returncode == 0, (command, result)
+        printed[command] = result.stdout
+    return printed
+
+
+def test_the_commands_of_operations_run(swift: SwiftServer, connection: Connection, tmp_path: Path) -> None:
+    connection.put_container("photos")
+    assert len(run_commands("operations.md", swift, tmp_path)) >= 8
     assert connection.get_object("photos", "first")[1] == Path("/etc/hostname").read_bytes()
+
+
+def test_an_archive_is_loaded_checked_and_restored_as_its_page_says(
+    swift: SwiftServer, connection: Connection, tmp_path: Path
+) -> None:
+    connection.put_container("archive")
+    year = tmp_path / "data" / "2026"
+    year.mkdir(parents=True)
+    for number in range(20):
+        (year / f"{number}.txt").write_text(f"{number}\n")
+    (year / "film.mov").write_bytes(noise(70 * 2**20))  # in segments
+    printed = run_commands("archive.md", swift, tmp_path)
+    assert printed["rsync -an --itemize-changes ~/data/ ~/archive/data/"] == ""
+    restored = tmp_path / "restored" / "data" / "2026" / "film.mov"
+    assert restored.stat().st_mtime == pytest.approx((year / "film.mov").stat().st_mtime, abs=1e-3)
 
 
 def _without_code(text: str) -> str:
