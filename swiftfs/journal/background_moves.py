@@ -16,6 +16,7 @@ from swiftfs.journal.move_items import MoveItem, etag_of, is_unchanged
 from swiftfs.journal.move_results import CopyKeeper, PlannedMove, Remnant
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MoveFolder, MoveObject
+from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, row_of
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import escape, join
@@ -59,10 +60,18 @@ class Outcome:
 class BackgroundMoves:
     """Plans and carries out such moves, with the requests of `moves`. `pool` sends those of one batch."""
 
-    def __init__(self, store: ObjectStore, pool: Executor, moves: ObjectMoves, late: MoveEvidence) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        pool: Executor,
+        moves: ObjectMoves,
+        copies: SharedCopies,
+        late: MoveEvidence,
+    ) -> None:
         self._store = store
         self._pool = pool
         self._moves = moves
+        self._copies = copies
         self._late = late
 
     def plan(self, operation: MoveFolder, items: Sequence[MoveItem]) -> list[PlannedMove]:
@@ -139,7 +148,7 @@ class BackgroundMoves:
             self._late.found(one.item.source, here)
             self._late.found(one.item.target, there, copy_of=one.item.source, etag=one.item.etag)
         if here is None and there is not None and there.is_slo:
-            self._moves.share_gone(one.item.source, one.item.target)
+            self._copies.share_gone(one.item.source, one.item.target)
 
     def _rows(self, names: Collection[ObjectName]) -> dict[ObjectName, Row]:
         """Return the rows that listings show of objects in one container; most are next to each other."""
@@ -167,7 +176,7 @@ class BackgroundMoves:
         elif one.is_ambiguous and not _is_version(here, one.operation.row):
             # It was changed, or came to the old name, after an attempt that may have moved the version meant.
             one.error = PreconditionFailed(f"{item.source}: another client has changed it")
-            self._moves.share_copy(item)
+            self._copies.share_copy(item)
         elif there is None or one.operation.keeps_target:
             item.row = here if here.last_modified else None
             item.etag = etag_of(here)
@@ -207,7 +216,7 @@ class BackgroundMoves:
             if error.retryable:
                 away.set()
         if one.error is not None:
-            self._moves.share_copy(item)
+            self._copies.share_copy(item)
 
     def _settle_missing(self, one: _Attempt, error: NotFound) -> None:
         """Find out whether an object is gone, or was moved by an attempt whose answer was lost."""

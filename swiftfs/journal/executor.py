@@ -67,7 +67,7 @@ class Executor:
         self._file_upload = FileUpload(store, segment_size, removal, ambiguous)
         self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
         late = MoveEvidence(ambiguous)
-        self._background_moves = BackgroundMoves(store, self._pool, self._object_moves, late)
+        self._background_moves = BackgroundMoves(store, self._pool, self._object_moves, copies, late)
 
     def close(self) -> None:
         """End the threads."""

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, StoreError, os_error
 from swiftfs.journal.move_evidence import MoveEvidence
@@ -101,7 +100,7 @@ class ObjectMoves:
         try:
             item.copied = self._store.copy(operation.source, operation.target, manifest_only=True).etag
         except StoreError:
-            self.share_copy(item)
+            self._copies.share_copy(item)
             self._expect_copy(operation)
             raise
         keeper.keep_copies([item.target])
@@ -153,7 +152,7 @@ class ObjectMoves:
         if operation.etag is not None:
             self._record_replaced(operation)
         if target.is_slo:
-            self.share_gone(operation.source, operation.target)
+            self._copies.share_gone(operation.source, operation.target)
 
     def _record_replaced(self, operation: Move) -> None:
         """Record that the copy had replaced what stood at the target before the process died."""
@@ -241,7 +240,7 @@ class ObjectMoves:
 
     def _keep_both(self, item: MoveItem, left: InterruptedMove) -> None:
         """Keep a changed source and what is at its target: the copy of the version that the record has."""
-        self.share_copy(item)  # it may still be made
+        self._copies.share_copy(item)  # it may still be made
         was, there = left.was(item), left.copy_of(item)
         if was is not None and there is not None and there.hash == was.hash:
             item.copied = etag_of(there)
@@ -257,16 +256,7 @@ class ObjectMoves:
                 self._late.found_rows(source, None, target, there)
             # An SLO that has its copy.
             if there is not None and there.hash == was.hash and etag_of(there) != there.hash:
-                self.share_gone(source, target)
-
-    def share_gone(self, source: ObjectName, target: ObjectName) -> None:
-        """Keep the segments of a copy whose source is gone: they are not the copy's own.
-
-        That the process which died has deleted the source is likely, but not proven: another mount may have
-        renamed it since, and needs the segments.
-        """
-        log.info("%s was gone when its interrupted move was taken up: %s owns no segments", source, target)
-        self._removal.share(source, target)
+                self._copies.share_gone(source, target)
 
     def is_unchanged(self, deletion: Delete) -> bool:
         """Return whether the object of a conditional deletion is still that version; errors of a HEAD."""
@@ -402,7 +392,7 @@ class ObjectMoves:
         standing = {deletion.name for deletion in left}
         for item in made:
             if item.target in standing or item.error is not None:
-                self.share_copy(item)
+                self._copies.share_copy(item)
         return left
 
     def _expect_copy(self, operation: Move) -> None:
@@ -430,17 +420,6 @@ class ObjectMoves:
             if item.target.key not in targets:
                 self._late.found(item.target, None)
         return self._undo(found)
-
-    def share_copy(self, item: MoveItem) -> None:
-        """Keep the segments for a copy that failed or was undone: it may exist, now or later.
-
-        The last answer does not prove that there is none: the answer to an earlier attempt may have been
-        lost.
-        """
-        stored = decode_type(item.row.content_type)[1] if item.row is not None else None
-        is_small = stored is not None and stored.mode is not None and stored.slo is None
-        if item.is_slo is not False and not is_small:
-            self._removal.share(item.source, item.target)
 
     def is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them.
