@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from swiftfs.concurrency import Event, Executor, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, Unavailable
 from swiftfs.journal.move_evidence import MoveEvidence
-from swiftfs.journal.move_items import MoveItem, etag_of, is_unchanged
+from swiftfs.journal.move_items import EMPTY, MoveItem, etag_of, is_unchanged
 from swiftfs.journal.move_results import CopyKeeper, PlannedMove, Remnant
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MoveFolder, MoveObject
 from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, row_of
-from swiftfs.objects import ObjectInfo, ObjectName, Row
+from swiftfs.objects import DIRECTORY_TYPE, ObjectInfo, ObjectName, Row
 from swiftfs.paths import escape, join
 from swiftfs.store.protocol import ObjectStore
 
@@ -98,6 +98,8 @@ class BackgroundMoves:
         """Return the row of the version that moves; None if there is no such object any more."""
         if item.row is not None and item.etag == etag_of(item.row):
             return item.row
+        if item.marker:  # a HEAD shows its attributes when they are needed
+            return Row(item.source.key, 0, EMPTY, DIRECTORY_TYPE, "")
         info = self._head(item.source)
         return row_of(info) if info is not None else None
 
@@ -106,7 +108,6 @@ class BackgroundMoves:
 
         The value of an operation is whether it was tried before, perhaps by an earlier process.
         """
-        began = monotonic()
         attempts = [_Attempt(one, _item(one), was_tried) for one, was_tried in operations.items()]
         try:
             self._look(attempts)
@@ -118,32 +119,46 @@ class BackgroundMoves:
         self._copy([one for one in attempts if one.error is None and not _has_copy(one)])
         there = [one for one in attempts if one.error is None]
         keeper.keep_copies([one.item.target for one in there])
-        left = self._delete([one for one in there if not one.was_done], began)
+        left = self._delete([one for one in there if not one.was_done])
         return {
             one.operation.source: Outcome(one.error, tuple(left.get(one.operation.source, ())))
             for one in attempts
         }
 
     def _look(self, attempts: Sequence[_Attempt]) -> None:
-        """Find what is at both names of each object."""
+        """Find what is at the new name of each object, and at the old one if that may have been tried before.
+
+        At a first attempt the version of the rename counts: the deletion looks whether it is still there.
+        """
+        for one in attempts:
+            one.here = None if one.is_ambiguous else one.operation.row
         listed = [one for one in attempts if not one.operation.is_marker]
         if len(listed) < LISTED_FROM:
             listed = []
-        here = self._rows([one.item.source for one in listed])
+        tried = [one for one in listed if one.is_ambiguous]
+        here = self._rows([one.item.source for one in tried])
         there = self._rows([one.item.target for one in listed])
+        for one in tried:
+            one.here = here.get(one.item.source)
         for one in listed:
-            one.here, one.there = here.get(one.item.source), there.get(one.item.target)
+            one.there = there.get(one.item.target)
             if one.is_ambiguous and one.here is not None and one.there is None:
                 self._late.found_rows(one.item.source, one.here, one.item.target, None)
         # A listing may lag behind: what is not as expected a HEAD shows.
-        doubtful = [one for one in attempts if one.here is None or one.there is not None]
-        for _ in self._pool.map(self._look_at, doubtful):
+        known = {one.operation.source for one in listed if one.here is not None and one.there is None}
+        for _ in self._pool.map(
+            self._look_at, [one for one in attempts if one.operation.source not in known]
+        ):
             pass
 
     def _look_at(self, one: _Attempt) -> None:
-        here, there = self._head(one.item.source), self._head(one.item.target)
-        one.here = _as_listed(here, one.here)
+        """Send HEADs instead of trusting a listing."""
+        there = self._head(one.item.target)
         one.there = _as_listed(there, one.there)
+        if not one.is_ambiguous and there is None:
+            return
+        here = self._head(one.item.source)
+        one.here = _as_listed(here, one.here)
         if one.is_ambiguous:
             self._late.found(one.item.source, here)
             self._late.found(one.item.target, there, copy_of=one.item.source, etag=one.item.etag)
@@ -220,7 +235,7 @@ class BackgroundMoves:
 
     def _settle_missing(self, one: _Attempt, error: NotFound) -> None:
         """Find out whether an object is gone, or was moved by an attempt whose answer was lost."""
-        one.error = error  # the container at the target may be missing
+        one.error, one.is_ambiguous = error, True  # the container at the target may be missing
         try:
             self._look_at(one)
         except StoreError as unknown:
@@ -229,16 +244,13 @@ class BackgroundMoves:
             if one.here is None and one.there is not None:
                 one.error, one.was_done = None, True
 
-    def _delete(self, attempts: Sequence[_Attempt], began: float) -> dict[ObjectName, list[Remnant]]:
+    def _delete(self, attempts: Sequence[_Attempt]) -> dict[ObjectName, list[Remnant]]:
         """Delete the old objects that have not changed; return what must be deleted later."""
-        items = [one.item for one in attempts]
-        rows: Mapping[str, Row] | None = None
-        if not self._moves.is_of_this_moment(began, items):
-            try:
-                names = [item.source for item in items if not item.marker]
+        names = [one.item.source for one in attempts if one.was_copied and not one.item.marker]
+        rows: dict[str, Row] = {}
+        if len(names) >= LISTED_FROM:
+            with suppress(StoreError):  # HEADs decide, and fail as well
                 rows = {name.key: row for name, row in self._rows(names).items()}
-            except StoreError:
-                rows = {}  # HEADs decide, and fail as well
         sure, doubtful = list[MoveItem](), list[MoveItem]()
         for one in attempts:
             # No listing shows the folder's own marker: a HEAD tells that no other client has replaced it.

@@ -181,7 +181,7 @@ class ObjectMoves:
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
         keeper.keep_copies([item.target for item in copied])
         rows = None
-        if not self.is_of_this_moment(began, copied):
+        if not self._is_of_this_moment(began, copied):
             try:
                 rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
             except StoreError as error:  # all is at the new place, and an undo would meet the same outage
@@ -421,7 +421,7 @@ class ObjectMoves:
                 self._late.found(item.target, None)
         return self._undo(found)
 
-    def is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
+    def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them.
 
         It never is for an SLO: who replaced it has deleted its segments, so the copy is not left either.

@@ -17,7 +17,7 @@ from swiftfs.journal.task_states import Waiting
 from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
 
-MOVES = 100
+MOVES = 250
 """Objects of a folder's rename that are moved together: one request lists or deletes them."""
 
 BATCH = 1000

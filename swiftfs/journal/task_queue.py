@@ -27,8 +27,8 @@ from swiftfs.store.moved_view import MovedNames
 AWAKE = 1000
 """How many tasks that can sleep stay awake: most mounts never have more."""
 
-MOST_MOVING = 2
-"""How many batches of MoveObjects run at once, so that other tasks get a worker."""
+MOST_MOVING = 3
+"""How many batches of MoveObjects run at once, all but one only of those that a call waits for."""
 
 _Due = tuple[float, int, int, State]
 """When a task is due, a number that makes it unique, the task's number, and the state that made the entry."""
@@ -342,8 +342,10 @@ class TaskQueue:
         """Return when the next task can run (monotonic seconds), None while all wait for other tasks."""
         sleeping = self._sleeping.first()
         due = [self._next_awake(self._due), sleeping.due if sleeping is not None else None]
-        if self.moving < MOST_MOVING:
-            due.append(self._next_awake(self._due_moves))
+        if (move := self._next_awake(self._due_moves)) is not None:
+            is_awaited = self._tasks[self._due_moves[0][2]].is_awaited
+            if self.moving < (MOST_MOVING if is_awaited else 1):
+                due.append(move)
         return min((one for one in due if one is not None), default=None)
 
     def _next_awake(self, heap: list[_Due]) -> float | None:
