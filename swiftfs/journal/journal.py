@@ -485,6 +485,8 @@ class Journal:
         # In this order each still has what it uses: the scheduler submits to the workers, these use the
         # executor's threads, and all of them write to the database.
         self._scheduler.stop()
+        if not left:  # else the next mount does it
+            self._executor.removal.end_rests(at_once=True)
         self._backlog.stop()
         self._executor.close()
         self._backlog.upkeep.stop()

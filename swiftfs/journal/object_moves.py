@@ -105,7 +105,7 @@ class ObjectMoves:
             raise
         keeper.keep_copies([item.target])
         remnants = self.delete_unchanged([item])
-        self._removal.discard(operation.target, replaced)
+        self._removal.discard(operation.target, replaced, is_slo=operation.is_slo is True)
         if isinstance(item.error, StoreError):
             raise item.error
         return remnants

@@ -175,7 +175,9 @@ def main(number: int) -> None:
 
     concurrency.check()
     from swiftfs.cli import app, mount  # noqa: F401, PLC0415 - after the check, for the locks of modules
+    from swiftfs.journal import segment_removal  # noqa: PLC0415
 
+    segment_removal.REST_SECONDS = 0.0  # as in `checked_mount`
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=number) as channel:
