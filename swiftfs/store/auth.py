@@ -21,7 +21,7 @@ from swiftclient.authv1 import PasswordPlugin
 from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
 from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, TimedOut, Unavailable
 from swiftfs.store.error_map import causes_of, reason
-from swiftfs.store.login_adapter import ForeignRedirect, guard_logins
+from swiftfs.store.login_adapter import ForeignServer, guard_logins
 from swiftfs.store.private_files import check_writers, is_readable_by_others
 from swiftfs.store.retry import remaining
 
@@ -139,7 +139,7 @@ class Account:
     def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
         if isinstance(error, keystone_errors.Unauthorized | keystone_errors.Forbidden):
             return AccessDenied(f"{self.label}: wrong user or key")
-        if any(isinstance(cause, ForeignRedirect) for cause in causes_of(error)):
+        if any(isinstance(cause, ForeignServer) for cause in causes_of(error)):
             return Unavailable(f"{self.label}: {reason(error)}", may_land=False)
         if isinstance(error, keystone_errors.SSLError):
             return StoreError(f"{self.label}: {_tls_failure(error)}")

@@ -10,7 +10,7 @@ from support.hostile_server import HostileServer, Response, hostile_server
 from swiftfs.errors import ConfigurationError, StoreError, Unavailable
 from swiftfs.store import connect, open_account
 
-REDIRECTS = [301, 302, 303, 307, 308]
+REDIRECTS = [300, 301, 302, 303, 305, 307, 308]
 KINDS = ["environment", "keystone_environment"]
 
 
@@ -48,6 +48,42 @@ def test_other_schemes_hosts_and_ports_are_other_servers(hostile: HostileServer,
     hostile.login = Response(status=302, headers={"Location": target})
     with pytest.raises(Unavailable, match="redirects to"):
         connect(hostile.environment)
+
+
+DISGUISES = {
+    "a backslash": "http://{evil}\\@{own}/auth",
+    "a path's backslash": "/\\{evil}/auth",
+    "a network path of backslashes": "\\\\{evil}/auth",
+    "a tabulator": "http://{evil}\t@{own}/auth",
+    "a fragment": "http://{evil}#@{own}/auth",
+    "a query": "http://{evil}?@{own}/auth",
+    "a user": "http://{own}@{evil}/auth",
+    "brackets": "http://[{evil}]@{own}/auth",
+    "brackets without an end": "http://[::1",
+    "a slash of Unicode": "http://{evil}\uff0f@{own}/auth",
+    "an encoded slash": "http://{evil}%2f@{own}/auth",
+    "capitals": "HTTP://{evil}/auth",
+    "blanks": "  http://{evil}/auth",
+    "a terminal's escape": "http://evil\x1b[2J/auth",
+    "a port that is none": "http://127.0.0.1:99999/auth",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", DISGUISES)
+def test_no_disguise_of_a_redirect_gets_the_credentials(
+    hostile: HostileServer, elsewhere: HostileServer, how: str, kind: str
+) -> None:
+    """Every parser of URLs must see the server that is connected to; what none understands is an error."""
+    evil, own = (server.url.removeprefix("http://") for server in (elsewhere, hostile))
+    target = DISGUISES[how].format(evil=evil, own=own)
+    # As on the wire: a header is read as Latin-1.
+    location = target.encode().decode("latin-1")
+    hostile.login = Response(status=302, headers={"Location": location})
+    with pytest.raises((StoreError, ConfigurationError)) as caught:
+        connect(getattr(hostile, kind))
+    assert str(caught.value).isprintable()
+    assert elsewhere.logins == [] == elsewhere.paths
 
 
 def test_a_redirect_at_the_same_server_is_followed(hostile: HostileServer) -> None:
