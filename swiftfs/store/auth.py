@@ -5,7 +5,7 @@ import logging
 import math
 import ssl
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -184,7 +184,7 @@ def _from_v1(environment: Mapping[str, str]) -> Account:
     _require(environment, "ST_AUTH", "ST_USER", "ST_KEY")
     url, user = environment["ST_AUTH"], environment["ST_USER"]
     plugin = PasswordPlugin(auth_url=_checked_url(url), username=user, password=environment["ST_KEY"])
-    return Account(_session(plugin, environment), f"{url} (user {user})")
+    return Account(_session(plugin, environment, [url]), f"{url} (user {user})")
 
 
 def _from_keystone(environment: Mapping[str, str]) -> Account:
@@ -211,7 +211,7 @@ def _from_keystone(environment: Mapping[str, str]) -> Account:
         **(_domain(environment, "project") if by_name else {}),
     )
     return Account(
-        _session(plugin, environment),
+        _session(plugin, environment, [url]),
         f"{url} (user {user})",
         region=environment.get("OS_REGION_NAME") or None,
         interface=_interface(environment),
@@ -253,7 +253,7 @@ def _from_loading(kind: str, environment: Mapping[str, str]) -> Account:
         raise ConfigurationError(f"to log in by {kind}: {_short(error)}") from None
     who = given.get("username") or given.get("user_id") or given.get("application_credential_id") or kind
     return Account(
-        _session(plugin, environment),
+        _session(plugin, environment, _urls_in(given)),
         f"{url or given.get('endpoint') or ''} (user {who})",
         region=environment.get("OS_REGION_NAME") or None,
         interface=_interface(environment),
@@ -275,8 +275,8 @@ def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
         raise ConfigurationError(f"cloud {cloud!r} of clouds.yaml: {_short(error)}") from None
     for name in filter(None, (config.config_filename, config.secure_config_filename)):
         _check_cloud_file(Path(name))
-    guard_logins(session)
     options = region.get_auth_args()
+    guard_logins(session, _urls_in(options))
     interface = region.get_interface("object-store")
     user = options.get("username") or options.get("user_id") or options.get("application_credential_id", "")
     return Account(
@@ -312,7 +312,12 @@ def _proxy_of(label: str) -> str:
     return f" through the proxy {proxy.rpartition('@')[2]}" if proxy else ""
 
 
-def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str]) -> Session:
+def _urls_in(options: Mapping[str, Any]) -> list[str]:
+    """Return the URLs among the options of a way to log in."""
+    return [str(value) for name, value in options.items() if value and name.endswith(("url", "endpoint"))]
+
+
+def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str], named: Iterable[str]) -> Session:
     certificates = environment.get("OS_CACERT")
     if certificates:
         file, folder = (None, certificates) if Path(certificates).is_dir() else (certificates, None)
@@ -324,7 +329,7 @@ def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str]) -> Session:
             why = reason(error) if isinstance(error, ssl.SSLError) else error.strerror
             raise ConfigurationError(f"OS_CACERT={certificates}: {why}") from None
     session = Session(auth=plugin, verify=certificates or True, app_name="swiftfs")
-    guard_logins(session)
+    guard_logins(session, named)
     return session
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
+from keystoneauth1.identity.generic import BaseGenericPlugin
 from keystoneauth1.identity.v3 import FederationBaseAuth
 from keystoneauth1.session import Session
 
@@ -26,7 +27,11 @@ class ForeignServer(requests.RequestException):
     """The authentication server leads to another server: the credentials are not sent there."""
 
 
-def guard_logins(session: Session, named: Iterable[str] = ()) -> None:
+class NoVersions(requests.RequestException):
+    """The authentication server does not tell which versions it has."""
+
+
+def guard_logins(session: Session, named: Iterable[str]) -> None:
     """Let all requests of a session of keystoneauth be sent by `LoginAdapter`.
 
     `named` are the URLs in the user's configuration. Only to their servers is anything sent, unless the
@@ -39,23 +44,25 @@ def guard_logins(session: Session, named: Iterable[str] = ()) -> None:
             servers.add(origin(url))
     if isinstance(session.auth, FederationBaseAuth):
         servers = set()
+    adapter = LoginAdapter(servers, asks_versions=isinstance(session.auth, BaseGenericPlugin))
     for scheme in ("https://", "http://"):
-        session.session.mount(scheme, LoginAdapter(servers))
+        session.session.mount(scheme, adapter)
 
 
 class LoginAdapter(LimitedAdapter):
     """Sends the requests of a login, each within the deadline of the call that needs it.
 
-    If any `servers` are given, to these only.
+    If any `servers` are given, to these only. With `asks_versions` every GET asks for Keystone's versions.
     """
 
-    def __init__(self, servers: Collection[Origin] = ()) -> None:
+    def __init__(self, servers: Collection[Origin], *, asks_versions: bool) -> None:
         super().__init__()
         self._servers = servers
+        self._asks_versions = asks_versions
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         if self._servers and origin(str(request.url)) not in self._servers:
-            # Its version document names another one, for example.
+            # Whatever has led there: keystoneauth knows more than redirects, and learns more.
             raise _foreign(str(request.url), "leads")
         # Unpacked, an answer may be a thousand times larger.
         request.headers["Accept-Encoding"] = "identity"
@@ -67,6 +74,11 @@ class LoginAdapter(LimitedAdapter):
         # Not `is_redirect`: keystoneauth follows a 305, too.
         if 300 <= response.status_code < 400 and "Location" in response.headers:
             _keep_at_home(response)
+        if response.status_code == 401 and self._asks_versions and request.method == "GET":
+            # keystoneauth would log in to ask again, while it logs in, and wait for its own lock for ever
+            # (`discover.get_version_data`). After this error it takes the version from the URL.
+            response.close()
+            raise NoVersions("401 Unauthorized")
         return response
 
     def build_response(self, req: Any, resp: Any) -> requests.Response:

@@ -3,11 +3,14 @@
 import gzip
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.hostile_server import HostileServer, Response, hostile_server
-from swiftfs.errors import ConfigurationError, StoreError, Unavailable
+from support.secret_files import secret_file
+from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, Unavailable
 from swiftfs.store import connect, open_account
 
 REDIRECTS = [300, 301, 302, 303, 305, 307, 308]
@@ -111,3 +114,46 @@ def test_a_login_in_gzip_is_not_unpacked(hostile: HostileServer) -> None:
     with pytest.raises((StoreError, ConfigurationError)):
         connect(hostile.keystone_environment)
     assert hostile.logins[0][0]["Accept-Encoding"] == "identity"
+
+
+def cloud_at(server: HostileServer, folder: Path) -> dict[str, str]:
+    """Return the environment of a cloud, whose login first asks for the versions of Keystone."""
+    auth = {"auth_url": f"{server.url}/v3", "username": "u", "password": "secret-password", "project_id": "p"}
+    text = json.dumps({"clouds": {"demo": {"auth": {**auth, "user_domain_id": "default"}}}})
+    file = secret_file(folder, text)
+    return {"OS_CLIENT_CONFIG_FILE": str(file.rename(folder / "clouds.json")), "OS_CLOUD": "demo"}
+
+
+@pytest.mark.timeout(60)
+def test_a_401_to_the_question_for_versions(hostile: HostileServer, tmp_path: Path) -> None:
+    """keystoneauth would log in to ask again, while it logs in: it waited for its own lock for ever."""
+    hostile.login = Response(status=401)
+    with pytest.raises(AccessDenied, match="wrong user or key"):
+        connect(cloud_at(hostile, tmp_path))
+    assert [b"secret-password" in body for _, body in hostile.logins] == [False, True]
+
+
+def test_credentials_follow_no_version_document_to_another_server(
+    hostile: HostileServer, elsewhere: HostileServer, tmp_path: Path
+) -> None:
+    links = [{"rel": "self", "href": f"{elsewhere.url}/v3"}]
+    version = {"version": {"id": "v3.14", "status": "stable", "links": links}}
+    hostile.login = Response(json.dumps(version).encode())
+    with pytest.raises(ConfigurationError, match="cannot authenticate there"):
+        connect(cloud_at(hostile, tmp_path))
+    assert [b"secret-password" in body for _, body in hostile.logins] == [False, True]
+    assert elsewhere.logins == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_leads_a_login_to_another_server(
+    hostile: HostileServer, elsewhere: HostileServer, kind: str
+) -> None:
+    """The last guard is where requests are sent, whether or not an answer before them was a redirect."""
+    account = open_account(getattr(hostile, kind))
+    plugin: Any = account.session.auth
+    plugin.auth_url = f"{elsewhere.url}/v3"
+    with pytest.raises(Unavailable, match=r"leads to http://.*set the auth URL to it"):
+        account.endpoint()
+    account.close()
+    assert elsewhere.logins == [] == hostile.logins
