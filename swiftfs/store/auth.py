@@ -5,7 +5,8 @@ import logging
 import math
 import ssl
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,11 +20,12 @@ from keystoneauth1.session import Session
 from swiftclient.authv1 import PasswordPlugin
 
 from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
-from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, TimedOut, Unavailable
+from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, TimedOut, Unavailable, printable
 from swiftfs.store.error_map import causes_of, reason
 from swiftfs.store.login_adapter import ForeignServer, guard_logins
 from swiftfs.store.private_files import check_writers, is_readable_by_others
 from swiftfs.store.retry import remaining
+from swiftfs.store.urls import BadUrl, as_sent
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +67,7 @@ class Account:
 
     def token(self) -> str:
         """Return a token, a new one shortly before the old one expires; errors as in `endpoint`."""
-        try:
-            headers = self.session.get_auth_headers() or {}
-        except keystone_errors.ClientException as error:
-            raise self._failure(error) from None
+        headers = self._ask(self.session.get_auth_headers) or {}
         return str(headers.get("X-Auth-Token", ""))
 
     def renew(self, refused: str) -> str:
@@ -106,20 +105,35 @@ class Account:
         self.session.session.close()
 
     def _find_endpoint(self) -> str:
-        try:
-            found = self.session.get_endpoint(
-                service_type="object-store", interface=self._interface, region_name=self._region
-            )
-        except keystone_errors.EndpointNotFound:
-            found = None
-        except keystone_errors.ClientException as error:
-            raise self._failure(error) from None
+        find = partial(self.session.get_endpoint, service_type="object-store")
+        found = self._ask(partial(find, interface=self._interface, region_name=self._region))
         if not found:
             where = f" in region {self._region}" if self._region else ""
             raise ConfigurationError(f"{self.label}: no object-store endpoint{where} in the catalog")
-        if urlsplit(str(found)).scheme not in ("http", "https"):
-            raise ConfigurationError(f"{self.label}: the storage URL {found} is neither http nor https")
+        try:
+            scheme = urlsplit(as_sent(str(found))).scheme
+        except BadUrl as error:
+            raise ConfigurationError(f"{self.label}: the storage URL {error}") from None
+        if scheme not in ("http", "https"):
+            raise ConfigurationError(
+                f"{self.label}: the storage URL {printable(str(found))} is neither http nor https"
+            )
         return str(found).rstrip("/")
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """Return what keystoneauth answers, None if there is no such endpoint; its errors become ours."""
+        try:
+            return question()
+        except keystone_errors.EndpointNotFound:
+            return None
+        except keystone_errors.ClientException as error:
+            raise self._failure(error) from None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            # It reads the server's answer without checks: anything may be anywhere in it.
+            raise ConfigurationError(
+                f"{self.label}: cannot authenticate there, the answer makes no sense "
+                f"({type(error).__name__}, {_short(error)}): check the auth URL"
+            ) from None
 
     def check_storage(self, *, insecure: bool) -> None:
         """Raise `ConfigurationError` if only the login has TLS, unless the storage may be `insecure`.
@@ -276,6 +290,8 @@ def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
     for name in filter(None, (config.config_filename, config.secure_config_filename)):
         _check_cloud_file(Path(name))
     options = region.get_auth_args()
+    if options.get("auth_url"):
+        _checked_url(str(options["auth_url"]))
     guard_logins(session, _urls_in(options))
     interface = region.get_interface("object-store")
     user = options.get("username") or options.get("user_id") or options.get("application_credential_id", "")
@@ -357,12 +373,15 @@ def _require(environment: Mapping[str, str], *names: str) -> None:
 
 
 def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ConfigurationError(f"the auth URL {url!r} is not an http or https URL")
-    # URLs are logged.
-    if parts.username or parts.password:
+    # First of all: URLs are logged, and so are those that no parser understands.
+    if "@" in url:
         raise ConfigurationError("the auth URL must not contain a user or a password")
+    if not url.lower().startswith(("http://", "https://")):
+        raise ConfigurationError(f"the auth URL {url!r} is not an http or https URL")
+    try:
+        as_sent(url)
+    except BadUrl as error:
+        raise ConfigurationError(f"the auth URL {error}") from None
     return url
 
 

@@ -45,6 +45,7 @@ class Connection:
         self._http.requests_args["allow_redirects"] = False  # a redirect would carry the token elsewhere
         for scheme in ("http://", "https://"):
             self._http.request_session.mount(scheme, _ExactAdapter())
+        self._http.request_session.resolve_redirects = _next_requests
         self._read_environment_once(account.endpoint())
 
     def _read_environment_once(self, url: str) -> None:
@@ -82,6 +83,14 @@ class Connection:
     def close(self) -> None:
         """Close the socket."""
         self._http.close()
+
+
+def _next_requests(*_: object, **__: object) -> Iterator[requests.PreparedRequest]:
+    """Yield the requests that follow a redirect: none.
+
+    requests prepares the next one also if it is not to be sent, and fails if the redirect's URL is none.
+    """
+    return iter(())
 
 
 class ConnectionPool:

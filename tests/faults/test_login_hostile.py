@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,100 @@ def test_whatever_leads_a_login_to_another_server(
         account.endpoint()
     account.close()
     assert elsewhere.logins == [] == hostile.logins
+
+
+BAD_URLS = [
+    "http://[::1",
+    "http://127.0.0.1:99999/v1/a",
+    "http://127.0.0.1:port/v1/a",
+    "http://a\x1b[2J/v1/a",
+    "http://a\uff0fb/v1/a",
+    "http:///v1/a",
+]
+
+
+def refusal(environment: dict[str, str]) -> str:
+    """Return why nobody can log in, in one line."""
+    with pytest.raises(ConfigurationError) as caught:
+        connect(environment)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_storage_url_that_is_none(hostile: HostileServer, url: str) -> None:
+    named = url.encode().decode("latin-1")
+    hostile.login = Response(headers={"X-Storage-Url": named, "X-Auth-Token": "token"})
+    text = refusal(hostile.environment)
+    assert re.search("the storage URL .* is no valid URL|ValueError, .*URL", text)
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_url_in_the_catalog_that_is_none(hostile: HostileServer, url: str) -> None:
+    catalog = [{"type": "object-store", "endpoints": [{"interface": "public", "url": url}]}]
+    hostile.login = keystone_answer(catalog=catalog)
+    assert "URL" in refusal(hostile.keystone_environment)
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+@pytest.mark.parametrize("kind", [*KINDS, "cloud"])
+def test_an_auth_url_that_is_none(hostile: HostileServer, tmp_path: Path, url: str, kind: str) -> None:
+    hostile.url = url
+    environment = cloud_at(hostile, tmp_path) if kind == "cloud" else getattr(hostile, kind)
+    assert "the auth URL" in refusal(environment)
+
+
+def keystone_answer(**token: object) -> Response:
+    """Return Keystone's answer to a login, with these values in its token."""
+    token = {"expires_at": "2100-01-01T00:00:00Z", "methods": ["password"], **token}
+    return Response(json.dumps({"token": token}).encode(), 201, {"X-Subject-Token": "t"})
+
+
+NONSENSE: dict[str, Response] = {
+    "no JSON": Response(b"<html>", 201, {"X-Subject-Token": "t"}),
+    "a list": Response(b"[]", 201, {"X-Subject-Token": "t"}),
+    "a number": Response(b"7", 201, {"X-Subject-Token": "t"}),
+    "no token": Response(b"{}", 201, {"X-Subject-Token": "t"}),
+    "a token that is none": Response(b'{"token": 5}', 201, {"X-Subject-Token": "t"}),
+    "an empty token": keystone_answer(),
+    "a catalog that is none": keystone_answer(catalog=5),
+    "a catalog of numbers": keystone_answer(catalog=[5]),
+    "endpoints that are none": keystone_answer(catalog=[{"type": "object-store", "endpoints": 5}]),
+    "endpoints of numbers": keystone_answer(catalog=[{"type": "object-store", "endpoints": [5]}]),
+    "a URL that is a number": keystone_answer(
+        catalog=[{"type": "object-store", "endpoints": [{"interface": "public", "url": 5}]}]
+    ),
+    "a date that is none": keystone_answer(expires_at="soon"),
+    "a date that is a number": keystone_answer(expires_at=5),
+    "404 with JSON": Response(b'{"error": 5}', 404, {"Content-Type": "application/json"}),
+    "300 with a list": Response(b"[]", 300, {"Content-Type": "application/json"}),
+    "400 with a list": Response(b"[5]", 400, {"Content-Type": "application/json"}),
+    "400 with errors": Response(b'{"errors": 5}', 400, {"Content-Type": "application/json"}),
+    "400 with an error": Response(b'{"error": {"message": 5}}', 400, {"Content-Type": "application/json"}),
+}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "cloud"])
+@pytest.mark.parametrize("what", NONSENSE)
+def test_an_answer_that_makes_no_sense(hostile: HostileServer, tmp_path: Path, what: str, kind: str) -> None:
+    hostile.login = NONSENSE[what]
+    refusal(cloud_at(hostile, tmp_path) if kind == "cloud" else getattr(hostile, kind))
+
+
+def test_a_federated_login_asks_the_identity_provider(
+    hostile: HostileServer, elsewhere: HostileServer
+) -> None:
+    """Its document names the server that takes the password: such a login needs more than one server."""
+    hostile.login = Response(json.dumps({"token_endpoint": f"{elsewhere.url}/auth"}).encode())
+    environment = {
+        **hostile.keystone_environment,
+        "OS_AUTH_TYPE": "v3oidcpassword",
+        "OS_IDENTITY_PROVIDER": "company",
+        "OS_PROTOCOL": "openid",
+        "OS_CLIENT_ID": "swiftfs",
+        "OS_DISCOVERY_ENDPOINT": f"{hostile.url}/auth/openid",
+    }
+    with pytest.raises((StoreError, ConfigurationError)):
+        connect(environment)
+    assert [b"secret-password" in body for _, body in elsewhere.logins] == [True]
+    assert not any(b"secret-password" in body for _, body in hostile.logins)

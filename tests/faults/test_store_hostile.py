@@ -286,6 +286,19 @@ def test_a_redirect_gets_no_token(hostile: HostileServer, store: SwiftStore, sta
     assert hostile.tokens == ["token", "token"]
 
 
+@pytest.mark.parametrize(
+    "location",
+    ["http://[::1", "http://a\x1b[2J/", "http://a\uff0fb/", "http://a:99999/", "http://[127.0.0.1:1]@a/"],
+)
+def test_a_redirect_to_what_is_no_url(hostile: HostileServer, store: SwiftStore, location: str) -> None:
+    """requests would prepare to follow it, and fail with an error that is none of its own."""
+    named = location.encode().decode("latin-1")
+    hostile.response = Response(status=302, headers={"Location": named})
+    with pytest.raises(BadRequest, match=r"302 .*a redirect to .*which gets no token") as caught:
+        store.head(NAME)
+    one_line(caught.value)
+
+
 def test_an_error_page_is_one_short_line(hostile: HostileServer, store: SwiftStore) -> None:
     headers = {"X-Trans-Id": "tx\x1b[31m" + "x" * 5000, "Retry-After": DIGITS}
     hostile.response = Response(b"\x1b]0;title\x07\r\n\0<b>\n" + b"long " * 100_000, 403, headers, padding=50)
