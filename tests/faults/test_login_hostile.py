@@ -3,12 +3,15 @@
 import gzip
 import json
 import re
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.deadlines import within
 from support.hostile_server import HostileServer, Response, hostile_server
 from support.secret_files import secret_file
 from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, Unavailable
@@ -255,3 +258,33 @@ def test_a_federated_login_asks_the_identity_provider(
         connect(environment)
     assert [b"secret-password" in body for _, body in elsewhere.logins] == [True]
     assert not any(b"secret-password" in body for _, body in hostile.logins)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", KINDS)
+def test_redirects_without_an_end(hostile: HostileServer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Each answer may take its time, and keystoneauth follows 30 redirects."""
+    monkeypatch.setattr("swiftfs.store.first_login.LOGIN_SECONDS", 1.0)
+    hostile.login = Response(status=302, headers={"Location": "/auth"}, blanks=15)
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match="no answer from the authentication server"):
+        connect(getattr(hostile, kind))
+    assert time.monotonic() - begun < within(4.0)
+
+
+@pytest.mark.timeout(60)
+def test_a_login_that_hangs_within_a_library(hostile: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go, ended = threading.Event(), threading.Event()
+
+    def hang(*_arguments: object, **_options: object) -> None:
+        let_go.wait(50)
+        ended.set()
+
+    monkeypatch.setattr("swiftfs.store.first_login.HANG_SECONDS", 0.5)
+    monkeypatch.setattr("keystoneauth1.session.Session.get_endpoint", hang)
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match="no login within 0 seconds: check the network"):
+        connect(hostile.environment)
+    assert time.monotonic() - begun < within(4.0)
+    let_go.set()
+    assert ended.wait(within(5))
