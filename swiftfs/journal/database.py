@@ -486,9 +486,9 @@ class JournalDB:
     def _fill_reserve(self) -> None:
         """Reserve disk space for the database, so that files can be closed while the disk is full."""
         if not self._reserve.exists():
-            with suppress(OSError):
+            with suppress(OSError), os.fdopen(new_file(self._reserve), "wb") as file:
                 # Written, and not a hole: a hole reserves nothing.
-                self._reserve.write_bytes(bytes(RESERVE))
+                file.write(bytes(RESERVE))
 
 
 def _sync_data(path: Path) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -120,6 +121,15 @@ class _Terminal(logging.StreamHandler[TextIO]):
                 self.stream.close()
 
 
+class _OwnLog(logging.handlers.RotatingFileHandler):
+    """A log that only its owner can read: it has the names of files."""
+
+    def _open(self) -> TextIOWrapper:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        own = os.open(self.baseFilename, flags, 0o600)
+        return os.fdopen(own, "a", encoding="utf-8", errors="backslashreplace")
+
+
 def log_to_terminal(level: int | str) -> None:
     """Write the log to standard error, with priorities if systemd's journal reads it."""
     form = "%(levelname)s: %(message)s"
@@ -135,7 +145,7 @@ def log_to_system(level: int, folder: Path) -> None:
         handler = logging.handlers.SysLogHandler(SYSLOG, logging.handlers.SysLogHandler.LOG_DAEMON)
         form = f"swiftfs[{os.getpid()}]: %(message)s"
     else:
-        handler = logging.handlers.RotatingFileHandler(folder / LOG, maxBytes=4_000_000, backupCount=2)
+        handler = _OwnLog(folder / LOG, maxBytes=4_000_000, backupCount=2)
         form = "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(LineFormatter(form))
     _log_to(handler, level)

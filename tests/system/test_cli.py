@@ -123,6 +123,15 @@ def test_the_log_goes_to_the_cache_folder_where_there_is_no_syslog(
     assert swiftfs("umount", background).returncode == 0
 
 
+def test_only_the_owner_can_read_what_the_cache_folder_holds(background: Path, tmp_path: Path) -> None:
+    """Also if the owner moves a file out of the folder, whose mode keeps others out."""
+    (background / "file").write_text("bytes")
+    files = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "cache").rglob("*")}
+    assert {"journal.reserve", "journal.sqlite", "heads.sqlite", "lock"} <= files.keys()
+    assert {name: oct(mode) for name, mode in files.items() if mode & 0o077} == {}
+    assert swiftfs("umount", background).returncode == 0
+
+
 def test_a_second_mount_on_the_same_cache_is_refused(
     background: Path, swift: SwiftServer, container: str, tmp_path: Path
 ) -> None:
