@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import math
+import os
 import ssl
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -276,8 +277,11 @@ def _from_loading(kind: str, environment: Mapping[str, str]) -> Account:
 
 def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
     from openstack import exceptions  # noqa: PLC0415 - of the extra `clouds`, and half a second to load
-    from openstack.config import OpenStackConfig  # noqa: PLC0415
+    from openstack.config import OpenStackConfig, loader  # noqa: PLC0415
 
+    # Profiles name servers, too. They are looked for in the current folder, which may be anybody's.
+    for name in filter(os.path.exists, loader.VENDOR_FILES):
+        check_writers(name, Path(name).stat())
     file = environment.get("OS_CLIENT_CONFIG_FILE")
     try:
         with warnings.catch_warnings():  # it warns of its own InfluxDB option, set or not
