@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,6 +47,8 @@ class Connection:
         for scheme in ("http://", "https://"):
             self._http.request_session.mount(scheme, _ExactAdapter())
         self._http.request_session.resolve_redirects = _next_requests
+        # Swift needs none, and a server could send new ones with every answer.
+        self._http.request_session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._read_environment_once(account.endpoint())
 
     def _read_environment_once(self, url: str) -> None:

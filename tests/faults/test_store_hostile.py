@@ -299,6 +299,15 @@ def test_a_redirect_to_what_is_no_url(hostile: HostileServer, store: SwiftStore,
     one_line(caught.value)
 
 
+def test_cookies_are_not_kept(hostile: HostileServer, store: SwiftStore) -> None:
+    """A new one with every answer would take more and more memory."""
+    for number in range(3):
+        hostile.response = Response(headers={"ETag": "e", "Set-Cookie": f"name{number}=x; Path=/"})
+        store.head(NAME)
+    (connection,) = store._transport._pool._idle
+    assert list(connection._http.request_session.cookies) == []
+
+
 def test_an_error_page_is_one_short_line(hostile: HostileServer, store: SwiftStore) -> None:
     headers = {"X-Trans-Id": "tx\x1b[31m" + "x" * 5000, "Retry-After": DIGITS}
     hostile.response = Response(b"\x1b]0;title\x07\r\n\0<b>\n" + b"long " * 100_000, 403, headers, padding=50)
