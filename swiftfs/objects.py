@@ -135,13 +135,15 @@ class Manifest:
 class Usage:
     """The usage of a container or account; quotas are None where none is set. Sizes are in bytes.
 
-    `metadata` holds a container's `X-Container-Meta-*` headers, as in `ObjectInfo`.
+    `metadata` holds a container's `X-Container-Meta-*` headers, as in `ObjectInfo`; `modified_ns` is when it
+    was made, in ns since the epoch, 0 if the server does not say it.
     """
 
     bytes_used: int
     objects: int
     quota_bytes: int | None = None
     quota_objects: int | None = None
+    modified_ns: int = 0
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
 
@@ -256,7 +258,7 @@ REQUEST_CLASSES = (
 class Count:
     """The requests of one class: how many, body bytes sent and received, seconds until the answer's end.
 
-    `failures` are those without an answer, or with one outside 2xx.
+    `failures` are those without an answer, or with one outside 2xx; not HEAD and DELETE with 404.
     """
 
     requests: int = 0

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -78,6 +79,31 @@ def locked(folder: Path) -> Iterator[Path]:
         raise ConfigurationError(f"cache folder {folder}: {error}") from error
     finally:
         os.close(lock)
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Return the folder and those above it that do not exist, the innermost first."""
+    return [one for one in (folder, *folder.parents) if not one.exists()]
+
+
+def is_unused(folder: Path) -> bool:
+    """Return whether a cache folder that this process holds locked has nothing in it."""
+    return [path.name for path in folder.iterdir()] == [LOCK]
+
+
+def remove_unused(folder: Path, made: list[Path]) -> None:
+    """Remove a cache folder that this process holds locked and that no mount has used, and `made`."""
+    # The lock goes last: until then no other mount begins to use the folder.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    remove_empty(made)
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the innermost first, up to one that is in use."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def new_file(path: Path) -> int:

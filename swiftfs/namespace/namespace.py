@@ -88,7 +88,8 @@ class Namespace:
                 stored = decode_metadata(self._store.head(marker).metadata)
             except NotFound:
                 stored, marker = Stored(), None
-        attributes = self._defaults.apply(self._root.attributes, stored)
+        made = replace(self._root.attributes, mtime_ns=usage.modified_ns)
+        attributes = self._defaults.apply(made, stored)
         self._root = replace(self._root, object=marker, attributes=attributes)
 
     def lookup(self, path: str, *, complete: bool = True) -> Entry:

@@ -48,6 +48,10 @@ class MountRequest:
     options: Options
     cache_dir: Path | None = None
     cloud: str | None = None
+    is_fixed: bool = False
+    """Whether a service or fstab names the mount point."""
+    refused: bool = False
+    """Whether it is read-only because Swift refuses changes."""
 
 
 def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:

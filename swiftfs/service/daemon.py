@@ -16,7 +16,7 @@ from typing import TextIO
 
 from swiftfs.config.cache_dir import LOG
 from swiftfs.errors import ConfigurationError
-from swiftfs.service.logging import JournalFormatter, LineFormatter, Recent, Repetition, reads_journal
+from swiftfs.service.logging import JournalFormatter, LineFormatter, Recent, Repetition, Told, reads_journal
 
 Ready = Callable[[], None]
 
@@ -130,10 +130,15 @@ class _OwnLog(logging.handlers.RotatingFileHandler):
         return os.fdopen(own, "a", encoding="utf-8", errors="backslashreplace")
 
 
-def log_to_terminal(level: int | str) -> None:
-    """Write the log to standard error, with priorities if systemd's journal reads it."""
-    form = "%(levelname)s: %(message)s"
+def log_to_terminal(level: int | str, *, in_background: bool = False) -> None:
+    """Write the log to standard error, with priorities if systemd's journal reads it.
+
+    Of a mount `in_background` only what its user must see, in the form of other messages.
+    """
+    form = "swiftfs: %(message)s" if in_background else "%(levelname)s: %(message)s"
     handler = _Terminal()
+    if in_background:
+        handler.addFilter(Told())
     handler.setFormatter(JournalFormatter() if reads_journal(sys.stderr.fileno()) else LineFormatter(form))
     _log_to(handler, level)
 

@@ -10,7 +10,7 @@ from swiftfs.store.counters import Counters
 from swiftfs.store.first_login import log_in
 from swiftfs.store.foreign_manifests import MayRead
 from swiftfs.store.protocol import Headers, ObjectStore
-from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy
+from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
 from swiftfs.store.swift_store import SwiftStore
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "RetryingStore",
     "SwiftStore",
     "connect",
+    "deadline",
     "open_account",
 ]
 

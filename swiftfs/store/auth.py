@@ -1,11 +1,9 @@
 """Turns credentials into one keystoneauth session for all connections. No secret is ever printed."""
 
-import importlib.util
 import logging
 import math
-import os
+import re
 import ssl
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,15 +20,18 @@ from swiftclient.authv1 import PasswordPlugin
 
 from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
 from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, TimedOut, Unavailable, printable
+from swiftfs.store.clouds import find_cloud, open_session
 from swiftfs.store.error_map import causes_of, reason
 from swiftfs.store.login_adapter import ForeignServer, guard_logins
-from swiftfs.store.private_files import check_writers, is_readable_by_others
 from swiftfs.store.retry import remaining
 from swiftfs.store.urls import BadUrl, as_sent
 
 log = logging.getLogger(__name__)
 
 PASSWORD, TOKEN = "v3password", "v3token"
+
+_STORAGE_PATH = re.compile(r"/v1(\.0)?/[A-Za-z0-9]+_[^/]+/?$")
+"""How storage URLs end: with a version and the account, such as `/v1/AUTH_photos`."""
 
 UNKNOWN_ISSUER = {18, 19, 20, 21}
 """OpenSSL's X509_V_ERR codes for a certificate from an unknown issuer."""
@@ -163,7 +164,8 @@ class Account:
             return AccessDenied(f"{self.label}: the token is invalid or has expired")
         if isinstance(error, keystone_errors.ConnectionError) or status >= 500 or status == 429:
             server = f"the authentication server{_proxy_of(self.label)}"
-            return Unavailable(f"{self.label}: no answer from {server}, {_short(error)}")
+            answer = f"{server} cannot serve now" if status else f"no answer from {server}"
+            return Unavailable(f"{self.label}: {answer}, {_short(error)}{': try again later' * bool(status)}")
         return ConfigurationError(
             f"{self.label}: cannot authenticate there, {_short(error)}: check the auth URL"
         )
@@ -178,12 +180,7 @@ def open_account(environment: Mapping[str, str], *, cloud: str | None = None) ->
     """
     named = cloud or environment.get("OS_CLOUD")
     if named:
-        if importlib.util.find_spec("openstack") is None:
-            option = "--os-cloud" if cloud else "OS_CLOUD"
-            raise ConfigurationError(
-                f"{option} needs the package openstacksdk: pip install 'swiftfs[clouds]'"
-            )
-        return _from_clouds_yaml(named, environment)
+        return _from_clouds_yaml(named, environment, "--os-cloud" if cloud else "OS_CLOUD")
     if any(environment.get(name) for name in ("ST_AUTH", "ST_USER", "ST_KEY")):
         return _from_v1(environment)
     if environment.get("OS_AUTH_URL") or environment.get("OS_AUTH_TYPE"):
@@ -275,24 +272,9 @@ def _from_loading(kind: str, environment: Mapping[str, str]) -> Account:
     )
 
 
-def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
-    from openstack import exceptions  # noqa: PLC0415 - of the extra `clouds`, and half a second to load
-    from openstack.config import OpenStackConfig, loader  # noqa: PLC0415
-
-    # Profiles name servers, too. They are looked for in the current folder, which may be anybody's.
-    for name in filter(os.path.exists, loader.VENDOR_FILES):
-        check_writers(name, Path(name).stat())
-    file = environment.get("OS_CLIENT_CONFIG_FILE")
-    try:
-        with warnings.catch_warnings():  # it warns of its own InfluxDB option, set or not
-            warnings.simplefilter("ignore", PendingDeprecationWarning)
-            config = OpenStackConfig(config_files=[file] if file else None, load_envvars=False)
-            region = config.get_one(cloud=cloud)
-            session = region.get_session()
-    except (exceptions.ConfigException, keystone_errors.ClientException) as error:
-        raise ConfigurationError(f"cloud {cloud!r} of clouds.yaml: {_short(error)}") from None
-    for name in filter(None, (config.config_filename, config.secure_config_filename)):
-        _check_cloud_file(Path(name))
+def _from_clouds_yaml(cloud: str, environment: Mapping[str, str], option: str) -> Account:
+    region = find_cloud(cloud, environment, option)
+    session = open_session(region, cloud)
     options = region.get_auth_args()
     if options.get("auth_url"):
         _checked_url(str(options["auth_url"]))
@@ -305,14 +287,6 @@ def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
         region=region.get_region_name() or None,
         interface=interface if isinstance(interface, str) else "public",
     )
-
-
-def _check_cloud_file(path: Path) -> None:
-    """Refuse a file that others can change, as it says where passwords are sent; warn if they can read it."""
-    found = path.stat()
-    check_writers(str(path), found)
-    if is_readable_by_others(found):
-        log.warning("%s can be read by other users: chmod 600 it", path)
 
 
 def _tls_failure(error: BaseException) -> str:
@@ -383,9 +357,14 @@ def _checked_url(url: str) -> str:
     if not url.lower().startswith(("http://", "https://")):
         raise ConfigurationError(f"the auth URL {url!r} is not an http or https URL")
     try:
-        as_sent(url)
+        parts = urlsplit(as_sent(url))
     except BadUrl as error:
         raise ConfigurationError(f"the auth URL {error}") from None
+    if _STORAGE_PATH.search(parts.path):
+        raise ConfigurationError(
+            f"{url} is a storage URL, which the login answers with: set the auth URL, such as "
+            f"{parts.scheme}://{parts.netloc}/auth/v1.0"
+        )
     return url
 
 

@@ -1,5 +1,6 @@
 """How logins are sent: within limits of time and size, and never to another server than the one named."""
 
+import logging
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
@@ -37,6 +38,8 @@ def guard_logins(session: Session, named: Iterable[str]) -> None:
     `named` are the URLs in the user's configuration. Only to their servers is anything sent, unless the
     login is a federated one, in which servers lead to each other. URLs that are none are ignored.
     """
+    # What it warns of is in the error, too, if the login fails.
+    logging.getLogger("keystoneauth.identity").setLevel(logging.ERROR)
     session.timeout = LOGIN_SECONDS
     servers = set()
     for url in named:

@@ -146,6 +146,9 @@ def write_all(descriptor: int, body: bytes) -> None:
         written += os.write(descriptor, body[written : written + 100_000])
 
 
+FULL = "ENOSPC: the disk of the cache folder is full, or cache_size is full of what is not in Swift yet"
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 64 MiB."""
@@ -166,6 +169,7 @@ def test_write_reports_a_full_disk(
     connection.put_object(container, "old", noise(20 * MIB))
     mount = Mount(swift, container, tmp_path, "segment_size=256M")  # nothing is uploaded before close()
     mount.cache = small_disk / "cache"
+    mount.expected += [FULL, "smaller than two segments"]
     with mount:
         assert (mount.path / "old").read_bytes() == noise(20 * MIB)
         descriptor = os.open(mount.path / "file", os.O_RDWR | os.O_CREAT)
@@ -174,6 +178,7 @@ def test_write_reports_a_full_disk(
             write_all(descriptor, body)
         written = os.fstat(descriptor).st_size
         assert written > 40 * MIB, "what is clean went first"
+        assert FULL in mount.log.read_text()
         os.close(descriptor)
         assert (mount.path / "file").read_bytes() == body[:written]
         (mount.path / "file").unlink()
@@ -187,6 +192,7 @@ def test_write_reports_a_disk_that_other_programs_fill(
 ) -> None:
     mount = Mount(swift, container, tmp_path)
     mount.cache = small_disk / "cache"
+    mount.expected += [FULL, "smaller than two segments"]
     with mount:
         descriptor = os.open(mount.path / "file", os.O_RDWR | os.O_CREAT)
         os.write(descriptor, noise(MIB))

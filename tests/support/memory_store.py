@@ -385,7 +385,7 @@ class MemoryStore:
             len(container.objects),
             container.quota_bytes,
             container.quota_objects,
-            dict(container.metadata),
+            metadata=dict(container.metadata),
         )
 
 

@@ -66,7 +66,7 @@ def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> Object
         version=ObjectVersion(name, etag_of(headers)),
         size=size,
         content_type=headers.get("content-type", ""),
-        last_modified_ns=_timestamp(headers),
+        last_modified_ns=timestamp(headers),
         metadata={key[len(META) :]: value for key, value in headers.items() if key.startswith(META)},
         preserved_headers={PRESERVED[key]: value for key, value in headers.items() if key in PRESERVED},
         is_slo=headers.get("x-static-large-object", "").lower() == "true",
@@ -84,7 +84,7 @@ def sent_info(
         version=ObjectVersion(name, etag_of(answer)),
         size=size,
         content_type=sent.content_type,
-        last_modified_ns=_timestamp(answer),
+        last_modified_ns=timestamp(answer),
         metadata={key.lower(): value for key, value in sent.metadata.items()},
         preserved_headers=kept,
         is_slo=is_slo,
@@ -154,7 +154,7 @@ def _checked(name: str, value: str) -> str:
     return value
 
 
-def _timestamp(headers: Mapping[str, str]) -> int:
+def timestamp(headers: Mapping[str, str]) -> int:
     """Return ns since the epoch, or 0. `X-Timestamp` is exact to 10 us, `Last-Modified` to a second."""
     try:
         seconds = Decimal(headers["x-timestamp"])
