@@ -31,6 +31,7 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.name_mover import NameMover
+from swiftfs.service.page_dropper import PageDropper
 from swiftfs.service.signals import SignalWatch, Termination, block_signals, end_loop, log_state
 from swiftfs.service.systemd import notify
 from swiftfs.service.write_access import may_write
@@ -238,7 +239,8 @@ def _mount(
 class _Watchers:
     """The threads of a mount that serves.
 
-    There is one for each signal, one that calls `ready` when the mount answers, and one that moves names.
+    There is one for each signal, one that calls `ready` when the mount answers, one that moves names, and one
+    that lets the kernel drop pages.
     """
 
     def __init__(
@@ -246,6 +248,7 @@ class _Watchers:
     ) -> None:
         services = filesystem.services
         self._mover = NameMover(services.open_files.replaced, mountpoint)
+        self._dropper = PageDropper(services.open_files.wrong_pages, mountpoint)
 
         def answers() -> None:
             device = mountpoint.stat().st_dev
@@ -253,6 +256,7 @@ class _Watchers:
             # The kernel refuses each rename(2) in a mount that is read-only.
             if not services.options.ro:
                 self._mover.start(device)
+            self._dropper.start(device)
             ready()
 
         self._signals = (
@@ -281,6 +285,7 @@ class _Watchers:
         if self._first_stat.ident is not None:
             self._first_stat.join()
         self._mover.stop()
+        self._dropper.stop()
 
 
 def _kernel_options(options: Options) -> Mapping[str, bool]:
