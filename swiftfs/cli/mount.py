@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.cli.options import given
+from swiftfs.config.cache_dir import LOG
 from swiftfs.config.credentials import forget_secrets, login_environment
 from swiftfs.config.sources import build_options, gather
 from swiftfs.paths import Source
@@ -17,6 +18,7 @@ from swiftfs.service.daemon import (
     forbid_core_dumps,
     log_to_system,
     log_to_terminal,
+    report_crashes,
     run_in_background,
 )
 from swiftfs.service.mount import check_mountpoint, serve
@@ -44,6 +46,7 @@ def run(
 def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground: bool) -> None:
     level = logging.DEBUG if request.options.debug else logging.INFO
     log_to_terminal(level)
+    report_crashes()
     allow_many_files()
     forbid_core_dumps()
     if foreground:
@@ -53,6 +56,7 @@ def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground:
     def work(ready: Ready) -> None:
         def begin(cache: Path) -> None:
             log_to_system(level, cache)
+            report_crashes(cache / LOG)
             ready()
 
         serve(request, environment, begin)

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import faulthandler
 import logging
 import logging.handlers
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from swiftfs.concurrency import report_thread_failures
 from swiftfs.config.cache_dir import LOG
 from swiftfs.errors import ConfigurationError
 from swiftfs.service.logging import JournalFormatter, LineFormatter, Recent, Repetition, reads_journal
@@ -118,6 +120,21 @@ class _Terminal(logging.StreamHandler[TextIO]):
             super().close()
             with contextlib.suppress(OSError):  # nobody reads it any more
                 self.stream.close()
+
+
+def report_crashes(path: Path | None = None) -> None:
+    """Let a fault of this process, such as SIGBUS on a full tmpfs, write a line and the stacks to a file.
+
+    Without `path` that is standard error. An error that ends a thread is logged.
+    """
+    # A descriptor of its own, as libfuse's messages are caught at 2.
+    file = os.fdopen(os.dup(sys.stderr.fileno()), "w") if path is None else path.open("a")
+    faulthandler.enable(file)  # it keeps the file, and lets go of the one before
+    report_thread_failures(_log_failure)
+
+
+def _log_failure(thread: str, error: BaseException) -> None:
+    logging.getLogger(__name__).critical("the thread %r ended: %r", thread, error, exc_info=error)
 
 
 def log_to_terminal(level: int | str) -> None:

@@ -99,6 +99,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             monitoring.begin(collector)
             termination.serve()
             _mount(filesystem, request, monitoring.files(collector), partial(ready, cache), detached)
+            log.info("%s is not mounted any more", request.mountpoint)
         finally:
             termination.drain()
             notify("STOPPING=1")
@@ -140,7 +141,13 @@ def _may_read(request: MountRequest) -> MayRead | None:
 
 
 def _drain(filesystem: FileSystem, cache: Path) -> None:
+    told = False
+
     def tell(waiting: int) -> None:
+        nonlocal told
+        if waiting and not told:
+            told = True
+            log.info("%d changes are still to be stored", waiting)
         Drain(waiting).write(cache)
         notify(f"STATUS=unmounted, {waiting} changes are still to be stored")
 
