@@ -33,10 +33,10 @@ class CachedFileFactory:
     """Makes cached files, which share `connections` threads for downloads and `uploads` threads for segments.
 
     `segments` says which container the segments go to; see `SegmentContainerChooser`. `on_first_put` is
-    called with a prefix before the first segment is stored below it. The prefix ends in the id of the
-    `journal`. `recalled` has what an earlier process recorded of its uploads, by their prefix. A full segment
-    of a file that is being written is uploaded `settle_seconds` after its writer has left it. For
-    `on_wrong_bytes` see `FileState`.
+    called with a prefix before the first segment is stored below it, `on_put` before each later one. The
+    prefix ends in the id of the `journal`. `recalled` has what an earlier process recorded of its uploads, by
+    their prefix. A full segment of a file that is being written is uploaded `settle_seconds` after its writer
+    has left it. For `on_wrong_bytes` see `FileState`.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class CachedFileFactory:
         segments: str = AUTO,
         settle_seconds: float = 0.0,
         journal: str = "",
+        on_put: Callable[[UnreferencedPrefix], None] | None = None,
         on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
     ) -> None:
         self.read_ahead = read_ahead
@@ -58,6 +59,7 @@ class CachedFileFactory:
         self._layout = layout
         self._parallel = uploads
         self._on_first_put = on_first_put
+        self._on_put = on_put
         self._settle_seconds = settle_seconds
         self._journal = journal
         self._on_wrong_bytes = on_wrong_bytes
@@ -119,6 +121,7 @@ class CachedFileFactory:
             state.file.path.name,
             self._journal,
             state.space.on_stored,
+            self._on_put,
         )
 
 
