@@ -15,8 +15,8 @@ def test_a_fault_of_the_process_is_logged(mounted: Mount, number: signal.Signals
     process = mounted.take_process()
     os.kill(process.pid, number)
     process.wait()
-    assert "Fatal Python error" in mounted.log.read_text()
     subprocess.run(["fusermount", "-uz", str(mounted.path)], check=True)
+    assert "Fatal Python error" in mounted.log.read_text()
 
 
 def test_an_unmount_is_logged(mounted: Mount) -> None:
