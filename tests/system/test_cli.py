@@ -82,6 +82,14 @@ def test_a_background_mount_answers_when_the_command_returns(background: Path) -
     assert swiftfs("umount", background).returncode == 0
 
 
+def test_a_fault_of_a_background_process_is_in_a_file(background: Path, tmp_path: Path) -> None:
+    pid = process_of(background)
+    os.kill(pid, signal.SIGBUS)
+    assert eventually(lambda: has_ended(pid))
+    assert "Fatal Python error: Bus error" in (tmp_path / "cache" / "swiftfs.log").read_text()
+    subprocess.run(["fusermount", "-uz", str(background)], check=True)
+
+
 def test_umount_returns_when_the_process_is_gone_and_all_is_stored(
     background: Path, connection: Connection, container: str
 ) -> None:
