@@ -294,11 +294,63 @@ def test_an_error_page_is_one_short_line(hostile: HostileServer, store: SwiftSto
     one_line(caught.value)
 
 
-def test_too_many_headers(hostile: HostileServer, store: SwiftStore) -> None:
-    hostile.response = Response(headers={f"X-Object-Meta-{number}": "x" for number in range(5000)})
-    with pytest.raises(Unavailable) as caught:
-        store.head(NAME)
-    one_line(caught.value)
+OBJECT = b"HTTP/1.1 200 OK\r\nConnection: close\r\nETag: e\r\nContent-Type: a/b\r\n"
+LENGTH = b"Content-Length: 5\r\n\r\n"
+
+BROKEN_HEADS = {
+    "no colon": OBJECT + b"X-Object-Meta-A\r\n" + LENGTH,
+    "no name": OBJECT + b": x\r\n" + LENGTH,
+    "NUL": OBJECT + b"X-Object-Meta-A: \0\r\n" + LENGTH,
+    "NUL in a name": OBJECT + b"X-Object-Meta-\0: a\r\n" + LENGTH,
+    "bare CR": OBJECT + b"X-Object-Meta-A: b\rContent-Length: 7\r\n" + LENGTH,
+    "blank first": b"HTTP/1.1 200 OK\r\n X: y\r\n" + LENGTH,
+    "too many": OBJECT + b"".join(b"X-%d: x\r\n" % number for number in range(1001)) + LENGTH,
+    "too long": OBJECT + b"X: " + b"x" * 70_000 + b"\r\n" + LENGTH,
+    "cut": OBJECT,
+    "cut in a line": OBJECT + b"Content-Length: 5",
+    "cut after 100": b"HTTP/1.1 100 Continue\r\n",
+}
+
+
+@pytest.mark.parametrize("raw", BROKEN_HEADS.values(), ids=BROKEN_HEADS)
+def test_a_head_is_read_whole_or_not_at_all(hostile: HostileServer, store: SwiftStore, raw: bytes) -> None:
+    hostile.response = Response(raw=raw)
+    calls: list[Callable[[], object]] = [
+        lambda: store.head(NAME),
+        lambda: store.get(NAME, lambda *_: None),
+        lambda: store.list_page("c"),
+    ]
+    for call in calls:
+        with pytest.raises(Corrupt) as caught:
+            call()
+        one_line(caught.value)
+
+
+@pytest.mark.parametrize("name", ["my note", "größe", "\x01"])
+def test_no_header_hides_those_behind_it(
+    hostile: HostileServer, store: SwiftStore, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    caplog.set_level("INFO")
+    line = f"X-Object-Meta-{name}: x\r\n".encode()
+    skipped = b"HTTP/1.1 100 Continue\r\nX-Object-Meta-Not This: x\r\n\r\n"
+    hostile.response = Response(
+        raw=skipped + OBJECT + line + b"X-Static-Large-Object: True\r\n" + LENGTH + b"hello"
+    )
+    for info in (store.head(NAME), store.get(NAME, lambda *_: None)):
+        assert (info.size, info.is_slo, dict(info.metadata)) == (5, True, {name: "x"})
+    usage = b"Connection: close\r\nX-Container-Bytes-Used: 7\r\nX-Container-Object-Count: 1\r\n\r\n"
+    hostile.response = Response(raw=b"HTTP/1.1 204 No Content\r\n" + line + usage)
+    assert store.container_usage("c").bytes_used == 7
+    listing = b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + line + b"Content-Length: %d\r\n\r\n"
+    hostile.response = Response(raw=listing % len(rows({})) + rows({}))
+    assert len(store.list_page("c").rows) == 1
+    assert not caplog.records
+
+
+def test_a_folded_header_is_one_line(hostile: HostileServer, store: SwiftStore) -> None:
+    hostile.response = Response(raw=OBJECT + b"X-Object-Meta-A: b\r\n\t c \r\n  d\r\n" + LENGTH)
+    info = store.head(NAME)
+    assert (dict(info.metadata), info.size) == ({"a": "b c d"}, 5)
 
 
 def test_a_body_that_trickles_ends_the_request(

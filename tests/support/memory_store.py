@@ -39,7 +39,7 @@ from swiftfs.objects import (
 )
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.wire.manifests import manifest_to_wire
-from swiftfs.store.wire.object_headers import to_wire
+from swiftfs.store.wire.object_headers import lower_name, to_wire
 
 Hook = Callable[[str, str], None]
 
@@ -405,7 +405,7 @@ def _check_name(name: ObjectName) -> None:
 def _stored(headers: Headers) -> Headers:
     """Check `headers` as the wire format does, and return those that the server keeps."""
     to_wire(headers)
-    metadata: Mapping[str, str] = {name.lower(): value for name, value in headers.metadata.items()}
+    metadata: Mapping[str, str] = {lower_name(name): value for name, value in headers.metadata.items()}
     return Headers(
         headers.content_type or "application/octet-stream",
         metadata or NOTHING,

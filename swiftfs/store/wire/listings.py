@@ -13,7 +13,7 @@ from urllib.parse import quote
 from swiftfs.errors import BadName, Corrupt, TimedOut
 from swiftfs.objects import Limits, Page, Row
 from swiftfs.store.wire.json_stream import iter_entries
-from swiftfs.store.wire.object_headers import MAX_SIZE
+from swiftfs.store.wire.object_headers import MAX_SIZE, is_utf8
 
 T = TypeVar("T")
 
@@ -105,16 +105,8 @@ def _check_names(names: Sequence[str], subject: str, prefix: str) -> None:
     if not all(map(str.startswith, names, repeat(prefix))):
         raise Corrupt(f"the listing of {subject} holds other names than {prefix!r}...")
     joined = "".join(names)
-    if "\0" in joined or not _is_utf8(joined):
+    if "\0" in joined or not is_utf8(joined):
         raise Corrupt(f"the listing of {subject} has a name that no object can have")
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _page(
