@@ -313,7 +313,10 @@ class SwiftStore:
             "head", "HEAD", name.container, name.key, headers=headers, meaning={412: PreconditionFailed}
         )
         answer = self._transport.send(request).headers
-        info = from_wire(name, answer, content_length(answer) or 0)
+        size = content_length(answer)
+        info = from_wire(name, answer, size or 0)
+        if info.dlo_prefix is None and size is None:  # unknown is not empty: an append would replace the file
+            raise Corrupt(f"head {request.subject}: the answer has no Content-Length")
         if info.size or info.dlo_prefix is None:
             return info
         # HEAD says 0 bytes of a DLO whose segments fill more than one page of a listing.

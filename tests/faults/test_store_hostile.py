@@ -151,6 +151,12 @@ def test_wrong_lengths_are_refused(
         one_line(caught.value)
 
 
+def test_a_head_without_a_length_is_not_an_empty_object(hostile: HostileServer, store: SwiftStore) -> None:
+    hostile.response = Response(headers={"ETag": "e", "Transfer-Encoding": "chunked"})
+    with pytest.raises(Corrupt, match="no Content-Length"):
+        store.head(NAME)
+
+
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_two_lengths(hostile: HostileServer, store: SwiftStore) -> None:
     """urllib3 refuses these itself, and leaves that socket to the garbage collector."""
