@@ -42,7 +42,7 @@ from swiftfs.store.wire.object_headers import (
     symlink_source,
     to_wire,
 )
-from swiftfs.store.wire.ranged_get import RangedGet
+from swiftfs.store.wire.ranged_get import RangedGet, Unmatched
 from swiftfs.store.wire.usage import CONTAINER_META, account_usage, container_usage
 
 PUT_SECONDS = 120.0
@@ -157,7 +157,14 @@ class SwiftStore:
         return self._head(name, "")
 
     def get(
-        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+        self,
+        name: ObjectName,
+        sink: Sink,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        etag: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         # No Range header can ask for no bytes (RFC 9110, 14.1.2).
         if length == 0:
@@ -165,13 +172,13 @@ class SwiftStore:
         version = ObjectVersion(name, etag)
         if version not in self._unmatched:
             try:
-                return self._receive(RangedGet(name, sink, offset, length, etag))
-            except PreconditionFailed:
+                return self._receive(RangedGet(name, sink, offset, length, etag, size=size))
+            except Unmatched:
                 # Swift compares `If-Match` with an ETag in its own metadata (X-Object-Sysmeta). A plain copy
                 # of an SLO inherits that of the SLO, which is not its own ETag.
                 if self.head(name).version.etag != etag:
                     raise
-        info = self._receive(RangedGet(name, sink, offset, length, etag, conditional=False))
+        info = self._receive(RangedGet(name, sink, offset, length, etag, size=size, conditional=False))
         with self._lock:
             # Remembered, so that each piece of this object does not cost three requests.
             self._unmatched[version] = None

@@ -107,6 +107,18 @@ def test_put_of_other_bytes_than_the_md5_is_of(store: ObjectStore, box: str) -> 
     assert read(store, name)[0] == b"first"
 
 
+@pytest.mark.parametrize("size", [0, 4, 6])
+@pytest.mark.parametrize("part", [{}, {"offset": 1, "length": 2}])
+def test_get_of_an_object_of_another_size(
+    store: ObjectStore, box: str, size: int, part: dict[str, int]
+) -> None:
+    name = ObjectName(box, "five")
+    store.put(name, b"bytes", TEXT)
+    assert read(store, name, size=5, **part)[1].size == 5
+    with pytest.raises(PreconditionFailed):
+        store.get(name, lambda *_: pytest.fail("a byte came"), size=size, **part)  # type: ignore[arg-type]
+
+
 def test_put_if_absent(store: ObjectStore, box: str) -> None:
     name = ObjectName(box, "once")
     store.put(name, b"first", TEXT, if_absent=True)

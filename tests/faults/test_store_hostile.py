@@ -11,7 +11,7 @@ import pytest
 
 from support.hostile_server import HostileServer, Response, hostile_server
 from support.stores import TEXT, md5
-from swiftfs.errors import BadRequest, Corrupt, StoreError, TimedOut, Unavailable
+from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectInfo, ObjectName
 from swiftfs.store import SwiftStore, open_account
 
@@ -351,6 +351,31 @@ def test_no_header_hides_those_behind_it(
     hostile.response = Response(raw=listing % len(rows({})) + rows({}))
     assert len(store.list_page("c").rows) == 1
     assert not caplog.records
+
+
+ENDLESS = {
+    "no length": (b"\r\n", Corrupt, "more bytes came"),
+    "long": (
+        b"Content-Length: 99999999999\r\n\r\n",
+        PreconditionFailed,
+        "99999999999 bytes instead of 300000",
+    ),
+    "chunked": (b"Transfer-Encoding: chunked\r\n\r\n", Corrupt, "more bytes came"),
+    "DLO": (b"X-Object-Manifest: c/parts\r\n\r\n", PreconditionFailed, "more than 300000 bytes"),
+}
+
+
+@pytest.mark.parametrize(("rest", "kind", "said"), ENDLESS.values(), ids=ENDLESS)
+def test_no_more_bytes_are_read_than_the_object_has(
+    hostile: HostileServer, store: SwiftStore, rest: bytes, kind: type[StoreError], said: str
+) -> None:
+    body = b"%x\r\n%s\r\n" % (10_000, b"Z" * 10_000) if b"chunked" in rest else b"Z" * 10_000
+    hostile.response = Response(raw=OBJECT + rest, endless=body, pause=0.001)
+    got: list[int] = []
+    with pytest.raises(kind, match=said) as caught:
+        store.get(NAME, lambda at, data: got.append(at + len(data)), etag="e", size=300_000)
+    one_line(caught.value)
+    assert max(got, default=0) <= 300_000
 
 
 def test_a_folded_header_is_one_line(hostile: HostileServer, store: SwiftStore) -> None:

@@ -156,7 +156,14 @@ class MemoryStore:
             return self._info(name, self._object(name))
 
     def get(
-        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+        self,
+        name: ObjectName,
+        sink: Sink,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        etag: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         with self._request("get", str(name)):
             info = self._info(name, self._object(name))
@@ -164,10 +171,11 @@ class MemoryStore:
                 raise PreconditionFailed(str(name))
             if length == 0:
                 return info
-            size = self._size(self._object(name))
-            if (offset or length is not None) and offset >= size:
+            if (offset or length is not None) and offset >= info.size:
                 raise BadRange(str(name))
-            body = self._range(self._object(name), offset, size if length is None else offset + length)
+            if size not in (None, info.size):
+                raise PreconditionFailed(str(name))
+            body = self._range(self._object(name), offset, info.size if length is None else offset + length)
         for start in range(0, len(body), 65536):
             sink(offset + start, body[start : start + 65536])
         return info
