@@ -96,7 +96,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             with _collecting_later():
                 _begin(filesystem, request, account)
             monitoring.begin(collector)
-            termination.serve()
+            termination.serve(filesystem.services.namespace.page_limit.end)
             _mount(filesystem, request, monitoring.files(collector), partial(ready, cache), detached)
         finally:
             termination.drain()

@@ -28,8 +28,13 @@ def iter_dlo_segments(store: ObjectStore, dlo_prefix: ObjectName) -> Iterator[Ro
 
 def iter_containers(store: ObjectStore) -> Iterator[str]:
     """Yield the names of the account's containers."""
-    for page in _pages(lambda marker: store.list_containers(marker=marker)):
+    for page in iter_container_pages(store):
         yield from page.subdirs
+
+
+def iter_container_pages(store: ObjectStore) -> Iterator[Page]:
+    """Yield the pages of the account's listing: containers are `subdirs`."""
+    return _pages(lambda marker: store.list_containers(marker=marker))
 
 
 def _pages(request: Callable[[str], Page]) -> Iterator[Page]:
