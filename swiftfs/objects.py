@@ -73,7 +73,7 @@ class ObjectInfo:
     `preserved_headers` holds the headers a POST drops unless it sends them again (`Content-Encoding`,
     `X-Delete-At`, …), by their names. `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0
     if it is unknown. `dlo_prefix` is how the names of a DLO's segments begin. Of a symlink of Swift this is
-    all about its target.
+    all about its target, unless it is `unreadable`: it leads to no object.
     """
 
     version: ObjectVersion
@@ -85,6 +85,7 @@ class ObjectInfo:
     is_slo: bool = False
     dlo_prefix: ObjectName | None = None
     is_symlink: bool = False
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

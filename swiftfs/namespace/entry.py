@@ -33,7 +33,8 @@ class Entry(_WeaklyReferenced):
     does not show all attributes: then a HEAD is needed. `meta` is the object's, None while unknown.
 
     An `etag` is `hinted` when it comes from the Content-Type. Copies of an object keep its Content-Type, so
-    the ETag may be another object's. An entry is `missing` when Swift lists the object but does not have it.
+    the ETag may be another object's. An entry is `missing` when Swift lists the object but does not have it,
+    or when it is a symlink of Swift that leads nowhere.
     """
 
     name: str
@@ -254,6 +255,7 @@ def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         complete=True,
         meta=pending or ObjectMeta.of(info),
         hinted=False,
+        missing=info.unreadable,
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed
+from swiftfs.errors import BadRequest, Corrupt, LinkLoop, PreconditionFailed, StoreError
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
 from swiftfs.store.request import Request
@@ -77,7 +77,9 @@ class RangedGet:
             headers["Range"] = f"bytes={self._offset}-{last}"
         if self._conditional:
             headers["If-Match"] = f'"{self._etag}"'
-        meaning = {412: Unmatched} if self._etag else {}
+        meaning: dict[int, type[StoreError]] = {409: LinkLoop}
+        if self._etag:
+            meaning[412] = Unmatched
         name = self._name
         return Request(
             "get", "GET", name.container, name.key, headers=headers, meaning=meaning, transfer=True
