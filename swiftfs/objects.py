@@ -56,13 +56,15 @@ class Row:
 class Page:
     """One page of a listing; `last` if no other page follows.
 
-    `subdirs` are prefixes and end with the delimiter. `marker` continues the listing.
+    `subdirs` are prefixes and end with the delimiter. `marker` continues the listing. Of `unreadable` keys
+    only the name is certain: the server has sent a size, hash, type or time that no object has.
     """
 
     rows: tuple[Row, ...]
     subdirs: tuple[str, ...]
     marker: str
     last: bool
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,6 +239,9 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
 
 def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
     """Return the entry with the answer of a HEAD."""
+    if not (entry.is_directory or entry.media_type or entry.hash):
+        # Its row was unreadable: the HEAD has the Content-Type with our attributes, too.
+        entry = _from_head(entry, info, defaults)
     attributes = entry.attributes
     if not entry.hinted:  # else they are in the Content-Type, which the listing showed
         attributes = defaults.apply(attributes, decode_metadata(info.metadata))
@@ -257,6 +260,16 @@ def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         hinted=False,
         missing=info.unreadable,
     )
+
+
+def _from_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
+    """Return the entry that a readable row of the object would have made."""
+    name, inode = info.version.name, entry.attributes.inode
+    row = replace(row_of(info), last_modified=entry.last_modified)
+    made = file_entry(entry.name, name.container, row, defaults)
+    has_time = entry.last_modified or decode_type(info.content_type)[1].mtime_ns is not None
+    mtime_ns = made.attributes.mtime_ns if has_time else info.last_modified_ns
+    return replace(made, attributes=replace(made.attributes, mtime_ns=mtime_ns, inode=inode))
 
 
 def moved_entry(entry: Entry, name: str, target: ObjectName) -> Entry:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from swiftfs.errors import Corrupt
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.store.protocol import ObjectStore
 
@@ -18,7 +19,14 @@ def iter_pages(
 def iter_rows(store: ObjectStore, container: str, prefix: str = "") -> Iterator[Row]:
     """Yield the objects whose keys begin with `prefix`, in bytewise order."""
     for page in iter_pages(store, container, prefix):
-        yield from page.rows
+        yield from readable_rows(page, container)
+
+
+def readable_rows(page: Page, container: str) -> tuple[Row, ...]:
+    """Return the rows of a page for a decision about their objects; raise `Corrupt` if one is unreadable."""
+    if page.unreadable:
+        raise Corrupt(f"the listing of {container} has an unreadable row of {page.unreadable[0]!r}")
+    return page.rows
 
 
 def iter_dlo_segments(store: ObjectStore, dlo_prefix: ObjectName) -> Iterator[Row]:

@@ -14,6 +14,7 @@ from support.stores import TEXT, md5
 from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectInfo, ObjectName
 from swiftfs.store import SwiftStore, open_account
+from swiftfs.store.paging import iter_rows
 
 NAME = ObjectName("c", "o")
 NESTED = b"[" * 100_000
@@ -50,19 +51,11 @@ LISTINGS = {
     "twice": rows({}, {}),
     "not in order": rows({"name": "b"}, {"name": "a"}),
     "subdir not in order": json.dumps([{"subdir": "z/"}, ROW]).encode(),
-    "negative": rows({"bytes": -1}),
-    "huge": rows({"bytes": 2**63}),
-    "float": rows({"bytes": 1.5}),
     "digits": rows({}).replace(b'"bytes": 1', b'"bytes": ' + DIGITS.encode()),
-    "text as size": rows({"bytes": "1"}),
-    "no size": rows({"bytes": None}),
     "no name": rows({"name": None}),
     "list as name": rows({"name": ["a"] * 1000}),
     "NUL": rows({"name": "a\0b"}),
     "surrogate": rows({"name": "\ud800"}),
-    "no hash": rows({"hash": 7}),
-    "no type": rows({"content_type": None}),
-    "no time": rows({"last_modified": ""}),
     "HTML": b"<html>\n<h1>Welcome</h1>\r\n</html>",
     "object": b'{"error": "x"}',
     "nested": NESTED,
@@ -77,6 +70,40 @@ def test_wrong_listings_are_refused(hostile: HostileServer, store: SwiftStore, b
     hostile.response = Response(body)
     with pytest.raises(Corrupt) as caught:
         store.list_page("c")
+    one_line(caught.value)
+
+
+BROKEN_ROWS: dict[str, dict[str, Any]] = {
+    "negative": {"bytes": -1},
+    "huge": {"bytes": 2**63},
+    "float": {"bytes": 1.5},
+    "text as size": {"bytes": "1"},
+    "no size": {"bytes": None},
+    "truth as size": {"bytes": True},
+    "no hash": {"hash": 7},
+    "surrogate as hash": {"hash": "\ud800"},
+    "no type": {"content_type": None},
+    "no time": {"last_modified": ""},
+    "list as time": {"last_modified": []},
+}
+
+
+@pytest.mark.parametrize("change", BROKEN_ROWS.values(), ids=BROKEN_ROWS)
+def test_an_unreadable_row_hides_neither_itself_nor_others(
+    hostile: HostileServer, store: SwiftStore, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
+) -> None:
+    hostile.response = Response(rows({}, {"name": "b", **change}, {"name": "c"}))
+    page = store.list_page("c")
+    assert ([row.key for row in page.rows], page.unreadable, page.marker) == (["a", "b", "c"], ("b",), "c")
+    only_time = "last_modified" in change
+    assert (page.rows[1].size, page.rows[1].hash, page.rows[1].content_type) == (
+        (1, "h", "t") if only_time else (0, "", "")
+    )
+    (record,) = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert "'b' and 0 others" in record.getMessage()
+    # What is decided by a row, such as what a rename moves, is not decided by this one.
+    with pytest.raises(Corrupt, match="unreadable row of 'b'") as caught:
+        list(iter_rows(store, "c"))
     one_line(caught.value)
 
 
