@@ -19,7 +19,7 @@ from support.leaks import Belongings
 from support.mounts import Mount
 from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
-from swiftfs.journal import recovery, task_states
+from swiftfs.journal import recovery, segment_removal, task_states
 
 concurrency.check()
 
@@ -71,6 +71,12 @@ def short_pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     if request.node.get_closest_marker("unit"):
         monkeypatch.setattr(task_states, "FIRST_PAUSE", 0.05)
         monkeypatch.setattr(task_states, "LONGEST_PAUSE", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let replaced segments be deleted at once, so that a test can look for them."""
+    monkeypatch.setattr(segment_removal, "REST_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -33,9 +33,10 @@ class CachedFileFactory:
     """Makes cached files, which share `connections` threads for downloads and `uploads` threads for segments.
 
     `segments` says which container the segments go to; see `SegmentContainerChooser`. `on_first_put` is
-    called with a prefix before the first segment is stored below it. The prefix ends in the id of the
-    `journal`. `recalled` has what an earlier process recorded of its uploads, by their prefix. A full segment
-    of a file that is being written is uploaded `settle_seconds` after its writer has left it.
+    called with a prefix before the first segment is stored below it, `on_put` before each later one. The
+    prefix ends in the id of the `journal`. `recalled` has what an earlier process recorded of its uploads, by
+    their prefix. A full segment of a file that is being written is uploaded `settle_seconds` after its writer
+    has left it.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class CachedFileFactory:
         segments: str = AUTO,
         settle_seconds: float = 0.0,
         journal: str = "",
+        on_put: Callable[[UnreferencedPrefix], None] | None = None,
     ) -> None:
         self.read_ahead = read_ahead
         self._store = store
         self._layout = layout
         self._parallel = uploads
         self._on_first_put = on_first_put
+        self._on_put = on_put
         self._settle_seconds = settle_seconds
         self._journal = journal
         self.places = SegmentContainerChooser(store, segments)
@@ -116,6 +119,7 @@ class CachedFileFactory:
             state.file.path.name,
             self._journal,
             state.space.on_stored,
+            self._on_put,
         )
 
 

@@ -1,10 +1,10 @@
 """The upload of one segment."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from swiftfs.concurrency import Future, new_future
-from swiftfs.errors import ChangedDuringUpload
+from swiftfs.errors import ChangedDuringUpload, Corrupt, StoreError
 from swiftfs.filecache.block_map import StoredSegment
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.objects import ObjectName, Segment
@@ -65,6 +65,22 @@ def is_all_named(uploads: Iterable[SegmentPut], named: set[ObjectName]) -> bool:
         and upload.stored.result().name in named
         for upload in uploads
     )
+
+
+def results(uploads: Collection[SegmentPut]) -> list[Segment]:
+    """Return the segments when all are stored; cancel those that have not begun when Swift refuses one.
+
+    Raise as `SegmentPut.result` does. Those that have begun go on, and the next attempt uses them.
+    """
+    try:
+        return [upload.result() for upload in uploads]
+    except StoreError as error:
+        # What refuses one mostly refuses all, and each is sent before it is refused. But bytes that arrive
+        # wrong, or have changed meanwhile, are those of one segment.
+        if not (error.retryable or isinstance(error, Corrupt)):
+            for upload in uploads:
+                upload.stored.cancel()
+        raise
 
 
 def place_of(key: str, size: int) -> tuple[int, int]:

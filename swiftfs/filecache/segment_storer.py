@@ -3,7 +3,6 @@
 import hashlib
 import mmap
 import os
-import uuid
 from collections.abc import Collection, Iterable
 
 from swiftfs.concurrency import Future, new_future
@@ -18,8 +17,6 @@ from swiftfs.store.protocol import Body, Headers, ObjectStore
 _MEDIA_TYPE = "application/octet-stream"
 _OFFSET_DIGITS = 13
 """Digits of an offset in the largest file."""
-
-_UNIQUE = 12
 
 
 def map_bytes(descriptor: int, start: int, end: int) -> Body:
@@ -72,8 +69,7 @@ class SegmentStorer:
 
     def copy(self, source: ObjectName) -> ObjectVersion:
         """Copy a whole object to a new segment; raise what the store raises."""
-        self._record.begin_storing()
-        target = self._new_name("whole")
+        target = self._record.begin_segment("whole")
         try:
             copied = self._store.copy(source, target)
         except StoreError as error:
@@ -82,6 +78,7 @@ class SegmentStorer:
         with self._lock:
             # It is in no upload, so nobody else would delete it if no manifest comes to name it.
             self.copies.append(target)
+            self._record.segments_ended([target])
         return copied
 
     def add_found(self, segments: Iterable[Segment]) -> None:
@@ -98,6 +95,8 @@ class SegmentStorer:
     def take_others(self) -> list[ObjectName]:
         """Return and forget the copied and found segments that no upload has. Lock held."""
         others = self.copies
+        # Whoever deletes them records that first.
+        self._record.segments_ended(others)
         others.extend(segment.name for segments in self._found.values() for segment in segments)
         self.copies, self._found = [], {}
         return others
@@ -162,22 +161,26 @@ class SegmentStorer:
         return segment
 
     def _put(self, body: Body, start: int) -> Segment:
-        self._record.begin_storing()
         # The offset is in the name: the next process finds by it which bytes a segment has (`place_of`).
-        name = self._new_name(f"{start:0{_OFFSET_DIGITS}d}")
+        name = self._record.begin_segment(f"{start:0{_OFFSET_DIGITS}d}")
         try:
             info = self._put_object(name, body)
         except StoreError as error:
             self._keep_failed(name, error)
             raise
+        with self._lock:
+            self._record.segments_ended([name])
         return Segment(name, info.version.etag, len(body))
 
     def _keep_failed(self, name: ObjectName, error: StoreError) -> None:
         """Record a segment that may be stored although its request failed: no upload will delete it."""
         # With 507 one server of the cluster has no space, and another may have the object.
-        if error.retryable or error.may_land or isinstance(error, NoSpace):
-            with self._lock:
+        may_be_stored = error.retryable or error.may_land or isinstance(error, NoSpace)
+        with self._lock:
+            if may_be_stored:
                 self.copies.append(name)
+            else:
+                self._record.segments_ended([name])
 
     def _put_object(self, name: ObjectName, body: Body) -> ObjectInfo:
         try:
@@ -187,8 +190,3 @@ class SegmentStorer:
             self._places.gone(self._container)
             self._places.of(self._container)
             return self._store.put(name, body, Headers(_MEDIA_TYPE))
-
-    def _new_name(self, what: str) -> ObjectName:
-        """Return a name that is never used again, because a manifest may name the old segment."""
-        prefix = self._record.prefix
-        return ObjectName(prefix.container, f"{prefix.key}{what}-{uuid.uuid4().hex[:_UNIQUE]}")

@@ -11,7 +11,7 @@ from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.segment_put import SegmentPut, is_all_named, stored_names
+from swiftfs.filecache.segment_put import SegmentPut, is_all_named, results, stored_names
 from swiftfs.filecache.segment_storer import SegmentStorer
 from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.spans import Spans
@@ -57,6 +57,7 @@ class SegmentUploader:
         file: str = "",
         journal: str = "",
         on_stored: Callable[[], None] = UNLIMITED.on_stored,
+        on_put: Callable[[UnreferencedPrefix], None] | None = None,
     ) -> None:
         self._places = places
         self._container = name.container
@@ -64,7 +65,7 @@ class SegmentUploader:
         self._descriptor = descriptor
         self._layout = layout
         self._on_stored = on_stored
-        self.record = UploadRecord(places, name, prefix, on_first_put, file, journal)
+        self.record = UploadRecord(places, name, prefix, on_first_put, file, journal, on_put)
         self._storer = SegmentStorer(store, places, name.container, self.record)
         self._lock = self.record.lock
         self._uploads: Spans[SegmentPut] = Spans()
@@ -229,12 +230,21 @@ class SegmentUploader:
                     # Its bytes are those of this moment, and so will be those of all others.
                     upload.inconsistent = False
         # Without the lock, and after all have begun: they run in parallel.
-        return Manifest(tuple([upload.result() for upload in uploads]))
+        return Manifest(tuple(results(uploads)))
 
     def upload(self, start: int, end: int) -> SegmentPut:
         """Begin to upload the bytes from `start` to `end` as one segment, unless that was done."""
         with self._lock:
             return self._get(start, end)
+
+    def take_unlisted(self, listed: Collection[str], named: Collection[ObjectName]) -> set[ObjectName]:
+        """Return and forget the segments that an earlier process was sending, and that Swift does not list.
+
+        Swift may still store them. What a manifest has `named`, or a record names, was answered.
+        """
+        with self._lock:
+            needed = set(named).union(*self._recorded)
+            return self.record.take_inherited(listed, needed)
 
     def adopt_leftovers(self, rows: Iterable[Row], named: Iterable[ObjectName] = ()) -> None:
         """Take over the segments of an earlier process, which Swift lists below the prefix.

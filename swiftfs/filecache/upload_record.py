@@ -2,13 +2,16 @@
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from swiftfs.concurrency import Rank, new_lock, unix_time
-from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainerChooser
+from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainer, SegmentContainerChooser
 from swiftfs.objects import Manifest, ObjectName
+
+_UNIQUE = 12
+"""Hexadecimal digits at the end of a segment's name."""
 
 _PREFIX = re.compile(r".+/swiftfs-[0-9a-f]{20}([0-9a-f]{12})/?", re.DOTALL)
 
@@ -38,7 +41,8 @@ class UnreferencedPrefix:
 
     If `named` is None there are no others. `file` is the local file of the segments. A manifest of one of
     `objects` may name them. `asked` are the ETags of manifests whose PUT has no answer; the last one was sent
-    at `since` (Unix seconds). `landed` are those of them that Swift was seen to have.
+    at `since` (Unix seconds). `landed` are those of them that Swift was seen to have. `sent` are the keys of
+    segments that are being stored, or were when the process died: Swift may still carry that out.
     """
 
     prefix: ObjectName
@@ -48,6 +52,7 @@ class UnreferencedPrefix:
     asked: frozenset[str] = frozenset()
     since: float = 0.0
     landed: frozenset[str] = frozenset()
+    sent: frozenset[str] = frozenset()
 
     @property
     def is_in_doubt(self) -> bool:
@@ -58,10 +63,11 @@ class UnreferencedPrefix:
 class UploadRecord:
     """What is recorded of one file's segments, all below `prefix`, before the request that makes it true.
 
-    `_on_first_put` is called before the first segment that no manifest names is stored; the request waits for
-    it. `_asked` are the ETags of manifests whose PUT has no answer; `_landed` are those of them that Swift
-    was seen to have. `named` are the segments of the manifest that Swift has. The record `is_inherited` until
-    somebody has looked for the segments of an earlier process.
+    `_on_first_put` is called before the first segment that no manifest names is stored, and `_on_put` before
+    each later one; the request waits for it. `_asked` are the ETags of manifests whose PUT has no answer;
+    `_landed` are those of them that Swift was seen to have. `_sent` are the keys of segments whose PUT has no
+    answer, `_inherited` those of an earlier process. `named` are the segments of the manifest that Swift has.
+    The record `is_inherited` until somebody has looked for the segments of an earlier process.
 
     `lock` guards every field, and those of the uploader. It is not held across the network, nor while the
     record is written. `begin_lock` comes before it; while it is held no upload begins.
@@ -75,20 +81,26 @@ class UploadRecord:
         on_first_put: Callable[[UnreferencedPrefix], None] | None = None,
         file: str = "",
         journal: str = "",
+        on_put: Callable[[UnreferencedPrefix], None] | None = None,
     ) -> None:
         self._places = places
         self._container = name.container
         self._on_first_put = on_first_put
+        self._on_put = on_put
         self._file = file
         self._objects = {name}
         self._asked: set[str] = set()
         self._landed: set[str] = set()
+        self._sent: set[str] = set()
+        self._inherited: set[str] = set()
         self._since = 0.0
         # The record of a close may name the prefix before anything is stored there. The server is not asked
         # yet.
         self.prefix = prefix or places.likely(name.container).name(segment_prefix(name, journal))
         self._is_placed = prefix is not None
         self._has_begun = self.is_inherited = prefix is not None
+        # The record of a file may name a prefix whose row is gone: a manifest named all its segments.
+        self._has_row = False
         self.named: set[ObjectName] = set()
         self.begin_lock = new_lock(Rank.SEGMENTS_BEGIN)
         self.lock = new_lock(Rank.SEGMENTS)
@@ -106,8 +118,8 @@ class UploadRecord:
         if not self._has_begun:
             return None
         # While a manifest may still come to stand, the row must stay, with the names that it needs.
-        stored = all_named and not self._asked
-        self._has_begun = not stored
+        stored = all_named and not (self._asked or self._sent or self._inherited)
+        self._has_begun = self._has_row = not stored
         return UnreferencedPrefix(self.prefix, None) if stored else self._state()
 
     def _state(self) -> UnreferencedPrefix:
@@ -119,6 +131,7 @@ class UploadRecord:
             frozenset(self._asked),
             self._since,
             frozenset(self._landed),
+            frozenset(self._sent | self._inherited),
         )
 
     def state(self) -> UnreferencedPrefix:
@@ -188,19 +201,64 @@ class UploadRecord:
             self._objects |= state.objects
             self._asked |= state.asked
             self._landed |= state.landed
+            self._inherited |= state.sent
             self._since = max(self._since, state.since)
+            self._has_row = True
+
+    def take_inherited(self, listed: Collection[str], needed: Collection[ObjectName]) -> set[ObjectName]:
+        """Return and forget the segments that an earlier process has sent and Swift has not `listed`.
+
+        Those that are `needed` are not among them: they were answered, and a listing may lag. Lock held.
+        """
+        inherited, self._inherited = self._inherited, set()
+        names = {ObjectName(self.prefix.container, key) for key in inherited.difference(listed)}
+        return names.difference(needed, self.named)
 
     def begin_storing(self) -> None:
         """Choose the container, and record the prefix before the first object is stored below it."""
         # Without the locks: it may send requests.
         place = self._places.of(self._container)
         with self.begin_lock:
-            if not self._is_placed:
-                # The server has refused the likely place.
-                self.prefix = place.instead(self._places.likely(self._container), self.prefix)
-                self._is_placed = True
-            # The row is committed before the first PUT, or a kill -9 would leave segments that nobody looks
-            # for.
-            if not self._has_begun and self._on_first_put is not None:
-                self._on_first_put(self.state())
-            self._has_begun = True
+            self._begin(place)
+
+    def begin_segment(self, what: str) -> ObjectName:
+        """Return the name for a segment, which is recorded with the prefix before it is stored.
+
+        It is never used again, because a manifest may name the old segment.
+        """
+        place = self._places.of(self._container)
+        with self.begin_lock:
+            self._place(place)
+            name = ObjectName(self.prefix.container, f"{self.prefix.key}{what}-{uuid.uuid4().hex[:_UNIQUE]}")
+            with self.lock:
+                self._sent.add(name.key)
+            if not self._has_row:
+                try:
+                    self._begin(place)
+                except BaseException:
+                    with self.lock:
+                        self.segments_ended([name])
+                    raise
+            elif self._on_put is not None:
+                # With a full disk the PUT frees space. Without the record a kill -9 at this moment may leave
+                # a segment.
+                with suppress(OSError):
+                    self._on_put(self.state())
+        return name
+
+    def segments_ended(self, names: Iterable[ObjectName]) -> None:
+        """Record that segments are stored, or will not be, or are to be deleted. Lock held."""
+        self._sent.difference_update(name.key for name in names)
+
+    def _place(self, place: SegmentContainer) -> None:
+        if not self._is_placed:
+            # The server has refused the likely place.
+            self.prefix = place.instead(self._places.likely(self._container), self.prefix)
+            self._is_placed = True
+
+    def _begin(self, place: SegmentContainer) -> None:
+        self._place(place)
+        # The row is committed before the first PUT, or a kill -9 would leave segments that nobody looks for.
+        if not self._has_row and self._on_first_put is not None:
+            self._on_first_put(self.state())
+        self._has_begun = self._has_row = True

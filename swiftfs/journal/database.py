@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -194,7 +194,7 @@ class JournalDB:
         with self._lock:
             return self._database.execute(f"SELECT * FROM {table}").fetchall()
 
-    def change(self, sql: str, rows: list[tuple[object, ...]]) -> None:
+    def change(self, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
         """Run a statement on such a table with each of `rows`; raise `OSError` if it is refused.
 
         After a power cut it counts only if `sync_changes` or `sync` came after it.

@@ -142,11 +142,13 @@ class Executor:
     def _adopt_leftovers(self, operation: PutFile, cached_file: CachedFile) -> None:
         """Adopt the segments that another process left; its manifest may be stored already."""
         named = self._find_own_manifest(operation, cached_file)
-        prefix, left = cached_file.uploads.record.prefix, self.removal.leftovers()
-        rows = iter_rows(self._store, prefix.container, prefix.key)
+        prefix, left = cached_file.uploads.record.prefix, self.removal.leftovers.all()
+        rows = list(iter_rows(self._store, prefix.container, prefix.key))
+        unlisted = cached_file.uploads.take_unlisted({row.key for row in rows}, named)
+        self.removal.keep_unanswered(unlisted, {operation.name, *cached_file.uploads.record.state().objects})
         # Without leftovers, which are deleted at their time: a new manifest must not name them.
         cached_file.uploads.adopt_leftovers(
-            (row for row in rows if ObjectName(prefix.container, row.key) not in left), named
+            [row for row in rows if ObjectName(prefix.container, row.key) not in left], named
         )
 
     def _find_own_manifest(self, operation: PutFile, cached_file: CachedFile) -> Collection[ObjectName]:
@@ -195,7 +197,7 @@ class Executor:
                 replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
                 info = self._store.put(operation.name, operation.body, operation.meta.headers())
                 self.removal.owners.forget(operation.name)
-                self.removal.discard(operation.name, replaced)
+                self.removal.discard(operation.name, replaced, is_slo=False)
                 return info
             case PutMarker():
                 return self._put_marker(operation, ambiguous=ambiguous)

@@ -4,7 +4,7 @@ INVARIANT: one request replaces the old state by the new one, and nothing of the
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from swiftfs.errors import (
@@ -19,7 +19,7 @@ from swiftfs.errors import (
 from swiftfs.filecache.block_map import BaseVersion, Snapshot
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, with_stored
-from swiftfs.filecache.segment_put import SegmentPut
+from swiftfs.filecache.segment_put import SegmentPut, results
 from swiftfs.filecache.segment_storer import map_bytes
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import md5_of
@@ -113,7 +113,7 @@ class FileUpload:
             *operation.superseded_segments,
             *cached_file.uploads.commit_manifest(None),
         }
-        self._discard(operation.name, cached_file.uploads, unused, in_doubt=in_doubt)
+        self._discard(operation.name, cached_file.uploads, unused, is_slo=False, in_doubt=in_doubt)
         return info
 
     def _put_segments(
@@ -153,11 +153,17 @@ class FileUpload:
         cached_file.adopt(info, manifest)
         in_doubt = cached_file.uploads.record.answered(manifest)
         unnamed = {*old, *operation.superseded_segments, *cached_file.uploads.commit_manifest(manifest)}
-        self._discard(operation.name, cached_file.uploads, unnamed - named, in_doubt=in_doubt)
+        self._discard(operation.name, cached_file.uploads, unnamed - named, is_slo=True, in_doubt=in_doubt)
         return info
 
     def _discard(
-        self, name: ObjectName, uploads: SegmentUploader, unused: set[ObjectName], *, in_doubt: bool
+        self,
+        name: ObjectName,
+        uploads: SegmentUploader,
+        unused: set[ObjectName],
+        *,
+        is_slo: bool,
+        in_doubt: bool,
     ) -> None:
         """Delete segments that the object just stored does not name.
 
@@ -166,7 +172,7 @@ class FileUpload:
         """
         # An attempt to store a manifest may come late even if another attempt of it was answered.
         in_doubt = in_doubt or self._ambiguous.may_name(name, unused)
-        self._removal.discard_replaced(name, unused, in_doubt=in_doubt)
+        self._removal.discard_replaced(name, unused, is_slo=is_slo, in_doubt=in_doubt)
         if released := uploads.take_released():
             self._removal.keep_shared(released, {name})
 
@@ -213,15 +219,17 @@ class FileUpload:
         old = {segment.name for segment in known}
         if base.name in old and not self._copy_whole(uploads, base, parts):
             return None
+        segments = self._upload_gaps(cached_file, uploads, parts)
         # The mount may remember a version that another mount has renamed since. Its segments belong to that
         # object then: two manifests with the same segments would let whoever deletes one destroy the other.
+        # As late as possible, because the other mount may do it at any time.
         if base.manifest is not None and not cached_file.was_base_seen(SEEN) and not self._stands(base):
             log.info("%s was moved, deleted or replaced: its segments are copied", base.name)
-            if not self._copy_segments(uploads, parts):
+            if not self._copy_segments(uploads, segments, old):
                 return None
             old = {base.name}
         old = self._removal.owners.owned(operation.name, base.etag, old - {base.name})
-        return Manifest(tuple(self._upload_gaps(cached_file, uploads, parts))), old
+        return Manifest(tuple(segments)), old
 
     def _stands(self, base: BaseVersion) -> bool:
         """Return whether Swift still has the version, which is known only from this mount's memory."""
@@ -230,20 +238,22 @@ class FileUpload:
         except NotFound:
             return False
 
-    def _copy_segments(self, uploads: SegmentUploader, parts: list[Part]) -> bool:
-        """Copy the segments of a version that was replaced: another object may own them now.
+    def _copy_segments(
+        self, uploads: SegmentUploader, segments: list[Segment], old: Collection[ObjectName]
+    ) -> bool:
+        """Copy the `old` ones, of a version that was replaced: another object may own them now.
 
         Return False if one is gone, or too large for that.
         """
         copies: dict[ObjectName, ObjectVersion] = {}
-        for index, part in enumerate(parts):
-            if isinstance(part, Segment):
+        for index, one in enumerate(segments):
+            if one.name in old:
                 try:
-                    copied = copies.get(part.name) or uploads.copy(part.name)
+                    copied = copies.get(one.name) or uploads.copy(one.name)
                 except (NotFound, TooLarge):
                     return False
-                copies[part.name] = copied
-                parts[index] = replace(part, name=copied.name, etag=copied.etag)
+                copies[one.name] = copied
+                segments[index] = replace(one, name=copied.name, etag=copied.etag)
         return True
 
     def _old_segments(self, base: BaseVersion, is_slo: bool | None) -> Sequence[Segment] | None:
@@ -289,9 +299,8 @@ class FileUpload:
             if isinstance(part, Gap):
                 cached_file.ensure_verified(part.start, part.end)
                 gaps[index] = uploads.upload(part.start, part.end)
-        return [
-            part if isinstance(part, Segment) else gaps[index].result() for index, part in enumerate(parts)
-        ]
+        stored = dict(zip(gaps, results(gaps.values()), strict=True))
+        return [part if isinstance(part, Segment) else stored[index] for index, part in enumerate(parts)]
 
 
 def _refuse_truncated(operation: PutFile, cached_file: CachedFile, etag: str = "") -> None:

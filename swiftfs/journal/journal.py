@@ -485,10 +485,13 @@ class Journal:
         # In this order each still has what it uses: the scheduler submits to the workers, these use the
         # executor's threads, and all of them write to the database.
         self._scheduler.stop()
+        if not left:  # else the next mount does it
+            self._executor.removal.end_rests(at_once=True)
         self._backlog.stop()
         self._executor.close()
         self._backlog.upkeep.stop()
         if self._late is not None:
+            self._late.join()  # its thread uses the database
             # When no request runs any more: what was lost during the drain is for the next mount to check.
             self._late.save()
         self._db.close()

@@ -48,6 +48,9 @@ time-outs, Swift's `client_timeout`), after three times that if they try a secon
 CALL_SECONDS = 1.0
 """How long a check counts that was made because a program opened or missed an object."""
 
+END_SECONDS = 2.0
+"""How long an unmount waits for a running check."""
+
 AGAIN_SECONDS = 30.0
 """Pause before the next check of an object that is about to change, or whose server did not answer."""
 
@@ -136,6 +139,11 @@ class LateRequests:
         """Stop; do not wait for a running request."""
         self._stopping.set()
         self._ambiguous.wake()
+
+    def join(self) -> None:
+        """Return when the thread has ended; after `END_SECONDS` it may still wait for an answer of Swift."""
+        if self._thread.ident is not None:
+            self._thread.join(END_SECONDS)
 
     def path_of(self, name: ObjectName) -> str | None:
         """Return the path of an object in the mount, None if it is not shown."""
@@ -260,7 +268,9 @@ class LateRequests:
                 self.fetch()
                 self.look(unix_time())
             except Exception:  # the next check may succeed
-                log.exception("late requests: unexpected error")
+                # After the stop the database may be closed.
+                if not self._stopping.is_set():
+                    log.exception("late requests: unexpected error")
             due = min(map(self._due, self._ambiguous.all()), default=None)
             # Each round takes time for every record, and every change of a record begins one.
             self._stopping.wait(min(1.0, BREAK * (monotonic() - begun)))

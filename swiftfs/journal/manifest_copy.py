@@ -1,7 +1,7 @@
 """Copies of large objects with all their segments, independent of the original."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from swiftfs.attributes import decode_type, encode_type
@@ -51,10 +51,16 @@ class ManifestCopier:
             raise Unavailable(f"{source}: another client changed it while it was copied")
         key = segment_prefix(target, self._db.id)
         prefix = self._places.of(target.container).name(key)
-        unreferenced = UnreferencedPrefix(prefix, frozenset(), objects=frozenset({target}))
+        # A manifest may name one segment several times, by ranges or for holes: it is copied once.
+        sources = list(dict.fromkeys(segment.name for segment in manifest.segments))
+        targets = [
+            ObjectName(prefix.container, f"{prefix.key}copy-{number:08d}") for number in range(len(sources))
+        ]
+        sent = frozenset(one.key for one in targets)
+        unreferenced = UnreferencedPrefix(prefix, frozenset(), objects=frozenset({target}), sent=sent)
         self._db.begin_upload(unreferenced)
         try:
-            copied = self._copy_segments(manifest, prefix)
+            copied = self._copy_segments(manifest, sources, targets)
             if source == target:  # that took a while
                 self._refuse_changed(info)
         except StoreError:
@@ -84,14 +90,10 @@ class ManifestCopier:
         else:
             self._db.end_upload(unreferenced.prefix)
 
-    def _copy_segments(self, manifest: Manifest, prefix: ObjectName) -> Manifest:
-        # A manifest may name one segment several times, by ranges or for holes: it is copied once.
-        sources = list(dict.fromkeys(segment.name for segment in manifest.segments))
+    def _copy_segments(
+        self, manifest: Manifest, sources: Sequence[ObjectName], targets: Sequence[ObjectName]
+    ) -> Manifest:
         with new_pool("segment copy", PARALLEL) as pool:
-            targets = [
-                ObjectName(prefix.container, f"{prefix.key}copy-{number:08d}")
-                for number in range(len(sources))
-            ]
             copies = list(pool.map(self._store.copy, sources, targets))
         etags = dict(zip(sources, copies, strict=True))
         return Manifest(

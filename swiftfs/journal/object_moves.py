@@ -104,7 +104,7 @@ class ObjectMoves:
             raise
         keeper.keep_copies([item.target])
         remnants = self._delete_unchanged([item])
-        self._removal.discard(operation.target, replaced)
+        self._removal.discard(operation.target, replaced, is_slo=operation.is_slo is True)
         if isinstance(item.error, StoreError):
             raise item.error
         return remnants

@@ -1,11 +1,12 @@
 """The journal's database: its tables, and how it is opened."""
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 from swiftfs.sqlite import Schema, open_database
 
-Statement = tuple[str, list[tuple[object, ...]]]
+Statement = tuple[str, Sequence[tuple[object, ...]]]
 """SQL, and the rows of parameters to run it with."""
 
 _FORMAT_2 = """

@@ -6,18 +6,22 @@ knows: then the segments are leftovers, which the journal's database has.
 
 That an object does not name its segments any more is no proof that nobody does: another mount may have
 renamed it. They are deleted only if this mount has deleted or replaced the object itself, and knows that.
+
+Another mount may also be about to replace the same version, by a manifest that names its segments again. So
+they rest for a moment after they were replaced, and what stands then keeps what it names.
 """
 
-import json
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
 from swiftfs.filecache.segment_container import LONGEST_KEY
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.leftovers import Leftover, Leftovers, Proof, proven
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
@@ -33,27 +37,31 @@ RETRY_SECONDS = 60.0
 """Pause before the next attempt to delete leftovers if Swift did not answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
-    """A segment that a manifest of one of `objects` may name, `since` then (Unix seconds).
+REST_SECONDS = 2.0
+"""How long the segments of a replaced version stay: longer than another mount takes between its look at that
+version and the answer to its own manifest."""
 
-    It `is_proven` that no other manifest names it: none ever did, or this mount has deleted or replaced that.
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """Segments of a version of `name` that was replaced; to be deleted at `due` (Unix seconds).
+
+    What has replaced it `is_slo`, or not.
     """
 
-    objects: tuple[ObjectName, ...]
-    since: float
-    is_proven: bool
+    name: ObjectName
+    segments: frozenset[ObjectName]
+    due: float
+    is_slo: bool
 
 
 class SegmentRemoval:
-    """Deletes segments of objects; `owners` knows which belong to which. `clock` returns Unix seconds.
+    """Deletes segments of objects.
 
-    The lock guards `_due`, when leftovers can be checked next, None while there are none. `_unproven` are the
-    objects that have, or had, leftovers without proof.
+    `owners` knows which belong to which, `leftovers` what is deleted later; `clock` returns Unix seconds.
 
-    Rows of leftovers are not synced. If a power cut loses new ones, the segments stay in Swift until `swiftfs
-    gc` deletes them. If it brings back older ones, their manifests are read once more before anything is
-    deleted.
+    The lock guards `_due`, when leftovers can be checked next, None while there are none, and the `_resting`
+    in the order of their time. `_unproven` are the objects that have, or had, leftovers without proof.
     """
 
     def __init__(
@@ -64,12 +72,14 @@ class SegmentRemoval:
         clock: Callable[[], float] = unix_time,
     ) -> None:
         self.owners = owners
+        self.leftovers = Leftovers(db)
         self._store = store
         self._db = db
         self._clock = clock
         self._lock = new_lock(Rank.REMOVAL)
-        left = self.leftovers().values()
-        self._unproven = {name for one in left if not one.is_proven for name in one.objects}
+        left = self.leftovers.all().values()
+        self._resting: deque[_Rest] = deque()
+        self._unproven = {name for one in left if not one.proof for name in one.objects}
         oldest = min((one.since for one in left), default=None)
         self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
 
@@ -94,36 +104,31 @@ class SegmentRemoval:
             return set()
         named = {segment.name for segment in manifest.segments}
         if name in self._unproven:
-            self._prove_replaced(name, named, self.leftovers())
+            self._prove_replaced(name, named, self.leftovers.all())
         # A manifest may name any object of the account: those of others stay.
         own = self.owners.owned(name, manifest.etag, named)
         others = self.owners.moved_from({name}, own) - {name} if own else ()
         # A rename's source may stand again, by a request that came late or an answer that was wrong.
         own -= self._named_by_any(others)
         # Before the request that deletes or replaces `name`.
-        self._keep_leftovers(own, Leftover((name,), self._clock(), is_proven=False))
+        self._keep(own, Leftover((name,), self._clock(), Proof.NONE))
         if own:
             self._unproven.add(name)
         return own
 
     def prove(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
         """Record that the version of `name` with these segments is gone; they are not yet."""
-        self._keep_leftovers(segments, _proven({name}, self._clock()))
+        self._keep(segments, proven({name}, self._clock(), Proof.REPLACED))
 
     def forget_expected(self, name: ObjectName) -> None:
         """Forget the leftovers of attempts to delete or replace `name` whose end is not known."""
         if name not in self._unproven:
             return
-        self._change("DELETE FROM leftovers WHERE objects = ? AND NOT is_proven", [(_to_text((name,)),)])
-        # A power cut must not bring them back: the next mount might take the request that follows for their
-        # proof.
-        self._sync()
+        self.leftovers.drop_unproven(name)
 
     def record_replaced(self, name: ObjectName) -> None:
         """Record that an attempt to replace `name` has succeeded although it had no answer."""
-        self._change(
-            "UPDATE leftovers SET is_proven = 1 WHERE objects = ? AND NOT is_proven", [(_to_text((name,)),)]
-        )
+        self.leftovers.prove_all_of(name)
 
     def shared(self, segments: Iterable[ObjectName]) -> set[ObjectName]:
         """Return those segments that objects besides their owner may name."""
@@ -137,7 +142,7 @@ class SegmentRemoval:
             groups.setdefault(users.get(one, frozenset()), set()).add(one)
         for others, group in groups.items():
             # Later, when a COPY that was lost cannot be carried out any more.
-            self._keep_leftovers(group, _proven(others.union(objects), self._clock()))
+            self._keep(group, proven(others.union(objects), self._clock()))
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete objects without their segments, many in a request; return the failures."""
@@ -165,17 +170,55 @@ class SegmentRemoval:
             return {names[0]: error}
         return {}
 
-    def discard(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
-        """Delete segments that the object which is or was `name` does not name any more.
+    def discard(self, name: ObjectName, segments: Collection[ObjectName], *, is_slo: bool) -> None:
+        """Delete, after a rest, segments that the object just stored as `name` does not name.
 
-        This mount has deleted or replaced the version that did.
+        It `is_slo`, or not, and has replaced the version that did.
         """
         shared = self.shared(segments)
         self.keep_shared(shared, {name})
-        own = set(segments) - shared
-        # Before the deletion: a process that dies during it leaves the rest, and the proof, to the next one.
+        own = frozenset(segments) - shared
+        if not own:
+            return
+        # Before the deletion: a process that dies before it leaves the rest, and the proof, to the next one.
         self.prove(name, own)
-        self.record_deleted({name}, own, self.delete_all(own))
+        with self._lock:
+            self._resting.append(_Rest(name, own, self._clock() + REST_SECONDS, is_slo))
+        if not REST_SECONDS:
+            self.end_rests()
+
+    def end_rests(self, *, at_once: bool = False) -> None:
+        """Delete the segments that have rested enough, or all `at_once`, but not what another version names.
+
+        What cannot be looked at or deleted stays among the leftovers.
+        """
+        unused: dict[ObjectName, frozenset[ObjectName]] = {}
+        for rest in self._take_rested(at_once=at_once):
+            try:
+                named = self._named_by(rest.name, is_slo=rest.is_slo)
+            except StoreError as error:
+                log.info("segments of an older version of %s stay for now: %s", rest.name, error)
+                continue
+            if kept := rest.segments & named:
+                log.info("%s: another client's version has %d of its older segments", rest.name, len(kept))
+            unused[rest.name] = rest.segments - named
+        failures = self.delete_all(tuple(frozenset[ObjectName]().union(*unused.values())))
+        for name, segments in unused.items():
+            self.record_deleted({name}, segments, {one: failures[one] for one in segments & failures.keys()})
+
+    def _take_rested(self, *, at_once: bool) -> list[_Rest]:
+        """Return and forget what has rested enough, one for each object."""
+        taken: dict[ObjectName, _Rest] = {}
+        with self._lock:
+            while self._resting and (at_once or self._has_rested(self._resting[0])):
+                rest = self._resting.popleft()
+                others = taken[rest.name].segments if rest.name in taken else frozenset[ObjectName]()
+                taken[rest.name] = replace(rest, segments=rest.segments | others)
+        return list(taken.values())
+
+    def _has_rested(self, rest: _Rest) -> bool:
+        # A time far in the future is from a clock that was set back since.
+        return not 0 < rest.due - self._clock() <= REST_SECONDS
 
     def record_deleted(
         self,
@@ -183,7 +226,7 @@ class SegmentRemoval:
         segments: Iterable[ObjectName],
         failures: Mapping[ObjectName, StoreError],
         *,
-        is_proven: bool = True,
+        proof: Proof = Proof.REPLACED,
     ) -> None:
         """Record that `segments` were deleted, and which deletions failed.
 
@@ -193,80 +236,98 @@ class SegmentRemoval:
         passing = {segment for segment, error in failures.items() if error.retryable}
         # `look_again` adds LATE_SECONDS to it.
         since = self._clock() - LATE_SECONDS + RETRY_SECONDS
-        self._keep_leftovers(passing, Leftover(tuple(sorted(objects)), since, is_proven))
-        self._drop_leftovers(set(segments) - passing)
+        self._keep(passing, Leftover(tuple(sorted(objects)), since, proof))
+        self.leftovers.drop(set(segments) - passing)
         self.log_unused({segment: failures[segment] for segment in failures.keys() - passing})
 
-    def discard_replaced(self, name: ObjectName, segments: Collection[ObjectName], *, in_doubt: bool) -> None:
-        """Delete segments that the object just stored as `name` does not name.
+    def discard_replaced(
+        self, name: ObjectName, segments: Collection[ObjectName], *, is_slo: bool, in_doubt: bool
+    ) -> None:
+        """Delete segments that the object just stored as `name`, which `is_slo` or not, does not name.
 
         With `in_doubt` another manifest that names some may still be stored late: they are checked later.
         """
         if in_doubt and segments:
             self.keep_shared(segments, {name})
         else:
-            self.discard(name, segments)
+            self.discard(name, segments, is_slo=is_slo)
 
     def discard_below(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if that fails.
 
-        `stored` are some of them, which a listing may not show yet. Those of a manifest whose PUT was sent a
-        short time ago, and may still be carried out, become leftovers.
+        `stored` are some of them, which a listing may not show yet. Those that are not stored, but may still
+        be, become leftovers, and those of a manifest whose PUT was sent a short time ago and may still be
+        carried out.
         """
         prefix, known = unreferenced.prefix, unreferenced.named or ()
         try:
-            listed = iter_rows(self._store, prefix.container, prefix.key)
-            keys = {row.key for row in listed if row.key not in known}
+            keys = {row.key for row in iter_rows(self._store, prefix.container, prefix.key)}
         except NotFound:
             return  # so is the container
-        keys.update(name.key for name in stored if name.key not in known)
+        keys.update(name.key for name in stored)
         # Leftovers have a time of their own, before which they must not be deleted.
-        names = {ObjectName(prefix.container, key) for key in keys} - self.leftovers().keys()
+        others = self.leftovers.all().keys()
+        names = {ObjectName(prefix.container, key) for key in keys.difference(known)} - others
+        sent = unreferenced.sent.difference(known, keys)
+        late = {ObjectName(prefix.container, key) for key in sent} - others
         objects = unreferenced.objects or _objects_of(prefix)
-        if not names or not objects:
+        if not (names or late) or not objects:
             return
-        shared = self.shared(names)
+        shared = self.shared(names | late)
         self.keep_shared(shared, objects)
         names -= shared
+        late -= shared
         # Even if no manifest names them now, one that was sent may come to stand.
         if unreferenced.is_in_doubt and self._is_recent(unreferenced.since):
-            self._keep_leftovers(names, _proven(objects, unreferenced.since))
+            self._keep(names, proven(objects, unreferenced.since))
+            self.keep_unanswered(late, objects)
         else:
-            manifests = self._manifests(names, objects)
+            manifests = self._manifests(names | late, objects)
             for name in objects:
-                self._prove_replaced(name, manifests[name], self.leftovers())
+                self._prove_replaced(name, manifests[name], self.leftovers.all())
             for error in self.delete_all(tuple(names.difference(*manifests.values()))).values():
                 raise error
+            self.keep_unanswered(late.difference(*manifests.values()), objects)
+
+    def keep_unanswered(self, segments: Collection[ObjectName], objects: Collection[ObjectName]) -> None:
+        """Look later at segments that Swift may still store: a process died while it sent them.
+
+        No manifest can name them, but one of `objects` is read before they are deleted.
+        """
+        self._keep(segments, proven(objects, self._clock()))
 
     def is_due(self) -> bool:
-        """Return whether there are leftovers to check now."""
+        """Return whether there is something to do for `look_again`."""
         with self._lock:
+            if self._resting and self._has_rested(self._resting[0]):
+                return True
             return self._due is not None and self._clock() >= self._due
 
     def look_again(self) -> None:
-        """Delete the leftovers whose time is over and that no manifest names, where that is proven."""
-        groups: dict[tuple[tuple[ObjectName, ...], bool], set[ObjectName]] = {}
+        """Delete what has rested, and the leftovers with proof whose time is over and that nobody names."""
+        self.end_rests()
+        groups: dict[tuple[tuple[ObjectName, ...], Proof], set[ObjectName]] = {}
         with self._lock:
             # Before the leftovers are read: one that is added meanwhile sets the time again, and must not be
             # forgotten.
             self._due = None
-        left = self.leftovers()
+        left = self.leftovers.all()
         for name, one in left.items():
             if self._is_recent(one.since):
                 self._schedule_look(one.since + LATE_SECONDS)
             else:
-                groups.setdefault((one.objects, one.is_proven), set()).add(name)
-        for (objects, is_proven), names in groups.items():
+                groups.setdefault((one.objects, one.proof), set()).add(name)
+        for (objects, proof), names in groups.items():
             try:
-                failures = self._delete_unused(names, objects, left, is_proven=is_proven)
+                failures = self._delete_unused(names, objects, left, is_proven=bool(proof))
             except StoreError as error:
                 # Without an answer about the manifests nothing is deleted: all of them are tried again.
                 failures = dict.fromkeys(names, error)
-            self.record_deleted(objects, names, failures, is_proven=is_proven)
+            self.record_deleted(objects, names, failures, proof=proof)
 
     def has_landed(self, name: ObjectName) -> bool:
         """Return whether Swift has a manifest of this journal as `name` whose PUT had no answer."""
-        return self._landed_at(name, self._named_by(name), self.leftovers()) is not None
+        return self._landed_at(name, self._named_by(name), self.leftovers.all()) is not None
 
     def _landed_at(
         self, name: ObjectName, named: set[ObjectName], left: Mapping[ObjectName, Leftover]
@@ -277,7 +338,7 @@ class SegmentRemoval:
         Nobody else names segments of such an upload.
         """
         known = (left[one] for one in named if one in left)
-        sent = [one.since for one in known if one.is_proven and one.objects == (name,)]
+        sent = [one.since for one in known if one.proof is Proof.UNNAMED and one.objects == (name,)]
         asked = (one for one in self._db.uploads() if one.asked and name in one.objects)
         sent += [one.since for one in asked if any(_is_new(segment, one) for segment in named)]
         return max(sent, default=None)
@@ -292,10 +353,9 @@ class SegmentRemoval:
         at = self._landed_at(name, named, left)
         if at is None:
             return []
-        unproven = {one: found for one, found in left.items() if not found.is_proven and one not in named}
+        unproven = {one: found for one, found in left.items() if not found.proof and one not in named}
         gone = [one for one, found in unproven.items() if found.objects == (name,) and found.since <= at]
-        rows: list[tuple[object, ...]] = [(one.container, one.key) for one in gone]
-        self._change("UPDATE leftovers SET is_proven = 1 WHERE container = ? AND key = ?", rows)
+        self.leftovers.prove(gone)
         return gone
 
     def _delete_unused(
@@ -360,9 +420,14 @@ class SegmentRemoval:
     def _named_by_any(self, names: Iterable[ObjectName]) -> set[ObjectName]:
         return {segment for name in names for segment in self._named_by(name)}
 
-    def _named_by(self, name: ObjectName) -> set[ObjectName]:
-        """Return the segments that an object names; raise `StoreError` if that is uncertain."""
+    def _named_by(self, name: ObjectName, *, is_slo: bool = True) -> set[ObjectName]:
+        """Return the segments that an object, which probably `is_slo` or not, names.
+
+        Raise `StoreError` if that is uncertain.
+        """
         try:
+            if not is_slo and not self._store.head(name).is_slo:
+                return set()
             return {segment.name for segment in self._store.manifest(name).segments}
         except NotFound:
             return set()
@@ -377,63 +442,20 @@ class SegmentRemoval:
         # ever.
         return abs(self._clock() - since) < LATE_SECONDS
 
-    def leftovers(self) -> dict[ObjectName, Leftover]:
-        """Return the leftovers by their names."""
-        return {
-            ObjectName(container, key): Leftover(
-                tuple(ObjectName(*one) for one in json.loads(objects)), since, bool(is_proven)
-            )
-            for container, key, objects, since, is_proven in self._db.rows("leftovers")
-        }
-
-    def _keep_leftovers(self, names: Collection[ObjectName], leftover: Leftover) -> None:
-        if not names:
-            return
-        text = _to_text(leftover.objects)
-        rows: list[tuple[object, ...]] = [
-            (name.container, name.key, text, leftover.since, int(leftover.is_proven)) for name in names
-        ]
-        try:
-            self._db.change("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?, ?)", rows)
-        except OSError as error:
-            log.warning("%d segments are left to 'swiftfs gc': %s", len(rows), error)
-        self._schedule_look(leftover.since + LATE_SECONDS)
+    def _keep(self, names: Collection[ObjectName], leftover: Leftover) -> None:
+        if names:
+            self.leftovers.keep(names, leftover)
+            self._schedule_look(leftover.since + LATE_SECONDS)
 
     def _schedule_look(self, due: float) -> None:
         with self._lock:
             self._due = due if self._due is None else min(self._due, due)
-
-    def _drop_leftovers(self, names: Iterable[ObjectName]) -> None:
-        rows: list[tuple[object, ...]] = [(name.container, name.key) for name in names]
-        self._change("DELETE FROM leftovers WHERE container = ? AND key = ?", rows)
-
-    def _change(self, sql: str, rows: list[tuple[object, ...]]) -> None:
-        if not rows:
-            return
-        try:
-            self._db.change(sql, rows)
-        except OSError as error:
-            log.warning("%s", error)
-
-    def _sync(self) -> None:
-        try:
-            self._db.sync_changes()
-        except OSError as error:
-            log.warning("%s", error)
-
-
-def _proven(objects: Iterable[ObjectName], since: float) -> Leftover:
-    return Leftover(tuple(sorted(objects)), since, is_proven=True)
 
 
 def _is_new(segment: ObjectName, upload: UnreferencedPrefix) -> bool:
     """Return whether a segment was stored for an upload, and no manifest that Swift answered named it."""
     is_below = segment.container == upload.prefix.container and segment.key.startswith(upload.prefix.key)
     return is_below and segment.key not in (upload.named or ())
-
-
-def _to_text(objects: Iterable[ObjectName]) -> str:
-    return json.dumps([[name.container, name.key] for name in objects])
 
 
 def _objects_of(prefix: ObjectName) -> set[ObjectName]:

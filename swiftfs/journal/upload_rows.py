@@ -29,10 +29,17 @@ def upload_changes(prefixes: Iterable[UnreferencedPrefix]) -> list[Statement]:
     ]
 
 
+def sent_change(upload: UnreferencedPrefix) -> Statement:
+    """Return the statement that updates which segments below a prefix have no answer."""
+    row = (_write_facts(upload), upload.prefix.container, upload.prefix.key)
+    return "UPDATE upload_facts SET facts = ? WHERE container = ? AND prefix = ?", [row]
+
+
 def _write_facts(unreferenced: UnreferencedPrefix) -> str:
     objects = [[name.container, name.key] for name in sorted(unreferenced.objects)]
     facts = {"file": unreferenced.file, "objects": objects, "since": unreferenced.since}
-    return json.dumps({**facts, "asked": sorted(unreferenced.asked), "landed": sorted(unreferenced.landed)})
+    asked, landed, sent = map(sorted, (unreferenced.asked, unreferenced.landed, unreferenced.sent))
+    return json.dumps({**facts, "asked": asked, "landed": landed, "sent": sent})
 
 
 def read_unreferenced(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
@@ -46,4 +53,5 @@ def read_unreferenced(prefix: ObjectName, named: str, text: str) -> Unreferenced
         frozenset(facts.get("asked", ())),
         facts.get("since", 0.0),
         frozenset(facts.get("landed", ())),
+        frozenset(facts.get("sent", ())),
     )

@@ -23,6 +23,7 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.journal.tasks import Mode
+from swiftfs.journal.upload_rows import sent_change
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
@@ -131,6 +132,8 @@ def _file_factory(
         segments=options.segments,
         settle_seconds=_settle_seconds(options),
         journal=db.id,
+        # Not synced: a power cut ends no more than the requests of this moment, and `gc` finds what is left.
+        on_put=lambda upload: db.change(*sent_change(upload)),
     )
 
 

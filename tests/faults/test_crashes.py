@@ -8,7 +8,7 @@ import pytest
 from swiftclient import Connection
 
 from support.crash_oracle import CrashOracle, look_below
-from support.crashes import KillableMount, orphans, stored_states, wipe, work
+from support.crashes import KillableMount, late_orphans, orphans, stored_states, wipe, work
 from swiftfs.demo.server import SwiftServer
 
 OPTIONS = "segment_size=1M,settle=0.3"
@@ -41,7 +41,7 @@ def crash_and_recover(swift: SwiftServer, name: str, folder: Path, step: int) ->
     problems = [f"in the mount {line}" for line in oracle.check(look_below(mount.path))]
     assert mount.stop()
     problems += [f"in Swift {line}" for line in oracle.check(stored_states(client, name))]
-    problems += [f"orphan {segment}" for segment in orphans(client, name)]
+    problems += [f"orphan {segment}" for segment in late_orphans(mount, client, name)]
     problems += [f"log: {line}" for line in mount.problems()]
     wipe(client, name)
     client.close()

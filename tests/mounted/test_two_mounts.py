@@ -15,6 +15,7 @@ from swiftclient import Connection
 from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount
+from support.noise import noise
 from swiftfs.control.client import flush
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.store.request import ANSWER_SECONDS
@@ -335,3 +336,53 @@ def test_both_rename_a_large_file_at_once(
     (pair.one.path / "theirs").unlink()
     pair.store(pair.one)
     assert bodies(connection, container) == {"new": versions()[0]}
+
+
+class UsersMount(Mount):
+    """A mount in which replaced segments rest, as in that of a user."""
+
+    program = ("-m", "swiftfs")
+    forked = False
+
+
+@pytest.mark.parametrize("ahead", [0.0, 0.1, 0.2])
+def test_two_changes_of_a_large_file_at_the_same_moment(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, ahead: float
+) -> None:
+    """Each of the two changes another segment. The later upload wins, whole."""
+    old = noise(6 * MIB)
+    connection.put_container(container)
+    options = "segment_size=1M,settle=0.2,ttl=0"
+    changes = {"a": (3, 0.0), "b": (3_500_000, ahead)}
+
+    def change(mount: Mount, offset: int, pause: float) -> None:
+        time.sleep(pause)
+        with (mount.path / "file").open("r+b") as file:
+            file.seek(offset)
+            file.write(b"PATCH")
+        assert flush(mount.path, lambda _report: None).unflushed == 0
+
+    with ExitStack() as stack:
+        mounts = {
+            name: stack.enter_context(UsersMount(swift, container, tmp_path / name, options))
+            for name in changes
+        }
+        (mounts["a"].path / "file").write_bytes(old)
+        assert flush(mounts["a"].path, lambda _report: None).unflushed == 0
+        assert (mounts["b"].path / "file").read_bytes() == old
+        swift.inject(Fault(path=f"/{container}", delay=0.1))
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda name: change(mounts[name], *changes[name]), changes))
+        swift.clear_faults()
+        wanted = [old[:offset] + b"PATCH" + old[offset + 5 :] for offset, _ in changes.values()]
+        wanted.append(wanted[0][:3_500_000] + wanted[1][3_500_000:])  # one after the other
+
+        def read() -> bytes:
+            return bytes(connection.get_object(container, "file")[1])
+
+        assert read() in wanted
+        # What was replaced has rested: now it would be missing.
+        named = 6
+        wait_until(lambda: len(connection.get_container(f"{container}_segments")[1]) <= named + 2)
+        assert read() in wanted
+    assert read() in wanted

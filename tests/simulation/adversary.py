@@ -89,9 +89,10 @@ class Adversary(MemoryStore):
     """A store in memory with faults.
 
     With a `lag` listings show changes of objects only after so many seconds. `changed` is called after every
-    change of an object by any client. `was_overtaken` is set if a late request was executed, `was_separated`
-    if the copy of a large object got segments of its own. `unnamed` are segments of large objects that
-    another client has replaced, or whose deletion a kill has interrupted.
+    change of an object by any client. `was_overtaken` is set if a late request was executed, other than that
+    of a segment of a dead client, `was_separated` if the copy of a large object got segments of its own.
+    `unnamed` are segments of large objects that another client has replaced, or whose deletion a kill has
+    interrupted.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Adversary(MemoryStore):
         self._counts: Counter[str] = Counter()
         self._refused: dict[str, tuple[float, Callable[[str], StoreError]]] = {}
         self._kept: dict[ObjectName, float] = {}
-        self._in_flight: dict[int, Callable[[], object]] = {}
+        self._in_flight: dict[int, tuple[bool, Callable[[], object]]] = {}
         self._before: defaultdict[tuple[str, str], list[tuple[float, _Object | None]]] = defaultdict(list)
         self.loud = True
         self.was_overtaken = self.was_separated = False
@@ -154,10 +155,12 @@ class Adversary(MemoryStore):
         # the large object before, and its segments stay.
         recent = [keys for at, keys in self._deleted if at > self._scheduler.now - LONGEST_STALL]
         self.unnamed.update(*recent)
-        # At once: the connection is closed, and the server has either the whole request or drops it.
-        for request in self._in_flight.values():
+        # The connection is closed, and the server has either the whole request or drops it. It carries out
+        # most at once; a segment may also take longer than the next mount needs to look for it.
+        for is_segment, request in self._in_flight.values():
             if self._random.random() < 0.5:
-                self._later(0.0, request)
+                seconds = self._random.choice((0.0, *LATE)) if is_segment else 0.0
+                self._later(seconds, request, overtakes=not is_segment)
         self._in_flight.clear()
 
     def trouble(self, what: str) -> None:
@@ -333,7 +336,8 @@ class Adversary(MemoryStore):
 
     def _change(self, method: str, names: list[ObjectName], do: Callable[[], T]) -> T:
         number = id(do)
-        self._in_flight[number] = lambda: self._apply(method, names, do)
+        is_segment = method in ("put", "copy") and names[0].container == SEGMENTS
+        self._in_flight[number] = is_segment, lambda: self._apply(method, names, do)
         try:
             fault = self._begin(method, names[0])
         finally:
@@ -378,7 +382,7 @@ class Adversary(MemoryStore):
             self.changed(method, name)
         return result
 
-    def _later(self, seconds: float, request: Callable[[], object]) -> None:
+    def _later(self, seconds: float, request: Callable[[], object], *, overtakes: bool = True) -> None:
         number = next(self._numbers)
 
         def carry_out() -> None:
@@ -391,7 +395,7 @@ class Adversary(MemoryStore):
                 self._scheduler.record(f"late: {error}")
             else:
                 self._scheduler.record("a late request is carried out")
-                self.was_overtaken = True
+                self.was_overtaken |= overtakes
 
         self._late[number] = self._scheduler.now
         self._scheduler.at(seconds, carry_out)

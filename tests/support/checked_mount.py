@@ -1,4 +1,7 @@
-"""`swiftfs` that checks the order of its locks: `python checked_mount.py ARGS…`."""
+"""`swiftfs` that checks the order of its locks: `python checked_mount.py ARGS…`.
+
+Replaced segments are deleted at once, so that a test can look for them.
+"""
 
 import sys
 
@@ -6,6 +9,10 @@ from swiftfs import concurrency
 
 if __name__ == "__main__":
     concurrency.check()
-    from swiftfs.cli import app  # after check(), because modules make locks when they are imported
+    # After check(), because modules make locks when they are imported.
+    from swiftfs.cli import app
+    from swiftfs.journal import segment_removal
+
+    segment_removal.REST_SECONDS = 0.0
 
     app.main(sys.argv[1:])

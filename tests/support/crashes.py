@@ -2,36 +2,36 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import re
 import stat
 import subprocess
 import time
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from urllib.parse import unquote
 
 from swiftclient import ClientException, Connection
 
-from support import crashing_mount
 from support.crash_oracle import UNSHARED, CrashOracle, State, digest
 from support.deadlines import within
-from support.mounts import EXIT_SECONDS, READY_SECONDS
+from support.mounts import EXIT_SECONDS, READY_SECONDS, clean_environment
 from support.noise import LARGE
+from support.warm_processes import CRASHING, NURSERY, ForkedProcess
 from swiftfs.attributes import parse_time
 from swiftfs.demo.server import SwiftServer
+from swiftfs.journal.segment_removal import LATE_SECONDS
 
 DIRECTORY = "application/directory"
 
-"""4 MiB, four segments."""
-
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["pytest", "swiftfs.cli.mount", "swiftfs.fuse.operations"])
+LEFTOVERS_SECONDS = 60
 
 
 class KillableMount:
-    """A mount of `container` whose process may die; `folder` has the cache and log of its processes."""
+    """A mount of `container` whose process may die; `folder` has the cache and log of its processes.
+
+    Not by `multiprocessing`: there each start of a process, in any thread, takes the exit codes of all others
+    that have ended, and the thread that waits for one may get 255 for it.
+    """
 
     def __init__(self, swift: SwiftServer, container: str, folder: Path, options: str) -> None:
         self.path = folder / "mnt"
@@ -39,24 +39,27 @@ class KillableMount:
         self.log = folder / "log"
         self._report = folder / "steps"
         self._cache = folder / "cache"
-        self._environment = swift.environment()
+        self._environment = {**clean_environment(), **swift.environment()}
         self._words = ["mount", container, str(self.path), "--foreground", "--cache-dir", str(self._cache)]
         self._words += ["-o", options]
-        self._process: ForkServerProcess | None = None
+        self._process: ForkedProcess | None = None
 
-    def start(self, last_step: int = 0) -> bool:
-        """Mount; the process dies at step `last_step`, 0 is never. Return whether it is mounted."""
-        arguments = (self._words, self._environment, self.log, self._cache, self._report, last_step)
-        self._process = _forks.Process(target=crashing_mount.serve, args=arguments)
+    def start(self, last_step: int = 0, *, late_seconds: float = LATE_SECONDS) -> bool:
+        """Mount; the process dies at step `last_step`, 0 is never. Return whether it is mounted.
+
+        Segments that Swift may store late, or a late manifest may name, are deleted after `late_seconds`.
+        """
+        words = [str(self._cache), str(self._report), str(last_step), str(late_seconds), *self._words]
         outside = self.path.stat().st_dev
-        self._process.start()
+        with self.log.open("ab") as log:
+            self._process = NURSERY.fork(words, self._environment, log, log, program=CRASHING)
         end = time.monotonic() + within(READY_SECONDS)
-        while self._process.is_alive() and time.monotonic() < end:
+        while self._process.poll() is None and time.monotonic() < end:
             with contextlib.suppress(OSError):
                 if self.path.stat().st_dev != outside:
                     return True
             time.sleep(0.005)
-        assert not self._process.is_alive(), self.log.read_text()
+        assert self._process.poll() is not None, self.log.read_text()
         self._end()
         return False
 
@@ -64,9 +67,10 @@ class KillableMount:
         """Unmount, and wait until all is in Swift; return whether the process has not died."""
         assert self._process is not None
         end = time.monotonic() + EXIT_SECONDS
-        while self._process.is_alive() and time.monotonic() < end:
+        while self._process.poll() is None and time.monotonic() < end:
             _run("fusermount", "-u", self.path)  # it fails while the mount is in use
-            self._process.join(0.5)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.5)
         return self._end()
 
     def steps(self) -> list[str]:
@@ -80,11 +84,8 @@ class KillableMount:
 
     def _end(self) -> bool:
         assert self._process is not None
-        if self._process.is_alive():
-            self._process.kill()
-        self._process.join()
-        code = self._process.exitcode
-        self._process.close()
+        self._process.kill()  # does nothing if it has ended
+        code = self._process.wait()
         self._process = None
         if os.path.ismount(self.path) or code:
             _run("fusermount", "-uz", self.path)
@@ -251,6 +252,22 @@ def orphans(client: Connection, container: str) -> set[str]:
             manifest = client.get_object(container, row["name"], query_string="multipart-manifest=get")[1]
             segments -= {segment["name"].split("/", 2)[2] for segment in json.loads(manifest)}
     return segments
+
+
+def late_orphans(mount: KillableMount, client: Connection, container: str) -> set[str]:
+    """Return the segments that no manifest names, and a mount ten minutes later leaves.
+
+    Swift may have stored some after a mount had died and the next one had looked, and others wait for a
+    manifest that the dead mount may have sent.
+    """
+    if not orphans(client, container):
+        return set()
+    assert mount.start(late_seconds=0.0), mount.log.read_text()
+    end = time.monotonic() + within(LEFTOVERS_SECONDS)
+    while (left := orphans(client, container)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert mount.stop(), mount.log.read_text()
+    return left
 
 
 def wipe(client: Connection, container: str) -> None:

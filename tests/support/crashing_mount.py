@@ -5,12 +5,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from swiftfs import concurrency
 from swiftfs.cli.app import main
+from swiftfs.journal import segment_removal
 
 WATCHED = {"os.rename", "os.remove", "os.link", "os.truncate"}
 """Audit events of changes of local files; Python raises them before the change."""
@@ -34,19 +34,14 @@ class Steps:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def serve(
-    words: Sequence[str], environment: Mapping[str, str], log: Path, cache: Path, report: Path, last: int
-) -> None:
-    """Run `swiftfs *words` in this process, with its output in `log`; it dies at step `last`."""
-    descriptor = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    os.dup2(descriptor, sys.stdout.fileno())
-    os.dup2(descriptor, sys.stderr.fileno())
-    os.environ.update(environment)
-    steps = Steps(report, last)
+def serve(cache: str, report: str, last: str, late_seconds: str, *words: str) -> None:
+    """Run `swiftfs *words` in this process; it dies at step `last`, and `report` gets its steps."""
+    patched: Any = segment_removal
+    patched.LATE_SECONDS = float(late_seconds)
+    steps = Steps(Path(report), int(last))
     _watch_files(steps, f"{cache}/")
     _watch("swiftfs.store.pool", "Connection", "send", steps, _request)
     _watch("swiftfs.journal.database", "JournalDB", "_commit", steps, lambda *_: "commit")
-    concurrency.check()
     main(list(words))
 
 

@@ -41,6 +41,7 @@ class LateStore(MemoryStore):
     def lose(self, method: str, key: str, times: int = 1, *, lands: bool = False) -> None:
         """Lose the next requests of a method about a key; `delete` includes deletions in bulk.
 
+        A key that ends in its only `/` stands for all keys below it.
         If it `lands`, it is executed at once, and only the answer is lost.
         """
         self.loses[method, key] = times
@@ -108,9 +109,10 @@ class LateStore(MemoryStore):
         return parent(names)
 
     def _lose(self, method: str, name: ObjectName, late: Callable[[], object]) -> None:
-        if self.loses.get((method, name.key), 0) > 0:
-            self.loses[method, name.key] -= 1
-            if (method, name.key) in self.answers_only:
+        asked = ((method, name.key), (method, f"{name.key.partition('/')[0]}/"))
+        if one := next((one for one in asked if self.loses.get(one, 0) > 0), None):
+            self.loses[one] -= 1
+            if one in self.answers_only:
                 late()
             else:
                 self._late.append(late)

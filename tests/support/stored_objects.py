@@ -63,4 +63,4 @@ def ten_minutes_later(store: MemoryStore, cache: Path) -> None:
         later = time.time() + LATE_SECONDS + 1
         removal = SegmentRemoval(store, log, SegmentOwnership(log), lambda: later)
         removal.look_again()
-        assert not removal.leftovers()
+        assert not removal.leftovers.all()

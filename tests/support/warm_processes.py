@@ -8,6 +8,7 @@ command whose environment differs there is started by itself.
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import select
@@ -23,6 +24,8 @@ from typing import IO
 Output = IO[bytes] | IO[str]
 
 REQUEST_BYTES = 128 * 1024
+CRASHING = "crashing"
+"""The program that is swiftfs, but dies at one of its steps."""
 STARTUP = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_")
 """How names of variables begin that a process reads once, when it starts."""
 
@@ -172,7 +175,9 @@ def main(number: int) -> None:
 
     concurrency.check()
     from swiftfs.cli import app, mount  # noqa: F401, PLC0415 - after the check, for the locks of modules
+    from swiftfs.journal import segment_removal  # noqa: PLC0415
 
+    segment_removal.REST_SECONDS = 0.0  # as in `checked_mount`
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=number) as channel:
@@ -181,6 +186,8 @@ def main(number: int) -> None:
         sys.argv = words
         if words[0] == "swift":
             shell.main(words)
+        elif words[0] == CRASHING:
+            importlib.import_module("crashing_mount").serve(*words[1:])  # it lies beside this program
         else:
             app.main()
 

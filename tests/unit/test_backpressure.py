@@ -281,7 +281,7 @@ def test_a_segment_that_a_record_named_goes_some_uploads_later(writer: Writer) -
         writer.write(0, noise(100, number))
         writer.run()
         assert first in writer.segments()
-        assert not writer.removal.leftovers()
+        assert not writer.removal.leftovers.all()
         writer.content.uploads.record_ended()
     writer.write(0, b"last")
     writer.run()

@@ -4,9 +4,12 @@ import logging
 import os
 import shutil
 import sqlite3
+import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,7 +30,7 @@ from support.late_store import (
 )
 from support.stored_objects import NEVER, body, keys, refuse
 from swiftfs.errors import AccessDenied, Unavailable
-from swiftfs.journal import late_copies
+from swiftfs.journal import late_copies, late_requests
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -35,6 +38,13 @@ from swiftfs.store.protocol import Headers
 pytest_plugins = ["support.late_fixtures"]
 
 MIB = 1024 * 1024
+
+
+class Gate(NamedTuple):
+    """A request that waits until `open` is set; `reached` is set when it waits."""
+
+    reached: threading.Event
+    open: threading.Event
 
 
 def test_the_looks_are_few_and_end(store: LateStore, filesystem: FileSystem, tmp_path: Path) -> None:
@@ -96,6 +106,71 @@ def test_an_unmount_does_not_wait_for_the_looks(store: LateStore, tmp_path: Path
         store_file(filesystem, b"new")
         begun = time.monotonic()
     assert time.monotonic() - begun < within(5)
+    assert recorded(tmp_path) == 1
+
+
+@pytest.fixture
+def held_check(store: LateStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Hold each check of the thread that looks for late requests, which looks at once."""
+    monkeypatch.setattr(late_requests, "LOOKS", (0.0, 1000.0, 2000.0))
+    gate = Gate(threading.Event(), threading.Event())
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "head" and threading.current_thread().name == "late answers":
+            gate.reached.set()
+            assert gate.open.wait(within(30))
+
+    store.hook = hook
+    yield gate
+    gate.open.set()
+
+
+def begin_check(store: LateStore, filesystem: FileSystem, gate: Gate) -> Any:
+    """Return the thread that looks for late requests, while it waits for an answer."""
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, b"new")
+    watcher = late(filesystem)
+
+    def is_checked() -> bool:
+        watcher._looked.clear()  # it may have looked before the newer version was stored
+        watcher._ambiguous.wake()
+        return gate.reached.wait(0.01)
+
+    wait_until(is_checked)
+    return watcher._thread
+
+
+def test_an_unmount_waits_for_a_running_check(
+    store: LateStore, tmp_path: Path, held_check: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with harness(store, tmp_path, NEVER) as filesystem:
+        thread = begin_check(store, filesystem, held_check)
+        join = thread.join
+
+        def answer(seconds: float) -> None:
+            held_check.open.set()
+            join(seconds)
+
+        monkeypatch.setattr(thread, "join", answer)
+    assert not thread.is_alive()
+
+
+def test_an_unmount_does_not_wait_long_for_a_running_check(
+    store: LateStore,
+    tmp_path: Path,
+    held_check: Gate,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(late_requests, "END_SECONDS", 0.01)
+    with harness(store, tmp_path, NEVER) as filesystem:
+        thread = begin_check(store, filesystem, held_check)
+    assert thread.is_alive()
+    held_check.open.set()
+    thread.join(within(30))
+    assert not thread.is_alive()
+    assert logged(caplog, logging.ERROR) == []
     assert recorded(tmp_path) == 1
 
 

@@ -301,5 +301,5 @@ def test_a_copy_that_a_killed_process_sent_keeps_its_segments(tmp_path: Path) ->
             with pytest.raises(StoreError, match="both are kept"):
                 moves.resume_move(Move(source, target, replaces_etag="other"))
         store.copy(source, target, manifest_only=True)
-        removal.discard(source, removal.segments_of(source, is_slo=True))
+        removal.discard(source, removal.segments_of(source, is_slo=True), is_slo=True)
     assert keys(store, "box_segments") == [segment.key]

@@ -1,16 +1,18 @@
 """A file that Swift has refused is renamed: nothing of it is in Swift, so its task gets the new name."""
 
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from support.edited_file import Gate
-from support.harness import ME, change, copy_live, harness, names, read, write
+from support.harness import ME, change, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.late_store import LateStore
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.refused_changes import flush, refuse, report
 from support.stored_objects import NEVER, body, foreign, keys, named_segments, segments, ten_minutes_later
 from swiftfs.errors import BadRequest, NameTooLong, NoSpace, QuotaExceeded, StoreError
@@ -27,10 +29,20 @@ def store() -> LateStore:
 
 
 def parked(filesystem: FileSystem) -> list[str]:
-    """Try all changes; return the paths of those that are parked, which are all that are left."""
+    """Try all changes; return the paths of those that are parked, which are all that are left.
+
+    What else was being sent has ended: a segment may be sent still when another one was refused.
+    """
     flush(filesystem)
+    wait_until(lambda: not uploading(filesystem))
     assert {one.state for one in filesystem.waiting()} <= {"parked"}
     return [one.path for one in filesystem.waiting()]
+
+
+def uploading(filesystem: FileSystem) -> bool:
+    """Return whether any segment is being sent."""
+    cached_files = [use.cached_file for use in filesystem.services.file_cache._used.values()]
+    return any(one.uploads.is_busy for one in cached_files if one is not None)
 
 
 def is_stored(store: MemoryStore, path: str, data: bytes, others: Iterable[str] = ()) -> None:
@@ -58,6 +70,33 @@ def test_a_refused_file_is_renamed_without_a_request(
         assert read(filesystem, "/new") == DATA[kind]
     is_stored(store, "/new", DATA[kind])
     assert len(segments(store)) == (3 if kind == "large" else 0)
+
+
+def test_the_other_segments_of_a_refused_file_that_is_open_are_not_sent(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """Each would be sent in full, and refused."""
+    told = threading.Event()
+
+    def hook(method: str, subject: str) -> None:
+        if method == "put":
+            assert "/0000000000000-" in subject or told.wait(30)
+            raise QuotaExceeded("no")
+
+    with harness(store, tmp_path, f"{OPTIONS},uploads=2") as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
+        put(filesystem, handle, 1, noise(20_000_000))  # in no order in which segments are stored at once
+        put(filesystem, handle, 0, b"x")
+        store.hook = hook
+        with pytest.raises(QuotaExceeded):
+            filesystem.fsync(handle, False)
+        told.set()
+        wait_until(lambda: not uploading(filesystem))
+        # The refused one, and what two threads had begun by then.
+        assert sum(method == "put" for method, _ in store.requests) <= 3
+        store.hook = None
+        filesystem.release(handle)
+    assert body(store, "file") == b"x" + noise(20_000_000)
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])

@@ -12,6 +12,7 @@ from support.stored_objects import segments
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.filecache.segment_container import LONGEST_KEY
 from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.journal import segment_removal
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import LATE_SECONDS, RETRY_SECONDS, SegmentRemoval
@@ -114,12 +115,12 @@ def test_segments_that_a_late_manifest_may_name_are_checked_later(
     removal.look_again()
     assert segments(cleaner.store) == ({wanted.key} if lands else set())
     assert not removal.is_due()
-    assert not removal.leftovers()
+    assert not removal.leftovers.all()
 
 
 def test_leftovers_wait_during_an_outage(cleaner: Cleaner) -> None:
     name = cleaner.segment(PREFIX + "1-a")
-    cleaner.removal.discard_replaced(NAME, {name}, in_doubt=True)
+    cleaner.removal.discard_replaced(NAME, {name}, is_slo=True, in_doubt=True)
     cleaner.now += LATE_SECONDS
 
     def refuse(_method: str, _subject: str) -> None:
@@ -156,8 +157,9 @@ def test_the_record_of_an_upload_is_read_back(tmp_path: Path) -> None:
 
 def leave(cleaner: Cleaner, name: ObjectName) -> None:
     """Delete an object: its segments are deleted, or left for later if others may name them."""
-    cleaner.removal.discard(name, cleaner.removal.segments_of(name, is_slo=True))
+    old = cleaner.removal.segments_of(name, is_slo=True)
     cleaner.store.delete(name)
+    cleaner.removal.discard(name, old, is_slo=True)
     cleaner.removal.owners.forget(name)
 
 
@@ -185,7 +187,7 @@ def test_segments_of_two_names_are_deleted_with_the_last(
     pass_time(cleaner)
     assert segments(cleaner.store) == {used.key}
     leave(cleaner, moved if first == "file" else NAME)
-    if cleaner.removal.leftovers():
+    if cleaner.removal.leftovers.all():
         pass_time(cleaner)
     assert segments(cleaner.store) == set()
 
@@ -205,7 +207,7 @@ def test_segments_that_a_failed_rename_may_have_copied_are_deleted_if_it_has_not
         cleaner.manifest("copy", used)
     pass_time(cleaner)
     assert segments(cleaner.store) == ({used.key} if lands else set())
-    assert not cleaner.removal.leftovers()
+    assert not cleaner.removal.leftovers.all()
 
 
 def test_a_rename_that_failed_long_ago_costs_no_request(cleaner: Cleaner) -> None:
@@ -227,7 +229,7 @@ def test_an_object_that_shares_segments_keeps_them(cleaner: Cleaner, fails: bool
     cleaner.removal.share(NAME, copy)
     old = cleaner.removal.segments_of(NAME, is_slo=True)
     if not fails:
-        cleaner.removal.discard(NAME, old)
+        cleaner.removal.discard(NAME, old, is_slo=True)
     assert segments(cleaner.store) == {used.key}
     pass_time(cleaner)
     assert segments(cleaner.store) == {used.key}
@@ -252,12 +254,12 @@ def test_segments_are_deleted_though_the_process_died_before(cleaner: Cleaner, a
     if answered:
         cleaner.store.hook = die
         with pytest.raises(Killed):
-            cleaner.removal.discard(NAME, old)
+            cleaner.removal.discard(NAME, old, is_slo=True)
         cleaner.store.hook = None
     cleaner.removal = cleaner.restarted()
     pass_time(cleaner)
     assert segments(cleaner.store) == (set() if answered else {used.key})
-    assert not cleaner.removal.leftovers()
+    assert not cleaner.removal.leftovers.all()
 
 
 def test_segments_stay_if_the_process_died_and_the_object_exists(cleaner: Cleaner) -> None:
@@ -267,7 +269,7 @@ def test_segments_stay_if_the_process_died_and_the_object_exists(cleaner: Cleane
     cleaner.removal = cleaner.restarted()
     pass_time(cleaner)
     assert segments(cleaner.store) == {used.key}
-    assert not cleaner.removal.leftovers()
+    assert not cleaner.removal.leftovers.all()
 
 
 def landed(cleaner: Cleaner, *, since: float) -> set[ObjectName]:
@@ -290,7 +292,7 @@ def test_segments_go_that_a_manifest_without_an_answer_has_replaced(cleaner: Cle
     _, new = sorted(landed(cleaner, since=cleaner.now))
     pass_time(cleaner)
     assert segments(cleaner.store) == {new.key}
-    assert not cleaner.removal.leftovers()
+    assert not cleaner.removal.leftovers.all()
 
 
 def test_segments_of_a_version_that_came_after_such_a_manifest_stay(cleaner: Cleaner) -> None:
@@ -308,7 +310,7 @@ def test_the_proof_outlives_the_manifest(cleaner: Cleaner, passing: bool) -> Non
         (upload,) = cleaner.log.uploads()
         cleaner.removal.discard_below(upload)
         cleaner.log.end_upload(upload.prefix)
-    cleaner.removal.discard(NAME, cleaner.removal.segments_of(NAME, is_slo=True))
+    cleaner.removal.discard(NAME, cleaner.removal.segments_of(NAME, is_slo=True), is_slo=True)
     cleaner.store.delete(NAME)
     pass_time(cleaner)
     assert segments(cleaner.store) == set()
@@ -358,13 +360,13 @@ def test_an_outage_is_no_proof(cleaner: Cleaner) -> None:
     cleaner.store.hook = None
     pass_time(cleaner)
     assert segments(cleaner.store) == {used.key}
-    assert not cleaner.removal.leftovers()
+    assert not cleaner.removal.leftovers.all()
 
 
 def test_segments_of_a_late_manifest_that_was_moved_and_changed_stay(cleaner: Cleaner) -> None:
     """Since the moved object was changed, it has claims for that upload only."""
     first, second = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
-    cleaner.removal.discard_replaced(NAME, {first, second}, in_doubt=True)
+    cleaner.removal.discard_replaced(NAME, {first, second}, is_slo=True, in_doubt=True)
     late = cleaner.manifest("file", first, second)
     moved = ObjectName("box", "moved")
     cleaner.store.copy(NAME, moved, manifest_only=True)
@@ -388,7 +390,7 @@ def test_segments_whose_deletion_fails_for_now_are_tried_again_soon(cleaner: Cle
             raise Unavailable("503")
 
     cleaner.store.hook = refuse
-    cleaner.removal.discard(NAME, {used})
+    cleaner.removal.discard(NAME, {used}, is_slo=True)
     assert not cleaner.removal.is_due()
     cleaner.store.hook = None
     cleaner.now += RETRY_SECONDS
@@ -455,3 +457,87 @@ def test_an_outage_does_not_drop_objects_that_may_name_leftovers(cleaner: Cleane
     cleaner.manifest("second", used)
     pass_time(cleaner)
     assert segments(cleaner.store) == {used.key}
+
+
+@pytest.fixture
+def rest(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Let replaced segments rest as in a mount of a user."""
+    monkeypatch.setattr(segment_removal, "REST_SECONDS", 2.0)
+    return 2.0
+
+
+def replaced(cleaner: Cleaner, *names: ObjectName) -> None:
+    """Replace the object by a version with these segments."""
+    old = {one.name for one in cleaner.store.manifest(NAME).segments}
+    cleaner.manifest("file", *names)
+    cleaner.removal.discard(NAME, old.difference(names), is_slo=True)
+
+
+def end_rest(cleaner: Cleaner, rest: float) -> None:
+    cleaner.now += rest
+    assert cleaner.removal.is_due()
+    cleaner.removal.look_again()
+
+
+def test_replaced_segments_are_deleted_after_a_rest(cleaner: Cleaner, rest: float) -> None:
+    first, kept, new, newer = (cleaner.segment(PREFIX + key) for key in ("1-a", "2-b", "3-c", "4-d"))
+    cleaner.manifest("file", first, kept)
+    replaced(cleaner, new, kept)
+    cleaner.now += rest / 2
+    assert not cleaner.removal.is_due()
+    replaced(cleaner, newer, kept)
+    end_rest(cleaner, rest / 2)
+    assert segments(cleaner.store) == {kept.key, new.key, newer.key}
+    end_rest(cleaner, rest / 2)
+    assert segments(cleaner.store) == {kept.key, newer.key}
+    assert not cleaner.removal.leftovers.all()
+    assert not cleaner.removal.is_due()
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+def test_segments_that_another_mount_names_again_stay(cleaner: Cleaner, rest: float, restarts: bool) -> None:
+    """Both mounts have changed the version that stood, each another segment of it."""
+    first, second, mine, theirs = (cleaner.segment(PREFIX + key) for key in ("1-a", "2-b", "3-c", "4-d"))
+    cleaner.manifest("file", first, second)
+    replaced(cleaner, mine, second)
+    cleaner.manifest("file", first, theirs)
+    # It is no manifest of this mount, for which it would be overwritten.
+    assert not cleaner.removal.has_landed(NAME)
+    if restarts:
+        cleaner.removal = cleaner.restarted()
+    else:
+        end_rest(cleaner, rest)
+    assert not cleaner.removal.has_landed(NAME)
+    pass_time(cleaner)
+    assert {first.key, theirs.key} <= segments(cleaner.store)
+    assert not cleaner.removal.leftovers.all()
+
+
+def test_resting_segments_are_deleted_at_the_end_of_a_mount(cleaner: Cleaner, rest: float) -> None:
+    first, new = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "3-c")
+    cleaner.manifest("file", first)
+    replaced(cleaner, new)
+    assert segments(cleaner.store) == {first.key, new.key}
+    cleaner.removal.end_rests(at_once=True)
+    assert segments(cleaner.store) == {new.key}
+    assert not cleaner.removal.leftovers.all()
+
+
+@pytest.mark.usefixtures("rest")
+@pytest.mark.parametrize("method", ["manifest", "delete_many"])
+def test_resting_segments_wait_during_an_outage(cleaner: Cleaner, method: str) -> None:
+    first, second, new = (cleaner.segment(PREFIX + key) for key in ("1-a", "2-b", "3-c"))
+    cleaner.manifest("file", first, second)
+    replaced(cleaner, new)
+
+    def refuse(called: str, _subject: object) -> None:
+        if called == method:
+            raise Unavailable("503")
+
+    cleaner.store.hook = refuse
+    cleaner.removal.end_rests(at_once=True)
+    cleaner.store.hook = None
+    assert segments(cleaner.store) == {first.key, second.key, new.key}
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {new.key}
+    assert not cleaner.removal.leftovers.all()
