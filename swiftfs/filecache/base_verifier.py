@@ -184,10 +184,16 @@ class BaseVerifier:
 
     def _get(self, base: BaseVersion, answer: Answer) -> ObjectInfo:
         """Download the bytes of an answer."""
-        size = answer.end - answer.offset
-        self._state.space.on_growth(size)
-        length = None if size == base.object_size else size
-        info = self._store.get(base.name, answer.write, offset=answer.offset, length=length, etag=base.etag)
+        length = answer.end - answer.offset
+        self._state.space.on_growth(length)
+        info = self._store.get(
+            base.name,
+            answer.write,
+            offset=answer.offset,
+            length=None if length == base.object_size else length,
+            etag=base.etag,
+            size=base.object_size,
+        )
         if info.size != base.object_size or (base.etag and info.version.etag != base.etag):
             raise PreconditionFailed(f"{base.name}: the object changed while it was changed here")
         return info

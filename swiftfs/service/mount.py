@@ -90,7 +90,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             with _collecting_later():
                 begin(filesystem, request, account)
             monitoring.begin(collector)
-            termination.serve()
+            termination.serve(filesystem.services.namespace.page_limit.end)
             _mount(filesystem, request, monitoring.files(collector), tell_ready, detached)
             log.info("%s is not mounted any more", request.mountpoint)
         finally:

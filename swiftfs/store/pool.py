@@ -16,7 +16,7 @@ from swiftfs.concurrency import Rank, new_lock
 from swiftfs.store.auth import Account
 from swiftfs.store.protocol import Body
 from swiftfs.store.request import Request, escape_dots
-from swiftfs.store.sockets import LimitedAdapter, Limits, limited
+from swiftfs.store.sockets import LimitedAdapter, Limits, carried, limited
 
 CONNECT_SECONDS = 5.0
 """Longest wait for a connection."""
@@ -71,7 +71,7 @@ class Connection:
         swiftclient's own functions are not used: they unquote every header they read, so that `%41` in an
         object's metadata comes back as `A`.
         """
-        headers = dict(request.headers)
+        headers = {carried(name): value for name, value in request.headers.items()}
         if not request.info:
             headers["X-Auth-Token"] = token
         self._http.requests_args["timeout"] = (min(CONNECT_SECONDS, timeout), timeout)
