@@ -23,7 +23,11 @@ class ConfigurationError(SwiftfsError):
     errno = errno.EINVAL
 
 
-class NotAMount(ConfigurationError):
+class Gone(ConfigurationError):
+    """What was mounted at the path is not there any more, nor perhaps the path."""
+
+
+class NotAMount(Gone):
     """No swiftfs is mounted at the path."""
 
 
@@ -149,6 +153,18 @@ class QuotaExceeded(StoreError):
     errno = errno.EDQUOT
 
 
+class LinkLoop(StoreError):
+    """409 on a symlink of Swift: it leads to itself, or over more links than the server follows."""
+
+    errno = errno.ELOOP
+
+
+class FolderTooLarge(StoreError):
+    """A folder has more names than one call lists."""
+
+    errno = errno.EFBIG
+
+
 class TooLarge(StoreError):
     """413 on an object: larger than the server accepts in one request."""
 
@@ -222,20 +238,23 @@ DEAD_MOUNT = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
 _NO_MOUNT = "{} is not a swiftfs mount"
 _DIED = "{}: its process has died: {}"
+_AGAIN = "mount it again, and it goes on"
 _PRIVATE = "{}: only the user who mounted it may do this (root too, with allow_root or allow_other)"
 _MOUNT_POINT_ERRORS: Mapping[int, tuple[type[ConfigurationError], str]] = {
     errno.ENODATA: (NotAMount, _NO_MOUNT),
     errno.EOPNOTSUPP: (NotAMount, _NO_MOUNT),
     **dict.fromkeys(DEAD_MOUNT, (DeadMount, _DIED)),
+    **{
+        number: (Gone, f"{{}}: {os.strerror(number)}")
+        for number in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV)
+    },
     errno.EACCES: (NotYours, _PRIVATE),
     errno.EPERM: (NotYours, _PRIVATE),
 }
 """What an errno from a mount point means; the second `{}` is what to do."""
 
 
-def mount_error(
-    mountpoint: Path, error: OSError, remedy: str = "unmount it with 'swiftfs umount', and mount it again"
-) -> ConfigurationError:
+def mount_error(mountpoint: Path, error: OSError, remedy: str = _AGAIN) -> ConfigurationError:
     """Return the meaning of an `error` from a call on the mount at `mountpoint`.
 
     `remedy` is what to do if the process of the mount has died.
@@ -248,4 +267,5 @@ def mount_point_error(mountpoint: Path, error: OSError) -> ConfigurationError:
     """Return why nothing can be mounted on `mountpoint`, a call on which failed with `error`."""
     if error.errno in DEAD_MOUNT:
         return mount_error(mountpoint, error, "run 'fusermount -u' on it first")
-    return ConfigurationError(f"mount point {mountpoint}: {error.strerror}")
+    hint = ": mkdir it, or mount with --create" if error.errno == errno.ENOENT else ""
+    return ConfigurationError(f"mount point {mountpoint}: {error.strerror}{hint}")

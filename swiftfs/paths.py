@@ -147,7 +147,11 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Read `container`, `container/prefix` or `/`; raise `ConfigurationError` for anything else."""
+        """Read `container`, `container/prefix` or `/`, with or without `SCHEME` before it.
+
+        Raise `ConfigurationError` for anything else.
+        """
+        text = text.removeprefix(SCHEME)
         if text == "/":
             return cls("")
         container, _, prefix = text.partition("/")

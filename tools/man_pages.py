@@ -38,11 +38,11 @@ def command_page(main: click.Group) -> str:
     parts = [
         _head("swiftfs", 1, "use OpenStack Swift containers as a local folder"),
         _section("SYNOPSIS"),
-        *(_synopsis(name, command) for name, command in sorted(main.commands.items())),
+        *(_synopsis(name, command) for name, command in main.commands.items()),
         _section("DESCRIPTION"),
         _text("SOURCE is CONTAINER, CONTAINER/PREFIX, or / for the whole account."),
         _section("COMMANDS"),
-        *(part for name, command in sorted(main.commands.items()) for part in _command(name, command)),
+        *(part for name, command in main.commands.items() for part in _command(name, command)),
         _section("MOUNT OPTIONS"),
         _text("Set them as flags of swiftfs mount (--read-ahead 1M), after -o (read_ahead=1M), in the"),
         _text('environment (SWIFTFS_READ_AHEAD=1M), or in a TOML file (read_ahead = "1M"). A place named'),
@@ -121,11 +121,17 @@ def _argument(item: click.Argument) -> str:
 def _command(name: str, command: click.Command) -> Iterator[str]:
     yield f".SS swiftfs {name}"
     yield _text(" ".join((command.help or "").split()))
+    yield _examples(command)
     for item in command.params:
         if isinstance(item, click.Option) and (item.name not in OPTIONS or name != "mount"):
             flags = ", ".join([*item.opts, *item.secondary_opts])
             word = "" if item.is_flag else f" {item.metavar or 'TEXT'}"
             yield from _terms(((flags + word, item.help or ""),))
+
+
+def _examples(command: click.Command) -> str:
+    lines = (command.epilog or "").partition("Examples:\n")[2].splitlines()
+    return ".PP\nExamples:\n.RS\n.nf\n" + "\n".join(_escape(line.strip()) for line in lines) + "\n.fi\n.RE"
 
 
 def _options() -> Iterator[str]:

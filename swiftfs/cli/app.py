@@ -8,44 +8,55 @@ from pathlib import Path
 import click
 
 from swiftfs import __version__
-from swiftfs.cli.options import FOLDER, MOUNTPOINT, account_flags, option_flags
+from swiftfs.cli.group import CommandGroup, examples
+from swiftfs.cli.options import FOLDER, MOUNTPOINT, account_flags, complete_words, option_flags
 from swiftfs.config.options import MIB, parse_size
-from swiftfs.errors import SwiftfsError, printable
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-class OneLineError(click.ClickException):
-    """A failure reported in one line, exit code 1."""
-
-    def show(self, file: object = None) -> None:  # noqa: ARG002  click's signature
-        click.echo(f"swiftfs: {printable(self.message)}", err=True)
+def _as_flag(word: str) -> str:
+    """Return an option as its flag is written: `--read_ahead` is accepted."""
+    return word.replace("_", "-")
 
 
-class _Group(click.Group):
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except SwiftfsError as error:
-            raise OneLineError(str(error)) from error
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _as_flag},
+)
 @click.version_option(__version__, prog_name="swiftfs")
 def main() -> None:
     """Use OpenStack Swift containers as a local folder."""
 
 
-@main.command()
+@main.command(
+    epilog=examples(
+        "swiftfs mount photos ~/photos",
+        "swiftfs mount --create photos/2024 ~/photos",
+        "swiftfs mount / ~/account --credentials ~/.config/swiftfs/photos.credentials",
+        "swiftfs mount photos ~/photos -o ro,ttl=300,read_ahead=128M",
+    )
+)
 @click.argument("source")
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.option(
-    "-o", "words", multiple=True, metavar="OPT[,OPT…]", help="Options as in fstab, such as read_ahead=1M,ro."
+    "-o",
+    "words",
+    multiple=True,
+    metavar="OPT[,OPT…]",
+    help="Options as in fstab, such as read_ahead=1M,ro.",
+    shell_complete=complete_words,
 )
 @click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground and log to standard error.")
+@click.option("--from-fstab", is_flag=True, hidden=True)
 @option_flags()
 def mount(
-    source: str, mountpoint: Path, words: tuple[str, ...], foreground: bool, **flags: bool | str | None
+    source: str,
+    mountpoint: Path,
+    words: tuple[str, ...],
+    foreground: bool,
+    from_fstab: bool,
+    **flags: bool | str | None,
 ) -> None:
     """Mount SOURCE on the empty folder MOUNTPOINT.
 
@@ -57,10 +68,10 @@ def mount(
 
     garbage_collector.freeze()
     garbage_collector.enable()
-    command.run(source, mountpoint, words, flags, foreground=foreground)
+    command.run(source, mountpoint, words, flags, foreground=foreground, from_fstab=from_fstab)
 
 
-@main.command()
+@main.command(epilog=examples("swiftfs umount ~/photos"))
 @click.argument("mountpoint", type=MOUNTPOINT)
 def umount(mountpoint: Path) -> None:
     """Unmount MOUNTPOINT, and wait until everything written there is in Swift."""
@@ -69,24 +80,13 @@ def umount(mountpoint: Path) -> None:
     command.run(mountpoint)
 
 
-@main.command()
-@click.argument("mountpoint", type=MOUNTPOINT, required=False)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Folder for Swift's data (default: a temporary folder).",
+@main.command(
+    epilog=examples(
+        "swiftfs status",
+        "swiftfs status ~/photos --watch",
+        "swiftfs status ~/photos --json",
+    )
 )
-def demo(mountpoint: Path | None, data: Path | None) -> None:
-    """Start a real Swift on loopback, mount a container of it, and show a short tour.
-
-    With MOUNTPOINT, the container stays mounted there until Ctrl-C.
-    """
-    from swiftfs.demo.tour import run
-
-    run(mountpoint, data)
-
-
-@main.command()
 @click.argument("mountpoint", type=MOUNTPOINT, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch, one line each second.")
 @click.option("--watch", is_flag=True, help="Repeat every second, until Ctrl-C or until the mount ends.")
@@ -102,7 +102,7 @@ def status(mountpoint: Path | None, as_json: bool, watch: bool) -> None:
     command.run(mountpoint, as_json=as_json, watch=watch)
 
 
-@main.command()
+@main.command(epilog=examples("swiftfs flush ~/photos"))
 @click.argument("mountpoint", type=MOUNTPOINT)
 def flush(mountpoint: Path) -> None:
     """Wait until every file closed in MOUNTPOINT, and every other change, is in Swift.
@@ -116,7 +116,7 @@ def flush(mountpoint: Path) -> None:
     command.run_flush(mountpoint)
 
 
-@main.command()
+@main.command(epilog=examples("swiftfs retry ~/photos"))
 @click.argument("mountpoint", type=MOUNTPOINT)
 def retry(mountpoint: Path) -> None:
     """Make MOUNTPOINT try failed changes again at once, for example after a quota was raised.
@@ -128,7 +128,12 @@ def retry(mountpoint: Path) -> None:
     command.run_retry(mountpoint)
 
 
-@main.command()
+@main.command(
+    epilog=examples(
+        "swiftfs export ~/photos /tmp/pending",
+        "swiftfs export ~/.cache/swiftfs/photos-0123456789ab /tmp/pending",
+    )
+)
 @click.argument("origin", metavar="MOUNTPOINT-OR-CACHE", type=FOLDER)
 @click.argument("target", metavar="DIR", type=FOLDER)
 def export(origin: Path, target: Path) -> None:
@@ -143,7 +148,12 @@ def export(origin: Path, target: Path) -> None:
     command.run_export(origin, target)
 
 
-@main.command()
+@main.command(
+    epilog=examples(
+        "swiftfs recover ~/.cache/swiftfs/photos-0123456789ab",
+        "swiftfs recover ~/.cache/swiftfs/photos-0123456789ab /tmp/recovered",
+    )
+)
 @click.argument("origin", metavar="MOUNTPOINT-OR-CACHE", type=FOLDER)
 @click.argument("target", metavar="[DIR]", type=FOLDER, required=False)
 def recover(origin: Path, target: Path | None) -> None:
@@ -165,7 +175,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
     return int(match[1]) * _UNITS[match[2]]
 
 
-@main.command()
+@main.command(epilog=examples("swiftfs gc photos", "swiftfs gc photos --older-than 2w --delete"))
 @click.argument("source")
 @click.option("--delete", is_flag=True, help="Delete what was found. Without it, nothing is changed.")
 @click.option(
@@ -208,7 +218,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> in
     return size
 
 
-@main.command()
+@main.command(epilog=examples("swiftfs probe photos", "swiftfs probe photos --size 64M"))
 @click.argument("source")
 @click.option(
     "--size",
@@ -230,7 +240,24 @@ def probe(source: str, size: int, **flags: bool | str | None) -> None:
     command.run(source, size, flags)
 
 
-@main.command()
+@main.command(epilog=examples("swiftfs demo", "swiftfs demo ~/demo"))
+@click.argument("mountpoint", type=MOUNTPOINT, required=False)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder for Swift's data (default: a temporary folder).",
+)
+def demo(mountpoint: Path | None, data: Path | None) -> None:
+    """Start a real Swift on loopback, mount a container of it, and show a short tour.
+
+    With MOUNTPOINT, the container stays mounted there until Ctrl-C.
+    """
+    from swiftfs.demo.tour import run
+
+    run(mountpoint, data)
+
+
+@main.command(epilog=examples("swiftfs version"))
 def version() -> None:
     """Print the versions of swiftfs, libfuse and the libraries, for bug reports."""
     from swiftfs.cli import version as command

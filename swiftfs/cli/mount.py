@@ -3,10 +3,12 @@
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from swiftfs.cli.options import given
+from swiftfs.config.cache_dir import LOG
 from swiftfs.config.credentials import forget_secrets, login_environment
 from swiftfs.config.sources import build_options, gather
 from swiftfs.paths import Source
@@ -17,42 +19,60 @@ from swiftfs.service.daemon import (
     forbid_core_dumps,
     log_to_system,
     log_to_terminal,
+    report_crashes,
     run_in_background,
 )
-from swiftfs.service.mount import check_mountpoint, serve
-from swiftfs.service.systemd import notify
+from swiftfs.service.mount import announce, serve
+from swiftfs.service.mountpoint import check_mountpoint, made_if_missing
+from swiftfs.service.systemd import is_service, notify
 
 
 def run(
-    source: str, mountpoint: Path, words: tuple[str, ...], flags: Mapping[str, Any], *, foreground: bool
+    source: str,
+    mountpoint: Path,
+    words: tuple[str, ...],
+    flags: Mapping[str, Any],
+    *,
+    foreground: bool,
+    from_fstab: bool,
 ) -> None:
     """Mount, and return when the mount answers; in the foreground, when it has ended."""
     options = build_options(gather(os.environ, words, given(flags)))
     request = MountRequest(
         Source.parse(source),
-        mountpoint.absolute(),
+        mountpoint,
         options,
         Path(options.cache_dir).absolute() if options.cache_dir else None,
         options.os_cloud or None,
+        is_fixed=from_fstab or is_service(),
     )
-    check_mountpoint(request.mountpoint)
-    environment = dict(login_environment(options.credentials, os.environ))
-    forget_secrets(os.environ)
-    _serve(request, environment, foreground=foreground)
+    with made_if_missing(mountpoint) if options.create else nullcontext():
+        check_mountpoint(mountpoint, is_fixed=request.is_fixed)
+        environment = dict(login_environment(options.credentials, os.environ))
+        forget_secrets(os.environ)
+        _serve(request, environment, foreground=foreground)
 
 
 def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground: bool) -> None:
     level = logging.DEBUG if request.options.debug else logging.INFO
-    log_to_terminal(level)
+    log_to_terminal(level, in_background=not foreground and not request.options.debug)
+    report_crashes()
     allow_many_files()
     forbid_core_dumps()
     if foreground:
-        serve(request, environment, lambda _cache: notify("READY=1"))
+
+        def tell(cache: Path) -> None:
+            announce(request, cache)
+            notify("READY=1")
+
+        serve(request, environment, tell)
         return
 
     def work(ready: Ready) -> None:
         def begin(cache: Path) -> None:
             log_to_system(level, cache)
+            announce(request, cache)
+            report_crashes(cache / LOG)
             ready()
 
         serve(request, environment, begin)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from swiftfs.cli.app import OneLineError
 from swiftfs.cli.app import main as cli
+from swiftfs.cli.group import OneLineError
 from swiftfs.cli.options import MOUNTPOINT
 from swiftfs.config.sources import build_options, gather
 from swiftfs.errors import ConfigurationError, DeadMount, SwiftfsError
@@ -33,7 +33,7 @@ def helper(source: str, mountpoint: str, options: tuple[str, ...], fake: bool) -
         if fake:
             build_options(gather(os.environ, options))
             return
-        words = ["mount", source, mountpoint]
+        words = ["mount", "--from-fstab", source, mountpoint]
         for option in options:
             words += ["-o", option]
         cli.main(words, prog_name="swiftfs", standalone_mode=False)
@@ -62,7 +62,7 @@ def unmount_helper(mountpoint: Path, *, force: bool, lazy: bool) -> None:
     from swiftfs.control.unmount import unmount
 
     try:
-        if held := unmount(mountpoint.absolute(), lambda _waiting: None):
+        if held := unmount(mountpoint, lambda _waiting: None):
             OneLineError(held).show()
     except DeadMount as error:
         OneLineError(str(error)).show()

@@ -6,13 +6,30 @@ from typing import Any, TypeVar
 
 import click
 
+from swiftfs.cli.group import FOLDER_IS_GONE, OneLineError
 from swiftfs.config.options import OPTIONS, SWITCH, Option
-from swiftfs.config.sources import Setting
+from swiftfs.config.sources import OTHER_NAMES, Setting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# Without click's check: a dead mount is not readable, and swiftfs reports that in its own words.
-MOUNTPOINT = FOLDER = click.Path(path_type=Path, readable=False)
+
+class AbsolutePath(click.Path):
+    """A path, given to the command as an absolute one, so that all commands show one mount alike."""
+
+    def __init__(self) -> None:
+        # Without click's check: a dead mount is not readable, and swiftfs reports that in its own words.
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the absolute path; raise `OneLineError` if the current folder is gone."""
+        try:
+            path: Any = super().convert(value, param, ctx)
+            return Path(path).absolute()
+        except FileNotFoundError:
+            raise OneLineError(FOLDER_IS_GONE) from None
+
+
+MOUNTPOINT = FOLDER = AbsolutePath()
 
 
 def option_flags(names: Iterable[str] = OPTIONS) -> Callable[[Command], Command]:
@@ -42,10 +59,39 @@ def _flag(option: Option) -> Callable[[Command], Command]:
     default = f" [{option.default}]" if option.default else ""
     if option.kind is SWITCH:
         off = option.flag.replace("--", "--no-")
+        others = [_flag_of(name) for name, meant in OTHER_NAMES.items() if meant == option.name]
         return click.option(
-            f"{option.flag}/{off}", option.name, default=None, help=option.help + default, show_default=False
+            f"{option.flag}/{off}",
+            *others,
+            option.name,
+            default=None,
+            help=option.help + default,
+            show_default=False,
         )
-    return click.option(option.flag, option.name, metavar=option.kind.word, help=option.help + default)
+    return click.option(
+        option.flag,
+        option.name,
+        metavar=option.kind.word,
+        help=option.help + default,
+        shell_complete=_complete_value,
+    )
+
+
+def complete_words(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[Any]:
+    """Return what may follow in a word after `-o`."""
+    from swiftfs.cli.completion import words  # noqa: PLC0415  only completion needs it
+
+    return words(incomplete)
+
+
+def _complete_value(_context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    from swiftfs.cli.completion import choices  # noqa: PLC0415  only completion needs it
+
+    return list(choices(parameter.name or "", incomplete))
+
+
+def _flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _text(value: bool | str) -> str:

@@ -11,50 +11,59 @@ from swiftfs.cli.wording import complain
 from swiftfs.concurrency import sleep
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.snapshot import MountStatus
-from swiftfs.errors import ConfigurationError, NotYours
+from swiftfs.errors import ConfigurationError, Gone, NotYours
 
 WATCH_SECONDS = 1.0
 """The interval of `--watch`."""
+
+PIPED_COLUMNS = 20_000
+"""The width where no terminal shows the status: longer than every line."""
 
 Show = Callable[[list[MountStatus]], None]
 
 
 def run(mountpoint: Path | None, *, as_json: bool, watch: bool) -> None:
     """Print the status of the mount on MOUNTPOINT, or of all mounts that answer."""
-    asked = None if mountpoint is None else mountpoint.absolute()
-    states, failures = _look(asked)
+    states, failures = look(mountpoint)
     for failure in failures:
         complain(failure)
     if not watch:
-        _print_json(states, alone=asked is not None, indent=2) if as_json else _print(states)
+        _print_json(states, alone=mountpoint is not None, indent=2) if as_json else _print(states)
         return
     ends = (KeyboardInterrupt, ConfigurationError)  # Ctrl-C, or the mount has ended
-    with suppress(*ends), _shown(as_json=as_json, alone=asked is not None) as show:
+    with suppress(*ends), _shown(as_json=as_json, alone=mountpoint is not None) as show:
         while True:
             show(states)
             sleep(WATCH_SECONDS)
-            states, _ = _look(asked)
+            states, _ = look(mountpoint)
 
 
-def _look(asked: Path | None) -> tuple[list[MountStatus], list[str]]:
+def look(asked: Path | None) -> tuple[list[MountStatus], list[str]]:
     """Return the status of the mount asked for, or of all that answer, and why others do not.
 
     Raise `ConfigurationError` if none does.
     """
     if asked is not None:
         return [read_state(asked)], []
-    states, failures, private = [], [], []
+    states, failures, others = [], [], 0
     for mountpoint in mountpoints():
         try:
             states.append(read_state(mountpoint))
-        except NotYours as error:
-            private.append(str(error))
+        except NotYours:
+            others += 1
+        except Gone:
+            continue  # it was unmounted meanwhile
         except ConfigurationError as error:
             failures.append(str(error))
     if not states:
-        nothing = "no swiftfs mounts on this machine"
-        raise ConfigurationError("; ".join([*failures, *private]) or nothing)
+        raise ConfigurationError("; ".join(failures) or _nothing(others))
     return states, failures
+
+
+def _nothing(others: int) -> str:
+    if not others:
+        return "no swiftfs mounts on this machine"
+    return f"no swiftfs mounts of yours on this machine, but {others} of other users"
 
 
 @contextmanager
@@ -80,7 +89,15 @@ def _print(states: list[MountStatus]) -> None:
 
     from swiftfs.cli.status_view import view  # noqa: PLC0415
 
-    Console().print(view(states))
+    console = Console()
+    if console.is_terminal:
+        console.print(view(states))
+        return
+    # Another program reads it: it gets whole lines, without the blanks that fill columns.
+    wide = Console(width=PIPED_COLUMNS)
+    with wide.capture() as text:
+        wide.print(view(states))
+    click.echo("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def _print_json(states: list[MountStatus], *, alone: bool, indent: int | None) -> None:

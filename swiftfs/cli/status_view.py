@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swiftfs.cli.wording import KINDS, counts, pluralize
-from swiftfs.config.options import show_size
+from swiftfs.config.options import readable_size, show_size
 from swiftfs.config.prices import Cost
 from swiftfs.control.snapshot import Bounds, MountStatus
 from swiftfs.errors import printable
@@ -94,8 +94,8 @@ def _facts(state: MountStatus) -> Table:
         ("limits", _limits(state.limits)),
         (
             "cache",
-            f"{decimal(state.cache.used)} of {decimal(state.cache.limit)},"
-            f" {decimal(state.cache.dirty)} of it not in Swift yet; {state.cache_folder}",
+            f"{readable_size(state.cache.used)} of {readable_size(state.cache.limit)},"
+            f" {readable_size(state.cache.dirty)} of it not in Swift yet; {state.cache_folder}",
         ),
         ("requests", asked + cost),
     ):

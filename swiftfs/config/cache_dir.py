@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import platformdirs
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.paths import Source
+from swiftfs.store.private_files import others_can_write
 
 LOCK = "lock"
 """Locked by the process that uses the folder."""
@@ -79,6 +81,31 @@ def locked(folder: Path) -> Iterator[Path]:
         os.close(lock)
 
 
+def missing_folders(folder: Path) -> list[Path]:
+    """Return the folder and those above it that do not exist, the innermost first."""
+    return [one for one in (folder, *folder.parents) if not one.exists()]
+
+
+def is_unused(folder: Path) -> bool:
+    """Return whether a cache folder that this process holds locked has nothing in it."""
+    return [path.name for path in folder.iterdir()] == [LOCK]
+
+
+def remove_unused(folder: Path, made: list[Path]) -> None:
+    """Remove a cache folder that this process holds locked and that no mount has used, and `made`."""
+    # The lock goes last: until then no other mount begins to use the folder.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    remove_empty(made)
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the innermost first, up to one that is in use."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
 def new_file(path: Path) -> int:
     """Return a descriptor for writing to the new file `path`, for its owner only; an older one is removed.
 
@@ -136,7 +163,8 @@ def _check_parents(folder: Path) -> None:
         trusted.add(_OVERFLOW_USER)  # / of a rootless container
     for parent in folder.resolve().parents:
         found = parent.stat()
-        is_open = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+        # In a sticky folder, such as /tmp, others cannot rename what is this user's.
+        is_open = not found.st_mode & stat.S_ISVTX and others_can_write(parent, found)
         if is_open or found.st_uid not in trusted:
             raise ConfigurationError(
                 f"cache folder {folder}: other users can replace it, as they can write to {parent}: "

@@ -9,8 +9,8 @@ from typing import Any
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
-_SIZE = re.compile(r"(\d+)\s*([kmgt]?)i?b?", re.IGNORECASE)
-_UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB}
+_SIZE = re.compile(r"(\d+)\s*([kmgtp]?)i?b?", re.IGNORECASE)
+_UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB, "p": 1024**2 * GIB}
 LOOPBACK = "127.0.0.1"
 
 _TRUE = {"", "1", "yes", "true", "on"}
@@ -52,11 +52,20 @@ def show_size(size: int | None) -> str:
     """Write bytes as `parse_size` reads them, in the largest unit that fits."""
     if size is None:
         return ""
-    for unit in "GMK":
+    for unit in "PTGMK":
         step = _UNITS[unit.lower()]
         if size and size % step == 0:
             return f"{size // step}{unit}"
     return str(size)
+
+
+def readable_size(size: int) -> str:
+    """Write bytes in the units of `parse_size` with one decimal, where options of the same kind are near."""
+    for unit in "PTGMK":
+        step = _UNITS[unit.lower()]
+        if size >= step:
+            return f"{size / step:.1f}".removesuffix(".0") + unit
+    return f"{size} bytes"
 
 
 def _parse_switch(text: str) -> bool:
@@ -157,6 +166,7 @@ class Options:
     """The options of a mount. Sizes are in bytes, times in seconds."""
 
     ro: bool = _option(False, SWITCH, "mount read-only")
+    create: bool = _option(False, SWITCH, "make the container and the mount point if they do not exist")
     allow_other: bool = _option(
         False, SWITCH, "let other users in (needs root, or user_allow_other in /etc/fuse.conf)"
     )
@@ -231,7 +241,7 @@ class Options:
     )
     cache_size: int | None = _option(
         None,
-        _size(64 * MIB, 2**60),
+        _size(64 * MIB, 2**50),
         "disk space for local copies of files (default: 10G, at most half of the free space)",
     )
     drain: float = _option(
@@ -246,10 +256,10 @@ class Options:
         2.0, _SECONDS, "how long a change waits, so that later ones can be merged with it"
     )
     background_rename: int = _option(
-        100,
+        0,
         _number(0, 10**9),
         "the objects of a folder that has at least this many are moved after its rename has returned; "
-        "0: every rename waits for them",
+        "with 0 every rename waits for them",
     )
     sync: bool = _option(False, SWITCH, "make close() wait until the file is in Swift")
     cache_dir: str = _option(

@@ -5,13 +5,16 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
 from swiftfs.config.options import OPTIONS, PREFIX, Options, show_size
+from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
+from swiftfs.store.private_files import check_trusted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,8 +37,14 @@ OPPOSITES = {
 }
 """Words after `-o` and in fstab that turn an option off."""
 
-SYNONYMS = {"dirsync": "sync"}
-"""Words of fstab that are covered by an option."""
+OTHER_NAMES = {"readonly": "ro", "read_only": "ro"}
+"""Names of options as people write them."""
+
+SYNONYMS = {"dirsync": "sync", **OTHER_NAMES}
+"""Words after `-o` and in fstab that are covered by an option."""
+
+TABLES = frozenset({"mount", "swiftfs", "options"})
+"""Tables of a TOML file whose options count as if they stood at its top."""
 
 CONTRADICTIONS = (
     ("allow_other", "allow_root", "allow_other includes root"),
@@ -93,14 +102,13 @@ def from_words(words: Iterable[str], origin: str = "-o") -> list[Setting]:
     settings = []
     for word in (part.strip() for text in words for part in text.split(",")):
         name, _, value = word.partition("=")
+        name, value = _spelled(name), value.strip()
         if name == "remount":
             raise ConfigurationError(
                 "remount is not supported: unmount it, then mount it with the new options"
             )
         if name in OPPOSITES:
             settings.append(Setting(OPPOSITES[name], "no", origin))
-        elif name in SYNONYMS:
-            settings.append(Setting(SYNONYMS[name], "yes", origin))
         elif word and name not in IGNORED and not name.lower().startswith(("x-", "comment")):
             settings.append(Setting(name, value, origin))
     return settings
@@ -117,15 +125,33 @@ def from_environment(environment: Mapping[str, str]) -> list[Setting]:
 
 
 def from_file(path: Path) -> list[Setting]:
-    """Return the settings in a TOML file; raise `ConfigurationError` for a value that no option can have."""
+    """Return the settings in a TOML file.
+
+    Raise `ConfigurationError` for a value that no option can have, and for a file that others can change.
+    """
     try:
-        text = path.read_text()
+        # An option may turn checks off, or name the file with the credentials and the server that gets them.
+        text = read_own_file(path, partial(check_trusted, f"configuration file {path}"))
         values = tomllib.loads(text)
     except OSError as error:
         raise ConfigurationError(f"configuration file {path}: {error.strerror}") from None
     except ValueError as error:  # no UTF-8, or no TOML: its message names the line
         raise ConfigurationError(f"configuration file {path}: {error}") from None
-    return [_from_toml(name, value, f"{path}, line {_line_of(name, text)}") for name, value in values.items()]
+    settings = []
+    for name, value in values.items():
+        place = f"{path}, line {_line_of(name, text)}"
+        if not isinstance(value, dict):
+            settings.append(_from_toml(name, value, place))
+        elif name in TABLES:
+            below = _below(name, text)
+            settings += [
+                _from_toml(key, one, f"{path}, line {_line_of(key, below)}") for key, one in value.items()
+            ]
+        else:
+            raise ConfigurationError(
+                f"table [{name}] ({place}): write the options at the top of the file, or in [mount]"
+            )
+    return settings
 
 
 def build_options(levels: Iterable[Sequence[Setting]]) -> Options:
@@ -180,6 +206,7 @@ def _check_sizes(options: Options, origins: Mapping[str, str]) -> None:
 
 
 def _from_toml(name: str, value: object, origin: str) -> Setting:
+    name = _spelled(name)
     option = OPTIONS.get(name)
     if name == "config":
         raise ConfigurationError(f"option 'config' ({origin}): a configuration file cannot name another one")
@@ -190,6 +217,21 @@ def _from_toml(name: str, value: object, origin: str) -> Setting:
     if isinstance(value, int | float) and option.kind.from_number:
         return Setting(name, str(value), origin)
     raise ConfigurationError(f"option {name} ({origin}): write the value in quotes, as after -o")
+
+
+def _spelled(name: str) -> str:
+    """Return the name of an option as it is in the table; `read-ahead`, as in the flag, is accepted."""
+    name = name.strip()
+    plain = name.replace("-", "_")
+    plain = SYNONYMS.get(plain, plain)
+    return plain if plain in OPTIONS or plain in OPPOSITES else name
+
+
+def _below(table: str, text: str) -> str:
+    """Return the text from the header of a table on, with empty lines for those before it."""
+    lines = text.splitlines()
+    first = _line_of(table, text) - 1
+    return "\n" * first + "\n".join(lines[first:])
 
 
 def _line_of(name: str, text: str) -> int:

@@ -76,7 +76,11 @@ class StateCollector(Collector):
 def _requests(state: MountStatus) -> Iterator[Metric]:
     families = (
         ("swiftfs_requests", "Requests to Swift.", "requests"),
-        ("swiftfs_request_failures", "Requests without an answer, or with one outside 2xx.", "failures"),
+        (
+            "swiftfs_request_failures",
+            "Requests without an answer, or with one outside 2xx; not HEAD or DELETE with 404.",
+            "failures",
+        ),
         ("swiftfs_request_seconds", "Total time until the ends of the answers.", "seconds"),
         ("swiftfs_sent_bytes", "Bytes of bodies sent to Swift.", "bytes_sent"),
         ("swiftfs_received_bytes", "Bytes of bodies received from Swift.", "bytes_received"),

@@ -4,22 +4,27 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from swiftfs.paths import SCHEME
 
 PROCESSES = Path("/proc")
 OWN_TABLE = Path("/proc/self/mountinfo")
 TYPE = b"fuse.swiftfs"
 
+_USER = re.compile(rb"(?:^|,)user_id=(\d+)")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
 class MountEntry:
-    """A swiftfs in a table of mounts: its device as in `st_dev`, and where it is mounted."""
+    """A swiftfs in a table of mounts: its device as in `st_dev`, its place, its source, its user."""
 
     device: int
     mountpoint: Path
+    source: str = field(default="", compare=False)
+    user: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +48,33 @@ def mount_entries(table: Path) -> Iterator[MountEntry]:
     """Yield the swiftfs mounts of a `mountinfo` (proc_pid_mountinfo(5)); raise `OSError`."""
     for line in table.read_bytes().split(b"\n"):
         before, _, after = line.partition(b" - ")
-        if after.split(b" ")[0] == TYPE:
+        kind, source, options = (*after.split(b" "), b"", b"")[:3]
+        if kind == TYPE:
             fields = before.split(b" ")
             major, minor = fields[2].split(b":")
-            # The kernel writes blanks, tabs, newlines and backslashes of a path as octal numbers
-            # (proc_pid_mountinfo(5)).
-            plain = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), fields[4])
-            yield MountEntry(os.makedev(int(major), int(minor)), Path(os.fsdecode(plain)))
+            place = Path(_plain(fields[4]))
+            user = _USER.search(options)
+            yield MountEntry(
+                os.makedev(int(major), int(minor)),
+                place,
+                _plain(source).removeprefix(SCHEME),
+                int(user[1]) if user else None,
+            )
+
+
+def _plain(field: bytes) -> str:
+    """Return a field: the kernel writes blanks, tabs, newlines and backslashes as octal numbers."""
+    return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field))
+
+
+def mounted_on(folder: Path) -> MountEntry | None:
+    """Return the swiftfs that is mounted on the folder, the uppermost one; None without one."""
+    try:
+        place = folder.resolve()
+    except OSError:  # a dead mount
+        place = folder.parent.resolve() / folder.name
+    found = [entry for entry in mount_entries(OWN_TABLE) if entry.mountpoint == place]
+    return found[-1] if found else None
 
 
 def find_holders(device: int) -> list[Holder]:

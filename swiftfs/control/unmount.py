@@ -1,6 +1,9 @@
 """`swiftfs umount`: unmount, and wait until the mount's process has stored everything."""
 
+import ctypes
+import errno
 import os
+import pwd
 import select
 import shutil
 import subprocess
@@ -12,14 +15,17 @@ from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
 from swiftfs.concurrency import monotonic
 from swiftfs.control.client import flush, mountpoints
 from swiftfs.control.drain import Drain
-from swiftfs.control.mount_table import Holder, find_holders
-from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, SwiftfsError, mount_error
+from swiftfs.control.mount_table import Holder, find_holders, mounted_on
+from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
 
 POLL_SECONDS = 0.2
 """The interval in which the number of pending changes is read."""
 
 HELD_SECONDS = 2.0
 """Longer than an ordinary unmount takes to end the mount."""
+
+_UMOUNT_NOFOLLOW = 8
+"""From Linux' `linux/fs.h`."""
 
 LOOKS = 25
 """After this many intervals, search for other mounts of the device, unless the process has found some."""
@@ -44,8 +50,11 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         reason = mount_error(mountpoint, error)
         if isinstance(reason, DeadMount):
             detach(mountpoint)
-            raise DeadMount(f"{mountpoint}: its process had died; the mount is removed now") from None
-        raise reason from None
+            raise DeadMount(
+                f"{mountpoint} is unmounted; its process had died: mount it again, and it goes on with "
+                "what is not stored yet"
+            ) from None
+        raise for_root(mountpoint, reason) from None
     try:
         # Before the unmount: afterwards the number could be another process's.
         process = os.pidfd_open(pid)
@@ -61,6 +70,21 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
     if failure := Drain.read(cache).failure:
         raise SwiftfsError(f"{mountpoint} is unmounted, but {failure}{'; ' if held else ''}{held}")
     return f"{mountpoint} is unmounted, and everything is stored; {held}" if held else ""
+
+
+def for_root(mountpoint: Path, error: ConfigurationError) -> ConfigurationError:
+    """Return the error, for root with what to do: the kernel keeps root out, too, unless root was let in."""
+    there = mounted_on(mountpoint) if isinstance(error, NotYours) and os.geteuid() == 0 else None
+    if there is None or there.user is None:
+        return error
+    try:
+        user = pwd.getpwuid(there.user).pw_name
+    except KeyError:
+        user = f"#{there.user}"
+    return NotYours(
+        f"{mountpoint} belongs to the user {user}: 'sudo -u {user} swiftfs umount {mountpoint}' waits until "
+        f"everything is stored, 'umount {mountpoint}' does not"
+    )
 
 
 def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[int], None]) -> str:
@@ -120,13 +144,31 @@ def died(mountpoint: Path) -> bool:
 
 
 def detach(mountpoint: Path) -> None:
-    """Unmount with fusermount; raise `ConfigurationError` with its reason if it refuses."""
+    """Unmount; raise `ConfigurationError` with the reason if that is refused."""
+    if os.geteuid() == 0 and (number := _unmount_by_root(mountpoint)) != errno.EPERM:
+        if number:
+            raise _refused(mountpoint, os.strerror(number))
+        return
     # A user who is not root may unmount FUSE only by this set-user-ID program.
     command = shutil.which("fusermount") or shutil.which("fusermount3")
     if command is None:
-        raise SwiftfsError("fusermount is missing: install the package fuse")
+        raise SwiftfsError("fusermount is missing: install the package fuse3")
     result = subprocess.run([command, "-u", str(mountpoint)], capture_output=True, text=True, check=False)
     if result.returncode:
-        reason = result.stderr.strip().rpartition(": ")[2] or f"fusermount ended with {result.returncode}"
-        hint = " (a program has a file or folder open there)" if "busy" in reason else ""
-        raise ConfigurationError(f"cannot unmount {mountpoint}: {reason}{hint}")
+        words = " ".join(result.stderr.split())
+        reason = (
+            words.partition(f"{mountpoint}: ")[2] or words or f"fusermount ended with {result.returncode}"
+        )
+        raise _refused(mountpoint, reason)
+
+
+def _unmount_by_root(mountpoint: Path) -> int:
+    """Unmount by umount2(2), which needs no /etc/mtab as fusermount does; return an errno, 0 for success."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.umount2(os.fsencode(mountpoint), _UMOUNT_NOFOLLOW)
+    return ctypes.get_errno() if failed else 0
+
+
+def _refused(mountpoint: Path, reason: str) -> ConfigurationError:
+    hint = " (a program has a file or folder open there)" if "busy" in reason else ""
+    return ConfigurationError(f"cannot unmount {mountpoint}: {reason}{hint}")

@@ -21,10 +21,14 @@ from rich.markup import escape
 import swiftfs
 from swiftfs.attributes import PID_ATTRIBUTE
 from swiftfs.concurrency import monotonic
+from swiftfs.config.cache_dir import missing_folders, remove_empty
 from swiftfs.control.unmount import detach, unmount
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, SwiftfsError
-from swiftfs.service.mount import check_mountpoint
+from swiftfs.service.mountpoint import check_mountpoint
+
+MTAB = Path("/etc/mtab")
+"""The table in which fusermount looks what a user has mounted; small containers lack it."""
 
 CONTAINER = "demo"
 TREE = "tree"
@@ -145,16 +149,20 @@ def run(mountpoint: Path | None, data: Path | None) -> None:
     """
     console = Console(highlight=False)
     interruption = Interruption()
-    with handled_by(interruption), contextlib.ExitStack() as stack:
-        tour = _prepare(stack, mountpoint, data, console, interruption)
-        _write(tour)
-        _look(tour)
-        _read_again(tour)
-        if mountpoint is not None:
-            _stay(tour)
-        else:
-            tour.say("The end: unmount, and stop Swift")
-            tour.type("swiftfs", "umount", tour.mount_name)
+    try:
+        with handled_by(interruption), contextlib.ExitStack() as stack:
+            tour = _prepare(stack, mountpoint, data, console, interruption)
+            _write(tour)
+            _look(tour)
+            _read_again(tour)
+            if mountpoint is not None:
+                _stay(tour)
+            else:
+                tour.say("The end: unmount, and stop Swift")
+                tour.type("swiftfs", "umount", tour.mount_name)
+    except OSError as error:  # a folder that cannot be made, a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        raise SwiftfsError(f"the demo cannot go on: {where}{error.strerror or error}") from error
 
 
 def find_program(name: str) -> str:
@@ -164,6 +172,13 @@ def find_program(name: str) -> str:
     if found is None:
         raise ConfigurationError(f"the demo needs the program {name}: install it")
     return found
+
+
+def _check_fusermount() -> None:
+    """Raise `ConfigurationError` unless fusermount can mount."""
+    find_program("fusermount")
+    if os.geteuid() != 0 and not MTAB.exists():
+        raise ConfigurationError(f"fusermount needs {MTAB}: 'ln -s /proc/self/mounts {MTAB}', as root")
 
 
 def _end_command(process: subprocess.Popen[str]) -> None:
@@ -186,11 +201,12 @@ def _prepare(
 ) -> Tour:
     work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swiftfs-tour-")))
     place = mountpoint.absolute() if mountpoint is not None else work / "mnt"
-    if not place.exists():
+    made = missing_folders(place)
+    stack.callback(remove_empty, made)
+    if made:
         place.mkdir(parents=True)
-        stack.callback(place.rmdir)
     check_mountpoint(place)
-    find_program("fusermount")
+    _check_fusermount()
     server = SwiftServer(data)
     tour = Tour(server, place, work, console, interruption)
     with console.status("starting a real Swift"):

@@ -5,4 +5,4 @@ from swiftfs.errors import ConfigurationError
 try:
     import fuse  # noqa: F401  fusepy loads libfuse when it is imported
 except OSError as error:
-    raise ConfigurationError("libfuse 2 is not installed: apt install fuse libfuse2") from error
+    raise ConfigurationError("libfuse 2 is not installed: apt install fuse3 libfuse2") from error

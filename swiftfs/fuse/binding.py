@@ -84,6 +84,12 @@ _REMEDIES = {
 _EVERYDAY = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EINVAL}
 """Errors of ordinary attempts of programs; any other error is logged."""
 
+_FULL = (
+    "the disk of the cache folder is full, or cache_size is full of what is not in Swift yet: free space on "
+    "that disk, or raise cache_size; 'swiftfs status' shows what waits, and why"
+)
+"""What to do about an ENOSPC of the local disk; that of Swift has a `StoreError`."""
+
 _threads = AttachedThreads()
 
 
@@ -415,6 +421,8 @@ def _errno_told(name: str, args: tuple[Any, ...], error: BaseException) -> int:
                 exc_info=error if log.isEnabledFor(logging.DEBUG) else None,
             )
             return number
+    if number == errno.ENOSPC and not isinstance(error, StoreError):
+        log.warning("%s %s: ENOSPC: %s", name, _subject(name, args), _FULL)
     everyday = not isinstance(error, StoreError) or number in _EVERYDAY
     code = errno.errorcode.get(number, number)
     log.log(

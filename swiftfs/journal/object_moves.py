@@ -47,7 +47,7 @@ from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.paging import iter_rows
+from swiftfs.store.paging import iter_rows, readable_rows
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -277,11 +277,10 @@ class ObjectMoves:
         if not operation.empty:
             container, target = operation.target_container, operation.target
             page = self._store.list_page(container, prefix=target[:-1], delimiter="/")
-            self._refuse(operation, page.rows)
+            self._refuse(operation, readable_rows(page, container))
             if target in page.subdirs or not page.last:
-                self._refuse(
-                    operation, self._store.list_page(container, prefix=target, limit=MOST_HEADS).rows
-                )
+                page = self._store.list_page(container, prefix=target, limit=MOST_HEADS)
+                self._refuse(operation, readable_rows(page, container))
         return list(iter_rows(self._store, operation.container, source))
 
     def _refuse(self, operation: MoveFolder, rows: Iterable[Row]) -> None:

@@ -25,10 +25,11 @@ from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
 from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore, SharedState
+from swiftfs.namespace.page_limit import PageLimit
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
-from swiftfs.store.paging import iter_containers, iter_pages
+from swiftfs.store.paging import iter_container_pages, iter_pages
 from swiftfs.store.protocol import ObjectStore
 
 BEFORE_SLASH = ".\U0010ffff"
@@ -65,6 +66,7 @@ class Namespace:
         self._overlay = Overlay(recent)
         self._shared = SharedState(self._lock, self._overlay, self._listings)
         self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
+        self.page_limit = PageLimit()
         self.folder_moves = FolderMoves(self._shared, source, defaults)
         self._deferred: dict[str, DeferredChange] = {}
         self._walk_detector = WalkDetector()
@@ -88,7 +90,8 @@ class Namespace:
                 stored = decode_metadata(self._store.head(marker).metadata)
             except NotFound:
                 stored, marker = Stored(), None
-        attributes = self._defaults.apply(self._root.attributes, stored)
+        made = replace(self._root.attributes, mtime_ns=usage.modified_ns)
+        attributes = self._defaults.apply(made, stored)
         self._root = replace(self._root, object=marker, attributes=attributes)
 
     def lookup(self, path: str, *, complete: bool = True) -> Entry:
@@ -414,7 +417,8 @@ class Namespace:
             changed = self._overlay.changes_in(folder)
             implied = set(map(escape, self._overlay.subfolders(folder))) - changed.keys()
         listing = Listing(folder, self._defaults)
-        for page in iter_pages(self._store, folder.container, folder.prefix, delimiter="/"):
+        pages = iter_pages(self._store, folder.container, folder.prefix, delimiter="/")
+        for page in self.page_limit.pages(folder, pages):
             for entry in listing.add_page(page):
                 if entry.name not in changed:
                     implied.discard(entry.name)
@@ -474,8 +478,8 @@ class Namespace:
     def _containers(self, folder: Folder) -> Listing:
         listing = Listing(folder, self._defaults)
         listing.add_page(Page((), (), "", True))
-        for container in iter_containers(self._store):
-            if self._defaults.shows_container(container):
+        for page in self.page_limit.pages(folder, iter_container_pages(self._store)):
+            for container in filter(self._defaults.shows_container, page.subdirs):
                 name = escape(container)
                 listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
         return listing

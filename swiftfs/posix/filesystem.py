@@ -19,6 +19,10 @@ from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
 from swiftfs.posix.unlink_ops import UnlinkOps
 from swiftfs.posix.write_back import WriteBack
+from swiftfs.store.retry import deadline
+
+ROOT_SECONDS = 8.0
+"""How long a mount tries to get its root: whoever mounts waits for it."""
 
 
 class FileSystem:
@@ -97,7 +101,8 @@ class FileSystem:
 
         Raise `NotFound` if the container does not exist.
         """
-        self._services.namespace.load_root()
+        with deadline(ROOT_SECONDS):
+            self._services.namespace.load_root()
         records, self._records = deque(self._records), ()  # there may be 100,000
         self._services.journal.recover(records, self._pending.recovered, self._pending.show_moved)
 

@@ -49,6 +49,10 @@ class MountRequest:
     options: Options
     cache_dir: Path | None = None
     cloud: str | None = None
+    is_fixed: bool = False
+    """Whether a service or fstab names the mount point."""
+    refused: bool = False
+    """Whether it is read-only because Swift refuses changes."""
 
 
 def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:
@@ -62,7 +66,8 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     defaults = _defaults(options)
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db))
     layout = SegmentLayout(options.segment_size)
-    factory = _file_factory(store, layout, db, options)
+    open_files = OpenFiles()
+    factory = _file_factory(store, layout, db, options, open_files)
     # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
     needed = {**db.older_files(), **{put.file.file: put.name for put in puts}}
@@ -83,7 +88,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
         defaults,
         cache,
         request.source,
-        OpenFiles(),
+        open_files,
         Inodes(request.source),
     )
     return FileSystem(services, records)
@@ -123,7 +128,7 @@ def _namespace(
 
 
 def _file_factory(
-    store: ObjectStore, layout: SegmentLayout, db: JournalDB, options: Options
+    store: ObjectStore, layout: SegmentLayout, db: JournalDB, options: Options, open_files: OpenFiles
 ) -> CachedFileFactory:
     return CachedFileFactory(
         store,
@@ -137,6 +142,7 @@ def _file_factory(
         journal=db.id,
         # Not synced: a power cut ends no more than the requests of this moment, and `gc` finds what is left.
         on_put=lambda upload: db.change(*sent_change(upload)),
+        on_wrong_bytes=open_files.found_wrong,
     )
 
 

@@ -22,6 +22,12 @@ RECENT_LINES = 1000
 RECENT_CHARACTERS = 1000
 """How much of the log `Recent` keeps at most."""
 
+TOLD = {"told": True}
+"""The `extra` of a record that whoever mounts in the background sees, although it is no warning."""
+
+HEADING = {"heading": True}
+"""The `extra` of the record that `Recent` keeps as its first."""
+
 _TRANSACTION = re.compile(r" \(tx[\w-]+\)|; again in [\d.]+ s")
 """What differs between two lines about the same failure: Swift's request id, and the pause before a retry."""
 
@@ -63,23 +69,35 @@ class JournalFormatter(LineFormatter):
         return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
 
 
+class Told(logging.Filter):
+    """Lets warnings and what is `TOLD` through: what whoever mounts in the background sees of the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is shown."""
+        return record.levelno >= logging.WARNING or getattr(record, "told", False)
+
+
 class Recent(logging.Handler):
     """Keeps the last lines of the log in memory, for the file `.swiftfs/log`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._lines: deque[str] = deque(maxlen=RECENT_LINES)
+        self._heading = ""
         self.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
         self.addFilter(Repetition())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the record's lines, each cut to `RECENT_CHARACTERS`."""
+        """Keep the record's lines, each cut to `RECENT_CHARACTERS`; the heading stays."""
+        if getattr(record, "heading", False):
+            self._heading = f"{self.format(record)}\n"
+            return
         self._lines.extend(line[:RECENT_CHARACTERS] for line in self.format(record).splitlines())
 
     def text(self) -> str:
         """Return the lines, the last one last."""
         with self.lock or nullcontext():
-            return "".join(f"{line}\n" for line in self._lines)
+            return self._heading + "".join(f"{line}\n" for line in self._lines)
 
 
 class Repetition(logging.Filter):

@@ -5,35 +5,31 @@ import gc
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from swiftfs import __version__
 from swiftfs.concurrency import Event, monotonic, new_event, new_thread
-from swiftfs.config.cache_dir import locked, own_folder
-from swiftfs.config.options import Options
+from swiftfs.config.cache_dir import is_unused, locked, missing_folders, own_folder, remove_unused
+from swiftfs.config.options import Options, readable_size
 from swiftfs.control.collector import StatusCollector
 from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.drain import Drain
 from swiftfs.control.unmount import detach, died
-from swiftfs.errors import (
-    AccessDenied,
-    ConfigurationError,
-    NotFound,
-    StoreError,
-    SwiftfsError,
-    mount_point_error,
-)
+from swiftfs.errors import ConfigurationError, SwiftfsError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
 from swiftfs.objects import Limits
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
+from swiftfs.service.first_requests import as_allowed, begin
+from swiftfs.service.logging import HEADING
 from swiftfs.service.monitoring import Monitoring
+from swiftfs.service.mountpoint import check_mountpoint
 from swiftfs.service.name_mover import NameMover
+from swiftfs.service.page_dropper import PageDropper
 from swiftfs.service.signals import SignalWatch, Termination, block_signals, end_loop, log_state
 from swiftfs.service.systemd import notify
-from swiftfs.service.write_access import may_write
 from swiftfs.store import ConnectedAccount, MayRead, connect
 
 log = logging.getLogger(__name__)
@@ -47,27 +43,13 @@ ANSWER_SECONDS = 60.0
 """A mount that has not answered its first stat(2) after this time has failed."""
 
 
-def check_mountpoint(mountpoint: Path) -> None:
-    """Raise `ConfigurationError` unless the folder `mountpoint` can be mounted on.
-
-    A dead swiftfs may be mounted there: it stays, visibly broken, until the next mount replaces it.
-    """
-    try:
-        if not died(mountpoint) and any(mountpoint.iterdir()):
-            raise ConfigurationError(f"mount point {mountpoint} is not empty: choose an empty folder")
-    except OSError as error:
-        raise mount_point_error(mountpoint, error) from None
-    if not Path("/dev/fuse").exists():
-        raise ConfigurationError("/dev/fuse is missing: load the kernel's fuse module (modprobe fuse)")
-
-
 def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable[[Path], None]) -> None:
     """Mount, call `ready` with the cache folder once the mount answers, and serve until it is unmounted.
 
     Everything is in Swift when this returns. Raise `ConfigurationError` or `StoreError` if it cannot be
     mounted, `SwiftfsError` if some changes could not be stored at the end.
     """
-    check_mountpoint(request.mountpoint)
+    check_mountpoint(request.mountpoint, is_fixed=request.is_fixed)
     with contextlib.ExitStack() as stack:
         # Before the first thread, as every thread inherits the mask of the one that starts it.
         block_signals()
@@ -84,9 +66,21 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         stack.callback(monitoring.close)
         # Before the cache folder is touched: wrong credentials leave nothing behind.
         account, request = stack.enter_context(_connected(request, environment))
-        cache = stack.enter_context(locked(_cache_folder(request, account.label)))
+        folder = _cache_folder(request, account.label)
+        missing = missing_folders(folder)
+        cache = stack.enter_context(locked(folder))
+        answered = new_event()
+        # Looked at while it is locked: another mount may have made and used it a moment ago.
+        if missing and is_unused(folder):
+            stack.callback(_leave_nothing, folder, missing, answered)
+
+        def tell_ready() -> None:
+            answered.set()
+            ready(folder)
+
         with _collecting_later():
             filesystem = build(account, request, cache)
+        _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
         collector = StatusCollector(
             filesystem, account, request.source, request.mountpoint, monitoring.prices
         )
@@ -94,10 +88,11 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
         try:
             with _collecting_later():
-                _begin(filesystem, request, account)
+                begin(filesystem, request, account)
             monitoring.begin(collector)
-            termination.serve()
-            _mount(filesystem, request, monitoring.files(collector), partial(ready, cache), detached)
+            termination.serve(filesystem.services.namespace.page_limit.end)
+            _mount(filesystem, request, monitoring.files(collector), tell_ready, detached)
+            log.info("%s is not mounted any more", request.mountpoint)
         finally:
             termination.drain()
             notify("STOPPING=1")
@@ -124,10 +119,7 @@ def _connected(
     with contextlib.closing(account):
         if options.storage_policy:
             _check_policy(options.storage_policy, account.store.limits())
-        # Otherwise close() would succeed, and the change be refused later, when nobody sees it.
-        if not options.ro and not may_write(account.store, request.source):
-            request = replace(request, options=replace(options, ro=True))
-        yield account, request
+        yield account, as_allowed(request, account)
 
 
 def _may_read(request: MountRequest) -> MayRead | None:
@@ -138,8 +130,29 @@ def _may_read(request: MountRequest) -> MayRead | None:
     return partial(may_hold_bytes_of, choice=request.options.segments, whole_account=is_account)
 
 
+def announce(request: MountRequest, cache: Path) -> None:
+    """Begin the log with what is mounted, where, by which release and with which cache folder."""
+    log.info(
+        "%s is mounted on %s by swiftfs %s; cache folder %s",
+        *(request.source, request.mountpoint, __version__, cache),
+        extra=HEADING,
+    )
+
+
+def _leave_nothing(folder: Path, missing: list[Path], answered: Event) -> None:
+    """Remove a cache folder that was made for this mount, if it has never answered."""
+    if not answered.is_set():
+        remove_unused(folder, missing)
+
+
 def _drain(filesystem: FileSystem, cache: Path) -> None:
+    told = False
+
     def tell(waiting: int) -> None:
+        nonlocal told
+        if waiting and not told:
+            told = True
+            log.info("%d changes are still to be stored", waiting)
         Drain(waiting).write(cache)
         notify(f"STATUS=unmounted, {waiting} changes are still to be stored")
 
@@ -156,6 +169,16 @@ def _check_policy(policy: str, limits: Limits) -> None:
     if limits.policies and policy.lower() not in map(str.lower, limits.policies):
         raise ConfigurationError(
             f"option storage_policy={policy}: the server has {', '.join(limits.policies)}"
+        )
+
+
+def _warn_of_small_cache(limit: int, segment: int) -> None:
+    """A segment is on the disk until it is stored: with less than two, writing and uploading take turns."""
+    if limit < 2 * segment:
+        log.warning(
+            "the cache (%s) is smaller than two segments (%s each): large files are written slowly; "
+            "free disk space, raise cache_size, or lower segment_size",
+            *(readable_size(limit), readable_size(segment)),
         )
 
 
@@ -181,23 +204,6 @@ def _collecting_later() -> Iterator[None]:
         gc.freeze()
     finally:
         gc.enable()
-
-
-def _begin(filesystem: FileSystem, request: MountRequest, account: ConnectedAccount) -> None:
-    try:
-        filesystem.begin()
-    except NotFound:
-        raise ConfigurationError(
-            f"no container {request.source.container!r} at {account.label}: "
-            "create it first, for example with 'swift post'"
-        ) from None
-    except AccessDenied as error:
-        raise ConfigurationError(
-            f"{account.label} may not read {request.source}: "
-            f"check the user's rights and the project ({error})"
-        ) from None
-    except StoreError as error:
-        raise ConfigurationError(f"{account.label}: {request.source} cannot be listed: {error}") from None
 
 
 def _mount(
@@ -238,7 +244,8 @@ def _mount(
 class _Watchers:
     """The threads of a mount that serves.
 
-    There is one for each signal, one that calls `ready` when the mount answers, and one that moves names.
+    There is one for each signal, one that calls `ready` when the mount answers, one that moves names, and one
+    that lets the kernel drop pages.
     """
 
     def __init__(
@@ -246,6 +253,7 @@ class _Watchers:
     ) -> None:
         services = filesystem.services
         self._mover = NameMover(services.open_files.replaced, mountpoint)
+        self._dropper = PageDropper(services.open_files.wrong_pages, mountpoint)
 
         def answers() -> None:
             device = mountpoint.stat().st_dev
@@ -253,6 +261,7 @@ class _Watchers:
             # The kernel refuses each rename(2) in a mount that is read-only.
             if not services.options.ro:
                 self._mover.start(device)
+            self._dropper.start(device)
             ready()
 
         self._signals = (
@@ -281,6 +290,7 @@ class _Watchers:
         if self._first_stat.ident is not None:
             self._first_stat.join()
         self._mover.stop()
+        self._dropper.stop()
 
 
 def _kernel_options(options: Options) -> Mapping[str, bool]:

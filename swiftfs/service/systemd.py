@@ -16,3 +16,8 @@ def notify(state: str) -> None:
             channel.sendto(state.encode(), address)
         except OSError:
             return
+
+
+def is_service() -> bool:
+    """Return whether systemd has started this process and waits for its `READY=1`."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))

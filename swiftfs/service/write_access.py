@@ -23,7 +23,7 @@ def may_write(store: ObjectStore, source: Source) -> bool:
     try:
         store.delete(ObjectName(source.container, f"{source.prefix}.swiftfs-{uuid.uuid4().hex}"))
     except AccessDenied as error:
-        log.info("%s is mounted read-only: %s", source, error)
+        log.debug("%s may only be read: %s", source, error)
         return False
     except StoreError as error:
         log.debug("cannot find out whether %s is writable: %s", source, error)

@@ -63,12 +63,19 @@ class MovedView:
         return _named(self._read(name, self._store.head), name)
 
     def get(
-        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+        self,
+        name: ObjectName,
+        sink: Sink,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        etag: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         """Pass the bytes on to `sink`."""
 
         def request(where: ObjectName) -> ObjectInfo:
-            return self._store.get(where, sink, offset=offset, length=length, etag=etag)
+            return self._store.get(where, sink, offset=offset, length=length, etag=etag, size=size)
 
         return _named(self._read(name, request), name)
 

@@ -18,7 +18,7 @@ from swiftfs.store.pool import Connection, ConnectionPool
 from swiftfs.store.request import ANSWER_SECONDS, LONGEST_WORK_SECONDS, Request
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import Limits
-from swiftfs.store.wire.object_headers import content_length, text_of
+from swiftfs.store.wire.object_headers import content_length, lower_name, text_of
 
 CHUNK_BYTES = 256 * 1024
 
@@ -177,7 +177,9 @@ class Transport:
         status = answer.status if answer else 0
         sent = len(memoryview(request.body).cast("B")) if request.body else 0
         received = answer.received if answer else 0
-        self._counters.add(request.operation, Count(1, int(not 200 <= status < 300), sent, received, seconds))
+        # That there is no such object is an answer, which the write probe of a mount expects.
+        failed = not (200 <= status < 300 or (status == 404 and request.method in ("HEAD", "DELETE")))
+        self._counters.add(request.operation, Count(1, int(failed), sent, received, seconds))
         log.debug("%s %s: %s in %.3f s", request.operation, request.subject, status or "no answer", seconds)
 
 
@@ -197,4 +199,4 @@ def _limits(request: Request, timeout: float) -> Limits:
 
 
 def _headers(response: requests.Response) -> dict[str, str]:
-    return {text_of(name).lower(): text_of(value) for name, value in response.headers.items()}
+    return {lower_name(text_of(name)): text_of(value) for name, value in response.headers.items()}

@@ -3,9 +3,14 @@
 These run in a real mount.
 """
 
+import os
+
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from swiftclient import Connection
 
+from support.mounts import Mount
 from swiftfs.attributes import (
     header_to_xattr,
     xattr_to_header,
@@ -31,3 +36,21 @@ def test_names_of_xattrs_are_read_back(plain: str) -> None:
     assert header == header.lower()
     assert header_to_xattr(header) == name
     assert to_wire(Headers("", {header: "x"}))
+
+
+def test_the_root_and_folders_without_a_marker_have_the_container_s_time(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    """No object stores a time for them; they are not of 1970."""
+    connection.put_object(container, "implied/file", b"")
+    made = float(connection.head_container(container)["x-timestamp"])
+    for folder in (mounted.path, mounted.path / "implied"):
+        assert folder.stat().st_mtime == pytest.approx(made, abs=0.001)
+    (mounted.path / "implied").chmod(0o700)
+    assert (mounted.path / "implied").stat().st_mtime == pytest.approx(made, abs=0.001)
+    os.utime(mounted.path / "implied", (0, 0))
+    os.utime(mounted.path, (5, 5))
+    for _ in range(2):
+        assert (mounted.path / "implied").stat().st_mtime == 0, "a program wants it so"
+        assert mounted.path.stat().st_mtime == 5
+        mounted.remount()

@@ -17,7 +17,7 @@ from swiftfs.demo.server import Fault, SwiftServer
 
 COUNT = 120
 NAMES = [f"{number:03}" for number in range(COUNT)]
-OPTIONS = "settle=0.2"
+OPTIONS = "settle=0.2,background_rename=100"
 
 
 @pytest.fixture

@@ -221,8 +221,7 @@ def test_a_deep_tree(budget: Budget, connections: list[Connection], container: s
     again = budget.cold(lambda: copy_again(deep, top), empty_cache=False)
     budget.at_most(3, "rsync again, deep, remembered", again)
     moved = budget.settled(lambda: run("mv", top / "deep", top / "deeper"))
-    # In the background each place is listed again, and there are HEADs of the top marker at both.
-    budget.at_most(IN_DEPTH + folders + 8, "mv, deep", moved)
+    budget.at_most(IN_DEPTH + folders + 4, "mv, deep", moved)
     list_all(top / "deeper", IN_DEPTH)
     budget.at_most(5, "rm -rf, deep", budget.settled(lambda: run("rm", "-rf", top / "deeper")))
     assert object_names(connections[0], container) == []

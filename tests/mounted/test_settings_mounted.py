@@ -19,7 +19,7 @@ def test_the_mount_command_passes_on_its_options(
 ) -> None:
     seen: list[MountRequest] = []
     monkeypatch.setattr(mount, "_serve", lambda request, _environment, **_how: seen.append(request))
-    monkeypatch.setattr(mount, "check_mountpoint", lambda _path: None)
+    monkeypatch.setattr(mount, "check_mountpoint", lambda _path, **_how: None)
     monkeypatch.setenv("SWIFTFS_TTL", "9")
     words = ["mount", "box", str(tmp_path), "-o", "ro,uploads=2", "--uploads", "3", "--no-prefetch"]
     result = CliRunner().invoke(app.main, [*words, "--cache-dir", "cache"])

@@ -22,7 +22,9 @@ from support.commands import one_line, swiftfs
 from support.jobs import wait_until
 from support.mount_states import MIB, shown
 from support.mounts import Mount, clean_environment
+from support.other_users import as_root, reachable, refused_to_nobody
 from swiftfs import __version__
+from swiftfs.cli.status import look
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.demo.server import Fault, SwiftServer
 
@@ -179,7 +181,7 @@ def test_status_shows_a_dead_mount_beside_the_others(
     other.exit_code = -signal.SIGKILL
     with other:
         os.kill(other.pid, signal.SIGKILL)
-        line = f"swiftfs: {other.path}: its process has died: unmount it with 'swiftfs umount'"
+        line = f"swiftfs: {other.path}: its process has died: mount it again, and it goes on\n"
 
         def is_told() -> bool:
             result = status_of_all(tmp_path)
@@ -189,6 +191,64 @@ def test_status_shows_a_dead_mount_beside_the_others(
 
         wait_until(is_told)
         assert one_line(swiftfs("status", other.path)).startswith(line)
+
+
+def test_mounts_that_have_gone_are_passed_over(mounted: Mount, tmp_path: Path) -> None:
+    """They were unmounted between the reading of the table and the look at them."""
+    table = Path("/proc/self/mountinfo").read_text().splitlines(keepends=True)
+    ours = next(line for line in table if str(mounted.path) in line)
+    (tmp_path / "left").mkdir()
+    gone = [ours.replace(str(mounted.path), str(tmp_path / name)) for name in ("left", "gone", "mounts/x")]
+    (tmp_path / "mounts").write_text("".join([*gone, ours]))
+    result = status_by(tmp_path / "mounts")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"{mounted.source} on {mounted.path}\n" in result.stdout
+    (tmp_path / "mounts").write_text("".join(gone))
+    assert one_line(status_by(tmp_path / "mounts")) == "swiftfs: no swiftfs mounts on this machine\n"
+
+
+@as_root
+def test_mounts_of_others_are_counted_but_not_complained_of(mounted: Mount, tmp_path: Path) -> None:
+    reachable(mounted.path)
+    told = refused_to_nobody(lambda: look(None))
+    assert re.fullmatch(r"no swiftfs mounts of yours on this machine, but \d+ of other users", told), told
+
+
+def test_what_another_program_reads_has_whole_lines_and_no_padding(mounted: Mount) -> None:
+    (mounted.path / ("a long name" * 20)).write_text("text")
+    swiftfs("flush", mounted.path)
+    output = swiftfs("status", mounted.path, environment={"COLUMNS": "40"}).stdout
+    assert [line for line in output.splitlines() if line != line.rstrip()] == []
+    cache = next(line for line in output.splitlines() if line.startswith("  cache "))
+    assert cache.endswith(f" of it not in Swift yet; {mounted.cache}")
+    assert "names a listing, 10,000 names a bulk delete\n" in output
+
+
+def test_a_mount_point_is_named_alike_by_all_commands(mounted: Mount) -> None:
+    """Also if it is given as a relative path, or as the current folder."""
+    mounted.flags = ("--ro",)
+    mounted.remount()
+    for word, folder in ((mounted.path.name, mounted.path.parent), (".", mounted.path)):
+        told = swiftfs("flush", word, folder=folder).stdout
+        assert told == f"{mounted.path} is mounted read-only and has nothing to store\n"
+        assert f"{mounted.source} on {mounted.path}\n" in swiftfs("status", word, folder=folder).stdout
+    for command in ("status", "flush", "retry", "umount"):
+        line = one_line(swiftfs(command, "cache", folder=mounted.path.parent))
+        assert line == f"swiftfs: {mounted.cache} is not a swiftfs mount\n"
+
+
+def test_what_a_mount_looks_for_at_its_start_is_no_failure(mounted: Mount) -> None:
+    """Its write probe deletes an object that does not exist."""
+    requests = status(mounted)["requests"]
+    assert requests["delete"]["requests"] == 1
+    assert [name for name, count in requests.items() if count["failures"]] == []
+
+
+@pytest.mark.mount_options("segment_size=64M,cache_size=64M")
+def test_a_cache_smaller_than_two_segments_is_warned_of(mounted: Mount) -> None:
+    warning = "the cache (64M) is smaller than two segments (64M each)"
+    mounted.expected.append(warning)
+    assert warning in mounted.log.read_text()
 
 
 def test_status_where_nothing_is_mounted(tmp_path: Path) -> None:

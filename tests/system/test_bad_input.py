@@ -1,7 +1,6 @@
 """Mistakes of users and administrators: each is one line, which troubleshooting.md quotes."""
 
 import os
-import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,33 +11,14 @@ from swiftclient import Connection
 from support.commands import one_line, swiftfs
 from support.mounts import Mount
 from support.proxies import Proxy, write_certificate
+from support.troubleshooting import quoted
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.fuse.binding import _first_reason
-
-PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
-
-PLACES = "AUTHURL|USER|REASON|NAME|FILE|FOLDER|PATH|PROXY|SOURCE|VALUE|NUMBER"
-"""Placeholders in the quotations."""
 
 NOWHERE = "http://127.0.0.1:9"
 """The discard port, on which no server listens."""
 
 Refused = Callable[..., str]
-
-
-def quoted_lines() -> list[str]:
-    return re.findall(r"^\| `(swiftfs: .+?)` \|", PAGE.read_text(), re.MULTILINE)
-
-
-def quoted(line: str) -> str:
-    """Return the quotation of troubleshooting.md that agrees best with `line`."""
-    found = [
-        text
-        for text in quoted_lines()
-        if re.fullmatch(".+".join(map(re.escape, re.split(rf"\b(?:{PLACES})\b", text))), line.rstrip("\n"))
-    ]
-    assert found, f"troubleshooting.md has no line for: {line}"
-    return max(found, key=lambda text: len(re.sub(PLACES, "", text)))
 
 
 @pytest.fixture
@@ -170,7 +150,7 @@ def test_unusable_mount_points(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "is not empty" in refused(folder=tmp_path / "full")
     assert refused(folder=tmp_path / "file").endswith("mount point FOLDER: REASON")
-    assert refused(folder=tmp_path / "missing").endswith("mount point FOLDER: REASON")
+    assert refused(folder=tmp_path / "missing").endswith(": mkdir it, or mount with --create")
 
 
 @pytest.mark.parametrize(

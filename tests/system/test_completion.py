@@ -65,6 +65,28 @@ def test_an_option_is_completed(terminal: Terminal) -> None:
     assert terminal.type("swiftfs mount --read-a\t", "--read-ahead ")
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("read_a", "read_ahead="),
+        ("ro,allow_o", "allow_other "),
+        ("ttl=5,confl", "conflict="),
+        ("ttl=5,conflict=k", "keep "),
+        ("dir_marker=sl", "slash "),
+    ],
+)
+def test_a_word_after_o_is_completed(terminal: Terminal, typed: str, shown: str) -> None:
+    assert terminal.type(f"swiftfs mount -o {typed}\t", shown)
+
+
+def test_a_value_follows_its_option_without_a_blank(terminal: Terminal) -> None:
+    assert terminal.type("swiftfs mount -o read_a\t1M", "read_ahead=1M")
+
+
+def test_a_value_of_a_flag_is_completed(terminal: Terminal) -> None:
+    assert terminal.type("swiftfs mount --conflict k\t", "keep ")
+
+
 def test_the_setup_is_the_documented_one() -> None:
     page = Path(__file__).parents[2] / "docs" / "operations.md"
     assert SETUP in page.read_text()

@@ -86,11 +86,11 @@ def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path) -> None
 
 
 def test_with_a_mount_point_it_runs_until_a_signal(temporary: Path, tmp_path: Path) -> None:
-    folder, data = tmp_path / "mnt", tmp_path / "data"
+    folder, data = tmp_path / "made" / "mnt", tmp_path / "data"
     with start(temporary, folder, "--data", data, demo=SHORT_DEMO) as process:
         assert_served(read_until(process, f"{tour.find_program('swift')} list"), folder)
         end(process, signal.SIGINT)
-    assert not folder.exists()
+    assert not folder.parent.exists()
     # The second run finds the data folder of the first. A program that works there does not keep the mount.
     with start(temporary, folder, "--data", data, demo=SHORT_DEMO) as process:
         assert_served(read_until(process, f"{tour.find_program('swift')} list"), folder)
@@ -197,3 +197,26 @@ def test_missing_programs_are_reported(
         tour.run(full, None)
     assert list(full.iterdir()) == [full / "x"]
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--data", "/proc/none"), "the demo cannot go on: /proc/none: No such file or directory"),
+        (("/proc/none/mnt",), "the demo cannot go on: /proc/none: No such file or directory"),
+        (("/etc/hostname",), "mount point /etc/hostname: Not a directory"),
+    ],
+)
+def test_what_fails_is_one_line(temporary: Path, words: tuple[str, ...], said: str) -> None:
+    with start(temporary, *words) as process:
+        output, _ = process.communicate(timeout=within(60))
+    assert (process.returncode, output) == (1, f"swiftfs: {said}\n")
+
+
+def test_fusermount_needs_its_table_where_a_user_mounts(
+    monkeypatch: pytest.MonkeyPatch, temporary: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tour, "MTAB", tmp_path / "mtab")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfigurationError, match=r"fusermount needs .*mtab: 'ln -s /proc/self/mounts "):
+        tour.run(None, None)

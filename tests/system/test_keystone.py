@@ -283,7 +283,7 @@ def test_a_reader_gets_a_read_only_mount(swift: KeystoneSwift, tmp_path: Path) -
         with pytest.raises(OSError, match="Read-only") as caught:
             (mount.path / "file").write_text("changed")
         assert caught.value.errno == errno.EROFS
-    assert "archive is mounted read-only: delete archive/.swiftfs-" in mount.log.read_text()
+    assert "archive is mounted read-only: " in mount.log.read_text()
 
 
 def test_a_long_copy_survives_the_end_of_its_token(swift: KeystoneSwift, tmp_path: Path) -> None:

@@ -118,14 +118,17 @@ def test_an_account_holds_containers_only() -> None:
         ("box/", Source("box")),
         ("box/a/b", Source("box", "a/b/")),
         ("box/a/", Source("box", "a/")),
+        ("swift:/", Source("")),
+        ("swift:box/a", Source("box", "a/")),
+        ("swift:swift:box", Source("swift:box")),
     ],
 )
 def test_sources_are_read(text: str, source: Source) -> None:
     assert Source.parse(text) == source
-    assert Source.parse(str(source)) == source
+    assert Source.parse(f"swift:{source}") == source
 
 
-@pytest.mark.parametrize("text", ["", "/box", "x" * 257])
+@pytest.mark.parametrize("text", ["", "swift:", "/box", "swift:/box", "x" * 257])
 def test_other_sources_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="source"):
         Source.parse(text)

@@ -1,11 +1,13 @@
 """Options: where they can be set, which place takes precedence, and the messages of errors."""
 
+import os
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from support.other_users import NOBODY, as_root
 from swiftfs.cli import app
 from swiftfs.cli.options import given
 from swiftfs.config.options import OPTIONS, SWITCH, Options
@@ -106,7 +108,9 @@ def test_a_mode_in_toml_needs_quotes(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("# a comment\nttll = 3", "unknown option 'ttll' ({file}, line 2); did you mean 'ttl'?"),
-        ("ttl = 3\n[mount]\nttl = 4", "unknown option 'mount' ({file}, line 2)"),
+        ("ttl = 3\n[photos]\nttl = 4", "table [photos] ({file}, line 2): write the options at the top"),
+        ("[mount]\nttl = 3\n\nuplaods = 4", "unknown option 'uplaods' ({file}, line 4); did you mean"),
+        ("ttl = 3\n[mount]\nttl = 'x'", "option ttl=x ({file}, line 3): expected seconds"),
         ("ttl = 'x'", "option ttl=x ({file}, line 1): expected seconds, 0 to a year"),
         ("ttl = [1]", "option ttl ({file}, line 1): write the value in quotes"),
         ("config = 'x'", "option 'config' ({file}, line 1): a configuration file cannot name another one"),
@@ -118,6 +122,37 @@ def test_an_error_in_a_file_is_reported_with_its_line(tmp_path: Path, text: str,
     with pytest.raises(ConfigurationError) as caught:
         build_options([from_file(file)])
     assert str(caught.value).startswith(expected.format(file=file))
+
+
+@pytest.mark.parametrize("table", ["mount", "swiftfs", "options"])
+def test_options_in_a_table_count_as_at_the_top(tmp_path: Path, table: str) -> None:
+    options = build_options([from_file(toml(tmp_path, f"ttl = 5\n[{table}]\nread-ahead = '1M'"))])
+    assert (options.ttl, options.read_ahead) == (5, 2**20)
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "value"),
+    [
+        ("readonly", "ro", True),
+        ("read-only", "ro", True),
+        ("read_only", "ro", True),
+        ("readonly=no", "ro", False),
+        ("read-ahead=1M", "read_ahead", 2**20),
+        ("read_ahead = 1M", "read_ahead", 2**20),
+        (" ttl =5 ", "ttl", 5),
+        ("cache-dir = /x", "cache_dir", "/x"),
+        ("no-default-permissions", "default_permissions", False),
+    ],
+)
+def test_options_are_understood_as_people_write_them(word: str, name: str, value: object) -> None:
+    assert getattr(parse_options([word]), name) == value
+    assert getattr(parse_options([], {"SWIFTFS_OPTIONS": f"uploads=5,{word}"}), name) == value
+
+
+def test_a_wrong_size_is_answered_with_sizes_as_people_write_them() -> None:
+    assert refusal([Setting("cache_size", "1", "-o")]) == (
+        "option cache_size=1 (-o): expected a size, 64M to 1P"
+    )
 
 
 def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
@@ -191,3 +226,34 @@ def test_the_help_shows_each_option_with_its_default() -> None:
         assert option.flag in text
         assert not option.default or f"[{option.default}]" in text
     assert len(OPTIONS) == len(fields(Options))
+
+
+@pytest.mark.parametrize("mode", [0o646, 0o602, 0o666])
+def test_a_file_that_all_can_change_is_refused(home: Path, mode: int) -> None:
+    file = home / ".config" / "swiftfs" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("insecure_storage = true")
+    file.chmod(mode)
+    expected = f"configuration file {file} can be changed by other users: chmod go-w it"
+    for environment, words in (({}, []), ({}, [f"config={file}"]), ({"SWIFTFS_CONFIG": str(file)}, [])):
+        with pytest.raises(ConfigurationError, match=expected):
+            gather(environment, words)
+    file.chmod(0o644)
+    assert gather({})[0]
+
+
+@as_root
+def test_a_file_that_a_group_can_change_is_refused(tmp_path: Path) -> None:
+    file = toml(tmp_path, "ttl = 3")
+    os.chown(file, -1, NOBODY)
+    file.chmod(0o664)
+    with pytest.raises(ConfigurationError, match="can be changed by other users"):
+        from_file(file)
+
+
+@as_root
+def test_the_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    file = toml(tmp_path, "ttl = 3")
+    os.chown(file, NOBODY, -1)
+    with pytest.raises(ConfigurationError, match="belongs to another user: chown it, or make a copy"):
+        from_file(file)

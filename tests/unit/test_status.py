@@ -24,7 +24,7 @@ def test_the_status_of_a_mount_is_shown() -> None:
         "  server    https://example.org as me; Swift 2.38",
         "  limits    files up to 1.0 TB in segments of 16M; 1 upload and 8 downloads at once; the server's:",
         "            5.0 GB an object, 10,000 names a listing, no bulk delete",
-        "  cache     2.0 MB of 10.0 GB, 1.0 kB of it not in Swift yet; /cache",
+        "  cache     1.9M of 9.3G, 1000 bytes of it not in Swift yet; /cache",
         "  requests  2,001 requests, 3 failed; 1.0 kB sent, 5.0 MB received",
         "",
         "  requests  number  failed    sent  received  seconds",

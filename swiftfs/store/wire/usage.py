@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from swiftfs.errors import Corrupt
 from swiftfs.objects import Usage
-from swiftfs.store.wire.object_headers import whole_number
+from swiftfs.store.wire.object_headers import timestamp, whole_number
 
 CONTAINER_META = "x-container-meta-"
 
@@ -26,6 +26,7 @@ def container_usage(headers: Mapping[str, str]) -> Usage:
         objects=_count(headers, "x-container-object-count"),
         quota_bytes=_quota(headers, "x-container-meta-quota-bytes"),
         quota_objects=_quota(headers, "x-container-meta-quota-count"),
+        modified_ns=timestamp(headers),
         metadata={
             name.removeprefix(CONTAINER_META): value
             for name, value in headers.items()

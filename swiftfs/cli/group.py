@@ -1,0 +1,130 @@
+"""The group of commands: its help in the order of use, and each failure as one line."""
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from swiftfs.errors import SwiftfsError, printable
+
+WRONG_COMMAND_LINE = 2
+"""The exit code for a command line that cannot be understood."""
+
+COMPLETION = "_SWIFTFS_COMPLETE"
+"""The variable by which a shell asks for completions."""
+
+WIDEST = 10_000
+"""A width that no description reaches, so that none is cut."""
+
+
+FOLDER_IS_GONE = "the current folder was deleted: cd to another one"
+
+_DID_YOU_MEAN = re.compile(r"\.? \(?Did you mean (?:one of: )?(.+?)\?\)?$")
+"""How releases of click write what may be meant."""
+
+
+class OneLineError(click.ClickException):
+    """A failure reported in one line, exit code 1."""
+
+    def show(self, file: object = None) -> None:  # noqa: ARG002  click's signature
+        """Print the line to standard error."""
+        click.echo(f"swiftfs: {printable(self.message)}", err=True)
+
+
+class WrongCommandLine(OneLineError):
+    """A command line that cannot be understood."""
+
+    exit_code = WRONG_COMMAND_LINE
+
+    def __init__(self, error: click.UsageError) -> None:
+        message = _DID_YOU_MEAN.sub(r"; did you mean \1?", error.format_message()).rstrip(".")
+        if re.search(r"extra argument.*[( ]=", message):
+            message += ": write NAME=VALUE without blanks, or in quotes"
+        path = error.ctx.command_path if error.ctx else "swiftfs"
+        super().__init__(f"{message[:1].lower()}{message[1:]} (see '{path} --help')")
+
+
+class CommandGroup(click.Group):
+    """Commands in the order in which they were defined: that of use."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run, or complete a command line for a shell."""
+        if COMPLETION in os.environ:
+            from swiftfs.cli.completion import install  # noqa: PLC0415  only completion needs it
+
+            install()
+        return super().main(*arguments, **options)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        """Return the names in the order of use."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the first sentence of each command's help, however long."""
+        rows = [(name, command.get_short_help_str(WIDEST)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the command line up to the command; raise `WrongCommandLine`."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise _one_line(error) from error
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; `swiftfs photos ~/photos` has none and is told how to mount."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            if len(args) != 2 or args[0].startswith("-") or _looks_like(args[0], self.commands):
+                raise
+            hint = f"'swiftfs mount {args[0]} {args[1]}' mounts it"
+            raise click.UsageError(f"no such command {args[0]!r}: {hint}", ctx) from None
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; raise `OneLineError` for what it cannot do."""
+        try:
+            return super().invoke(ctx)
+        except SwiftfsError as error:
+            raise OneLineError(str(error)) from error
+        except click.UsageError as error:
+            raise _one_line(error) from error
+        except KeyboardInterrupt as error:
+            raise OneLineError("interrupted") from error
+        except FileNotFoundError as error:
+            if _is_somewhere():
+                raise
+            raise OneLineError(FOLDER_IS_GONE) from error
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help; click keeps the lines as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _one_line(error: click.UsageError) -> click.ClickException:
+    # `swiftfs` without a command, whose message is the whole help.
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return error
+    return WrongCommandLine(error)
+
+
+def _looks_like(word: str, names: Iterable[str]) -> bool:
+    import difflib  # noqa: PLC0415  only a mistake needs it
+
+    return bool(difflib.get_close_matches(word, list(names)))
+
+
+def _is_somewhere() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109  `Path.cwd` is the same
+    except FileNotFoundError:
+        return False
+    return True

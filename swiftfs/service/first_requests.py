@@ -1,0 +1,83 @@
+"""The first requests of a mount: whether its source exists and what may be done with it."""
+
+import logging
+import re
+from dataclasses import replace
+
+from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreError, Unavailable
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service.build import MountRequest
+from swiftfs.service.logging import TOLD
+from swiftfs.service.write_access import may_write
+from swiftfs.store import ConnectedAccount, deadline
+
+log = logging.getLogger(__name__)
+
+WRITE_SECONDS = 4.0
+"""How long it may take to find out whether the source is writable: whoever mounts waits for it."""
+
+LOOK_SECONDS = 4.0
+"""How long it may take to find out whether a prefix is empty."""
+
+
+def as_allowed(request: MountRequest, account: ConnectedAccount) -> MountRequest:
+    """Return the request, which is read-only if Swift refuses changes."""
+    if request.options.ro:
+        return request
+    with deadline(WRITE_SECONDS):
+        allowed = may_write(account.store, request.source)
+    # Otherwise close() would succeed, and the change be refused later, when nobody sees it.
+    return request if allowed else replace(request, options=replace(request.options, ro=True), refused=True)
+
+
+def begin(filesystem: FileSystem, request: MountRequest, account: ConnectedAccount) -> None:
+    """Begin to use the source; with the option `create`, make its container if there is none.
+
+    Tell the user what is not as expected. Raise `ConfigurationError` if the source cannot be used.
+    """
+    try:
+        try:
+            filesystem.begin()
+        except NotFound:
+            if not request.options.create:
+                raise
+            account.store.create_container(request.source.container)
+            filesystem.begin()
+    except StoreError as error:
+        raise _failure(error, request, account.label) from None
+    if request.refused:
+        log.info("%s is mounted read-only: %s may not write there", request.source, account.label, extra=TOLD)
+    if not request.options.create and _is_empty_prefix(filesystem, request, account):
+        log.info("%s is empty: mounted; its name may be a typo", request.source, extra=TOLD)
+
+
+def _failure(error: StoreError, request: MountRequest, label: str) -> ConfigurationError:
+    source = request.source
+    # Without the class of the request: that is a word of the counters.
+    reason = re.sub(rf"^\w+ (?:the account|{re.escape(source.container)}\S*): ", "", str(error))
+    if isinstance(error, NotFound):
+        return ConfigurationError(
+            f"no container {source.container!r} at {label}: 'swiftfs mount --create' makes it, "
+            "and so does mkdir in a mount of /"
+        )
+    if isinstance(error, AccessDenied):
+        return ConfigurationError(
+            f"{label} may not read {source}: check the user's rights and the project ({reason})"
+        )
+    if isinstance(error, Unavailable):
+        return ConfigurationError(f"{label}: the server cannot serve {source} now, {reason}: try again later")
+    return ConfigurationError(f"{label}: {source} cannot be listed: {reason}")
+
+
+def _is_empty_prefix(filesystem: FileSystem, request: MountRequest, account: ConnectedAccount) -> bool:
+    """Return whether a prefix is mounted that has no marker and no object, here neither."""
+    source, services = request.source, filesystem.services
+    if not source.prefix or services.namespace.lookup("/").object is not None:
+        return False
+    try:
+        with deadline(LOOK_SECONDS):
+            page = account.store.list_page(source.container, prefix=source.prefix, limit=1)
+    except StoreError as error:
+        log.debug("cannot find out whether %s is empty: %s", source, error)
+        return False
+    return not page.rows and not services.journal.report().total

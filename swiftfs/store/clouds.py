@@ -1,0 +1,131 @@
+"""A cloud of clouds.yaml: found as openstacksdk does it, with errors that name the file and what it lacks."""
+
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keystoneauth1.exceptions as keystone_errors
+
+from swiftfs.errors import ConfigurationError
+from swiftfs.store.error_map import reason
+from swiftfs.store.private_files import check_writers, is_readable_by_others
+
+log = logging.getLogger(__name__)
+
+_USER = ("username", "user_id")
+_PROJECT = ("project_name", "project_id", "system_scope", "domain_id", "domain_name")
+_CREDENTIAL = ("application_credential_id", "application_credential_name")
+_LOGIN: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "password": (("auth_url",), _USER, ("password",), _PROJECT),
+    "v3password": (("auth_url",), _USER, ("password",), _PROJECT),
+    "v1password": (("auth_url",), _USER, ("password",)),
+    "v3applicationcredential": (("auth_url",), _CREDENTIAL, ("application_credential_secret",)),
+    "token": (("auth_url",), ("token",)),
+    "v3token": (("auth_url",), ("token",)),
+}
+"""What each way to log in needs: one of each group. keystoneauth notices it late, and in other words."""
+
+
+def find_cloud(cloud: str, environment: Mapping[str, str], option: str) -> Any:
+    """Return openstacksdk's region of `cloud`, which `option` names (`--os-cloud` or `OS_CLOUD`).
+
+    Raise `ConfigurationError`, which names the file and what is wrong or missing in it.
+    """
+    if importlib.util.find_spec("openstack") is None:
+        raise ConfigurationError(f"{option} needs the package openstacksdk: pip install 'swiftfs[clouds]'")
+    from openstack import exceptions  # noqa: PLC0415 - of the extra `clouds`, and half a second to load
+    from openstack.config import OpenStackConfig, loader  # noqa: PLC0415
+
+    # Profiles name servers, too. They are looked for in the current folder, which may be anybody's.
+    for profiles in filter(os.path.exists, loader.VENDOR_FILES):
+        check_writers(profiles, Path(profiles).stat())
+    named = environment.get("OS_CLIENT_CONFIG_FILE")
+    file = _file([named] if named else loader.CONFIG_FILES, f"{option} {cloud}")
+    clouds = _clouds(file)
+    if cloud not in clouds:
+        others = f"; it has {', '.join(sorted(map(str, clouds)))}" if clouds else ""
+        raise ConfigurationError(f"{file} has no cloud {cloud!r}{others}")
+    place = f"{file}, cloud {cloud!r}"
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            config = OpenStackConfig(config_files=[str(file)], load_envvars=False)
+            region = config.get_one(cloud=cloud)
+    except (exceptions.ConfigException, keystone_errors.ClientException) as error:
+        raise ConfigurationError(f"{place}: {_short(error)}") from None
+    if unknown := [str(one.message) for one in warned if "vendor profile" in str(one.message)]:
+        raise ConfigurationError(f"{place}: {unknown[0]}")
+    _check_login(region, place)
+    for name in filter(None, (config.config_filename, config.secure_config_filename)):
+        _check_file(Path(name))
+    return region
+
+
+def open_session(region: Any, cloud: str) -> Any:
+    """Return the session of keystoneauth for a cloud; raise `ConfigurationError`."""
+    try:
+        return region.get_session()
+    except keystone_errors.ClientException as error:
+        raise ConfigurationError(f"cloud {cloud!r} of clouds.yaml: {_short(error)}") from None
+
+
+def _file(candidates: list[str], wish: str) -> Path:
+    """Return the first file that exists and may be read, as openstacksdk does."""
+    refused = ""
+    for path in map(Path, candidates):
+        try:
+            path.open("rb").close()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            refused = refused or f"; {path}: {error.strerror}"
+            continue
+        return path
+    if len(candidates) == 1:
+        raise ConfigurationError(f"OS_CLIENT_CONFIG_FILE={candidates[0]}{refused or ': no such file'}")
+    folders = ", ".join(dict.fromkeys(str(Path(path).parent) for path in candidates))
+    raise ConfigurationError(f"{wish}: no clouds.yaml in {folders}{refused}")
+
+
+def _clouds(file: Path) -> Mapping[str, Any]:
+    """Return the clouds of the file, for which a broken one is an error; openstacksdk skips it."""
+    import yaml  # noqa: PLC0415 - openstacksdk has it
+
+    try:
+        values = yaml.safe_load(file.read_text())  # JSON is YAML
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{file} is not text in UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigurationError(f"{file}{where}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{file}: {_short(error)}") from None
+    clouds = values.get("clouds") if isinstance(values, dict) else None
+    if not isinstance(clouds, dict):
+        raise ConfigurationError(f"{file} has no clouds: it begins with 'clouds:', and below are their names")
+    return clouds
+
+
+def _check_login(region: Any, place: str) -> None:
+    given = region.get_auth_args()
+    needed = _LOGIN.get(region.config.get("auth_type") or "password", ())
+    missing = [" or ".join(names[:2]) for names in needed if not any(given.get(name) for name in names)]
+    if missing:
+        raise ConfigurationError(f"{place}: auth has no {', no '.join(missing)}")
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a file that others can change, as it says where passwords are sent; warn if they can read it."""
+    found = path.stat()
+    check_writers(str(path), found)
+    if is_readable_by_others(found):
+        log.warning("%s can be read by other users: chmod 600 it", path)
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(reason(error).split())[:200]

@@ -1,0 +1,167 @@
+"""What users type by mistake, and the one line that they see."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.commands import swiftfs
+from support.mounts import clean_environment
+from support.troubleshooting import quoted
+from swiftfs.demo.server import SwiftServer
+
+WRONG, FAILED = 2, 1
+"""The exit codes of a command line that cannot be understood, and of one that cannot be done."""
+
+TYPED: tuple[tuple[str, int, str], ...] = (
+    # The command
+    ("swiftfs photos mp", WRONG, "no such command 'photos': 'swiftfs mount photos mp' mounts it *"),
+    ("swiftfs mnt photos mp", WRONG, "no such command 'mnt'; did you mean 'mount', 'umount'? *"),
+    ("swiftfs mount photos", WRONG, "missing argument 'MOUNTPOINT' (see 'swiftfs mount --help')"),
+    ("swiftfs mount photos mp --reed-ahead 1M", WRONG, "*'--reed-ahead'; did you mean *'--read-ahead'? *"),
+    (
+        "swiftfs mount photos mp -o read_ahead = 1M",
+        WRONG,
+        "got unexpected extra arguments (= 1M): write NAME=VALUE *",
+    ),
+    ("swiftfs status --jsn", WRONG, "no such option '--jsn'; did you mean '--json'? *"),
+    ("swiftfs --verbose mount photos mp", WRONG, "no such option '--verbose'*(see 'swiftfs --help')"),
+    ("cd gone; swiftfs mount photos mp", FAILED, "the current folder was deleted: cd to another one"),
+    ("cd gone; swiftfs status mp", FAILED, "the current folder was deleted: cd to another one"),
+    ("cd gone; swiftfs umount mp", FAILED, "the current folder was deleted: cd to another one"),
+    ("cd gone; swiftfs mount photos /mnt --cache-dir c", FAILED, "the current folder was deleted: *"),
+    # The options
+    ("swiftfs mount photos mp -o tll=3", FAILED, "unknown option 'tll' (-o); did you mean 'ttl'?"),
+    ("swiftfs mount photos mp -o ttl=soon", FAILED, "option ttl=soon (-o): expected seconds, 0 to a year"),
+    ("swiftfs mount photos mp -o cache_size=1", FAILED, "option cache_size=1 (-o): *a size, 64M to 1P"),
+    ("swiftfs mount photos mp -o sync,settle=3", FAILED, "options sync and settle (-o) contradict *"),
+    ("swiftfs mount photos mp -o remount,ro", FAILED, "remount is not supported: *"),
+    ("swiftfs mount photos mp --config table.toml", FAILED, "table [photos] (table.toml, line 2): *"),
+    ("swiftfs mount photos mp --config none.toml", FAILED, "configuration file none.toml: No such file*"),
+    # Source and mount point
+    ("swiftfs mount nobox mp", FAILED, "no container 'nobox' at *: 'swiftfs mount --create' makes it, *"),
+    ("swiftfs mount swift:nobox mp", FAILED, "no container 'nobox' at *"),
+    ("swiftfs mount /nobox mp", FAILED, "source '/nobox': use CONTAINER, CONTAINER/PREFIX, or / *"),
+    ("swiftfs mount nobox none", FAILED, "mount point */none: No such file or directory: mkdir it, or *"),
+    ("swiftfs mount nobox table.toml", FAILED, "mount point */table.toml: Not a directory"),
+    ("swiftfs mount nobox full", FAILED, "mount point */full is not empty: choose an empty folder"),
+    ("swiftfs mount nobox mp --cache-dir mp/cache", FAILED, "cache folder */mp/cache is inside the mount *"),
+    ("swiftfs mount nobox mp --cache-dir full", FAILED, "cache folder */full holds other files: *"),
+    # The login
+    ("ST_KEY=wrong swiftfs mount nobox mp", FAILED, "*: wrong user or key"),
+    ("ST_KEY= swiftfs mount nobox mp", FAILED, "incomplete credentials: set ST_KEY"),
+    ("ST_AUTH= ST_USER= ST_KEY= swiftfs mount nobox mp", FAILED, "no credentials: set ST_AUTH, *"),
+    ("ST_AUTH=127.0.0.1:8080/auth/v1.0 swiftfs mount nobox mp", FAILED, "*is not an http or https URL"),
+    (
+        "ST_AUTH=http://localhost/v1/AUTH_test swiftfs mount nobox mp",
+        FAILED,
+        "http://localhost/v1/AUTH_test is a storage URL, *: set the auth URL, such as *",
+    ),
+    ("swiftfs mount nobox mp --credentials none", FAILED, "credentials file none: No such file or *"),
+    ("swiftfs mount nobox mp --credentials open", FAILED, "credentials file open can be read by other *"),
+    # clouds.yaml
+    ("swiftfs mount nobox mp --os-cloud demo", FAILED, "--os-cloud demo: no clouds.yaml in */home, *"),
+    ("OS_CLOUD=demo swiftfs mount nobox mp", FAILED, "OS_CLOUD demo: no clouds.yaml in *"),
+    (
+        "OS_CLIENT_CONFIG_FILE=none.yaml swiftfs mount nobox mp --os-cloud demo",
+        FAILED,
+        "OS_CLIENT_CONFIG_FILE=none.yaml: no such file",
+    ),
+    (
+        "OS_CLIENT_CONFIG_FILE=clouds/two.yaml swiftfs mount nobox mp --os-cloud dmeo",
+        FAILED,
+        "clouds/two.yaml has no cloud 'dmeo'; it has demo, other",
+    ),
+    (
+        "OS_CLIENT_CONFIG_FILE=clouds/two.yaml swiftfs mount nobox mp --os-cloud demo",
+        FAILED,
+        "clouds/two.yaml, cloud 'demo': auth has no password, no project_name or project_id",
+    ),
+    (
+        "OS_CLIENT_CONFIG_FILE=clouds/two.yaml swiftfs mount nobox mp --os-cloud other",
+        FAILED,
+        "clouds/two.yaml, cloud 'other': *vendor profile nobody *",
+    ),
+    (
+        "OS_CLIENT_CONFIG_FILE=clouds/broken.yaml swiftfs mount nobox mp --os-cloud demo",
+        FAILED,
+        "clouds/broken.yaml, line 3: expected ',' or ']', but got ':'",
+    ),
+    (
+        "OS_CLIENT_CONFIG_FILE=clouds/list.yaml swiftfs mount nobox mp --os-cloud demo",
+        FAILED,
+        "clouds/list.yaml has no clouds: *",
+    ),
+    # Other commands
+    ("swiftfs status mp", FAILED, "*/mp is not a swiftfs mount"),
+    ("swiftfs umount mp", FAILED, "*/mp is not a swiftfs mount"),
+    ("swiftfs flush none", FAILED, "*/none: No such file or directory"),
+    ("swiftfs export mp out", FAILED, "*/mp is neither a swiftfs mount nor a cache folder"),
+    ("swiftfs gc nobox --older-than 7", WRONG, "*'7': expected an age such as 12h, 7d or 2w *"),
+    ("swiftfs probe nobox --size 2T", WRONG, "*'2T': expected a size, 1M to 1G *"),
+)
+
+CLOUDS = {
+    "two.yaml": """
+clouds:
+  demo:
+    auth: {auth_url: http://localhost:5000/v3, username: u}
+  other:
+    profile: nobody
+    auth: {auth_url: http://localhost:5000/v3, username: u}
+""",
+    "broken.yaml": "clouds:\n  demo: [x\n    auth:\n",
+    "list.yaml": "- demo\n",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, swift: SwiftServer) -> Path:
+    """A folder with what the commands name."""
+    home = tmp_path / "home"
+    for name in ("mp", "full/x", "clouds"):
+        (home / name).mkdir(parents=True)
+    (home / "table.toml").write_text("ttl = 3\n[photos]\nttl = 4\n")
+    (home / "open").write_text("ST_KEY=x\n")
+    (home / "open").chmod(0o644)
+    for name, text in CLOUDS.items():
+        (home / "clouds" / name).write_text(text)
+        (home / "clouds" / name).chmod(0o600)
+    return home
+
+
+@pytest.mark.parametrize(("typed", "code", "seen"), TYPED, ids=[typed for typed, _, _ in TYPED])
+def test_a_mistake_is_answered_in_one_line(
+    home: Path, swift: SwiftServer, typed: str, code: int, seen: str
+) -> None:
+    result = shell(typed, home, swift)
+    expected = ".*".join(map(re.escape, f"swiftfs: {seen}\n".split("*")))
+    assert re.fullmatch(expected, result.stderr), result.stderr
+    assert (result.returncode, result.stdout) == (code, "")
+    assert not (home / ".cache").exists()
+    if code == FAILED:
+        assert quoted(result.stderr)
+
+
+def shell(typed: str, home: Path, swift: SwiftServer) -> subprocess.CompletedProcess[str]:
+    """Do what a shell does with the line."""
+    environment = {**swift.environment(), "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config")}
+    before, _, words = typed.partition("swiftfs ")
+    if not before.startswith("cd "):
+        environment |= dict(word.split("=", 1) for word in before.split())
+        return swiftfs(*shlex.split(words), environment=environment, folder=home)
+    (home / "gone").mkdir()
+    program = typed.replace("cd gone;", "cd gone && rmdir ../gone &&")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["sh", "-c", program],
+        env={**clean_environment(), **environment, "PATH": path},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
