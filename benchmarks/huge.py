@@ -22,8 +22,11 @@ from support.mounts import Mount, run
 ROWS = 20_000
 """Names per request that fills the container."""
 
+LONG_NAME = "huge/{:07d}-" + "backup-of-the-server-" * 4 + "2026.tgz"
+
 JOBS = {
     "ls -f of 1,000,000 names": ("huge/name{:07d}", 1_000_000, 1, ("ls", "-f"), "huge"),
+    "ls -f of 1,000,000 names of 100 bytes": (LONG_NAME, 1_000_000, 1, ("ls", "-f"), "huge"),
     "find in 2,000 folders of 100": ("tree/part{0:04d}/file{1:03d}", 2_000, 100, ("find",), "tree"),
 }
 

@@ -397,6 +397,16 @@ def new_thread(
     return _runtime.thread(target, name, args, daemon=daemon)
 
 
+def report_thread_failures(report: Callable[[str, BaseException], None]) -> None:
+    """Let `report` be called with the name of each thread that an exception ends, and that exception."""
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if failure.exc_value is not None and not isinstance(failure.exc_value, SystemExit):
+            report(failure.thread.name if failure.thread is not None else "unknown", failure.exc_value)
+
+    threading.excepthook = hook
+
+
 def new_pool(name: str, size: int) -> Executor:
     """Return a pool of at most `size` threads called `name`; the caller shuts it down."""
     raw = _runtime.pool(name, size)

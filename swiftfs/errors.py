@@ -153,6 +153,18 @@ class QuotaExceeded(StoreError):
     errno = errno.EDQUOT
 
 
+class LinkLoop(StoreError):
+    """409 on a symlink of Swift: it leads to itself, or over more links than the server follows."""
+
+    errno = errno.ELOOP
+
+
+class FolderTooLarge(StoreError):
+    """A folder has more names than one call lists."""
+
+    errno = errno.EFBIG
+
+
 class TooLarge(StoreError):
     """413 on an object: larger than the server accepts in one request."""
 

@@ -56,13 +56,15 @@ class Row:
 class Page:
     """One page of a listing; `last` if no other page follows.
 
-    `subdirs` are prefixes and end with the delimiter. `marker` continues the listing.
+    `subdirs` are prefixes and end with the delimiter. `marker` continues the listing. Of `unreadable` keys
+    only the name is certain: the server has sent a size, hash, type or time that no object has.
     """
 
     rows: tuple[Row, ...]
     subdirs: tuple[str, ...]
     marker: str
     last: bool
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class ObjectInfo:
     `preserved_headers` holds the headers a POST drops unless it sends them again (`Content-Encoding`,
     `X-Delete-At`, …), by their names. `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0
     if it is unknown. `dlo_prefix` is how the names of a DLO's segments begin. Of a symlink of Swift this is
-    all about its target.
+    all about its target, unless it is `unreadable`: it leads to no object.
     """
 
     version: ObjectVersion
@@ -85,6 +87,7 @@ class ObjectInfo:
     is_slo: bool = False
     dlo_prefix: ObjectName | None = None
     is_symlink: bool = False
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """SQLite files in a cache folder, which one mount uses exclusively."""
 
+import errno
 import logging
+import shutil
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable
@@ -13,6 +15,10 @@ from swiftfs.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+LITTLE = 128 * 1024
+"""Free bytes of disk with which SQLite may fail for want of space: it says so only of some of its files."""
 
 
 class OtherFormat(ConfigurationError):
@@ -121,7 +127,8 @@ class CacheDatabase:
         try:
             return self._open(self.path)
         except (sqlite3.OperationalError, OSError) as error:  # not damaged: another mount may read it
-            log.warning("%s cannot be opened (%s): %s", self.path, error, self._loss)
+            reason = reason_of(error, self.path.parent)
+            log.warning("%s cannot be opened (%s): %s", self.path, reason, self._loss)
             return self.in_memory()
         except (OtherFormat, sqlite3.Error) as error:
             return self.recreate(error)
@@ -244,6 +251,21 @@ def _run_migrations(database: sqlite3.Connection, schema: Schema, steps: Iterabl
 
 def _pragma(database: sqlite3.Connection, name: str) -> int:
     return int(database.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def is_for_want_of_space(error: Exception, folder: Path) -> bool:
+    """Return whether a database in `folder` failed because the disk is full."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.ENOSPC, errno.EDQUOT}
+    if "full" in str(error):
+        return True
+    # That of a file that it maps (`-shm`) is an error as of a broken disk.
+    return "disk I/O error" in str(error) and shutil.disk_usage(folder).free < LITTLE
+
+
+def reason_of(error: Exception, folder: Path) -> str:
+    """Return in words for users why a database in `folder` cannot be used."""
+    return f"no space is left on the disk of {folder}" if is_for_want_of_space(error, folder) else str(error)
 
 
 def boot_id() -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from swiftfs.cli.wording import complain, counts, pluralize, spinner
+from swiftfs.cli.wording import KINDS, complain, counts, pluralize, spinner
 from swiftfs.control.client import flush, read_state, retry
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.queue_report import QueuedChange
@@ -35,7 +35,8 @@ def run_flush(mountpoint: Path) -> None:
 
 
 def _given_up(change: QueuedChange) -> str:
-    done = {"Delete": "deleted", "Move": "moved", "MoveFolder": "moved"}.get(change.kind, "changed")
+    is_move = KINDS.get(change.kind) == KINDS["Move"]
+    done = "deleted" if change.kind == "Delete" else "moved" if is_move else "changed"
     return f"could not be {done} and was given up: {change.reason}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.cli.options import given
+from swiftfs.config.cache_dir import LOG
 from swiftfs.config.credentials import forget_secrets, login_environment
 from swiftfs.config.sources import build_options, gather
 from swiftfs.paths import Source
@@ -18,6 +19,7 @@ from swiftfs.service.daemon import (
     forbid_core_dumps,
     log_to_system,
     log_to_terminal,
+    report_crashes,
     run_in_background,
 )
 from swiftfs.service.mount import announce, serve
@@ -54,6 +56,7 @@ def run(
 def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground: bool) -> None:
     level = logging.DEBUG if request.options.debug else logging.INFO
     log_to_terminal(level, in_background=not foreground and not request.options.debug)
+    report_crashes()
     allow_many_files()
     forbid_core_dumps()
     if foreground:
@@ -69,6 +72,7 @@ def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground:
         def begin(cache: Path) -> None:
             log_to_system(level, cache)
             announce(request, cache)
+            report_crashes(cache / LOG)
             ready()
 
         serve(request, environment, begin)

@@ -36,6 +36,8 @@ def _mount(state: MountStatus) -> Iterator[RenderableType]:
     running = [change for change in report.changes if change.state == "running" and change.bytes]
     if running or state.writing:
         yield Padding(_uploads(state, running), (1, 0, 0, 2))
+    if report.renames:
+        yield Padding(_renames(report), (1, 0, 0, 2))
     rest = [change for change in report.changes if change not in running]
     if rest:
         yield Padding(_changes(rest[:MOST_ROWS]), (1, 0, 0, 2))
@@ -146,6 +148,19 @@ def _uploads(state: MountStatus, running: Iterable[QueuedChange]) -> Table:
             Text(f"{100 * sent // max(size, 1)}%", justify="right"),
             _text(f"{decimal(sent)} of {decimal(size)}{note}"),
             _text(path),
+        )
+    return table
+
+
+def _renames(report: QueueReport) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for one in report.renames[:MOST_ROWS]:
+        moved, objects = max(0, one.objects - one.left), max(one.objects, 1)
+        table.add_row(
+            ProgressBar(total=objects, completed=moved, width=BAR_COLUMNS),
+            Text(f"{100 * moved // objects}%", justify="right"),
+            _text(f"{moved:,} of {pluralize(one.objects, 'object')} moved"),
+            _text(f"{one.old} to {one.new}"),
         )
     return table
 

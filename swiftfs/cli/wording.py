@@ -18,6 +18,7 @@ KINDS = {
     "SetHeaders": "attributes",
     "Delete": "deletion",
     "Move": "move",
+    "MoveObject": "move",
     "MoveFolder": "move",
 }
 """The names of the journal's operations in what users read."""

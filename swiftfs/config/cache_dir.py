@@ -15,6 +15,7 @@ import platformdirs
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.paths import Source
+from swiftfs.store.private_files import others_can_write
 
 LOCK = "lock"
 """Locked by the process that uses the folder."""
@@ -162,7 +163,8 @@ def _check_parents(folder: Path) -> None:
         trusted.add(_OVERFLOW_USER)  # / of a rootless container
     for parent in folder.resolve().parents:
         found = parent.stat()
-        is_open = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+        # In a sticky folder, such as /tmp, others cannot rename what is this user's.
+        is_open = not found.st_mode & stat.S_ISVTX and others_can_write(parent, found)
         if is_open or found.st_uid not in trusted:
             raise ConfigurationError(
                 f"cache folder {folder}: other users can replace it, as they can write to {parent}: "

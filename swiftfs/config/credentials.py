@@ -3,8 +3,10 @@
 import os
 import re
 from collections.abc import Mapping, MutableMapping
+from functools import partial
 from pathlib import Path
 
+from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
 from swiftfs.store.private_files import check_writers, is_readable_by_others
 
@@ -30,16 +32,12 @@ _SECRET = re.compile("KEY|PASS|SECRET|TOKEN")
 def read_credentials(path: Path) -> dict[str, str]:
     """Return the `OS_*` and `ST_*` variables in a file of this user or of root that no one else may read.
 
-    `access_key`, `secret_key`, `project_id` and `domain_id` are NAVER's; `auth_url` is for another region.
-    Raise `ConfigurationError` if it cannot be read, another user owns it or can read it, or a line is not an
-    assignment; no message contains a value.
+    It may be a pipe, such as that of `<(command)` in a shell. `access_key`, `secret_key`, `project_id` and
+    `domain_id` are NAVER's; `auth_url` is for another region. Raise `ConfigurationError` if it cannot be
+    read, another user owns it or can read it, or a line is not an assignment; no message contains a value.
     """
     try:
-        # `utf-8-sig`: editors of other systems begin a file with a byte order mark.
-        with path.open(encoding="utf-8-sig") as file:
-            if not _is_lent(path):
-                _check_private(path, os.fstat(file.fileno()))
-            lines = file.read().splitlines()
+        lines = read_own_file(path, partial(_check_private, path)).splitlines()
     except OSError as error:
         raise ConfigurationError(f"credentials file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -86,7 +84,10 @@ def _is_lent(path: Path) -> bool:
     return lent is not None and path.absolute().parent == Path(lent)
 
 
-def _check_private(path: Path, found: os.stat_result) -> None:
+def _check_private(path: Path, descriptor: int) -> None:
+    if _is_lent(path):
+        return
+    found = os.fstat(descriptor)
     check_writers(f"credentials file {path}", found)
     if is_readable_by_others(found):
         raise ConfigurationError(f"credentials file {path} can be read by other users: chmod 600 it")

@@ -255,6 +255,12 @@ class Options:
     settle: float = _option(
         2.0, _SECONDS, "how long a change waits, so that later ones can be merged with it"
     )
+    background_rename: int = _option(
+        0,
+        _number(0, 10**9),
+        "the objects of a folder that has at least this many are moved after its rename has returned; "
+        "with 0 every rename waits for them",
+    )
     sync: bool = _option(False, SWITCH, "make close() wait until the file is in Swift")
     cache_dir: str = _option(
         "", _FOLDER, "folder for local copies and the journal (default: in the user's cache folder)"

@@ -5,13 +5,16 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
 from swiftfs.config.options import OPTIONS, PREFIX, Options, show_size
+from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
+from swiftfs.store.private_files import check_trusted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -122,9 +125,13 @@ def from_environment(environment: Mapping[str, str]) -> list[Setting]:
 
 
 def from_file(path: Path) -> list[Setting]:
-    """Return the settings in a TOML file; raise `ConfigurationError` for a value that no option can have."""
+    """Return the settings in a TOML file.
+
+    Raise `ConfigurationError` for a value that no option can have, and for a file that others can change.
+    """
     try:
-        text = path.read_text()
+        # An option may turn checks off, or name the file with the credentials and the server that gets them.
+        text = read_own_file(path, partial(check_trusted, f"configuration file {path}"))
         values = tomllib.loads(text)
     except OSError as error:
         raise ConfigurationError(f"configuration file {path}: {error.strerror}") from None

@@ -108,6 +108,11 @@ def _changes(state: MountStatus) -> Iterator[Metric]:
         "swiftfs_waiting_bytes", "Bytes of the files of these changes.", value=report.bytes
     )
     yield GaugeMetricFamily(
+        "swiftfs_objects_to_move",
+        "Objects of renamed folders that are to be moved yet.",
+        value=sum(one.left for one in report.renames),
+    )
+    yield GaugeMetricFamily(
         "swiftfs_oldest_change_seconds", "Age of the oldest of these changes.", value=report.oldest
     )
     yield GaugeMetricFamily(

@@ -184,10 +184,16 @@ class BaseVerifier:
 
     def _get(self, base: BaseVersion, answer: Answer) -> ObjectInfo:
         """Download the bytes of an answer."""
-        size = answer.end - answer.offset
-        self._state.space.on_growth(size)
-        length = None if size == base.object_size else size
-        info = self._store.get(base.name, answer.write, offset=answer.offset, length=length, etag=base.etag)
+        length = answer.end - answer.offset
+        self._state.space.on_growth(length)
+        info = self._store.get(
+            base.name,
+            answer.write,
+            offset=answer.offset,
+            length=None if length == base.object_size else length,
+            etag=base.etag,
+            size=base.object_size,
+        )
         if info.size != base.object_size or (base.etag and info.version.etag != base.etag):
             raise PreconditionFailed(f"{base.name}: the object changed while it was changed here")
         return info
@@ -196,7 +202,7 @@ class BaseVerifier:
         """Write verified bytes to the blocks that are neither changed nor verified."""
         state, blocks = self._state, self._state.blocks
         with state.changed:
-            now = blocks.base
+            now, wrong = blocks.base, False
             # Our own upload or rename may have replaced the version while its bytes came.
             if now is None or not blocks.is_from(base) or state.closed:
                 return
@@ -205,6 +211,8 @@ class BaseVerifier:
             for one, other in list(blocks.unverified(*block_range(offset, end))):
                 position = one * BLOCK
                 for piece in answer.pieces(position, min(other * BLOCK, end)):
+                    # Bytes that are not present are not compared: nobody has read them.
+                    wrong |= self._differs(piece, position)
                     write_all(state.descriptor, piece, position)
                     position += len(piece)
                 blocks.present.add(one, other)
@@ -212,6 +220,15 @@ class BaseVerifier:
             state.is_certain = True
             self._resolver.learn(info)
             state.changed.notify_all()
+        if wrong:
+            state.found_wrong_bytes()
+
+    def _differs(self, piece: bytes, position: int) -> bool:
+        """Return whether a reader may have had other bytes than the verified ones. Lock held."""
+        here = self._state.blocks.present
+        if not here.touches(*block_range(position, position + len(piece))):
+            return False
+        return os.pread(self._state.descriptor, len(piece), position) != piece
 
 
 def _is_of_segments(manifest: Manifest | None, answer: Answer, offset: int, end: int) -> bool:

@@ -16,7 +16,7 @@ from swiftfs.errors import os_error
 from swiftfs.filecache.backlog import Backlog, NoBacklog
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.file_state import FileState, WrongBytesCall, ignore_wrong_bytes
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
@@ -36,7 +36,7 @@ class CachedFileFactory:
     called with a prefix before the first segment is stored below it, `on_put` before each later one. The
     prefix ends in the id of the `journal`. `recalled` has what an earlier process recorded of its uploads, by
     their prefix. A full segment of a file that is being written is uploaded `settle_seconds` after its writer
-    has left it.
+    has left it. For `on_wrong_bytes` see `FileState`.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class CachedFileFactory:
         settle_seconds: float = 0.0,
         journal: str = "",
         on_put: Callable[[UnreferencedPrefix], None] | None = None,
+        on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
     ) -> None:
         self.read_ahead = read_ahead
         self._store = store
@@ -61,6 +62,7 @@ class CachedFileFactory:
         self._on_put = on_put
         self._settle_seconds = settle_seconds
         self._journal = journal
+        self._on_wrong_bytes = on_wrong_bytes
         self.places = SegmentContainerChooser(store, segments)
         self.recalled: dict[ObjectName, UnreferencedPrefix] = {}
         self._downloads = new_pool("download", connections)
@@ -75,14 +77,14 @@ class CachedFileFactory:
         space: SpaceCalls = UNLIMITED,
     ) -> CachedFile:
         """Return a new cached file, which is to be stored as `name`; `cached` has blocks of `base`."""
-        state = FileState.create(folder, base, cached, space)
+        state = FileState.create(folder, base, cached, space, self._on_wrong_bytes)
         return self._compose(state, self._segments(state, name, None))
 
     def restore(
         self, folder: Path, name: ObjectName, record: FileRecord, space: SpaceCalls = UNLIMITED
     ) -> CachedFile:
         """Return the file of a record; raise `OSError` when its local file has been changed or is gone."""
-        state = FileState.restore(folder, record, space)
+        state = FileState.restore(folder, record, space, self._on_wrong_bytes)
         uploads = self._segments(state, name, record.prefix)
         uploads.restore(record.evicted)
         if record.prefix is not None and (recalled := self.recalled.get(record.prefix)) is not None:

@@ -193,7 +193,12 @@ class Downloader:
 
         try:
             info = self._store.get(
-                base.name, arrived, offset=offset, length=None if whole else length, etag=base.etag
+                base.name,
+                arrived,
+                offset=offset,
+                length=None if whole else length,
+                etag=base.etag,
+                size=base.object_size,
             )
         except NotFound:
             raise PreconditionFailed(f"{base.name}: the object was deleted while it was read") from None

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from swiftfs.concurrency import Rank, new_condition
@@ -10,6 +11,12 @@ from swiftfs.filecache.block_map import BaseVersion, BlockMap, FileRecord
 from swiftfs.filecache.checksum_ranges import ChecksumRanges
 from swiftfs.filecache.space import SpaceCalls
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, punch_hole
+
+WrongBytesCall = Callable[[str], None]
+
+
+def ignore_wrong_bytes(_local_file: str) -> None:
+    """Do nothing: no kernel reads the file."""
 
 
 class FileState:
@@ -24,6 +31,9 @@ class FileState:
     describes this state. Of a `pinned` file nothing is evicted until the next version is stored: the base
     version may be gone by then, or an upload maps the file. Up to `tail` the local file has bytes behind the
     file's end, which an older state has.
+
+    `on_wrong_bytes` is called, without the lock, with the local file's name when bytes that a reader may have
+    were found wrong. They are not present then, or replaced.
     """
 
     def __init__(
@@ -35,6 +45,7 @@ class FileState:
         is_certain: bool,
         is_checked: bool = False,
         is_recorded: bool = False,
+        on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
     ) -> None:
         self.file = file
         self.descriptor = file.descriptor
@@ -44,26 +55,45 @@ class FileState:
         self.checks = ChecksumRanges(done=is_checked)
         self.is_certain = is_certain
         self.is_recorded = is_recorded
+        self._on_wrong_bytes = on_wrong_bytes
         self.pinned = False
         self.tail = 0
         self.closed = False
 
     @classmethod
     def create(
-        cls, folder: Path, base: BaseVersion | None, cached: CachedVersion | None, space: SpaceCalls
+        cls,
+        folder: Path,
+        base: BaseVersion | None,
+        cached: CachedVersion | None,
+        space: SpaceCalls,
+        on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
     ) -> "FileState":
         """Return the state of a file with the bytes of `base`; `cached` has some of them."""
         is_checked = cached is not None and cached.checked
         blocks = BlockMap(base, cached.present if cached else None, verified=is_checked)
         file = cached.file if cached else SparseFile.create(folder)
-        state = cls(file, blocks, space, is_certain=cached is not None, is_checked=is_checked)
+        state = cls(
+            file,
+            blocks,
+            space,
+            is_certain=cached is not None,
+            is_checked=is_checked,
+            on_wrong_bytes=on_wrong_bytes,
+        )
         # Full size from the start, even as one hole: no page that an upload maps or the kernel splices lies
         # behind the end.
         state.extend(blocks.size)
         return state
 
     @classmethod
-    def restore(cls, folder: Path, record: FileRecord, space: SpaceCalls) -> "FileState":
+    def restore(
+        cls,
+        folder: Path,
+        record: FileRecord,
+        space: SpaceCalls,
+        on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
+    ) -> "FileState":
         """Return the state that an earlier process recorded.
 
         Raise `OSError` if the local file is missing or too short.
@@ -76,7 +106,14 @@ class FileState:
             raise os_error(errno.EIO, str(file.path))
         # A block that was written in part has bytes of the base version.
         is_certain = bool(record.dirty)
-        state = cls(file, BlockMap.restore(record), space, is_certain=is_certain, is_recorded=True)
+        state = cls(
+            file,
+            BlockMap.restore(record),
+            space,
+            is_certain=is_certain,
+            is_recorded=True,
+            on_wrong_bytes=on_wrong_bytes,
+        )
         state.extend(record.base.size if record.base is not None else 0)
         # Not ftruncate(2): the file must stay as long as the base version.
         punch_hole(file.descriptor, record.size, rest)  # bytes of a writer that never closed the file
@@ -98,6 +135,10 @@ class FileState:
         """Evict nothing before the next version is stored."""
         with self.changed:
             self.pinned = True
+
+    def found_wrong_bytes(self) -> None:
+        """Tell that bytes were found wrong, and are not in the local file any more. Lock not held."""
+        self._on_wrong_bytes(self.file.path.name)
 
     def begin_change(self) -> None:
         """Forget the checks and the journal's record, because the bytes change. Lock held."""

@@ -71,6 +71,8 @@ class SegmentFetcher:
         for is_last in (False, True):
             digest = md5_of(state.descriptor, source.start, source.end, lambda: state.closed)
             if digest == segment.etag or state.closed:
+                if is_last:
+                    state.found_wrong_bytes()
                 return
             message = f"{segment.name}: the downloaded bytes have the MD5 {digest} instead of {segment.etag}"
             if is_last:

@@ -103,12 +103,12 @@ class Verifier:
             part.running = self._submit(self._run_check, part, part.changes)
 
     def _run_check(self, part: ChecksumRange, changes: int) -> None:
-        state, digest = self._state, ""
+        state, digest, is_wrong = self._state, "", False
         try:
             digest = md5_of(state.descriptor, part.start, part.end, lambda: state.closed)
         finally:
             with state.changed:
-                if state.checks.learn(part, changes, digest) and not state.closed:
+                if is_wrong := state.checks.learn(part, changes, digest) and not state.closed:
                     # The next read downloads them again. A reader may have had them: see docs/durability.md.
                     state.blocks.drop(*part.blocks)
                     state.checks.forget(*part.blocks)
@@ -116,4 +116,6 @@ class Verifier:
                 elif part.right:
                     state.blocks.verified.add(*part.whole_blocks(state.blocks.size))
                 state.changed.notify_all()
+            if is_wrong:
+                state.found_wrong_bytes()
             self._activity.ended()

@@ -7,6 +7,7 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.upkeep import Upkeep
+from swiftfs.store.moved_view import MovedNames
 
 
 class Backlog:
@@ -14,12 +15,13 @@ class Backlog:
 
     It is made before the file cache, which calls it, and before the journal, which needs both. So nothing is
     connected afterwards. `changed` is the journal's lock, which guards the queue. `uses` are those of the
-    cache's local files, which the queue puts away.
+    cache's local files, which the queue puts away. `moved` are the objects that are not at their new names
+    yet.
     """
 
-    def __init__(self, db: JournalDB, removal: SegmentRemoval, parallel: int) -> None:
+    def __init__(self, db: JournalDB, removal: SegmentRemoval, parallel: int, moved: MovedNames) -> None:
         self.uses = Uses()
-        self.queue = TaskQueue(self.uses)
+        self.queue = TaskQueue(self.uses, moved)
         self.changed = new_condition(Rank.JOURNAL)
         self.parallel = parallel
         self.workers = new_pool("operation", parallel)

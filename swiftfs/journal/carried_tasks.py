@@ -145,10 +145,13 @@ class CarriedTasks:
     def rename(self, record: RecordCarried, move: Task | None = None) -> None:
         """Give the tasks their new names, in one commit; `record` is called after that, with the lock held.
 
-        The commit also drops the record of the `move` of what Swift has of the folder. Without a move raise
-        `OSError` if the disk refuses the commit: nothing has changed then.
+        The commit also drops the record of the `move` of what Swift has of the folder; if that has handed on
+        its objects, their moves are queued before. Without a move raise `OSError` if the disk refuses the
+        commit: nothing has changed then.
         """
         with self._changed:
+            if move is not None and move.later:
+                self._queue.add_before(move.later, self._tasks)
             renamings = [self._renaming(task, is_moved=move is not None) for task in self._tasks]
             records, drop = _records(renamings)
             # One commit: a crash leaves all under the old names or all under the new ones.

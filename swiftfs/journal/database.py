@@ -27,15 +27,13 @@ from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.older_rows import Executed, OlderRows, RowState
 from swiftfs.journal.operations import Operation
 from swiftfs.journal.power_cut import go_back
+from swiftfs.journal.reserve import Reserve
 from swiftfs.journal.schema import Statement, open_journal
 from swiftfs.journal.upload_rows import read_unreferenced, upload_changes
 from swiftfs.objects import ObjectName
-from swiftfs.sqlite import boot_id, row_checksum
+from swiftfs.sqlite import boot_id, is_for_want_of_space, reason_of, row_checksum
 
 log = logging.getLogger(__name__)
-
-RESERVE = 1024 * 1024
-"""Bytes of disk space reserved for the database: enough for thousands of records."""
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """How large the WAL may grow before a checkpoint, for which commits wait."""
@@ -63,7 +61,7 @@ class JournalDB:
         self._path = folder / JOURNAL
         self._log = folder / f"{JOURNAL}-wal"
         self._lock = new_lock(Rank.LOG)
-        self._reserve = folder / JOURNAL_RESERVE
+        self._reserve = Reserve(folder / JOURNAL_RESERVE)
         self._pending_puts: dict[int, Record] = {}
         self._pending_drops: set[int] = set()
         self._pending_prefixes: list[UnreferencedPrefix] = []
@@ -73,7 +71,7 @@ class JournalDB:
         self._commits = self._synced = self._final = 0
         self.lost: list[str] = []
         self._database = self._open()
-        self._fill_reserve()
+        self._reserve.fill()
         try:
             self._older = self._begin_boot()
             self._check_identity(identity)
@@ -242,7 +240,7 @@ class JournalDB:
                 return
             # Before the first byte is written: what is replaced from now on may be what a power cut leaves.
             self._older.begin_sync(commits)
-        self._fill_reserve()
+        self._reserve.fill()
         synchronize(self._folder)
         with self._lock:
             # Not counted as a commit: otherwise each sync would be a reason for the next one, on an idle
@@ -285,7 +283,10 @@ class JournalDB:
             self._check_empty()
             return open_journal(self._path)
         except (sqlite3.OperationalError, OSError) as error:  # that is no sign of damage
-            raise ConfigurationError(f"the journal {self._path} cannot be opened: {error}") from None
+            if is_for_want_of_space(error, self._folder) and self._reserve.release():
+                return self._open()
+            reason = reason_of(error, self._folder)
+            raise ConfigurationError(f"the journal {self._path} cannot be opened: {reason}") from None
         except sqlite3.DatabaseError as error:
             aside = self._set_aside()
             said = f"{self._path} is damaged ({error}): it is set aside as {aside.name}"
@@ -394,8 +395,7 @@ class JournalDB:
 
     def _put_fact(self, name: str, value: str) -> None:
         if self._fact(name) != value:
-            with self._database:
-                self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+            self._write_statements(("INSERT OR REPLACE INTO facts VALUES (?, ?)", [(name, value)]))
 
     def _write(
         self,
@@ -460,7 +460,7 @@ class JournalDB:
             self._execute(statements)
         except sqlite3.Error as error:
             # By its message: the exceptions of sqlite3 have error codes only since Python 3.11.
-            if "full" not in str(error) or not self._release_reserve():
+            if "full" not in str(error) or not self._reserve.release():
                 raise self._os_error(error) from error
             try:
                 self._execute(statements)
@@ -474,21 +474,6 @@ class JournalDB:
 
     def _os_error(self, error: sqlite3.Error) -> OSError:
         return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))
-
-    def _release_reserve(self) -> bool:
-        """Free the disk space that is reserved for the database; return whether there was any."""
-        try:
-            self._reserve.unlink()
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _fill_reserve(self) -> None:
-        """Reserve disk space for the database, so that files can be closed while the disk is full."""
-        if not self._reserve.exists():
-            with suppress(OSError):
-                # Written, and not a hole: a hole reserves nothing.
-                self._reserve.write_bytes(bytes(RESERVE))
 
 
 def _sync_data(path: Path) -> None:

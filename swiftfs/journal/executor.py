@@ -12,8 +12,10 @@ from swiftfs.concurrency import new_pool
 from swiftfs.errors import AlreadyExists, NotFound, StoreError, Unavailable
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.background_moves import BackgroundMoves, Outcome
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
+from swiftfs.journal.move_evidence import MoveEvidence
 from swiftfs.journal.move_results import CopyKeeper, Moved, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
@@ -23,6 +25,7 @@ from swiftfs.journal.operations import (
     DescribeContainer,
     Move,
     MoveFolder,
+    MoveObject,
     Operation,
     PutFile,
     PutMarker,
@@ -63,6 +66,8 @@ class Executor:
         self._pool = new_pool("journal", PARALLEL)
         self._file_upload = FileUpload(store, segment_size, removal, ambiguous)
         self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
+        late = MoveEvidence(ambiguous)
+        self._background_moves = BackgroundMoves(store, self._pool, self._object_moves, copies, late)
 
     def close(self) -> None:
         """End the threads."""
@@ -256,7 +261,13 @@ class Executor:
         """
         if isinstance(operation, Move):
             return Moved(self._object_moves.move(operation, keeper))
-        return self._object_moves.move_folder(operation, record, keeper)
+        return self._object_moves.move_folder(operation, record, keeper, self._background_moves.plan)
+
+    def move_objects(
+        self, operations: Mapping[MoveObject, bool], keeper: CopyKeeper
+    ) -> dict[ObjectName, Outcome]:
+        """Move objects of folders that were renamed; see `BackgroundMoves.run`."""
+        return self._background_moves.run(operations, keeper)
 
     def resume(self, operation: Move | MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
         """Finish a move that an earlier process began.

@@ -7,6 +7,7 @@ from swiftfs.journal.operations import (
     Delete,
     Move,
     MoveFolder,
+    MoveObject,
     Operation,
     PutFile,
     PutMarker,
@@ -40,7 +41,7 @@ def requests_of(operation: Operation) -> Iterator[Request]:
             yield operation.name, Effect("post", headers=operation.headers)
         case Delete():
             yield operation.name, GONE
-        case Move():
+        case Move() | MoveObject():
             yield from _moving(operation.source, operation.target)
         case MoveFolder():
             yield from _moving_folder(operation)

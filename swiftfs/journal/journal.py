@@ -326,7 +326,7 @@ class Journal:
         """Call `done` when the object that a move left at `name` is deleted, or its deletion is given up."""
         with self._changed:
             task = self._queue.tail(name)
-            if task is not None and isinstance(task.operation, Delete) and task.operation.moved:
+            if task is not None and isinstance(task.operation, Delete) and task.operation.is_conditional:
                 task.done = done
                 return
         done(None)

@@ -26,6 +26,7 @@ from swiftfs.journal.late_versions import LateVersions
 from swiftfs.journal.operations import (
     Move,
     MoveFolder,
+    MoveObject,
     Operation,
     PutSpecial,
 )
@@ -117,7 +118,7 @@ class LateRequests:
         """
         self._ambiguous.load(self._recorded())
         # Moves first: they leave `ROOM` to the others, which would leave nothing to them.
-        moves = [one for one in recovered if isinstance(one, Move | MoveFolder)]
+        moves = [one for one in recovered if isinstance(one, Move | MoveObject | MoveFolder)]
         dropped = self._ambiguous.suspect_moves(chain.from_iterable(map(requests_of, moves)))
         if dropped:
             log.warning(
@@ -125,7 +126,7 @@ class LateRequests:
                 "not be noticed",
                 dropped,
             )
-        others = (one for one in recovered if not isinstance(one, Move | MoveFolder))
+        others = (one for one in recovered if not isinstance(one, Move | MoveObject | MoveFolder))
         self._ambiguous.suspect(chain.from_iterable(map(requests_of, others)))
         self.save()
 

@@ -166,11 +166,11 @@ class LateVersions:
             return replace(last, headers=headers, manifest=self._store.manifest(name))
         if info.size <= SMALL_BODY:
             body = bytearray(info.size)
-            self._store.get(name, partial(_fill, body), etag=etag)
+            self._store.get(name, partial(_fill, body), etag=etag, size=info.size)
             return replace(last, headers=headers, body=bytes(body))
         if self._copies.fits(info.size) and not self._is_cached(version):
             with TemporaryFile(dir=self._folder) as file:
-                self._store.get(name, partial(_pwrite, file.fileno()), etag=etag)
+                self._store.get(name, partial(_pwrite, file.fileno()), etag=etag, size=info.size)
                 self._copies.put(version, file.fileno(), info.size)
         return replace(last, headers=headers)
 

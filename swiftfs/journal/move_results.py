@@ -7,7 +7,7 @@ from typing import Protocol
 
 from swiftfs.errors import NotFound, StoreError, errno_of
 from swiftfs.journal.move_items import MoveItem
-from swiftfs.journal.operations import Delete, Move, MoveFolder
+from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject
 from swiftfs.objects import ObjectName, Row
 
 Remnant = tuple[Delete, StoreError]
@@ -18,11 +18,25 @@ Remnant = tuple[Delete, StoreError]
 class Moved:
     """What a move that was carried out has left; of a folder's, the old rows of what listings showed.
 
-    Some may be of objects that another client has deleted meanwhile.
+    Some may be of objects that another client has deleted meanwhile. If the objects of a folder are to move
+    in the background, nothing was moved, and `later` are their moves.
     """
 
     remnants: list[Remnant]
     rows: tuple[Row, ...] = ()
+    later: Sequence["PlannedMove"] = ()
+
+
+PlannedMove = tuple[str, MoveObject]
+"""The move of one object, and the path of what it moves."""
+
+HandOn = Callable[[MoveFolder, Sequence[MoveItem]], Sequence[PlannedMove]]
+"""Returns the moves of a folder's objects that are made later, none if all are to be made at once."""
+
+
+def all_at_once(_operation: MoveFolder, _items: Sequence[MoveItem]) -> Sequence[PlannedMove]:
+    """Return that nothing is moved later: a `HandOn`."""
+    return ()
 
 
 ShowMoved = Callable[[str, Move | MoveFolder, Sequence[Row]], str | None]

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, StoreError, os_error
 from swiftfs.journal.move_evidence import MoveEvidence
@@ -34,10 +33,12 @@ from swiftfs.journal.move_items import (
 from swiftfs.journal.move_results import (
     KEEPS_NOTHING,
     CopyKeeper,
+    HandOn,
     Moved,
     RecordMove,
     Remnant,
     Unmoved,
+    all_at_once,
     prepare,
 )
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
@@ -46,7 +47,7 @@ from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.paging import iter_rows
+from swiftfs.store.paging import iter_rows, readable_rows
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -99,11 +100,11 @@ class ObjectMoves:
         try:
             item.copied = self._store.copy(operation.source, operation.target, manifest_only=True).etag
         except StoreError:
-            self._share_copy(item)
+            self._copies.share_copy(item)
             self._expect_copy(operation)
             raise
         keeper.keep_copies([item.target])
-        remnants = self._delete_unchanged([item])
+        remnants = self.delete_unchanged([item])
         self._removal.discard(operation.target, replaced, is_slo=operation.is_slo is True)
         if isinstance(item.error, StoreError):
             raise item.error
@@ -135,7 +136,7 @@ class ObjectMoves:
                 self._list_again(target)
                 self._record_replaced(operation)
                 keeper.keep_copies([operation.target])
-                return self._delete_unchanged(
+                return self.delete_unchanged(
                     [MoveItem(operation.source, operation.target, etag, copied=etag)]
                 )
             if is_replaced and not operation.served:
@@ -151,21 +152,25 @@ class ObjectMoves:
         if operation.etag is not None:
             self._record_replaced(operation)
         if target.is_slo:
-            self._share_gone(operation.source, operation.target)
+            self._copies.share_gone(operation.source, operation.target)
 
     def _record_replaced(self, operation: Move) -> None:
         """Record that the copy had replaced what stood at the target before the process died."""
         if operation.replaces_large is not False:
             self._removal.record_replaced(operation.target)
 
-    def move_folder(self, operation: MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
-        """Copy all in parallel, then delete unchanged sources.
+    def move_folder(
+        self, operation: MoveFolder, record: RecordMove, keeper: CopyKeeper, hand_on: HandOn = all_at_once
+    ) -> Moved:
+        """Copy all in parallel, then delete unchanged sources; nothing if `hand_on` returns later moves.
 
         If a copy fails, the others are deleted again; `Unmoved` names those that could not be.
         Sources that another client has changed or deleted meanwhile are not touched.
         """
         began = monotonic()
         items = self._items(operation, self._list(operation))
+        if later := hand_on(operation, items):
+            return Moved([], later=later)
         prepare(items, keeper)
         moved = tuple(MovedObject(i.source.key, *version_of(i)) for i in items[len(operation.markers) :])
         # Committed before the first COPY: the next process can tell what moves from what was stored
@@ -186,7 +191,7 @@ class ObjectMoves:
                 return Moved([(deletion_of(item), error) for item in copied], rows_of(copied))
         sure = [item for item in copied if is_unchanged(item, rows)]
         doubtful = [item for item in copied if not is_unchanged(item, rows)]
-        remnants = self._delete_unchanged(doubtful, sure)
+        remnants = self.delete_unchanged(doubtful, sure)
         return Moved(remnants, rows_of(copied))
 
     def resume_folder(self, operation: MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
@@ -227,7 +232,7 @@ class ObjectMoves:
                 operation.target,
                 some([item.source for item in kept]),
             )
-        return Moved(self._delete_unchanged(copied, found), (*rows_of(items), *left.moved_rows()))
+        return Moved(self.delete_unchanged(copied, found), (*rows_of(items), *left.moved_rows()))
 
     def _list_again(self, copy: ObjectInfo) -> None:
         """Have a copy listed: the server may have died between the COPY and the update of the listing."""
@@ -235,7 +240,7 @@ class ObjectMoves:
 
     def _keep_both(self, item: MoveItem, left: InterruptedMove) -> None:
         """Keep a changed source and what is at its target: the copy of the version that the record has."""
-        self._share_copy(item)  # it may still be made
+        self._copies.share_copy(item)  # it may still be made
         was, there = left.was(item), left.copy_of(item)
         if was is not None and there is not None and there.hash == was.hash:
             item.copied = etag_of(there)
@@ -251,16 +256,7 @@ class ObjectMoves:
                 self._late.found_rows(source, None, target, there)
             # An SLO that has its copy.
             if there is not None and there.hash == was.hash and etag_of(there) != there.hash:
-                self._share_gone(source, target)
-
-    def _share_gone(self, source: ObjectName, target: ObjectName) -> None:
-        """Keep the segments of a copy whose source is gone: they are not the copy's own.
-
-        That the process which died has deleted the source is likely, but not proven: another mount may have
-        renamed it since, and needs the segments.
-        """
-        log.info("%s was gone when its interrupted move was taken up: %s owns no segments", source, target)
-        self._removal.share(source, target)
+                self._copies.share_gone(source, target)
 
     def is_unchanged(self, deletion: Delete) -> bool:
         """Return whether the object of a conditional deletion is still that version; errors of a HEAD."""
@@ -281,11 +277,10 @@ class ObjectMoves:
         if not operation.empty:
             container, target = operation.target_container, operation.target
             page = self._store.list_page(container, prefix=target[:-1], delimiter="/")
-            self._refuse(operation, page.rows)
+            self._refuse(operation, readable_rows(page, container))
             if target in page.subdirs or not page.last:
-                self._refuse(
-                    operation, self._store.list_page(container, prefix=target, limit=MOST_HEADS).rows
-                )
+                page = self._store.list_page(container, prefix=target, limit=MOST_HEADS)
+                self._refuse(operation, readable_rows(page, container))
         return list(iter_rows(self._store, operation.container, source))
 
     def _refuse(self, operation: MoveFolder, rows: Iterable[Row]) -> None:
@@ -392,11 +387,11 @@ class ObjectMoves:
             MoveItem(item.target, item.source, "", copied=item.copied or item.etag, is_slo=False)
             for item in made
         ]
-        left = tuple(deletion for deletion, _ in self._delete_unchanged(copies))
+        left = tuple(deletion for deletion, _ in self.delete_unchanged(copies))
         standing = {deletion.name for deletion in left}
         for item in made:
             if item.target in standing or item.error is not None:
-                self._share_copy(item)
+                self._copies.share_copy(item)
         return left
 
     def _expect_copy(self, operation: Move) -> None:
@@ -425,17 +420,6 @@ class ObjectMoves:
                 self._late.found(item.target, None)
         return self._undo(found)
 
-    def _share_copy(self, item: MoveItem) -> None:
-        """Keep the segments for a copy that failed or was undone: it may exist, now or later.
-
-        The last answer does not prove that there is none: the answer to an earlier attempt may have been
-        lost.
-        """
-        stored = decode_type(item.row.content_type)[1] if item.row is not None else None
-        is_small = stored is not None and stored.mode is not None and stored.slo is None
-        if item.is_slo is not False and not is_small:
-            self._removal.share(item.source, item.target)
-
     def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them.
 
@@ -450,7 +434,7 @@ class ObjectMoves:
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
         return monotonic() - began < self._moment and max(seconds, default=0.0) < usual * 3 + 0.25
 
-    def _delete_unchanged(self, doubtful: Sequence[MoveItem], sure: Sequence[MoveItem] = ()) -> list[Remnant]:
+    def delete_unchanged(self, doubtful: Sequence[MoveItem], sure: Sequence[MoveItem] = ()) -> list[Remnant]:
         """Delete unchanged sources: the `sure` ones, and others if a HEAD confirms it.
 
         A source that is not deleted may share the segments with its copy.

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.journal.operations import Move, MoveFolder, Operation, PutFile, names_of
+from swiftfs.journal.operations import Move, MoveFolder, MoveObject, Operation, PutFile, names_of
 from swiftfs.journal.schema import Statement
 from swiftfs.objects import ObjectName
 
@@ -114,7 +114,9 @@ class OlderRows:
         current = self._current({*drop, *(seq for seq, _ in put)})
         states = [self._state(current.get(seq), seq, operation, commit) for seq, operation in put]
         moves = [one for one in states if _is_move(one.operation)]
-        executed = [*executed, *(Executed(one.operation, one.seq) for one in moves)]
+        # What was synced of a MoveObject's names the folder's record has ended. There may be thousands.
+        alone = [one for one in moves if not isinstance(one.operation, MoveObject)]
+        executed = [*executed, *(Executed(one.operation, one.seq) for one in alone)]
         replaced = {*drop, *(one.seq for one in states if one.written == commit)}
         before = [current[seq] for seq in replaced if seq in current]
         synced = [one for one in before if one.written <= self._synced]
@@ -220,7 +222,7 @@ class OlderRows:
 
 
 def _is_move(operation: Operation) -> bool:
-    return isinstance(operation, Move | MoveFolder)
+    return isinstance(operation, Move | MoveObject | MoveFolder)
 
 
 def file_of(operation: Operation) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from swiftfs.filecache.block_map import FileRecord
-from swiftfs.objects import DIRECTORY_TYPE, ObjectName
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Row
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 
@@ -166,6 +166,37 @@ class MovedObject:
 
 
 @dataclass(frozen=True, slots=True)
+class FolderPaths:
+    """The rename of the folder `old` to `new`, paths in the mount, which moves so many `objects`."""
+
+    old: str
+    new: str
+    objects: int
+
+    def renamed(self, path: str) -> str:
+        """Return the new path of what was at or below the folder."""
+        return self.new + path[len(self.old) :]
+
+
+@dataclass(frozen=True, slots=True)
+class MoveObject:
+    """Move one object of a folder whose rename has returned: the mount shows it at `target` already.
+
+    - `row`: the version that moves, as listed at the old place; without a time if no listing has shown it.
+    - `part_of`: the rename.
+    - `is_marker`: whether it is the folder's own marker `d`.
+    - `keeps_target`: whether it replaces the marker of an empty folder.
+    """
+
+    source: ObjectName
+    target: ObjectName
+    row: Row
+    part_of: FolderPaths
+    is_marker: bool = False
+    keeps_target: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MoveFolder:
     """Move every object below the prefix `source` to `target`, and each of `markers` to its new name.
 
@@ -179,6 +210,9 @@ class MoveFolder:
     - `undone`: whether a copy failed, so that the others are deleted again.
     - `carried`: the numbers of pending changes below the source, never sent, that get their new names when it
       is done, and keep their old ones if it fails.
+    - `background`: its paths, and how many objects it must have so that they move afterwards, each by a
+      `MoveObject`; None for never.
+    - `is_handed_on`: whether they do: the record of each is in the journal.
     """
 
     container: str
@@ -194,6 +228,8 @@ class MoveFolder:
     over_folder: bool = False
     undone: bool = False
     carried: tuple[int, ...] = ()
+    background: FolderPaths | None = None
+    is_handed_on: bool = False
 
     @property
     def may_copy(self) -> bool:
@@ -240,6 +276,7 @@ Operation = (
     | ReplaceHeaders
     | Delete
     | Move
+    | MoveObject
     | MoveFolder
     | CreateContainer
     | DescribeContainer
@@ -254,6 +291,7 @@ KINDS: Mapping[type, str] = {
     ReplaceHeaders: "SetHeaders",
     Delete: "Delete",
     Move: "Move",
+    MoveObject: "MoveObject",
     MoveFolder: "MoveFolder",
     CreateContainer: "CreateContainer",
     DescribeContainer: "DescribeContainer",
@@ -265,7 +303,7 @@ KINDS: Mapping[type, str] = {
 def names_of(operation: Operation) -> tuple[ObjectName, ...]:
     """Return the objects that an operation is about: for a folder its markers, for a container none."""
     match operation:
-        case Move():
+        case Move() | MoveObject():
             return (operation.source, operation.target)
         case MoveFolder():
             return tuple(name for pair in operation.markers for name in pair)

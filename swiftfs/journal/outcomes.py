@@ -23,6 +23,7 @@ from swiftfs.journal.operations import (
     Delete,
     Move,
     MoveFolder,
+    MoveObject,
     PutFile,
     PutMarker,
     PutSpecial,
@@ -88,8 +89,7 @@ class Outcomes:
         """
         drop_tracebacks(error)
         again = _may_pass(error)
-        if _is_final(task, error, again=again):
-            self._give_up(task, error)
+        if _is_final(task, error, again=again) and self._give_up(task, error):
             return
         with self._changed:
             if in_doubt or _may_be_stored(error):
@@ -115,6 +115,10 @@ class Outcomes:
             else:
                 task.become(Blocked(error))
                 log.log(self._level, "%s is parked, because it cannot be stored: %s", task.path, error)
+
+    def may_be_tried_again(self, error: Failure) -> bool:
+        """Return whether a task that fails with this error is not given up."""
+        return _may_pass(error)
 
     def with_last_stored(self, operation: PutFile) -> PutFile:
         """Return the operation with the version that this mount stored last under its name.
@@ -209,8 +213,13 @@ class Outcomes:
                 )
         return followers
 
-    def _give_up(self, task: Task, error: Failure) -> None:
-        """Give up a task that Swift refuses; the mount shows the state before it again."""
+    def _give_up(self, task: Task, error: Failure) -> bool:
+        """Give up a task that Swift refuses; the mount shows the state before it again.
+
+        Return False if it must be parked instead.
+        """
+        if self._is_needed(task):
+            return False
         if not isinstance(task.operation, Move | MoveFolder | PutMarker):
             # In sync mode a caller that waits gets the error.
             level = self._level if task.awaited_hand_in else logging.WARNING
@@ -219,8 +228,21 @@ class Outcomes:
         # returns.
         task.notify(error)
         with self._changed:
+            if self._is_needed(task):  # a program was faster
+                return False
             self.refusals.add(task, error)
             self._writer.end(task, Cancelled(error))
+        return True
+
+    def _is_needed(self, task: Task) -> bool:
+        """Return whether an object must stay shown at its new name, although Swift refuses to move it.
+
+        A change there may need its bytes, and one of the old name would overwrite them.
+        """
+        if not isinstance(task.operation, MoveObject):
+            return False
+        with self._changed:
+            return any(self._queue.tail(name) is not task for name in names_of(task.operation))
 
     def _hand_over(self, task: Task) -> bool:
         """Merge a file that could not be stored into the next task, if that replaces it; return if it did.
@@ -260,7 +282,7 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
         return isinstance(error, AlreadyExists)
     if isinstance(error, Unforeseen):
         return False
-    return not again and isinstance(task.operation, Delete | SetAttributes | ReplaceHeaders)
+    return not again and isinstance(task.operation, Delete | MoveObject | SetAttributes | ReplaceHeaders)
 
 
 def _may_be_stored(error: Failure) -> bool:

@@ -29,6 +29,16 @@ class QueuedChange:
 
 
 @dataclass(frozen=True, slots=True)
+class RenameProgress:
+    """A folder that was renamed from `old` to `new`: `left` of its `objects` are to be moved yet."""
+
+    old: str
+    new: str
+    objects: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
 class QueueReport:
     """How many changes are not in Swift yet, by state, and the bytes of their files.
 
@@ -39,6 +49,7 @@ class QueueReport:
     - `refused`: changes that were given up and not reported yet; `refusals` are the first.
     - `watched`: objects for which a request whose answer was lost could undo a newer change.
     - `put_right` and `overwritten`: such objects that were, and could not be, stored again in this mount.
+    - `renames`: folders whose objects move in the background; each of the objects is one of the changes.
     """
 
     waiting: int
@@ -56,6 +67,7 @@ class QueueReport:
     watched: int = 0
     put_right: int = 0
     overwritten: int = 0
+    renames: tuple[RenameProgress, ...] = ()
 
     @property
     def total(self) -> int:
@@ -84,6 +96,7 @@ class QueueReport:
         values = json.loads(text)
         for name in ("changes", "refusals"):
             values[name] = tuple(QueuedChange(**change) for change in values.get(name, ()))
+        values["renames"] = tuple(RenameProgress(**one) for one in values.get("renames", ()))
         return cls(**values)
 
 

@@ -12,7 +12,7 @@ from swiftfs.journal.carried_tasks import carried_record, folder_rename
 from swiftfs.journal.database import Record
 from swiftfs.journal.first_release import completed
 from swiftfs.journal.merging import attempted, one_a_file
-from swiftfs.journal.move_results import KEEPS_NOTHING, Remnant, ShowMoved
+from swiftfs.journal.move_results import KEEPS_NOTHING, Moved, RecordMove, Remnant, ShowMoved
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
@@ -79,7 +79,11 @@ class Recovery:
             if not isinstance(record.operation, Move | MoveFolder):
                 self._take(record, by_file, sent)
                 continue
-            for other in self._resume(record, record.operation, _carried_by(record.operation, held)):
+            others = self._resume(record, record.operation, _carried_by(record.operation, held))
+            if _is_handed_on(record.operation):
+                found.extend(others)  # behind the moves of what they replace
+                continue
+            for other in others:
                 self._take(other, by_file, sent)
         if len(self._queue):
             log.info("storing %d changes of an earlier mount", len(self._queue))
@@ -112,10 +116,11 @@ class Recovery:
             self._db.make_final()
 
         again: list[Record] = []
+        dropped: list[int] = []
         given_up = False
         source, target = operation.source, operation.target
         try:
-            moved = self._executor.resume(operation, record_again, self._late or KEEPS_NOTHING)
+            moved = self._moved(operation, record_again)
         except StoreError as error:
             remnants: list[Remnant] = [(deletion, error) for deletion in getattr(error, "left", ())]
             if error.retryable:
@@ -133,22 +138,35 @@ class Recovery:
             log.info("the interrupted move of %s to %s is done", source, target)
             remnants = moved.remnants
             # Before the record is dropped, as for a change that a task has made.
-            new = self._show_moved(record.path, operation, moved.rows)
+            new = None
+            if not _is_handed_on(operation):
+                new = self._show_moved(record.path, operation, moved.rows)
+            elif isinstance(operation, MoveFolder) and operation.background is not None:
+                new = operation.background.new
             if isinstance(operation, MoveFolder):
                 rename = folder_rename(operation, record.path, new or record.path)
+                dropped = [one.seq for one in carried] if operation.is_handed_on else []
                 carried = [carried_record(one, rename) for one in carried]
+                if operation.is_handed_on:
+                    carried = [replace(one, seq=self._queue.next_seq()) for one in carried]
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
         if given_up:
             tasks += self._deletions_again(operation)
         if self._late is not None:
             self._late.save()  # else a later mount would take moved objects for lost, and store them again
         # One commit, in which deletions come first: `again` has the number that is dropped.
-        self._db.finish([record.seq], [*again, *carried, *(task.record() for task in tasks)])
+        self._db.finish([record.seq, *dropped], [*again, *carried, *(task.record() for task in tasks)])
         with self._changed:
             for task in tasks:
                 task.done = self._make_done(task.path, task.operation)
                 self._queue.add(task)
         return carried
+
+    def _moved(self, operation: Move | MoveFolder, record: RecordMove) -> Moved:
+        """Finish a move, unless its objects have records of their own, which are taken up as tasks."""
+        if _is_handed_on(operation):
+            return Moved([])
+        return self._executor.resume(operation, record, self._late or KEEPS_NOTHING)
 
     def _deletions_again(self, operation: Move | MoveFolder) -> list[Task]:
         """Return the deletion, if there was one, that a move which is given up was to replace."""
@@ -170,6 +188,10 @@ class Recovery:
         task = Task(record.seq, record.path, operation, nobody_waits, now, Cancelled(error), attempts=1)
         with self._changed:
             self._refusals.keep(task, error)
+
+
+def _is_handed_on(operation: Move | MoveFolder) -> bool:
+    return isinstance(operation, MoveFolder) and operation.is_handed_on
 
 
 def _carried_by(operation: Move | MoveFolder, records: Iterable[Record]) -> list[Record]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swiftfs.journal.operations import Delete, Move, MoveFolder, PutMarker, names_of
+from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutMarker, names_of
 from swiftfs.journal.task_states import Failure
 from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
@@ -102,5 +102,8 @@ class Refusals:
 
 def complaint(task: Task, error: Failure) -> str:
     """Return the log line of a change that was given up."""
+    if isinstance(task.operation, MoveObject):
+        new = task.operation.part_of.renamed(task.path)
+        return f"{task.path}: could not be moved to {new}, and is at its old name again: {error}"
     done = "deleted" if isinstance(task.operation, Delete) else "changed"
     return f"{task.path}: could not be {done}: {error}"

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from swiftfs.concurrency import monotonic
 from swiftfs.journal.move_results import Remnant
-from swiftfs.journal.operations import Move, MoveFolder
+from swiftfs.journal.operations import Move, MoveFolder, MoveObject
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.task_states import Blocked, Retrying, pause_after
 from swiftfs.journal.tasks import Task, nobody_waits
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def remnant_tasks(
-    queue: TaskQueue, path: str, operation: Move | MoveFolder, remnants: Collection[Remnant]
+    queue: TaskQueue, path: str, operation: Move | MoveObject | MoveFolder, remnants: Collection[Remnant]
 ) -> list[Task]:
     """Return the tasks that delete the objects that the move of `path` could not, each with its own path."""
     tasks = []
@@ -32,7 +32,7 @@ def remnant_tasks(
     return tasks
 
 
-def _path_of(name: ObjectName, path: str, operation: Move | MoveFolder) -> str:
+def _path_of(name: ObjectName, path: str, operation: Move | MoveObject | MoveFolder) -> str:
     """Return the path of an object that moves with `path`; of one at the target, its key as a path."""
     if name == operation.source or (isinstance(operation, MoveFolder) and name in dict(operation.markers)):
         return path

@@ -1,20 +1,25 @@
 """Make reports of pending changes from the tasks."""
 
 import heapq
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.progress import UnderWay, sent_bytes
-from swiftfs.journal.operations import KINDS, PutFile
-from swiftfs.journal.queue_report import QueuedChange, QueueReport
+from swiftfs.journal.operations import KINDS, MoveObject, PutFile
+from swiftfs.journal.queue_report import QueuedChange, QueueReport, RenameProgress
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.tasks import Task
 
 MOST_CHANGES = 500
 """Changes in a report: this many fit, unless names are long."""
+
+MOST_RENAMES = 10
+"""Renames in a report."""
 
 REASON_CHARACTERS = 300
 
@@ -69,6 +74,17 @@ def report(
         max(0.0, monotonic() - min((task.created for task in tasks), default=math.inf)),
         len(refusals),
         tuple(describe(one.task, state="refused") for one in refusals.kept()[:MOST_CHANGES]),
+        renames=_renames(tasks),
+    )
+
+
+def _renames(tasks: Iterable[Task | SleepingTask]) -> tuple[RenameProgress, ...]:
+    """Return how far the renames of folders are whose objects move in the background."""
+    moves = (task.operation for task in tasks if isinstance(task, Task))
+    left = Counter(one.part_of for one in moves if isinstance(one, MoveObject))
+    return tuple(
+        RenameProgress(one.old, one.new, one.objects, count)
+        for one, count in itertools.islice(left.items(), MOST_RENAMES)
     )
 
 
@@ -83,8 +99,10 @@ def _size(task: Task | SleepingTask) -> int:
     return operation.file.size if isinstance(operation, PutFile) else 0
 
 
-def _urgency(task: Task | SleepingTask) -> tuple[bool, int, int]:
-    return task.error is None, _ORDER.index(_state(task)), task.seq
+def _urgency(task: Task | SleepingTask) -> tuple[bool, bool, int, int]:
+    # The objects of a folder last: there may be thousands, and the report has their rename.
+    is_part = isinstance(task, Task) and isinstance(task.operation, MoveObject)
+    return task.error is None, is_part, _ORDER.index(_state(task)), task.seq
 
 
 def _is_tried(task: Task | SleepingTask) -> bool:

@@ -1,19 +1,24 @@
 """The scheduler: one thread takes the tasks that are due, workers execute them."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.move_results import KEEPS_NOTHING
-from swiftfs.journal.operations import Delete, Move, MoveFolder, PutFile, names_of
+from swiftfs.journal.move_items import etag_of
+from swiftfs.journal.move_results import KEEPS_NOTHING, PlannedMove, Remnant
+from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
 from swiftfs.journal.outcomes import Outcomes
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.remnants import remnant_tasks
-from swiftfs.journal.tasks import Task
+from swiftfs.journal.task_states import Waiting
+from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
+
+MOVES = 250
+"""Objects of a folder's rename that are moved together: one request lists or deletes them."""
 
 BATCH = 1000
 """Deletions sent together: a server answers a bulk delete of this size before its clients time out."""
@@ -103,6 +108,9 @@ class Scheduler:
                         batch = [task]
                         if isinstance(task.operation, Delete):
                             batch += [one for one in self._queue.waiting_deletes(BATCH) if one is not task]
+                        elif isinstance(task.operation, MoveObject):
+                            batch = self._queue.waiting_moves(task, MOVES)
+                            self._queue.moving += 1
                         # With the lock held: a task that has begun is not changed in place any more, so what
                         # is sent is what its record says.
                         commit = self._db.last_commit()
@@ -125,9 +133,11 @@ class Scheduler:
                 # would copy the new bytes over the renamed file: what that file has is fetched while it still
                 # has it.
                 if self._late is not None:
-                    self._late.fetch_copies_of(names_of(batch[0].operation))
+                    self._late.fetch_copies_of(name for task in batch for name in names_of(task.operation))
                 if isinstance(batch[0].operation, PutFile):
                     self._put_file(batch[0], batch[0].operation)
+                elif isinstance(batch[0].operation, MoveObject):
+                    self._move_objects(batch)
                 else:
                     self._run_one(batch[0])
         except Exception as error:  # noqa: BLE001  it is logged
@@ -137,6 +147,8 @@ class Scheduler:
         finally:
             with self._changed:
                 self._queue.under_way -= 1
+                if isinstance(batch[0].operation, MoveObject):
+                    self._queue.moving -= 1
                 self._changed.notify_all()
 
     def _delete(self, batch: list[Task]) -> None:
@@ -239,14 +251,90 @@ class Scheduler:
         self._db.make_final()
         moved = self._executor.move(operation, record, self._late or KEEPS_NOTHING)
         task.rows = moved.rows
+        if moved.later and isinstance(operation, MoveFolder):
+            self._hand_on(task, operation, moved.later)
+        else:
+            self._keep_remnants(task, operation, moved.remnants)
+
+    def _hand_on(self, task: Task, operation: MoveFolder, planned: Sequence[PlannedMove]) -> None:
+        """Record the moves of a folder's objects, which are made later; who shows the rename queues them."""
+        now = monotonic()
         with self._changed:
-            tasks = remnant_tasks(self._queue, task.path, operation, moved.remnants)
-            self._db.finish([], [left.record() for left in tasks])
-            # Recorded before the record of the move is dropped: a process that dies between the two commits
-            # leaves both, and the next one deletes twice. In the other order the old names would stay.
-            for left in tasks:
-                self._queue.add(left)
-                task.left += names_of(left.operation)[:1]
+            task.later = tuple(
+                Task(self._queue.next_seq(), path, one, nobody_waits, now, Waiting(now), promised=True)
+                for path, one in planned
+            )
+            task.operation = replace(operation, is_handed_on=True)
+            # One commit, after which the next process makes these moves, and not that of the folder.
+            self._db.commit([task.record(), *(one.record() for one in task.later)])
+
+    def _delete_instead(self, task: Task, operation: MoveObject) -> bool:
+        """Delete what cannot be moved, if it was deleted or overwritten at its new name; return whether.
+
+        It would be at its old name again otherwise.
+        """
+        with self._changed:
+            if not self._queue.is_replaced(operation.target, task):
+                return False
+            row = operation.row
+            deletion = Delete(operation.source, None, etag_of(row), waited=True, modified=row.last_modified)
+            left = Task(
+                self._queue.next_seq(),
+                task.path,
+                deletion,
+                nobody_waits,
+                monotonic(),
+                Waiting(0.0),
+                promised=True,
+            )
+            self._add_remnants(task, operation, [left])
+        self._outcomes.succeed(task, None)
+        return True
+
+    def _keep_remnants(
+        self, task: Task, operation: Move | MoveObject | MoveFolder, remnants: Collection[Remnant]
+    ) -> None:
+        with self._changed:
+            tasks = remnant_tasks(self._queue, task.path, operation, remnants)
+            self._add_remnants(task, operation, tasks)
+
+    def _add_remnants(
+        self, task: Task, operation: Move | MoveObject | MoveFolder, tasks: Collection[Task]
+    ) -> None:
+        """Add the deletions of what a move has left. Lock held."""
+        if isinstance(operation, MoveObject) and self._queue.take_over(operation.source, task):
+            return
+        self._db.finish([], [left.record() for left in tasks])
+        # Recorded before the record of the move is dropped: a process that dies between the two commits
+        # leaves both, and the next one deletes twice. In the other order the old names would stay.
+        for left in tasks:
+            self._queue.add(left)
+            task.left += names_of(left.operation)[:1]
+
+    def _move_objects(self, batch: list[Task]) -> None:
+        """Move objects whose folder was renamed already; each has its own outcome."""
+        operations = {
+            task.operation: task.ambiguous for task in batch if isinstance(task.operation, MoveObject)
+        }
+        try:
+            self._db.make_final()  # as in `_move`; and the disk has what is about to be moved
+            outcomes = self._executor.move_objects(operations, self._late or KEEPS_NOTHING)
+        except (SwiftfsError, OSError) as refused:
+            for task in batch:
+                self._outcomes.fail(task, refused)
+            return
+        for task, operation in zip(batch, operations, strict=True):
+            outcome = outcomes[operation.source]
+            if isinstance(outcome.error, SwiftfsError | OSError):
+                if self._outcomes.may_be_tried_again(outcome.error) or not self._delete_instead(
+                    task, operation
+                ):
+                    self._outcomes.fail(task, outcome.error)
+            elif outcome.error is not None:
+                self._outcomes.abort([task], outcome.error)
+            else:
+                self._keep_remnants(task, operation, outcome.left)
+                self._outcomes.succeed(task, None)
 
 
 class _Flush:

@@ -50,6 +50,9 @@ CREATE TABLE older (
 """
 """`older` has rows of `intents` as they were before the commit `until`, see `OlderRows`."""
 
+_FORMAT_5 = "SELECT 1"
+"""No table is new, but `intents` may have a MoveObject, which an older release would take for damage."""
+
 SELECT_OLDER = """
 SELECT seq, path, intent, errno, reason, written, checksum FROM older
 WHERE written <= :synced AND until > :synced ORDER BY seq
@@ -72,7 +75,7 @@ CREATE TABLE uploads (
 ) WITHOUT ROWID;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """,
-    (_FORMAT_2, _FORMAT_3, _FORMAT_4),
+    (_FORMAT_2, _FORMAT_3, _FORMAT_4, _FORMAT_5),
 )
 """`written` is the number of the commit that wrote a row, or of the first one that wrote it with this file,
 and the fact `synced` that of the last one that is certainly on the disk. `uploads` are prefixes below which

@@ -7,6 +7,7 @@ import errno
 import logging
 from collections.abc import Iterable
 
+from swiftfs.attributes import decode_type
 from swiftfs.errors import NotFound, StoreError
 from swiftfs.journal.manifest_copy import ManifestCopier, SegmentChanged
 from swiftfs.journal.move_items import MoveItem, NotDeleted
@@ -91,6 +92,26 @@ class SharedCopies:
             log.info("%s has segments of its own, for another client changed %s", item.target, item.source)
             self._removal.owners.forget(item.target)
             self._removal.owners.record_version(item.source, "")
+
+    def share_copy(self, item: MoveItem) -> None:
+        """Keep the segments for a copy that failed or was undone: it may exist, now or later.
+
+        The last answer does not prove that there is none: the answer to an earlier attempt may have been
+        lost.
+        """
+        stored = decode_type(item.row.content_type)[1] if item.row is not None else None
+        is_small = stored is not None and stored.mode is not None and stored.slo is None
+        if item.is_slo is not False and not is_small:
+            self._removal.share(item.source, item.target)
+
+    def share_gone(self, source: ObjectName, target: ObjectName) -> None:
+        """Keep the segments of a copy whose source is gone: they are not the copy's own.
+
+        That the process which died has deleted the source is likely, but not proven: another mount may have
+        renamed it since, and needs the segments.
+        """
+        log.info("%s was gone when its interrupted move was taken up: %s owns no segments", source, target)
+        self._removal.share(source, target)
 
     def _delete(self, name: ObjectName, etag: str) -> None:
         """Delete the copy, unless another client has replaced it."""

@@ -7,15 +7,31 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from swiftfs.filecache.uses import Uses
-from swiftfs.journal.operations import Delete, Move, Operation, PutFile, PutMarker, names_of
+from swiftfs.journal.operations import (
+    Delete,
+    Move,
+    MoveObject,
+    Operation,
+    PutFile,
+    PutMarker,
+    PutSpecial,
+    names_of,
+)
 from swiftfs.journal.sleeping_tasks import SleepingTask, SleepingTasks, can_sleep
 from swiftfs.journal.task_states import Failure, Retrying, State, Waiting
 from swiftfs.journal.tasks import NONE, Task
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, parent_markers
+from swiftfs.store.moved_view import MovedNames
 
 AWAKE = 1000
 """How many tasks that can sleep stay awake: most mounts never have more."""
+
+MOST_MOVING = 3
+"""How many batches of MoveObjects run at once, all but one only of those that a call waits for."""
+
+_Due = tuple[float, int, int, State]
+"""When a task is due, a number that makes it unique, the task's number, and the state that made the entry."""
 
 AT_ONCE = 100
 """How many are packed in a row, which takes a millisecond: the journal's lock is held meanwhile."""
@@ -29,23 +45,26 @@ class TaskQueue:
     Of those that wait to store a file all but `AWAKE` are packed by `rest`. They wake up when they are due,
     and when anybody asks for the tasks about their names. `uses` are of the local files.
 
-    `under_way` counts the batches of tasks that run. `is_away` is True if the server did not answer the last
-    request.
+    `under_way` counts the batches of tasks that run, `moving` those of MoveObjects. These have a heap of
+    their own: there may be thousands, and others must not wait for them. What they move is in `moved` until
+    they have ended. `is_away` is True if the server did not answer the last request.
 
     Tasks about one name run one after the other. A deletion or move also waits for the markers of the folders
     it may leave empty, so that no folder disappears for a moment. All others run in parallel.
     """
 
-    def __init__(self, uses: Uses) -> None:
+    def __init__(self, uses: Uses, moved: MovedNames) -> None:
         self._uses = uses
+        self._moved = moved
         self._tasks: dict[int, Task] = {}
         self._chains: dict[ObjectName, list[Task]] = {}
         self._sleeping = SleepingTasks()
         self._restless: OrderedDict[Task, None] = OrderedDict()
-        self._due: list[tuple[float, int, int, State]] = []
+        self._due: list[_Due] = []
+        self._due_moves: list[_Due] = []
         self._ties = itertools.count()
         self._last = 0
-        self.under_way = 0
+        self.under_way = self.moving = 0
         self.is_away = False
 
     def is_busy(self) -> bool:
@@ -82,6 +101,8 @@ class TaskQueue:
         if after is not None:
             _block(task, after)
         self._append(task)
+        if isinstance(task.operation, MoveObject):
+            self._moved.begin(task.operation.source, task.operation.target)
         if isinstance(task.operation, Delete | Move):
             # Swift has no folders: one whose marker is not stored yet exists only by its objects.
             for name in parents_of(task.operation):
@@ -125,12 +146,23 @@ class TaskQueue:
 
         What waits for it goes on waiting, such as the deletion of an old object that a move has left.
         """
-        self._take_out(task)
+        if task in self:
+            self._take_out(task)
         task.seq, task.path, task.operation = seq, path, operation
         self._last = max(self._last, seq)
         self._tasks[seq] = task
         self._append(task)
         self._make_due(task)
+
+    def add_before(self, moves: Iterable[Task], carried: Iterable[Task]) -> None:
+        """Add moves to names that `carried` tasks are about to get by `rename`: those come after them.
+
+        Until then the carried tasks are in no chain: what they replace moves first.
+        """
+        for task in carried:
+            self._take_out(task)
+        for task in moves:
+            self.add(task)
 
     def _append(self, task: Task) -> None:
         """Put a task behind all others about its names."""
@@ -144,6 +176,8 @@ class TaskQueue:
     def _take_out(self, task: Task) -> None:
         del self._tasks[task.seq]
         self._restless.pop(task, None)
+        if isinstance(task.operation, MoveObject):
+            self._moved.end(task.operation.target)
         for name in names_of(task.operation):
             chain = self._chains[name]
             chain.remove(task)
@@ -172,14 +206,17 @@ class TaskQueue:
             # An earlier entry of the task stays in the heap, from the middle of which nothing can be removed:
             # `_next_awake` skips it, because its state is not the task's any more. The tie-breaker is there
             # because states have no order.
-            heapq.heappush(self._due, (task.state.due, next(self._ties), task.seq, task.state))
-            self._restless[task] = None
-            self._restless.move_to_end(task)
-            if len(self._due) > 2 * len(self._tasks) + 64:
-                self._due = [entry for entry in self._due if self._counts(entry)]
-                heapq.heapify(self._due)
+            is_move = isinstance(task.operation, MoveObject)
+            heap = self._due_moves if is_move else self._due
+            heapq.heappush(heap, (task.state.due, next(self._ties), task.seq, task.state))
+            if not is_move:
+                self._restless[task] = None
+                self._restless.move_to_end(task)
+            if len(heap) > 2 * len(self._tasks) + 64:
+                heap[:] = [entry for entry in heap if self._counts(entry)]
+                heapq.heapify(heap)
 
-    def _counts(self, entry: tuple[float, int, int, State]) -> bool:
+    def _counts(self, entry: _Due) -> bool:
         task = self._tasks.get(entry[2])
         return task is not None and task.state is entry[3] and self._can_run(task)
 
@@ -259,6 +296,28 @@ class TaskQueue:
         self._wake(name)
         return self._chains.get(name, [])
 
+    def is_replaced(self, name: ObjectName, task: Task) -> bool:
+        """Return whether the next task about a name after `task` deletes or overwrites the whole object."""
+        after = self._after(name, task)
+        if isinstance(after, PutFile):
+            return after.file.is_whole and not after.foreign_headers_unknown
+        return isinstance(after, Delete | PutSpecial)
+
+    def take_over(self, name: ObjectName, task: Task) -> bool:
+        """Return whether the next task about a name after `task` makes an object: that need not be deleted.
+
+        A folder's marker counts as made if it is there.
+        """
+        after = self._after(name, task)
+        if isinstance(after, PutMarker):
+            next(one for one in self.chain(name) if one.operation is after).ambiguous = True
+        return isinstance(after, PutFile | PutSpecial | PutMarker)
+
+    def _after(self, name: ObjectName, task: Task) -> Operation | None:
+        chain = self.chain(name)
+        behind = chain[chain.index(task) + 1 :]
+        return behind[0].operation if behind else None
+
     def has(self, name: ObjectName) -> bool:
         """Return whether there is a task about a name."""
         return name in self._chains or name in self._sleeping
@@ -281,16 +340,19 @@ class TaskQueue:
 
     def next_due(self) -> float | None:
         """Return when the next task can run (monotonic seconds), None while all wait for other tasks."""
-        awake, sleeping = self._next_awake(), self._sleeping.first()
-        if sleeping is None or awake is None:
-            return sleeping.due if sleeping is not None else awake
-        return min(awake, sleeping.due)
+        sleeping = self._sleeping.first()
+        due = [self._next_awake(self._due), sleeping.due if sleeping is not None else None]
+        if (move := self._next_awake(self._due_moves)) is not None:
+            is_awaited = self._tasks[self._due_moves[0][2]].is_awaited
+            if self.moving < (MOST_MOVING if is_awaited else 1):
+                due.append(move)
+        return min((one for one in due if one is not None), default=None)
 
-    def _next_awake(self) -> float | None:
+    def _next_awake(self, heap: list[_Due]) -> float | None:
         # A task that waits for others loses its entry here; `remove` makes a new one when they have ended.
-        while self._due and not self._counts(self._due[0]):
-            heapq.heappop(self._due)
-        return self._due[0][0] if self._due else None
+        while heap and not self._counts(heap[0]):
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
 
     def pop_due(self, now: float) -> Task | None:
         """Return a task that may run at `now`, and remove its due entry; it stays in the queue."""
@@ -299,8 +361,23 @@ class TaskQueue:
             return None
         if (sleeping := self._sleeping.first()) is not None and sleeping.due == due:
             self._wake(sleeping.name)
-        self._next_awake()
-        return self._tasks[heapq.heappop(self._due)[2]]
+        # The others first: they are few, and a program may wait for one.
+        is_other = (other := self._next_awake(self._due)) is not None and other <= now
+        return self._tasks[heapq.heappop(self._due if is_other else self._due_moves)[2]]
+
+    def waiting_moves(self, first: Task, most: int) -> list[Task]:
+        """Return `first` and others of its kind that could run, due or not: one request looks at many.
+
+        If somebody waits for the first, only those that somebody waits for.
+        """
+        free = (
+            task
+            for task in self._tasks.values()
+            if isinstance(task.operation, MoveObject) and task is not first and self._can_run(task)
+            if isinstance(task.state, Waiting) and (task.is_awaited or not first.is_awaited)
+            if _are_near(task.operation, first.operation)
+        )
+        return [first, *itertools.islice(free, most - 1)]
 
     def waiting_deletes(self, most: int) -> list[Task]:
         """Return deletions that could run, due or not: one request can delete many."""
@@ -318,6 +395,11 @@ class TaskQueue:
 def parents_of(operation: Operation) -> Iterable[ObjectName]:
     """Return the names of the markers of the folders that contain the operation's objects."""
     return [marker for name in names_of(operation) for marker in parent_markers(name)]
+
+
+def _are_near(one: Operation, other: Operation) -> bool:
+    """Return whether two moves are of one rename: one listing shows the objects of both."""
+    return isinstance(one, MoveObject) and isinstance(other, MoveObject) and one.part_of == other.part_of
 
 
 def _block(task: Task, blocker: Task) -> None:

@@ -74,7 +74,7 @@ class Task(_WeaklyReferenced):
 
     A move replaces the deletion of its target, which it `overrides`; if it fails the deletion is
     put back. If it succeeds it may have `left` objects behind that it could not delete; of a folder's,
-    `rows` are the old ones of what it moved.
+    `rows` are the old ones of what it moved, or `later` the tasks that move its objects afterwards.
     """
 
     seq: int
@@ -101,6 +101,7 @@ class Task(_WeaklyReferenced):
     dependents: "set[Task] | frozenset[Task]" = NONE
     left: tuple[ObjectName, ...] = ()
     rows: tuple[Row, ...] = ()
+    later: "tuple[Task, ...]" = ()
 
     def become(self, state: State) -> None:
         """Change the state; raise `RuntimeError` if that state cannot follow."""

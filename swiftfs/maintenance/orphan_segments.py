@@ -19,7 +19,7 @@ from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, SegmentConta
 from swiftfs.filecache.upload_record import journal_of
 from swiftfs.objects import ObjectName, Row
 from swiftfs.paths import SEGMENTS_SUFFIX, Source
-from swiftfs.store.paging import iter_containers, iter_pages
+from swiftfs.store.paging import iter_containers, iter_pages, readable_rows
 from swiftfs.store.protocol import ObjectStore
 
 PARALLEL = 16
@@ -247,7 +247,7 @@ class Search:
     def _pages(self, container: str, prefix: str) -> Iterator[tuple[Row, ...]]:
         with suppress(NotFound):  # the container was deleted meanwhile
             for page in iter_pages(self._store, container, prefix):
-                yield page.rows
+                yield readable_rows(page, container)
 
     def _is_segment(self, name: ObjectName) -> bool:
         return bool(SEGMENT_NAME.fullmatch(name.key)) and any(place.holds(name) for place in self._searched)

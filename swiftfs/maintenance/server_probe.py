@@ -201,7 +201,7 @@ class Probe:
             self.tell(f"throughput, {count} at once")
             with new_pool("probe", count) as pool:
                 sent = _seconds(partial(_each, pool, partial(self._send, body[:part]), names))
-                got = _seconds(partial(_each, pool, self._fetch, names))
+                got = _seconds(partial(_each, pool, partial(self._fetch, part), names))
             speeds[count] = (count * part / sent / 1e6, count * part / got / 1e6)
         (up, down), (up4, down4) = speeds[1], speeds[4]
         for subject, one, four, option in (("upload", up, up4, "uploads=8"), ("download", down, down4, WIDE)):
@@ -212,8 +212,8 @@ class Probe:
     def _send(self, body: bytes, name: ObjectName) -> None:
         self.store.put(name, body, Headers("application/octet-stream"))
 
-    def _fetch(self, name: ObjectName) -> None:
-        self.store.get(name, lambda _offset, _data: None)
+    def _fetch(self, size: int, name: ObjectName) -> None:
+        self.store.get(name, lambda _offset, _data: None, size=size)
 
     def _clean(self) -> None:
         """Delete all objects of the probe; those that cannot be deleted stay in `made`."""

@@ -7,7 +7,7 @@ from itertools import islice
 
 from swiftfs.concurrency import Lock
 from swiftfs.errors import NotFound
-from swiftfs.namespace.entry import Defaults, Entry, head_entries
+from swiftfs.namespace.entry import Defaults, Entry, head_entries, implied_entry
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.overlay import PENDING, Contradiction, Overlay
 from swiftfs.objects import ObjectInfo, ObjectName, Row
@@ -96,11 +96,18 @@ class ChangeChecker:
         try:
             info = self._store.head(seen.object)
         except NotFound:  # a folder without its marker may still hold files
+            if changed is not None and changed.is_directory and listed is None:
+                return self._as_implied(folder, found.name)
             is_newest = changed is None and not (seen.is_directory and self._holds_others(folder, found.name))
             return changed if is_newest else listed
         if changed is not None and changed.etag in ("", info.version.etag):
             return self._as_described(folder, found, changed, info)
         return listed if _shows(listed, info) else self._entry_of(folder, found, info)
+
+    def _as_implied(self, folder: Folder, name: str) -> Entry | None:
+        """Return the entry of a folder that has lost its marker, None if nothing is in it."""
+        below = folder.subfolder(unescape(name)[0])
+        return implied_entry(name, below, self._defaults) if self._is_there(folder, name) else None
 
     def _as_described(self, folder: Folder, found: Contradiction, changed: Entry, info: ObjectInfo) -> Entry:
         """Return a changed entry, with the attributes that another client has given that version since."""

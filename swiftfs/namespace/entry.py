@@ -33,7 +33,8 @@ class Entry(_WeaklyReferenced):
     does not show all attributes: then a HEAD is needed. `meta` is the object's, None while unknown.
 
     An `etag` is `hinted` when it comes from the Content-Type. Copies of an object keep its Content-Type, so
-    the ETag may be another object's. An entry is `missing` when Swift lists the object but does not have it.
+    the ETag may be another object's. An entry is `missing` when Swift lists the object but does not have it,
+    or when it is a symlink of Swift that leads nowhere.
     """
 
     name: str
@@ -238,6 +239,9 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
 
 def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
     """Return the entry with the answer of a HEAD."""
+    if not (entry.is_directory or entry.media_type or entry.hash):
+        # Its row was unreadable: the HEAD has the Content-Type with our attributes, too.
+        entry = _from_head(entry, info, defaults)
     attributes = entry.attributes
     if not entry.hinted:  # else they are in the Content-Type, which the listing showed
         attributes = defaults.apply(attributes, decode_metadata(info.metadata))
@@ -254,7 +258,18 @@ def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         complete=True,
         meta=pending or ObjectMeta.of(info),
         hinted=False,
+        missing=info.unreadable,
     )
+
+
+def _from_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
+    """Return the entry that a readable row of the object would have made."""
+    name, inode = info.version.name, entry.attributes.inode
+    row = replace(row_of(info), last_modified=entry.last_modified)
+    made = file_entry(entry.name, name.container, row, defaults)
+    has_time = entry.last_modified or decode_type(info.content_type)[1].mtime_ns is not None
+    mtime_ns = made.attributes.mtime_ns if has_time else info.last_modified_ns
+    return replace(made, attributes=replace(made.attributes, mtime_ns=mtime_ns, inode=inode))
 
 
 def moved_entry(entry: Entry, name: str, target: ObjectName) -> Entry:

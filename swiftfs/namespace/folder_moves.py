@@ -3,11 +3,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from swiftfs.concurrency import Lock, monotonic
-from swiftfs.namespace.entry import Defaults, Entry
-from swiftfs.namespace.listing import listings_in
-from swiftfs.namespace.listing_fetcher import Listings
-from swiftfs.namespace.overlay import PENDING, Overlay
+from swiftfs.concurrency import monotonic
+from swiftfs.namespace.entry import Defaults, Entry, entries_of
+from swiftfs.namespace.listing import Listing, listings_in
+from swiftfs.namespace.overlay import PENDING, LocalChange, PendingChange, SharedState
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import Folder, Source, slash_marker, split, unescape
 
@@ -18,15 +17,16 @@ MOST_MOVED = 20_000
 """How many names that a folder's rename has moved are remembered, until a listing shows them."""
 
 
-class FolderMoves:
-    """The part of the namespace that renames of folders use. `lock` is the namespace's."""
+Moving = tuple[PendingChange, PendingChange]
+"""The changes of the old and the new name of an object that is about to move."""
 
-    def __init__(
-        self, lock: Lock, overlay: Overlay, listings: Listings, source: Source, defaults: Defaults
-    ) -> None:
-        self._lock = lock
-        self._overlay = overlay
-        self._listings = listings
+
+class FolderMoves:
+    """The part of the namespace that renames of folders use. The lock of `shared` is the namespace's."""
+
+    def __init__(self, shared: SharedState, source: Source, defaults: Defaults) -> None:
+        self._shared = shared
+        self._lock, self._overlay, self._listings = shared
         self._source = source
         self._defaults = defaults
 
@@ -65,22 +65,79 @@ class FolderMoves:
         `rows` are those of the moved objects at the old place.
         """
         source, target = self._source.folder(old), self._source.folder(new)
-        gone = Page(tuple(rows[:MOST_MOVED]), (), "", True)
-        moved = [replace(row, key=target.prefix + row.key.removeprefix(source.prefix)) for row in gone.rows]
-        there = Page(tuple(moved), (), "", True)
+        gone, there = self._pages(source, target, rows[:MOST_MOVED])
         with self._lock:
             # Listings may still show what was deleted at either place before, and so would the folder.
             deleted = self._overlay.deletions_below(source, target)
-            self._overlay.discard_below(target)
-            self._listings.invalidate_below(target)
-            self._overlay.move_below(source, target)
-            self._listings.invalidate_below(source)
+            self._move_below(source, target)
             for listing in listings_in(there, target, target, "", self._defaults).values():
                 self._overlay.record_moved(listing)
             for listing in listings_in(gone, source, source, "", self._defaults).values():
-                for entry in [entry for chunk in listing.chunks() for entry in chunk]:
+                for entry in _entries(listing):
                     self._overlay.record(listing.folder, entry.name, None)
             self._overlay.put_back(deleted)
+
+    def record_moving(self, old: str, new: str, rows: Sequence[Row]) -> dict[ObjectName, Moving]:
+        """Record that all below the folder at `old` counts as below `new`, although Swift has it below `old`.
+
+        `rows` are as in `record_moved`. Return the changes by the new name of each object; a marker `d/` has
+        none, for no listing shows it as an entry.
+        """
+        source, target = self._source.folder(old), self._source.folder(new)
+        _, there = self._pages(source, target, rows)
+        keys, moving = {row.key for row in there.rows}, {}
+        with self._lock:
+            deleted = self._overlay.deletions_below(source, target)
+            # Counts again where an object stays at its old name.
+            stored = self._overlay.stored_in(source)
+            self._move_below(source, target)
+            for listing in listings_in(there, target, target, "", self._defaults).values():
+                folder = listing.folder
+                before = Folder(source.container, source.prefix + folder.prefix.removeprefix(target.prefix))
+                own = self._overlay.changes_in(folder)
+                for entry in _entries(listing):
+                    if entry.object is None or entry.object.key not in keys:
+                        continue
+                    change = own.get(entry.name)
+                    known = change.entry if change is not None else None
+                    if known is None or known.object != entry.object:
+                        known = replace(entry, last_modified="")
+                    moving[entry.object] = (
+                        self._record_pending(before, entry.name, None, stored.get((before, entry.name))),
+                        self._record_pending(folder, entry.name, known, None),
+                    )
+            self._overlay.put_back(deleted)
+        return moving
+
+    def entry_of(self, path: str, row: Row) -> Entry | None:
+        """Return the entry of an object that is at `path`; None for a marker `d/`."""
+        parent, name = split(path)
+        folder = self._source.folder(parent)
+        subdirs = [f"{row.key}/"] if unescape(name)[1] else []
+        entries = entries_of(folder, [row], subdirs, self._defaults)
+        found = next((one for one in entries if one.name == name and one.hash == row.hash), None)
+        return None if found is None else replace(found, last_modified="")
+
+    def _pages(self, source: Folder, target: Folder, rows: Sequence[Row]) -> tuple[Page, Page]:
+        """Return the rows as listings of the old and of the new place."""
+        moved = [replace(row, key=target.prefix + row.key.removeprefix(source.prefix)) for row in rows]
+        return Page(tuple(rows), (), "", True), Page(tuple(moved), (), "", True)
+
+    def _move_below(self, source: Folder, target: Folder) -> None:
+        """Let own changes count at the new place, and no listing of either place. Lock held."""
+        self._overlay.discard_below(target)
+        self._listings.invalidate_below(target)
+        self._overlay.move_below(source, target)
+        self._listings.invalidate_below(source)
+
+    def _record_pending(
+        self, folder: Folder, name: str, entry: Entry | None, stored: LocalChange | None
+    ) -> PendingChange:
+        """Record a change over what this mount has `stored` at that name. Lock held."""
+        is_new = entry is not None
+        change = self._overlay.record(folder, name, entry, pending=True, moved=is_new, left=not is_new)
+        change.stored = stored
+        return PendingChange(self._shared, folder, name, change, None, None)
 
     def are_alone(self, *paths: str) -> bool:
         """Return whether the paths are in one folder and nothing else is in it; False if that is unknown."""
@@ -103,3 +160,7 @@ class FolderMoves:
             if listing is None or listing.was_read:
                 return False
             return monotonic() - listing.begun < MOMENT
+
+
+def _entries(listing: Listing) -> list[Entry]:
+    return [entry for chunk in listing.chunks() for entry in chunk]

@@ -156,7 +156,11 @@ def _is_cacheable(entry: Entry, info: ObjectInfo) -> bool:
     It does not when the object changed since it was listed. Nor does it for a DLO, which grows with its
     segments, or for one of Swift's own symlinks, whose HEAD shows its target: their rows do not change then.
     """
-    if info.dlo_prefix is not None or _media_type(info.content_type) != _media_type(entry.media_type):
+    if (
+        info.dlo_prefix is not None
+        or info.is_symlink
+        or _media_type(info.content_type) != _media_type(entry.media_type)
+    ):
         return False
     # Of an SLO the row's hash is not the ETag, so the size must do.
     return info.version.etag == entry.hash or (info.is_slo and info.size == entry.attributes.size)

@@ -1,6 +1,7 @@
 """Listings in memory: a folder's entries. Those of a huge folder are packed in small blocks."""
 
 import pickle
+import sys
 import zlib
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
@@ -20,11 +21,30 @@ random order here."""
 EXPANDED = 1000
 """Blocks of a huge folder that stay unpacked."""
 
+EXPANDED_BYTES = 32 * 1024**2
+"""The most that the texts in these take: a name may have 1 KiB."""
+
+PACKED_BYTES = 64 * 1024**2
+"""The most that the packed rows of one folder take: a million with names of 100 bytes have 60 MB. What is
+listed after them is not kept, and looked up name by name."""
+
+BLOCK_BYTES = 200
+"""What a block takes besides its texts."""
+
+ENTRY_BYTES = 500
+"""How much text an entry of weight 1 has: a name of 100 bytes, twice, a hash, a time, and our attributes."""
+
 NEAR = 32
 """Blocks that `near` unpacks: enough for a reader for a while."""
 
 PACKED_WEIGHT = 16
 """How many packed rows take the memory of one entry: about 40 bytes each against 700."""
+
+PACKED_ENTRY_BYTES = 700
+"""How many packed bytes weigh as much as an entry."""
+
+MOST_FOLDERS = 20_000
+"""The most folders of a flat page. One row can have a name of 500 folders, a page of such rows millions."""
 
 HeadQueue = OrderedDict[tuple[Folder, str], None]
 """Names whose entries need a HEAD, in the order of the listing."""
@@ -39,10 +59,14 @@ _Any = TypeVar("_Any", bound=Shown)
 
 @dataclass(slots=True)
 class _Block:
-    """The rows and subdirs of successive names, `end` (with its `/`) the last; `entries` while unpacked."""
+    """The rows and subdirs of successive names, `end` (with its `/`) the last; `entries` while unpacked.
+
+    `text` is how many bytes their texts take unpacked.
+    """
 
     end: str
     packed: bytes
+    text: int
     entries: dict[str, Entry] | None = None
 
 
@@ -70,14 +94,19 @@ class Listing:
         self._huge = False
         self._blocks: list[_Block] = []
         self._expanded: deque[_Block] = deque()
+        self._expanded_bytes = 0
         self._rows = 0
+        self._text = 0
+        self._packed = 0
         self._carried: list[Row] = []
         self._overrides: dict[str, Shown | None] = {}
 
     @property
     def weight(self) -> int:
-        """The memory it takes, in entries."""
-        return 1 + len(self._entries) + self._rows // PACKED_WEIGHT + len(self._overrides)
+        """The memory it takes, in entries with texts of usual length."""
+        entries = max(len(self._entries), self._text // ENTRY_BYTES)
+        packed = max(self._rows // PACKED_WEIGHT, self._packed // PACKED_ENTRY_BYTES)
+        return 1 + entries + packed + len(self._overrides)
 
     def add_page(self, page: Page) -> list[Entry]:
         """Add the next page of the folder's listing; return the entries that are certain now.
@@ -87,18 +116,23 @@ class Listing:
         rows = self._carried + list(page.rows)
         prefix = self.folder.prefix
         self.marked = self.marked or any(row.key == prefix and is_slash_marker(row) for row in page.rows)
-        self.complete, self.end = page.last, page.marker
+        is_kept = self._packed < PACKED_BYTES
+        if is_kept:
+            self.complete, self.end = page.last, page.marker
         # `a` sorts before `a/`, with names such as `a.txt` between them, so they may be on different pages.
         decided = [row for row in rows if page.last or row.key + "/" <= page.marker]
         self._carried = [row for row in rows if not page.last and row.key + "/" > page.marker]
         entries = list(entries_of(self.folder, decided, page.subdirs, self._defaults))
         if page.last and not self._huge:
             self._entries = {entry.name: entry for entry in entries}
+            self._text = sys.getsizeof(self.folder.prefix) + _text_of(decided, page.subdirs)
             self._queue_heads(entries)
-        else:
+        elif is_kept:
             self._huge = True
             # Packed at once: as entries 120,000 names would take 80 MB.
-            self._blocks += _pack(decided, page.subdirs)
+            blocks = list(_pack(decided, page.subdirs))
+            self._blocks += blocks
+            self._packed += sum(BLOCK_BYTES + sys.getsizeof(one.end) + len(one.packed) for one in blocks)
             self._rows += len(entries)
         return entries
 
@@ -177,15 +211,19 @@ class Listing:
         return {entry.name: entry for entry in decided}
 
     def _expand(self, block: _Block) -> dict[str, Entry]:
-        if block.entries is None:
-            block.entries = self._unpack(block)
-            self._expanded.append(block)
-            if len(self._expanded) > EXPANDED:
-                self._expanded.popleft().entries = None
-            # HEADs are sent ahead only within the block that was used last.
-            self.head_queue.clear()
-            self._queue_heads(block.entries.values())
-        return block.entries
+        if block.entries is not None:
+            return block.entries
+        entries = block.entries = self._unpack(block)
+        self._expanded.append(block)
+        self._expanded_bytes += block.text
+        while len(self._expanded) > EXPANDED or self._expanded_bytes > EXPANDED_BYTES:
+            oldest = self._expanded.popleft()
+            self._expanded_bytes -= oldest.text
+            oldest.entries = None
+        # HEADs are sent ahead only within the block that was used last.
+        self.head_queue.clear()
+        self._queue_heads(entries.values())
+        return entries
 
     def _queue_heads(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -203,7 +241,13 @@ def _pack(rows: Iterable[Row], subdirs: Iterable[str]) -> Iterator[_Block]:
         low, high = bisect_left(rows, names[start], key=_as_folder), bisect_right(rows, end, key=_as_folder)
         below = subdirs[bisect_left(subdirs, names[start]) : bisect_right(subdirs, end)]
         packed = zlib.compress(pickle.dumps((rows[low:high], below), pickle.HIGHEST_PROTOCOL), 1)
-        yield _Block(end, packed)
+        yield _Block(end, packed, _text_of(rows[low:high], below))
+
+
+def _text_of(rows: Iterable[Row], subdirs: Iterable[str]) -> int:
+    """Return how many bytes the texts of entries take: they have each name twice."""
+    texts = [text for row in rows for text in (row.key, row.key, row.hash, row.content_type)]
+    return sum(map(sys.getsizeof, texts)) + 2 * sum(map(sys.getsizeof, subdirs))
 
 
 def _as_folder(row: Row) -> str:
@@ -227,8 +271,8 @@ def listings_in(
 ) -> dict[Folder, Listing]:
     """Return the folders that a page of a flat listing of `root` after `marker` shows completely.
 
-    `folder` is one of them if the page reaches past it, even if it is empty. They share one
-    `head_queue`, because a walk goes from one to the next.
+    There are none if the page has more than `MOST_FOLDERS`. `folder` is one of them if the page reaches past
+    it, even if it is empty. They share one `head_queue`, because a walk goes from one to the next.
     """
     rows: dict[str, list[Row]] = {}
     subdirs: dict[str, dict[str, None]] = {}
@@ -237,6 +281,8 @@ def listings_in(
         if prefix not in rows:
             rows[prefix] = []
             _add_ancestors(prefix, root.prefix, subdirs)
+            if len(subdirs) > MOST_FOLDERS:
+                return {}
         rows[prefix].append(row)
     head_queue: HeadQueue = OrderedDict()
     listings = {}

@@ -25,10 +25,11 @@ from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
 from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore, SharedState
+from swiftfs.namespace.page_limit import PageLimit
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
-from swiftfs.store.paging import iter_containers, iter_pages
+from swiftfs.store.paging import iter_container_pages, iter_pages
 from swiftfs.store.protocol import ObjectStore
 
 BEFORE_SLASH = ".\U0010ffff"
@@ -65,7 +66,8 @@ class Namespace:
         self._overlay = Overlay(recent)
         self._shared = SharedState(self._lock, self._overlay, self._listings)
         self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
-        self.folder_moves = FolderMoves(self._lock, self._overlay, self._listings, source, defaults)
+        self.page_limit = PageLimit()
+        self.folder_moves = FolderMoves(self._shared, source, defaults)
         self._deferred: dict[str, DeferredChange] = {}
         self._walk_detector = WalkDetector()
 
@@ -261,17 +263,19 @@ class Namespace:
         with self._lock:
             self._record(path, entry, pending=False)
 
-    def record_pending(self, path: str, entry: Entry | None) -> PendingChange:
-        """Record a change that is not in Swift yet: `path` is now `entry`, or gone."""
+    def record_pending(self, path: str, entry: Entry | None, *, moved: bool = False) -> PendingChange:
+        """Record a change that is not in Swift yet: `path` is now `entry`, or gone; it may be `moved`."""
         with self._lock:
-            return self._record(path, entry, pending=True)
+            return self._record(path, entry, pending=True, moved=moved)
 
     def record_left(self, path: str) -> PendingChange:
         """Record that the object at `path` was moved, although it stays until Swift deletes it."""
         with self._lock:
             return self._record(path, None, pending=True, left=True)
 
-    def _record(self, path: str, entry: Entry | None, *, pending: bool, left: bool = False) -> PendingChange:
+    def _record(
+        self, path: str, entry: Entry | None, *, pending: bool, moved: bool = False, left: bool = False
+    ) -> PendingChange:
         """Record a change, in place of a deferred one. Lock held."""
         parent, name = split(path)
         if entry is not None and entry.name == name:
@@ -279,7 +283,7 @@ class Namespace:
         folder = self._source.folder(parent)
         self._deferred.pop(path, None)
         before, was = self._overlay.newest(folder, name), None
-        change = self._overlay.record(folder, name, entry, pending=pending, left=left)
+        change = self._overlay.record(folder, name, entry, pending=pending, moved=moved, left=left)
         if (listing := self._listings.get(folder)) is not None:
             was = listing.known(name)
             listing.update(name, change.shown)
@@ -413,7 +417,8 @@ class Namespace:
             changed = self._overlay.changes_in(folder)
             implied = set(map(escape, self._overlay.subfolders(folder))) - changed.keys()
         listing = Listing(folder, self._defaults)
-        for page in iter_pages(self._store, folder.container, folder.prefix, delimiter="/"):
+        pages = iter_pages(self._store, folder.container, folder.prefix, delimiter="/")
+        for page in self.page_limit.pages(folder, pages):
             for entry in listing.add_page(page):
                 if entry.name not in changed:
                     implied.discard(entry.name)
@@ -473,8 +478,8 @@ class Namespace:
     def _containers(self, folder: Folder) -> Listing:
         listing = Listing(folder, self._defaults)
         listing.add_page(Page((), (), "", True))
-        for container in iter_containers(self._store):
-            if self._defaults.shows_container(container):
+        for page in self.page_limit.pages(folder, iter_container_pages(self._store)):
+            for container in filter(self._defaults.shows_container, page.subdirs):
                 name = escape(container)
                 listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
         return listing

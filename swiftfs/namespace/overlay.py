@@ -120,7 +120,8 @@ class Overlay:
 
     def confirm(self, folder: Folder, name: str, change: LocalChange, entry: Entry | None) -> bool:
         """Record that Swift has made a pending change, with `entry`; return False if there is a newer one."""
-        newest, stored = self._in(folder).get(name), LocalChange(entry, monotonic(), left=change.left)
+        newest = self._in(folder).get(name)
+        stored = LocalChange(entry, monotonic(), moved=change.moved, left=change.left)
         change.settled = True
         if newest is change:
             self._folders[folder][name] = stored
@@ -139,6 +140,7 @@ class Overlay:
         self.discard(folder, name)
         if change.stored is not None:
             self._changes(folder)[name] = change.stored
+            self._keep(folder, name, change.stored)
 
     def take_back(self, folder: Folder, name: str, before: LocalChange | None) -> LocalChange | None:
         """Drop the pending change of `name` as if it had never been made; return what counts again.
@@ -250,6 +252,15 @@ class Overlay:
         changes = [change for other in self._below(folder) for change in self._in(other).values()]
         stored = [change.in_swift() for change in changes]
         return [change.entry for change in stored if change is not None and change.entry is not None]
+
+    def stored_in(self, folder: Folder) -> dict[tuple[Folder, str], LocalChange]:
+        """Return the changes that are in Swift, in a folder and in all folders below it."""
+        return {
+            (other, name): stored
+            for other in self._below(folder)
+            for name, change in self._in(other).items()
+            if (stored := change.in_swift()) is not None
+        }
 
     def move_below(self, source: Folder, target: Folder) -> None:
         """Record the changes stored below a folder that has moved as changes below its new place.

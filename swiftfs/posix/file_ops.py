@@ -263,7 +263,7 @@ class FileOps:
         def sink(offset: int, data: bytes) -> None:
             body[offset : offset + len(data)] = data
 
-        self._services.store.get(entry.object, sink, etag=entry.etag)
+        self._services.store.get(entry.object, sink, etag=entry.etag, size=len(body))
         target = body.decode("utf-8", "replace")
         if "\0" in target or target.encode() != body:
             raise os_error(errno.EIO, path)

@@ -20,14 +20,16 @@ class FilePages:
     """What the kernel's pages have of one open file.
 
     At `began` (monotonic seconds) an open first made the kernel drop what was of other versions, -inf if
-    there was none; None while there may be some. `is_bypassed` means that no handle uses the pages: the file
-    may be written without them, or stat(2) shows another size than the file has.
+    there was none; None while there may be some. The last one that did so was after `finds` finds of wrong
+    bytes. `is_bypassed` means that no handle uses the pages: the file may be written without them, or stat(2)
+    shows another size than the file has.
     """
 
-    __slots__ = ("began", "is_bypassed")
+    __slots__ = ("began", "finds", "is_bypassed")
 
     def __init__(self) -> None:
         self.began: float | None = None
+        self.finds = 0
         self.is_bypassed = False
 
 
@@ -74,11 +76,15 @@ class KernelPages:
     The kernel keeps the pages of a closed file. libfuse lets it use them at an open, if mtime and size are as
     at the last look. But another version can have the same ones, as a backup that is restored has, and that
     look may be older than a change. So only pages of the version that is opened are kept.
+
+    Nor are any kept that are older than the last find of wrong bytes, in whatever file: that is rare, and
+    the bytes are in the local files.
     """
 
     def __init__(self, shown_sizes: ShownSizes) -> None:
         self._shown_sizes = shown_sizes
         self._versions: LRUCache[str, str] = LRUCache(CLOSED_FILES)
+        self._finds = 0
 
     def open(
         self, path: str, pages: FilePages, cached_file: CachedFile, *, writable: bool, is_mixed: bool
@@ -95,6 +101,9 @@ class KernelPages:
         if pages.began is None:
             known = self._versions.get(path, "")
             pages.began = -float("inf") if known and known == _version(cached_file) else now
+        elif pages.finds != self._finds:
+            pages.began = now
+        pages.finds = self._finds
         # The open before may not have been answered yet.
         return PageUse.KEEP if pages.began + ANSWER_SECONDS < now else PageUse.DROP
 
@@ -102,7 +111,8 @@ class KernelPages:
         """Record what the kernel has of a file when its last handle is closed."""
         if pages.began is not None:
             self._shown_sizes.show(path, cached_file.size)
-        version = _version(cached_file) if pages.began is not None else ""
+        is_right = pages.began is not None and pages.finds == self._finds
+        version = _version(cached_file) if is_right else ""
         if version:
             self._versions[path] = version
         else:
@@ -113,6 +123,11 @@ class KernelPages:
         self._versions.pop(path, None)
         if pages is not None:
             pages.began = None
+
+    def found_wrong(self) -> None:
+        """Let the next open of each file drop its pages: downloaded bytes were wrong."""
+        self._finds += 1
+        self.forget_all()
 
     def forget_all(self) -> None:
         """Let the next open of each closed file drop its pages."""

@@ -13,6 +13,7 @@ from swiftfs.posix.kernel_pages import UNKNOWN, KernelPages, ShownSizes
 from swiftfs.posix.open_file import Handle, OpenFile
 from swiftfs.posix.rename_barrier import RenameBarrier
 from swiftfs.posix.replaced_files import ReplacedFiles
+from swiftfs.posix.wrong_pages import WrongPages
 
 ALIASES = 1000
 """Limit of the names of files that were hidden and are back; libfuse never gives such a name twice."""
@@ -41,6 +42,7 @@ class OpenFiles:
         self._handles: dict[int, Handle] = {}
         self._by_path: dict[str, OpenFile] = {}
         self.replaced = ReplacedFiles(changed)
+        self.wrong_pages = WrongPages(changed)
         self._aliases: dict[str, tuple[str, OpenFile | None]] = {}
         self.shown_sizes = ShownSizes()
         self._pages = KernelPages(self.shown_sizes)
@@ -123,6 +125,17 @@ class OpenFiles:
                 file.path, file.pages, file.cached_file, writable=handle.writable, is_mixed=is_mixed
             )
             return PageUse.LOOK_AGAIN if file.path in self.replaced.moves else use
+
+    def found_wrong(self, local_file: str) -> None:
+        """Record that downloaded bytes in a local file were wrong, which the kernel may have read.
+
+        The local file has none of them any more.
+        """
+        with self._lock:
+            self._pages.found_wrong()
+            for file in self._all():
+                if file.cached_file.file_name == local_file:
+                    self.wrong_pages.add(file)
 
     def replace(self, file: OpenFile) -> None:
         """Let `file` be found only by its handles: its path is another version's from now on."""

@@ -12,6 +12,7 @@ from swiftfs.journal.operations import (
     Delete,
     Move,
     MoveFolder,
+    MoveObject,
     Operation,
     PutFile,
     PutMarker,
@@ -154,8 +155,29 @@ class PendingChanges:
         """Show that `path` was moved, although its object stays until the journal has deleted it."""
         return JournaledChange(self._namespace.record_left(path), self._open_files)
 
+    def moving(self, move: MoveObject, old: PendingChange, new: PendingChange | None) -> Done:
+        """Return the journal's callback for an object that moves in the background, with both its changes."""
+        gone = JournaledChange(old, self._open_files)
+        there = JournaledChange(new, self._open_files) if new is not None else nobody_waits
+
+        def end(outcome: ObjectInfo | Failure | None) -> None:
+            there(outcome)
+            if isinstance(outcome, Exception):
+                gone(outcome)
+                self._namespace.invalidate(move.part_of.old)  # the folder is there again
+            else:  # the object may be left there
+                self._journal.watch(move.source, gone)
+
+        return end
+
     def recovered(self, path: str, operation: Operation) -> Done:
         """Show again a change that an earlier process left; return the journal's callback for the outcome."""
+        if isinstance(operation, MoveObject):
+            new = operation.part_of.renamed(path)
+            row = replace(operation.row, key=operation.target.key)
+            entry = self._namespace.folder_moves.entry_of(new, row)
+            there = self._namespace.record_pending(new, entry, moved=True) if entry is not None else None
+            return self.moving(operation, self._namespace.record_left(path), there)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
             return self._described(path, operation)
         # A folder without a marker must not be shown either if this was all in it: it was removed too, or its

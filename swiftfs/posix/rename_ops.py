@@ -12,7 +12,7 @@ from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.carried_tasks import Carried, CarriedTasks, FolderRename
 from swiftfs.journal.move_items import EMPTY
 from swiftfs.journal.move_results import Unmoved
-from swiftfs.journal.operations import Move, MovedObject, MoveFolder
+from swiftfs.journal.operations import FolderPaths, Move, MovedObject, MoveFolder, MoveObject
 from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.journal.tasks import Done, Task, nobody_waits
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
@@ -50,6 +50,7 @@ class RenameOps:
         self._file_cache = services.file_cache
         self._source = services.source
         self._defaults = services.defaults
+        self._waits_below = services.options.background_rename
         self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
@@ -263,6 +264,7 @@ class RenameOps:
             together=self._namespace.folder_moves.are_alone(old, new),
             over_folder=rename.over_folder,
             carried=carried.numbers,
+            background=self._in_background(old, new),
         )
         entry = _renamed_folder(moving, split(new)[1], destination, new_marker)
         renamed: Renamed = []
@@ -272,11 +274,38 @@ class RenameOps:
             return self._record_carried(changes, renamed)
 
         def record(task: Task) -> None:
-            self._record_folder_move(task, old, new, marker, entry)
+            if task.later:
+                self._record_moving(task, old, new, entry)
+            else:
+                self._record_folder_move(task, old, new, marker, entry)
             carried.rename(record_carried, task)
 
         self._run_folder_move(old, new, operation, record)
         return renamed
+
+    def _in_background(self, old: str, new: str) -> FolderPaths | None:
+        """Return what a folder must have so that its objects move after the call has returned."""
+        if not self._waits_below or self._pending.is_sync:
+            return None
+        return FolderPaths(old, new, self._waits_below)
+
+    def _record_moving(self, task: Task, old: str, new: str, entry: Entry) -> None:
+        """Show a folder, `entry`, at its new name; its objects move afterwards."""
+        self._move_cached(old, self._source.folder(old), self._source.folder(new))
+        moves = {one: one.operation for one in task.later if isinstance(one.operation, MoveObject)}
+        rows = [move.row for move in moves.values() if not move.is_marker]
+        moving = self._namespace.folder_moves.record_moving(old, new, rows)
+        if not any(move.is_marker for move in moves.values()):
+            self._namespace.record(old, None)
+            self._namespace.record(new, entry)
+        for one, move in moves.items():
+            if move.is_marker:
+                moving[move.target] = (
+                    self._namespace.record_left(old),
+                    self._namespace.record_pending(new, entry),
+                )
+            if (changes := moving.get(move.target)) is not None:
+                one.done = self._pending.moving(move, *changes)
 
     def _renamed_entries(self, changes: Sequence[Carried], before: EntriesAt) -> Renamed:
         """Return the old and the new entry of each change."""

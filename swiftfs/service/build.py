@@ -34,6 +34,7 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
 from swiftfs.store import ConnectedAccount, ObjectStore
+from swiftfs.store.moved_view import MovedNames, MovedView
 
 PER_UPLOAD = 4
 """Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""
@@ -56,21 +57,24 @@ class MountRequest:
 
 def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:
     """Build the layers and connect them."""
-    options, store = request.options, account.store
+    options, moved = request.options, MovedNames()
+    # What reads sees objects at the names that renames give them; the journal sees Swift as it is.
+    store = MovedView(account.store, moved)
     # First of all: a journal of another format stops the mount before any other file is changed.
     db = JournalDB(cache, f"{request.source} of {account.label}")
     records = db.records()
     defaults = _defaults(options)
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db))
     layout = SegmentLayout(options.segment_size)
-    factory = _file_factory(store, layout, db, options)
+    open_files = OpenFiles()
+    factory = _file_factory(store, layout, db, options, open_files)
     # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
     needed = {**db.older_files(), **{put.file.file: put.name for put in puts}}
-    removal = SegmentRemoval(store, db, SegmentOwnership(db, options.segments))
+    removal = SegmentRemoval(account.store, db, SegmentOwnership(db, options.segments))
     # Made before both the cache, which calls it, and the journal, which needs the cache: no callback is
     # assigned later.
-    backlog = Backlog(db, removal, PER_UPLOAD * options.uploads)
+    backlog = Backlog(db, removal, PER_UPLOAD * options.uploads, moved)
     # A record that could not be read may have named any of the local files, so none of them is deleted.
     lost = db.lost_folder if db.lost else None
     file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost)
@@ -84,7 +88,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
         defaults,
         cache,
         request.source,
-        OpenFiles(),
+        open_files,
         Inodes(request.source),
     )
     return FileSystem(services, records)
@@ -124,7 +128,7 @@ def _namespace(
 
 
 def _file_factory(
-    store: ObjectStore, layout: SegmentLayout, db: JournalDB, options: Options
+    store: ObjectStore, layout: SegmentLayout, db: JournalDB, options: Options, open_files: OpenFiles
 ) -> CachedFileFactory:
     return CachedFileFactory(
         store,
@@ -138,6 +142,7 @@ def _file_factory(
         journal=db.id,
         # Not synced: a power cut ends no more than the requests of this moment, and `gc` finds what is left.
         on_put=lambda upload: db.change(*sent_change(upload)),
+        on_wrong_bytes=open_files.found_wrong,
     )
 
 

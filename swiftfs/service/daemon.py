@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import faulthandler
 import logging
 import logging.handlers
 import os
@@ -10,9 +11,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
+from swiftfs.concurrency import report_thread_failures
 from swiftfs.config.cache_dir import LOG
 from swiftfs.errors import ConfigurationError
 from swiftfs.service.logging import JournalFormatter, LineFormatter, Recent, Repetition, Told, reads_journal
@@ -120,6 +123,33 @@ class _Terminal(logging.StreamHandler[TextIO]):
                 self.stream.close()
 
 
+class _OwnLog(logging.handlers.RotatingFileHandler):
+    """A log that only its owner can read: it has the names of files."""
+
+    def _open(self) -> TextIOWrapper:
+        return _open_own(self.baseFilename)
+
+
+def _open_own(path: str | Path) -> TextIOWrapper:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8", errors="backslashreplace")
+
+
+def report_crashes(path: Path | None = None) -> None:
+    """Let a fault of this process, such as SIGBUS on a full tmpfs, write a line and the stacks to a file.
+
+    Without `path` that is standard error. An error that ends a thread is logged.
+    """
+    # A descriptor of its own, as libfuse's messages are caught at 2.
+    file = os.fdopen(os.dup(sys.stderr.fileno()), "w") if path is None else _open_own(path)
+    faulthandler.enable(file)  # it keeps the file, and lets go of the one before
+    report_thread_failures(_log_failure)
+
+
+def _log_failure(thread: str, error: BaseException) -> None:
+    logging.getLogger(__name__).critical("the thread %r ended: %r", thread, error, exc_info=error)
+
+
 def log_to_terminal(level: int | str, *, in_background: bool = False) -> None:
     """Write the log to standard error, with priorities if systemd's journal reads it.
 
@@ -140,7 +170,7 @@ def log_to_system(level: int, folder: Path) -> None:
         handler = logging.handlers.SysLogHandler(SYSLOG, logging.handlers.SysLogHandler.LOG_DAEMON)
         form = f"swiftfs[{os.getpid()}]: %(message)s"
     else:
-        handler = logging.handlers.RotatingFileHandler(folder / LOG, maxBytes=4_000_000, backupCount=2)
+        handler = _OwnLog(folder / LOG, maxBytes=4_000_000, backupCount=2)
         form = "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(LineFormatter(form))
     _log_to(handler, level)

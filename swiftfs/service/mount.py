@@ -27,6 +27,7 @@ from swiftfs.service.logging import HEADING
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mountpoint import check_mountpoint
 from swiftfs.service.name_mover import NameMover
+from swiftfs.service.page_dropper import PageDropper
 from swiftfs.service.signals import SignalWatch, Termination, block_signals, end_loop, log_state
 from swiftfs.service.systemd import notify
 from swiftfs.store import ConnectedAccount, MayRead, connect
@@ -89,8 +90,9 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             with _collecting_later():
                 begin(filesystem, request, account)
             monitoring.begin(collector)
-            termination.serve()
+            termination.serve(filesystem.services.namespace.page_limit.end)
             _mount(filesystem, request, monitoring.files(collector), tell_ready, detached)
+            log.info("%s is not mounted any more", request.mountpoint)
         finally:
             termination.drain()
             notify("STOPPING=1")
@@ -144,7 +146,13 @@ def _leave_nothing(folder: Path, missing: list[Path], answered: Event) -> None:
 
 
 def _drain(filesystem: FileSystem, cache: Path) -> None:
+    told = False
+
     def tell(waiting: int) -> None:
+        nonlocal told
+        if waiting and not told:
+            told = True
+            log.info("%d changes are still to be stored", waiting)
         Drain(waiting).write(cache)
         notify(f"STATUS=unmounted, {waiting} changes are still to be stored")
 
@@ -236,7 +244,8 @@ def _mount(
 class _Watchers:
     """The threads of a mount that serves.
 
-    There is one for each signal, one that calls `ready` when the mount answers, and one that moves names.
+    There is one for each signal, one that calls `ready` when the mount answers, one that moves names, and one
+    that lets the kernel drop pages.
     """
 
     def __init__(
@@ -244,6 +253,7 @@ class _Watchers:
     ) -> None:
         services = filesystem.services
         self._mover = NameMover(services.open_files.replaced, mountpoint)
+        self._dropper = PageDropper(services.open_files.wrong_pages, mountpoint)
 
         def answers() -> None:
             device = mountpoint.stat().st_dev
@@ -251,6 +261,7 @@ class _Watchers:
             # The kernel refuses each rename(2) in a mount that is read-only.
             if not services.options.ro:
                 self._mover.start(device)
+            self._dropper.start(device)
             ready()
 
         self._signals = (
@@ -279,6 +290,7 @@ class _Watchers:
         if self._first_stat.ident is not None:
             self._first_stat.join()
         self._mover.stop()
+        self._dropper.stop()
 
 
 def _kernel_options(options: Options) -> Mapping[str, bool]:

@@ -77,7 +77,7 @@ class Termination:
 
     After an unmount the first SIGTERM is ignored: a machine that shuts down sends it to every process, and it
     must not interrupt the last uploads. SIGINT does the same then. `at_once` is called before the process
-    ends at once.
+    ends at once, and what `serve` is given when the first signal comes: libfuse waits for the calls that run.
     """
 
     def __init__(self, at_once: Callable[[], None]) -> None:
@@ -86,14 +86,16 @@ class Termination:
         self._count = 0
         self._forwarded = False
         self._interrupted: Any = None
+        self._end_calls: Callable[[], None] = lambda: None
         self._watch = SignalWatch(signal.SIGTERM, self._terminate)
 
     def start(self) -> None:
         """Begin to watch."""
         self._watch.start()
 
-    def serve(self) -> None:
-        """Let SIGTERM end libfuse's loop from now on."""
+    def serve(self, end_calls: Callable[[], None]) -> None:
+        """Let SIGTERM end libfuse's loop from now on, after `end_calls` has ended long calls."""
+        self._end_calls = end_calls
         # libfuse takes it while it serves. Later Python would raise KeyboardInterrupt amid the last uploads.
         self._interrupted = signal.signal(signal.SIGINT, self._interrupt)
         self._phase = _Phase.SERVING
@@ -132,6 +134,7 @@ class Termination:
             os._exit(1)
         if self._phase is _Phase.SERVING:
             self._forwarded = True
+            self._end_calls()
             end_loop()
         else:
             log.info("changes are still being stored; another signal ends this at once")

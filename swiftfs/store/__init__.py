@@ -7,6 +7,7 @@ from swiftfs.objects import Limits
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
 from swiftfs.store.counters import Counters
+from swiftfs.store.first_login import log_in
 from swiftfs.store.foreign_manifests import MayRead
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
@@ -62,14 +63,14 @@ def connect(
     `insecure_storage` the storage may have no TLS although the login has it. Objects whose bytes lie
     elsewhere are only read where `may_read` allows it.
 
-    Logs in at once and without retries, so that wrong credentials are reported within seconds. Raise
+    Logs in at once and without retries, so that wrong credentials are reported within seconds, and whatever
+    hangs within 15. Raise
     `ConfigurationError` for missing variables and insecure storage, `AccessDenied` for a wrong key,
     `Unavailable` when the server is down; each message names the auth URL and the user.
     """
     account = open_account(environment, cloud=cloud)
     try:
-        account.check_storage(insecure=insecure_storage)
-        account.token()
+        log_in(account, insecure_storage=insecure_storage)
     except BaseException:
         account.close()
         raise

@@ -4,7 +4,8 @@ import logging
 import math
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,11 +19,12 @@ from keystoneauth1.session import Session
 from swiftclient.authv1 import PasswordPlugin
 
 from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
-from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, TimedOut, Unavailable
+from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, TimedOut, Unavailable, printable
 from swiftfs.store.clouds import find_cloud, open_session
 from swiftfs.store.error_map import causes_of, reason
-from swiftfs.store.login_adapter import ForeignRedirect, guard_logins
+from swiftfs.store.login_adapter import ForeignServer, guard_logins
 from swiftfs.store.retry import remaining
+from swiftfs.store.urls import BadUrl, as_sent
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +69,7 @@ class Account:
 
     def token(self) -> str:
         """Return a token, a new one shortly before the old one expires; errors as in `endpoint`."""
-        try:
-            headers = self.session.get_auth_headers() or {}
-        except keystone_errors.ClientException as error:
-            raise self._failure(error) from None
+        headers = self._ask(self.session.get_auth_headers) or {}
         return str(headers.get("X-Auth-Token", ""))
 
     def renew(self, refused: str) -> str:
@@ -108,20 +107,35 @@ class Account:
         self.session.session.close()
 
     def _find_endpoint(self) -> str:
-        try:
-            found = self.session.get_endpoint(
-                service_type="object-store", interface=self._interface, region_name=self._region
-            )
-        except keystone_errors.EndpointNotFound:
-            found = None
-        except keystone_errors.ClientException as error:
-            raise self._failure(error) from None
+        find = partial(self.session.get_endpoint, service_type="object-store")
+        found = self._ask(partial(find, interface=self._interface, region_name=self._region))
         if not found:
             where = f" in region {self._region}" if self._region else ""
             raise ConfigurationError(f"{self.label}: no object-store endpoint{where} in the catalog")
-        if urlsplit(str(found)).scheme not in ("http", "https"):
-            raise ConfigurationError(f"{self.label}: the storage URL {found} is neither http nor https")
+        try:
+            scheme = urlsplit(as_sent(str(found))).scheme
+        except BadUrl as error:
+            raise ConfigurationError(f"{self.label}: the storage URL {error}") from None
+        if scheme not in ("http", "https"):
+            raise ConfigurationError(
+                f"{self.label}: the storage URL {printable(str(found))} is neither http nor https"
+            )
         return str(found).rstrip("/")
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """Return what keystoneauth answers, None if there is no such endpoint; its errors become ours."""
+        try:
+            return question()
+        except keystone_errors.EndpointNotFound:
+            return None
+        except keystone_errors.ClientException as error:
+            raise self._failure(error) from None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            # It reads the server's answer without checks: anything may be anywhere in it.
+            raise ConfigurationError(
+                f"{self.label}: cannot authenticate there, the answer makes no sense "
+                f"({type(error).__name__}, {_short(error)}): check the auth URL"
+            ) from None
 
     def check_storage(self, *, insecure: bool) -> None:
         """Raise `ConfigurationError` if only the login has TLS, unless the storage may be `insecure`.
@@ -141,7 +155,7 @@ class Account:
     def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
         if isinstance(error, keystone_errors.Unauthorized | keystone_errors.Forbidden):
             return AccessDenied(f"{self.label}: wrong user or key")
-        if any(isinstance(cause, ForeignRedirect) for cause in causes_of(error)):
+        if any(isinstance(cause, ForeignServer) for cause in causes_of(error)):
             return Unavailable(f"{self.label}: {reason(error)}", may_land=False)
         if isinstance(error, keystone_errors.SSLError):
             return StoreError(f"{self.label}: {_tls_failure(error)}")
@@ -182,7 +196,7 @@ def _from_v1(environment: Mapping[str, str]) -> Account:
     _require(environment, "ST_AUTH", "ST_USER", "ST_KEY")
     url, user = environment["ST_AUTH"], environment["ST_USER"]
     plugin = PasswordPlugin(auth_url=_checked_url(url), username=user, password=environment["ST_KEY"])
-    return Account(_session(plugin, environment), f"{url} (user {user})")
+    return Account(_session(plugin, environment, [url]), f"{url} (user {user})")
 
 
 def _from_keystone(environment: Mapping[str, str]) -> Account:
@@ -209,7 +223,7 @@ def _from_keystone(environment: Mapping[str, str]) -> Account:
         **(_domain(environment, "project") if by_name else {}),
     )
     return Account(
-        _session(plugin, environment),
+        _session(plugin, environment, [url]),
         f"{url} (user {user})",
         region=environment.get("OS_REGION_NAME") or None,
         interface=_interface(environment),
@@ -251,7 +265,7 @@ def _from_loading(kind: str, environment: Mapping[str, str]) -> Account:
         raise ConfigurationError(f"to log in by {kind}: {_short(error)}") from None
     who = given.get("username") or given.get("user_id") or given.get("application_credential_id") or kind
     return Account(
-        _session(plugin, environment),
+        _session(plugin, environment, _urls_in(given)),
         f"{url or given.get('endpoint') or ''} (user {who})",
         region=environment.get("OS_REGION_NAME") or None,
         interface=_interface(environment),
@@ -261,8 +275,10 @@ def _from_loading(kind: str, environment: Mapping[str, str]) -> Account:
 def _from_clouds_yaml(cloud: str, environment: Mapping[str, str], option: str) -> Account:
     region = find_cloud(cloud, environment, option)
     session = open_session(region, cloud)
-    guard_logins(session)
     options = region.get_auth_args()
+    if options.get("auth_url"):
+        _checked_url(str(options["auth_url"]))
+    guard_logins(session, _urls_in(options))
     interface = region.get_interface("object-store")
     user = options.get("username") or options.get("user_id") or options.get("application_credential_id", "")
     return Account(
@@ -290,7 +306,12 @@ def _proxy_of(label: str) -> str:
     return f" through the proxy {proxy.rpartition('@')[2]}" if proxy else ""
 
 
-def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str]) -> Session:
+def _urls_in(options: Mapping[str, Any]) -> list[str]:
+    """Return the URLs among the options of a way to log in."""
+    return [str(value) for name, value in options.items() if value and name.endswith(("url", "endpoint"))]
+
+
+def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str], named: Iterable[str]) -> Session:
     certificates = environment.get("OS_CACERT")
     if certificates:
         file, folder = (None, certificates) if Path(certificates).is_dir() else (certificates, None)
@@ -302,7 +323,7 @@ def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str]) -> Session:
             why = reason(error) if isinstance(error, ssl.SSLError) else error.strerror
             raise ConfigurationError(f"OS_CACERT={certificates}: {why}") from None
     session = Session(auth=plugin, verify=certificates or True, app_name="swiftfs")
-    guard_logins(session)
+    guard_logins(session, named)
     return session
 
 
@@ -330,17 +351,20 @@ def _require(environment: Mapping[str, str], *names: str) -> None:
 
 
 def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
+    # First of all: URLs are logged, and so are those that no parser understands.
+    if "@" in url:
+        raise ConfigurationError("the auth URL must not contain a user or a password")
+    if not url.lower().startswith(("http://", "https://")):
+        raise ConfigurationError(f"the auth URL {url!r} is not an http or https URL")
+    try:
+        parts = urlsplit(as_sent(url))
+    except BadUrl as error:
+        raise ConfigurationError(f"the auth URL {error}") from None
     if _STORAGE_PATH.search(parts.path):
         raise ConfigurationError(
             f"{url} is a storage URL, which the login answers with: set the auth URL, such as "
-            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/auth/v1.0"
+            f"{parts.scheme}://{parts.netloc}/auth/v1.0"
         )
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ConfigurationError(f"the auth URL {url!r} is not an http or https URL")
-    # URLs are logged.
-    if parts.username or parts.password:
-        raise ConfigurationError("the auth URL must not contain a user or a password")
     return url
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,9 @@ def find_cloud(cloud: str, environment: Mapping[str, str], option: str) -> Any:
     from openstack import exceptions  # noqa: PLC0415 - of the extra `clouds`, and half a second to load
     from openstack.config import OpenStackConfig, loader  # noqa: PLC0415
 
+    # Profiles name servers, too. They are looked for in the current folder, which may be anybody's.
+    for profiles in filter(os.path.exists, loader.VENDOR_FILES):
+        check_writers(profiles, Path(profiles).stat())
     named = environment.get("OS_CLIENT_CONFIG_FILE")
     file = _file([named] if named else loader.CONFIG_FILES, f"{option} {cloud}")
     clouds = _clouds(file)

@@ -26,6 +26,7 @@ from swiftfs.errors import (
     TimedOut,
     Unavailable,
 )
+from swiftfs.store.answer_head import BrokenHead
 from swiftfs.store.request import Request
 
 NETWORK_ERRORS = (requests.RequestException, Urllib3Error, OSError)
@@ -92,9 +93,8 @@ def network_error(request: Request, error: Exception) -> StoreError:
     """Return the error for a request without a complete answer."""
     message = f"{request.operation} {request.subject}: {reason(error)}"
     causes = list(causes_of(error))
-    if any(
-        isinstance(cause, InvalidHeader) for cause in causes
-    ):  # in the answer: those of the request were checked
+    # In the answer: those of the request were checked.
+    if any(isinstance(cause, InvalidHeader | BrokenHead) for cause in causes):
         return Corrupt(message, may_land=True)
     if isinstance(error, _ADDRESS_ERRORS):
         return BadRequest(message)

@@ -1,14 +1,20 @@
 """How logins are sent: within limits of time and size, and never to another server than the one named."""
 
 import logging
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
+from keystoneauth1.identity.generic import BaseGenericPlugin
+from keystoneauth1.identity.v3 import FederationBaseAuth
 from keystoneauth1.session import Session
 
+from swiftfs.errors import printable
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import LimitedAdapter, Limits, limited
+from swiftfs.store.urls import BadUrl, Origin, as_sent, origin, server_of
 
 LOGIN_SECONDS = 5.0
 """Longest silence of the authentication server, and the longest time for its headers and for its body: a
@@ -18,23 +24,49 @@ LOGIN_BYTES = 1024**2
 """The longest answer to a login. The catalog of a large cloud has 100 KB; a longer one takes memory."""
 
 
-class ForeignRedirect(requests.RequestException):
-    """The authentication server redirects to another server: the credentials are not sent there."""
+class ForeignServer(requests.RequestException):
+    """The authentication server leads to another server: the credentials are not sent there."""
 
 
-def guard_logins(session: Session) -> None:
-    """Let all requests of a session of keystoneauth be sent by `LoginAdapter`."""
+class NoVersions(requests.RequestException):
+    """The authentication server does not tell which versions it has."""
+
+
+def guard_logins(session: Session, named: Iterable[str]) -> None:
+    """Let all requests of a session of keystoneauth be sent by `LoginAdapter`.
+
+    `named` are the URLs in the user's configuration. Only to their servers is anything sent, unless the
+    login is a federated one, in which servers lead to each other. URLs that are none are ignored.
+    """
     # What it warns of is in the error, too, if the login fails.
     logging.getLogger("keystoneauth.identity").setLevel(logging.ERROR)
     session.timeout = LOGIN_SECONDS
+    servers = set()
+    for url in named:
+        with suppress(BadUrl):
+            servers.add(origin(url))
+    if isinstance(session.auth, FederationBaseAuth):
+        servers = set()
+    adapter = LoginAdapter(servers, asks_versions=isinstance(session.auth, BaseGenericPlugin))
     for scheme in ("https://", "http://"):
-        session.session.mount(scheme, LoginAdapter())
+        session.session.mount(scheme, adapter)
 
 
 class LoginAdapter(LimitedAdapter):
-    """Sends the requests of a login, each within the deadline of the call that needs it."""
+    """Sends the requests of a login, each within the deadline of the call that needs it.
+
+    If any `servers` are given, to these only. With `asks_versions` every GET asks for Keystone's versions.
+    """
+
+    def __init__(self, servers: Collection[Origin], *, asks_versions: bool) -> None:
+        super().__init__()
+        self._servers = servers
+        self._asks_versions = asks_versions
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        if self._servers and origin(str(request.url)) not in self._servers:
+            # Whatever has led there: keystoneauth knows more than redirects, and learns more.
+            raise _foreign(str(request.url), "leads")
         # Unpacked, an answer may be a thousand times larger.
         request.headers["Accept-Encoding"] = "identity"
         left = remaining()
@@ -42,8 +74,14 @@ class LoginAdapter(LimitedAdapter):
             raise requests.Timeout("no time left")
         with limited(Limits(LOGIN_SECONDS, body=LOGIN_SECONDS, total=left, most=LOGIN_BYTES)):
             response = super().send(request, *args, **options)
-        if response.is_redirect:
+        # Not `is_redirect`: keystoneauth follows a 305, too.
+        if 300 <= response.status_code < 400 and "Location" in response.headers:
             _keep_at_home(response)
+        if response.status_code == 401 and self._asks_versions and request.method == "GET":
+            # keystoneauth would log in to ask again, while it logs in, and wait for its own lock for ever
+            # (`discover.get_version_data`). After this error it takes the version from the URL.
+            response.close()
+            raise NoVersions("401 Unauthorized")
         return response
 
     def build_response(self, req: Any, resp: Any) -> requests.Response:
@@ -52,23 +90,31 @@ class LoginAdapter(LimitedAdapter):
 
 
 def _keep_at_home(response: requests.Response) -> None:
-    """Raise `ForeignRedirect` for a redirect to another origin (RFC 6454); make the others absolute."""
+    """Raise `ForeignServer` for a redirect to another origin; make the others absolute."""
     # keystoneauth sends a key or password again wherever a redirect leads, also from https to http.
-    target = urljoin(str(response.url), response.headers["Location"])
-    if _origin(target) != _origin(str(response.url)):
+    home, location = str(response.url), response.headers["Location"]
+    target = _target(home, location)
+    if target is None or origin(target) != origin(home):
         response.close()
-        parts = urlsplit(target)
-        raise ForeignRedirect(
-            f"it redirects to {parts.scheme}://{parts.netloc.rpartition('@')[2]}, where no credentials are "
-            "sent: if that is the right server, set the auth URL to it"
-        )
+        raise _foreign(location if target is None else target, "redirects")
+    # What is followed is what was compared, not what another parser sees in the header.
     response.headers["Location"] = target
 
 
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
+def _target(home: str, location: str) -> str | None:
+    """Return the absolute URL of a redirect as it would be sent, or None if it is none."""
     try:
-        port = parts.port
+        return as_sent(urljoin(home, location))
     except ValueError:
-        port = -1
-    return parts.scheme, parts.hostname or "", port or {"http": 80, "https": 443}.get(parts.scheme, -1)
+        return None
+
+
+def _foreign(url: str, verb: str) -> ForeignServer:
+    try:
+        server = server_of(url)
+    except BadUrl:
+        return ForeignServer(f"it {verb} to {printable(url[:100])}, which is no valid URL")
+    return ForeignServer(
+        f"it {verb} to {printable(server)}, where no credentials are sent: if that is the right "
+        "server, set the auth URL to it"
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from swiftfs.errors import Corrupt
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.store.protocol import ObjectStore
 
@@ -18,7 +19,14 @@ def iter_pages(
 def iter_rows(store: ObjectStore, container: str, prefix: str = "") -> Iterator[Row]:
     """Yield the objects whose keys begin with `prefix`, in bytewise order."""
     for page in iter_pages(store, container, prefix):
-        yield from page.rows
+        yield from readable_rows(page, container)
+
+
+def readable_rows(page: Page, container: str) -> tuple[Row, ...]:
+    """Return the rows of a page for a decision about their objects; raise `Corrupt` if one is unreadable."""
+    if page.unreadable:
+        raise Corrupt(f"the listing of {container} has an unreadable row of {page.unreadable[0]!r}")
+    return page.rows
 
 
 def iter_dlo_segments(store: ObjectStore, dlo_prefix: ObjectName) -> Iterator[Row]:
@@ -28,8 +36,13 @@ def iter_dlo_segments(store: ObjectStore, dlo_prefix: ObjectName) -> Iterator[Ro
 
 def iter_containers(store: ObjectStore) -> Iterator[str]:
     """Yield the names of the account's containers."""
-    for page in _pages(lambda marker: store.list_containers(marker=marker)):
+    for page in iter_container_pages(store):
         yield from page.subdirs
+
+
+def iter_container_pages(store: ObjectStore) -> Iterator[Page]:
+    """Yield the pages of the account's listing: containers are `subdirs`."""
+    return _pages(lambda marker: store.list_containers(marker=marker))
 
 
 def _pages(request: Callable[[str], Page]) -> Iterator[Page]:

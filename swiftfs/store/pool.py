@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from swiftfs.concurrency import Rank, new_lock
 from swiftfs.store.auth import Account
 from swiftfs.store.protocol import Body
 from swiftfs.store.request import Request, escape_dots
-from swiftfs.store.sockets import LimitedAdapter, Limits, limited
+from swiftfs.store.sockets import LimitedAdapter, Limits, carried, limited
 
 CONNECT_SECONDS = 5.0
 """Longest wait for a connection."""
@@ -45,6 +46,9 @@ class Connection:
         self._http.requests_args["allow_redirects"] = False  # a redirect would carry the token elsewhere
         for scheme in ("http://", "https://"):
             self._http.request_session.mount(scheme, _ExactAdapter())
+        self._http.request_session.resolve_redirects = _next_requests
+        # Swift needs none, and a server could send new ones with every answer.
+        self._http.request_session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._read_environment_once(account.endpoint())
 
     def _read_environment_once(self, url: str) -> None:
@@ -67,7 +71,7 @@ class Connection:
         swiftclient's own functions are not used: they unquote every header they read, so that `%41` in an
         object's metadata comes back as `A`.
         """
-        headers = dict(request.headers)
+        headers = {carried(name): value for name, value in request.headers.items()}
         if not request.info:
             headers["X-Auth-Token"] = token
         self._http.requests_args["timeout"] = (min(CONNECT_SECONDS, timeout), timeout)
@@ -82,6 +86,14 @@ class Connection:
     def close(self) -> None:
         """Close the socket."""
         self._http.close()
+
+
+def _next_requests(*_: object, **__: object) -> Iterator[requests.PreparedRequest]:
+    """Yield the requests that follow a redirect: none.
+
+    requests prepares the next one also if it is not to be sent, and fails if the redirect's URL is none.
+    """
+    return iter(())
 
 
 class ConnectionPool:

@@ -71,12 +71,20 @@ class ObjectStore(Protocol):
         """Return the object's headers."""
 
     def get(
-        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+        self,
+        name: ObjectName,
+        sink: Sink,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        etag: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         """Pass the bytes from `offset` on to `sink`: exactly `length` of them, or all up to the end.
 
         Fewer come only at the object's end. With an `etag`, raise `PreconditionFailed` unless the object is
-        that version. The returned size is that of the whole object. Do not use the bytes before this returns:
+        that version; with a `size`, unless that is the object's: the body of an answer may have no end. The
+        returned size is that of the whole object. Do not use the bytes before this returns:
         `Corrupt` means that the sink received wrong ones.
         """
 

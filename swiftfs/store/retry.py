@@ -149,10 +149,17 @@ class RetryingStore:
         return self._repeat(lambda _call: self._store.head(name))
 
     def get(
-        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+        self,
+        name: ObjectName,
+        sink: Sink,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        etag: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         return self._repeat(
-            lambda _call: self._store.get(name, sink, offset=offset, length=length, etag=etag)
+            lambda _call: self._store.get(name, sink, offset=offset, length=length, etag=etag, size=size)
         )
 
     def put(

@@ -16,6 +16,7 @@ from typing import Any
 from requests.adapters import HTTPAdapter
 
 from swiftfs.concurrency import monotonic
+from swiftfs.store.answer_head import HeadReader
 
 SEND_SECONDS = 30.0
 """Longest wait for the network to accept a piece of a body, and the time over which its rate is measured."""
@@ -30,7 +31,7 @@ LEAST_RATE = 1024
 """Bytes per second; a body that is slower is given up."""
 
 HEADER_BYTES = 1024**2
-"""The most that may come before a body: 100 lines of 8 KiB, the longest that Swift takes, are shorter."""
+"""The most that may come before a body: 110 lines of 8 KiB, the longest that Swift takes, are shorter."""
 
 OVERHEAD = 16
 """How many bytes may come for each byte of a body: a chunk of one byte has six. Without a limit the lines
@@ -159,6 +160,19 @@ def limited(limits: Limits) -> Iterator[None]:
         _limits.reset(token)
 
 
+_CARRIER = "X-Swiftfs-Name-"
+
+
+def carried(name: str) -> str:
+    """Return a name by which swiftclient and requests pass on a header whose own name they would refuse or
+    change; the connection sends its own one, in UTF-8."""
+    return name if name.isascii() and name.isprintable() else _CARRIER + name.encode().hex()
+
+
+def _uncarried(name: str) -> str | bytes:
+    return bytes.fromhex(name[len(_CARRIER) :]) if name.lower().startswith(_CARRIER.lower()) else name
+
+
 class LimitedAdapter(HTTPAdapter):
     """Sends requests over sockets that keep the limits of `limited`."""
 
@@ -196,9 +210,22 @@ class _Response(HTTPResponse):
         super().__init__(_Readable(sock, self._limits), *args, **options)  # type: ignore[arg-type]
 
     def begin(self) -> None:
-        super().begin()
+        if self.headers is None:
+            self._read_head()
         if self._limits is not None:
             self._limits.begin_body()
+
+    def _read_head(self) -> None:
+        file, head = self.fp, HeadReader(self.fp)
+        self.fp = head  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:  # else it was closed
+                self.fp = file
+        for name, value in head.others:
+            # As its own parser does: `headers[name] = value` refuses such names in newer releases of Python.
+            self.headers.set_raw(name, value)
 
 
 class _Connection:
@@ -206,6 +233,10 @@ class _Connection:
 
     response_class = _Response
     sock: socket.socket | None
+
+    def putheader(self, header: str, *values: Any) -> None:
+        """Add a header to the request, under the name that `carried` has hidden."""
+        super().putheader(_uncarried(header), *values)  # type: ignore[misc]
 
     def send(self, data: Any) -> None:
         """Send a part of the request in pieces, each within the limits."""

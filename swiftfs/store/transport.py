@@ -18,7 +18,7 @@ from swiftfs.store.pool import Connection, ConnectionPool
 from swiftfs.store.request import ANSWER_SECONDS, LONGEST_WORK_SECONDS, Request
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import Limits
-from swiftfs.store.wire.object_headers import content_length, text_of
+from swiftfs.store.wire.object_headers import content_length, lower_name, text_of
 
 CHUNK_BYTES = 256 * 1024
 
@@ -199,4 +199,4 @@ def _limits(request: Request, timeout: float) -> Limits:
 
 
 def _headers(response: requests.Response) -> dict[str, str]:
-    return {text_of(name).lower(): text_of(value) for name, value in response.headers.items()}
+    return {lower_name(text_of(name)): text_of(value) for name, value in response.headers.items()}

@@ -63,12 +63,60 @@ def test_put_replaces_body_and_headers(store: ObjectStore, box: str) -> None:
     )
 
 
+ODD_METADATA = {
+    name: f"the value of {number}"
+    for number, name in enumerate(
+        ("my note", "größe", "grÖsse", "한글", "a(b)", "tab\tbed", "\x01\x7f", "blank ", " ", "é" * 60)
+    )
+}
+"""Names that are no tokens of HTTP, which Swift takes from other clients nevertheless."""
+
+
+def test_metadata_of_any_name(store: ObjectStore, box: str) -> None:
+    name, copied = ObjectName(box, "noted"), ObjectName(box, "copied")
+    headers = Headers("text/plain", {**ODD_METADATA, "plain": "1", "value": "\x01 한글\t\x7f"})
+    assert store.put(name, b"hello", headers).metadata == headers.metadata
+    assert store.head(name).metadata == headers.metadata
+    body, got = read(store, name)
+    assert (body, got.metadata, got.size) == (b"hello", headers.metadata, 5)
+    changed = replace(headers, metadata={**headers.metadata, "plain": "2"})
+    store.post(name, changed)
+    assert store.head(name).metadata == changed.metadata
+    store.copy(name, copied)
+    assert store.head(copied).metadata == changed.metadata
+    store.copy(name, copied, headers=headers)
+    assert store.head(copied).metadata == headers.metadata
+
+
+def test_as_much_metadata_as_swift_takes(store: ObjectStore, box: str) -> None:
+    name = ObjectName(box, "much")
+    preserved = dict.fromkeys(
+        ("Cache-Control", "Content-Disposition", "Content-Encoding", "X-Robots-Tag"), "a"
+    )
+    headers = Headers("text/plain", {f"key-{number}": "v" for number in range(90)}, preserved)
+    store.put(name, b"hello", headers)
+    info = store.head(name)
+    assert (info.metadata, info.preserved_headers, info.size) == (headers.metadata, preserved, 5)
+
+
 def test_put_of_other_bytes_than_the_md5_is_of(store: ObjectStore, box: str) -> None:
     name = ObjectName(box, "changed")
     assert store.put(name, b"first", TEXT, etag=md5(b"first")).version.etag == md5(b"first")
     with pytest.raises(BodyChanged):
         store.put(name, b"second", TEXT, etag=md5(b"first"))
     assert read(store, name)[0] == b"first"
+
+
+@pytest.mark.parametrize("size", [0, 4, 6])
+@pytest.mark.parametrize("part", [{}, {"offset": 1, "length": 2}])
+def test_get_of_an_object_of_another_size(
+    store: ObjectStore, box: str, size: int, part: dict[str, int]
+) -> None:
+    name = ObjectName(box, "five")
+    store.put(name, b"bytes", TEXT)
+    assert read(store, name, size=5, **part)[1].size == 5
+    with pytest.raises(PreconditionFailed):
+        store.get(name, lambda *_: pytest.fail("a byte came"), size=size, **part)  # type: ignore[arg-type]
 
 
 def test_put_if_absent(store: ObjectStore, box: str) -> None:
@@ -103,11 +151,12 @@ def test_metadata_names_are_lower_case_and_values_may_be_empty(store: ObjectStor
         Headers("a/b", {"x": "nul\0"}),
         Headers("a/b", {"x": " blank"}),
         Headers("a/b", {"x": "\udc80"}),
-        Headers("a/b", {"na me": "1"}),
+        Headers("a/b", {"na\rme": "1"}),
         Headers("a/b", {"name:": "1"}),
         Headers("a/b", {"under_score": "1"}),
         Headers("a/b", {"": "1"}),
-        Headers("a/b", {"\u00e9": "1"}),
+        Headers("a/b", {"\udce9": "1"}),
+        Headers("a/b", {"na\0me": "1"}),
         Headers("a/b", preserved_headers={"X-Auth-Token": "stolen"}),
         Headers("a/b", preserved_headers={"Content-Encoding": "gzip\r\nX: y"}),
     ],

@@ -9,7 +9,8 @@ from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount
 from swiftfs.demo.server import SwiftServer
-from swiftfs.demo.values import Fault
+from swiftfs.demo.values import Fault, ServerSettings
+from swiftfs.store import SwiftStore, open_account
 
 LONG = 60.0
 """Longer than any request of this mount may take, in seconds."""
@@ -51,6 +52,25 @@ def test_a_second_sigterm_ends_a_mount_whose_program_waits(server: SwiftServer, 
         assert process.wait(within(5)) == 1
         program.wait(within(10))
     subprocess.run(["fusermount", "-uz", str(mount.path)], check=False, capture_output=True)
+
+
+def test_sigterm_ends_a_mount_whose_folder_has_no_end(tmp_path: Path) -> None:
+    with SwiftServer(settings=ServerSettings(listing_limit=5)) as server:
+        store = SwiftStore(open_account(server.environment()))
+        store.create_container("box")
+        store.close()
+        mount = Mount(server, "box", tmp_path)
+        mount.start()
+        server.add_rows("box", [f"folder/{number:05d}" for number in range(20_000)], size=1)
+        with subprocess.Popen(["ls", mount.path / "folder"], stderr=subprocess.DEVNULL) as program:
+            wait_until(lambda: sum("prefix=folder" in one.query for one in server.requests()) > 10)
+            process = mount.take_process()
+            os.kill(process.pid, signal.SIGTERM)
+            assert process.wait(within(10)) == 0
+            program.wait(within(10))
+        pages = sum("prefix=folder" in one.query for one in server.requests())
+    assert pages < 2000
+    assert "the mount ends" in mount.log.read_text()
 
 
 def mounts() -> str:

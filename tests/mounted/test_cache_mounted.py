@@ -5,7 +5,6 @@ import os
 import select
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from swiftclient import Connection
 from support.jobs import wait_until
 from support.mounts import Mount
 from support.noise import noise, repeated_noise
+from support.small_disk import small_disk
 from swiftfs.demo.server import SwiftServer
 
 MIB = 1024 * 1024
@@ -150,25 +150,18 @@ FULL = "ENOSPC: the disk of the cache folder is full, or cache_size is full of w
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def tiny(tmp_path: Path) -> Iterator[Path]:
     """A disk of 64 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)], capture_output=True, check=False
-    )
-    if made.returncode:
-        pytest.skip("only root may mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with small_disk(tmp_path / "disk", "64m") as made:
+        yield made
 
 
 def test_write_reports_a_full_disk(
-    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, small_disk: Path
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, tiny: Path
 ) -> None:
     connection.put_object(container, "old", noise(20 * MIB))
     mount = Mount(swift, container, tmp_path, "segment_size=256M")  # nothing is uploaded before close()
-    mount.cache = small_disk / "cache"
+    mount.cache = tiny / "cache"
     mount.expected += [FULL, "smaller than two segments"]
     with mount:
         assert (mount.path / "old").read_bytes() == noise(20 * MIB)
@@ -188,15 +181,15 @@ def test_write_reports_a_full_disk(
 
 
 def test_write_reports_a_disk_that_other_programs_fill(
-    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, small_disk: Path
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, tiny: Path
 ) -> None:
     mount = Mount(swift, container, tmp_path)
-    mount.cache = small_disk / "cache"
+    mount.cache = tiny / "cache"
     mount.expected += [FULL, "smaller than two segments"]
     with mount:
         descriptor = os.open(mount.path / "file", os.O_RDWR | os.O_CREAT)
         os.write(descriptor, noise(MIB))
-        filler = os.open(small_disk / "filler", os.O_WRONLY | os.O_CREAT)
+        filler = os.open(tiny / "filler", os.O_WRONLY | os.O_CREAT)
         with pytest.raises(OSError, match="No space left"):
             write_all(filler, bytes(100 * MIB))
         with pytest.raises(OSError, match="No space left"):
@@ -204,6 +197,6 @@ def test_write_reports_a_disk_that_other_programs_fill(
         os.close(filler)
         os.close(descriptor)
         assert connection.get_object(container, "file")[1][:MIB] == noise(MIB)
-        (small_disk / "filler").unlink()
+        (tiny / "filler").unlink()
         (mount.path / "file").write_bytes(b"again")
     assert connection.get_object(container, "file")[1] == b"again"

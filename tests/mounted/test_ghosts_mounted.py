@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from swiftclient import Connection
 
 from support.mounts import Mount, run
 from swiftfs.demo.server import SwiftServer
@@ -24,6 +25,35 @@ def test_a_large_file_whose_segment_is_gone(mounted: Mount, swift: SwiftServer, 
         path.rename(mounted.path / "other")
     assert caught.value.errno == errno.EIO
     assert "400" in mounted.log.read_text()
+
+
+LOOPS: tuple[tuple[str, ...], ...] = (("b", "c"), ("a", "d", "e", "f", "g"))
+
+
+def test_links_that_lead_nowhere(
+    mounted: Mount, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    """A HEAD of a symlink of Swift that has no end is answered with 409; the link itself can be reached."""
+    for loop in LOOPS:
+        for name, target in zip(loop, loop[1:] + loop[:1], strict=True):
+            link = {"X-Symlink-Target": f"{container}/{target}"}
+            connection.put_object(container, name, b"", headers=link, content_type="a/b")
+    connection.put_object(container, "plain", b"bytes")
+    at = mounted.path
+    names = sorted({name for loop in LOOPS for name in loop} | {"plain"})
+    assert run("ls", "-l", at).count("\n") == 1 + len(names)
+    assert (at / "a").stat().st_size == 0
+    for call in ((at / "a").read_bytes, lambda: (at / "a").open("ab")):
+        with pytest.raises(FileNotFoundError):
+            call()
+    assert run("cp", at / "plain", at / "b") == ""
+    assert (at / "c").rename(at / "moved") == at / "moved"
+    run("rm", at / "a", at / "moved", at / "d")
+    mounted.remount()
+    assert sorted(path.name for path in at.iterdir()) == sorted({*names} - {"a", "c", "d"})
+    assert (at / "b").read_bytes() == b"bytes"
+    run("rm", "-r", *at.iterdir())
+    assert connection.get_container(container)[1] == []
 
 
 def test_rm_and_cp_go_on_beside_ghosts(

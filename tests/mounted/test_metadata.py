@@ -6,7 +6,8 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from swiftclient import Connection
 from support.deadlines import within
 from support.mounts import Mount, run
 from swiftfs.demo.server import SwiftServer
+from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.store import SwiftStore, open_account
+from swiftfs.store.protocol import Headers
 
 SOON = str(int(time.time()) + 86_400)
 FOREIGN: Mapping[str, str] = {
@@ -160,6 +164,67 @@ def test_a_dlo_that_is_written_to_becomes_what_was_written(
     assert "x-object-manifest" not in headers
     assert headers["x-object-meta-colour"] == "blue"
     assert dlo.read_bytes() == expected
+
+
+ODD = {"my note": "x", "größe": "y", "\x01": "\x02", "blank ": "z"}
+"""Metadata whose names are no tokens of HTTP; Swift takes them."""
+
+
+@pytest.fixture
+def other_client(swift: SwiftServer) -> Iterator[SwiftStore]:
+    store = SwiftStore(open_account(swift.environment()))
+    yield store
+    store.close()
+
+
+def upload_odd(store: SwiftStore, container: str, kind: str) -> None:
+    """Store the file `o` of 10 bytes, as one object or several, with metadata that has odd names."""
+    name, parts = ObjectName(container, "o"), [ObjectName(container, f"parts/{number}") for number in (1, 2)]
+    headers = Headers("text/plain", ODD)
+    etags = [store.put(part, b"01234", headers).version.etag for part in parts]
+    if kind == "plain":
+        store.put(name, b"0123401234", headers)
+    elif kind == "slo":
+        store.put_manifest(
+            name, Manifest(tuple(Segment(*both, 5) for both in zip(parts, etags, strict=True))), headers
+        )
+    else:
+        store.put(name, b"", replace(headers, preserved_headers={"X-Object-Manifest": f"{container}/parts/"}))
+
+
+@pytest.mark.parametrize("kind", ["plain", "slo", "dlo"])
+def test_metadata_of_any_name_hides_nothing_and_is_kept(
+    other_client: SwiftStore, container: str, mounted: Mount, kind: str
+) -> None:
+    upload_odd(other_client, container, kind)
+    file = mounted.path / "o"
+    assert (file.stat().st_size, file.read_bytes()) == (10, b"0123401234")
+    assert os.listxattr(file) == []
+    change_all(file)
+    mounted.remount()
+    assert os.listxattr(file) == ["user.n"]
+    file = file.rename(mounted.path / "renamed")
+    with file.open("ab") as stream:
+        stream.write(b"more")
+    mounted.remount()
+    assert file.read_bytes() == b"0123401234more"
+    assert other_client.head(ObjectName(container, "renamed")).metadata.items() >= ODD.items()
+
+
+def test_metadata_of_any_name_on_a_folder_and_the_container(
+    other_client: SwiftStore, container: str, mounted: Mount
+) -> None:
+    folder, note = ObjectName(container, "d"), {"my note": "x"}
+    other_client.put(folder, b"", Headers("application/directory", ODD))
+    other_client.post_container(container, note)  # here Swift takes no other letters
+    mounted.remount()
+    for path in (mounted.path / "d", mounted.path):
+        path.chmod(0o700)
+    mounted.remount()
+    for path in (mounted.path / "d", mounted.path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert other_client.head(folder).metadata.items() >= ODD.items()
+    assert other_client.container_usage(container).metadata.items() >= note.items()
 
 
 @pytest.mark.mount_options("dir_attributes=content-type")

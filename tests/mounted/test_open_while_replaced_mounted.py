@@ -386,7 +386,7 @@ def test_nothing_is_left_after_a_kill(mounted: Mount, connection: Connection, co
 def movers_of(mounted: Mount) -> list[str]:
     """Return the processes that move names in a mount."""
     found = subprocess.run(
-        ["pgrep", "-f", f"move_name.py {mounted.path}"], check=False, capture_output=True, text=True
+        ["pgrep", "-f", f"mount_calls.py {mounted.path}"], check=False, capture_output=True, text=True
     )
     return found.stdout.split()
 

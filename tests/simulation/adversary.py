@@ -175,15 +175,29 @@ class Adversary(MemoryStore):
         return self._read("manifest", name, lambda: super(Adversary, self).manifest(name))
 
     def get(
-        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+        self,
+        name: ObjectName,
+        sink: Sink,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        etag: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         fault = self._begin("get", name)
         get = super().get
         if fault is None or fault.kind not in ("cut", "flipped"):
-            return get(name, sink, offset=offset, length=length, etag=etag)
+            return get(name, sink, offset=offset, length=length, etag=etag, size=size)
         self.trouble(f"its body is {fault.kind}")
         parts: list[tuple[int, bytes]] = []
-        info = get(name, lambda at, data: parts.append((at, data)), offset=offset, length=length, etag=etag)
+        info = get(
+            name,
+            lambda at, data: parts.append((at, data)),
+            offset=offset,
+            length=length,
+            etag=etag,
+            size=size,
+        )
         if fault.kind == "cut":
             for at, data in parts[:1]:
                 sink(at, data[: len(data) // 2])

@@ -40,6 +40,9 @@ def make(seed: int) -> History:
     has_others = any("theirs" in fault.kind for fault in history.faults) or any(
         step.verb.startswith("their") for life in history.lives for steps in life.programs for step in steps
     )
+    if seed % 2:
+        # Of half of the seeds every folder that Swift has is moved in the background.
+        history = replace(history, options={**history.options, "background_rename": 1})
     more = random.Random(f"disk {seed}")
     if not has_others and more.random() < POWER_CUTS:
         history = _cut(history)

@@ -4,11 +4,13 @@ Names and contents are separate: a name stands for a `Node`, which keeps its con
 a call that failed, or was running at a crash, several states of the names are possible; each is a `World`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 MOST_WORLDS = 64
+
+MOST_TWINS = 20
 
 PAGE = 4096
 
@@ -124,7 +126,8 @@ class AfterCut:
         ]
         for node in self.certain:
             paths = sorted({path for world in self.worlds for path, one in world.items() if one is node})
-            there = [path for path in (*paths, *(_twin(path, self.moves) for path in paths)) if path in found]
+            twins = (twin for path in paths for twin in _twins(path, self.moves))
+            there = [path for path in (*paths, *twins) if path in found]
             if not there and not node.optional:
                 lines.append(f"nothing is left of {' or '.join(paths)}; it held {_describe_any(node)}")
         return lines
@@ -135,7 +138,7 @@ class AfterCut:
 
     def _at(self, path: str) -> Iterator[Node]:
         for world in self.worlds:
-            for one in (path, _twin(path, self.moves)):
+            for one in (path, *_twins(path, self.moves)):
                 if one in world:
                     yield world[one]
 
@@ -172,6 +175,7 @@ class Model:
         self.mixed = False
         self.moving: tuple[str, str] | None = None
         self.moving_folder = False
+        self.has_stayed = False
         self._torn_moves: list[tuple[str, str]] = []
         self.due: dict[str, bytes] = {}
         self.changing = False
@@ -279,6 +283,11 @@ class Model:
         """Record that a file's bytes, and its name, survive a power cut from now on."""
         self._fsynced[node] = (len(self._trail), frozenset({body}), len(node.past))
 
+    def stayed(self, old: str, new: str) -> None:
+        """Record that what a rename has moved is at its old name again, and so is its folder."""
+        self.has_stayed = True
+        self._torn_moves += [(old, new), (old.rpartition("/")[0], new.rpartition("/")[0])]
+
     def lost_power(self) -> None:
         """Record a power cut, after `crashed`."""
         synced = self._synced
@@ -355,13 +364,14 @@ class Model:
         return list({node: None for world in self.worlds for node in world.values()})
 
     def _differences(
-        self, found: Mapping[str, bytes | None], world: World, moves: Iterable[tuple[str, str]]
+        self, found: Mapping[str, bytes | None], world: World, moves: Sequence[tuple[str, str]]
     ) -> list[str]:
         lines = []
         for path in sorted({*found, *world}):
-            node, twin = world.get(path), _twin(path, moves)
-            node = node or world.get(twin)
-            body = found[path] if path in found else found.get(twin, MISSING)
+            twins = _twins(path, moves)
+            own = world.get(path)
+            node = own or next((world[one] for one in twins if one in world), None)
+            body = next((found[one] for one in (path, *twins) if one in found), MISSING)
             if body is MISSING:
                 if node is not None and not node.optional:
                     lines.append(f"{path} is missing; it should hold {_describe_any(node)}")
@@ -374,18 +384,24 @@ class Model:
                 lines.append(f"{path} is there, but should not be; it holds {describe_bytes(body)}")
             elif (body is None) != node.is_folder:
                 lines.append(f"{path} is {describe_bytes(body)}")
+            elif body is not None and own is None and body in node.past:
+                continue  # it was not moved, and its new name was written to
             elif body is not None and not node.allows(body):
                 lines.append(f"{path} holds {describe_bytes(body)}; it should hold {_describe_any(node)}")
         return lines
 
 
-def _twin(path: str, moves: Iterable[tuple[str, str]]) -> str:
-    """Return where else a path may be whose move a kill has interrupted, "" for nowhere."""
-    for pair in moves:
-        for here, there in (pair, pair[::-1]):
-            if path == here or path.startswith(f"{here}/"):
-                return there + path[len(here) :]
-    return ""
+def _twins(path: str, moves: Sequence[tuple[str, str]]) -> list[str]:
+    """Return where else a path may be whose moves a kill has interrupted, or Swift has refused."""
+    found, waiting = {path: None}, [path]
+    while waiting and len(found) < MOST_TWINS:
+        one = waiting.pop(0)
+        for here, there in (*moves, *(pair[::-1] for pair in moves)):
+            twin = there + one[len(here) :]
+            if (one == here or one.startswith(f"{here}/")) and twin not in found:
+                found[twin] = None
+                waiting.append(twin)
+    return [one for one in found if one != path]
 
 
 def moved(old: str, new: str) -> Effect:

@@ -106,7 +106,8 @@ def stored_tree(store: Adversary) -> Tree:
     for key, held in store._containers[CONTAINER].objects.items():
         path = f"/{key.rstrip('/')}"
         parents = [path[:at] for at in range(1, len(path)) if path[at] == "/"]
-        found.update(dict.fromkeys(parents))
+        for parent in parents:
+            found.setdefault(parent, None)  # it may be a file of another client
         is_folder = held.headers.content_type.startswith("application/directory")
         found[path] = None if is_folder else store._content(held)
     return found

@@ -461,7 +461,8 @@ class Program:
         except (OSError, SwiftfsError) as error:
             number = errno_of(error)
             never = NEVER - (OTHERS if self._model.theirs else set())
-            if number in never or not self._context.store.met:
+            # What Swift has refused to move is at its old name again, which a program cannot foresee.
+            if (number in never and not self._model.has_stayed) or not self._context.store.met:
                 name = errno.errorcode.get(number, str(number))
                 self._context.fail(f"{self.name}: {self._step}: {name} ({error})")
             raise OSError(number, str(error)) from error

@@ -53,6 +53,13 @@ PATIENCE = 4000.0
 """Virtual seconds that programs may take: a call that takes longer hangs."""
 
 
+STAYED = re.compile(r"(/\S+): could not be moved to (/\S+), and is at its old name")
+"""Says that an object of a renamed folder stays at its old name."""
+
+Stayed = Callable[[str, str], None]
+"""Is told the old and the new path of such an object."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The result of a history: its failures, the checksum of its choices, and its events."""
@@ -76,7 +83,7 @@ def run(history: History, folder: Path | None = None) -> Outcome:
         stack.callback(shutil.rmtree, cache, ignore_errors=True)
         scheduler = stack.enter_context(scheduling(history.seed, history.rates))
         simulation = _Simulation(history, scheduler, cache)
-        stack.enter_context(_seeded(scheduler, simulation.unfinished))
+        stack.enter_context(_seeded(scheduler, simulation.unfinished, simulation.stayed))
         stack.enter_context(watched(simulation.disk, simulation.mark))
         # Of half of the seeds every file that waits is packed at once: else so few never are.
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -176,6 +183,10 @@ class _Simulation:
             return False
         self._store.met.append("the disk is full")
         return True
+
+    def stayed(self, old: str, new: str) -> None:
+        """Record that an object may be at either name, for Swift has refused to move it."""
+        self._model.stayed(old, new)
 
     def mark(self) -> Callable[[], None]:
         """Return what records that all that holds now is synced to the disk."""
@@ -365,13 +376,15 @@ class _UnexpectedErrors(logging.Handler):
     """Reports log records with a traceback as failures: they are unexpected errors.
 
     `unfinished` gets the keys of what an interrupted rename was to move, if it cannot be finished now, and of
-    large objects that were gone from the old place when it was taken up.
+    large objects that were gone from the old place when it was taken up. `stayed` is told what Swift refused
+    to move after its folder's rename.
     """
 
-    def __init__(self, scheduler: Scheduler, unfinished: list[str]) -> None:
+    def __init__(self, scheduler: Scheduler, unfinished: list[str], stayed: Stayed) -> None:
         super().__init__(logging.INFO)
         self._scheduler = scheduler
         self._unfinished = unfinished
+        self._stayed = stayed
         self._format = logging.Formatter("%(levelname)s %(message)s").format
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -380,6 +393,8 @@ class _UnexpectedErrors(logging.Handler):
         said = self._format(record)
         if record.exc_info:
             self._scheduler.failures.append(f"unforeseen: {said}")
+        if found := STAYED.search(said):
+            self._stayed(*found.groups())
         is_unfinished = record.msg.startswith("the interrupted move") and "cannot be finished" in record.msg
         if is_unfinished or "was gone when its interrupted move" in record.msg:
             assert isinstance(record.args, tuple)
@@ -389,11 +404,11 @@ class _UnexpectedErrors(logging.Handler):
 
 
 @contextmanager
-def _seeded(scheduler: Scheduler, unfinished: list[str]) -> Iterator[None]:
+def _seeded(scheduler: Scheduler, unfinished: list[str], stayed: Stayed) -> Iterator[None]:
     """Let swiftfs run on the scheduler, with names and delays from its seed."""
     names = random.Random(scheduler.random.random())
     before = concurrency.use(SimRuntime(scheduler))
-    handler = _UnexpectedErrors(scheduler, unfinished)
+    handler = _UnexpectedErrors(scheduler, unfinished, stayed)
     log = logging.getLogger("swiftfs")
     log.addHandler(handler)
     level, propagate = log.level, log.propagate

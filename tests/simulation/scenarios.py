@@ -187,6 +187,51 @@ def fresh_folder(rng: random.Random, history: History) -> History:
     return replace(history, lives=lives, faults=faults, outages=())
 
 
+def moving_on(rng: random.Random, history: History) -> History:
+    """Use both names of a folder whose objects move after its rename, and kill the mount meanwhile."""
+    old, new = rng.sample(FOLDERS[:2], 2)
+    steps = [
+        *_folder(rng, old),
+        Step("mkdir", f"{old}/s"),
+        Step("write", f"{old}/s/a", size=10),
+        Step("sync"),
+    ]
+    steps.append(Step("rename", old, new))
+    first = len(steps)
+    more = (
+        Step("rename", new, old),
+        Step("rename", f"{new}/s", f"{new}/t"),
+        Step("rename", f"{new}/a", f"{new}/c"),
+        Step("rename", f"{new}/a", f"{new}/b"),
+        Step("rename", new, f"{new}x"),
+        Step("write", f"{new}/c", size=10),
+        Step("write", f"{new}/a", size=rng.choice(SIZES)),
+        change(rng, f"{new}/b"),
+        Step("unlink", f"{new}/b"),
+        Step("rmtree", new),
+        Step("mkdir", old),
+        Step("write", f"{old}/a", size=rng.choice(SIZES)),
+        Step("fsync", f"{new}/b"),
+        Step("read", f"{new}/b"),
+        Step("theirs", f"{old}/{rng.choice('abt')}"),
+        Step("theirs", f"{new}/{rng.choice('abt')}"),
+        pause(rng),
+    )
+    steps += rng.sample(more, rng.randrange(1, 6))
+    kill = None
+    if rng.random() < 0.6:
+        kill = Kill(rng.randrange(first - 1, len(steps)), int(10 ** rng.uniform(0, 2.5)))
+    lives = (Life((tuple(steps),), kill), *([Life((program(rng),))] if rng.random() < 0.5 else []))
+    faults = list(history.faults) if rng.random() < 0.4 else []
+    for _ in range(rng.randrange(3)):
+        kind = rng.choice(("lost", "late", "413", "slow", "slow", "fails"))
+        method = rng.choice(("copy", "copy", "delete_many", "delete", "head", "list_page"))
+        method = "copy" if kind == "413" else method
+        faults.append(Fault(kind, method, rng.randrange(6), rng.choice((1.0, 20.0))))
+    options = {name: value for name, value in history.options.items() if name != "sync"}
+    return replace(history, lives=lives, faults=tuple(faults), options=options)
+
+
 def _folder(rng: random.Random, path: str) -> Iterator[Step]:
     """Yield the steps that make a folder with two files and store it."""
     yield Step("mkdir", path)
@@ -205,4 +250,5 @@ SCENARIOS: tuple[Callable[[random.Random, History], History], ...] = (
     second_close,
     write_while_moving,
     fresh_folder,
+    moving_on,
 )

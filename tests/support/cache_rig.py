@@ -28,7 +28,14 @@ class CorruptingStore(MemoryStore):
     wrong_at = -1
 
     def get(
-        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+        self,
+        name: ObjectName,
+        sink: Sink,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        etag: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         wrong = self.wrong > 0
         self.wrong -= wrong
@@ -40,7 +47,7 @@ class CorruptingStore(MemoryStore):
                 body[self.wrong_at - position] ^= 1
             sink(position, bytes(body))
 
-        return super().get(name, corrupted, offset=offset, length=length, etag=etag)
+        return super().get(name, corrupted, offset=offset, length=length, etag=etag, size=size)
 
 
 class CacheRig:

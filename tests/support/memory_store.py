@@ -39,7 +39,7 @@ from swiftfs.objects import (
 )
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.wire.manifests import manifest_to_wire
-from swiftfs.store.wire.object_headers import to_wire
+from swiftfs.store.wire.object_headers import lower_name, to_wire
 
 Hook = Callable[[str, str], None]
 
@@ -156,7 +156,14 @@ class MemoryStore:
             return self._info(name, self._object(name))
 
     def get(
-        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+        self,
+        name: ObjectName,
+        sink: Sink,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        etag: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         with self._request("get", str(name)):
             info = self._info(name, self._object(name))
@@ -164,10 +171,11 @@ class MemoryStore:
                 raise PreconditionFailed(str(name))
             if length == 0:
                 return info
-            size = self._size(self._object(name))
-            if (offset or length is not None) and offset >= size:
+            if (offset or length is not None) and offset >= info.size:
                 raise BadRange(str(name))
-            body = self._range(self._object(name), offset, size if length is None else offset + length)
+            if size not in (None, info.size):
+                raise PreconditionFailed(str(name))
+            body = self._range(self._object(name), offset, info.size if length is None else offset + length)
         for start in range(0, len(body), 65536):
             sink(offset + start, body[start : start + 65536])
         return info
@@ -405,7 +413,7 @@ def _check_name(name: ObjectName) -> None:
 def _stored(headers: Headers) -> Headers:
     """Check `headers` as the wire format does, and return those that the server keeps."""
     to_wire(headers)
-    metadata: Mapping[str, str] = {name.lower(): value for name, value in headers.metadata.items()}
+    metadata: Mapping[str, str] = {lower_name(name): value for name, value in headers.metadata.items()}
     return Headers(
         headers.content_type or "application/octet-stream",
         metadata or NOTHING,

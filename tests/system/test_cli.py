@@ -82,6 +82,14 @@ def test_a_background_mount_answers_when_the_command_returns(background: Path) -
     assert swiftfs("umount", background).returncode == 0
 
 
+def test_a_fault_of_a_background_process_is_in_a_file(background: Path, tmp_path: Path) -> None:
+    pid = process_of(background)
+    os.kill(pid, signal.SIGBUS)
+    assert eventually(lambda: has_ended(pid))
+    assert "Fatal Python error: Bus error" in (tmp_path / "cache" / "swiftfs.log").read_text()
+    subprocess.run(["fusermount", "-uz", str(background)], check=True)
+
+
 def test_umount_returns_when_the_process_is_gone_and_all_is_stored(
     background: Path, connection: Connection, container: str
 ) -> None:
@@ -120,6 +128,15 @@ def test_the_log_goes_to_the_cache_folder_where_there_is_no_syslog(
     if Path("/dev/log").exists():
         pytest.skip("this machine has a syslog")
     assert (tmp_path / "cache" / "swiftfs.log").exists()
+    assert swiftfs("umount", background).returncode == 0
+
+
+def test_only_the_owner_can_read_what_the_cache_folder_holds(background: Path, tmp_path: Path) -> None:
+    """Also if the owner moves a file out of the folder, whose mode keeps others out."""
+    (background / "file").write_text("bytes")
+    files = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "cache").rglob("*")}
+    assert {"journal.reserve", "journal.sqlite", "heads.sqlite", "lock"} <= files.keys()
+    assert {name: oct(mode) for name, mode in files.items() if mode & 0o077} == {}
     assert swiftfs("umount", background).returncode == 0
 
 

@@ -74,6 +74,20 @@ def test_a_parent_that_all_may_write_to(tmp_path: Path, mode: int) -> None:
 
 
 @as_root
+@pytest.mark.parametrize("above", [False, True])
+def test_a_parent_that_a_group_may_write_to(tmp_path: Path, above: bool) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    os.chown(shared, -1, NOBODY)
+    shared.chmod(0o770)
+    folder = shared / "own" / "cache" if above else shared / "cache"
+    assert f"other users can replace it, as they can write to {shared}" in refusal(folder)
+    shared.chmod(0o1770)
+    with locked(folder) as made:
+        assert made.is_dir()
+
+
+@as_root
 def test_a_parent_of_another_user(tmp_path: Path) -> None:
     parent = tmp_path / "parent"
     parent.mkdir()

@@ -103,6 +103,21 @@ def test_a_cloud_that_others_can_change(tmp_path: Path) -> None:
         open_account({"OS_CLIENT_CONFIG_FILE": str(file), "OS_CLOUD": "demo"})
 
 
+def test_a_profile_that_others_can_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cloud may take its auth URL from a file of profiles, which openstacksdk looks for here, too."""
+    text = "clouds: {demo: {profile: vendor, auth_type: v1password, auth: {username: u, password: p}}}"
+    environment = {"OS_CLIENT_CONFIG_FILE": str(secret_file(tmp_path, text)), "OS_CLOUD": "demo"}
+    profiles = tmp_path / "clouds-public.yaml"
+    profiles.write_text("public-clouds: {vendor: {auth: {auth_url: 'http://127.0.0.1:9/auth/v1.0'}}}")
+    monkeypatch.setattr("openstack.config.loader.VENDOR_FILES", [str(tmp_path / "none"), str(profiles)])
+    account = open_account(environment)
+    assert account.label.startswith("http://127.0.0.1:9/auth/v1.0 ")
+    account.close()
+    profiles.chmod(0o666)
+    with pytest.raises(ConfigurationError, match=f"{profiles} can be changed by other users"):
+        open_account(environment)
+
+
 LACKS = "by v3applicationcredential: You must provide an auth secret"
 
 

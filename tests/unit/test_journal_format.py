@@ -40,7 +40,12 @@ RECORDS = [
         '{"container":"box","source":"a/","target_container":"box","target":"b/",'
         '"markers":[[@NAME@,@NAME@]],"recent":[{"key":"k","hash":"h","modified":"m"}],'
         '"objects":[{"key":"k","hash":"h"}],"empty":true,"together":true,"served":true,'
-        '"kind":"MoveFolder"}'
+        '"background":{"old":"/a","new":"/b","objects":7},"is_handed_on":true,"kind":"MoveFolder"}'
+    ),
+    (
+        '{"source":@NAME@,"target":@NAME@,"row":{"key":"k","size":1,"hash":"h","content_type":"t",'
+        '"last_modified":"m"},"part_of":{"old":"/a","new":"/b","objects":7},"is_marker":true,'
+        '"keeps_target":true,"kind":"MoveObject"}'
     ),
     ('{"container":"c","kind":"CreateContainer"}'),
     ('{"container":"c","metadata":{"a":"b"},"kind":"DescribeContainer"}'),

@@ -34,7 +34,14 @@ class RandomlyCorruptingStore(CorruptingStore):
     """A store whose next `wrong` answers have a wrong byte each, at different offsets."""
 
     def get(
-        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+        self,
+        name: ObjectName,
+        sink: Sink,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        etag: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         place, self.wrong = self.wrong, max(0, self.wrong - 1)
 
@@ -44,7 +51,7 @@ class RandomlyCorruptingStore(CorruptingStore):
                 body[len(body) // (place + 1)] ^= 1
             sink(position, bytes(body))
 
-        return MemoryStore.get(self, name, corrupted, offset=offset, length=length, etag=etag)
+        return MemoryStore.get(self, name, corrupted, offset=offset, length=length, etag=etag, size=size)
 
 
 @pytest.fixture

@@ -27,10 +27,17 @@ class SlowCountingStore(CorruptingStore):
     asked = 0
 
     def get(
-        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+        self,
+        name: ObjectName,
+        sink: Sink,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        etag: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         time.sleep(LATENCY)
-        info = super().get(name, sink, offset=offset, length=length, etag=etag)
+        info = super().get(name, sink, offset=offset, length=length, etag=etag, size=size)
         self.asked += info.size if length is None else length
         return info
 

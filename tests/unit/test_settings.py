@@ -1,11 +1,13 @@
 """Options: where they can be set, which place takes precedence, and the messages of errors."""
 
+import os
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from support.other_users import NOBODY, as_root
 from swiftfs.cli import app
 from swiftfs.cli.options import given
 from swiftfs.config.options import OPTIONS, SWITCH, Options
@@ -224,3 +226,34 @@ def test_the_help_shows_each_option_with_its_default() -> None:
         assert option.flag in text
         assert not option.default or f"[{option.default}]" in text
     assert len(OPTIONS) == len(fields(Options))
+
+
+@pytest.mark.parametrize("mode", [0o646, 0o602, 0o666])
+def test_a_file_that_all_can_change_is_refused(home: Path, mode: int) -> None:
+    file = home / ".config" / "swiftfs" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("insecure_storage = true")
+    file.chmod(mode)
+    expected = f"configuration file {file} can be changed by other users: chmod go-w it"
+    for environment, words in (({}, []), ({}, [f"config={file}"]), ({"SWIFTFS_CONFIG": str(file)}, [])):
+        with pytest.raises(ConfigurationError, match=expected):
+            gather(environment, words)
+    file.chmod(0o644)
+    assert gather({})[0]
+
+
+@as_root
+def test_a_file_that_a_group_can_change_is_refused(tmp_path: Path) -> None:
+    file = toml(tmp_path, "ttl = 3")
+    os.chown(file, -1, NOBODY)
+    file.chmod(0o664)
+    with pytest.raises(ConfigurationError, match="can be changed by other users"):
+        from_file(file)
+
+
+@as_root
+def test_the_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    file = toml(tmp_path, "ttl = 3")
+    os.chown(file, NOBODY, -1)
+    with pytest.raises(ConfigurationError, match="belongs to another user: chown it, or make a copy"):
+        from_file(file)

@@ -21,6 +21,7 @@ from swiftfs.journal.task_states import (
 )
 from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
+from swiftfs.store.moved_view import MovedNames
 
 ERROR = Unavailable("503")
 
@@ -69,7 +70,7 @@ def test_a_transition_that_is_not_in_the_table_is_refused(before: State, after: 
 
 
 def test_a_due_entry_counts_only_in_the_state_that_made_it() -> None:
-    queue, task = TaskQueue(Uses()), deletion(Waiting(5.0))
+    queue, task = TaskQueue(Uses(), MovedNames()), deletion(Waiting(5.0))
     queue.add(task)
     queue.schedule(task, 9.0)
     assert queue.pop_due(8.0) is None
@@ -84,7 +85,7 @@ def test_a_due_entry_counts_only_in_the_state_that_made_it() -> None:
 
 @pytest.mark.parametrize("end", [Succeeded(), Cancelled(ERROR)])
 def test_a_task_that_has_ended_is_never_picked(end: Succeeded | Cancelled) -> None:
-    queue, task = TaskQueue(Uses()), deletion(Waiting(0.0))
+    queue, task = TaskQueue(Uses(), MovedNames()), deletion(Waiting(0.0))
     queue.add(task)
     task.begin(0)
     queue.schedule(task, 0.0)
@@ -96,7 +97,7 @@ def test_a_task_that_has_ended_is_never_picked(end: Succeeded | Cancelled) -> No
 
 
 def test_a_blocked_task_is_picked_again_only_when_asked() -> None:
-    queue, task = TaskQueue(Uses()), deletion(Blocked(ERROR))
+    queue, task = TaskQueue(Uses(), MovedNames()), deletion(Blocked(ERROR))
     queue.add(task)
     assert queue.pop_due(100.0) is None
     assert task.is_stuck

@@ -9,6 +9,7 @@ from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.task_states import Blocked, Waiting
 from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
+from swiftfs.store.moved_view import MovedNames
 from swiftfs.store.object_meta import ObjectMeta
 
 FOLDER, FILE = ObjectName("box", "d"), ObjectName("box", "d/file")
@@ -17,7 +18,7 @@ LINK = PutSpecial(FILE, b"target", ObjectMeta("text/plain", Stored()))
 
 @pytest.fixture
 def queue() -> TaskQueue:
-    return TaskQueue(Uses())
+    return TaskQueue(Uses(), MovedNames())
 
 
 def add(queue: TaskQueue, operation: Operation, due: float = 0.0) -> Task:

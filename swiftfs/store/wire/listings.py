@@ -1,21 +1,26 @@
 """Reads listings. An unreadable one is `Corrupt`, never empty: a mirror would delete what seems absent.
 
+An unreadable row hides neither the others nor its own name, which a call may be about to create or delete.
+
 A page is never larger than `MAX_ROWS` and `PAGE_BYTES`, whatever the server sends: what it sends beyond that
 is not read, and requested again as the next page.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise, repeat
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 from urllib.parse import quote
 
 from swiftfs.errors import BadName, Corrupt, TimedOut
 from swiftfs.objects import Limits, Page, Row
 from swiftfs.store.wire.json_stream import iter_entries
-from swiftfs.store.wire.object_headers import MAX_SIZE
+from swiftfs.store.wire.object_headers import MAX_SIZE, is_utf8
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 MAX_ROWS = 10_000
 """The most rows of a page, the limit of Swift as it is delivered."""
@@ -45,13 +50,24 @@ def read_page(
     for a listing that does not continue after `marker`, is not in order, or has names without `prefix`: such
     a listing may lack names too.
     """
-    entries, ended = _read(chunks, subject, lambda entry: _entry(entry, subject))
+    broken: dict[str, str] = {}
+    entries, ended = _read(chunks, subject, lambda entry: _entry(entry, subject, broken))
     rows = tuple(entry for entry in entries if isinstance(entry, Row))
     subdirs = tuple(entry for entry in entries if isinstance(entry, str))
     names = [entry.key if isinstance(entry, Row) else entry for entry in entries]
     _check_names(names, subject, prefix)
     page = _page(rows, subdirs, subject, marker=marker, limit=limit, limits=limits)
-    return page if ended else replace(page, last=False)
+    unreadable = tuple(row.key for row in rows if row.key in broken)
+    if unreadable:
+        first, count = unreadable[0], len(unreadable)
+        log.warning(
+            "the listing of %s: %s of %r and %d others is no such value",
+            subject,
+            broken[first],
+            first,
+            count - 1,
+        )
+    return replace(page, last=page.last and ended, unreadable=unreadable)
 
 
 def read_containers(chunks: Iterable[bytes], subject: str, *, marker: str, limits: Limits) -> Page:
@@ -105,16 +121,8 @@ def _check_names(names: Sequence[str], subject: str, prefix: str) -> None:
     if not all(map(str.startswith, names, repeat(prefix))):
         raise Corrupt(f"the listing of {subject} holds other names than {prefix!r}...")
     joined = "".join(names)
-    if "\0" in joined or not _is_utf8(joined):
+    if "\0" in joined or not is_utf8(joined):
         raise Corrupt(f"the listing of {subject} has a name that no object can have")
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _page(
@@ -136,26 +144,30 @@ def _page(
     return Page(rows, subdirs, end, last)
 
 
-def _entry(entry: dict[str, Any], subject: str) -> Row | str:
-    return _text(entry, "subdir", subject) if "subdir" in entry else _row(entry, subject)
+def _entry(entry: dict[str, Any], subject: str, broken: dict[str, str]) -> Row | str:
+    return _text(entry, "subdir", subject) if "subdir" in entry else _row(entry, subject, broken)
 
 
-def _row(entry: dict[str, Any], subject: str) -> Row:
-    size = entry.get("bytes")
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_SIZE:
-        name, said = repr(entry.get("name"))[:200], repr(size)[:80]
-        raise Corrupt(f"the listing of {subject} gives {name} the size {said}")
-    return Row(
-        key=_text(entry, "name", subject),
-        size=size,
-        hash=_text(entry, "hash", subject, empty=True),
-        content_type=_text(entry, "content_type", subject, empty=True),
-        last_modified=_text(entry, "last_modified", subject),
-    )
+def _row(entry: dict[str, Any], subject: str, broken: dict[str, str]) -> Row:
+    """Return an object's row; note in `broken` by its key which field has no possible value."""
+    key, size = _text(entry, "name", subject), entry.get("bytes")
+    texts = [entry.get(field) for field in ("hash", "content_type", "last_modified")]
+    digest, content_type, time = (text if isinstance(text, str) and is_utf8(text) else None for text in texts)
+    if not _is_size(size) or digest is None or content_type is None:
+        broken[key] = "the size" if not _is_size(size) else "the hash" if digest is None else "the type"
+        # As an object of which nothing is known: a HEAD tells what it is.
+        return Row(key, 0, "", "", time or "")
+    if not time:
+        broken[key] = "the time"
+    return Row(key, size, digest, content_type, time or "")
 
 
-def _text(entry: dict[str, Any], field: str, subject: str, *, empty: bool = False) -> str:
+def _is_size(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SIZE
+
+
+def _text(entry: dict[str, Any], field: str, subject: str) -> str:
     value = entry.get(field)
-    if not isinstance(value, str) or not (value or empty):
+    if not isinstance(value, str) or not value:
         raise Corrupt(f"the listing of {subject} has an entry whose {field} is {repr(value)[:80]}")
     return value

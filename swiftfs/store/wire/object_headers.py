@@ -36,21 +36,24 @@ MAX_DIGITS = 100
 LATEST_SECONDS = 2**34
 """Later times (after the year 2500) are rejected: to convert an exponent of millions takes all memory."""
 
-_META_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^`|~-]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_META_NAME = re.compile(r"[^\0\r\n:_]+")
+"""What Swift takes and returns: other clients give objects such metadata as `My Note` and `größe`."""
+
+_LINE_BREAK = re.compile(r"[\0\r\n]")
+_BLANK = " \t\v\f"
 
 
 def to_wire(headers: Headers) -> dict[str, str]:
     """Return the headers to send; raise `BadRequest` for what a header cannot carry unchanged.
 
-    A name with `_` is refused: WSGI servers cannot tell it from `-`. So are control characters, which would
-    begin another header, and outer blanks, which HTTP strips.
+    A name with `_` is refused: WSGI servers cannot tell it from `-`. So are the control characters that would
+    begin another header, and the outer blanks of a value, which HTTP strips.
     """
     sent = {}
     if headers.content_type:
         sent["Content-Type"] = _checked("Content-Type", headers.content_type)
     for name, value in headers.metadata.items():
-        if not _META_NAME.fullmatch(name):
+        if not (_META_NAME.fullmatch(name) and is_utf8(name)):
             raise BadRequest(f"{name!r} cannot be the name of object metadata")
         sent[f"X-Object-Meta-{name}"] = _checked(name, value)
     for name, value in headers.preserved_headers.items():
@@ -85,7 +88,7 @@ def sent_info(
         size=size,
         content_type=sent.content_type,
         last_modified_ns=timestamp(answer),
-        metadata={key.lower(): value for key, value in sent.metadata.items()},
+        metadata={lower_name(key): value for key, value in sent.metadata.items()},
         preserved_headers=kept,
         is_slo=is_slo,
         dlo_prefix=_dlo_prefix(kept.get("X-Object-Manifest")),
@@ -104,6 +107,20 @@ def text_of(value: str) -> str:
         return value.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return value
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether text can be sent: it has no surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def lower_name(name: str) -> str:
+    """Return a header's name in lower case. Only ASCII letters have a case: for Swift `Ö` is not `ö`."""
+    return name.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:
@@ -145,12 +162,10 @@ def _dlo_prefix(value: str | None) -> ObjectName | None:
 
 
 def _checked(name: str, value: str) -> str:
-    if _CONTROL.search(value) or value != value.strip():
-        raise BadRequest(f"the value of {name} has a control character or blanks at its ends")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise BadRequest(f"the value of {name} is not UTF-8") from None
+    if _LINE_BREAK.search(value) or value != value.strip(_BLANK):
+        raise BadRequest(f"the value of {name!r} has a line break or blanks at its ends")
+    if not is_utf8(value):
+        raise BadRequest(f"the value of {name!r} is not UTF-8")
     return value
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed
+from swiftfs.errors import BadRequest, Corrupt, LinkLoop, PreconditionFailed, StoreError
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
 from swiftfs.store.request import Request
@@ -14,6 +14,10 @@ from swiftfs.store.wire.object_headers import content_length, from_wire
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+class Unmatched(PreconditionFailed):
+    """The server has compared `If-Match` with another ETag."""
 
 
 class Answer(Protocol):
@@ -38,8 +42,9 @@ class Answer(Protocol):
 class RangedGet:
     """A GET of `length` bytes from `offset` on, or of all up to the object's end, into `sink`.
 
-    If `etag` is not empty, only bytes of that version are accepted. Without `conditional` the request has no
-    `If-Match`, and the ETag in the answer alone is checked.
+    If `etag` is not empty, only bytes of that version are accepted, and if `size` is known, only those of an
+    object of that size. Without `conditional` the request has no `If-Match`, and the ETag in the answer alone
+    is checked.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class RangedGet:
         length: int | None,
         etag: str,
         *,
+        size: int | None = None,
         conditional: bool = True,
     ) -> None:
         if offset < 0 or (length is not None and length < 1):
@@ -59,6 +65,7 @@ class RangedGet:
         self._offset = offset
         self._length = length
         self._etag = etag
+        self._size = size
         self._conditional = conditional and bool(etag)
 
     @property
@@ -70,7 +77,9 @@ class RangedGet:
             headers["Range"] = f"bytes={self._offset}-{last}"
         if self._conditional:
             headers["If-Match"] = f'"{self._etag}"'
-        meaning = {412: PreconditionFailed} if self._etag else {}
+        meaning: dict[int, type[StoreError]] = {409: LinkLoop}
+        if self._etag:
+            meaning[412] = Unmatched
         name = self._name
         return Request(
             "get", "GET", name.container, name.key, headers=headers, meaning=meaning, transfer=True
@@ -87,6 +96,8 @@ class RangedGet:
         info = from_wire(self._name, answer.headers, size or 0)
         if self._etag and info.version.etag != self._etag:
             raise PreconditionFailed(f"get {answer.request.subject}: the object is {info.version.etag}")
+        if self._size is not None and size not in (None, self._size):
+            raise self._other_size(answer, f"{size} bytes")
         accept(info)
         whole = answer.status == 200 or content_length(answer.headers) == size
         plain = not info.is_slo and info.dlo_prefix is None and bool(_MD5.fullmatch(info.version.etag))
@@ -96,12 +107,14 @@ class RangedGet:
         for chunk in answer.chunks():
             # Before they reach the sink, which would write them over other bytes.
             if position + len(chunk) > end:
+                if info.dlo_prefix is not None and size is None:  # it has grown
+                    raise self._other_size(answer, f"more than {end} bytes")
                 raise Corrupt(f"get {answer.request.subject}: more bytes came than were requested")
             if digest is not None:
                 digest.update(chunk)
             self._sink(position, chunk)
             position += len(chunk)
-        if position < end < math.inf:
+        if size is not None and position < end:
             raise Corrupt(f"get {answer.request.subject}: the bytes end at {position} instead of {end}")
         if digest is not None and digest.hexdigest() != info.version.etag:
             raise Corrupt(
@@ -120,10 +133,15 @@ class RangedGet:
         return length
 
     def _end(self, size: int | None) -> float:
-        """Return the offset at which the bytes end, infinity where it is unknown (a long DLO)."""
+        """Return where the bytes end at the latest, infinity where it is unknown (a long DLO)."""
         if size is None:
-            return math.inf
+            return math.inf if self._size is None else self._size
         return size if self._length is None else min(size, self._offset + self._length)
+
+    def _other_size(self, answer: Answer, found: str) -> PreconditionFailed:
+        return PreconditionFailed(
+            f"get {answer.request.subject}: the object has {found} instead of {self._size}"
+        )
 
     def _partial_size(self, headers: Mapping[str, str], length: int | None, subject: str) -> int:
         text = headers.get("content-range", "")

@@ -1,12 +1,12 @@
-"""A program that moves names in a mount, for the process that serves the mount.
+"""A program that makes calls in a mount, for the process that serves the mount.
 
 It is a process of its own. One that is killed while it waits for an answer in its own mount would never end,
 nor would its mount: the kernel closes /dev/fuse only when all of its threads have ended.
 
 Arguments: the mount point, its device as in `st_dev`, and the number of the process that serves it. A request
 on standard input is three texts with a NUL behind each: a folder of the mount, a name in it, and its new
-name. The answers are lines: 0 or the errno when the name is moved, and an empty one when nothing is held open
-any more.
+name. If that is empty, the file is opened and closed instead of moved. The answers are lines: 0 or the errno
+when that is done, and an empty one when nothing is held open any more.
 """
 
 import errno
@@ -28,13 +28,13 @@ def main() -> None:
         if request.count(b"\0") == 3:
             folder, name, alias, _ = request.split(b"\0")
             request = b""
-            for number in move(mountpoint, device, process, (folder, name, alias)):
+            for number in call(mountpoint, device, process, (folder, name, alias)):
                 os.write(1, b"%d\n" % number)
             os.write(1, b"\n")
 
 
-def move(mountpoint: bytes, device: int, process: int, request: tuple[bytes, bytes, bytes]) -> Iterator[int]:
-    """Move a name, yield 0 or the errno, and then remove the new name.
+def call(mountpoint: bytes, device: int, process: int, request: tuple[bytes, bytes, bytes]) -> Iterator[int]:
+    """Make the calls of a request, and yield 0 or the errno.
 
     Nothing is done unless the mount is that of `process`: it may be unmounted, and another one be there.
     """
@@ -49,20 +49,30 @@ def move(mountpoint: bytes, device: int, process: int, request: tuple[bytes, byt
         devices = {os.fstat(one).st_dev for one in descriptors}
         if int(served) != process or devices != {device}:
             raise OSError(errno.ESTALE, "another mount")  # noqa: TRY301
-        # The filesystem learns by this that the next lookup of `name` is ours.
-        with suppress(FileNotFoundError):
-            os.stat(alias, dir_fd=parent)
-            raise OSError(errno.EEXIST, "the new name is there")  # noqa: TRY301
-        os.rename(name, alias, src_dir_fd=parent, dst_dir_fd=parent)
-        yield 0
-        # It is nobody's: the kernel forgets it, and libfuse hides it while the file is open.
-        with suppress(OSError):
-            os.unlink(alias, dir_fd=parent)
+        if alias:
+            yield from move(parent, name, alias)
+        else:
+            # It may be something else by now, such as a FIFO.
+            os.close(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent))
+            yield 0
     except (OSError, ValueError) as error:
         yield (error.errno if isinstance(error, OSError) else None) or errno.EIO
     finally:
         for one in descriptors:
             os.close(one)
+
+
+def move(parent: int, name: bytes, alias: bytes) -> Iterator[int]:
+    """Move a name in the folder `parent`, yield 0, and then remove the new name."""
+    # The filesystem learns by this that the next lookup of `name` is ours.
+    with suppress(FileNotFoundError):
+        os.stat(alias, dir_fd=parent)
+        raise OSError(errno.EEXIST, "the new name is there")
+    os.rename(name, alias, src_dir_fd=parent, dst_dir_fd=parent)
+    yield 0
+    # It is nobody's: the kernel forgets it, and libfuse hides it while the file is open.
+    with suppress(OSError):
+        os.unlink(alias, dir_fd=parent)
 
 
 if __name__ == "__main__":

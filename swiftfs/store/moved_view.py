@@ -1,0 +1,170 @@
+"""Shows objects at the names that a rename gives them, before Swift has copied them there.
+
+A folder that is renamed in the background has its new name at once, its objects get theirs one after the
+other.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from swiftfs.errors import NotFound, StoreError
+from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
+from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
+
+T = TypeVar("T")
+
+
+class MovedNames:
+    """The objects that are still at their old names, by their new ones.
+
+    It needs no lock: each call is one step of a dictionary.
+    """
+
+    def __init__(self) -> None:
+        self._sources: dict[ObjectName, ObjectName] = {}
+
+    def begin(self, source: ObjectName, target: ObjectName) -> None:
+        """Record that the object `source` counts as `target`."""
+        self._sources[target] = source
+
+    def end(self, target: ObjectName) -> None:
+        """Record that an object is at its new name, or will not come there."""
+        self._sources.pop(target, None)
+
+    def source_of(self, target: ObjectName) -> ObjectName | None:
+        """Return where an object is that was not copied yet, None for any other."""
+        return self._sources.get(target)
+
+
+class MovedView:
+    """The `store`, in which what one object holds is read at its old name while it is only there.
+
+    Listings are not changed: the namespace knows what this mount has renamed. Changes go to the names as they
+    are, for nobody makes one before the object has moved.
+    """
+
+    def __init__(self, store: ObjectStore, moved: MovedNames) -> None:
+        self._store = store
+        self._moved = moved
+
+    def _read(self, name: ObjectName, request: Callable[[ObjectName], T]) -> T:
+        """Send a read to where the object is now."""
+        source = self._moved.source_of(name)
+        if source is not None:
+            try:
+                return request(source)
+            except NotFound:
+                pass  # it has been moved since
+        return request(name)
+
+    def head(self, name: ObjectName) -> ObjectInfo:
+        """Return the object's headers."""
+        return _named(self._read(name, self._store.head), name)
+
+    def get(
+        self,
+        name: ObjectName,
+        sink: Sink,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        etag: str = "",
+        size: int | None = None,
+    ) -> ObjectInfo:
+        """Pass the bytes on to `sink`."""
+
+        def request(where: ObjectName) -> ObjectInfo:
+            return self._store.get(where, sink, offset=offset, length=length, etag=etag, size=size)
+
+        return _named(self._read(name, request), name)
+
+    def manifest(self, name: ObjectName) -> Manifest:
+        """Return the segments of an SLO."""
+        return self._read(name, self._store.manifest)
+
+    def check_manifest(self, version: ObjectVersion) -> Manifest | None:
+        """Raise `ForeignManifest` if the object may not be read."""
+        return self._read(
+            version.name, lambda where: self._store.check_manifest(replace(version, name=where))
+        )
+
+    def limits(self) -> Limits:
+        """Return the server's limits."""
+        return self._store.limits()
+
+    def list_containers(self, *, marker: str = "") -> Page:
+        """Return one page of the containers."""
+        return self._store.list_containers(marker=marker)
+
+    def account_usage(self) -> Usage:
+        """Return the account's usage."""
+        return self._store.account_usage()
+
+    def container_usage(self, container: str) -> Usage:
+        """Return the container's usage."""
+        return self._store.container_usage(container)
+
+    def create_container(self, container: str) -> bool:
+        """Create the container."""
+        return self._store.create_container(container)
+
+    def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
+        """Set metadata of the container."""
+        self._store.post_container(container, metadata)
+
+    def delete_container(self, container: str) -> None:
+        """Delete the container."""
+        self._store.delete_container(container)
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        """Return one page of a listing."""
+        return self._store.list_page(
+            container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
+        )
+
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
+        """Store the whole object."""
+        return self._store.put(name, body, headers, if_absent=if_absent, etag=etag)
+
+    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+        """Store an SLO."""
+        return self._store.put_manifest(name, manifest, headers)
+
+    def copy(
+        self,
+        source: ObjectName,
+        target: ObjectName,
+        *,
+        manifest_only: bool = False,
+        headers: Headers | None = None,
+    ) -> ObjectVersion:
+        """Copy on the server."""
+        return self._store.copy(source, target, manifest_only=manifest_only, headers=headers)
+
+    def post(self, name: ObjectName, headers: Headers) -> None:
+        """Replace the object's headers."""
+        self._store.post(name, headers)
+
+    def delete(self, name: ObjectName) -> None:
+        """Delete the object."""
+        self._store.delete(name)
+
+    def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        """Delete the objects."""
+        return self._store.delete_many(names)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._store.close()
+
+
+def _named(info: ObjectInfo, name: ObjectName) -> ObjectInfo:
+    """Return an answer as if the object were at a name already."""
+    if info.version.name == name:
+        return info
+    return replace(info, version=replace(info.version, name=name))

@@ -1,0 +1,170 @@
+"""Folders without an end, names of a KiB, and names of hundreds of folders: bounded memory, and an end."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha512
+from pathlib import Path
+
+import pytest
+
+from support.memory_store import MemoryStore
+from swiftfs.errors import FolderTooLarge, Unavailable
+from swiftfs.namespace.entry import Defaults
+from swiftfs.namespace.head_cache import HeadCache
+from swiftfs.namespace.head_fetcher import HeadFetcher
+from swiftfs.namespace.listing import Listing, Unlisted, listings_in
+from swiftfs.namespace.listing_fetcher import Listings
+from swiftfs.namespace.namespace import Namespace
+from swiftfs.objects import ObjectName, Page, Row
+from swiftfs.paths import Folder, Source
+from swiftfs.store.protocol import Headers
+
+DEFAULTS = Defaults(0, 0, ask_times=False)
+TOP = Folder("box", "")
+ROWS = 100
+SUBDIR = "x" * 300
+
+Make = Callable[[int], str]
+
+
+def row(key: str, content_type: str = "text/plain;mode=0100644") -> Row:
+    return Row(key, 1, "0" * 32, content_type, "2026-01-01T00:00:00.000000")
+
+
+def page_of(number: int, make: Make, rows: int = ROWS, *, last: bool = False) -> Page:
+    """Return the page `number` of a folder whose names `make` makes."""
+    listed = tuple(row(make(number * rows + place)) for place in range(rows))
+    return Page(listed, (), listed[-1].key, last)
+
+
+def long_name(number: int) -> str:
+    """Return a name of about a KiB that cannot be packed well."""
+    return f"{number:08d}" + "".join(sha512(b"%d-%d" % (number, part)).hexdigest() for part in range(7))
+
+
+class EndlessStore(MemoryStore):
+    """A store whose listings have no end."""
+
+    pages = 0
+
+    def list_page(self, _container: str, *, prefix: str = "", **_: object) -> Page:  # type: ignore[override]
+        self.pages += 1
+        return page_of(self.pages, lambda number: f"{prefix}{number:08d}")
+
+    def list_containers(self, **_: object) -> Page:
+        self.pages += 1
+        names = tuple(f"{self.pages:08d}-{place:04d}" for place in range(ROWS))
+        return Page((), names, names[-1], last=False)
+
+
+@contextmanager
+def namespace_of(store: MemoryStore, source: str = "box") -> Iterator[Namespace]:
+    with tempfile.TemporaryDirectory() as cache:
+        heads = HeadFetcher(store, HeadCache(Path(cache) / "heads.sqlite"))
+        namespace = Namespace(store, heads, Source(source), DEFAULTS, ttl=60, max_entries=10_000)
+        try:
+            yield namespace
+        finally:
+            namespace.close()
+
+
+@pytest.mark.parametrize("source", ["box", "box/prefix", ""])
+def test_a_folder_without_an_end(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setattr("swiftfs.namespace.page_limit.FOLDER_BYTES", 20 * ROWS * (24 + 8))
+    store = EndlessStore("box")
+    with namespace_of(store, source) as namespace:
+        with pytest.raises(FolderTooLarge):
+            list(namespace.children("/"))
+        assert store.pages <= 23
+
+
+def test_a_folder_of_the_largest_size_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prefix that all names have does not count, and letters of more bytes count as these."""
+    store = MemoryStore("box")
+    names = [f"name-{number}-{'한' * 100}" for number in range(8)]
+    for name in names:
+        store.put(ObjectName("box", f"{SUBDIR}/{name}"), b"", Headers("text/plain"))
+    taken = sum(24 + len(name.encode()) for name in names)
+    for limit, fits in ((taken, True), (taken - 1, False)):
+        monkeypatch.setattr("swiftfs.namespace.page_limit.FOLDER_BYTES", limit)
+        with namespace_of(store) as namespace:
+            pages = [store.list_page("box", prefix=f"{SUBDIR}/", delimiter="/")]
+            limited = namespace.page_limit.pages(Folder("box", f"{SUBDIR}/"), pages)
+            if fits:
+                assert list(limited) == pages
+            else:
+                with pytest.raises(FolderTooLarge):
+                    list(limited)
+
+
+def test_the_end_of_the_mount_ends_a_listing() -> None:
+    store = EndlessStore("box")
+    with namespace_of(store) as namespace:
+        children = namespace.children("/")
+        next(children)
+        namespace.page_limit.end()
+        with pytest.raises(Unavailable, match="the mount ends"):
+            list(children)
+
+
+def test_what_is_not_kept_of_a_folder_is_unlisted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swiftfs.namespace.listing.PACKED_BYTES", 10_000)
+    listing, count, shown = Listing(TOP, DEFAULTS), 50, 0
+    for number in range(count):
+        shown += len(listing.add_page(page_of(number, "{:08d}".format, last=number == count - 1)))
+    assert shown == count * ROWS
+    assert not listing.complete
+    assert listing.get(f"{0:08d}") is not None
+    assert listing.get("00000000-none") is None
+    for name in (f"{count * ROWS - 1:08d}", "1"):
+        with pytest.raises(Unlisted):
+            listing.get(name)
+    kept = sum(len(chunk) for chunk in listing.chunks())
+    assert ROWS < kept < count * ROWS / 2
+    assert listing.weight < 10 + kept / 16 + 10_000 / 700
+
+
+@pytest.mark.parametrize("huge", [False, True])
+def test_long_texts_weigh_more(huge: bool) -> None:
+    plain, long = Listing(TOP, DEFAULTS), Listing(TOP, DEFAULTS)
+    plain.add_page(page_of(0, "a usual name of a file {:08d}".format, 1000, last=not huge))
+    assert plain.weight == (1 + 999 // 16 if huge else 1001)
+    long.add_page(page_of(0, long_name, 1000, last=not huge))
+    assert long.weight > 3 * plain.weight
+    types = Listing(TOP, DEFAULTS)
+    types.add_page(
+        Page(tuple(row(f"{number:04d}", "a/b;x=" + "y" * 8000) for number in range(ROWS)), (), "", True)
+    )
+    assert types.weight > 10 * ROWS
+
+
+def test_the_cache_of_listings_is_bounded_in_bytes() -> None:
+    listings = Listings(60, 1000)
+    for number in range(50):
+        listing = Listing(Folder("box", f"{number}/"), DEFAULTS)
+        names = f"{number}/{{:08d}}{'é' * 500}"
+        listing.add_page(page_of(0, names.format, 50, last=True))
+        listings.add(listing)
+    kept = [number for number in range(50) if listings.get(Folder("box", f"{number}/"))]
+    assert 1 <= len(kept) <= 10
+    assert kept[-1] == 49
+
+
+def test_few_blocks_of_long_names_stay_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swiftfs.namespace.listing.EXPANDED_BYTES", 200_000)
+    listing = Listing(TOP, DEFAULTS)
+    for number in range(20):
+        listing.add_page(page_of(number, lambda at: f"{at:08d}" + "x" * 900, last=number == 19))
+    assert sum(len(chunk) for chunk in listing.chunks()) == 20 * ROWS
+    assert 1 <= sum(block.entries is not None for block in listing._blocks) <= 4
+    monkeypatch.setattr("swiftfs.namespace.listing.EXPANDED_BYTES", 1)
+    assert listing.get(f"{7:08d}" + "x" * 900) is not None
+    assert not any(block.entries is not None for block in listing._blocks)
+
+
+def test_a_page_of_names_of_hundreds_of_folders() -> None:
+    deep = page_of(0, lambda at: f"{at:04d}/" + "q/" * 400 + "file", last=True)
+    assert listings_in(deep, TOP, TOP, "", DEFAULTS) == {}
+    few = page_of(0, lambda at: f"{at:04d}/" + "q/" * 10 + "file", last=True)
+    assert len(listings_in(few, TOP, TOP, "", DEFAULTS)) == ROWS * 11
