@@ -12,11 +12,12 @@ for program in debootstrap systemd-nspawn; do
     command -v $program >/dev/null || { echo "$program is missing: apt install debootstrap systemd-container" >&2 && exit 1; }
 done
 
-# The last three are what users have who follow the pages.
+# The last line is what users have who follow the pages.
 release=${DEBIAN:-bookworm}
 library=libfuse2
 [ "$release" = bookworm ] || library=libfuse2t64
-packages=systemd,systemd-sysv,dbus,ca-certificates,fuse3,$library,procps,python3-venv,rsync,git,fio,sqlite3,sudo,man-db,e2fsprogs
+packages=systemd,systemd-sysv,dbus,ca-certificates,fuse3,$library,procps,python3-venv,rsync,git,fio,sqlite3
+packages=$packages,sudo,man-db,e2fsprogs,libpam-systemd,dbus-user-session
 if [ "$(cat "$root/complete" 2>/dev/null)" != "$release $packages" ]; then
     rm -rf --one-file-system "$root"
     debootstrap --variant=minbase --include="$packages" "$release" "$root" "${MIRROR:-http://deb.debian.org/debian}"

@@ -4,6 +4,7 @@ What they install and write stays there, so this runs nowhere else.
 """
 
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -27,7 +28,11 @@ MOUNTPOINT = Path("/srv/photos")
 SERVICE = "swiftfs@photos"
 PROGRAMS = ("swiftfs", "mount.swiftfs", "umount.fuse.swiftfs")
 INSTALLED = Path("/usr/local/bin/swiftfs")
-AT_BOOT = "## At boot with systemd"
+AT_BOOT, OF_A_USER, IN_FSTAB = (
+    "## At boot with systemd",
+    "## At boot as your own user",
+    "## At boot with fstab",
+)
 NETWORK = "PIP_* http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY"
 """Variables that only this machine needs, to reach packages."""
 
@@ -54,7 +59,8 @@ def alice() -> None:
         f'alice ALL=(ALL) NOPASSWD: ALL\nDefaults env_keep += "{NETWORK}"\n'
     )
     Path("/etc/apt/apt.conf.d/yes").write_text('APT::Get::Assume-Yes "true";\n')
-    # What an earlier run has installed, perhaps an older version.
+    # What an earlier run has left: perhaps an older version.
+    subprocess.run(["groupdel", "photos"], capture_output=True, check=False)
     for path in (CLONE, Path("/opt/swiftfs"), Path("/home/alice/.local")):
         shutil.rmtree(path, ignore_errors=True)
     for name in PROGRAMS:
@@ -106,7 +112,7 @@ def test_the_start_page(cloud: Connection) -> None:
     as_user("alice", install)
     as_user("alice", *use)
     as_user("alice", "rm -r ~/.config")
-    *boot, own, group = blocks("docs/start.md", AT_BOOT, "## At boot with fstab")
+    *boot, own, group = blocks("docs/start.md", AT_BOOT, OF_A_USER)
     printed = as_user("alice", *boot)
     assert "Active: active (running)" in printed
     assert "photos on /srv/photos" in printed
@@ -133,12 +139,29 @@ def test_the_start_page(cloud: Connection) -> None:
     assert MOUNTPOINT.group() == "photos"
 
 
+def test_a_user_s_own_service(cloud: Connection) -> None:
+    cloud.put_container("photos")
+    runtime = f"export XDG_RUNTIME_DIR=/run/user/{pwd.getpwnam('alice').pw_uid}"  # as in a session
+    run("loginctl", "enable-linger", "alice")  # as if she were logged in
+    install, *_ = blocks("docs/start.md")
+    log_in, *_ = blocks("docs/start.md", "## Log in", "## Mount")
+    as_user("alice", install)
+    try:
+        as_user("alice", runtime, log_in, *blocks("docs/start.md", OF_A_USER, IN_FSTAB))
+        as_user("alice", "cp README.md ~/photos/")
+        assert "photos on /home/alice/photos" in as_user("alice", "swiftfs status")
+    finally:
+        as_user("alice", runtime, f"systemctl --user disable --now {SERVICE}")
+        run("loginctl", "disable-linger", "alice")
+    assert stored(cloud) == (ROOT / "README.md").read_bytes()
+
+
 def test_the_fstab_of_the_start_page(cloud: Connection) -> None:
     cloud.put_container("photos")
     if not INSTALLED.exists():
-        as_user("alice", *blocks("docs/start.md", AT_BOOT, "## At boot with fstab")[:1])
-    as_user("alice", *blocks("docs/start.md", AT_BOOT, "## At boot with fstab")[1:3])
-    as_user("alice", *blocks("docs/start.md", "## At boot with fstab"))
+        as_user("alice", *blocks("docs/start.md", AT_BOOT, OF_A_USER)[:1])
+    as_user("alice", *blocks("docs/start.md", AT_BOOT, OF_A_USER)[1:3])
+    as_user("alice", *blocks("docs/start.md", IN_FSTAB))
     fstab = Path("/etc/fstab")
     before = fstab.read_text()
     line = next(
@@ -157,7 +180,7 @@ def test_the_fstab_of_the_start_page(cloud: Connection) -> None:
 def test_the_page_about_naver(cloud: Connection) -> None:
     cloud.put_container("photos")  # in the console
     if not INSTALLED.exists():
-        as_user("alice", *blocks("docs/start.md", AT_BOOT, "## At boot with fstab")[:1])
+        as_user("alice", *blocks("docs/start.md", AT_BOOT, OF_A_USER)[:1])
     user, use, boot, own = blocks("docs/naver.md")
     as_user("alice", user, use)
     cloud.delete_object("photos", "README.md")
