@@ -1,11 +1,14 @@
 """Pages for a new user, followed literally; `test_followed_pages_real` follows all of them, as root too."""
 
+import re
 from pathlib import Path
 
 import pytest
 from swiftclient import Connection
 
 from support.pages import ROOT, blocks, credentials, put_editor, reader_s_environment, run_blocks
+from support.secret_files import secret_file
+from swiftfs.config.credentials import read_credentials
 from swiftfs.demo.server import SwiftServer
 
 
@@ -42,3 +45,11 @@ def test_a_user_follows_the_page(
     client.close()
     file = Path(environment["HOME"]) / ".config/swiftfs/photos.credentials"
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_file_of_the_page_about_naver_is_read(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "naver.md").read_text()
+    (lines,) = re.findall(r"^```\n(access_key.+?)^```", text, re.MULTILINE | re.DOTALL)
+    read = read_credentials(secret_file(tmp_path, lines))
+    assert read["OS_USERNAME"] == "the Access Key ID"
+    assert re.findall(r"logs in at `(\S+)`", text) == [read["OS_AUTH_URL"]]
