@@ -57,7 +57,8 @@ class Page:
     """One page of a listing; `last` if no other page follows.
 
     `subdirs` are prefixes and end with the delimiter. `marker` continues the listing. Of `unreadable` keys
-    only the name is certain: the server has sent a size, hash, type or time that no object has.
+    only the name is certain: the server has sent a size, hash, type or time that no object has. The request
+    that was answered took `seconds`, without those before it that were not.
     """
 
     rows: tuple[Row, ...]
@@ -65,6 +66,7 @@ class Page:
     marker: str
     last: bool
     unreadable: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

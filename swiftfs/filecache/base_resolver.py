@@ -2,10 +2,8 @@
 
 import logging
 from dataclasses import replace
-from math import inf
 
 from swiftfs.attributes import decode_type
-from swiftfs.concurrency import monotonic
 from swiftfs.errors import NotFound
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.file_state import FileState
@@ -20,8 +18,7 @@ class BaseResolver:
     """Corrects the base version of one file by the answers of Swift.
 
     While the version is known from a listing only, one thread may be `_asking` Swift for it. `last_get_info`
-    is what the last download said of the object. `_seen` is when an answer last showed the base version, -inf
-    since a change.
+    is what the last download said of the object.
     """
 
     def __init__(self, state: FileState, store: ObjectStore, uploads: SegmentUploader) -> None:
@@ -29,7 +26,6 @@ class BaseResolver:
         self._store = store
         self._uploads = uploads
         self._asking = False
-        self._seen = -inf
         self.last_get_info: ObjectInfo | None = None
 
     def learn(self, info: ObjectInfo) -> None:
@@ -39,20 +35,7 @@ class BaseResolver:
         # fills the file.
         if blocks.base is not None and not blocks.base.etag:
             blocks.base = replace(blocks.base, etag=info.version.etag)
-        self.last_get_info, self._seen = info, monotonic()
-
-    def was_seen(self, seconds: float) -> bool:
-        """Return whether Swift has shown the base version since the last change, and within these seconds."""
-        with self._state.changed:
-            return monotonic() - self._seen < seconds
-
-    def forget_seen(self, *, before: float) -> None:
-        """Forget when the base version was seen, if that was `before` a change began. Lock held.
-
-        An answer that came since is one that the change itself has asked for.
-        """
-        if self._seen < before:
-            self._seen = -inf
+        self.last_get_info = info
 
     def learn_manifest(self, base: BaseVersion, manifest: Manifest) -> bool:
         """Record the manifest of `base`; return False if another version is the base by now. Lock held."""

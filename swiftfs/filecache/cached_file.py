@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
-from swiftfs.concurrency import Executor, monotonic
+from swiftfs.concurrency import Executor
 from swiftfs.errors import os_error
 from swiftfs.filecache.activity import Activity
 from swiftfs.filecache.base_resolver import BaseResolver
@@ -86,10 +86,6 @@ class CachedFile:
     def forget_get_info(self) -> None:
         """Forget what the last download said of the object, because that may be stale."""
         self._resolver.last_get_info = None
-
-    def was_base_seen(self, seconds: float) -> bool:
-        """Return whether Swift has shown the base version since the last change, and within these seconds."""
-        return self._resolver.was_seen(seconds)
 
     @property
     def file_name(self) -> str:
@@ -179,7 +175,7 @@ class CachedFile:
         Blocks that the write covers in part, and evicted segments that it touches, are downloaded first.
         Raise `OSError` ENOSPC if there is no space.
         """
-        began, end = monotonic(), offset + size
+        end = offset + size
         # Only the first and the last block of a write can be covered in part; those between need no download.
         _, last = block_range(offset, end)
         edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
@@ -194,7 +190,6 @@ class CachedFile:
             copied = self._counted(offset, size, fill(self.descriptor, offset))
             if not copied:
                 return 0
-            self._resolver.forget_seen(before=began)
             self._state.blocks.write(offset, offset + copied)
             self._state.begin_change()
             self._copier.touch(offset, offset + copied)
@@ -207,14 +202,13 @@ class CachedFile:
         Of a shorter file `record` is called when it has its new size, and its local file all bytes. Unless it
         returns False they stay, until `free_tail` or until the file grows. The caller excludes writers.
         """
-        began, edge = monotonic(), min(size, self.size)
+        edge = min(size, self.size)
         # The block in which the file ends, or will end: its rest becomes zeros, its beginning must be right.
         partly = {edge - edge % BLOCK} if edge % BLOCK else set()
         behind = size if size < self.size else 0
         # In a shorter file no block changes: the rest of the last one is verified when it is stored.
         with self._holding(partly, size - 1, behind, changing=size > self.size):
             before = self.size
-            self._resolver.forget_seen(before=began)
             self._state.begin_change()
             if size < before:
                 self._state.blocks.cut(size)

@@ -31,9 +31,6 @@ from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-SEEN = 5.0
-"""Seconds for which an answer proves that Swift still has its version."""
-
 RecordSuperseded = Callable[[set[ObjectName]], None]
 """Records on disk which objects are to be deleted after the next request has succeeded."""
 
@@ -220,10 +217,10 @@ class FileUpload:
         if base.name in old and not self._copy_whole(uploads, base, parts):
             return None
         segments = self._upload_gaps(cached_file, uploads, parts)
-        # The mount may remember a version that another mount has renamed since. Its segments belong to that
+        # Another mount may have renamed the version since this one has seen it. Its segments belong to that
         # object then: two manifests with the same segments would let whoever deletes one destroy the other.
         # As late as possible, because the other mount may do it at any time.
-        if base.manifest is not None and not cached_file.was_base_seen(SEEN) and not self._stands(base):
+        if base.manifest is not None and not self._stands(base):
             log.info("%s was moved, deleted or replaced: its segments are copied", base.name)
             if not self._copy_segments(uploads, segments, old):
                 return None

@@ -116,6 +116,7 @@ class Listing:
         rows = self._carried + list(page.rows)
         prefix = self.folder.prefix
         self.marked = self.marked or any(row.key == prefix and is_slash_marker(row) for row in page.rows)
+        self.seconds += page.seconds
         is_kept = self._packed < PACKED_BYTES
         if is_kept:
             self.complete, self.end = page.last, page.marker
@@ -292,7 +293,10 @@ def listings_in(
         if prefix <= marker or not ends:
             continue
         listing = Listing(Folder(root.container, prefix), defaults)
-        listing.add_page(Page(tuple(rows.get(prefix, ())), tuple(subdirs.get(prefix, ())), "", True))
+        part = Page(
+            tuple(rows.get(prefix, ())), tuple(subdirs.get(prefix, ())), "", True, seconds=page.seconds
+        )
+        listing.add_page(part)
         head_queue.update(listing.head_queue)
         listing.head_queue = head_queue
         listings[listing.folder] = listing

@@ -447,7 +447,7 @@ class Namespace:
             self._overlay.apply_again(listing)
             for component in implied:
                 self._show_implied(listing, component)
-            listing.begun, listing.seconds = begun, monotonic() - begun
+            listing.begun = begun
             self._listings.add(listing)
         return listing
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from cachetools import LRUCache
 
-from swiftfs.concurrency import Rank, new_lock
+from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import (
     AlreadyExists,
     BadContainer,
@@ -149,10 +149,12 @@ class SwiftStore:
         limit = min(limit or (limits.listing if limits.listing_is_cut else 0), limits.listing)
         query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
         request = Request("list_page", "GET", container, query=query)
+        begun = monotonic()
         with self._transport.open(request) as answer:
-            return read_page(
+            page = read_page(
                 _listing(answer), request.subject, prefix=prefix, marker=marker, limit=limit, limits=limits
             )
+        return replace(page, seconds=monotonic() - begun)
 
     def head(self, name: ObjectName) -> ObjectInfo:
         return self._head(name, "")

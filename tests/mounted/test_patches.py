@@ -178,10 +178,10 @@ def test_the_budget_of_a_large_file(
     mounted: Mount, connection: Connection, container: str, large: bytearray
 ) -> None:
     file = LargeFile(mounted, connection, container, large)
-    file.change(50 * MIB + 5000, b"x" * 4096, most_requests=6)
-    file.change(len(large), b"append", most_requests=6)
+    file.change(50 * MIB + 5000, b"x" * 4096, most_requests=7)
+    file.change(len(large), b"append", most_requests=7)
     file.forget()
-    file.change(len(large), b"more", most_requests=6)
+    file.change(len(large), b"more", most_requests=7)
     file.forget()
     file.path.rename(mounted.path / "moved")
     wait_until(lambda: methods(mounted.swift.requests())["DELETE"] == 1)

@@ -386,3 +386,32 @@ def test_two_changes_of_a_large_file_at_the_same_moment(
         wait_until(lambda: len(connection.get_container(f"{container}_segments")[1]) <= named + 2)
         assert read() in wanted
     assert read() in wanted
+
+
+@pytest.mark.parametrize("folder", ["", "logs/"])
+def test_a_large_file_is_renamed_before_the_change_of_another_mount_is_stored(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, folder: str
+) -> None:
+    """Both files are whole: the renamed one, and what the other mount has stored at the old name."""
+    old = noise(3 * MIB + 1000)
+    connection.put_container(container)
+    options = "segment_size=1M,settle=60,ttl=0"
+    with ExitStack() as stack:
+        one, other = (
+            stack.enter_context(UsersMount(swift, container, tmp_path / name, options)) for name in "ab"
+        )
+        before, after = f"{folder}log", f"{folder.replace('logs', 'old')}log.1"
+        (one.path / folder).mkdir(exist_ok=True)
+        (one.path / before).write_bytes(old)
+        assert flush(one.path, lambda _report: None).unflushed == 0
+        with (other.path / before).open("ab") as file:
+            file.write(b"line\n")
+        if folder:
+            (one.path / "logs").rename(one.path / "old")
+            (one.path / "old/log").rename(one.path / after)
+        else:
+            (one.path / before).rename(one.path / after)
+        assert flush(other.path, lambda _report: None).unflushed == 0
+        rested = time.monotonic() + 3  # longer than replaced segments rest
+        wait_until(lambda: time.monotonic() > rested)
+    assert bodies(connection, container) == {before: old + b"line\n", after: old}
