@@ -129,6 +129,9 @@ class _OwnLog(logging.handlers.RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         return _open_own(self.baseFilename)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Do nothing: the disk is full, and no terminal may be there to say so."""
+
 
 def _open_own(path: str | Path) -> TextIOWrapper:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

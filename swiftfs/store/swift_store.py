@@ -43,7 +43,7 @@ from swiftfs.store.wire.object_headers import (
     symlink_source,
     to_wire,
 )
-from swiftfs.store.wire.ranged_get import RangedGet, Unmatched
+from swiftfs.store.wire.ranged_get import OtherSize, RangedGet
 from swiftfs.store.wire.usage import CONTAINER_META, account_usage, container_usage
 
 PUT_SECONDS = 120.0
@@ -176,7 +176,9 @@ class SwiftStore:
         if version not in self._unmatched:
             try:
                 return self._receive(RangedGet(name, sink, offset, length, etag, size=size))
-            except Unmatched:
+            except OtherSize:
+                raise
+            except PreconditionFailed:
                 # Swift compares `If-Match` with an ETag in its own metadata (X-Object-Sysmeta). A plain copy
                 # of an SLO inherits that of the SLO, which is not its own ETag.
                 if self.head(name).version.etag != etag:

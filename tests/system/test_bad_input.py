@@ -174,7 +174,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system without space for a journal."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(command, check=False).returncode:
         pytest.skip("only root mounts a small disk")
     yield folder
@@ -195,7 +195,7 @@ def test_unusable_cache_folders(connection: Connection, refused: Refused, tmp_pa
 
 
 def test_a_cache_folder_on_a_full_disk(connection: Connection, refused: Refused, full_disk: Path) -> None:
-    assert refused(cache=full_disk / "cache").endswith("cache folder FOLDER: REASON")
+    assert refused(cache=full_disk / "cache").endswith("the journal FILE cannot be opened: REASON")
 
 
 def test_a_second_mount(mounted: Mount, refused: Refused) -> None:

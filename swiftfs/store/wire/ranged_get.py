@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from swiftfs.errors import BadRequest, Corrupt, LinkLoop, PreconditionFailed, StoreError
+from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
 from swiftfs.store.request import Request
@@ -16,8 +16,8 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
-class Unmatched(PreconditionFailed):
-    """The server has compared `If-Match` with another ETag."""
+class OtherSize(PreconditionFailed):
+    """The object has another size than the version that was asked for."""
 
 
 class Answer(Protocol):
@@ -77,9 +77,7 @@ class RangedGet:
             headers["Range"] = f"bytes={self._offset}-{last}"
         if self._conditional:
             headers["If-Match"] = f'"{self._etag}"'
-        meaning: dict[int, type[StoreError]] = {409: LinkLoop}
-        if self._etag:
-            meaning[412] = Unmatched
+        meaning = {412: PreconditionFailed} if self._etag else {}
         name = self._name
         return Request(
             "get", "GET", name.container, name.key, headers=headers, meaning=meaning, transfer=True
@@ -138,10 +136,8 @@ class RangedGet:
             return math.inf if self._size is None else self._size
         return size if self._length is None else min(size, self._offset + self._length)
 
-    def _other_size(self, answer: Answer, found: str) -> PreconditionFailed:
-        return PreconditionFailed(
-            f"get {answer.request.subject}: the object has {found} instead of {self._size}"
-        )
+    def _other_size(self, answer: Answer, found: str) -> OtherSize:
+        return OtherSize(f"get {answer.request.subject}: the object has {found} instead of {self._size}")
 
     def _partial_size(self, headers: Mapping[str, str], length: int | None, subject: str) -> int:
         text = headers.get("content-range", "")
