@@ -17,6 +17,7 @@ from swiftfs.errors import (
     BadContainer,
     BadRequest,
     BodyChanged,
+    Clash,
     Corrupt,
     LinkLoop,
     PreconditionFailed,
@@ -330,9 +331,12 @@ class SwiftStore:
         )
         try:
             answer = self._transport.send(request).headers
-        except LinkLoop:
+        except LinkLoop as error:
             # The link itself can be asked for, deleted, and copied.
-            answer = self._transport.send(replace(request, query="symlink=get")).headers
+            itself = replace(request, query="symlink=get", meaning={412: PreconditionFailed})
+            answer = self._transport.send(itself).headers
+            if "x-symlink-target" not in answer:
+                raise Clash(str(error)) from None  # what 409 means for anything else
             return replace(from_wire(name, answer, 0), is_symlink=True, unreadable=True)
         size = content_length(answer)
         info = from_wire(name, answer, size or 0)

@@ -96,7 +96,8 @@ def outcome(operation: Operation, kind: Kind, *, always: bool) -> Outcome:
     # A HEAD shows that the version is unchanged.
     is_doubted = operation.name == "get of a version" and kind.name in ("412", "wrong ETag")
     if error is None or not (error.retryable or is_doubted or _is_clash(operation, error)):
-        return Outcome(error, done, repeated=False)
+        # After a 409 a HEAD asks whether the object is a symlink of Swift that leads to itself.
+        return Outcome(error, done, repeated=operation.name == "head" and error is Clash)
     if not always or (operation.name == "put if absent" and error is Corrupt):
         # The repeated PUT finds its own bytes: they are stored, despite the first answer.
         return Outcome(None, done=True, repeated=True)
