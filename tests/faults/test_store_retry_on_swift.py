@@ -110,3 +110,13 @@ def test_parallel_deletes_report_each_failure() -> None:
             assert [row.key for row in store.list_page("c").rows] == ["n3"]
         finally:
             connected.close()
+
+
+def test_a_page_says_how_long_its_own_request_took(
+    patient: RetryingStore, swift: SwiftServer, name: ObjectName
+) -> None:
+    """Without those that failed before: a listing is used the longer the slower it is."""
+    swift.inject(Fault("GET", name.container, status=503, delay=0.5, times=2))
+    begun = time.monotonic()
+    page = patient.list_page(name.container)
+    assert 0 < page.seconds < time.monotonic() - begun - 2 * 0.5

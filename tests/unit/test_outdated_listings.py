@@ -9,7 +9,10 @@ import pytest
 
 from support.harness import harness
 from support.memory_store import MemoryStore
+from swiftfs.namespace.entry import Defaults
+from swiftfs.namespace.listing import Listing
 from swiftfs.objects import ObjectName, Page
+from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
@@ -70,3 +73,10 @@ def test_a_lookup_does_not_join_a_listing_that_is_older_than_a_change(tmp_path: 
         assert early.result(20).size == 3
         assert filesystem.getattr("/file").size == 5
         assert sum(method == "list_page" for method, _ in store.requests) == 2
+
+
+def test_a_listing_took_as_long_as_its_answers() -> None:
+    listing = Listing(Folder("box", ""), Defaults(0, 0))
+    listing.add_page(Page((), (), "a", last=False, seconds=1.5))
+    listing.add_page(Page((), (), "", last=True, seconds=0.5))
+    assert listing.seconds == 2.0
