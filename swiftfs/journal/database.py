@@ -125,6 +125,7 @@ class JournalDB:
                 self._write(put, drop, unreferenced, executed)
             except OSError as error:
                 log.warning("%s", error)
+                self._older.refuse(drop)
                 self._pending_puts, self._pending_drops = self._with_pending(put, drop)
                 if unreferenced is not None:
                     self._pending_prefixes.append(unreferenced)

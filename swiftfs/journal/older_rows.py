@@ -97,6 +97,7 @@ class OlderRows:
         self._older: dict[tuple[int, int], tuple[RowState, int]] = {}
         self._keys: defaultdict[ObjectName | str, set[tuple[int, int]]] = defaultdict(set)
         self._pins: list[tuple[str, bool]] = []
+        self._refused: set[str] = set()
 
     def found_older(self, state: RowState, until: int) -> None:
         """Record an older row that an earlier process kept; the commit `until` replaced or deleted it."""
@@ -127,8 +128,17 @@ class OlderRows:
         overtakes = len(kept) < len(synced) or bool(ended) or bool(moves)
         return Change(commit, states, drop, kept, list(ended.values()), overtakes)
 
+    def refuse(self, drop: Iterable[int]) -> None:
+        """Keep the local files of rows that the disk refuses to delete: the next process may read those."""
+        for state in self._current(drop).values():
+            if isinstance(state.operation, PutFile) and state.operation.file.file not in self._refused:
+                self._refused.add(state.operation.file.file)
+                self._pins.append((state.operation.file.file, True))
+
     def apply(self, change: Change) -> None:
-        """Record that a change was written."""
+        """Record that a change was written, with all that was refused before."""
+        self._pins += ((file, False) for file in self._refused)
+        self._refused.clear()
         for seq in change.drop:
             self._blocks.pop(seq, None)
         for state in change.put:

@@ -3,13 +3,16 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from support.harness import copy_live
+from support.harness import ME, copy_live, harness, put, read
+from support.jobs import wait_until
+from support.memory_store import MemoryStore
 from support.power_cut import refusing
+from support.stored_objects import NEVER, keys
 from swiftfs.journal import database
 from swiftfs.journal.codec import decode
 from swiftfs.journal.database import JournalDB, Record
@@ -117,3 +120,23 @@ def test_a_synced_state_that_did_not_reach_the_disk_is_synced_again(
         log.sync()
     log.sync()
     assert len(calls) == 2
+
+
+def test_a_file_whose_record_the_disk_refuses_to_delete_is_there_for_the_next_mount(tmp_path: Path) -> None:
+    """It is in Swift, but a process that dies then leaves the record, which names the local file."""
+    store, cache, image = MemoryStore("box"), tmp_path / "cache", tmp_path / "image"
+    cache.mkdir()
+    with harness(store, cache, NEVER) as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+        put(filesystem, handle, 0, b"bytes")
+        filesystem.flush(handle)
+        with refusing(filesystem.services.journal._db):
+            with suppress(OSError):  # nor can the disk take the end of an fsync
+                filesystem.fsync(handle, False)
+            filesystem.release(handle)
+            wait_until(lambda: keys(store) == ["file"])
+            wait_until(lambda: not filesystem.waiting())
+            copy_live(cache, image)
+    with harness(store, image) as filesystem:
+        assert read(filesystem, "/file") == b"bytes"
+        wait_until(lambda: not filesystem.waiting())
