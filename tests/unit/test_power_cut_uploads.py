@@ -174,9 +174,7 @@ def test_a_local_file_that_ended_while_the_disk_refused_its_record_is_not_needed
         filesystem.unlink("/file")
         with refusing(filesystem.services.journal._db):
             upload.open.set()
-            wait_until(
-                lambda: not any(file.name.startswith("open-") for file in (disk.cache / "content").iterdir())
-            )
+            wait_until(lambda: [one.kind for one in filesystem.waiting()] == ["Delete"])
         try:
             write(filesystem, "/other", NEW)
         finally:
@@ -184,6 +182,10 @@ def test_a_local_file_that_ended_while_the_disk_refused_its_record_is_not_needed
         filesystem.retry()
         wait_until(lambda: not filesystem.waiting())
         disk.sync(filesystem)
+        # Not before the disk has taken the end of its record.
+        wait_until(
+            lambda: not any(file.name.startswith("open-") for file in (disk.cache / "content").iterdir())
+        )
     assert keys(store) == ["first", "other"]
 
 
