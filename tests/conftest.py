@@ -19,7 +19,7 @@ from support.leaks import Belongings
 from support.mounts import Mount
 from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
-from swiftfs.journal import recovery, segment_removal, task_states
+from swiftfs.journal import recovery, segment_removal, tasks
 
 concurrency.check()
 
@@ -69,8 +69,8 @@ def lock_order() -> Iterator[None]:
 def short_pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the journal of a unit test try failed changes again soon: its store needs no rest."""
     if request.node.get_closest_marker("unit"):
-        monkeypatch.setattr(task_states, "FIRST_PAUSE", 0.05)
-        monkeypatch.setattr(task_states, "LONGEST_PAUSE", 0.2)
+        monkeypatch.setattr(tasks, "FIRST_PAUSE", 0.05)
+        monkeypatch.setattr(tasks, "LONGEST_PAUSE", 0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +83,8 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_retries(short_pauses: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the journal try failed changes, and those of an earlier mount, only when it is asked to."""
     monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 1000.0)
-    monkeypatch.setattr(task_states, "FIRST_PAUSE", 1000.0)
-    monkeypatch.setattr(task_states, "LONGEST_PAUSE", 1000.0)
+    monkeypatch.setattr(tasks, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(tasks, "LONGEST_PAUSE", 1000.0)
 
 
 def pytest_configure() -> None:

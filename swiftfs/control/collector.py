@@ -8,7 +8,7 @@ from swiftfs.concurrency import unix_time
 from swiftfs.config.cache_dir import LOST, damaged_journals
 from swiftfs.config.prices import Prices
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Writing
-from swiftfs.filecache.progress import sent_bytes
+from swiftfs.journal.report import sent_bytes
 from swiftfs.objects import CacheUse, Limits
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem

@@ -5,16 +5,20 @@ an MD5 that matches. So the bytes that a change keeps of the old object are eith
 was right, or came equal in two independent answers.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
 from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.checksum_ranges import is_md5
-from swiftfs.filecache.compared_answers import PIECE, Answer
 from swiftfs.filecache.downloader import Downloader
 from swiftfs.filecache.downloads import Download
 from swiftfs.filecache.file_state import FileState
@@ -23,6 +27,48 @@ from swiftfs.objects import Manifest, ObjectInfo
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
+
+PIECE = 1024 * 1024
+"""Bytes of an answer that are in memory at a time, however large the answer is."""
+
+
+class Answer:
+    """Bytes from `offset` to `end` of an object; those above `PIECE` are in an unnamed file in `folder`.
+
+    One thread uses it. All offsets are those of the object.
+    """
+
+    def __init__(self, folder: Path, offset: int, end: int) -> None:
+        self.offset, self.end = offset, end
+        self._file: IO[bytes] = BytesIO() if end - offset <= PIECE else TemporaryFile(dir=folder)  # noqa: SIM115
+
+    def write(self, position: int, data: bytes) -> None:
+        """Store bytes of the answer; raise `OSError` when the disk is full."""
+        self._file.seek(position - self.offset)
+        self._file.write(data)
+
+    def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes from `start` to `end` in order, at most `PIECE` at a time."""
+        for position in range(start, end, PIECE):
+            self._file.seek(position - self.offset)
+            yield self._file.read(min(PIECE, end - position))
+
+    def md5(self, start: int, end: int) -> str:
+        """Return the MD5 of the bytes from `start` to `end` in hex."""
+        digest = hashlib.md5(usedforsecurity=False)
+        for piece in self.pieces(start, end):
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def agrees(self, other: "Answer", start: int, end: int) -> bool:
+        """Return whether both have the same bytes from `start` to `end`."""
+        both = zip(self.pieces(start, end), other.pieces(start, end), strict=True)
+        return all(one == another for one, another in both)
+
+    def close(self) -> None:
+        """Free the memory or the disk."""
+        self._file.close()
+
 
 WHOLE = 4 * 1024 * 1024
 """Bytes. A plain object up to this size is downloaded whole, because its ETag is then its MD5; of a larger

@@ -13,7 +13,6 @@ from pathlib import Path
 from swiftfs.concurrency import new_pool
 from swiftfs.config.cache_dir import CONTENT, VERSIONS
 from swiftfs.errors import os_error
-from swiftfs.filecache.backlog import Backlog, NoBacklog
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_state import FileState, WrongBytesCall, ignore_wrong_bytes
@@ -23,7 +22,7 @@ from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED, HasSize, SpaceCalls, SpaceOutlook, SpaceWaiter
 from swiftfs.filecache.sparse_file import CachedVersion
 from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.filecache.uses import Use
+from swiftfs.filecache.uses import Backlog, NoBacklog, Use
 from swiftfs.filecache.version_cache import VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.store.protocol import ObjectStore

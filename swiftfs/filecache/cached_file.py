@@ -11,18 +11,16 @@ from contextlib import contextmanager
 
 from swiftfs.concurrency import Executor
 from swiftfs.errors import os_error
-from swiftfs.filecache.activity import Activity
 from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.base_verifier import BaseVerifier
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord, Snapshot, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.downloader import Downloader
+from swiftfs.filecache.downloader import Downloader, SegmentFetcher
 from swiftfs.filecache.eviction import Evictor
-from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.file_state import Activity, FileState
 from swiftfs.filecache.frozen_copier import FrozenCopier
 from swiftfs.filecache.patch_plan import PIECE
 from swiftfs.filecache.read_ahead import Streams
-from swiftfs.filecache.segment_fetcher import SegmentFetcher
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import CachedVersion
 from swiftfs.filecache.verifier import Verifier

@@ -6,15 +6,13 @@ from contextlib import contextmanager
 
 from swiftfs.concurrency import Executor, Future, monotonic
 from swiftfs.errors import ChangedDuringUpload, drop_tracebacks
-from swiftfs.filecache.block_map import StoredSegment, block_range
+from swiftfs.filecache.block_map import Spans, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.segment_put import SegmentPut, is_all_named, results, stored_names
-from swiftfs.filecache.segment_storer import SegmentStorer
+from swiftfs.filecache.segment_storer import SegmentPut, SegmentStorer, is_all_named, results, stored_names
 from swiftfs.filecache.space import UNLIMITED
-from swiftfs.filecache.spans import Spans
 from swiftfs.filecache.upload_record import UnreferencedPrefix, UploadRecord
 from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import ObjectStore

@@ -8,11 +8,10 @@ from collections.abc import Callable
 
 from swiftfs.concurrency import Executor
 from swiftfs.errors import SwiftfsError
-from swiftfs.filecache.activity import Activity
 from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.checksum_ranges import ChecksumRange, is_md5
-from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.file_state import Activity, FileState
 from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.objects import ObjectInfo

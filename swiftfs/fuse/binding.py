@@ -18,8 +18,6 @@ import fuse
 
 from swiftfs.concurrency import is_main_thread, unix_time_ns
 from swiftfs.errors import ConfigurationError, StoreError, SwiftfsError, errno_of, mount_point_error, os_error
-from swiftfs.fuse.callers import Callers
-from swiftfs.fuse.libfuse import run
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import (
     UNKNOWN_INODE,
@@ -32,9 +30,10 @@ from swiftfs.fuse.structs import (
     handle_of,
     is_marked_for_drop,
     mark_for_drop,
+    run,
     write_stat,
 )
-from swiftfs.fuse.threads import AttachedThreads
+from swiftfs.fuse.threads import AttachedThreads, Callers
 from swiftfs.objects import PageUse
 
 log = logging.getLogger("swiftfs.fuse")

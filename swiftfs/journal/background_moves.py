@@ -11,9 +11,16 @@ from dataclasses import dataclass, field, replace
 
 from swiftfs.concurrency import Event, Executor, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, Unavailable
-from swiftfs.journal.move_evidence import MoveEvidence
-from swiftfs.journal.move_items import EMPTY, MoveItem, etag_of, is_unchanged
-from swiftfs.journal.move_results import CopyKeeper, PlannedMove, Remnant
+from swiftfs.journal.moves import (
+    EMPTY,
+    CopyKeeper,
+    MoveEvidence,
+    MoveItem,
+    PlannedMove,
+    Remnant,
+    etag_of,
+    is_unchanged,
+)
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MoveFolder, MoveObject
 from swiftfs.journal.shared_copies import SharedCopies

@@ -1,13 +1,96 @@
-"""The queue of the journal with its lock and workers, which the file cache calls too."""
+"""The queue of the journal with its lock, workers and background work, which the file cache calls too."""
 
-from swiftfs.concurrency import Rank, new_condition, new_pool
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from swiftfs.concurrency import Executor, Rank, Thread, new_condition, new_event, new_pool, new_thread
+from swiftfs.errors import StoreError
 from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.filecache.uses import Uses
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.task_queue import TaskQueue
-from swiftfs.journal.upkeep import Upkeep
+from swiftfs.objects import ObjectName
 from swiftfs.store.moved_view import MovedNames
+
+log = logging.getLogger(__name__)
+
+SYNC_SECONDS = 0.5
+"""The interval in which the database and the local files are synced to the disk: a power cut loses less than
+a second of changes."""
+
+
+class Upkeep:
+    """Owns the thread that syncs the database.
+
+    Segments are deleted in the journal's `workers`, because that sends requests.
+    """
+
+    def __init__(self, db: JournalDB, removal: SegmentRemoval, workers: Executor) -> None:
+        self._db = db
+        self._removal = removal
+        self._workers = workers
+        self._stopping = new_event()
+        self._thread: Thread | None = None
+
+    def start(self, abandoned: Iterable[UnreferencedPrefix], sync: Callable[[], None]) -> None:
+        """Start the thread, which calls `sync`.
+
+        Delete the segments of files that an earlier process had open.
+        """
+        # One job for all: it asks Swift about each prefix, and the other workers are free for uploads
+        # meanwhile.
+        self._workers.submit(self._discard_all, abandoned)
+        self._thread = new_thread(self._sync, "journal sync", (sync,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return when the thread has ended."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def abandon(self, uploads: SegmentUploader) -> None:
+        """Delete the segments of a file that will not be stored, in a worker."""
+        with suppress(RuntimeError):  # the workers have ended: the next mount finds the segments
+            self._workers.submit(self._delete_segments, uploads)
+
+    def _discard_all(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
+        for unreferenced in abandoned:
+            self._discard(unreferenced)
+
+    def _discard(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
+        try:
+            self._removal.discard_below(unreferenced, stored)
+        except StoreError as error:
+            log.info("segments below %s stay for now: %s", unreferenced.prefix, error)
+        else:
+            self._db.end_upload(unreferenced.prefix)
+
+    def _delete_segments(self, uploads: SegmentUploader) -> None:
+        """Delete the segments of the file; ask Swift first if a manifest may name them."""
+        # `abandon` waits for the uploads under way, which is why this runs in a worker.
+        names = uploads.abandon()
+        # The names of this process are not all that is below the prefix, or a manifest of ours may stand.
+        if uploads.record.is_inherited or uploads.record.is_in_doubt:
+            self._discard(uploads.record.state(), names)
+            return
+        failures = self._removal.delete_all(names)
+        self._removal.log_unused(failures)
+        if not failures:  # else the next mount finds them by their prefix
+            self._db.end_upload(uploads.record.prefix)
+
+    def _sync(self, sync: Callable[[], None]) -> None:
+        while not self._stopping.wait(SYNC_SECONDS):
+            try:
+                sync()
+            except OSError as error:
+                log.warning("closed files may not survive a power cut: %s", error)
+            if self._removal.is_due():
+                with suppress(RuntimeError):  # the workers have ended: the next mount looks
+                    self._workers.submit(self._removal.look_again)
 
 
 class Backlog:

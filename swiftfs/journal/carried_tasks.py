@@ -20,8 +20,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.scheduler import Scheduler, with_blockers
-from swiftfs.journal.task_states import Cancelled, Waiting
-from swiftfs.journal.tasks import Done, Task, nobody_waits
+from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import MAX_KEY_BYTES, Folder, plain_marker, slash_marker
 

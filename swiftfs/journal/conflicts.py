@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 from swiftfs.errors import NotFound, Unavailable
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.sparse_file import md5_of
-from swiftfs.journal.manifest_copy import ManifestCopier
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.journal.shared_copies import ManifestCopier
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import ObjectStore

@@ -24,12 +24,10 @@ from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.codec import Unreadable, decode, encode
-from swiftfs.journal.older_rows import Executed, OlderRows, RowState
+from swiftfs.journal.older_rows import Executed, OlderRows, RowState, go_back
 from swiftfs.journal.operations import Operation
-from swiftfs.journal.power_cut import go_back
 from swiftfs.journal.reserve import Reserve
-from swiftfs.journal.schema import Statement, open_journal
-from swiftfs.journal.upload_rows import read_unreferenced, upload_changes
+from swiftfs.journal.schema import Statement, open_journal, read_unreferenced, upload_changes
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import boot_id, is_for_want_of_space, reason_of, row_checksum
 

@@ -15,8 +15,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.background_moves import BackgroundMoves, Outcome
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
-from swiftfs.journal.move_evidence import MoveEvidence
-from swiftfs.journal.move_results import CopyKeeper, Moved, RecordMove
+from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
     CreateContainer,

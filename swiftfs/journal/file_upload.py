@@ -19,8 +19,7 @@ from swiftfs.errors import (
 from swiftfs.filecache.block_map import BaseVersion, Snapshot
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, with_stored
-from swiftfs.filecache.segment_put import SegmentPut, results
-from swiftfs.filecache.segment_storer import map_bytes
+from swiftfs.filecache.segment_storer import SegmentPut, map_bytes, results
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.operations import PutFile

@@ -20,7 +20,7 @@ from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
 from swiftfs.journal.merging import coalesce
-from swiftfs.journal.move_results import ShowMoved
+from swiftfs.journal.moves import ShowMoved
 from swiftfs.journal.operations import (
     ANY_VERSION,
     Delete,
@@ -39,9 +39,8 @@ from swiftfs.journal.repairs import Repairs
 from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.sleeping_tasks import SleepingTask
-from swiftfs.journal.task_states import Failure, Waiting
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
-from swiftfs.journal.tasks import Done, MakeDone, Mode, Task, nobody_waits
+from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 

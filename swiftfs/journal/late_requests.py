@@ -30,8 +30,7 @@ from swiftfs.journal.operations import (
     Operation,
     PutSpecial,
 )
-from swiftfs.journal.repair_operations import file_again, headers_again, is_marker, is_special, object_again
-from swiftfs.journal.repairs import Repairs
+from swiftfs.journal.repairs import Repairs, file_again, headers_again, is_marker, is_special, object_again
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below, split

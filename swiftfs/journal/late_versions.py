@@ -1,27 +1,102 @@
-"""The versions that may have to be stored again when a late request overwrites them."""
+"""The versions that may have to be stored again when a late request overwrites them.
 
+Of a file that may be overwritten there is a copy, for some minutes after a request was lost.
+"""
+
+import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import BinaryIO
 
 from cachetools import LRUCache
 
 from swiftfs.concurrency import Rank, new_lock
+from swiftfs.config.cache_dir import new_file
 from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.sparse_file import md5_of, write_all
-from swiftfs.journal.late_copies import LateCopies
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, Ambiguity, AmbiguousRequests, Effect
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
+
+MOST_BYTES = 256 * 1024 * 1024
+"""The size of all copies together. Others are only in the version cache, where they are evicted last."""
+
+PIECE = 1024 * 1024
+
+
+class LateCopies:
+    """The copies in `folder`, which is made when needed. The lock guards what is in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = new_lock(Rank.LATE_COPIES)
+
+    def __contains__(self, version: ObjectVersion) -> bool:
+        return self._path(version).exists()
+
+    def fits(self, size: int) -> bool:
+        """Return whether there is room for a copy of so many bytes."""
+        return self._bytes() + size <= MOST_BYTES
+
+    def put(self, version: ObjectVersion, descriptor: int, size: int) -> None:
+        """Copy the bytes of a file; a writer may change them meanwhile, so a reader checks the MD5."""
+        with self._lock:
+            if not self.fits(size):
+                return
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            path = self._path(version)
+            # Under another name until it is complete: a process may die while it copies.
+            unfinished = path.with_suffix(".new")
+            with os.fdopen(new_file(unfinished), "wb") as file:
+                position = 0
+                while data := os.pread(descriptor, min(PIECE, size - position), position):
+                    position += file.write(data)
+            unfinished.rename(path)
+
+    def reader(self, version: ObjectVersion) -> BinaryIO | None:
+        """Open the copy of a version; return None if there is none."""
+        try:
+            return self._path(version).open("rb")
+        except FileNotFoundError:
+            return None
+
+    def drop(self, version: ObjectVersion) -> None:
+        """Delete the copy of a version, if there is one."""
+        with self._lock, suppress(OSError):  # what stays is deleted by the next mount
+            self._path(version).unlink(missing_ok=True)
+            self._folder.rmdir()  # succeeds when nothing is left
+
+    def sweep(self, wanted: Iterable[ObjectVersion]) -> None:
+        """Delete all copies but those of these versions."""
+        if not self._folder.exists():
+            return
+        names = {self._path(version).name for version in wanted}
+        with self._lock, suppress(OSError):  # what stays is deleted the next time
+            for path in self._folder.iterdir():
+                if path.name not in names:
+                    path.unlink(missing_ok=True)
+            self._folder.rmdir()  # succeeds when nothing is left
+
+    def _bytes(self) -> int:
+        if not self._folder.exists():
+            return 0
+        return sum(path.stat().st_size for path in self._folder.iterdir())
+
+    def _path(self, version: ObjectVersion) -> Path:
+        text = "\0".join((version.name.container, version.name.key, version.etag))
+        return self._folder / hashlib.sha256(text.encode()).hexdigest()
+
 
 COPY_BYTES = 1024 * 1024
 

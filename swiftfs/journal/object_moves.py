@@ -13,12 +13,20 @@ from itertools import islice
 
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, StoreError, os_error
-from swiftfs.journal.move_evidence import MoveEvidence
-from swiftfs.journal.move_items import (
+from swiftfs.journal.moves import (
     EMPTY,
+    KEEPS_NOTHING,
+    CopyKeeper,
+    HandOn,
     InterruptedMove,
+    Moved,
+    MoveEvidence,
     MoveItem,
     NotDeleted,
+    RecordMove,
+    Remnant,
+    Unmoved,
+    all_at_once,
     deletion_of,
     etag_of,
     is_copied,
@@ -26,20 +34,10 @@ from swiftfs.journal.move_items import (
     is_unchanged,
     items_of,
     log_not_deleted,
+    prepare,
     rows_of,
     some,
     version_of,
-)
-from swiftfs.journal.move_results import (
-    KEEPS_NOTHING,
-    CopyKeeper,
-    HandOn,
-    Moved,
-    RecordMove,
-    Remnant,
-    Unmoved,
-    all_at_once,
-    prepare,
 )
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.segment_removal import SegmentRemoval

@@ -1,9 +1,9 @@
-"""Outcomes of attempts: a task is done, tried again, blocked or given up."""
+"""Outcomes of attempts: a task is done, leaves a deletion behind, is tried again, blocked or given up."""
 
 import errno
 import logging
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
@@ -19,6 +19,7 @@ from swiftfs.errors import (
 )
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.merging import attempted, coalesce
+from swiftfs.journal.moves import Remnant
 from swiftfs.journal.operations import (
     Delete,
     Move,
@@ -32,12 +33,150 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.parts import JournalParts
-from swiftfs.journal.refusals import Refusals, complaint
-from swiftfs.journal.task_states import Blocked, Cancelled, Failure, Succeeded, pause_after
-from swiftfs.journal.tasks import Mode, Task
+from swiftfs.journal.task_queue import TaskQueue
+from swiftfs.journal.tasks import (
+    Blocked,
+    Cancelled,
+    Failure,
+    Mode,
+    Retrying,
+    Succeeded,
+    Task,
+    nobody_waits,
+    pause_after,
+)
 from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.paths import Folder, path_below
 
 log = logging.getLogger(__name__)
+
+MOST_KEPT = 10_000
+"""Refusals kept with their reasons; the rest are only counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A task that was given up, and its error; `shown` if the report of a flush has named it."""
+
+    task: Task
+    error: Failure
+    shown: bool = False
+
+    def is_about(self, name: ObjectName) -> bool:
+        """Return whether the change was about the object `name`."""
+        return name in names_of(self.task.operation)
+
+
+class Refusals:
+    """The changes that were given up and not reported yet. The journal's lock guards it."""
+
+    def __init__(self) -> None:
+        self._kept: list[Refusal] = []
+        self._more = self._more_shown = 0
+
+    def __len__(self) -> int:
+        return len(self._kept) + self._more
+
+    def add(self, task: Task, error: Failure) -> None:
+        """Record that a task was given up, except a move or a new folder, whose call raises the error."""
+        if not isinstance(task.operation, Move | MoveFolder | PutMarker):
+            self.keep(task, error)
+
+    def keep(self, task: Task, error: Failure) -> None:
+        """Record a given-up task whose error no call can raise, such as a move of an earlier mount."""
+        if len(self._kept) < MOST_KEPT:
+            self._kept.append(Refusal(task, error))
+        else:
+            self._more += 1
+
+    def kept(self) -> list[Refusal]:
+        """Return the refusals in their order, at most `MOST_KEPT`."""
+        return list(self._kept)
+
+    def forget(self, task: Task) -> None:
+        """Forget a task's refusal: the call that waited for the task raises the error."""
+        self._keep(lambda one: one.task is not task)
+
+    def forget_earlier(self, task: Task) -> None:
+        """Forget refusals of earlier changes of the same kind: this task has replaced them."""
+        if self._kept:
+            names, kind = names_of(task.operation), type(task.operation)
+            self._keep(lambda one: type(one.task.operation) is not kind or not any(map(one.is_about, names)))
+
+    def take(self, name: ObjectName) -> Failure | None:
+        """Return why the oldest refused change of `name` was given up, and forget it."""
+        return self._take(lambda one: one.is_about(name))
+
+    def take_below(self, folder: Folder) -> Failure | None:
+        """Return why the oldest refused change below `folder` was given up, and forget all of them there."""
+
+        def is_below(one: Refusal) -> bool:
+            names = names_of(one.task.operation)
+            return any(Folder(name.container, name.key).is_below(folder) for name in names)
+
+        error = first = self._take(is_below)
+        while first is not None:
+            first = self._take(is_below)
+        return error
+
+    def show(self) -> None:
+        """Record that the report of a flush has named the refusals; they stay until the next flush begins."""
+        self._kept = [Refusal(one.task, one.error, shown=True) for one in self._kept]
+        self._more_shown = self._more
+
+    def forget_shown(self) -> None:
+        """Forget the refusals that the report of an earlier flush has named."""
+        self._more -= self._more_shown
+        self._more_shown = 0
+        self._keep(lambda one: not one.shown)
+
+    def _take(self, fits: Callable[[Refusal], bool]) -> Failure | None:
+        for index, one in enumerate(self._kept):
+            # A move here is an earlier mount's: a caller of fsync(2) in this mount has not asked for it.
+            if fits(one) and not isinstance(one.task.operation, Move | MoveFolder):
+                return self._kept.pop(index).error
+        return None
+
+    def _keep(self, wanted: Callable[[Refusal], bool]) -> None:
+        self._kept = [one for one in self._kept if wanted(one)]
+
+
+def complaint(task: Task, error: Failure) -> str:
+    """Return the log line of a change that was given up."""
+    if isinstance(task.operation, MoveObject):
+        new = task.operation.part_of.renamed(task.path)
+        return f"{task.path}: could not be moved to {new}, and is at its old name again: {error}"
+    done = "deleted" if isinstance(task.operation, Delete) else "changed"
+    return f"{task.path}: could not be {done}: {error}"
+
+
+def remnant_tasks(
+    queue: TaskQueue, path: str, operation: Move | MoveObject | MoveFolder, remnants: Collection[Remnant]
+) -> list[Task]:
+    """Return the tasks that delete the objects that the move of `path` could not, each with its own path."""
+    tasks = []
+    now = monotonic()
+    for deletion, error in remnants:
+        own = _path_of(deletion.name, path, operation)
+        # As if its first attempt had failed: a report shows the reason, and a refusal is not repeated by
+        # itself.
+        state = Retrying(now + pause_after(1), error) if error.retryable else Blocked(error)
+        task = Task(queue.next_seq(), own, deletion, nobody_waits, now, state, ambiguous=True, attempts=1)
+        log.warning("%s was moved, but the old object stays until Swift deletes it: %s", own, error)
+        tasks.append(task)
+    return tasks
+
+
+def _path_of(name: ObjectName, path: str, operation: Move | MoveObject | MoveFolder) -> str:
+    """Return the path of an object that moves with `path`; of one at the target, its key as a path."""
+    if name == operation.source or (isinstance(operation, MoveFolder) and name in dict(operation.markers)):
+        return path
+    if isinstance(operation, MoveFolder) and f"{name}".startswith(
+        f"{operation.container}/{operation.source}"
+    ):
+        return path_below(path, name.key.removeprefix(operation.source))
+    return f"/{name.key}"
+
 
 MOST_STORED = 10_000
 """Objects whose last stored ETag is remembered."""

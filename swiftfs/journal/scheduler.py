@@ -7,14 +7,11 @@ from dataclasses import replace
 from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.move_items import etag_of
-from swiftfs.journal.move_results import KEEPS_NOTHING, PlannedMove, Remnant
+from swiftfs.journal.moves import KEEPS_NOTHING, PlannedMove, Remnant, etag_of
 from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
-from swiftfs.journal.outcomes import Outcomes
+from swiftfs.journal.outcomes import Outcomes, remnant_tasks
 from swiftfs.journal.parts import JournalParts
-from swiftfs.journal.remnants import remnant_tasks
-from swiftfs.journal.task_states import Waiting
-from swiftfs.journal.tasks import Task, nobody_waits
+from swiftfs.journal.tasks import Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
 
 MOVES = 250

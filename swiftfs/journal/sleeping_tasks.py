@@ -13,8 +13,7 @@ from weakref import WeakValueDictionary
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.operations import PutFile
-from swiftfs.journal.task_states import Retrying, State, Waiting
-from swiftfs.journal.tasks import Task
+from swiftfs.journal.tasks import Retrying, State, Task, Waiting
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 from swiftfs.store.object_meta import MetaValues, ObjectMeta

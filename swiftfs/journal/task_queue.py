@@ -18,8 +18,7 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.sleeping_tasks import SleepingTask, SleepingTasks, can_sleep
-from swiftfs.journal.task_states import Failure, Retrying, State, Waiting
-from swiftfs.journal.tasks import NONE, Task
+from swiftfs.journal.tasks import NONE, Failure, Retrying, State, Task, Waiting
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, parent_markers
 from swiftfs.store.moved_view import MovedNames

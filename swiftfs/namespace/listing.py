@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from swiftfs.namespace.entry import Defaults, Entry, entries_of, is_slash_marker
-from swiftfs.namespace.packed_entry import Shown, unpacked
+from swiftfs.namespace.entry import Defaults, Entry, Shown, entries_of, is_slash_marker, unpacked
 from swiftfs.objects import Page, Row
 from swiftfs.paths import Folder, unescape
 

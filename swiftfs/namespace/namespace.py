@@ -23,9 +23,8 @@ from swiftfs.namespace.entry import (
 from swiftfs.namespace.folder_moves import FolderMoves
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
-from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
+from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings, PageLimit
 from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore, SharedState
-from swiftfs.namespace.page_limit import PageLimit
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape

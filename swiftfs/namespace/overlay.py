@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from swiftfs.concurrency import Lock, monotonic
-from swiftfs.namespace.entry import Entry, folder_inode, is_implied, moved_entry
+from swiftfs.namespace.entry import Entry, Shown, folder_inode, is_implied, moved_entry, packed, unpacked
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import Listings
-from swiftfs.namespace.packed_entry import Shown, packed, unpacked
 from swiftfs.paths import Folder, escape
 
 LISTING_LAG = 300.0

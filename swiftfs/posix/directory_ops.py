@@ -12,9 +12,8 @@ from swiftfs.journal.operations import CreateContainer, Delete, DeleteContainer,
 from swiftfs.namespace.entry import Entry, folder_inode
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectName
 from swiftfs.paths import Folder, join, plain_marker, slash_marker, split
-from swiftfs.posix.new_owner import in_folder
 from swiftfs.posix.pending import PendingChanges
-from swiftfs.posix.services import Services
+from swiftfs.posix.services import Services, in_folder
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
 

@@ -15,11 +15,10 @@ from swiftfs.filecache.cached_file import Fill
 from swiftfs.journal.operations import PutSpecial
 from swiftfs.namespace.entry import Entry, inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan
-from swiftfs.posix.new_owner import in_folder
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
-from swiftfs.posix.services import Services
+from swiftfs.posix.services import Services, in_folder
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
 

@@ -21,8 +21,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
-from swiftfs.journal.task_states import Failure
-from swiftfs.journal.tasks import Done, Mode, nobody_waits
+from swiftfs.journal.tasks import Done, Failure, Mode, nobody_waits
 from swiftfs.namespace.entry import Defaults, Entry, folder_inode, implied_entry, inode_of
 from swiftfs.namespace.overlay import PendingChange
 from swiftfs.objects import ObjectInfo, ObjectName, Row

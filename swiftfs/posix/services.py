@@ -1,6 +1,7 @@
-"""What the modules of posix/ share."""
+"""What the modules of posix/ share: the parts of the mount, and who owns a new file."""
 
-from dataclasses import dataclass
+import stat
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swiftfs.config.options import Options
@@ -10,7 +11,8 @@ from swiftfs.journal.journal import Journal
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.namespace.namespace import Namespace
-from swiftfs.paths import Source
+from swiftfs.objects import Caller
+from swiftfs.paths import Source, split
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.store.protocol import ObjectStore
 
@@ -33,3 +35,21 @@ class Services:
     source: Source
     open_files: OpenFiles
     inodes: Inodes
+
+
+def in_folder(namespace: Namespace, path: str, mode: int, caller: Caller) -> tuple[int, Caller]:
+    """Return the mode and the owner of what a call makes at `path`, as inode_init_owner() of Linux does.
+
+    The kernel leaves that to file systems. It has just looked up the folder, so this asks Swift for nothing.
+    """
+    try:
+        folder = namespace.lookup(split(path)[0]).attributes
+    except FileNotFoundError:  # another client has deleted its marker
+        return mode, caller
+    if not folder.mode & stat.S_ISGID:
+        return mode, caller
+    if stat.S_ISDIR(mode):
+        mode |= stat.S_ISGID
+    elif folder.gid != caller.gid and caller.uid != 0:
+        mode &= ~stat.S_ISGID  # nobody may make a program that runs with a group that is not theirs
+    return mode, replace(caller, gid=folder.gid)

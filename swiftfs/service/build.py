@@ -15,15 +15,14 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.late_requests import Watch
-from swiftfs.journal.manifest_copy import ManifestCopier
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.recent_changes import RecentChanges
 from swiftfs.journal.report import progress
+from swiftfs.journal.schema import sent_change
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
-from swiftfs.journal.shared_copies import SharedCopies
+from swiftfs.journal.shared_copies import ManifestCopier, SharedCopies
 from swiftfs.journal.tasks import Mode
-from swiftfs.journal.upload_rows import sent_change
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher

@@ -2,16 +2,39 @@
 
 import logging
 import re
+import uuid
 from dataclasses import replace
 
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreError, Unavailable
+from swiftfs.objects import ObjectName
+from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest
 from swiftfs.service.logging import TOLD
-from swiftfs.service.write_access import may_write
 from swiftfs.store import ConnectedAccount, deadline
+from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
+
+
+def may_write(store: ObjectStore, source: Source) -> bool:
+    """Return whether objects of `source` may be changed: by one DELETE of a name that does not exist.
+
+    Swift checks the permission before it looks for the object, so it answers 403 to readers and 404 to
+    writers. Unknown cases (a whole account, an outage) count as allowed: the failing operation will report
+    it.
+    """
+    if source.is_account:
+        return True
+    try:
+        store.delete(ObjectName(source.container, f"{source.prefix}.swiftfs-{uuid.uuid4().hex}"))
+    except AccessDenied as error:
+        log.debug("%s may only be read: %s", source, error)
+        return False
+    except StoreError as error:
+        log.debug("cannot find out whether %s is writable: %s", source, error)
+    return True
+
 
 WRITE_SECONDS = 4.0
 """How long it may take to find out whether the source is writable: whoever mounts waits for it."""

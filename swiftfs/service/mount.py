@@ -25,9 +25,8 @@ from swiftfs.service.build import MountRequest, build
 from swiftfs.service.first_requests import as_allowed, begin
 from swiftfs.service.logging import HEADING
 from swiftfs.service.monitoring import Monitoring
+from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import check_mountpoint
-from swiftfs.service.name_mover import NameMover
-from swiftfs.service.page_dropper import PageDropper
 from swiftfs.service.signals import SignalWatch, Termination, block_signals, end_loop, log_state
 from swiftfs.service.systemd import notify
 from swiftfs.store import ConnectedAccount, MayRead, connect

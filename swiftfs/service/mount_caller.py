@@ -1,13 +1,24 @@
-"""Calls in the mount that this process serves, made by a process of its own."""
+"""Calls in the mount that this process serves, made by a process of its own.
 
+They move the names of replaced files away, and make the kernel drop pages with wrong bytes.
+"""
+
+import errno
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from swiftfs.concurrency import new_thread
 from swiftfs.paths import beside_hidden, split
+from swiftfs.posix.replaced_files import Move, ReplacedFiles
+from swiftfs.posix.wrong_pages import WrongPages
+
+log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("mount_calls.py")
 
@@ -89,3 +100,95 @@ def _beside_root(path: str) -> str:
     """Return the path by which the kernel knows `path`: see `ControlDirFS`."""
     _, name, *rest = path.split("/", 2)
     return "/".join(["", beside_hidden(name), *rest])
+
+
+ATTEMPTS = 3
+"""How often a move is tried: its path may change meanwhile."""
+
+
+class NameMover:
+    """Makes the moves that `replaced` asks for, by another process, which begins with the first move."""
+
+    def __init__(self, replaced: ReplacedFiles, mountpoint: Path) -> None:
+        self._replaced = replaced
+        self._caller = MountCaller(mountpoint)
+        self._thread = new_thread(self._run, "replaced files")
+
+    def start(self, device: int) -> None:
+        """Begin, now that the mount on `device` answers."""
+        self._caller.mounted(device)
+        self._replaced.serve()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and the process: the mount is gone."""
+        self._replaced.stop()
+        # The thread may wait for its answer.
+        self._caller.kill()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while (move := self._replaced.next_move()) is not None:
+                self._make(move)
+        finally:
+            self._caller.end()
+
+    def _make(self, move: Move) -> None:
+        number, path = errno.EIO, move.path
+        for _ in range(ATTEMPTS):
+            if not self._replaced.is_asked(move):
+                return
+            path, alias = names = self._replaced.names(move)
+            try:
+                # At once, and not when the new name is removed too.
+                moved = partial(self._replaced.end_move, move, is_moved=True)
+                number = self._caller.call(path, alias, moved)
+            except (OSError, ValueError) as error:
+                log.info("the process that moves names has ended: %s", error)
+                self._caller.end()
+                continue
+            if number == 0 or names == self._replaced.names(move):
+                break
+        if number and self._replaced.is_asked(move):
+            reason = os.strerror(number)
+            log.info("%s: the older version, which a program has open, keeps its name: %s", path, reason)
+        self._replaced.end_move(move, is_moved=number == 0)
+
+
+class PageDropper:
+    """Opens the files of `wrong_pages`, by another process: the kernel drops their pages at that."""
+
+    def __init__(self, wrong_pages: WrongPages, mountpoint: Path) -> None:
+        self._wrong_pages = wrong_pages
+        self._caller = MountCaller(mountpoint)
+        self._thread = new_thread(self._run, "wrong pages")
+
+    def start(self, device: int) -> None:
+        """Begin, now that the mount on `device` answers."""
+        self._caller.mounted(device)
+        self._wrong_pages.serve()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and the process: the mount is gone."""
+        self._wrong_pages.stop()
+        # The thread may wait for its answer.
+        self._caller.kill()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (file := self._wrong_pages.next_file()) is not None:
+            path, number = file.known_as, errno.EIO
+            try:
+                number = self._caller.call(path, "", lambda: None)
+            except (OSError, ValueError) as error:
+                log.info("the process that opens files has ended: %s", error)
+            finally:
+                # It is rarely needed.
+                self._caller.end()
+            if number:
+                reason = os.strerror(number)
+                log.info("%s: the kernel may keep wrong bytes until the next open: %s", path, reason)

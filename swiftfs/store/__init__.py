@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from swiftfs.objects import Limits
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
-from swiftfs.store.counters import Counters
 from swiftfs.store.first_login import log_in
 from swiftfs.store.foreign_manifests import MayRead
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
 from swiftfs.store.swift_store import SwiftStore
+from swiftfs.store.transport import Counters
 
 __all__ = [
     "PATIENT",

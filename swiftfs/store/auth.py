@@ -22,9 +22,8 @@ from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
 from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, TimedOut, Unavailable, printable
 from swiftfs.store.clouds import find_cloud, open_session
 from swiftfs.store.error_map import causes_of, reason
-from swiftfs.store.login_adapter import ForeignServer, guard_logins
+from swiftfs.store.login_adapter import BadUrl, ForeignServer, as_sent, guard_logins
 from swiftfs.store.retry import remaining
-from swiftfs.store.urls import BadUrl, as_sent
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,11 @@
 """How logins are sent: within limits of time and size, and never to another server than the one named."""
 
 import logging
+import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from keystoneauth1.identity.generic import BaseGenericPlugin
@@ -14,7 +15,47 @@ from keystoneauth1.session import Session
 from swiftfs.errors import printable
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import LimitedAdapter, Limits, limited
-from swiftfs.store.urls import BadUrl, Origin, as_sent, origin, server_of
+
+
+class BadUrl(ValueError):
+    """A URL to which nothing can be sent; the message says so in a line."""
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+Origin = tuple[str, str, int]
+"""Scheme, host and port (RFC 6454): what one server is."""
+
+
+def as_sent(url: str) -> str:
+    """Return a URL as requests sends it; raise `BadUrl` for one that it cannot send.
+
+    Parsers disagree on odd URLs: in `http://a\\@b/` urllib.parse sees the host b, and urllib3 connects to a.
+    In the URL that this returns, all of them see the server that gets the request.
+    """
+    bad = BadUrl(f"{printable(url[:100])} is no valid URL")
+    if _CONTROL.search(url):  # urllib.parse removes some of them
+        raise bad
+    try:
+        sent = requests.Request("GET", url).prepare().url or ""
+        # requests leaves the URLs of other schemes unchanged.
+        urlsplit(sent).port  # noqa: B018
+    except ValueError:
+        raise bad from None
+    return sent
+
+
+def origin(url: str) -> Origin:
+    """Return the origin of a URL; raise `BadUrl` as `as_sent` does."""
+    parts = urlsplit(as_sent(url))
+    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+
+
+def server_of(url: str) -> str:
+    """Return the part of a URL that names its server, without a user or password, for a message."""
+    parts = urlsplit(as_sent(url))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
 
 LOGIN_SECONDS = 5.0
 """Longest silence of the authentication server, and the longest time for its headers and for its body: a

@@ -26,13 +26,12 @@ from swiftfs.errors import (
 )
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.auth import Account
-from swiftfs.store.counters import Counters
 from swiftfs.store.deletion import Deletion
 from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
-from swiftfs.store.transport import Answer, Transport
+from swiftfs.store.transport import Answer, Counters, Transport
 from swiftfs.store.wire.info import INFO_BYTES, UNKNOWN, read_limits
 from swiftfs.store.wire.listings import listing_query, read_containers, read_page
 from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire, named_objects

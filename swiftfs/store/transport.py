@@ -1,24 +1,75 @@
-"""Sends requests: leases a connection, adds the token, counts, and turns failures into `StoreError`s."""
+"""Sends requests: leases a connection, adds the token, counts, and turns failures into `StoreError`s.
 
+Requests are counted by class, because providers charge for each of them.
+"""
+
+import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import requests
 
-from swiftfs.concurrency import may_block, monotonic
+from swiftfs.concurrency import Rank, may_block, monotonic, new_lock
 from swiftfs.errors import Corrupt, StoreError, TimedOut
-from swiftfs.objects import Count
+from swiftfs.objects import Count, Counts
 from swiftfs.store.auth import Account
-from swiftfs.store.counters import Counters
 from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
 from swiftfs.store.pool import Connection, ConnectionPool
 from swiftfs.store.request import ANSWER_SECONDS, LONGEST_WORK_SECONDS, Request
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import Limits
 from swiftfs.store.wire.object_headers import content_length, lower_name, text_of
+
+
+class Counters:
+    """Counts requests; may be used from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = new_lock(Rank.COUNTERS)
+        self._classes: dict[str, Count] = {}
+        self._numbers = itertools.count()
+        self._bodies: dict[int, tuple[str, int]] = {}
+
+    def add(self, name: str, count: Count) -> None:
+        """Add `count` to the class `name`."""
+        with self._lock:
+            self._classes[name] = self._classes.get(name, Count()) + count
+
+    def snapshot(self) -> Counts:
+        """Return the counts so far."""
+        with self._lock:
+            return Counts(MappingProxyType(dict(self._classes)))
+
+    @contextmanager
+    def body(self, name: str) -> Iterator[Callable[[int], None]]:
+        """Provide a function that counts the bytes sent of a body to the object `name` (`container/key`).
+
+        The context ends when the request was answered or has failed.
+        """
+        number, sent = next(self._numbers), 0
+
+        def count(size: int) -> None:
+            nonlocal sent
+            sent += size
+            with self._lock:
+                self._bodies[number] = (name, sent)
+
+        try:
+            yield count
+        finally:
+            with self._lock:
+                self._bodies.pop(number, None)
+
+    def under_way(self, name: str) -> int:
+        """Return the bytes sent of bodies not answered yet: to `name`, or below it if it ends with `/`."""
+        with self._lock:
+            bodies = list(self._bodies.values())
+        return sum(sent for to, sent in bodies if to == name or (name.endswith("/") and to.startswith(name)))
+
 
 CHUNK_BYTES = 256 * 1024
 

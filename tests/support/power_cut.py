@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.harness import copy_live
-from swiftfs.journal import database, salvage, upkeep
+from swiftfs.journal import backlog, database, salvage
 from swiftfs.journal.database import JournalDB
 from swiftfs.posix.filesystem import FileSystem
 
@@ -27,7 +27,7 @@ class Disk:
         self._synced = folder / "synced"
         self._left = folder / "left"
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(upkeep, "SYNC_SECONDS", 1000.0)
+        monkeypatch.setattr(backlog, "SYNC_SECONDS", 1000.0)
         monkeypatch.setattr(database, "synchronize", self._sync_files)
         monkeypatch.setattr(database, "_sync_data", self._sync_journal)
 

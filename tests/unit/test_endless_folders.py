@@ -71,7 +71,7 @@ def namespace_of(store: MemoryStore, source: str = "box") -> Iterator[Namespace]
 
 @pytest.mark.parametrize("source", ["box", "box/prefix", ""])
 def test_a_folder_without_an_end(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    monkeypatch.setattr("swiftfs.namespace.page_limit.FOLDER_BYTES", 20 * ROWS * (24 + 8))
+    monkeypatch.setattr("swiftfs.namespace.listing_fetcher.FOLDER_BYTES", 20 * ROWS * (24 + 8))
     store = EndlessStore("box")
     with namespace_of(store, source) as namespace:
         with pytest.raises(FolderTooLarge):
@@ -87,7 +87,7 @@ def test_a_folder_of_the_largest_size_is_read(monkeypatch: pytest.MonkeyPatch) -
         store.put(ObjectName("box", f"{SUBDIR}/{name}"), b"", Headers("text/plain"))
     taken = sum(24 + len(name.encode()) for name in names)
     for limit, fits in ((taken, True), (taken - 1, False)):
-        monkeypatch.setattr("swiftfs.namespace.page_limit.FOLDER_BYTES", limit)
+        monkeypatch.setattr("swiftfs.namespace.listing_fetcher.FOLDER_BYTES", limit)
         with namespace_of(store) as namespace:
             pages = [store.list_page("box", prefix=f"{SUBDIR}/", delimiter="/")]
             limited = namespace.page_limit.pages(Folder("box", f"{SUBDIR}/"), pages)

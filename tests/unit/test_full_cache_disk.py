@@ -12,7 +12,7 @@ from support.harness import harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body, foreign, keys
-from swiftfs.journal import task_states
+from swiftfs.journal import tasks
 from swiftfs.journal.database import JournalDB
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -23,7 +23,7 @@ def test_an_upload_that_a_full_disk_stopped_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Nobody needs to run `swiftfs retry` when there is space again."""
-    monkeypatch.setattr(task_states, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(tasks, "FIRST_PAUSE", 0.05)
     store, failures = MemoryStore("box"), [number, number]
 
     def hook(method: str, _subject: str) -> None:
@@ -84,7 +84,7 @@ def test_a_deletion_that_a_full_disk_stopped_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was parked as an unexpected error."""
-    monkeypatch.setattr(task_states, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(tasks, "FIRST_PAUSE", 0.05)
     store, failures, sync = MemoryStore("box"), [errno.ENOSPC], JournalDB.sync_older
     foreign(store, "file", b"data")
 

@@ -13,9 +13,9 @@ from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied
 from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.journal.backlog import Upkeep
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete
-from swiftfs.journal.upkeep import Upkeep
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 

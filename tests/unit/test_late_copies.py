@@ -11,7 +11,7 @@ from support.late_store import OPTIONS, LateStore, late, look, settle, store_fil
 from support.noise import OLD
 from support.stored_objects import body, foreign, keys, ten_minutes_later
 from swiftfs.errors import StoreError
-from swiftfs.journal.move_results import Unmoved
+from swiftfs.journal.moves import Unmoved
 from swiftfs.journal.operations import MovedObject, MoveFolder
 from swiftfs.posix.filesystem import FileSystem
 

@@ -30,7 +30,7 @@ from support.late_store import (
 )
 from support.stored_objects import NEVER, body, keys, refuse
 from swiftfs.errors import AccessDenied, Unavailable
-from swiftfs.journal import late_copies, late_requests
+from swiftfs.journal import late_requests, late_versions
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -177,7 +177,7 @@ def test_an_unmount_does_not_wait_long_for_a_running_check(
 def test_the_newer_version_is_evicted_last(
     store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(late_copies, "MOST_BYTES", 0)
+    monkeypatch.setattr(late_versions, "MOST_BYTES", 0)
     newer = os.urandom(500_000)
     with harness(store, tmp_path, "settle=0.01") as filesystem:
         filesystem.services.file_cache.limit = 2 * MIB

@@ -15,14 +15,13 @@ from support.memory_store import MemoryStore
 from support.noise import noise
 from support.upload_rig import MIB, PLAIN, Writer
 from swiftfs.errors import ChangedDuringUpload
-from swiftfs.filecache.backlog import NoBacklog
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.segment_put import place_of
-from swiftfs.filecache.segment_storer import map_bytes
+from swiftfs.filecache.segment_storer import map_bytes, place_of
 from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.uses import NoBacklog
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Body, Headers
 

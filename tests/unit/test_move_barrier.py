@@ -15,10 +15,10 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys
 from swiftfs.errors import AccessDenied
-from swiftfs.journal.move_results import Unmoved
+from swiftfs.journal.moves import Unmoved
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.posix.rename_barrier import RenameBarrier
+from swiftfs.posix.open_files import RenameBarrier
 
 SHORT = 0.05
 """Seconds after which a call that has not returned counts as waiting."""

@@ -15,7 +15,7 @@ from support.moves import object_moves
 from support.stored_objects import body, foreign, keys
 from swiftfs.errors import AccessDenied, Unavailable, errno_of
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.move_results import KEEPS_NOTHING, Unmoved
+from swiftfs.journal.moves import KEEPS_NOTHING, Unmoved
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MovedObject, MoveFolder
 from swiftfs.objects import Page

@@ -15,8 +15,7 @@ from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.operations import Delete
-from swiftfs.journal.task_states import Waiting
-from swiftfs.journal.tasks import Task
+from swiftfs.journal.tasks import Task, Waiting
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swiftfs.attributes import Stored
-from swiftfs.namespace.entry import Entry
-from swiftfs.namespace.packed_entry import PackedEntry, packed, unpacked
+from swiftfs.namespace.entry import Entry, PackedEntry, packed, unpacked
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.store.object_meta import ObjectMeta
 

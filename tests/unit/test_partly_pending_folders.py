@@ -25,7 +25,7 @@ from support.memory_store import MemoryStore
 from support.refused_changes import flush, refuse
 from support.stored_objects import foreign, keys
 from swiftfs.errors import AccessDenied, StoreError
-from swiftfs.journal.move_results import Unmoved
+from swiftfs.journal.moves import Unmoved
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 

@@ -14,7 +14,7 @@ from support.memory_store import MemoryStore
 from support.noise import noise
 from support.stored_objects import NEVER, body, foreign, keys, segments_of
 from swiftfs.errors import AccessDenied, QuotaExceeded, Unavailable
-from swiftfs.journal import task_states
+from swiftfs.journal import tasks
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.tasks import Task
@@ -185,7 +185,7 @@ def test_a_flush_does_not_wait_for_the_pause_of_a_file_that_was_cut_during_its_u
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, asked: str
 ) -> None:
     """The upload that the cut spoils still runs when everything is made due."""
-    monkeypatch.setattr(task_states, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(tasks, "FIRST_PAUSE", 1000.0)
     gate = Gate(store, None)
     progress = (lambda _left: gate.open.set()) if asked == "unmount" else (lambda _left: None)
     with harness(store, tmp_path, f"{SOON},drain=30", progress=progress) as filesystem:

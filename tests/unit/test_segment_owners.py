@@ -13,7 +13,7 @@ from support.harness import ME, change, harness, write
 from support.memory_store import MemoryStore
 from support.stored_objects import body, segments
 from swiftfs.filecache.segment_container import LONGEST_KEY, is_segment_of
-from swiftfs.journal import database, upkeep
+from swiftfs.journal import backlog, database
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.objects import Manifest, ObjectName, Segment
@@ -366,7 +366,7 @@ def test_nobody_waits_for_the_disk_to_learn_whose_a_segment_is(
 
 def test_a_deletion_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power cut would leave segments to `gc`, and no more."""
-    monkeypatch.setattr(upkeep, "SYNC_SECONDS", 1000.0)
+    monkeypatch.setattr(backlog, "SYNC_SECONDS", 1000.0)
     synced: list[Path] = []
     store = store_of()
     with harness(store, tmp_path, OPTIONS) as filesystem:

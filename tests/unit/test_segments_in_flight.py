@@ -14,9 +14,9 @@ from support.stored_objects import keys, named_segments, segments, ten_minutes_l
 from swiftfs.errors import TimedOut
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.manifest_copy import ManifestCopier
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.journal.shared_copies import ManifestCopier
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 

@@ -22,8 +22,7 @@ from swiftfs.journal.codec import encode
 from swiftfs.journal.operations import Delete, PutFile
 from swiftfs.journal.sleeping_tasks import SleepingTask, can_sleep
 from swiftfs.journal.task_queue import TaskQueue
-from swiftfs.journal.task_states import Blocked, Failure, Retrying, Running, Waiting
-from swiftfs.journal.tasks import Task, nobody_waits
+from swiftfs.journal.tasks import Blocked, Failure, Retrying, Running, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem

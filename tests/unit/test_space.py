@@ -15,11 +15,11 @@ from support.memory_store import MemoryStore
 from support.noise import noise
 from support.upload_rig import MIB
 from swiftfs.errors import Unavailable
-from swiftfs.filecache.backlog import NoBacklog
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.uses import NoBacklog
 from swiftfs.objects import ObjectName
 
 EVERYTHING = 2**40

@@ -6,20 +6,21 @@ import pytest
 
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.uses import Uses
-from swiftfs.journal import task_states
+from swiftfs.journal import tasks
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.task_queue import TaskQueue
-from swiftfs.journal.task_states import (
+from swiftfs.journal.tasks import (
     Blocked,
     Cancelled,
     Retrying,
     Running,
     State,
     Succeeded,
+    Task,
     Waiting,
+    nobody_waits,
     pause_after,
 )
-from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.store.moved_view import MovedNames
 
@@ -110,7 +111,7 @@ def test_pauses_double_and_stay_at_the_longest_in_an_outage_of_any_length(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An outage of a week is 10,000 attempts, and 2 to that power is no float."""
-    monkeypatch.setattr(task_states, "FIRST_PAUSE", 1.0)
-    monkeypatch.setattr(task_states, "LONGEST_PAUSE", 30.0)
+    monkeypatch.setattr(tasks, "FIRST_PAUSE", 1.0)
+    monkeypatch.setattr(tasks, "LONGEST_PAUSE", 30.0)
     assert [pause_after(attempts) for attempts in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
     assert pause_after(10_000) == 30

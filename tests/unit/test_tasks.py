@@ -6,8 +6,7 @@ from swiftfs.attributes import Stored
 from swiftfs.filecache.uses import Uses
 from swiftfs.journal.operations import Delete, Operation, PutMarker, PutSpecial
 from swiftfs.journal.task_queue import TaskQueue
-from swiftfs.journal.task_states import Blocked, Waiting
-from swiftfs.journal.tasks import Task, nobody_waits
+from swiftfs.journal.tasks import Blocked, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.store.moved_view import MovedNames
 from swiftfs.store.object_meta import ObjectMeta

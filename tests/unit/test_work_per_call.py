@@ -17,8 +17,8 @@ from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.cache import CachedFileFactory
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.patch_plan import plan
-from swiftfs.filecache.progress import sent_bytes
 from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.journal.report import sent_bytes
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 

@@ -1,14 +1,19 @@
-"""The objects of a move, and whether each is still the version that moves."""
+"""The objects of a move: is each the version that moves, and what has the move done or left behind?"""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import md5
+from typing import Protocol
 
 from swiftfs.attributes import NS, decode_type, parse_last_modified
-from swiftfs.journal.operations import Delete, MovedObject, MoveFolder
+from swiftfs.errors import NotFound, StoreError, errno_of
+from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder, MoveObject
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, Row
+from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
+from swiftfs.store.protocol import Headers
 
 log = logging.getLogger(__name__)
 
@@ -198,3 +203,122 @@ def log_not_deleted(items: Sequence[MoveItem]) -> None:
         )
     if absent:
         log.info("%s was deleted while it was moved", some([item.source for item in absent]))
+
+
+Remnant = tuple[Delete, StoreError]
+"""The deletion of a source that failed after the copy, and its error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a move that was carried out has left; of a folder's, the old rows of what listings showed.
+
+    Some may be of objects that another client has deleted meanwhile. If the objects of a folder are to move
+    in the background, nothing was moved, and `later` are their moves.
+    """
+
+    remnants: list[Remnant]
+    rows: tuple[Row, ...] = ()
+    later: Sequence["PlannedMove"] = ()
+
+
+PlannedMove = tuple[str, MoveObject]
+"""The move of one object, and the path of what it moves."""
+
+HandOn = Callable[[MoveFolder, Sequence[MoveItem]], Sequence[PlannedMove]]
+"""Returns the moves of a folder's objects that are made later, none if all are to be made at once."""
+
+
+def all_at_once(_operation: MoveFolder, _items: Sequence[MoveItem]) -> Sequence[PlannedMove]:
+    """Return that nothing is moved later: a `HandOn`."""
+    return ()
+
+
+ShowMoved = Callable[[str, Move | MoveFolder, Sequence[Row]], str | None]
+"""Shows in the mount that a path was moved, with the rows of `Moved`; returns the new path of a folder."""
+
+RecordMove = Callable[[MoveFolder], None]
+"""Records the operation: with all objects that it moves before the first copy, or as `undone`."""
+
+
+class CopyKeeper(Protocol):
+    """Keeps the copies of a move that a lost request may still destroy."""
+
+    def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
+        """Get the bytes of an object that is about to be copied; raise `StoreError` or `OSError`.
+
+        `etag` is that of its version, "" while it is unknown.
+        """
+
+    def keep_copies(self, copies: Collection[ObjectName]) -> None:
+        """Keep what was copied just now, while the sources still exist."""
+
+
+class KeepsNothing:
+    """The `CopyKeeper` where nobody looks for what lost requests have done."""
+
+    def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
+        """Do nothing."""
+
+    def keep_copies(self, copies: Collection[ObjectName]) -> None:
+        """Do nothing."""
+
+
+KEEPS_NOTHING = KeepsNothing()
+
+
+class Unmoved(StoreError):
+    """A folder was not moved because of `cause`; copies of its objects may be `left` at the target."""
+
+    def __init__(self, cause: BaseException, left: tuple[Delete, ...] = ()) -> None:
+        super().__init__(f"the folder was not moved: {cause}")
+        self.errno = errno_of(cause)
+        self.left = left
+
+
+def prepare(items: Iterable[MoveItem], keeper: CopyKeeper) -> None:
+    """Get the bytes that lost requests may destroy at the targets of a folder's move; raise `Unmoved`."""
+    try:
+        for item in items:
+            with suppress(NotFound):  # the copy will tell
+                keeper.prepare_copy(item.source, item.target, item.etag)
+    except (StoreError, OSError) as error:
+        raise Unmoved(error) from error
+
+
+class MoveEvidence:
+    """Tells `ambiguous` what stands where a request of the process that died may be carried out late."""
+
+    def __init__(self, ambiguous: AmbiguousRequests) -> None:
+        self._ambiguous = ambiguous
+
+    def __contains__(self, name: ObjectName) -> bool:
+        """Return whether a lost request about a name is watched."""
+        return name in self._ambiguous
+
+    def found(
+        self,
+        name: ObjectName,
+        info: ObjectInfo | None,
+        copy_of: ObjectName | None = None,
+        etag: str | None = None,
+    ) -> None:
+        """Tell what stands where a request of the process that died may be carried out late.
+
+        It is the copy of an object if it has this `etag`, or if that is None.
+        """
+        effect = GONE
+        if info is not None:
+            source = copy_of if etag in (None, info.version.etag) else None
+            headers = None if info.is_slo else Headers.of(info)  # they are fetched with the manifest
+            effect = Effect("put", info.version.etag, headers, source=source)
+        self._ambiguous.done(name, lambda: effect)
+
+    def found_rows(self, source: ObjectName, here: Row | None, target: ObjectName, there: Row | None) -> None:
+        """Tell what listings show at both places of an object; what is absent at the target may come."""
+        stands = GONE if here is None else Effect("put", etag_of(here))
+        self._ambiguous.done(source, lambda: stands)
+        if there is not None:
+            is_copy = here is None or here.hash == there.hash
+            copy = Effect("put", etag_of(there), source=source if is_copy else None)
+            self._ambiguous.done(target, lambda: copy)
