@@ -22,7 +22,6 @@ from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.moves import ShowMoved
 from swiftfs.journal.operations import (
-    ANY_VERSION,
     Delete,
     Move,
     MoveFolder,
@@ -116,21 +115,9 @@ class Journal:
         """
         with self._changed:
             self._let_go_of(names_of(operation))
-            waits = self._writer.submit(path, self._with_present_base(operation), done, at_least)
+            waits = self._writer.submit(path, operation, done, at_least)
             self._changed.notify_all()
             return waits
-
-    def _with_present_base(self, operation: Operation) -> Operation:
-        """Return a file's operation with the record of its present base version. Lock held.
-
-        An upload of the file may have ended since the record was made: the version that it names is gone.
-        """
-        cached_file = self._cache.peek(operation.file.file) if isinstance(operation, PutFile) else None
-        if not isinstance(operation, PutFile) or cached_file is None:
-            return operation
-        if cached_file.base == operation.file.base:
-            return operation
-        return replace(operation, file=cached_file.to_record())
 
     def hold(
         self, path: str, deletion: Delete, done: Done = nobody_waits, *, until_closed: bool = False
@@ -303,16 +290,6 @@ class Journal:
             now = monotonic()
             task = Task(self._queue.next_seq(), path, operation, nobody_waits, now, Waiting(now))
             task.done = lambda outcome: None if isinstance(outcome, Exception) else moved(task)
-            if (
-                deletion is not None
-                and isinstance(deletion.operation, Delete)
-                and isinstance(operation, Move)
-            ):
-                # Nothing protects the object that was to be deleted: whatever version is there is replaced,
-                # and its segments are deleted, as the deletion would have done.
-                task.operation = replace(
-                    operation, replaces_large=deletion.operation.is_slo, replaces_etag=ANY_VERSION
-                )
             self._writer.begin_move(task, deletion)
             try:
                 self._scheduler.attempt([task])

@@ -8,8 +8,8 @@ base version any more: the object is the result of its own upload.
 import logging
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import monotonic, unix_time
 from swiftfs.errors import StoreError
@@ -29,7 +29,7 @@ from swiftfs.paths import SEGMENTS_FOLDER
 log = logging.getLogger(__name__)
 
 
-def completed(
+def with_uploads_of_0_1(
     prefixes: Iterable[UnreferencedPrefix], records: Collection[Record], removal: SegmentRemoval
 ) -> list[UnreferencedPrefix]:
     """Return the prefixes, with the file and the manifest of an upload of 0.1 that had succeeded."""
@@ -79,6 +79,16 @@ RECOVERY_SECONDS = 1.0
 """Seconds before the first upload: thousands of them would slow down the start of the mount."""
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How the resumption of a move ends, in one commit: `dropped` are the numbers of dropped records."""
+
+    carried: list[Record]
+    tasks: list[Task]
+    again: Sequence[Record] = ()
+    dropped: Sequence[int] = ()
+
+
 class Recovery:
     """Fills the queue, before anything is executed and before the mount serves files.
 
@@ -111,7 +121,7 @@ class Recovery:
             self._db.finish([record.seq for record in replaced], records)
         with self._changed:
             self._writer.pin_older()
-        prefixes = completed(self._db.uploads(), records, self._executor.removal)
+        prefixes = with_uploads_of_0_1(self._db.uploads(), records, self._executor.removal)
         by_file = {one.file: one for one in prefixes if one.file}
         sent = _manifests_sent(prefixes)
         # What is left of a move that is finished below gets a new number. Numbers of records that were not
@@ -164,52 +174,57 @@ class Recovery:
             self._db.commit([Record(record.seq, record.path, changed)])
             self._db.make_final()
 
-        again: list[Record] = []
-        dropped: list[int] = []
-        given_up = False
-        source, target = operation.source, operation.target
         try:
             moved = self._moved(operation, record_again)
         except StoreError as error:
-            remnants: list[Remnant] = [(deletion, error) for deletion in getattr(error, "left", ())]
-            if error.retryable:
-                # The mount serves files from now on, and programs may delete some at the target. So no later
-                # process may copy them again: it only deletes sources that have their copy.
-                again = [Record(record.seq, record.path, _as_served(operation))]
-                log.warning(
-                    "the interrupted move of %s to %s cannot be finished now: %s", source, target, error
-                )
-            else:
-                log.warning("the interrupted move of %s to %s is given up: %s", source, target, error)
-                self._refuse(record, operation, error)
-                given_up = True
+            end = self._not_finished(record, operation, carried, error)
         else:
-            log.info("the interrupted move of %s to %s is done", source, target)
-            remnants = moved.remnants
-            # Before the record is dropped, as for a change that a task has made.
-            new = None
-            if not _is_handed_on(operation):
-                new = self._show_moved(record.path, operation, moved.rows)
-            elif isinstance(operation, MoveFolder) and operation.background is not None:
-                new = operation.background.new
-            if isinstance(operation, MoveFolder):
-                rename = folder_rename(operation, record.path, new or record.path)
-                dropped = [one.seq for one in carried] if operation.is_handed_on else []
-                carried = [carried_record(one, rename) for one in carried]
-                if operation.is_handed_on:
-                    carried = [replace(one, seq=self._queue.next_seq()) for one in carried]
-        tasks = remnant_tasks(self._queue, record.path, operation, remnants)
-        if given_up:
-            tasks += self._deletions_again(operation)
+            log.info("the interrupted move of %s to %s is done", operation.source, operation.target)
+            end = self._finished(record, operation, carried, moved)
         if self._late is not None:
             self._late.save()  # else a later mount would take moved objects for lost, and store them again
         # One commit, in which deletions come first: `again` has the number that is dropped.
-        self._db.finish([record.seq, *dropped], [*again, *carried, *(task.record() for task in tasks)])
+        tasks = (task.record() for task in end.tasks)
+        self._db.finish([record.seq, *end.dropped], [*end.again, *end.carried, *tasks])
         with self._changed:
-            for task in tasks:
+            for task in end.tasks:
                 task.done = self._make_done(task.path, task.operation)
                 self._queue.add(task)
-        return carried
+        return end.carried
+
+    def _finished(
+        self, record: Record, operation: Move | MoveFolder, carried: list[Record], moved: Moved
+    ) -> _End:
+        tasks = remnant_tasks(self._queue, record.path, operation, moved.remnants)
+        # Before the record is dropped, as for a change that a task has made.
+        new = None
+        if not _is_handed_on(operation):
+            new = self._show_moved(record.path, operation, moved.rows)
+        elif isinstance(operation, MoveFolder) and operation.background is not None:
+            new = operation.background.new
+        if not isinstance(operation, MoveFolder):
+            return _End(carried, tasks)
+        rename = folder_rename(operation, record.path, new or record.path)
+        renamed = [carried_record(one, rename) for one in carried]
+        if not operation.is_handed_on:
+            return _End(renamed, tasks)
+        renamed = [replace(one, seq=self._queue.next_seq()) for one in renamed]
+        return _End(renamed, tasks, dropped=[one.seq for one in carried])
+
+    def _not_finished(
+        self, record: Record, operation: Move | MoveFolder, carried: list[Record], error: StoreError
+    ) -> _End:
+        names = f"{operation.source} to {operation.target}"
+        remnants: list[Remnant] = [(deletion, error) for deletion in getattr(error, "left", ())]
+        tasks = remnant_tasks(self._queue, record.path, operation, remnants)
+        if error.retryable:
+            # The mount serves files from now on, and programs may delete some at the target. So no later
+            # process may copy them again: it only deletes sources that have their copy.
+            log.warning("the interrupted move of %s cannot be finished now: %s", names, error)
+            return _End(carried, tasks, again=[Record(record.seq, record.path, _as_served(operation))])
+        log.warning("the interrupted move of %s is given up: %s", names, error)
+        self._refuse(record, operation, error)
+        return _End(carried, [*tasks, *self._deletions_again(operation)])
 
     def _moved(self, operation: Move | MoveFolder, record: RecordMove) -> Moved:
         """Finish a move, unless its objects have records of their own, which are taken up as tasks."""

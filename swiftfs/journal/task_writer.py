@@ -16,7 +16,9 @@ from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.merging import coalesce, merge_hand_in, merge_while_running
 from swiftfs.journal.older_rows import Executed, file_of
 from swiftfs.journal.operations import (
+    ANY_VERSION,
     Delete,
+    Move,
     Operation,
     PutFile,
     PutSpecial,
@@ -146,6 +148,7 @@ class TaskWriter:
     def submit(self, path: str, operation: Operation, done: Done, at_least: float) -> bool:
         """Record an operation, alone or merged with a waiting one; see `Journal.submit`."""
         self.drop_taken_back(self.held.taken_back(names_of(operation)))
+        operation = self._with_present_base(operation)
         # A second record of the same local file could contradict the first after a crash: see
         # docs/decisions/one-record-a-file.md.
         if isinstance(operation, PutFile) and (holder := self.holder_of(operation)) is not None:
@@ -161,6 +164,18 @@ class TaskWriter:
         else:
             self.drop(tail)
         return merged != ()
+
+    def _with_present_base(self, operation: Operation) -> Operation:
+        """Return a file's operation with the record of its present base version.
+
+        An upload of the file may have ended since the record was made: the version that it names is gone.
+        """
+        cached_file = self._cache.peek(operation.file.file) if isinstance(operation, PutFile) else None
+        if not isinstance(operation, PutFile) or cached_file is None:
+            return operation
+        if cached_file.base == operation.file.base:
+            return operation
+        return replace(operation, file=cached_file.to_record())
 
     def hold(self, path: str, deletion: Delete, done: Done, seconds: float) -> int:
         """Record a deletion without a task, and return its number; see `Journal.hold`."""
@@ -331,6 +346,8 @@ class TaskWriter:
 
     def begin_move(self, task: Task, deletion: Task | None) -> None:
         """Add a move, instead of the pending `deletion` of its target; if it fails that is back."""
+        if deletion is not None:
+            task.operation = _replacing(task.operation, deletion.operation)
         taken_back = self.held.taken_back(names_of(task.operation))
         # One commit: the next process finishes moves before it executes deletions, so a record of the
         # deletion that was left beside the move would take the moved object.
@@ -406,3 +423,14 @@ class TaskWriter:
     def _unpin(self, operation: Operation) -> None:
         if (file := file_of(operation)) is not None:
             self._cache.unpin(file)
+
+
+def _replacing(move: Operation, deletion: Operation) -> Operation:
+    """Return a move that replaces the object at its target, which a deletion was to delete.
+
+    Nothing protects that object: whatever version is there is replaced, and its segments are deleted, as the
+    deletion would have done.
+    """
+    if not isinstance(move, Move) or not isinstance(deletion, Delete):
+        return move
+    return replace(move, replaces_large=deletion.is_slo, replaces_etag=ANY_VERSION)
