@@ -10,7 +10,7 @@ from swiftfs.config.credentials import login_environment
 from swiftfs.config.options import Options
 from swiftfs.config.sources import build_options, gather
 from swiftfs.service.daemon import log_to_terminal
-from swiftfs.store import ConnectedAccount, connect
+from swiftfs.store.connect import ConnectedAccount, connect
 
 
 def account_options(flags: Mapping[str, Any]) -> Options:

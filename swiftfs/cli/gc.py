@@ -19,7 +19,7 @@ from swiftfs.errors import AccessDenied, printable
 from swiftfs.maintenance.journaled_uploads import Journaled, journaled
 from swiftfs.maintenance.orphan_segments import OrphanUpload, ScanProgress, Search, explain_refusal
 from swiftfs.paths import Source
-from swiftfs.store import ConnectedAccount
+from swiftfs.store.connect import ConnectedAccount
 
 SYSTEM_CACHE = Path("/var/cache/swiftfs")
 """Where the cache folders of the systemd units are."""

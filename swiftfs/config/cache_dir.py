@@ -15,6 +15,7 @@ import platformdirs
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.paths import Source
+from swiftfs.store.private_files import others_can_write
 
 LOCK = "lock"
 """Locked by the process that uses the folder."""
@@ -157,7 +158,6 @@ def _check_owners(folder: Path, opened: int) -> None:
 
 def _check_parents(folder: Path) -> None:
     """Refuse a folder that other users could replace: those who own a parent, or may write to one."""
-    from swiftfs.store.private_files import others_can_write  # noqa: PLC0415  the package takes time to load
 
     trusted = {0, os.geteuid()}
     if Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
+from swiftfs.store.private_files import check_writers, is_readable_by_others
 
 CREDENTIALS = ("OS_", "ST_")
 """How the names of the variables with credentials begin."""
@@ -87,7 +88,6 @@ def _check_private(path: Path, descriptor: int) -> None:
     if _is_lent(path):
         return
     found = os.fstat(descriptor)
-    from swiftfs.store.private_files import check_writers, is_readable_by_others  # noqa: PLC0415  the package takes time to load
 
     check_writers(f"credentials file {path}", found)
     if is_readable_by_others(found):

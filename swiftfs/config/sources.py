@@ -14,6 +14,7 @@ import platformdirs
 from swiftfs.config.options import OPTIONS, PREFIX, Options, show_size
 from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
+from swiftfs.store.private_files import check_trusted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -128,7 +129,6 @@ def from_file(path: Path) -> list[Setting]:
 
     Raise `ConfigurationError` for a value that no option can have, and for a file that others can change.
     """
-    from swiftfs.store.private_files import check_trusted  # noqa: PLC0415  the package takes time to load
 
     try:
         # An option may turn checks off, or name the file with the credentials and the server that gets them.

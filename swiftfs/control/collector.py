@@ -12,7 +12,7 @@ from swiftfs.journal.report import sent_bytes
 from swiftfs.objects import CacheUse, Limits
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store import ConnectedAccount
+from swiftfs.store.connect import ConnectedAccount
 
 MOST_WRITING = 100
 """How many open files a status lists at most: the largest ones."""

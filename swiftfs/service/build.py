@@ -32,8 +32,9 @@ from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
-from swiftfs.store import ConnectedAccount, ObjectStore
+from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.moved_view import MovedNames, MovedView
+from swiftfs.store.protocol import ObjectStore
 
 PER_UPLOAD = 4
 """Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""

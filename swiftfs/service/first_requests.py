@@ -11,8 +11,9 @@ from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest
 from swiftfs.service.logging import TOLD
-from swiftfs.store import ConnectedAccount, deadline
+from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.retry import deadline
 
 log = logging.getLogger(__name__)
 

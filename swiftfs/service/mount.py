@@ -29,7 +29,8 @@ from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import check_mountpoint
 from swiftfs.service.signals import SignalWatch, Termination, block_signals, end_loop, log_state
 from swiftfs.service.systemd import notify
-from swiftfs.store import ConnectedAccount, MayRead, connect
+from swiftfs.store.connect import ConnectedAccount, connect
+from swiftfs.store.foreign_manifests import MayRead
 
 log = logging.getLogger(__name__)
 

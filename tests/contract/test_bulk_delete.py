@@ -14,9 +14,11 @@ from support.stores import QUICK, TEXT, new_container
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadName, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectName
-from swiftfs.store import RetryingStore, SwiftStore, open_account
+from swiftfs.store.auth import open_account
 from swiftfs.store.deletion import BulkDeletes
 from swiftfs.store.request import Request
+from swiftfs.store.retry import RetryingStore
+from swiftfs.store.swift_store import SwiftStore
 from swiftfs.store.wire.bulk_delete import bulk_outcome
 
 BULK = ("POST", "bulk-delete")

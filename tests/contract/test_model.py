@@ -28,7 +28,8 @@ from swiftfs.errors import SwiftfsError, Unavailable, errno_of
 from swiftfs.paths import Source, split
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
-from swiftfs.store import ConnectedAccount, ObjectStore, connect
+from swiftfs.store.connect import ConnectedAccount, connect
+from swiftfs.store.protocol import ObjectStore
 
 OPTIONS = "segment_size=1M,settle=0.2"
 

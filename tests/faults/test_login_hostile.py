@@ -15,7 +15,8 @@ from support.deadlines import within
 from support.hostile_server import HostileServer, Response, hostile_server
 from support.secret_files import secret_file
 from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, Unavailable
-from swiftfs.store import connect, open_account
+from swiftfs.store.auth import open_account
+from swiftfs.store.connect import connect
 
 REDIRECTS = [300, 301, 302, 303, 305, 307, 308]
 KINDS = ["environment", "keystone_environment"]
@@ -264,7 +265,7 @@ def test_a_federated_login_asks_the_identity_provider(
 @pytest.mark.parametrize("kind", KINDS)
 def test_redirects_without_an_end(hostile: HostileServer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Each answer may take its time, and keystoneauth follows 30 redirects."""
-    monkeypatch.setattr("swiftfs.store.first_login.LOGIN_SECONDS", 1.0)
+    monkeypatch.setattr("swiftfs.store.connect.LOGIN_SECONDS", 1.0)
     hostile.login = Response(status=302, headers={"Location": "/auth"}, blanks=15)
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="no answer from the authentication server"):
@@ -280,7 +281,7 @@ def test_a_login_that_hangs_within_a_library(hostile: HostileServer, monkeypatch
         let_go.wait(50)
         ended.set()
 
-    monkeypatch.setattr("swiftfs.store.first_login.HANG_SECONDS", 0.5)
+    monkeypatch.setattr("swiftfs.store.connect.HANG_SECONDS", 0.5)
     monkeypatch.setattr("keystoneauth1.session.Session.get_endpoint", hang)
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="no login within 0 seconds: check the network"):

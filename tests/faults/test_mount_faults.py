@@ -25,7 +25,8 @@ from support.mounts import Mount
 from swiftfs.control.client import flush
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.demo.values import Fault
-from swiftfs.store import SwiftStore, open_account
+from swiftfs.store.auth import open_account
+from swiftfs.store.swift_store import SwiftStore
 
 CASES_AT_ONCE = 20
 

@@ -17,7 +17,9 @@ from swiftfs.demo.server import RecordedRequest, SwiftServer
 from swiftfs.demo.values import OPERATOR
 from swiftfs.errors import Corrupt, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits
-from swiftfs.store import RetryingStore, RetryPolicy, SwiftStore, open_account
+from swiftfs.store.auth import open_account
+from swiftfs.store.retry import RetryingStore, RetryPolicy
+from swiftfs.store.swift_store import SwiftStore
 from swiftfs.store.wire.info import UNKNOWN
 
 CASES_AT_ONCE = 10

@@ -31,9 +31,12 @@ from swiftfs.errors import (
     Unavailable,
 )
 from swiftfs.objects import Manifest, ObjectName, Segment
-from swiftfs.store import RetryingStore, SwiftStore, connect, open_account
+from swiftfs.store.auth import open_account
+from swiftfs.store.connect import connect
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.request import Request
+from swiftfs.store.retry import RetryingStore
+from swiftfs.store.swift_store import SwiftStore
 from swiftfs.store.wire.info import UNKNOWN, read_limits
 
 pytest_plugins = ["support.store_fixtures"]

@@ -13,8 +13,9 @@ from support.hostile_server import HostileServer, Response, hostile_server
 from support.stores import TEXT, md5
 from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectInfo, ObjectName
-from swiftfs.store import SwiftStore, open_account
+from swiftfs.store.auth import open_account
 from swiftfs.store.paging import iter_rows
+from swiftfs.store.swift_store import SwiftStore
 
 NAME = ObjectName("c", "o")
 NESTED = b"[" * 100_000

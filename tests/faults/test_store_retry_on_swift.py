@@ -10,7 +10,8 @@ from support.stores import QUICK, TEXT, methods_seen, read
 from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
 from swiftfs.errors import AccessDenied, AlreadyExists, NotFound
 from swiftfs.objects import Manifest, ObjectName, Segment
-from swiftfs.store import RetryingStore, connect
+from swiftfs.store.connect import connect
+from swiftfs.store.retry import RetryingStore
 
 pytest_plugins = ["support.store_fixtures"]
 

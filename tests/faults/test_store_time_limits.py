@@ -12,8 +12,10 @@ from support.hostile_server import HostileServer, Response, hostile_server
 from support.stores import TEXT
 from swiftfs.errors import StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectName
-from swiftfs.store import RetryingStore, RetryPolicy, SwiftStore, connect, open_account
-from swiftfs.store.retry import deadline
+from swiftfs.store.auth import open_account
+from swiftfs.store.connect import connect
+from swiftfs.store.retry import RetryingStore, RetryPolicy, deadline
+from swiftfs.store.swift_store import SwiftStore
 
 NAME = ObjectName("c", "o")
 SILENCE = 0.5

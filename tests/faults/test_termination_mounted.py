@@ -10,7 +10,8 @@ from support.jobs import wait_until
 from support.mounts import Mount
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import Fault, ServerSettings
-from swiftfs.store import SwiftStore, open_account
+from swiftfs.store.auth import open_account
+from swiftfs.store.swift_store import SwiftStore
 
 LONG = 60.0
 """Longer than any request of this mount may take, in seconds."""

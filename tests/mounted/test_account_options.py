@@ -12,7 +12,7 @@ from swiftclient import Connection
 from support.mounts import Mount, clean_environment, run
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BadRequest
-from swiftfs.store import connect
+from swiftfs.store.connect import connect
 from swiftfs.store.wire.info import read_limits
 
 

@@ -16,7 +16,9 @@ from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BodyChanged
 from swiftfs.filecache.frozen_copier import OFTEN
 from swiftfs.objects import ObjectName
-from swiftfs.store import RetryingStore, SwiftStore, open_account
+from swiftfs.store.auth import open_account
+from swiftfs.store.retry import RetryingStore
+from swiftfs.store.swift_store import SwiftStore
 
 pytest_plugins = ["support.writer_fixtures"]
 

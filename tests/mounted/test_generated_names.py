@@ -13,7 +13,9 @@ from support.mounts import Mount
 from support.stores import read
 from swiftfs.demo.server import SwiftServer
 from swiftfs.objects import ObjectName
-from swiftfs.store import Headers, SwiftStore, open_account
+from swiftfs.store.auth import open_account
+from swiftfs.store.protocol import Headers
+from swiftfs.store.swift_store import SwiftStore
 
 pytestmark = pytest.mark.mount_options("sync")
 

@@ -17,8 +17,9 @@ from support.deadlines import within
 from support.mounts import Mount, run
 from swiftfs.demo.server import SwiftServer
 from swiftfs.objects import Manifest, ObjectName, Segment
-from swiftfs.store import SwiftStore, open_account
+from swiftfs.store.auth import open_account
 from swiftfs.store.protocol import Headers
+from swiftfs.store.swift_store import SwiftStore
 
 SOON = str(int(time.time()) + 86_400)
 FOREIGN: Mapping[str, str] = {

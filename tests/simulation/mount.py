@@ -15,8 +15,10 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
-from swiftfs.store import ConnectedAccount, Counters, RetryingStore
 from swiftfs.store.ambiguous import AmbiguousRequests
+from swiftfs.store.connect import ConnectedAccount
+from swiftfs.store.retry import RetryingStore
+from swiftfs.store.transport import Counters
 
 SEGMENT = 128 * 1024
 """Bytes of a segment: as few as the cache's blocks allow, so that a large file is cheap."""

@@ -14,8 +14,10 @@ from swiftfs.objects import Caller
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
-from swiftfs.store import ConnectedAccount, Counters, RetryingStore, RetryPolicy
 from swiftfs.store.ambiguous import AmbiguousRequests
+from swiftfs.store.connect import ConnectedAccount
+from swiftfs.store.retry import RetryingStore, RetryPolicy
+from swiftfs.store.transport import Counters
 
 SHORT_RETRIES = RetryPolicy(deadline=0.1, first_pause=0.01, longest_pause=0.02)
 """Failures that tests cause end soon."""

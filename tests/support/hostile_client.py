@@ -10,7 +10,9 @@ from pathlib import Path
 
 from swiftfs.errors import SwiftfsError
 from swiftfs.objects import ObjectName
-from swiftfs.store import ObjectStore, SwiftStore, open_account
+from swiftfs.store.auth import open_account
+from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.swift_store import SwiftStore
 
 NAME = ObjectName("c", "o")
 

@@ -1,6 +1,6 @@
 """An account of a Keystone to which no request is sent."""
 
-from swiftfs.store import Account, open_account
+from swiftfs.store.auth import Account, open_account
 
 SECRET = "s3cret-key-nobody-sees"
 KEYSTONE = {

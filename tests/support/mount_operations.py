@@ -9,8 +9,8 @@ from support.crash_oracle import State, digest
 from support.fault_matrix import Kind
 from swiftfs.errors import PreconditionFailed, StoreError
 from swiftfs.objects import DIRECTORY_TYPE, Manifest, ObjectName, Segment
-from swiftfs.store import SwiftStore
 from swiftfs.store.protocol import Headers
+from swiftfs.store.swift_store import SwiftStore
 
 MIB = 1024 * 1024
 

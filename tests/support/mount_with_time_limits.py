@@ -8,18 +8,21 @@ import sys
 from functools import partial
 from typing import Any
 
-from swiftfs import concurrency, store
+from swiftfs import concurrency
 from swiftfs.cli import app
 from swiftfs.journal.outcomes import Outcomes
 from swiftfs.service import mount
+from swiftfs.store import connect as connecting
+from swiftfs.store.retry import RetryPolicy
+from swiftfs.store.swift_store import SwiftStore
 
 
 def main(silence: float, deadline: float, arguments: list[str]) -> None:
     """Run the command with these limits, in seconds."""
-    policy = store.RetryPolicy(deadline=deadline, first_pause=0.1, longest_pause=0.3)
-    patched: Any = (store, mount, Outcomes)
-    patched[0].SwiftStore = partial(store.SwiftStore, longest_silence=silence)
-    patched[1].connect = partial(store.connect, policy=policy)
+    policy = RetryPolicy(deadline=deadline, first_pause=0.1, longest_pause=0.3)
+    patched: Any = (connecting, mount, Outcomes)
+    patched[0].SwiftStore = partial(SwiftStore, longest_silence=silence)
+    patched[1].connect = partial(connecting.connect, policy=policy)
     patched[2]._note_outage = lambda *_: None
     concurrency.check()
     app.main(arguments)

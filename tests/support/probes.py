@@ -4,7 +4,7 @@ from support.memory_store import MemoryStore
 from swiftfs.config.options import MIB
 from swiftfs.maintenance.server_probe import Finding, Probe
 from swiftfs.paths import Source
-from swiftfs.store import SwiftStore
+from swiftfs.store.swift_store import SwiftStore
 
 
 def probe_of(store: MemoryStore | SwiftStore, source: str = "box") -> dict[str, Finding]:

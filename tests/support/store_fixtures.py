@@ -9,8 +9,10 @@ from support.memory_store import MemoryStore
 from support.stores import QUICK, TEXT, new_container
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.objects import Limits, ObjectName
-from swiftfs.store import PATIENT, RetryingStore, SwiftStore, open_account
+from swiftfs.store.auth import open_account
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.retry import PATIENT, RetryingStore
+from swiftfs.store.swift_store import SwiftStore
 
 _numbers = itertools.count(1)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import StoreError
 from swiftfs.objects import ObjectInfo, ObjectName, Page, Segment
-from swiftfs.store import RetryPolicy
 from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.retry import RetryPolicy
 
 TEXT = Headers("text/plain")
 

@@ -16,7 +16,8 @@ from support.proxies import write_certificate
 from support.secret_files import secret_file
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, Unavailable
-from swiftfs.store import connect, open_account
+from swiftfs.store.auth import open_account
+from swiftfs.store.connect import connect
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from support.noise import noise, repeated_noise
 from swiftfs.control.client import retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.objects import ObjectName
-from swiftfs.store import SwiftStore, open_account
+from swiftfs.store.auth import open_account
+from swiftfs.store.swift_store import SwiftStore
 
 MIB = 1024 * 1024
 RCLONE = Path(sys.executable).parent / "rclone"

@@ -17,7 +17,7 @@ from support.keystone_server import PASSWORD, PROJECT, TOKEN_LIFE, USER, Keyston
 from support.mounts import Mount, swift_cli
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError
-from swiftfs.store import ConnectedAccount, connect
+from swiftfs.store.connect import ConnectedAccount, connect
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("keystone") is None, reason="needs Keystone: pip install 'swiftfs[keystone]'"

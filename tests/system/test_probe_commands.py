@@ -11,7 +11,8 @@ from support.memory_store import MemoryStore
 from support.probes import probe_of
 from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
 from swiftfs.errors import ConfigurationError
-from swiftfs.store import SwiftStore, open_account
+from swiftfs.store.auth import open_account
+from swiftfs.store.swift_store import SwiftStore
 
 
 def test_the_findings_of_a_real_swift(swift: SwiftServer, connection: Connection, container: str) -> None:

@@ -17,7 +17,9 @@ import pytest
 from support.deadlines import within
 from support.keystone_accounts import KEYSTONE, SECRET, keystone_account
 from swiftfs.errors import ConfigurationError, Unavailable
-from swiftfs.store import connect, login_adapter, open_account
+from swiftfs.store import login_adapter
+from swiftfs.store.auth import open_account
+from swiftfs.store.connect import connect
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from support.other_users import NOBODY, as_root
 from support.secret_files import secret_file
 from swiftfs.config.credentials import NAVER_AUTH_URL, forget_secrets, login_environment, read_credentials
 from swiftfs.errors import ConfigurationError
-from swiftfs.store import open_account
+from swiftfs.store.auth import open_account
 
 SECRET = "s3cret-key-nobody-sees"
 NAVER = f"access_key = AK\nsecret_key = {SECRET}\nproject_id = 0123\ndomain_id = abcd\n"

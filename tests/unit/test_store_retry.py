@@ -15,10 +15,9 @@ from support.memory_store import MemoryStore
 from support.stores import QUICK, TEXT, md5, raise_first
 from swiftfs.errors import AccessDenied, AlreadyExists, Clash, Conflict, NotFound, StoreError, Unavailable
 from swiftfs.objects import Limits, Manifest, ObjectName, Segment
-from swiftfs.store import PATIENT, RetryingStore, RetryPolicy
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.retry import CLASHES_REPEATED
+from swiftfs.store.retry import CLASHES_REPEATED, PATIENT, RetryingStore, RetryPolicy
 
 pytest_plugins = ["support.store_fixtures"]
 

@@ -1,0 +1,106 @@
+"""Connect to an account. The first login ends in time, whatever hangs in it."""
+
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from dataclasses import dataclass, field
+
+from swiftfs.concurrency import Future, new_future, new_thread, wait_all
+from swiftfs.errors import Unavailable
+from swiftfs.objects import Limits
+from swiftfs.store.ambiguous import AmbiguousRequests
+from swiftfs.store.auth import Account, open_account
+from swiftfs.store.foreign_manifests import MayRead
+from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
+from swiftfs.store.swift_store import SwiftStore
+from swiftfs.store.transport import Counters
+
+LOGIN_SECONDS = 12.0
+"""The longest time for all requests of the login together: it may have redirects and several steps."""
+
+HANG_SECONDS = 15.0
+"""When a login is given up that hangs elsewhere: in the resolver, or in a lock of a library."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedAccount:
+    """One account: its store, which repeats failed requests, the counters and the records of lost answers."""
+
+    store: ObjectStore
+    counters: Counters
+    label: str
+    """The auth URL and the user, for messages."""
+    known_limits: Callable[[], Limits | None] = lambda: None
+    """Returns the limits that the server has reported, None before that; sends no request."""
+    ambiguous: AmbiguousRequests = field(default_factory=AmbiguousRequests)
+    """The requests whose answer was lost."""
+
+    def close(self) -> None:
+        """End every pause and close every connection."""
+        self.store.close()
+
+
+def connect(
+    environment: Mapping[str, str],
+    *,
+    cloud: str | None = None,
+    storage_policy: str = "",
+    insecure_storage: bool = False,
+    may_read: MayRead | None = None,
+    policy: RetryPolicy = PATIENT,
+) -> ConnectedAccount:
+    """Return the store of the account that `environment` or a cloud of clouds.yaml describes.
+
+    New containers get the storage policy `storage_policy`, or the server's default one. With
+    `insecure_storage` the storage may have no TLS although the login has it. Objects whose bytes lie
+    elsewhere are only read where `may_read` allows it.
+
+    Logs in at once and without retries, so that wrong credentials are reported within seconds, and whatever
+    hangs within 15. Raise
+    `ConfigurationError` for missing variables and insecure storage, `AccessDenied` for a wrong key,
+    `Unavailable` when the server is down; each message names the auth URL and the user.
+    """
+    account = open_account(environment, cloud=cloud)
+    try:
+        log_in(account, insecure_storage=insecure_storage)
+    except BaseException:
+        account.close()
+        raise
+    store = SwiftStore(account, storage_policy=storage_policy, may_read=may_read)
+    ambiguous = AmbiguousRequests()
+    return ConnectedAccount(
+        store=RetryingStore(store, policy, ambiguous=ambiguous),
+        counters=store.counters,
+        label=account.label,
+        known_limits=store.known_limits,
+        ambiguous=ambiguous,
+    )
+
+
+def log_in(account: Account, *, insecure_storage: bool) -> None:
+    """Log in, and check the storage URL; errors as in `Account.check_storage`.
+
+    Raise `Unavailable` after `HANG_SECONDS`.
+    """
+    done: Future[None] = new_future()
+    # In the caller's context: its deadline counts, too. A daemon: what hangs must not keep the process.
+    arguments = (_log_in, account, insecure_storage, done)
+    thread = new_thread(copy_context().run, "login", arguments, daemon=True)
+    thread.start()
+    if not wait_all([done], HANG_SECONDS):
+        raise Unavailable(
+            f"{account.label}: no login within {HANG_SECONDS:.0f} seconds: "
+            "check the network and its name servers"
+        )
+    thread.join()
+    done.result()
+
+
+def _log_in(account: Account, insecure_storage: bool, done: Future[None]) -> None:
+    try:
+        with deadline(LOGIN_SECONDS):
+            account.check_storage(insecure=insecure_storage)
+            account.token()
+        done.set_result(None)
+    except BaseException as error:  # noqa: BLE001  whoever waits raises it
+        done.set_exception(error)
