@@ -1,4 +1,7 @@
-"""The queue of the journal with its lock, workers and background work, which the file cache calls too."""
+"""The journal's queue with its lock and workers, and their upkeep: syncs and deletions of segments.
+
+The file cache calls it too.
+"""
 
 import logging
 from collections.abc import Callable, Iterable

@@ -1,6 +1,7 @@
-"""The versions that may have to be stored again when a late request overwrites them.
+"""The versions that may have to be stored again when a late request overwrites them: bytes and headers.
 
-Of a file that may be overwritten there is a copy, for some minutes after a request was lost.
+`LateCopies` has a copy of each such file for some minutes after a request was lost. `LateVersions` decides
+what is copied, and fetches what only Swift has.
 """
 
 import hashlib
@@ -33,6 +34,7 @@ MOST_BYTES = 256 * 1024 * 1024
 """The size of all copies together. Others are only in the version cache, where they are evicted last."""
 
 PIECE = 1024 * 1024
+"""Bytes that are copied at a time."""
 
 
 class LateCopies:
@@ -99,6 +101,7 @@ class LateCopies:
 
 
 COPY_BYTES = 1024 * 1024
+"""Bytes that are written to a new file at a time."""
 
 PREPARED = 4000
 """How many copies of a move are prepared at most."""
@@ -215,7 +218,7 @@ class LateVersions:
             known = replace(last, headers=ready.headers, body=ready.body, manifest=ready.manifest)
             self._ambiguous.complete(found, known)
             return
-        # The cache has it anyway: nothing is requested.
+        # Nothing needs to be requested: the headers are known, and the bytes are here.
         if last.headers is not None and (version in self._copies or self._is_cached(version)):
             return
         try:
@@ -223,7 +226,8 @@ class LateVersions:
             # Another client's version need not be kept.
             complete = self._get(last, info, version) if info.version == version else None
         except NotFound:
-            # A listing was late; but of an answered COPY a lost DELETE came first, which the look will tell.
+            # A version without headers and source is known from a listing, which was late. After an answered
+            # COPY a lost DELETE was faster: the next check finds that.
             complete = GONE if last.headers is None and last.source is None else None
         except (StoreError, OSError) as error:
             log.info("%s is not kept: %s", found.name, error)

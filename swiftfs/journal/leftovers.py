@@ -24,7 +24,7 @@ class Proof(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A segment that a manifest of one of `objects` may name, `since` then (Unix seconds)."""
+    """A segment that a manifest of one of `objects` may name, which was sent at `since` (Unix seconds)."""
 
     objects: tuple[ObjectName, ...]
     since: float

@@ -88,8 +88,8 @@ class ObjectMoves:
         Raise `CopyLost` if another client deleted or replaced a large object meanwhile, with its segments.
         """
         if operation.replaces_large is not False:
-            # They are of an older attempt to delete the target, which then was another object. The success of
-            # this COPY proves nothing about it, though it proves the end of what stands there now.
+            # They are of an older attempt to delete the target, which then was another object. This COPY
+            # proves the end of what stands there now, but nothing about that object.
             self._removal.forget_expected(operation.target)
         keeper.prepare_copy(operation.source, operation.target, operation.etag or "")
         # Before the COPY, which replaces the manifest that names them.
@@ -353,7 +353,7 @@ class ObjectMoves:
             if found is None:  # it was listed, or recorded, late
                 item.error = None
         if (error := next((item.error for item in items if item.error is not None), None)) is not None:
-            with suppress(OSError):  # the disk is full: the next process would go on with the move
+            with suppress(OSError):  # the disk is full: the next process would continue the move
                 # Before the first DELETE: if this process dies, the next one must not take a copy that is
                 # about to be deleted for the object's new place, and delete the source.
                 record_undone()
@@ -421,7 +421,7 @@ class ObjectMoves:
     def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them.
 
-        It never is for an SLO: who replaced it has deleted its segments, so the copy is not left either.
+        It never is for an SLO: a client that replaced it has deleted its segments, and the copy names them.
         """
         if any(item.row is not None and item.may_share for item in copied):
             return False

@@ -1,4 +1,4 @@
-"""Outcomes of attempts: a task is done, leaves a deletion behind, is tried again, blocked or given up."""
+"""Outcomes of attempts: a task is done, tried again, blocked or given up; given-up ones wait for a report."""
 
 import errno
 import logging
@@ -227,7 +227,7 @@ class Outcomes:
         With `in_doubt` an earlier request of the attempt has no answer, whatever the error says.
         """
         drop_tracebacks(error)
-        again = _may_pass(error)
+        again = _is_temporary(error)
         if _is_final(task, error, again=again) and self._give_up(task, error):
             return
         with self._changed:
@@ -238,8 +238,8 @@ class Outcomes:
             if self._hand_over(task):
                 return
             if isinstance(error, ChangedDuringUpload):
-                # A PUT was answered, but its bytes are of a file that was cut meanwhile. The version is ours:
-                # with `conflict=keep` the next attempt must not keep it as another client's.
+                # A PUT was answered, but the file was truncated meanwhile. The stored version is ours: with
+                # `conflict=keep` the next attempt must not keep it as another client's.
                 if error.etag:
                     self._stored[names_of(task.operation)[0]] = error.etag
                 # No failure of the server: it neither counts as an attempt nor ends a wait in fsync.
@@ -257,7 +257,7 @@ class Outcomes:
 
     def may_be_tried_again(self, error: Failure) -> bool:
         """Return whether a task that fails with this error is not given up."""
-        return _may_pass(error)
+        return _is_temporary(error)
 
     def with_last_stored(self, operation: PutFile) -> PutFile:
         """Return the operation with the version that this mount stored last under its name.
@@ -384,7 +384,7 @@ class Outcomes:
             return any(self._queue.tail(name) is not task for name in names_of(task.operation))
 
     def _hand_over(self, task: Task) -> bool:
-        """Merge a file that could not be stored into the next task, if that replaces it; return if it did.
+        """Merge a file that could not be stored into the next task if that replaces it; return whether.
 
         The state in between is not needed. Lock held.
         """
@@ -440,8 +440,8 @@ def _replaced_by(followers: list[Task]) -> bool:
     return bool(followers) and isinstance(followers[0].operation, Delete | PutFile | PutSpecial)
 
 
-def _may_pass(error: Failure) -> bool:
-    """Return whether another attempt may succeed: the error is temporary, or the cache's disk is full."""
+def _is_temporary(error: Failure) -> bool:
+    """Return whether another attempt may succeed, also after an error because the cache's disk is full."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "retryable", False)

@@ -39,8 +39,8 @@ class Claim:
 class SegmentOwnership:
     """The claims and shares of one mount; `choice` is where it puts segments (`SegmentContainerChooser`).
 
-    The lock guards the claims and the shared prefixes; it comes before the log's. Nobody waits for the disk
-    while holding it.
+    The lock guards the claims and the shared prefixes; it comes before the database's. Nobody waits for the
+    disk while holding it.
 
     What is added is synced, for without it the segments of a copy would be deleted with its source. What is
     deleted is not: a power cut brings back a claim for an ETag that the object does not have any more, or a
@@ -126,8 +126,7 @@ class SegmentOwnership:
     def forget(self, name: ObjectName) -> None:
         """Delete claims and shares of an object that is gone, or is not an SLO any more."""
         self.record_version(name, "")
-        # It is gone, or is no SLO any more, so it names nobody's segments.
-        self.unshare(name)
+        self.unshare(name)  # it names nobody's segments
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str) -> None:
         """Give `target` the claims of `source`, and the segments uploaded for `source`.

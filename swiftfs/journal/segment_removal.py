@@ -31,7 +31,7 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 LATE_SECONDS = 600.0
-"""How long a PUT whose answer was lost may still be carried out."""
+"""How long a PUT whose answer was lost may still be carried out; the reason is at `late_requests.LOOKS`."""
 
 RETRY_SECONDS = 60.0
 """Pause before the next attempt to delete leftovers if Swift did not answer."""
@@ -46,7 +46,7 @@ version and the answer to its own manifest."""
 class _Rest:
     """Segments of a version of `name` that was replaced; to be deleted at `due` (Unix seconds).
 
-    What has replaced it `is_slo`, or not.
+    `is_slo` tells whether the new version is an SLO.
     """
 
     name: ObjectName
@@ -117,7 +117,7 @@ class SegmentRemoval:
         return own
 
     def prove(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
-        """Record that the version of `name` with these segments is gone; they are not yet."""
+        """Record that the version of `name` with these segments is gone; the segments still exist."""
         self._keep(segments, proven({name}, self._clock(), Proof.REPLACED))
 
     def forget_expected(self, name: ObjectName) -> None:
@@ -173,7 +173,7 @@ class SegmentRemoval:
     def discard(self, name: ObjectName, segments: Collection[ObjectName], *, is_slo: bool) -> None:
         """Delete, after a rest, segments that the object just stored as `name` does not name.
 
-        It `is_slo`, or not, and has replaced the version that did.
+        It has replaced the version that named them; `is_slo` tells whether it is an SLO.
         """
         shared = self.shared(segments)
         self.keep_shared(shared, {name})
@@ -243,9 +243,9 @@ class SegmentRemoval:
     def discard_replaced(
         self, name: ObjectName, segments: Collection[ObjectName], *, is_slo: bool, in_doubt: bool
     ) -> None:
-        """Delete segments that the object just stored as `name`, which `is_slo` or not, does not name.
+        """Delete segments as `discard` does, or check them later if another manifest is `in_doubt`.
 
-        With `in_doubt` another manifest that names some may still be stored late: they are checked later.
+        That is one which names some of them and may still be stored late.
         """
         if in_doubt and segments:
             self.keep_shared(segments, {name})
@@ -371,14 +371,14 @@ class SegmentRemoval:
         unused = names.difference(*manifests.values())
         if is_proven:
             return self.delete_all(tuple(unused))
-        proven = unused.intersection(*(self._prove_replaced(name, manifests[name], left) for name in objects))
-        if kept := unused - proven:
+        gone = unused.intersection(*(self._prove_replaced(name, manifests[name], left) for name in objects))
+        if kept := unused - gone:
             log.info(
                 "%d segments stay, for another client may have renamed %s: 'swiftfs gc' finds them if not",
                 len(kept),
                 ", ".join(map(str, objects)),
             )
-        return self.delete_all(tuple(proven))
+        return self.delete_all(tuple(gone))
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
         """Record that an object with this ETag was moved to `target`; with `stays` both may exist."""
@@ -421,9 +421,9 @@ class SegmentRemoval:
         return {segment for name in names for segment in self._named_by(name)}
 
     def _named_by(self, name: ObjectName, *, is_slo: bool = True) -> set[ObjectName]:
-        """Return the segments that an object, which probably `is_slo` or not, names.
+        """Return the segments that an object names; `is_slo` tells whether it is probably an SLO.
 
-        Raise `StoreError` if that is uncertain.
+        Raise `StoreError` if they cannot be known.
         """
         try:
             if not is_slo and not self._store.head(name).is_slo:
@@ -432,7 +432,7 @@ class SegmentRemoval:
         except NotFound:
             return set()
         except BadRequest:
-            # Only if it is an SLO whose manifest cannot be read it may name something.
+            # An SLO whose manifest cannot be read may name segments; any other object names none.
             if self._store.head(name).is_slo:
                 raise
             return set()
