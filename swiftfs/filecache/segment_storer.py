@@ -77,13 +77,13 @@ def is_all_named(uploads: Iterable[SegmentPut], named: set[ObjectName]) -> bool:
 def results(uploads: Collection[SegmentPut]) -> list[Segment]:
     """Return the segments when all are stored; cancel those that have not begun when Swift refuses one.
 
-    Raise as `SegmentPut.result` does. Those that have begun go on, and the next attempt uses them.
+    Raise as `SegmentPut.result` does. Those that have begun continue, and the next attempt uses them.
     """
     try:
         return [upload.result() for upload in uploads]
     except StoreError as error:
-        # What refuses one mostly refuses all, and each is sent before it is refused. But bytes that arrive
-        # wrong, or have changed meanwhile, are those of one segment.
+        # What refuses one segment mostly refuses all, and each is sent before it is refused. But bytes that
+        # arrive wrong, or have changed meanwhile, are those of one segment only.
         if not (error.retryable or isinstance(error, Corrupt)):
             for upload in uploads:
                 upload.stored.cancel()
@@ -239,7 +239,7 @@ class SegmentStorer:
         except BaseException as error:
             with self._lock:
                 if self._zeros.get(length) is zeros:
-                    # Before the error is told: who waits may try again, and must not find this future.
+                    # Before `set_exception`: a waiter that tries again must not find this future.
                     del self._zeros[length]
             zeros.set_exception(error)
             raise

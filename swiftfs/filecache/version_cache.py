@@ -77,13 +77,13 @@ class VersionCache:
         return None
 
     def prefer(self, versions: Iterable[ObjectVersion], no_more: Iterable[ObjectVersion]) -> None:
-        """Evict these versions last, and others `no_more`."""
+        """Evict `versions` last, and `no_more` as others."""
         self._preferred.difference_update(map(_name, no_more))
         self._preferred.update(map(_name, versions))
 
     def evict(self, size: int) -> int:
-        """Delete the least recently used files, `size` bytes or all; return how many bytes it were."""
-        # Their time of use is made the newest, so that the order of the index is enough.
+        """Delete the least recently used files, `size` bytes or all; return how many bytes were deleted."""
+        # Preferred versions count as just used, so that the order of the index is enough.
         for name in self._preferred:
             self._index.touch(name)
         freed = 0
@@ -119,7 +119,7 @@ class VersionCache:
                 Path(entry.path).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Bring all to the disk and close the index."""
+        """Sync all files to the disk, and close the index."""
         clean = True
         try:
             if self._index.bytes:
