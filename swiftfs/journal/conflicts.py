@@ -102,7 +102,7 @@ class Conflicts:
             manifest = self._copier.copy(info, beside)
         # The caller deletes the segments of this manifest, so it must be the one that was copied.
         if manifest.etag != etag:
-            raise Unavailable(f"{name}: another client changed it meanwhile")
+            raise Unavailable(f"{name}: another client changed it while it was copied")
         return self._removal.owners.owned(name, etag, (segment.name for segment in manifest.segments))
 
     def _has_version(self, name: ObjectName, etag: str) -> bool:

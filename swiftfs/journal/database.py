@@ -122,7 +122,7 @@ class JournalDB:
             try:
                 self._write(put, drop, unreferenced, executed)
             except OSError as error:
-                log.warning("%s", error)
+                log.warning("the journal cannot record what was done, and will try again: %s", error)
                 self._older.refuse(drop)
                 self._pending_puts, self._pending_drops = self._with_pending(put, drop)
                 if unreferenced is not None:

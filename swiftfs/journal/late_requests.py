@@ -444,7 +444,7 @@ class LateRequests:
             try:
                 found.append(decode_ambiguity(text))
             except Unreadable as error:
-                log.info("%s", error)
+                log.info("a lost request is ignored, it is %s", error)
         return found
 
 

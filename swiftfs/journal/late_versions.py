@@ -230,7 +230,7 @@ class LateVersions:
             # COPY a lost DELETE was faster: the next check finds that.
             complete = GONE if last.headers is None and last.source is None else None
         except (StoreError, OSError) as error:
-            log.info("%s is not kept: %s", found.name, error)
+            log.info("%s has no copy in case a late request overwrites it: %s", found.name, error)
             return
         # Not before the answer: a failed attempt is repeated.
         self._fetched.add((version, found.lost_at))
@@ -262,14 +262,14 @@ class LateVersions:
             self._cache.release(cached_file)
 
     def _copy(self, version: ObjectVersion) -> None:
-        """Copy a version's bytes: a kill -9 may lose them until the last close, a full cache afterwards."""
+        """Copy a version's bytes: a kill before the last close would lose them, a full cache after it."""
         if version in self._copies or (cached_file := self._cache.find(version)) is None:
             return
         try:
             if cached_file.is_complete():
                 self._copies.put(version, cached_file.descriptor, cached_file.size)
         except OSError as error:
-            log.info("%s is not kept: %s", version.name, error)
+            log.info("%s has no copy in case a late request overwrites it: %s", version.name, error)
         finally:
             self._cache.release(cached_file)
 
@@ -279,7 +279,7 @@ def _version(found: Ambiguity) -> ObjectVersion:
 
 
 def _is_only_here(found: Ambiguity) -> bool:
-    """Return whether nothing but a local file has the bytes of a version, if a late request overwrites it."""
+    """Return whether only a local file would have a version's bytes after a late request overwrote it."""
     last = found.last
     if last is None or last.kind != "put" or not last.etag:
         return False

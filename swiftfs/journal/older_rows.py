@@ -292,7 +292,7 @@ def file_of(operation: Operation) -> str | None:
 def _record_of(operation: Operation) -> FileRecord | None:
     if not isinstance(operation, PutFile):
         return None
-    # Without its base version, when nothing of that is needed: a rename drops it.
+    # Without the base version if none of its bytes are needed: a rename drops it.
     return replace(operation.file, base=None) if operation.file.is_whole else operation.file
 
 

@@ -262,7 +262,7 @@ class Outcomes:
     def with_last_stored(self, operation: PutFile) -> PutFile:
         """Return the operation with the version that this mount stored last under its name.
 
-        Its close may have come after the answer to that upload, but before the open files had the version.
+        The file may have been closed after the answer to that upload, but before it learned that version.
         """
         with self._changed:
             etag = self._stored.get(operation.name)
@@ -333,7 +333,7 @@ class Outcomes:
         self._queue.schedule(task, 0.0 if task.is_awaited else due)
 
     def _tell_followers(self, task: Task, info: ObjectInfo | None) -> list[Task]:
-        """Put the object's new version into the following tasks about it; return these tasks."""
+        """Tell the following tasks about an object its new version; return these tasks."""
         if info is None:
             return []
         followers = [other for other in self._queue.chain(info.version.name) if other is not task]
@@ -427,9 +427,9 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
 def _may_be_stored(error: Failure) -> bool:
     """Return whether Swift may have carried out a change, or may do so later, although it failed with this.
 
-    It has not if it refused it (4xx), nor when the error came before the request.
+    Only a refusal (4xx) proves that it has not. Another error may have come after a request was sent.
     """
-    # Not after 507 either: that is the answer of the cluster, one server of which may have the object.
+    # 507 is no refusal: one server of the cluster has no space, and another may have the object.
     if not isinstance(error, StoreError) or isinstance(error, NoSpace):
         return True
     return error.retryable or error.may_land

@@ -85,4 +85,4 @@ def _read(rows: list[tuple[str, float, bool, str | None]]) -> Iterator[RecentCha
         try:
             yield RecentChange(name, None if text is None else decode_entry(text), at, is_moved)
         except Unreadable as error:
-            log.info("%s", error)  # the listing counts
+            log.info("a recent change is ignored, it is %s", error)  # the listing counts

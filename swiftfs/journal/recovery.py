@@ -46,7 +46,7 @@ def _completed(
         try:
             manifest = removal.manifest_of(put.name, is_slo=None)
         except StoreError as error:
-            log.info("%s: whether its last upload had succeeded is not known: %s", put.name, error)
+            log.info("%s: it is not known whether its last upload had succeeded: %s", put.name, error)
             return one
         if manifest is not None and _is_result(manifest, one):
             objects, asked = frozenset({put.name}), frozenset({manifest.etag})

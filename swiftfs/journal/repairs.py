@@ -100,7 +100,7 @@ class Repairs:
     def submit(
         self, path: str, operation: Operation, show: Callable[[], Done], holds: Callable[[], bool]
     ) -> bool:
-        """Submit `operation` if it `holds`, and no change of its names is pending; return whether it was.
+        """Submit `operation` if `holds()` and no change of its names is pending; return whether it was.
 
         `show` shows it in the mount, and returns the callback for its outcome. A parked change whose base
         version a late request has overwritten does not count: the repair is put before it, and not shown.

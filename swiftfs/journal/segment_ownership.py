@@ -161,8 +161,7 @@ class SegmentOwnership:
         claims = {claim for versions in self._claims.get(owner, {}).values() for claim in versions}
         prefixes = {claim.owner for claim in claims if claim.is_prefix}
         for name in {owner, *(claim.owner for claim in claims if not claim.is_prefix)}:
-            # Every place where its segments may be, since the option `segments` may have been another one
-            # once.
+            # Every place where its segments may be: the option `segments` may have had another value once.
             prefixes |= {place.name(f"{name.key}/") for place in places_of(name.container, self._choice)}
         return prefixes
 
@@ -180,7 +179,7 @@ class SegmentOwnership:
             )
 
     def moved_from(self, objects: Collection[ObjectName], segments: Iterable[ObjectName]) -> set[ObjectName]:
-        """Return the objects that were moved here from one of `objects`, or have claims for `segments`.
+        """Return the objects that have claims for the segments of `objects`, or for uploads of `segments`.
 
         An object that was changed after it was moved has claims for uploads only, not for its old name.
         """
@@ -206,13 +205,13 @@ class SegmentOwnership:
         try:
             self._db.change(sql, rows)
         except OSError as error:  # without a claim a segment is not deleted, but left to `gc`
-            log.warning("%s", error)
+            log.warning("the owner of segments is not recorded: %s", error)
 
     def _sync(self) -> None:
         try:
             self._db.sync_changes()
         except OSError as error:
-            log.warning("%s", error)
+            log.warning("the owner of segments is not on the disk yet: %s", error)
 
 
 def _upload_of(segment: ObjectName) -> ObjectName | None:

@@ -96,8 +96,8 @@ class SegmentRemoval:
     def segments_of(self, name: ObjectName, *, is_slo: bool | None) -> set[ObjectName]:
         """Return the segments to delete with the SLO `name`; none if it is not an SLO.
 
-        They are among the leftovers, without proof, until it is recorded that they were deleted: this process
-        may die when the object is gone and they are not, and nothing else says whose they were.
+        They are recorded as leftovers without proof until they are deleted: if this process dies between the
+        deletion of the object and theirs, nothing else tells whose they were.
         """
         manifest = None if is_slo is False else self.manifest_of(name, is_slo)
         if manifest is None:
@@ -135,13 +135,13 @@ class SegmentRemoval:
         return set(self.owners.users(segments))
 
     def keep_shared(self, segments: Collection[ObjectName], objects: Collection[ObjectName]) -> None:
-        """Look later at segments that others may name besides `objects`, which do not name them any more."""
+        """Check segments later that others may name besides `objects`, which do not name them any more."""
         users = self.owners.users(segments)
         groups: dict[frozenset[ObjectName], set[ObjectName]] = {}
         for one in segments:
             groups.setdefault(users.get(one, frozenset()), set()).add(one)
         for others, group in groups.items():
-            # Later, when a COPY that was lost cannot be carried out any more.
+            # Not now: a COPY whose answer was lost may still be carried out.
             self._keep(group, proven(others.union(objects), self._clock()))
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
@@ -160,7 +160,7 @@ class SegmentRemoval:
     def delete_sources(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete objects as `delete_all` does; one alone fails with `NotFound` if another client was faster.
 
-        An answer to a bulk delete does not say of which name that is true.
+        The answer to a bulk delete does not say which names were absent.
         """
         if len(names) != 1:
             return self.delete_all(names)
@@ -255,9 +255,9 @@ class SegmentRemoval:
     def discard_below(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if that fails.
 
-        `stored` are some of them, which a listing may not show yet. Those that are not stored, but may still
-        be, become leftovers, and those of a manifest whose PUT was sent a short time ago and may still be
-        carried out.
+        `stored` are some of them, which a listing may not show yet. Segments that may still be stored become
+        leftovers, which are checked later; so do all of them if the PUT of a manifest was sent a short time
+        ago and may still be carried out.
         """
         prefix, known = unreferenced.prefix, unreferenced.named or ()
         try:
@@ -277,7 +277,7 @@ class SegmentRemoval:
         self.keep_shared(shared, objects)
         names -= shared
         late -= shared
-        # Even if no manifest names them now, one that was sent may come to stand.
+        # Even if no manifest names them now, one that was sent may still be stored.
         if unreferenced.is_in_doubt and self._is_recent(unreferenced.since):
             self._keep(names, proven(objects, unreferenced.since))
             self.keep_unanswered(late, objects)
@@ -290,7 +290,7 @@ class SegmentRemoval:
             self.keep_unanswered(late.difference(*manifests.values()), objects)
 
     def keep_unanswered(self, segments: Collection[ObjectName], objects: Collection[ObjectName]) -> None:
-        """Look later at segments that Swift may still store: a process died while it sent them.
+        """Check segments later that Swift may still store: a process died while it sent them.
 
         No manifest can name them, but one of `objects` is read before they are deleted.
         """
@@ -334,8 +334,8 @@ class SegmentRemoval:
     ) -> float | None:
         """Return when (Unix seconds) the PUT of the manifest that Swift has as `name` was sent last.
 
-        It names the segments `named`. Return None if it is no manifest of this journal without an answer.
-        Nobody else names segments of such an upload.
+        The manifest names the segments `named`. Return None unless it is one of this journal whose PUT had no
+        answer. That shows in the segments: nobody else names those of such an upload.
         """
         known = (left[one] for one in named if one in left)
         sent = [one.since for one in known if one.proof is Proof.UNNAMED and one.objects == (name,)]
@@ -348,7 +348,8 @@ class SegmentRemoval:
     ) -> list[ObjectName]:
         """Record, and return, which leftovers without proof the manifest of `name` has replaced.
 
-        Those of a version that was seen after it was sent are not: another mount may have renamed that.
+        Those of a version that was seen after the manifest was sent are not: another mount may have renamed
+        that version.
         """
         at = self._landed_at(name, named, left)
         if at is None:
