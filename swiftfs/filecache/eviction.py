@@ -109,8 +109,8 @@ class Evictor:
     def _segments(self, *, journaled: bool, within: tuple[int, int] | None = None) -> Iterator[StoredSegment]:
         """Yield stored segments with the file's present bytes, none of them of the base version.
 
-        Those whose blocks are all evicted are left out. Given bytes to look `within`, only segments that hold
-        any of them.
+        Those whose blocks are all evicted are left out. With `within`, a range of bytes, only segments that
+        have any of these.
         """
         blocks = self._state.blocks
         for stored in self._uploads.stored(protected=journaled, within=within, beside=blocks.remote.whole):

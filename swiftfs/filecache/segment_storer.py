@@ -112,7 +112,7 @@ def map_bytes(descriptor: int, start: int, end: int) -> Body:
     """Return the file's bytes from `start` to `end`, if possible without reading them into the heap."""
     if start == end:
         return b""
-    # On a tmpfs a mapping takes a page for each one of a hole that is read: SIGBUS if there is none left.
+    # On a tmpfs, each page of a hole that is read through a mapping takes memory: SIGBUS if none is left.
     if next_hole(descriptor, start, end) < end and is_in_memory(descriptor):
         return _copy(descriptor, start, end)
     # mmap(2) takes offsets of whole pages only.

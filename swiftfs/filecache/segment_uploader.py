@@ -173,8 +173,8 @@ class SegmentUploader:
     ) -> list[StoredSegment]:
         """Return the stored segments with the file's present bytes, or only the `protected` ones of them.
 
-        `finish` will use them as they are. Given bytes to look `within`, only segments that hold any of them.
-        Those that begin at an offset in `beside` are left out.
+        `finish` will use them as they are. With `within`, a range of bytes, only segments that have any of
+        these. Those that begin at an offset in `beside` are left out.
         """
         with self._lock:
             uploads = self._uploads.touching(*within) if within else self._uploads.values()

@@ -43,7 +43,7 @@ class VersionCache:
         try:
             file.move(self._folder / name)
         except OSError as error:  # the folder was wiped, or the disk fails
-            log.info("%s: %s", file.path, error)
+            log.info("%s cannot be cached: %s", file.path, error)
             _remove(file)
             return
         # After the rename, which changes the ctime in the mark.
@@ -70,7 +70,7 @@ class VersionCache:
             try:
                 file.rename_open()
             except OSError as error:
-                log.info("%s: %s", file.path, error)
+                log.info("%s cannot be used again: %s", file.path, error)
             else:
                 return CachedVersion(file, row.present, row.checked, row.manifest)
         _remove(file)
@@ -126,7 +126,7 @@ class VersionCache:
                 # Before the index says that the session was clean.
                 synchronize(self._folder)
         except OSError as error:
-            log.info("%s: %s", self._folder, error)
+            log.info("%s cannot be synced, so it is not used after a reboot: %s", self._folder, error)
             clean = False
         self._index.close(clean=clean)
 
@@ -141,4 +141,4 @@ def _remove(file: SparseFile) -> None:
     try:
         file.remove()
     except OSError as error:
-        log.info("%s: %s", file.path, error)
+        log.info("%s cannot be deleted: %s", file.path, error)
