@@ -36,7 +36,8 @@ SPECIAL_TYPES = {
 """The media types of files that are not regular, as freedesktop.org's shared-mime-info names them."""
 
 MAX_TARGET = 1024
-"""Longer encoded symlink targets are in the object's body only; Swift was seen to accept 3000 characters."""
+"""The longest encoded symlink target, in characters, that is in the Content-Type too; a longer one is in the
+object's body only. Swift was seen to accept 3000 characters."""
 
 MAX_LINK = 4095
 """Bytes in the target of a symbolic link; `PATH_MAX` without its NUL."""
@@ -137,7 +138,7 @@ def decode_type(content_type: str) -> tuple[str, Stored]:
     ours: dict[str, Any] = {}
     for part in content_type.split(";"):
         key, _, text = part.strip().partition("=")
-        value = _READERS[key](text) if key in _READERS else None
+        value = _PARSERS[key](text) if key in _PARSERS else None
         # A parameter of our name with another value is another client's: it stays in the media type.
         if value is None:
             foreign.append(part)
@@ -224,7 +225,8 @@ def xattr_to_header(name: str) -> str | None:
 def header_to_xattr(header: str) -> str | None:
     """Return the xattr that a metadata name stands for.
 
-    None for our own fields, and for a name that no xattr can have, or by which it would not be found.
+    None for our own fields, for a name that no xattr can have, and for one that does not encode back to
+    `header`: getxattr(2) would not find it.
     """
     name = _XATTR_PREFIX + unquote(header)
     try:
@@ -291,7 +293,7 @@ def _etag(text: str) -> str | None:
     return text if _SLO.fullmatch(text) else None
 
 
-_READERS: Mapping[str, Callable[[str], object]] = {
+_PARSERS: Mapping[str, Callable[[str], object]] = {
     "mode": _mode,
     "mtime": parse_time,
     "uid": _owner,
@@ -300,7 +302,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "slo": _etag,
     "rdev": _device,
 }
-"""What reads the value of each parameter of ours; None is for a value that we do not write."""
+"""The parser of each of our parameters; it returns None for a value that we do not write."""
 
 _FIELDS = {"mtime": "mtime_ns", "rdev": "device"}
-"""The fields of `Stored` that are not called as their parameters."""
+"""The fields of `Stored` whose parameter has another name."""

@@ -122,7 +122,7 @@ class Condition(Lock, Protocol):
 
 
 class Event(Protocol):
-    """Something that happens once."""
+    """A flag that is set once, and that threads can wait for."""
 
     def set(self) -> None: ...
 
@@ -186,7 +186,7 @@ class Runtime:
         return threading.get_ident()
 
     def ended_threads(self, threads: Collection[int]) -> set[int]:
-        """Return which of the numbers are no thread's any more; none where the kernel does not tell."""
+        """Return the numbers whose threads have ended; none if /proc cannot be read."""
         try:
             return set(threads).difference(int(path.name) for path in _THREADS.iterdir())
         except OSError:
@@ -205,7 +205,7 @@ class Runtime:
         return time.time()
 
     def sleep(self, seconds: float) -> None:
-        """Return after so many seconds."""
+        """Sleep for `seconds`."""
         time.sleep(seconds)
 
 
@@ -214,7 +214,7 @@ class LockOrderError(AssertionError):
 
 
 class _Checks:
-    """The locks that the calling thread holds, in the order in which it took them."""
+    """Checks the lock order: knows the locks of each thread, in the order in which it took them."""
 
     def __init__(self) -> None:
         self.violations: list[str] = []
@@ -374,13 +374,13 @@ def may_block(what: str) -> None:
 
 
 def new_lock(rank: Rank, *, reentrant: bool = False) -> Lock:
-    """Return a lock of a rank."""
+    """Return a lock of `rank`; a `reentrant` one may be taken again by the thread that holds it."""
     raw = _runtime.lock(reentrant=reentrant)
     return raw if _checks is None else _CheckedLock(raw, rank, _checks, reentrant=reentrant)
 
 
 def new_condition(rank: Rank) -> Condition:
-    """Return a condition whose lock has a rank; its thread may take it again."""
+    """Return a condition whose lock has a rank; the thread that holds it may take it again."""
     raw = _runtime.condition()
     return raw if _checks is None else _CheckedCondition(raw, rank, _checks)
 
@@ -430,12 +430,12 @@ Local = threading.local
 
 
 def thread_id() -> int:
-    """Return the number of the calling thread."""
+    """Return the kernel's number of the calling thread."""
     return _runtime.thread_id()
 
 
 def ended_threads(threads: Collection[int]) -> set[int]:
-    """Return which of the numbers that `thread_id` returned are no thread's any more."""
+    """Return the numbers, from `thread_id`, whose threads have ended; none if /proc cannot be read."""
     return _runtime.ended_threads(threads)
 
 
@@ -467,6 +467,6 @@ def unix_time_ns() -> int:
 
 
 def sleep(seconds: float) -> None:
-    """Return after so many seconds."""
+    """Sleep for `seconds`."""
     may_block("sleeps")
     _runtime.sleep(seconds)

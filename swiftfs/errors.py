@@ -24,7 +24,7 @@ class ConfigurationError(SwiftfsError):
 
 
 class Gone(ConfigurationError):
-    """What was mounted at the path is not there any more, nor perhaps the path."""
+    """Nothing is mounted at the path any more; the path itself may be gone."""
 
 
 class NotAMount(Gone):
@@ -88,7 +88,7 @@ class AccessDenied(StoreError):
 
 
 class ForeignManifest(AccessDenied):
-    """The object takes its bytes from a place that is not its own, and the mount may not follow it there."""
+    """An SLO, DLO or symlink takes its bytes from a place that the mount may not read."""
 
 
 class Ghost(NotFound):
@@ -98,8 +98,8 @@ class Ghost(NotFound):
 class BadName(StoreError):
     """412 or 400 on a name: Swift cannot store an object with this name.
 
-    Its errno is not EINVAL, which means "into itself" to rename(2) and "not supported" to fsync(2): programs
-    ignore that.
+    Its errno is EIO. EINVAL would mean "into itself" from rename(2) and "not supported" from fsync(2), which
+    programs ignore.
     """
 
 
@@ -141,7 +141,8 @@ class Clash(Conflict):
     """409 on anything but the deletion of a container.
 
     On a change of an object, Swift has a version with a later timestamp: another client was faster, or the
-    clocks of its servers differ. The PUT of an object is then answered with 202 instead.
+    clocks of its servers differ. Swift's proxy answers a PUT of an object with 202 instead
+    (`_check_failure_put_connections` in swift/proxy/controllers/obj.py).
     """
 
     errno = errno.EIO
@@ -225,7 +226,7 @@ def os_error(number: int, subject: str | None = None) -> OSError:
 def drop_tracebacks(error: BaseException) -> None:
     """Drop the tracebacks of an error that is kept, and of its causes.
 
-    Their frames would keep the bytes mapped that could not be sent, and the descriptor of the map open.
+    The frames refer to the bytes that could not be sent: those would stay mapped, and their descriptor open.
     """
     following: BaseException | None = error
     while following is not None:
@@ -234,11 +235,11 @@ def drop_tracebacks(error: BaseException) -> None:
 
 
 DEAD_MOUNT = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
-"""How calls on a mount fail whose process has died; the second is for those that were under way then."""
+"""The errnos of calls on a mount whose process has died; calls that were running then get ECONNABORTED."""
 
 _NO_MOUNT = "{} is not a swiftfs mount"
 _DIED = "{}: its process has died: {}"
-_AGAIN = "mount it again, and it goes on"
+_AGAIN = "mount it again to continue"
 _PRIVATE = "{}: only the user who mounted it may do this (root too, with allow_root or allow_other)"
 _MOUNT_POINT_ERRORS: Mapping[int, tuple[type[ConfigurationError], str]] = {
     errno.ENODATA: (NotAMount, _NO_MOUNT),

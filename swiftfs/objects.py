@@ -160,7 +160,7 @@ class Limits:
     """
 
     listing: int = 10_000
-    """The most names of a page."""
+    """The maximum number of names in a page."""
 
     listing_is_cut: bool = False
     """Whether the server's own pages are longer than `listing`, so that each request must ask for fewer."""
@@ -263,7 +263,7 @@ REQUEST_CLASSES = (
 class Count:
     """The requests of one class: how many, body bytes sent and received, seconds until the answer's end.
 
-    `failures` are those without an answer, or with one outside 2xx; not HEAD and DELETE with 404.
+    `failures` counts those without an answer or with one outside 2xx, except HEADs and DELETEs with 404.
     """
 
     requests: int = 0
@@ -296,7 +296,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """Bytes of disk: those `used` of the `limit`, and those among them that Swift's objects do not have."""
+    """The disk space of the cache in bytes: `used` of `limit`; `dirty` of the used bytes are not in Swift."""
 
     used: int
     dirty: int

@@ -18,7 +18,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 LITTLE = 128 * 1024
-"""Free bytes of disk with which SQLite may fail for want of space: it says so only of some of its files."""
+"""With fewer free bytes of disk a "disk I/O error" counts as a full disk: SQLite reports a full disk only for
+some of its files."""
 
 
 class OtherFormat(ConfigurationError):
@@ -74,7 +75,7 @@ def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") ->
     `sqlite3.DatabaseError` for a damaged one or one that lacks a table, `sqlite3.OperationalError` (its
     subclass) and `OSError` for a file that cannot be opened.
     """
-    _check_unopened(path, schema)
+    _check_format_read_only(path, schema)
     database = sqlite3.connect(path, check_same_thread=False)
     try:
         # Other modes keep an index in shared memory (`-shm`) for other processes, of which there are none.
@@ -121,12 +122,12 @@ class CacheDatabase:
         self._synchronous = synchronous
 
     def open(self) -> sqlite3.Connection:
-        """Open the database; failures of the disk raise nothing."""
+        """Open the database, in memory if the disk refuses it; never raise an error of the disk."""
         if self.path is None:
             return self.in_memory()
         try:
             return self._open(self.path)
-        except (sqlite3.OperationalError, OSError) as error:  # not damaged: another mount may read it
+        except (sqlite3.OperationalError, OSError) as error:  # no sign of damage: it may be locked
             reason = reason_of(error, self.path.parent)
             log.warning("%s cannot be opened (%s): %s", self.path, reason, self._loss)
             return self.in_memory()
@@ -134,7 +135,7 @@ class CacheDatabase:
             return self.recreate(error)
 
     def recreate(self, error: Exception) -> sqlite3.Connection:
-        """Rename the file, which is closed and was made useless by `error`, and open a new database."""
+        """Rename the file, which is closed and unusable because of `error`, and open a new database."""
         if self.path is None:
             return self.in_memory()
         try:
@@ -185,13 +186,13 @@ def _put_aside(path: Path, suffix: str) -> Path:
     return aside
 
 
-def _check_unopened(path: Path, schema: Schema) -> None:
-    """Raise `OtherFormat` before the file is opened for writing.
+def _check_format_read_only(path: Path, schema: Schema) -> None:
+    """Raise `OtherFormat`, or `sqlite3.DatabaseError` for damage, before the file is opened for writing.
 
     Even opening and closing would change it: SQLite checkpoints the write-ahead log.
     """
-    log, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
-    logged = _size_of(log) > 0
+    wal, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
+    logged = _size_of(wal) > 0
     if not _size_of(path):
         if logged:  # SQLite would delete the log, and all data in it
             raise sqlite3.DatabaseError("it is empty, but not its write-ahead log")
@@ -222,7 +223,7 @@ def _size_of(path: Path) -> int:
 
 
 def _format_of(database: sqlite3.Connection, schema: Schema, path: Path) -> int:
-    """Return the database's format if it can be read; raise `OtherFormat`."""
+    """Return the database's format; raise `OtherFormat` if this release cannot read it."""
     application, number = _pragma(database, "application_id"), _pragma(database, "user_version")
     if application != schema.application:
         raise OtherFormat(
@@ -259,7 +260,7 @@ def is_for_want_of_space(error: Exception, folder: Path) -> bool:
         return error.errno in {errno.ENOSPC, errno.EDQUOT}
     if "full" in str(error):
         return True
-    # That of a file that it maps (`-shm`) is an error as of a broken disk.
+    # For the file that SQLite maps (`-shm`) it reports a full disk as an I/O error.
     return "disk I/O error" in str(error) and shutil.disk_usage(folder).free < LITTLE
 
 

@@ -51,7 +51,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         if isinstance(reason, DeadMount):
             detach(mountpoint)
             raise DeadMount(
-                f"{mountpoint} is unmounted; its process had died: mount it again, and it goes on with "
+                f"{mountpoint} is unmounted; its process had died: mount it again to continue with "
                 "what is not stored yet"
             ) from None
         raise for_root(mountpoint, reason) from None

@@ -67,7 +67,7 @@ class BaseResolver:
         return True
 
     def ask(self, base: BaseVersion) -> bool:
-        """Ask Swift, once, which version there is instead of a refused one; return whether it may be used."""
+        """Ask Swift, once, for the version that it has instead of a refused one; return whether to use it."""
         state = self._state
         with state.changed:
             # One HEAD for all readers that were refused together.
@@ -88,10 +88,10 @@ class BaseResolver:
                 state.changed.notify_all()
 
     def follow_upload(self, base: BaseVersion) -> bool:
-        """Take for the base version what an upload of ours stored whose answer was lost.
+        """Make what an upload of ours stored, whose answer was lost, the base version; return whether it did.
 
-        Return whether there is one. The first refusal causes the HEAD, even if it is a reader's: the next
-        attempt of the upload may come much later.
+        The first refusal causes the HEAD, even if it is a reader's: the next attempt of the upload may come
+        much later.
         """
         if not self._uploads.record.is_in_doubt:
             return False

@@ -71,8 +71,8 @@ class Answer:
 
 
 WHOLE = 4 * 1024 * 1024
-"""Bytes. A plain object up to this size is downloaded whole, because its ETag is then its MD5; of a larger
-object at most this much is compared at once."""
+"""Bytes. A plain object up to this size is downloaded whole, since its ETag is the MD5 of all its bytes; of a
+larger object at most this much is compared at once."""
 
 LARGEST_WHOLE = 64 * 1024 * 1024
 """A plain object up to this size is downloaded whole when a quarter of it or more is needed."""
@@ -117,21 +117,21 @@ class BaseVerifier:
         if base is None or self._state.closed:
             return
         try:
-            if not self._is_worth_all_of(base, fetch) or not self._download_whole(base):
+            if not self._is_whole_cheaper(base, fetch) or not self._download_whole(base):
                 step = WHOLE // BLOCK
                 for first in range(fetch.first, fetch.last, step):
                     self._download_twice(base, first, min(first + step, fetch.last))
         except NotFound:
             if not self._take_local(base, fetch):
                 raise PreconditionFailed(
-                    f"{base.name}: the object was deleted while it was changed"
+                    f"{base.name}: another client deleted it while it was changed here"
                 ) from None
         except PreconditionFailed:
             if not self._resolver.ask(base):
                 raise
 
     def _take_local(self, base: BaseVersion, fetch: Download) -> bool:
-        """Count blocks as verified whose object is gone: the local file has the only copy of them.
+        """Accept the local bytes of blocks as verified: their object is gone, so they are the only copy.
 
         Return False if not all of them are here.
         """
@@ -144,8 +144,8 @@ class BaseVerifier:
         log.info("%s is gone: the local bytes are stored as they are", base.name)
         return True
 
-    def _is_worth_all_of(self, base: BaseVersion, fetch: Download) -> bool:
-        """Return whether to verify some blocks by one download of the whole object: it is cheaper then."""
+    def _is_whole_cheaper(self, base: BaseVersion, fetch: Download) -> bool:
+        """Return whether to verify blocks by one download of the whole object, not by two of a part of it."""
         info = self._resolver.last_get_info
         # The ETag of a large object is no MD5 of its bytes.
         if base.manifest is not None or (info is not None and (info.is_slo or info.dlo_prefix is not None)):
@@ -241,7 +241,7 @@ class BaseVerifier:
             size=base.object_size,
         )
         if info.size != base.object_size or (base.etag and info.version.etag != base.etag):
-            raise PreconditionFailed(f"{base.name}: the object changed while it was changed here")
+            raise PreconditionFailed(f"{base.name}: another client changed it while it was changed here")
         return info
 
     def _take(self, base: BaseVersion, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:

@@ -134,7 +134,7 @@ class RemoteBlocks:
 
     INVARIANT: a segment with an evicted block has the present bytes of the file. Before a byte of it changes,
     all of its blocks are fetched back.
-    `whole` are the first bytes of the segments whose blocks are all evicted.
+    `whole` has the offset in the file of each segment whose blocks are all evicted.
     """
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ class FileRecord:
 
     @property
     def is_whole(self) -> bool:
-        """True when every byte is in the local file."""
+        """Whether every byte is in the local file."""
         first, last = block_range(0, self.base.size if self.base else 0)
         return not self.evicted and self.dirty.covers(first, last)
 

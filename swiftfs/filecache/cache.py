@@ -1,7 +1,7 @@
 """The cache folder: cached files in use, and local files that are kept for the next open of their version.
 
-A cached file in use has a local file of its own. When its last user releases it unchanged, `VersionCache`
-keeps that local file for the next open.
+`CachedFileFactory` makes cached files. One in use has a local file of its own. When its last user releases it
+unchanged, `VersionCache` keeps that local file for the next open.
 """
 
 import errno
@@ -127,6 +127,7 @@ class CachedFileFactory:
 MIB = 1024 * 1024
 
 LARGEST_AUTOMATIC = 10 * 1024 * MIB
+"""Bytes of the largest limit that is chosen by default."""
 
 STEP = 8 * MIB
 """Bytes that may be added between two checks of the budget, each of which costs an fstat(2) per open file."""
@@ -185,7 +186,7 @@ class FileCache:
         """Return a new cached file without any block, for the caller to release."""
         cached_file = self._factory.make(self._folder, name, base, None, self._calls)
         with self._lock:
-            return self._introduce(cached_file, name)
+            return self._add_use(cached_file, name)
 
     def __contains__(self, version: ObjectVersion) -> bool:
         """Return whether blocks of `version` are cached."""
@@ -195,16 +196,16 @@ class FileCache:
     def acquire_version(self, version: ObjectVersion) -> CachedFile | None:
         """Return the cached file of `version`, for the caller to release; None without one."""
         with self._lock:
-            # Its downloads have not ended: the new user goes on with them.
+            # Its downloads have not ended: the new user continues with them.
             cached_file = self._closing.pop(version, None)
             if cached_file is not None:
-                return self._introduce(cached_file, version.name)
+                return self._add_use(cached_file, version.name)
             if (cached := self._versions.take(version)) is None:
                 return None
             size = cached.file.mark().size
             base = BaseVersion(version.name, version.etag, size, size, cached.manifest)
             cached_file = self._factory.make(self._folder, version.name, base, cached, self._calls)
-            return self._introduce(cached_file, version.name)
+            return self._add_use(cached_file, version.name)
 
     def find(self, version: ObjectVersion) -> CachedFile | None:
         """Return the cached file of `version`, in use or not, for the caller to release; None without one."""
@@ -227,7 +228,7 @@ class FileCache:
             )
 
     def prefer(self, versions: Iterable[ObjectVersion], no_more: Iterable[ObjectVersion]) -> None:
-        """Evict these versions last: they may be the only copy of what was stored; others `no_more`."""
+        """Evict `versions` last, for they may be the only copies of what was stored; `no_more` as others."""
         with self._lock:
             self._versions.prefer(versions, no_more)
 
@@ -240,15 +241,15 @@ class FileCache:
     def pin(self, file: str, *, older: bool = False) -> None:
         """Keep the local file `file`, which is in use or journaled, for one operation more.
 
-        One of an `older` state may be gone: its end could not be recorded, because the disk refused that.
+        That of an `older` row may be gone already, if the disk refused to record that the row has ended.
         """
         with self._lock:
-            self._expect(file)
+            self._use_journaled(file)
             if not older or file in self._used:
                 use = self._used[file]
                 use.pins, use.older = use.pins + 1, use.older + older
 
-    def _expect(self, file: str) -> None:
+    def _use_journaled(self, file: str) -> None:
         """Begin the use of a file that was journaled before this mount."""
         if (name := self._journaled.pop(file, None)) is not None:
             self._used[file] = Use(name, None, users=0)
@@ -267,7 +268,7 @@ class FileCache:
                     use.cached_file.free_tail()
             self._end_or_suspend(file, use)
             if use.cached_file is not None and use.cached_file.size >= STEP:
-                self._growth = STEP  # what is stored can go
+                self._growth = STEP  # the next growth checks the budget: what is stored can be evicted
         self._space.progress()
 
     def is_pinned(self, cached_file: CachedFile) -> bool:
@@ -327,7 +328,7 @@ class FileCache:
             (self._folder / file).unlink(missing_ok=True)
         elif cached_file.is_dirty():
             cached_file.discard()
-            # In this order: between the two an upload may end, but one that stored anything has begun.
+            # In this order: an upload may end between the two checks, but then `has_begun` is True.
             if cached_file.uploads.is_busy or cached_file.uploads.record.has_begun:
                 self._backlog.abandon(cached_file.uploads)
         else:
@@ -374,7 +375,7 @@ class FileCache:
                 excess -= cached_file.evict(excess, journaled=journaled)
 
     def close(self) -> None:
-        """Cache the files that were waiting for their downloads, and bring the folder to the disk."""
+        """Cache the files that were waiting for their downloads, and sync the folder to the disk."""
         self._factory.close()
         with self._lock:
             closing = list(self._closing.items())
@@ -386,7 +387,7 @@ class FileCache:
             cached_file.suspend()
         self._versions.close()
 
-    def _introduce(self, cached_file: CachedFile, name: ObjectName) -> CachedFile:
+    def _add_use(self, cached_file: CachedFile, name: ObjectName) -> CachedFile:
         self._used[cached_file.file_name] = Use(name, cached_file)
         return cached_file
 
@@ -410,7 +411,7 @@ class FileCache:
 
     def _outlook(self, cached_file: HasSize, size: int) -> SpaceOutlook:
         """Free what can be freed at once, and begin the uploads that will free more."""
-        # Segments are on the disk until they are stored, however small the option is.
+        # Segments are on the disk until they are stored, however small the limit is.
         limit = max(self.limit, self._factory.space_needed(cached_file.size))
         self.fit(size)
         if self._unsaved() + size <= limit and self._free() >= RESERVE:
@@ -486,5 +487,5 @@ def _can_be_restored(cached_file: CachedFile) -> bool:
     # Clean bytes would have to be downloaded again, and the object may be gone.
     if cached_file.size > SMALL or cached_file.has_more_than_record():
         return False
-    # In this order: between the two an upload may end, but one that stored anything has begun.
+    # In this order: an upload may end between the two checks, but then `has_begun` is True.
     return not (cached_file.uploads.is_busy or cached_file.uploads.record.has_begun)

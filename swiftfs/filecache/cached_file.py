@@ -183,8 +183,8 @@ class CachedFile:
         with self._holding(partly, offset, end):
             if end > self.size:
                 self._state.zero_tail()
-            # Under the lock, together with the notes about it: a segment is read for an upload at any moment,
-            # and must be found to be superseded if it was read before these bytes came.
+            # Under the lock, together with what records the write: an upload may read the segment at any
+            # moment, and must be superseded if it read before these bytes came.
             copied = self._counted(offset, size, fill(self.descriptor, offset))
             if not copied:
                 return 0
@@ -197,8 +197,9 @@ class CachedFile:
     def truncate(self, size: int, record: Callable[[], bool] = lambda: False) -> None:
         """Make the file `size` bytes long; new bytes are zeros.
 
-        Of a shorter file `record` is called when it has its new size, and its local file all bytes. Unless it
-        returns False they stay, until `free_tail` or until the file grows. The caller excludes writers.
+        If the file becomes shorter, `record` is called when it has its new size, and its local file still all
+        bytes. If that returns True, they stay until `free_tail`, or until the file grows. The caller excludes
+        writers.
         """
         edge = min(size, self.size)
         # The block in which the file ends, or will end: its rest becomes zeros, its beginning must be right.
@@ -343,8 +344,8 @@ class CachedFile:
         Bytes that are written afterwards are another change. Nothing is evicted until `adopt`. A file that
         changed during each of its last uploads is copied, so that this upload can succeed.
         """
-        # In two steps: the copy is made while writers go on, and only what they changed meanwhile is copied
-        # again with the lock held.
+        # In two steps: the copy is made while writers continue, and only what they changed meanwhile is
+        # copied again with the lock held.
         frozen = self._copier.begin()
         with self._state.changed:
             self._copier.frozen = self._copier.end(frozen) if frozen is not None else None
@@ -367,14 +368,14 @@ class CachedFile:
 
     @property
     def changed_during_upload(self) -> bool:
-        """Return whether the upload may have sent bytes that have changed since it began."""
+        """Whether the upload may have sent bytes that have changed since it began."""
         with self._state.changed:
             taken = self._state.blocks.snapshot
             return taken is not None and taken.changed and not self._copier.covers(taken.size)
 
     @property
     def is_truncated(self) -> bool:
-        """Return whether the file has been shorter since the upload began: bytes of it are gone."""
+        """Whether the file has been shorter since the upload began: bytes of it are gone."""
         with self._state.changed:
             taken = self._state.blocks.snapshot
             return taken is not None and taken.least < taken.size and not self._copier.covers(taken.size)
@@ -405,7 +406,7 @@ class CachedFile:
         state.space.on_growth(taken.size)  # as many bytes more can be evicted
 
     def own_all(self) -> None:
-        """Download all that is missing, and need the base version no more: every block is dirty."""
+        """Download all that is missing, and make every block dirty: the base version is not needed then."""
         self._state.pin()
         self.ensure_verified(0, self.size)
         with self._state.changed:
@@ -426,7 +427,7 @@ class CachedFile:
         return self._resolver.correct(info)
 
     def has_more_than_record(self) -> bool:
-        """Return whether the local file has bytes that its record lacks: Swift or an older one has them."""
+        """Return whether the local file has bytes that its record lacks, of Swift or of an older record."""
         with self._state.changed:
             clean = self._state.blocks.present.copy()
             clean.subtract(self._state.blocks.unsaved())
@@ -470,7 +471,10 @@ class CachedFile:
         self._activity.when_idle(idle)
 
     def detach_file(self) -> CachedVersion | None:
-        """Return the local file, and end; return None, and go on, unless it has blocks of a version only."""
+        """Return the local file, and end; return None, and change nothing, if it cannot be cached.
+
+        It can if nothing is under way, and it has blocks of one version only, none of them wrong twice.
+        """
         state, blocks = self._state, self._state.blocks
         with state.changed:
             if state.closed or not (self._activity.is_idle() and blocks.is_clean()):

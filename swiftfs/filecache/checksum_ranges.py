@@ -54,15 +54,15 @@ class ChecksumRange:
 
     @property
     def is_due(self) -> bool:
-        """Return whether the bytes are to be checked when all of them are present."""
+        """Whether the bytes are to be checked when all of them are present."""
         return not (self.right or self.running or self.failure)
 
 
 class ChecksumRanges:
     """The checks of one version's bytes, guarded by the file's lock. `done` means that all bytes are right.
 
-    `running` counts the checks and the request for the manifest that are under way. The manifest is `asked`
-    for once at most.
+    `running` counts the checks and the request for the manifest that are under way. `asked` means that the
+    manifest was requested, which happens only once.
     """
 
     def __init__(self, *, done: bool) -> None:
@@ -103,7 +103,7 @@ class ChecksumRanges:
 
     @property
     def has_failed(self) -> bool:
-        """Return whether any range has failed."""
+        """Whether any range has failed."""
         return any(part.failure for part in self._ranges)
 
     def learn(self, part: ChecksumRange, changes: int, digest: str) -> bool:

@@ -92,8 +92,7 @@ class Downloads:
         return [
             fetch
             for fetch in self._under_way
-            # An unwanted one still runs, but its bytes do not come: whoever needs them begins another
-            # download.
+            # An unwanted one still runs, but gives up at its next bytes: whoever needs them begins another.
             if fetch.first < last and first < fetch.last and not fetch.unwanted
         ]
 

@@ -13,7 +13,7 @@ from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import punch_hole
 
 MOST_THREADS = 64
-"""So many threads with answers are looked through for threads that have ended: libfuse's come and go."""
+"""With so many threads in `_answers`, those that have ended are forgotten: libfuse's threads come and go."""
 
 
 class Evictor:
@@ -47,10 +47,10 @@ class Evictor:
         self._answers[thread] = block_range(offset, end)
 
     def evict(self, size: int, *, journaled: bool) -> int:
-        """Evict about `size` bytes that can be downloaded again; return how many it were.
+        """Evict about `size` bytes that can be downloaded again; return how many were evicted.
 
-        The blocks furthest from where the last reader goes on are evicted first. A `journaled` file keeps the
-        blocks that the journal's record needs.
+        Blocks after the position of the last reader are evicted first, then those before it, both in the
+        order of the file. A `journaled` file keeps the blocks that the journal's record needs.
         """
         state = self._state
         with state.changed:
@@ -68,7 +68,7 @@ class Evictor:
                 if freed >= size:
                     break
                 stop = min(end, first + block_range(0, size - freed)[1])
-                self._give_back(first, stop)
+                self._evict_blocks(first, stop)
                 freed += (stop - first) * BLOCK
             return freed
 
@@ -77,10 +77,10 @@ class Evictor:
         for thread in ended_threads(list(self._answers)):
             self._answers.pop(thread, None)
 
-    def _give_back(self, first: int, last: int) -> None:
+    def _evict_blocks(self, first: int, last: int) -> None:
         state = self._state
         state.blocks.drop(first, last)
-        # Of a clean file the base version has all blocks, so nothing need be known of its segments.
+        # The base version has all blocks of a clean file, so nothing is recorded of its segments.
         if not state.blocks.is_clean():
             for stored in self._segments(journaled=False, within=(first * BLOCK, last * BLOCK)):
                 begin, end = max(first, stored.blocks[0]), min(last, stored.blocks[1])
@@ -97,8 +97,8 @@ class Evictor:
         # A superseded upload too: it maps these bytes until it has ended.
         for upload in self._uploads.under_way() if evictable else ():
             evictable.discard(*block_range(upload.start, upload.end))
-        # After a record and before the next change nothing more may go: the record says that the local file
-        # has it.
+        # Between a record and the next change nothing more may be evicted: the record says that the local
+        # file has it.
         if is_clean or (state.is_recorded and not journaled):
             return evictable
         for stored in self._segments(journaled=journaled):
@@ -109,8 +109,8 @@ class Evictor:
     def _segments(self, *, journaled: bool, within: tuple[int, int] | None = None) -> Iterator[StoredSegment]:
         """Yield stored segments with the file's present bytes, none of them of the base version.
 
-        Those whose blocks are all evicted are left out. Given bytes to look `within`, only segments that hold
-        any of them.
+        Those whose blocks are all evicted are left out. With `within`, a range of bytes, only segments that
+        have any of these.
         """
         blocks = self._state.blocks
         for stored in self._uploads.stored(protected=journaled, within=within, beside=blocks.remote.whole):

@@ -1,4 +1,4 @@
-"""What the parts of one cached file share: lock, local file, map of blocks, what is under way."""
+"""What the parts of one cached file share: its state with the lock, and the activity that is under way."""
 
 import errno
 import os
@@ -166,7 +166,7 @@ class Activity:
         return not (self.fetches or self._state.checks.running or self._uploads.is_busy)
 
     def ended(self) -> None:
-        """Wake those who wait; call what waits for idleness if nothing is under way any more."""
+        """Wake those who wait; call `idle` of `when_idle` if nothing is under way any more."""
         with self._state.changed:
             self._state.changed.notify_all()
             # Taken with the lock, so that one thread of several that end at once calls it.
@@ -188,7 +188,7 @@ class Activity:
         self.ended()
 
     def cancel_queued(self) -> None:
-        """Cancel what nobody needs and has not begun; what goes on calls `ended`."""
+        """Cancel what nobody needs and has not begun; uploads that continue will call `ended`."""
         with self._state.changed:
             self.fetches.cancel()
         for upload in self._uploads.cancel_queued():

@@ -33,7 +33,7 @@ class FrozenCopier:
         self.frozen: FrozenCopy | None = None
 
     def begin(self) -> FrozenCopy | None:
-        """Copy what the next upload reads, while writers go on.
+        """Copy what the next upload reads, while writers continue.
 
         Return None if no copy is needed yet, or if none can be made.
         """
@@ -65,7 +65,7 @@ class FrozenCopier:
         return frozen
 
     def end(self, frozen: FrozenCopy) -> FrozenCopy | None:
-        """Copy what has changed since `begin`; return None if that fails. Lock held, so no writer goes on."""
+        """Copy what has changed since `begin`; return None if that fails. Lock held, so no writer runs."""
         state = self._state
         size = state.blocks.size
         touched, self._touched = self._touched or Blocks(), None
@@ -74,7 +74,7 @@ class FrozenCopier:
         for run in list(state.blocks.missing(*block_range(0, size))):
             wanted.discard(*run)
         try:
-            # A clone takes so little time that a new one replaces the first, for all of one moment.
+            # A clone takes so little time that a new one, of this moment, replaces the first.
             if frozen.clone(state.descriptor):
                 frozen.blocks = wanted
                 return frozen
@@ -110,8 +110,8 @@ class FrozenCopier:
     def _hot(self) -> Blocks:
         """Return the blocks that an upload reads and a writer may change. Lock held.
 
-        A patch reads the pieces that have changed, and sometimes their neighbours. If copies of those were
-        not enough, the whole file counts. Stored segments and evicted blocks are not read.
+        A patch reads the pieces that have changed, and sometimes their neighbours. After `2 * OFTEN` failed
+        uploads all blocks count. Stored segments and evicted blocks are not read.
         """
         blocks = self._state.blocks
         size = blocks.size

@@ -54,13 +54,13 @@ class FrozenCopy:
     def copy(self, source: int, blocks: Blocks, size: int) -> None:
         """Copy blocks of the file `source`, `size` bytes long, in the kernel; holes stay holes.
 
-        Raise `OSError` ENOSPC when the disk has no room for it.
+        Raise `OSError` ENOSPC when the disk has no space for it.
         """
         if os.fstat(self.descriptor).st_size < size:
             os.ftruncate(self.descriptor, size)
         for first, last in blocks.runs(0, -(-size // BLOCK)):
             start, end = first * BLOCK, min(last * BLOCK, size)
-            # It may have older bytes from the first of the two copies, where the source is a hole by now.
+            # The copy may have older bytes here, from `FrozenCopier.begin`, where the source is a hole now.
             punch_hole(self.descriptor, start, end - start)
             while (start := next_data(source, start, end)) < end:
                 start += self._copy(source, start, next_hole(source, start, end) - start)
@@ -75,12 +75,12 @@ class FrozenCopy:
                 raise
             os.lseek(self.descriptor, start, os.SEEK_SET)
             copied = os.sendfile(self.descriptor, source, start, length)
-        if not copied:  # the source was truncated; who did that has these bytes copied again
+        if not copied:  # the source was truncated: `FrozenCopier.end` copies these bytes again
             return length
         return copied
 
 
 def refuse_without_room(folder: Path, size: int) -> None:
-    """Raise `OSError` ENOSPC unless the disk has room for `size` bytes and `RESERVE`."""
+    """Raise `OSError` ENOSPC unless the disk has space for `size` bytes and `RESERVE`."""
     if shutil.disk_usage(folder).free < size + RESERVE:
         raise os_error(errno.ENOSPC, str(folder))

@@ -33,7 +33,7 @@ class ReadAhead:
     `limit` is how many bytes the plan may run ahead of the reader, whose last read ended at `position`; 0
     turns it off. Pieces consist of whole blocks, except at the end of the file.
 
-    A stream `lasts` once it was continued after a read elsewhere, which was another reader's then. `used` is
+    A stream `lasts` once it was continued after a read elsewhere: that read was another reader's. `used` is
     the time of its last read, `readers` the number of reads that are being answered.
     """
 
@@ -61,7 +61,7 @@ class ReadAhead:
 
     @property
     def runs_ahead(self) -> bool:
-        """Return whether anything ahead of the reader was planned."""
+        """Whether anything ahead of the reader was planned."""
         return self._planned > self.position
 
     def stop(self) -> None:
@@ -88,7 +88,7 @@ class ReadAhead:
             self._read = end - offset
             return
         self._read += end - offset
-        # It grows with what was read in one go, so that a short read costs little.
+        # It grows with what the stream has read, so that a short read costs little.
         window = min(max(FIRST_PIECE, 4 * (self._read - BLOCK)), self._limit // streams)
         half = window // 2
         piece = min(max(FIRST_PIECE, half - half % BLOCK), LAST_PIECE)
@@ -118,8 +118,8 @@ class Streams:
         near = [stream for stream in self._streams if not stream.leaves(offset)]
         if near:
             stream = min(near, key=lambda one: abs(offset - one.position))
-            # Another stream was read in between, and this one goes on: so there are two readers, not one that
-            # jumps.
+            # Another stream was read in between, and this one continues: so there are two readers, not one
+            # that jumps.
             stream.lasts = stream.lasts or stream is not self._streams[-1]
             self._streams.remove(stream)
             left = [one for one in self._streams if one.is_idle(now)]

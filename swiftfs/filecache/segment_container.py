@@ -15,7 +15,7 @@ LONGEST_PREFIX = 257
 """Bytes of the longest container name and a slash: the longest prefix of a place."""
 
 LONGEST_ID = len("/swiftfs-") + 32 + len("/") + 13 + len("-") + 12
-"""Bytes that the name of our segments has behind the object's key."""
+"""Bytes of our segments' names behind the object's key."""
 
 LONGEST_KEY = 1024 - LONGEST_ID - LONGEST_PREFIX
 """Bytes of an object's key in the names of its segments; a longer key is truncated."""

@@ -77,13 +77,13 @@ def is_all_named(uploads: Iterable[SegmentPut], named: set[ObjectName]) -> bool:
 def results(uploads: Collection[SegmentPut]) -> list[Segment]:
     """Return the segments when all are stored; cancel those that have not begun when Swift refuses one.
 
-    Raise as `SegmentPut.result` does. Those that have begun go on, and the next attempt uses them.
+    Raise as `SegmentPut.result` does. Those that have begun continue, and the next attempt uses them.
     """
     try:
         return [upload.result() for upload in uploads]
     except StoreError as error:
-        # What refuses one mostly refuses all, and each is sent before it is refused. But bytes that arrive
-        # wrong, or have changed meanwhile, are those of one segment.
+        # What refuses one segment mostly refuses all, and each is sent before it is refused. But bytes that
+        # arrive wrong, or have changed meanwhile, are those of one segment only.
         if not (error.retryable or isinstance(error, Corrupt)):
             for upload in uploads:
                 upload.stored.cancel()
@@ -112,7 +112,7 @@ def map_bytes(descriptor: int, start: int, end: int) -> Body:
     """Return the file's bytes from `start` to `end`, if possible without reading them into the heap."""
     if start == end:
         return b""
-    # On a tmpfs a mapping takes a page for each one of a hole that is read: SIGBUS if there is none left.
+    # On a tmpfs, each page of a hole that is read through a mapping takes memory: SIGBUS if none is left.
     if next_hole(descriptor, start, end) < end and is_in_memory(descriptor):
         return _copy(descriptor, start, end)
     # mmap(2) takes offsets of whole pages only.
@@ -239,7 +239,7 @@ class SegmentStorer:
         except BaseException as error:
             with self._lock:
                 if self._zeros.get(length) is zeros:
-                    # Before the error is told: who waits may try again, and must not find this future.
+                    # Before `set_exception`: a waiter that tries again must not find this future.
                     del self._zeros[length]
             zeros.set_exception(error)
             raise

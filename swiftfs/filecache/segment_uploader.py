@@ -18,8 +18,8 @@ from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import ObjectStore
 
 RECORDS_KEPT = 3
-"""For so many stored states of a file the segments are kept that its records named: more than the journal
-can still have a record of."""
+"""The number of stored states of a file for which the segments that its records named are kept: more states
+than the journal can still have records of."""
 
 
 class SegmentUploader:
@@ -38,7 +38,8 @@ class SegmentUploader:
     is the record's, guards every field; no thread waits for an upload while holding it.
 
     A segment that a sequential writer has left is uploaded after `settle_seconds`; until then it is in
-    `_resting`, with the time when it was left.
+    `_resting`, with the time when it was left. That writer is at `_contiguous`, in the segment with the
+    number `_next`.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class SegmentUploader:
 
     @property
     def is_busy(self) -> bool:
-        """Return whether any upload has not ended, even a superseded one."""
+        """Whether any upload has not ended, even a superseded one."""
         with self._lock:
             return any(not upload.stored.done() for upload in self._under_way)
 
@@ -164,7 +165,7 @@ class SegmentUploader:
             return [upload for upload in self._under_way if not upload.stored.done()]
 
     def cancel_queued(self) -> list[SegmentPut]:
-        """Cancel the uploads that have not begun; return those that go on. Nobody may be waiting for any."""
+        """Cancel the uploads that have not begun; return those that continue. Nobody may wait for any."""
         return [upload for upload in self.under_way() if not upload.stored.cancel()]
 
     def stored(
@@ -172,8 +173,8 @@ class SegmentUploader:
     ) -> list[StoredSegment]:
         """Return the stored segments with the file's present bytes, or only the `protected` ones of them.
 
-        `finish` will use them as they are. Given bytes to look `within`, only segments that hold any of them.
-        Those that begin at an offset in `beside` are left out.
+        `finish` will use them as they are. With `within`, a range of bytes, only segments that have any of
+        these. Those that begin at an offset in `beside` are left out.
         """
         with self._lock:
             uploads = self._uploads.touching(*within) if within else self._uploads.values()

@@ -12,7 +12,7 @@ PATIENCE = 120.0
 sooner; a program that hangs in write() for longer would seem dead."""
 
 PAUSE = 1.0
-"""Seconds between two attempts to begin uploads that failed."""
+"""Seconds between two checks without progress: each begins uploads that failed again."""
 
 
 class SpaceOutlook(enum.Enum):
@@ -62,7 +62,7 @@ UNLIMITED = SpaceCalls()
 
 
 class SpaceWaiter:
-    """Wakes writers that wait, at each progress. Its lock comes after every other."""
+    """Wakes writers that wait, at each progress. Its lock comes after all others of the cache and journal."""
 
     def __init__(self) -> None:
         self._changed = new_condition(Rank.ROOM)

@@ -190,7 +190,7 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def synchronize(folder: Path) -> None:
-    """Return when all that was written to the folder's file system is on the disk (syncfs(2))."""
+    """Sync all that was written to the folder's file system to the disk (syncfs(2)); raise `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _libc.syncfs(descriptor) != 0:

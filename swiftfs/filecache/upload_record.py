@@ -56,7 +56,7 @@ class UnreferencedPrefix:
 
     @property
     def is_in_doubt(self) -> bool:
-        """True if the PUT of a manifest may still be carried out."""
+        """Whether the PUT of a manifest may still be carried out."""
         return bool(self.asked - self.landed)
 
 
@@ -107,7 +107,7 @@ class UploadRecord:
 
     @property
     def has_begun(self) -> bool:
-        """Return whether there may be segments that no manifest names."""
+        """Whether there may be segments that no manifest names."""
         return self._has_begun
 
     def update(self, *, all_named: bool) -> UnreferencedPrefix | None:
@@ -165,7 +165,7 @@ class UploadRecord:
     def answered(self, manifest: Manifest | None) -> bool:
         """Record that Swift has `manifest`, None for a file stored whole; return whether that is in doubt.
 
-        It is while an earlier PUT of another manifest, with other segments, may still be carried out.
+        It is in doubt if an earlier PUT of another manifest, with other segments, may still be carried out.
         """
         with self.lock:
             in_doubt = bool(self._asked - self._landed - ({manifest.etag} if manifest else set()))
@@ -176,7 +176,7 @@ class UploadRecord:
     def landed(self, etag: str) -> bool:
         """Return whether the version that Swift has is a manifest of ours whose PUT had no answer.
 
-        It is recorded that this PUT has been carried out.
+        If it is, record that this PUT was carried out.
         """
         with self.begin_lock:
             with self.lock:
@@ -185,13 +185,13 @@ class UploadRecord:
                     self._landed.add(etag)
                 state, is_ours = self._state(), etag in self._landed
             if is_new and self._on_first_put is not None:
-                with suppress(OSError):  # otherwise what only it names is deleted some minutes later
+                with suppress(OSError):  # without the record clean-up waits some minutes before it deletes
                     self._on_first_put(state)
         return is_ours
 
     @property
     def is_in_doubt(self) -> bool:
-        """Return whether the PUT of a manifest has no answer."""
+        """Whether the PUT of a manifest has no answer."""
         with self.lock:
             return bool(self._asked)
 

@@ -11,9 +11,9 @@ from swiftfs.objects import ObjectName
 
 @dataclass(slots=True)
 class Use:
-    """A local file with its number of users, and of operations of the journal that pin it.
+    """The use of a local file: `users` counts who uses it, `pins` the operations of the journal that need it.
 
-    Of these `older` are of states that only a power cut would bring back. While the file is suspended
+    `older` of the pins are of states that only a power cut would bring back. While the file is suspended
     `cached_file` is None, and it takes `bytes` of disk.
     """
 
@@ -33,8 +33,8 @@ class Use:
 class Uses:
     """The uses by the names of the local files. The lock, which is the file cache's, guards all.
 
-    A file that only waits for one operation of the journal can be put away: then that operation has all that
-    is known of it, and `by_file` does not. There are `away` such files, with `away_bytes` of disk.
+    A file that only waits for one operation of the journal can be put away: then `by_file` does not have it,
+    and that operation has all that is known of it. There are `away` such files, with `away_bytes` of disk.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Uses:
             return use.bytes
 
     def bring_back(self, file: str, name: ObjectName, size: int) -> None:
-        """Take up again a file that was put away with `size` bytes, and is to be stored as `name`."""
+        """Record again a file that was put away with `size` bytes of disk, and is to be stored as `name`."""
         with self.lock:
             self.by_file[file] = Use(name, None, users=0, pins=1, bytes=size)
             self.away -= 1

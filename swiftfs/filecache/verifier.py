@@ -20,7 +20,7 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 MUCH = 4 * 1024 * 1024
-"""Bytes of an SLO that were read before its manifest is asked for: a program that reads so much reads on."""
+"""Bytes of an SLO that are read before its manifest is requested: a program that reads so much reads on."""
 
 
 class Verifier:
@@ -57,7 +57,7 @@ class Verifier:
         """Ask for an SLO's manifest when so much was read that whole segments may be present."""
         blocks, checks = self._state.blocks, self._state.checks
         base = blocks.base
-        # A manifest costs a request, which a look at the beginning of a large file must not.
+        # A manifest costs a request, which a program that only reads the beginning of a file must not cause.
         much = len(blocks.present) * BLOCK >= MUCH or blocks.is_present(0, blocks.size)
         if base is None or base.manifest or checks.asked or checks.done or not much or self._state.closed:
             return

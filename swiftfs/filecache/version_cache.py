@@ -43,7 +43,7 @@ class VersionCache:
         try:
             file.move(self._folder / name)
         except OSError as error:  # the folder was wiped, or the disk fails
-            log.info("%s: %s", file.path, error)
+            log.info("%s cannot be cached: %s", file.path, error)
             _remove(file)
             return
         # After the rename, which changes the ctime in the mark.
@@ -70,20 +70,20 @@ class VersionCache:
             try:
                 file.rename_open()
             except OSError as error:
-                log.info("%s: %s", file.path, error)
+                log.info("%s cannot be used again: %s", file.path, error)
             else:
                 return CachedVersion(file, row.present, row.checked, row.manifest)
         _remove(file)
         return None
 
     def prefer(self, versions: Iterable[ObjectVersion], no_more: Iterable[ObjectVersion]) -> None:
-        """Evict these versions last, and others `no_more`."""
+        """Evict `versions` last, and `no_more` as others."""
         self._preferred.difference_update(map(_name, no_more))
         self._preferred.update(map(_name, versions))
 
     def evict(self, size: int) -> int:
-        """Delete the least recently used files, `size` bytes or all; return how many bytes it were."""
-        # Their time of use is made the newest, so that the order of the index is enough.
+        """Delete the least recently used files, `size` bytes or all; return how many bytes were deleted."""
+        # Preferred versions count as just used, so that the order of the index is enough.
         for name in self._preferred:
             self._index.touch(name)
         freed = 0
@@ -119,14 +119,14 @@ class VersionCache:
                 Path(entry.path).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Bring all to the disk and close the index."""
+        """Sync all files to the disk, and close the index."""
         clean = True
         try:
             if self._index.bytes:
                 # Before the index says that the session was clean.
                 synchronize(self._folder)
         except OSError as error:
-            log.info("%s: %s", self._folder, error)
+            log.info("%s cannot be synced, so it is not used after a reboot: %s", self._folder, error)
             clean = False
         self._index.close(clean=clean)
 
@@ -141,4 +141,4 @@ def _remove(file: SparseFile) -> None:
     try:
         file.remove()
     except OSError as error:
-        log.info("%s: %s", file.path, error)
+        log.info("%s cannot be deleted: %s", file.path, error)

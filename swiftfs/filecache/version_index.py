@@ -175,7 +175,7 @@ class VersionIndex:
         try:
             return step()
         except sqlite3.OperationalError as error:  # the disk is full, or fails
-            log.info("index of the cache %s: %s", self._file.path, error)
+            log.info("the index of the cache %s cannot be used: %s", self._file.path, error)
             # The transaction was rolled back, so its bytes count as before.
             self.bytes = before
         except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:

@@ -133,9 +133,9 @@ class BackgroundMoves:
         }
 
     def _look(self, attempts: Sequence[_Attempt]) -> None:
-        """Find what is at the new name of each object, and at the old one if that may have been tried before.
+        """Find what is at the new name of each object, and at the old one after an earlier attempt.
 
-        At a first attempt the version of the rename counts: the deletion looks whether it is still there.
+        At a first attempt the version of the rename counts: the deletion checks that it is still there.
         """
         for one in attempts:
             one.here = None if one.is_ambiguous else one.operation.row
@@ -151,7 +151,7 @@ class BackgroundMoves:
             one.there = there.get(one.item.target)
             if one.is_ambiguous and one.here is not None and one.there is None:
                 self._late.found_rows(one.item.source, one.here, one.item.target, None)
-        # A listing may lag behind: what is not as expected a HEAD shows.
+        # A listing may lag: where it is not as expected, HEADs decide.
         known = {one.operation.source for one in listed if one.here is not None and one.there is None}
         for _ in self._pool.map(
             self._look_at, [one for one in attempts if one.operation.source not in known]
@@ -223,7 +223,7 @@ class BackgroundMoves:
         wait_all([self._pool.submit(self._copy_one, one, away) for one in attempts])
 
     def _copy_one(self, one: _Attempt, away: Event) -> None:
-        """Copy an object, unless the server does not answer: each request would be repeated to the end."""
+        """Copy an object, unless the server is `away`: each request would be retried to the end."""
         if away.is_set():
             one.error = Unavailable("the server did not answer", may_land=False)
             return

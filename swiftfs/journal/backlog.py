@@ -1,4 +1,7 @@
-"""The queue of the journal with its lock, workers and background work, which the file cache calls too."""
+"""The journal's queue with its lock and workers, and their upkeep: syncs and deletions of segments.
+
+The file cache calls it too.
+"""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -73,7 +76,7 @@ class Upkeep:
         """Delete the segments of the file; ask Swift first if a manifest may name them."""
         # `abandon` waits for the uploads under way, which is why this runs in a worker.
         names = uploads.abandon()
-        # The names of this process are not all that is below the prefix, or a manifest of ours may stand.
+        # An earlier process may have left more below the prefix, or Swift may have a manifest of ours.
         if uploads.record.is_inherited or uploads.record.is_in_doubt:
             self._discard(uploads.record.state(), names)
             return

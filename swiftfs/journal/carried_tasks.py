@@ -1,4 +1,4 @@
-"""Changes below a folder that moves which only the journal has: they get their new names there."""
+"""Changes below a folder that is renamed, which Swift has not seen: they get new names in one commit."""
 
 import errno
 from collections.abc import Callable, Collection, Sequence
@@ -99,7 +99,7 @@ class CarriedTasks:
 
     INVARIANT: none of them is sent before it has its final name, so that no object of the other name exists.
 
-    Unless that `is_allowed` none is held. The journal's lock is held for the calls of `hold` and `release`.
+    None is held unless `is_allowed`. The journal's lock is held for the calls of `hold` and `release`.
     """
 
     def __init__(
@@ -144,9 +144,9 @@ class CarriedTasks:
     def rename(self, record: RecordCarried, move: Task | None = None) -> None:
         """Give the tasks their new names, in one commit; `record` is called after that, with the lock held.
 
-        The commit also drops the record of the `move` of what Swift has of the folder; if that has handed on
-        its objects, their moves are queued before. Without a move raise `OSError` if the disk refuses the
-        commit: nothing has changed then.
+        With a `move`, which has moved what Swift has of the folder, the commit also drops its record; if it
+        has handed on its objects, their moves are queued first. Without a move raise `OSError` if the disk
+        refuses the commit: nothing has changed then.
         """
         with self._changed:
             if move is not None and move.later:
@@ -181,7 +181,7 @@ class CarriedTasks:
         if tail is not None and isinstance(tail.operation, PutMarker):
             tasks.append(tail)
         free = [task for task in tasks if self._is_free(task)]
-        # What another task waits for must not be held until that is executed.
+        # The other tasks are executed while these are held, so none of them may wait for a held one.
         needed = set(with_blockers({*tasks} - {*free}))
         self._queue.release(self._gate)
         self._tasks = sorted((task for task in free if task not in needed), key=lambda task: task.seq)
@@ -193,12 +193,12 @@ class CarriedTasks:
         """Return whether a task only needs another name. Raise `OSError` ENAMETOOLONG if that is too long."""
         if not self._is_allowed or task.running or task.ambiguous or not isinstance(task.operation, Put):
             return False
-        # Another rename may wait for what comes after it: two that hold what the other waits for would never
-        # end.
+        # Another rename may wait for a dependent of it. Two renames, each holding what the other waits for,
+        # would never end.
         if task.dependents:
             return False
         name = task.operation.name
-        # An older version may be stored again before one whose base version is gone: see `Journal`.
+        # A repair may be put before a task whose base version is gone: see `Repairs.submit`.
         if len(self._queue.chain(name)) > 1 or isinstance(task.error, PreconditionFailed):
             return False
         # The folder that is at the target keeps its marker, which gets the attributes of this one by a COPY.
@@ -227,7 +227,7 @@ class CarriedTasks:
         if not is_moved and not isinstance(old, PutMarker) and not old.creates:
             deletion = Delete(old.name, old.replaces_large, old.replaces_etag)
             number = self._queue.next_seq()
-            waiting = Waiting(task.created)  # in truth for the new name
+            waiting = Waiting(task.created)  # due at once, but blocked by the task of the new name
             leaves = Task(number, task.path, deletion, nobody_waits, task.created, waiting)
         path = self._rename.path(task.path)
         carried = Carried(task.path, path, operation, leaves is not None)
@@ -247,9 +247,10 @@ class CarriedTasks:
 
 
 def renamed(operation: Operation, name: ObjectName, *, is_moved: bool) -> Put | None:
-    """Return a change that was never sent for another name, None if that is impossible.
+    """Return the operation of a change that was never sent for another name, None if that is impossible.
 
-    If the old name's object is moved as well, what the change replaces is at the new name then; else nothing.
+    With `is_moved` the old name's object moves too, and the change replaces it at the new name. Otherwise it
+    replaces nothing there.
     """
     match operation:
         case PutMarker():

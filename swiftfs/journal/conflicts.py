@@ -22,7 +22,7 @@ MOST_SENT = 20
 
 
 class Conflicts:
-    """Lets the last writer win. With `keep` another client's version is copied first, for one more HEAD.
+    """Lets the last writer win. With `keep` another client's version is copied first, at the cost of a HEAD.
 
     `ambiguous` has the versions that requests of this mount may have stored although their answer was lost.
     """
@@ -78,7 +78,7 @@ class Conflicts:
     def record_sent(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         """Return the operation with the ETag of the version to be sent.
 
-        Without `keep` that is of use only where segments of an SLO are to be deleted when it stands.
+        Without `keep` it is needed only if the version may replace an SLO, whose segments are then deleted.
         """
         if not self._keep and operation.replaces_large is False:
             return operation
@@ -102,7 +102,7 @@ class Conflicts:
             manifest = self._copier.copy(info, beside)
         # The caller deletes the segments of this manifest, so it must be the one that was copied.
         if manifest.etag != etag:
-            raise Unavailable(f"{name}: another client changed it meanwhile")
+            raise Unavailable(f"{name}: another client changed it while it was copied")
         return self._removal.owners.owned(name, etag, (segment.name for segment in manifest.segments))
 
     def _has_version(self, name: ObjectName, etag: str) -> bool:

@@ -50,14 +50,14 @@ class JournalDB:
     """The records of one cache folder, which belong to the source `identity`.
 
     Raise `ConfigurationError` if the folder has operations of another source, or a journal that cannot be
-    opened or has another format. The lock guards the database; it comes after every other one but that of the
-    statements that the next commit runs.
+    opened or has another format. The lock guards the database; it comes after the journal's other locks,
+    except that of the statements for the next commit.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder = folder
         self._path = folder / JOURNAL
-        self._log = folder / f"{JOURNAL}-wal"
+        self._wal = folder / f"{JOURNAL}-wal"
         self._lock = new_lock(Rank.LOG)
         self._reserve = Reserve(folder / JOURNAL_RESERVE)
         self._pending_puts: dict[int, Record] = {}
@@ -122,7 +122,7 @@ class JournalDB:
             try:
                 self._write(put, drop, unreferenced, executed)
             except OSError as error:
-                log.warning("%s", error)
+                log.warning("the journal cannot record what was done, and will try again: %s", error)
                 self._older.refuse(drop)
                 self._pending_puts, self._pending_drops = self._with_pending(put, drop)
                 if unreferenced is not None:
@@ -165,11 +165,12 @@ class JournalDB:
     def begin_upload(self, unreferenced: UnreferencedPrefix) -> None:
         """Record that below a prefix there may be segments that no manifest names, also after a power cut.
 
-        Without it nobody would know the version of a manifest that is about to be sent for one of this mount.
+        Without the record the next mount would take a manifest that is about to be sent for another client's.
+        Raise `OSError` if the disk refuses it.
         """
         with self._lock:
             self._write((), (), unreferenced, None)
-        _sync_data(self._log)
+        _sync_data(self._wal)
 
     def end_upload(self, prefix: ObjectName) -> None:
         """Record that a manifest names all segments that are left below `prefix`."""
@@ -200,8 +201,8 @@ class JournalDB:
             self._commit((sql, rows))
 
     def sync_changes(self) -> None:
-        """Sync what `change` has committed, for what a request relies on; raise `OSError`."""
-        _sync_data(self._log)
+        """Sync what `change` has committed, before a request that relies on it; raise `OSError`."""
+        _sync_data(self._wal)
 
     def change_later(self, sql: str, row: tuple[object, ...]) -> None:
         """Run a statement on such a table with the next commit of records, or with the next `sync`."""
@@ -237,7 +238,8 @@ class JournalDB:
             commits = self._commits
             if commits == self._synced:
                 return
-            # Before the first byte is written: what is replaced from now on may be what a power cut leaves.
+            # Before the first byte is written: a row that is replaced from now on may be the one that a power
+            # cut leaves.
             self._older.begin_sync(commits)
         self._reserve.fill()
         synchronize(self._folder)
@@ -248,25 +250,25 @@ class JournalDB:
                 ("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("synced", str(commits))]),
                 ("DELETE FROM older WHERE until <= ?", [(commits,)]),
             )
-            if self._log.stat().st_size > CHECKPOINT_BYTES:
+            if self._wal.stat().st_size > CHECKPOINT_BYTES:
                 # Here, and not within a commit (`wal_autocheckpoint` is 0), for which a program waits in
                 # close().
                 self._checkpoint()
-        _sync_data(self._log)  # else a power cut may lose the fact
+        _sync_data(self._wal)  # else a power cut may lose the fact
         with self._lock:
             self._older.end_sync(commits)
             self._synced = self._final = commits
 
     def make_final(self) -> None:
-        """Return when a power cut cannot bring back what Swift has executed, or overtaken, up to now.
+        """Sync the database if a power cut could bring back what Swift has executed, or overtaken, up to now.
 
-        Without this the next mount would carry out a change that was synced before it, over the newer one.
+        Otherwise the next mount would carry out such a change, over the newer one. Raise `OSError`.
         """
         with self._lock:
             overtook = self._older.overtook
             if overtook <= self._final:
                 return
-        _sync_data(self._log)
+        _sync_data(self._wal)
         with self._lock:
             self._final = max(self._final, overtook)
 
@@ -435,7 +437,7 @@ class JournalDB:
         self._pending_executed.clear()
 
     def _with_pending(self, put: Iterable[Record], drop: Iterable[int]) -> tuple[dict[int, Record], set[int]]:
-        """Return records to write and to delete, and what the disk refused before, which is older.
+        """Return the records to write and the numbers to delete, with those that the disk refused before.
 
         A number may be in both: the record is deleted first.
         """

@@ -78,7 +78,7 @@ class Executor:
         A file that is stored as one object is downloaded completely first: after the PUT, its base version
         is gone.
         """
-        # Its manifest can name the base version's segments, so nothing of it need be here.
+        # A large file's manifest can name the base version's segments, so its bytes need not be here.
         if cached_file.size > self._segment_size or cached_file.is_unchanged_slo:
             return operation
         return self._conflicts.record_sent(self._localize(operation, cached_file), cached_file)
@@ -101,7 +101,7 @@ class Executor:
     ) -> ObjectInfo:
         """Store a file; an `ambiguous` one may have been stored already. Errors as in `run`.
 
-        `record_superseded` is called before with the objects that are to be deleted afterwards.
+        `record_superseded` is called before the last request, with the objects to be deleted after it.
         """
         operation = self._without_unproven(operation, cached_file)
         # Segments that a dead process stored are used again: most of a large file may be there.
@@ -122,7 +122,7 @@ class Executor:
     def _without_unproven(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         """Return the operation without the segments that an earlier attempt was to replace, unless it did.
 
-        Another mount may have renamed their object since. What stands still is looked up by this attempt.
+        Another mount may have renamed their object since. This attempt looks up what stands now.
         """
         if not operation.superseded_segments or self._has_stored(operation, cached_file):
             return operation
@@ -254,9 +254,9 @@ class Executor:
     def move(self, operation: Move | MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
         """Carry out a move.
 
-        `record` is told all that a folder's move will copy, before the first copy, and when it is undone;
+        `record` gets a folder's move with all its objects before the first copy, and again when it is undone;
         `keeper` keeps what lost requests may destroy at the names of the copies.
-        Raise what the store raises, of a folder `Unmoved`: then the old state stands.
+        Raise the store's errors, and for a folder `Unmoved`: then the old state stands.
         """
         if isinstance(operation, Move):
             return Moved(self._object_moves.move(operation, keeper))
@@ -269,9 +269,9 @@ class Executor:
         return self._background_moves.run(operations, keeper)
 
     def resume(self, operation: Move | MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
-        """Finish a move that an earlier process began.
+        """Finish a move that an earlier process began; `record` is called if it is undone instead.
 
-        `record` is told when it is undone instead.
+        Raise `StoreError`.
         """
         try:
             if isinstance(operation, Move):
@@ -283,7 +283,7 @@ class Executor:
             raise
 
     def was_not_copied(self, operation: Move) -> bool:
-        """Return whether what stands at the target of a move is not what it was to copy."""
+        """Return whether the target of a move has an object of another version than the one to copy."""
         try:
             target = self._store.head(operation.target)
         except NotFound:

@@ -163,8 +163,8 @@ class FileUpload:
     ) -> None:
         """Delete segments that the object just stored does not name.
 
-        Those that records named wait: a manifest that was sent before may still be carried out, and after a
-        power cut the journal may be as it was a moment ago.
+        Those that a record of the journal named are checked later: a manifest that was sent before may still
+        be carried out, and after a power cut the journal may be as it was a moment ago.
         """
         # An attempt to store a manifest may come late even if another attempt of it was answered.
         in_doubt = in_doubt or self._ambiguous.may_name(name, unused)
@@ -217,7 +217,7 @@ class FileUpload:
             return None
         segments = self._upload_gaps(cached_file, uploads, parts)
         # Another mount may have renamed the version since this one has seen it. Its segments belong to that
-        # object then: two manifests with the same segments would let whoever deletes one destroy the other.
+        # object then. If two manifests name the same segments, a client that deletes one destroys the other.
         # As late as possible, because the other mount may do it at any time.
         if base.manifest is not None and not self._stands(base):
             log.info("%s was moved, deleted or replaced: its segments are copied", base.name)
@@ -273,7 +273,7 @@ class FileUpload:
         except TooLarge:
             return False
         if copied.etag != base.etag and not self._is_dlo(base):
-            raise PreconditionFailed(f"{base.name}: the object changed while it was written to")
+            raise PreconditionFailed(f"{base.name}: another client changed it while it was written to")
         for index, part in enumerate(parts):
             if isinstance(part, Segment):
                 parts[index] = replace(part, name=copied.name, etag=copied.etag)

@@ -48,7 +48,7 @@ def requests_of(operation: Operation) -> Iterator[Request]:
 
 
 def _moving_folder(operation: MoveFolder) -> Iterator[Request]:
-    """Yield nothing if the objects are not recorded: they are before the first request."""
+    """Yield nothing if the objects are not recorded: that happens before the first request."""
     if operation.objects is None:
         return
     for source, target in (*operation.markers, *operation.copies()):

@@ -44,10 +44,11 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 
 PROGRESS_SECONDS = 0.2
+"""The interval in which `close` reports its progress."""
 
 HIDDEN_SECONDS = 0.5
-"""How long the deletion of a file that libfuse has hidden waits for the rename that it may be a part of: that
-comes within milliseconds."""
+"""How long the deletion of a file that libfuse has hidden is held: it may be a part of a rename(2), whose
+other part comes within milliseconds."""
 
 
 class Journal:
@@ -89,7 +90,7 @@ class Journal:
         self._is_flushing = False
 
     def recover(self, records: deque[Record], make_done: MakeDone, show_moved: ShowMoved) -> None:
-        """Take up what an earlier process left, then start. A move that it had begun is finished first.
+        """Finish the moves that an earlier process began, queue its other operations, and start.
 
         The records are taken out of `records` one after the other: both they and the tasks need much memory.
         """
@@ -108,10 +109,10 @@ class Journal:
     def submit(
         self, path: str, operation: Operation, done: Done = nobody_waits, *, at_least: float = 0.0
     ) -> bool:
-        """Record an operation about `path`, to be executed after `at_least` so many seconds.
+        """Record an operation about `path`, to be executed after the write delay.
 
-        Return False if nothing is left to do: `done` will not be called. Raise `OSError` if the disk refuses
-        the record; nothing is changed then.
+        It waits for `at_least` seconds if that is longer. Return False if nothing is left to do: `done` will
+        not be called. Raise `OSError` if the disk refuses the record; nothing is changed then.
         """
         with self._changed:
             self._let_go_of(names_of(operation))
@@ -124,9 +125,9 @@ class Journal:
     ) -> int:
         """Record a deletion that is not executed yet, and return its number.
 
-        It becomes an ordinary change by `let_go`; `HIDDEN_SECONDS` later and before another operation about
-        its name too, but if it is to wait `until_closed` only after `was_closed`. Raise `OSError` if the disk
-        refuses the record. The next mount executes it at once.
+        It becomes an ordinary change by `let_go`, after `HIDDEN_SECONDS`, or before another operation about
+        its name. If it waits `until_closed`, the last two count only after `was_closed`. Raise `OSError` if
+        the disk refuses the record. The next mount executes it at once.
         """
         deletion = replace(deletion, waited=until_closed)
         with self._changed:
@@ -146,17 +147,17 @@ class Journal:
                 self._changed.notify_all()
 
     def was_closed(self, held: int) -> None:
-        """Let a deletion that waits for a last close wait for a moment only, as the others do."""
+        """Record the last close that a held deletion waits for: from now on it is held as others are."""
         with self._changed:
             self._writer.held.set_due(held, HIDDEN_SECONDS)
             self._changed.notify_all()
 
     @contextmanager
     def taking_back(self, held: int) -> Iterator[bool]:
-        """Take back a held deletion, which will never be executed; yield False if it is held no more.
+        """Take back a held deletion, which will never be executed; yield False if it is not held any more.
 
-        If the process dies while the context lasts the next one executes it, unless a move or rename to its
-        name was recorded by then: each drops its record in the commit that records it.
+        If the process dies inside the context, the next one executes the deletion, unless a move or rename to
+        its name was recorded: the commit that records that also drops the deletion.
         """
         with self._changed:
             task = self._writer.held.take_back(held)
@@ -179,9 +180,9 @@ class Journal:
         return self._repairs.is_idle(name)
 
     def undo_late_request(self, name: ObjectName) -> bool:
-        """Put right what a late request has made of an object; return whether one has.
+        """Put an object right that a late request has changed; return whether one had.
 
-        A program that opens it would change the older version. Raise the error of a failure.
+        Otherwise a program that opens it would change the older version. Raise the error of a failure.
         """
         if self._late is None or not self._late.look_at(name):
             return False
@@ -189,14 +190,14 @@ class Journal:
         return True
 
     def undo_shown(self, name: ObjectName, etag: str) -> bool:
-        """Queue and show the newer state if a late request has made what is shown; return whether it has."""
+        """Queue and show the newer state if a late request made the shown version; return whether it did."""
         return self._late is not None and self._late.look_at(name, etag)
 
     def undo_late_requests(self, path: str, *, moving: bool = False) -> bool:
         """Store again what late requests have overwritten or deleted at and below a path; return whether any.
 
-        A program that does not find it would begin it anew, and a move would take along what is there: at its
-        new name nothing would tell that it is wrong. Raise the error of a failure.
+        Otherwise a program that misses a file would create it again, and a move would take the wrong version
+        along: at its new name nothing would show that it is wrong. Raise the error of a failure.
         """
         names = self._late.look_below(path, moving=moving) if self._late is not None else []
         if names:
@@ -204,9 +205,9 @@ class Journal:
         return bool(names)
 
     def undo_late_requests_in(self, folder: str, shown: Callable[[], Collection[str]]) -> None:
-        """Show what late requests have deleted in a folder, and not what they have brought back there.
+        """Show what late requests have deleted in a folder, and hide what they have brought back there.
 
-        `shown` returns the names in its listing. What must be sent again for that is only handed in.
+        `shown` returns the names in its listing. The repairs are handed in; nobody waits for them here.
         """
         if self._late is not None:
             self._late.look_in(folder, shown)
@@ -334,7 +335,7 @@ class Journal:
         task.notify(error)
 
     def is_promised(self, name: ObjectName) -> bool:
-        """Return whether a change of `name` waits that no failure of a call drops."""
+        """Return whether the last change of `name` is promised, so that no failure of a call drops it."""
         with self._changed:
             task = self._queue.tail(name)
             return task is not None and task.promised
@@ -455,7 +456,7 @@ class Journal:
             # The running requests end, and none is repeated: otherwise the threads below could take until the
             # end of the store's retries.
             give_up()
-        # While the workers can delete the segments of files that no state needs any more.
+        # Before the workers end: they delete the segments of files that no state needs any more.
         with suppress(OSError):
             self.sync()
         # In this order each still has what it uses: the scheduler submits to the workers, these use the
@@ -485,7 +486,7 @@ class Journal:
         return [*self._queue.awake(), *self._queue.asleep(), *self._writer.held.timed()]
 
     def _let_go_of(self, names: Collection[ObjectName]) -> None:
-        """Let go what is held of `names`, and waits for no close. Lock held."""
+        """Let go the held deletions of `names`, except those that wait for a last close. Lock held."""
         self._let_go(self._writer.held.timed_of(names))
 
     def _let_go(self, held: Iterable[Task]) -> None:

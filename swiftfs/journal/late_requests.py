@@ -41,12 +41,12 @@ from swiftfs.store.protocol import Headers, ObjectStore
 log = logging.getLogger(__name__)
 
 LOOKS = (60.0, 180.0, 600.0)
-"""Seconds after a loss. Proxies give up a waiting request after about 60 s (HAProxy's and nginx's usual
-time-outs, Swift's `client_timeout`), after three times that if they try a second and a third server, and
-600 s is the longest time that this program waits for an answer."""
+"""Seconds from a loss to each check. Proxies give up a waiting request after about 60 s (HAProxy's and
+nginx's usual time-outs, Swift's `client_timeout`), or after three times that if they try a second and a third
+server; 600 s is the longest time that this program waits for an answer."""
 
 CALL_SECONDS = 1.0
-"""How long a check counts that was made because a program opened or missed an object."""
+"""How long the result of a check counts, if a program that opened or missed an object caused the check."""
 
 END_SECONDS = 2.0
 """How long an unmount waits for a running check."""
@@ -55,7 +55,7 @@ AGAIN_SECONDS = 30.0
 """Pause before the next check of an object that is about to change, or whose server did not answer."""
 
 BREAK = 10.0
-"""Seconds between two rounds for each second that the last one took, up to a second."""
+"""The pause between two rounds, as a multiple of the time that the last one took; at most a second."""
 
 _BYTES_ARE_GONE = "its bytes are not in the cache any more"
 
@@ -110,7 +110,7 @@ class LateRequests:
         self._versions = LateVersions(watch.ambiguous, watch.store, cache, db.late_folder)
 
     def load(self, recovered: Collection[Operation]) -> None:
-        """Read what an earlier mount watched; before any request, for what is done now changes it.
+        """Read what an earlier mount watched. Call it before any request: each changes what is watched.
 
         That mount may have sent the `recovered` operations already. What its moves may have sent is saved at
         once: no task remembers them when they are finished.
@@ -160,7 +160,7 @@ class LateRequests:
                 self._versions.fetch(found)
 
     def fetch_copies_of(self, sources: Iterable[ObjectName]) -> None:
-        """Get what lost copies of objects that are about to be stored anew would overwrite."""
+        """Get what lost copies of objects that are about to be stored again would overwrite."""
         copied = [found for source in sources for found in self._ambiguous.copies_of(source)]
         for found in copied:
             self._versions.fetch(found)
@@ -168,7 +168,7 @@ class LateRequests:
             self.save()
 
     def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
-        """Get the bytes that are about to be copied to where a lost request may destroy them.
+        """Get the bytes of an object that is about to be copied to where a lost request may destroy them.
 
         Raise `StoreError` or `OSError`. After the copy it may be too late, and the source is deleted then.
         """
@@ -221,7 +221,7 @@ class LateRequests:
         return [found.name for found in below if self._look(found)]
 
     def look_at(self, name: ObjectName, etag: str = "") -> bool:
-        """Check an object that Swift has, once a second; return whether it is stored again, or deleted.
+        """Check an object that Swift has, at most once a second; return whether it is repaired.
 
         The version with our own `etag` need not be checked.
         """
@@ -291,7 +291,7 @@ class LateRequests:
             landed = self._landed(found, info)
         except StoreError as error:
             log.info("%s cannot be checked again: %s", name, error)
-            # What the server refuses to tell now it will refuse the next time.
+            # A refusal is the same the next time: the object counts as checked.
             return not error.retryable
         if landed is None or self._stopping.is_set():
             return True
@@ -416,7 +416,7 @@ class LateRequests:
         return now is not None and now.last is found.last
 
     def _done(self, path: str, operation: Operation) -> Done:
-        """Return the `Done` of a repair; for another kind of object, listings show it soon."""
+        """Show a repair, and return its `Done`; a marker that replaces a file is left to the listings."""
         if self._make_done is None or (
             isinstance(operation, PutSpecial) and is_directory_type(operation.meta.media_type)
         ):
@@ -444,7 +444,7 @@ class LateRequests:
             try:
                 found.append(decode_ambiguity(text))
             except Unreadable as error:
-                log.info("%s", error)
+                log.info("a lost request is ignored, it is %s", error)
         return found
 
 

@@ -1,6 +1,7 @@
-"""The versions that may have to be stored again when a late request overwrites them.
+"""The versions that may have to be stored again when a late request overwrites them: bytes and headers.
 
-Of a file that may be overwritten there is a copy, for some minutes after a request was lost.
+`LateCopies` has a copy of each such file for some minutes after a request was lost. `LateVersions` decides
+what is copied, and fetches what only Swift has.
 """
 
 import hashlib
@@ -33,6 +34,7 @@ MOST_BYTES = 256 * 1024 * 1024
 """The size of all copies together. Others are only in the version cache, where they are evicted last."""
 
 PIECE = 1024 * 1024
+"""Bytes that are copied at a time."""
 
 
 class LateCopies:
@@ -99,6 +101,7 @@ class LateCopies:
 
 
 COPY_BYTES = 1024 * 1024
+"""Bytes that are written to a new file at a time."""
 
 PREPARED = 4000
 """How many copies of a move are prepared at most."""
@@ -215,7 +218,7 @@ class LateVersions:
             known = replace(last, headers=ready.headers, body=ready.body, manifest=ready.manifest)
             self._ambiguous.complete(found, known)
             return
-        # The cache has it anyway: nothing is requested.
+        # Nothing needs to be requested: the headers are known, and the bytes are here.
         if last.headers is not None and (version in self._copies or self._is_cached(version)):
             return
         try:
@@ -223,10 +226,11 @@ class LateVersions:
             # Another client's version need not be kept.
             complete = self._get(last, info, version) if info.version == version else None
         except NotFound:
-            # A listing was late; but of an answered COPY a lost DELETE came first, which the look will tell.
+            # A version without headers and source is known from a listing, which was late. After an answered
+            # COPY a lost DELETE was faster: the next check finds that.
             complete = GONE if last.headers is None and last.source is None else None
         except (StoreError, OSError) as error:
-            log.info("%s is not kept: %s", found.name, error)
+            log.info("%s has no copy in case a late request overwrites it: %s", found.name, error)
             return
         # Not before the answer: a failed attempt is repeated.
         self._fetched.add((version, found.lost_at))
@@ -258,14 +262,14 @@ class LateVersions:
             self._cache.release(cached_file)
 
     def _copy(self, version: ObjectVersion) -> None:
-        """Copy a version's bytes: a kill -9 may lose them until the last close, a full cache afterwards."""
+        """Copy a version's bytes: a kill before the last close would lose them, a full cache after it."""
         if version in self._copies or (cached_file := self._cache.find(version)) is None:
             return
         try:
             if cached_file.is_complete():
                 self._copies.put(version, cached_file.descriptor, cached_file.size)
         except OSError as error:
-            log.info("%s is not kept: %s", version.name, error)
+            log.info("%s has no copy in case a late request overwrites it: %s", version.name, error)
         finally:
             self._cache.release(cached_file)
 
@@ -275,7 +279,7 @@ def _version(found: Ambiguity) -> ObjectVersion:
 
 
 def _is_only_here(found: Ambiguity) -> bool:
-    """Return whether nothing but a local file has the bytes of a version, if a late request overwrites it."""
+    """Return whether only a local file would have a version's bytes after a late request overwrote it."""
     last = found.last
     if last is None or last.kind != "put" or not last.etag:
         return False

@@ -24,7 +24,7 @@ class Proof(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A segment that a manifest of one of `objects` may name, `since` then (Unix seconds)."""
+    """A segment that a manifest of one of `objects` may name, which was sent at `since` (Unix seconds)."""
 
     objects: tuple[ObjectName, ...]
     since: float
@@ -78,7 +78,7 @@ class Leftovers:
         try:
             self._db.sync_changes()
         except OSError as error:
-            log.warning("%s", error)
+            log.warning("what is known of segments to delete later is not on the disk yet: %s", error)
 
     def prove(self, names: Iterable[ObjectName]) -> None:
         """Record that the version that named these segments is replaced."""
@@ -98,7 +98,7 @@ class Leftovers:
         try:
             self._db.change(sql, rows)
         except OSError as error:
-            log.warning("%s", error)
+            log.warning("what is known of %d segments to delete later is not recorded: %s", len(rows), error)
 
 
 def _to_text(objects: Iterable[ObjectName]) -> str:

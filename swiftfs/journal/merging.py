@@ -61,7 +61,7 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
 def _deletion_instead(put: PutFile | PutSpecial) -> Delete:
     """Return the deletion of the object that a file was to replace, which Swift still has.
 
-    So the segments to delete are that object's, which only `put` knows.
+    Only `put` knows whether that object has segments to delete.
     """
     sent = put.sent if isinstance(put, PutFile) else ()
     return Delete(put.name, put.replaces_large, put.replaces_etag, sent=sent)
@@ -76,7 +76,7 @@ def merge_hand_in(earlier: PutFile, later: PutFile) -> PutFile:
 
 
 def merge_while_running(earlier: PutFile, later: PutFile) -> PutFile:
-    """Return the same while the earlier hand-in is being uploaded: the next process must know of both."""
+    """Return the same while the earlier hand-in is being uploaded; `running` tells the next process of it."""
     return replace(merge_hand_in(earlier, later), running=earlier.meta)
 
 
@@ -111,7 +111,7 @@ def _with_older(record: Record, operation: PutFile, older: Operation) -> Record:
 def attempted(operation: Operation) -> Operation:
     """Return the operation as it is after an attempt: Swift may have executed it in spite of its answer."""
     if isinstance(operation, PutFile | PutSpecial) and not operation.replaces_large:
-        # What stands may be the file itself by now, as an SLO too: a deletion must be sent, and must ask for
+        # Swift may have the file itself by now, perhaps as an SLO: a deletion must be sent, and must ask for
         # segments.
         return replace(operation, creates=False, replaces_large=None)
     return replace(operation, creates=False) if isinstance(operation, PutMarker) else operation

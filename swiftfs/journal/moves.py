@@ -1,4 +1,4 @@
-"""The objects of a move: is each the version that moves, and what has the move done or left behind?"""
+"""The values of a move: its objects and their versions, what it has done or left, and its callbacks."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -114,6 +114,7 @@ class InterruptedMove:
 
 
 def items_of(operation: MoveFolder, rows: Iterable[Row]) -> list[MoveItem]:
+    """Return the items of the objects that a listing of the folder shows."""
     return [
         MoveItem(
             ObjectName(operation.container, row.key),
@@ -178,6 +179,7 @@ def is_to_delete(info: ObjectInfo, deletion: Delete, limits: Limits) -> bool:
 
 
 def deletion_of(item: MoveItem) -> Delete:
+    """Return the deletion of a source that was copied, as long as it is the copied version."""
     return Delete(item.source, is_slo=False, etag=item.copied, moved=True)
 
 
@@ -255,7 +257,7 @@ class CopyKeeper(Protocol):
 
 
 class KeepsNothing:
-    """The `CopyKeeper` where nobody looks for what lost requests have done."""
+    """The `CopyKeeper` of a journal that does not check what lost requests have done."""
 
     def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
         """Do nothing."""
@@ -303,9 +305,9 @@ class MoveEvidence:
         copy_of: ObjectName | None = None,
         etag: str | None = None,
     ) -> None:
-        """Tell what stands where a request of the process that died may be carried out late.
+        """Tell that `info`, or nothing, stands at a name.
 
-        It is the copy of an object if it has this `etag`, or if that is None.
+        It is the copy of `copy_of` if it has this `etag`, or if that is None.
         """
         effect = GONE
         if info is not None:

@@ -88,8 +88,8 @@ class ObjectMoves:
         Raise `CopyLost` if another client deleted or replaced a large object meanwhile, with its segments.
         """
         if operation.replaces_large is not False:
-            # They are of an older attempt to delete the target, which then was another object. The success of
-            # this COPY proves nothing about it, though it proves the end of what stands there now.
+            # They are of an older attempt to delete the target, which then was another object. This COPY
+            # proves the end of what stands there now, but nothing about that object.
             self._removal.forget_expected(operation.target)
         keeper.prepare_copy(operation.source, operation.target, operation.etag or "")
         # Before the COPY, which replaces the manifest that names them.
@@ -111,7 +111,7 @@ class ObjectMoves:
     def resume_move(self, operation: Move, keeper: CopyKeeper = KEEPS_NOTHING) -> list[Remnant]:
         """Finish a move that a dead process left; a newer version at either name is kept.
 
-        Raise `StoreError` if both names are kept.
+        Raise `StoreError` if the objects at both names are kept.
         """
         source, target = self._head(operation.source), self._head(operation.target)
         expected = source.version.etag if source is not None else operation.etag
@@ -233,7 +233,7 @@ class ObjectMoves:
         return Moved(self.delete_unchanged(copied, found), (*rows_of(items), *left.moved_rows()))
 
     def _list_again(self, copy: ObjectInfo) -> None:
-        """Have a copy listed: the server may have died between the COPY and the update of the listing."""
+        """Make Swift list a copy: a server may have died between the COPY and the update of the listing."""
         self._store.post(copy.version.name, Headers.of(copy))
 
     def _keep_both(self, item: MoveItem, left: InterruptedMove) -> None:
@@ -341,7 +341,10 @@ class ObjectMoves:
                     yield MoveItem(source, target, one.hash, copied=one.hash)
 
     def _copy(self, items: Sequence[MoveItem], record_undone: Callable[[], None]) -> list[MoveItem]:
-        """Copy all; return the copied ones, without objects that are gone; undo all after another failure."""
+        """Copy all, and return the copied ones, without objects that are gone; undo all if another one fails.
+
+        Raise `Unmoved` then.
+        """
         failed = new_event()
         running: list[Future[None]] = [self._pool.submit(self._copy_one, item, failed) for item in items]
         wait_all(running)
@@ -353,7 +356,7 @@ class ObjectMoves:
             if found is None:  # it was listed, or recorded, late
                 item.error = None
         if (error := next((item.error for item in items if item.error is not None), None)) is not None:
-            with suppress(OSError):  # the disk is full: the next process would go on with the move
+            with suppress(OSError):  # the disk is full: the next process would continue the move
                 # Before the first DELETE: if this process dies, the next one must not take a copy that is
                 # about to be deleted for the object's new place, and delete the source.
                 record_undone()
@@ -393,7 +396,7 @@ class ObjectMoves:
         return left
 
     def _expect_copy(self, operation: Move) -> None:
-        """Tell what stands where a lost COPY of a failed move may be carried out late."""
+        """Record what stands at the target of a failed move, whose lost COPY may be carried out late."""
         if operation.target in self._late:
             with suppress(StoreError):
                 info = self._head(operation.target)
@@ -421,7 +424,7 @@ class ObjectMoves:
     def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them.
 
-        It never is for an SLO: who replaced it has deleted its segments, so the copy is not left either.
+        It never is for an SLO: a client that replaced it has deleted its segments, and the copy names them.
         """
         if any(item.row is not None and item.may_share for item in copied):
             return False

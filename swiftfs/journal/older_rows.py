@@ -27,8 +27,8 @@ SetAside = Callable[[int | str, str, str, str], None]
 def go_back(database: sqlite3.Connection, synced: int, content: Path, set_aside: SetAside) -> list[Statement]:
     """Set newer rows aside; return the statements that make the journal what it was at the commit `synced`.
 
-    They may name local files, in the folder `content`, that lack bytes. An older row may do so only if it was
-    overtaken, and the disk has lost the commit that says so: a change that is executed gives its file away.
+    Rows may name local files, in the folder `content`, that lack bytes. An older row does so only if its
+    change was executed, which releases the file, and the disk has lost the commit that says so.
     """
     back = []
     for row in database.execute(SELECT_OLDER, {"synced": synced}).fetchall():
@@ -139,8 +139,8 @@ class OlderRows:
         self._synced = synced
         # Not kept in memory: there may be 100,000 rows, and each is needed once, when it is replaced.
         self._read = read
-        # The blocks of rows that this process wrote, while anything has them: what has the same object is the
-        # same hand-in.
+        # The blocks of rows that this process wrote, while anything refers to them: two records with the same
+        # object are of one hand-in.
         self._blocks: WeakValueDictionary[int, Blocks] = WeakValueDictionary()
         self.overtook = 0
         self._older: dict[tuple[int, int], tuple[RowState, int]] = {}
@@ -164,13 +164,13 @@ class OlderRows:
         current = self._current({*drop, *(seq for seq, _ in put)})
         states = [self._state(current.get(seq), seq, operation, commit) for seq, operation in put]
         moves = [one for one in states if _is_move(one.operation)]
-        # What was synced of a MoveObject's names the folder's record has ended. There may be thousands.
+        # Not MoveObjects, of which there may be thousands: their folder's record has ended the older rows.
         alone = [one for one in moves if not isinstance(one.operation, MoveObject)]
         executed = [*executed, *(Executed(one.operation, one.seq) for one in alone)]
         replaced = {*drop, *(one.seq for one in states if one.written == commit)}
         before = [current[seq] for seq in replaced if seq in current]
         synced = [one for one in before if one.written <= self._synced]
-        # A move is never begun anew: its requests may have been sent.
+        # A move is never begun a second time: its requests may have been sent.
         changes = [one for one in synced if not _is_move(one.operation)]
         kept = [one for one in changes if not any(done.covers(one) for done in executed)]
         ended = {(one.seq, one.written): one for done in executed for one in self._covered(done)}
@@ -236,8 +236,8 @@ class OlderRows:
     def _state(self, before: RowState | None, seq: int, operation: Operation, commit: int) -> RowState:
         """Return the state of a row that `commit` writes, which was `before`.
 
-        If the row names the same bytes as before it is as good as before: of attributes, for example, a row
-        has all there is.
+        A row that names the same bytes as before keeps its `written`: only those need a sync of their own,
+        and everything else, such as attributes, is in the row itself.
         """
         if _is_move(operation):
             # It names no bytes, and its requests may have been sent: it counts as soon as the disk has it.
@@ -292,7 +292,7 @@ def file_of(operation: Operation) -> str | None:
 def _record_of(operation: Operation) -> FileRecord | None:
     if not isinstance(operation, PutFile):
         return None
-    # Without its base version, when nothing of that is needed: a rename drops it.
+    # Without the base version if none of its bytes are needed: a rename drops it.
     return replace(operation.file, base=None) if operation.file.is_whole else operation.file
 
 

@@ -20,7 +20,7 @@ class PutFile:
       them.
     - `superseded_segments`: segments of a version that an earlier attempt replaced, to be deleted afterwards.
     - `sent`: ETags of versions that earlier attempts may have stored, with `conflict=keep` only.
-    - `running`: what an upload of an older state sends, which has not ended.
+    - `running`: the meta of an older state whose upload has not ended.
     """
 
     name: ObjectName
@@ -108,7 +108,7 @@ class Delete:
     copied elsewhere but could not be deleted: it is deleted only if it is still that version, without its
     segments, which the copy needs. One that has `waited` for the last close of its file, maybe for hours, is
     deleted only if it is still that version, too, and was not stored anew since `modified`, the time in its
-    row of a listing, empty if unknown. `sent` is that of the file which is not stored any more.
+    row of a listing, empty if unknown. `sent` is taken over from the `PutFile` that the deletion replaced.
     """
 
     name: ObjectName
@@ -210,9 +210,9 @@ class MoveFolder:
     - `undone`: whether a copy failed, so that the others are deleted again.
     - `carried`: the numbers of pending changes below the source, never sent, that get their new names when it
       is done, and keep their old ones if it fails.
-    - `background`: its paths, and how many objects it must have so that they move afterwards, each by a
+    - `background`: its paths, and from how many `objects` on they move in the background, each by a
       `MoveObject`; None for never.
-    - `is_handed_on`: whether they do: the record of each is in the journal.
+    - `is_handed_on`: whether they do: the journal has a record of each.
     """
 
     container: str

@@ -1,4 +1,4 @@
-"""Outcomes of attempts: a task is done, leaves a deletion behind, is tried again, blocked or given up."""
+"""Outcomes of attempts: a task is done, tried again, blocked or given up; given-up ones wait for a report."""
 
 import errno
 import logging
@@ -227,7 +227,7 @@ class Outcomes:
         With `in_doubt` an earlier request of the attempt has no answer, whatever the error says.
         """
         drop_tracebacks(error)
-        again = _may_pass(error)
+        again = _is_temporary(error)
         if _is_final(task, error, again=again) and self._give_up(task, error):
             return
         with self._changed:
@@ -238,8 +238,8 @@ class Outcomes:
             if self._hand_over(task):
                 return
             if isinstance(error, ChangedDuringUpload):
-                # A PUT was answered, but its bytes are of a file that was cut meanwhile. The version is ours:
-                # with `conflict=keep` the next attempt must not keep it as another client's.
+                # A PUT was answered, but the file was truncated meanwhile. The stored version is ours: with
+                # `conflict=keep` the next attempt must not keep it as another client's.
                 if error.etag:
                     self._stored[names_of(task.operation)[0]] = error.etag
                 # No failure of the server: it neither counts as an attempt nor ends a wait in fsync.
@@ -257,12 +257,12 @@ class Outcomes:
 
     def may_be_tried_again(self, error: Failure) -> bool:
         """Return whether a task that fails with this error is not given up."""
-        return _may_pass(error)
+        return _is_temporary(error)
 
     def with_last_stored(self, operation: PutFile) -> PutFile:
         """Return the operation with the version that this mount stored last under its name.
 
-        Its close may have come after the answer to that upload, but before the open files had the version.
+        The file may have been closed after the answer to that upload, but before it learned that version.
         """
         with self._changed:
             etag = self._stored.get(operation.name)
@@ -333,7 +333,7 @@ class Outcomes:
         self._queue.schedule(task, 0.0 if task.is_awaited else due)
 
     def _tell_followers(self, task: Task, info: ObjectInfo | None) -> list[Task]:
-        """Put the object's new version into the following tasks about it; return these tasks."""
+        """Tell the following tasks about an object its new version; return these tasks."""
         if info is None:
             return []
         followers = [other for other in self._queue.chain(info.version.name) if other is not task]
@@ -384,7 +384,7 @@ class Outcomes:
             return any(self._queue.tail(name) is not task for name in names_of(task.operation))
 
     def _hand_over(self, task: Task) -> bool:
-        """Merge a file that could not be stored into the next task, if that replaces it; return if it did.
+        """Merge a file that could not be stored into the next task if that replaces it; return whether.
 
         The state in between is not needed. Lock held.
         """
@@ -427,9 +427,9 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
 def _may_be_stored(error: Failure) -> bool:
     """Return whether Swift may have carried out a change, or may do so later, although it failed with this.
 
-    It has not if it refused it (4xx), nor when the error came before the request.
+    Only a refusal (4xx) proves that it has not. Another error may have come after a request was sent.
     """
-    # Not after 507 either: that is the answer of the cluster, one server of which may have the object.
+    # 507 is no refusal: one server of the cluster has no space, and another may have the object.
     if not isinstance(error, StoreError) or isinstance(error, NoSpace):
         return True
     return error.retryable or error.may_land
@@ -440,8 +440,8 @@ def _replaced_by(followers: list[Task]) -> bool:
     return bool(followers) and isinstance(followers[0].operation, Delete | PutFile | PutSpecial)
 
 
-def _may_pass(error: Failure) -> bool:
-    """Return whether another attempt may succeed: the error is temporary, or the cache's disk is full."""
+def _is_temporary(error: Failure) -> bool:
+    """Return whether another attempt may succeed, also after an error because the cache's disk is full."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "retryable", False)

@@ -14,8 +14,8 @@ from swiftfs.journal.task_writer import TaskWriter
 class JournalParts:
     """The parts of one journal.
 
-    `backlog` has the queue and its lock. `writer` changes the tasks of the queue. With `late`, objects
-    that a lost request may change late are checked again.
+    `backlog` has the queue and its lock. `writer` changes the tasks of the queue. `late` checks the objects
+    that a lost request may still change, None if nothing is checked.
     """
 
     backlog: Backlog

@@ -25,11 +25,11 @@ _FORGET_BEFORE = "DELETE FROM recent WHERE number < ?"
 _TRIM = "DELETE FROM recent WHERE number <= (SELECT number FROM recent ORDER BY number DESC LIMIT 1 OFFSET ?)"
 
 _AFTER_ALL = "\U0010ffff"
-"""After a prefix it is greater than everything that begins with the prefix."""
+"""Appended to a prefix, it makes a text that is greater than everything that begins with the prefix."""
 
 
 class RecentChanges:
-    """The table of them in the journal's database. Not locked: the namespace's lock guards it.
+    """The table of recent changes in the journal's database. Not locked: the namespace's lock guards it.
 
     A change is written by the commit that drops its record, or by an earlier one: a process that dies leaves
     the record or the change.
@@ -85,4 +85,4 @@ def _read(rows: list[tuple[str, float, bool, str | None]]) -> Iterator[RecentCha
         try:
             yield RecentChange(name, None if text is None else decode_entry(text), at, is_moved)
         except Unreadable as error:
-            log.info("%s", error)  # the listing counts
+            log.info("a recent change is ignored, it is %s", error)  # the listing counts

@@ -1,8 +1,8 @@
 """Recovery after an earlier process: its moves are finished, its other operations become tasks.
 
-Release 0.1 did not record of which file an upload's prefix is, and which manifest it had sent. The first
-mount of a later release finds a manifest whose answer a kill has taken. Without that the file would have no
-base version any more: the object is the result of its own upload.
+Release 0.1 recorded neither the file of an upload's prefix nor the manifest that it had sent. So the first
+mount of a later release looks for a manifest of 0.1 whose answer was lost in a kill. Otherwise the file would
+have lost its base version: the result of its own upload has replaced it.
 """
 
 import logging
@@ -46,7 +46,7 @@ def _completed(
         try:
             manifest = removal.manifest_of(put.name, is_slo=None)
         except StoreError as error:
-            log.info("%s: whether its last upload had succeeded is not known: %s", put.name, error)
+            log.info("%s: it is not known whether its last upload had succeeded: %s", put.name, error)
             return one
         if manifest is not None and _is_result(manifest, one):
             objects, asked = frozenset({put.name}), frozenset({manifest.etag})
@@ -57,7 +57,8 @@ def _completed(
 def _may_own(put: PutFile, one: UnreferencedPrefix) -> bool:
     """Return whether the prefix may be that of the operation's file.
 
-    If the upload began after the close, the record has no prefix. Then it begins with the object's key.
+    If the upload began after the close, the record has no prefix. Then the prefix begins with the object's
+    key.
     """
     if put.file.prefix is not None:
         return put.file.prefix == one.prefix
@@ -124,12 +125,12 @@ class Recovery:
         prefixes = with_uploads_of_0_1(self._db.uploads(), records, self._executor.removal)
         by_file = {one.file: one for one in prefixes if one.file}
         sent = _manifests_sent(prefixes)
-        # What is left of a move that is finished below gets a new number. Numbers of records that were not
-        # taken up yet must not be among them, or that deletion would replace somebody's change.
+        # The remnants of a move that is finished below get new numbers, which must not be those of records
+        # that are not queued yet: such a deletion would replace somebody's change.
         self._queue.skip(max((record.seq for record in records), default=0))
         moves = [record.operation for record in records if isinstance(record.operation, MoveFolder)]
         carried = {seq for move in moves for seq in move.carried}
-        # The name of one that is carried depends on what becomes of the move.
+        # The name of a carried change depends on what becomes of the move.
         held = [record for record in records if record.seq in carried]
         found.extend(record for record in records if record.seq not in carried)
         del records
@@ -158,7 +159,7 @@ class Recovery:
         now = monotonic()
         done = self._make_done(record.path, operation)
         waiting = Waiting(now + RECOVERY_SECONDS)
-        # A call may have returned success for it, and its request may have been sent.
+        # `promised`: a call may have returned success for it. `ambiguous`: its request may have been sent.
         task = Task(record.seq, record.path, operation, done, now, waiting, promised=True, ambiguous=True)
         with self._changed:
             self._writer.add(task)
@@ -227,7 +228,7 @@ class Recovery:
         return _End(carried, [*tasks, *self._deletions_again(operation)])
 
     def _moved(self, operation: Move | MoveFolder, record: RecordMove) -> Moved:
-        """Finish a move, unless its objects have records of their own, which are taken up as tasks."""
+        """Finish a move, unless its objects have records of their own, which become tasks."""
         if _is_handed_on(operation):
             return Moved([])
         return self._executor.resume(operation, record, self._late or KEEPS_NOTHING)
@@ -241,7 +242,7 @@ class Recovery:
             if path is None or not self._executor.was_not_copied(operation):
                 return []
         except StoreError as error:
-            log.warning("%s may be there again, which was deleted: %s", path, error)
+            log.warning("%s was deleted, and may be there again: %s", path, error)
             return []
         deletion = Delete(operation.target, operation.replaces_large)
         seq = self._queue.next_seq()

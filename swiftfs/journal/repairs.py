@@ -1,4 +1,4 @@
-"""Changes that store again what a late request has overwritten, by what is recorded of it."""
+"""Repairs of what late requests have changed: makes the operations from what is recorded, and queues them."""
 
 import stat
 from collections.abc import Callable
@@ -91,7 +91,7 @@ class Repairs:
             return not self._queue.has(name) and not self._writer.held.timed_of([name])
 
     def can_submit(self, name: ObjectName) -> bool:
-        """Return whether an older version may be stored: nothing is about to, or can, replace the object."""
+        """Return whether a repair may be submitted: no pending change or open file replaces the object."""
         with self._changed:
             return self._without_base(name) is not None or (
                 self.is_idle(name) and not self._cache.is_changing(name)
@@ -100,11 +100,11 @@ class Repairs:
     def submit(
         self, path: str, operation: Operation, show: Callable[[], Done], holds: Callable[[], bool]
     ) -> bool:
-        """Submit `operation` if it `holds`, and no change of its names is pending; return whether it was.
+        """Submit `operation` if `holds()` and no change of its names is pending; return whether it was.
 
-        `show` shows it in the mount, and returns the callback for its outcome. A change whose base version a
-        late request has overwritten is pending, but comes after the repair, which nothing shows then. Raise
-        `OSError` if the disk refuses the record.
+        `show` shows it in the mount, and returns the callback for its outcome. A parked change whose base
+        version a late request has overwritten does not count: the repair is put before it, and not shown.
+        Raise `OSError` if the disk refuses the record.
         """
         # One acquisition for the check and the submission: a change that came between them is newer than what
         # the repair would store, and is shown.

@@ -18,7 +18,7 @@ from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
 
 UnderWay = Callable[[str], int]
-"""Returns how many bytes of PUTs without an answer are sent to an object, or below a name that ends in a
+"""Returns how many bytes the PUTs under way have sent to an object, or to those below a name that ends in a
 slash."""
 
 
@@ -105,7 +105,7 @@ def report(
 
 
 def _renames(tasks: Iterable[Task | SleepingTask]) -> tuple[RenameProgress, ...]:
-    """Return how far the renames of folders are whose objects move in the background."""
+    """Return the progress of the renames of folders whose objects move in the background."""
     moves = (task.operation for task in tasks if isinstance(task, Task))
     left = Counter(one.part_of for one in moves if isinstance(one, MoveObject))
     return tuple(

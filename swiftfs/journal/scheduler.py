@@ -48,7 +48,7 @@ class Scheduler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin no more tasks, and end the thread; the running ones go on."""
+        """Begin no more tasks, and end the thread; the running tasks continue."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -89,7 +89,7 @@ class Scheduler:
             self._workers.submit(self._attempt, batch)
 
     def _next_batch(self) -> list[Task]:
-        """Wait for a task that may run; return it, and with a deletion others, as one request deletes all."""
+        """Wait for a task that may run; return it with others for the same requests, nothing at the end."""
         with self._changed:
             while not self._stopping:
                 self._queue.rest()
@@ -254,7 +254,7 @@ class Scheduler:
             self._keep_remnants(task, operation, moved.remnants)
 
     def _hand_on(self, task: Task, operation: MoveFolder, planned: Sequence[PlannedMove]) -> None:
-        """Record the moves of a folder's objects, which are made later; who shows the rename queues them."""
+        """Record the moves of a folder's objects; `CarriedTasks.rename` queues them with the rename."""
         now = monotonic()
         with self._changed:
             task.later = tuple(
@@ -266,9 +266,9 @@ class Scheduler:
             self._db.commit([task.record(), *(one.record() for one in task.later)])
 
     def _delete_instead(self, task: Task, operation: MoveObject) -> bool:
-        """Delete what cannot be moved, if it was deleted or overwritten at its new name; return whether.
+        """Delete an object that cannot be moved if its new name was deleted or overwritten; return whether.
 
-        It would be at its old name again otherwise.
+        Otherwise it would appear at its old name again.
         """
         with self._changed:
             if not self._queue.is_replaced(operation.target, task):
@@ -363,7 +363,7 @@ class _Flush:
         return all(map(self._is_done, self._tasks))
 
     def failed(self) -> Task | None:
-        """Return the first that failed of the tasks wanted and of what has taken over; None when none did."""
+        """Return the first failed task of those wanted and those that took over; None if none has failed."""
         tasks = set(self._tasks)
         for task in (*self.wanted, *with_blockers(task.last() for task in self._tasks)):
             last = task.last()
@@ -387,10 +387,9 @@ class _Flush:
         last = task.last()
         if last.ended:
             return False
-        if last.blocked:  # by now, for what is wanted was tried again; or it blocks what has taken over
+        if last.blocked:  # though it was tried again; or it blocks a task that has taken over
             return True
-        # One attempt since the wait began is what a caller gets: the pauses between further ones may be
-        # longer than it has patience.
+        # A caller waits for one attempt only: the pauses before further ones may be too long for it.
         if last.attempts > self._attempts.setdefault(last, last.attempts) and not last.running:
             return True
         # What waits for a failed task is not tried before that succeeds.

@@ -32,7 +32,7 @@ CREATE TABLE ambiguous (
     container TEXT, key TEXT, record TEXT NOT NULL, PRIMARY KEY (container, key)
 ) WITHOUT ROWID
 """
-"""`upload_facts` says more of the rows of `uploads`. `leftovers` are segments that a manifest of one of
+"""`upload_facts` has more about the rows of `uploads`. `leftovers` are segments that a manifest of one of
 `objects` may name; `since` is when that was sent (Unix seconds), `is_proven` as in `Leftover`. `claims` and
 `shared` are of `SegmentOwnership`. `ambiguous` are requests whose answer was lost, by the object's name."""
 
@@ -138,7 +138,7 @@ def _write_facts(unreferenced: UnreferencedPrefix) -> str:
 
 
 def read_unreferenced(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
-    """Return what the row of a prefix in `uploads`, and the `text` in `upload_facts`, say."""
+    """Return what is recorded of a prefix: `named` in the table `uploads`, `text` in `upload_facts`."""
     facts = json.loads(text)
     return UnreferencedPrefix(
         prefix,

@@ -39,8 +39,8 @@ class Claim:
 class SegmentOwnership:
     """The claims and shares of one mount; `choice` is where it puts segments (`SegmentContainerChooser`).
 
-    The lock guards the claims and the shared prefixes; it comes before the log's. Nobody waits for the disk
-    while holding it.
+    The lock guards the claims and the shared prefixes; it comes before the database's. Nobody waits for the
+    disk while holding it.
 
     What is added is synced, for without it the segments of a copy would be deleted with its source. What is
     deleted is not: a power cut brings back a claim for an ETag that the object does not have any more, or a
@@ -126,8 +126,7 @@ class SegmentOwnership:
     def forget(self, name: ObjectName) -> None:
         """Delete claims and shares of an object that is gone, or is not an SLO any more."""
         self.record_version(name, "")
-        # It is gone, or is no SLO any more, so it names nobody's segments.
-        self.unshare(name)
+        self.unshare(name)  # it names nobody's segments
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str) -> None:
         """Give `target` the claims of `source`, and the segments uploaded for `source`.
@@ -162,8 +161,7 @@ class SegmentOwnership:
         claims = {claim for versions in self._claims.get(owner, {}).values() for claim in versions}
         prefixes = {claim.owner for claim in claims if claim.is_prefix}
         for name in {owner, *(claim.owner for claim in claims if not claim.is_prefix)}:
-            # Every place where its segments may be, since the option `segments` may have been another one
-            # once.
+            # Every place where its segments may be: the option `segments` may have had another value once.
             prefixes |= {place.name(f"{name.key}/") for place in places_of(name.container, self._choice)}
         return prefixes
 
@@ -181,7 +179,7 @@ class SegmentOwnership:
             )
 
     def moved_from(self, objects: Collection[ObjectName], segments: Iterable[ObjectName]) -> set[ObjectName]:
-        """Return the objects that were moved here from one of `objects`, or have claims for `segments`.
+        """Return the objects that have claims for the segments of `objects`, or for uploads of `segments`.
 
         An object that was changed after it was moved has claims for uploads only, not for its old name.
         """
@@ -207,13 +205,13 @@ class SegmentOwnership:
         try:
             self._db.change(sql, rows)
         except OSError as error:  # without a claim a segment is not deleted, but left to `gc`
-            log.warning("%s", error)
+            log.warning("the owner of segments is not recorded: %s", error)
 
     def _sync(self) -> None:
         try:
             self._db.sync_changes()
         except OSError as error:
-            log.warning("%s", error)
+            log.warning("the owner of segments is not on the disk yet: %s", error)
 
 
 def _upload_of(segment: ObjectName) -> ObjectName | None:

@@ -31,7 +31,7 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 LATE_SECONDS = 600.0
-"""How long a PUT whose answer was lost may still be carried out."""
+"""How long a PUT whose answer was lost may still be carried out; the reason is at `late_requests.LOOKS`."""
 
 RETRY_SECONDS = 60.0
 """Pause before the next attempt to delete leftovers if Swift did not answer."""
@@ -46,7 +46,7 @@ version and the answer to its own manifest."""
 class _Rest:
     """Segments of a version of `name` that was replaced; to be deleted at `due` (Unix seconds).
 
-    What has replaced it `is_slo`, or not.
+    `is_slo` tells whether the new version is an SLO.
     """
 
     name: ObjectName
@@ -96,8 +96,8 @@ class SegmentRemoval:
     def segments_of(self, name: ObjectName, *, is_slo: bool | None) -> set[ObjectName]:
         """Return the segments to delete with the SLO `name`; none if it is not an SLO.
 
-        They are among the leftovers, without proof, until it is recorded that they were deleted: this process
-        may die when the object is gone and they are not, and nothing else says whose they were.
+        They are recorded as leftovers without proof until they are deleted: if this process dies between the
+        deletion of the object and theirs, nothing else tells whose they were.
         """
         manifest = None if is_slo is False else self.manifest_of(name, is_slo)
         if manifest is None:
@@ -117,7 +117,7 @@ class SegmentRemoval:
         return own
 
     def prove(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
-        """Record that the version of `name` with these segments is gone; they are not yet."""
+        """Record that the version of `name` with these segments is gone; the segments still exist."""
         self._keep(segments, proven({name}, self._clock(), Proof.REPLACED))
 
     def forget_expected(self, name: ObjectName) -> None:
@@ -135,13 +135,13 @@ class SegmentRemoval:
         return set(self.owners.users(segments))
 
     def keep_shared(self, segments: Collection[ObjectName], objects: Collection[ObjectName]) -> None:
-        """Look later at segments that others may name besides `objects`, which do not name them any more."""
+        """Check segments later that others may name besides `objects`, which do not name them any more."""
         users = self.owners.users(segments)
         groups: dict[frozenset[ObjectName], set[ObjectName]] = {}
         for one in segments:
             groups.setdefault(users.get(one, frozenset()), set()).add(one)
         for others, group in groups.items():
-            # Later, when a COPY that was lost cannot be carried out any more.
+            # Not now: a COPY whose answer was lost may still be carried out.
             self._keep(group, proven(others.union(objects), self._clock()))
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
@@ -160,7 +160,7 @@ class SegmentRemoval:
     def delete_sources(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete objects as `delete_all` does; one alone fails with `NotFound` if another client was faster.
 
-        An answer to a bulk delete does not say of which name that is true.
+        The answer to a bulk delete does not say which names were absent.
         """
         if len(names) != 1:
             return self.delete_all(names)
@@ -173,7 +173,7 @@ class SegmentRemoval:
     def discard(self, name: ObjectName, segments: Collection[ObjectName], *, is_slo: bool) -> None:
         """Delete, after a rest, segments that the object just stored as `name` does not name.
 
-        It `is_slo`, or not, and has replaced the version that did.
+        It has replaced the version that named them; `is_slo` tells whether it is an SLO.
         """
         shared = self.shared(segments)
         self.keep_shared(shared, {name})
@@ -243,9 +243,9 @@ class SegmentRemoval:
     def discard_replaced(
         self, name: ObjectName, segments: Collection[ObjectName], *, is_slo: bool, in_doubt: bool
     ) -> None:
-        """Delete segments that the object just stored as `name`, which `is_slo` or not, does not name.
+        """Delete segments as `discard` does, or check them later if another manifest is `in_doubt`.
 
-        With `in_doubt` another manifest that names some may still be stored late: they are checked later.
+        That is one which names some of them and may still be stored late.
         """
         if in_doubt and segments:
             self.keep_shared(segments, {name})
@@ -255,9 +255,9 @@ class SegmentRemoval:
     def discard_below(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if that fails.
 
-        `stored` are some of them, which a listing may not show yet. Those that are not stored, but may still
-        be, become leftovers, and those of a manifest whose PUT was sent a short time ago and may still be
-        carried out.
+        `stored` are some of them, which a listing may not show yet. Segments that may still be stored become
+        leftovers, which are checked later; so do all of them if the PUT of a manifest was sent a short time
+        ago and may still be carried out.
         """
         prefix, known = unreferenced.prefix, unreferenced.named or ()
         try:
@@ -277,7 +277,7 @@ class SegmentRemoval:
         self.keep_shared(shared, objects)
         names -= shared
         late -= shared
-        # Even if no manifest names them now, one that was sent may come to stand.
+        # Even if no manifest names them now, one that was sent may still be stored.
         if unreferenced.is_in_doubt and self._is_recent(unreferenced.since):
             self._keep(names, proven(objects, unreferenced.since))
             self.keep_unanswered(late, objects)
@@ -290,7 +290,7 @@ class SegmentRemoval:
             self.keep_unanswered(late.difference(*manifests.values()), objects)
 
     def keep_unanswered(self, segments: Collection[ObjectName], objects: Collection[ObjectName]) -> None:
-        """Look later at segments that Swift may still store: a process died while it sent them.
+        """Check segments later that Swift may still store: a process died while it sent them.
 
         No manifest can name them, but one of `objects` is read before they are deleted.
         """
@@ -334,8 +334,8 @@ class SegmentRemoval:
     ) -> float | None:
         """Return when (Unix seconds) the PUT of the manifest that Swift has as `name` was sent last.
 
-        It names the segments `named`. Return None if it is no manifest of this journal without an answer.
-        Nobody else names segments of such an upload.
+        The manifest names the segments `named`. Return None unless it is one of this journal whose PUT had no
+        answer. That shows in the segments: nobody else names those of such an upload.
         """
         known = (left[one] for one in named if one in left)
         sent = [one.since for one in known if one.proof is Proof.UNNAMED and one.objects == (name,)]
@@ -348,7 +348,8 @@ class SegmentRemoval:
     ) -> list[ObjectName]:
         """Record, and return, which leftovers without proof the manifest of `name` has replaced.
 
-        Those of a version that was seen after it was sent are not: another mount may have renamed that.
+        Those of a version that was seen after the manifest was sent are not: another mount may have renamed
+        that version.
         """
         at = self._landed_at(name, named, left)
         if at is None:
@@ -371,14 +372,14 @@ class SegmentRemoval:
         unused = names.difference(*manifests.values())
         if is_proven:
             return self.delete_all(tuple(unused))
-        proven = unused.intersection(*(self._prove_replaced(name, manifests[name], left) for name in objects))
-        if kept := unused - proven:
+        gone = unused.intersection(*(self._prove_replaced(name, manifests[name], left) for name in objects))
+        if kept := unused - gone:
             log.info(
                 "%d segments stay, for another client may have renamed %s: 'swiftfs gc' finds them if not",
                 len(kept),
                 ", ".join(map(str, objects)),
             )
-        return self.delete_all(tuple(proven))
+        return self.delete_all(tuple(gone))
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
         """Record that an object with this ETag was moved to `target`; with `stays` both may exist."""
@@ -421,9 +422,9 @@ class SegmentRemoval:
         return {segment for name in names for segment in self._named_by(name)}
 
     def _named_by(self, name: ObjectName, *, is_slo: bool = True) -> set[ObjectName]:
-        """Return the segments that an object, which probably `is_slo` or not, names.
+        """Return the segments that an object names; `is_slo` tells whether it is probably an SLO.
 
-        Raise `StoreError` if that is uncertain.
+        Raise `StoreError` if they cannot be known.
         """
         try:
             if not is_slo and not self._store.head(name).is_slo:
@@ -432,7 +433,7 @@ class SegmentRemoval:
         except NotFound:
             return set()
         except BadRequest:
-            # Only if it is an SLO whose manifest cannot be read it may name something.
+            # An SLO whose manifest cannot be read may name segments; any other object names none.
             if self._store.head(name).is_slo:
                 raise
             return set()

@@ -1,6 +1,7 @@
-"""Copies of large objects: with segments of their own, or naming those of a source that has changed since.
+"""Copies of large objects: `ManifestCopier` copies their segments too.
 
-While both name the same segments, the client that has replaced the source deletes them, now or in a moment.
+`SharedCopies` looks after copies that name the segments of their source. A client that replaces or deletes
+the source deletes those segments, at once or soon after.
 """
 
 import errno
@@ -138,7 +139,10 @@ class CopyLost(StoreError):
 
 
 class SharedCopies:
-    """Gives such a copy segments of its own, or removes it if it cannot be read any more."""
+    """Gives copies segments of their own, or records that they share those of their source.
+
+    A copy that cannot be read any more is deleted.
+    """
 
     def __init__(
         self,
@@ -171,8 +175,8 @@ class SharedCopies:
         """Separate the copy of `item` from its source, which another client has changed or deleted.
 
         If segments of the copy are gone, it is deleted, and `item.error` is what the move fails with. After
-        another failure the copy goes on naming the segments of its source, and does not own them. It cannot
-        be read any more when the other client has deleted them; a later attempt would mostly be too late, for
+        another failure the copy still names the segments of its source, and does not own them. It cannot be
+        read any more when the other client has deleted them; a later attempt would mostly be too late, for
         clients do that at once.
         """
         try:

@@ -24,7 +24,10 @@ disk."""
 
 
 class _Common(NamedTuple):
-    """What most of many sleeping tasks have in common; the fields are those of the task and its operation."""
+    """What many sleeping tasks have in common; the fields are those of the task and its operation.
+
+    The task's path is `lead` and the object's key without its first `skip` characters.
+    """
 
     lead: str
     skip: int
@@ -58,7 +61,7 @@ def _shared(values: _Common) -> _Common:
 
 
 def can_sleep(task: Task) -> bool:
-    """Return whether a task only waits, for its time, to store a file, and is all that the file needs."""
+    """Return whether a task only waits until it is due, to store a file without base version and segments."""
     operation = task.operation
     if not isinstance(task.state, Waiting | Retrying) or not isinstance(operation, PutFile):
         return False
@@ -230,7 +233,7 @@ class SleepingTasks:
         return [name for name in self._by_name if Folder(name.container, name.key).is_below(folder)]
 
     def hasten(self, fits: Callable[[SleepingTask], bool], *, flush: bool = False) -> None:
-        """Make the tasks due now that fit; with `flush` for a report of a flush."""
+        """Make the tasks due now for which `fits` returns True; with `flush` mark them for its report."""
         found = [one for one in self if fits(one)]
         if flush:
             for one in found:

@@ -33,7 +33,7 @@ _Due = tuple[float, int, int, State]
 """When a task is due, a number that makes it unique, the task's number, and the state that made the entry."""
 
 AT_ONCE = 100
-"""How many are packed in a row, which takes a millisecond: the journal's lock is held meanwhile."""
+"""How many tasks are packed at a time, which takes a millisecond: the journal's lock is held meanwhile."""
 
 
 class TaskQueue:
@@ -58,7 +58,8 @@ class TaskQueue:
         self._tasks: dict[int, Task] = {}
         self._chains: dict[ObjectName, list[Task]] = {}
         self._sleeping = SleepingTasks()
-        self._restless: OrderedDict[Task, None] = OrderedDict()
+        # Tasks that may be put to sleep, in the order in which they were scheduled last.
+        self._sleep_candidates: OrderedDict[Task, None] = OrderedDict()
         self._due: list[_Due] = []
         self._due_moves: list[_Due] = []
         self._ties = itertools.count()
@@ -90,7 +91,7 @@ class TaskQueue:
         return self._last
 
     def skip(self, seq: int) -> None:
-        """Give new tasks greater numbers than that."""
+        """Give new tasks numbers greater than `seq`."""
         self._last = max(self._last, seq)
 
     def add(self, task: Task, after: Task | None = None) -> None:
@@ -174,7 +175,7 @@ class TaskQueue:
 
     def _take_out(self, task: Task) -> None:
         del self._tasks[task.seq]
-        self._restless.pop(task, None)
+        self._sleep_candidates.pop(task, None)
         if isinstance(task.operation, MoveObject):
             self._moved.end(task.operation.target)
         for name in names_of(task.operation):
@@ -209,8 +210,8 @@ class TaskQueue:
             heap = self._due_moves if is_move else self._due
             heapq.heappush(heap, (task.state.due, next(self._ties), task.seq, task.state))
             if not is_move:
-                self._restless[task] = None
-                self._restless.move_to_end(task)
+                self._sleep_candidates[task] = None
+                self._sleep_candidates.move_to_end(task)
             if len(heap) > 2 * len(self._tasks) + 64:
                 heap[:] = [entry for entry in heap if self._counts(entry)]
                 heapq.heapify(heap)
@@ -220,9 +221,9 @@ class TaskQueue:
         return task is not None and task.state is entry[3] and self._can_run(task)
 
     def rest(self) -> None:
-        """Let tasks sleep that need not be awake. The caller and its callers use no task any more."""
-        for _ in range(min(len(self._restless) - AWAKE, AT_ONCE)):
-            task, _ = self._restless.popitem(last=False)
+        """Let tasks sleep that need not be awake. Call it only where no caller still uses a task."""
+        for _ in range(min(len(self._sleep_candidates) - AWAKE, AT_ONCE)):
+            task, _ = self._sleep_candidates.popitem(last=False)
             if can_sleep(task) and task in self:
                 self._let_sleep(task)
 
@@ -232,13 +233,13 @@ class TaskQueue:
         if len(self._chains[name]) > 1:
             return
         if (allocated := self._uses.put_away(file)) is None:
-            self._restless[task] = None  # somebody has the file open: later
+            self._sleep_candidates[task] = None  # somebody has the file open: later
             return
         self._sleeping.add(SleepingTask(task, name, allocated))
         del self._tasks[task.seq], self._chains[name]
 
     def _wake(self, name: ObjectName) -> None:
-        """Let the task about a name not sleep any more, if there is one that does."""
+        """Wake the sleeping task about a name, if there is one."""
         if (sleeping := self._sleeping.pop(name)) is None:
             return
         task = sleeping.awake()
@@ -257,7 +258,7 @@ class TaskQueue:
             task.newer = replace(task.newer, due=0.0)
 
     def flush_all(self) -> None:
-        """Make all tasks due now, for a report of a flush that begins."""
+        """Make all tasks due now, and mark them for the report of this flush."""
         for task in self.awake():
             task.flush_mark, task.flush_hand_in = task.attempts, task.hand_ins
             self.run_now(task)
@@ -303,9 +304,10 @@ class TaskQueue:
         return isinstance(after, Delete | PutSpecial)
 
     def take_over(self, name: ObjectName, task: Task) -> bool:
-        """Return whether the next task about a name after `task` makes an object: that need not be deleted.
+        """Return whether the next task about a name after `task` stores an object there.
 
-        A folder's marker counts as made if it is there.
+        Then the old object need not be deleted. A `PutMarker` becomes ambiguous by that: the old marker,
+        which it finds, counts as made.
         """
         after = self._after(name, task)
         if isinstance(after, PutMarker):

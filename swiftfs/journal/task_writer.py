@@ -57,7 +57,7 @@ class HeldDeletions:
         return self._tasks.pop(seq, None)
 
     def take_back(self, seq: int) -> Task | None:
-        """Let a deletion never become a change, and return it; None if it is not held any more."""
+        """Take a deletion back, which never becomes a change, and return it; None if it is not held."""
         if (task := self.pop(seq)) is not None:
             self._taken_back[seq] = task
         return task
@@ -67,7 +67,7 @@ class HeldDeletions:
         return [task for task in self._taken_back.values() if names_of(task.operation)[0] in names]
 
     def taken_back_below(self, folder: Folder) -> list[Task]:
-        """Return those of objects below a folder."""
+        """Return those of `taken_back` that delete an object below a folder."""
         return _below(self._taken_back.values(), folder)
 
     def forget(self, tasks: Iterable[Task]) -> list[Task]:
@@ -75,7 +75,7 @@ class HeldDeletions:
         return [task for task in tasks if self._taken_back.pop(task.seq, None) is not None]
 
     def set_due(self, seq: int, seconds: float) -> None:
-        """Make a deletion that waits for a last close due so many seconds after it was made."""
+        """Make a deletion that waits for a last close due `seconds` after it was handed in."""
         if (task := self._tasks.get(seq)) is not None and _due(task) == math.inf:
             task.become(Waiting(task.created + seconds))
 
@@ -208,14 +208,15 @@ class TaskWriter:
         """Drop the records of held deletions that were taken back; return whether there were any."""
         forgotten = self.held.forget(tasks)
         for task in forgotten:
-            # After a power cut it would delete the file that this name was given back to.
+            # After a power cut it must not come back: it would delete the file that has its name again.
             self._db.finish([task.seq], executed=Executed(task.operation, task.seq))
         return bool(forgotten)
 
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
-        """Add a task for `operation`, due after the write delay and `at_least` so many seconds."""
+        """Add a task for `operation`, due after the longer of the write delay and `at_least` seconds."""
         now = monotonic()
         waiting = Waiting(now + self._delay(at_least))
+        # Promised if it waits `at_least` so long: its call returns before it runs, in sync mode too.
         task = Task(self._queue.next_seq(), path, operation, done, now, waiting, promised=at_least > 0)
         self._db.commit([task.record()])
         self.add(task)
@@ -288,9 +289,10 @@ class TaskWriter:
         path: str,
         record: RecordRename,
     ) -> None:
-        """Replace the operation of `task` by `operation`, drop `overtaken`, and put it behind all others.
+        """Replace the operation of `task` by `operation`, and put the task behind all others.
 
-        Swift's object at the old name is deleted after it. `record` is called after the commit.
+        The task `overtaken`, about the new name, is dropped. Swift's object at the old name is deleted after
+        it. `record` is called after the commit.
         """
         assert isinstance(task.operation, PutFile | PutSpecial)
         source, was_there = task.operation, not task.operation.creates
@@ -298,7 +300,7 @@ class TaskWriter:
         # was recorded about the target.
         seq, gone = self._queue.next_seq(), [task, *([overtaken] if overtaken else [])]
         deletion = Delete(source.name, source.replaces_large, source.replaces_etag)
-        waiting = Waiting(task.created)  # in truth for the new name
+        waiting = Waiting(task.created)  # due at once, but blocked by the task of the new name
         leaves = Task(self._queue.next_seq(), task.path, deletion, nobody_waits, task.created, waiting)
         records = [Record(seq, path, operation), *([leaves.record()] if was_there else [])]
         taken_back = self.held.taken_back([source.name, operation.name])
@@ -345,7 +347,7 @@ class TaskWriter:
         self._queue.add(task)
 
     def begin_move(self, task: Task, deletion: Task | None) -> None:
-        """Add a move, instead of the pending `deletion` of its target; if it fails that is back."""
+        """Add a move instead of the pending `deletion` of its target, which is put back if the move fails."""
         if deletion is not None:
             task.operation = _replacing(task.operation, deletion.operation)
         taken_back = self.held.taken_back(names_of(task.operation))
@@ -392,8 +394,8 @@ class TaskWriter:
         """
         records = [other.record() for other in changed]
         if cached_file is not None:
-            # No segment may be stored between the look and the commit, which may say that nothing is left
-            # below the prefix: after a crash nobody would look for that segment.
+            # No segment may be PUT before the commit, which may say that nothing is left below the prefix:
+            # after a crash nobody would look for that segment.
             with cached_file.uploads.unreferenced() as unreferenced:
                 is_written = self._db.finish(drop, records, unreferenced, executed)
             if is_written:

@@ -25,8 +25,8 @@ LONGEST_PAUSE = 30.0
 
 def pause_after(attempts: int) -> float:
     """Return the seconds to wait after so many failed attempts of a task."""
-    # 32 doublings are more than any pause takes; 2 to the power of all attempts in a day without a server is
-    # no float.
+    # The exponent is limited, or it would overflow after a day without a server. 32 doublings exceed any
+    # pause.
     return min(FIRST_PAUSE * 2.0 ** min(attempts - 1, 32), LONGEST_PAUSE)
 
 
@@ -76,7 +76,7 @@ class Cancelled:
 
 State = Waiting | Retrying | Running | Blocked | Succeeded | Cancelled
 
-_FOLLOWING: Mapping[type, tuple[type, ...]] = {
+_TRANSITIONS: Mapping[type, tuple[type, ...]] = {
     Waiting: (Waiting, Running, Cancelled),
     Retrying: (Waiting, Retrying, Running, Cancelled),
     Running: (Waiting, Retrying, Blocked, Succeeded, Cancelled),
@@ -88,7 +88,7 @@ _FOLLOWING: Mapping[type, tuple[type, ...]] = {
 
 def check_transition(before: State, after: State) -> None:
     """Raise `RuntimeError` if a task in the state `before` cannot come into the state `after`."""
-    if type(after) not in _FOLLOWING[type(before)]:
+    if type(after) not in _TRANSITIONS[type(before)]:
         raise RuntimeError(f"a task cannot change from {before} to {after}")
 
 
@@ -142,8 +142,9 @@ class Task(_WeaklyReferenced):
     for a flush. `sent_commit` is the last commit of the database before the latest attempt.
 
     A move replaces the deletion of its target, which it `overrides`; if it fails the deletion is
-    put back. If it succeeds it may have `left` objects behind that it could not delete; of a folder's,
-    `rows` are the old ones of what it moved, or `later` the tasks that move its objects afterwards.
+    put back. If it succeeds it may have `left` objects behind that it could not delete. For a folder's
+    move, `rows` are the old rows of the objects that it moved, or `later` the tasks that move them in the
+    background.
     """
 
     seq: int
@@ -233,9 +234,9 @@ class Task(_WeaklyReferenced):
         self.hand_ins += 1
 
     def take_newer(self) -> None:
-        """Make the newer hand-in, if there is one, what the task does."""
-        # `running` is for the next process. Of an upload that has ended, answered or not, the late requests
-        # know.
+        """Continue with the newer hand-in, if there is one."""
+        # `running` is for the next process, about an upload that has not ended. This one has; if its answer
+        # was lost, the late requests record it.
         if self.newer is not None and isinstance(newest := self.newest, PutFile):
             self.operation, self.path, self.done = (
                 replace(newest, running=None),

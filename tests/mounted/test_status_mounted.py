@@ -181,7 +181,7 @@ def test_status_shows_a_dead_mount_beside_the_others(
     other.exit_code = -signal.SIGKILL
     with other:
         os.kill(other.pid, signal.SIGKILL)
-        line = f"swiftfs: {other.path}: its process has died: mount it again, and it goes on\n"
+        line = f"swiftfs: {other.path}: its process has died: mount it again to continue\n"
 
         def is_told() -> bool:
             result = status_of_all(tmp_path)

@@ -169,7 +169,7 @@ def test_a_mount_that_died_is_unmounted_as_was_asked(background: Path) -> None:
     os.kill(pid, signal.SIGKILL)
     assert eventually(lambda: has_ended(pid))
     assert one_line(swiftfs("umount", background), 0) == (
-        f"swiftfs: {background} is unmounted; its process had died: mount it again, and it goes on "
+        f"swiftfs: {background} is unmounted; its process had died: mount it again to continue "
         "with what is not stored yet\n"
     )
     assert not is_mounted(background)

@@ -78,7 +78,7 @@ def test_umount_removes_a_mount_that_died(mounted: Mount) -> None:
     kill(mounted)
     result = umount(mounted.path)
     assert result.returncode == 0
-    assert "is unmounted; its process had died: mount it again, and it goes on" in result.stderr
+    assert "is unmounted; its process had died: mount it again to continue" in result.stderr
     assert not mounted.path.is_mount()
 
 
