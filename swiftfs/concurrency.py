@@ -227,10 +227,8 @@ class _Checks:
     def may_take(self, lock: "_CheckedLock") -> None:
         """Assert that the calling thread may take `lock`."""
         held = self.held
-        if not held or held[-1].key < lock.key or (lock.reentrant and lock in held):
-            return
-        highest = max(held, key=lambda one: one.key)
-        if highest.key >= lock.key:
+        # Not only the last one: it may have been taken again, below others.
+        if any(one.key >= lock.key for one in held) and not (lock.reentrant and lock in held):
             self.refuse(f"takes {lock}")
 
     def may_block(self, what: str, allowed: Collection[Rank], *, but: "_CheckedLock | None" = None) -> None:

@@ -77,7 +77,8 @@ class BaseResolver:
             self._asking = True
         try:
             corrected = self.correct(self._store.head(base.name))
-            state.is_certain = True
+            with state.changed:
+                state.is_certain = True
         except NotFound:
             return False
         else:

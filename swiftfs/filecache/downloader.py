@@ -259,7 +259,9 @@ class Downloader:
         def arrived(offset: int, data: bytes) -> None:
             # In the sink, which is the only place where a running request can be given up.
             fetch.refuse_unwanted()
-            state.is_certain = True
+            if not state.is_certain:
+                with state.changed:
+                    state.is_certain = True
             self._store_bytes(offset, data, present=as_they_come)
 
         try:

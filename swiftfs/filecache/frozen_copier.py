@@ -60,7 +60,8 @@ class FrozenCopier:
                 frozen.blocks = wanted
         except (OSError, SwiftfsError) as error:
             log.info("%s: it is uploaded without a copy: %s", state.file.path.name, error)
-            self._touched = None
+            with state.changed:
+                self._touched = None
             return None
         return frozen
 

@@ -123,11 +123,12 @@ class LateVersions:
         self._copies = LateCopies(folder)
         self._folder = folder.parent
         self._wanted: dict[ObjectName, ObjectVersion] = {}
-        self._fetched: set[tuple[ObjectVersion, float]] = set()
         # What is known of versions about to be copied; the bytes of larger ones are in `_copies`. The
         # lock guards it.
         self._lock = new_lock(Rank.LATE_COPIES)
         self._prepared: LRUCache[ObjectVersion, Effect] = LRUCache(PREPARED)
+        # The versions that were fetched, each with when its request was lost.
+        self._fetched: LRUCache[tuple[ObjectVersion, float], bool] = LRUCache(PREPARED)
 
     def begin(self) -> None:
         """Take over what an earlier mount has kept."""
@@ -209,12 +210,15 @@ class LateVersions:
     def fetch(self, found: Ambiguity) -> None:
         """Get the headers of an object, and its bytes or manifest, unless they are known."""
         last, version = found.last, _version(found)
-        if last is None or not _is_only_here(found) or (version, found.lost_at) in self._fetched:
+        if last is None or not _is_only_here(found):
             return
+        key = version, found.lost_at
         with self._lock:
+            if key in self._fetched:
+                return
             ready = self._prepared.pop(version, None)
+            self._fetched.update({key: True} if ready is not None else {})
         if ready is not None:
-            self._fetched.add((version, found.lost_at))
             known = replace(last, headers=ready.headers, body=ready.body, manifest=ready.manifest)
             self._ambiguous.complete(found, known)
             return
@@ -233,7 +237,8 @@ class LateVersions:
             log.info("%s has no copy in case a late request overwrites it: %s", found.name, error)
             return
         # Not before the answer: a failed attempt is repeated.
-        self._fetched.add((version, found.lost_at))
+        with self._lock:
+            self._fetched[key] = True
         if complete is not None:
             self._ambiguous.complete(found, complete)
 

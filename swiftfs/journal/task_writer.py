@@ -234,6 +234,7 @@ class TaskWriter:
             self._unpin(task.operation)
         task.path, task.operation, task.done = path, operation, done
         task.hand_ins += 1
+        task.promised |= at_least > 0  # as in `new`
         # A change during an fsync or a flush must not put off the attempt that somebody waits for.
         latest = 0.0 if task.is_awaited else task.created + LONGEST_SETTLING * self._settling()
         self._queue.schedule(task, min(monotonic() + self._delay(at_least), latest))

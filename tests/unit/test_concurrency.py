@@ -55,6 +55,13 @@ def test_a_thread_takes_its_own_lock_again() -> None:
         refused(plain.__enter__)
 
 
+def test_a_lock_that_was_taken_again_does_not_hide_those_taken_between() -> None:
+    journal, log = concurrency.new_condition(Rank.JOURNAL), concurrency.new_lock(Rank.LOG)
+    namespace = concurrency.new_lock(Rank.NAMESPACE)
+    with journal, log, journal:
+        assert "holds JOURNAL, LOG, JOURNAL and takes NAMESPACE" in refused(namespace.__enter__)
+
+
 def test_a_lock_that_was_released_is_not_held() -> None:
     journal, cache = concurrency.new_condition(Rank.JOURNAL), concurrency.new_lock(Rank.CACHE, reentrant=True)
     with journal, cache:

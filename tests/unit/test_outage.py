@@ -154,9 +154,8 @@ def test_a_second_outage_is_logged_again(
             listing_fetcher.OUTAGE_SECONDS
         )  # without lookups in between, the first one waits for the answer
         foreign(store, f"one/{clock()}")
-        names = listed(namespace, "/one")
-        assert len(names) == 3
-        store.delete(ObjectName("box", f"one/{names[0]}"))
+        wait_until(lambda: len(listed(namespace, "/one")) == 3)
+        store.delete(ObjectName("box", f"one/{listed(namespace, '/one')[0]}"))
         clock.forward(TTL + 1)
         assert listed(namespace, "/one") == ["a", "b"]
         clock.forward(TTL + 1)
