@@ -63,10 +63,10 @@ def connect(
     `insecure_storage` the storage may have no TLS although the login has it. Objects whose bytes lie
     elsewhere are only read where `may_read` allows it.
 
-    Logs in at once and without retries, so that wrong credentials are reported within seconds, and whatever
-    hangs within 15. Raise
-    `ConfigurationError` for missing variables and insecure storage, `AccessDenied` for a wrong key,
-    `Unavailable` when the server is down; each message names the auth URL and the user.
+    Log in at once and without retries: wrong credentials are reported within seconds, and a login that hangs
+    fails after 15 seconds. Raise `ConfigurationError` for missing variables and insecure storage,
+    `AccessDenied` for a wrong key, `Unavailable` when the server is down; each message names the auth URL and
+    the user.
     """
     account = open_account(environment, cloud=cloud)
     try:

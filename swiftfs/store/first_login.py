@@ -11,7 +11,7 @@ LOGIN_SECONDS = 12.0
 """The longest time for all requests of the login together: it may have redirects and several steps."""
 
 HANG_SECONDS = 15.0
-"""When a login is given up that hangs elsewhere: in the resolver, or in a lock of a library."""
+"""After this time a login fails that hangs outside of a request: in the resolver, or in a library's lock."""
 
 
 def log_in(account: Account, *, insecure_storage: bool) -> None:

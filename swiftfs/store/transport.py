@@ -65,7 +65,7 @@ class Counters:
                 self._bodies.pop(number, None)
 
     def under_way(self, name: str) -> int:
-        """Return the bytes sent of bodies not answered yet: to `name`, or below it if it ends with `/`."""
+        """Return how many bytes were sent of unanswered bodies to `name`, or below it if it ends with `/`."""
         with self._lock:
             bodies = list(self._bodies.values())
         return sum(sent for to, sent in bodies if to == name or (name.endswith("/") and to.startswith(name)))
@@ -126,7 +126,7 @@ class Answer:
 
     def error_text(self) -> str:
         """Return the beginning of the body of an answer that is an error."""
-        # It may not take the time that the work itself might have taken.
+        # The long time limit of the work itself does not apply to the text of an error.
         self._limits.expect_error(ANSWER_SECONDS)
         text = b""
         try:
