@@ -54,8 +54,8 @@ class ChangeChecker:
     def implied(self, folder: Folder, components: Sequence[str]) -> list[str]:
         """Return the subfolders that exist because of this mount's changes, though no listing shows them.
 
-        What is not in Swift yet always counts. Of what is stored a HEAD must tell: a listing without it lags
-        behind, or another client has deleted it.
+        A change that is not in Swift yet always counts. For a stored one a HEAD decides: a listing without it
+        lags behind, or another client has deleted the object.
         """
         found = self._head_fetcher.map(lambda one: self._is_implied(folder.subfolder(one)), components)
         return [one for one, is_implied in zip(components, found, strict=True) if is_implied]

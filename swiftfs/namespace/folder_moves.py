@@ -60,7 +60,7 @@ class FolderMoves:
         return change.entry if change is not None and change.at == PENDING else None
 
     def record_moved(self, old: str, new: str, rows: Sequence[Row]) -> None:
-        """Record that all below the folder at `old` is below `new` now, where listings may not show it yet.
+        """Record that all below the folder at `old` is below `new` now, although listings may lag behind.
 
         `rows` are those of the moved objects at the old place.
         """

@@ -1,4 +1,4 @@
-"""HEADs for attributes that listings lack: many in parallel, and none twice."""
+"""HEADs for attributes that listings lack: many in parallel, none twice; their answers go into listings."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -205,7 +205,7 @@ class EntryCompleter:
                     head_queue.pop(where, None)
 
     def complete(self, listing: Listing, entry: Entry) -> Entry | None:
-        """Return `entry` with a HEAD's answer, None when it is gone; send HEADs for those that follow too."""
+        """Return `entry` with a HEAD's answer, None when it is gone; send HEADs for the next entries too."""
         wanted = self._ask(listing, entry)
         for other, sibling in self._next_queued(listing):
             self._ask(other, sibling)
