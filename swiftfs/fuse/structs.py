@@ -1,4 +1,4 @@
-"""The C side of libfuse 2.9 that fusepy lacks: the longer operations table, packed `stat` images, buffers.
+"""The C side of libfuse 2.9 that fusepy lacks: operations table, packed `stat` images, buffers, main loop.
 
 Sources: `fuse.h` and `fuse_common.h` of libfuse 2.9.9. Pointers that a callback only fills are declared as
 addresses (`c_void_p`), because building a ctypes pointer object costs more than the callback itself.

@@ -72,10 +72,10 @@ MOST_TRYING = 1000
 """Limit of the calls that are being tried again."""
 
 LOOKUP_PATIENCE = 1.0
-"""How long a lookup waits until its name can be another inode's. It may be that this has to wait for it."""
+"""How long, in seconds, a lookup waits for the move of its name, which may itself wait for the lookup."""
 
 FSTAT_PATIENCE = 0.1
-"""The same for a call that is perhaps an fstat(2), for which that has to wait."""
+"""The same for a call that may be an fstat(2): the move always waits for its end."""
 
 
 _HIDDEN = b".fuse_hidden"
