@@ -1,4 +1,4 @@
-"""Reads the status of a mount from its hidden folder, and starts a flush or retry by xattrs of its root."""
+"""Reads the status of a mount from its control folder, and starts a flush or retry by xattrs of its root."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ POLL_SECONDS = 0.1
 """The shortest interval in which the number of pending changes is read."""
 
 REST = 10
-"""How many times longer than a read of the report the pause is: a read of 100,000 changes delays uploads."""
+"""The pause between reads of the report, in times of a read: reading 100,000 changes delays uploads."""
 
 
 def mountpoints() -> list[Path]:

@@ -73,7 +73,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
 
 
 def for_root(mountpoint: Path, error: ConfigurationError) -> ConfigurationError:
-    """Return the error, for root with what to do: the kernel keeps root out, too, unless root was let in."""
+    """Return the error; for root, with what to do: the kernel keeps root out too without `allow_root`."""
     there = mounted_on(mountpoint) if isinstance(error, NotYours) and os.geteuid() == 0 else None
     if there is None or there.user is None:
         return error

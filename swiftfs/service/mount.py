@@ -172,7 +172,7 @@ def _check_policy(policy: str, limits: Limits) -> None:
 
 
 def _warn_of_small_cache(limit: int, segment: int) -> None:
-    """A segment is on the disk until it is stored: with less than two, writing and uploading take turns."""
+    """Warn of a cache for less than two segments: then writing and uploading take turns."""
     if limit < 2 * segment:
         log.warning(
             "the cache (%s) is smaller than two segments (%s each): large files are written slowly; "
@@ -241,7 +241,7 @@ def _mount(
 
 
 class _Watchers:
-    """The threads of a mount that serves.
+    """The threads of a mount while it serves.
 
     There is one for each signal, one that calls `ready` when the mount answers, one that moves names, and one
     that lets the kernel drop pages.
