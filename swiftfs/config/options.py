@@ -280,7 +280,7 @@ class Options:
     prices: str = _option(
         "", _FILE, "a TOML file with the prices of requests and traffic, for `swiftfs status`"
     )
-    debug: bool = _option(False, SWITCH, "log every operation")
+    debug: bool = _option(False, SWITCH, "log every request, and every call that fails")
 
     @property
     def checks_permissions(self) -> bool:

@@ -145,8 +145,8 @@ class Callers:
 
     def patience(self, path: bytes) -> float:
         """Return how long the call may wait for the move of its path, in seconds."""
-        # An fstat(2) looks like a lookup here, but the move waits for its end. Only who has the file open
-        # calls fstat(2).
+        # An fstat(2) looks like a lookup here, but the move waits for its end. Only a process that has the
+        # file open can call fstat(2).
         is_lookup = _call_about(path) in self._trying_again or not self._has_open(path)
         return LOOKUP_PATIENCE if is_lookup else FSTAT_PATIENCE
 

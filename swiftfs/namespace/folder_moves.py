@@ -81,7 +81,7 @@ class FolderMoves:
         """Record that all below the folder at `old` counts as below `new`, although Swift has it below `old`.
 
         `rows` are as in `record_moved`. Return the changes by the new name of each object; a marker `d/` has
-        none, for no listing shows it as an entry.
+        none, because no listing shows it as an entry.
         """
         source, target = self._source.folder(old), self._source.folder(new)
         _, there = self._pages(source, target, rows)

@@ -120,7 +120,7 @@ class HeadFetcher:
                 if not listeners:
                     del self._requests[key]
                     return
-            # Without the lock, for a listener takes the namespace's, which comes first.
+            # Without the lock, because a listener takes the namespace's, which comes first.
             for listener in listeners:
                 listener(answer)
 

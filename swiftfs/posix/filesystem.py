@@ -114,7 +114,7 @@ class FileSystem:
         files could not be handed in, or if Swift refused changes that were not reported yet.
         """
         journal = self._services.journal
-        # Files first, for they hand in changes; then the journal stores them, which needs the cache and the
+        # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
         # namespace.
         lost = [file.path for file in self._services.open_files.all() if not self._write_back.drain(file)]
         self._files.close()

@@ -232,7 +232,7 @@ class PendingChanges:
         else:
             stored, meta = operation.meta.stored, operation.meta
         attributes = self._services.defaults.apply(entry.attributes, stored)
-        # A listing will show the time of this change. Of a folder the time tells that its marker was listed.
+        # A listing will show the time of this change. A folder's time shows that its marker was listed.
         last_modified = entry.last_modified if entry.is_directory else ""
         return replace(entry, attributes=attributes, meta=meta, last_modified=last_modified)
 

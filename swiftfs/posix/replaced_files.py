@@ -217,7 +217,7 @@ class ReplacedFiles:
         """Record that the file `old`, or what is below the folder `old`, is at `new` now."""
         with self._changed:
             for file in self._files:
-                # Who writes to a file that is aside stores it at the path that it was opened at.
+                # Writes to a file that is aside are stored at the path at which it was opened.
                 if is_below(file.path, old) and (is_folder or not file.aside):
                     file.path = new + file.path[len(old) :]
                 if is_folder and is_below(file.aside, old):

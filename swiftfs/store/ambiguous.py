@@ -171,7 +171,7 @@ class AmbiguousRequests:
         # Without the lock: mostly nothing was lost, and every request that changes something asks this.
         if name not in self._records and name not in self._copies:
             return
-        # Without the lock, too, for it may send a HEAD.
+        # Without the lock, too, because it may send a HEAD.
         made = effect()
         with self._changed:
             if made.kind in ("put", "copy"):
@@ -266,7 +266,7 @@ class AmbiguousRequests:
             self._is_woken = False
 
     def wake(self) -> None:
-        """End the present `wait`, or the next: whoever waits may have looked just before."""
+        """End the present `wait`, or the next: the waiting thread may have looked just before."""
         with self._changed:
             self._wake()
 

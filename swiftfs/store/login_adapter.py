@@ -21,7 +21,7 @@ from swiftfs.store.sockets import LimitedAdapter, Limits, limited
 
 
 class BadUrl(ValueError):
-    """A URL to which nothing can be sent; the message says so in a line."""
+    """A URL to which nothing can be sent; the message is one line."""
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

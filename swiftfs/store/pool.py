@@ -141,8 +141,11 @@ class _ExactAdapter(LimitedAdapter):
         return escape_dots(super().request_url(request, proxies))
 
     def close(self) -> None:
-        """Close the sockets now: urllib3 leaves that to the garbage collector, and an error that is kept
-        somewhere would keep them open by its traceback."""
+        """Close the sockets now.
+
+        urllib3 leaves that to the garbage collector, and an error that is kept somewhere would keep them open
+        by its traceback.
+        """
         for manager in (self.poolmanager, *self.proxy_manager.values()):
             for key in set(manager.pools.keys()):
                 manager.pools[key].close()

@@ -228,7 +228,7 @@ class Transport:
         status = answer.status if answer else 0
         sent = len(memoryview(request.body).cast("B")) if request.body else 0
         received = answer.received if answer else 0
-        # That there is no such object is an answer, which the write probe of a mount expects.
+        # A 404 to a HEAD or DELETE is an ordinary answer: the write probe of a mount expects it.
         failed = not (200 <= status < 300 or (status == 404 and request.method in ("HEAD", "DELETE")))
         self._counters.add(request.operation, Count(1, int(failed), sent, received, seconds))
         log.debug("%s %s: %s in %.3f s", request.operation, request.subject, status or "no answer", seconds)

@@ -155,7 +155,7 @@ def _row(entry: dict[str, Any], subject: str, broken: dict[str, str]) -> Row:
     digest, content_type, time = (text if isinstance(text, str) and is_utf8(text) else None for text in texts)
     if not _is_size(size) or digest is None or content_type is None:
         broken[key] = "the size" if not _is_size(size) else "the hash" if digest is None else "the type"
-        # As an object of which nothing is known: a HEAD tells what it is.
+        # Only the name is trusted: a HEAD shows what the object is.
         return Row(key, 0, "", "", time or "")
     if not time:
         broken[key] = "the time"
