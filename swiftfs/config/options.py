@@ -206,7 +206,7 @@ class Options:
     dir_attributes: str = _option(
         "headers",
         _choice("headers", "content-type"),
-        "where directory markers keep attributes: in headers, or in the Content-Type (rclone takes such "
+        "where folder markers keep attributes: in headers, or in the Content-Type (rclone takes such "
         "markers for files)",
     )
     show_segments: bool = _option(
