@@ -43,7 +43,7 @@ OptionValue = str | int | float | bool
 REQUEST_BYTES = 131072
 """The largest read or write request that libfuse 2.9 can exchange with the kernel."""
 
-_ALWAYS: Mapping[str, OptionValue] = {
+_OWN_OPTIONS: Mapping[str, OptionValue] = {
     # Without these three libfuse 2 gets 4 KiB with each write, and 1 GiB takes 20 s.
     "big_writes": True,
     "max_read": REQUEST_BYTES,
@@ -153,7 +153,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
             "entry_timeout": entry_timeout,
             "negative_timeout": negative_timeout,
         }
-        self._serve(_mount_options(source, {**_ALWAYS, **timeouts, **(options or {})}))
+        self._serve(_mount_options(source, {**_OWN_OPTIONS, **timeouts, **(options or {})}))
 
     def _bind_hot_operations(self) -> None:
         self._getattr = self.operations.getattr

@@ -206,7 +206,7 @@ class RenameOps:
             self._directories.keep_parent(old)
             # By the old paths, at which they are shown until now.
             before = {path: self._namespace.folder_moves.pending(path) for path in carried.paths()}
-            if target is None and self._is_all(carried, old, moving):
+            if target is None and self._is_all_carried(carried, old, moving):
                 renamed = self._rename_carried(carried, rename, before)
             else:
                 renamed = self._move_folder(carried, rename, moving, before)
@@ -216,7 +216,7 @@ class RenameOps:
         self._move_open(old, new, source, destination)
         self._inodes.move_folder(old, new)
 
-    def _is_all(self, carried: CarriedTasks, old: str, moving: Entry) -> bool:
+    def _is_all_carried(self, carried: CarriedTasks, old: str, moving: Entry) -> bool:
         """Return whether the folder and all below it is `carried`, as far as is known."""
         names = carried.names()
         return moving.object in names and self._namespace.folder_moves.has_only(old, names)

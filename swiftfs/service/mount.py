@@ -77,7 +77,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             answered.set()
             ready(folder)
 
-        with _collecting_later():
+        with _garbage_collection_postponed():
             filesystem = build(account, request, cache)
         _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
         collector = StatusCollector(
@@ -86,7 +86,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         Drain(0).write(cache)  # replaces the last state of an earlier process
         detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
         try:
-            with _collecting_later():
+            with _garbage_collection_postponed():
                 begin(filesystem, request, account)
             monitoring.begin(collector)
             termination.serve(filesystem.services.namespace.page_limit.end)
@@ -192,7 +192,7 @@ def _cache_folder(request: MountRequest, who: str) -> Path:
 
 
 @contextlib.contextmanager
-def _collecting_later() -> Iterator[None]:
+def _garbage_collection_postponed() -> Iterator[None]:
     """Postpone Python's collection of cycles, which takes a quarter of a start with many pending changes.
 
     Objects made at the start are kept anyway, so later collections skip them.
