@@ -107,7 +107,7 @@ def _clouds(file: Path) -> Mapping[str, Any]:
         raise ConfigurationError(f"{file}: {_short(error)}") from None
     clouds = values.get("clouds") if isinstance(values, dict) else None
     if not isinstance(clouds, dict):
-        raise ConfigurationError(f"{file} has no clouds: it begins with 'clouds:', and below are their names")
+        raise ConfigurationError(f"{file} has no clouds: it must begin with 'clouds:', and list them below")
     return clouds
 
 
