@@ -259,8 +259,8 @@ class Options:
     background_rename: int = _option(
         0,
         _number(0, 10**9),
-        "rename a folder with at least this many objects at once, and move its objects afterwards; "
-        "with 0 every rename waits until they are moved",
+        "if a folder has at least this many objects, rename it without waiting, and move the objects "
+        "afterwards; with 0 every rename waits for them",
     )
     sync: bool = _option(False, SWITCH, "make close() wait until the file is in Swift")
     cache_dir: str = _option(

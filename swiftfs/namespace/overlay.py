@@ -355,7 +355,7 @@ class Overlay:
 
 
 class DeferredChange:
-    """A pending change of a name whose entry is not known yet: `update` applies it to the entry.
+    """A pending change of a name whose entry is not known yet: `update` returns an entry with the change.
 
     `pending` is the change as it is shown, None until the name is looked up. The namespace's lock guards it.
     """

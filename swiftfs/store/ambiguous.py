@@ -136,7 +136,7 @@ class AmbiguousRequests:
     def suspect(self, requests: Iterable[tuple[ObjectName, Effect]]) -> None:
         """Record that an earlier process may have sent these requests; most of them are sent again.
 
-        They are saved to disk only when they would undo a newer change. Those beyond `MAX_NAMES` are dropped.
+        They are saved to disk only when they would undo a newer change. Those beyond `MAX_NAMES` are ignored.
         """
         with self._changed:
             for name, effect in requests:

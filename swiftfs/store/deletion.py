@@ -106,7 +106,7 @@ class Deletion:
         return failures, outcome.outage
 
     def _check_none_found(self, outcome: Outcome, first: ObjectName) -> None:
-        """Delete the first name, after an answer that no name existed: such a server may do nothing.
+        """Check an answer that no name existed by a DELETE of the first: such a server may do nothing.
 
         INVARIANT: a large object comes before its segments. If it may still exist, the segments stay.
         """
