@@ -71,7 +71,7 @@ CALLS: dict[str, Call] = {
     "`discard` the rest of the file": lambda file, place: file.blocks.copy().discard(place, file.end),
     "`copy`": lambda file, _: file.blocks.copy(),
     "`len`": lambda file, _: len(file.blocks),
-    "`update` by a set that is alike": lambda file, _: file.blocks.copy().update(file.other),
+    "`update` by a similar set": lambda file, _: file.blocks.copy().update(file.other),
 }
 
 SLOW_CALLS: dict[str, Call] = {

@@ -232,7 +232,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> in
 def probe(source: str, size: int, **flags: bool | str | None) -> None:
     """Test the features and the speed of the server of SOURCE, and print the options that suit it.
 
-    It writes about thirty small objects and twice SIZE bytes below a hidden prefix, reads them, deletes them
+    It writes a few small objects and twice SIZE bytes below a hidden prefix, reads them, deletes them
     all, and prints how many requests and bytes that took.
     """
     from swiftfs.cli import probe as command

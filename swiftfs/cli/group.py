@@ -99,7 +99,7 @@ class CommandGroup(click.Group):
         except KeyboardInterrupt as error:
             raise OneLineError("interrupted") from error
         except FileNotFoundError as error:
-            if _is_somewhere():
+            if _current_folder_exists():
                 raise
             raise OneLineError(FOLDER_IS_GONE) from error
 
@@ -122,7 +122,7 @@ def _looks_like(word: str, names: Iterable[str]) -> bool:
     return bool(difflib.get_close_matches(word, list(names)))
 
 
-def _is_somewhere() -> bool:
+def _current_folder_exists() -> bool:
     try:
         os.getcwd()  # noqa: PTH109  `Path.cwd` is the same
     except FileNotFoundError:

@@ -109,7 +109,7 @@ def remove_empty(folders: list[Path]) -> None:
 def new_file(path: Path) -> int:
     """Return a descriptor for writing to the new file `path`, for its owner only; an older one is removed.
 
-    Raise `OSError`. A link that stands there is removed, never followed.
+    Raise `OSError`. An existing link is removed, never followed.
     """
     path.unlink(missing_ok=True)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -78,14 +78,14 @@ def forget_secrets(environment: MutableMapping[str, str]) -> None:
         del environment[name]
 
 
-def _is_lent(path: Path) -> bool:
+def _is_systemd_credential(path: Path) -> bool:
     """Return whether it is in systemd's own folder: LoadCredential= lets the service's user in by an ACL."""
     lent = os.environ.get("CREDENTIALS_DIRECTORY")
     return lent is not None and path.absolute().parent == Path(lent)
 
 
 def _check_private(path: Path, descriptor: int) -> None:
-    if _is_lent(path):
+    if _is_systemd_credential(path):
         return
     found = os.fstat(descriptor)
 

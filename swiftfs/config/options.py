@@ -60,7 +60,7 @@ def show_size(size: int | None) -> str:
 
 
 def readable_size(size: int) -> str:
-    """Write bytes in the units of `parse_size` with one decimal, where options of the same kind are near."""
+    """Write bytes in the units of `parse_size`, with one decimal, for texts that also show options."""
     for unit in "PTGMK":
         step = _UNITS[unit.lower()]
         if size >= step:
@@ -180,8 +180,8 @@ class Options:
     special: bool = _option(
         False,
         SWITCH,
-        "show setuid and setgid bits of files, and device nodes, which root may make then; "
-        "else they are hidden, whoever stored them",
+        "show setuid and setgid bits of files, and device nodes, and let root create device nodes; "
+        "otherwise they are hidden",
     )
     exec: bool = _option(True, SWITCH, "allow running programs from the mount; `noexec` forbids it")
     uid: int | None = _option(
@@ -206,8 +206,8 @@ class Options:
     dir_attributes: str = _option(
         "headers",
         _choice("headers", "content-type"),
-        "where directory markers keep attributes: in headers, or in the Content-Type; rclone then takes them "
-        "for files",
+        "where folder markers keep attributes: in headers, or in the Content-Type (rclone takes such "
+        "markers for files)",
     )
     show_segments: bool = _option(
         False, SWITCH, "in an account mount, show containers whose names end in _segments"
@@ -222,7 +222,8 @@ class Options:
     foreign_manifests: str = _option(
         "refuse",
         _choice("refuse", "follow"),
-        "read large objects and symlinks whose bytes lie in another container: not, or as Swift does",
+        "large objects and symlinks whose bytes lie in another container: refuse to read them, or follow "
+        "them as Swift does",
     )
     segment_size: int = _option(
         16 * MIB,
@@ -258,8 +259,8 @@ class Options:
     background_rename: int = _option(
         0,
         _number(0, 10**9),
-        "the objects of a folder that has at least this many are moved after its rename has returned; "
-        "with 0 every rename waits for them",
+        "if a folder has at least this many objects, rename it without waiting, and move the objects "
+        "afterwards; with 0 every rename waits for them",
     )
     sync: bool = _option(False, SWITCH, "make close() wait until the file is in Swift")
     cache_dir: str = _option(
@@ -279,7 +280,7 @@ class Options:
     prices: str = _option(
         "", _FILE, "a TOML file with the prices of requests and traffic, for `swiftfs status`"
     )
-    debug: bool = _option(False, SWITCH, "log every operation")
+    debug: bool = _option(False, SWITCH, "log every request, and every call that fails")
 
     @property
     def checks_permissions(self) -> bool:

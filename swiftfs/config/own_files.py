@@ -1,4 +1,4 @@
-"""Reads the files that a user names in the configuration, which may be a pipe, and never waits for ever."""
+"""Reads the files that a user names in the configuration. They may be pipes; no read waits for ever."""
 
 import errno
 import os

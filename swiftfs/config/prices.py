@@ -63,7 +63,7 @@ class Prices:
 
     @classmethod
     def _of(cls, values: dict[str, Any]) -> "Prices":
-        _know(values, ("currency", "requests", "traffic"), "")
+        _check_names(values, ("currency", "requests", "traffic"), "")
         currency = values.get("currency")
         if not isinstance(currency, str) or not currency.isprintable() or not 0 < len(currency) <= 10:
             raise ValueError('set the currency, such as currency = "EUR"')
@@ -86,7 +86,7 @@ def _prices(values: dict[str, Any], table: str, names: tuple[str, ...]) -> dict[
     prices = values.get(table, {})
     if not isinstance(prices, dict):
         raise ValueError(f"write {table} as a table, [{table}]")  # noqa: TRY004  the caller reports one kind
-    _know(prices, names, f"{table}.")
+    _check_names(prices, names, f"{table}.")
     for name, price in prices.items():
         known = isinstance(price, int | float) and not isinstance(price, bool)
         if not known or not 0 <= price < math.inf:
@@ -94,7 +94,7 @@ def _prices(values: dict[str, Any], table: str, names: tuple[str, ...]) -> dict[
     return {name: float(price) for name, price in prices.items()}
 
 
-def _know(values: dict[str, Any], names: tuple[str, ...], place: str) -> None:
+def _check_names(values: dict[str, Any], names: tuple[str, ...], place: str) -> None:
     for name in values:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)

@@ -1,4 +1,4 @@
-"""Reads the status of a mount from its hidden folder, and starts a flush or retry by xattrs of its root."""
+"""Reads the status of a mount from its control folder, and starts a flush or retry by xattrs of its root."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ POLL_SECONDS = 0.1
 """The shortest interval in which the number of pending changes is read."""
 
 REST = 10
-"""How many times longer than a read of the report the pause is: a read of 100,000 changes delays uploads."""
+"""The pause between reads of the report, in times of a read: reading 100,000 changes delays uploads."""
 
 
 def mountpoints() -> list[Path]:
@@ -31,11 +31,11 @@ def read_state(mountpoint: Path) -> MountStatus:
         return MountStatus.from_json((mountpoint / HIDDEN_FOLDER / "status.json").read_text())
     except FileNotFoundError:
         read_report(mountpoint)  # raises the error that says what is there instead
-        raise ConfigurationError(_STRANGER.format(mountpoint)) from None
+        raise ConfigurationError(_INCOMPATIBLE.format(mountpoint)) from None
     except OSError as error:
         raise mount_error(mountpoint, error) from None
     except ValueError:
-        raise ConfigurationError(_STRANGER.format(mountpoint)) from None
+        raise ConfigurationError(_INCOMPATIBLE.format(mountpoint)) from None
 
 
 def read_report(mountpoint: Path) -> QueueReport:
@@ -45,7 +45,7 @@ def read_report(mountpoint: Path) -> QueueReport:
     except OSError as error:
         raise mount_error(mountpoint, error) from None
     except (ValueError, TypeError, KeyError):
-        raise ConfigurationError(_STRANGER.format(mountpoint)) from None
+        raise ConfigurationError(_INCOMPATIBLE.format(mountpoint)) from None
 
 
 def flush(mountpoint: Path, progress: Callable[[QueueReport], None]) -> QueueReport:
@@ -54,7 +54,7 @@ def flush(mountpoint: Path, progress: Callable[[QueueReport], None]) -> QueueRep
     `progress` is called now and then with a report. The last report is returned: nothing is `unflushed`
     on success. Errors as in `read_report`.
     """
-    _order(mountpoint, FLUSH_ATTRIBUTE)
+    _set_root_xattr(mountpoint, FLUSH_ATTRIBUTE)
     began = monotonic()
     while (report := read_report(mountpoint)).flushing:
         took = monotonic() - began
@@ -66,13 +66,13 @@ def flush(mountpoint: Path, progress: Callable[[QueueReport], None]) -> QueueRep
 
 def retry(mountpoint: Path) -> None:
     """Make the mount try failed changes again, without waiting for them; errors as in `read_report`."""
-    _order(mountpoint, RETRY_ATTRIBUTE)
+    _set_root_xattr(mountpoint, RETRY_ATTRIBUTE)
 
 
-_STRANGER = "{} is mounted by an incompatible version of swiftfs"
+_INCOMPATIBLE = "{} is mounted by an incompatible version of swiftfs"
 
 
-def _order(mountpoint: Path, attribute: str) -> None:
+def _set_root_xattr(mountpoint: Path, attribute: str) -> None:
     try:
         try:
             os.setxattr(mountpoint, attribute, b"1")

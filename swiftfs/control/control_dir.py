@@ -1,4 +1,4 @@
-"""The folder `.swiftfs` in a mount's root: the mount's status as files that no listing shows.
+"""The control folder, `.swiftfs` in a mount's root: the mount's status as files that no listing shows.
 
 Only root and the user who mounted may read it. Every change fails with EROFS. No call here reaches Swift.
 """
@@ -20,7 +20,7 @@ from swiftfs.paths import HIDDEN_FOLDER, beside_hidden, split, without_hidden
 ROOT = f"/{HIDDEN_FOLDER}"
 
 DIRECT_HANDLES = 1 << 62
-"""The first handle on one of these files."""
+"""The first handle on these files; those of the filesystem are smaller."""
 
 _CONTAINER = "\0"
 """No container can have this name, so no object can have the inode of one of these files."""

@@ -73,7 +73,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
 
 
 def for_root(mountpoint: Path, error: ConfigurationError) -> ConfigurationError:
-    """Return the error, for root with what to do: the kernel keeps root out, too, unless root was let in."""
+    """Return the error; for root, with what to do: the kernel keeps root out too without `allow_root`."""
     there = mounted_on(mountpoint) if isinstance(error, NotYours) and os.geteuid() == 0 else None
     if there is None or there.user is None:
         return error
@@ -98,13 +98,13 @@ def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[
         drain = Drain.read(cache)
         progress(drain.waiting)
         if drain.held and not drain.waiting and monotonic() > held_from:
-            return _say_who(find_holders(device))
+            return _still_held(find_holders(device))
         looks += 1
         if looks % LOOKS == 0 and not drain.held:
             # Its process may still see its mount, if it runs in another namespace.
             holders = [one for one in find_holders(device) if _is_served_by(pid, one)]
             if holders and _flush(holders[0], progress):
-                return _say_who(holders)
+                return _still_held(holders)
     return ""
 
 
@@ -126,7 +126,7 @@ def _flush(holder: Holder, progress: Callable[[int], None]) -> bool:
     return True
 
 
-def _say_who(holders: Sequence[Holder]) -> str:
+def _still_held(holders: Sequence[Holder]) -> str:
     who = ", ".join(map(str, holders)) or "a mount namespace that you may not look into"
     return f"its process continues as long as it is still mounted on {who}"
 

@@ -93,7 +93,7 @@ class SwiftServer:
     def start(self) -> None:
         """Start the child and wait until it answers; do nothing while it runs.
 
-        Raises `ConfigurationError` if Swift is not installed, the port is in use, or the child fails.
+        Raise `ConfigurationError` if Swift is not installed, the port is in use, or the child fails.
         """
         with self._lock:
             if self._process is not None and self._process.poll() is None:

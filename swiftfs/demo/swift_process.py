@@ -34,7 +34,7 @@ BACKLOG = 1024
 ACCOUNT_UPDATE_INTERVAL = 1.0
 """Seconds until an account knows the usage of its containers; five minutes on an ordinary cluster."""
 TOKEN_KEY = b"tokens outlive a restart".ljust(32)
-"""A cluster keeps its tokens while a node is down; with a key they need no store (older ones ignore it)."""
+"""A cluster keeps its tokens while a node is down; with a key no store is needed (older Swifts ignore it)."""
 
 PIPELINE = (
     "catch_errors",
@@ -238,7 +238,7 @@ def _front(application: Any, delay: float, add_rows: Callable[..., None]) -> Any
 class AccountUsage:
     """Reports the use of containers to their accounts, as `swift-container-updater` does.
 
-    That opens the database of every container each time, 50 a second; this one only those that have changed.
+    The updater opens the database of every container each time, 50 a second; this class only changed ones.
     """
 
     def __init__(self, common: Mapping[str, str]) -> None:
@@ -247,7 +247,7 @@ class AccountUsage:
         self._changed: set[tuple[bytes, bytes]] = set()
 
     def watching(self, server: Any) -> Any:
-        """Return the container server that notes which containers it has changed."""
+        """Return a container server that also records which containers it has changed."""
 
         def watched(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
             answer = server(environ, start_response)

@@ -297,7 +297,7 @@ def end(tour: Tour) -> None:
     try:
         unmount(tour.mountpoint, lambda _waiting: None)
     except ConfigurationError as error:
-        tour.console.print(f"{escape(str(error))}: it is taken away", soft_wrap=True)
+        tour.console.print(f"{escape(str(error))}: the mount is ended anyway", soft_wrap=True)
         signal.pidfd_send_signal(process, signal.SIGTERM)
         if not select.select([process], [], [], END_SECONDS)[0]:
             signal.pidfd_send_signal(process, signal.SIGKILL)

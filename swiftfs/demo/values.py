@@ -81,9 +81,7 @@ class Fault:
     `path` is a regular expression that is searched; requests for a token never match unless it contains
     `/auth`. The fault applies to the next `times` such requests, -1 is all. It waits `delay` seconds, then
 
-    - breaks the connection (`reset`) without executing the request, after `accept_body` bytes of the
-    request's
-      body, or
+    - breaks the connection (`reset`) without executing the request, after `accept_body` bytes of its body, or
     - answers `status` with `headers` and `body`, without executing the request, or
     - lets Swift answer, with `headers` instead of its own; with the whole body, or with one byte changed
       (`flip_byte`), or with a pause of `stall` seconds before its last byte, or truncated after

@@ -43,7 +43,7 @@ OptionValue = str | int | float | bool
 REQUEST_BYTES = 131072
 """The largest read or write request that libfuse 2.9 can exchange with the kernel."""
 
-_ALWAYS: Mapping[str, OptionValue] = {
+_OWN_OPTIONS: Mapping[str, OptionValue] = {
     # Without these three libfuse 2 gets 4 KiB with each write, and 1 GiB takes 20 s.
     "big_writes": True,
     "max_read": REQUEST_BYTES,
@@ -67,7 +67,7 @@ _NOT_OURS = (b"security.", b"system.posix_acl")
 """Attributes that never reach the filesystem: the kernel asks for `security.capability` at every write."""
 
 ANSWER_THAT_DROPS = -errno.ESTALE
-"""Any error does: only libfuse sees it."""
+"""Any error would do: only libfuse sees it."""
 
 _NOT_SUPPORTED = -errno.EOPNOTSUPP
 """With this answer `ls -l` asks only once; with ENODATA it would ask again for every file."""
@@ -78,10 +78,10 @@ _REMEDIES = {
     "mount failed: Operation not permitted": ": fusermount should belong to root and be set-user-ID",
     "option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf": ", by root",
 }
-"""What to do when libfuse or fusermount refuses."""
+"""What to do about a message of libfuse or fusermount; it is appended."""
 
 _EVERYDAY = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EINVAL}
-"""Errors of ordinary attempts of programs; any other error is logged."""
+"""Store errors that programs cause in ordinary use: logged at DEBUG, all others as warnings."""
 
 _FULL = (
     "the disk of the cache folder is full, or cache_size is full of what is not in Swift yet: free space on "
@@ -153,7 +153,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
             "entry_timeout": entry_timeout,
             "negative_timeout": negative_timeout,
         }
-        self._serve(_mount_options(source, {**_ALWAYS, **timeouts, **(options or {})}))
+        self._serve(_mount_options(source, {**_OWN_OPTIONS, **timeouts, **(options or {})}))
 
     def _bind_hot_operations(self) -> None:
         self._getattr = self.operations.getattr
@@ -397,13 +397,13 @@ def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]
             if answer.__class__ is not int:
                 raise TypeError(f"answered {answer!r}")  # noqa: TRY301  no other place sees every answer
         except BaseException as error:  # noqa: BLE001  even SystemExit must not reach libfuse
-            return -_errno_told(name, args, error)
+            return -_log_failure(name, args, error)
         return answer
 
     return callback
 
 
-def _errno_told(name: str, args: tuple[Any, ...], error: BaseException) -> int:
+def _log_failure(name: str, args: tuple[Any, ...], error: BaseException) -> int:
     """Log `error`, an unexpected one as an error, and return its positive errno."""
     # A name that is not UTF-8 cannot be an object's: no fault of ours, so it is not logged as one.
     if isinstance(error, UnicodeDecodeError) and error.object in args:

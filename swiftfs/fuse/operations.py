@@ -95,10 +95,10 @@ class FileSystem(Protocol):
 
     @property
     def moves(self) -> Mapping[str, object]:
-        """The files that are to be shown as another inode in a moment, by paths; empty but for moments."""
+        """The files that will be shown as another inode in a moment, by paths; mostly empty."""
 
     def wait_for_move(self, path: str, seconds: float) -> bool:
-        """Wait until a path of `moves` is not among them, at most for so long; return whether it has left."""
+        """Wait until `path` has left `moves`, for `seconds` at most; return whether it has."""
 
     def is_other_inode(self, path: str) -> bool:
         """Return whether the kernel has to look a name up again before it opens it."""
@@ -151,7 +151,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
     # With a handle no path is needed, and libfuse need not keep one for files that were renamed or deleted.
     flag_nullpath_ok = True
     flag_nopath = True
-    # UTIME_NOW and UTIME_OMIT arrive as they are (fuse.h of libfuse 2.9); `binding.py` knows them.
+    # UTIME_NOW and UTIME_OMIT arrive unchanged (fuse.h of libfuse 2.9); `binding.py` converts them.
     flag_utime_omit_ok = True
 
     access = bmap = ioctl = lock = flock = poll = None

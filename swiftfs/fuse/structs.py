@@ -1,4 +1,4 @@
-"""The C side of libfuse 2.9 that fusepy lacks: the longer operations table, packed `stat` images, buffers.
+"""The C side of libfuse 2.9 that fusepy lacks: operations table, packed `stat` images, buffers, main loop.
 
 Sources: `fuse.h` and `fuse_common.h` of libfuse 2.9.9. Pointers that a callback only fills are declared as
 addresses (`c_void_p`), because building a ctypes pointer object costs more than the callback itself.
@@ -80,15 +80,15 @@ _DROP = ctypes.c_ulong(-1).value
 def mark_for_drop(file_info: Any) -> None:
     """Let the open of which this is the `struct fuse_file_info` drop the kernel's pages of the file.
 
-    Within an open libfuse looks at the file with the same struct (`open_auto_cache` in fuse.c of 2.9), and
-    drops the pages if that look fails. `fh_old` is not used otherwise; the kernel's own looks have the handle
-    in it (`do_getattr` in fuse_lowlevel.c).
+    Within an open libfuse calls fgetattr with the same struct (`open_auto_cache` in fuse.c of 2.9), and drops
+    the pages if that fails. `fh_old` is not used otherwise; in the kernel's own calls it has the handle
+    (`do_getattr` in fuse_lowlevel.c).
     """
     file_info.contents.fh_old = _DROP
 
 
 def is_marked_for_drop(file_info: int) -> bool:
-    """Return whether a look at a file is one within an open that is marked."""
+    """Return whether a call of fgetattr is one within an open that is marked."""
     return _mark_at(file_info + _MARK_OFFSET).value == _DROP
 
 

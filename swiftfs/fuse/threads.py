@@ -72,10 +72,10 @@ MOST_TRYING = 1000
 """Limit of the calls that are being tried again."""
 
 LOOKUP_PATIENCE = 1.0
-"""How long a lookup waits until its name can be another inode's. It may be that this has to wait for it."""
+"""How long, in seconds, a lookup waits for the move of its name, which may itself wait for the lookup."""
 
 FSTAT_PATIENCE = 0.1
-"""The same for a call that is perhaps an fstat(2), for which that has to wait."""
+"""The same for a call that may be an fstat(2): the move always waits for its end."""
 
 
 _HIDDEN = b".fuse_hidden"
@@ -145,8 +145,8 @@ class Callers:
 
     def patience(self, path: bytes) -> float:
         """Return how long the call may wait for the move of its path, in seconds."""
-        # An fstat(2) looks like a lookup here, but the move waits for its end. Only who has the file open
-        # calls fstat(2).
+        # An fstat(2) looks like a lookup here, but the move waits for its end. Only a process that has the
+        # file open can call fstat(2).
         is_lookup = _call_about(path) in self._trying_again or not self._has_open(path)
         return LOOKUP_PATIENCE if is_lookup else FSTAT_PATIENCE
 

@@ -187,12 +187,12 @@ class Export:
         suffix = "" if record.is_whole and not cut else PARTIAL
         target = self._new(path, suffix)
         copied = self._copy(record, target)
-        _describe(target, operation.meta.stored)
+        _set_attributes(target, operation.meta.stored)
         line = ""
         if cut:
             line = f"{path}: {cut} of its {record.size} bytes are gone; the others are copied to {target}"
         elif suffix:
-            line = f"{path}: {copied} of its {record.size} bytes are copied to {target}; {_elsewhere(record)}"
+            line = f"{path}: {copied} of its {record.size} bytes are copied to {target}; {_rest_of(record)}"
         elif found.doubt:
             line = f"{path}: {found.doubt}: check {target}"
         elif target != self._target / path.strip("/"):
@@ -211,14 +211,14 @@ class Export:
         copied = 0
         try:
             with self._open(record) as local, os.fdopen(os.open(target, _MAKING, 0o600), "wb") as copy:
-                before = _mark(local.fileno())
+                before = _state_of(local.fileno())
                 for start, end in _runs(local.fileno(), record):
                     for offset in range(start, end, _MIB):
                         copy.seek(offset)
                         copied += copy.write(os.pread(local.fileno(), min(_MIB, end - offset), offset))
                 # Holes at the end are part of the file.
                 copy.truncate(record.size)
-                changed = _mark(local.fileno()) != before
+                changed = _state_of(local.fileno()) != before
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise SwiftfsError(f"{target}: {error.strerror}") from None
@@ -293,7 +293,7 @@ def _is_no_folder(path: Path) -> bool:
     return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
 
 
-def _mark(descriptor: int) -> tuple[int, int, int]:
+def _state_of(descriptor: int) -> tuple[int, int, int]:
     status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -313,7 +313,7 @@ def _runs(descriptor: int, record: FileRecord) -> Iterator[tuple[int, int]]:
         yield start, position
 
 
-def _elsewhere(record: FileRecord) -> str:
+def _rest_of(record: FileRecord) -> str:
     """Return where the bytes of a file are that its local file lacks."""
     places = []
     if record.base is not None:
@@ -323,7 +323,7 @@ def _elsewhere(record: FileRecord) -> str:
     return f"the others are {', or '.join(places)}"
 
 
-def _describe(path: Path, stored: Stored) -> None:
+def _set_attributes(path: Path, stored: Stored) -> None:
     if stored.mode is not None:
         path.chmod(stored.mode & 0o777)
     if stored.mtime_ns is not None:

@@ -59,9 +59,9 @@ def _read(journal: Path) -> Journaled:
                 migrate(database, SCHEMA, journal)
                 ids = database.execute("SELECT value FROM facts WHERE name = 'id'").fetchall()
                 uploads = database.execute("SELECT container, prefix FROM uploads").fetchall()
-                # A manifest that was lost may still come to name them.
+                # A request whose answer was lost may still store a manifest that names them.
                 left = database.execute("SELECT container, key FROM leftovers").fetchall()
-                # After a power cut the older ones may count.
+                # After a power cut the older ones may be the valid ones.
                 query = "SELECT intent FROM intents UNION ALL SELECT intent FROM older"
                 operations = database.execute(query).fetchall()
         except sqlite3.Error as error:

@@ -46,13 +46,13 @@ class OrphanUpload:
 
 @dataclass(slots=True)
 class ScanProgress:
-    """What has been checked so far; `unknown` are objects beside segments without a known kind of name."""
+    """What has been checked so far; `unknown` are objects beside segments whose names have no known form."""
 
     containers: int = 0
     objects: int = 0
     manifests: int = 0
     unknown: int = 0
-    suspects: int = 0
+    candidates: int = 0
 
 
 class OrphanCandidates:
@@ -62,15 +62,15 @@ class OrphanCandidates:
         # An empty name: SQLite keeps the database in a temporary file, and deletes it when it is closed.
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute(
-            "CREATE TABLE suspects (container, key, upload, size, modified, PRIMARY KEY (container, key))"
+            "CREATE TABLE candidates (container, key, upload, size, modified, PRIMARY KEY (container, key))"
             " WITHOUT ROWID"
         )
-        self._database.execute("CREATE INDEX uploads ON suspects (container, upload)")
+        self._database.execute("CREATE INDEX uploads ON candidates (container, upload)")
 
     def add(self, container: str, rows: Iterable[tuple[str, Row]]) -> None:
         """Add listed segments, each with the prefix of its upload."""
         self._database.executemany(
-            "INSERT OR REPLACE INTO suspects VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO candidates VALUES (?, ?, ?, ?, ?)",
             [
                 (container, row.key, upload, row.size, parse_last_modified(row.last_modified))
                 for upload, row in rows
@@ -80,30 +80,30 @@ class OrphanCandidates:
     def clear(self, names: Iterable[ObjectName]) -> None:
         """Drop segments that a manifest names."""
         self._database.executemany(
-            "DELETE FROM suspects WHERE container = ? AND key = ?",
+            "DELETE FROM candidates WHERE container = ? AND key = ?",
             [(name.container, name.key) for name in names],
         )
 
     def clear_below(self, prefix: ObjectName) -> None:
         """Drop all segments whose name begins with `prefix`."""
         self._database.execute(
-            "DELETE FROM suspects WHERE container = ? AND key >= ? AND key < ?",
+            "DELETE FROM candidates WHERE container = ? AND key >= ? AND key < ?",
             (prefix.container, prefix.key, prefix.key + LAST),
         )
 
     def clear_younger(self, limit_ns: int) -> None:
         """Drop uploads that have a segment younger than `limit_ns`: they may still be running."""
         self._database.execute(
-            "DELETE FROM suspects WHERE (container, upload) IN"
-            " (SELECT container, upload FROM suspects WHERE modified > ?)",
+            "DELETE FROM candidates WHERE (container, upload) IN"
+            " (SELECT container, upload FROM candidates WHERE modified > ?)",
             (limit_ns,),
         )
 
     def __bool__(self) -> bool:
-        return bool(self._database.execute("SELECT EXISTS (SELECT 1 FROM suspects)").fetchone()[0])
+        return bool(self._database.execute("SELECT EXISTS (SELECT 1 FROM candidates)").fetchone()[0])
 
     def __len__(self) -> int:
-        return int(self._database.execute("SELECT count(*) FROM suspects").fetchone()[0])
+        return int(self._database.execute("SELECT count(*) FROM candidates").fetchone()[0])
 
     def set_unfinished_aside(self, journals: Collection[str]) -> list[OrphanUpload]:
         """Drop uploads of mounts whose journal is not among `journals`, and return them.
@@ -119,7 +119,7 @@ class OrphanCandidates:
     def uploads(self) -> Iterator[OrphanUpload]:
         """Yield the remaining segments, an upload at a time."""
         rows = self._database.execute(
-            "SELECT container, upload, count(*), sum(size), max(modified) FROM suspects"
+            "SELECT container, upload, count(*), sum(size), max(modified) FROM candidates"
             " GROUP BY container, upload ORDER BY container, upload"
         )
         for container, upload, count, size, newest in rows:
@@ -127,7 +127,7 @@ class OrphanCandidates:
 
     def names(self) -> Iterator[ObjectName]:
         """Yield the names of the remaining segments."""
-        rows = self._database.execute("SELECT container, key FROM suspects ORDER BY container, key")
+        rows = self._database.execute("SELECT container, key FROM candidates ORDER BY container, key")
         return (ObjectName(container, key) for container, key in rows)
 
     def close(self) -> None:
@@ -281,7 +281,7 @@ class Search:
         return [segment.name for segment in segments]
 
     def _tell(self) -> None:
-        self.looked.suspects = len(self.candidates)
+        self.looked.candidates = len(self.candidates)
         self._progress(self.looked)
 
 

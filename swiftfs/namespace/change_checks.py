@@ -54,8 +54,8 @@ class ChangeChecker:
     def implied(self, folder: Folder, components: Sequence[str]) -> list[str]:
         """Return the subfolders that exist because of this mount's changes, though no listing shows them.
 
-        What is not in Swift yet always counts. Of what is stored a HEAD must tell: a listing without it lags
-        behind, or another client has deleted it.
+        A change that is not in Swift yet always counts. For a stored one a HEAD decides: a listing without it
+        lags behind, or another client has deleted the object.
         """
         found = self._head_fetcher.map(lambda one: self._is_implied(folder.subfolder(one)), components)
         return [one for one, is_implied in zip(components, found, strict=True) if is_implied]
@@ -133,7 +133,7 @@ class ChangeChecker:
         """
         below = self._rows_below(folder.container, folder.child(unescape(name)[0]).key + "/")
         names = (ObjectName(folder.container, row.key) for row in below)
-        return any(map(self._exists, islice((one for one in names if not self._is_to_go(one)), MAX_CHILDREN)))
+        return any(map(self._exists, islice((one for one in names if not self._deletes(one)), MAX_CHILDREN)))
 
     def _rows_below(self, container: str, prefix: str) -> Iterator[Row]:
         """Yield the rows below a prefix: the first ones from a small page, which is enough in most cases."""
@@ -142,7 +142,7 @@ class ChangeChecker:
         if not page.last:
             yield from islice(iter_rows(self._store, container, prefix), len(page.rows), None)
 
-    def _is_to_go(self, name: ObjectName) -> bool:
+    def _deletes(self, name: ObjectName) -> bool:
         """Return whether this mount is about to delete what is at a name.
 
         After that the name may be another client's: only a HEAD can tell.

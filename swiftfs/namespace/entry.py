@@ -1,6 +1,6 @@
 """Entries: what is known about each name in a folder, from listings, HEADs and local changes.
 
-Entries of changes that wait are packed: there may be 100,000, and few are looked at.
+Entries of pending changes are packed: there may be 100,000, and few are looked at.
 """
 
 import stat
@@ -83,8 +83,7 @@ class Defaults:
 
     With `ask_times` a HEAD asks for the mtime of an object that another client stored. With
     `slash_markers` the markers of new folders are `d/`, with `typed_markers` a marker's Content-Type has its
-    attributes. `show_segments` shows the containers of segments too, `special` what
-    `shown` leaves out.
+    attributes. `show_segments` shows the containers of segments too, `special` what `shown` leaves out.
     """
 
     uid: int
@@ -419,7 +418,7 @@ def _shared(values: Hashable) -> Any:
 
 
 def _to_folder(entry: Entry) -> tuple[str, str, bool] | None:
-    """Return the container and the key of an entry's object, the latter without the name if it ends so."""
+    """Return an entry's object: its container, its key without the entry's name, and whether it ended so."""
     if entry.object is None:
         return None
     key, ends = entry.object.key, entry.object.key.endswith(entry.name)

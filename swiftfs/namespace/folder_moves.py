@@ -60,7 +60,7 @@ class FolderMoves:
         return change.entry if change is not None and change.at == PENDING else None
 
     def record_moved(self, old: str, new: str, rows: Sequence[Row]) -> None:
-        """Record that all below the folder at `old` is below `new` now, where listings may not show it yet.
+        """Record that all below the folder at `old` is below `new` now, although listings may lag behind.
 
         `rows` are those of the moved objects at the old place.
         """
@@ -81,7 +81,7 @@ class FolderMoves:
         """Record that all below the folder at `old` counts as below `new`, although Swift has it below `old`.
 
         `rows` are as in `record_moved`. Return the changes by the new name of each object; a marker `d/` has
-        none, for no listing shows it as an entry.
+        none, because no listing shows it as an entry.
         """
         source, target = self._source.folder(old), self._source.folder(new)
         _, there = self._pages(source, target, rows)

@@ -31,7 +31,7 @@ _GROUP_SECONDS = 1.0
 """Answers are written in groups, so that a HEAD does not cost a transaction: when a group is full, or when
 the last write was longer ago than this."""
 
-_SPARED = 86_400
+_TOUCH_SECONDS = 86_400
 """Seconds until a row's time of use is written again."""
 
 _TOUCH = "UPDATE heads SET used = ? WHERE container = ? AND key IN (SELECT value FROM json_each(?))"
@@ -140,7 +140,7 @@ class HeadCache:
             state = ObjectState(container, key, hash_, last_modified)
             if wanted.get(key) == state and isinstance(info, str) and checksum == _checksum(state, info):
                 yield state, _decode(state, info)
-                if last_used < now - _SPARED:
+                if last_used < now - _TOUCH_SECONDS:
                     used.append(key)
         if used:
             # `_write` deals with a full disk; here it does no harm.

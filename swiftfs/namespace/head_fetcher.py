@@ -1,4 +1,4 @@
-"""HEADs for attributes that listings lack: many in parallel, and none twice."""
+"""HEADs for attributes that listings lack: many in parallel, none twice; their answers go into listings."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -120,7 +120,7 @@ class HeadFetcher:
                 if not listeners:
                     del self._requests[key]
                     return
-            # Without the lock, for a listener takes the namespace's, which comes first.
+            # Without the lock, because a listener takes the namespace's, which comes first.
             for listener in listeners:
                 listener(answer)
 
@@ -205,7 +205,7 @@ class EntryCompleter:
                     head_queue.pop(where, None)
 
     def complete(self, listing: Listing, entry: Entry) -> Entry | None:
-        """Return `entry` with a HEAD's answer, None when it is gone; send HEADs for those that follow too."""
+        """Return `entry` with a HEAD's answer, None when it is gone; send HEADs for the next entries too."""
         wanted = self._ask(listing, entry)
         for other, sibling in self._next_queued(listing):
             self._ask(other, sibling)

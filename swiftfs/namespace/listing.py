@@ -97,7 +97,7 @@ class Listing:
         self._rows = 0
         self._text = 0
         self._packed = 0
-        self._carried: list[Row] = []
+        self._undecided: list[Row] = []
         self._overrides: dict[str, Shown | None] = {}
 
     @property
@@ -112,7 +112,7 @@ class Listing:
 
         A file `a` is not certain before the page that would show a folder `a/`: then it has another name.
         """
-        rows = self._carried + list(page.rows)
+        rows = self._undecided + list(page.rows)
         prefix = self.folder.prefix
         self.marked = self.marked or any(row.key == prefix and is_slash_marker(row) for row in page.rows)
         self.seconds += page.seconds
@@ -121,7 +121,7 @@ class Listing:
             self.complete, self.end = page.last, page.marker
         # `a` sorts before `a/`, with names such as `a.txt` between them, so they may be on different pages.
         decided = [row for row in rows if page.last or row.key + "/" <= page.marker]
-        self._carried = [row for row in rows if not page.last and row.key + "/" > page.marker]
+        self._undecided = [row for row in rows if not page.last and row.key + "/" > page.marker]
         entries = list(entries_of(self.folder, decided, page.subdirs, self._defaults))
         if page.last and not self._huge:
             self._entries = {entry.name: entry for entry in entries}

@@ -131,7 +131,7 @@ class Namespace:
     def defer(self, path: str, update: Callable[[Entry], Entry]) -> DeferredChange:
         """Record a change that is not in Swift yet, to be shown when `path` is looked up.
 
-        To look up thousands of names at once would cost a listing for each folder.
+        The entry is not looked up now: for thousands of names that would cost a listing of each folder.
         """
         with self._lock:
             deferred = self._deferred[path] = DeferredChange(update)
@@ -140,8 +140,8 @@ class Namespace:
     def take_deferred(self, path: str, deferred: DeferredChange, *, is_made: bool) -> PendingChange | None:
         """End a deferred change; return the pending one that is shown, None if nobody looked it up.
 
-        No lookup that begins later misses what `is_made` in Swift: neither a listing that is older counts,
-        nor what this mount stored under the name before.
+        If the change `is_made` in Swift, every lookup that begins later sees it: neither an older listing
+        counts any more, nor what this mount stored under the name before.
         """
         parent, name = split(path)
         with self._lock:
@@ -307,7 +307,7 @@ class Namespace:
     def record_stored(self, info: ObjectInfo) -> None:
         """Record an object that Swift has, and the folders that it implies: listings may not show them yet.
 
-        It is for the start of a mount: what a listing in memory knows of these folders would be forgotten.
+        Only for the start of a mount: it overrides what listings in memory know of these folders.
         """
         if (path := self._source.path(info.version.name)) is None:
             return

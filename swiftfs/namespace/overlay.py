@@ -174,7 +174,7 @@ class Overlay:
                 del self._folders[folder]
 
     def left_in(self, listing: Listing) -> list[str]:
-        """Return the folders without a marker in a listing in which a rename has left objects."""
+        """Return the folders without a marker in `listing` that contain objects which a rename has left."""
         if not self._has_left:
             return []
         start = len(listing.folder.prefix)
@@ -192,7 +192,7 @@ class Overlay:
         return list(self._subfolders.get(folder, ()))
 
     def entries_below(self, folder: Folder) -> Iterator[LocalChange]:
-        """Yield the changes in a folder, and in all folders below it, that are no deletions."""
+        """Yield the changes in a folder, and in all folders below it, that are not deletions."""
         yield from (change for change in self._in(folder).values() if change.shown is not None)
         for component in self.subfolders(folder):
             yield from self.entries_below(folder.subfolder(component))
@@ -280,9 +280,9 @@ class Overlay:
                     self.record(there, name, _entry_in(there, change.entry), moved=change.moved)
 
     def record_moved(self, listing: Listing) -> None:
-        """Record what `listing` shows, which was made of rows at the old place of a folder that has moved.
+        """Record the entries of `listing`, made of rows from the old place of a folder that has moved.
 
-        What this mount has stored itself it knows better than those rows.
+        Changes of this mount count more than those rows.
         """
         own = self._in(listing.folder)
         for entry in [entry for chunk in listing.chunks() for entry in chunk if entry.name not in own]:
@@ -355,7 +355,7 @@ class Overlay:
 
 
 class DeferredChange:
-    """A pending change of a name whose entry is not known yet: `update` returns what it makes of that.
+    """A pending change of a name whose entry is not known yet: `update` returns an entry with the change.
 
     `pending` is the change as it is shown, None until the name is looked up. The namespace's lock guards it.
     """
@@ -424,7 +424,7 @@ class PendingChange:
                 self._shared.listings.invalidate(self._folder)
 
     def keep(self) -> None:
-        """Forget what the change has replaced: it is in the journal, and will not be taken back."""
+        """Forget what the change has replaced: the change is in the journal, and will not be taken back."""
         self._before = self._was = None
 
     def take_back(self) -> None:

@@ -41,9 +41,8 @@ class WalkDetector:
         # Too few for a walk: whoever opens a path lists the folders on it.
         if sum(other.is_below(root) for other in recent) < 2:
             return None
-        self._recent.append(
-            (now, root)
-        )  # the folders between come from flat pages: without this, root would be forgotten
+        # The folders between come from flat pages: without this, `root` would be forgotten.
+        self._recent.append((now, root))
         if not self._served:
             return root, FIRST_ROWS
         used = len(self._served) - len(self._unused)

@@ -92,7 +92,7 @@ class AttributeOps:
         return self._defaults.shown(self._inodes.of(path, attributes))
 
     def _dated(self, entry: Entry) -> Entry:
-        """Return the entry; a folder whose time no marker has gets the container's, not that of 1970."""
+        """Return the entry; a folder without a marker gets the container's time instead of 1970."""
         has_marker = entry.object is not None and not entry.missing
         if entry.attributes.mtime_ns or has_marker or not entry.is_directory:
             return entry
@@ -100,7 +100,7 @@ class AttributeOps:
         return replace(entry, attributes=replace(entry.attributes, mtime_ns=time))
 
     def _look_up(self, path: str) -> Entry:
-        """Return the entry of `path`, but not what a late request has made of it."""
+        """Return the entry of `path`; what a late request has done to it is undone first."""
         try:
             entry = self._namespace.lookup(path)
         except FileNotFoundError:

@@ -304,7 +304,7 @@ class FileOps:
             entry = self._verified(path, entry)
             version, size = entry.version, entry.attributes.size
             manifest = None
-            # Now, not at the first read: a program would already have made the copy.
+            # Now, not at the first read: by then a program that copies has created its target.
             if is_read and _is_large(entry) and version not in self._file_cache:
                 manifest = self._services.store.check_manifest(version)
             if manifest is not None and manifest.etag != entry.etag:

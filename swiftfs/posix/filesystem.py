@@ -110,11 +110,11 @@ class FileSystem:
         """Store all pending changes and end every thread; the mount is gone.
 
         `progress` is called with the number of pending changes. Changes that cannot be stored within the
-        option `drain` stay on the disk for the next mount. Raise `SwiftfsError` that says so, and which
-        changes Swift refused that were not reported yet.
+        option `drain` stay on the disk for the next mount. Raise `SwiftfsError` if there are such changes, if
+        files could not be handed in, or if Swift refused changes that were not reported yet.
         """
         journal = self._services.journal
-        # Files first, for they hand in changes; then the journal stores them, which needs the cache and the
+        # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
         # namespace.
         lost = [file.path for file in self._services.open_files.all() if not self._write_back.drain(file)]
         self._files.close()

@@ -7,7 +7,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import PageUse
 
 CLOSED_FILES = 10_000
-"""Limit of the closed files of which the kernel may use its pages again."""
+"""Limit of the closed files whose pages the kernel may use again."""
 
 ATTRIBUTE_SECONDS = 1.0
 """How long the kernel caches a size."""
@@ -19,10 +19,10 @@ ANSWER_SECONDS = 1.0
 class FilePages:
     """What the kernel's pages have of one open file.
 
-    At `began` (monotonic seconds) an open first made the kernel drop what was of other versions, -inf if
-    there was none; None while there may be some. The last one that did so was after `finds` finds of wrong
-    bytes. `is_bypassed` means that no handle uses the pages: the file may be written without them, or stat(2)
-    shows another size than the file has.
+    At `began` (monotonic seconds) an open first made the kernel drop pages of other versions, -inf if there
+    were none; None while there may be some. The last such open was after `finds` finds of wrong bytes.
+    `is_bypassed` means that no handle uses the pages: the file may be written without them, or stat(2) shows
+    another size than the file has.
     """
 
     __slots__ = ("began", "finds", "is_bypassed")
@@ -73,9 +73,9 @@ class ShownSizes:
 class KernelPages:
     """Which version the kernel's pages are of, by path. The caller's lock guards it.
 
-    The kernel keeps the pages of a closed file. libfuse lets it use them at an open, if mtime and size are as
-    at the last look. But another version can have the same ones, as a backup that is restored has, and that
-    look may be older than a change. So only pages of the version that is opened are kept.
+    The kernel keeps the pages of a closed file. libfuse lets it use them at an open if mtime and size are the
+    same as when libfuse last looked. But another version can have the same mtime and size, such as a restored
+    backup, and that look may be older than a change. So only pages of the version that is opened are kept.
 
     Nor are any kept that are older than the last find of wrong bytes, in whatever file: that is rare, and
     the bytes are in the local files.

@@ -85,8 +85,8 @@ class OpenFile:
         """Return what an upload would store in addition to the bytes.
 
         Headers that another client gave the object are preserved as xattrs are. Content-Encoding is one of
-        them: the mount shows and takes the encoded bytes. A DLO's manifest header is not preserved, for Swift
-        would serve the DLO's segments instead of the bytes.
+        them: the mount shows and takes the encoded bytes. A DLO's manifest header is not preserved: with it
+        Swift would serve the DLO's segments instead of the bytes.
         """
         stat = self.attributes
         stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid)

@@ -110,8 +110,8 @@ class OpenFiles:
     A file that another client replaced is found only by its handles, see `ReplacedFiles`. As long as it
     shares the kernel's inode with the new version, new handles bypass the kernel's page cache.
 
-    libfuse knows a file by the name under which it was hidden, though it has its own name again: that is an
-    *alias*. For a moment the kernel also opens what has replaced the file by it.
+    A file that was hidden and has its own name again keeps the hidden name in libfuse: that is an *alias*.
+    For a moment the kernel also opens what has replaced the file by its alias.
     """
 
     def __init__(self) -> None:

@@ -178,7 +178,7 @@ class PendingChanges:
             there = self._namespace.record_pending(new, entry, moved=True) if entry is not None else None
             return self.moving(operation, self._namespace.record_left(path), there)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
-            return self._described(path, operation)
+            return self._defer_attributes(path, operation)
         # A folder without a marker must not be shown either if this was all in it: it was removed too, or its
         # marker is in the journal.
         if isinstance(operation, Delete):
@@ -211,7 +211,7 @@ class PendingChanges:
                     self._namespace.record_stored(self._services.store.head(name))
         return new
 
-    def _described(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Done:
+    def _defer_attributes(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Done:
         """Show new attributes of `path` when it is looked up."""
         if path == "/":
             self._namespace.record_root(self._with_attributes(operation, self._namespace.lookup(path)))
@@ -232,7 +232,7 @@ class PendingChanges:
         else:
             stored, meta = operation.meta.stored, operation.meta
         attributes = self._services.defaults.apply(entry.attributes, stored)
-        # A listing will show the time of this change. Of a folder the time tells that its marker was listed.
+        # A listing will show the time of this change. A folder's time shows that its marker was listed.
         last_modified = entry.last_modified if entry.is_directory else ""
         return replace(entry, attributes=attributes, meta=meta, last_modified=last_modified)
 

@@ -64,7 +64,7 @@ class RenameOps:
             self._rename(old, new, hides=False)
 
     def hide(self, path: str, hidden: str) -> None:
-        """Take the name away from a file, as libfuse does before one that it counts as open loses it."""
+        """Rename an open file to `hidden`, as libfuse does before the file is unlinked or replaced."""
         self._rename(path, hidden, hides=True)
 
     def _rename(self, old: str, new: str, *, hides: bool) -> None:
@@ -206,7 +206,7 @@ class RenameOps:
             self._directories.keep_parent(old)
             # By the old paths, at which they are shown until now.
             before = {path: self._namespace.folder_moves.pending(path) for path in carried.paths()}
-            if target is None and self._is_all(carried, old, moving):
+            if target is None and self._is_all_carried(carried, old, moving):
                 renamed = self._rename_carried(carried, rename, before)
             else:
                 renamed = self._move_folder(carried, rename, moving, before)
@@ -216,7 +216,7 @@ class RenameOps:
         self._move_open(old, new, source, destination)
         self._inodes.move_folder(old, new)
 
-    def _is_all(self, carried: CarriedTasks, old: str, moving: Entry) -> bool:
+    def _is_all_carried(self, carried: CarriedTasks, old: str, moving: Entry) -> bool:
         """Return whether the folder and all below it is `carried`, as far as is known."""
         names = carried.names()
         return moving.object in names and self._namespace.folder_moves.has_only(old, names)
@@ -283,7 +283,7 @@ class RenameOps:
         return renamed
 
     def _in_background(self, old: str, new: str) -> FolderPaths | None:
-        """Return what a folder must have so that its objects move after the call has returned."""
+        """Return what a move needs whose objects may follow after the call; None if they may not."""
         if not self._waits_below or self._pending.is_sync:
             return None
         return FolderPaths(old, new, self._waits_below)
@@ -360,7 +360,7 @@ class RenameOps:
         try:
             self._journal.run_move(old, operation, record)
         except Unmoved as error:
-            # What was seen of the target was not so, or copies are left there.
+            # The target is not as its listing showed it, or copies are left there.
             self._namespace.invalidate(new)
             destination = self._source.folder(new)
             for deletion in error.left:
@@ -408,7 +408,7 @@ class RenameOps:
         self._open_files.move(old, new, is_folder=True)
 
     def _move_cached(self, path: str, source: Folder, destination: Folder) -> None:
-        """Keep the cached files below `path`, if their names are in memory."""
+        """Give the cached files below `path` their new names, as far as listings are in memory."""
         for entry in self._namespace.known_children(path, "") or ():
             if entry.is_directory:
                 self._move_cached(join(path, entry.name), source, destination)

@@ -1,12 +1,12 @@
 """Open files that another client has replaced, and how the kernel comes to know them by other names.
 
-libfuse has one node for each name, the kernel one inode for each node, and an inode one size. So an open
+libfuse has one node for each name, the kernel one inode for each node, and an inode has one size. So an open
 file and the version that has replaced it need two names: the name of the open file is moved away, by a
-rename(2) in the mount itself, and removed there. The kernel then looks the name up anew. That is how libfuse
-hides an open file that is unlinked; the filesystem changes nothing at either call.
+rename(2) in the mount itself, and removed there. The kernel then looks the name up anew. libfuse hides an
+open file that is unlinked in the same way; the filesystem changes nothing at either call.
 
 rename(2) waits for the lookups in the folder and for the opens of the file that are being answered. So none
-of them may wait for it for long: until it is done, the old version is shown at the name.
+of them may wait long for the rename: until it is done, the old version is shown at the name.
 """
 
 import errno
@@ -217,7 +217,7 @@ class ReplacedFiles:
         """Record that the file `old`, or what is below the folder `old`, is at `new` now."""
         with self._changed:
             for file in self._files:
-                # Who writes to a file that is aside stores it at the path that it was opened at.
+                # Writes to a file that is aside are stored at the path at which it was opened.
                 if is_below(file.path, old) and (is_folder or not file.aside):
                     file.path = new + file.path[len(old) :]
                 if is_folder and is_below(file.aside, old):

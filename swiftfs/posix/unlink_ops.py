@@ -1,9 +1,9 @@
 """`unlink`, also of open files, and what libfuse makes of it: a rename to `.fuse_hidden…`.
 
-libfuse hides a file that it counts as open before that loses its name, by unlink(2) or because a rename(2)
-replaces it, which then is the next call of the same thread. Nothing tells at the first call which of the two
-it is for. So a hidden file is deleted a moment later, and it comes back if the thread renames another file to
-its name: if Swift refuses that, the file must still be there.
+libfuse hides a file that it counts as open before the file is unlinked, or replaced by a rename(2). In the
+second case that rename is the next call of the same thread, but the first call does not show which case it
+is. So a hidden file is deleted a moment later, and it gets its name back if the thread renames another file
+to that name: if Swift refuses the rename, the file must still be there.
 """
 
 import errno
@@ -26,14 +26,15 @@ from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
 
 THREADS = 1000
-"""More than libfuse has."""
+"""More threads than libfuse has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """A file that was renamed from `path` to the name `hidden`; None for what it did not have.
+    """A file that was renamed from `path` to `hidden`.
 
-    `file` is the open file, `seq` the number of its held deletion, and `change` shows that.
+    `file` is the open file, `seq` the number of its held deletion in the journal, and `change` shows that
+    deletion; None if there is none.
     """
 
     path: str

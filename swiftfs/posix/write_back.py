@@ -27,10 +27,11 @@ class WriteBack:
     def flush(self, file: OpenFile, *, durable: bool = False) -> None:
         """Hand in changes to the journal, unless the file was unlinked; raise the journal's error.
 
-        A `durable` flush returns when the file is in Swift. So does every flush without a write delay: there
-        a change that cannot be stored is given up, and the file stays dirty, unless the same record also has
-        a change that an earlier call was promised: then both stay pending. Otherwise raise, once, the error
-        of an earlier change of the file that could not be stored. Wait while a folder above the file moves.
+        A `durable` flush returns when the file is in Swift. So does every flush without a write delay: if the
+        change cannot be stored, it is given up and the file stays dirty. It stays pending instead if its
+        record in the journal also has a change that an earlier call has promised to store. Raise, once, the
+        error of an earlier change of the file that could not be stored. Wait while a folder above the file
+        moves.
         """
         # Before the file's lock: the rename of a folder above takes the locks of the files below it.
         with self._open_files.barrier.passing(lambda: (file.path,)):
@@ -101,7 +102,7 @@ class WriteBack:
 
     def close(self, handle: int, file: OpenFile) -> None:
         """Close a handle; with the last one, hand in what changed after its flush, and end the file."""
-        # A `failed` file has told its error at close(2): what it could not store then is dropped, see
+        # close(2) has returned the error of a `failed` file: what could not be stored is dropped, see
         # `dispose`.
         if file.users == 1 and file.dirty and not file.failed:
             self.drain(file)

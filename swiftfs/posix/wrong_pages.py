@@ -1,8 +1,8 @@
 """Open files of which the kernel may have bytes in its page cache that arrived wrong.
 
 The local file is repaired, or its bytes are refused, but the kernel answers reads from its own pages. An open
-makes it drop those of the file, also for the handles and mappings that there are. Programs may not open the
-file again, so a thread does it for them.
+makes it drop the pages of the file, also for existing handles and mappings. Programs may not open the file
+again, so a thread does it.
 """
 
 from collections import deque

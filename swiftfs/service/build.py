@@ -58,7 +58,7 @@ class MountRequest:
 def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:
     """Build the layers and connect them."""
     options, moved = request.options, MovedNames()
-    # What reads sees objects at the names that renames give them; the journal sees Swift as it is.
+    # Reads find objects at the names that renames give them; the journal sees Swift as it is.
     store = MovedView(account.store, moved)
     # First of all: a journal of another format stops the mount before any other file is changed.
     db = JournalDB(cache, f"{request.source} of {account.label}")

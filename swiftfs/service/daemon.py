@@ -156,7 +156,7 @@ def _log_failure(thread: str, error: BaseException) -> None:
 def log_to_terminal(level: int | str, *, in_background: bool = False) -> None:
     """Write the log to standard error, with priorities if systemd's journal reads it.
 
-    Of a mount `in_background` only what its user must see, in the form of other messages.
+    For a mount `in_background`, write only what its user must see, in the form of other messages.
     """
     form = "swiftfs: %(message)s" if in_background else "%(levelname)s: %(message)s"
     handler = _Terminal()

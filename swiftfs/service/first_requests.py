@@ -72,7 +72,7 @@ def begin(filesystem: FileSystem, request: MountRequest, account: ConnectedAccou
     if request.refused:
         log.info("%s is mounted read-only: %s may not write there", request.source, account.label, extra=TOLD)
     if not request.options.create and _is_empty_prefix(filesystem, request, account):
-        log.info("%s is empty: mounted; its name may be a typo", request.source, extra=TOLD)
+        log.info("%s is mounted, but empty: its name may be a typo", request.source, extra=TOLD)
 
 
 def _failure(error: StoreError, request: MountRequest, label: str) -> ConfigurationError:
@@ -94,7 +94,7 @@ def _failure(error: StoreError, request: MountRequest, label: str) -> Configurat
 
 
 def _is_empty_prefix(filesystem: FileSystem, request: MountRequest, account: ConnectedAccount) -> bool:
-    """Return whether a prefix is mounted that has no marker and no object, here neither."""
+    """Return whether a prefix is mounted that has no marker, no object and no pending change."""
     source, services = request.source, filesystem.services
     if not source.prefix or services.namespace.lookup("/").object is not None:
         return False

@@ -23,7 +23,7 @@ RECENT_CHARACTERS = 1000
 """How much of the log `Recent` keeps at most."""
 
 TOLD = {"told": True}
-"""The `extra` of a record that whoever mounts in the background sees, although it is no warning."""
+"""The `extra` of a record that a user who mounts in the background sees, although it is no warning."""
 
 HEADING = {"heading": True}
 """The `extra` of the record that `Recent` keeps as its first."""
@@ -70,7 +70,7 @@ class JournalFormatter(LineFormatter):
 
 
 class Told(logging.Filter):
-    """Lets warnings and what is `TOLD` through: what whoever mounts in the background sees of the log."""
+    """Lets warnings and records marked `TOLD` through, for the user who mounts in the background."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is shown."""

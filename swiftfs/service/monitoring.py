@@ -1,4 +1,4 @@
-"""Monitoring of a mount: its metrics, and the files of its hidden folder."""
+"""Monitoring of a mount: its metrics, and the files of its control folder."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ class Monitoring:
             self._exporter.start(collector.state)
 
     def files(self, collector: StatusCollector) -> Mapping[str, Callable[[], bytes]]:
-        """Return the function that renders each file of the hidden folder."""
+        """Return the function that renders each file of the control folder."""
         return {
             "status.json": lambda: collector.state().to_json().encode(),
             "metrics.prom": lambda: _metrics(collector),

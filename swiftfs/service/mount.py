@@ -78,7 +78,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             answered.set()
             ready(folder)
 
-        with _collecting_later():
+        with _garbage_collection_postponed():
             filesystem = build(account, request, cache)
         _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
         collector = StatusCollector(
@@ -87,7 +87,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         Drain(0).write(cache)  # replaces the last state of an earlier process
         detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
         try:
-            with _collecting_later():
+            with _garbage_collection_postponed():
                 begin(filesystem, request, account)
             monitoring.begin(collector)
             termination.serve(filesystem.services.namespace.page_limit.end)
@@ -173,7 +173,7 @@ def _check_policy(policy: str, limits: Limits) -> None:
 
 
 def _warn_of_small_cache(limit: int, segment: int) -> None:
-    """A segment is on the disk until it is stored: with less than two, writing and uploading take turns."""
+    """Warn of a cache for less than two segments: then writing and uploading take turns."""
     if limit < 2 * segment:
         log.warning(
             "the cache (%s) is smaller than two segments (%s each): large files are written slowly; "
@@ -193,7 +193,7 @@ def _cache_folder(request: MountRequest, who: str) -> Path:
 
 
 @contextlib.contextmanager
-def _collecting_later() -> Iterator[None]:
+def _garbage_collection_postponed() -> Iterator[None]:
     """Postpone Python's collection of cycles, which takes a quarter of a start with many pending changes.
 
     Objects made at the start are kept anyway, so later collections skip them.
@@ -242,7 +242,7 @@ def _mount(
 
 
 class _Watchers:
-    """The threads of a mount that serves.
+    """The threads of a mount while it serves.
 
     There is one for each signal, one that calls `ready` when the mount answers, one that moves names, and one
     that lets the kernel drop pages.

@@ -73,11 +73,12 @@ class _Phase(enum.Enum):
 
 
 class Termination:
-    """What SIGTERM does: it kills a process that starts, ends a mount that serves, and the second ends all.
+    """What SIGTERM does: it kills a process that starts, and ends a mount that serves.
 
     After an unmount the first SIGTERM is ignored: a machine that shuts down sends it to every process, and it
-    must not interrupt the last uploads. SIGINT does the same then. `at_once` is called before the process
-    ends at once, and what `serve` is given when the first signal comes: libfuse waits for the calls that run.
+    must not interrupt the last uploads. SIGINT does the same then. A second signal ends the process at once,
+    after a call of `at_once`. The function given to `serve` is called at the first signal, because libfuse
+    waits for the calls that are running.
     """
 
     def __init__(self, at_once: Callable[[], None]) -> None:

@@ -21,7 +21,7 @@ MAX_NAMES = 10_000
 """Names recorded; those whose latest loss is the oldest are dropped."""
 
 ROOM = 2000
-"""Of these, names that the interrupted moves of an earlier process leave to what else it may have sent."""
+"""Of these, names that interrupted moves of an earlier process leave free for its other requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,9 @@ GONE = Effect("delete")
 class Ambiguity:
     """The lost requests of one name, the latest of them lost at `lost_at` (seconds since the epoch).
 
-    `last` is the effect of our last answered request, or what was found to stand there; None when nothing is
-    known since. A name is `suspected` if no request is known to be lost, but an earlier process died when it
-    was about to send one, or had sent it; mostly this process sends the same request first.
+    `last` is the effect of our last answered request, or what was found there since; None when neither is
+    known. A name is `suspected` if no request is known to be lost, but an earlier process died when it was
+    about to send one, or had sent it; mostly this process sends the same request first.
     """
 
     name: ObjectName
@@ -116,50 +116,50 @@ class AmbiguousRequests:
     def __init__(self, clock: Callable[[], float] = unix_time) -> None:
         self._clock = clock
         self._changed = new_condition(Rank.AMBIGUOUS)
-        self._found: dict[ObjectName, Ambiguity] = {}
+        self._records: dict[ObjectName, Ambiguity] = {}
         self._dangerous: dict[ObjectName, Ambiguity] = {}
         self._copies: dict[ObjectName, set[ObjectName]] = {}
         self._unsaved: set[ObjectName] = set()
         self._is_woken = False
 
     def __contains__(self, name: ObjectName) -> bool:
-        return name in self._found
+        return name in self._records
 
     def lost(self, name: ObjectName, effect: Effect) -> None:
         """Record that a request was sent, but not answered."""
         with self._changed:
             self._add(name, effect, suspected=False)
             # The first is the name whose latest loss is the oldest.
-            while len(self._found) > MAX_NAMES:
-                self._drop(next(iter(self._found)))
+            while len(self._records) > MAX_NAMES:
+                self._drop(next(iter(self._records)))
 
     def suspect(self, requests: Iterable[tuple[ObjectName, Effect]]) -> None:
         """Record that an earlier process may have sent these requests; most of them are sent again.
 
-        They are not saved before they can harm. Those that there is no room for are left out.
+        They are saved to disk only when they would undo a newer change. Those beyond `MAX_NAMES` are ignored.
         """
         with self._changed:
             for name, effect in requests:
-                if len(self._found) >= MAX_NAMES:
+                if len(self._records) >= MAX_NAMES:
                     return  # there may be many more, and the mount waits
                 self._add(name, effect, suspected=True)
 
     def suspect_moves(self, requests: Iterable[tuple[ObjectName, Effect]]) -> int:
         """Record that an earlier process may have sent these requests of moves, which are not sent again.
 
-        Return how many there was no room for.
+        Return how many were left out because there are too many.
         """
         dropped = 0
         with self._changed:
             for name, effect in requests:
-                if name in self._found or len(self._found) < MAX_NAMES - ROOM:
+                if name in self._records or len(self._records) < MAX_NAMES - ROOM:
                     self._add(name, effect, suspected=False)
                 else:
                     dropped += 1
         return dropped
 
     def _add(self, name: ObjectName, effect: Effect, *, suspected: bool) -> None:
-        before = self._found.pop(name, None)  # the last name is the one lost last
+        before = self._records.pop(name, None)  # the last name is the one lost last
         others = [one for one in before.lost if one != effect] if before else []
         last = before.last if before else None
         lost = (*others, effect)[-MAX_LOST:]
@@ -167,18 +167,18 @@ class AmbiguousRequests:
         self._put(Ambiguity(name, self._clock(), lost, last, suspected), before)
 
     def done(self, name: ObjectName, effect: Callable[[], Effect]) -> None:
-        """Record that a request was answered, if an earlier one of `name` was lost, or a copy of it."""
+        """Record that a request was answered, if an earlier one for `name`, or a copy of it, was lost."""
         # Without the lock: mostly nothing was lost, and every request that changes something asks this.
-        if name not in self._found and name not in self._copies:
+        if name not in self._records and name not in self._copies:
             return
-        # Without the lock, too, for it may send a HEAD.
+        # Without the lock, too, because it may send a HEAD.
         made = effect()
         with self._changed:
             if made.kind in ("put", "copy"):
                 for target in self._copies.get(name, set()) - {name}:
-                    found = self._found[target]
+                    found = self._records[target]
                     self._put(found.after_new_source(name, made), found)
-            if (before := self._found.get(name)) is None:
+            if (before := self._records.get(name)) is None:
                 return
             lost = tuple(_known(one, made) for one in before.lost)
             if made.kind == "post":
@@ -186,45 +186,45 @@ class AmbiguousRequests:
             self._put(replace(before, lost=lost, last=made), before)
 
     def complete(self, found: Ambiguity, last: Effect) -> None:
-        """Record more of what is known to stand, unless the record has changed since it was read."""
+        """Record what is stored under a name now, unless the record has changed since it was read."""
         with self._changed:
-            if self._found.get(found.name) is found:
+            if self._records.get(found.name) is found:
                 self._put(replace(found, last=last), found)
 
     def copies_of(self, source: ObjectName) -> list[Ambiguity]:
-        """Return the records of what lost requests have copied from `source`."""
+        """Return the records of the names to which lost requests copy `source`."""
         with self._changed:
-            return [self._found[target] for target in self._copies.get(source, ())]
+            return [self._records[target] for target in self._copies.get(source, ())]
 
     def get(self, name: ObjectName) -> Ambiguity | None:
         """Return the record of a name, None without one."""
-        return self._found.get(name)
+        return self._records.get(name)
 
     def needs_headers(self, name: ObjectName) -> bool:
         """Return whether a lost request may change the headers alone of what is stored under a name."""
-        found = self._found.get(name)
+        found = self._records.get(name)
         return found is not None and any(one.headers is not None and one.source is None for one in found.lost)
 
     def may_have_stored(self, version: ObjectVersion) -> bool:
         """Return whether a lost request would have stored this version of an object."""
-        found = self._found.get(version.name)
+        found = self._records.get(version.name)
         return found is not None and any(one.kind == "put" and one.etag == version.etag for one in found.lost)
 
     def may_store(self, name: ObjectName) -> bool:
         """Return whether a lost request may still store an object under a name."""
-        found = self._found.get(name)
+        found = self._records.get(name)
         return found is not None and any(one.kind in ("put", "copy") for one in found.lost)
 
     def may_name(self, name: ObjectName, segments: Collection[ObjectName]) -> bool:
         """Return whether a lost request may still store a manifest of `segments` under a name."""
-        found = self._found.get(name)
+        found = self._records.get(name)
         manifests = (one.manifest for one in found.lost if one.manifest is not None) if found else ()
         return any(one.name in segments for manifest in manifests for one in manifest.segments)
 
     def all(self) -> list[Ambiguity]:
         """Return all records, in the order of their latest loss."""
         with self._changed:
-            return list(self._found.values())
+            return list(self._records.values())
 
     def dangerous_at(self, name: ObjectName) -> Ambiguity | None:
         """Return the record of a name if a request would undo a newer change of it."""
@@ -242,21 +242,21 @@ class AmbiguousRequests:
         """Add the records of an earlier process."""
         with self._changed:
             for one in sorted(found, key=lambda one: one.lost_at):
-                if one.name not in self._found:
-                    self._found[one.name] = one
+                if one.name not in self._records:
+                    self._records[one.name] = one
                     self._index(one.name, one, None)
 
     def forget(self, found: Ambiguity) -> None:
         """Drop a record, unless it has changed since it was read."""
         with self._changed:
-            if self._found.get(found.name) is found:
+            if self._records.get(found.name) is found:
                 self._drop(found.name)
 
     def take_unsaved(self) -> dict[ObjectName, Ambiguity | None]:
         """Return the records that have changed since the last call; None for a dropped one."""
         with self._changed:
             unsaved, self._unsaved = self._unsaved, set()
-            return {name: self._found.get(name) for name in unsaved}
+            return {name: self._records.get(name) for name in unsaved}
 
     def wait(self, seconds: float | None) -> None:
         """Wait until a record changes or `wake` is called, for `seconds` at most."""
@@ -266,7 +266,7 @@ class AmbiguousRequests:
             self._is_woken = False
 
     def wake(self) -> None:
-        """End the present `wait`, or the next: whoever waits may have looked just before."""
+        """End the present `wait`, or the next: the waiting thread may have looked just before."""
         with self._changed:
             self._wake()
 
@@ -276,7 +276,7 @@ class AmbiguousRequests:
         self._changed.notify_all()
 
     def _put(self, found: Ambiguity, before: Ambiguity | None) -> None:
-        self._found[found.name] = found
+        self._records[found.name] = found
         self._index(found.name, found, before)
         # Suspected names are not saved: there may be thousands. But a row that was saved must stay current.
         if found.suspected and not (found.is_dangerous or (before is not None and before.is_dangerous)):
@@ -285,7 +285,7 @@ class AmbiguousRequests:
         self._wake()
 
     def _drop(self, name: ObjectName) -> None:
-        self._index(name, None, self._found.pop(name))
+        self._index(name, None, self._records.pop(name))
         self._unsaved.add(name)
         self._wake()
 

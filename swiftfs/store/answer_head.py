@@ -23,7 +23,7 @@ _BLANK = " \t"
 
 
 class BrokenHead(HTTPException):
-    """The head of the answer is incomplete, or no HTTP."""
+    """The head of the answer is incomplete, or not HTTP."""
 
 
 class HeadReader:
@@ -50,7 +50,7 @@ class HeadReader:
         return line
 
     def close(self) -> None:
-        """Close the file: it has sent no HTTP."""
+        """Close the file: http.client does so when the answer is not HTTP."""
         self._file.close()
 
     def _read_headers(self) -> None:

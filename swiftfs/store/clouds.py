@@ -40,7 +40,7 @@ def find_cloud(cloud: str, environment: Mapping[str, str], option: str) -> Any:
     from openstack import exceptions  # noqa: PLC0415 - of the extra `clouds`, and half a second to load
     from openstack.config import OpenStackConfig, loader  # noqa: PLC0415
 
-    # Profiles name servers, too. They are looked for in the current folder, which may be anybody's.
+    # Vendor profiles name servers too. They are read from the current folder, which may be anybody's.
     for profiles in filter(os.path.exists, loader.VENDOR_FILES):
         check_writers(profiles, Path(profiles).stat())
     named = environment.get("OS_CLIENT_CONFIG_FILE")
@@ -92,7 +92,7 @@ def _file(candidates: list[str], wish: str) -> Path:
 
 
 def _clouds(file: Path) -> Mapping[str, Any]:
-    """Return the clouds of the file, for which a broken one is an error; openstacksdk skips it."""
+    """Return the clouds of a file; raise `ConfigurationError` for a broken one, which openstacksdk skips."""
     import yaml  # noqa: PLC0415 - openstacksdk has it
 
     try:
@@ -107,7 +107,7 @@ def _clouds(file: Path) -> Mapping[str, Any]:
         raise ConfigurationError(f"{file}: {_short(error)}") from None
     clouds = values.get("clouds") if isinstance(values, dict) else None
     if not isinstance(clouds, dict):
-        raise ConfigurationError(f"{file} has no clouds: it begins with 'clouds:', and below are their names")
+        raise ConfigurationError(f"{file} has no clouds: it must begin with 'clouds:', and list them below")
     return clouds
 
 

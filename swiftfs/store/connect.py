@@ -19,7 +19,7 @@ LOGIN_SECONDS = 12.0
 """The longest time for all requests of the login together: it may have redirects and several steps."""
 
 HANG_SECONDS = 15.0
-"""When a login is given up that hangs elsewhere: in the resolver, or in a lock of a library."""
+"""After this time a login fails that hangs outside of a request: in the resolver, or in a library's lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ def connect(
     `insecure_storage` the storage may have no TLS although the login has it. Objects whose bytes lie
     elsewhere are only read where `may_read` allows it.
 
-    Logs in at once and without retries, so that wrong credentials are reported within seconds, and whatever
-    hangs within 15. Raise
-    `ConfigurationError` for missing variables and insecure storage, `AccessDenied` for a wrong key,
-    `Unavailable` when the server is down; each message names the auth URL and the user.
+    Log in at once and without retries: wrong credentials are reported within seconds, and a login that hangs
+    fails after 15 seconds. Raise `ConfigurationError` for missing variables and insecure storage,
+    `AccessDenied` for a wrong key, `Unavailable` when the server is down; each message names the auth URL and
+    the user.
     """
     account = open_account(environment, cloud=cloud)
     try:

@@ -28,21 +28,21 @@ SINGLE_BATCH = 1000
 """Most DELETEs queued at a time."""
 
 FIRST_BATCH = 1000
-"""Names in a bulk-delete until it is known how long the server takes."""
+"""Names in a bulk delete until it is known how long the server takes."""
 
 BATCH_SECONDS = 20.0
-"""How long a bulk-delete should take. Swift deletes two names at a time, so 10,000 may take 20 minutes, and
+"""How long a bulk delete should take. Swift deletes two names at a time, so 10,000 may take 20 minutes, and
 if the connection breaks it is unknown which of them are gone."""
 
 MAX_UNREADABLE = 2
-"""After so many unreadable answers in a row no bulk-delete is sent any more."""
+"""After so many unreadable answers in a row no bulk delete is sent any more."""
 
 
 class Deletion:
     """The deletions of one account, from any thread.
 
     `send` returns the body of an answer within 2xx, `delete` sends one DELETE, and `limit` returns how many
-    names the server takes in a bulk-delete, 0 for none.
+    names the server takes in a bulk delete, 0 for none.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Deletion:
 
     @property
     def bulk_refused(self) -> bool:
-        """Whether the server takes no bulk-delete, whatever `/info` says."""
+        """Whether the server takes no bulk delete, whatever `/info` says."""
         return self._bulk.refused
 
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
@@ -106,7 +106,7 @@ class Deletion:
         return failures, outcome.outage
 
     def _check_none_found(self, outcome: Outcome, first: ObjectName) -> None:
-        """If an answer says that no name existed, delete the first one: such a server may do nothing.
+        """Check an answer that no name existed by a DELETE of the first: such a server may do nothing.
 
         INVARIANT: a large object comes before its segments. If it may still exist, the segments stay.
         """
@@ -138,7 +138,7 @@ class Deletion:
     def _delete_in_order(
         self, names: Sequence[ObjectName], refusal: BulkRefused
     ) -> dict[ObjectName, StoreError]:
-        """Delete the names of a refused bulk-delete one by one.
+        """Delete the names of a refused bulk delete one by one.
 
         INVARIANT: a large object is deleted before its segments, which mostly are in another container. So
         after a failure in one container, the containers that follow are left alone.
@@ -174,7 +174,7 @@ class Deletion:
 
 
 class BulkDeletes:
-    """Sends bulk-deletes, and adapts their size to how many names the server deletes in `seconds`.
+    """Sends bulk deletes, and adapts their size to how many names the server deletes in `seconds`.
 
     The lock guards the size and the refusal; it is not held during a request.
     """
@@ -188,17 +188,17 @@ class BulkDeletes:
         self._refused = False
 
     def batch(self, limit: int) -> int:
-        """Return how many names the next request may have, at most `limit`; 0 for no bulk-delete."""
+        """Return how many names the next request may have, at most `limit`; 0 for no bulk delete."""
         with self._lock:
             return 0 if self._refused else min(self._size, limit)
 
     @property
     def refused(self) -> bool:
-        """Whether the server takes no bulk-delete, whatever `/info` says."""
+        """Whether the server takes no bulk delete, whatever `/info` says."""
         return self._refused
 
     def remember_refusal(self, refusal: BulkRefused) -> None:
-        """Send no more bulk-deletes; the caller has seen that the server takes single DELETEs."""
+        """Send no more bulk deletes; the caller has seen that the server takes single DELETEs."""
         with self._lock:
             if self._refused or not refusal.remembered:
                 return

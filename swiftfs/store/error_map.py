@@ -56,7 +56,7 @@ REFUSED_UNDONE = frozenset({408, 429, 498, 499})
 _UNSENT = (requests.ConnectTimeout, ConnectTimeoutError, NewConnectionError, ConnectionRefusedError)
 """Causes that come before the first byte of a request is sent."""
 
-_ADDRESS_ERRORS = (
+_INVALID_REQUEST = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidHeader,
     requests.exceptions.InvalidSchema,
@@ -93,10 +93,10 @@ def network_error(request: Request, error: Exception) -> StoreError:
     """Return the error for a request without a complete answer."""
     message = f"{request.operation} {request.subject}: {reason(error)}"
     causes = list(causes_of(error))
-    # In the answer: those of the request were checked.
+    # These headers are the answer's: those of the request were checked.
     if any(isinstance(cause, InvalidHeader | BrokenHead) for cause in causes):
         return Corrupt(message, may_land=True)
-    if isinstance(error, _ADDRESS_ERRORS):
+    if isinstance(error, _INVALID_REQUEST):
         return BadRequest(message)
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return StoreError(message)

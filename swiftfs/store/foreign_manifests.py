@@ -22,7 +22,7 @@ MAX_NESTED = 100
 """The most manifests that are read for one object: manifests may name manifests."""
 
 MayRead = Callable[[ObjectName, ObjectName], bool]
-"""Whether an object, the first, may take its bytes from another, or from those whose names begin so."""
+"""Returns whether the first object may take its bytes from the second, or from all whose names begin so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,15 @@ class ForeignManifests:
     """Refuses objects that take their bytes from where `may_read` does not allow it.
 
     A version of an SLO is checked once, by a request for its manifest, and one for each manifest that this
-    names. It is known by its time, which the answers for the manifest and for the bytes have in common, or by
-    its ETag.
+    names. A checked version is recognized by its ETag, or by its modification time, which the answers for the
+    manifest and for the bytes have in common.
     """
 
     def __init__(self, may_read: MayRead, read_manifest: Callable[[ObjectName], Found]) -> None:
         self._may_read = may_read
         self._read_manifest = read_manifest
         self._lock = new_lock(Rank.STORE)
-        self._right: LRUCache[ObjectVersion | tuple[ObjectName, int], None] = LRUCache(MAX_CHECKED)
+        self._allowed: LRUCache[ObjectVersion | tuple[ObjectName, int], None] = LRUCache(MAX_CHECKED)
 
     def check(self, info: ObjectInfo, source: ObjectName | None) -> None:
         """Raise `ForeignManifest` if the object of an answer may not be read; `source` is a symlink's target.
@@ -60,7 +60,7 @@ class ForeignManifests:
         self._check_headers(info, source)
         if not info.is_slo:
             return
-        if not self._is_right((name, info.last_modified_ns)) and not self._is_right(info.version):
+        if not self._is_allowed((name, info.last_modified_ns)) and not self._is_allowed(info.version):
             found = self._check_manifest(name)
             if found.info.last_modified_ns != info.last_modified_ns:
                 raise Unavailable(f"{name}: another client changed it while it was read", may_land=False)
@@ -71,16 +71,16 @@ class ForeignManifests:
 
         Return the manifest if it had to be read.
         """
-        return None if self._is_right(version) else self._check_manifest(version.name).names.manifest
+        return None if self._is_allowed(version) else self._check_manifest(version.name).names.manifest
 
     def learn(self, version: ObjectVersion) -> None:
         """Record that a version may be read: it was checked, or this process has stored it."""
         with self._lock:
-            self._right[version] = None
+            self._allowed[version] = None
 
-    def _is_right(self, key: ObjectVersion | tuple[ObjectName, int]) -> bool:
+    def _is_allowed(self, key: ObjectVersion | tuple[ObjectName, int]) -> bool:
         with self._lock:
-            return key in self._right
+            return key in self._allowed
 
     def _check_headers(self, info: ObjectInfo, source: ObjectName | None) -> None:
         name = info.version.name
@@ -104,7 +104,7 @@ class ForeignManifests:
                 waiting += self._read_manifest(segment).names.objects
         if found.info.last_modified_ns:
             with self._lock:
-                self._right[name, found.info.last_modified_ns] = None
+                self._allowed[name, found.info.last_modified_ns] = None
         return found
 
     def _check_one(self, name: ObjectName, segment: ObjectName) -> None:

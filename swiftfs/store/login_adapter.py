@@ -1,4 +1,7 @@
-"""How logins are sent: within limits of time and size, and never to another server than the one named."""
+"""Sends the requests of a login: within limits of time and size, and only to the servers that the user named.
+
+Also brings URLs into one form, so that the server that is compared is the one that gets the request.
+"""
 
 import logging
 import re
@@ -18,7 +21,7 @@ from swiftfs.store.sockets import LimitedAdapter, Limits, limited
 
 
 class BadUrl(ValueError):
-    """A URL to which nothing can be sent; the message says so in a line."""
+    """A URL to which nothing can be sent; the message is one line."""
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -76,8 +79,8 @@ class NoVersions(requests.RequestException):
 def guard_logins(session: Session, named: Iterable[str]) -> None:
     """Let all requests of a session of keystoneauth be sent by `LoginAdapter`.
 
-    `named` are the URLs in the user's configuration. Only to their servers is anything sent, unless the
-    login is a federated one, in which servers lead to each other. URLs that are none are ignored.
+    `named` are the URLs in the user's configuration. Requests are sent only to their servers, except in a
+    federated login, in which servers lead to each other. Invalid URLs are ignored.
     """
     # What it warns of is in the error, too, if the login fails.
     logging.getLogger("keystoneauth.identity").setLevel(logging.ERROR)
@@ -96,7 +99,8 @@ def guard_logins(session: Session, named: Iterable[str]) -> None:
 class LoginAdapter(LimitedAdapter):
     """Sends the requests of a login, each within the deadline of the call that needs it.
 
-    If any `servers` are given, to these only. With `asks_versions` every GET asks for Keystone's versions.
+    If `servers` are given, it sends to these only. With `asks_versions`, every GET asks for Keystone's
+    versions.
     """
 
     def __init__(self, servers: Collection[Origin], *, asks_versions: bool) -> None:
@@ -106,7 +110,7 @@ class LoginAdapter(LimitedAdapter):
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         if self._servers and origin(str(request.url)) not in self._servers:
-            # Whatever has led there: keystoneauth knows more than redirects, and learns more.
+            # Not only redirects lead elsewhere: keystoneauth also follows URLs in the answers.
             raise _foreign(str(request.url), "leads")
         # Unpacked, an answer may be a thousand times larger.
         request.headers["Accept-Encoding"] = "identity"
@@ -117,7 +121,7 @@ class LoginAdapter(LimitedAdapter):
             response = super().send(request, *args, **options)
         # Not `is_redirect`: keystoneauth follows a 305, too.
         if 300 <= response.status_code < 400 and "Location" in response.headers:
-            _keep_at_home(response)
+            _check_redirect(response)
         if response.status_code == 401 and self._asks_versions and request.method == "GET":
             # keystoneauth would log in to ask again, while it logs in, and wait for its own lock for ever
             # (`discover.get_version_data`). After this error it takes the version from the URL.
@@ -130,7 +134,7 @@ class LoginAdapter(LimitedAdapter):
         return super().build_response(req, resp)
 
 
-def _keep_at_home(response: requests.Response) -> None:
+def _check_redirect(response: requests.Response) -> None:
     """Raise `ForeignServer` for a redirect to another origin; make the others absolute."""
     # keystoneauth sends a key or password again wherever a redirect leads, also from https to http.
     home, location = str(response.url), response.headers["Location"]
@@ -143,7 +147,7 @@ def _keep_at_home(response: requests.Response) -> None:
 
 
 def _target(home: str, location: str) -> str | None:
-    """Return the absolute URL of a redirect as it would be sent, or None if it is none."""
+    """Return the absolute URL of a redirect as it would be sent, None for an invalid one."""
     try:
         return as_sent(urljoin(home, location))
     except ValueError:

@@ -18,14 +18,14 @@ T = TypeVar("T")
 class MovedNames:
     """The objects that are still at their old names, by their new ones.
 
-    It needs no lock: each call is one step of a dictionary.
+    It needs no lock: each call is one operation on a dictionary.
     """
 
     def __init__(self) -> None:
         self._sources: dict[ObjectName, ObjectName] = {}
 
     def begin(self, source: ObjectName, target: ObjectName) -> None:
-        """Record that the object `source` counts as `target`."""
+        """Record that the object `source` is to be read when `target` is asked for."""
         self._sources[target] = source
 
     def end(self, target: ObjectName) -> None:
@@ -33,15 +33,15 @@ class MovedNames:
         self._sources.pop(target, None)
 
     def source_of(self, target: ObjectName) -> ObjectName | None:
-        """Return where an object is that was not copied yet, None for any other."""
+        """Return the old name of an object that was not copied yet, None for any other object."""
         return self._sources.get(target)
 
 
 class MovedView:
-    """The `store`, in which what one object holds is read at its old name while it is only there.
+    """An `ObjectStore` that reads an object of `store` at its old name until it has been copied.
 
-    Listings are not changed: the namespace knows what this mount has renamed. Changes go to the names as they
-    are, for nobody makes one before the object has moved.
+    Listings are passed on unchanged: the namespace knows what this mount has renamed. So are requests that
+    change an object: none is sent before the object has moved.
     """
 
     def __init__(self, store: ObjectStore, moved: MovedNames) -> None:
@@ -164,7 +164,7 @@ class MovedView:
 
 
 def _named(info: ObjectInfo, name: ObjectName) -> ObjectInfo:
-    """Return an answer as if the object were at a name already."""
+    """Return `info` with `name` as the name of the object."""
     if info.version.name == name:
         return info
     return replace(info, version=replace(info.version, name=name))

@@ -19,7 +19,7 @@ MetaValues = tuple[str, tuple[Any, ...], tuple[tuple[str, str], ...], tuple[tupl
 """The values of an `ObjectMeta`."""
 
 SAME = "same"
-"""Among these values an mtime that is known otherwise."""
+"""Stands for an mtime that `from_values` gets as an argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ObjectMeta:
         return cls(media_type, stored, source.metadata, source.preserved_headers)
 
     def to_values(self, mtime_ns: int) -> MetaValues:
-        """Return the same as values that can be hashed; an mtime of `mtime_ns` is left out of them."""
+        """Return the same as values that can be hashed, with `SAME` for an mtime equal to `mtime_ns`."""
         one = self.stored
         mtime = SAME if one.mtime_ns == mtime_ns else one.mtime_ns
         stored = (one.mode, mtime, one.uid, one.gid, one.target, one.slo, one.device)
@@ -49,7 +49,7 @@ class ObjectMeta:
 
     @classmethod
     def from_values(cls, values: MetaValues, mtime_ns: int) -> "ObjectMeta":
-        """Return what `to_values` was called of."""
+        """Return the `ObjectMeta` that `to_values` was called on."""
         media_type, (mode, mtime, *rest), metadata, preserved_headers = values
         stored = Stored(mode, mtime_ns if mtime == SAME else mtime, *rest)
         return cls(media_type, stored, dict(metadata), dict(preserved_headers))

@@ -1,4 +1,4 @@
-"""A pool of swiftclient connections, each used by one thread at a time, as they keep state of a request."""
+"""A pool of swiftclient connections. One thread at a time uses each, because it keeps a request's state."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -32,8 +32,8 @@ class Connection:
         session = account.session
         self._connection = swiftclient.Connection(
             session=session,
-            # swiftclient would sleep within the call, for up to 31 s, and ignore Retry-After: `retry.py`
-            # repeats.
+            # `retry.py` repeats requests: swiftclient would sleep within the call, for up to 31 s, and
+            # ignore Retry-After.
             retries=0,
             cacert=session.verify if isinstance(session.verify, str) else None,
             insecure=session.verify is False,
@@ -52,9 +52,9 @@ class Connection:
         self._read_environment_once(account.endpoint())
 
     def _read_environment_once(self, url: str) -> None:
-        """Take proxies and certificates from the environment now: requests would read it at every request."""
+        """Read proxies and certificates from the environment now: requests would do so for each request."""
         session = self._http.request_session
-        # With it requests would also send the password that ~/.netrc has for the host.
+        # Otherwise requests would also send the password that ~/.netrc has for the host.
         session.trust_env = False
         session.proxies = requests.utils.get_environ_proxies(url)
         if self._http.requests_args.get("verify") is True:
@@ -91,7 +91,8 @@ class Connection:
 def _next_requests(*_: object, **__: object) -> Iterator[requests.PreparedRequest]:
     """Yield the requests that follow a redirect: none.
 
-    requests prepares the next one also if it is not to be sent, and fails if the redirect's URL is none.
+    The library requests prepares the next request even if it will not be sent, and fails if the redirect's
+    URL is invalid.
     """
     return iter(())
 
@@ -140,8 +141,11 @@ class _ExactAdapter(LimitedAdapter):
         return escape_dots(super().request_url(request, proxies))
 
     def close(self) -> None:
-        """Close the sockets now: urllib3 leaves that to the garbage collector, and an error that is kept
-        somewhere would keep them open by its traceback."""
+        """Close the sockets now.
+
+        urllib3 leaves that to the garbage collector, and an error that is kept somewhere would keep them open
+        by its traceback.
+        """
         for manager in (self.poolmanager, *self.proxy_manager.values()):
             for key in set(manager.pools.keys()):
                 manager.pools[key].close()

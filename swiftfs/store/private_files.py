@@ -1,4 +1,4 @@
-"""Files that others must not read or change: who can."""
+"""Checks which other users can read or change a file."""
 
 import grp
 import os
@@ -25,7 +25,7 @@ def check_writers(name: str, found: os.stat_result) -> None:
 def check_trusted(name: str, descriptor: int) -> None:
     """Raise `ConfigurationError` if others than this user and root can change an open file without secrets.
 
-    It may belong to the user's private group, as all do that are made with the umask 002.
+    The user's private group may have write permission, which the umask 002 gives to all new files.
     """
     found = os.fstat(descriptor)
     _check_owner(name, found)

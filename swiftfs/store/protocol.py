@@ -83,8 +83,8 @@ class ObjectStore(Protocol):
         """Pass the bytes from `offset` on to `sink`: exactly `length` of them, or all up to the end.
 
         Fewer come only at the object's end. With an `etag`, raise `PreconditionFailed` unless the object is
-        that version; with a `size`, unless that is the object's: the body of an answer may have no end. The
-        returned size is that of the whole object. Do not use the bytes before this returns:
+        that version; with a `size`, unless the object has that size. `size` also ends an answer of unknown
+        length. The returned size is that of the whole object. Do not use the bytes before this returns:
         `Corrupt` means that the sink received wrong ones.
         """
 
@@ -94,8 +94,8 @@ class ObjectStore(Protocol):
         """Store the whole object, replacing an existing one; the server verifies its checksum.
 
         With `if_absent`, raise `AlreadyExists` when the object exists. Raise `BodyChanged` when `body` was
-        modified while it was sent, so that the server received bytes that do not match the checksum. With an
-        `etag`, that is the MD5 that `body` had before, also when the request is repeated.
+        modified while it was sent, so that the server received bytes that do not match the checksum. `etag`
+        is the MD5 of `body` if the caller knows it; then a repeated request sends the same one.
         """
 
     def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
@@ -107,9 +107,9 @@ class ObjectStore(Protocol):
     def check_manifest(self, version: ObjectVersion) -> Manifest | None:
         """Raise `ForeignManifest` if an SLO or DLO takes its bytes from where they may not be read.
 
-        `get` does the same before it passes on a byte, and `copy` of bytes before it is sent. It is one
-        request, and one for each manifest that the object names, unless that version was checked already. The
-        manifest is returned if it was read.
+        `get` checks the same before it passes on a byte, and `copy` without `manifest_only` before it sends
+        the COPY. The check is one request, and one for each manifest that the object names, unless this
+        version was checked already. Return the manifest if it was read.
         """
 
     def copy(
@@ -122,9 +122,9 @@ class ObjectStore(Protocol):
     ) -> ObjectVersion:
         """Copy on the server. Without `headers` the copy keeps the source's; with them it has only those.
 
-        With `manifest_only`, only the manifest of an SLO or DLO is copied, and both share the segments, and a
-        symlink of Swift stays one. The
-        answer contains neither size nor content type; they are the source's.
+        With `manifest_only`, only the manifest of an SLO or DLO is copied, so that both objects share the
+        segments, and a symlink of Swift is copied as a symlink. The answer contains neither size nor content
+        type; they are the source's.
         """
 
     def post(self, name: ObjectName, headers: Headers) -> None:

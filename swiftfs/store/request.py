@@ -16,7 +16,7 @@ WORK_SECONDS = 600.0
 """Longest silence of a server that works: it copies 5 GiB or checks 1000 segments before it answers."""
 
 LONGEST_WORK_SECONDS = 3600.0
-"""Longest time for the body of an answer to such work, in which a server that works sends blanks."""
+"""Longest time for the body of an answer to such work: Swift sends blanks in it while it works."""
 
 ANSWER_BYTES = 16 * 1024**2
 """The longest answer; a manifest of 1000 segments and the verdict on 10,000 deletions are shorter."""
@@ -88,7 +88,7 @@ def quoted_key(key: str) -> str:
 
 
 def quoted_path(name: ObjectName) -> str:
-    """Return `/container/key` quoted, as bulk-delete and COPY want it."""
+    """Return `/container/key` quoted, as bulk delete and COPY want it."""
     return f"/{quoted_container(name.container)}/{quoted_key(name.key)}"
 
 

@@ -69,10 +69,11 @@ new timestamp. A server that goes on refusing it means something else by its 409
 
 @dataclass(slots=True)
 class _Call:
-    """The state of one call: with `lost`, an earlier attempt may have succeeded although it failed here.
+    """The state of one call.
 
-    Every retryable error leaves that open, wrong bytes in the answer too; a `Clash` does not. A request that
-    was sent and not answered `may_land`.
+    `lost`: an earlier attempt may have taken effect although it failed here. Every retryable error leaves
+    that open, wrong bytes in the answer too; a `Clash` does not. `may_land`: a request was sent and not
+    answered, so the server may still carry it out.
     """
 
     clashes_left: int = 0
@@ -89,10 +90,10 @@ class _Call:
 class RetryingStore:
     """An `ObjectStore` that repeats calls with retryable errors until a deadline, and clashes a few times.
 
-    An attempt may have taken effect although its answer was lost. The next one succeeds then: a DELETE that
-    finds nothing, and a PUT with `if_absent` that finds the same bytes, by a HEAD, and has them listed, by a
-    POST. `close` ends every pause, and with it the call, at once; it closes the store beneath only if this
-    one `owns` it.
+    An attempt may have taken effect although its answer was lost. Then the next attempt counts as successful:
+    a DELETE that finds nothing, and a PUT with `if_absent` if a HEAD finds the same bytes; a POST makes sure
+    that they are listed. `close` ends every pause, and with it the call, at once; it closes the store beneath
+    only if this one `owns` it.
 
     Every attempt whose answer was lost is recorded in `ambiguous`, even if a later attempt is answered: the
     server may carry out the lost one after it.
@@ -227,7 +228,7 @@ class RetryingStore:
     def _effect_of_copy(self, version: ObjectVersion, source: ObjectName) -> Effect:
         """Return the effect of a copy after a lost answer. Its own answer has only the ETag: send a HEAD.
 
-        There may be thousands that only an earlier process may have sent too: they are looked at when needed.
+        No HEAD is sent where only copies were lost: an interrupted rename may have left thousands of them.
         """
         effect = Effect("put", version.etag, source=source)
         if not self._ambiguous.needs_headers(version.name):

@@ -46,9 +46,9 @@ class Limits:
     """The limits of one request; its methods raise `TimeoutError` or `AnswerTooLong` beyond them.
 
     The headers of the answer must be complete `silence` seconds after the request was sent, its body `body`
-    seconds after that, and both `total` seconds from now. A `paced` body is limited by neither of these: it
-    may take as long as at least `LEAST_RATE` bytes a second come, and `total` only makes the first
-    measurement earlier. If `most` is given, the body has at most so many bytes.
+    seconds after that, and both `total` seconds from now. A `paced` body may take longer, while at least
+    `LEAST_RATE` bytes a second come; `total` only makes the first measurement earlier. If `most` is given,
+    the body has at most so many bytes.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ _limits: ContextVar[Limits | None] = ContextVar("swiftfs_limits", default=None)
 
 @contextmanager
 def limited(limits: Limits) -> Iterator[None]:
-    """Apply `limits` to the request that this thread sends in the block, and to its answer, also later."""
+    """Apply `limits` to the request that this thread sends in the block, and to its answer, however late."""
     token = _limits.set(limits)
     try:
         yield
@@ -164,8 +164,10 @@ _CARRIER = "X-Swiftfs-Name-"
 
 
 def carried(name: str) -> str:
-    """Return a name by which swiftclient and requests pass on a header whose own name they would refuse or
-    change; the connection sends its own one, in UTF-8."""
+    """Return a stand-in for the name of a header that swiftclient and requests would refuse or change.
+
+    The connection sends the header under its own name, in UTF-8.
+    """
     return name if name.isascii() and name.isprintable() else _CARRIER + name.encode().hex()
 
 
@@ -229,7 +231,7 @@ class _Response(HTTPResponse):
 
 
 class _Connection:
-    """What our connections do otherwise than urllib3's; it comes first among their base classes."""
+    """Overrides methods of urllib3's connections: it comes first among the base classes of ours."""
 
     response_class = _Response
     sock: socket.socket | None

@@ -104,7 +104,7 @@ class SwiftStore:
         return None if self._limits is None else self._effective(self._limits)
 
     def _effective(self, limits: Limits) -> Limits:
-        """Return `limits`, without bulk-delete if the server has refused it."""
+        """Return `limits`, without bulk delete if the server has refused it."""
         return replace(limits, bulk_delete=0) if self._deletion.bulk_refused else limits
 
     def list_containers(self, *, marker: str = "") -> Page:
@@ -209,7 +209,7 @@ class SwiftStore:
             return Found(info, self._source(answer), named_objects(chunks, request.subject))
 
     def _source(self, answer: Answer) -> ObjectName | None:
-        """Return the object whose bytes an answer has, if it is a symlink's."""
+        """Return the target of a symlink of Swift, whose bytes the answer has; None for other objects."""
         return symlink_source(answer.headers, urlsplit(self._account.endpoint()).path)
 
     def put(

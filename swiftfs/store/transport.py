@@ -65,7 +65,7 @@ class Counters:
                 self._bodies.pop(number, None)
 
     def under_way(self, name: str) -> int:
-        """Return the bytes sent of bodies not answered yet: to `name`, or below it if it ends with `/`."""
+        """Return how many bytes were sent of unanswered bodies to `name`, or below it if it ends with `/`."""
         with self._lock:
             bodies = list(self._bodies.values())
         return sum(sent for to, sent in bodies if to == name or (name.endswith("/") and to.startswith(name)))
@@ -126,7 +126,7 @@ class Answer:
 
     def error_text(self) -> str:
         """Return the beginning of the body of an answer that is an error."""
-        # It may not take the time that the work itself might have taken.
+        # The long time limit of the work itself does not apply to the text of an error.
         self._limits.expect_error(ANSWER_SECONDS)
         text = b""
         try:
@@ -228,7 +228,7 @@ class Transport:
         status = answer.status if answer else 0
         sent = len(memoryview(request.body).cast("B")) if request.body else 0
         received = answer.received if answer else 0
-        # That there is no such object is an answer, which the write probe of a mount expects.
+        # A 404 to a HEAD or DELETE is an ordinary answer: the write probe of a mount expects it.
         failed = not (200 <= status < 300 or (status == 404 and request.method in ("HEAD", "DELETE")))
         self._counters.add(request.operation, Count(1, int(failed), sent, received, seconds))
         log.debug("%s %s: %s in %.3f s", request.operation, request.subject, status or "no answer", seconds)

@@ -81,7 +81,7 @@ def test_mkdir_in_an_account_makes_the_container_that_a_mount_misses(
 def test_a_prefix_without_objects_is_told(typed: Command, container: str, connection: Connection) -> None:
     connection.put_object(container, "2024/file", b"")
     connection.put_object(container, "marked", b"", content_type="application/directory")
-    empty = f"swiftfs: {container}/2O24 is empty: mounted; its name may be a typo\n"
+    empty = f"swiftfs: {container}/2O24 is mounted, but empty: its name may be a typo\n"
     for prefix, expected in (("2O24", empty), ("2024", ""), ("marked", "")):
         assert told(typed(f"swiftfs mount {container}/{prefix} mp")) == expected
         assert told(typed("swiftfs umount mp")) == ""

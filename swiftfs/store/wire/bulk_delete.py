@@ -1,4 +1,4 @@
-"""Bulk-delete: the request with its list of names, and the verdict in the body of the answer.
+"""Bulk delete: the request with its list of names, and the verdict in the body of the answer.
 
 Swift always answers 200 and reports the result for the names in the body. A gateway in front of it, or a
 server that has bulk delete only in `/info`, refuses the request: then nothing was deleted.
@@ -24,7 +24,7 @@ VALUES, VALUES_PER_NAME = 1000, 64
 
 
 def fits_in_bulk(name: ObjectName) -> bool:
-    """Return whether bulk-delete takes the name; percent-encoding makes three bytes of one."""
+    """Return whether bulk delete takes the name; percent-encoding makes three bytes of one."""
     return len(quote(f"/{name}", errors="replace")) <= MAX_LINE
 
 
@@ -43,7 +43,7 @@ def bulk_delete_request(names: Sequence[ObjectName]) -> Request:
 
 
 class BulkRefused(StoreError):
-    """The server deleted nothing. Single DELETEs may work; if `remembered`, send no bulk-delete again."""
+    """The server deleted nothing. Single DELETEs may work; if `remembered`, send no bulk delete again."""
 
     def __init__(self, error: StoreError, *, remembered: bool = True) -> None:
         super().__init__(str(error))

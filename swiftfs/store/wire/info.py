@@ -13,7 +13,7 @@ INFO_BYTES = 1024**2
 """The longest answer to `/info`; that of a cluster with many policies has 20 KB."""
 
 UNKNOWN = replace(Limits(), is_swift=False)
-"""The limits where `/info` is hidden: no bulk-delete, and a short page may not be the last."""
+"""The limits where `/info` is hidden: no bulk delete, and a short page may not be the last."""
 
 VERSION_CHARACTERS = 60
 
@@ -24,10 +24,10 @@ MAX_TEXT = 65_536
 """The largest limit for names and metadata: no line of a header may be longer (http.client)."""
 
 MAX_DELETES = 10_000
-"""The most names in a bulk delete, the limit of Swift as it is delivered."""
+"""The most names in a bulk delete: Swift's default limit."""
 
 MOST_SEGMENTS = 10_000
-"""The most segments of a manifest that is written: ten times as many as Swift takes as it is delivered."""
+"""The most segments of a manifest that is written: ten times Swift's default limit."""
 
 
 def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:

@@ -21,20 +21,20 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 def iter_entries(chunks: Iterable[bytes], subject: str) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON list as its `chunks` arrive; raise `Corrupt` for anything else."""
     text = _Text(chunks, subject)
-    if text.next_letter() != "[":
+    if text.next_character() != "[":
         raise text.wrong("a list of entries")
     text.at += 1
-    if text.next_letter() == "]":
+    if text.next_character() == "]":
         text.at += 1
     else:
         yield from text.entries()
-        while (letter := text.next_letter()) != "]":
+        while (letter := text.next_character()) != "]":
             if letter != ",":
                 raise text.wrong("a list of entries")
             text.at += 1
             yield from text.entries()
         text.at += 1
-    if text.next_letter():
+    if text.next_character():
         raise text.wrong("JSON")
 
 
@@ -59,8 +59,8 @@ class _Text:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._parse = json.JSONDecoder().raw_decode
 
-    def next_letter(self) -> str:
-        """Go to the next letter that is no blank, and return it; an empty string at the end."""
+    def next_character(self) -> str:
+        """Skip blanks, and return the next character; an empty string at the end."""
         while True:
             self.at = _BLANKS.match(self._text, self.at).end()  # type: ignore[union-attr]
             if self.at < len(self._text):
@@ -69,8 +69,8 @@ class _Text:
                 return ""
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return the objects that begin at the next letter, at least one, and go behind them."""
-        if self.next_letter() != "{":
+        """Return the objects that begin at the next character, at least one, and go behind them."""
+        if self.next_character() != "{":
             raise self.wrong("a list of entries")
         return self._arrived_entries() or [self._entry()]
 

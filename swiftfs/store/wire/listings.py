@@ -23,7 +23,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_ROWS = 10_000
-"""The most rows of a page, the limit of Swift as it is delivered."""
+"""The most rows of a page: Swift's default limit."""
 
 PAGE_BYTES = 16 * 1024**2
 """The most that is read of a page: 10,000 names of 1 KiB are shorter."""
@@ -46,9 +46,9 @@ def read_page(
 ) -> Page:
     """Return the page in an answer to a request with `prefix`, `marker` and `limit`, as its `chunks` arrive.
 
-    If the server is too slow, it is what has come in time. Raise `Corrupt` for a body that is no listing, and
-    for a listing that does not continue after `marker`, is not in order, or has names without `prefix`: such
-    a listing may lack names too.
+    If the server is too slow, return what has come in time. Raise `Corrupt` for a body that is no listing,
+    and for a listing that does not continue after `marker`, is not in order, or has names without `prefix`:
+    such a listing may lack names too.
     """
     broken: dict[str, str] = {}
     entries, ended = _read(chunks, subject, lambda entry: _entry(entry, subject, broken))
@@ -61,7 +61,7 @@ def read_page(
     if unreadable:
         first, count = unreadable[0], len(unreadable)
         log.warning(
-            "the listing of %s: %s of %r and %d others is no such value",
+            "the listing of %s has rows that cannot be read: %s of %r is invalid, and of %d others",
             subject,
             broken[first],
             first,
@@ -149,13 +149,13 @@ def _entry(entry: dict[str, Any], subject: str, broken: dict[str, str]) -> Row |
 
 
 def _row(entry: dict[str, Any], subject: str, broken: dict[str, str]) -> Row:
-    """Return an object's row; note in `broken` by its key which field has no possible value."""
+    """Return an object's row; record in `broken`, by its key, which field is invalid."""
     key, size = _text(entry, "name", subject), entry.get("bytes")
     texts = [entry.get(field) for field in ("hash", "content_type", "last_modified")]
     digest, content_type, time = (text if isinstance(text, str) and is_utf8(text) else None for text in texts)
     if not _is_size(size) or digest is None or content_type is None:
         broken[key] = "the size" if not _is_size(size) else "the hash" if digest is None else "the type"
-        # As an object of which nothing is known: a HEAD tells what it is.
+        # Only the name is trusted: a HEAD shows what the object is.
         return Row(key, 0, "", "", time or "")
     if not time:
         broken[key] = "the time"

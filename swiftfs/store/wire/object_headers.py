@@ -81,7 +81,7 @@ def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> Object
 def sent_info(
     name: ObjectName, sent: Headers, answer: Mapping[str, str], size: int, *, is_slo: bool = False
 ) -> ObjectInfo:
-    """Return the object that a PUT with the headers `sent` has stored, and the server's `answer` to it."""
+    """Return the object that a PUT with the headers `sent` has stored; `answer` has the answer's headers."""
     kept = {PRESERVED[key.lower()]: value for key, value in sent.preserved_headers.items()}
     return ObjectInfo(
         version=ObjectVersion(name, etag_of(answer)),
