@@ -52,7 +52,6 @@ class ScanProgress:
     objects: int = 0
     manifests: int = 0
     unknown: int = 0
-    candidates: int = 0
 
 
 class OrphanCandidates:
@@ -281,7 +280,6 @@ class Search:
         return [segment.name for segment in segments]
 
     def _tell(self) -> None:
-        self.looked.candidates = len(self.candidates)
         self._progress(self.looked)
 
 

@@ -184,7 +184,7 @@ class PendingChanges:
         if isinstance(operation, Delete):
             return self.record_left(path)
         entry = pending_entry(path, operation, self._services.defaults)
-        if entry is None and not isinstance(operation, Delete):
+        if entry is None:
             return lambda _outcome: self._namespace.invalidate(path)
         return self.record(path, entry)
 

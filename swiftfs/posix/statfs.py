@@ -6,13 +6,16 @@ from cachetools import LRUCache, TTLCache
 
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import StoreError
-from swiftfs.objects import FilesystemUsage, Usage
+from swiftfs.objects import FilesystemUsage
 from swiftfs.paths import Source
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.retry import deadline
 
 WITHOUT_QUOTA = 2**50
 """Free bytes that are shown when no quota is set: 1 PiB."""
+
+WITHOUT_OBJECT_QUOTA = 2**31
+"""The same for objects."""
 
 TTL = 60.0
 """Seconds for which an answer is used again; Swift's own figures lag behind as much."""
@@ -64,16 +67,12 @@ class UsageReport:
         shown = scopes[-1]
         # The tighter of the two quotas counts.
         free = [scope.quota_bytes - scope.bytes_used for scope in scopes if scope.quota_bytes is not None]
-        free_bytes = max(0, min(free)) if free else WITHOUT_QUOTA
+        free_bytes = max(0, min(free, default=WITHOUT_QUOTA))
+        more = [scope.quota_objects - scope.objects for scope in scopes if scope.quota_objects is not None]
+        free_objects = max(0, min(more, default=WITHOUT_OBJECT_QUOTA))
         return FilesystemUsage(
             total_bytes=shown.bytes_used + free_bytes,
             free_bytes=free_bytes,
-            total_objects=shown.objects + _free_objects(shown),
-            free_objects=_free_objects(shown),
+            total_objects=shown.objects + free_objects,
+            free_objects=free_objects,
         )
-
-
-def _free_objects(usage: Usage) -> int:
-    if usage.quota_objects is None:
-        return 2**31
-    return max(0, usage.quota_objects - usage.objects)

@@ -24,8 +24,10 @@ from swiftfs.errors import (
     Unavailable,
     errno_of,
 )
-from swiftfs.objects import Caller, ObjectName
+from swiftfs.objects import Caller, ObjectName, Usage
+from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.statfs import UsageReport
 from swiftfs.store.protocol import Headers
 
 FAILURES = [
@@ -339,3 +341,10 @@ def test_a_file_that_was_just_closed_is_deleted(store: MemoryStore, filesystem: 
     filesystem.hide("/file", "/.fuse_hidden0000001a00000002")
     assert names(filesystem, "/") == []
     wait_until(lambda: keys(store) == [])
+
+
+def test_the_tighter_quota_limits_the_free_space(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.set_quota("box", size=1000, objects=10)
+    monkeypatch.setattr(store, "account_usage", lambda: Usage(100, 3, quota_bytes=500, quota_objects=5))
+    usage = UsageReport(store, Source("box")).of("/")
+    assert (usage.free_bytes, usage.free_objects) == (400, 2)
