@@ -47,11 +47,7 @@ class Rank(enum.IntEnum):
     CACHE = enum.auto()
     """Which local files are in use, pinned or cached, and the index of the cached ones."""
     CONTENT = enum.auto()
-    """One local file: its blocks, its base version, its downloads, its snapshot."""
-    SEGMENTS_BEGIN = enum.auto()
-    """The record of one file's upload prefix: no segment is PUT while it is written."""
-    SEGMENTS = enum.auto()
-    """The segments of one file."""
+    """One local file: its blocks, its base version, its downloads, its snapshot, its segments."""
     PLACES = enum.auto()
     """Which container takes the segments of another."""
     NAMESPACE = enum.auto()
@@ -68,8 +64,6 @@ class Rank(enum.IntEnum):
     """Which segments belong to which object."""
     LOG = enum.auto()
     """The journal's database connection."""
-    LATER = enum.auto()
-    """The statements that the next commit of the journal's database runs."""
     HEADS = enum.auto()
     """The database connection of the cached HEADs."""
     RENEWALS = enum.auto()

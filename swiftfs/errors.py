@@ -2,13 +2,22 @@
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def printable(text: str) -> str:
     """Return text in one line, without characters that control a terminal."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def check_transition(what: str, following: Mapping[T, Collection[T]], before: T, after: T) -> None:
+    """Raise `RuntimeError` if `what` cannot change from `before` to `after`: that is not in its table."""
+    if after not in following[before]:
+        raise RuntimeError(f"{what} cannot change from {before} to {after}")
 
 
 class SwiftfsError(Exception):

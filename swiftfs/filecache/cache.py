@@ -112,6 +112,7 @@ class CachedFileFactory:
             self.places,
             self._uploads,
             state.descriptor,
+            state.changed,
             name,
             self._layout,
             prefix,

@@ -17,7 +17,7 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord, Snapshot
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.downloader import Downloader, SegmentFetcher
 from swiftfs.filecache.eviction import Evictor
-from swiftfs.filecache.file_state import Activity, FileState
+from swiftfs.filecache.file_state import Activity, FileState, LocalFile
 from swiftfs.filecache.frozen_copier import FrozenCopier
 from swiftfs.filecache.patch_plan import PIECE
 from swiftfs.filecache.read_ahead import Streams
@@ -441,7 +441,7 @@ class CachedFile:
             # another file.
             if state.closed or state.blocks.snapshot or not self._activity.is_idle():
                 return None
-            state.closed = True
+            state.end(LocalFile.SUSPENDED)
             size = state.file.allocated()
             state.file.close()
             return size
@@ -454,7 +454,7 @@ class CachedFile:
     def close(self) -> None:
         """Delete the local file when the last download and the last upload have ended."""
         with self._state.changed:
-            self._state.closed = True
+            self._state.end(LocalFile.DISCARDED)
         self._activity.cancel_queued()
         with self._state.changed:
             self._state.changed.wait_for(self._activity.is_idle)
@@ -463,7 +463,7 @@ class CachedFile:
     def discard(self) -> None:
         """Delete the local file as soon as nothing is under way, in any thread; do not wait."""
         with self._state.changed:
-            self._state.closed = True
+            self._state.end(LocalFile.DISCARDED)
         self.when_idle(self.close)
 
     def when_idle(self, idle: Callable[[], None]) -> None:
@@ -482,7 +482,7 @@ class CachedFile:
             # Bytes that were wrong twice are not kept for the next open.
             if not blocks.present or state.checks.has_failed:
                 return None
-            state.closed = True
+            state.end(LocalFile.CACHED)
             # Nothing is under way, so no upload maps it. The cache takes its size for the version's.
             os.ftruncate(self.descriptor, blocks.size)
             manifest = blocks.base.manifest if blocks.base else None

@@ -2,11 +2,12 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from enum import Enum
 from pathlib import Path
 
 from swiftfs.concurrency import Rank, new_condition
-from swiftfs.errors import os_error
+from swiftfs.errors import check_transition, os_error
 from swiftfs.filecache.block_map import BaseVersion, BlockMap, FileRecord
 from swiftfs.filecache.checksum_ranges import ChecksumRanges
 from swiftfs.filecache.downloads import Downloads
@@ -19,6 +20,26 @@ WrongBytesCall = Callable[[str], None]
 
 def ignore_wrong_bytes(_local_file: str) -> None:
     """Do nothing: no kernel reads the file."""
+
+
+class LocalFile(Enum):
+    """What has become of the local file."""
+
+    OPEN = "open"
+    SUSPENDED = "suspended"
+    """It is closed, and the journal's record restores it."""
+    CACHED = "cached"
+    """It is the cache's, for the next open of the version."""
+    DISCARDED = "discarded"
+    """It is deleted when the last download and the last upload have ended."""
+
+
+FOLLOWING: Mapping[LocalFile, tuple[LocalFile, ...]] = {
+    LocalFile.OPEN: (LocalFile.SUSPENDED, LocalFile.CACHED, LocalFile.DISCARDED),
+    LocalFile.SUSPENDED: (),
+    LocalFile.CACHED: (),
+    LocalFile.DISCARDED: (LocalFile.DISCARDED,),
+}
 
 
 class FileState:
@@ -60,7 +81,17 @@ class FileState:
         self._on_wrong_bytes = on_wrong_bytes
         self.pinned = False
         self.tail = 0
-        self.closed = False
+        self._local_file = LocalFile.OPEN
+
+    @property
+    def closed(self) -> bool:
+        """Whether the local file must not be used any more, except by what is under way."""
+        return self._local_file is not LocalFile.OPEN
+
+    def end(self, local_file: LocalFile) -> None:
+        """Record what becomes of the local file; raise `RuntimeError` if it has ended in another way."""
+        check_transition("a local file", FOLLOWING, self._local_file, local_file)
+        self._local_file = local_file
 
     @classmethod
     def create(

@@ -3,11 +3,12 @@
 import hashlib
 import mmap
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from swiftfs.concurrency import Future, new_future
-from swiftfs.errors import ChangedDuringUpload, Corrupt, NoSpace, NotFound, StoreError
+from swiftfs.errors import ChangedDuringUpload, Corrupt, NoSpace, NotFound, StoreError, check_transition
 from swiftfs.filecache.block_map import StoredSegment
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
@@ -17,23 +18,37 @@ from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
 
 
+class Moment(Enum):
+    """For which upload of the file the bytes of a segment count."""
+
+    NEXT = "next"
+    """For the next one: the segment is uploaded in advance."""
+    SNAPSHOT = "snapshot"
+    """For the one under way, or the last one: they are, or will be, the bytes of its snapshot."""
+    MIXED = "mixed"
+    """For none yet: they changed after the snapshot, before the segment was stored."""
+
+
+FOLLOWING: Mapping[Moment, tuple[Moment, ...]] = {
+    Moment.NEXT: (Moment.SNAPSHOT,),
+    Moment.SNAPSHOT: (Moment.SNAPSHOT, Moment.MIXED),
+    # The next snapshot has these bytes, unless they were superseded since.
+    Moment.MIXED: (Moment.SNAPSHOT, Moment.MIXED),
+}
+
+
 @dataclass(slots=True)
 class SegmentPut:
     """The upload of the bytes from `start` to `end` as a segment.
 
-    - `superseded`: the bytes changed after this upload began.
-    - `inconsistent`: the bytes changed after the snapshot of the file's upload, before this upload ended.
-    - `in_advance`: this is for the next upload of the file, not for one that is under way.
-
-    `zero_segment` is the segment of a hole, which other uploads may share. If there is a copy `frozen`, its
-    bytes are uploaded.
+    It is `superseded` if the bytes changed after it began, whatever its `moment`. `zero_segment` is the
+    segment of a hole, which other uploads may share. If there is a copy `frozen`, its bytes are uploaded.
     """
 
     start: int
     end: int
-    in_advance: bool = False
+    moment: Moment = Moment.SNAPSHOT
     superseded: bool = False
-    inconsistent: bool = False
     zero_segment: ObjectName | None = None
     frozen: FrozenCopy | None = None
     stored: Future[Segment] = field(init=False)
@@ -52,9 +67,14 @@ class SegmentPut:
         Raise `ChangedDuringUpload` if its bytes may be of another moment than the snapshot.
         """
         segment = self.stored.result()
-        if self.inconsistent:
+        if self.moment is Moment.MIXED:
             raise ChangedDuringUpload(f"{segment.name}: its bytes changed while they were uploaded")
         return segment
+
+    def become(self, moment: Moment) -> None:
+        """Change the moment; raise `RuntimeError` if that cannot follow."""
+        check_transition("a segment", FOLLOWING, self.moment, moment)
+        self.moment = moment
 
     def is_good(self, end: int) -> bool:
         """Return whether this uploads the bytes to `end` as they are now, and has not failed."""

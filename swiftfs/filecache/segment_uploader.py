@@ -1,17 +1,24 @@
 """Uploads of large files: segments are uploaded while the file is still being written."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 
-from swiftfs.concurrency import Executor, Future, monotonic
+from swiftfs.concurrency import Executor, Future, Lock, monotonic
 from swiftfs.errors import ChangedDuringUpload, drop_tracebacks
 from swiftfs.filecache.block_map import Spans, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.segment_storer import SegmentPut, SegmentStorer, is_all_named, results, stored_names
+from swiftfs.filecache.segment_storer import (
+    Moment,
+    SegmentPut,
+    SegmentStorer,
+    is_all_named,
+    results,
+    stored_names,
+)
 from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.upload_record import UnreferencedPrefix, UploadRecord
 from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Row, Segment
@@ -22,20 +29,31 @@ RECORDS_KEPT = 3
 than the journal can still have records of."""
 
 
+@dataclass(slots=True)
+class _Running:
+    """The upload of the file's first `size` bytes; `changes` are the blocks that changed since it began.
+
+    `frozen` is a copy of the bytes that are likely to change.
+    """
+
+    size: int
+    frozen: FrozenCopy | None
+    changes: Blocks = field(default_factory=Blocks)
+
+
 class SegmentUploader:
     """Uploads the segments of one file, in parallel and in any order, below the prefix of its `record`.
 
-    A segment that is written to after its upload began is uploaded again: no manifest names an inconsistent
-    one. All that a manifest names is of one moment. `began` says when an upload of the file begins; a segment
-    that is uploaded for it after that counts only if its bytes stay the same until the end.
+    A segment that is written to after its upload began is uploaded again. All that a manifest names is of one
+    moment. `began` says when an upload of the file begins; a segment that is uploaded for it after that
+    counts only if its bytes stay the same until the end.
 
     `_uploads` has the uploads by their first bytes. `_under_way` has all that may not have ended: they read
     the local file by the number of its descriptor. `_superseded` are uploads that others have replaced.
     `_protected` are the segments that the file's last record names, `_recorded` those that any record of the
     last `RECORDS_KEPT` stored states named: they are not deleted, because that record may be needed again.
-    `_held` are those of them that no manifest names. `on_stored` is called when a segment is stored.
-    `_changes` are the blocks that changed since the file's upload, of `_size` bytes, began. The lock, which
-    is the record's, guards every field; no thread waits for an upload while holding it.
+    `_held` are those of them that no manifest names. `on_stored` is called when a segment is stored. The
+    `lock`, which is the file's, guards every field; no thread waits for an upload while holding it.
 
     A segment that a sequential writer has left is uploaded after `settle_seconds`; until then it is in
     `_resting`, with the time when it was left. That writer is at `_contiguous`, in the segment with the
@@ -48,6 +66,7 @@ class SegmentUploader:
         places: SegmentContainerChooser,
         pool: Executor,
         descriptor: int,
+        lock: Lock,
         name: ObjectName,
         layout: SegmentLayout,
         prefix: ObjectName | None = None,
@@ -64,33 +83,27 @@ class SegmentUploader:
         self._descriptor = descriptor
         self._layout = layout
         self._on_stored = on_stored
-        self.record = UploadRecord(places, name, prefix, on_first_put, file, journal, on_put)
+        self.record = UploadRecord(lock, places, name, prefix, on_first_put, file, journal, on_put)
         self._storer = SegmentStorer(store, places, name.container, self.record)
-        self._lock = self.record.lock
+        self._lock = lock
         self._uploads: Spans[SegmentPut] = Spans()
         self._under_way: list[SegmentPut] = []
         self._superseded: list[SegmentPut] = []
         self._protected: frozenset[ObjectName] = frozenset()
         self._recorded: deque[set[ObjectName]] = deque([set()], RECORDS_KEPT)
         self._held: list[ObjectName] = []
-        self._changes = Blocks()
-        self._size = 0
-        self._frozen: FrozenCopy | None = None
+        self._running: _Running | None = None
         self._contiguous = 0
         self._next = 0
         self._settle_seconds = settle_seconds
         self._resting: deque[tuple[float, int, int]] = deque()
 
-    @contextmanager
-    def unreferenced(self) -> Iterator[UnreferencedPrefix | None]:
-        """Yield what is below the prefix now, None if nothing has begun since the last time.
-
-        No upload begins while the context lasts.
-        """
-        with self.record.begin_lock, self._lock:
+    def unreferenced(self) -> UnreferencedPrefix | None:
+        """Return the row to write about the prefix now, None if nothing has begun since the last time."""
+        with self._lock:
             left = self._superseded or self._storer.copies or self._held
             all_named = is_all_named(self._uploads.values(), self.record.named) and not left
-            yield self.record.update(all_named=all_named)
+            return self.record.update(all_named=all_named)
 
     def began(self, size: int, frozen: FrozenCopy | None = None) -> None:
         """Record that an upload of the file's first `size` bytes, as they are now, begins.
@@ -98,18 +111,15 @@ class SegmentUploader:
         `frozen` is a copy of the bytes that are likely to change.
         """
         with self._lock:
-            self._frozen = frozen
-            self._changes = Blocks()
-            self._size = size
+            self._running = _Running(size, frozen)
             for upload in self._uploads.values():
-                # They were for the next upload of the file, which this one is. From now on their bytes must
-                # not change.
-                upload.in_advance = False
+                # From now on their bytes must not change.
+                upload.become(Moment.SNAPSHOT)
 
     def ended(self) -> None:
         """Record that the upload of the file has ended."""
         with self._lock:
-            self._frozen = None
+            self._running = None
 
     def changed(self, offset: int, length: int) -> None:
         """Record that bytes have changed."""
@@ -119,8 +129,8 @@ class SegmentUploader:
                 # Also one that has ended: its segment must not be used for the bytes as they are now.
                 upload.superseded = True
             # Bytes behind the end of the running upload belong to the next one.
-            if offset < self._size:
-                self._changes.add(*block_range(offset, min(end, self._size)))
+            if self._running is not None and offset < self._running.size:
+                self._running.changes.add(*block_range(offset, min(end, self._running.size)))
 
     def written(self, offset: int, length: int) -> None:
         """Record that bytes were written; begin to upload the segments that a sequential writer has left."""
@@ -227,14 +237,18 @@ class SegmentUploader:
                 uploads.append(upload := self._get(start, min(end, size)))
                 if upload.stored.done():
                     # Its bytes are those of this moment, and so will be those of all others.
-                    upload.inconsistent = False
+                    upload.become(Moment.SNAPSHOT)
         # Without the lock, and after all have begun: they run in parallel.
         return Manifest(tuple(results(uploads)))
 
     def upload(self, start: int, end: int) -> SegmentPut:
         """Begin to upload the bytes from `start` to `end` as one segment, unless that was done."""
         with self._lock:
-            return self._get(start, end)
+            upload = self._get(start, end)
+            if upload.stored.done() and self._is_changed(upload):
+                # It was uploaded in advance, after the snapshot of which the other parts may be.
+                upload.become(Moment.MIXED)
+            return upload
 
     def take_unlisted(self, listed: Collection[str], named: Collection[ObjectName]) -> set[ObjectName]:
         """Return and forget the segments that an earlier process was sending, and that Swift does not list.
@@ -276,7 +290,7 @@ class SegmentUploader:
         """
         named = {segment.name for segment in manifest.segments} if manifest else set()
         with self._lock:
-            uploads = [upload for upload in self._uploads.values() if not upload.in_advance]
+            uploads = [upload for upload in self._uploads.values() if upload.moment is not Moment.NEXT]
         # Without the lock: `stored_names` waits for uploads.
         unnamed = {id(upload) for upload in uploads if not named.intersection(stored_names([upload]))}
         with self._lock:
@@ -315,24 +329,27 @@ class SegmentUploader:
         return lambda: [*stored_names(uploads), *others]
 
     def _get(self, start: int, end: int, *, in_advance: bool = False) -> SegmentPut:
-        frozen = self._frozen
+        frozen = self._running.frozen if self._running is not None else None
         # An upload in advance is of the file as it is now, not of the moment of the copy.
         if in_advance or (frozen is not None and not frozen.covers(start, end)):
             frozen = None
         before = self._uploads.get(start)
         # With a copy, only a stored segment is known to have the bytes of the snapshot.
-        usable = frozen is None or (before is not None and before.stored.done() and not before.in_advance)
+        usable = frozen is None or (
+            before is not None and before.stored.done() and before.moment is not Moment.NEXT
+        )
         if before is not None and before.is_good(end) and usable:
             # Once an upload of the file uses it, its bytes count for that.
-            before.in_advance = before.in_advance and in_advance
+            if before.moment is Moment.NEXT and not in_advance:
+                before.become(Moment.SNAPSHOT)
             return before
         if before is not None:
             self._superseded.append(before)
-        upload = SegmentPut(start, end, in_advance, frozen=frozen)
+        upload = SegmentPut(start, end, Moment.NEXT if in_advance else Moment.SNAPSHOT, frozen=frozen)
         self._uploads.put(upload)
         # The copy has the bytes of the snapshot, which are not those of the file any more: the next upload
         # needs others.
-        upload.superseded = frozen is not None and self._changes.touches(*block_range(start, end))
+        upload.superseded = frozen is not None and self._is_changed(upload)
         upload.stored = self._pool.submit(self._run, upload)
         # Also superseded ones, until they have ended: they read the local file by the number of its
         # descriptor.
@@ -346,13 +363,15 @@ class SegmentUploader:
             self._on_stored()
 
     def _run(self, upload: SegmentPut) -> Segment:
-        if self._is_inconsistent(upload):  # its segment could not be used
+        if self._is_mixed(upload):  # its segment could not be used
             raise ChangedDuringUpload(f"{self.record.prefix}: bytes changed before they were uploaded")
         source = upload.frozen.descriptor if upload.frozen is not None else self._descriptor
         try:
             segment = self._storer.store(upload, source)
-            # Again: the bytes are mapped, so a change during the PUT may have been sent, or not.
-            upload.inconsistent = self._is_inconsistent(upload)
+            with self._lock:
+                # Again: the bytes are mapped, so a change during the PUT may have been sent, or not.
+                if self._is_mixed(upload):
+                    upload.become(Moment.MIXED)
         except Exception as error:
             drop_tracebacks(error)  # the future keeps it
             raise
@@ -360,7 +379,12 @@ class SegmentUploader:
             upload.frozen = None  # its disk space is freed when all uploads have ended
         return segment
 
-    def _is_inconsistent(self, upload: SegmentPut) -> bool:
+    def _is_mixed(self, upload: SegmentPut) -> bool:
         with self._lock:
-            may_change = not upload.in_advance and upload.frozen is None
-            return may_change and self._changes.touches(*block_range(upload.start, upload.end))
+            may_change = upload.moment is not Moment.NEXT and upload.frozen is None
+            return may_change and self._is_changed(upload)
+
+    def _is_changed(self, upload: SegmentPut) -> bool:
+        """Return whether bytes changed after the snapshot of the file's upload. Lock held."""
+        running = self._running
+        return running is not None and running.changes.touches(*block_range(upload.start, upload.end))

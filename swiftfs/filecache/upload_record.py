@@ -1,17 +1,23 @@
 """Records which objects are below the prefix of one file's segments, and which manifests may name them."""
 
+import itertools
+import math
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 
-from swiftfs.concurrency import Rank, new_lock, unix_time
+from swiftfs.concurrency import Lock, unix_time
+from swiftfs.errors import check_transition
 from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainer, SegmentContainerChooser
 from swiftfs.objects import Manifest, ObjectName
 
 _UNIQUE = 12
 """Hexadecimal digits at the end of a segment's name."""
+
+_revisions = itertools.count(1)
 
 _PREFIX = re.compile(r".+/swiftfs-[0-9a-f]{20}([0-9a-f]{12})/?", re.DOTALL)
 
@@ -43,6 +49,8 @@ class UnreferencedPrefix:
     `objects` may name them. `asked` are the ETags of manifests whose PUT has no answer; the last one was sent
     at `since` (Unix seconds). `landed` are those of them that Swift was seen to have. `sent` are the keys of
     segments that are being stored, or were when the process died: Swift may still carry that out.
+
+    Of two of one process about one prefix, that with the higher `revision` is newer. The default is the last.
     """
 
     prefix: ObjectName
@@ -53,11 +61,33 @@ class UnreferencedPrefix:
     since: float = 0.0
     landed: frozenset[str] = frozenset()
     sent: frozenset[str] = frozenset()
+    revision: float = field(default=math.inf, compare=False)
 
     @property
     def is_in_doubt(self) -> bool:
         """Whether the PUT of a manifest may still be carried out."""
         return bool(self.asked - self.landed)
+
+
+class PrefixState(Enum):
+    """Whether there may be segments below a prefix that no manifest names, and whether a row tells of them.
+
+    The row is in the journal's database.
+    """
+
+    UNUSED = "unused"
+    """There are none."""
+    INHERITED = "inherited"
+    """An earlier process may have stored some; it left no row."""
+    RECORDED = "recorded"
+    """There is a row."""
+
+
+FOLLOWING: Mapping[PrefixState, tuple[PrefixState, ...]] = {
+    PrefixState.UNUSED: (PrefixState.RECORDED,),
+    PrefixState.INHERITED: (PrefixState.RECORDED, PrefixState.UNUSED),
+    PrefixState.RECORDED: (PrefixState.RECORDED, PrefixState.UNUSED),
+}
 
 
 class UploadRecord:
@@ -69,12 +99,13 @@ class UploadRecord:
     answer, `_inherited` those of an earlier process. `named` are the segments of the manifest that Swift has.
     The record `is_inherited` until somebody has looked for the segments of an earlier process.
 
-    `lock` guards every field, and those of the uploader. It is not held across the network, nor while the
-    record is written. `begin_lock` comes before it; while it is held no upload begins.
+    `lock` is the file's. It guards every field, and is held neither across the network nor while the row is
+    written: the revisions say which of two rows is newer.
     """
 
     def __init__(
         self,
+        lock: Lock,
         places: SegmentContainerChooser,
         name: ObjectName,
         prefix: ObjectName | None = None,
@@ -85,8 +116,8 @@ class UploadRecord:
     ) -> None:
         self._places = places
         self._container = name.container
-        self._on_first_put = on_first_put
-        self._on_put = on_put
+        self._on_first_put = on_first_put or _write_no_row
+        self._on_put = on_put or _write_no_row
         self._file = file
         self._objects = {name}
         self._asked: set[str] = set()
@@ -97,32 +128,36 @@ class UploadRecord:
         # The record of a close may name the prefix before anything is stored there. The server is not asked
         # yet.
         self.prefix = prefix or places.likely(name.container).name(segment_prefix(name, journal))
-        self._is_placed = prefix is not None
-        self._has_begun = self.is_inherited = prefix is not None
+        self._is_placed = self.is_inherited = prefix is not None
         # The record of a file may name a prefix whose row is gone: a manifest named all its segments.
-        self._has_row = False
+        self._state = PrefixState.UNUSED if prefix is None else PrefixState.INHERITED
         self.named: set[ObjectName] = set()
-        self.begin_lock = new_lock(Rank.SEGMENTS_BEGIN)
-        self.lock = new_lock(Rank.SEGMENTS)
+        self.lock = lock
+
+    def _become(self, state: PrefixState) -> None:
+        check_transition("a prefix", FOLLOWING, self._state, state)
+        self._state = state
 
     @property
     def has_begun(self) -> bool:
         """Whether there may be segments that no manifest names."""
-        return self._has_begun
+        return self._state is not PrefixState.UNUSED
 
     def update(self, *, all_named: bool) -> UnreferencedPrefix | None:
-        """Return what is below the prefix now, None if nothing has begun since the last time.
+        """Return the row to write now, None if nothing has begun since the last time. Lock held.
 
-        Both locks are held. `all_named` means that Swift's manifest names every segment.
+        `all_named` means that Swift's manifest names every segment.
         """
-        if not self._has_begun:
+        if self._state is PrefixState.UNUSED:
             return None
         # While a manifest may still come to stand, the row must stay, with the names that it needs.
-        stored = all_named and not (self._asked or self._sent or self._inherited)
-        self._has_begun = self._has_row = not stored
-        return UnreferencedPrefix(self.prefix, None) if stored else self._state()
+        if all_named and not (self._asked or self._sent or self._inherited):
+            self._become(PrefixState.UNUSED)
+            return UnreferencedPrefix(self.prefix, None, revision=next(_revisions))
+        self._become(PrefixState.RECORDED)
+        return self._unreferenced()
 
-    def _state(self) -> UnreferencedPrefix:
+    def _unreferenced(self) -> UnreferencedPrefix:
         return UnreferencedPrefix(
             self.prefix,
             frozenset(name.key for name in self.named),
@@ -132,29 +167,31 @@ class UploadRecord:
             self._since,
             frozenset(self._landed),
             frozenset(self._sent | self._inherited),
+            next(_revisions),
         )
 
     def state(self) -> UnreferencedPrefix:
         """Return what may be below the prefix, and which manifests may name it."""
         with self.lock:
-            return self._state()
+            return self._unreferenced()
 
     def asks(self, name: ObjectName, manifest: Manifest) -> bool:
         """Record that the manifest is about to be stored as `name`, because the answer may be lost.
 
         Return False if an earlier PUT of it has no answer.
         """
-        self.begin_storing()
-        with self.begin_lock:
-            with self.lock:
-                is_new = manifest.etag not in self._asked
-                self._objects.add(name)
-                self._asked.add(manifest.etag)
-                self._since = unix_time()
-                state = self._state()
-            # Outside of `lock`, which writers need: this waits for the journal's disk.
-            if self._on_first_put is not None:
-                self._on_first_put(state)
+        place = self._places.of(self._container)
+        with self.lock:
+            self._place(place)
+            is_new = manifest.etag not in self._asked
+            self._objects.add(name)
+            self._asked.add(manifest.etag)
+            self._since = unix_time()
+            row = self._unreferenced()
+        # Without the lock, which writers need: this waits for the journal's disk.
+        self._on_first_put(row)
+        with self.lock:
+            self._become(PrefixState.RECORDED)
         return is_new
 
     def refused(self, manifest: Manifest) -> None:
@@ -178,15 +215,14 @@ class UploadRecord:
 
         If it is, record that this PUT was carried out.
         """
-        with self.begin_lock:
-            with self.lock:
-                is_new = etag in self._asked - self._landed
-                if is_new:
-                    self._landed.add(etag)
-                state, is_ours = self._state(), etag in self._landed
-            if is_new and self._on_first_put is not None:
-                with suppress(OSError):  # without the record clean-up waits some minutes before it deletes
-                    self._on_first_put(state)
+        with self.lock:
+            is_new = etag in self._asked - self._landed
+            if is_new:
+                self._landed.add(etag)
+            row, is_ours = self._unreferenced(), etag in self._landed
+        if is_new:
+            with suppress(OSError):  # without the record clean-up waits some minutes before it deletes
+                self._on_first_put(row)
         return is_ours
 
     @property
@@ -203,7 +239,7 @@ class UploadRecord:
             self._landed |= state.landed
             self._inherited |= state.sent
             self._since = max(self._since, state.since)
-            self._has_row = True
+            self._become(PrefixState.RECORDED)
 
     def take_inherited(self, listed: Collection[str], needed: Collection[ObjectName]) -> set[ObjectName]:
         """Return and forget the segments that an earlier process has sent and Swift has not `listed`.
@@ -214,36 +250,33 @@ class UploadRecord:
         names = {ObjectName(self.prefix.container, key) for key in inherited.difference(listed)}
         return names.difference(needed, self.named)
 
-    def begin_storing(self) -> None:
-        """Choose the container, and record the prefix before the first object is stored below it."""
-        # Without the locks: it may send requests.
-        place = self._places.of(self._container)
-        with self.begin_lock:
-            self._begin(place)
-
     def begin_segment(self, what: str) -> ObjectName:
         """Return the name for a segment, which is recorded with the prefix before it is stored.
 
         It is never used again, because a manifest may name the old segment.
         """
+        # Without the lock: it may send requests.
         place = self._places.of(self._container)
-        with self.begin_lock:
+        with self.lock:
             self._place(place)
             name = ObjectName(self.prefix.container, f"{self.prefix.key}{what}-{uuid.uuid4().hex[:_UNIQUE]}")
-            with self.lock:
-                self._sent.add(name.key)
-            if not self._has_row:
-                try:
-                    self._begin(place)
-                except BaseException:
-                    with self.lock:
-                        self.segments_ended([name])
-                    raise
-            elif self._on_put is not None:
+            self._sent.add(name.key)
+            row, has_row = self._unreferenced(), self._state is PrefixState.RECORDED
+        try:
+            if has_row:
                 # With a full disk the PUT frees space. Without the record a kill -9 at this moment may leave
                 # a segment.
                 with suppress(OSError):
-                    self._on_put(self.state())
+                    self._on_put(row)
+            else:
+                # Committed before the first PUT, or a kill -9 would leave segments that nobody looks for.
+                self._on_first_put(row)
+        except BaseException:
+            with self.lock:
+                self.segments_ended([name])
+            raise
+        with self.lock:
+            self._become(PrefixState.RECORDED)
         return name
 
     def segments_ended(self, names: Iterable[ObjectName]) -> None:
@@ -256,9 +289,6 @@ class UploadRecord:
             self.prefix = place.instead(self._places.likely(self._container), self.prefix)
             self._is_placed = True
 
-    def _begin(self, place: SegmentContainer) -> None:
-        self._place(place)
-        # The row is committed before the first PUT, or a kill -9 would leave segments that nobody looks for.
-        if not self._has_row and self._on_first_put is not None:
-            self._on_first_put(self.state())
-        self._has_begun = self._has_row = True
+
+def _write_no_row(_row: UnreferencedPrefix) -> None:
+    """Do nothing: there is no journal."""

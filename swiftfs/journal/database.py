@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+from cachetools import LRUCache
 
 from swiftfs.concurrency import Rank, new_lock, unix_time_ns
 from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_RESERVE, LATE, LOST, new_file
@@ -37,6 +40,10 @@ CHECKPOINT_BYTES = 4 * 1024 * 1024
 """How large the WAL may grow before a checkpoint, for which commits wait."""
 
 
+REVISIONS = 10_000
+"""Limit of the prefixes whose revision is known. It is needed for a moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A pending operation about `path` in the mount."""
@@ -50,8 +57,8 @@ class JournalDB:
     """The records of one cache folder, which belong to the source `identity`.
 
     Raise `ConfigurationError` if the folder has operations of another source, or a journal that cannot be
-    opened or has another format. The lock guards the database; it comes after the journal's other locks,
-    except that of the statements for the next commit.
+    opened or has another format. The lock guards the database and every field but `_later`, the statements
+    that the next commit runs.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -64,8 +71,8 @@ class JournalDB:
         self._pending_drops: set[int] = set()
         self._pending_prefixes: list[UnreferencedPrefix] = []
         self._pending_executed: list[Executed] = []
-        self._later_lock = new_lock(Rank.LATER)
-        self._later: list[tuple[str, tuple[object, ...]]] = []
+        self._revisions: LRUCache[ObjectName, float] = LRUCache(REVISIONS)
+        self._later: deque[tuple[str, tuple[object, ...]]] = deque()
         self._commits = self._synced = self._final = 0
         self.lost: list[str] = []
         self._database = self._open()
@@ -168,9 +175,13 @@ class JournalDB:
         Without the record the next mount would take a manifest that is about to be sent for another client's.
         Raise `OSError` if the disk refuses it.
         """
+        self.write_upload(unreferenced)
+        _sync_data(self._wal)
+
+    def write_upload(self, unreferenced: UnreferencedPrefix) -> None:
+        """Record what there may be below a prefix; raise `OSError` if the disk refuses it."""
         with self._lock:
             self._write((), (), unreferenced, None)
-        _sync_data(self._wal)
 
     def end_upload(self, prefix: ObjectName) -> None:
         """Record that a manifest names all segments that are left below `prefix`."""
@@ -206,8 +217,8 @@ class JournalDB:
 
     def change_later(self, sql: str, row: tuple[object, ...]) -> None:
         """Run a statement on such a table with the next commit of records, or with the next `sync`."""
-        with self._later_lock:
-            self._later.append((sql, row))
+        # Without the lock: nobody waits for the disk to add one. `append` and `popleft` are atomic.
+        self._later.append((sql, row))
 
     def ambiguous(self) -> list[str]:
         """Return the records of requests whose answer was lost."""
@@ -417,18 +428,22 @@ class JournalDB:
             for one in change.put
         ]
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
-        with self._later_lock:
-            later = list(self._later)
+        # Two threads may come here in another order than that in which they looked at a file's segments.
+        prefixes = [*self._pending_prefixes, *([unreferenced] if unreferenced else [])]
+        prefixes = [one for one in prefixes if one.revision >= self._revisions.get(one.prefix, 0)]
+        # By the index: others may be appended meanwhile.
+        later = [self._later[at] for at in range(len(self._later))]
         self._commit(
             *change.statements(),
             # Deletions first: a commit may drop a record and write another one with its number.
             ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in gone]),
             (insert, [(*row, row_checksum(*row[:5])) for row in rows]),
-            *upload_changes((*self._pending_prefixes, *([unreferenced] if unreferenced else []))),
+            *upload_changes(prefixes),
             *((sql, [row for _, row in group]) for sql, group in groupby(later, itemgetter(0))),
         )
-        with self._later_lock:
-            del self._later[: len(later)]
+        for _ in later:
+            self._later.popleft()
+        self._revisions.update((one.prefix, one.revision) for one in prefixes)
         self._older.apply(change)
         # Only now: they must stay for the next commit if this one failed.
         self._pending_puts.clear()

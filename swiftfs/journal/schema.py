@@ -104,8 +104,8 @@ def open_journal(path: Path) -> sqlite3.Connection:
 
 
 def upload_changes(prefixes: Iterable[UnreferencedPrefix]) -> list[Statement]:
-    """Return statements that update the tables of uploads; of two about one prefix the last counts."""
-    uploads = {one.prefix: one for one in prefixes}
+    """Return statements that update the tables of uploads; of two about one prefix the newest counts."""
+    uploads = {one.prefix: one for one in sorted(prefixes, key=lambda one: one.revision)}
     if not uploads:
         return []
     names: list[tuple[object, ...]] = [(prefix.container, prefix.key) for prefix in uploads]
@@ -122,12 +122,6 @@ def upload_changes(prefixes: Iterable[UnreferencedPrefix]) -> list[Statement]:
             [(prefix.container, prefix.key, _write_facts(one)) for prefix, one in left],
         ),
     ]
-
-
-def sent_change(upload: UnreferencedPrefix) -> Statement:
-    """Return the statement that updates which segments below a prefix have no answer."""
-    row = (_write_facts(upload), upload.prefix.container, upload.prefix.key)
-    return "UPDATE upload_facts SET facts = ? WHERE container = ? AND prefix = ?", [row]
 
 
 def _write_facts(unreferenced: UnreferencedPrefix) -> str:

@@ -37,16 +37,16 @@ log = logging.getLogger(__name__)
 class HeldDeletions:
     """The held deletions by their numbers. Not locked: the journal's lock guards them.
 
-    A task that is due at infinity waits for the last close of its file. The others become ordinary changes
-    when they are due, and before another operation about their name: until then they can be taken back.
+    A task that is `Waiting` until infinity waits for the last close of its file. The others become ordinary
+    changes when they are due, and before another operation about their name: until then they can be taken
+    back.
 
-    Of one that was taken back the record stays until a rename replaces the object, or fails.
+    One that was taken back is `Cancelled`. Its record stays until a rename replaces the object, or fails.
     INVARIANT: it is gone before, or with the commit of, any other operation about its name.
     """
 
     def __init__(self) -> None:
         self._tasks: dict[int, Task] = {}
-        self._taken_back: dict[int, Task] = {}
 
     def add(self, task: Task) -> None:
         """Hold a deletion."""
@@ -54,34 +54,40 @@ class HeldDeletions:
 
     def pop(self, seq: int) -> Task | None:
         """Return and forget a deletion; None if it is not held any more."""
-        return self._tasks.pop(seq, None)
+        if (task := self._held(seq)) is not None:
+            del self._tasks[seq]
+        return task
+
+    def _held(self, seq: int) -> Task | None:
+        task = self._tasks.get(seq)
+        return None if task is None or task.ended else task
 
     def take_back(self, seq: int) -> Task | None:
-        """Take a deletion back, which never becomes a change, and return it; None if it is not held."""
-        if (task := self.pop(seq)) is not None:
-            self._taken_back[seq] = task
+        """Cancel a deletion, which never becomes a change, and return it; None if it is not held any more."""
+        if (task := self._held(seq)) is not None:
+            task.become(Cancelled())
         return task
 
     def taken_back(self, names: Collection[ObjectName]) -> list[Task]:
         """Return the deletions of `names` that were taken back and still have a record."""
-        return [task for task in self._taken_back.values() if names_of(task.operation)[0] in names]
+        return [task for task in self._tasks.values() if task.ended and names_of(task.operation)[0] in names]
 
     def taken_back_below(self, folder: Folder) -> list[Task]:
         """Return those of `taken_back` that delete an object below a folder."""
-        return _below(self._taken_back.values(), folder)
+        return _below((task for task in self._tasks.values() if task.ended), folder)
 
     def forget(self, tasks: Iterable[Task]) -> list[Task]:
         """Forget deletions that were taken back; return those that were not forgotten before."""
-        return [task for task in tasks if self._taken_back.pop(task.seq, None) is not None]
+        return [task for task in tasks if self._tasks.pop(task.seq, None) is not None]
 
     def set_due(self, seq: int, seconds: float) -> None:
         """Make a deletion that waits for a last close due `seconds` after it was handed in."""
-        if (task := self._tasks.get(seq)) is not None and _due(task) == math.inf:
+        if (task := self._held(seq)) is not None and _due(task) == math.inf:
             task.become(Waiting(task.created + seconds))
 
     def next_due(self) -> float:
         """Return when the next deletion is due (monotonic seconds)."""
-        return min((_due(task) for task in self._tasks.values()), default=math.inf)
+        return min(map(_due, self._tasks.values()), default=math.inf)
 
     def due(self, now: float) -> list[Task]:
         """Return the deletions that are due."""
@@ -106,8 +112,8 @@ def _below(tasks: Iterable[Task], folder: Folder) -> list[Task]:
 
 
 def _due(task: Task) -> float:
-    assert isinstance(task.state, Waiting)
-    return task.state.due
+    """Return when a deletion becomes a change: never while it waits for a close, or was taken back."""
+    return task.state.due if isinstance(task.state, Waiting) else math.inf
 
 
 RecordRename = Callable[[], tuple[Done, Done]]
@@ -394,15 +400,10 @@ class TaskWriter:
         commit also records which of its segments no manifest names.
         """
         records = [other.record() for other in changed]
-        if cached_file is not None:
-            # No segment may be PUT before the commit, which may say that nothing is left below the prefix:
-            # after a crash nobody would look for that segment.
-            with cached_file.uploads.unreferenced() as unreferenced:
-                is_written = self._db.finish(drop, records, unreferenced, executed)
-            if is_written:
-                cached_file.uploads.record_ended()
-        else:
-            self._db.finish(drop, records, executed=executed)
+        unreferenced = cached_file.uploads.unreferenced() if cached_file is not None else None
+        is_written = self._db.finish(drop, records, unreferenced, executed)
+        if is_written and cached_file is not None:
+            cached_file.uploads.record_ended()
         self.pin_older()
 
     def commit(

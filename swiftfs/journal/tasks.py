@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import SwiftfsError, check_transition
 from swiftfs.journal.database import Record
 from swiftfs.journal.merging import merge_while_running
 from swiftfs.journal.older_rows import Executed
@@ -76,7 +76,7 @@ class Cancelled:
 
 State = Waiting | Retrying | Running | Blocked | Succeeded | Cancelled
 
-_TRANSITIONS: Mapping[type, tuple[type, ...]] = {
+FOLLOWING: Mapping[type, tuple[type, ...]] = {
     Waiting: (Waiting, Running, Cancelled),
     Retrying: (Waiting, Retrying, Running, Cancelled),
     Running: (Waiting, Retrying, Blocked, Succeeded, Cancelled),
@@ -84,12 +84,6 @@ _TRANSITIONS: Mapping[type, tuple[type, ...]] = {
     Succeeded: (),
     Cancelled: (),
 }
-
-
-def check_transition(before: State, after: State) -> None:
-    """Raise `RuntimeError` if a task in the state `before` cannot come into the state `after`."""
-    if type(after) not in _TRANSITIONS[type(before)]:
-        raise RuntimeError(f"a task cannot change from {before} to {after}")
 
 
 Done = Callable[[ObjectInfo | Failure | None], None]
@@ -175,7 +169,7 @@ class Task(_WeaklyReferenced):
 
     def become(self, state: State) -> None:
         """Change the state; raise `RuntimeError` if that state cannot follow."""
-        check_transition(self.state, state)
+        check_transition("a task", FOLLOWING, type(self.state), type(state))
         self.state = state
 
     @property

@@ -15,7 +15,7 @@ from swiftfs.filecache.cached_file import Fill
 from swiftfs.journal.operations import PutSpecial
 from swiftfs.namespace.entry import Entry, inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan
-from swiftfs.posix.open_file import OpenFile
+from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services, in_folder
@@ -57,7 +57,7 @@ class FileOps:
             attributes = Attributes(permissions, 0, now, owner.uid, owner.gid, inode)
             meta = ObjectMeta(guess_type(name.key))
             cached_file = self._file_cache.new(name, None)
-            file = OpenFile(path, name, cached_file, attributes, meta, None, dirty=True)
+            file = OpenFile(path, name, cached_file, attributes, meta, None, Changes.DIRTY)
             return self._add_handle(file, flags)
 
     def open(self, path: str, flags: int) -> int:
@@ -114,7 +114,7 @@ class FileOps:
             if file.path != path:
                 return self._open_files.at(path)
             # Once more: the lookup may have sent a request, during which the file was changed or stored.
-            if file.entry is not before or file.dirty:
+            if file.entry is not before or file.dirty or file.unlinked:
                 return file
             log.info("%s: another client has replaced it, while a program has the older version open", path)
             self._open_files.replace(file)
@@ -355,7 +355,7 @@ class FileOps:
     def _touch(self, file: OpenFile) -> None:
         file.attributes = replace(file.attributes, mtime_ns=unix_time_ns())
         # A new change is a new attempt.
-        file.dirty, file.failed = True, False
+        file.become(Changes.DIRTY)
 
 
 def _access(flags: int) -> dict[str, bool]:

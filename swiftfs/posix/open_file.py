@@ -1,10 +1,13 @@
 """An open file, which all its handles share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import partial
 
 from swiftfs.attributes import Stored
 from swiftfs.concurrency import Lock, Rank, new_lock
+from swiftfs.errors import check_transition
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, ObjectName
@@ -24,18 +27,45 @@ class HeldDeletion:
 
 
 @dataclass(slots=True)
+class Unlinked:
+    """A file has lost its name by unlink(2) or rename(2): it lives until its last handle is closed.
+
+    Then the `deletion` of its object is executed; None if it has no object, or the journal was told already.
+    """
+
+    deletion: HeldDeletion | None = None
+
+
+class Changes(Enum):
+    """Where the changes of an open file are."""
+
+    HANDED_IN = "handed in"
+    """The journal has them all."""
+    DIRTY = "dirty"
+    """Bytes or attributes are not in the journal yet."""
+    FAILED = "failed"
+    """They are not in the journal, and close() or fsync() has raised the error."""
+
+
+FOLLOWING: Mapping[Changes, tuple[Changes, ...]] = {
+    # In sync mode the journal may give up what it had.
+    Changes.HANDED_IN: (Changes.DIRTY, Changes.FAILED),
+    Changes.DIRTY: (Changes.DIRTY, Changes.HANDED_IN, Changes.FAILED),
+    Changes.FAILED: (Changes.DIRTY, Changes.HANDED_IN, Changes.FAILED),
+}
+
+
+@dataclass(slots=True)
 class OpenFile:
     """The current state of an open file, which may be newer than the journal's.
 
-    `entry` is its entry in the namespace, None for a new file before its first flush. A file is `dirty`
-    while bytes or attributes are not in the journal yet, and `failed` if close() or fsync() has raised an
-    error about it. An `unlinked` file has lost its name by unlink(2) or rename(2): it lives until its last
-    handle is closed, and then its `held_deletion` is executed. `replaces` is the entry that a new file
-    replaces. With `foreign_headers_unknown` the object may have headers of another client that were not
-    requested yet. An `aliased` file was hidden and is back: libfuse knows it by two names. `aside` is the
-    path by which libfuse knows a file that another client has replaced, "" if that is its own. `users`
-    counts the handles. `pages` is what the kernel has of the file. Until `unchecked_until` (monotonic
-    seconds) stat(2) does not ask whether it was replaced: the last answer was an error.
+    `entry` is its entry in the namespace, None for a new file before its first flush. Only `become` changes
+    where its `changes` are. `replaces` is the entry that a new file replaces. With `foreign_headers_unknown`
+    the object may have headers of another client that were not requested yet. An `aliased` file was hidden
+    and is back: libfuse knows it by two names. `aside` is the path by which libfuse knows a file that another
+    client has replaced, "" if that is its own. `users` counts the handles. `pages` is what the kernel has of
+    the file. Until `unchecked_until` (monotonic seconds) stat(2) does not ask whether it was replaced: the
+    last answer was an error.
 
     The lock excludes writers while the file is handed in. It is the only lock that may be held during a
     request.
@@ -47,10 +77,8 @@ class OpenFile:
     attributes: Attributes
     meta: ObjectMeta
     entry: Entry | None
-    dirty: bool = False
-    failed: bool = False
-    unlinked: bool = False
-    held_deletion: HeldDeletion | None = None
+    changes: Changes = Changes.HANDED_IN
+    unlinked: Unlinked | None = None
     replaces: Entry | None = None
     foreign_headers_unknown: bool = False
     aliased: bool = False
@@ -59,6 +87,21 @@ class OpenFile:
     pages: FilePages = field(default_factory=FilePages)
     unchecked_until: float = 0.0
     lock: Lock = field(default_factory=partial(new_lock, Rank.FILE, reentrant=True))
+
+    def become(self, changes: Changes) -> None:
+        """Record where the changes are; raise `RuntimeError` if that cannot follow."""
+        check_transition("an open file", FOLLOWING, self.changes, changes)
+        self.changes = changes
+
+    @property
+    def dirty(self) -> bool:
+        """Whether changes are not in the journal."""
+        return self.changes is not Changes.HANDED_IN
+
+    @property
+    def held_deletion(self) -> HeldDeletion | None:
+        """The deletion of the object that is executed after the last close."""
+        return self.unlinked.deletion if self.unlinked is not None else None
 
     @property
     def known_as(self) -> str:

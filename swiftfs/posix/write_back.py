@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
-from swiftfs.posix.open_file import OpenFile
+from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.services import Services
 
@@ -59,12 +59,11 @@ class WriteBack:
                 if self._pending.is_sync:
                     self._pending.flush_or_withdraw(file.name)
             except (SwiftfsError, OSError):
-                if handed_in:
-                    file.failed = True
-                    # The task also has a change that an earlier call was promised, so it stays: then the file
-                    # is not dirty, and its bytes are stored with that.
-                    if not self._journal.is_promised(file.name):
-                        file.entry, file.dirty = before, True
+                # A task that also has a change which an earlier call was promised stays: then the file is not
+                # dirty, and its bytes are stored with that.
+                if handed_in and (file.dirty or not self._journal.is_promised(file.name)):
+                    file.entry = before
+                    file.become(Changes.FAILED)
                 raise
 
     def drain(self, file: OpenFile) -> bool:
@@ -84,8 +83,8 @@ class WriteBack:
         for file in self._open_files.unlinked(name):
             # Before the deletion: afterwards the missing bytes are nowhere.
             file.cached_file.ensure_all()
-            deletion, file.held_deletion = file.held_deletion, None
-            if deletion is not None:
+            if (unlinked := file.unlinked) is not None and (deletion := unlinked.deletion) is not None:
+                unlinked.deletion = None
                 self._journal.let_go(deletion.seq)
 
     @contextmanager
@@ -102,9 +101,9 @@ class WriteBack:
 
     def close(self, handle: int, file: OpenFile) -> None:
         """Close a handle; with the last one, hand in what changed after its flush, and end the file."""
-        # close(2) has returned the error of a `failed` file: what could not be stored is dropped, see
+        # close(2) has returned the error of a `FAILED` file: what could not be stored is dropped, see
         # `dispose`.
-        if file.users == 1 and file.dirty and not file.failed:
+        if file.users == 1 and file.changes is Changes.DIRTY:
             self.drain(file)
         if self._open_files.release(handle) is not None:
             self.dispose(file)
@@ -162,7 +161,7 @@ class WriteBack:
             raise
         change.keep()
         # Last: if anything above fails, the next flush hands the file in again.
-        file.dirty = False
+        file.become(Changes.HANDED_IN)
 
     def _learn_version(self, file: OpenFile) -> None:
         """Record which version the file's bytes came from, if a download has shown it."""

@@ -18,7 +18,6 @@ from swiftfs.journal.late_requests import Watch
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.recent_changes import RecentChanges
 from swiftfs.journal.report import progress
-from swiftfs.journal.schema import sent_change
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier, SharedCopies
@@ -141,7 +140,7 @@ def _file_factory(
         settle_seconds=_settle_seconds(options),
         journal=db.id,
         # Not synced: a power cut ends no more than the requests of this moment, and `gc` finds what is left.
-        on_put=lambda upload: db.change(*sent_change(upload)),
+        on_put=db.write_upload,
         on_wrong_bytes=open_files.found_wrong,
     )
 

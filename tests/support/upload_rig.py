@@ -92,6 +92,7 @@ class Writer:
             self.places,
             self.pool,
             state.descriptor,
+            state.changed,
             NAME,
             SegmentLayout(MIB),
             prefix,

@@ -121,7 +121,7 @@ def compose(
     """Return a file with segments of 1 MiB that belongs to no cache."""
     state = FileState.create(folder, base, None, UNLIMITED)
     chooser = SegmentContainerChooser(store)
-    uploads = SegmentUploader(store, chooser, pool, state.descriptor, NAME, SegmentLayout(MIB))
+    uploads = SegmentUploader(store, chooser, pool, state.descriptor, state.changed, NAME, SegmentLayout(MIB))
     return CachedFile(state, store, pool, uploads, read_ahead)
 
 

@@ -50,7 +50,7 @@ def test_a_thread_takes_its_own_lock_again() -> None:
     cache, content = concurrency.new_lock(Rank.CACHE, reentrant=True), concurrency.new_condition(Rank.CONTENT)
     with cache, content, cache, content:
         pass
-    plain = concurrency.new_lock(Rank.SEGMENTS)
+    plain = concurrency.new_lock(Rank.COUNTERS)
     with plain:
         refused(plain.__enter__)
 

@@ -12,6 +12,7 @@ from support.upload_rig import MIB, NAME, Writer
 from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_storer import results
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.objects import ObjectName
 
@@ -195,6 +196,43 @@ def test_a_patch_whose_bytes_change_is_repeated_and_reuses_the_rest(writer: Writ
     assert writer.segments() == writer.named()
 
 
+def test_a_segment_that_began_during_a_failed_upload_is_used_by_the_next(writer: Writer) -> None:
+    """Its bytes are those of the file, but were not those of the first snapshot."""
+    writer.fill(noise(4 * MIB))
+    writer.content.begin_upload()
+    has_begun, goes_on = threading.Event(), threading.Event()
+
+    def wait(_name: ObjectName) -> None:
+        has_begun.set()
+        assert goes_on.wait(within(60))
+
+    writer.store.before = wait
+    writer.write(0, noise(MIB + 1))  # the first segment is uploaded in advance
+    assert has_begun.wait(within(60))
+    put = writer.content.uploads.upload(0, MIB)
+    goes_on.set()
+    with pytest.raises(ChangedDuringUpload):
+        results([put])
+    writer.content.upload_failed()
+    writer.content.begin_upload()
+    assert results([writer.content.uploads.upload(0, MIB)]) == [put.stored.result()]
+    writer.content.upload_failed()
+
+
+def test_a_patch_names_no_segment_that_was_written_after_one_it_has(writer: Writer) -> None:
+    writer.fill(noise(4 * MIB))
+    uploads = writer.content.uploads
+    writer.content.begin_upload()
+    results([uploads.upload(0, MIB)])
+    writer.write(0, noise(2 * MIB + 1))  # two segments are uploaded in advance
+    results(uploads.under_way())
+    with pytest.raises(ChangedDuringUpload):
+        results([uploads.upload(MIB, 2 * MIB)])
+    writer.content.upload_failed()
+    writer.run()
+    assert writer.stored() == writer.model
+
+
 def test_the_prefix_is_recorded_once_before_anything_is_stored(writer: Writer) -> None:
     recorded: list[tuple[UnreferencedPrefix, int]] = []
 
@@ -229,6 +267,21 @@ def test_nothing_is_stored_if_the_prefix_cannot_be_recorded(writer: Writer) -> N
     writer.content.uploads.record._on_first_put = writer.begun.append
     writer.run()
     assert writer.stored() == writer.model
+
+
+def test_a_segment_that_begins_before_the_end_of_a_task_is_committed_keeps_its_record(
+    writer: Writer,
+) -> None:
+    """Else a process that dies then leaves a segment that nobody looks for."""
+    record = writer.content.uploads.record
+    record._on_first_put = writer.log.begin_upload
+    writer.write(0, noise(2 * MIB))
+    writer.run()
+    row = writer.content.uploads.unreferenced()
+    assert row == UnreferencedPrefix(record.prefix, None)
+    name = record.begin_segment("next")
+    assert writer.log.finish((), (), row)
+    assert [one.sent for one in writer.log.uploads()] == [{name.key}]
 
 
 def restore(writer: Writer, saved: FileRecord) -> CachedFile:

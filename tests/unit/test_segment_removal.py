@@ -155,6 +155,19 @@ def test_the_record_of_an_upload_is_read_back(tmp_path: Path) -> None:
         assert log.uploads() == []
 
 
+def test_the_newest_record_of_an_upload_counts_whichever_comes_first(tmp_path: Path) -> None:
+    prefix = ObjectName("box_segments", PREFIX)
+    states = [UnreferencedPrefix(prefix, frozenset(), since=float(age), revision=age) for age in (1, 2, 3)]
+    gone = UnreferencedPrefix(prefix, None, revision=4)
+    with closing(JournalDB(tmp_path, "me")) as log:
+        log.begin_upload(states[1])
+        log.write_upload(states[0])
+        assert log.uploads() == [states[1]]
+        assert log.finish((), (), gone)
+        log.begin_upload(states[2])
+        assert log.uploads() == []
+
+
 def leave(cleaner: Cleaner, name: ObjectName) -> None:
     """Delete an object: its segments are deleted, or left for later if others may name them."""
     old = cleaner.removal.segments_of(name, is_slo=True)
