@@ -14,6 +14,7 @@ each `%` is doubled, so that an odd number of them always marks the escape:
 
 import errno
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -237,6 +238,14 @@ def plain_marker(folder: Folder) -> ObjectName | None:
 def slash_marker(folder: Folder) -> ObjectName:
     """Return the marker `d/` of a folder."""
     return ObjectName(folder.container, folder.prefix)
+
+
+def markers_above(names: Iterable[ObjectName]) -> set[ObjectName]:
+    """Return the possible names of the markers of all folders above the objects."""
+    found, new = set[ObjectName](), {*names}
+    while new := {marker for name in new for marker in parent_markers(name)} - found:
+        found |= new
+    return found
 
 
 def parent_markers(name: ObjectName) -> tuple[ObjectName, ...]:

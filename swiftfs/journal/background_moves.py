@@ -18,6 +18,7 @@ from swiftfs.journal.moves import (
     MoveItem,
     PlannedMove,
     Remnant,
+    as_listed,
     etag_of,
     is_unchanged,
 )
@@ -151,8 +152,12 @@ class BackgroundMoves:
             one.there = there.get(one.item.target)
             if one.is_ambiguous and one.here is not None and one.there is None:
                 self._late.found_rows(one.item.source, one.here, one.item.target, None)
-        # A listing may lag: where it is not as expected, HEADs decide.
-        known = {one.operation.source for one in listed if one.here is not None and one.there is None}
+        # A listing may lag, and show an older version too: where it is not as expected, HEADs decide.
+        known = {
+            one.operation.source
+            for one in listed
+            if one.there is None and one.here is not None and _is_version(one.here, one.operation.row)
+        }
         for _ in self._pool.map(
             self._look_at, [one for one in attempts if one.operation.source not in known]
         ):
@@ -161,11 +166,11 @@ class BackgroundMoves:
     def _look_at(self, one: _Attempt) -> None:
         """Send HEADs instead of trusting a listing."""
         there = self._head(one.item.target)
-        one.there = _as_listed(there, one.there)
+        one.there = as_listed(there, one.there)
         if not one.is_ambiguous and there is None:
             return
         here = self._head(one.item.source)
-        one.here = _as_listed(here, one.here)
+        one.here = as_listed(here, one.here)
         if one.is_ambiguous:
             self._late.found(one.item.source, here)
             self._late.found(one.item.target, there, copy_of=one.item.source, etag=one.item.etag)
@@ -314,15 +319,6 @@ def _item(operation: MoveObject) -> MoveItem:
         marker=operation.is_marker,
         keeps_target=operation.keeps_target,
     )
-
-
-def _as_listed(info: ObjectInfo | None, row: Row | None) -> Row | None:
-    """Return what a HEAD has shown: the `row` of a listing if that is of the same version."""
-    if info is None:
-        return None
-    if row is not None and info.version.etag == etag_of(row):
-        return row
-    return row_of(info)
 
 
 def _is_version(here: Row, was: Row) -> bool:

@@ -41,7 +41,7 @@ from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
 from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
-from swiftfs.paths import Folder
+from swiftfs.paths import Folder, markers_above
 
 PROGRESS_SECONDS = 0.2
 """The interval in which `close` reports its progress."""
@@ -317,7 +317,17 @@ class Journal:
         with self._changed:
             self._let_go_of(names)
             self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
+            is_hidden = any(map(self._is_made_again, markers_above(names)))
+        if is_hidden:
+            self._db.sync()
         self._db.make_final()
+
+    def _is_made_again(self, marker: ObjectName) -> bool:
+        """Return whether a folder was deleted and made again: a power cut may bring that back. Lock held.
+
+        The next mount would not show what was stored in it.
+        """
+        return any(isinstance(task.operation, Delete) for task in self._queue.chain(marker))
 
     def withdraw(self, name: ObjectName, error: Failure) -> None:
         """Drop the last operation about `name`, which failed and whose caller got `error`.

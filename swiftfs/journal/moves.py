@@ -11,6 +11,7 @@ from typing import Protocol
 from swiftfs.attributes import NS, decode_type, parse_last_modified
 from swiftfs.errors import NotFound, StoreError, errno_of
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder, MoveObject
+from swiftfs.namespace.entry import row_of
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
 from swiftfs.store.protocol import Headers
@@ -80,6 +81,19 @@ class InterruptedMove:
         """Return the row at an object's new name."""
         return self.targets.get(item.target.key)
 
+    def correct(self, item: MoveItem, here: ObjectInfo | None, there: ObjectInfo | None) -> None:
+        """Take over what HEADs say of both names: a listing may show what is not there any more."""
+        target = item.target.key
+        source = as_listed(here, item.row)
+        copy = as_listed(there, self.targets.get(target))
+        if here is not None and there is not None and here.version.etag == there.version.etag:
+            copy = replace(source, key=target) if source is not None else None
+        for rows, key, row in ((self.sources, item.source.key, source), (self.targets, target, copy)):
+            if row is not None:
+                rows[key] = row
+            else:
+                rows.pop(key, None)
+
     def sort(self) -> tuple[list[MoveItem], list[MoveItem]]:
         """Return the listed objects that still move, and those that are kept at both places.
 
@@ -132,6 +146,15 @@ def etag_of(row: Row) -> str:
     return decode_type(row.content_type)[1].slo or row.hash
 
 
+def as_listed(info: ObjectInfo | None, row: Row | None) -> Row | None:
+    """Return what a HEAD has shown: the `row` of a listing if that is of the same version."""
+    if info is None:
+        return None
+    if row is not None and info.version.etag == etag_of(row):
+        return row
+    return row_of(info)
+
+
 def version_of(item: MoveItem) -> tuple[str, str]:
     """Return a version's hash and time for the record; for an object just stored, its ETag and no time."""
     if item.row is None or item.etag != etag_of(item.row):
@@ -143,6 +166,8 @@ def is_version(item: MoveItem, was: MovedObject) -> bool:
     """Return whether an object is still the version of the record."""
     if item.row is None or not was.modified:
         return item.etag == was.hash
+    if not item.row.last_modified:  # a HEAD has corrected a listing; of an SLO it shows another hash
+        return item.row.hash == was.hash
     return (item.row.hash, item.row.last_modified) == (was.hash, was.modified)
 
 

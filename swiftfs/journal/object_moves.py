@@ -205,6 +205,12 @@ class ObjectMoves:
             iter_rows(self._store, operation.target_container, operation.target),
         )
         listed, kept = left.sort()
+        if kept:  # what seems to be newer may be a listing that lags
+            sources = self._pool.map(self._head, [item.source for item in kept])
+            targets = self._pool.map(self._head, [item.target for item in kept])
+            for item, here, there in zip(kept, sources, targets, strict=True):
+                left.correct(item, here, there)
+            listed, kept = left.sort()
         self._record_found(left, (*listed, *kept))
         items = [*self._markers_left(operation), *self._unlisted_left(operation, left.sources), *listed]
         found = [item for item in items if item.copied is not None]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from swiftfs.filecache.uses import Uses
+from swiftfs.journal.moves import etag_of
 from swiftfs.journal.operations import (
     Delete,
     Move,
@@ -19,7 +20,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.sleeping_tasks import SleepingTask, SleepingTasks, can_sleep
 from swiftfs.journal.tasks import NONE, Failure, Retrying, State, Task, Waiting
-from swiftfs.objects import ObjectName
+from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.paths import Folder, parent_markers
 from swiftfs.store.moved_view import MovedNames
 
@@ -102,7 +103,8 @@ class TaskQueue:
             _block(task, after)
         self._append(task)
         if isinstance(task.operation, MoveObject):
-            self._moved.begin(task.operation.source, task.operation.target)
+            version = ObjectVersion(task.operation.source, etag_of(task.operation.row))
+            self._moved.begin(version, task.operation.target)
         if isinstance(task.operation, Delete | Move):
             # Swift has no folders: one whose marker is not stored yet exists only by its objects.
             for name in parents_of(task.operation):

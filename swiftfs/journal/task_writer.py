@@ -193,22 +193,23 @@ class TaskWriter:
         return task.seq
 
     def let_go(self, held: Task) -> None:
-        """Make a held deletion an ordinary change; if the disk refuses that, give it up."""
+        """Make a held deletion an ordinary change; if the disk refuses that, one that is not merged."""
         self.held.pop(held.seq)
         try:
             # The new record first: a process that dies between the two commits leaves two deletions, which
             # does no harm. In the other order it would leave none, and the file would come back.
             waits = self.submit(held.path, held.operation, held.done, 0.0)
         except OSError as error:
-            log.error("%s: it is not deleted: %s", held.path, error)
-            held.notify(error)
-        else:
-            if not waits:
-                held.notify(None)
-            elif (tail := self._queue.tail(names_of(held.operation)[0])) is not None:
-                tail.promised = True  # the call that deleted it has returned
-        finally:
-            self._db.finish([held.seq])
+            log.info("%s: its deletion keeps its own record: %s", held.path, error)
+            held.promised = True
+            self._queue.add(held)
+            self._queue.schedule(held, monotonic() + self._delay(0.0))
+            return
+        if not waits:
+            held.notify(None)
+        elif (tail := self._queue.tail(names_of(held.operation)[0])) is not None:
+            tail.promised = True  # the call that deleted it has returned
+        self._db.finish([held.seq])
 
     def drop_taken_back(self, tasks: Iterable[Task]) -> bool:
         """Drop the records of held deletions that were taken back; return whether there were any."""

@@ -224,8 +224,9 @@ class Overlay:
                 else:
                     agrees, includes = _agrees(listed, change), True
                 is_old = begun - change.at > LISTING_LAG
-                # A deletion stays: a listing without the name may lack its PUT, which the next one shows.
-                if is_old or (agrees and change.shown is not None):
+                # A deletion stays: a listing without the name may lack its PUT, which the next one shows. So
+                # does what was moved: it may have been here before, and be away in the next listing.
+                if is_old or (agrees and change.shown is not None and not change.moved):
                     self.discard(listing.folder, name)
                 if is_old or agrees:
                     continue

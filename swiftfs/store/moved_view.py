@@ -5,10 +5,11 @@ other.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
-from swiftfs.errors import NotFound, StoreError
+from swiftfs.errors import BadRequest, NotFound, PreconditionFailed, StoreError
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
 
@@ -16,51 +17,58 @@ T = TypeVar("T")
 
 
 class MovedNames:
-    """The objects that are still at their old names, by their new ones.
+    """The versions that are still at their old names, by their new ones.
 
     It needs no lock: each call is one operation on a dictionary.
     """
 
     def __init__(self) -> None:
-        self._sources: dict[ObjectName, ObjectName] = {}
+        self._sources: dict[ObjectName, ObjectVersion] = {}
 
-    def begin(self, source: ObjectName, target: ObjectName) -> None:
-        """Record that the object `source` is to be read when `target` is asked for."""
+    def begin(self, source: ObjectVersion, target: ObjectName) -> None:
+        """Record that the version `source` is to be read when `target` is asked for."""
         self._sources[target] = source
 
     def end(self, target: ObjectName) -> None:
         """Record that an object is at its new name, or will not come there."""
         self._sources.pop(target, None)
 
-    def source_of(self, target: ObjectName) -> ObjectName | None:
-        """Return the old name of an object that was not copied yet, None for any other object."""
+    def source_of(self, target: ObjectName) -> ObjectVersion | None:
+        """Return the old name and version of an object that was not copied yet, None for any other object."""
         return self._sources.get(target)
 
 
 class MovedView:
     """An `ObjectStore` that reads an object of `store` at its old name until it has been copied.
 
-    Listings are passed on unchanged: the namespace knows what this mount has renamed. So are requests that
-    change an object: none is sent before the object has moved.
+    If another client has stored a new version at the old name, the copy at the new one counts, if there is
+    one: a mount that died may have made it. Listings are passed on unchanged: the namespace knows what this
+    mount has renamed. So are requests that change an object: none is sent before the object has moved.
     """
 
     def __init__(self, store: ObjectStore, moved: MovedNames) -> None:
         self._store = store
         self._moved = moved
 
-    def _read(self, name: ObjectName, request: Callable[[ObjectName], T]) -> T:
-        """Send a read to where the object is now."""
+    def _read(self, name: ObjectName, request: Callable[[ObjectName], T], etag: Callable[[T], str]) -> T:
+        """Send a read to where the object is now; `etag` returns the version that an answer is about."""
         source = self._moved.source_of(name)
-        if source is not None:
-            try:
-                return request(source)
-            except NotFound:
-                pass  # it has been moved since
-        return request(name)
+        if source is None:
+            return request(name)
+        try:
+            found = request(source.name)
+        except (NotFound, BadRequest):  # it has been moved since, or what is there has no manifest
+            return request(name)
+        if etag(found) == source.etag:
+            return found
+        try:
+            return request(name)
+        except NotFound:
+            return found  # it will be copied from there
 
     def head(self, name: ObjectName) -> ObjectInfo:
         """Return the object's headers."""
-        return _named(self._read(name, self._store.head), name)
+        return _named(self._read(name, self._store.head, lambda info: info.version.etag), name)
 
     def get(
         self,
@@ -77,17 +85,30 @@ class MovedView:
         def request(where: ObjectName) -> ObjectInfo:
             return self._store.get(where, sink, offset=offset, length=length, etag=etag, size=size)
 
-        return _named(self._read(name, request), name)
+        source = self._moved.source_of(name)
+        if source is None:
+            return request(name)
+        if not etag and self.head(name).version.etag != source.etag:
+            return request(name)
+        try:
+            return _named(request(source.name), name)
+        except (NotFound, PreconditionFailed) as error:
+            try:
+                return request(name)
+            except NotFound:
+                raise error from None
 
     def manifest(self, name: ObjectName) -> Manifest:
         """Return the segments of an SLO."""
-        return self._read(name, self._store.manifest)
+        return self._read(name, self._store.manifest, lambda manifest: manifest.etag)
 
     def check_manifest(self, version: ObjectVersion) -> Manifest | None:
         """Raise `ForeignManifest` if the object may not be read."""
-        return self._read(
-            version.name, lambda where: self._store.check_manifest(replace(version, name=where))
-        )
+        source = self._moved.source_of(version.name)
+        if source is not None:
+            with suppress(NotFound):  # it has been moved since
+                return self._store.check_manifest(replace(version, name=source.name))
+        return self._store.check_manifest(version)
 
     def limits(self) -> Limits:
         """Return the server's limits."""

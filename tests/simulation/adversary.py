@@ -341,7 +341,7 @@ class Adversary(MemoryStore):
         try:
             fault = self._begin(method, names[0])
         finally:
-            if not self._scheduler.is_dead:
+            if not self._scheduler.dead:
                 self._in_flight.pop(number, None)
         # Nobody else stores objects at names of our segments.
         if any(name.container == SEGMENTS for name in names) and fault is not None and "theirs" in fault.kind:

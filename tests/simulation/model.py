@@ -4,6 +4,7 @@ Names and contents are separate: a name stands for a `Node`, which keeps its con
 a call that failed, or was running at a crash, several states of the names are possible; each is a `World`.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ MOST_WORLDS = 64
 MOST_TWINS = 20
 
 PAGE = 4096
+
+ZEROS, REPEATED = re.compile(rb"\0+"), re.compile(rb"(\S+ )\1+")
 
 MISSING = b"missing"
 """Stands for the content of a missing file."""
@@ -176,6 +179,7 @@ class Model:
         self.moving: tuple[str, str] | None = None
         self.moving_folder = False
         self.has_stayed = False
+        self._stayed: dict[str, set[bytes]] = {}
         self._torn_moves: list[tuple[str, str]] = []
         self.due: dict[str, bytes] = {}
         self.changing = False
@@ -286,7 +290,28 @@ class Model:
     def stayed(self, old: str, new: str) -> None:
         """Record that what a rename has moved is at its old name again, and so is its folder."""
         self.has_stayed = True
-        self._torn_moves += [(old, new), (old.rpartition("/")[0], new.rpartition("/")[0])]
+        # A program that replaces the file later makes a new one at its new name: the old one stays besides.
+        nodes = [world[new] for world in self.worlds if new in world]
+        self._stayed[old] = {body for node in nodes for body in (*node.past, *node.kept)}
+        self._torn_moves.append((old, new))
+        # And so are its folders, up to the one that was renamed.
+        while old.rpartition("/")[2] == new.rpartition("/")[2] and old.count("/") > 1 < new.count("/"):
+            old, new = old.rpartition("/")[0], new.rpartition("/")[0]
+            self._torn_moves.append((old, new))
+
+    def failed(self, old: str, new: str) -> None:
+        """Record that a folder was not renamed: copies may be at its new name until they are deleted."""
+        self._torn_moves.append((old, new))
+
+    def renamed(self, old: str, new: str) -> None:
+        """Record that a rename may have taken along what had stayed, or what had not come to its new name.
+
+        No program knows which of the two is there.
+        """
+        moved_on = [(path, new + path[len(old) :]) for path in self._stayed if _is_at_or_below(path, old)]
+        self._stayed |= {after: self._stayed[path] for path, after in moved_on}
+        if any(_is_at_or_below(path, old) for move in self._torn_moves for path in move):
+            self._torn_moves += [(old, new), *moved_on]
 
     def lost_power(self) -> None:
         """Record a power cut, after `crashed`."""
@@ -357,6 +382,11 @@ class Model:
         self._synced = self.moment()
         self._fsynced.clear()
 
+    def _is_elsewhere(self, node: Node, path: str, found: Mapping[str, bytes | None], world: World) -> bool:
+        """Return whether a file, with bytes that it may hold, is at another path too."""
+        others = (one for one, other in world.items() if other is node and one != path)
+        return any((body := found.get(one)) is not None and node.allows(body) for one in others)
+
     def _holds_theirs(self, folder: str, found: Mapping[str, bytes | None]) -> bool:
         return any(body in self.theirs for path, body in found.items() if path.startswith(f"{folder}/"))
 
@@ -378,6 +408,8 @@ class Model:
                 continue
             if body is not None and (body in self.theirs or " (conflict " in path):
                 continue
+            if moves and own is None and body is not None and body in self._stayed.get(path, ()):
+                continue
             if node is None:
                 if body is None and self._holds_theirs(path, found):
                     continue
@@ -387,8 +419,14 @@ class Model:
             elif body is not None and own is None and body in node.past:
                 continue  # it was not moved, and its new name was written to
             elif body is not None and not node.allows(body):
+                if body in node.past and self._is_elsewhere(node, path, found, world):
+                    continue  # a copy of a rename that failed: only one of the two was written to
                 lines.append(f"{path} holds {describe_bytes(body)}; it should hold {_describe_any(node)}")
         return lines
+
+
+def _is_at_or_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def _twins(path: str, moves: Sequence[tuple[str, str]]) -> list[str]:
@@ -431,11 +469,10 @@ def describe_bytes(body: bytes | None) -> str:
     """Describe bytes in a few words; equal parts next to each other are named once."""
     if body is None:
         return "a folder"
-    parts: list[str] = []
-    for part in body.replace(b"\0", b" 0 ").split():
-        text = part.decode(errors="replace")[:24]
-        if not parts or parts[-1] != text:
-            parts.append(text)
+    # By regular expressions: there may be as many words as a file has bytes.
+    once = REPEATED.sub(rb"\1", ZEROS.sub(b" 0 ", body) + b" ")
+    parts = [part.decode(errors="replace")[:24] for part in once.split()]
+    parts = [part for number, part in enumerate(parts) if not number or part != parts[number - 1]]
     words = parts if len(parts) <= 12 else [*parts[:6], "...", *parts[-5:]]
     return f"{len(body)} bytes {' '.join(words)!r}"
 

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -259,10 +259,14 @@ class Program:
                 with self._model.change(moved(old, new)):
                     self._call(lambda: self._fs.rename(old, new))
             except OSError:
+                if node.is_folder:
+                    self._model.failed(old, new)
                 if target is not None and all(new in world for world in before):
                     self._model.worlds = [world for world in self._model.worlds if new in world]
                 raise
             finally:
+                if self._model.has_stayed:
+                    self._model.renamed(old, new)
                 self._model.moving, self._model.moving_folder = None, False
 
     def _theirs(self, step: Step) -> None:
@@ -279,8 +283,10 @@ class Program:
             node.foreign = node.vague = self._model.mixed = True
 
     def _rmdir(self, path: str) -> None:
+        # A file that its program closes just now was renamed, as libfuse does it: it is deleted next.
+        is_used = any(hidden.startswith(f"{path}/") for hidden in self._context.hidden.values())
         with self._model.change(removed(path)):
-            self._call(lambda: self._fs.rmdir(path))
+            self._call(lambda: self._fs.rmdir(path), {errno.ENOTEMPTY} if is_used else set())
 
     def _remove(self, path: str, node: Node) -> None:
         self._model.touch(path)
@@ -362,8 +368,12 @@ class Program:
         except OSError:
             node.refused()
             raise
-        if handle.writable:
+        if handle.writable and not self._is_hidden(node):
             node.closed(node.now)
+
+    def _is_hidden(self, node: Node) -> bool:
+        """Return whether a file was deleted while it is open: then nothing that is handed in is stored."""
+        return node in self._context.hidden
 
     def _release(self, handle: Handle) -> None:
         node = handle.node
@@ -386,7 +396,7 @@ class Program:
             if handle.writable:
                 node.refused()
             raise
-        if node.now is body:
+        if node.now is body and not self._is_hidden(node):
             if handle.writable:
                 node.closed(body)
             self._model.fsynced(node, body)
@@ -454,15 +464,16 @@ class Program:
         if parent and ((node := self._model.at(parent)) is None or not node.is_folder):
             raise Skip
 
-    def _call(self, call: Callable[[], T]) -> T:
-        """Make a system call; its failure is an `OSError`, and must have a reason."""
+    def _call(self, call: Callable[[], T], right: Collection[int] = ()) -> T:
+        """Make a system call; its failure is an `OSError`, and must have a reason, or be a `right` one."""
         try:
             return call()
         except (OSError, SwiftfsError) as error:
             number = errno_of(error)
             never = NEVER - (OTHERS if self._model.theirs else set())
             # What Swift has refused to move is at its old name again, which a program cannot foresee.
-            if (number in never and not self._model.has_stayed) or not self._context.store.met:
+            is_wrong = (number in never and not self._model.has_stayed) or not self._context.store.met
+            if is_wrong and number not in right:
                 name = errno.errorcode.get(number, str(number))
                 self._context.fail(f"{self.name}: {self._step}: {name} ({error})")
             raise OSError(number, str(error)) from error

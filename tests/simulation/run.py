@@ -37,7 +37,7 @@ from simulation.scheduler import Scheduler, SimThread, SimulationError, scheduli
 from swiftfs import concurrency
 from swiftfs.config.cache_dir import CONTENT
 from swiftfs.errors import NotFound, SwiftfsError
-from swiftfs.journal import task_queue
+from swiftfs.journal import backlog, task_queue
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -48,6 +48,9 @@ FOLDER = "swiftfs-simulation-"
 
 QUIET_SECONDS = 1500.0
 """Virtual seconds after the last fault within which the queue and the leftovers must be empty."""
+
+IDLE_SYNC_SECONDS = 15.0
+"""Virtual seconds between two syncs of the database while the end of a history is waited for."""
 
 PATIENCE = 4000.0
 """Virtual seconds that programs may take: a call that takes longer hangs."""
@@ -87,6 +90,7 @@ def run(history: History, folder: Path | None = None) -> Outcome:
         stack.enter_context(watched(simulation.disk, simulation.mark))
         # Of half of the seeds every file that waits is packed at once: else so few never are.
         patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(backlog, "SYNC_SECONDS", backlog.SYNC_SECONDS)  # `_settle` changes it
         patch.setattr(task_queue, "AWAKE", 0 if history.seed // 2 % 2 else task_queue.AWAKE)
         try:
             simulation.run()
@@ -294,6 +298,8 @@ class _Simulation:
         end = self._scheduler.now + QUIET_SECONDS
         journal.retry()
         self._scheduler.sleep(5.0)
+        # The thread that syncs would make most of the points of a history. From now on nothing is killed.
+        backlog.SYNC_SECONDS = IDLE_SYNC_SECONDS
         while self._scheduler.now < end:
             late = journal.late
             watched = late is not None and late.counts().watched > 0
@@ -388,7 +394,7 @@ class _UnexpectedErrors(logging.Handler):
         self._format = logging.Formatter("%(levelname)s %(message)s").format
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._scheduler.is_dead:
+        if self._scheduler.dead:
             return
         said = self._format(record)
         if record.exc_info:

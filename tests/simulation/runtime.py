@@ -23,18 +23,25 @@ class SimLock:
         self._waiters: list[SimThread] = []
 
     def __enter__(self) -> object:
-        self._scheduler.point()
-        self._take(self._scheduler.current)
+        scheduler = self._scheduler
+        scheduler.point()
+        if self._owner is None:
+            self._owner, self._depth = scheduler.running, 1
+        else:
+            self._take(scheduler.running)
         return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        if self._scheduler.is_dead:
+        if self._scheduler.dead:
             return
         self._depth -= 1
         if self._depth == 0:
-            self._give_back()
+            if self._waiters:
+                self._give_back()
+            else:
+                self._owner = None
             self._scheduler.point()
 
     def _take(self, thread: SimThread) -> None:
@@ -61,7 +68,7 @@ class SimCondition(SimLock):
         self._sleepers: list[SimThread] = []
 
     def wait(self, timeout: float | None = None) -> bool:
-        thread = self._scheduler.current
+        thread = self._scheduler.running
         assert self._owner is thread, "wait without the lock"
         depth = self._depth
         self._sleepers.append(thread)
@@ -69,7 +76,7 @@ class SimCondition(SimLock):
         try:
             return self._scheduler.park(timeout)
         finally:
-            if not self._scheduler.is_dead:
+            if not self._scheduler.dead:
                 if thread in self._sleepers:
                     self._sleepers.remove(thread)
                 self._take(thread)
@@ -85,7 +92,7 @@ class SimCondition(SimLock):
         return result
 
     def notify_all(self) -> None:
-        if self._scheduler.is_dead:
+        if self._scheduler.dead:
             return
         sleepers, self._sleepers = self._sleepers, []
         for sleeper in sleepers:
@@ -101,7 +108,7 @@ class SimEvent:
         self._waiters: list[SimThread] = []
 
     def set(self) -> None:
-        if self._scheduler.is_dead:
+        if self._scheduler.dead:
             return
         self._is_set = True
         waiters, self._waiters = self._waiters, []
@@ -120,7 +127,7 @@ class SimEvent:
 
 def _wait_in(waiters: list[SimThread], scheduler: Scheduler, timeout: float | None) -> None:
     """Add the current thread to a list of waiters, and wait for `timeout` seconds at most."""
-    thread = scheduler.current
+    thread = scheduler.running
     waiters.append(thread)
     if not scheduler.park(timeout):
         waiters.remove(thread)
@@ -163,7 +170,7 @@ class SimPool(Executor):
         self._ended = False
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
-        if self._scheduler.is_dead:
+        if self._scheduler.dead:
             raise GreenletExit
         if self._ended:
             raise RuntimeError("cannot schedule new futures after shutdown")
@@ -179,7 +186,7 @@ class SimPool(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        if self._scheduler.is_dead:
+        if self._scheduler.dead:
             return
         self._ended = True
         if cancel_futures:
@@ -197,7 +204,7 @@ class SimPool(Executor):
             while not self._jobs:
                 if self._ended:
                     return
-                self._idle.append(self._scheduler.current)
+                self._idle.append(self._scheduler.running)
                 self._scheduler.park()
             future, call = self._jobs.popleft()
             if future.set_running_or_notify_cancel():
@@ -261,10 +268,10 @@ class SimRuntime(concurrency.Runtime):
         return all(future.done() for future in pending)
 
     def thread_id(self) -> int:
-        return self._scheduler.current.ident or 0
+        return self._scheduler.running.ident or 0
 
     def thread_key(self) -> int:
-        return self.thread_id()
+        return self._scheduler.running.ident or 0
 
     def ended_threads(self, threads: Collection[int]) -> set[int]:
         del threads  # the numbers are Python's, which may be used again

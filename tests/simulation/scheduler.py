@@ -80,7 +80,8 @@ class Scheduler:
     """Chooses which thread runs next, and keeps the clock.
 
     `points` counts the points that were passed; at number `kill_at` all threads freeze. `digest` is a
-    checksum of all choices: two runs with one seed have the same.
+    checksum of all choices: two runs with one seed have the same. `running` is the thread that runs, and
+    `dead` is True while the threads are unwound. Both are read at every point, so they are no properties.
     """
 
     def __init__(self, seed: int, rates: SwitchRates | None = None) -> None:
@@ -94,7 +95,9 @@ class Scheduler:
         self.events: deque[tuple[float, str]] = deque(maxlen=4000)
         self.failures: list[str] = []
         self._rates = rates or SwitchRates()
-        self._dead = False
+        self._most = self._rates.stalls + self._rates.switches
+        self._draw = self.random.random
+        self.dead = False
         self._hub = getcurrent()
         self._hub_thread = SimThread(self, "hub", 0)
         self._numbers = itertools.count(1)
@@ -103,12 +106,7 @@ class Scheduler:
         self._ready: list[SimThread] = []
         self._threads: dict[SimThread, None] = {}
         self._frozen: list[SimThread] = []
-        self._current = self._hub_thread
-
-    @property
-    def current(self) -> SimThread:
-        """The thread that runs."""
-        return self._current
+        self.running = self._hub_thread
 
     @property
     def threads(self) -> list[SimThread]:
@@ -162,36 +160,38 @@ class Scheduler:
 
     def point(self) -> None:
         """Let another thread run, or let this one stall, if the seed says so."""
-        thread = self._current
+        thread = self.running
         if thread is self._hub_thread:
             return
-        if self._dead:
+        if self.dead:
             raise GreenletExit
         self.points += 1
         if self.points == self.kill_at:
             self.killed = True
-            self._hand_over()
-        chance = self.random.random() * 1000
-        if chance < self._rates.stalls and self.may_stall:
+            self._hub.switch()
+        chance = self._draw() * 1000
+        if chance >= self._most:
+            return
+        if chance >= self._rates.stalls or not self.may_stall:
+            self._ready.append(thread)
+            self._hub.switch()
+        else:
             if thread.name != "journal sync":  # it does little else
                 self.record(f"{thread.name} stalls")
             self.sleep(self.random.choice(STALLS))
-        elif chance < self._rates.stalls + self._rates.switches:
-            self._ready.append(thread)
-            self._hand_over()
 
     def park(self, timeout: float | None = None) -> bool:
         """Wait until `wake`; return False if `timeout` seconds pass before."""
-        if self._dead:
+        if self.dead:
             raise GreenletExit
-        thread = self._current
+        thread = self.running
         assert thread is not self._hub_thread, "the hub must not wait"
         thread.waiting, thread.timed_out = True, False
         thread.parks += 1
         if timeout is not None:
             timer = _Timer(self.now + max(0.0, timeout), next(self._order), thread, thread.parks)
             heapq.heappush(self._timers, timer)
-        self._hand_over()
+        self._hub.switch()
         return not thread.timed_out
 
     def wake(self, thread: SimThread) -> None:
@@ -219,19 +219,14 @@ class Scheduler:
 
     def dispose(self) -> None:
         """End all threads, also frozen ones: they are unwound, and cannot do anything meanwhile."""
-        self._dead = True
+        self.dead = True
         for thread in [*self._frozen, *self._threads]:
-            self._current = thread
+            self.running = thread
             for _ in range(100):
                 if thread.body is None or thread.body.dead:
                     break
                 thread.body.throw(GreenletExit)
-        self._current = self._hub_thread
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether the threads are being unwound."""
-        return self._dead
+        self.running = self._hub_thread
 
     def stacks(self) -> str:
         """Return the stacks of all threads."""
@@ -247,12 +242,9 @@ class Scheduler:
     def _switch_to(self, thread: SimThread) -> None:
         assert thread.body is not None
         self.digest = zlib.crc32(thread.name.encode(), self.digest)
-        self._current = thread
+        self.running = thread
         thread.body.switch()
-        self._current = self._hub_thread
-
-    def _hand_over(self) -> None:
-        self._hub.switch()
+        self.running = self._hub_thread
 
     def _advance(self) -> None:
         timer = heapq.heappop(self._timers)

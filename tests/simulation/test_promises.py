@@ -106,3 +106,24 @@ def test_objects_of_other_clients_must_not_be_destroyed() -> None:
     assert model.due == {"/d/t": b"theirs"}
     model.touch("/d")
     assert model.due == {}
+
+
+def test_what_swift_refused_to_move_may_have_been_taken_along_by_the_next_rename() -> None:
+    model = model_with(x=b"0")
+    for path in ("/d", "/e"):
+        with model.change(added(path, model.new(is_folder=True))):
+            pass
+    node = model.new()
+    with model.change(added("/d/a", node)):
+        node.closed(b"1")
+    model.stayed("/e/a", "/d/a")
+    with model.change(moved("/e", "/f")):
+        pass
+    found = {"/x": b"0", "/d": None, "/f": None, "/f/a": b"1"}
+    assert model.problems(found, torn=True) != []
+    model.renamed("/e", "/f")
+    assert model.problems(found, torn=True) == []
+    with model.change(added("/d/a", newer := model.new())):
+        newer.closed(b"2")
+    assert model.problems({**found, "/d/a": b"2"}, torn=True) == []
+    assert model.problems({**found, "/d/a": b"2", "/f/a": b"3"}, torn=True) != []

@@ -13,6 +13,7 @@ from support.harness import LEFT, ME, change, copy_live, harness, names, read, w
 from support.interrupted_moves import refusals
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.outdated_store import OutdatedStore
 from support.stored_objects import body, foreign, keys
 from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.journal.queue_report import QueueReport, RenameProgress
@@ -148,6 +149,24 @@ def test_the_next_mount_goes_on(store: MemoryStore, cache: Path) -> None:
         wait_until(is_quiet(filesystem))
     assert body(twin, "e/00") == b"newer"
     assert keys(twin) == [key for key in moved_keys() if key != "e/01"]
+
+
+def test_the_next_mount_goes_on_though_listings_show_older_versions(store: MemoryStore, cache: Path) -> None:
+    image = cache.with_name("image")
+    older = as_of_now(store)
+    foreign(store, "d/03", b"newer")
+    with harness(store, cache, OPTIONS) as filesystem:
+        halt = held(filesystem, store)
+        copy_live(cache, image)
+        twin = OutdatedStore("box")
+        twin._containers["box"].objects.update(store._containers["box"].objects)
+        halt.go_on()
+    twin.listed = older
+    with harness(twin, image, OPTIONS) as filesystem:
+        wait_until(is_quiet(filesystem))
+    twin.listed = None
+    assert keys(twin) == moved_keys()
+    assert body(twin, "e/03") == b"newer"
 
 
 @pytest.mark.parametrize("settle", [0.05, 60.0])
@@ -362,6 +381,25 @@ def test_an_object_of_another_client_at_the_new_name_stays(refused: FileSystem, 
     refused.refresh()
     assert read(refused, "/d/03") == b"3"
     assert read(refused, "/e/03") == b"theirs"
+
+
+def test_what_was_copied_is_shown_though_another_client_has_replaced_it_at_the_old_name(
+    store: MemoryStore, cache: Path
+) -> None:
+    image = cache.with_name("image")
+    with harness(store, cache, OPTIONS) as filesystem:
+        halt = held(filesystem, store, "delete_many")  # all were copied, none was deleted
+        copy_live(cache, image)
+        twin = as_of_now(store)
+        halt.go_on()
+    foreign(twin, "d/03", b"theirs")
+    with harness(twin, image, f"{OPTIONS}", close_error="^1 changes were refused") as filesystem:
+        halt = Halt(twin, "delete_many")
+        assert read(filesystem, "/e/03") == b"3"
+        halt.go_on()
+        wait_until(is_quiet(filesystem))
+        assert (read(filesystem, "/d/03"), read(filesystem, "/e/03")) == (b"theirs", b"3")
+    assert keys(twin) == sorted(["d/03", *moved_keys()])
 
 
 def test_a_status_shows_the_progress(filesystem: FileSystem, store: MemoryStore) -> None:

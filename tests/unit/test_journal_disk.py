@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, copy_live, harness, put, read
+from support.harness import ME, copy_live, harness, names, put, read
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.power_cut import refusing
-from support.stored_objects import NEVER, keys
+from support.stored_objects import NEVER, foreign, keys
 from swiftfs.journal import database
 from swiftfs.journal.codec import decode
 from swiftfs.journal.database import JournalDB, Record
@@ -140,3 +140,20 @@ def test_a_file_whose_record_the_disk_refuses_to_delete_is_there_for_the_next_mo
     with harness(store, image) as filesystem:
         assert read(filesystem, "/file") == b"bytes"
         wait_until(lambda: not filesystem.waiting())
+
+
+def test_a_file_that_was_deleted_while_it_was_open_is_deleted_though_the_disk_is_full(tmp_path: Path) -> None:
+    """The record of a deletion that waits a moment cannot be merged with others then."""
+    store = MemoryStore("box")
+    foreign(store, "file", b"data")
+    (cache := tmp_path / "cache").mkdir()
+    with harness(store, cache, "settle=0.05") as filesystem:
+        handle = filesystem.open("/file", os.O_RDWR)
+        filesystem.hide("/file", "/.fuse_hidden0000000100000001")
+        with refusing(filesystem.services.journal._db):
+            filesystem.release(handle)
+            wait_until(lambda: keys(store) == [])
+        filesystem.refresh()
+        assert names(filesystem, "/") == []
+    with harness(store, cache) as filesystem:
+        assert names(filesystem, "/") == []

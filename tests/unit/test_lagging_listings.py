@@ -285,3 +285,20 @@ def test_what_was_deleted_is_not_in_a_folder_made_at_the_old_place(
     filesystem.mkdir("/d", 0o755, ME)
     filesystem.refresh()
     assert names(filesystem, "/d") == names(filesystem, "/e") == []
+
+
+def test_a_folder_that_was_renamed_and_back_is_there_though_listings_show_it_away(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    own(store, "d/a", b"data")
+    names(filesystem, "/d")
+    store.stop()
+    first = store.shown
+    filesystem.rename("/d", "/e")
+    store.stop()
+    between = store.shown
+    filesystem.rename("/e", "/d")
+    for shown in (first, between, first, between):
+        store.shown = shown
+        assert names(filesystem, "/") == ["d"]
+        assert read(filesystem, "/d/a") == b"data"

@@ -120,6 +120,25 @@ def test_a_late_copy_after_two_new_files_at_the_old_name(store: LateStore, tmp_p
         assert (body(store, "a"), body(store, "b")) == (b"newest", b"old")
 
 
+def test_a_late_copy_of_a_large_file_at_the_old_name_can_be_read_until_it_is_undone(
+    store: LateStore, tmp_path: Path
+) -> None:
+    """It names the segments of the file, which is replaced before anybody notices."""
+    with harness(store, tmp_path / "mount", OPTIONS) as filesystem:
+        store_file(filesystem, b"old", "/a")
+        store.lose("copy", "b")
+        rename(filesystem)
+        store_file(filesystem, large := os.urandom(3 * MIB), "/a")
+        store.land()
+        assert body(store, "b") == large
+        store_file(filesystem, b"newest", "/a")
+        settle(filesystem)
+        assert body(store, "b") == large
+        look(filesystem)
+        settle(filesystem)
+        assert (body(store, "a"), body(store, "b")) == (b"newest", b"old")
+
+
 def test_a_late_deletion_of_a_new_file_at_the_old_name(store: LateStore, tmp_path: Path) -> None:
     cache = before(store, tmp_path, ("/a", b"old"))
     died = kill_during(store, cache, "delete", "a", rename)

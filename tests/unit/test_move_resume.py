@@ -14,11 +14,12 @@ from support.interrupted_moves import leave, refusals, row_of
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
+from support.outdated_store import OutdatedStore
 from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
-from swiftfs.objects import ObjectName, Page
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
@@ -158,23 +159,9 @@ def test_a_refused_rename_onto_an_empty_folder_keeps_that(
         assert names(filesystem, "/e") == ["file"]
 
 
-class Outdated(MemoryStore):
-    """A store whose listings stay as they were at first."""
-
-    def __init__(self, *containers: str) -> None:
-        super().__init__(*containers)
-        self.listed: MemoryStore | None = None
-
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        listed = super().list_page if self.listed is None else self.listed.list_page
-        return listed(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
-
-
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_listing_that_lags_does_not_hide_the_new_name(tmp_path: Path, *, folder: bool) -> None:
-    store = Outdated("box")
+    store = OutdatedStore("box")
     old, new = ("d/a/b", "e/a/b") if folder else ("d", "e")
     put_all(store, old)
     store.listed = MemoryStore("box")
@@ -193,6 +180,26 @@ def test_a_listing_that_lags_does_not_hide_the_new_name(tmp_path: Path, *, folde
         assert read(filesystem, f"/{new}") == old.encode()
         with pytest.raises(FileExistsError):
             filesystem.create(f"/{new}", 0o644, os.O_WRONLY | os.O_EXCL, ME)
+
+
+@pytest.mark.parametrize("stale", ["the copy", "an absent object", "the source"])
+def test_what_a_listing_shows_that_lags_does_not_keep_both_names(tmp_path: Path, stale: str) -> None:
+    """It may show what a program had deleted or replaced just before it renamed the folder."""
+    store = OutdatedStore("box")
+    put_all(store, "d/a")
+    store.listed = MemoryStore("box")
+    foreign(store.listed, "d/a", b"older" if stale == "the source" else b"d/a")
+    if stale != "the source":
+        foreign(store.listed, "e/a", b"deleted")
+    modified = "" if stale == "the source" else row_of(store, "d/a").modified
+    row = MovedObject("d/a", store.head(ObjectName("box", "d/a")).version.etag, modified)
+    if stale == "the copy":
+        copy(store, "d/a", "e/a")
+    with remounted(store, tmp_path, MoveFolder("box", "d/", "box", "e/", objects=(row,))) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+        assert read(filesystem, "/e/a") == b"d/a"
+    store.listed = None
+    assert contents(store) == {"e/a": b"d/a"}
 
 
 def test_a_mount_starts_though_the_new_place_cannot_be_listed(store: MemoryStore, tmp_path: Path) -> None:

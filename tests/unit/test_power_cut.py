@@ -24,6 +24,7 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.maintenance.export import PARTIAL, Export
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
 
 
 def test_a_file_closed_a_second_before_survives_a_power_cut(
@@ -374,3 +375,25 @@ def test_a_power_cut_after_a_refused_rename_onto_an_open_file_leaves_both_files(
     disk.restart()
     with harness(store, left, NEVER) as filesystem:
         assert names(filesystem, "/") == ["new", "old"]
+
+
+def test_a_file_that_was_synced_is_shown_in_a_folder_that_was_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has the deletion of the folder, and not yet that it was made again."""
+    store, disk = MemoryStore("box"), Disk(tmp_path, monkeypatch)
+    store.put(ObjectName("box", "d"), b"", Headers("application/directory"))
+    with harness(store, disk.cache, NEVER) as filesystem:
+        filesystem.rmdir("/d")
+        disk.sync(filesystem)
+        filesystem.mkdir("/d", 0o755, ME)
+        write(filesystem, "/d/file", b"data")
+        handle = filesystem.open("/d/file", os.O_RDONLY)
+        filesystem.fsync(handle, False)
+        filesystem.release(handle)
+        assert body(store, "d/file") == b"data"
+        left = disk.cut(journal_is_newest=False)
+    disk.restart()
+    with harness(store, left, NEVER) as filesystem:
+        assert names(filesystem, "/") == ["d"]
+        assert read(filesystem, "/d/file") == b"data"
