@@ -216,10 +216,11 @@ class Journal:
             self.flush(names)
         return bool(names)
 
-    def undo_late_requests_in(self, folder: str, shown: Callable[[], Collection[str]]) -> None:
+    def undo_late_requests_in(self, folder: str, shown: Callable[[Collection[str]], Collection[str]]) -> None:
         """Show what late requests have deleted in a folder, and not what they have brought back there.
 
-        `shown` returns the names in its listing. What must be sent again for that is only handed in.
+        `shown` returns which of some names are in its listing. What must be sent again for that is only
+        handed in.
         """
         if self._late is not None:
             self._late.look_in(folder, shown)
