@@ -7,7 +7,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from swiftfs.attributes import PRIVATE_ATTRIBUTES
 from swiftfs.concurrency import unix_time_ns
@@ -143,12 +143,12 @@ class ControlDirFS(FileSystem):
             self._roots.add(handle)
         return handle
 
-    def readdir(self, handle: int) -> Iterable[tuple[str, Attributes]]:
+    def readdir(self, handle: int, start: int = 0) -> Sequence[tuple[str, Attributes]]:
         if handle >= DIRECT_HANDLES:
-            return self._control.readdir()
-        entries = self._filesystem.readdir(handle)
+            return self._control.readdir()[start:]
+        entries = self._filesystem.readdir(handle, start)
         if handle in self._roots:
-            return ((beside_hidden(name), attributes) for name, attributes in entries)
+            return [(beside_hidden(name), attributes) for name, attributes in entries]
         return entries
 
     def fsyncdir(self, handle: int) -> None:

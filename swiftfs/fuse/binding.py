@@ -17,7 +17,7 @@ from typing import Any
 import fuse
 
 from swiftfs.concurrency import is_main_thread, unix_time_ns
-from swiftfs.errors import ConfigurationError, StoreError, SwiftfsError, errno_of, mount_point_error, os_error
+from swiftfs.errors import ConfigurationError, StoreError, SwiftfsError, errno_of, mount_point_error
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import (
     UNKNOWN_INODE,
@@ -42,6 +42,12 @@ OptionValue = str | int | float | bool
 
 REQUEST_BYTES = 131072
 """The largest read or write request that libfuse 2.9 can exchange with the kernel."""
+
+DOTS = (b".", b"..")
+"""The first names of every folder."""
+
+TOO_LONG = b"x" * REQUEST_BYTES
+"""A name that no answer of `readdir` has the space for."""
 
 _OWN_OPTIONS: Mapping[str, OptionValue] = {
     # Without these three libfuse 2 gets 4 KiB with each write, and 1 GiB takes 20 s.
@@ -248,19 +254,27 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         return None
 
     def readdir(self, path: bytes | None, buffer: int, filler: Any, offset: int, file_info: Any) -> None:
-        """Pass every entry with its inode and type to libfuse, which keeps them while the folder is open."""
+        """Pass the entries after `offset`, with inode and type, as many as libfuse takes.
+
+        An entry's offset is how many there are up to it. With offsets libfuse keeps none of them.
+        """
         # One image for all names: to make one for each would take longer than the call.
         image = fuse.c_stat(st_ino=UNKNOWN_INODE, st_mode=0o040000)
         stat = ctypes.addressof(image)
-        for name in (b".", b".."):
-            filler(buffer, name, stat, 0)
-        for text, attributes in self.operations.readdir(None, file_info.contents.fh):
+        for name in DOTS[offset:]:
+            offset += 1
+            filler(buffer, name, stat, offset)
+        entries = self.operations.readdir(None, file_info.contents.fh, offset - len(DOTS))
+        for text, attributes in entries:
+            offset += 1
             image.st_ino = attributes.inode or UNKNOWN_INODE
             image.st_mode = attributes.mode
-            # With the offset 0 libfuse takes all names at once and answers later calls itself (`readdir` in
-            # fuse.h). So it refuses one only if it has no memory.
-            if filler(buffer, text.encode(), stat, 0):
-                raise os_error(errno.ENOMEM)
+            if filler(buffer, text.encode(), stat, offset):
+                return
+        if not entries:
+            # Without any call libfuse would take the folder for one that it has whole, and answer later calls
+            # itself: with nothing, also after seekdir(3).
+            filler(buffer, TOO_LONG, stat, offset + 1)
 
     def read_buf(self, path: bytes | None, target: int, size: int, offset: int, file_info: int) -> None:
         """Answer with a range of a local file, which libfuse splices to the kernel."""

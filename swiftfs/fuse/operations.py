@@ -3,7 +3,7 @@
 # ruff: noqa: ARG002  the methods have fusepy's arguments
 
 import errno
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from stat import S_IMODE
 from typing import Any, Protocol
 
@@ -36,8 +36,12 @@ class FileSystem(Protocol):
     def opendir(self, path: str) -> int:
         """Return a handle for `readdir`."""
 
-    def readdir(self, handle: int) -> Iterable[tuple[str, Attributes]]:
-        """Return the names in a folder without `.` and `..`; a generator is read to its end."""
+    def readdir(self, handle: int, start: int = 0) -> Sequence[tuple[str, Attributes]]:
+        """Return names in a folder without `.` and `..`, from number `start` on: none only at the end.
+
+        0 reads the folder anew. The caller may use fewer, and ask for the others again. A handle is read by
+        one thread at a time.
+        """
 
     def fsyncdir(self, handle: int) -> None:
         """Return when the folder and its contents are stored."""
@@ -181,9 +185,9 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         self.removexattr = filesystem.removexattr
         self.fallocate = filesystem.fallocate
 
-    def readdir(self, path: str | None, fh: int) -> Iterable[tuple[str, Attributes]]:
-        """Return the entries of an open folder."""
-        return self._filesystem.readdir(fh)
+    def readdir(self, path: str | None, fh: int, start: int) -> Sequence[tuple[str, Attributes]]:
+        """Return entries of an open folder, from number `start` on."""
+        return self._filesystem.readdir(fh, start)
 
     def releasedir(self, path: str | None, fh: int) -> None:
         """Close a folder."""

@@ -204,10 +204,11 @@ class Journal:
             self.flush(names)
         return bool(names)
 
-    def undo_late_requests_in(self, folder: str, shown: Callable[[], Collection[str]]) -> None:
+    def undo_late_requests_in(self, folder: str, shown: Callable[[Collection[str]], Collection[str]]) -> None:
         """Show what late requests have deleted in a folder, and hide what they have brought back there.
 
-        `shown` returns the names in its listing. The repairs are handed in; nobody waits for them here.
+        `shown` returns which of some names are in its listing. The repairs are handed in; nobody waits for
+        them here.
         """
         if self._late is not None:
             self._late.look_in(folder, shown)

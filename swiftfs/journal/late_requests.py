@@ -231,15 +231,15 @@ class LateRequests:
         is_ours = bool(etag) and found.last is not None and found.last.etag == etag
         return not is_ours and self._look(found)
 
-    def look_in(self, folder: str, shown: Callable[[], Collection[str]]) -> None:
+    def look_in(self, folder: str, shown: Callable[[Collection[str]], Collection[str]]) -> None:
         """Check what should be in a folder and is not shown there, or is shown and should not be there.
 
-        `shown` returns the names in its listing. It is called only if anything there is watched, and only
-        names that differ cost a request, once a second.
+        `shown` returns which of some names are in its listing. It is called only if anything there is
+        watched, and only names that differ cost a request, once a second.
         """
         inside = [(split(at), found) for at, found in self._below(folder) if at != folder]
         here = [(name, found) for (parent, name), found in inside if parent == folder]
-        names = shown() if here else ()
+        names = shown({name for name, _ in here}) if here else ()
         for name, found in here:
             if found.is_gone == (name in names) and not self._is_checked(found):
                 self._look(found)

@@ -17,6 +17,9 @@ BLOCK = 32
 """Names that are unpacked together. Few, because `find` and `rm` look names up by inode number, which is a
 random order here."""
 
+CHUNK_BLOCKS = 4
+"""Blocks that `chunks` yields together: about as many names as readdir(2) reads at a time."""
+
 EXPANDED = 1000
 """Blocks of a huge folder that stay unpacked."""
 
@@ -24,8 +27,8 @@ EXPANDED_BYTES = 32 * 1024**2
 """The most that the texts in these take: a name may have 1 KiB."""
 
 PACKED_BYTES = 64 * 1024**2
-"""The most that the packed rows of one folder take: a million with names of 100 bytes have 60 MB. What is
-listed after them is not kept, and looked up name by name."""
+"""The most that the packed rows of all huge folders take: a million with names of 100 bytes have 60 MB. What
+is listed after them is not kept, and looked up name by name."""
 
 BLOCK_BYTES = 200
 """What a block takes besides its texts."""
@@ -73,9 +76,9 @@ class Listing:
     """The entries of a folder as Swift listed them, and newer knowledge of some of them.
 
     `marked` is True when the object `d/` is in it. Listing it took `seconds`; `begun` and `expires` are on
-    the monotonic clock. `was_read` is True when a call has read the whole folder. A listing that is not
-    `complete` has the names before `end`, and raises `Unlisted` for others. Not locked: the namespace's lock
-    guards it.
+    the monotonic clock. `was_read` is True when a call has read the whole folder; `packed` is how many bytes
+    the blocks of a huge one take. A listing that is not `complete` has the names before `end`, and raises
+    `Unlisted` for others. Not locked: the namespace's lock guards it.
     """
 
     def __init__(self, folder: Folder, defaults: Defaults) -> None:
@@ -87,6 +90,7 @@ class Listing:
         self.begun = 0.0
         self.expires = 0.0
         self.was_read = False
+        self.packed = 0
         self.head_queue: HeadQueue = OrderedDict()
         self._defaults = defaults
         self._entries: dict[str, Shown] = {}
@@ -96,7 +100,7 @@ class Listing:
         self._expanded_bytes = 0
         self._rows = 0
         self._text = 0
-        self._packed = 0
+        self._is_cut = False
         self._undecided: list[Row] = []
         self._overrides: dict[str, Shown | None] = {}
 
@@ -104,19 +108,21 @@ class Listing:
     def weight(self) -> int:
         """The memory it takes, in entries with texts of usual length."""
         entries = max(len(self._entries), self._text // ENTRY_BYTES)
-        packed = max(self._rows // PACKED_WEIGHT, self._packed // PACKED_ENTRY_BYTES)
+        packed = max(self._rows // PACKED_WEIGHT, self.packed // PACKED_ENTRY_BYTES)
         return 1 + entries + packed + len(self._overrides)
 
-    def add_page(self, page: Page) -> list[Entry]:
+    def add_page(self, page: Page, *, is_kept: bool = True) -> list[Entry]:
         """Add the next page of the folder's listing; return the entries that are certain now.
 
         A file `a` is not certain before the page that would show a folder `a/`: then it has another name.
+        From the first page that is not kept on, none is.
         """
         rows = self._undecided + list(page.rows)
         prefix = self.folder.prefix
         self.marked = self.marked or any(row.key == prefix and is_slash_marker(row) for row in page.rows)
         self.seconds += page.seconds
-        is_kept = self._packed < PACKED_BYTES
+        is_kept = is_kept and not self._is_cut and self.packed < PACKED_BYTES
+        self._is_cut = not is_kept
         if is_kept:
             self.complete, self.end = page.last, page.marker
         # `a` sorts before `a/`, with names such as `a.txt` between them, so they may be on different pages.
@@ -132,7 +138,7 @@ class Listing:
             # Packed at once: as entries 120,000 names would take 80 MB.
             blocks = list(_pack(decided, page.subdirs))
             self._blocks += blocks
-            self._packed += sum(BLOCK_BYTES + sys.getsizeof(one.end) + len(one.packed) for one in blocks)
+            self.packed += sum(BLOCK_BYTES + sys.getsizeof(one.end) + len(one.packed) for one in blocks)
             self._rows += len(entries)
         return entries
 
@@ -189,13 +195,17 @@ class Listing:
                 return
 
     def chunks(self) -> Iterator[list[Entry]]:
-        """Yield the entries that are known, some at a time."""
+        """Yield the entries that are known, some at a time: as they are when the first ones are wanted."""
         if not self._huge:
             yield list(_unpacked(self._entries.values()))
             return
-        for block in self._blocks:
-            yield [entry for entry in self._expand(block).values() if entry.name not in self._overrides]
-        yield list(_unpacked(self._overrides.values()))
+        # What is changed from now on comes as it was, and not again among the changes.
+        overrides = dict(self._overrides)
+        for start in range(0, len(self._blocks), CHUNK_BLOCKS):
+            blocks = self._blocks[start : start + CHUNK_BLOCKS]
+            entries = [entry for block in blocks for entry in self._expand(block).values()]
+            yield [entry for entry in entries if entry.name not in overrides]
+        yield list(_unpacked(overrides.values()))
 
     def _place_of(self, name: str) -> tuple[str, int]:
         """Return the key of a folder of that name, and the index of the block that may have the name."""

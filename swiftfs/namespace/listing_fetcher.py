@@ -5,54 +5,72 @@ The listing of one folder is bounded: a server may send pages without an end.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 from cachetools import LRUCache
 
 from swiftfs.concurrency import Future, Lock, monotonic, new_pool, wait_all
-from swiftfs.errors import FolderTooLarge, StoreError, Unavailable, printable
-from swiftfs.namespace.listing import Listing
+from swiftfs.errors import FolderTooLarge, StoreError, TimedOut, printable
+from swiftfs.namespace.listing import PACKED_BYTES, Listing
 from swiftfs.objects import Page
 from swiftfs.paths import Folder
 
 log = logging.getLogger(__name__)
 
-FOLDER_BYTES = 120 * 1024**2
-"""The most that the names of one folder take: a million of 100 bytes do. libfuse keeps all of them in memory
-until the folder is closed."""
+FOLDER_BYTES = 512 * 1024**2
+"""The most that the names of one folder take: four million of 100 bytes do. The program that lists them keeps
+them in its memory."""
 
 NAME_BYTES = 24
-"""What libfuse keeps with each name (`struct fuse_dirent`)."""
+"""What counts besides each name's text."""
+
+PATIENCE = 600.0
+"""Seconds that the pages of a folder may take, and more for its names."""
+
+NAMES_PER_SECOND = 10
+"""The rate from then on: a row has some 200 bytes, so a line of 20 kbit/s is fast enough."""
 
 
-class PageLimit:
-    """Passes on the pages of a folder, up to a limit and to the end of the mount."""
+class LimitedPages(Iterator[Page]):
+    """The `pages` of a folder, up to a limit.
 
-    def __init__(self) -> None:
-        self._ending = False
+    Raise `FolderTooLarge` when their names take more than `most` bytes (`FOLDER_BYTES`), with `each` more for
+    each name, and `TimedOut` when they come too slowly. After an error of `pages` the next call asks for the
+    same page again.
+    """
 
-    def end(self) -> None:
-        """Let the calls that list a folder of many pages fail after the current page: the mount ends."""
-        self._ending = True
+    def __init__(
+        self, folder: Folder, pages: Iterator[Page], most: int | None = None, each: int = NAME_BYTES
+    ) -> None:
+        self._folder = folder
+        self._pages = pages
+        self._most = self._left = FOLDER_BYTES if most is None else most
+        self._each = each - len(folder.prefix.encode())
+        self._seconds = 0.0
+        self._names = 0
 
-    def pages(self, folder: Folder, pages: Iterable[Page]) -> Iterator[Page]:
-        """Yield the pages of a folder.
+    def __next__(self) -> Page:
+        self._check()
+        began = monotonic()
+        try:
+            page = next(self._pages)
+        finally:
+            self._seconds += monotonic() - began
+        names = [*(row.key for row in page.rows), *page.subdirs]
+        self._names += len(names)
+        self._left -= len("".join(names).encode()) + self._each * len(names)
+        self._check(is_last=page.last)
+        return page
 
-        Raise `FolderTooLarge` when their names take more than `FOLDER_BYTES`, and `Unavailable` when the
-        mount ends.
-        """
-        left, prefix = FOLDER_BYTES, len(folder.prefix.encode())
-        for page in pages:
-            names = [*(row.key for row in page.rows), *page.subdirs]
-            left -= len("".join(names).encode()) + (NAME_BYTES - prefix) * len(names)
-            if left < 0:
-                where = printable(f"{folder.container}/{folder.prefix}")
-                raise FolderTooLarge(f"{where}: its names take more than {FOLDER_BYTES >> 20} MiB")
-            if self._ending:
-                raise Unavailable("the mount ends")
-            yield page
+    def _check(self, *, is_last: bool = False) -> None:
+        where = printable(f"{self._folder.container}/{self._folder.prefix}")
+        if self._left < 0:
+            raise FolderTooLarge(f"{where}: its names take more than {self._most >> 20} MiB")
+        if not is_last and self._seconds > PATIENCE + self._names / NAMES_PER_SECOND:
+            raise TimedOut(f"{where}: {self._names} names came in {self._seconds:.0f} s, which is too slow")
 
 
 SERVES_TIMES = 10
@@ -73,6 +91,8 @@ class Listings:
         self._listings: LRUCache[Folder, Listing] = LRUCache(max_entries, getsizeof=lambda one: one.weight)
         self._invalidated: LRUCache[Folder, float] = LRUCache(MOST_INVALIDATED)
         self._all_invalidated = -math.inf
+        # Those in memory for whatever reason.
+        self._packed: WeakSet[Listing] = WeakSet()
 
     def get(self, folder: Folder) -> Listing | None:
         """Return a folder's listing, expired or not, None when it is not in memory."""
@@ -96,6 +116,24 @@ class Listings:
             listing.expires = monotonic() + serves
             with suppress(ValueError):  # a folder larger than `max_entries` is not kept
                 self._listings[listing.folder] = listing
+            if listing.packed:
+                self._packed.add(listing)
+
+    def has_space(self, listing: Listing) -> bool:
+        """Return whether the listing of a huge folder may become larger.
+
+        Those of other huge folders are dropped for it, the oldest first. One that is being read stays.
+        """
+        self._packed.add(listing)
+        packed = [folder for folder, one in self._listings.items() if one.packed and one is not listing]
+        for folder in packed:
+            if self._has_space():
+                break
+            del self._listings[folder]
+        return self._has_space()
+
+    def _has_space(self) -> bool:
+        return sum(one.packed for one in self._packed) < PACKED_BYTES
 
     def invalidated_at(self, folder: Folder) -> float:
         """Return when a folder was last invalidated (monotonic seconds), -inf if never."""

@@ -21,9 +21,10 @@ from swiftfs.namespace.entry import (
     with_head,
 )
 from swiftfs.namespace.folder_moves import FolderMoves
+from swiftfs.namespace.folder_reader import FolderReader, ListingReader, StreamReader
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
-from swiftfs.namespace.listing import Listing, Unlisted, listings_in
-from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings, PageLimit
+from swiftfs.namespace.listing import ENTRY_BYTES, Listing, Unlisted, listings_in
+from swiftfs.namespace.listing_fetcher import LimitedPages, ListingFetcher, Listings
 from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore, SharedState
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page
@@ -33,6 +34,9 @@ from swiftfs.store.protocol import ObjectStore
 
 BEFORE_SLASH = ".\U0010ffff"
 """After a folder's name it is a listing marker just before the folder's objects: `.` sorts before `/`."""
+
+ACCOUNT_BYTES = 64 * 1024**2
+"""The most memory that the containers of an account take: 100,000 with names of 30 bytes do."""
 
 
 class Namespace:
@@ -65,7 +69,6 @@ class Namespace:
         self._overlay = Overlay(recent)
         self._shared = SharedState(self._lock, self._overlay, self._listings)
         self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
-        self.page_limit = PageLimit()
         self.folder_moves = FolderMoves(self._shared, source, defaults)
         self._deferred: dict[str, DeferredChange] = {}
         self._walk_detector = WalkDetector()
@@ -212,13 +215,19 @@ class Namespace:
         return self._source.object(path)
 
     def children(self, path: str) -> Iterator[Entry]:
-        """Yield the entries of the folder at `path`, with the attributes of the listing.
+        """Yield the entries of the folder at `path`, as `read` does."""
+        reader = self.read(path)
+        while (part := reader.next()) is not None:
+            yield from part
+
+    def read(self, path: str) -> FolderReader:
+        """Begin to read the entries of the folder at `path`, with the attributes of the listing.
 
         A folder larger than a page is listed while it is read, in bounded memory.
         """
         listing = self._listing(self._source.folder(path))
         listing.was_read = True
-        return self._read(listing) if listing.complete else self._stream(listing.folder)
+        return ListingReader(listing, self._lock) if listing.complete else self._stream(listing.folder)
 
     def known(self, path: str) -> Entry | None:
         """Return the entry of `path` from memory; None if it does not exist or is not in memory."""
@@ -401,31 +410,10 @@ class Namespace:
             self._completer.recall(listings, next(iter(listings.values())).head_queue)
         return listings.get(folder)
 
-    def _read(self, listing: Listing) -> Iterator[Entry]:
-        chunks = listing.chunks()
-        while True:
-            with self._lock:
-                chunk = next(chunks, None)
-            if chunk is None:
-                return
-            yield from chunk
-
-    def _stream(self, folder: Folder) -> Iterator[Entry]:
-        begun = monotonic()
-        with self._lock:
-            changed = self._overlay.changes_in(folder)
-            implied = set(map(escape, self._overlay.subfolders(folder))) - changed.keys()
-        listing = Listing(folder, self._defaults)
+    def _stream(self, folder: Folder) -> StreamReader:
         pages = iter_pages(self._store, folder.container, folder.prefix, delimiter="/")
-        for page in self.page_limit.pages(folder, pages):
-            for entry in listing.add_page(page):
-                if entry.name not in changed:
-                    implied.discard(entry.name)
-                    yield entry
-        self._finish(listing, begun)
-        with self._lock:
-            own = [listing.known(name) for name in (*changed, *implied)]
-        yield from (entry for entry in own if entry is not None)
+        limited = LimitedPages(folder, pages)
+        return StreamReader(folder, limited, self._defaults, self._shared, self._change_checker, self._finish)
 
     def _finish(self, listing: Listing, begun: float) -> Listing:
         """Apply local changes to a new listing, check those that it contradicts by HEADs, and keep it."""
@@ -477,7 +465,8 @@ class Namespace:
     def _containers(self, folder: Folder) -> Listing:
         listing = Listing(folder, self._defaults)
         listing.add_page(Page((), (), "", True))
-        for page in self.page_limit.pages(folder, iter_container_pages(self._store)):
+        pages = iter_container_pages(self._store)
+        for page in LimitedPages(folder, pages, ACCOUNT_BYTES, ENTRY_BYTES):
             for container in filter(self._defaults.shows_container, page.subdirs):
                 name = escape(container)
                 listing.update(name, container_entry(name, Folder(container, ""), self._defaults))

@@ -42,6 +42,7 @@ from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.retry import PATIENT, deadline
 
 log = logging.getLogger(__name__)
 
@@ -357,7 +358,8 @@ def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:
         return len(store.manifest(info.version.name).segments)
     if info.dlo_prefix is None:
         return 0
-    return sum(1 for _ in iter_dlo_segments(store, info.dlo_prefix))
+    with deadline(PATIENT.deadline):  # of all pages: there may be no end of them
+        return sum(1 for _ in iter_dlo_segments(store, info.dlo_prefix))
 
 
 _COMPUTED: Mapping[str, Callable[[ObjectStore, ObjectInfo], object]] = {

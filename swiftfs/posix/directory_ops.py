@@ -4,7 +4,7 @@ import errno
 import itertools
 import logging
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Sequence
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, os_error
@@ -22,6 +22,14 @@ log = logging.getLogger(__name__)
 MAX_NAME = 1024
 """Bytes in a name; `FUSE_NAME_MAX` of the kernel, for which a longer one makes the whole folder EIO."""
 
+KEPT = 1000
+"""Names of an open folder that stay in memory, besides the last part that was read: a page of its listing."""
+
+AT_ONCE = 4096
+"""Names that `readdir` returns at most: the kernel takes 128 KiB, and each name with its data is 32 bytes."""
+
+Listed = tuple[str, Attributes]
+
 
 class DirectoryOps:
     """Creates, reads and removes folders."""
@@ -37,40 +45,62 @@ class DirectoryOps:
         self._inodes = services.inodes
         self._shown = services.defaults.shown
         self._numbers = itertools.count(1)
-        self._open: dict[int, str] = {}
+        self._open: dict[int, _OpenFolder] = {}
 
     def opendir(self, path: str) -> int:
         """Open a folder for `readdir`."""
         if not self._namespace.lookup(path, complete=False).is_directory:
             raise os_error(errno.ENOTDIR, path)
         handle = next(self._numbers)
-        self._open[handle] = path
+        self._open[handle] = _OpenFolder(path, self._begin)
         return handle
 
-    def readdir(self, handle: int) -> Iterator[tuple[str, Attributes]]:
-        """Yield the current names in an open folder, with the attributes that its listing has.
+    def readdir(self, handle: int, start: int = 0) -> Sequence[Listed]:
+        """Return names in an open folder from number `start` on, with the attributes that its listing has.
 
-        Files that are not in Swift yet are among them. Raise `OSError` ESTALE if the container is gone:
-        the C library would take ENOENT for the folder's end.
+        There are none only at the end; 0 reads the folder anew. Files that are not in Swift yet are among
+        them. Raise `OSError` ESTALE if the container is gone: the C library would take ENOENT for the
+        folder's end.
         """
-        path = self._open[handle]
+        folder = self._open[handle]
         try:
-            self._journal.undo_late_requests_in(path, lambda: self._names(path))
-            for entry in self._namespace.children(path):
-                if _is_listable(entry.name, path):
-                    yield entry.name, self._shown(self._inodes.of(join(path, entry.name), entry.attributes))
+            return folder.names(start)
         except NotFound as error:
-            raise os_error(errno.ESTALE, path) from error
-        # Not in the journal yet, so the namespace has no entry for them.
-        for file in self._open_files.unstored_in(path):
-            yield split(file.path)[1], self._shown(self._inodes.of_open(file.path, file.current_attributes))
+            raise os_error(errno.ESTALE, folder.path) from error
 
-    def _names(self, path: str) -> set[str]:
-        return {entry.name for entry in self._namespace.children(path)}
+    def _begin(self, path: str) -> Callable[[], list[Listed] | None]:
+        """Begin to read a folder; return what returns its next names, None after the last."""
+        self._journal.undo_late_requests_in(path, lambda names: self._shown_of(path, names))
+        # The namespace has no entry for them, as they are not in the journal yet. Looked at first: one that
+        # is closed meanwhile is then found at least once.
+        unstored = {
+            split(file.path)[1]: self._shown(self._inodes.of_open(file.path, file.current_attributes))
+            for file in self._open_files.unstored_in(path)
+        }
+        reader, first = self._namespace.read(path), list(unstored.items())
+
+        def following() -> list[Listed] | None:
+            if first:
+                names, first[:] = first[:], []
+                return names
+            part = reader.next()
+            if part is None:
+                return None
+            return [
+                (entry.name, self._shown(self._inodes.of(join(path, entry.name), entry.attributes)))
+                for entry in part
+                if entry.name not in unstored and _is_listable(entry.name, path)
+            ]
+
+        return following
+
+    def _shown_of(self, path: str, names: Collection[str]) -> set[str]:
+        """Return which of the names a folder shows."""
+        return {entry.name for entry in self._namespace.children(path) if entry.name in names}
 
     def fsyncdir(self, handle: int) -> None:
         """Return when the folder and everything closed below it is in Swift, or raise the error."""
-        folder = self._source.folder(self._open[handle])
+        folder = self._source.folder(self._open[handle].path)
         if folder.prefix:
             plain = plain_marker(folder)
             self._journal.flush([*([plain] if plain else []), slash_marker(folder)])
@@ -149,6 +179,38 @@ class DirectoryOps:
         self._write_back.free_name(name)
         meta = ObjectMeta(DIRECTORY_TYPE).marker(attributes, typed=self._defaults.typed_markers)
         return Entry(split(path)[1], name, attributes, meta=meta), PutMarker(name, meta.headers())
+
+
+class _OpenFolder:
+    """An open folder, and the names that were read of it last; `begin` begins to read a path.
+
+    A name's number is its place in the order in which the names were read. seekdir(3) to a name that is not
+    kept any more reads the folder anew, and counts.
+    """
+
+    def __init__(self, path: str, begin: Callable[[str], Callable[[], list[Listed] | None]]) -> None:
+        self.path = path
+        self._begin = begin
+        self._following: Callable[[], list[Listed] | None] | None = None
+        self._kept: list[Listed] = []
+        self._dropped = 0
+
+    def names(self, start: int) -> Sequence[Listed]:
+        """Return names from number `start` on, none only at the end."""
+        if self._following is None or not start or start < self._dropped:
+            self._kept, self._dropped = [], 0
+            self._following = self._begin(self.path)
+        while start >= self._dropped + len(self._kept):
+            part = self._following()
+            if part is None:
+                return ()
+            # Only when there are others: of a folder of one part all names are kept.
+            dropped = max(0, len(self._kept) - KEPT) if part else 0
+            del self._kept[:dropped]
+            self._dropped += dropped
+            self._kept += part
+        at = start - self._dropped
+        return self._kept[at : at + AT_ONCE]
 
 
 def _is_listable(name: str, folder: str) -> bool:

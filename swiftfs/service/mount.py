@@ -90,11 +90,12 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             with _garbage_collection_postponed():
                 begin(filesystem, request, account)
             monitoring.begin(collector)
-            termination.serve(filesystem.services.namespace.page_limit.end)
+            termination.serve(account.reading.end)
             _mount(filesystem, request, monitoring.files(collector), tell_ready, detached)
             log.info("%s is not mounted any more", request.mountpoint)
         finally:
             termination.drain()
+            account.reading.resume()  # what is stored now may need bytes of what it replaces
             notify("STOPPING=1")
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             # Before the drain is written here: it writes the same file.

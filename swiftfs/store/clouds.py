@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import keystoneauth1.exceptions as keystone_errors
+import requests
 
-from swiftfs.errors import ConfigurationError
+from swiftfs.errors import ConfigurationError, printable
 from swiftfs.store.error_map import reason
 from swiftfs.store.private_files import check_writers, is_readable_by_others
+from swiftfs.store.sockets import LimitedAdapter, Limits, limited
 
 log = logging.getLogger(__name__)
+
+PROFILE_SECONDS = 10.0
+"""How long fetching a profile may take in all."""
+
+PROFILE_BYTES = 64 * 1024
+"""The most that is read of one: unpacked, a thousand times as much."""
 
 _USER = ("username", "user_id")
 _PROJECT = ("project_name", "project_id", "system_scope", "domain_id", "domain_name")
@@ -38,7 +46,11 @@ def find_cloud(cloud: str, environment: Mapping[str, str], option: str) -> Any:
     if importlib.util.find_spec("openstack") is None:
         raise ConfigurationError(f"{option} needs the package openstacksdk: pip install 'swiftfs[clouds]'")
     from openstack import exceptions  # noqa: PLC0415 - of the extra `clouds`, and half a second to load
-    from openstack.config import OpenStackConfig, loader  # noqa: PLC0415
+    from openstack.config import OpenStackConfig, loader, vendors  # noqa: PLC0415
+
+    # It would read an answer of any length, for as long as it comes.
+    patched: Any = vendors
+    patched.requests = _Requests
 
     # Vendor profiles name servers too. They are read from the current folder, which may be anybody's.
     for profiles in filter(os.path.exists, loader.VENDOR_FILES):
@@ -109,6 +121,33 @@ def _clouds(file: Path) -> Mapping[str, Any]:
     if not isinstance(clouds, dict):
         raise ConfigurationError(f"{file} has no clouds: it must begin with 'clouds:', and list them below")
     return clouds
+
+
+class _Requests:
+    """What openstacksdk uses of `requests`, to fetch a profile: that of OVH, or a URL in `clouds.yaml`."""
+
+    @staticmethod
+    def get(url: str, **_: object) -> requests.Response:
+        """Return the answer; raise `ConfigurationError` if there is none that has a profile.
+
+        It says where the password is sent, so it must come over TLS.
+        """
+        limits = Limits(PROFILE_SECONDS, body=PROFILE_SECONDS, total=PROFILE_SECONDS, most=PROFILE_BYTES)
+        where = f"the profile at {printable(url)}"
+        with requests.Session() as session, limited(limits):
+            session.adapters.clear()  # http too: a redirect must not lead there either
+            session.mount("https://", LimitedAdapter())
+            try:
+                answer = session.get(url, timeout=PROFILE_SECONDS)
+                found = answer.json() if answer.ok else {}
+            except requests.exceptions.InvalidSchema:
+                raise ConfigurationError(f"{where} is not at a URL that begins with https://") from None
+            except (requests.RequestException, ValueError, RecursionError) as error:
+                raise ConfigurationError(f"{where} cannot be fetched: {_short(error)}") from None
+        is_profile = isinstance(found, dict) and isinstance(found.get("profile"), dict)
+        if answer.ok and not (is_profile and isinstance(found.get("name"), str)):
+            raise ConfigurationError(f"{where} is no profile")
+        return answer
 
 
 def _check_login(region: Any, place: str) -> None:

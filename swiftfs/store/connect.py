@@ -11,6 +11,7 @@ from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
 from swiftfs.store.foreign_manifests import MayRead
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.request import Reading
 from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
 from swiftfs.store.swift_store import SwiftStore
 from swiftfs.store.transport import Counters
@@ -34,6 +35,8 @@ class ConnectedAccount:
     """Returns the limits that the server has reported, None before that; sends no request."""
     ambiguous: AmbiguousRequests = field(default_factory=AmbiguousRequests)
     """The requests whose answer was lost."""
+    reading: Reading = field(default_factory=Reading)
+    """Ends the calls that wait for Swift."""
 
     def close(self) -> None:
         """End every pause and close every connection."""
@@ -66,14 +69,16 @@ def connect(
     except BaseException:
         account.close()
         raise
-    store = SwiftStore(account, storage_policy=storage_policy, may_read=may_read)
+    reading = Reading()
+    store = SwiftStore(account, storage_policy=storage_policy, may_read=may_read, reading=reading)
     ambiguous = AmbiguousRequests()
     return ConnectedAccount(
-        store=RetryingStore(store, policy, ambiguous=ambiguous),
+        store=RetryingStore(store, policy, ambiguous=ambiguous, reading=reading),
         counters=store.counters,
         label=account.label,
         known_limits=store.known_limits,
         ambiguous=ambiguous,
+        reading=reading,
     )
 
 

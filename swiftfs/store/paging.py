@@ -10,8 +10,11 @@ from swiftfs.store.protocol import ObjectStore
 def iter_pages(
     store: ObjectStore, container: str, prefix: str = "", *, delimiter: str = ""
 ) -> Iterator[Page]:
-    """Yield the pages of a listing; each is requested when it is wanted. Errors are those of `list_page`."""
-    return _pages(
+    """Yield the pages of a listing; each is requested when it is wanted. Errors are those of `list_page`.
+
+    After an error the next page is the one that failed.
+    """
+    return _Pages(
         lambda marker: store.list_page(container, prefix=prefix, delimiter=delimiter, marker=marker)
     )
 
@@ -42,12 +45,18 @@ def iter_containers(store: ObjectStore) -> Iterator[str]:
 
 def iter_container_pages(store: ObjectStore) -> Iterator[Page]:
     """Yield the pages of the account's listing: containers are `subdirs`."""
-    return _pages(lambda marker: store.list_containers(marker=marker))
+    return _Pages(lambda marker: store.list_containers(marker=marker))
 
 
-def _pages(request: Callable[[str], Page]) -> Iterator[Page]:
-    page = request("")
-    yield page
-    while not page.last:
-        page = request(page.marker)
-        yield page
+class _Pages(Iterator[Page]):
+    """The pages that `request` returns, each after a marker. One that failed is requested again by `next`."""
+
+    def __init__(self, request: Callable[[str], Page]) -> None:
+        self._request = request
+        self._page: Page | None = None
+
+    def __next__(self) -> Page:
+        if self._page is not None and self._page.last:
+            raise StopIteration
+        page = self._page = self._request("" if self._page is None else self._page.marker)
+        return page

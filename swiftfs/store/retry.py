@@ -16,6 +16,7 @@ from swiftfs.errors import AlreadyExists, Clash, NotFound, StoreError, drop_trac
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
+from swiftfs.store.request import Reading
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class RetryingStore:
     only if this one `owns` it.
 
     Every attempt whose answer was lost is recorded in `ambiguous`, even if a later attempt is answered: the
-    server may carry out the lost one after it.
+    server may carry out the lost one after it. When `reading` has ended, nothing is repeated.
     """
 
     def __init__(
@@ -106,8 +107,10 @@ class RetryingStore:
         *,
         owns: bool = True,
         ambiguous: AmbiguousRequests | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self._store = store
+        self._reading = reading or Reading()
         self._policy = policy
         self._owns = owns
         self._ambiguous = ambiguous or AmbiguousRequests()
@@ -341,7 +344,11 @@ class RetryingStore:
             retry=tenacity.retry_if_exception(call.repeats),
             wait=self._pause,
             # A pause that would reach beyond the deadline is not begun: the error is there now.
-            stop=lambda state: self._closing.is_set() or monotonic() + state.upcoming_sleep >= end,
+            stop=lambda state: (
+                self._closing.is_set()
+                or self._reading.has_ended()
+                or monotonic() + state.upcoming_sleep >= end
+            ),
             sleep=pause,
             before_sleep=remember,
             reraise=True,

@@ -7,7 +7,7 @@ after another, would hold a request for ever. Here each read and write gets the 
 import io
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from http.client import HTTPResponse
@@ -48,7 +48,7 @@ class Limits:
     The headers of the answer must be complete `silence` seconds after the request was sent, its body `body`
     seconds after that, and both `total` seconds from now. A `paced` body may take longer, while at least
     `LEAST_RATE` bytes a second come; `total` only makes the first measurement earlier. If `most` is given,
-    the body has at most so many bytes.
+    the body has at most so many bytes. The answer is given up once `is_given_up` returns True.
     """
 
     def __init__(
@@ -59,8 +59,10 @@ class Limits:
         total: float = math.inf,
         paced: bool = False,
         most: int | None = None,
+        is_given_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self._silence = silence
+        self._is_given_up = is_given_up
         self._body = body
         self._total = monotonic() + total
         self._paced = paced
@@ -101,6 +103,8 @@ class Limits:
 
     def read_seconds(self) -> float:
         """Return how long the next read may take."""
+        if self._is_given_up():
+            raise TimeoutError("nobody waits for the answer any more")
         left = self._end - monotonic()
         if left <= 0:
             raise TimeoutError("the answer took too long")

@@ -30,7 +30,7 @@ from swiftfs.store.deletion import Deletion
 from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Body, Headers, Sink
-from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
+from swiftfs.store.request import WORK_SECONDS, Reading, Request, quoted_path
 from swiftfs.store.transport import Answer, Counters, Transport
 from swiftfs.store.wire.info import INFO_BYTES, UNKNOWN, read_limits
 from swiftfs.store.wire.listings import listing_query, read_containers, read_page
@@ -58,7 +58,7 @@ class SwiftStore:
 
     New containers get the storage policy `storage_policy`, or the server's default one. No request waits for
     its answer longer than `longest_silence` seconds. Objects whose bytes lie elsewhere are only read where
-    `may_read` allows it.
+    `may_read` allows it. When `reading` has ended, requests that change nothing fail.
     """
 
     def __init__(
@@ -68,11 +68,12 @@ class SwiftStore:
         storage_policy: str = "",
         longest_silence: float = math.inf,
         may_read: MayRead | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self.counters = counters or Counters()
         self._account = account
         self._policy = {"X-Storage-Policy": storage_policy} if storage_policy else {}
-        self._transport = Transport(account, self.counters, longest_silence)
+        self._transport = Transport(account, self.counters, longest_silence, reading)
         self._limits: Limits | None = None
         self._lock = new_lock(Rank.STORE)
         self._deletion = Deletion(

@@ -14,12 +14,12 @@ from types import MappingProxyType
 import requests
 
 from swiftfs.concurrency import Rank, may_block, monotonic, new_lock
-from swiftfs.errors import Corrupt, StoreError, TimedOut
+from swiftfs.errors import Corrupt, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Count, Counts
 from swiftfs.store.auth import Account
 from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
 from swiftfs.store.pool import Connection, ConnectionPool
-from swiftfs.store.request import ANSWER_SECONDS, LONGEST_WORK_SECONDS, Request
+from swiftfs.store.request import ANSWER_SECONDS, LONGEST_WORK_SECONDS, Reading, Request
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import Limits
 from swiftfs.store.wire.object_headers import content_length, lower_name, text_of
@@ -160,13 +160,21 @@ class Answer:
 class Transport:
     """Sends requests to one account, from any thread.
 
-    No request waits for its answer longer than `longest_silence` seconds.
+    No request waits for its answer longer than `longest_silence` seconds. When `reading` has ended,
+    requests that change nothing fail.
     """
 
-    def __init__(self, account: Account, counters: Counters, longest_silence: float = math.inf) -> None:
+    def __init__(
+        self,
+        account: Account,
+        counters: Counters,
+        longest_silence: float = math.inf,
+        reading: Reading | None = None,
+    ) -> None:
         self._account = account
         self._counters = counters
         self._longest_silence = longest_silence
+        self._reading = reading or Reading()
         self._pool = ConnectionPool(account)
 
     def send(self, request: Request) -> Reply:
@@ -182,6 +190,8 @@ class Transport:
         After a 401 the token is renewed, once for all threads, and the request is sent once more.
         """
         may_block(f"sends {request.operation}")
+        if _is_read(request) and self._reading.has_ended():
+            raise Unavailable(f"{request.operation} {request.subject}: the mount ends", may_land=False)
         with self._pool.lease() as connection:
             token = "" if request.info else self._account.token()
             with self._attempt(connection, request, token) as answer:
@@ -193,7 +203,8 @@ class Transport:
                 yield _good(answer)
 
     def close(self) -> None:
-        """Close every connection, to the authentication server too."""
+        """Close every connection, to the authentication server too, and end the reads."""
+        self._reading.end()
         self._pool.close()
         self._account.close()
 
@@ -217,12 +228,26 @@ class Transport:
         if timeout <= 0:
             raise TimedOut(f"{request.operation} {request.subject}: no time left", may_land=False)
         timeout = min(timeout, self._longest_silence)
-        limits = _limits(request, timeout)
+        limits = self._limits(request, timeout)
         try:
             with self._counters.body(f"{request.container}/{request.key}") as count:
                 return Answer(request, connection.send(request, token, timeout, limits, count), limits)
         except NETWORK_ERRORS as error:
             raise network_error(request, error) from error
+
+    def _limits(self, request: Request, timeout: float) -> Limits:
+        """Return the limits of a request whose headers may take `timeout` seconds."""
+        if request.long_running:
+            return Limits(timeout, body=LONGEST_WORK_SECONDS)
+        if not _is_read(request):  # a body takes as long as the network needs; what is answered is short
+            return Limits(timeout, body=timeout, total=math.inf if request.body else remaining())
+        return Limits(
+            timeout,
+            body=timeout,
+            total=remaining(),
+            paced=request.transfer,
+            is_given_up=self._reading.has_ended,
+        )
 
     def _count(self, request: Request, answer: Answer | None, seconds: float) -> None:
         status = answer.status if answer else 0
@@ -240,13 +265,8 @@ def _good(answer: Answer) -> Answer:
     raise status_error(answer.request, answer.status, answer.headers, answer.error_text())
 
 
-def _limits(request: Request, timeout: float) -> Limits:
-    """Return the limits of a request whose headers may take `timeout` seconds."""
-    if request.long_running:
-        return Limits(timeout, body=LONGEST_WORK_SECONDS)
-    if request.body:  # it takes as long as the network needs; what the server answers is short
-        return Limits(timeout, body=timeout)
-    return Limits(timeout, body=timeout, total=remaining(), paced=request.transfer)
+def _is_read(request: Request) -> bool:
+    return request.method in ("GET", "HEAD")
 
 
 def _headers(response: requests.Response) -> dict[str, str]:

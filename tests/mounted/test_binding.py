@@ -21,6 +21,7 @@ import fuse
 import pytest
 
 from support.deadlines import within
+from support.directory_streams import directory_stream, read_in_small_parts
 from support.mounts import ABORTED, run
 from support.passthrough import FAULTS, READERS, Passthrough
 from swiftfs.errors import ConfigurationError
@@ -304,6 +305,38 @@ def test_every_exception_becomes_an_errno_and_unexpected_ones_are_logged_in_one_
             assert line.startswith(f"ERROR {CALLBACKS.get(operation, operation)} ")
             assert "'/" in line or "handle " in line
         assert (mount.path / "file").stat().st_size >= 0
+
+
+def test_a_folder_is_read_from_any_place(mount: Mount) -> None:
+    names = [f"name-{number:04d}" + "x" * (number % 200) for number in range(500)]
+    for name in names:
+        (mount.root / name).touch()
+    with directory_stream(mount.path) as stream:
+        found, places = [], [stream.tell()]
+        for name in iter(stream.read, None):
+            found.append(name)
+            places.append(stream.tell())
+        assert found[:2] == [".", ".."]
+        assert sorted(found[2:]) == names
+        assert len(set(places)) == len(places)
+        for number in (0, 1, 2, 3, 250, 501, 502, 100):
+            stream.seek(places[number])
+            assert stream.rest() == found[number:]
+        (mount.root / "new").touch()
+        stream.rewind()
+        assert sorted(stream.rest()) == sorted([*found, "new"])
+    for size in (280, 2048, 100_000):
+        assert sorted(read_in_small_parts(mount.path, size)) == sorted([*found, "new"])
+
+
+def test_an_empty_folder_is_read_from_any_place(mount: Mount) -> None:
+    with directory_stream(mount.path) as stream:
+        assert stream.rest() == [".", ".."]
+        end = stream.tell()
+        stream.rewind()
+        assert stream.read() == "."
+        stream.seek(end)
+        assert stream.rest() == []
 
 
 def test_reads_of_different_files_run_in_parallel(mount: Mount) -> None:

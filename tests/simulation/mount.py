@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simulation.adversary import CONTAINER, SEGMENTS, THEIRS, Adversary
-from support.harness import get
+from support.harness import get, listed
 from swiftfs.config.cache_dir import HEADS, JOURNAL, VERSIONS
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError
@@ -60,14 +60,9 @@ def detach(cache: Path) -> None:
 def tree_of(filesystem: FileSystem, path: str = "/", *, mixed: bool = False) -> Tree:
     """Return all that a mount shows below a folder; `mixed` files, of several clients, may be unreadable."""
     found: Tree = {}
-    handle = filesystem.opendir(path)
-    try:
-        entries = [(name, attributes.is_directory) for name, attributes in filesystem.readdir(handle)]
-    finally:
-        filesystem.releasedir(handle)
-    for name, is_folder in entries:
+    for name, attributes in listed(filesystem, path).items():
         one = f"{path.rstrip('/')}/{name}"
-        if is_folder:
+        if attributes.is_directory:
             found[one] = None
             found.update(tree_of(filesystem, one, mixed=mixed))
             continue

@@ -10,7 +10,7 @@ from pathlib import Path
 from support.memory_store import MemoryStore
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import SwiftfsError
-from swiftfs.objects import Caller
+from swiftfs.objects import Attributes, Caller
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
@@ -134,10 +134,19 @@ def read(filesystem: FileSystem, path: str) -> bytes:
         filesystem.release(handle)
 
 
-def names(filesystem: FileSystem, path: str) -> list[str]:
-    """Return the names in a folder, sorted."""
+def listed(filesystem: FileSystem, path: str) -> dict[str, Attributes]:
+    """Return what a folder's listing says of its names, in its order; assert that none is there twice."""
+    found: list[tuple[str, Attributes]] = []
     handle = filesystem.opendir(path)
     try:
-        return sorted(name for name, _ in filesystem.readdir(handle))
+        while part := filesystem.readdir(handle, len(found)):
+            found += part
     finally:
         filesystem.releasedir(handle)
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+def names(filesystem: FileSystem, path: str) -> list[str]:
+    """Return the names in a folder, sorted."""
+    return sorted(listed(filesystem, path))

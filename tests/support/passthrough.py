@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,10 @@ class Passthrough:
         self._folders[number] = self._at(path)
         return number
 
-    def readdir(self, handle: int) -> Iterable[tuple[str, Attributes]]:
+    def readdir(self, handle: int, start: int = 0) -> Sequence[tuple[str, Attributes]]:
         with os.scandir(self._folders[handle]) as entries:
-            for entry in entries:
-                yield entry.name, attributes(entry.stat(follow_symlinks=False))
+            found = [(entry.name, attributes(entry.stat(follow_symlinks=False))) for entry in entries]
+        return found[start:]
 
     def releasedir(self, handle: int) -> None:
         del self._folders[handle]

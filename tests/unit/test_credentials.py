@@ -1,11 +1,15 @@
 """Credentials in files, login methods of Keystone, read-only users, and that no secret is shown."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from support.hostile_server import HostileServer, Response, hostile_server
 from support.other_users import NOBODY, as_root
+from support.proxies import Proxy, write_certificate
 from support.secret_files import secret_file
 from swiftfs.config.credentials import NAVER_AUTH_URL, forget_secrets, login_environment, read_credentials
 from swiftfs.errors import ConfigurationError
@@ -101,6 +105,77 @@ def test_a_cloud_that_others_can_change(tmp_path: Path) -> None:
     file = secret_file(tmp_path, CLOUDS, 0o662)
     with pytest.raises(ConfigurationError, match=f"{file} can be changed by other users: chmod 600 it"):
         open_account({"OS_CLIENT_CONFIG_FILE": str(file), "OS_CLOUD": "demo"})
+
+
+@pytest.fixture
+def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[HostileServer, str]]:
+    """Provide a server of profiles, and its URL, to which TLS leads."""
+    certificate = write_certificate(tmp_path / "certificate")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with hostile_server() as server, Proxy(urlsplit(server.url).port or 0, certificate) as proxy:
+        proxy.says_https = False
+        yield server, proxy.url
+
+
+def open_with_profile(folder: Path, profile: str) -> str:
+    """Return the label of the account of a cloud that has this profile."""
+    clouds = folder / "clouds.yaml"
+    login = "auth_type: v1password, auth: {username: u, password: p}"
+    clouds.write_text(f"clouds: {{demo: {{profile: '{profile}', {login}}}}}")
+    clouds.chmod(0o600)
+    account = open_account({"OS_CLIENT_CONFIG_FILE": str(clouds)}, cloud="demo")
+    account.close()
+    return account.label
+
+
+SLOW = "cannot be fetched: .*(took too long|timed out)"
+PROFILE = b'{"name": "vendor", "profile": {"auth": {"auth_url": "http://127.0.0.1:9/auth/v1.0"}}}'
+
+
+def test_a_profile_is_fetched(tmp_path: Path, profiles: tuple[HostileServer, str]) -> None:
+    server, url = profiles
+    server.response = Response(PROFILE)
+    assert "http://127.0.0.1:9/auth/v1.0" in open_with_profile(tmp_path, url)
+    assert server.paths == ["/.well-known/openstack/api"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Response(PROFILE, padding=100), "cannot be fetched: .*longer than 65536 bytes"),
+        (Response(b" ", trickles=True), SLOW),
+        (Response(raw=b"HTTP/1.1 200 OK\r\nX-Endless: ", endless=b"x"), SLOW),
+        (Response(b"[" * 60_000), "cannot be fetched"),
+        (Response(b"{}"), "is no profile"),
+        (Response(b'{"name": {}, "profile": {}}'), "is no profile"),
+        (Response(status=404), "could not be fetched: 404"),
+        (
+            Response(status=302, headers={"Location": "http://127.0.0.1:9/"}),
+            "does not begin with https|https://",
+        ),
+    ],
+)
+def test_a_profile_that_is_none(
+    tmp_path: Path,
+    profiles: tuple[HostileServer, str],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Response,
+    said: str,
+) -> None:
+    """Its server may send an answer without an end."""
+    monkeypatch.setattr("swiftfs.store.clouds.PROFILE_SECONDS", 1.0)
+    server, url = profiles
+    server.response = answer
+    with pytest.raises(ConfigurationError, match=said):
+        open_with_profile(tmp_path, url)
+
+
+def test_a_profile_comes_over_tls_only(tmp_path: Path, profiles: tuple[HostileServer, str]) -> None:
+    """It says where the password is sent."""
+    server, _ = profiles
+    with pytest.raises(ConfigurationError, match=f"{server.url}.* is not at a URL that begins with https://"):
+        open_with_profile(tmp_path, server.url)
+    assert server.paths == []
 
 
 def test_a_profile_that_others_can_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

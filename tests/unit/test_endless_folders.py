@@ -3,18 +3,20 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha512
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from support.memory_store import MemoryStore
-from swiftfs.errors import FolderTooLarge, Unavailable
+from swiftfs.errors import FolderTooLarge, TimedOut
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
-from swiftfs.namespace.listing_fetcher import Listings
+from swiftfs.namespace.listing_fetcher import LimitedPages, Listings
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import Folder, Source
@@ -72,6 +74,7 @@ def namespace_of(store: MemoryStore, source: str = "box") -> Iterator[Namespace]
 @pytest.mark.parametrize("source", ["box", "box/prefix", ""])
 def test_a_folder_without_an_end(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setattr("swiftfs.namespace.listing_fetcher.FOLDER_BYTES", 20 * ROWS * (24 + 8))
+    monkeypatch.setattr("swiftfs.namespace.namespace.ACCOUNT_BYTES", 20 * ROWS * (500 + 8))
     store = EndlessStore("box")
     with namespace_of(store, source) as namespace:
         with pytest.raises(FolderTooLarge):
@@ -88,24 +91,75 @@ def test_a_folder_of_the_largest_size_is_read(monkeypatch: pytest.MonkeyPatch) -
     taken = sum(24 + len(name.encode()) for name in names)
     for limit, fits in ((taken, True), (taken - 1, False)):
         monkeypatch.setattr("swiftfs.namespace.listing_fetcher.FOLDER_BYTES", limit)
-        with namespace_of(store) as namespace:
-            pages = [store.list_page("box", prefix=f"{SUBDIR}/", delimiter="/")]
-            limited = namespace.page_limit.pages(Folder("box", f"{SUBDIR}/"), pages)
-            if fits:
-                assert list(limited) == pages
-            else:
-                with pytest.raises(FolderTooLarge):
-                    list(limited)
+        pages = [store.list_page("box", prefix=f"{SUBDIR}/", delimiter="/")]
+        limited = LimitedPages(Folder("box", f"{SUBDIR}/"), iter(pages))
+        if fits:
+            assert list(limited) == pages
+        else:
+            with pytest.raises(FolderTooLarge):
+                list(limited)
 
 
-def test_the_end_of_the_mount_ends_a_listing() -> None:
-    store = EndlessStore("box")
-    with namespace_of(store) as namespace:
-        children = namespace.children("/")
-        next(children)
-        namespace.page_limit.end()
-        with pytest.raises(Unavailable, match="the mount ends"):
-            list(children)
+@dataclass
+class SlowPages(Iterator[Page]):
+    """Pages of an endless folder that take `seconds` each."""
+
+    clock: list[float]
+    seconds: float
+    rows: int
+    pages: int = 0
+
+    def __next__(self) -> Page:
+        self.clock[0] += self.seconds
+        self.pages += 1
+        return page_of(self.pages, "{:08d}".format, self.rows)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rows", "is_listed"), [(24.0, 1, False), (24.0, 100, False), (24.0, 400, True)]
+)
+def test_a_folder_whose_pages_come_slowly(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, rows: int, is_listed: bool
+) -> None:
+    """Over a slow line a large folder is listed; a server that sends a name now and then is given up."""
+    clock = [0.0]
+    monkeypatch.setattr("swiftfs.namespace.listing_fetcher.monotonic", lambda: clock[0])
+    slow = SlowPages(clock, seconds, rows)
+    pages = LimitedPages(TOP, slow)
+    if is_listed:
+        assert len(list(islice(pages, 1000))) == 1000
+        return
+    for _ in range(2):
+        with pytest.raises(TimedOut, match="too slow"):
+            list(pages)
+        asked = slow.pages
+    assert slow.pages == asked
+    assert clock[0] < 1100
+
+
+def test_huge_listings_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are kept give way to one that is read; two that are read share the memory."""
+    listings = Listings(60, 1_000_000)
+
+    def read(folder: str, pages: int) -> Listing:
+        listing = Listing(Folder("box", folder), DEFAULTS)
+        for number in range(pages):
+            page = page_of(number, (folder + "{:08d}").format, last=number == pages - 1)
+            listing.add_page(page, is_kept=listings.has_space(listing))
+        return listing
+
+    size = read("a/", 20).packed
+    for module in ("listing", "listing_fetcher"):
+        monkeypatch.setattr(f"swiftfs.namespace.{module}.PACKED_BYTES", 3 * size // 2)
+    listings.add(read("a/", 20))
+    second = read("b/", 20)
+    assert second.complete
+    assert listings.get(Folder("box", "a/")) is None
+    third = read("c/", 20)
+    assert not third.complete
+    assert third.packed < size
+    del second, third
+    assert read("d/", 20).complete
 
 
 def test_what_is_not_kept_of_a_folder_is_unlisted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, get, harness, put, write
+from support.harness import ME, get, harness, listed, put, write
 from support.memory_store import MemoryStore
 from swiftfs.errors import AccessDenied
 from swiftfs.namespace import inodes
@@ -38,11 +38,9 @@ def inode(filesystem: FileSystem, path: str) -> int:
     """Return the number of a path; assert that stat(2), readdir(3) and fstat(2) agree."""
     number = filesystem.getattr(path).inode
     parent, _, name = path.rpartition("/")
-    handle = filesystem.opendir(parent or "/")
-    listed = {name: attributes.inode for name, attributes in filesystem.readdir(handle)}
-    filesystem.releasedir(handle)
-    assert listed[name] == number
-    assert len(set(listed.values())) == len(listed)
+    numbers = {one: attributes.inode for one, attributes in listed(filesystem, parent or "/").items()}
+    assert numbers[name] == number
+    assert len(set(numbers.values())) == len(numbers)
     if not filesystem.getattr(path).is_directory:
         opened = filesystem.open(path, os.O_RDONLY)
         assert filesystem.getattr_handle(opened).inode == number
