@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from mimetypes import MimeTypes
 from typing import Any
 from urllib.parse import quote, unquote
@@ -56,7 +57,6 @@ _FILE_TYPES = frozenset({stat.S_IFREG, stat.S_IFDIR, *SPECIAL_TYPES})
 _SLO = re.compile(r"[0-9a-f]{32}")
 _DEVICE = re.compile(r"(\d{1,4})\.(\d{1,7})")
 _TARGET = re.compile(r"[A-Za-z0-9._+~%-]*")
-_TYPES = MimeTypes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,13 @@ def parse_last_modified(text: str) -> int:
 
 def guess_type(name: str) -> str:
     """Return the media type that a file's name suggests."""
-    return _TYPES.guess_type(name, strict=False)[0] or "application/octet-stream"
+    return _types().guess_type(name, strict=False)[0] or "application/octet-stream"
+
+
+@cache
+def _types() -> MimeTypes:
+    """Return the types by the endings of names; it reads files of the system."""
+    return MimeTypes()
 
 
 def encode_type(base: str, stored: Stored) -> str:

@@ -12,7 +12,6 @@ from swiftfs.config.cache_dir import LOG
 from swiftfs.config.credentials import forget_secrets, login_environment
 from swiftfs.config.sources import build_options, gather
 from swiftfs.paths import Source
-from swiftfs.service.build import MountRequest
 from swiftfs.service.daemon import (
     Ready,
     allow_many_files,
@@ -22,8 +21,7 @@ from swiftfs.service.daemon import (
     report_crashes,
     run_in_background,
 )
-from swiftfs.service.mount import announce, serve
-from swiftfs.service.mountpoint import check_mountpoint, made_if_missing
+from swiftfs.service.mountpoint import MountRequest, check_mountpoint, made_if_missing
 from swiftfs.service.systemd import is_service, notify
 
 
@@ -60,6 +58,7 @@ def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground:
     allow_many_files()
     forbid_core_dumps()
     if foreground:
+        from swiftfs.service.mount import announce, serve  # noqa: PLC0415  as below
 
         def tell(cache: Path) -> None:
             announce(request, cache)
@@ -69,6 +68,9 @@ def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground:
         return
 
     def work(ready: Ready) -> None:
+        # Loaded after the fork: this process needs it, and the command only waits.
+        from swiftfs.service.mount import announce, serve  # noqa: PLC0415
+
         def begin(cache: Path) -> None:
             log_to_system(level, cache)
             announce(request, cache)

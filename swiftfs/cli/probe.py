@@ -21,8 +21,9 @@ def run(source: str, size: int, flags: Mapping[str, Any]) -> None:
     with connected(options) as account, Console(stderr=True).status("testing") as status:
         found = Probe(account.store, Source.parse(source), size, status.update)
         with contextlib.closing(found.run()) as running:
-            click.echo(f"account: {account.label}")
             for finding in running:
+                if not findings:
+                    click.echo(f"account: {account.label}")
                 findings.append(finding)
                 click.echo(f"{finding.subject}: {finding.text}")
         total = account.counters.snapshot().total

@@ -4,14 +4,12 @@ import base64
 import json
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cattrs import Converter
-from cattrs.errors import CattrsError
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
-from cattrs.strategies import configure_tagged_union
+if TYPE_CHECKING:
+    from cattrs import Converter
 
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.block_set import Blocks
@@ -59,7 +57,17 @@ class Unreadable(ValueError):
     """A text is not a record of this journal."""
 
 
-def _converter() -> Converter:
+def load() -> None:
+    """Load what records need, so that the first `close()` need not wait a tenth of a second for it."""
+    _converter()
+
+
+@cache
+def _converter() -> "Converter":
+    from cattrs import Converter  # noqa: PLC0415  with the converter a tenth of the time of a start
+    from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override  # noqa: PLC0415
+    from cattrs.strategies import configure_tagged_union  # noqa: PLC0415
+
     # Without the position of a fault in a record, a mount with many changes starts sooner.
     # An unknown key is refused: the record would be executed without what that key means.
     converter = Converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=False)
@@ -100,44 +108,48 @@ def _read_mapping(value: Any, _kind: object) -> dict[str, str]:
     return value
 
 
-_CONVERTER = _converter()
-
-
 def encode(operation: Operation) -> str:
     """Return the operation as a line of JSON."""
-    return json.dumps(_CONVERTER.unstructure(operation, Operation), separators=(",", ":"))
+    return _write(operation, Operation)
 
 
 def decode(text: str) -> Operation:
     """Return the operation that `encode` wrote; raise `Unreadable` for anything else."""
-    try:
-        operation: Operation = _CONVERTER.structure(json.loads(text), Operation)  # type: ignore[arg-type]
-    except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unreadable(f"not an operation: {text[:200]!r}") from error
+    operation: Operation = _read(text, Operation, "an operation")
     return operation
 
 
 def encode_ambiguity(found: Ambiguity) -> str:
     """Return the record of lost requests as one line of JSON."""
-    return json.dumps(_CONVERTER.unstructure(found, Ambiguity), separators=(",", ":"))
+    return _write(found, Ambiguity)
 
 
 def decode_ambiguity(text: str) -> Ambiguity:
     """Return what `encode_ambiguity` wrote; raise `Unreadable` for anything else."""
-    try:
-        return _CONVERTER.structure(json.loads(text), Ambiguity)
-    except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unreadable(f"not a record of lost requests: {text[:200]!r}") from error
+    ambiguity: Ambiguity = _read(text, Ambiguity, "a record of lost requests")
+    return ambiguity
 
 
 def encode_entry(entry: Entry) -> str:
     """Return an entry as one line of JSON."""
-    return json.dumps(_CONVERTER.unstructure(entry, Entry), separators=(",", ":"))
+    return _write(entry, Entry)
 
 
 def decode_entry(text: str) -> Entry:
     """Return what `encode_entry` wrote; raise `Unreadable` for anything else."""
+    entry: Entry = _read(text, Entry, "an entry")
+    return entry
+
+
+def _write(value: object, kind: Any) -> str:
+    return json.dumps(_converter().unstructure(value, kind), separators=(",", ":"))
+
+
+def _read(text: str, kind: Any, what: str) -> Any:
+    converter = _converter()
+    from cattrs.errors import CattrsError  # noqa: PLC0415  loaded with the converter
+
     try:
-        return _CONVERTER.structure(json.loads(text), Entry)
+        return converter.structure(json.loads(text), kind)
     except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unreadable(f"not an entry: {text[:200]!r}") from error
+        raise Unreadable(f"not {what}: {text[:200]!r}") from error

@@ -5,6 +5,7 @@ segment of a mount whose journal is not on this machine is not an orphan: it may
 that is not stored yet.
 """
 
+import difflib
 import sqlite3
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -199,7 +200,9 @@ class Search:
         found = list(iter_containers(self._store))
         own = self._source.container
         if own and own not in found and own + SEGMENTS_SUFFIX not in found:
-            raise ConfigurationError(f"no container {own!r}, and no container for its segments")
+            near = difflib.get_close_matches(own, found, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ": check its name"
+            raise ConfigurationError(f"no container {own!r}, and no container for its segments{hint}")
         # The search ends as soon as nothing is left that could be an orphan.
         return sorted(found, key=lambda name: (name != own, name.endswith(SEGMENTS_SUFFIX), name))
 

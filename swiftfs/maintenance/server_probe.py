@@ -1,6 +1,7 @@
 """Tests the features and the speed of a server, with a few small objects that are deleted again."""
 
 import os
+import shlex
 import statistics
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -54,12 +55,15 @@ class Probe:
 
         Raise `StoreError` if the server does not answer, `ConfigurationError` without the container.
         """
-        yield from self._limits()
         if self.source.is_account:
+            yield from self._limits()
             yield Finding("account", f"{self.store.account_usage().objects} objects")
             yield Finding("objects", "not tested: give a container")
             return
-        yield self._latency()
+        # Before anything is said: without the container that is one line only.
+        latency = self._latency()
+        yield from self._limits()
+        yield latency
         try:
             if not (allowed := self._may_write()).options:
                 yield allowed
@@ -109,7 +113,10 @@ class Probe:
             try:
                 self.store.container_usage(self.source.container)
             except NotFound:
-                raise ConfigurationError(f"no container {self.source.container!r}: create it first") from None
+                raise ConfigurationError(
+                    f"no container {self.source.container!r}: check its name, or make it by "
+                    f"'swiftfs mount --create {shlex.quote(str(self.source))} FOLDER'"
+                ) from None
             seconds.append(monotonic() - begun)
         middle = statistics.median(seconds)
         text = f"{middle * 1000:.0f} ms a request (median of {PINGS} HEADs)"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 from swiftfs.attributes import Stored, decode_metadata
-from swiftfs.concurrency import Rank, monotonic, new_lock
+from swiftfs.concurrency import Rank, monotonic, new_lock, unix_time_ns
 from swiftfs.errors import BadName, Ghost, NotFound, os_error
 from swiftfs.namespace.change_checks import ChangeChecker
 from swiftfs.namespace.entry import (
@@ -27,7 +27,7 @@ from swiftfs.namespace.listing import ENTRY_BYTES, Listing, Unlisted, listings_i
 from swiftfs.namespace.listing_fetcher import LimitedPages, ListingFetcher, Listings
 from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore, SharedState
 from swiftfs.namespace.walk_detector import WalkDetector
-from swiftfs.objects import ObjectInfo, ObjectName, Page
+from swiftfs.objects import ObjectInfo, ObjectName, Page, Usage
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
 from swiftfs.store.paging import iter_container_pages, iter_pages
 from swiftfs.store.protocol import ObjectStore
@@ -78,21 +78,23 @@ class Namespace:
         self._listing_fetcher.close()
         self._head_fetcher.close()
 
-    def load_root(self) -> None:
-        """Ask Swift for the mount's root; raise `NotFound` if its container does not exist."""
+    def load_root(self, usage: Usage | None = None) -> None:
+        """Ask Swift for what `usage` does not say about the root; raise `NotFound` if it has no container."""
         folder = self._source.folder("/")
-        if not folder.container:
-            self._store.account_usage()
-            return
-        usage = self._store.container_usage(folder.container)
+        if usage is None:
+            ask = self._store.container_usage
+            usage = ask(folder.container) if folder.container else self._store.account_usage()
         stored, marker = decode_metadata(usage.metadata), None
+        mtime_ns = usage.modified_ns
         if folder.prefix:
             marker = plain_marker(folder) or slash_marker(folder)
             try:
-                stored = decode_metadata(self._store.head(marker).metadata)
+                info = self._store.head(marker)
+                stored, mtime_ns = decode_metadata(info.metadata), info.last_modified_ns
             except NotFound:
                 stored, marker = Stored(), None
-        made = replace(self._root.attributes, mtime_ns=usage.modified_ns)
+        # Some servers do not say when an account was made: then it is the time of the mount, never 1970.
+        made = replace(self._root.attributes, mtime_ns=mtime_ns or unix_time_ns())
         attributes = self._defaults.apply(made, stored)
         self._root = replace(self._root, object=marker, attributes=attributes)
 
@@ -106,6 +108,13 @@ class Namespace:
         if path in self._deferred:
             return self._show_deferred(path, self._look_up_listed(path, complete=True))
         return self._look_up_listed(path, complete=complete)
+
+    def dated(self, entry: Entry) -> Entry:
+        """Return the entry; a folder whose time no marker has gets the root's, not that of 1970."""
+        has_marker = entry.object is not None and not entry.missing
+        if entry.attributes.mtime_ns or has_marker or not entry.is_directory:
+            return entry
+        return replace(entry, attributes=replace(entry.attributes, mtime_ns=self._root.attributes.mtime_ns))
 
     def _look_up_listed(self, path: str, *, complete: bool) -> Entry:
         parent, name = split(path)

@@ -88,17 +88,9 @@ class AttributeOps:
             file = self._files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
         if file is not None:
             return self._attributes(file)
-        attributes = self._dated(self._look_up(path)).attributes
+        attributes = self._namespace.dated(self._look_up(path)).attributes
         self._open_files.shown_sizes.show(path, attributes.size)
         return self._defaults.shown(self._inodes.of(path, attributes))
-
-    def _dated(self, entry: Entry) -> Entry:
-        """Return the entry; a folder without a marker gets the container's time instead of 1970."""
-        has_marker = entry.object is not None and not entry.missing
-        if entry.attributes.mtime_ns or has_marker or not entry.is_directory:
-            return entry
-        time = self._namespace.lookup("/").attributes.mtime_ns
-        return replace(entry, attributes=replace(entry.attributes, mtime_ns=time))
 
     def _look_up(self, path: str) -> Entry:
         """Return the entry of `path`; what a late request has done to it is undone first."""
@@ -193,7 +185,7 @@ class AttributeOps:
         with self._pending.changing(path):
             file = self._open_files.at(path)
             if file is None:
-                self._submit(path, self._dated(self._namespace.lookup(path)), update, None)
+                self._submit(path, self._namespace.dated(self._namespace.lookup(path)), update, None)
                 return
             with file.lock:
                 # A dirty file's attributes go with its upload.
@@ -252,7 +244,7 @@ class AttributeOps:
     def _store_metadata(self, path: str, metadata: Mapping[str, str]) -> None:
         file = self._open_files.at(path)
         if file is None:
-            self._submit(path, self._namespace.lookup(path), _unchanged, metadata)
+            self._submit(path, self._namespace.dated(self._namespace.lookup(path)), _unchanged, metadata)
             return
         with file.lock:
             preserved = file.meta.preserved_headers

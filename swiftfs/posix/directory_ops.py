@@ -5,6 +5,7 @@ import itertools
 import logging
 import stat
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, os_error
@@ -121,6 +122,8 @@ class DirectoryOps:
             attributes = Attributes(mode, 0, unix_time_ns(), owner.uid, owner.gid, folder_inode(folder))
             if not folder.prefix:
                 self._journal.run_unjournaled(CreateContainer(folder.container))
+                # Without a time, as a listing of the account will show it: it stays the same.
+                attributes = replace(attributes, mtime_ns=0)
                 self._namespace.record(path, Entry(split(path)[1], None, attributes))
                 return
             self._source.object(path)  # the marker's key must not be too long
@@ -145,7 +148,7 @@ class DirectoryOps:
         if not self._namespace.is_implied(parent) or not self._namespace.is_last(path):
             return
         folder = self._source.folder(parent)
-        attributes = self._namespace.lookup(parent, complete=False).attributes
+        attributes = self._namespace.dated(self._namespace.lookup(parent, complete=False)).attributes
         entry, operation = self._marked(parent, folder, attributes)
         if operation.name == self._source.object(path):
             return  # the child is the file `d/` itself, and no other key can mark the folder `d`

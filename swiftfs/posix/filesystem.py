@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.database import Record
+from swiftfs.objects import Usage
 from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
@@ -96,13 +97,14 @@ class FileSystem:
         """Return the open files with changes that the journal does not have."""
         return [file for file in self._services.open_files.all() if file.dirty]
 
-    def begin(self) -> None:
+    def begin(self, usage: Usage | None = None) -> None:
         """Ask Swift for the root, and continue with the changes that an earlier process left.
 
-        Raise `NotFound` if the container does not exist.
+        Without `usage`, the answer about the source's container or account, ask for that, too. Raise
+        `NotFound` if the container does not exist.
         """
         with deadline(ROOT_SECONDS):
-            self._services.namespace.load_root()
+            self._services.namespace.load_root(usage)
         records, self._records = deque(self._records), ()  # there may be 100,000
         self._services.journal.recover(records, self._pending.recovered, self._pending.show_moved)
 

@@ -1,7 +1,6 @@
 """Builds a mount's parts, from the store up to the filesystem."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.config.cache_dir import HEADS
@@ -27,31 +26,16 @@ from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.namespace.namespace import Namespace
-from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
+from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.moved_view import MovedNames, MovedView
 from swiftfs.store.protocol import ObjectStore
 
 PER_UPLOAD = 4
 """Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class MountRequest:
-    """The arguments of `swiftfs mount`."""
-
-    source: Source
-    mountpoint: Path
-    options: Options
-    cache_dir: Path | None = None
-    cloud: str | None = None
-    is_fixed: bool = False
-    """Whether a service or fstab names the mount point."""
-    refused: bool = False
-    """Whether it is read-only because Swift refuses changes."""
 
 
 def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:

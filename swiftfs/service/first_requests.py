@@ -2,18 +2,22 @@
 
 import logging
 import re
+import shlex
 import uuid
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreError, Unavailable
-from swiftfs.objects import ObjectName
+from swiftfs.objects import ObjectName, Usage
 from swiftfs.paths import Source
-from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.build import MountRequest
 from swiftfs.service.logging import TOLD
+from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.retry import deadline
+
+if TYPE_CHECKING:
+    from swiftfs.posix.filesystem import FileSystem
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,9 @@ def may_write(store: ObjectStore, source: Source) -> bool:
 WRITE_SECONDS = 4.0
 """How long it may take to find out whether the source is writable: whoever mounts waits for it."""
 
+SOURCE_SECONDS = 8.0
+"""How long it may take to find the source: whoever mounts waits for it."""
+
 LOOK_SECONDS = 4.0
 """How long it may take to find out whether a prefix is empty."""
 
@@ -54,19 +61,36 @@ def as_allowed(request: MountRequest, account: ConnectedAccount) -> MountRequest
     return request if allowed else replace(request, options=replace(request.options, ro=True), refused=True)
 
 
-def begin(filesystem: FileSystem, request: MountRequest, account: ConnectedAccount) -> None:
-    """Begin to use the source; with the option `create`, make its container if there is none.
+def look_up(request: MountRequest, account: ConnectedAccount) -> Usage:
+    """Return what Swift says about the source's container or account; make a missing one with `create`.
 
-    Tell the user what is not as expected. Raise `ConfigurationError` if the source cannot be used.
+    Raise `ConfigurationError` if it cannot be used.
     """
     try:
         try:
-            filesystem.begin()
+            return _usage(request, account)
         except NotFound:
             if not request.options.create:
                 raise
-            account.store.create_container(request.source.container)
-            filesystem.begin()
+        account.store.create_container(request.source.container)
+        return _usage(request, account)
+    except StoreError as error:
+        raise _failure(error, request, account.label) from None
+
+
+def _usage(request: MountRequest, account: ConnectedAccount) -> Usage:
+    source, store = request.source, account.store
+    with deadline(SOURCE_SECONDS):
+        return store.account_usage() if source.is_account else store.container_usage(source.container)
+
+
+def begin(filesystem: "FileSystem", request: MountRequest, account: ConnectedAccount, usage: Usage) -> None:
+    """Begin to use the source, about which Swift has said `usage`; tell the user what is not as expected.
+
+    Raise `ConfigurationError` if the source cannot be used.
+    """
+    try:
+        filesystem.begin(usage)
     except StoreError as error:
         raise _failure(error, request, account.label) from None
     if request.refused:
@@ -80,9 +104,11 @@ def _failure(error: StoreError, request: MountRequest, label: str) -> Configurat
     # Without the class of the request: that is a word of the counters.
     reason = re.sub(rf"^\w+ (?:the account|{re.escape(source.container)}\S*): ", "", str(error))
     if isinstance(error, NotFound):
+        command = shlex.join(("swiftfs", "mount", "--create", str(source), str(request.mountpoint)))
+        makes = "the option 'create'" if request.is_fixed else f"{command!r}"
         return ConfigurationError(
-            f"no container {source.container!r} at {label}: 'swiftfs mount --create' makes it, "
-            "and so does mkdir in a mount of /"
+            f"no container {source.container!r} at {label}: check its name; "
+            f"{makes} makes it, and so does mkdir in a mount of /"
         )
     if isinstance(error, AccessDenied):
         return ConfigurationError(
@@ -93,7 +119,7 @@ def _failure(error: StoreError, request: MountRequest, label: str) -> Configurat
     return ConfigurationError(f"{label}: {source} cannot be listed: {reason}")
 
 
-def _is_empty_prefix(filesystem: FileSystem, request: MountRequest, account: ConnectedAccount) -> bool:
+def _is_empty_prefix(filesystem: "FileSystem", request: MountRequest, account: ConnectedAccount) -> bool:
     """Return whether a prefix is mounted that has no marker, no object and no pending change."""
     source, services = request.source, filesystem.services
     if not source.prefix or services.namespace.lookup("/").object is not None:

@@ -3,11 +3,14 @@
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swiftfs.config.options import Options
 from swiftfs.config.prices import Prices
-from swiftfs.control.collector import StatusCollector
 from swiftfs.service.logging import Recent
+
+if TYPE_CHECKING:
+    from swiftfs.control.collector import StatusCollector
 
 
 class Monitoring:
@@ -23,12 +26,12 @@ class Monitoring:
         self._recent = Recent()
         logging.getLogger().addHandler(self._recent)
 
-    def begin(self, collector: StatusCollector) -> None:
+    def begin(self, collector: "StatusCollector") -> None:
         """Begin to serve or write metrics; after a fork, if there is one."""
         if self._exporter is not None:
             self._exporter.start(collector.state)
 
-    def files(self, collector: StatusCollector) -> Mapping[str, Callable[[], bytes]]:
+    def files(self, collector: "StatusCollector") -> Mapping[str, Callable[[], bytes]]:
         """Return the function that renders each file of the control folder."""
         return {
             "status.json": lambda: collector.state().to_json().encode(),
@@ -43,7 +46,7 @@ class Monitoring:
         logging.getLogger().removeHandler(self._recent)
 
 
-def _metrics(collector: StatusCollector) -> bytes:
+def _metrics(collector: "StatusCollector") -> bytes:
     from swiftfs.control.metrics import text_of  # noqa: PLC0415  its library takes time to load
 
     return text_of(collector.state)

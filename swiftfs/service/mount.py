@@ -1,46 +1,28 @@
-"""The life of a mount: connect, check, mount, report that it answers, serve, drain."""
+"""The life of a mount: log in, check, take the cache folder; then `service.serving` mounts and serves."""
 
 import contextlib
-import gc
+import importlib
 import logging
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from swiftfs import __version__
-from swiftfs.concurrency import Event, monotonic, new_event, new_thread
+from swiftfs.concurrency import Event, new_event, new_thread
 from swiftfs.config.cache_dir import is_unused, locked, missing_folders, own_folder, remove_unused
-from swiftfs.config.options import Options, readable_size
-from swiftfs.control.collector import StatusCollector
-from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.drain import Drain
-from swiftfs.control.unmount import detach, died
-from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
 from swiftfs.objects import Limits
-from swiftfs.paths import SCHEME
-from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.build import MountRequest, build
-from swiftfs.service.first_requests import as_allowed, begin
+from swiftfs.service.first_requests import as_allowed, look_up
 from swiftfs.service.logging import HEADING
 from swiftfs.service.monitoring import Monitoring
-from swiftfs.service.mount_caller import NameMover, PageDropper
-from swiftfs.service.mountpoint import check_mountpoint
-from swiftfs.service.signals import SignalWatch, Termination, block_signals, end_loop, log_state
-from swiftfs.service.systemd import notify
+from swiftfs.service.mountpoint import MountRequest, check_mountpoint
+from swiftfs.service.signals import Termination, block_signals
 from swiftfs.store.connect import ConnectedAccount, connect
 from swiftfs.store.foreign_manifests import MayRead
 
 log = logging.getLogger(__name__)
-
-
-KERNEL_CACHE_SECONDS = 1.0
-"""How long the kernel may answer from its own cache. It adds to `ttl`, so it is short."""
-
-
-ANSWER_SECONDS = 60.0
-"""A mount that has not answered its first stat(2) after this time has failed."""
 
 
 def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable[[Path], None]) -> None:
@@ -64,44 +46,43 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         stack.callback(termination.stop)
         monitoring = Monitoring(request.options)
         stack.callback(monitoring.close)
-        # Before the cache folder is touched: wrong credentials leave nothing behind.
-        account, request = stack.enter_context(_connected(request, environment))
-        folder = _cache_folder(request, account.label)
-        missing = missing_folders(folder)
-        cache = stack.enter_context(locked(folder))
-        answered = new_event()
-        # Looked at while it is locked: another mount may have made and used it a moment ago.
-        if missing and is_unused(folder):
-            stack.callback(_leave_nothing, folder, missing, answered)
+        with _loading():
+            # Before the cache folder is touched: wrong credentials leave nothing behind.
+            account, request = stack.enter_context(_connected(request, environment))
+            folder = _cache_folder(request, account.label)
+            missing = missing_folders(folder)
+            cache = stack.enter_context(locked(folder))
+            answered = new_event()
+            # Looked at while it is locked: another mount may have made and used it a moment ago.
+            if missing and is_unused(folder):
+                stack.callback(_leave_nothing, folder, missing, answered)
+            usage = look_up(request, account)
 
         def tell_ready() -> None:
             answered.set()
             ready(folder)
 
-        with _garbage_collection_postponed():
-            filesystem = build(account, request, cache)
-        _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
-        collector = StatusCollector(
-            filesystem, account, request.source, request.mountpoint, monitoring.prices
-        )
-        Drain(0).write(cache)  # replaces the last state of an earlier process
-        detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
-        try:
-            with _garbage_collection_postponed():
-                begin(filesystem, request, account)
-            monitoring.begin(collector)
-            termination.serve(account.reading.end)
-            _mount(filesystem, request, monitoring.files(collector), tell_ready, detached)
-            log.info("%s is not mounted any more", request.mountpoint)
-        finally:
-            termination.drain()
-            account.reading.resume()  # what is stored now may need bytes of what it replaces
-            notify("STOPPING=1")
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            # Before the drain is written here: it writes the same file.
-            detached.stop()
-            Drain(0).write(cache)  # the mount is not held any more
-            _drain(filesystem, cache)
+        from swiftfs.service import serving  # noqa: PLC0415  loaded meanwhile
+
+        serving.serve(request, account, usage, cache, monitoring, termination, tell_ready)
+
+
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """Load the rest of the program during the block, which mostly waits for the server."""
+    thread = new_thread(_load, "loading")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _load() -> None:
+    # What fails here fails again, and is reported, where it is needed.
+    with contextlib.suppress(Exception):
+        for module in ("swiftfs.service.serving", "swiftfs.fuse.binding"):
+            importlib.import_module(module)
 
 
 @contextlib.contextmanager
@@ -146,40 +127,11 @@ def _leave_nothing(folder: Path, missing: list[Path], answered: Event) -> None:
         remove_unused(folder, missing)
 
 
-def _drain(filesystem: FileSystem, cache: Path) -> None:
-    told = False
-
-    def tell(waiting: int) -> None:
-        nonlocal told
-        if waiting and not told:
-            told = True
-            log.info("%d changes are still to be stored", waiting)
-        Drain(waiting).write(cache)
-        notify(f"STATUS=unmounted, {waiting} changes are still to be stored")
-
-    try:
-        filesystem.close(tell)
-    except SwiftfsError as error:
-        Drain(0, str(error)).write(cache)
-        raise
-    Drain(0).write(cache)
-
-
 def _check_policy(policy: str, limits: Limits) -> None:
     """Refuse a storage policy that the server does not have, if it lists them; names are case-insensitive."""
     if limits.policies and policy.lower() not in map(str.lower, limits.policies):
         raise ConfigurationError(
             f"option storage_policy={policy}: the server has {', '.join(limits.policies)}"
-        )
-
-
-def _warn_of_small_cache(limit: int, segment: int) -> None:
-    """Warn of a cache for less than two segments: then writing and uploading take turns."""
-    if limit < 2 * segment:
-        log.warning(
-            "the cache (%s) is smaller than two segments (%s each): large files are written slowly; "
-            "free disk space, raise cache_size, or lower segment_size",
-            *(readable_size(limit), readable_size(segment)),
         )
 
 
@@ -191,133 +143,3 @@ def _cache_folder(request: MountRequest, who: str) -> Path:
     if request.mountpoint in (folder, *folder.parents):
         raise ConfigurationError(f"cache folder {folder} is inside the mount point: choose another one")
     return folder
-
-
-@contextlib.contextmanager
-def _garbage_collection_postponed() -> Iterator[None]:
-    """Postpone Python's collection of cycles, which takes a quarter of a start with many pending changes.
-
-    Objects made at the start are kept anyway, so later collections skip them.
-    """
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        gc.enable()
-
-
-def _mount(
-    filesystem: FileSystem,
-    request: MountRequest,
-    files: Mapping[str, Callable[[], bytes]],
-    ready: Callable[[], None],
-    detached: DetachWatch,
-) -> None:
-    # libfuse is loaded on import, and only a mount needs it.
-    try:
-        from swiftfs.control.control_dir import ControlDir, ControlDirFS  # noqa: PLC0415
-        from swiftfs.fuse.binding import FUSE  # noqa: PLC0415
-        from swiftfs.fuse.operations import Operations, caller  # noqa: PLC0415
-    except OSError as error:
-        raise ConfigurationError(f"libfuse 2 is missing ({error}): install the package libfuse2") from None
-    # Only now, when everything else has succeeded: until then the dead mount keeps programs out of the empty
-    # folder below.
-    if died(request.mountpoint):
-        detach(request.mountpoint)
-    seconds = min(KERNEL_CACHE_SECONDS, request.options.ttl)
-    watchers = _Watchers(filesystem, request.mountpoint, ready, detached)
-    try:
-        FUSE(
-            Operations(ControlDirFS(filesystem, ControlDir(files, caller))),
-            request.mountpoint,
-            source=f"{SCHEME}{request.source}",
-            attr_timeout=seconds,
-            entry_timeout=seconds,
-            negative_timeout=seconds,
-            on_init=watchers.start,
-            options=_kernel_options(request.options),
-        )
-    finally:
-        watchers.stop()
-
-
-class _Watchers:
-    """The threads of a mount while it serves.
-
-    There is one for each signal, one that calls `ready` when the mount answers, one that moves names, and one
-    that lets the kernel drop pages.
-    """
-
-    def __init__(
-        self, filesystem: FileSystem, mountpoint: Path, ready: Callable[[], None], detached: DetachWatch
-    ) -> None:
-        services = filesystem.services
-        self._mover = NameMover(services.open_files.replaced, mountpoint)
-        self._dropper = PageDropper(services.open_files.wrong_pages, mountpoint)
-
-        def answers() -> None:
-            device = mountpoint.stat().st_dev
-            detached.start(device)
-            # The kernel refuses each rename(2) in a mount that is read-only.
-            if not services.options.ro:
-                self._mover.start(device)
-            self._dropper.start(device)
-            ready()
-
-        self._signals = (
-            SignalWatch(signal.SIGHUP, filesystem.refresh),
-            SignalWatch(signal.SIGUSR1, partial(log_state, services.journal.report)),
-        )
-        self._ended = new_event()
-        # The device below the mount point, by which the mount can be told from it.
-        outside = mountpoint.stat().st_dev
-        # A thread, because its stat(2) is answered by libfuse's loop, in which the main thread is by then.
-        self._first_stat = new_thread(
-            _tell_when_it_answers, "ready", (mountpoint, outside, self._ended, answers)
-        )
-
-    def start(self) -> None:
-        """Start the threads; after the fork."""
-        for one in self._signals:
-            one.start()
-        self._first_stat.start()
-
-    def stop(self) -> None:
-        """End the threads that were started."""
-        self._ended.set()
-        for one in self._signals:
-            one.stop()
-        if self._first_stat.ident is not None:
-            self._first_stat.join()
-        self._mover.stop()
-        self._dropper.stop()
-
-
-def _kernel_options(options: Options) -> Mapping[str, bool]:
-    """Return the options for fuse(8) and the kernel."""
-    same = ("ro", "allow_other", "allow_root")
-    return {
-        # Otherwise the kernel truncates the path before it opens it, and the empty file would be stored.
-        "atomic_o_trunc": True,
-        "noexec": not options.exec,
-        "default_permissions": options.checks_permissions,
-        **{name: getattr(options, name) for name in same},
-    }
-
-
-def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: Callable[[], None]) -> None:
-    """Call `ready`, or end the mount if it does not answer or if its caller is gone."""
-    deadline = monotonic() + ANSWER_SECONDS
-    try:
-        # The mount is there as soon as the device is another one.
-        while mountpoint.stat().st_dev == outside:
-            if monotonic() > deadline:
-                raise TimeoutError("it does not answer")  # noqa: TRY301
-            if ended.wait(0.01):
-                return
-        ready()
-    except Exception as error:  # noqa: BLE001  the waiting caller must get an end
-        log.error("the mount on %s ends: %s", mountpoint, error)
-        # libfuse ends its loop at that, and `serve` stores what there is.
-        end_loop()

@@ -1,14 +1,32 @@
-"""The folder that a source is mounted on: checked first of all, and made if that is asked for."""
+"""What is mounted where. The folder is checked first of all, and made if that is asked for."""
 
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.config.cache_dir import missing_folders, remove_empty
+from swiftfs.config.options import Options
 from swiftfs.control.mount_table import mounted_on
 from swiftfs.control.unmount import died
 from swiftfs.errors import ConfigurationError, mount_point_error
+from swiftfs.paths import Source
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """The arguments of `swiftfs mount`."""
+
+    source: Source
+    mountpoint: Path
+    options: Options
+    cache_dir: Path | None = None
+    cloud: str | None = None
+    is_fixed: bool = False
+    """Whether a service or fstab names the mount point."""
+    refused: bool = False
+    """Whether it is read-only because Swift refuses changes."""
 
 
 def check_mountpoint(mountpoint: Path, *, is_fixed: bool = False) -> None:

@@ -27,7 +27,8 @@ from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import SwiftfsError, Unavailable, errno_of
 from swiftfs.paths import Source, split
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.build import MountRequest, build
+from swiftfs.service.build import build
+from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount, connect
 from swiftfs.store.protocol import ObjectStore
 

@@ -14,7 +14,7 @@ from swiftclient import Connection
 from support.mounts import Mount
 from support.other_users import NOBODY, as_root, reachable
 from swiftfs.config.sources import parse_options
-from swiftfs.service.mount import _kernel_options
+from swiftfs.service.serving import _kernel_options
 
 
 def nobody(*words: str) -> int:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from support.mounts import Mount
 from swiftfs.cli import app, mount
 from swiftfs.demo.server import SwiftServer
-from swiftfs.service.build import MountRequest
+from swiftfs.service.mountpoint import MountRequest
 
 
 def test_the_mount_command_passes_on_its_options(

@@ -13,7 +13,8 @@ from swiftfs.errors import SwiftfsError
 from swiftfs.objects import Attributes, Caller
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.build import MountRequest, build
+from swiftfs.service.build import build
+from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.retry import RetryingStore, RetryPolicy

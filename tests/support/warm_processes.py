@@ -174,9 +174,13 @@ def main(number: int) -> None:
     from swiftfs import concurrency  # noqa: PLC0415
 
     concurrency.check()
-    from swiftfs.cli import app, mount  # noqa: F401, PLC0415 - after the check, for the locks of modules
-    from swiftfs.journal import segment_removal  # noqa: PLC0415
+    # After the check, for the locks of modules.
+    from swiftfs.cli import app  # noqa: PLC0415
+    from swiftfs.journal import codec, segment_removal  # noqa: PLC0415
 
+    for module in ("cli.mount", "service.mount", "service.serving", "fuse.binding"):
+        importlib.import_module(f"swiftfs.{module}")
+    codec.load()
     segment_removal.REST_SECONDS = 0.0  # as in `checked_mount`
     gc.collect()
     gc.freeze()

@@ -28,6 +28,15 @@ HEAVY = {
 }
 """Modules that take long to load."""
 
+LOGIN = {"keystoneauth1", "requests", "swiftclient", "swiftfs.store", "tenacity", "urllib3"}
+"""Those that a login needs."""
+
+SERVING = {"fuse", "swiftfs.fuse", "swiftfs.journal.journal", "swiftfs.posix", "swiftfs.service.serving"}
+"""Those that a mount needs when it has logged in."""
+
+RECORDS = {"attr", "cattrs", "openstack", "prometheus_client", "rich"}
+"""Those that records of the journal, options and other commands need."""
+
 COMMANDS = sorted(app.main.commands)
 
 ENTRY_POINTS = {
@@ -117,6 +126,24 @@ def test_completion_loads_no_library(words: tuple[str, ...], incomplete: str, fo
     output = complete(*words, incomplete=incomplete)
     assert found in output
     assert heavy(output) == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "later"),
+    [
+        ("import swiftfs.cli.mount", LOGIN | SERVING | RECORDS),
+        ("import swiftfs.cli.mount, swiftfs.service.mount", SERVING | RECORDS),
+        ("from swiftfs.service import mount; mount._load()", RECORDS),
+    ],
+    ids=["in the command, which only waits", "until the login", "while it logs in"],
+)
+def test_a_start_loads_what_it_needs_when_it_needs_it(code: str, later: set[str]) -> None:
+    """Imports are most of a start: what the login needs comes first; what no start needs is not loaded."""
+    needed = (LOGIN | SERVING | RECORDS) - later
+    words = (sys.executable, "-c", f"import sys; {code}; print('loaded', *sys.modules)")
+    found = loaded(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    assert found & later == set()
+    assert found >= needed
 
 
 @pytest.mark.parametrize(

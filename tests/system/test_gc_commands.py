@@ -257,7 +257,15 @@ def test_wrong_arguments_are_refused(swift: SwiftServer) -> None:
     result = swiftfs("gc", "box", "--older-than", "soon", environment=swift.environment())
     assert (result.returncode, "expected an age such as 12h, 7d or 2w" in result.stderr) == (2, True)
     line = one_line(swiftfs("gc", "no-such-box", environment=swift.environment()))
-    assert "no container 'no-such-box'" in line
+    assert line == "swiftfs: no container 'no-such-box', and no container for its segments: check its name\n"
+
+
+def test_the_name_of_a_container_is_suggested(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    connection.put_container(container)
+    line = one_line(swiftfs("gc", f"{container}x", environment=swift.environment()))
+    assert line.endswith(f"; did you mean {container!r}?\n")
 
 
 @contextmanager

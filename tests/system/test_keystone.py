@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from keystoneauth1.identity import v3
 
 from support.keystone_server import PASSWORD, PROJECT, TOKEN_LIFE, USER, KeystoneServer
 from support.mounts import Mount, swift_cli
+from support.pages import ROOT, blocks, put_editor, reader_s_environment, run_blocks
+from swiftfs.config.credentials import NAVER_KEYS
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError
 from swiftfs.store.connect import ConnectedAccount, connect
@@ -327,3 +330,107 @@ def test_a_revoked_user_is_reported(swift: KeystoneSwift, tmp_path: Path) -> Non
         assert number == errno.EACCES
     with pytest.raises(AccessDenied, match="wrong user or key"):
         connect(environment)
+
+
+PAGE = "docs/naver.md"
+
+
+@pytest.fixture
+def reader(swift: KeystoneSwift, tmp_path: Path) -> dict[str, str]:
+    """The environment of a reader of the page about NAVER, who writes its file with their values."""
+    (lines,) = re.findall(r"^```\n(access_key.+?)^```", (ROOT / PAGE).read_text(), re.MULTILINE | re.DOTALL)
+    values = {
+        "the Access Key ID": USER,
+        "the Secret Key": PASSWORD,
+        "the Project ID": swift.keystone.project_id,
+        "the Domain ID": "default",
+    }
+    for words, value in values.items():
+        assert f"= {words}\n" in lines
+        lines = lines.replace(f"= {words}\n", f"= {value}\n")
+    home, answers = tmp_path / "home", tmp_path / "answers"
+    home.mkdir()
+    answers.mkdir()
+    # As the page says for another region.
+    (answers / "photos.credentials").write_text(f"{lines}auth_url = {swift.keystone.url}\n")
+    environment = reader_s_environment(home)
+    put_editor(home / "bin" / "nano", answers)
+    return environment
+
+
+def _follow(reader: Mapping[str, str]) -> str:
+    """Run the page's commands up to those for root, as they are written."""
+    commands = blocks(PAGE, "## 2. The credentials file", "## 4. At boot")
+    return run_blocks(commands, ["bash", "-c"], dict(reader), ROOT)
+
+
+def test_the_page_about_naver_is_followed(swift: KeystoneSwift, reader: dict[str, str]) -> None:
+    swift_cli(swift, "post", "photos")  # in the console
+    printed = _follow(reader)
+    assert f"account: {swift.keystone.url} (user {USER})" in printed
+    assert "advice: " in printed
+    assert re.search(r"cost: \d+ requests", printed)
+    assert swift_cli(swift, "download", "photos", "README.md", "-o", "-") == (ROOT / "README.md").read_text()
+    assert PASSWORD not in printed
+
+
+def test_the_page_about_naver_makes_a_bucket_that_is_missing(
+    swift: KeystoneSwift, reader: dict[str, str]
+) -> None:
+    """`probe` comes first on the page, and says what to type."""
+    swift_cli(swift, "post", "photos")
+    swift_cli(swift, "delete", "photos")
+    with pytest.raises(
+        AssertionError, match=r"no container 'photos': check .* 'swiftfs mount --create photos FOLDER'"
+    ):
+        _follow(reader)
+    setup, use = blocks(PAGE, "## 2. The credentials file", "## 4. At boot")
+    run_blocks([setup, use.replace("swiftfs probe photos\n", "")], ["bash", "-c"], reader, ROOT)
+    assert swift_cli(swift, "download", "photos", "README.md", "-o", "-") == (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ("chmod 644 {}", "can be read by other users: chmod 600 it"),
+        *((f"sed -i /{name}/d {{}}", f"{name} is missing") for name in NAVER_KEYS),
+        ("sed -i 's/^secret_key = .*/secret_key = wrong/' {}", "wrong user or key"),
+        ("sed -i 's/^project_id = .*/project_id = 0123/' {}", "wrong user or key"),
+    ],
+)
+def test_a_mistake_in_the_file_of_the_page_about_naver_is_told(
+    reader: dict[str, str], mistake: str, told: str
+) -> None:
+    file = "~/.config/swiftfs/photos.credentials"
+    setup = blocks(PAGE, "## 2. The credentials file", "## 3. Try it")
+    probe = f"! swiftfs probe photos --credentials {file}"
+    printed = run_blocks([*setup, mistake.format(file), probe], ["bash", "-c"], reader, ROOT)
+    last = printed.splitlines()[-1]
+    assert last.startswith("swiftfs: ")
+    assert told in last
+    assert PASSWORD not in last
+
+
+@pytest.mark.parametrize("may_make_containers", [True, False], ids=["an owner", "a sub account"])
+def test_segments_lie_where_the_page_about_naver_says(
+    swift: KeystoneSwift, tmp_path: Path, may_make_containers: bool
+) -> None:
+    name = "owners" if may_make_containers else "shared"
+    environment = swift.environment()
+    if not may_make_containers:
+        user = swift.keystone.add_user("sub", "sub")
+        allowed = f"{swift.keystone.project_id}:{user}"
+        swift_cli(swift, "post", name, "-r", allowed, "-w", allowed)
+        environment["OS_USERNAME"] = "sub"
+    else:
+        swift_cli(swift, "post", name)
+    who: Any = _AnotherUser(environment)
+    data = os.urandom(3 * 1024**2)
+    with Mount(who, name, tmp_path, "segment_size=1M") as mount:
+        (mount.path / "film").write_bytes(data)
+        mount.remount()
+        assert (mount.path / "film").read_bytes() == data
+    place, prefix = (f"{name}_segments", "") if may_make_containers else (name, ".swiftfs-segments/")
+    assert len([one for one in swift_cli(swift, "list", place).split() if one.startswith(prefix)]) >= 3
+    told = f"segments of {name} go to {name}/.swiftfs-segments"
+    assert (told in mount.log.read_text()) is not may_make_containers

@@ -43,8 +43,29 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     ("swiftfs mount photos mp --config table.toml", FAILED, "table [photos] (table.toml, line 2): *"),
     ("swiftfs mount photos mp --config none.toml", FAILED, "configuration file none.toml: No such file*"),
     # Source and mount point
-    ("swiftfs mount nobox mp", FAILED, "no container 'nobox' at *: 'swiftfs mount --create' makes it, *"),
-    ("swiftfs mount swift:nobox mp", FAILED, "no container 'nobox' at *"),
+    (
+        "swiftfs mount nobox mp",
+        FAILED,
+        "no container 'nobox' at *: check its name; 'swiftfs mount --create nobox */mp' makes it, *",
+    ),
+    ("swiftfs mount swift:nobox mp", FAILED, "*; 'swiftfs mount --create nobox */mp' makes it, *"),
+    ("swiftfs mount nobox/2024 mp", FAILED, "*; 'swiftfs mount --create nobox/2024 */mp' makes it, *"),
+    (
+        "NOTIFY_SOCKET=@x swiftfs mount nobox mp",
+        FAILED,
+        "no container 'nobox' at *; the option 'create' makes *",
+    ),
+    (
+        "swiftfs probe nobox",
+        FAILED,
+        "no container 'nobox': check its name, or make it by 'swiftfs mount --create nobox FOLDER'",
+    ),
+    (
+        "swiftfs probe nobox/2024",
+        FAILED,
+        "no container 'nobox': check its name, or make it by 'swiftfs mount --create nobox/2024 FOLDER'",
+    ),
+    ("swiftfs gc nobox", FAILED, "no container 'nobox', and no container for its segments: check its name"),
     ("swiftfs mount /nobox mp", FAILED, "source '/nobox': use CONTAINER, CONTAINER/PREFIX, or / *"),
     ("swiftfs mount nobox none", FAILED, "mount point */none: No such file or directory: mkdir it, or *"),
     ("swiftfs mount nobox table.toml", FAILED, "mount point */table.toml: Not a directory"),

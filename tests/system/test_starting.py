@@ -60,6 +60,37 @@ def test_create_makes_container_and_mount_point(
     assert told(typed("swiftfs umount a/b/mp")) == ""
 
 
+@pytest.mark.parametrize(
+    ("source", "requests"),
+    [
+        ("{}", ["GET /auth", "DELETE {}/.swiftfs-", "HEAD {}"]),
+        ("{} --ro", ["GET /auth", "HEAD {}"]),
+        ("/", ["GET /auth", "HEAD "]),
+        ("{}/marked", ["GET /auth", "DELETE {}/marked/.swiftfs-", "HEAD {}", "HEAD {}/marked"]),
+    ],
+    ids=["container", "read-only", "account", "prefix"],
+)
+def test_a_start_sends_few_requests(
+    typed: Command,
+    swift: SwiftServer,
+    connection: Connection,
+    container: str,
+    source: str,
+    requests: list[str],
+) -> None:
+    """The login, whether it may write, and whether the source is there: a mount that is ready knows these."""
+    connection.put_object(container, "marked", b"", content_type="application/directory")
+    swift.reset_requests()
+    assert told(typed(f"swiftfs mount {source.format(container)} mp")) == ""
+    account = swift.storage_url.partition(str(swift.port))[2] + "/"
+    sent = [f"{one.method} {one.path.replace(account, '')}" for one in swift.requests()]
+    assert len(sent) == len(requests), sent
+    assert all(one.startswith(begin.format(container)) for one, begin in zip(sent, requests, strict=True)), (
+        sent
+    )
+    assert told(typed("swiftfs umount mp")) == ""
+
+
 def test_create_leaves_no_folder_when_it_fails(typed: Command, home: Path) -> None:
     assert "wrong user or key" in one_line(typed("swiftfs mount --create box a/b/mp", ST_KEY="wrong"))
     assert sorted(path.name for path in home.iterdir()) == ["mp"]
@@ -70,7 +101,9 @@ def test_mkdir_in_an_account_makes_the_container_that_a_mount_misses(
 ) -> None:
     name = f"{container}-made"
     line = one_line(typed(f"swiftfs mount {name} mp"))
-    assert "'swiftfs mount --create' makes it, and so does mkdir in a mount of /" in line
+    assert (
+        f"'swiftfs mount --create {name} {home / 'mp'}' makes it, and so does mkdir in a mount of /" in line
+    )
     assert told(typed("swiftfs mount / mp")) == ""
     (home / "mp" / name).mkdir()
     assert told(typed("swiftfs umount mp")) == ""

@@ -16,6 +16,7 @@ def account_usage(headers: Mapping[str, str]) -> Usage:
         objects=_count(headers, "x-account-object-count"),
         quota_bytes=_quota(headers, "x-account-quota-bytes", "x-account-meta-quota-bytes"),
         quota_objects=_quota(headers, "x-account-quota-count"),
+        modified_ns=timestamp(headers),
     )
 
 

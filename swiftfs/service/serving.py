@@ -1,0 +1,238 @@
+"""From a connected account to a mount that answers, and to its end: build, check, mount, serve, drain.
+
+It loads most of what a mount needs, so `service.mount` imports it while it waits for the login.
+"""
+
+import contextlib
+import gc
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from swiftfs.concurrency import Event, monotonic, new_event, new_thread
+from swiftfs.config.options import Options, readable_size
+from swiftfs.control.collector import StatusCollector
+from swiftfs.control.detached_mount import DetachWatch
+from swiftfs.control.drain import Drain
+from swiftfs.control.unmount import detach, died
+from swiftfs.errors import SwiftfsError
+from swiftfs.journal.codec import load as load_codec
+from swiftfs.objects import Usage
+from swiftfs.paths import SCHEME
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service.build import build
+from swiftfs.service.first_requests import begin
+from swiftfs.service.monitoring import Monitoring
+from swiftfs.service.mount_caller import NameMover, PageDropper
+from swiftfs.service.mountpoint import MountRequest
+from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
+from swiftfs.service.systemd import notify
+from swiftfs.store.connect import ConnectedAccount
+
+log = logging.getLogger(__name__)
+
+
+KERNEL_CACHE_SECONDS = 1.0
+"""How long the kernel may answer from its own cache. It adds to `ttl`, so it is short."""
+
+
+ANSWER_SECONDS = 60.0
+"""A mount that has not answered its first stat(2) after this time has failed."""
+
+
+def serve(
+    request: MountRequest,
+    account: ConnectedAccount,
+    usage: Usage,
+    cache: Path,
+    monitoring: Monitoring,
+    termination: Termination,
+    ready: Callable[[], None],
+) -> None:
+    """Mount with the locked cache folder, call `ready` once the mount answers, and serve until it ends.
+
+    `usage` is what Swift has said about the source. Errors as in `service.mount.serve`.
+    """
+    with _garbage_collection_postponed():
+        filesystem = build(account, request, cache)
+    _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
+    collector = StatusCollector(filesystem, account, request.source, request.mountpoint, monitoring.prices)
+    Drain(0).write(cache)  # replaces the last state of an earlier process
+    detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
+    try:
+        with _garbage_collection_postponed():
+            begin(filesystem, request, account, usage)
+        monitoring.begin(collector)
+        termination.serve(account.reading.end)
+        _mount(filesystem, request, monitoring.files(collector), ready, detached)
+        log.info("%s is not mounted any more", request.mountpoint)
+    finally:
+        termination.drain()
+        account.reading.resume()  # what is stored now may need bytes of what it replaces
+        notify("STOPPING=1")
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # Before the drain is written here: it writes the same file.
+        detached.stop()
+        Drain(0).write(cache)  # the mount is not held any more
+        _drain(filesystem, cache)
+
+
+def _drain(filesystem: FileSystem, cache: Path) -> None:
+    told = False
+
+    def tell(waiting: int) -> None:
+        nonlocal told
+        if waiting and not told:
+            told = True
+            log.info("%d changes are still to be stored", waiting)
+        Drain(waiting).write(cache)
+        notify(f"STATUS=unmounted, {waiting} changes are still to be stored")
+
+    try:
+        filesystem.close(tell)
+    except SwiftfsError as error:
+        Drain(0, str(error)).write(cache)
+        raise
+    Drain(0).write(cache)
+
+
+def _warn_of_small_cache(limit: int, segment: int) -> None:
+    """Warn of a cache for less than two segments: then writing and uploading take turns."""
+    if limit < 2 * segment:
+        log.warning(
+            "the cache (%s) is smaller than two segments (%s each): large files are written slowly; "
+            "free disk space, raise cache_size, or lower segment_size",
+            *(readable_size(limit), readable_size(segment)),
+        )
+
+
+@contextlib.contextmanager
+def _garbage_collection_postponed() -> Iterator[None]:
+    """Postpone Python's collection of cycles, which takes a quarter of a start with many pending changes.
+
+    Objects made at the start are kept anyway, so later collections skip them.
+    """
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
+
+
+def _mount(
+    filesystem: FileSystem,
+    request: MountRequest,
+    files: Mapping[str, Callable[[], bytes]],
+    ready: Callable[[], None],
+    detached: DetachWatch,
+) -> None:
+    # libfuse is loaded on import, and only a mount needs it.
+    from swiftfs.control.control_dir import ControlDir, ControlDirFS  # noqa: PLC0415
+    from swiftfs.fuse.binding import FUSE  # noqa: PLC0415
+    from swiftfs.fuse.operations import Operations, caller  # noqa: PLC0415
+
+    # Only now, when everything else has succeeded: until then the dead mount keeps programs out of the empty
+    # folder below.
+    if died(request.mountpoint):
+        detach(request.mountpoint)
+    seconds = min(KERNEL_CACHE_SECONDS, request.options.ttl)
+    watchers = _Watchers(filesystem, request.mountpoint, ready, detached)
+    try:
+        FUSE(
+            Operations(ControlDirFS(filesystem, ControlDir(files, caller))),
+            request.mountpoint,
+            source=f"{SCHEME}{request.source}",
+            attr_timeout=seconds,
+            entry_timeout=seconds,
+            negative_timeout=seconds,
+            on_init=watchers.start,
+            options=_kernel_options(request.options),
+        )
+    finally:
+        watchers.stop()
+
+
+class _Watchers:
+    """The threads of a mount while it serves.
+
+    There is one for each signal, one that calls `ready` when the mount answers, one that moves names, and one
+    that lets the kernel drop pages.
+    """
+
+    def __init__(
+        self, filesystem: FileSystem, mountpoint: Path, ready: Callable[[], None], detached: DetachWatch
+    ) -> None:
+        services = filesystem.services
+        self._mover = NameMover(services.open_files.replaced, mountpoint)
+        self._dropper = PageDropper(services.open_files.wrong_pages, mountpoint)
+
+        def answers() -> None:
+            device = mountpoint.stat().st_dev
+            detached.start(device)
+            # The kernel refuses each rename(2) in a mount that is read-only.
+            if not services.options.ro:
+                self._mover.start(device)
+            self._dropper.start(device)
+            ready()
+
+        self._signals = (
+            SignalWatch(signal.SIGHUP, filesystem.refresh),
+            SignalWatch(signal.SIGUSR1, partial(log_state, services.journal.report)),
+        )
+        self._ended = new_event()
+        # The device below the mount point, by which the mount can be told from it.
+        outside = mountpoint.stat().st_dev
+        # A thread, because its stat(2) is answered by libfuse's loop, in which the main thread is by then.
+        self._first_stat = new_thread(
+            _tell_when_it_answers, "ready", (mountpoint, outside, self._ended, answers)
+        )
+
+    def start(self) -> None:
+        """Start the threads; after the fork."""
+        for one in self._signals:
+            one.start()
+        self._first_stat.start()
+
+    def stop(self) -> None:
+        """End the threads that were started."""
+        self._ended.set()
+        for one in self._signals:
+            one.stop()
+        if self._first_stat.ident is not None:
+            self._first_stat.join()
+        self._mover.stop()
+        self._dropper.stop()
+
+
+def _kernel_options(options: Options) -> Mapping[str, bool]:
+    """Return the options for fuse(8) and the kernel."""
+    same = ("ro", "allow_other", "allow_root")
+    return {
+        # Otherwise the kernel truncates the path before it opens it, and the empty file would be stored.
+        "atomic_o_trunc": True,
+        "noexec": not options.exec,
+        "default_permissions": options.checks_permissions,
+        **{name: getattr(options, name) for name in same},
+    }
+
+
+def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: Callable[[], None]) -> None:
+    """Call `ready`, or end the mount if it does not answer or if its caller is gone."""
+    deadline = monotonic() + ANSWER_SECONDS
+    try:
+        # The mount is there as soon as the device is another one.
+        while mountpoint.stat().st_dev == outside:
+            if monotonic() > deadline:
+                raise TimeoutError("it does not answer")  # noqa: TRY301
+            if ended.wait(0.01):
+                return
+        ready()
+    except Exception as error:  # noqa: BLE001  the waiting caller must get an end
+        log.error("the mount on %s ends: %s", mountpoint, error)
+        # libfuse ends its loop at that, and `serve` stores what there is.
+        end_loop()
+        return
+    load_codec()
