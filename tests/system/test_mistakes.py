@@ -65,7 +65,7 @@ TYPED: tuple[tuple[str, int, str], ...] = (
         FAILED,
         "no container 'nobox': check its name, or make it by 'swiftfs mount --create nobox/2024 FOLDER'",
     ),
-    ("swiftfs gc nobox", FAILED, "no container 'nobox', and no container for its segments: check its name"),
+    ("swiftfs gc zzz", FAILED, "no container 'zzz', and no container for its segments: check its name"),
     ("swiftfs mount /nobox mp", FAILED, "source '/nobox': use CONTAINER, CONTAINER/PREFIX, or / *"),
     ("swiftfs mount nobox none", FAILED, "mount point */none: No such file or directory: mkdir it, or *"),
     ("swiftfs mount nobox table.toml", FAILED, "mount point */table.toml: Not a directory"),
