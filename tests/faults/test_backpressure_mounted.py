@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import threading
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from swiftclient import Connection
 
 from support.mounts import Mount
+from support.noise import noise
 from swiftfs.demo.server import Fault, SwiftServer
 
 MIB = 1024 * 1024
@@ -22,7 +22,7 @@ def disk(folder: Path) -> int:
         return sum(entry.stat().st_blocks * 512 for entry in entries)
 
 
-LIMIT, SEGMENT, LARGE = 64 * MIB, 8 * MIB, 160 * MIB
+LIMIT, LARGE = 64 * MIB, 112 * MIB
 SLACK = 24 * MIB
 """Bytes of a step of the budget, of the segment being written, and of writes that have begun."""
 
@@ -38,7 +38,7 @@ SMALL_DISK = "cache_size=64M,segment_size=8M,uploads=4"
 
 def large(index: int) -> bytes:
     """Return one MiB of a file without repetitions."""
-    return random.Random(index).randbytes(MIB)
+    return noise(MIB, index)
 
 
 class Watch:
@@ -79,17 +79,18 @@ def test_a_mount_writes_a_file_larger_than_its_disk(mounted: Mount) -> None:
 def test_another_process_finishes_what_was_evicted(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
+    whole = b"".join(map(large, range(LARGE // MIB)))
     mount = Mount(swift, container, tmp_path, f"{SMALL_DISK},settle=1000")
     with mount:
-        write_on(os.open(mount.path / "large", os.O_WRONLY | os.O_CREAT), 120, close=True)
+        write_on(os.open(mount.path / "large", os.O_WRONLY | os.O_CREAT), LARGE // MIB, close=True)
         assert disk(mount.cache / "content") <= LIMIT + SLACK
         assert connection.get_container(container)[1] == []
         os.kill(mount.pid, signal.SIGKILL)
         mount.exit_code = -signal.SIGKILL
     mount.exit_code = 0
     with mount:
-        assert (mount.path / "large").read_bytes() == b"".join(map(large, range(120)))
-    assert connection.get_object(container, "large")[1] == b"".join(map(large, range(120)))
+        assert (mount.path / "large").read_bytes() == whole
+    assert connection.get_object(container, "large")[1] == whole
     segments = {
         row["name"] for row in connection.get_container(f"{container}_segments", full_listing=True)[1]
     }

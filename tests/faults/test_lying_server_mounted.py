@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from swiftclient import Connection
 
 from support import mount_with_time_limits
 from support.deadlines import within
@@ -39,18 +40,20 @@ class LyingProxy(Proxy):
 
 
 @pytest.fixture
-def proxy(server: SwiftServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[LyingProxy]:
+def proxy(swift: SwiftServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[LyingProxy]:
     for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    proxy = LyingProxy(server.port)
+    proxy = LyingProxy(swift.port)
     with proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         yield proxy
         proxy.lies = False
 
 
-def test_calls_and_the_mount_end(server: SwiftServer, proxy: LyingProxy, tmp_path: Path) -> None:
-    mount = Mount(server, "box", tmp_path, "settle=0.1,drain=1,ttl=0")
+def test_calls_and_the_mount_end(
+    swift: SwiftServer, connection: Connection, container: str, proxy: LyingProxy, tmp_path: Path
+) -> None:
+    mount = Mount(swift, container, tmp_path, "settle=0.1,drain=1,ttl=0")
     mount.program = (mount_with_time_limits.__file__, SILENCE, DEADLINE)
     mount.start()
     (mount.path / "folder").mkdir()
@@ -70,7 +73,7 @@ def test_calls_and_the_mount_end(server: SwiftServer, proxy: LyingProxy, tmp_pat
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(within(30)) == 1  # what could not be stored is kept
     proxy.lies = False
-    again = Mount(server, "box", tmp_path)
+    again = Mount(swift, container, tmp_path)
     again.expected += ["ETIMEDOUT", "changes stay in", "change stays in"]  # in the log of the first one
     with again:
         assert (again.path / "kept").read_text() == "kept"

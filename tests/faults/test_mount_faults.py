@@ -190,7 +190,7 @@ class Matrix:
     ("always", "apart"),
     [
         # Each kind and each operation occurs.
-        pytest.param(False, 9, id="once, few"),
+        pytest.param(False, 14, id="once, few"),
         pytest.param(False, 4, id="once", marks=pytest.mark.slow),
         pytest.param(True, 4, id="always", marks=pytest.mark.slow),
     ],

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from swiftclient import Connection
 
 from support.deadlines import within
 from support.jobs import wait_until
@@ -26,12 +27,14 @@ LONG = 60.0
 """Longer than any request of this mount may take, in seconds."""
 
 
-def test_a_second_sigterm_ends_at_once_and_loses_nothing(server: SwiftServer, tmp_path: Path) -> None:
-    mount = Mount(server, "box", tmp_path, "settle=0.1")
+def test_a_second_sigterm_ends_at_once_and_loses_nothing(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    mount = Mount(swift, container, tmp_path, "settle=0.1")
     mount.start()
-    server.inject(Fault("PUT", "/box/file", delay=LONG, status=503))
+    swift.inject(Fault("PUT", f"/{container}/file", delay=LONG, status=503))
     (mount.path / "file").write_text("text")
-    wait_until(lambda: any(one.path.endswith("/box/file") for one in server.requests()))
+    wait_until(lambda: any(one.path.endswith(f"/{container}/file") for one in swift.requests()))
     process = mount.take_process()
     os.kill(process.pid, signal.SIGTERM)
     wait_until(lambda: str(mount.path) not in mounts())
@@ -40,27 +43,31 @@ def test_a_second_sigterm_ends_at_once_and_loses_nothing(server: SwiftServer, tm
     assert process.wait(within(5)) == 1
     assert "a second signal" in mount.log.read_text()
     mount.expected.append("a second signal")
-    server.clear_faults()
+    swift.clear_faults()
+    swift.end_delays()
     with mount:
         assert (mount.path / "file").read_text() == "text"
-    assert any(one.method == "PUT" and one.status == 201 for one in server.requests())
+    assert any(one.method == "PUT" and one.status == 201 for one in swift.requests())
 
 
-def test_a_second_sigterm_ends_a_mount_whose_program_waits(server: SwiftServer, tmp_path: Path) -> None:
+def test_a_second_sigterm_ends_a_mount_whose_program_waits(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
     """libfuse waits for the threads that answer programs."""
-    mount = Mount(server, "box", tmp_path)
+    mount = Mount(swift, container, tmp_path)
     mount.start()
     (mount.path / "folder").mkdir()
     mount.remount()
-    server.inject(Fault("GET", "prefix=folder", delay=LONG, status=503))
+    swift.inject(Fault("GET", "prefix=folder", delay=LONG, status=503))
     with subprocess.Popen(["ls", mount.path / "folder"], stderr=subprocess.DEVNULL) as program:
-        wait_until(lambda: any("prefix=folder" in one.query for one in server.requests()))
+        wait_until(lambda: any("prefix=folder" in one.query for one in swift.requests()))
         process = mount.take_process()
         os.kill(process.pid, signal.SIGTERM)
         wait_until(lambda: received(process.pid))
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(within(5)) == 1
         program.wait(within(10))
+    swift.end_delays()
     subprocess.run(["fusermount", "-uz", str(mount.path)], check=False, capture_output=True)
 
 
@@ -145,13 +152,15 @@ def received(pid: int) -> bool:
     return not int(pending.split()[1], 16) & 1 << signal.SIGTERM - 1
 
 
-def test_one_sigterm_after_an_unmount_interrupts_nothing(server: SwiftServer, tmp_path: Path) -> None:
-    mount = Mount(server, "box", tmp_path, "settle=0.1")
+def test_one_sigterm_after_an_unmount_interrupts_nothing(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    mount = Mount(swift, container, tmp_path, "settle=0.1")
     mount.start()
-    server.inject(Fault("PUT", "/box/file", delay=2.0, times=1))
+    swift.inject(Fault("PUT", f"/{container}/file", delay=2.0, times=1))
     (mount.path / "file").write_text("text")
     process = mount.take_process()
     subprocess.run(["fusermount", "-u", str(mount.path)], check=True)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(within(30)) == 0
-    assert [one.status for one in server.requests() if one.path.endswith("/box/file")] == [201]
+    assert [one.status for one in swift.requests() if one.path.endswith(f"/{container}/file")] == [201]

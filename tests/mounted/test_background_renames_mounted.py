@@ -15,9 +15,9 @@ from support.jobs import wait_until
 from support.mounts import Mount
 from swiftfs.demo.server import Fault, SwiftServer
 
-COUNT = 120
+COUNT = 30
 NAMES = [f"{number:03}" for number in range(COUNT)]
-OPTIONS = "settle=0.2,background_rename=100"
+OPTIONS = "settle=0.2,background_rename=25"
 
 
 @pytest.fixture

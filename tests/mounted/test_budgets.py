@@ -19,9 +19,9 @@ from swiftfs.objects import Attributes
 from swiftfs.store.wire.object_headers import META
 
 DIRECTORY = "application/directory"
-FILES = 120
-"""Thrice as many as folders: a request for each file would be noticed."""
-IN_DEPTH = 96
+FILES = 60
+"""Half as many again as folders: a request for each file would be noticed."""
+IN_DEPTH = 48
 pytestmark = pytest.mark.mount_options("settle=2")
 
 

@@ -18,8 +18,8 @@ MIB = 1024**2
 MEMORY = 300 * MIB
 """Most memory of the process in bytes, whatever the size of a file."""
 
-COLD = 128
-"""MiB of the file that is read in order: eight segments."""
+COLD = 64
+"""MiB of the file that is read in order: four segments."""
 
 small_segments = pytest.mark.mount_options("segment_size=1M")
 
@@ -154,10 +154,10 @@ def test_segments_grow_so_that_their_number_stays_small(
     mounted: Mount, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     local = tmp_path / "local"
-    expected = make_file(local, 130)
+    expected = make_file(local, 70)
     run("cp", local, mounted.path / "big")
     parts = manifest(connection, container, "big")
-    assert [part["bytes"] // MIB for part in parts] == [1] * 64 + [4] * 16 + [2]
+    assert [part["bytes"] // MIB for part in parts] == [1] * 64 + [4, 2]
     assert manifest_names(connection, container, "big") == segment_names(connection, container)
     assert downloaded_md5(connection, container, "big") == expected
     (mounted.path / "big").unlink()

@@ -157,7 +157,7 @@ def test_a_file_can_be_opened_while_another_client_changes_its_size_all_the_time
     with ThreadPoolExecutor(1) as pool:
         changes = pool.submit(change)
         try:
-            for _ in range(80):
+            for _ in range(25):
                 os.close(os.open(path, os.O_RDONLY))
         finally:
             is_done.set()

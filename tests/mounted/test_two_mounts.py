@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 from swiftclient import Connection
 
+from support import mount_with_rests
 from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount
@@ -33,7 +34,7 @@ MIB = 1024 * 1024
 
 def versions() -> tuple[bytes, bytes]:
     """Return what a large file holds, and what it holds then."""
-    return b"o" * 8 * MIB, b"n" * 8 * MIB
+    return b"o" * 5 * MIB, b"n" * 5 * MIB
 
 
 class Pair(NamedTuple):
@@ -341,8 +342,7 @@ def test_both_rename_a_large_file_at_once(
 class UsersMount(Mount):
     """A mount in which replaced segments rest, as in that of a user."""
 
-    program = ("-m", "swiftfs")
-    forked = False
+    program = (mount_with_rests.__file__,)
 
 
 @pytest.mark.parametrize("ahead", [0.0, 0.1, 0.2])

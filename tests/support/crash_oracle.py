@@ -41,7 +41,7 @@ States = Mapping[str, State]
 """The state of each path, relative to the mount point."""
 
 
-def digest(body: bytes) -> str:
+def digest(body: bytes | bytearray) -> str:
     """Return a file's size and MD5."""
     return f"{len(body)} bytes {hashlib.md5(body, usedforsecurity=False).hexdigest()}"
 

@@ -16,7 +16,7 @@ from support.crash_oracle import UNSHARED, CrashOracle, State, digest
 from support.deadlines import within
 from support.mounts import EXIT_SECONDS, READY_SECONDS, clean_environment
 from support.noise import LARGE
-from support.warm_processes import CRASHING, NURSERY, ForkedProcess
+from support.warm_processes import NURSERY, ForkedProcess
 from swiftfs.attributes import parse_time
 from swiftfs.demo.server import SwiftServer
 from swiftfs.journal.segment_removal import LATE_SECONDS
@@ -52,7 +52,7 @@ class KillableMount:
         words = [str(self._cache), str(self._report), str(last_step), str(late_seconds), *self._words]
         outside = self.path.stat().st_dev
         with self.log.open("ab") as log:
-            self._process = NURSERY.fork(words, self._environment, log, log, program=CRASHING)
+            self._process = NURSERY.fork(words, self._environment, log, log, program="crashing_mount")
         end = time.monotonic() + within(READY_SECONDS)
         while self._process.poll() is None and time.monotonic() < end:
             with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -30,6 +31,11 @@ class Belongings:
         while (found := self._more()) and time.monotonic() < ends:
             time.sleep(0.01)
         return found
+
+    def detach_mounts(self) -> None:
+        """Take away the mounts that are left: the next tests would find them too."""
+        for point in _mounts_below(self._folder):
+            subprocess.run(["fusermount", "-u", "-z", point], check=False, capture_output=True)
 
     def _more(self) -> list[str]:
         threads = [f"thread {one.name}" for one in set(threading.enumerate()) - self._threads]

@@ -11,14 +11,14 @@ from swiftfs.cli import app
 from swiftfs.journal import late_requests
 
 
-def main(looks: tuple[float, ...], arguments: list[str]) -> None:
+def serve(looks: str, *arguments: str) -> None:
     """Run the command with these delays, in seconds."""
     patched: Any = late_requests
-    patched.LOOKS = looks
+    patched.LOOKS = tuple(map(float, looks.split(",")))
     patched.AGAIN_SECONDS = 1.0
-    concurrency.check()
-    app.main(arguments)
+    app.main(list(arguments))
 
 
 if __name__ == "__main__":
-    main(tuple(map(float, sys.argv[1].split(","))), sys.argv[2:])
+    concurrency.check()
+    serve(*sys.argv[1:])

@@ -17,16 +17,16 @@ from swiftfs.store.retry import RetryPolicy
 from swiftfs.store.swift_store import SwiftStore
 
 
-def main(silence: float, deadline: float, arguments: list[str]) -> None:
+def serve(silence: str, deadline: str, *arguments: str) -> None:
     """Run the command with these limits, in seconds."""
-    policy = RetryPolicy(deadline=deadline, first_pause=0.1, longest_pause=0.3)
+    policy = RetryPolicy(deadline=float(deadline), first_pause=0.1, longest_pause=0.3)
     patched: Any = (connecting, mount, Outcomes)
-    patched[0].SwiftStore = partial(SwiftStore, longest_silence=silence)
+    patched[0].SwiftStore = partial(SwiftStore, longest_silence=float(silence))
     patched[1].connect = partial(connecting.connect, policy=policy)
     patched[2]._note_outage = lambda *_: None
-    concurrency.check()
-    app.main(arguments)
+    app.main(list(arguments))
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])
+    concurrency.check()
+    serve(*sys.argv[1:])

@@ -10,12 +10,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from support.deadlines import within
 from support.warm_processes import NURSERY, Process
 from swiftfs.demo.server import SwiftServer
 
-CHECKED = (str(Path(__file__).parent / "checked_mount.py"),)
+SUPPORT = Path(__file__).parent
+CHECKED = (str(SUPPORT / "checked_mount.py"),)
 """`swiftfs` that asserts the ranks of its locks."""
 READY_SECONDS = 30
 EXIT_SECONDS = 120
@@ -36,7 +38,7 @@ class Mount:
     program: tuple[str, ...] = CHECKED
     """What Python runs; a test may have another."""
     forked = True
-    """Whether the process may be a fork of one that has imported `program`."""
+    """Whether the process may be forked from one that has imported swiftfs; `program` lies in this folder."""
 
     def __init__(
         self, swift: SwiftServer, source: str, folder: Path, options: str = "", flags: tuple[str, ...] = ()
@@ -96,11 +98,7 @@ class Mount:
                 **self.swift.environment(),
                 "NOTIFY_SOCKET": f"{folder}/notify",
             }
-            if self.forked and self.program == CHECKED and NURSERY.serves(environment):
-                self._process = NURSERY.fork(words, environment, log, log)
-            else:
-                command = [sys.executable, *self.program, *words]
-                self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            self._process = self._start_process(words, environment, log)
             try:
                 said = channel.recv(100)
             except TimeoutError:
@@ -110,6 +108,14 @@ class Mount:
                 self._process.wait()
                 self._process = None
                 raise AssertionError(self.log.read_text())
+
+    def _start_process(self, words: list[str], environment: Mapping[str, str], log: IO[bytes]) -> Process:
+        program, *arguments = self.program
+        if self.forked and Path(program).parent == SUPPORT and NURSERY.serves(environment):
+            name = "swiftfs" if self.program == CHECKED else Path(program).stem
+            return NURSERY.fork([*arguments, *words], environment, log, log, program=name)
+        command = [sys.executable, *self.program, *words]
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def stop(self) -> None:
         """Unmount, wait for the process, and look for what should not be in its log."""

@@ -196,8 +196,9 @@ class Faulty:
         raise FAULTS[kind]()
 
 
-def serve(root: Path, mountpoint: Path, control: Path) -> None:
-    """Mount, write a line to stdout, and serve until the unmount."""
+def serve(*folders: str) -> None:
+    """Mount, write a line to stdout, and serve until the unmount; the folders are those of the program."""
+    root, mountpoint, control = map(Path, folders)
     logging.basicConfig(filename=control / "log", level=logging.INFO, format="%(levelname)s %(message)s")
     filesystem: Any = Faulty(root, control)
 
@@ -217,4 +218,4 @@ def serve(root: Path, mountpoint: Path, control: Path) -> None:
 
 
 if __name__ == "__main__":
-    serve(*(Path(argument) for argument in sys.argv[1:]))
+    serve(*sys.argv[1:])

@@ -24,8 +24,6 @@ from typing import IO
 Output = IO[bytes] | IO[str]
 
 REQUEST_BYTES = 128 * 1024
-CRASHING = "crashing"
-"""The program that is swiftfs, but dies at one of its steps."""
 STARTUP = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_")
 """How names of variables begin that a process reads once, when it starts."""
 
@@ -97,7 +95,10 @@ class Nursery:
         program: str = "swiftfs",
         folder: Path | None = None,
     ) -> ForkedProcess:
-        """Run a program with these arguments; the files get its standard output and standard error."""
+        """Run a program with these arguments; the files get its standard output and standard error.
+
+        It is `swiftfs`, `swift`, or a module beside this one, whose function `serve` gets the arguments.
+        """
         request = {
             "words": [program, *words],
             "environment": dict(environment),
@@ -190,10 +191,10 @@ def main(number: int) -> None:
         sys.argv = words
         if words[0] == "swift":
             shell.main(words)
-        elif words[0] == CRASHING:
-            importlib.import_module("crashing_mount").serve(*words[1:])  # it lies beside this program
-        else:
+        elif words[0] == "swiftfs":
             app.main()
+        else:
+            importlib.import_module(words[0]).serve(*words[1:])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+import simulation
 from support.deadlines import within
 from support.mounts import clean_environment
 from swiftfs.demo import tour
@@ -22,13 +23,15 @@ from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError
 
 DEMO = (sys.executable, "-m", "swiftfs", "demo")
+SMALL_PACKAGE = Path(simulation.__file__)
 SHORT_DEMO = (
     sys.executable,
     "-c",
-    "from swiftfs.cli import app; from swiftfs.demo import tour; tour.BIG_MIB = 24; app.main()",
+    "from types import SimpleNamespace; from swiftfs.cli import app; from swiftfs.demo import tour; "
+    f"tour.BIG_MIB = 24; tour.swiftfs = SimpleNamespace(__file__={str(SMALL_PACKAGE)!r}); app.main()",
     "demo",
 )
-"""The same with a file of two segments."""
+"""The same with a file of two segments, and with a folder of fewer files."""
 
 
 @pytest.fixture
@@ -136,7 +139,8 @@ def end(process: subprocess.Popen[str], number: int) -> str:
     ],
 )
 def test_an_interruption_leaves_nothing(temporary: Path, moment: str, number: int) -> None:
-    with start(temporary) as process:
+    # The last steps must take so long that the signal comes in time.
+    with start(temporary, demo=DEMO if moment in {"$ cp big.bin", "$ cmp"} else SHORT_DEMO) as process:
         if moment != "starting":
             read_until(process, moment)
         process.send_signal(number)

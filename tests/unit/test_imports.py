@@ -6,6 +6,8 @@ import graphlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 import swiftfs
 
 PACKAGE = Path(swiftfs.__file__).parent
@@ -68,6 +70,13 @@ def module_name(path: Path) -> str:
     """Return a module's name below `swiftfs`, `""` for the package itself."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_syntax_trees_are_left() -> Iterator[None]:
+    """Forget the syntax trees of all modules, which take 60 MiB, after the tests of this file."""
+    yield
+    nodes.cache_clear()
 
 
 @functools.cache

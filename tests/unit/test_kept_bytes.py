@@ -87,8 +87,8 @@ OBJECTS: dict[str, tuple[Put, int]] = {
     "plain, 3 MB": (put_plain, 3_000_000),
     "plain, 10 MB": (put_plain, 10_000_000),
     "SLO, 3 MB": (lambda store, body: put_large(store, body, MIB), 3_000_000),
-    "SLO, 20 MB": (lambda store, body: put_large(store, body, SEGMENT), 20_000_000),
-    "SLO of odd segments": (lambda store, body: put_large(store, body, 2 * MIB + 777), 20_000_001),
+    "SLO, 12 MB": (lambda store, body: put_large(store, body, SEGMENT), 12_000_000),
+    "SLO of odd segments": (lambda store, body: put_large(store, body, 2 * MIB + 777), 12_000_001),
 }
 
 
@@ -240,20 +240,20 @@ def peak_of(job: Callable[[], None]) -> int:
 
 
 def test_memory_does_not_grow_with_an_object_that_is_verified_whole(rig: CacheRig) -> None:
-    body = noise(48 * MIB)
+    body = noise(24 * MIB)
     content = rig.open(put_plain(rig.store, body))
     rig.gets()
     assert peak_of(lambda: write(content, 5, b"patch")) < 4 * MIB
     assert rig.gets() == 1
     assert read(content, 6, 4) == b"atch"
-    for start in range(10, 48 * MIB, MIB):
+    for start in range(10, 24 * MIB, MIB):
         assert read(content, start, MIB) == body[start : start + MIB]
     assert rig.gets() == 0
 
 
 def test_memory_does_not_grow_with_the_pieces_that_are_fetched_twice(rig: CacheRig) -> None:
     """The store of the test itself needs 4 MiB for each answer."""
-    content = rig.open(put_plain(rig.store, noise(80 * MIB)))
+    content = rig.open(put_plain(rig.store, bytes(80 * MIB)))
     assert peak_of(lambda: content.ensure_verified(8 * MIB, 24 * MIB)) < 8 * MIB
     assert rig.gets() > 4
 

@@ -340,4 +340,4 @@ def test_the_work_grows_with_the_number_of_files(store: MemoryStore, tmp_path: P
                 write(filesystem, f"/{files}/{number}", b"x")
             return work_of(partial(filesystem.rename, f"/{files}", f"/{files}b"), swiftfs).lines
 
-    assert work(400) <= 8 * work(50)
+    assert work(240) <= 8 * work(30)

@@ -59,8 +59,8 @@ def read_part(content: CachedFile, body: bytes, offsets: Sequence[int]) -> None:
 
 
 @pytest.mark.matrix(3)
-@pytest.mark.parametrize("size", [37 * MIB, 64 * MIB + BLOCK // 2, 100 * MIB + 5])
-@pytest.mark.parametrize("read_ahead", [64 * MIB, 16 * MIB, 7 * MIB + 12345])
+@pytest.mark.parametrize("size", [18 * MIB, 32 * MIB + BLOCK // 2, 50 * MIB + 5])
+@pytest.mark.parametrize("read_ahead", [32 * MIB, 8 * MIB, 4 * MIB + 12345])
 def test_every_byte_is_downloaded_once(
     build_slow: Callable[[int], CacheRig], size: int, read_ahead: int
 ) -> None:
@@ -77,16 +77,16 @@ def test_every_byte_is_downloaded_once(
 def test_four_readers_of_a_quarter_each_download_every_byte_once(
     build_slow: Callable[[int], CacheRig],
 ) -> None:
-    rig = build_slow(64 * MIB)
-    body = repeated_noise(100 * MIB)
+    rig = build_slow(32 * MIB)
+    body = repeated_noise(48 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     with ThreadPoolExecutor(4) as readers:
-        parts = [range(first * 25 * MIB, (first + 1) * 25 * MIB, BLOCK) for first in range(4)]
+        parts = [range(first * 12 * MIB, (first + 1) * 12 * MIB, BLOCK) for first in range(4)]
         for done in [readers.submit(read_part, content, body, part) for part in parts]:
             done.result()
     settle(content)
-    assert rig.gets() <= 44
+    assert rig.gets() <= 34
     assert asked(rig) <= NEEDLESS * len(body)
 
 
@@ -96,8 +96,8 @@ def test_reads_out_of_order_download_every_byte_once(
     build_slow: Callable[[int], CacheRig], disorder: int
 ) -> None:
     """The kernel sends reads from several threads, and so do programs with several threads."""
-    rig = build_slow(64 * MIB)
-    body = repeated_noise(100 * MIB)
+    rig = build_slow(32 * MIB)
+    body = repeated_noise(48 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     dice, offsets = random.Random(disorder), list(range(0, len(body), BLOCK))
@@ -105,13 +105,13 @@ def test_reads_out_of_order_download_every_byte_once(
         some = offsets[first : first + disorder]
         read_part(content, body, dice.sample(some, len(some)))
     settle(content)
-    assert rig.gets() <= 40
+    assert rig.gets() <= 35
     assert asked(rig) <= NEEDLESS * len(body)
 
 
 def test_a_reader_of_all_while_another_reads_here_and_there(build_slow: Callable[[int], CacheRig]) -> None:
-    rig = build_slow(64 * MIB)
-    body = repeated_noise(100 * MIB)
+    rig = build_slow(32 * MIB)
+    body = repeated_noise(48 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     dice = random.Random(7)
@@ -123,7 +123,7 @@ def test_a_reader_of_all_while_another_reads_here_and_there(build_slow: Callable
             read_part(content, body, [dice.randrange(0, len(body) - BLOCK, BLOCK)])
             elsewhere += asked(rig) != before
     settle(content)
-    assert rig.gets() <= 40 + elsewhere
+    assert rig.gets() <= 30 + elsewhere
     assert asked(rig) <= NEEDLESS * len(body)
 
 
@@ -140,7 +140,7 @@ def test_a_reader_that_reads_again_a_file_larger_than_the_cache(build: Callable[
 
 def test_readers_that_have_closed_keep_nothing_in_the_cache(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=16 * MIB, read_ahead=4 * MIB)
-    body = repeated_noise(80 * MIB)
+    body = repeated_noise(48 * MIB)
     content = rig.open(rig.put("file", body))
     for start in range(0, len(body), 8 * MIB):
         read_part(content, body, range(start, start + 4 * MIB, BLOCK))

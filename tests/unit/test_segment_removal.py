@@ -1,59 +1,21 @@
 """Before segments are deleted the current manifest is read; while a lost PUT may be executed, they wait."""
 
-import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from support.memory_store import MemoryStore
+from support.segment_cleaner import NAME, PREFIX, Cleaner, pass_time
 from support.stored_objects import segments
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.filecache.segment_container import LONGEST_KEY
 from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.journal import segment_removal
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.segment_ownership import SegmentOwnership
-from swiftfs.journal.segment_removal import LATE_SECONDS, RETRY_SECONDS, SegmentRemoval
+from swiftfs.journal.segment_removal import LATE_SECONDS, RETRY_SECONDS
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 
-NAME = ObjectName("box", "file")
-
-
-class Cleaner:
-    """The removal of segments, with a clock of the test's own, and a store with one large object."""
-
-    def __init__(self, folder: Path) -> None:
-        self.now = time.time()
-        self.store = MemoryStore("box", "box_segments", "other")
-        self.log = JournalDB(folder, "me")
-        self.removal = self.restarted()
-
-    def restarted(self) -> SegmentRemoval:
-        return SegmentRemoval(self.store, self.log, SegmentOwnership(self.log), lambda: self.now)
-
-    def segment(self, key: str) -> ObjectName:
-        name = ObjectName("box_segments", key)
-        self.store.put(name, b"x" * 10, Headers("a/b"))
-        return name
-
-    def manifest(self, key: str, *names: ObjectName) -> Manifest:
-        parts = [Segment(name, self.store.head(name).version.etag, 10) for name in names]
-        manifest = Manifest(tuple(parts))
-        self.store.put_manifest(ObjectName("box", key), manifest, Headers("a/b"))
-        return manifest
-
-
-PREFIX = "file/swiftfs-0123456789abcdef0123456789abcdef/"
-
-
-@pytest.fixture
-def cleaner(tmp_path: Path) -> Iterator[Cleaner]:
-    found = Cleaner(tmp_path)
-    with closing(found.log):
-        yield found
+pytest_plugins = ["support.segment_fixtures"]
 
 
 def below(cleaner: Cleaner, **facts: object) -> UnreferencedPrefix:
@@ -174,12 +136,6 @@ def leave(cleaner: Cleaner, name: ObjectName) -> None:
     cleaner.store.delete(name)
     cleaner.removal.discard(name, old, is_slo=True)
     cleaner.removal.owners.forget(name)
-
-
-def pass_time(cleaner: Cleaner) -> None:
-    cleaner.now += LATE_SECONDS
-    assert cleaner.removal.is_due()
-    cleaner.removal.look_again()
 
 
 @pytest.mark.parametrize("restarts", [True, False])
@@ -470,87 +426,3 @@ def test_an_outage_does_not_drop_objects_that_may_name_leftovers(cleaner: Cleane
     cleaner.manifest("second", used)
     pass_time(cleaner)
     assert segments(cleaner.store) == {used.key}
-
-
-@pytest.fixture
-def rest(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Let replaced segments rest as in a mount of a user."""
-    monkeypatch.setattr(segment_removal, "REST_SECONDS", 2.0)
-    return 2.0
-
-
-def replaced(cleaner: Cleaner, *names: ObjectName) -> None:
-    """Replace the object by a version with these segments."""
-    old = {one.name for one in cleaner.store.manifest(NAME).segments}
-    cleaner.manifest("file", *names)
-    cleaner.removal.discard(NAME, old.difference(names), is_slo=True)
-
-
-def end_rest(cleaner: Cleaner, rest: float) -> None:
-    cleaner.now += rest
-    assert cleaner.removal.is_due()
-    cleaner.removal.look_again()
-
-
-def test_replaced_segments_are_deleted_after_a_rest(cleaner: Cleaner, rest: float) -> None:
-    first, kept, new, newer = (cleaner.segment(PREFIX + key) for key in ("1-a", "2-b", "3-c", "4-d"))
-    cleaner.manifest("file", first, kept)
-    replaced(cleaner, new, kept)
-    cleaner.now += rest / 2
-    assert not cleaner.removal.is_due()
-    replaced(cleaner, newer, kept)
-    end_rest(cleaner, rest / 2)
-    assert segments(cleaner.store) == {kept.key, new.key, newer.key}
-    end_rest(cleaner, rest / 2)
-    assert segments(cleaner.store) == {kept.key, newer.key}
-    assert not cleaner.removal.leftovers.all()
-    assert not cleaner.removal.is_due()
-
-
-@pytest.mark.parametrize("restarts", [True, False])
-def test_segments_that_another_mount_names_again_stay(cleaner: Cleaner, rest: float, restarts: bool) -> None:
-    """Both mounts have changed the version that stood, each another segment of it."""
-    first, second, mine, theirs = (cleaner.segment(PREFIX + key) for key in ("1-a", "2-b", "3-c", "4-d"))
-    cleaner.manifest("file", first, second)
-    replaced(cleaner, mine, second)
-    cleaner.manifest("file", first, theirs)
-    # It is no manifest of this mount, for which it would be overwritten.
-    assert not cleaner.removal.has_landed(NAME)
-    if restarts:
-        cleaner.removal = cleaner.restarted()
-    else:
-        end_rest(cleaner, rest)
-    assert not cleaner.removal.has_landed(NAME)
-    pass_time(cleaner)
-    assert {first.key, theirs.key} <= segments(cleaner.store)
-    assert not cleaner.removal.leftovers.all()
-
-
-def test_resting_segments_are_deleted_at_the_end_of_a_mount(cleaner: Cleaner, rest: float) -> None:
-    first, new = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "3-c")
-    cleaner.manifest("file", first)
-    replaced(cleaner, new)
-    assert segments(cleaner.store) == {first.key, new.key}
-    cleaner.removal.end_rests(at_once=True)
-    assert segments(cleaner.store) == {new.key}
-    assert not cleaner.removal.leftovers.all()
-
-
-@pytest.mark.usefixtures("rest")
-@pytest.mark.parametrize("method", ["manifest", "delete_many"])
-def test_resting_segments_wait_during_an_outage(cleaner: Cleaner, method: str) -> None:
-    first, second, new = (cleaner.segment(PREFIX + key) for key in ("1-a", "2-b", "3-c"))
-    cleaner.manifest("file", first, second)
-    replaced(cleaner, new)
-
-    def refuse(called: str, _subject: object) -> None:
-        if called == method:
-            raise Unavailable("503")
-
-    cleaner.store.hook = refuse
-    cleaner.removal.end_rests(at_once=True)
-    cleaner.store.hook = None
-    assert segments(cleaner.store) == {first.key, second.key, new.key}
-    pass_time(cleaner)
-    assert segments(cleaner.store) == {new.key}
-    assert not cleaner.removal.leftovers.all()
