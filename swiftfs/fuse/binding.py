@@ -46,9 +46,6 @@ REQUEST_BYTES = 131072
 DOTS = (b".", b"..")
 """The first names of every folder."""
 
-TOO_LONG = b"x" * REQUEST_BYTES
-"""A name that no answer of `readdir` has the space for."""
-
 _OWN_OPTIONS: Mapping[str, OptionValue] = {
     # Without these three libfuse 2 gets 4 KiB with each write, and 1 GiB takes 20 s.
     "big_writes": True,
@@ -264,17 +261,12 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         for name in DOTS[offset:]:
             offset += 1
             filler(buffer, name, stat, offset)
-        entries = self.operations.readdir(None, file_info.contents.fh, offset - len(DOTS))
-        for text, attributes in entries:
+        for text, attributes in self.operations.readdir(None, file_info.contents.fh, offset - len(DOTS)):
             offset += 1
             image.st_ino = attributes.inode or UNKNOWN_INODE
             image.st_mode = attributes.mode
             if filler(buffer, text.encode(), stat, offset):
                 return
-        if not entries:
-            # Without any call libfuse would take the folder for one that it has whole, and answer later calls
-            # itself: with nothing, also after seekdir(3).
-            filler(buffer, TOO_LONG, stat, offset + 1)
 
     def read_buf(self, path: bytes | None, target: int, size: int, offset: int, file_info: int) -> None:
         """Answer with a range of a local file, which libfuse splices to the kernel."""

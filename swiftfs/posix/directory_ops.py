@@ -26,8 +26,8 @@ MAX_NAME = 1024
 KEPT = 1000
 """Names of an open folder that stay in memory, besides the last part that was read: a page of its listing."""
 
-AT_ONCE = 4096
-"""Names that `readdir` returns at most: the kernel takes 128 KiB, and each name with its data is 32 bytes."""
+AT_ONCE = 128
+"""Names that `readdir` returns at most: the kernel takes 4 KiB, and each name with its data is 32 bytes."""
 
 Listed = tuple[str, Attributes]
 
@@ -201,7 +201,8 @@ class _OpenFolder:
     def names(self, start: int) -> Sequence[Listed]:
         """Return names from number `start` on, none only at the end."""
         if self._following is None or not start or start < self._dropped:
-            self._kept, self._dropped = [], 0
+            # First: if it fails, the next call must not continue what was read before.
+            self._kept, self._dropped, self._following = [], 0, None
             self._following = self._begin(self.path)
         while start >= self._dropped + len(self._kept):
             part = self._following()

@@ -104,7 +104,7 @@ class Limits:
     def read_seconds(self) -> float:
         """Return how long the next read may take."""
         if self._is_given_up():
-            raise TimeoutError("nobody waits for the answer any more")
+            raise TimeoutError("the mount ends")
         left = self._end - monotonic()
         if left <= 0:
             raise TimeoutError("the answer took too long")

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import requests
 
 from swiftfs.concurrency import Rank, may_block, monotonic, new_lock
-from swiftfs.errors import Corrupt, StoreError, TimedOut, Unavailable
+from swiftfs.errors import Corrupt, StoreError, TimedOut
 from swiftfs.objects import Count, Counts
 from swiftfs.store.auth import Account
 from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
@@ -191,7 +191,7 @@ class Transport:
         """
         may_block(f"sends {request.operation}")
         if _is_read(request) and self._reading.has_ended():
-            raise Unavailable(f"{request.operation} {request.subject}: the mount ends", may_land=False)
+            raise TimedOut(f"{request.operation} {request.subject}: the mount ends", may_land=False)
         with self._pool.lease() as connection:
             token = "" if request.info else self._account.token()
             with self._attempt(connection, request, token) as answer:

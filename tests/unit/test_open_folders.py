@@ -146,6 +146,18 @@ def test_a_failed_page_is_asked_for_again(filesystem: FileSystem, store: MemoryS
     assert requests(store) - before <= 4
 
 
+def test_a_rewind_that_fails_is_made_up_for(filesystem: FileSystem, store: MemoryStore) -> None:
+    names = fill(store, 200)
+    reader = Reader(filesystem)
+    for _ in range(10):
+        reader.step()
+    filesystem.refresh()
+    with failing(store, Unavailable("away")), pytest.raises(Unavailable):
+        reader.at(0)
+    assert reader.at(60)[0] == names[60]
+    assert reader.rest() == names
+
+
 def test_a_part_asks_for_one_page_at_most(filesystem: FileSystem, store: MemoryStore) -> None:
     fill(store, 480)
     reader, costs, is_end = Reader(filesystem), [], False
