@@ -177,6 +177,9 @@ class FileUpload:
     ) -> ObjectInfo:
         """Record the manifest, then store it: the answer may be lost."""
         self._removal.owners.record_manifest(operation.name, before, manifest, uploads.record.prefix)
+        # A COPY of an earlier rename without an answer may come late, and copy this manifest.
+        if copies := self._ambiguous.copies_of(operation.name):
+            self._removal.share_all([(operation.name, one.name) for one in copies])
         # Committed before the PUT: if its answer is lost, clean-up must know that this manifest may come to
         # stand.
         is_new = uploads.record.asks(operation.name, manifest)

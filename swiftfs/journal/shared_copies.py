@@ -163,9 +163,6 @@ class SharedCopies:
         sources that another client has changed or deleted are separated.
         """
         for item in items:
-            # A COPY without an answer may be carried out late, and copies what is at the old name then.
-            if any(one.name == item.target for one in self._ambiguous.copies_of(item.source)):
-                self._removal.share(item.source, item.target)
             if not item.may_share:
                 continue
             if item.not_deleted in (NotDeleted.CHANGED, NotDeleted.ABSENT):

@@ -174,6 +174,9 @@ class PendingChanges:
         if isinstance(operation, MoveObject):
             new = operation.part_of.renamed(path)
             row = replace(operation.row, key=operation.target.key)
+            # Counts if it stays at its old name: listings may not show yet that it came there.
+            if (before := self._namespace.folder_moves.entry_of(path, operation.row)) is not None:
+                self._namespace.record(path, before)
             entry = self._namespace.folder_moves.entry_of(new, row)
             there = self._namespace.record_pending(new, entry, moved=True) if entry is not None else None
             return self.moving(operation, self._namespace.record_left(path), there)

@@ -4,18 +4,17 @@ Names and contents are separate: a name stands for a `Node`, which keeps its con
 a call that failed, or was running at a crash, several states of the names are possible; each is a `World`.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from simulation.words import describe_bytes
 
 MOST_WORLDS = 64
 
 MOST_TWINS = 20
 
 PAGE = 4096
-
-ZEROS, REPEATED = re.compile(rb"\0+"), re.compile(rb"(\S+ )\1+")
 
 MISSING = b"missing"
 """Stands for the content of a missing file."""
@@ -293,6 +292,10 @@ class Model:
         # A program that replaces the file later makes a new one at its new name: the old one stays besides.
         nodes = [world[new] for world in self.worlds if new in world]
         self._stayed[old] = {body for node in nodes for body in (*node.past, *node.kept)}
+        # Its folders are there too, although a program may have removed them.
+        above = old
+        while above := above.rpartition("/")[0]:
+            self._stayed.setdefault(above, set())
         self._torn_moves.append((old, new))
         # And so are its folders, up to the one that was renamed.
         while old.rpartition("/")[2] == new.rpartition("/")[2] and old.count("/") > 1 < new.count("/"):
@@ -310,7 +313,10 @@ class Model:
         """
         moved_on = [(path, new + path[len(old) :]) for path in self._stayed if _is_at_or_below(path, old)]
         self._stayed |= {after: self._stayed[path] for path, after in moved_on}
-        if any(_is_at_or_below(path, old) for move in self._torn_moves for path in move):
+        is_known = self.has_stayed and any(
+            _is_at_or_below(path, old) for move in self._torn_moves for path in move
+        )
+        if is_known:
             self._torn_moves += [(old, new), *moved_on]
 
     def lost_power(self) -> None:
@@ -408,7 +414,12 @@ class Model:
                 continue
             if body is not None and (body in self.theirs or " (conflict " in path):
                 continue
-            if moves and own is None and body is not None and body in self._stayed.get(path, ()):
+            if (
+                moves
+                and own is None
+                and path in self._stayed
+                and (body is None or body in self._stayed[path])
+            ):
                 continue
             if node is None:
                 if body is None and self._holds_theirs(path, found):
@@ -463,18 +474,6 @@ def added(path: str, node: Node) -> Effect:
 def removed(path: str) -> Effect:
     """Return the effect of an unlink or rmdir."""
     return lambda world: {one: node for one, node in world.items() if one != path}
-
-
-def describe_bytes(body: bytes | None) -> str:
-    """Describe bytes in a few words; equal parts next to each other are named once."""
-    if body is None:
-        return "a folder"
-    # By regular expressions: there may be as many words as a file has bytes.
-    once = REPEATED.sub(rb"\1", ZEROS.sub(b" 0 ", body) + b" ")
-    parts = [part.decode(errors="replace")[:24] for part in once.split()]
-    parts = [part for number, part in enumerate(parts) if not number or part != parts[number - 1]]
-    words = parts if len(parts) <= 12 else [*parts[:6], "...", *parts[-5:]]
-    return f"{len(body)} bytes {' '.join(words)!r}"
 
 
 def _describe_any(node: Node) -> str:

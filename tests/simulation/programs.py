@@ -9,11 +9,12 @@ from functools import partial
 from typing import TypeVar
 
 from simulation.adversary import CONTAINER, Adversary
-from simulation.model import Model, Node, Uncertain, added, describe_bytes, distinct, moved, removed
+from simulation.model import Model, Node, Uncertain, added, distinct, moved, removed
 from simulation.mount import stored_body
 from simulation.runtime import SimLock
 from simulation.scheduler import Scheduler
 from simulation.steps import Step
+from simulation.words import describe_bytes
 from support.harness import ME, get
 from swiftfs.errors import NotFound, SwiftfsError, errno_of
 from swiftfs.objects import ObjectName
@@ -261,12 +262,13 @@ class Program:
             except OSError:
                 if node.is_folder:
                     self._model.failed(old, new)
+                    self._model.renamed(old, new)
                 if target is not None and all(new in world for world in before):
                     self._model.worlds = [world for world in self._model.worlds if new in world]
                 raise
+            else:
+                self._model.renamed(old, new)
             finally:
-                if self._model.has_stayed:
-                    self._model.renamed(old, new)
                 self._model.moving, self._model.moving_folder = None, False
 
     def _theirs(self, step: Step) -> None:

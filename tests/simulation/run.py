@@ -19,7 +19,7 @@ import pytest
 
 from simulation.adversary import CONTAINER, SEGMENTS, Adversary
 from simulation.disk import Disk, watched
-from simulation.model import Model, describe_bytes
+from simulation.model import Model
 from simulation.mount import (
     Tree,
     broken_manifests,
@@ -34,6 +34,7 @@ from simulation.plan import History, Life
 from simulation.programs import MountContext, Program
 from simulation.runtime import SimRuntime
 from simulation.scheduler import Scheduler, SimThread, SimulationError, scheduling
+from simulation.words import describe_bytes
 from swiftfs import concurrency
 from swiftfs.config.cache_dir import CONTENT
 from swiftfs.errors import NotFound, SwiftfsError

@@ -52,7 +52,7 @@ def test_new_seeds(part: int) -> None:
     """Each part runs in another worker. The message names the seed that fails, and its history in short."""
     seed = int(os.environ.get("SWIFTFS_SIMULATION_SEED") or random.randrange(10**7) * 1000)
     first = str(seed + part * SEEDS_OF_PART)
-    result = simulate("--first", first, "--minutes", str(MINUTES / PARTS), "--jobs", "1")
+    result = simulate("--first", first, "--minutes", str(MINUTES / PARTS), "--jobs", "1", "--settled")
     assert result.returncode == 0, result.stdout + result.stderr
 
 

@@ -12,6 +12,7 @@ from support.halted_moves import Halt
 from support.harness import LEFT, ME, change, copy_live, harness, names, read, write
 from support.interrupted_moves import refusals
 from support.jobs import wait_until
+from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
 from support.outdated_store import OutdatedStore
 from support.stored_objects import body, foreign, keys
@@ -167,6 +168,24 @@ def test_the_next_mount_goes_on_though_listings_show_older_versions(store: Memor
     twin.listed = None
     assert keys(twin) == moved_keys()
     assert body(twin, "e/03") == b"newer"
+
+
+def test_what_the_next_mount_cannot_move_is_at_its_old_name_though_listings_lag(
+    store: MemoryStore, cache: Path
+) -> None:
+    image = cache.with_name("image")
+    with harness(store, cache, OPTIONS) as filesystem:
+        halt = held(filesystem, store)
+        copy_live(cache, image)
+        twin = LaggingStore("box")
+        twin.stop()
+        twin._containers["box"].objects.update(store._containers["box"].objects)
+        halt.go_on()
+    refuse(twin, "03")
+    with harness(twin, image, OPTIONS, close_error="^1 changes were refused") as filesystem:
+        wait_until(is_quiet(filesystem))
+        assert names(filesystem, "/d") == ["03"]
+        assert read(filesystem, "/d/03") == b"3"
 
 
 @pytest.mark.parametrize("settle", [0.05, 60.0])
