@@ -108,52 +108,50 @@ class SegmentUploader:
     def began(self, size: int, frozen: FrozenCopy | None = None) -> None:
         """Record that an upload of the file's first `size` bytes, as they are now, begins.
 
-        `frozen` is a copy of the bytes that are likely to change.
+        `frozen` is a copy of the bytes that are likely to change. Lock held.
         """
-        with self._lock:
-            self._running = _Running(size, frozen)
-            for upload in self._uploads.values():
-                # From now on their bytes must not change.
-                upload.become(Moment.SNAPSHOT)
+        self._running = _Running(size, frozen)
+        for upload in self._uploads.values():
+            # From now on their bytes must not change.
+            upload.become(Moment.SNAPSHOT)
 
     def ended(self) -> None:
-        """Record that the upload of the file has ended."""
-        with self._lock:
-            self._running = None
+        """Record that the upload of the file has ended. Lock held."""
+        self._running = None
 
     def changed(self, offset: int, length: int) -> None:
-        """Record that bytes have changed."""
+        """Record that bytes have changed. Lock held."""
         end = offset + length
-        with self._lock:
-            for upload in self._uploads.touching(offset, end):
-                # Also one that has ended: its segment must not be used for the bytes as they are now.
-                upload.superseded = True
-            # Bytes behind the end of the running upload belong to the next one.
-            if self._running is not None and offset < self._running.size:
-                self._running.changes.add(*block_range(offset, min(end, self._running.size)))
+        for upload in self._uploads.touching(offset, end):
+            # Also one that has ended: its segment must not be used for the bytes as they are now.
+            upload.superseded = True
+        # Bytes behind the end of the running upload belong to the next one.
+        if self._running is not None and offset < self._running.size:
+            self._running.changes.add(*block_range(offset, min(end, self._running.size)))
 
     def written(self, offset: int, length: int) -> None:
-        """Record that bytes were written; begin to upload the segments that a sequential writer has left."""
+        """Record that bytes were written; begin to upload the segments that a sequential writer has left.
+
+        Lock held.
+        """
         self.changed(offset, length)
-        with self._lock:
-            if offset <= self._contiguous < offset + length:
-                self._contiguous = offset + length
-            now = monotonic()
-            while (bounds := self._layout.bounds(self._next))[1] < self._contiguous:
-                self._resting.append((now, *bounds))
-                self._next += 1
-            while self._resting and self._resting[0][0] + self._settle_seconds <= now:
-                _, start, end = self._resting.popleft()
-                self._get(start, end, in_advance=True)
+        if offset <= self._contiguous < offset + length:
+            self._contiguous = offset + length
+        now = monotonic()
+        while (bounds := self._layout.bounds(self._next))[1] < self._contiguous:
+            self._resting.append((now, *bounds))
+            self._next += 1
+        while self._resting and self._resting[0][0] + self._settle_seconds <= now:
+            _, start, end = self._resting.popleft()
+            self._get(start, end, in_advance=True)
 
     def truncated(self, before: int, size: int) -> None:
-        """Record that the file had `before` bytes and has `size`."""
+        """Record that the file had `before` bytes and has `size`. Lock held."""
         self.changed(min(size, before), abs(before - size))
-        with self._lock:
-            if size < self._contiguous:
-                self._contiguous = size
-                self._next = min(self._next, self._layout.index(size))
-                self._resting = deque(one for one in self._resting if one[2] <= size)
+        if size < self._contiguous:
+            self._contiguous = size
+            self._next = min(self._next, self._layout.index(size))
+            self._resting = deque(one for one in self._resting if one[2] <= size)
 
     def begin_full(self, size: int, is_full: Callable[[int, int], bool]) -> None:
         """Begin to upload the segments of the first `size` bytes for which `is_full` returns True."""

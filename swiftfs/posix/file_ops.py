@@ -355,7 +355,8 @@ class FileOps:
     def _touch(self, file: OpenFile) -> None:
         file.attributes = replace(file.attributes, mtime_ns=unix_time_ns())
         # A new change is a new attempt.
-        file.become(Changes.DIRTY)
+        if file.changes is not Changes.DIRTY:
+            file.become(Changes.DIRTY)
 
 
 def _access(flags: int) -> dict[str, bool]:

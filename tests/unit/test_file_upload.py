@@ -8,12 +8,13 @@ import pytest
 
 from support.crash_oracle import digest
 from support.deadlines import within
+from support.jobs import wait_until
 from support.noise import noise
 from support.upload_rig import MIB, NAME, Writer
 from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.segment_storer import results
+from swiftfs.filecache.segment_storer import Moment, results
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.objects import ObjectName
 
@@ -197,27 +198,32 @@ def test_a_patch_whose_bytes_change_is_repeated_and_reuses_the_rest(writer: Writ
     assert writer.segments() == writer.named()
 
 
-def test_a_segment_that_began_during_a_failed_upload_is_used_by_the_next(writer: Writer) -> None:
+def test_a_segment_that_was_uploaded_in_advance_during_a_failed_upload_is_used_by_the_next(
+    writer: Writer,
+) -> None:
     """Its bytes are those of the file, but were not those of the first snapshot."""
-    writer.fill(noise(4 * MIB))
-    writer.content.begin_upload()
-    has_begun, goes_on = threading.Event(), threading.Event()
+    writer.fill(noise(8 * MIB))
+    writer.run()
+    writer.reopen()
+    writer.write(0, noise(MIB))
+    uploads, has_begun = writer.content.uploads, threading.Event()
 
-    def wait(_name: ObjectName) -> None:
-        has_begun.set()
-        assert goes_on.wait(within(60))
+    def wait_until_needed(name: ObjectName) -> None:
+        if f"/{0:013d}" in name.key:
+            has_begun.set()
+            wait_until(lambda: all(put.moment is not Moment.NEXT for put in uploads.under_way()))
 
-    writer.store.before = wait
-    writer.write(0, noise(MIB + 1))  # the first segment is uploaded in advance
-    assert has_begun.wait(within(60))
-    put = writer.content.uploads.upload(0, MIB)
-    goes_on.set()
+    def write_on(method: str, _subject: str) -> None:
+        if method == "manifest" and not has_begun.is_set():
+            writer.write(0, noise(MIB + BLOCK))  # the first segment is uploaded in advance
+            assert has_begun.wait(within(60))
+
+    writer.store.before, writer.store.hook = wait_until_needed, write_on
     with pytest.raises(ChangedDuringUpload):
-        results([put])
-    writer.content.upload_failed()
-    writer.content.begin_upload()
-    assert results([writer.content.uploads.upload(0, MIB)]) == [put.stored.result()]
-    writer.content.upload_failed()
+        writer.run()
+    writer.run()
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
 
 
 def test_a_patch_names_no_segment_that_was_written_after_one_it_has(writer: Writer) -> None:
