@@ -41,7 +41,7 @@ from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
 from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
-from swiftfs.paths import Folder, markers_above
+from swiftfs.paths import Folder
 
 PROGRESS_SECONDS = 0.2
 """The interval in which `close` reports its progress."""
@@ -58,7 +58,7 @@ class Journal:
     as possible, and the caller flushes it. The lock guards the queue; it comes after those of open
     files, and before those of the namespace, of cached files and of the database. `sent` returns how many
     bytes of a task's file need not be sent any more. The objects of `watch` are checked again after a request
-    was lost.
+    was lost, by `late`, which is None without them.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class Journal:
         self._changed = backlog.changed
         self._writer = TaskWriter(self._queue, db, cache, settle_seconds if mode is Mode.WRITE_BACK else 0.0)
         self._repairs = Repairs(backlog, self._writer, cache)
-        self._late = LateRequests(watch, cache, db, self._repairs) if watch else None
-        self._parts = JournalParts(backlog, self._writer, db, cache, executor, self._late)
+        self.late = LateRequests(watch, cache, db, self._repairs) if watch else None
+        self._parts = JournalParts(backlog, self._writer, db, cache, executor, self.late)
         self._outcomes = Outcomes(self._parts, mode)
         self._scheduler = Scheduler(self._parts, self._outcomes)
         self._is_flushing = False
@@ -97,11 +97,11 @@ class Journal:
         # In this order: what the dead process may have sent must be known as lost before the recovery sends
         # any request of its own, and is looked for only when its moves are finished. The other way round an
         # object that a finished move took away would count as lost, and be stored at its old name again.
-        if self._late is not None:
-            self._late.load([record.operation for record in records])
+        if self.late is not None:
+            self.late.load([record.operation for record in records])
         abandoned = Recovery(self._parts, self._outcomes.refusals, make_done, show_moved).run(records)
-        if self._late is not None:
-            self._late.begin(make_done)
+        if self.late is not None:
+            self.late.begin(make_done)
         # Not before the queue is complete: a task must not overtake one whose record was not read yet.
         self._scheduler.start()
         self._backlog.upkeep.start(abandoned, self.sync)
@@ -170,11 +170,6 @@ class Journal:
                 with suppress(OSError):  # the next sync does it
                     self._db.make_final()
 
-    @property
-    def late(self) -> LateRequests | None:
-        """The watcher of late requests, None if nothing is watched."""
-        return self._late
-
     def is_idle(self, name: ObjectName) -> bool:
         """Return whether no change of `name` waits or runs."""
         return self._repairs.is_idle(name)
@@ -184,14 +179,14 @@ class Journal:
 
         Otherwise a program that opens it would change the older version. Raise the error of a failure.
         """
-        if self._late is None or not self._late.look_at(name):
+        if self.late is None or not self.late.look_at(name):
             return False
         self.flush([name])
         return True
 
     def undo_shown(self, name: ObjectName, etag: str) -> bool:
         """Queue and show the newer state if a late request made the shown version; return whether it did."""
-        return self._late is not None and self._late.look_at(name, etag)
+        return self.late is not None and self.late.look_at(name, etag)
 
     def undo_late_requests(self, path: str, *, moving: bool = False) -> bool:
         """Store again what late requests have overwritten or deleted at and below a path; return whether any.
@@ -199,7 +194,7 @@ class Journal:
         Otherwise a program that misses a file would create it again, and a move would take the wrong version
         along: at its new name nothing would show that it is wrong. Raise the error of a failure.
         """
-        names = self._late.look_below(path, moving=moving) if self._late is not None else []
+        names = self.late.look_below(path, moving=moving) if self.late is not None else []
         if names:
             self.flush(names)
         return bool(names)
@@ -210,8 +205,8 @@ class Journal:
         `shown` returns which of some names are in its listing. The repairs are handed in; nobody waits for
         them here.
         """
-        if self._late is not None:
-            self._late.look_in(folder, shown)
+        if self.late is not None:
+            self.late.look_in(folder, shown)
 
     def rename(
         self,
@@ -318,17 +313,10 @@ class Journal:
         with self._changed:
             self._let_go_of(names)
             self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
-            is_hidden = any(map(self._is_made_again, markers_above(names)))
-        if is_hidden:
+            may_be_hidden = self._queue.has_folder_made_again(names)
+        if may_be_hidden:
             self._db.sync()
         self._db.make_final()
-
-    def _is_made_again(self, marker: ObjectName) -> bool:
-        """Return whether a folder was deleted and made again: a power cut may bring that back. Lock held.
-
-        The next mount would not show what was stored in it.
-        """
-        return any(isinstance(task.operation, Delete) for task in self._queue.chain(marker))
 
     def withdraw(self, name: ObjectName, error: Failure) -> None:
         """Drop the last operation about `name`, which failed and whose caller got `error`.
@@ -405,7 +393,7 @@ class Journal:
 
     def report(self) -> QueueReport:
         """Return the counts of the operations that are not executed yet, and the first of them."""
-        late = self._late.counts() if self._late is not None else LateCounts()
+        late = self.late.counts() if self.late is not None else LateCounts()
         with self._changed:
             refusals = self._outcomes.refusals
             found = report(self._all(), refusals, away=self._queue.is_away, sent=self._sent)
@@ -453,8 +441,8 @@ class Journal:
         it ends the store's retries.
         """
         deadline = monotonic() + seconds
-        if self._late is not None:
-            self._late.stop()
+        if self.late is not None:
+            self.late.stop()
         with self._changed:
             # What is handed in from now on must not get the write delay: nothing makes it due earlier.
             self._writer.begin_closing()
@@ -478,10 +466,10 @@ class Journal:
         self._backlog.stop()
         self._executor.close()
         self._backlog.upkeep.stop()
-        if self._late is not None:
-            self._late.join()  # its thread uses the database
+        if self.late is not None:
+            self.late.join()  # its thread uses the database
             # When no request runs any more: what was lost during the drain is for the next mount to check.
-            self._late.save()
+            self.late.save()
         self._db.close()
         return self.waiting()
 

@@ -21,7 +21,7 @@ from swiftfs.journal.operations import (
 from swiftfs.journal.sleeping_tasks import SleepingTask, SleepingTasks, can_sleep
 from swiftfs.journal.tasks import NONE, Failure, Retrying, State, Task, Waiting
 from swiftfs.objects import ObjectName, ObjectVersion
-from swiftfs.paths import Folder, parent_markers
+from swiftfs.paths import Folder, markers_above, parent_markers
 from swiftfs.store.moved_view import MovedNames
 
 AWAKE = 1000
@@ -324,6 +324,14 @@ class TaskQueue:
     def has(self, name: ObjectName) -> bool:
         """Return whether there is a task about a name."""
         return name in self._chains or name in self._sleeping
+
+    def has_folder_made_again(self, names: Iterable[ObjectName]) -> bool:
+        """Return whether a folder above an object was deleted and made again, and that is not stored yet.
+
+        If a power cut brings the deletion back, the next mount does not show what is in the folder.
+        """
+        tasks = (task for marker in markers_above(names) for task in self.chain(marker))
+        return any(isinstance(task.operation, Delete) for task in tasks)
 
     def tail(self, name: ObjectName) -> Task | None:
         """Return the last task about a name."""
