@@ -48,11 +48,11 @@ class Rank(enum.IntEnum):
     """Which local files are in use, pinned or cached, and the index of the cached ones."""
     CONTENT = enum.auto()
     """One local file: its blocks, its base version, its downloads, its snapshot, its segments."""
-    PLACES = enum.auto()
+    SEGMENT_CONTAINERS = enum.auto()
     """Which container takes the segments of another."""
     NAMESPACE = enum.auto()
     """Cached listings, local changes over them, listings that are being fetched."""
-    DETAILS = enum.auto()
+    HEAD_FETCHES = enum.auto()
     """HEADs that are being sent."""
     INODES = enum.auto()
     """The assigned inode numbers."""
@@ -62,9 +62,9 @@ class Rank(enum.IntEnum):
     """Segments whose deletion waits for a lost PUT."""
     OWNERSHIP = enum.auto()
     """Which segments belong to which object."""
-    LOG = enum.auto()
+    DATABASE = enum.auto()
     """The journal's database connection."""
-    HEADS = enum.auto()
+    HEAD_CACHE = enum.auto()
     """The database connection of the cached HEADs."""
     RENEWALS = enum.auto()
     """Logins in progress, by the token that was refused."""
@@ -78,7 +78,7 @@ class Rank(enum.IntEnum):
     """The requests whose answer was lost."""
     COUNTERS = enum.auto()
     """The numbers of requests, by class."""
-    ROOM = enum.auto()
+    SPACE = enum.auto()
     """The progress that writers wait for when the cache is full."""
     DEMO = enum.auto()
     """The process of the demo's Swift."""

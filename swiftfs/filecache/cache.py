@@ -416,7 +416,7 @@ class FileCache:
         limit = max(self.limit, self._factory.space_needed(cached_file.size))
         self.fit(size)
         if self._unsaved() + size <= limit and self._free() >= RESERVE:
-            return SpaceOutlook.ROOM
+            return SpaceOutlook.SPACE
         # Without the cache's lock: this takes the journal's, which comes first.
         hope = self._backlog.start_uploads_for_space()
         with self._lock:
@@ -428,7 +428,7 @@ class FileCache:
         self.fit(size)  # an upload may have ended meanwhile
         is_over = self._unsaved() + size > limit
         if not is_over and (self._free() >= RESERVE or not hope):
-            return SpaceOutlook.ROOM  # others fill the disk: write() fails when it is full
+            return SpaceOutlook.SPACE  # others fill the disk: write() fails when it is full
         return SpaceOutlook.HOPE if hope else SpaceOutlook.NONE
 
     def _upload_full_segments(self, *, holes: bool = False) -> bool:

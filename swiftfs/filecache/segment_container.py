@@ -140,7 +140,7 @@ class SegmentContainerChooser:
     def __init__(self, store: ObjectStore, choice: str = AUTO) -> None:
         self._store = store
         self._choice = choice
-        self._lock = new_lock(Rank.PLACES)
+        self._lock = new_lock(Rank.SEGMENT_CONTAINERS)
         self._decided: dict[str, Future[SegmentContainer]] = {}
 
     def of(self, container: str) -> SegmentContainer:

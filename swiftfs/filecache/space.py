@@ -18,7 +18,7 @@ PAUSE = 1.0
 class SpaceOutlook(enum.Enum):
     """What a writer can expect: there is space, there will be some, or there will be none."""
 
-    ROOM = enum.auto()
+    SPACE = enum.auto()
     HOPE = enum.auto()
     NONE = enum.auto()
 
@@ -65,7 +65,7 @@ class SpaceWaiter:
     """Wakes writers that wait, at each progress. Its lock comes after all others of the cache and journal."""
 
     def __init__(self) -> None:
-        self._changed = new_condition(Rank.ROOM)
+        self._changed = new_condition(Rank.SPACE)
         self._progress = 0
 
     def progress(self) -> None:
@@ -84,7 +84,7 @@ class SpaceWaiter:
             if before != seen:
                 seen, deadline = before, monotonic() + PATIENCE
             if (outlook := check()) is not SpaceOutlook.HOPE:
-                return outlook is SpaceOutlook.ROOM
+                return outlook is SpaceOutlook.SPACE
             rest = deadline - monotonic()
             if rest <= 0:
                 return False

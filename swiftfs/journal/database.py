@@ -65,7 +65,7 @@ class JournalDB:
         self._folder = folder
         self._path = folder / JOURNAL
         self._wal = folder / f"{JOURNAL}-wal"
-        self._lock = new_lock(Rank.LOG)
+        self._lock = new_lock(Rank.DATABASE)
         self._reserve = Reserve(folder / JOURNAL_RESERVE)
         self._pending_puts: dict[int, Record] = {}
         self._pending_drops: set[int] = set()

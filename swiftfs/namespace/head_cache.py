@@ -74,7 +74,7 @@ class HeadCache:
         loss = "HEAD requests are sent again"
         self._file = CacheDatabase(path, _SCHEMA, self._prepare, loss, synchronous="OFF")
         self._capacity = capacity
-        self._lock = new_lock(Rank.HEADS)
+        self._lock = new_lock(Rank.HEAD_CACHE)
         self._waiting: dict[tuple[str, str], tuple[ObjectState, ObjectInfo]] = {}
         self._written = monotonic()
         self._rows = 0

@@ -48,8 +48,8 @@ class HeadFetcher:
     def __init__(self, store: ObjectStore, cache: HeadCache) -> None:
         self._store = store
         self._cache = cache
-        self._pool = new_pool("details", PARALLEL)
-        self._lock = new_lock(Rank.DETAILS)
+        self._pool = new_pool("HEADs", PARALLEL)
+        self._lock = new_lock(Rank.HEAD_FETCHES)
         self._requests: dict[ObjectState, _Request] = {}
 
     def recall(self, entry: Entry) -> ObjectInfo | None:

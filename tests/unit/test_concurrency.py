@@ -56,10 +56,10 @@ def test_a_thread_takes_its_own_lock_again() -> None:
 
 
 def test_a_lock_that_was_taken_again_does_not_hide_those_taken_between() -> None:
-    journal, log = concurrency.new_condition(Rank.JOURNAL), concurrency.new_lock(Rank.LOG)
+    journal, log = concurrency.new_condition(Rank.JOURNAL), concurrency.new_lock(Rank.DATABASE)
     namespace = concurrency.new_lock(Rank.NAMESPACE)
     with journal, log, journal:
-        assert "holds JOURNAL, LOG, JOURNAL and takes NAMESPACE" in refused(namespace.__enter__)
+        assert "holds JOURNAL, DATABASE, JOURNAL and takes NAMESPACE" in refused(namespace.__enter__)
 
 
 def test_a_lock_that_was_released_is_not_held() -> None:
@@ -76,7 +76,7 @@ def test_a_lock_that_was_released_is_not_held() -> None:
 def test_a_request_is_made_with_a_files_own_lock_at_most() -> None:
     with concurrency.new_lock(Rank.FILE):
         concurrency.may_block("sends head")
-        with concurrency.new_lock(Rank.LOG):
+        with concurrency.new_lock(Rank.DATABASE):
             refused(lambda: concurrency.may_block("sends head"))
             refused(lambda: concurrency.sleep(0))
 
@@ -134,11 +134,11 @@ def test_locks_are_plain_where_nothing_is_checked() -> None:
     program = (
         "import threading\n"
         "from swiftfs.concurrency import Future, Rank, may_block, new_condition, new_future, new_lock\n"
-        "assert type(new_lock(Rank.LOG)) is type(threading.Lock())\n"
+        "assert type(new_lock(Rank.DATABASE)) is type(threading.Lock())\n"
         "assert type(new_lock(Rank.FILE, reentrant=True)) is type(threading.RLock())\n"
-        "assert type(new_condition(Rank.LOG)) is threading.Condition\n"
+        "assert type(new_condition(Rank.DATABASE)) is threading.Condition\n"
         "assert type(new_future()) is Future\n"
-        "with new_lock(Rank.LOG): may_block('sends head')\n"
+        "with new_lock(Rank.DATABASE): may_block('sends head')\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
