@@ -94,7 +94,7 @@ class BaseResolver:
         The first refusal causes the HEAD, even if it is a reader's: the next attempt of the upload may come
         much later.
         """
-        if not self._uploads.record.is_in_doubt:
+        if not self._uploads.record.is_unanswered:
             return False
         try:
             info = self._store.head(base.name)

@@ -64,7 +64,7 @@ class UnreferencedPrefix:
     revision: float = field(default=math.inf, compare=False)
 
     @property
-    def is_in_doubt(self) -> bool:
+    def may_land_late(self) -> bool:
         """Whether the PUT of a manifest may still be carried out."""
         return bool(self.asked - self.landed)
 
@@ -226,7 +226,7 @@ class UploadRecord:
         return is_ours
 
     @property
-    def is_in_doubt(self) -> bool:
+    def is_unanswered(self) -> bool:
         """Whether the PUT of a manifest has no answer."""
         with self.lock:
             return bool(self._asked)

@@ -77,7 +77,7 @@ class Upkeep:
         # `abandon` waits for the uploads under way, which is why this runs in a worker.
         names = uploads.abandon()
         # An earlier process may have left more below the prefix, or Swift may have a manifest of ours.
-        if uploads.record.is_inherited or uploads.record.is_in_doubt:
+        if uploads.record.is_inherited or uploads.record.is_unanswered:
             self._discard(uploads.record.state(), names)
             return
         failures = self._removal.delete_all(names)

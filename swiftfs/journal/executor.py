@@ -86,7 +86,7 @@ class Executor:
     def _localize(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         if operation.file.is_whole:
             return operation
-        if cached_file.uploads.record.is_in_doubt:
+        if cached_file.uploads.record.is_unanswered:
             self._find_own_manifest(operation, cached_file)  # the base version may be gone already
         cached_file.own_all()
         return replace(operation, file=cached_file.to_record())

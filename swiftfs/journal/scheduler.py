@@ -190,7 +190,7 @@ class Scheduler:
             )
         except (SwiftfsError, OSError) as error:
             # The manifest of a patch may have no answer, and the upload of the whole file after it a refusal.
-            self._outcomes.fail(task, error, in_doubt=cached_file.uploads.record.is_in_doubt)
+            self._outcomes.fail(task, error, in_doubt=cached_file.uploads.record.is_unanswered)
         else:
             self._outcomes.succeed(task, info, cached_file)
         finally:

@@ -278,7 +278,7 @@ class SegmentRemoval:
         names -= shared
         late -= shared
         # Even if no manifest names them now, one that was sent may still be stored.
-        if unreferenced.is_in_doubt and self._is_recent(unreferenced.since):
+        if unreferenced.may_land_late and self._is_recent(unreferenced.since):
             self._keep(names, proven(objects, unreferenced.since))
             self.keep_unanswered(late, objects)
         else:
