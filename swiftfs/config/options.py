@@ -193,7 +193,7 @@ class Options:
     umask: int = _option(0o022, _OCTAL, "mode bits to clear on objects that store no mode")
     ttl: float = _option(60.0, _SECONDS, "how long a listing is used before Swift is asked again")
     max_entries: int = _option(
-        1_000_000, _number(1000, 10**9), "how many names the listing cache holds at most"
+        100_000, _number(1000, 10**9), "how many names the listing cache holds at most, 1.2 KB of memory each"
     )
     mtime: str = _option(
         "meta",
