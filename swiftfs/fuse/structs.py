@@ -6,6 +6,7 @@ addresses (`c_void_p`), because building a ctypes pointer object costs more than
 
 import ctypes
 import select
+import signal
 import struct
 from operator import itemgetter
 from typing import Any
@@ -239,7 +240,8 @@ def run(arguments: "ctypes.Array[ctypes.c_char_p]", table: FuseOperations) -> bo
     """Mount, serve, unmount; return whether that failed. An end of the connection is no failure.
 
     These are the calls of fuse_main(3). It does not tell an error from ECONNABORTED, with which the kernel
-    ends a connection that was aborted, as by `umount -f`: libfuse expects only ENODEV.
+    ends a connection that was aborted, as by `umount -f`: libfuse expects only ENODEV. SIGINT is blocked in
+    this thread afterwards, for the caller to unblock when it has a handler again.
     """
     mountpoint, threads = ctypes.c_void_p(), ctypes.c_int()
     connection = _setup(
@@ -256,6 +258,8 @@ def run(arguments: "ctypes.Array[ctypes.c_char_p]", table: FuseOperations) -> bo
     try:
         return bool(_loop(connection)) and not _has_ended(connection)
     finally:
+        # The teardown removes libfuse's handlers: a SIGINT that was to end the loop would end the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         _teardown(connection, mountpoint)
 
 

@@ -183,9 +183,8 @@ def container_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:
 
 
 def marker_entry(name: str, folder: Folder, row: Row, defaults: Defaults) -> Entry:
-    """Return the entry of a folder whose marker is `row`; it has the time of the row if it stores none."""
-    made = defaults.directory(folder_inode(folder))
-    attributes = replace(made, mtime_ns=parse_last_modified(row.last_modified))
+    """Return the entry of a folder whose marker is `row`."""
+    attributes = defaults.directory(folder_inode(folder))
     base, stored = decode_type(row.content_type)
     return Entry(
         name,
@@ -250,8 +249,6 @@ def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         # Its row was unreadable: the HEAD has the Content-Type with our attributes, too.
         entry = _from_head(entry, info, defaults)
     attributes = entry.attributes
-    if entry.is_directory and not attributes.mtime_ns:  # no row has shown a time
-        attributes = replace(attributes, mtime_ns=info.last_modified_ns)
     if not entry.hinted:  # else they are in the Content-Type, which the listing showed
         attributes = defaults.apply(attributes, decode_metadata(info.metadata))
     if not entry.is_directory:

@@ -110,9 +110,11 @@ class Namespace:
         return self._look_up_listed(path, complete=complete)
 
     def dated(self, entry: Entry) -> Entry:
-        """Return the entry; a folder whose time no marker has gets the root's, not that of 1970."""
-        has_marker = entry.object is not None and not entry.missing
-        if entry.attributes.mtime_ns or has_marker or not entry.is_directory:
+        """Return the entry; a folder whose time no marker has gets the root's, not that of 1970.
+
+        The marker's own time would not do: a rename makes a new marker.
+        """
+        if entry.attributes.mtime_ns or not entry.is_directory:
             return entry
         return replace(entry, attributes=replace(entry.attributes, mtime_ns=self._root.attributes.mtime_ns))
 

@@ -101,7 +101,7 @@ def test_an_unreadable_row_hides_neither_itself_nor_others(
         (1, "h", "t") if only_time else (0, "", "")
     )
     (record,) = [one for one in caplog.records if one.levelname == "WARNING"]
-    assert "'b' and 0 others" in record.getMessage()
+    assert "of 'b' is invalid, and of 0 others" in record.getMessage()
     # What is decided by a row, such as what a rename moves, is not decided by this one.
     with pytest.raises(Corrupt, match="unreadable row of 'b'") as caught:
         list(iter_rows(store, "c"))

@@ -28,7 +28,7 @@ HEAVY = {
 }
 """Modules that take long to load."""
 
-LOGIN = {"keystoneauth1", "requests", "swiftclient", "swiftfs.store", "tenacity", "urllib3"}
+LOGIN = {"keystoneauth1", "requests", "swiftclient", "swiftfs.store.connect", "tenacity", "urllib3"}
 """Those that a login needs."""
 
 SERVING = {"fuse", "swiftfs.fuse", "swiftfs.journal.journal", "swiftfs.posix", "swiftfs.service.serving"}
