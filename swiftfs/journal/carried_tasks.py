@@ -152,7 +152,7 @@ class CarriedTasks:
             if move is not None and move.later:
                 self._queue.add_before(move.later, self._tasks)
             renamings = [self._renaming(task, is_moved=move is not None) for task in self._tasks]
-            records, drop = _records(renamings)
+            records, drop = _records(renamings, is_moved=move is not None)
             # One commit: a crash leaves all under the old names or all under the new ones.
             if move is None:
                 self._writer.commit(records, drop)
@@ -267,7 +267,9 @@ def carried_record(record: Record, rename: FolderRename) -> Record:
     """Return the record of a carried change after its folder has moved with what Swift has of it."""
     name = rename.name(names_of(record.operation)[0])
     operation = renamed(record.operation, name, is_moved=True)
-    return record if operation is None else Record(record.seq, rename.path(record.path), operation)
+    if operation is None:
+        return record
+    return Record(record.seq, rename.path(record.path), operation, carried=record.seq)
 
 
 def folder_rename(operation: MoveFolder, old: str, new: str) -> FolderRename:
@@ -276,11 +278,12 @@ def folder_rename(operation: MoveFolder, old: str, new: str) -> FolderRename:
     return FolderRename(old, new, source, Folder(operation.target_container, operation.target))
 
 
-def _records(renamings: Sequence[_Renaming]) -> tuple[list[Record], list[int]]:
+def _records(renamings: Sequence[_Renaming], *, is_moved: bool) -> tuple[list[Record], list[int]]:
     """Return the records to write, and the numbers of those to drop."""
     records, drop = [], list[int]()
     for one in renamings:
-        records.append(Record(one.seq, one.carried.path, one.carried.operation))
+        carried = one.task.seq if is_moved else None
+        records.append(Record(one.seq, one.carried.path, one.carried.operation, carried))
         drop += [gone.seq for gone in (one.task, one.overtaken) if gone is not None and gone.seq != one.seq]
         if one.leaves is not None:
             records.append(one.leaves.record())

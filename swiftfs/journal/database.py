@@ -26,8 +26,8 @@ from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_
 from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.journal.codec import Unreadable, decode, encode
-from swiftfs.journal.older_rows import Executed, OlderRows, RowState, go_back
+from swiftfs.journal.codec import Unreadable, decode
+from swiftfs.journal.older_rows import Executed, OlderRows, RowState, go_back, row_of
 from swiftfs.journal.operations import Operation
 from swiftfs.journal.reserve import Reserve
 from swiftfs.journal.schema import Statement, open_journal, read_unreferenced, upload_changes
@@ -46,11 +46,15 @@ REVISIONS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A pending operation about `path` in the mount."""
+    """A pending operation about `path` in the mount.
+
+    A folder's move that was executed gave it this name if it was `carried`: that is its number until then.
+    """
 
     seq: int
     path: str
     operation: Operation
+    carried: int | None = None
 
 
 class JournalDB:
@@ -422,11 +426,9 @@ class JournalDB:
             [(seq, one.operation) for seq, one in records.items()],
             gone,
             [*self._pending_executed, *([executed] if executed else [])],
+            {seq: one.carried for seq, one in records.items() if one.carried is not None},
         )
-        rows = [
-            (one.seq, records[one.seq].path, encode(one.operation), None, "", one.written)
-            for one in change.put
-        ]
+        paths = {seq: one.path for seq, one in records.items()}
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
         # Two threads may come here in another order than that in which they looked at a file's segments.
         prefixes = [*self._pending_prefixes, *([unreferenced] if unreferenced else [])]
@@ -434,10 +436,10 @@ class JournalDB:
         # By the index: others may be appended meanwhile.
         later = [self._later[at] for at in range(len(self._later))]
         self._commit(
-            *change.statements(),
+            *change.statements(paths),
             # Deletions first: a commit may drop a record and write another one with its number.
             ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in gone]),
-            (insert, [(*row, row_checksum(*row[:5])) for row in rows]),
+            (insert, [row_of(one, paths[one.seq]) for one in change.put]),
             *upload_changes(prefixes),
             *((sql, [row for _, row in group]) for sql, group in groupby(later, itemgetter(0))),
         )

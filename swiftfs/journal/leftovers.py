@@ -36,12 +36,20 @@ def proven(objects: Iterable[ObjectName], since: float, proof: Proof = Proof.UNN
     return Leftover(tuple(sorted(objects)), since, proof)
 
 
+_KEEP_LATER = """
+INSERT INTO leftovers VALUES (?, ?, ?, ?, ?) ON CONFLICT (container, key) DO UPDATE
+SET objects = excluded.objects, since = excluded.since, is_proven = excluded.is_proven
+WHERE excluded.since >= leftovers.since
+"""
+"""Records a segment, unless a newer record has come meanwhile."""
+
+
 class Leftovers:
     """The rows of leftovers, by the names of the segments.
 
     They are not synced. If a power cut loses new ones, the segments stay in Swift until `swiftfs gc` deletes
     them. If it brings back older ones, their manifests are read once more before anything is deleted.
-    A full disk is logged: the segments stay in Swift then.
+    What a full disk refuses is recorded with the next commit. Only segments without proof stay in Swift then.
     """
 
     def __init__(self, db: JournalDB) -> None:
@@ -63,7 +71,13 @@ class Leftovers:
         try:
             self._db.change("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?, ?)", rows)
         except OSError as error:
-            log.warning("%d segments are left to 'swiftfs gc': %s", len(rows), error)
+            if not leftover.proof:
+                # Later it might be taken for an attempt that came in between.
+                log.warning("%d segments are left to 'swiftfs gc': %s", len(rows), error)
+                return
+            log.info("the journal records %d segments to delete with its next commit: %s", len(rows), error)
+            for row in rows:
+                self._db.change_later(_KEEP_LATER, row)
 
     def drop(self, names: Iterable[ObjectName]) -> None:
         """Forget segments."""

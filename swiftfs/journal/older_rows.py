@@ -3,11 +3,12 @@
 A row and the local file that it names are on the disk after the next sync. A row that was synced and is
 replaced or deleted stays in the table `older` until the commit that did so is synced too, and so does its
 local file. After a power cut the journal is as it was at the last sync: newer rows go, and these come back.
+The move of a folder does not go. So what it carried along comes back at its new name.
 """
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -15,10 +16,20 @@ from weakref import WeakValueDictionary
 
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.journal.codec import Unreadable, decode
-from swiftfs.journal.operations import Move, MoveFolder, MoveObject, Operation, PutFile, names_of
-from swiftfs.journal.schema import NOT_WRITTEN, SELECT_OLDER, Statement
+from swiftfs.journal.codec import Unreadable, decode, encode
+from swiftfs.journal.operations import (
+    Move,
+    MoveFolder,
+    MoveObject,
+    Operation,
+    PutFile,
+    PutMarker,
+    PutSpecial,
+    names_of,
+)
+from swiftfs.journal.schema import COLUMNS, NOT_WRITTEN, SELECT_OLDER, Statement
 from swiftfs.objects import ObjectName
+from swiftfs.sqlite import row_checksum
 
 SetAside = Callable[[int | str, str, str, str], None]
 """Saves a row: its number, the path, the operation's text, and why it does not count."""
@@ -76,6 +87,12 @@ class RowState:
     operation: Operation
 
 
+def row_of(state: RowState, path: str) -> tuple[object, ...]:
+    """Return a row of the table `intents`."""
+    row = (state.seq, path, encode(state.operation), None, "")
+    return (*row, state.written, row_checksum(*row))
+
+
 @dataclass(frozen=True, slots=True)
 class Executed:
     """An operation that Swift has executed, or is about to: what was synced before it must not come back.
@@ -104,7 +121,8 @@ class Executed:
 class Change:
     """What a commit does: it writes the rows `put`, deletes `drop`, keeps and ends older states.
 
-    `overtakes` means that the disk may have a state which must not come back, or lack a move.
+    Those of what a move has carried along are `renamed`. `overtakes` means that the disk may have a state
+    which must not come back, or lack a move.
     """
 
     commit: int
@@ -112,10 +130,11 @@ class Change:
     drop: Collection[int]
     kept: list[RowState]
     ended: list[RowState]
+    renamed: list[tuple[RowState, RowState]]
     overtakes: bool
 
-    def statements(self) -> list[Statement]:
-        """Return the statements about older rows, to be run before the rows change."""
+    def statements(self, paths: Mapping[int, str]) -> list[Statement]:
+        """Return the statements about older rows, to be run before the rows change to the new `paths`."""
         return [
             (
                 "INSERT OR REPLACE INTO older SELECT *, ? FROM intents WHERE seq = ?",
@@ -124,6 +143,10 @@ class Change:
             (
                 "DELETE FROM older WHERE seq = ? AND written = ?",
                 [(one.seq, one.written) for one in self.ended],
+            ),
+            (
+                f"UPDATE older SET ({COLUMNS}) = (?, ?, ?, ?, ?, ?, ?) WHERE seq = ? AND written = ?",
+                [(*row_of(now, paths[now.seq]), was.seq, was.written) for was, now in self.renamed],
             ),
         ]
 
@@ -158,16 +181,24 @@ class OlderRows:
         put: Iterable[tuple[int, Operation]],
         drop: Collection[int],
         executed: Iterable[Executed],
+        carried: Mapping[int, int],
     ) -> Change:
-        """Return what a commit changes; `apply` it when it was written."""
+        """Return what a commit changes; `apply` it when it was written.
+
+        `carried` has the former numbers of the rows that a move has carried along.
+        """
         put = list(put)
         current = self._current({*drop, *(seq for seq, _ in put)})
-        states = [self._state(current.get(seq), seq, operation, commit) for seq, operation in put]
+        states = [
+            self._state(current.get(carried.get(seq, seq)), seq, operation, commit) for seq, operation in put
+        ]
         moves = [one for one in states if _is_move(one.operation)]
         # Not MoveObjects, of which there may be thousands: their folder's record has ended the older rows.
         alone = [one for one in moves if not isinstance(one.operation, MoveObject)]
         executed = [*executed, *(Executed(one.operation, one.seq) for one in alone)]
         replaced = {*drop, *(one.seq for one in states if one.written == commit)}
+        # Not replaced, although it has another number: it names the same bytes.
+        replaced -= {carried[one.seq] for one in states if one.seq in carried and one.written != commit}
         before = [current[seq] for seq in replaced if seq in current]
         synced = [one for one in before if one.written <= self._synced]
         # A move is never begun a second time: its requests may have been sent.
@@ -175,7 +206,10 @@ class OlderRows:
         kept = [one for one in changes if not any(done.covers(one) for done in executed)]
         ended = {(one.seq, one.written): one for done in executed for one in self._covered(done)}
         overtakes = len(kept) < len(synced) or bool(ended) or bool(moves)
-        return Change(commit, states, drop, kept, list(ended.values()), overtakes)
+        along = {carried[one.seq]: one for one in states if one.seq in carried}
+        older = [state for key, (state, _) in self._older.items() if key not in ended] if along else []
+        renamed = list(_renamed([*older, *kept], current, along))
+        return Change(commit, states, drop, kept, list(ended.values()), renamed, overtakes)
 
     def refuse(self, drop: Iterable[int]) -> None:
         """Keep the local files of rows that the disk refuses to delete: the next process may read those."""
@@ -199,6 +233,11 @@ class OlderRows:
             self._keep(state, change.commit)
         for state in change.ended:
             self._end((state.seq, state.written))
+        for was, now in change.renamed:
+            (_, until), pins = self._older[was.seq, was.written], len(self._pins)
+            self._end((was.seq, was.written))
+            self._keep(now, until)
+            del self._pins[pins:]  # its local file stays the same
         if change.overtakes:
             self.overtook = change.commit
 
@@ -278,6 +317,33 @@ class OlderRows:
                 del self._keys[one]
         if (file := file_of(state.operation)) is not None:
             self._pins.append((file, False))
+
+
+def _renamed(
+    older: Iterable[RowState], current: Mapping[int, RowState], along: Mapping[int, RowState]
+) -> Iterator[tuple[RowState, RowState]]:
+    """Yield the older states of rows that a move carried along, each with what it is at its new name.
+
+    `along` has the new rows by their former numbers, with which `current` has the former ones.
+    """
+    for state in older:
+        was, now = current.get(state.seq), along.get(state.seq)
+        # A state of another name is from before a rename of which the disk may have nothing.
+        if was is None or now is None or names_of(state.operation) != names_of(was.operation):
+            continue
+        if (operation := _at_new_name(state.operation, now.operation)) is not None:
+            yield state, replace(state, seq=now.seq, operation=operation)
+
+
+def _at_new_name(older: Operation, now: Operation) -> Operation | None:
+    """Return an older state of an operation whose name is now that of `now`; None if it needs the old one."""
+    match older, now:
+        case PutMarker(), PutMarker():
+            return replace(older, name=now.name)
+        case ((PutFile() | PutSpecial()), (PutFile() | PutSpecial())):
+            large, etag = now.replaces_large, now.replaces_etag
+            return older.renamed(now.name, replaces_large=large, replaces_etag=etag, creates=now.creates)
+    return None
 
 
 def _is_move(operation: Operation) -> bool:

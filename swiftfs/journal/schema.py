@@ -56,8 +56,11 @@ CREATE TABLE older (
 _FORMAT_5 = "SELECT 1"
 """No table is new, but `intents` may have a MoveObject, which an older release would take for damage."""
 
-SELECT_OLDER = """
-SELECT seq, path, intent, errno, reason, written, checksum FROM older
+COLUMNS = "seq, path, intent, errno, reason, written, checksum"
+"""The columns of `intents`."""
+
+SELECT_OLDER = f"""
+SELECT {COLUMNS} FROM older
 WHERE written <= :synced AND until > :synced ORDER BY seq
 """
 """Returns the older rows that count after a power cut, `synced` being the last commit on the disk."""

@@ -302,6 +302,14 @@ class Model:
             old, new = old.rpartition("/")[0], new.rpartition("/")[0]
             self._torn_moves.append((old, new))
 
+    def may_be_back(self, path: str, node: Node) -> None:
+        """Record that a file, deleted while it was open, may be back: a rename to its name has failed.
+
+        Until that has come, nothing tells the deletion from the first half of such a rename(2).
+        """
+        back: list[World] = [{**world, path: node} for world in self.worlds if path not in world]
+        self.worlds = distinct([*self.worlds, *back])
+
     def failed(self, old: str, new: str) -> None:
         """Record that a folder was not renamed: copies may be at its new name until they are deleted."""
         self._torn_moves.append((old, new))

@@ -17,6 +17,7 @@ from simulation.steps import Step
 from simulation.words import describe_bytes
 from support.harness import ME, get
 from swiftfs.errors import NotFound, SwiftfsError, errno_of
+from swiftfs.journal.journal import HIDDEN_SECONDS
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -82,6 +83,7 @@ class Program:
         self._names = context.names
         self._handles: dict[int, Handle] = {}
         self._step = Step("nothing")
+        self._hid: tuple[str, Node, float] | None = None
 
     def run(self, steps: Iterable[Step], begins: Callable[[int], None] = lambda _number: None) -> None:
         """Execute the steps; `begins` is called with the number of each."""
@@ -247,7 +249,7 @@ class Program:
                 raise Skip
             if not node.is_folder:
                 self._model.due.pop(new, None)
-            before = self._model.worlds
+            before, hid = self._model.worlds, self._hidden_now(new)
             if target is not None and target.handles:
                 self._hide(new, target)
                 # Until the rename begins nothing tells this from a deletion. If it fails the target is back.
@@ -263,13 +265,21 @@ class Program:
                 if node.is_folder:
                     self._model.failed(old, new)
                     self._model.renamed(old, new)
-                if target is not None and all(new in world for world in before):
-                    self._model.worlds = [world for world in self._model.worlds if new in world]
+                self._keep_target(
+                    new, hid, is_certain=target is not None and all(new in one for one in before)
+                )
                 raise
             else:
                 self._model.renamed(old, new)
             finally:
                 self._model.moving, self._model.moving_folder = None, False
+
+    def _keep_target(self, path: str, hid: Node | None, *, is_certain: bool) -> None:
+        """Record that a rename to `path` has failed, where a file is, or `hid` was just now."""
+        if is_certain:
+            self._model.worlds = [world for world in self._model.worlds if path in world]
+        elif hid is not None:
+            self._model.may_be_back(path, hid)
 
     def _theirs(self, step: Step) -> None:
         """Let another client store a small object where nothing exists."""
@@ -304,6 +314,12 @@ class Program:
         with self._model.change(removed(path)):
             self._call(lambda: self._fs.hide(path, hidden))
         self._context.hidden[node] = hidden
+        self._hid = path, node, self._context.scheduler.now
+
+    def _hidden_now(self, path: str) -> Node | None:
+        """Return the file that this program has deleted at a path as its last one, if that was just now."""
+        now, hid = self._context.scheduler.now, self._hid
+        return hid[1] if hid is not None and hid[0] == path and now <= hid[2] + HIDDEN_SECONDS else None
 
     def _make(self, path: str) -> Handle:
         """Create a file, or open and truncate it."""

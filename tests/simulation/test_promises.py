@@ -127,3 +127,19 @@ def test_what_swift_refused_to_move_may_have_been_taken_along_by_the_next_rename
         newer.closed(b"2")
     assert model.problems({**found, "/d/a": b"2"}, torn=True) == []
     assert model.problems({**found, "/d/a": b"2", "/f/a": b"3"}, torn=True) != []
+
+
+def test_a_deleted_open_file_may_be_back_if_a_rename_to_its_name_failed() -> None:
+    model = model_with(a=b"1", b=b"2")
+    node = file(model, "/b")
+    with model.change(removed("/b")):
+        pass
+    with pytest.raises(OSError, match="5"), model.change(moved("/a", "/b")):
+        raise OSError(5)
+    back = {"/a": b"1", "/b": b"2"}
+    assert model.problems(back) != []
+    model.may_be_back("/b", node)
+    for found in (back, {"/a": b"1"}, {"/b": b"1"}):
+        assert model.problems(found) == []
+    for found in ({"/b": b"2"}, {"/a": b"1", "/b": b"3"}):
+        assert model.problems(found) != []

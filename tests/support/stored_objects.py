@@ -57,6 +57,13 @@ def foreign(store: MemoryStore, key: str, data: bytes, container: str = "box") -
     store.put(ObjectName(container, key), data, Headers("text/plain"))
 
 
+def as_of_now(store: MemoryStore) -> MemoryStore:
+    """Return a store with the same objects in `box`, which no request of a killed mount reaches."""
+    twin = MemoryStore("box")
+    twin._containers["box"].objects.update(store._containers["box"].objects)
+    return twin
+
+
 def ten_minutes_later(store: MemoryStore, cache: Path) -> None:
     """Look again at what the mounts of that cache folder left, when its time is over."""
     with closing(JournalDB(cache, "box of memory")) as log:

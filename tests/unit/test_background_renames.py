@@ -15,7 +15,7 @@ from support.jobs import wait_until
 from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
 from support.outdated_store import OutdatedStore
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.journal.queue_report import QueueReport, RenameProgress
 from swiftfs.posix.filesystem import FileSystem
@@ -117,13 +117,6 @@ def held(filesystem: FileSystem, store: MemoryStore, method: str = "copy") -> Ha
     filesystem.rename("/d", "/e")
     assert halt.reached.wait(20)
     return halt
-
-
-def as_of_now(store: MemoryStore) -> MemoryStore:
-    """Return a store with the same objects, which no request of a killed mount reaches."""
-    twin = MemoryStore("box")
-    twin._containers["box"].objects.update(store._containers["box"].objects)
-    return twin
 
 
 def moved_keys(*others: str) -> list[str]:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from support.halted_moves import Halt
 from support.harness import ME, change, copy_live, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.power_cut import Disk
-from support.stored_objects import NEVER, body, foreign
+from support.stored_objects import NEVER, as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal import database
@@ -397,3 +398,37 @@ def test_a_file_that_was_synced_is_shown_in_a_folder_that_was_made_again(
     with harness(store, left, NEVER) as filesystem:
         assert names(filesystem, "/") == ["d"]
         assert read(filesystem, "/d/file") == b"data"
+
+
+@both
+@pytest.mark.parametrize("objects", [0, 1])
+@pytest.mark.parametrize("is_rewritten", [False, True])
+def test_a_change_that_a_folders_rename_carried_along_comes_back_at_its_new_name(
+    disk: Disk, objects: int, is_rewritten: bool, journal_is_newest: bool
+) -> None:
+    """The file's state at the last sync counts, and so does the rename, which has sent requests."""
+    store = MemoryStore("box")
+    with harness(store, disk.cache, f"{NEVER},background_rename={objects}") as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        for name in ("file", "other"):
+            write(filesystem, f"/d/{name}", name.encode())
+            handle = filesystem.open(f"/d/{name}", os.O_RDONLY)
+            filesystem.fsync(handle, False)
+            filesystem.release(handle)
+        write(filesystem, "/d/file", OLD)
+        disk.sync(filesystem)
+        if is_rewritten:
+            write(filesystem, "/d/file", NEW)
+        halt = Halt(store, "copy") if objects else None
+        filesystem.rename("/d", "/e")
+        assert halt is None or halt.reached.wait(20)  # no sync is under way then
+        image, twin = disk.cut(journal_is_newest=journal_is_newest), as_of_now(store)
+        if halt is not None:
+            halt.go_on()
+    disk.restart()
+    with harness(twin, image, NEVER) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+        assert names(filesystem, "/e") == ["file", "other"]
+        assert read(filesystem, "/e/file") == OLD
+    assert body(twin, "e/file") == OLD
+    assert keys(twin) == ["e", "e/file", "e/other"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from support.power_cut import refusing
 from support.segment_cleaner import NAME, PREFIX, Cleaner, pass_time
 from support.stored_objects import segments
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
@@ -426,3 +427,29 @@ def test_an_outage_does_not_drop_objects_that_may_name_leftovers(cleaner: Cleane
     cleaner.manifest("second", used)
     pass_time(cleaner)
     assert segments(cleaner.store) == {used.key}
+
+
+def test_what_a_full_disk_did_not_record_is_deleted_when_it_has_space_again(cleaner: Cleaner) -> None:
+    """A manifest in doubt may name them until ten minutes later."""
+    wanted, unwanted = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
+    asked = below(cleaner, objects=frozenset({NAME}), asked=frozenset({"e"}), since=cleaner.now - 1)
+    with refusing(cleaner.log):
+        cleaner.removal.discard_below(asked)
+        cleaner.log.end_upload(asked.prefix)
+    assert not cleaner.removal.leftovers.all()
+    cleaner.log.sync()
+    cleaner.manifest("file", wanted)
+    cleaner.now += LATE_SECONDS
+    cleaner.removal.look_again()
+    assert segments(cleaner.store) == {wanted.key}
+    assert unwanted.key not in segments(cleaner.store)
+
+
+def test_an_older_record_that_a_full_disk_refused_does_not_replace_a_newer_one(cleaner: Cleaner) -> None:
+    name = cleaner.segment(PREFIX + "1-a")
+    with refusing(cleaner.log):
+        cleaner.removal.keep_unanswered({name}, {NAME})
+    cleaner.now += 100
+    cleaner.removal.keep_unanswered({name}, {NAME})
+    cleaner.log.sync()
+    assert cleaner.removal.leftovers.all()[name].since == cleaner.now
