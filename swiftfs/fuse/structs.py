@@ -236,6 +236,9 @@ _channel = _function("fuse_session_next_chan", ctypes.c_void_p, ctypes.c_void_p,
 _descriptor = _function("fuse_chan_fd", ctypes.c_int, ctypes.c_void_p)
 
 
+_LOCKED_BY_CALLER = 2  # FSETLOCKING_BYCALLER of stdio_ext.h
+
+
 def run(arguments: "ctypes.Array[ctypes.c_char_p]", table: FuseOperations) -> bool:
     """Mount, serve, unmount; return whether that failed. An end of the connection is no failure.
 
@@ -244,6 +247,7 @@ def run(arguments: "ctypes.Array[ctypes.c_char_p]", table: FuseOperations) -> bo
     this thread afterwards, for the caller to unblock when it has a handler again.
     """
     mountpoint, threads = ctypes.c_void_p(), ctypes.c_int()
+    _unlock_stderr()
     connection = _setup(
         len(arguments),
         arguments,
@@ -261,6 +265,17 @@ def run(arguments: "ctypes.Array[ctypes.c_char_p]", table: FuseOperations) -> bo
         # The teardown removes libfuse's handlers: a SIGINT that was to end the loop would end the process.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         _teardown(connection, mountpoint)
+
+
+def _unlock_stderr() -> None:
+    """Let the C library write to stderr without its lock (`__fsetlocking`, stdio_ext(3)).
+
+    libfuse cancels its threads when its loop ends. One that reports an error at that moment would keep the
+    lock for ever, and the process would not end: exit(3) flushes stderr.
+    """
+    library = ctypes.CDLL(None)
+    if (set_locking := getattr(library, "__fsetlocking", None)) is not None:
+        set_locking(ctypes.c_void_p.in_dll(library, "stderr"), _LOCKED_BY_CALLER)
 
 
 def _has_ended(connection: int) -> bool:
