@@ -1,6 +1,7 @@
 """Disks: one that is synced only when a test says so, what a power cut leaves of it, and one that refuses."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ class Disk:
         self._synced = folder / "synced"
         self._left = folder / "left"
         self._monkeypatch = monkeypatch
+        self._lock = threading.Lock()  # several threads of a mount sync at once
         monkeypatch.setattr(backlog, "SYNC_SECONDS", 1000.0)
         monkeypatch.setattr(database, "synchronize", self._sync_files)
         monkeypatch.setattr(database, "_sync_data", self._sync_journal)
@@ -43,8 +45,9 @@ class Disk:
         copy_live(self.cache / "content", self._synced / "content")
 
     def _sync_journal(self, _log: Path) -> None:
-        self._synced.mkdir(exist_ok=True)
-        _copy_journal(self.cache, self._synced)
+        with self._lock:
+            self._synced.mkdir(exist_ok=True)
+            _copy_journal(self.cache, self._synced)
 
     def cut(self, *, journal_is_newest: bool) -> Path:
         """Return a cache folder as a power cut leaves it, for a mount after the machine's next start.
@@ -61,7 +64,8 @@ class Disk:
             with file.open("r+b") as opened:
                 opened.truncate(min(size, file.stat().st_size))
         if not journal_is_newest:
-            _copy_journal(self._synced, self._left)
+            with self._lock:
+                _copy_journal(self._synced, self._left)
         return self._left
 
     def restart(self) -> None:
