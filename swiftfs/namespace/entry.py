@@ -74,6 +74,9 @@ class Entry(_WeaklyReferenced):
         return ObjectVersion(self.object, self.etag or self.hash)
 
 
+NO_TIME = -(2**63)
+"""The mtime (ns) of a folder that stores none; `Namespace.dated` replaces it."""
+
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -117,7 +120,7 @@ class Defaults:
 
     def directory(self, inode: int) -> Attributes:
         """Return the attributes of a folder whose marker stores none."""
-        return Attributes(stat.S_IFDIR | 0o777 & ~self.umask, 0, 0, self.uid, self.gid, inode)
+        return Attributes(stat.S_IFDIR | 0o777 & ~self.umask, 0, NO_TIME, self.uid, self.gid, inode)
 
     def file(self, size: int, mtime_ns: int, inode: int) -> Attributes:
         """Return the attributes of a file whose object stores none."""

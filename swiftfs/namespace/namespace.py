@@ -11,6 +11,7 @@ from swiftfs.concurrency import Rank, monotonic, new_lock, unix_time_ns
 from swiftfs.errors import BadName, Ghost, NotFound, os_error
 from swiftfs.namespace.change_checks import ChangeChecker
 from swiftfs.namespace.entry import (
+    NO_TIME,
     Defaults,
     Entry,
     container_entry,
@@ -110,11 +111,11 @@ class Namespace:
         return self._look_up_listed(path, complete=complete)
 
     def dated(self, entry: Entry) -> Entry:
-        """Return the entry; a folder whose time no marker has gets the root's, not that of 1970.
+        """Return the entry; a folder that stores no time gets the root's.
 
-        The marker's own time would not do: a rename makes a new marker.
+        When its marker was stored would not do: a rename makes a new marker.
         """
-        if entry.attributes.mtime_ns or not entry.is_directory:
+        if entry.attributes.mtime_ns != NO_TIME:
             return entry
         return replace(entry, attributes=replace(entry.attributes, mtime_ns=self._root.attributes.mtime_ns))
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.operations import CreateContainer, Delete, DeleteContainer, PutMarker
-from swiftfs.namespace.entry import Entry, folder_inode
+from swiftfs.namespace.entry import NO_TIME, Entry, folder_inode
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectName
 from swiftfs.paths import Folder, join, plain_marker, slash_marker, split
 from swiftfs.posix.pending import PendingChanges
@@ -123,7 +123,7 @@ class DirectoryOps:
             if not folder.prefix:
                 self._journal.run_unjournaled(CreateContainer(folder.container))
                 # Without a time, as a listing of the account will show it: it stays the same.
-                attributes = replace(attributes, mtime_ns=0)
+                attributes = replace(attributes, mtime_ns=NO_TIME)
                 self._namespace.record(path, Entry(split(path)[1], None, attributes))
                 return
             self._source.object(path)  # the marker's key must not be too long
