@@ -242,6 +242,7 @@ class RandomChanges:
             return
         finally:
             self.writer.store.during = None
+            wait(self.writer)  # the PUTs that go on may still change the file
         assert digest(self.writer.stored()) in self.states[begun:]
         assert self.writer.segments() >= self.writer.named()
 
