@@ -4,15 +4,13 @@ import ctypes
 import errno
 import os
 import random
-import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,66 +20,15 @@ import pytest
 
 from support.deadlines import within
 from support.directory_streams import directory_stream, read_in_small_parts
-from support.jobs import wait_until
-from support.mounts import ABORTED, run
 from support.passthrough import FAULTS, READERS, Passthrough
-from support.warm_processes import NURSERY, Output, Process
+from support.passthrough_mount import PassthroughMount
 from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import stat_layout, write_stat
 from swiftfs.objects import Attributes
 
-PROGRAM = Path(__file__).parents[1] / "support" / "passthrough.py"
 MIB = 1 << 20
-
-
-class Mount:
-    """A mounted passthrough of `root` in a child process, with more variables in its environment."""
-
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.root, self.path, self.control = folder / "root", folder / "mnt", folder / "control"
-        for each in (self.root, self.path, self.control):
-            each.mkdir(exist_ok=True)
-        self._errors = folder / "stderr"
-        reading, writing = os.pipe()
-        self._output = os.fdopen(reading)
-        with os.fdopen(writing, "wb") as output, self._errors.open("wb") as errors:
-            self.process = self._start({**os.environ, **(environment or {})}, output, errors)
-        if self._output.readline() != "live\n":
-            self.close()
-            pytest.fail("the child did not mount")
-
-    def _start(self, environment: Mapping[str, str], output: Output, errors: Output) -> Process:
-        words = [str(self.root), str(self.path), str(self.control)]
-        if NURSERY.serves(environment):
-            return NURSERY.fork(words, environment, output, errors, program=PROGRAM.stem)
-        command = [sys.executable, str(PROGRAM), *words]
-        return subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
-
-    def log(self) -> list[str]:
-        return (self.control / "log").read_text().splitlines()
-
-    def close(self) -> tuple[str, str]:
-        """Unmount, check that the child ends well, and return its stdout and stderr."""
-        subprocess.run(["fusermount", "-u", "-z", self.path], check=False, capture_output=True)
-        out, err = self.wait()
-        assert (self.process.returncode, err) == (0, "")
-        return out, err
-
-    def wait(self) -> tuple[str, str]:
-        """Wait for the end of the child, and return its stdout and stderr; kill it if that takes too long."""
-        try:
-            self.process.wait(timeout=within(20))
-        except subprocess.TimeoutExpired:
-            subprocess.run(["fusermount", "-u", "-z", self.path], check=False, capture_output=True)
-            raise
-        finally:
-            self.process.kill()
-            self.process.wait()
-            with self._output:
-                out = self._output.read()
-        return out, self._errors.read_text()
 
 
 def failure_of(call: Callable[[], object]) -> int | None:
@@ -94,13 +41,13 @@ def failure_of(call: Callable[[], object]) -> int | None:
 
 
 @pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    mounted = Mount(tmp_path)
+def mount(tmp_path: Path) -> Iterator[PassthroughMount]:
+    mounted = PassthroughMount(tmp_path)
     yield mounted
     mounted.close()
 
 
-def test_data_is_written_appended_and_read_whole(mount: Mount) -> None:
+def test_data_is_written_appended_and_read_whole(mount: PassthroughMount) -> None:
     data = random.Random(1).randbytes(3 * MIB + 12345)
     (mount.path / "file").write_bytes(data)
     with (mount.path / "file").open("ab") as file:
@@ -119,7 +66,7 @@ def test_data_is_written_appended_and_read_whole(mount: Mount) -> None:
     assert (mount.path / "empty").read_bytes() == b""
 
 
-def test_stat_returns_every_attribute(mount: Mount) -> None:
+def test_stat_returns_every_attribute(mount: PassthroughMount) -> None:
     file = mount.path / "file"
     file.write_bytes(b"x" * 1000)
     os.utime(file, ns=(1, 1_700_000_000_123_456_789))
@@ -136,7 +83,7 @@ def test_stat_returns_every_attribute(mount: Mount) -> None:
     assert (file.stat().st_uid, file.stat().st_gid) == (1234, 99)
 
 
-def test_a_folder_of_ten_thousand_names_is_listed_whole(mount: Mount) -> None:
+def test_a_folder_of_ten_thousand_names_is_listed_whole(mount: PassthroughMount) -> None:
     names = {f"name-{number:05}-ü" for number in range(10_000)}
     (mount.root / "folder").mkdir()
     for name in names:
@@ -160,7 +107,7 @@ def set_times(path: Path, atime_nsec: int, mtime_nsec: int) -> None:
     assert libc.utimensat(-100, os.fsencode(path), times, 0) == 0, os.strerror(ctypes.get_errno())
 
 
-def test_utimens_accepts_now_and_omit(mount: Mount) -> None:
+def test_utimens_accepts_now_and_omit(mount: PassthroughMount) -> None:
     now, omit = (1 << 30) - 1, (1 << 30) - 2
     file = mount.path / "file"
     file.touch()
@@ -174,7 +121,7 @@ def test_utimens_accepts_now_and_omit(mount: Mount) -> None:
     assert before <= below.stat().st_mtime_ns <= time.time_ns()
 
 
-def test_an_unlinked_open_file_lives_until_it_is_closed(mount: Mount) -> None:
+def test_an_unlinked_open_file_lives_until_it_is_closed(mount: PassthroughMount) -> None:
     with (mount.path / "file").open("w+b", buffering=0) as file:
         file.write(b"0123456789")
         (mount.path / "file").unlink()
@@ -189,7 +136,7 @@ def test_an_unlinked_open_file_lives_until_it_is_closed(mount: Mount) -> None:
     assert list(mount.root.iterdir()) == []
 
 
-def test_names_links_and_special_files(mount: Mount) -> None:
+def test_names_links_and_special_files(mount: PassthroughMount) -> None:
     (mount.path / "a").mkdir(0o750)
     assert stat.S_IMODE((mount.root / "a").stat().st_mode) == 0o750
     (mount.path / "a" / "link").symlink_to("some/where ü")
@@ -207,7 +154,7 @@ def test_names_links_and_special_files(mount: Mount) -> None:
     assert list(mount.root.iterdir()) == []
 
 
-def test_statfs_fallocate_and_mount_table(mount: Mount) -> None:
+def test_statfs_fallocate_and_mount_table(mount: PassthroughMount) -> None:
     usage = os.statvfs(mount.path)
     assert (usage.f_blocks * usage.f_frsize, usage.f_bavail * usage.f_frsize) == (1 << 40, 1 << 39)
     assert (usage.f_files, usage.f_ffree, usage.f_namemax) == (1000, 900, 1024)
@@ -218,7 +165,7 @@ def test_statfs_fallocate_and_mount_table(mount: Mount) -> None:
     assert line.replace("\\134", "\\").split()[0:3:2] == ["con,tain\\er", "fuse.swiftfs"]
 
 
-def test_extended_attributes(mount: Mount) -> None:
+def test_extended_attributes(mount: PassthroughMount) -> None:
     file = mount.path / "file"
     file.write_bytes(b"x")
     os.setxattr(file, "user.a", b"\x00\xff value")
@@ -233,7 +180,7 @@ def test_extended_attributes(mount: Mount) -> None:
         assert failure_of(partial(os.getxattr, file, name)) == number
 
 
-def test_a_name_that_is_not_utf8_is_refused(mount: Mount) -> None:
+def test_a_name_that_is_not_utf8_is_refused(mount: PassthroughMount) -> None:
     for call in (os.stat, os.mkdir, os.unlink):
         path = os.fsencode(mount.path) + b"/caf\xe9"
         assert failure_of(partial(call, path)) in (errno.EILSEQ, errno.EINVAL)
@@ -299,7 +246,7 @@ CALLBACKS = {
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_every_exception_becomes_an_errno_and_unexpected_ones_are_logged_in_one_line(
-    mount: Mount, kind: str
+    mount: PassthroughMount, kind: str
 ) -> None:
     expected = errno.ENOTEMPTY if kind == "ENOTEMPTY" else errno.EIO
     (mount.root / "folder").mkdir()
@@ -323,7 +270,7 @@ def test_every_exception_becomes_an_errno_and_unexpected_ones_are_logged_in_one_
         assert (mount.path / "file").stat().st_size >= 0
 
 
-def test_a_folder_is_read_from_any_place(mount: Mount) -> None:
+def test_a_folder_is_read_from_any_place(mount: PassthroughMount) -> None:
     names = [f"name-{number:04d}" + "x" * (number % 200) for number in range(500)]
     for name in names:
         (mount.root / name).touch()
@@ -345,7 +292,7 @@ def test_a_folder_is_read_from_any_place(mount: Mount) -> None:
         assert sorted(read_in_small_parts(mount.path, size)) == sorted([*found, "new"])
 
 
-def test_an_empty_folder_is_read_from_any_place(mount: Mount) -> None:
+def test_an_empty_folder_is_read_from_any_place(mount: PassthroughMount) -> None:
     with directory_stream(mount.path) as stream:
         assert stream.rest() == [".", ".."]
         end = stream.tell()
@@ -355,7 +302,7 @@ def test_an_empty_folder_is_read_from_any_place(mount: Mount) -> None:
         assert stream.rest() == []
 
 
-def test_reads_of_different_files_run_in_parallel(mount: Mount) -> None:
+def test_reads_of_different_files_run_in_parallel(mount: PassthroughMount) -> None:
     paths = [mount.path / f"together-{number}" for number in range(READERS)]
     for path in paths:
         (mount.root / path.name).write_bytes(path.name.encode())
@@ -365,7 +312,7 @@ def test_reads_of_different_files_run_in_parallel(mount: Mount) -> None:
 
 def test_many_threads_come_and_go_and_every_unmount_is_clean(tmp_path: Path) -> None:
     for _ in range(10):
-        mount = Mount(tmp_path)
+        mount = PassthroughMount(tmp_path)
         try:
             with ThreadPoolExecutor(24) as pool:
                 for number in range(200):
@@ -381,7 +328,7 @@ def test_many_threads_come_and_go_and_every_unmount_is_clean(tmp_path: Path) -> 
 @pytest.mark.matrix(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_unmounts_and_returns(tmp_path: Path, number: signal.Signals) -> None:
-    mount = Mount(tmp_path)
+    mount = PassthroughMount(tmp_path)
     (mount.path / "file").touch()
     mount.process.send_signal(number)
     assert mount.process.wait(timeout=within(20)) == 0
@@ -452,71 +399,3 @@ def test_stat_layout_follows_the_order_of_the_fields() -> None:
     assert (image.st_size, image.st_blksize, image.st_blocks, image.st_ctimespec.tv_nsec) == (4, 5, 6, 8)
     assert image.st_rdev == 10
     assert layout.size == ctypes.sizeof(Aarch64)
-
-
-FAILING_READS = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
-
-/* The end of the connection as a kernel reports it that was asked to abort it; or an error while it lasts. */
-ssize_t splice(int in, off_t *in_at, int out, off_t *out_at, size_t size, unsigned flags)
-{
-    ssize_t (*real)(int, off_t *, int, off_t *, size_t, unsigned) = dlsym(RTLD_NEXT, "splice");
-    ssize_t moved = real(in, in_at, out, out_at, size, flags);
-    if (moved < 0 && errno == ENODEV)
-        errno = ECONNABORTED;
-    if (moved >= 0 && getenv("FAILING") && !in_at && !access(getenv("FAILING"), F_OK)) {
-        errno = EIO;
-        moved = -1;
-    }
-    return moved;
-}
-"""
-
-
-@pytest.fixture
-def failing_reads(tmp_path: Path) -> Mapping[str, str]:
-    """Return an environment in which reads of /dev/fuse end with other errors than ENODEV."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
-    (tmp_path / "reads.c").write_text("#include <unistd.h>\n" + FAILING_READS)
-    library = tmp_path / "reads.so"
-    run(compiler, "-shared", "-fPIC", "-o", library, tmp_path / "reads.c", "-ldl")
-    return {"LD_PRELOAD": str(library), "FAILING": str(tmp_path / "fail")}
-
-
-def test_an_aborted_connection_is_an_ordinary_end(failing_reads: Mapping[str, str], tmp_path: Path) -> None:
-    mount = Mount(tmp_path, failing_reads)
-    subprocess.run(["fusermount", "-u", "-z", mount.path], check=True)
-    _, errors = mount.wait()
-    assert set(errors.splitlines()) <= {ABORTED}
-    assert mount.process.returncode == 0
-    assert not [line for line in mount.log() if "stopped serving" in line]
-
-
-def ends_after_a_request(mount: Mount) -> bool:
-    """Send a request, and return whether the child has ended.
-
-    The first one may be answered: the thread that gets it may wait for it since before libfuse knew that it
-    can splice, and so with read(2), which does not fail here.
-    """
-    with suppress(OSError):
-        (mount.path / "file").stat()
-    return mount.process.poll() is not None
-
-
-def test_an_error_of_libfuse_while_it_is_mounted_is_reported(
-    failing_reads: Mapping[str, str], tmp_path: Path
-) -> None:
-    mount = Mount(tmp_path, failing_reads)
-    (tmp_path / "fail").touch()
-    try:
-        wait_until(lambda: ends_after_a_request(mount))
-    finally:
-        mount.wait()
-    assert [line for line in mount.log() if "stopped serving" in line]
-    assert not mount.path.is_mount()
