@@ -168,6 +168,16 @@ class Writer:
         self.store.requests.clear()
         return count
 
+    def wait(self) -> None:
+        """Wait until no upload runs."""
+        while self.content.uploads.is_busy:
+            self.pool.submit(int).result()
+
+    def leave_alone(self) -> None:
+        """Let nothing change the file during PUTs any more, also not during those that still run."""
+        self.store.during = None
+        self.wait()
+
     def close(self) -> None:
         """End the uploads, and close the content and the journal."""
         self.pool.shutdown()

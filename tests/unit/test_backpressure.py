@@ -29,16 +29,10 @@ pytest_plugins = ["support.writer_fixtures"]
 EVERYTHING = 2**40
 
 
-def wait(writer: Writer) -> None:
-    """Wait until no upload runs."""
-    while writer.content.uploads.is_busy:
-        writer.pool.submit(int).result()
-
-
 def evict(writer: Writer) -> int:
     """Evict all blocks that can be; return their bytes."""
     writer.content.upload_full_segments()
-    wait(writer)
+    writer.wait()
     return writer.content.evict(EVERYTHING)
 
 
@@ -62,7 +56,7 @@ def gets(writer: Writer) -> int:
 
 def test_an_uploaded_segment_needs_no_disk_and_is_not_sent_again(writer: Writer) -> None:
     writer.write(0, noise(5 * MIB + 1000))
-    wait(writer)
+    writer.wait()
     assert writer.content.evict(EVERYTHING) == 5 * MIB
     assert writer.content.allocated() < MIB
     writer.puts()
@@ -121,7 +115,7 @@ def test_segments_filled_in_any_order_can_be_evicted(writer: Writer) -> None:
 
 def test_the_next_process_knows_what_was_evicted(writer: Writer) -> None:
     writer.write(0, noise(5 * MIB))
-    wait(writer)
+    writer.wait()
     assert writer.content.evict(2 * MIB) == 2 * MIB
     restart(writer)
     assert writer.read() == writer.model
@@ -135,7 +129,7 @@ def test_the_next_process_knows_what_was_evicted(writer: Writer) -> None:
 
 def test_recorded_blocks_are_not_evicted_before_the_next_change(writer: Writer) -> None:
     writer.write(0, noise(3 * MIB))
-    wait(writer)
+    writer.wait()
     saved = writer.content.to_record()
     assert saved.is_whole
     assert evict(writer) == 0
@@ -147,7 +141,7 @@ def test_recorded_blocks_are_not_evicted_before_the_next_change(writer: Writer) 
 
 def test_blocks_recorded_as_evicted_may_be_evicted_again(writer: Writer) -> None:
     writer.write(0, noise(4 * MIB))
-    wait(writer)
+    writer.wait()
     assert writer.content.evict(2 * MIB) == 2 * MIB
     assert len(writer.content.to_record().evicted) == 2
     assert writer.read() == writer.model
@@ -169,7 +163,7 @@ def test_a_segment_in_a_record_is_kept_when_another_replaces_it(writer: Writer) 
 
 def test_an_upload_that_runs_keeps_its_bytes(writer: Writer) -> None:
     writer.write(0, noise(4 * MIB + 5))
-    wait(writer)
+    writer.wait()
     freed: list[int] = []
     writer.store.during = lambda _name: freed.append(writer.content.evict(EVERYTHING))
     writer.run()
@@ -241,8 +235,7 @@ class RandomChanges:
         except (ChangedDuringUpload, Unavailable):
             return
         finally:
-            self.writer.store.during = None
-            wait(self.writer)  # the PUTs that go on may still change the file
+            self.writer.leave_alone()
         assert digest(self.writer.stored()) in self.states[begun:]
         assert self.writer.segments() >= self.writer.named()
 
@@ -260,7 +253,7 @@ def test_evictions_never_change_the_bytes(
     for _ in range(25):
         changes.change()
         writer.content.upload_full_segments()
-        wait(writer)
+        writer.wait()
         evicted += writer.content.evict(changes.random.randrange(8 * MIB))
         if changes.random.random() < 0.5:
             continue

@@ -74,7 +74,7 @@ def test_a_small_file_is_stored_as_it_was_at_one_moment(writer: Writer, size: in
     assert attempts(writer) == 1
     assert writer.puts() == 1
     assert digest(writer.stored()) in busy.states
-    writer.store.during = None
+    writer.leave_alone()
     writer.run()
     assert writer.stored() == writer.model == writer.read()
 
@@ -83,7 +83,7 @@ def test_a_file_that_became_quiet_is_not_copied(writer: Writer, monkeypatch: pyt
     writer.write(0, noise(5000))
     ChangedDuringPuts(writer, [0])
     attempts(writer)
-    writer.store.during = None
+    writer.leave_alone()
     writer.write(0, b"x")
     writer.run()
     monkeypatch.setattr(frozen_copier, "FrozenCopy", None)
@@ -112,7 +112,7 @@ def test_a_file_whose_size_changes_all_the_time(writer: Writer, step: str) -> No
     busy = ChangedDuringPuts(writer, [], change)
     attempts(writer)
     assert digest(writer.stored()) in busy.states
-    writer.store.during = None
+    writer.leave_alone()
     writer.run()
     assert writer.stored() == writer.model == writer.read()
 
@@ -128,7 +128,7 @@ def test_a_large_file_is_stored_as_it_was_at_one_moment(writer: Writer, places: 
     assert attempts(writer) == 1
     assert writer.puts() <= 2 * len(places)
     assert digest(writer.stored()) in busy.states
-    writer.store.during = None
+    writer.leave_alone()
     writer.run()
     assert writer.stored() == writer.model == writer.read()
     assert writer.segments() == writer.named()
@@ -145,7 +145,7 @@ def test_a_patch_of_a_large_file(writer: Writer, places: list[int]) -> None:
     assert attempts(writer) <= OFTEN + 2
     assert digest(writer.stored()) in busy.states
     assert writer.puts() <= (OFTEN + 2) * 2 * len(places)
-    writer.store.during = None
+    writer.leave_alone()
     writer.run()
     assert writer.stored() == writer.model == writer.read()
 
@@ -181,7 +181,7 @@ def test_a_file_system_that_clones(writer: Writer, monkeypatch: pytest.MonkeyPat
     busy = ChangedDuringPuts(writer, [0, size - 100])
     assert attempts(writer) == OFTEN + 1
     assert digest(writer.stored()) in busy.states
-    writer.store.during = None
+    writer.leave_alone()
     writer.run()
     assert writer.stored() == writer.model == writer.read()
 
@@ -277,7 +277,7 @@ def test_what_is_stored_was_the_file_at_one_moment(build_writer: Callable[..., W
     for _ in range(3):
         attempts(writer, most=12)
         assert digest(writer.stored()) in busy.states
-    writer.store.during = None
+    writer.leave_alone()
     writer.run()
     assert writer.stored() == writer.model == writer.read()
 

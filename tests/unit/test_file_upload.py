@@ -69,7 +69,7 @@ def test_bytes_damaged_on_the_way_are_no_change_of_the_file(writer: Writer) -> N
     writer.store.during = fail
     with pytest.raises(Corrupt, match="422"):
         writer.run()
-    writer.store.during = None
+    writer.leave_alone()
     writer.run()
     assert writer.stored() == b"bytes"
 
@@ -121,7 +121,7 @@ def test_bytes_downloaded_for_an_upload_are_not_taken_for_the_object(writer: Wri
     writer.store.during = fail
     with pytest.raises(Unavailable):
         writer.run()
-    writer.store.during = None
+    writer.leave_alone()
     assert writer.read() == writer.model
     writer.run()
     assert writer.stored() == writer.model
@@ -420,7 +420,7 @@ def test_what_is_stored_was_the_file_at_one_moment(build_writer: Callable[..., W
         except (ChangedDuringUpload, Unavailable):
             continue
         finally:
-            writer.store.during = None
+            writer.leave_alone()
         stored += 1
         assert digest(writer.stored()) in changes.states[begun:], round_
         assert writer.segments() >= writer.named()
