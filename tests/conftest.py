@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 from swiftclient import Connection
 
-from support import tiers
+from support import comparisons, tiers
 from support.leaks import Belongings
 from support.mounts import Mount
 from swiftfs import concurrency
@@ -90,7 +90,8 @@ def no_retries(short_pauses: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "LONGEST_PAUSE", 1000.0)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(comparisons)
     _share_heaps()
     _let_children_get_signals()
 

@@ -7,9 +7,9 @@ from swiftfs.concurrency import Lock, monotonic
 from swiftfs.namespace.change_checks import ChangeChecker
 from swiftfs.namespace.entry import Defaults, Entry, implied_entry
 from swiftfs.namespace.listing import Listing, Unlisted
-from swiftfs.namespace.overlay import SharedState
+from swiftfs.namespace.overlay import PENDING, SharedState
 from swiftfs.objects import Page
-from swiftfs.paths import Folder, escape, unescape
+from swiftfs.paths import escape, unescape
 
 
 class FolderReader(Protocol):
@@ -37,30 +37,38 @@ class ListingReader:
 class StreamReader:
     """Reads a folder larger than a page from Swift, and makes its listing, which `finish` gets at the end.
 
-    The names that this mount has changed come last, because only then it is known what counts.
+    It begins with the pages that `start` has, and goes on with `pages`, which is called with the marker. The
+    names that this mount has changed come last, because only then it is known what counts.
     """
 
     def __init__(
         self,
-        folder: Folder,
-        pages: Iterator[Page],
+        start: Listing,
+        pages: Callable[[str], Iterator[Page]],
         defaults: Defaults,
         shared: SharedState,
         checker: ChangeChecker,
         finish: Callable[[Listing, float], object],
     ) -> None:
-        self._pages = pages
         self._defaults = defaults
         self._lock = shared.lock
         self._listings = shared.listings
         self._checker = checker
         self._finish = finish
-        self._begun = monotonic()
-        self._folder = folder
-        self._listing: Listing | None = Listing(folder, defaults)
+        self._folder = folder = start.folder
         with shared.lock:
-            self._changed: dict[str, Entry | None] = dict.fromkeys(shared.overlay.changes_in(folder))
-            self._implied = set(map(escape, shared.overlay.subfolders(folder))) - self._changed.keys()
+            self._listing: Listing | None = start.continuable()
+            # A change since then is not in the pages of `start`.
+            self._begun = self._listing.begun if self._listing.end else monotonic()
+            changes = shared.overlay.changes_in(folder)
+            self._implied = set(map(escape, shared.overlay.subfolders(folder))) - changes.keys()
+        for name, change in changes.items():
+            if self._begun < change.at != PENDING:
+                # Before the folder is read to its end, a newer listing may take it from the overlay.
+                self._listing.update(name, change.shown)
+        self._changed: dict[str, Entry | None] = dict.fromkeys(changes)
+        self._listed = self._listing.rows()
+        self._pages = pages(self._listing.end)
         self._has_all = False
 
     def next(self) -> list[Entry] | None:
@@ -70,14 +78,19 @@ class StreamReader:
             own = self._own(self._listing)
             self._listing = None  # the folder may stay open for long
             return own
-        page = next(self._pages)
-        with self._lock:
-            is_kept = self._listings.has_space(self._listing)
-        entries = self._listing.add_page(page, is_kept=is_kept)
-        self._has_all = page.last
+        entries = next(self._listed, None)
+        if entries is None:
+            entries = self._next_page(self._listing)
         self._implied.difference_update(entry.name for entry in entries)
         self._changed.update((entry.name, entry) for entry in entries if entry.name in self._changed)
         return [entry for entry in entries if entry.name not in self._changed]
+
+    def _next_page(self, listing: Listing) -> list[Entry]:
+        page = next(self._pages)
+        with self._lock:
+            is_kept = self._listings.has_space(listing)
+        self._has_all = page.last
+        return listing.add_page(page, is_kept=is_kept)
 
     def _own(self, listing: Listing) -> list[Entry]:
         """Return the names that this mount has changed, and the folders that exist because of that."""

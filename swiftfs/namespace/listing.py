@@ -6,7 +6,7 @@ import zlib
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from swiftfs.namespace.entry import Defaults, Entry, Shown, entries_of, is_slash_marker, unpacked
@@ -141,6 +141,26 @@ class Listing:
             self.packed += sum(BLOCK_BYTES + sys.getsizeof(one.end) + len(one.packed) for one in blocks)
             self._rows += len(entries)
         return entries
+
+    def continuable(self) -> "Listing":
+        """Return another listing that begins like this one, as Swift listed it, to add the rest of the pages.
+
+        One whose pages are not all kept begins with none. Then `end` is empty, and `begun` is to be set.
+        """
+        other = Listing(self.folder, self._defaults)
+        if self.complete or self._is_cut:
+            return other
+        other.marked, other.end, other.seconds, other.begun = self.marked, self.end, self.seconds, self.begun
+        other.packed, other._rows, other._huge = self.packed, self._rows, self._huge
+        other._blocks = [replace(block, entries=None) for block in self._blocks]
+        other._undecided = list(self._undecided)
+        return other
+
+    def rows(self) -> Iterator[list[Entry]]:
+        """Yield the entries of a huge folder as Swift listed them, some at a time, and keep none unpacked."""
+        for start in range(0, len(self._blocks), CHUNK_BLOCKS):
+            blocks = self._blocks[start : start + CHUNK_BLOCKS]
+            yield [entry for block in blocks for entry in self._unpack(block).values()]
 
     def get(self, name: str) -> Entry | None:
         """Return the entry of that name, None if there is none; raise `Unlisted` if that is unknown."""

@@ -235,11 +235,12 @@ class Namespace:
     def read(self, path: str) -> FolderReader:
         """Begin to read the entries of the folder at `path`, with the attributes of the listing.
 
-        A folder larger than a page is listed while it is read, in bounded memory.
+        A folder larger than a page is listed while it is read, in bounded memory, from the end of its
+        listing on.
         """
         listing = self._listing(self._source.folder(path))
         listing.was_read = True
-        return ListingReader(listing, self._lock) if listing.complete else self._stream(listing.folder)
+        return ListingReader(listing, self._lock) if listing.complete else self._stream(listing)
 
     def known(self, path: str) -> Entry | None:
         """Return the entry of `path` from memory; None if it does not exist or is not in memory."""
@@ -422,10 +423,14 @@ class Namespace:
             self._completer.recall(listings, next(iter(listings.values())).head_queue)
         return listings.get(folder)
 
-    def _stream(self, folder: Folder) -> StreamReader:
-        pages = iter_pages(self._store, folder.container, folder.prefix, delimiter="/")
-        limited = LimitedPages(folder, pages)
-        return StreamReader(folder, limited, self._defaults, self._shared, self._change_checker, self._finish)
+    def _stream(self, start: Listing) -> StreamReader:
+        folder = start.folder
+
+        def pages(marker: str) -> LimitedPages:
+            found = iter_pages(self._store, folder.container, folder.prefix, delimiter="/", marker=marker)
+            return LimitedPages(folder, found)
+
+        return StreamReader(start, pages, self._defaults, self._shared, self._change_checker, self._finish)
 
     def _finish(self, listing: Listing, begun: float) -> Listing:
         """Apply local changes to a new listing, check those that it contradicts by HEADs, and keep it."""

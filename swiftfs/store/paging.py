@@ -8,14 +8,14 @@ from swiftfs.store.protocol import ObjectStore
 
 
 def iter_pages(
-    store: ObjectStore, container: str, prefix: str = "", *, delimiter: str = ""
+    store: ObjectStore, container: str, prefix: str = "", *, delimiter: str = "", marker: str = ""
 ) -> Iterator[Page]:
-    """Yield the pages of a listing; each is requested when it is wanted. Errors are those of `list_page`.
+    """Yield the pages of a listing after `marker`, each when it is wanted. Errors are those of `list_page`.
 
     After an error the next page is the one that failed.
     """
     return _Pages(
-        lambda marker: store.list_page(container, prefix=prefix, delimiter=delimiter, marker=marker)
+        lambda after: store.list_page(container, prefix=prefix, delimiter=delimiter, marker=after), marker
     )
 
 
@@ -49,14 +49,18 @@ def iter_container_pages(store: ObjectStore) -> Iterator[Page]:
 
 
 class _Pages(Iterator[Page]):
-    """The pages that `request` returns, each after a marker. One that failed is requested again by `next`."""
+    """The pages that `request` returns, each after a marker, the first after `start`.
 
-    def __init__(self, request: Callable[[str], Page]) -> None:
+    One that failed is requested again by `next`.
+    """
+
+    def __init__(self, request: Callable[[str], Page], start: str = "") -> None:
         self._request = request
+        self._start = start
         self._page: Page | None = None
 
     def __next__(self) -> Page:
         if self._page is not None and self._page.last:
             raise StopIteration
-        page = self._page = self._request("" if self._page is None else self._page.marker)
+        page = self._page = self._request(self._start if self._page is None else self._page.marker)
         return page

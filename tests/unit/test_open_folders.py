@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,14 +159,36 @@ def test_a_rewind_that_fails_is_made_up_for(filesystem: FileSystem, store: Memor
     assert reader.rest() == names
 
 
-def test_a_part_asks_for_one_page_at_most(filesystem: FileSystem, store: MemoryStore) -> None:
-    fill(store, 480)
+def test_each_page_is_asked_for_once(filesystem: FileSystem, store: MemoryStore) -> None:
+    """A part asks for one page at most: the first one lists the folder, and the reader goes on after it."""
+    names = fill(store, 480)
     reader, costs, is_end = Reader(filesystem), [], False
     while not is_end:
         before = requests(store)
         is_end = not reader.step(1000)
         costs.append(requests(store) - before)
-    assert costs == [2, *[1] * 9, 0]  # the first lists the folder, and then begins to read it
+    assert costs == [1] * 10 + [0]
+    assert reader.found == names
+    assert listed(filesystem, "/folder").keys() == set(names)
+    assert requests(store) == before
+
+
+def test_the_page_of_a_lookup_is_not_asked_for_again(filesystem: FileSystem, store: MemoryStore) -> None:
+    """Nor does what has happened since count as contained in it: then it would have to be checked."""
+    names = fill(store, 120)
+    assert filesystem.getattr("/folder/00007").size == 0
+    filesystem.chmod("/folder/00003", 0o600)
+    for name in ("00010", "00010-new", "new"):
+        write(filesystem, f"/folder/{name}", b"changed")
+    before = len(store.requests)
+    reader = Reader(filesystem)
+    found = reader.rest()
+    assert len(set(found)) == len(found)
+    assert [method for method, _ in store.requests[before:]] == ["list_page"] * 2
+    changed = dict.fromkeys(("00010", "00010-new", "new"), 7)
+    shown = listed(filesystem, "/folder")
+    assert {name: one.size for name, one in shown.items()} == dict.fromkeys(names, 0) | changed
+    assert stat.S_IMODE(shown["00003"].mode) == 0o600
 
 
 def test_reading_again_from_the_start_shows_what_is_new(filesystem: FileSystem, store: MemoryStore) -> None:
