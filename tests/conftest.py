@@ -7,6 +7,9 @@ import itertools
 import resource
 import shutil
 import signal
+import subprocess
+import sys
+import unicodedata
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -25,6 +28,7 @@ concurrency.check()
 
 # By default an example may take 0.2 s, whatever the load; the test has a time limit of its own.
 hypothesis.settings.register_profile("any load", deadline=None)
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("any load")
 
 GROWTH = 24 * 1024 * 1024
@@ -92,8 +96,21 @@ def no_retries(short_pauses: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(comparisons)
+    if not hasattr(config, "workerinput"):
+        _make_unicode_tables()
     _share_heaps()
     _let_children_get_signals()
+
+
+def _make_unicode_tables() -> None:
+    """Let a process of its own make hypothesis's tables of characters, once for a tree.
+
+    It takes 200 MiB and a second, in each worker that finds none.
+    """
+    tables = Path(".hypothesis/unicode_data", unicodedata.unidata_version)
+    if not any(tables.glob("codec-*")):
+        code = "from hypothesis.strategies import text; text().validate()"
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def _share_heaps() -> None:

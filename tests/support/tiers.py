@@ -1,10 +1,12 @@
 """Which tests `./dev test` runs, `./dev test slow` and `./dev test fast`: by folder, and by what they start.
 
-`slow` is what takes long and says little more: loads, storms, and of each matrix all but a few cases.
+`slow` is what takes long and says little more: loads, storms, and of each matrix all but a few cases. `usual`
+is what takes too long for the loop of a developer, and what is left of a test with many cases.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ import pytest
 TESTS = Path(__file__).parents[1]
 SERVERS = frozenset({"swift_server", "small_server", "server"})
 """Fixtures that start a Swift."""
+FAST_CASES = 6
+"""How many cases of a test `./dev test fast` has. The others are `usual`."""
 
 
 def arrange(items: list[pytest.Item]) -> None:
-    """Mark each test with its folder, with `swift` if it starts one, and with `slow`; the longest run first.
+    """Mark each test with its folder, `swift` if it starts one, `slow` and `usual`; the longest run first.
 
     A long test that begins last is waited for by all other processes.
     """
@@ -24,21 +28,32 @@ def arrange(items: list[pytest.Item]) -> None:
 
 
 def _mark(items: Iterable[pytest.Item]) -> None:
-    matrices: dict[str, list[pytest.Function]] = defaultdict(list)
+    tests: dict[tuple[Path, str], list[pytest.Function]] = defaultdict(list)
     for item in items:
         assert isinstance(item, pytest.Function)
-        item.add_marker(item.path.relative_to(TESTS).parts[0])
+        item.add_marker(_folder(item.path))
         if not SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.swift)
-        if item.get_closest_marker("matrix"):
-            matrices[f"{item.path}::{item.originalname}"].append(item)
-    for cases in matrices.values():
-        marker = cases[0].get_closest_marker("matrix")
-        assert marker is not None
-        kept = spread([case.callspec.params for case in cases], marker.args[0])
-        for number, case in enumerate(cases):
-            if number not in kept:
-                case.add_marker(pytest.mark.slow)
+        tests[item.path, item.originalname].append(item)
+    for cases in tests.values():
+        if (matrix := cases[0].get_closest_marker("matrix")) is not None:
+            _keep(cases, matrix.args[0], "slow")
+        _keep([one for one in cases if one.get_closest_marker("slow") is None], FAST_CASES, "usual")
+
+
+@cache
+def _folder(path: Path) -> str:
+    return path.relative_to(TESTS).parts[0]
+
+
+def _keep(cases: Sequence[pytest.Function], kept: int, marker: str) -> None:
+    """Mark all cases of a test but `kept` of them."""
+    if len(cases) <= kept:
+        return
+    numbers = spread([case.callspec.params for case in cases], kept)
+    for number, case in enumerate(cases):
+        if number not in numbers:
+            case.add_marker(marker)
 
 
 def spread(cases: Sequence[Mapping[str, object]], kept: int) -> set[int]:

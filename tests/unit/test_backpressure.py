@@ -240,6 +240,7 @@ class RandomChanges:
         assert self.writer.segments() >= self.writer.named()
 
 
+@pytest.mark.usual
 @pytest.mark.matrix(2)
 @pytest.mark.parametrize("segment", [MIB, MIB + 777])
 @pytest.mark.parametrize("seed", range(8))

@@ -124,7 +124,7 @@ class BlockSets(RuleBasedStateMachine):
             assert len(pair.blocks) == len(pair.model)
 
 
-TestBlockSets = BlockSets.TestCase
+TestBlockSets = pytest.mark.usual(BlockSets.TestCase)
 TestBlockSets.settings = settings(max_examples=30, stateful_step_count=30)
 
 

@@ -117,6 +117,7 @@ def test_a_file_whose_size_changes_all_the_time(writer: Writer, step: str) -> No
     assert writer.stored() == writer.model == writer.read()
 
 
+@pytest.mark.usual
 @pytest.mark.parametrize("places", [[1_500_000], [10, 1_500_000, 4_000_000], [MIB - 50, 3 * MIB + 7]])
 def test_a_large_file_is_stored_as_it_was_at_one_moment(writer: Writer, places: list[int]) -> None:
     writer.fill(noise(5 * MIB + 1000))
@@ -134,6 +135,7 @@ def test_a_large_file_is_stored_as_it_was_at_one_moment(writer: Writer, places: 
     assert writer.segments() == writer.named()
 
 
+@pytest.mark.usual
 @pytest.mark.parametrize("places", [[3 * MIB + 7], [MIB - 50, 4 * MIB + 300_000], [0, 5 * MIB]])
 def test_a_patch_of_a_large_file(writer: Writer, places: list[int]) -> None:
     writer.fill(noise(6 * MIB))

@@ -160,6 +160,7 @@ def test_a_damaged_file_is_a_miss(rig: CacheRig, damage: Damage, restart: bool) 
     assert rig.gets() in (1, 2)
 
 
+@pytest.mark.usual
 @pytest.mark.parametrize("place", ["start", "middle", "cut", "garbage", "empty"])
 def test_a_damaged_index_is_a_miss(rig: CacheRig, place: str, caplog: pytest.LogCaptureFixture) -> None:
     bases = [rig.put(f"file{number}", noise(BLOCK, number)) for number in range(100)]

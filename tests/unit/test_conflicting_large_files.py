@@ -94,6 +94,7 @@ def test_both_versions_have_segments_of_their_own(store: MemoryStore, conflict: 
     assert decode_type(headers.content_type)[1].slo == headers.version.etag
 
 
+@pytest.mark.usual
 @pytest.mark.parametrize("who", [0, 1], ids=["the winner's mount", "another mount"])
 def test_the_new_version_can_be_changed_and_the_kept_one_deleted(
     store: MemoryStore, caches: tuple[Path, Path], conflict: tuple[bytes, bytes], who: int

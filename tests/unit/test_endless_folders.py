@@ -115,6 +115,7 @@ class SlowPages(Iterator[Page]):
         return page_of(self.pages, "{:08d}".format, self.rows)
 
 
+@pytest.mark.usual
 @pytest.mark.parametrize(
     ("seconds", "rows", "is_listed"), [(24.0, 1, False), (24.0, 100, False), (24.0, 400, True)]
 )
@@ -137,6 +138,7 @@ def test_a_folder_whose_pages_come_slowly(
     assert clock[0] < 1100
 
 
+@pytest.mark.usual
 def test_huge_listings_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are kept give way to one that is read; two that are read share the memory."""
     listings = Listings(60, 1_000_000)

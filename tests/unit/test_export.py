@@ -212,6 +212,7 @@ def test_an_unusable_target_is_refused(cache: CacheFolder, tmp_path: Path) -> No
     assert find_cache(cache.folder) == cache.folder
 
 
+@pytest.mark.usual
 def test_export_while_files_are_uploaded_copies_each_whole(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     lines: list[str] = []

@@ -404,6 +404,7 @@ class RandomChanges:
             raise Unavailable("503")
 
 
+@pytest.mark.usual
 @pytest.mark.matrix(3)
 @pytest.mark.parametrize("seed", range(12))
 def test_what_is_stored_was_the_file_at_one_moment(build_writer: Callable[..., Writer], seed: int) -> None:

@@ -144,6 +144,7 @@ def store_dlo(store: MemoryStore, data: bytes) -> None:
     store.put(ObjectName("box", NAME), b"", Headers("application/x-thing", NOTHING, kept))
 
 
+@pytest.mark.usual
 @pytest.mark.matrix(5)
 @pytest.mark.parametrize("options", ["sync", "settle=0.01"])
 @pytest.mark.parametrize("seed", [10, 11])

@@ -79,6 +79,7 @@ def test_an_answer_about_another_state_is_not_used_and_is_replaced(path: Path) -
     database.close()
 
 
+@pytest.mark.usual
 def test_a_whole_folder_is_read_by_one_query(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = [state(number) for number in range(MANY)]
     remember(path, states)
@@ -90,6 +91,7 @@ def test_a_whole_folder_is_read_by_one_query(path: Path, monkeypatch: pytest.Mon
     memory.close()
 
 
+@pytest.mark.usual
 def test_answers_are_written_in_groups(path: Path) -> None:
     memory = HeadCache(path)
     commits: list[str] = []
@@ -208,6 +210,7 @@ def test_an_answer_that_has_expired_is_requested_again(path: Path) -> None:
     memory.close()
 
 
+@pytest.mark.usual
 def test_many_threads_write_and_read(path: Path) -> None:
     memory = HeadCache(path)
     missed: list[ObjectState] = []

@@ -37,6 +37,7 @@ def foreign(keys: list[str]) -> MemoryStore:
     return store
 
 
+@pytest.mark.usual
 def test_each_foreign_object_costs_one_head_for_all_lookups(busy: None) -> None:
     for _ in range(20):
         store = foreign(NAMES)

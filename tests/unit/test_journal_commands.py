@@ -20,6 +20,7 @@ def store() -> MemoryStore:
     return MemoryStore("box")
 
 
+@pytest.mark.usual
 def test_flush_does_not_wait_for_a_server_that_does_not_answer(store: MemoryStore, tmp_path: Path) -> None:
     def hook(called: str, _subject: object) -> None:
         if called == "put":

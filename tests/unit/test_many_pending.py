@@ -36,6 +36,7 @@ def leave_attribute_changes(store: MemoryStore, cache: Path) -> None:
     store.requests.clear()
 
 
+@pytest.mark.usual
 def test_pending_attributes_do_not_cost_a_listing_each_before_the_start(
     store: MemoryStore, tmp_path: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_pending_attributes_do_not_cost_a_listing_each_before_the_start(
         assert modes == {0o600}
 
 
+@pytest.mark.usual
 def test_pending_attributes_are_shown(store: MemoryStore, tmp_path: Path) -> None:
     leave_attribute_changes(store, tmp_path)
     refuse(store, "post", Unavailable)

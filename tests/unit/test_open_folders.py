@@ -117,6 +117,7 @@ def test_names_that_stay_are_read_once(
     assert set(listed(filesystem, "/folder")) == {*names, "own-1", "unstored", "renamed", "new"} - gone
 
 
+@pytest.mark.usual
 @pytest.mark.parametrize("is_known", [False, True])
 def test_all_names_are_deleted_while_they_are_read(
     filesystem: FileSystem, store: MemoryStore, is_known: bool

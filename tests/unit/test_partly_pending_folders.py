@@ -75,6 +75,7 @@ def test_only_what_swift_has_is_copied(store: MemoryStore, cache: Path) -> None:
     assert objects(store) == {**STORED, **FRESH}
 
 
+@pytest.mark.usual
 def test_a_kill_at_any_request_leaves_all_files_together(
     store: MemoryStore, cache: Path, tmp_path: Path
 ) -> None:

@@ -328,6 +328,7 @@ def test_the_journal_names_each_local_file_once(filesystem: FileSystem, cache: P
     assert {one.path for one in records} == {f"/{key}" for key in tree("new")}
 
 
+@pytest.mark.usual
 def test_the_work_grows_with_the_number_of_files(store: MemoryStore, tmp_path: Path) -> None:
     """Ten thousand take about a second."""
 

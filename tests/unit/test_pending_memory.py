@@ -57,6 +57,7 @@ def sleeping(filesystem: FileSystem) -> int:
         return len(journal._queue.asleep())
 
 
+@pytest.mark.usual
 @pytest.mark.usefixtures("no_retries")
 def test_a_waiting_file_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 1000.0)

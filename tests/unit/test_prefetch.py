@@ -172,6 +172,7 @@ def test_files_that_are_large_empty_or_open_are_left_alone(tmp_path: Path) -> No
     assert rig.gets == objects([*NAMES[:4], *NAMES[7:9]])
 
 
+@pytest.mark.usual
 def test_no_more_bytes_than_the_budget_are_fetched(tmp_path: Path) -> None:
     with stocked(tmp_path) as rig:
         for name in NAMES[:100]:

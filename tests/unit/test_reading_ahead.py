@@ -90,6 +90,7 @@ def test_four_readers_of_a_quarter_each_download_every_byte_once(
     assert asked(rig) <= NEEDLESS * len(body)
 
 
+@pytest.mark.usual
 @pytest.mark.matrix(2)
 @pytest.mark.parametrize("disorder", [4, 16, 32])
 def test_reads_out_of_order_download_every_byte_once(
@@ -109,6 +110,7 @@ def test_reads_out_of_order_download_every_byte_once(
     assert asked(rig) <= NEEDLESS * len(body)
 
 
+@pytest.mark.usual
 def test_a_reader_of_all_while_another_reads_here_and_there(build_slow: Callable[[int], CacheRig]) -> None:
     rig = build_slow(32 * MIB)
     body = repeated_noise(48 * MIB)
@@ -127,6 +129,7 @@ def test_a_reader_of_all_while_another_reads_here_and_there(build_slow: Callable
     assert asked(rig) <= NEEDLESS * len(body)
 
 
+@pytest.mark.usual
 def test_a_reader_that_reads_again_a_file_larger_than_the_cache(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=16 * MIB, read_ahead=4 * MIB)
     body = repeated_noise(40 * MIB)

@@ -107,6 +107,7 @@ def check(filesystem: FileSystem) -> None:
     assert filesystem.getxattr("/d/old", "user.key") == b"value"
 
 
+@pytest.mark.usual
 def test_what_was_stored_is_shown_while_the_listings_lag(
     store: LaggingStore, cache: Path, first: Mounting
 ) -> None:
@@ -267,6 +268,7 @@ def test_a_rename_that_the_next_mount_finishes_is_shown_by_the_one_after_it(
         assert read(filesystem, "/moved") == b"data"
 
 
+@pytest.mark.usual
 @pytest.mark.parametrize(
     ("is_recorded", "copied", "deleted"),
     [

@@ -85,6 +85,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpaceRig]:
     rig.close()
 
 
+@pytest.mark.usual
 def test_a_file_larger_than_the_cache_is_written_within_it(rig: SpaceRig) -> None:
     rig.store.hook = lambda method, _: time.sleep(0.02) if method == "put" else None  # as a network
     content, body = rig.new(), noise(24 * MIB)

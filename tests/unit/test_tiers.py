@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from support.tiers import TESTS, spread
+from support.tiers import FAST_CASES, TESTS, spread
 
 FOLDERS = {"unit", "contract", "simulation", "mounted", "faults", "system"}
 
@@ -28,3 +28,16 @@ def test_every_test_lies_in_a_folder_of_its_kind(request: pytest.FixtureRequest)
     assert found == {Path(name) for name in FOLDERS}
     assert request.node.get_closest_marker("unit") is not None
     assert request.node.get_closest_marker("mounted") is None
+
+
+@pytest.mark.parametrize("number", range(3 * FAST_CASES))
+def test_of_a_test_with_many_cases_some_are_fast(request: pytest.FixtureRequest, number: int) -> None:
+    fast = [
+        item.callspec.params["number"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.originalname == request.node.originalname
+        and item.get_closest_marker("usual") is None
+    ]
+    assert len(fast) <= FAST_CASES
+    assert (number in fast) == (request.node.get_closest_marker("usual") is None)
