@@ -1,6 +1,7 @@
 """Renames of folders whose listings do not show yet what this mount has just changed in them."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -42,18 +43,19 @@ def killed_while_copying(
     filesystem: FileSystem, store: LaggingStore, cache: Path
 ) -> tuple[MemoryStore, Path]:
     """Rename `/d` to `/e`; return what Swift has before the first copy, and the cache folder."""
-    halt, image = Halt(store, "copy"), cache.with_name("image")
+    reached, lock, image = threading.Event(), threading.Lock(), cache.with_name("image")
     twin: list[MemoryStore] = []
 
-    def hook(method: str, subject: str) -> None:
-        if method == "copy" and not halt.reached.is_set():
-            twin.append(as_of_now(store))
-            copy_live(cache, image)
-            halt.reached.set()
+    def hook(method: str, _subject: str) -> None:
+        with lock:  # the copies are sent in parallel
+            if method == "copy" and not twin:
+                twin.append(as_of_now(store))
+                copy_live(cache, image)
+                reached.set()
 
     store.hook = hook
     filesystem.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    assert reached.wait(20)
     return twin[0], image
 
 
