@@ -90,21 +90,36 @@ class BackgroundMoves:
         wanted = operation.background
         if wanted is None or not wanted.objects <= len(items) <= MOST_OBJECTS:
             return []
-        rows = list(self._pool.map(self._row, items))
+        gone = {*operation.deleted}
+        rows = list(
+            self._pool.map(lambda item: self._row(item, is_doubtful=_plain(item.source) in gone), items)
+        )
         found = [(item, row) for item, row in zip(items, rows, strict=True) if row is not None]
         part_of = replace(wanted, objects=len(found))
+        recent = {one.key for one in operation.recent}
         shadows = _Folders(operation.source, [row for item, row in found if not item.marker])
         return [
             (
                 part_of.old if item.marker else shadows.path(part_of.old, row),
-                MoveObject(item.source, item.target, row, part_of, item.marker, item.keeps_target),
+                MoveObject(
+                    item.source,
+                    item.target,
+                    row,
+                    part_of,
+                    item.marker,
+                    item.keeps_target,
+                    is_recent=item.source.key in recent,
+                ),
             )
             for item, row in found
         ]
 
-    def _row(self, item: MoveItem) -> Row | None:
-        """Return the row of the version that moves; None if there is no such object any more."""
-        if item.row is not None and item.etag == etag_of(item.row):
+    def _row(self, item: MoveItem, *, is_doubtful: bool) -> Row | None:
+        """Return the row of the version that moves; None if there is no such object any more.
+
+        If it `is_doubtful` whether there is one, a HEAD tells.
+        """
+        if item.row is not None and item.etag == etag_of(item.row) and not is_doubtful:
             return item.row
         if item.marker:  # a HEAD shows its attributes when they are needed
             return Row(item.source.key, 0, EMPTY, DIRECTORY_TYPE, "")
@@ -156,7 +171,7 @@ class BackgroundMoves:
         known = {
             one.operation.source
             for one in listed
-            if one.there is None and one.here is not None and _is_version(one.here, one.operation.row)
+            if one.there is None and one.here is not None and _is_version(one.here, one.operation)
         }
         for _ in self._pool.map(
             self._look_at, [one for one in attempts if one.operation.source not in known]
@@ -200,7 +215,7 @@ class BackgroundMoves:
             one.error = NotFound(f"{item.source}: it does not exist any more")
         elif here is None:
             one.was_done = True  # by an attempt whose answer was lost, or by another client
-        elif one.is_ambiguous and not _is_version(here, one.operation.row):
+        elif one.is_ambiguous and not _is_version(here, one.operation):
             # It was changed, or came to the old name, after an attempt that may have moved the version meant.
             one.error = PreconditionFailed(f"{item.source}: another client has changed it")
             self._copies.share_copy(item)
@@ -321,9 +336,14 @@ def _item(operation: MoveObject) -> MoveItem:
     )
 
 
-def _is_version(here: Row, was: Row) -> bool:
+def _plain(name: ObjectName) -> str:
+    return name.key.removesuffix("/")
+
+
+def _is_version(here: Row, operation: MoveObject) -> bool:
     """Return whether an object is still the version that was to move; a HEAD shows no time of a listing."""
-    if here.last_modified and was.last_modified:
+    was = operation.row
+    if here.last_modified and was.last_modified and not operation.is_recent:
         return (here.hash, here.last_modified) == (was.hash, was.last_modified)
     return etag_of(here) == etag_of(was)
 

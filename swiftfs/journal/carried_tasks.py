@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import PreconditionFailed, os_error
-from swiftfs.journal.database import Record
+from swiftfs.journal.commits import Record
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.operations import (
     CreateContainer,

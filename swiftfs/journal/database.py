@@ -13,7 +13,6 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -27,8 +26,8 @@ from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.codec import Unreadable, decode
+from swiftfs.journal.commits import Commit, Record, RefusedCommits
 from swiftfs.journal.older_rows import Executed, OlderRows, RowState, go_back, row_of
-from swiftfs.journal.operations import Operation
 from swiftfs.journal.reserve import Reserve
 from swiftfs.journal.schema import Statement, open_journal, read_unreferenced, upload_changes
 from swiftfs.objects import ObjectName
@@ -42,19 +41,6 @@ CHECKPOINT_BYTES = 4 * 1024 * 1024
 
 REVISIONS = 10_000
 """Limit of the prefixes whose revision is known. It is needed for a moment."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A pending operation about `path` in the mount.
-
-    A folder's move that was executed gave it this name if it was `carried`: that is its number until then.
-    """
-
-    seq: int
-    path: str
-    operation: Operation
-    carried: int | None = None
 
 
 class JournalDB:
@@ -71,10 +57,7 @@ class JournalDB:
         self._wal = folder / f"{JOURNAL}-wal"
         self._lock = new_lock(Rank.DATABASE)
         self._reserve = Reserve(folder / JOURNAL_RESERVE)
-        self._pending_puts: dict[int, Record] = {}
-        self._pending_drops: set[int] = set()
-        self._pending_prefixes: list[UnreferencedPrefix] = []
-        self._pending_executed: list[Executed] = []
+        self._refused = RefusedCommits()
         self._revisions: LRUCache[ObjectName, float] = LRUCache(REVISIONS)
         self._later: deque[tuple[str, tuple[object, ...]]] = deque()
         self._commits = self._synced = self._final = 0
@@ -114,7 +97,7 @@ class JournalDB:
         What was synced before of the rows comes back after a power cut, unless it is `executed`.
         """
         with self._lock:
-            self._write(put, drop, None, executed)
+            self._write(Commit.of(put, drop, executed=executed))
 
     def finish(
         self,
@@ -128,18 +111,14 @@ class JournalDB:
         Return False if the disk refuses it: all is repeated with the next commit or `sync`. Executing an
         operation twice does no harm; but nothing else records those of `put`, which are tasks already.
         """
-        put, drop = list(put), list(drop)
+        commit = Commit.of(put, drop, unreferenced, executed)
         with self._lock:
             try:
-                self._write(put, drop, unreferenced, executed)
+                self._write(commit)
             except OSError as error:
                 log.warning("the journal cannot record what was done, and will try again: %s", error)
-                self._older.refuse(drop)
-                self._pending_puts, self._pending_drops = self._with_pending(put, drop)
-                if unreferenced is not None:
-                    self._pending_prefixes.append(unreferenced)
-                if executed is not None:
-                    self._pending_executed.append(executed)
+                self._older.refuse(commit.drop)
+                self._refused.add(commit)
                 return False
             return True
 
@@ -185,7 +164,7 @@ class JournalDB:
     def write_upload(self, unreferenced: UnreferencedPrefix) -> None:
         """Record what there may be below a prefix; raise `OSError` if the disk refuses it."""
         with self._lock:
-            self._write((), (), unreferenced, None)
+            self._write(Commit.of((), (), unreferenced))
 
     def end_upload(self, prefix: ObjectName) -> None:
         """Record that a manifest names all segments that are left below `prefix`."""
@@ -246,8 +225,8 @@ class JournalDB:
     def sync(self) -> None:
         """Sync all commits, and the files they name, to the disk, so that they survive a power cut."""
         with self._lock:
-            if self._pending_puts or self._pending_drops or self._pending_prefixes or self._later:
-                self._write((), (), None, None)
+            if self._refused or self._later:
+                self._write(Commit.of((), ()))
             # The number is read before the files are synced: a commit that comes meanwhile may name bytes
             # that this syncfs(2) did not see.
             commits = self._commits
@@ -413,32 +392,32 @@ class JournalDB:
         if self._fact(name) != value:
             self._write_statements(("INSERT OR REPLACE INTO facts VALUES (?, ?)", [(name, value)]))
 
-    def _write(
-        self,
-        put: Iterable[Record],
-        drop: Iterable[int],
-        unreferenced: UnreferencedPrefix | None,
-        executed: Executed | None,
-    ) -> None:
-        records, gone = self._with_pending(put, drop)
+    def _write(self, commit: Commit) -> None:
+        """Write a commit, and before it those that the disk has refused."""
+        while self._refused:
+            self._write_one(self._refused.first())
+            self._refused.written()
+        self._write_one(commit)
+        self._older.end_refused()
+
+    def _write_one(self, commit: Commit) -> None:
         change = self._older.change(
             self._commits + 1,
-            [(seq, one.operation) for seq, one in records.items()],
-            gone,
-            [*self._pending_executed, *([executed] if executed else [])],
-            {seq: one.carried for seq, one in records.items() if one.carried is not None},
+            [(seq, one.operation) for seq, one in commit.put.items()],
+            commit.drop,
+            commit.executed,
+            {seq: one.carried for seq, one in commit.put.items() if one.carried is not None},
         )
-        paths = {seq: one.path for seq, one in records.items()}
+        paths = {seq: one.path for seq, one in commit.put.items()}
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
         # Two threads may come here in another order than that in which they looked at a file's segments.
-        prefixes = [*self._pending_prefixes, *([unreferenced] if unreferenced else [])]
-        prefixes = [one for one in prefixes if one.revision >= self._revisions.get(one.prefix, 0)]
+        prefixes = [one for one in commit.unreferenced if one.revision >= self._revisions.get(one.prefix, 0)]
         # By the index: others may be appended meanwhile.
         later = [self._later[at] for at in range(len(self._later))]
         self._commit(
             *change.statements(paths),
             # Deletions first: a commit may drop a record and write another one with its number.
-            ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in gone]),
+            ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in commit.drop]),
             (insert, [row_of(one, paths[one.seq]) for one in change.put]),
             *upload_changes(prefixes),
             *((sql, [row for _, row in group]) for sql, group in groupby(later, itemgetter(0))),
@@ -447,21 +426,6 @@ class JournalDB:
             self._later.popleft()
         self._revisions.update((one.prefix, one.revision) for one in prefixes)
         self._older.apply(change)
-        # Only now: they must stay for the next commit if this one failed.
-        self._pending_puts.clear()
-        self._pending_drops.clear()
-        self._pending_prefixes.clear()
-        self._pending_executed.clear()
-
-    def _with_pending(self, put: Iterable[Record], drop: Iterable[int]) -> tuple[dict[int, Record], set[int]]:
-        """Return the records to write and the numbers to delete, with those that the disk refused before.
-
-        A number may be in both: the record is deleted first.
-        """
-        drops = set(drop)
-        records = {seq: record for seq, record in self._pending_puts.items() if seq not in drops}
-        records.update((record.seq, record) for record in put)
-        return records, self._pending_drops | drops
 
     def _checkpoint(self) -> None:
         try:

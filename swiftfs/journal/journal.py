@@ -16,7 +16,8 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.carried_tasks import CarriedTasks, FolderRename
-from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
 from swiftfs.journal.merging import coalesce

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from swiftfs.journal.database import Record
+from swiftfs.journal.commits import Record
 from swiftfs.journal.operations import (
     Delete,
     Operation,

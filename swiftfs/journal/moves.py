@@ -166,7 +166,8 @@ def is_version(item: MoveItem, was: MovedObject) -> bool:
     """Return whether an object is still the version of the record."""
     if item.row is None or not was.modified:
         return item.etag == was.hash
-    if not item.row.last_modified:  # a HEAD has corrected a listing; of an SLO it shows another hash
+    # A HEAD that has corrected a listing shows no time of one; of an SLO it shows another hash.
+    if not item.row.last_modified or was.is_recent:
         return item.row.hash == was.hash
     return (item.row.hash, item.row.last_modified) == (was.hash, was.modified)
 

@@ -170,7 +170,11 @@ class ObjectMoves:
         if later := hand_on(operation, items):
             return Moved([], later=later)
         prepare(items, keeper)
-        moved = tuple(MovedObject(i.source.key, *version_of(i)) for i in items[len(operation.markers) :])
+        recent = {one.key for one in operation.recent}
+        moved = tuple(
+            MovedObject(item.source.key, *version_of(item), is_recent=item.source.key in recent)
+            for item in items[len(operation.markers) :]
+        )
         # Committed before the first COPY: the next process can tell what moves from what was stored
         # meanwhile.
         record(replace(operation, objects=moved))

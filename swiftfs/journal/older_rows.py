@@ -218,10 +218,13 @@ class OlderRows:
                 self._refused.add(state.operation.file.file)
                 self._pins.append((state.operation.file.file, True))
 
-    def apply(self, change: Change) -> None:
-        """Record that a change was written, with all that was refused before."""
+    def end_refused(self) -> None:
+        """Record that all that was refused is written."""
         self._pins += ((file, False) for file in self._refused)
         self._refused.clear()
+
+    def apply(self, change: Change) -> None:
+        """Record that a change was written."""
         for seq in change.drop:
             self._blocks.pop(seq, None)
         for state in change.put:

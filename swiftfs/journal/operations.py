@@ -157,12 +157,14 @@ class Move:
 class MovedObject:
     """An object that moves with its folder: its key, and the version that its row in the listing names.
 
-    If no listing has shown it yet, `modified` is empty and `hash` is the ETag.
+    If no listing has shown it yet, `modified` is empty and `hash` is the ETag. If this mount `is_recent`ly
+    has stored it, the listing may be older: then `modified` proves nothing.
     """
 
     key: str
     hash: str
     modified: str = ""
+    is_recent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ class MoveObject:
     - `part_of`: the rename.
     - `is_marker`: whether it is the folder's own marker `d`.
     - `keeps_target`: whether it replaces the marker of an empty folder.
+    - `is_recent`: as in `MovedObject`.
     """
 
     source: ObjectName
@@ -194,6 +197,7 @@ class MoveObject:
     part_of: FolderPaths
     is_marker: bool = False
     keeps_target: bool = False
+    is_recent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,8 @@ class MoveFolder:
     """Move every object below the prefix `source` to `target`, and each of `markers` to its new name.
 
     - `recent`: objects that this mount has just stored: a listing may not show them yet, or an older version.
+    - `deleted`: keys, without the slash of a marker `d/`, that this mount has deleted or moved away: a
+      listing may still show them.
     - `objects`: all objects that move; None until the copies begin.
     - `empty`: whether the target was just seen to be empty.
     - `together`: whether one folder contains both places and, as far as is known, nothing else, so that one
@@ -230,6 +236,7 @@ class MoveFolder:
     carried: tuple[int, ...] = ()
     background: FolderPaths | None = None
     is_handed_on: bool = False
+    deleted: tuple[str, ...] = ()
 
     @property
     def may_copy(self) -> bool:

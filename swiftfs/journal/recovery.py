@@ -15,7 +15,7 @@ from swiftfs.concurrency import monotonic, unix_time
 from swiftfs.errors import StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.carried_tasks import carried_record, folder_rename
-from swiftfs.journal.database import Record
+from swiftfs.journal.commits import Record
 from swiftfs.journal.merging import attempted, one_a_file
 from swiftfs.journal.moves import KEEPS_NOTHING, Moved, RecordMove, Remnant, ShowMoved
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile

@@ -261,7 +261,7 @@ class Scheduler:
                 Task(self._queue.next_seq(), path, one, nobody_waits, now, Waiting(now), promised=True)
                 for path, one in planned
             )
-            task.operation = replace(operation, is_handed_on=True)
+            task.operation = replace(operation, is_handed_on=True, recent=(), deleted=())
             # One commit, after which the next process makes these moves, and not that of the folder.
             self._db.commit([task.record(), *(one.record() for one in task.later)])
 

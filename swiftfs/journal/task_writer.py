@@ -12,7 +12,8 @@ from dataclasses import replace
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.merging import coalesce, merge_hand_in, merge_while_running
 from swiftfs.journal.older_rows import Executed, file_of
 from swiftfs.journal.operations import (

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import ClassVar
 
 from swiftfs.errors import SwiftfsError, check_transition
-from swiftfs.journal.database import Record
+from swiftfs.journal.commits import Record
 from swiftfs.journal.merging import merge_while_running
 from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import Operation, PutFile

@@ -59,6 +59,15 @@ class FolderMoves:
             change = self._overlay.newest(self._source.folder(parent), name)
         return change.entry if change is not None and change.at == PENDING else None
 
+    def deleted_below(self, path: str) -> list[str]:
+        """Return the keys, without a slash at the end, of what this mount has removed below a folder.
+
+        It has deleted it or moved it away, and listings may still show it.
+        """
+        with self._lock:
+            deleted = self._overlay.deletions_below(self._source.folder(path))
+        return [folder.child(unescape(name)[0]).key for folder, name, _ in deleted]
+
     def record_moved(self, old: str, new: str, rows: Sequence[Row]) -> None:
         """Record that all below the folder at `old` is below `new` now, although listings may lag behind.
 
@@ -110,13 +119,21 @@ class FolderMoves:
         return moving
 
     def entry_of(self, path: str, row: Row) -> Entry | None:
-        """Return the entry of an object that is at `path`; None for a marker `d/`."""
+        """Return the entry of an object that is at `path`, as far as is known; None for a marker `d/`."""
         parent, name = split(path)
         folder = self._source.folder(parent)
         subdirs = [f"{row.key}/"] if unescape(name)[1] else []
         entries = entries_of(folder, [row], subdirs, self._defaults)
         found = next((one for one in entries if one.name == name and one.hash == row.hash), None)
-        return None if found is None else replace(found, last_modified="")
+        if found is None:
+            return None
+        with self._lock:
+            change = self._overlay.newest(folder, name)
+        own = change.entry if change is not None else None
+        # What this mount has stored, or the one before it, if it is that version: the listing may be older.
+        if own is None or own.object is None or found.object is None or own.version != found.version:
+            own = found
+        return replace(own, last_modified="")
 
     def _pages(self, source: Folder, target: Folder, rows: Sequence[Row]) -> tuple[Page, Page]:
         """Return the rows as listings of the old and of the new place."""

@@ -322,9 +322,14 @@ class Namespace:
     def _show_implied(self, listing: Listing, component: str) -> None:
         """Show a folder without a marker in a listing that lacks it. Lock held."""
         name = escape(component)
-        if _lacks(listing, name):
-            folder = listing.folder.subfolder(component)
-            listing.update(name, implied_entry(name, folder, self._defaults))
+        if not _lacks(listing, name):
+            return
+        if (file := listing.known(name)) is not None:
+            if self._overlay.newest(listing.folder, name) is not None:
+                return  # it is this mount's own, in the place of the folder
+            shadowed = escape(component, shadowed=True)
+            listing.update(shadowed, replace(file, name=shadowed))
+        listing.update(name, implied_entry(name, listing.folder.subfolder(component), self._defaults))
 
     def record_stored(self, info: ObjectInfo) -> None:
         """Record an object that Swift has, and the folders that it implies: listings may not show them yet.
@@ -491,8 +496,9 @@ class Namespace:
 
 
 def _lacks(listing: Listing, name: str) -> bool:
-    """Return whether a listing has no entry of a name; False in the part that was not listed yet."""
+    """Return whether a listing has no folder of a name; False in the part that was not listed yet."""
     try:
-        return listing.get(name) is None
+        entry = listing.get(name)
     except Unlisted:
         return False
+    return entry is None or not entry.is_directory

@@ -117,6 +117,18 @@ class Overlay:
             self._sweep()
         return change
 
+    def with_version(self, folder: Folder, name: str, entry: Entry) -> Entry:
+        """Return the entry of new attributes with the version that this mount has stored, if it has none.
+
+        They may have been changed during an upload, whose version was not known yet.
+        """
+        newest = self.newest(folder, name)
+        stored = newest.in_swift() if newest is not None else None
+        known = stored.entry if stored is not None else None
+        if entry.is_directory or entry.etag or entry.hash or known is None or known.object != entry.object:
+            return entry
+        return replace(entry, etag=known.etag, hash=known.hash, is_slo=known.is_slo)
+
     def confirm(self, folder: Folder, name: str, change: LocalChange, entry: Entry | None) -> bool:
         """Record that Swift has made a pending change, with `entry`; return False if there is a newer one."""
         newest = self._in(folder).get(name)
@@ -409,6 +421,8 @@ class PendingChange:
     def confirm(self, entry: Entry | None) -> None:
         """Record that the change is in Swift, and that the name is now `entry`."""
         with self._shared.lock:
+            if entry is not None:
+                entry = self._shared.overlay.with_version(self._folder, self._name, entry)
             is_newest = self._shared.overlay.confirm(self._folder, self._name, self._change, entry)
             # The same entry is in the listing since it was recorded, and a HEAD may have refined it there.
             if not is_newest or entry is self._change.entry:

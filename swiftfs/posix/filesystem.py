@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from swiftfs.errors import SwiftfsError
-from swiftfs.journal.database import Record
+from swiftfs.journal.commits import Record
 from swiftfs.objects import Usage
 from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps

@@ -22,7 +22,7 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.tasks import Done, Failure, Mode, nobody_waits
-from swiftfs.namespace.entry import Defaults, Entry, folder_inode, implied_entry, inode_of
+from swiftfs.namespace.entry import Defaults, Entry, folder_inode, implied_entry, inode_of, moved_entry
 from swiftfs.namespace.overlay import PendingChange
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, split
@@ -174,10 +174,12 @@ class PendingChanges:
         if isinstance(operation, MoveObject):
             new = operation.part_of.renamed(path)
             row = replace(operation.row, key=operation.target.key)
+            entry = self._namespace.folder_moves.entry_of(new, row)
             # Counts if it stays at its old name: listings may not show yet that it came there.
             if (before := self._namespace.folder_moves.entry_of(path, operation.row)) is not None:
-                self._namespace.record(path, before)
-            entry = self._namespace.folder_moves.entry_of(new, row)
+                is_file = entry is not None and not entry.is_directory
+                was = moved_entry(entry, before.name, operation.source) if entry and is_file else before
+                self._namespace.record(path, was)
             there = self._namespace.record_pending(new, entry, moved=True) if entry is not None else None
             return self.moving(operation, self._namespace.record_left(path), there)
         if isinstance(operation, SetAttributes | ReplaceHeaders):

@@ -252,6 +252,7 @@ class RenameOps:
         marker = None if moving.object in carried.names() else moving.object
         moves_marker = marker is not None and marker == plain_marker(source)
         new_marker = rename.name(marker) if marker is not None and moves_marker else None
+        background = self._in_background(old, new)
         operation = MoveFolder(
             source.container,
             source.prefix,
@@ -263,7 +264,8 @@ class RenameOps:
             together=self._namespace.folder_moves.are_alone(old, new),
             over_folder=rename.over_folder,
             carried=carried.numbers,
-            background=self._in_background(old, new),
+            background=background,
+            deleted=tuple(self._namespace.folder_moves.deleted_below(old)) if background is not None else (),
         )
         entry = _renamed_folder(moving, split(new)[1], destination, new_marker)
         renamed: Renamed = []

@@ -7,7 +7,8 @@ from typing import Any
 from swiftfs.attributes import Stored
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.maintenance.export import Export
 from swiftfs.objects import ObjectName

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from support.memory_store import MemoryStore
-from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.queue_report import QueueReport
 from swiftfs.posix.filesystem import FileSystem

@@ -15,7 +15,8 @@ from swiftfs.attributes import Stored
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete, PutMarker, PutSpecial
 from swiftfs.journal.salvage import copy_journal, salvage
 from swiftfs.maintenance.export import PARTIAL, Export, find_cache

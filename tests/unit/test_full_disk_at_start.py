@@ -11,7 +11,8 @@ from support.harness import copy_live
 from support.small_disk import fill, small_disk
 from swiftfs.config.cache_dir import HEADS, JOURNAL_RESERVE
 from swiftfs.errors import ConfigurationError
-from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.objects import ObjectName

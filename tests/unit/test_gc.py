@@ -16,7 +16,8 @@ from swiftfs.filecache.block_map import FileRecord, StoredSegment
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.segment_container import SEGMENT_NAME
 from swiftfs.filecache.upload_record import journal_of, segment_prefix
-from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.schema import SCHEMA
 from swiftfs.maintenance.journaled_uploads import Journaled, journaled

@@ -8,7 +8,7 @@ import pytest
 
 from support.harness import ME, change, copy_live, harness, names, read, write
 from support.memory_store import MemoryStore
-from support.stored_objects import NEVER, body, foreign
+from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.objects import ObjectName, Page
 from swiftfs.posix.filesystem import FileSystem
 
@@ -75,6 +75,20 @@ def test_a_file_that_waits_keeps_its_folder_when_another_client_empties_it(
         assert is_whole(filesystem)
         change(filesystem, f"{FOLDER}/ours", 6, b" and more")
     assert body(store, "a/b/ours") == b"closed and more"
+
+
+def test_a_file_that_waits_keeps_its_folder_when_another_client_makes_that_a_file(
+    store: LaggingStore, tmp_path: Path
+) -> None:
+    with harness(store, tmp_path, NEVER) as filesystem:
+        begun(filesystem)
+        store.delete(THEIRS)
+        foreign(store, "a", b"of another client")
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["a", "a%file"]
+        assert read(filesystem, f"{FOLDER}/ours") == b"closed"
+        assert read(filesystem, "/a%file") == b"of another client"
+    assert keys(store) == ["a", "a/b/ours"]
 
 
 def test_a_folder_that_is_gone_is_back_with_the_next_close(store: LaggingStore, tmp_path: Path) -> None:

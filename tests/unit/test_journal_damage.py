@@ -14,7 +14,8 @@ from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.backlog import Upkeep
-from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem

@@ -15,7 +15,8 @@ from support.power_cut import refusing
 from support.stored_objects import NEVER, foreign, keys
 from swiftfs.journal import database
 from swiftfs.journal.codec import decode
-from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete
 from swiftfs.objects import ObjectName
 

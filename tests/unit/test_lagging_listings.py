@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from support.halted_moves import Halt
 from support.harness import ME, harness, names, read, write
+from support.jobs import wait_until
 from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
 from support.stored_objects import foreign, keys, refuse
@@ -302,3 +304,24 @@ def test_a_folder_that_was_renamed_and_back_is_there_though_listings_show_it_awa
         store.shown = shown
         assert names(filesystem, "/") == ["d"]
         assert read(filesystem, "/d/a") == b"data"
+
+
+def test_a_file_whose_attributes_change_during_its_upload_is_not_taken_for_an_older_version(
+    store: LaggingStore, tmp_path: Path
+) -> None:
+    """The two versions have one size and one time."""
+    with harness(store, tmp_path, "ttl=0,settle=0.05") as filesystem:
+        write(filesystem, "/a", b"old")
+        filesystem.utimens("/a", None, 10**18)
+        wait_until(lambda: not filesystem.waiting())
+        store.stop()
+        halt = Halt(store, "put")
+        write(filesystem, "/a", b"new")
+        assert halt.reached.wait(20)
+        filesystem.utimens("/a", None, 10**18)
+        halt.go_on()
+        wait_until(lambda: not filesystem.waiting())
+        store.hook = None
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["a"]
+        assert read(filesystem, "/a") == b"new"

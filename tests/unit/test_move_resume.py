@@ -17,7 +17,8 @@ from support.noise import noise
 from support.outdated_store import OutdatedStore
 from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
-from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from support.harness import ME, change, copy_live, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.power_cut import Disk
+from support.power_cut import Disk, refusing
 from support.stored_objects import NEVER, as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied
 from swiftfs.filecache.sparse_file import synchronize
@@ -91,6 +92,13 @@ PATCHED = OLD[:1000] + NEW[:200_000] + OLD[201_000:]
 CUT = 140_000
 
 
+def _store(filesystem: FileSystem, path: str, data: bytes) -> None:
+    write(filesystem, path, data)
+    handle = filesystem.open(path, os.O_RDONLY)
+    filesystem.fsync(handle, False)
+    filesystem.release(handle)
+
+
 def _save(filesystem: FileSystem) -> None:
     write(filesystem, "/file~", NEW)
     filesystem.rename("/file~", "/file")
@@ -134,6 +142,14 @@ CHANGES: dict[str, tuple[Callable[[FileSystem], object], set[bytes]]] = {
     "mode": (lambda filesystem: filesystem.chmod("/file", 0o600), {OLD}),
 }
 """Ways to change a file, and what it may be after a power cut that comes before the next sync."""
+
+AGAIN: dict[str, Callable[[FileSystem], object]] = {
+    "mode": lambda filesystem: filesystem.chmod("/e/file", 0o600),
+    "rewritten": lambda filesystem: write(filesystem, "/e/file", NEW),
+    "renamed": lambda filesystem: filesystem.rename("/e/file", "/e/other"),
+    "renamed again": lambda filesystem: filesystem.rename("/e", "/f"),
+}
+"""Ways to change the file `/e/file` that a folder's rename has carried along."""
 
 
 @pytest.fixture
@@ -388,10 +404,7 @@ def test_a_file_that_was_synced_is_shown_in_a_folder_that_was_made_again(
         filesystem.rmdir("/d")
         disk.sync(filesystem)
         filesystem.mkdir("/d", 0o755, ME)
-        write(filesystem, "/d/file", b"data")
-        handle = filesystem.open("/d/file", os.O_RDONLY)
-        filesystem.fsync(handle, False)
-        filesystem.release(handle)
+        _store(filesystem, "/d/file", b"data")
         assert body(store, "d/file") == b"data"
         left = disk.cut(journal_is_newest=False)
     disk.restart()
@@ -411,10 +424,7 @@ def test_a_change_that_a_folders_rename_carried_along_comes_back_at_its_new_name
     with harness(store, disk.cache, f"{NEVER},background_rename={objects}") as filesystem:
         filesystem.mkdir("/d", 0o755, ME)
         for name in ("file", "other"):
-            write(filesystem, f"/d/{name}", name.encode())
-            handle = filesystem.open(f"/d/{name}", os.O_RDONLY)
-            filesystem.fsync(handle, False)
-            filesystem.release(handle)
+            _store(filesystem, f"/d/{name}", name.encode())
         write(filesystem, "/d/file", OLD)
         disk.sync(filesystem)
         if is_rewritten:
@@ -432,3 +442,35 @@ def test_a_change_that_a_folders_rename_carried_along_comes_back_at_its_new_name
         assert read(filesystem, "/e/file") == OLD
     assert body(twin, "e/file") == OLD
     assert keys(twin) == ["e", "e/file", "e/other"]
+
+
+@both
+@pytest.mark.parametrize("way", ["mode", "rewritten", "renamed", "renamed again"])
+def test_it_does_although_the_disk_refuses_to_record_that_and_it_changes_again(
+    disk: Disk, way: str, journal_is_newest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = JournalDB.finish
+
+    def refuse(self: JournalDB, *change: Any) -> bool:
+        with refusing(self):
+            return finish(self, *change)
+
+    store = MemoryStore("box")
+    with harness(store, disk.cache, NEVER) as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        for name in ("file", "other"):
+            _store(filesystem, f"/d/{name}", name.encode())
+        write(filesystem, "/d/file", OLD)
+        disk.sync(filesystem)
+        with monkeypatch.context() as full:
+            full.setattr(JournalDB, "finish", refuse)
+            filesystem.rename("/d", "/e")
+        AGAIN[way](filesystem)
+        image, twin = disk.cut(journal_is_newest=journal_is_newest), as_of_now(store)
+    disk.restart()
+    new = "f" if way == "renamed again" else "e"  # Swift has moved it there
+    with harness(twin, image, NEVER) as filesystem:
+        assert names(filesystem, "/") == [new]
+        assert read(filesystem, f"/{new}/file") == OLD
+    assert body(twin, f"{new}/file") == OLD
+    assert keys(twin) == [new, f"{new}/file", f"{new}/other"]

@@ -12,7 +12,8 @@ from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName

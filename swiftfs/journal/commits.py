@@ -1,0 +1,93 @@
+"""What commits of the journal's database do, and those that the disk has refused."""
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.journal.older_rows import Executed
+from swiftfs.journal.operations import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A pending operation about `path` in the mount.
+
+    A folder's move that was executed gave it this name if it was `carried`: that is its number until then.
+    """
+
+    seq: int
+    path: str
+    operation: Operation
+    carried: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one commit does: it deletes the records `drop`, and then writes those of `put`, by their numbers.
+
+    It also writes the prefixes `unreferenced`. What was synced before of the records comes back after a power
+    cut, unless it is `executed`.
+    """
+
+    put: Mapping[int, Record]
+    drop: Collection[int]
+    unreferenced: tuple[UnreferencedPrefix, ...] = ()
+    executed: tuple[Executed, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        put: Iterable[Record],
+        drop: Iterable[int],
+        unreferenced: UnreferencedPrefix | None = None,
+        executed: Executed | None = None,
+    ) -> "Commit":
+        """Return the commit of at most one prefix and one executed operation."""
+        prefixes = (unreferenced,) if unreferenced is not None else ()
+        done = (executed,) if executed is not None else ()
+        return cls({one.seq: one for one in put}, {*drop}, prefixes, done)
+
+    @property
+    def carries(self) -> bool:
+        """Whether it gives records the names that a folder's move has brought."""
+        return any(one.carried is not None for one in self.put.values())
+
+    def then(self, later: "Commit") -> "Commit":
+        """Return a commit that does what this one and a later one do."""
+        left = {seq: one for seq, one in self.put.items() if seq not in later.drop}
+        return Commit(
+            {**left, **later.put},
+            {*self.drop, *later.drop},
+            (*self.unreferenced, *later.unreferenced),
+            (*self.executed, *later.executed),
+        )
+
+
+class RefusedCommits:
+    """The commits that the disk has refused, to be repeated in their order before another one.
+
+    Not locked: the database's lock guards it.
+    """
+
+    def __init__(self) -> None:
+        self._commits: deque[Commit] = deque()
+
+    def add(self, commit: Commit) -> None:
+        """Add the newest one."""
+        # One commit of all: a disk may be full for hours. Not with another change of what was carried: how a
+        # record came to its name decides what comes back after a power cut.
+        if self._commits and not self._commits[-1].carries and not commit.carries:
+            commit = self._commits.pop().then(commit)
+        self._commits.append(commit)
+
+    def __len__(self) -> int:
+        return len(self._commits)
+
+    def first(self) -> Commit:
+        """Return the oldest one."""
+        return self._commits[0]
+
+    def written(self) -> None:
+        """Forget the oldest one."""
+        self._commits.popleft()
