@@ -96,6 +96,13 @@ class AccessDenied(StoreError):
     errno = errno.EACCES
 
 
+class LoginRefused(AccessDenied):
+    """The login is refused, or the token is, and there is nothing to get another one with.
+
+    That says nothing about the rights of the user: what is pending is kept for the next login.
+    """
+
+
 class ForeignManifest(AccessDenied):
     """An SLO, DLO or symlink takes its bytes from a place that the mount may not read."""
 

@@ -11,6 +11,7 @@ from swiftfs.concurrency import monotonic
 from swiftfs.errors import (
     AlreadyExists,
     ChangedDuringUpload,
+    LoginRefused,
     NoSpace,
     StoreError,
     SwiftfsError,
@@ -419,7 +420,8 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
         return False  # the move is done; the object that it left is reported until it is gone
     if isinstance(task.operation, PutMarker):
         return isinstance(error, AlreadyExists)
-    if isinstance(error, Unforeseen):
+    # A login that has ended says nothing about the change: the next one may make it.
+    if isinstance(error, Unforeseen | LoginRefused):
         return False
     return not again and isinstance(task.operation, Delete | MoveObject | SetAttributes | ReplaceHeaders)
 
