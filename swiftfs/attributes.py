@@ -194,8 +194,12 @@ RETRY_ATTRIBUTE = "swift.retry"
 REFRESH_ATTRIBUTE = "swift.refresh"
 """Setting it, to any value, drops the cached listings of a path and of everything below it."""
 
+STATE_ATTRIBUTE, THAW_ATTRIBUTE = "swift.state", "swift.thaw"
+"""Whether a file of an archive can be read. Reading the second one asks the archive for the file before."""
+
 PRIVATE_ATTRIBUTES = frozenset(
     (
+        THAW_ATTRIBUTE,
         *(PID_ATTRIBUTE, CACHE_ATTRIBUTE, STATUS_ATTRIBUTE),
         *(FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, REFRESH_ATTRIBUTE),
     )
