@@ -24,8 +24,12 @@ NS = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
-DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "text/directory", "application/pseudo-folder"})
-"""Types of directory markers: the vendor's and rclone's, old swift clients', and Horizon's."""
+DIRECTORY_TYPES = frozenset(
+    {DIRECTORY_TYPE, "application/x-directory", "text/directory", "application/pseudo-folder"}
+)
+"""Types of directory markers: the vendor's and rclone's, S3 clients', old swift clients', and Horizon's."""
+
+FORM_TYPE = "application/x-www-form-urlencoded"
 
 SPECIAL_TYPES = {
     stat.S_IFLNK: "inode/symlink",
@@ -155,7 +159,11 @@ def decode_type(content_type: str) -> tuple[str, Stored]:
 
 def is_directory_type(content_type: str) -> bool:
     """Return whether an empty object of this type is a directory marker."""
-    return content_type.partition(";")[0].strip().lower() in DIRECTORY_TYPES
+    media_type, _, parameters = content_type.lower().partition(";")
+    # Ceph's gateway has markers of this type with a charset; an empty file of curl has none.
+    if media_type.strip() == FORM_TYPE:
+        return parameters.strip().startswith("charset=")
+    return media_type.strip() in DIRECTORY_TYPES
 
 
 _MARKER_FIELDS = ("mtime", "mode", "uid", "gid")

@@ -157,7 +157,7 @@ class Usage:
     """The usage of a container or account; quotas are None where none is set. Sizes are in bytes.
 
     `metadata` holds a container's `X-Container-Meta-*` headers, as in `ObjectInfo`; `modified_ns` is when it
-    was made, in ns since the epoch, 0 if the server does not say it.
+    was made, in ns since the epoch, 0 if the server does not say it. `storage_policy` is a container's.
     """
 
     bytes_used: int
@@ -166,6 +166,7 @@ class Usage:
     quota_objects: int | None = None
     modified_ns: int = 0
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    storage_policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

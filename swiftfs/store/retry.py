@@ -137,11 +137,13 @@ class RetryingStore:
     def container_usage(self, container: str) -> Usage:
         return self._repeat(lambda _call: self._store.container_usage(container))
 
-    def create_container(self, container: str) -> bool:
+    def create_container(self, container: str, *, storage_policy: str = "") -> bool:
         """Create the container; one that exists after a lost answer counts as created by this call."""
         # A lost attempt may have made it, so that this one finds it there. That another client made it in
         # between is less likely, and mkdir(2) would fail for no reason.
-        return self._repeat(lambda call: self._store.create_container(container) or call.lost)
+        return self._repeat(
+            lambda call: self._store.create_container(container, storage_policy=storage_policy) or call.lost
+        )
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
         self._repeat(lambda _call: self._store.post_container(container, metadata))

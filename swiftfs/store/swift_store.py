@@ -134,12 +134,12 @@ class SwiftStore:
     def container_usage(self, container: str) -> Usage:
         return container_usage(self._transport.send(Request("container_usage", "HEAD", container)).headers)
 
-    def create_container(self, container: str) -> bool:
+    def create_container(self, container: str, *, storage_policy: str = "") -> bool:
         request = Request(
             "create_container",
             "PUT",
             container,
-            headers=self._policy,
+            headers=self._policy or ({"X-Storage-Policy": storage_policy} if storage_policy else {}),
             meaning={400: BadContainer, 409: AlreadyExists},
         )
         try:
