@@ -24,8 +24,12 @@ NS = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
-DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "text/directory", "application/pseudo-folder"})
-"""Types of directory markers: the vendor's and rclone's, old swift clients', and Horizon's."""
+DIRECTORY_TYPES = frozenset(
+    {DIRECTORY_TYPE, "application/x-directory", "text/directory", "application/pseudo-folder"}
+)
+"""Types of directory markers: the vendor's and rclone's, S3 clients', old swift clients', and Horizon's."""
+
+FORM_TYPE = "application/x-www-form-urlencoded"
 
 SPECIAL_TYPES = {
     stat.S_IFLNK: "inode/symlink",
@@ -155,7 +159,11 @@ def decode_type(content_type: str) -> tuple[str, Stored]:
 
 def is_directory_type(content_type: str) -> bool:
     """Return whether an empty object of this type is a directory marker."""
-    return content_type.partition(";")[0].strip().lower() in DIRECTORY_TYPES
+    media_type, _, parameters = content_type.lower().partition(";")
+    # Ceph's gateway has markers of this type with a charset; an empty file of curl has none.
+    if media_type.strip() == FORM_TYPE:
+        return parameters.strip().startswith("charset=")
+    return media_type.strip() in DIRECTORY_TYPES
 
 
 _MARKER_FIELDS = ("mtime", "mode", "uid", "gid")
@@ -194,8 +202,12 @@ RETRY_ATTRIBUTE = "swift.retry"
 REFRESH_ATTRIBUTE = "swift.refresh"
 """Setting it, to any value, drops the cached listings of a path and of everything below it."""
 
+STATE_ATTRIBUTE, THAW_ATTRIBUTE = "swift.state", "swift.thaw"
+"""Whether a file of an archive can be read. Reading the second one asks the archive for the file before."""
+
 PRIVATE_ATTRIBUTES = frozenset(
     (
+        THAW_ATTRIBUTE,
         *(PID_ATTRIBUTE, CACHE_ATTRIBUTE, STATUS_ATTRIBUTE),
         *(FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, REFRESH_ATTRIBUTE),
     )

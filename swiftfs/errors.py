@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,17 @@ T = TypeVar("T")
 def printable(text: str) -> str:
     """Return text in one line, without characters that control a terminal."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in its two largest units, such as `4 h 12 min`."""
+    whole = int(seconds + 0.5)
+    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    for (name, size), (next_name, next_size) in pairwise(units):
+        if whole >= size:
+            rest = whole % size // next_size
+            return f"{whole // size} {name}" + (f" {rest} {next_name}" if rest else "")
+    return f"{whole} s"
 
 
 def check_transition(what: str, following: Mapping[T, Collection[T]], before: T, after: T) -> None:
@@ -94,6 +106,13 @@ class AccessDenied(StoreError):
     """403, or 401 with a new token."""
 
     errno = errno.EACCES
+
+
+class LoginRefused(AccessDenied):
+    """The login is refused, or the token is, and there is nothing to get another one with.
+
+    That says nothing about the rights of the user: what is pending is kept for the next login.
+    """
 
 
 class ForeignManifest(AccessDenied):
@@ -208,6 +227,22 @@ class Unavailable(StoreError):
 
     retryable = True
     may_land = True
+
+
+class Postponed(Unavailable):
+    """429, 498 or 503, and the server names a pause that is longer than the call may take."""
+
+    errno = errno.EBUSY
+
+
+class Sealed(StoreError):
+    """429 on an object of an archive, whose bytes cannot be read yet; the request has asked for them.
+
+    It is not `retryable` if the server does not say when.
+    """
+
+    errno = errno.EBUSY
+    retryable = True
 
 
 class TimedOut(Unavailable):

@@ -70,6 +70,20 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Retrieval:
+    """What an archive says of an object: `state` is SEALED, UNSEALING, or UNSEALED, which can be read.
+
+    `seconds` is how long it takes until it can be read, None where the server does not say it.
+    """
+
+    state: str
+    seconds: float | None = None
+
+
+SEALED, UNSEALING, UNSEALED = "sealed", "unsealing", "unsealed"
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """What the answer to a HEAD, GET or PUT says about an object.
 
@@ -77,7 +91,8 @@ class ObjectInfo:
     `preserved_headers` holds the headers a POST drops unless it sends them again (`Content-Encoding`,
     `X-Delete-At`, …), by their names. `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0
     if it is unknown. `dlo_prefix` is how the names of a DLO's segments begin. Of a symlink of Swift this is
-    all about its target, unless it is `unreadable`: it leads to no object.
+    all about its target, unless it is `unreadable`: it leads to no object. `retrieval` is None unless the
+    server is an archive.
     """
 
     version: ObjectVersion
@@ -90,6 +105,7 @@ class ObjectInfo:
     dlo_prefix: ObjectName | None = None
     is_symlink: bool = False
     unreadable: bool = False
+    retrieval: Retrieval | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +157,7 @@ class Usage:
     """The usage of a container or account; quotas are None where none is set. Sizes are in bytes.
 
     `metadata` holds a container's `X-Container-Meta-*` headers, as in `ObjectInfo`; `modified_ns` is when it
-    was made, in ns since the epoch, 0 if the server does not say it.
+    was made, in ns since the epoch, 0 if the server does not say it. `storage_policy` is a container's.
     """
 
     bytes_used: int
@@ -150,6 +166,7 @@ class Usage:
     quota_objects: int | None = None
     modified_ns: int = 0
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    storage_policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

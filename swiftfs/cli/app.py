@@ -128,6 +128,22 @@ def retry(mountpoint: Path) -> None:
     command.run_retry(mountpoint)
 
 
+@main.command(epilog=examples("swiftfs thaw ~/archive/2019", "swiftfs thaw ~/archive/film --no-wait"))
+@click.argument("paths", metavar="PATH...", type=FOLDER, nargs=-1, required=True)
+@click.option("--no-wait", is_flag=True, help="Ask for the files, and do not wait until they can be read.")
+@click.option("--json", "as_json", is_flag=True, help="Print the state of each file as JSON at the end.")
+def thaw(paths: tuple[Path, ...], no_wait: bool, as_json: bool) -> None:
+    """Ask an archive for the files at PATH, and those below, and wait until they can be read.
+
+    In an archive such as OVH's Public Cloud Archive a file is sealed: reading it fails with EBUSY until the
+    archive was asked for it, and has brought it back, which may take hours and cost money. The exit code is 0
+    if all files can be read; files that could not be asked for are printed.
+    """
+    from swiftfs.cli import thaw as command
+
+    command.run(paths, wait=not no_wait, as_json=as_json)
+
+
 @main.command(
     epilog=examples(
         "swiftfs export ~/photos /tmp/pending",

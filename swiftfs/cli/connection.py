@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from swiftfs.cli.options import given
-from swiftfs.config.credentials import login_environment
+from swiftfs.config.credentials import chosen_storage, login_environment
 from swiftfs.config.options import Options
 from swiftfs.config.sources import build_options, gather
 from swiftfs.service.daemon import log_to_terminal
@@ -25,6 +25,7 @@ def connected(options: Options) -> Iterator[ConnectedAccount]:
     account = connect(
         login_environment(options.credentials, os.environ),
         cloud=options.os_cloud or None,
+        storage=chosen_storage(options),
         storage_policy=options.storage_policy,
         insecure_storage=options.insecure_storage,
     )

@@ -45,7 +45,8 @@ def option_flags(names: Iterable[str] = OPTIONS) -> Callable[[Command], Command]
 
 def account_flags(*more: str) -> Callable[[Command], Command]:
     """Return a decorator with the flags that name the account, and those of `more` options."""
-    return option_flags(["os_cloud", "credentials", "insecure_storage", "config", *more, "debug"])
+    storage = ["storage_url", "interface", "region", "insecure_storage"]
+    return option_flags(["os_cloud", "credentials", *storage, "config", *more, "debug"])
 
 
 def given(flags: Mapping[str, Any]) -> list[Setting]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, MutableMapping
 from functools import partial
 from pathlib import Path
 
+from swiftfs.config.options import Options
 from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
 from swiftfs.store.private_files import check_writers, is_readable_by_others
+from swiftfs.store.storage_url import StorageChoice
 
 CREDENTIALS = ("OS_", "ST_")
 """How the names of the variables with credentials begin."""
@@ -70,6 +72,11 @@ def login_environment(file: str, environment: Mapping[str, str]) -> Mapping[str,
     # All or nothing: a mixture of the file and the environment could mix two users.
     others = {name: value for name, value in environment.items() if not name.startswith(CREDENTIALS)}
     return {**others, **read_credentials(Path(file))}
+
+
+def chosen_storage(options: Options) -> StorageChoice:
+    """Return what the options say about the storage URL."""
+    return StorageChoice(options.storage_url, options.interface, options.region)
 
 
 def forget_secrets(environment: MutableMapping[str, str]) -> None:

@@ -269,6 +269,15 @@ class Options:
     config: str = _option("", _FILE, "a TOML file of options (default: ~/.config/swiftfs/config.toml)")
     os_cloud: str = _option("", _TEXT, "name of a cloud in clouds.yaml (needs the extra `clouds`)")
     credentials: str = _option("", _FILE, "a file of OS_* or ST_* variables that only its owner can read")
+    storage_url: str = _option(
+        "", _TEXT, "storage URL, instead of the one in the answer to the login (default: OS_STORAGE_URL)"
+    )
+    interface: str = _option(
+        "",
+        _choice("public", "internal", "admin"),
+        "interface of the catalog's storage URL (default: OS_INTERFACE, or public)",
+    )
+    region: str = _option("", _TEXT, "region of the catalog's storage URL (default: OS_REGION_NAME)")
     insecure_storage: bool = _option(
         False, SWITCH, "allow a storage URL without TLS although the login has TLS"
     )

@@ -110,6 +110,15 @@ def is_segment_of(segment: ObjectName, owner: ObjectName, choice: str = AUTO) ->
     return False
 
 
+def is_upload_of(prefix: ObjectName, owner: ObjectName, choice: str = AUTO) -> bool:
+    """Return whether a DLO's prefix says that all below it was uploaded for the object `owner`.
+
+    It must be that of one whole upload, as `is_segment_of` knows them, with or without a slash at its end.
+    """
+    below = ObjectName(prefix.container, prefix.key.rstrip("/") + "/0")
+    return is_segment_of(below, owner, choice)
+
+
 def may_hold_bytes_of(
     owner: ObjectName, segment: ObjectName, choice: str = AUTO, *, whole_account: bool = False
 ) -> bool:
@@ -202,7 +211,7 @@ class SegmentContainerChooser:
         if wanted.container == container:
             return wanted
         try:
-            self._store.create_container(wanted.container)
+            self._create(wanted.container, self._policy_of(container))
         except (AccessDenied, BadName, BadRequest) as error:
             # A user who may not make containers may still use one that exists.
             if self._choice != AUTO or (isinstance(error, AccessDenied) and self._is_there(wanted)):
@@ -210,6 +219,23 @@ class SegmentContainerChooser:
             log.info("segments of %s go to %s: %s", container, place_inside(container), error)
             return place_inside(container)
         return wanted
+
+    def _create(self, container: str, policy: str) -> None:
+        try:
+            self._store.create_container(container, storage_policy=policy)
+        except BadRequest:  # containers of that policy can be used, but not made any more
+            if not policy:
+                raise
+            self._store.create_container(container)
+
+    def _policy_of(self, container: str) -> str:
+        """Return the storage policy of a container, for that of its segments; empty if there is one only."""
+        if len(self._store.limits().policies) < 2:
+            return ""
+        try:
+            return self._store.container_usage(container).storage_policy
+        except (NotFound, AccessDenied):
+            return ""
 
     def _is_there(self, place: SegmentContainer) -> bool:
         try:

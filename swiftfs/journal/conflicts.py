@@ -68,6 +68,8 @@ class Conflicts:
         if not info.is_slo:
             # `manifest_only` copies a DLO's manifest, and makes no difference for other objects.
             self._store.copy(operation.name, beside, manifest_only=True)
+        if info.dlo_prefix is not None:  # then both name the same segments
+            self._removal.share(operation.name, beside)
         log.warning("%s was changed by another client: its version is kept as %s", operation.name, beside.key)
         return replace(
             operation,

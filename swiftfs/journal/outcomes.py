@@ -11,6 +11,7 @@ from swiftfs.concurrency import monotonic
 from swiftfs.errors import (
     AlreadyExists,
     ChangedDuringUpload,
+    LoginRefused,
     NoSpace,
     StoreError,
     SwiftfsError,
@@ -178,6 +179,9 @@ def _path_of(name: ObjectName, path: str, operation: Move | MoveObject | MoveFol
     return f"/{name.key}"
 
 
+LONGEST_ASKED_PAUSE = 600.0
+"""The longest pause in seconds that a server gets for which it asks: it may name any."""
+
 MOST_STORED = 10_000
 """Objects whose last stored ETag is remembered."""
 
@@ -250,7 +254,8 @@ class Outcomes:
             # Whoever waited gets the error. From now on a change of the file has its write delay again.
             task.awaited_hand_in, task.reported = 0, False
             if again:
-                self._queue.schedule(task, monotonic() + pause_after(task.attempts), error)
+                pause = max(pause_after(task.attempts), _asked_pause(error))
+                self._queue.schedule(task, monotonic() + pause, error)
             else:
                 task.become(Blocked(error))
                 log.log(self._level, "%s is parked, because it cannot be stored: %s", task.path, error)
@@ -419,7 +424,8 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
         return False  # the move is done; the object that it left is reported until it is gone
     if isinstance(task.operation, PutMarker):
         return isinstance(error, AlreadyExists)
-    if isinstance(error, Unforeseen):
+    # A login that has ended says nothing about the change: the next one may make it.
+    if isinstance(error, Unforeseen | LoginRefused):
         return False
     return not again and isinstance(task.operation, Delete | MoveObject | SetAttributes | ReplaceHeaders)
 
@@ -438,6 +444,11 @@ def _may_be_stored(error: Failure) -> bool:
 def _replaced_by(followers: list[Task]) -> bool:
     """Return whether the next task about an object replaces the state of its file."""
     return bool(followers) and isinstance(followers[0].operation, Delete | PutFile | PutSpecial)
+
+
+def _asked_pause(error: Failure) -> float:
+    """Return the pause, in seconds, that the server has asked for, up to a limit."""
+    return min(getattr(error, "retry_after", None) or 0.0, LONGEST_ASKED_PAUSE)
 
 
 def _is_temporary(error: Failure) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import inf
 
 from swiftfs.concurrency import Rank, new_lock
-from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, is_segment_of, places_of
+from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, is_segment_of, is_upload_of, places_of
 from swiftfs.journal.database import JournalDB
 from swiftfs.objects import Manifest, ObjectName
 
@@ -74,6 +74,10 @@ class SegmentOwnership:
         if spared := len(named) - len(own):
             log.info("%d segments that %s names are kept: they may belong to other objects", spared, name)
         return own
+
+    def is_upload_of(self, prefix: ObjectName, name: ObjectName) -> bool:
+        """Return whether the prefix of a DLO's segments says that they were uploaded for `name`."""
+        return is_upload_of(prefix, name, self._choice)
 
     def users(self, segments: Iterable[ObjectName]) -> dict[ObjectName, frozenset[ObjectName]]:
         """Return those segments that other objects than their owner may name, each with these objects."""

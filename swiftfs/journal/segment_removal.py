@@ -14,6 +14,7 @@ they rest for a moment after they were replaced, and what stands then keeps what
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import Rank, new_lock, unix_time
@@ -25,7 +26,7 @@ from swiftfs.journal.leftovers import Leftover, Leftovers, Proof, proven
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
-from swiftfs.store.paging import iter_rows
+from swiftfs.store.paging import iter_dlo_segments, iter_rows
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,6 @@ LATE_SECONDS = 600.0
 
 RETRY_SECONDS = 60.0
 """Pause before the next attempt to delete leftovers if Swift did not answer."""
-
-
 REST_SECONDS = 2.0
 """How long the segments of a replaced version stay: longer than another mount takes between its look at that
 version and the answer to its own manifest."""
@@ -99,14 +98,15 @@ class SegmentRemoval:
         They are recorded as leftovers without proof until they are deleted: if this process dies between the
         deletion of the object and theirs, nothing else tells whose they were.
         """
-        manifest = None if is_slo is False else self.manifest_of(name, is_slo)
-        if manifest is None:
+        if is_slo is False:
             return set()
-        named = {segment.name for segment in manifest.segments}
+        etag, named = self._large_object(name, is_slo)
+        if not named:
+            return set()
         if name in self._unproven:
             self._prove_replaced(name, named, self.leftovers.all())
         # A manifest may name any object of the account: those of others stay.
-        own = self.owners.owned(name, manifest.etag, named)
+        own = self.owners.owned(name, etag, named)
         others = self.owners.moved_from({name}, own) - {name} if own else ()
         # A rename's source may stand again, by a request that came late or an answer that was wrong.
         own -= self._named_by_any(others)
@@ -115,6 +115,32 @@ class SegmentRemoval:
         if own:
             self._unproven.add(name)
         return own
+
+    def _large_object(self, name: ObjectName, is_slo: bool | None) -> tuple[str, set[ObjectName]]:
+        """Return the ETag and the segments of an SLO, or of a DLO that was uploaded as such; none of others.
+
+        `is_slo` None is unknown, and may be a DLO.
+        """
+        if is_slo is None:
+            try:
+                info = self._store.head(name)
+            except NotFound:
+                return "", set()
+            if info.dlo_prefix is not None and self.owners.is_upload_of(info.dlo_prefix, name):
+                return info.version.etag, self._below(info.dlo_prefix)
+            is_slo = info.is_slo
+        manifest = self.manifest_of(name, is_slo=True) if is_slo else None
+        if manifest is None:
+            return "", set()
+        return manifest.etag, {segment.name for segment in manifest.segments}
+
+    def _below(self, prefix: ObjectName | None) -> set[ObjectName]:
+        """Return the segments of a DLO with this prefix; None is that of other objects."""
+        if prefix is not None:
+            with suppress(NotFound):
+                rows = iter_dlo_segments(self._store, prefix)
+                return {ObjectName(prefix.container, row.key) for row in rows}
+        return set()
 
     def prove(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
         """Record that the version of `name` with these segments is gone; the segments still exist."""
@@ -427,16 +453,15 @@ class SegmentRemoval:
         Raise `StoreError` if they cannot be known.
         """
         try:
-            if not is_slo and not self._store.head(name).is_slo:
-                return set()
-            return {segment.name for segment in self._store.manifest(name).segments}
+            if is_slo or (info := self._store.head(name)).is_slo:
+                return {segment.name for segment in self._store.manifest(name).segments}
         except NotFound:
             return set()
         except BadRequest:
-            # An SLO whose manifest cannot be read may name segments; any other object names none.
-            if self._store.head(name).is_slo:
+            # An SLO whose manifest cannot be read may name segments.
+            if (info := self._store.head(name)).is_slo:
                 raise
-            return set()
+        return self._below(info.dlo_prefix)
 
     def _is_recent(self, since: float) -> bool:
         # `abs`: a time far in the future is from a clock that was set back since, and would keep them for

@@ -17,7 +17,9 @@ from swiftfs.attributes import (
     PID_ATTRIBUTE,
     REFRESH_ATTRIBUTE,
     RETRY_ATTRIBUTE,
+    STATE_ATTRIBUTE,
     STATUS_ATTRIBUTE,
+    THAW_ATTRIBUTE,
     Stored,
     decode_xattr,
     encode_marker,
@@ -34,6 +36,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectInfo
+from swiftfs.posix.archive import Archive
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
@@ -354,10 +357,18 @@ def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:
         return sum(1 for _ in iter_dlo_segments(store, info.dlo_prefix))
 
 
+def _ask_for(store: ObjectStore, info: ObjectInfo) -> str:
+    archive = Archive(store, info)
+    archive.ask()
+    return archive.state()
+
+
 _COMPUTED: Mapping[str, Callable[[ObjectStore, ObjectInfo], object]] = {
     "swift.etag": lambda _, info: info.version.etag,
     "swift.content_type": lambda _, info: info.content_type,
     "swift.segments": _count_segments,
+    STATE_ATTRIBUTE: lambda store, info: Archive(store, info).state(),
+    THAW_ATTRIBUTE: _ask_for,
 }
 """Read-only xattrs. They are not listed, so that no program copies them."""
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type
 from swiftfs.concurrency import monotonic, unix_time_ns
-from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
+from swiftfs.errors import NotFound, PreconditionFailed, Sealed, StoreError, SwiftfsError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.journal.operations import PutSpecial
@@ -136,6 +136,9 @@ class FileOps:
         name = file.name
         try:
             return file.cached_file.read(offset, size)
+        except Sealed:
+            self._prefetch.stop()  # it would have the archive bring back what nobody reads
+            raise
         except (NotFound, PreconditionFailed) as error:
             # The object may be gone because a folder above it moves: then its bytes are under the new name in
             # a moment.

@@ -82,7 +82,7 @@ class FileSystem:
         self.unhide = unlinks.unhide
         self.rename = renames.rename
         self.hide = renames.hide
-        self.statfs = UsageReport(services.store, services.source).of
+        self.statfs = UsageReport(services.store, services.source, services.options.segments).of
 
         self.waiting = services.journal.waiting
         self.retry = services.journal.retry

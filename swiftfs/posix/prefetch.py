@@ -53,6 +53,7 @@ class Prefetch:
         self._readers = Readers(namespace.known_children, window)
         self._ahead: OrderedDict[ObjectVersion, CachedFile] = OrderedDict()
         self._opened: deque[ObjectVersion] = deque(maxlen=OPENED)
+        self._stopped = False
 
     def acquire(self, version: ObjectVersion) -> CachedFile | None:
         """Return the cached file of `version`, for the caller to release; None when there is none."""
@@ -65,10 +66,15 @@ class Prefetch:
         """Record that the file at `path` was opened for reading; start to download the next ones."""
         with self._lock:
             reader = self._readers.opened(path)
-            if reader is not None:
+            if reader is not None and not self._stopped:
                 self._fetch_for(reader)
             while len(self._ahead) > self._max_ahead:
                 self._cache.keep(self._ahead.popitem(last=False)[1])
+
+    def stop(self) -> None:
+        """Download nothing in advance from now on."""
+        with self._lock:
+            self._stopped = True
 
     def close(self) -> None:
         """Put complete files into the cache, and end the threads; no file is opened any more."""

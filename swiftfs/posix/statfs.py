@@ -1,11 +1,13 @@
 """What `df` shows: usage and quotas of the container and the account."""
 
 import math
+from dataclasses import replace
 
 from cachetools import LRUCache, TTLCache
 
 from swiftfs.concurrency import Rank, monotonic, new_lock
-from swiftfs.errors import StoreError
+from swiftfs.errors import AccessDenied, NotFound, StoreError
+from swiftfs.filecache.segment_container import AUTO, place_beside
 from swiftfs.objects import FilesystemUsage
 from swiftfs.paths import Source
 from swiftfs.store.protocol import ObjectStore
@@ -30,12 +32,13 @@ MAX_CONTAINERS = 1000
 class UsageReport:
     """Answers `statfs` from the headers of container and account, in an outage with the last answer.
 
-    The lock guards the answers.
+    `segments` is where segments are (`SegmentContainerChooser`). The lock guards the answers.
     """
 
-    def __init__(self, store: ObjectStore, source: Source) -> None:
+    def __init__(self, store: ObjectStore, source: Source, segments: str = AUTO) -> None:
         self._store = store
         self._source = source
+        self._counts_beside = segments == AUTO
         self._lock = new_lock(Rank.USAGE)
         self._fresh: TTLCache[str, FilesystemUsage] = TTLCache(MAX_CONTAINERS, TTL, monotonic)
         self._last: LRUCache[str, FilesystemUsage] = LRUCache(MAX_CONTAINERS)
@@ -65,6 +68,8 @@ class UsageReport:
         account = self._store.account_usage()
         scopes = [account, self._store.container_usage(container)] if container else [account]
         shown = scopes[-1]
+        if container and self._counts_beside:
+            shown = replace(shown, bytes_used=shown.bytes_used + self._bytes_beside(container))
         # The tighter of the two quotas counts.
         free = [scope.quota_bytes - scope.bytes_used for scope in scopes if scope.quota_bytes is not None]
         free_bytes = max(0, min(free, default=WITHOUT_QUOTA))
@@ -76,3 +81,10 @@ class UsageReport:
             total_objects=shown.objects + free_objects,
             free_objects=free_objects,
         )
+
+    def _bytes_beside(self, container: str) -> int:
+        """Return the bytes of the segments of a container's large files: Swift counts them elsewhere."""
+        try:
+            return self._store.container_usage(place_beside(container).container).bytes_used
+        except (NotFound, AccessDenied):
+            return 0

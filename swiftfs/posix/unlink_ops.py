@@ -202,7 +202,9 @@ class UnlinkOps:
 def deletion_of(entry: Entry) -> Delete:
     """Return the operation that deletes a file's object."""
     assert entry.object is not None
-    return Delete(entry.object, entry.is_slo, entry.etag or None)
+    # A DLO is no SLO, but may have segments too: unknown means that the object is looked at.
+    is_slo = None if entry.meta is not None and entry.meta.is_dlo else entry.is_slo
+    return Delete(entry.object, is_slo, entry.etag or None)
 
 
 def _existing(entry: Entry | None, path: str) -> Entry:

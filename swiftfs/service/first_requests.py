@@ -7,7 +7,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreError, Unavailable
+from swiftfs.errors import AccessDenied, ConfigurationError, LoginRefused, NotFound, StoreError, Unavailable
 from swiftfs.objects import ObjectName, Usage
 from swiftfs.paths import Source
 from swiftfs.service.logging import TOLD
@@ -33,6 +33,8 @@ def may_write(store: ObjectStore, source: Source) -> bool:
         return True
     try:
         store.delete(ObjectName(source.container, f"{source.prefix}.swiftfs-{uuid.uuid4().hex}"))
+    except LoginRefused as error:
+        log.debug("%s", error)  # it says nothing about the source, and the next request fails for it
     except AccessDenied as error:
         log.debug("%s may only be read: %s", source, error)
         return False
@@ -100,6 +102,8 @@ def begin(filesystem: "FileSystem", request: MountRequest, account: ConnectedAcc
 
 
 def _failure(error: StoreError, request: MountRequest, label: str) -> ConfigurationError:
+    if isinstance(error, LoginRefused):
+        return ConfigurationError(str(error))
     source = request.source
     # Without the class of the request: that is a word of the counters.
     reason = re.sub(rf"^\w+ (?:the account|{re.escape(source.container)}\S*): ", "", str(error))

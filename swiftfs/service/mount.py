@@ -10,6 +10,7 @@ from pathlib import Path
 from swiftfs import __version__
 from swiftfs.concurrency import Event, new_event, new_thread
 from swiftfs.config.cache_dir import is_unused, locked, missing_folders, own_folder, remove_unused
+from swiftfs.config.credentials import chosen_storage
 from swiftfs.control.drain import Drain
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
@@ -94,6 +95,7 @@ def _connected(
     account = connect(
         environment,
         cloud=request.cloud,
+        storage=chosen_storage(options),
         storage_policy=options.storage_policy,
         insecure_storage=options.insecure_storage,
         may_read=_may_read(request),

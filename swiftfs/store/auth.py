@@ -16,14 +16,21 @@ from keystoneauth1 import loading
 from keystoneauth1.identity import v3
 from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
+from keystoneauth1.token_endpoint import Token
 from swiftclient.authv1 import PasswordPlugin
 
 from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
-from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, TimedOut, Unavailable, printable
+from swiftfs.errors import ConfigurationError, LoginRefused, StoreError, TimedOut, Unavailable, printable
 from swiftfs.store.clouds import find_cloud, open_session
 from swiftfs.store.error_map import causes_of, reason
 from swiftfs.store.login_adapter import BadUrl, ForeignServer, as_sent, guard_logins
 from swiftfs.store.retry import remaining
+from swiftfs.store.storage_url import (
+    ANY,
+    STORAGE_VARIABLE,
+    TOKEN_VARIABLE,
+    StorageChoice,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,27 +46,25 @@ UNKNOWN_ISSUER = {18, 19, 20, 21}
 class Account:
     """A Swift account: the storage URL and a token, renewed once for all threads when it is refused.
 
-    `label` names the auth URL and the user for messages; the key stays inside `session`.
+    `label` names the auth URL and the user for messages; the key stays inside `session`. `storage` chooses
+    the storage URL.
     """
 
-    def __init__(
-        self, session: Session, label: str, *, region: str | None = None, interface: str = "public"
-    ) -> None:
+    def __init__(self, session: Session, label: str, storage: StorageChoice) -> None:
         self.session = session
         self.label = label
-        self._region = region
-        self._interface = interface
+        self._storage = storage
         self._lock = new_lock(Rank.RENEWALS)
         self._renewals: dict[str, Future[str]] = {}
-        self._endpoint = ""
+        self._endpoint = _checked_storage_url(storage.url) if storage.url else ""
 
     def __repr__(self) -> str:
         return f"Account({self.label})"
 
     def endpoint(self) -> str:
-        """Return the storage URL, which is requested once.
+        """Return the storage URL, which is requested once if it was not chosen.
 
-        Raise `AccessDenied`, `Unavailable` or `ConfigurationError`.
+        Raise `LoginRefused`, `Unavailable` or `ConfigurationError`.
         """
         # Without a lock: two threads may ask at once, and get the same answer.
         if not self._endpoint:
@@ -90,10 +95,7 @@ class Account:
 
     def _log_in(self, refused: str, renewal: Future[str]) -> None:
         try:
-            # Another thread may have logged in between the 401 and this.
-            if self.token() == refused:
-                self.session.invalidate()
-            renewal.set_result(self.token())
+            renewal.set_result(self._new_token(refused))
         except BaseException as error:  # noqa: BLE001  every thread that waits raises it
             renewal.set_exception(error)
         finally:
@@ -101,15 +103,29 @@ class Account:
                 # After the result is set: a thread that finds no renewal any more finds the new token.
                 del self._renewals[refused]
 
+    def _new_token(self, refused: str) -> str:
+        # Another thread may have logged in between the 401 and this.
+        if (token := self.token()) != refused:
+            return token
+        can_log_in = self.session.invalidate()
+        token = self.token()
+        if token == refused and not can_log_in:
+            raise LoginRefused(
+                f"{self.label}: the token is refused, and there is no key to get another one: "
+                "mount again with a new token"
+            )
+        return token
+
     def close(self) -> None:
         """Close the connections to the authentication server."""
         self.session.session.close()
 
     def _find_endpoint(self) -> str:
         find = partial(self.session.get_endpoint, service_type="object-store")
-        found = self._ask(partial(find, interface=self._interface, region_name=self._region))
+        region, interface = self._storage.region, self._storage.interface
+        found = self._ask(partial(find, interface=interface, region_name=region or None))
         if not found:
-            where = f" in region {self._region}" if self._region else ""
+            where = f" in region {region}" if region else ""
             raise ConfigurationError(f"{self.label}: no object-store endpoint{where} in the catalog")
         try:
             scheme = urlsplit(as_sent(str(found))).scheme
@@ -153,14 +169,14 @@ class Account:
 
     def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
         if isinstance(error, keystone_errors.Unauthorized | keystone_errors.Forbidden):
-            return AccessDenied(f"{self.label}: wrong user or key")
+            return LoginRefused(f"{self.label}: wrong user or key")
         if any(isinstance(cause, ForeignServer) for cause in causes_of(error)):
             return Unavailable(f"{self.label}: {reason(error)}", may_land=False)
         if isinstance(error, keystone_errors.SSLError):
             return StoreError(f"{self.label}: {_tls_failure(error)}")
         status = getattr(error, "http_status", 0) or 0
         if status == 404 and "token" in str(error).lower():  # Keystone's answer to an expired token
-            return AccessDenied(f"{self.label}: the token is invalid or has expired")
+            return LoginRefused(f"{self.label}: the token is invalid or has expired")
         if isinstance(error, keystone_errors.ConnectionError) or status >= 500 or status == 429:
             server = f"the authentication server{_proxy_of(self.label)}"
             answer = f"{server} cannot serve now" if status else f"no answer from {server}"
@@ -170,35 +186,67 @@ class Account:
         )
 
 
-def open_account(environment: Mapping[str, str], *, cloud: str | None = None) -> Account:
+def open_account(
+    environment: Mapping[str, str], *, cloud: str | None = None, storage: StorageChoice = ANY
+) -> Account:
     """Return the account that `environment` describes; nothing is sent yet.
 
     In this order: `cloud` or `OS_CLOUD` (clouds.yaml), `ST_AUTH`/`ST_USER`/`ST_KEY` (v1), `OS_*` (Keystone
-    v3: a password, an application credential, a token, or what `OS_AUTH_TYPE` names). Raise
-    `ConfigurationError` naming what is missing, a variable or the package for clouds.yaml.
+    v3: a password, an application credential, a token, or what `OS_AUTH_TYPE` names), a storage URL and a
+    token. What `storage` chooses counts before the environment and clouds.yaml. Raise `ConfigurationError`
+    naming what is missing, a variable or the package for clouds.yaml.
     """
     named = cloud or environment.get("OS_CLOUD")
     if named:
-        return _from_clouds_yaml(named, environment, "--os-cloud" if cloud else "OS_CLOUD")
+        return _from_clouds_yaml(named, environment, "--os-cloud" if cloud else "OS_CLOUD", storage)
     if any(environment.get(name) for name in ("ST_AUTH", "ST_USER", "ST_KEY")):
-        return _from_v1(environment)
+        return _from_v1(environment, storage)
+    completed = storage.completed(environment)
+    if completed.url and environment.get(TOKEN_VARIABLE) and not _can_log_in(environment):
+        return _from_token(completed.url, environment)
     if environment.get("OS_AUTH_URL") or environment.get("OS_AUTH_TYPE"):
         kind = _auth_type(environment)
-        return _from_keystone(environment) if kind == PASSWORD else _from_loading(kind, environment)
+        make = _from_keystone if kind == PASSWORD else partial(_from_loading, kind)
+        return make(environment, storage)
+    if completed.url or environment.get(TOKEN_VARIABLE):
+        missing = TOKEN_VARIABLE if completed.url else STORAGE_VARIABLE
+        raise ConfigurationError(f"incomplete credentials: set {missing}, or the variables of a login")
     raise ConfigurationError(
         "no credentials: set ST_AUTH, ST_USER and ST_KEY, or OS_AUTH_URL and the other OS_* variables, "
-        "or name a cloud in clouds.yaml with OS_CLOUD"
+        f"or {STORAGE_VARIABLE} and {TOKEN_VARIABLE}, or name a cloud in clouds.yaml with OS_CLOUD"
     )
 
 
-def _from_v1(environment: Mapping[str, str]) -> Account:
+def _can_log_in(environment: Mapping[str, str]) -> bool:
+    """Return whether there is more than a token to log in with: then the token can be renewed."""
+    secrets = ("OS_PASSWORD", "OS_APPLICATION_CREDENTIAL_SECRET", "OS_TOKEN", "OS_AUTH_TYPE")
+    return any(environment.get(name) for name in secrets)
+
+
+def _label(url: str, who: str, storage: StorageChoice, storage_url: str) -> str:
+    """Return the label of an account; it also names the cache folder, so it differs for each account."""
+    if storage_url:
+        return f"{url} ({who}) at {storage_url.rstrip('/')}"
+    return f"{url} ({who})" + (f" in region {storage.region}" if storage.region else "")
+
+
+def _from_token(url: str, environment: Mapping[str, str]) -> Account:
+    url = _checked_storage_url(url)
+    plugin = Token(url, _checked_token(environment[TOKEN_VARIABLE]))
+    return Account(_session(plugin, environment, [url]), f"{url} (token)", StorageChoice(url))
+
+
+def _from_v1(environment: Mapping[str, str], storage: StorageChoice) -> Account:
     _require(environment, "ST_AUTH", "ST_USER", "ST_KEY")
     url, user = environment["ST_AUTH"], environment["ST_USER"]
     plugin = PasswordPlugin(auth_url=_checked_url(url), username=user, password=environment["ST_KEY"])
-    return Account(_session(plugin, environment, [url]), f"{url} (user {user})")
+    storage_url = storage.completed(environment).url
+    label = _label(url, f"user {user}", ANY, storage_url)
+    # The answer to a v1 login has one storage URL, without a region.
+    return Account(_session(plugin, environment, [url]), label, StorageChoice(storage_url, "public"))
 
 
-def _from_keystone(environment: Mapping[str, str]) -> Account:
+def _from_keystone(environment: Mapping[str, str], storage: StorageChoice) -> Account:
     _require(environment, "OS_AUTH_URL")
     user = environment.get("OS_USERNAME") or environment.get("OS_USER_ID")
     project = environment.get("OS_PROJECT_ID") or environment.get("OS_PROJECT_NAME")
@@ -221,12 +269,20 @@ def _from_keystone(environment: Mapping[str, str]) -> Account:
         **_domain(environment, "user"),
         **(_domain(environment, "project") if by_name else {}),
     )
-    return Account(
-        _session(plugin, environment, [url]),
-        f"{url} (user {user})",
-        region=environment.get("OS_REGION_NAME") or None,
-        interface=_interface(environment),
-    )
+    return _at_keystone(plugin, environment, storage, url, f"user {user}", [url])
+
+
+def _at_keystone(
+    plugin: BaseAuthPlugin,
+    environment: Mapping[str, str],
+    storage: StorageChoice,
+    url: str,
+    who: str,
+    named: Iterable[str],
+) -> Account:
+    completed = storage.completed(environment)
+    label = _label(url, who, storage, completed.url)
+    return Account(_session(plugin, environment, named), label, completed)
 
 
 def _auth_type(environment: Mapping[str, str]) -> str:
@@ -239,7 +295,7 @@ def _auth_type(environment: Mapping[str, str]) -> str:
     return TOKEN if environment.get("OS_TOKEN") and not environment.get("OS_PASSWORD") else PASSWORD
 
 
-def _from_loading(kind: str, environment: Mapping[str, str]) -> Account:
+def _from_loading(kind: str, environment: Mapping[str, str], storage: StorageChoice) -> Account:
     """Set the plugin's options from the variables that are named after them, as `openstack` does."""
     try:
         loader: Any = loading.get_plugin_loader(kind)
@@ -263,16 +319,14 @@ def _from_loading(kind: str, environment: Mapping[str, str]) -> Account:
     except keystone_errors.ClientException as error:
         raise ConfigurationError(f"to log in by {kind}: {_short(error)}") from None
     who = given.get("username") or given.get("user_id") or given.get("application_credential_id") or kind
-    return Account(
-        _session(plugin, environment, _urls_in(given)),
-        f"{url or given.get('endpoint') or ''} (user {who})",
-        region=environment.get("OS_REGION_NAME") or None,
-        interface=_interface(environment),
-    )
+    where = f"{url or given.get('endpoint') or ''}"
+    return _at_keystone(plugin, environment, storage, where, f"user {who}", _urls_in(given))
 
 
-def _from_clouds_yaml(cloud: str, environment: Mapping[str, str], option: str) -> Account:
-    region = find_cloud(cloud, environment, option)
+def _from_clouds_yaml(
+    cloud: str, environment: Mapping[str, str], option: str, storage: StorageChoice
+) -> Account:
+    region = find_cloud(cloud, environment, option, storage.region)
     session = open_session(region, cloud)
     options = region.get_auth_args()
     if options.get("auth_url"):
@@ -280,12 +334,11 @@ def _from_clouds_yaml(cloud: str, environment: Mapping[str, str], option: str) -
     guard_logins(session, _urls_in(options))
     interface = region.get_interface("object-store")
     user = options.get("username") or options.get("user_id") or options.get("application_credential_id", "")
-    return Account(
-        session,
-        f"{options.get('auth_url', '')} (cloud {cloud}, user {user})",
-        region=region.get_region_name() or None,
-        interface=interface if isinstance(interface, str) else "public",
-    )
+    # `object_store_endpoint_override`
+    url = storage.url or str(region.get_endpoint("object-store") or "")
+    label = _label(str(options.get("auth_url", "")), f"cloud {cloud}, user {user}", storage, url)
+    interface = storage.interface or (interface if isinstance(interface, str) else "public")
+    return Account(session, label, StorageChoice(url, interface, region.get_region_name() or ""))
 
 
 def _tls_failure(error: BaseException) -> str:
@@ -338,11 +391,6 @@ def _domain(environment: Mapping[str, str], of: str) -> dict[str, Any]:
     return {f"{of}_domain_id": environment.get("OS_DEFAULT_DOMAIN") or "default"}
 
 
-def _interface(environment: Mapping[str, str]) -> str:
-    named = environment.get("OS_INTERFACE") or environment.get("OS_ENDPOINT_TYPE") or "public"
-    return named.removesuffix("URL")
-
-
 def _require(environment: Mapping[str, str], *names: str) -> None:
     missing = [name for name in names if not environment.get(name)]
     if missing:
@@ -365,6 +413,33 @@ def _checked_url(url: str) -> str:
             f"{parts.scheme}://{parts.netloc}/auth/v1.0"
         )
     return url
+
+
+def _checked_storage_url(url: str) -> str:
+    """Return the URL without slashes at its end; raise `ConfigurationError` for one that cannot be used."""
+    # First of all: URLs are logged.
+    if "@" in url:
+        raise ConfigurationError("the storage URL must not contain a user or a password")
+    if not url.lower().startswith(("http://", "https://")):
+        raise ConfigurationError(f"the storage URL {url!r} is not an http or https URL")
+    try:
+        parts = urlsplit(as_sent(url))
+    except BadUrl as error:
+        raise ConfigurationError(f"the storage URL {error}") from None
+    if parts.query or parts.fragment or not parts.path.strip("/"):
+        raise ConfigurationError(
+            f"the storage URL {url!r} does not end with an account: it is like "
+            f"{parts.scheme}://{parts.netloc}/v1/AUTH_photos"
+        )
+    return url.rstrip("/")
+
+
+def _checked_token(token: str) -> str:
+    """Return a token; raise `ConfigurationError`, without its value, for what no header can carry."""
+    # The library requests would show the whole token in its error.
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ConfigurationError("OS_AUTH_TOKEN is no token: it has blanks, or letters that no token has")
+    return token
 
 
 def _versioned(url: str) -> str:

@@ -38,8 +38,10 @@ _LOGIN: Mapping[str, tuple[tuple[str, ...], ...]] = {
 """What each way to log in needs: one of each group. keystoneauth notices it late, and in other words."""
 
 
-def find_cloud(cloud: str, environment: Mapping[str, str], option: str) -> Any:
+def find_cloud(cloud: str, environment: Mapping[str, str], option: str, region: str = "") -> Any:
     """Return openstacksdk's region of `cloud`, which `option` names (`--os-cloud` or `OS_CLOUD`).
+
+    It is the one that the file names, or `region`.
 
     Raise `ConfigurationError`, which names the file and what is wrong or missing in it.
     """
@@ -66,15 +68,16 @@ def find_cloud(cloud: str, environment: Mapping[str, str], option: str) -> Any:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             config = OpenStackConfig(config_files=[str(file)], load_envvars=False)
-            region = config.get_one(cloud=cloud)
+            where: dict[str, Any] = {"region_name": region} if region else {}
+            found = config.get_one(cloud=cloud, **where)
     except (exceptions.ConfigException, keystone_errors.ClientException) as error:
         raise ConfigurationError(f"{place}: {_short(error)}") from None
     if unknown := [str(one.message) for one in warned if "vendor profile" in str(one.message)]:
         raise ConfigurationError(f"{place}: {unknown[0]}")
-    _check_login(region, place)
+    _check_login(found, place)
     for name in filter(None, (config.config_filename, config.secure_config_filename)):
         _check_file(Path(name))
-    return region
+    return found
 
 
 def open_session(region: Any, cloud: str) -> Any:

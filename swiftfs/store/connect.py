@@ -13,6 +13,7 @@ from swiftfs.store.foreign_manifests import MayRead
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.request import Reading
 from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
+from swiftfs.store.storage_url import ANY, StorageChoice
 from swiftfs.store.swift_store import SwiftStore
 from swiftfs.store.transport import Counters
 
@@ -47,12 +48,13 @@ def connect(
     environment: Mapping[str, str],
     *,
     cloud: str | None = None,
+    storage: StorageChoice = ANY,
     storage_policy: str = "",
     insecure_storage: bool = False,
     may_read: MayRead | None = None,
     policy: RetryPolicy = PATIENT,
 ) -> ConnectedAccount:
-    """Return the store of the account that `environment` or a cloud of clouds.yaml describes.
+    """Return the store of the account that `environment` or a cloud of clouds.yaml describes, at `storage`.
 
     New containers get the storage policy `storage_policy`, or the server's default one. With
     `insecure_storage` the storage may have no TLS although the login has it. Objects whose bytes lie
@@ -60,10 +62,10 @@ def connect(
 
     Log in at once and without retries: wrong credentials are reported within seconds, and a login that hangs
     fails after 15 seconds. Raise `ConfigurationError` for missing variables and insecure storage,
-    `AccessDenied` for a wrong key, `Unavailable` when the server is down; each message names the auth URL and
+    `LoginRefused` for a wrong key, `Unavailable` when the server is down; each message names the auth URL and
     the user.
     """
-    account = open_account(environment, cloud=cloud)
+    account = open_account(environment, cloud=cloud, storage=storage)
     try:
         log_in(account, insecure_storage=insecure_storage)
     except BaseException:

@@ -3,6 +3,7 @@
 import re
 import ssl
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from http import HTTPStatus
 
 import requests
@@ -10,6 +11,7 @@ from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnection
 from urllib3.exceptions import HTTPError as Urllib3Error
 from urllib3.util.retry import Retry
 
+from swiftfs.concurrency import unix_time
 from swiftfs.errors import (
     AccessDenied,
     BadName,
@@ -22,12 +24,14 @@ from swiftfs.errors import (
     NoSpace,
     NotFound,
     QuotaExceeded,
+    Sealed,
     StoreError,
     TimedOut,
     Unavailable,
+    in_words,
 )
 from swiftfs.store.answer_head import BrokenHead
-from swiftfs.store.request import Request
+from swiftfs.store.request import RETRIEVAL_STATE, Request
 
 NETWORK_ERRORS = (requests.RequestException, Urllib3Error, OSError)
 """Everything that a request may raise when the network fails."""
@@ -53,6 +57,9 @@ STATUSES: Mapping[int, type[StoreError]] = {
 REFUSED_UNDONE = frozenset({408, 429, 498, 499})
 """Statuses of a request that the server did not accept: it will not carry it out later either."""
 
+LONGEST_PAUSE = 365 * 86_400.0
+"""Longer pauses that a server names are read as this one, in seconds."""
+
 _UNSENT = (requests.ConnectTimeout, ConnectTimeoutError, NewConnectionError, ConnectionRefusedError)
 """Causes that come before the first byte of a request is sent."""
 
@@ -65,6 +72,9 @@ _INVALID_REQUEST = (
 
 def status_error(request: Request, status: int, headers: Mapping[str, str], text: str = "") -> StoreError:
     """Return the error for an answer outside 2xx; `headers` have lower-case names, `text` is its body."""
+    retry_after = _seconds(headers.get("retry-after"))
+    if status == 429 and request.key is not None and headers.get(RETRIEVAL_STATE, "unsealed") != "unsealed":
+        return sealed(request.subject, retry_after)
     kind = _kind(request, status, text)
     # The text of a 404 or 5xx is the same page each time.
     detail = _one_line(text) if 400 <= status < 500 and status != 404 else ""
@@ -78,7 +88,21 @@ def status_error(request: Request, status: int, headers: Mapping[str, str], text
     message += f", {detail}" if detail else ""
     message += f" ({_printable(transaction, 80)})" if transaction else ""
     may_land = False if status in REFUSED_UNDONE else None
-    return kind(message, retry_after=_seconds(headers.get("retry-after")), may_land=may_land)
+    return kind(message, retry_after=retry_after, may_land=may_land)
+
+
+def sealed(subject: str, seconds: float | None) -> Sealed:
+    """Return the error of an object that an archive has sealed, and returns in so many seconds."""
+    until = "until it is thawed" if seconds is None else f"for {when(seconds)}"
+    error = Sealed(f"{subject} is sealed in the archive, and cannot be read {until}", retry_after=seconds)
+    error.retryable = seconds is not None
+    return error
+
+
+def when(seconds: float) -> str:
+    """Return how long a pause is, and when it ends, for a message."""
+    end = datetime.fromtimestamp(unix_time() + seconds).astimezone()
+    return f"{in_words(seconds)} (until {end:%Y-%m-%d %H:%M})"
 
 
 def is_refused_as_older(request: Request, status: int) -> bool:
@@ -166,6 +190,6 @@ def _printable(text: str, length: int) -> str:
 def _seconds(value: str | None) -> float | None:
     """Read a Retry-After header: whole seconds, or a date (RFC 9110, 10.2.3)."""
     try:
-        return Retry().parse_retry_after(value) if value else None
+        return min(Retry().parse_retry_after(value), LONGEST_PAUSE) if value else None
     except (InvalidHeader, ValueError, OverflowError):  # the latter for too many digits, and odd dates
         return None

@@ -126,9 +126,9 @@ class MovedView:
         """Return the container's usage."""
         return self._store.container_usage(container)
 
-    def create_container(self, container: str) -> bool:
+    def create_container(self, container: str, *, storage_policy: str = "") -> bool:
         """Create the container."""
-        return self._store.create_container(container)
+        return self._store.create_container(container, storage_policy=storage_policy)
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
         """Set metadata of the container."""

@@ -46,9 +46,10 @@ class ObjectStore(Protocol):
     def container_usage(self, container: str) -> Usage:
         """Return the container's usage and quota; raise `NotFound` when there is no such container."""
 
-    def create_container(self, container: str) -> bool:
+    def create_container(self, container: str, *, storage_policy: str = "") -> bool:
         """Create the container; return False when it existed already.
 
+        It gets the storage policy that the user chose, else `storage_policy`, else the server's default one.
         Raise `BadContainer` with the server's message for a bad name or an unknown storage policy.
         """
 

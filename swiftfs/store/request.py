@@ -21,6 +21,12 @@ LONGEST_WORK_SECONDS = 3600.0
 ANSWER_BYTES = 16 * 1024**2
 """The longest answer; a manifest of 1000 segments and the verdict on 10,000 deletions are shorter."""
 
+RETRIEVAL_STATE, RETRIEVAL_DELAY = "x-ovh-retrieval-state", "x-ovh-retrieval-delay"
+"""What OVH's Public Cloud Archive says of each object; the delay is in seconds.
+
+Source: "Unfreezing your data stored in the Public Cloud Archive", docs.ovhcloud.com.
+"""
+
 _DOT_SEGMENT = re.compile(r"(?<=/)\.{1,2}(?=/|\?|$)")
 
 

@@ -12,9 +12,18 @@ from typing import TypeVar
 import tenacity
 
 from swiftfs.concurrency import may_block, monotonic, new_event
-from swiftfs.errors import AlreadyExists, Clash, NotFound, StoreError, drop_tracebacks
+from swiftfs.errors import (
+    AlreadyExists,
+    Clash,
+    NotFound,
+    Postponed,
+    StoreError,
+    Unavailable,
+    drop_tracebacks,
+)
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
+from swiftfs.store.error_map import when
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
 from swiftfs.store.request import Reading
 
@@ -49,13 +58,13 @@ class RetryPolicy:
 
     A call fails with its last error when `deadline` has passed, or would pass during the next pause. Pauses
     grow from `first_pause` to `longest_pause`, each shortened at random so that clients do not return
-    together. A pause is not shorter than the server's Retry-After, up to `longest_retry_after`.
+    together. A pause is not shorter than the server's Retry-After: if that is too long, the call fails at
+    once, with `Postponed`.
     """
 
     deadline: float
     first_pause: float = 0.25
     longest_pause: float = 5.0
-    longest_retry_after: float = 10.0
 
 
 PATIENT = RetryPolicy(deadline=25.0)
@@ -128,11 +137,13 @@ class RetryingStore:
     def container_usage(self, container: str) -> Usage:
         return self._repeat(lambda _call: self._store.container_usage(container))
 
-    def create_container(self, container: str) -> bool:
+    def create_container(self, container: str, *, storage_policy: str = "") -> bool:
         """Create the container; one that exists after a lost answer counts as created by this call."""
         # A lost attempt may have made it, so that this one finds it there. That another client made it in
         # between is less likely, and mkdir(2) would fail for no reason.
-        return self._repeat(lambda call: self._store.create_container(container) or call.lost)
+        return self._repeat(
+            lambda call: self._store.create_container(container, storage_policy=storage_policy) or call.lost
+        )
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
         self._repeat(lambda _call: self._store.post_container(container, metadata))
@@ -360,17 +371,19 @@ class RetryingStore:
                 # Its traceback has a frame of tenacity that refers to the error. Until a garbage collection
                 # that cycle would keep what the callers use, such as the descriptor of a deleted file.
                 drop_tracebacks(error)
+                asked = error.retry_after or 0.0
+                if asked and type(error) is Unavailable and monotonic() + asked >= end:
+                    raise _postponed(error, asked) from None
                 raise
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, StoreError) else None
-        least = min(asked or 0.0, self._policy.longest_retry_after)
         wait = tenacity.wait_random_exponential(
             multiplier=self._policy.first_pause, max=self._policy.longest_pause
         )
         # A random pause, since many clients lose a server at one moment and would all come back at one.
-        return max(least, wait(state))
+        return max(asked or 0.0, wait(state))
 
 
 class _Unfinished(StoreError):
@@ -382,6 +395,12 @@ class _Unfinished(StoreError):
         pauses = [error.retry_after for error in failures.values() if error.retry_after]
         super().__init__(f"{len(failures)} names left", retry_after=max(pauses, default=None))
         self.failures = failures
+
+
+def _postponed(error: StoreError, asked: float) -> Postponed:
+    """Return the error of a call that has no time for the pause of `asked` seconds that the server wants."""
+    text = f"{error}; the server asks for a pause of {when(asked)}"
+    return Postponed(text, retry_after=asked, may_land=error.may_land)
 
 
 def _delete_once(call: _Call, delete: Callable[[], None]) -> None:

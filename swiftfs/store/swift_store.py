@@ -24,9 +24,19 @@ from swiftfs.errors import (
     StoreError,
     TooLarge,
 )
-from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
+from swiftfs.objects import (
+    UNSEALED,
+    Limits,
+    Manifest,
+    ObjectInfo,
+    ObjectName,
+    ObjectVersion,
+    Page,
+    Usage,
+)
 from swiftfs.store.auth import Account
 from swiftfs.store.deletion import Deletion
+from swiftfs.store.error_map import sealed
 from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Body, Headers, Sink
@@ -51,6 +61,10 @@ PUT_SECONDS = 120.0
 
 MAX_UNMATCHED = 1000
 """How many versions to remember for which `If-Match` fails although the ETag is the object's."""
+
+
+MAX_ASKED = 100
+"""Of how many segments to ask whether they are sealed."""
 
 
 class SwiftStore:
@@ -120,12 +134,12 @@ class SwiftStore:
     def container_usage(self, container: str) -> Usage:
         return container_usage(self._transport.send(Request("container_usage", "HEAD", container)).headers)
 
-    def create_container(self, container: str) -> bool:
+    def create_container(self, container: str, *, storage_policy: str = "") -> bool:
         request = Request(
             "create_container",
             "PUT",
             container,
-            headers=self._policy,
+            headers=self._policy or ({"X-Storage-Policy": storage_policy} if storage_policy else {}),
             meaning={400: BadContainer, 409: AlreadyExists},
         )
         try:
@@ -191,8 +205,23 @@ class SwiftStore:
         return info
 
     def _receive(self, get: RangedGet) -> ObjectInfo:
-        with self._transport.open(get.request) as answer:
-            return get.receive(answer, lambda info: self._accept(info, answer))
+        try:
+            with self._transport.open(get.request) as answer:
+                return get.receive(answer, lambda info: self._accept(info, answer))
+        except Clash:  # so Swift answers for a large object whose first segment cannot be read
+            self._refuse_sealed(ObjectName(get.request.container or "", get.request.key or ""))
+            raise
+
+    def _refuse_sealed(self, name: ObjectName) -> None:
+        """Raise `Sealed` if an archive has sealed one of the first segments of an SLO."""
+        if not self.head(name).is_slo:
+            return
+        for segment in dict.fromkeys(one.name for one in self.manifest(name).segments[:MAX_ASKED]):
+            retrieval = self.head(segment).retrieval
+            if retrieval is None:  # not an archive
+                return
+            if retrieval.state != UNSEALED:
+                raise sealed(f"{name}: its segment {segment.key}", retrieval.seconds)
 
     def _accept(self, info: ObjectInfo, answer: Answer) -> None:
         """Raise `ForeignManifest` if the bytes of an answer may not be read."""

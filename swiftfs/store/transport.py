@@ -18,8 +18,15 @@ from swiftfs.errors import Corrupt, StoreError, TimedOut
 from swiftfs.objects import Count, Counts
 from swiftfs.store.auth import Account
 from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
+from swiftfs.store.pacing import TOO_MANY, Pacer
 from swiftfs.store.pool import Connection, ConnectionPool
-from swiftfs.store.request import ANSWER_SECONDS, LONGEST_WORK_SECONDS, Reading, Request
+from swiftfs.store.request import (
+    ANSWER_SECONDS,
+    LONGEST_WORK_SECONDS,
+    RETRIEVAL_STATE,
+    Reading,
+    Request,
+)
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import Limits
 from swiftfs.store.wire.object_headers import content_length, lower_name, text_of
@@ -176,6 +183,7 @@ class Transport:
         self._longest_silence = longest_silence
         self._reading = reading or Reading()
         self._pool = ConnectionPool(account)
+        self._pacer = Pacer()
 
     def send(self, request: Request) -> Reply:
         """Send `request` and return the whole answer; raise `StoreError`."""
@@ -210,10 +218,13 @@ class Transport:
 
     @contextmanager
     def _attempt(self, connection: Connection, request: Request, token: str) -> Iterator[Answer]:
+        self._pacer.wait()
         began = monotonic()
         answer: Answer | None = None
         try:
             answer = self._send(connection, request, token)
+            if answer.status in TOO_MANY and RETRIEVAL_STATE not in answer.headers:
+                self._pacer.refused()
             yield answer
         finally:
             seconds = monotonic() - began

@@ -1,5 +1,6 @@
 """Which requests are repeated, for how long, and what a lost answer means, on a real Swift."""
 
+import errno
 import time
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 from support.deadlines import within
 from support.stores import QUICK, TEXT, methods_seen, read
 from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
-from swiftfs.errors import AccessDenied, AlreadyExists, NotFound
+from swiftfs.errors import AccessDenied, AlreadyExists, NotFound, Postponed
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.connect import connect
 from swiftfs.store.retry import RetryingStore
@@ -79,11 +80,17 @@ def test_retry_after_is_honoured(patient: RetryingStore, swift: SwiftServer, nam
     assert 1.0 <= time.monotonic() - begun < within(2.5)
 
 
-def test_retry_after_is_bounded(patient: RetryingStore, swift: SwiftServer, name: ObjectName) -> None:
-    swift.inject(Fault("HEAD", name.container, status=503, headers={"Retry-After": "3600"}, times=1))
+@pytest.mark.parametrize("status", [429, 498, 503])
+def test_a_retry_after_beyond_the_deadline_is_not_waited_for(
+    patient: RetryingStore, swift: SwiftServer, name: ObjectName, status: int
+) -> None:
+    swift.inject(Fault("HEAD", name.container, status=status, headers={"Retry-After": "3600"}, times=1))
     begun = time.monotonic()
+    with pytest.raises(Postponed, match=r"asks for a pause of 1 h \(until 20") as caught:
+        patient.head(name)
+    assert time.monotonic() - begun < within(0.9)
+    assert errno.errorcode[caught.value.errno] == "EBUSY"
     assert patient.head(name).size == 7
-    assert 1.0 <= time.monotonic() - begun < within(2.5)
 
 
 def test_bulk_delete_that_fails_is_repeated(

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from swiftclient import Connection
 
 from support.mounts import Mount, run
 from support.rclone import RCLONE, rclone
@@ -67,6 +68,55 @@ def test_what_rclone_uploads_appears_with_size_and_time(
         assert copy.stat().st_size == source.stat().st_size, source
         assert copy.stat().st_mtime_ns == source.stat().st_mtime_ns, source
         assert copy.read_bytes() == source.read_bytes(), source
+
+
+@pytest.fixture
+def dlo(mounted: Mount, swift: SwiftServer, container: str, tmp_path: Path) -> list[str]:
+    """The names of the segments of `huge`, a large file of rclone, which makes a DLO of it."""
+    write(tmp_path / "huge", os.urandom(3_000_000), 1_200_000_000_250_000_000)
+    rclone(swift, "copyto", "--swift-chunk-size", "1M", tmp_path / "huge", f"sw:{container}/huge")
+    mounted.remount()
+    segments = _segments(swift, container)
+    assert len(segments) == 3
+    return segments
+
+
+def _segments(swift: SwiftServer, container: str) -> list[str]:
+    return rclone(swift, "lsf", "-R", "--files-only", f"sw:{container}_segments").split()
+
+
+@pytest.mark.usefixtures("dlo")
+def test_a_large_file_of_rclone_is_deleted_with_its_segments(
+    mounted: Mount, swift: SwiftServer, container: str
+) -> None:
+    (mounted.path / "huge").unlink()
+    mounted.remount()
+    assert _segments(swift, container) == []
+
+
+def test_segments_of_rclone_that_another_file_names_stay(
+    mounted: Mount, swift: SwiftServer, container: str, dlo: list[str], connection: Connection
+) -> None:
+    """The name of a segment says for which file it was uploaded, and only that file takes it along."""
+    manifest = connection.head_object(container, "huge")["x-object-manifest"]
+    connection.put_object(container, "thief", b"", headers={"X-Object-Manifest": manifest})
+    whole = f"{container}_segments/huge"
+    connection.put_object(container, "huge2", b"", headers={"X-Object-Manifest": whole})
+    mounted.remount()
+    (mounted.path / "thief").unlink()
+    (mounted.path / "huge2").unlink()
+    mounted.remount()
+    assert _segments(swift, container) == dlo
+
+
+def test_a_moved_large_file_of_rclone_keeps_its_segments(
+    mounted: Mount, swift: SwiftServer, container: str, dlo: list[str]
+) -> None:
+    data = (mounted.path / "huge").read_bytes()
+    (mounted.path / "huge").rename(mounted.path / "moved")
+    mounted.remount()
+    assert (mounted.path / "moved").read_bytes() == data
+    assert _segments(swift, container) == dlo
 
 
 def test_answers_of_heads_of_rclone_s_files_are_remembered(

@@ -108,7 +108,7 @@ class MemoryStore:
         with self._request("container_usage", container):
             return self._usage(self._container(container))
 
-    def create_container(self, container: str) -> bool:
+    def create_container(self, container: str, *, storage_policy: str = "") -> bool:  # noqa: ARG002
         with self._request("create_container", container):
             if not container or "/" in container:
                 raise BadName(container)

@@ -14,7 +14,7 @@ TEXT = Headers("text/plain")
 
 MODE = "text/plain;mtime=1700000000.123456789;mode=0100644;uid=1000"
 
-QUICK = RetryPolicy(deadline=3.0, first_pause=0.01, longest_pause=0.05, longest_retry_after=1.0)
+QUICK = RetryPolicy(deadline=3.0, first_pause=0.01, longest_pause=0.05)
 
 STRANGE_KEYS = (
     "with space",

@@ -16,10 +16,11 @@ import pytest
 
 from support.deadlines import within
 from support.keystone_accounts import KEYSTONE, SECRET, keystone_account
-from swiftfs.errors import ConfigurationError, Unavailable
+from swiftfs.errors import ConfigurationError, LoginRefused, Unavailable
 from swiftfs.store import login_adapter
 from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
+from swiftfs.store.storage_url import StorageChoice
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,14 @@ from swiftfs.store.connect import connect
         ({**KEYSTONE, "OS_AUTH_URL": "auth.example"}, "not an http or https URL"),
         ({**KEYSTONE, "OS_AUTH_URL": f"https://u:{SECRET}@auth.example"}, "must not contain"),
         ({**KEYSTONE, "OS_AUTH_URL": "https://auth.example/v2.0"}, "only v3"),
+        ({"OS_STORAGE_URL": "https://x/v1/AUTH_a"}, "set OS_AUTH_TOKEN"),
+        ({"OS_AUTH_TOKEN": SECRET}, "set OS_STORAGE_URL"),
+        ({"OS_STORAGE_URL": f"https://u:{SECRET}@x/v1/a", "OS_AUTH_TOKEN": "t"}, "must not contain"),
+        ({"OS_STORAGE_URL": "x/v1/AUTH_a", "OS_AUTH_TOKEN": SECRET}, "not an http or https URL"),
+        ({"OS_STORAGE_URL": "https://x", "OS_AUTH_TOKEN": SECRET}, "like https://x/v1/AUTH_photos"),
+        ({"OS_STORAGE_URL": "https://x:y/v1/a", "OS_AUTH_TOKEN": SECRET}, "no valid URL"),
+        ({"OS_STORAGE_URL": "https://x/v1/a", "OS_AUTH_TOKEN": f"{SECRET}\r\nX-Y: z"}, "is no token"),
+        ({**KEYSTONE, "OS_STORAGE_URL": "ftp://x/v1/a"}, "not an http or https URL"),
     ],
 )
 def test_missing_variables_are_named(environment: dict[str, str], named: str) -> None:
@@ -172,6 +181,50 @@ def test_keystone_endpoint_of_a_region_and_an_interface(keystone: str) -> None:
     with pytest.raises(ConfigurationError, match="region three"):
         account.endpoint()
     account.close()
+
+
+def test_options_choose_region_and_interface_before_the_environment(keystone: str) -> None:
+    environment = {**KEYSTONE, "OS_AUTH_URL": keystone, "OS_REGION_NAME": "one", "OS_INTERFACE": "public"}
+    account = open_account(environment, storage=StorageChoice(interface="internal", region="two"))
+    assert account.endpoint() == "http://internal.two/v1/A"
+    # It names the cache folder, which must be another one for the same name in another region.
+    assert account.label == f"{keystone} (user ACCESSKEY) in region two"
+    account.close()
+
+
+def test_a_storage_url_needs_no_catalog(keystone: str) -> None:
+    environment = {**KEYSTONE, "OS_AUTH_URL": keystone, "OS_STORAGE_URL": "http://other.example/v1/B/"}
+    account = open_account(environment)
+    assert account.endpoint() == "http://other.example/v1/B"
+    assert account.label == f"{keystone} (user ACCESSKEY) at http://other.example/v1/B"
+    assert not _Keystone.logins
+    assert account.token() == "token-1"
+    account.close()
+    account = open_account(environment, storage=StorageChoice("http://option.example/v1/C"))
+    assert account.endpoint() == "http://option.example/v1/C"
+    account.close()
+
+
+def test_a_storage_url_without_tls_is_refused_after_a_login_with_tls() -> None:
+    account = open_account(KEYSTONE, storage=StorageChoice("http://storage.example/v1/A"))
+    with pytest.raises(ConfigurationError, match="has no TLS"):
+        account.check_storage(insecure=False)
+    account.close()
+
+
+def test_a_login_is_preferred_to_a_token_that_cannot_be_renewed(keystone: str) -> None:
+    token = {"OS_STORAGE_URL": "http://other.example/v1/B", "OS_AUTH_TOKEN": "old"}
+    account = open_account({**KEYSTONE, "OS_AUTH_URL": keystone, **token})
+    assert account.token() == "token-1"
+    account.close()
+    account = open_account({"OS_AUTH_URL": keystone, "OS_USERNAME": "u", **token})
+    assert account.token() == "old"
+    assert account.label == "http://other.example/v1/B (token)"
+    with pytest.raises(LoginRefused, match="mount again with a new token") as caught:
+        account.renew("old")
+    assert "\n" not in str(caught.value)
+    account.close()
+    assert len(_Keystone.logins) == 1
 
 
 @pytest.mark.parametrize("url", ["https://auth.example:5000", "https://auth.example:5000/v3/"])

@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from support.memory_store import MemoryStore
 from support.stores import put
-from swiftfs.errors import AccessDenied, BadRequest, StoreError, Unavailable
+from swiftfs.errors import AccessDenied, BadContainer, BadRequest, StoreError, Unavailable
 from swiftfs.filecache.segment_container import SegmentContainerChooser, may_hold_bytes_of
 from swiftfs.filecache.upload_record import segment_prefix
-from swiftfs.objects import ObjectName
+from swiftfs.objects import Limits, ObjectName, Usage
 from swiftfs.paths import SEGMENTS_FOLDER, Source
 from swiftfs.store.wire.object_headers import symlink_source
 
@@ -42,6 +43,42 @@ def test_a_container_given_by_an_option_is_not_replaced(error: StoreError) -> No
     store = MemoryStore("box")
     store.hook = refusing(error)
     assert str(SegmentContainerChooser(store, "pieces").of("box")) == "pieces/box"
+
+
+class Policies(MemoryStore):
+    """Has two storage policies; `box` has gold, of which no container can be made if it is `deprecated`."""
+
+    def __init__(self, *, deprecated: bool = False, policies: tuple[str, ...] = ("tin", "gold")) -> None:
+        super().__init__("box", limits=Limits(policies=policies))
+        self.deprecated = deprecated
+        self.made: list[tuple[str, str]] = []
+
+    def container_usage(self, container: str) -> Usage:
+        return replace(super().container_usage(container), storage_policy="gold")
+
+    def create_container(self, container: str, *, storage_policy: str = "") -> bool:
+        if storage_policy and self.deprecated:
+            raise BadContainer("400 Storage Policy 'gold' is deprecated")
+        self.made.append((container, storage_policy))
+        return super().create_container(container)
+
+
+def test_a_container_of_segments_has_the_storage_policy_of_the_files() -> None:
+    store = Policies()
+    SegmentContainerChooser(store).of("box")
+    assert store.made == [("box_segments", "gold")]
+
+
+def test_a_policy_that_no_new_container_can_have_is_left_out() -> None:
+    store = Policies(deprecated=True)
+    assert str(SegmentContainerChooser(store).of("box")) == "box_segments"
+    assert store.made == [("box_segments", "")]
+
+
+def test_the_policy_is_not_asked_for_where_there_is_one_only() -> None:
+    store = Policies(policies=("gold",))
+    SegmentContainerChooser(store).of("box")
+    assert ("container_usage", "box") not in store.requests
 
 
 def test_an_outage_chooses_no_container() -> None:

@@ -53,7 +53,7 @@ def test_close_ends_the_pauses() -> None:
         raise Unavailable("down", retry_after=60.0)
 
     memory.hook = fail
-    store = RetryingStore(memory, RetryPolicy(deadline=600.0, longest_retry_after=60.0))
+    store = RetryingStore(memory, RetryPolicy(deadline=600.0))
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(store.head, ObjectName("c", "o"))
         assert tried.wait(within(10))

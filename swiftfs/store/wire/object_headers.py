@@ -7,8 +7,9 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urlsplit
 
 from swiftfs.errors import BadRequest, Corrupt
-from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Retrieval
 from swiftfs.store.protocol import Headers
+from swiftfs.store.request import RETRIEVAL_DELAY, RETRIEVAL_STATE
 
 META = "x-object-meta-"
 
@@ -75,6 +76,7 @@ def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> Object
         is_slo=headers.get("x-static-large-object", "").lower() == "true",
         dlo_prefix=_dlo_prefix(headers.get("x-object-manifest")),
         is_symlink="content-location" in headers,
+        retrieval=retrieval_of(headers),
     )
 
 
@@ -93,6 +95,15 @@ def sent_info(
         is_slo=is_slo,
         dlo_prefix=_dlo_prefix(kept.get("X-Object-Manifest")),
     )
+
+
+def retrieval_of(headers: Mapping[str, str]) -> Retrieval | None:
+    """Return what an archive says of the object, None if the server is none."""
+    state = headers.get(RETRIEVAL_STATE)
+    if state is None:
+        return None
+    seconds = whole_number(headers.get(RETRIEVAL_DELAY, ""))
+    return Retrieval(state[:80].lower(), None if seconds is None else float(seconds))
 
 
 def etag_of(headers: Mapping[str, str]) -> str:

@@ -33,6 +33,7 @@ def container_usage(headers: Mapping[str, str]) -> Usage:
             for name, value in headers.items()
             if name.startswith(CONTAINER_META)
         },
+        storage_policy=headers.get("x-storage-policy", ""),
     )
 
 
