@@ -141,7 +141,7 @@ def _size(low: int, high: int) -> Kind:
 def _choice(*words: str) -> Kind:
     def parse(text: str) -> str:
         if text not in words:
-            raise ValueError(" or ".join(words))
+            raise ValueError(f"{', '.join(words[:-1])} or {words[-1]}")
         return text
 
     return Kind("|".join(words), parse)
@@ -197,8 +197,9 @@ class Options:
     )
     mtime: str = _option(
         "meta",
-        _choice("meta", "listing"),
-        "times of other clients' objects: from a HEAD request, or from the listing",
+        _choice("meta", "listing", "auto"),
+        "times of other clients' objects: from a HEAD request, from the listing, or from the listing "
+        "except for objects that were seen to have one",
     )
     dir_marker: str = _option(
         "plain", _choice("plain", "slash"), "name of the marker object that mkdir writes: `d`, or `d/`"

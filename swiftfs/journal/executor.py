@@ -294,7 +294,7 @@ class Executor:
         """Delete objects, then the segments of the SLOs, in few requests; return the failures."""
         failures: dict[ObjectName, StoreError] = {}
         found: dict[ObjectName, set[ObjectName]] = {}
-        operations = self._without_changed(operations, failures)
+        operations = self._with_known_kinds(self._without_changed(operations, failures))
         for operation, segments in zip(
             operations, self._pool.map(self._find_segments, operations), strict=True
         ):
@@ -319,6 +319,11 @@ class Executor:
             self.removal.keep_shared(found[name] & shared, {name})
             self.removal.owners.forget(name)
         return failures | failed
+
+    def _with_known_kinds(self, operations: Sequence[Delete]) -> list[Delete]:
+        """Return the deletions; those of objects that have no segments need no HEAD to learn that."""
+        plain = self.removal.without_segments(one.name for one in operations if one.is_slo is None)
+        return [replace(one, is_slo=False) if one.name in plain else one for one in operations]
 
     def _delete_in_turn(self, objects: Mapping[ObjectName, set[ObjectName]]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of those that are gone; return what failed."""

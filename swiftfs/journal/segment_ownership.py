@@ -49,7 +49,7 @@ class SegmentOwnership:
 
     def __init__(self, db: JournalDB, choice: str = AUTO) -> None:
         self._db = db
-        self._choice = choice
+        self.choice = choice
         self._lock = new_lock(Rank.OWNERSHIP)
         self._claims: dict[ObjectName, dict[str, set[Claim]]] = {}
         self._shared: dict[tuple[ObjectName, ObjectName], float] = {}
@@ -68,8 +68,8 @@ class SegmentOwnership:
         own = {
             one
             for one in named
-            if is_segment_of(one, name, self._choice)
-            or any(claim.covers(one, self._choice) for claim in claims)
+            if is_segment_of(one, name, self.choice)
+            or any(claim.covers(one, self.choice) for claim in claims)
         }
         if spared := len(named) - len(own):
             log.info("%d segments that %s names are kept: they may belong to other objects", spared, name)
@@ -78,6 +78,11 @@ class SegmentOwnership:
     def is_upload_of(self, prefix: ObjectName, name: ObjectName) -> bool:
         """Return whether the prefix of a DLO's segments says that they were uploaded for `name`."""
         return is_upload_of(prefix, name, self._choice)
+
+    def has_claims(self, name: ObjectName) -> bool:
+        """Return whether `name` may own segments that were uploaded for another object."""
+        with self._lock:
+            return bool(self._claims.get(name))
 
     def users(self, segments: Iterable[ObjectName]) -> dict[ObjectName, frozenset[ObjectName]]:
         """Return those segments that other objects than their owner may name, each with these objects."""
@@ -97,14 +102,14 @@ class SegmentOwnership:
         """
         names = {segment.name for segment in manifest.segments}
         # The names of the others say whose they are: a claim for them would only cost a row.
-        foreign = {one for one in names if not is_segment_of(one, name, self._choice)}
+        foreign = {one for one in names if not is_segment_of(one, name, self.choice)}
         with self._lock:
             known = self._claims.get(name, {}).get(before, set())
             claims = {
                 Claim(upload, is_prefix=True)
                 for one in foreign
                 if (upload := _upload_of(one)) is not None
-                and (_lies_below(one, prefix) or any(claim.covers(one, self._choice) for claim in known))
+                and (_lies_below(one, prefix) or any(claim.covers(one, self.choice) for claim in known))
             }
             if claims:
                 self._add(name, manifest.etag, claims)
@@ -166,7 +171,7 @@ class SegmentOwnership:
         prefixes = {claim.owner for claim in claims if claim.is_prefix}
         for name in {owner, *(claim.owner for claim in claims if not claim.is_prefix)}:
             # Every place where its segments may be: the option `segments` may have had another value once.
-            prefixes |= {place.name(f"{name.key}/") for place in places_of(name.container, self._choice)}
+            prefixes |= {place.name(f"{name.key}/") for place in places_of(name.container, self.choice)}
         return prefixes
 
     def unshare(self, user: ObjectName, until: float = inf) -> None:

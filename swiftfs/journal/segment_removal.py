@@ -24,6 +24,7 @@ from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.leftovers import Leftover, Leftovers, Proof, proven
 from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_search import without_segments
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
 from swiftfs.store.paging import iter_dlo_segments, iter_rows
@@ -141,6 +142,14 @@ class SegmentRemoval:
                 rows = iter_dlo_segments(self._store, prefix)
                 return {ObjectName(prefix.container, row.key) for row in rows}
         return set()
+
+    def without_segments(self, names: Iterable[ObjectName]) -> set[ObjectName]:
+        """Return those objects for which `segments_of` need not be asked: no segment would go with them.
+
+        That costs a few listings; an object that is not returned may have none either.
+        """
+        unknown = [name for name in names if name not in self._unproven and not self.owners.has_claims(name)]
+        return without_segments(self._store, unknown, self.owners.choice)
 
     def prove(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
         """Record that the version of `name` with these segments is gone; the segments still exist."""

@@ -7,6 +7,7 @@ import stat
 import struct
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -73,6 +74,12 @@ class Entry(_WeaklyReferenced):
         assert self.object is not None
         return ObjectVersion(self.object, self.etag or self.hash)
 
+    @property
+    def has_listed_time(self) -> bool:
+        """True for a file of another client of which the listing may lack only an mtime of its own."""
+        is_listed = bool(self.last_modified and (self.hash or self.media_type))
+        return is_listed and not self.is_directory and self.attributes.size > 0
+
 
 NO_TIME = -(2**63)
 """The mtime (ns) of a folder that stores none; `Namespace.dated` replaces it."""
@@ -80,11 +87,22 @@ NO_TIME = -(2**63)
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
+class Times(Enum):
+    """Whence the mtime of another client's object is; the values are those of the option `mtime`.
+
+    `AUTO` is the listing's time, unless an answer that is kept shows that the object had an mtime.
+    """
+
+    META = "meta"
+    LISTING = "listing"
+    AUTO = "auto"
+
+
 @dataclass(frozen=True, slots=True)
 class Defaults:
     """The attributes of objects that store none, and the mount's options about names.
 
-    With `ask_times` a HEAD asks for the mtime of an object that another client stored. With
+    `times` tells whence the mtime of an object is that another client stored. With
     `slash_markers` the markers of new folders are `d/`, with `typed_markers` a marker's Content-Type has its
     attributes. `show_segments` shows the containers of segments too, `special` what `shown` leaves out.
     """
@@ -92,7 +110,7 @@ class Defaults:
     uid: int
     gid: int
     umask: int = 0o022
-    ask_times: bool = True
+    times: Times = Times.META
     slash_markers: bool = False
     typed_markers: bool = False
     show_segments: bool = False
@@ -241,7 +259,7 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
         media_type=base,
         target=stored.target,
         is_slo=None if unknown else stored.slo is not None,
-        complete=not unknown or (row.size > 0 and not defaults.ask_times),
+        complete=not unknown or (row.size > 0 and defaults.times is Times.LISTING),
         hinted=not unknown and stored.slo is not None,
     )
 

@@ -89,25 +89,34 @@ class HeadCache:
 
     def recall_many(self, states: Iterable[ObjectState]) -> dict[ObjectState, ObjectInfo]:
         """Return the answers that are kept for these states, by one query for each container."""
-        known: dict[ObjectState, ObjectInfo] = {}
+        now = unix_time()
+        found = self._find(states)
+        return {one: info for one, known, info in found if one == known and not _expired(info, now)}
+
+    def recall_older(self, states: Iterable[ObjectState]) -> dict[ObjectState, ObjectInfo]:
+        """Return the answers that are kept for other states of the objects of these, which are older ones."""
+        return {one: info for one, known, info in self._find(states) if one != known}
+
+    def _find(self, states: Iterable[ObjectState]) -> list[tuple[ObjectState, ObjectState, ObjectInfo]]:
+        """Return, for each state, the one whose answer is kept for its object, and that answer."""
+        found: list[tuple[ObjectState, ObjectState, ObjectInfo]] = []
         with self._lock:
             sought = []
             for state in states:
                 # What waits to be written is newer than the row on the disk.
-                remembered, info = self._waiting.get((state.container, state.key), (None, None))
+                remembered = self._waiting.get((state.container, state.key))
                 if remembered is None:
                     sought.append(state)
-                elif remembered == state and info is not None:
-                    known[state] = info
+                else:
+                    found.append((state, *remembered))
             by_container = attrgetter("container")
             for container, group in groupby(sorted(sought, key=by_container), by_container):
                 try:
-                    known.update(self._read(container, list(group)))
+                    found += self._read(container, list(group))
                 except sqlite3.Error as error:
                     # Text that is not UTF-8 raises OperationalError too, so every error here is damage.
                     self._recover(error, damaged=True)
-        now = unix_time()
-        return {state: info for state, info in known.items() if not _expired(info, now)}
+        return found
 
     def close(self) -> None:
         """Write the remaining answers, and close the file."""
@@ -129,7 +138,9 @@ class HeadCache:
             log.warning("answers to HEAD requests are kept in memory only: %s", error)
             self._database = self._file.in_memory()
 
-    def _read(self, container: str, states: list[ObjectState]) -> Iterator[tuple[ObjectState, ObjectInfo]]:
+    def _read(
+        self, container: str, states: list[ObjectState]
+    ) -> Iterator[tuple[ObjectState, ObjectState, ObjectInfo]]:
         wanted = {state.key: state for state in states}
         now = int(unix_time())
         used = []
@@ -138,8 +149,8 @@ class HeadCache:
             _RECALL, (keys, container)
         ):
             state = ObjectState(container, key, hash_, last_modified)
-            if wanted.get(key) == state and isinstance(info, str) and checksum == _checksum(state, info):
-                yield state, _decode(state, info)
+            if key in wanted and isinstance(info, str) and checksum == _checksum(state, info):
+                yield wanted[key], state, _decode(state, info)
                 if last_used < now - _TOUCH_SECONDS:
                     used.append(key)
         if used:

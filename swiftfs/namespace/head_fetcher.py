@@ -1,12 +1,13 @@
 """HEADs for attributes that listings lack: many in parallel, none twice; their answers go into listings."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from swiftfs.attributes import decode_metadata
 from swiftfs.concurrency import Future, Lock, Rank, new_lock, new_pool
 from swiftfs.errors import Ghost, NotFound
-from swiftfs.namespace.entry import Defaults, Entry, with_head
+from swiftfs.namespace.entry import Defaults, Entry, Times, with_head
 from swiftfs.namespace.head_cache import HeadCache, ObjectState
 from swiftfs.namespace.listing import HeadQueue, Listing
 from swiftfs.namespace.listing_fetcher import Listings
@@ -61,6 +62,11 @@ class HeadFetcher:
         return self._cache.recall_many(
             key_of(entry) for entry in entries if entry.object is not None and entry.last_modified
         )
+
+    def had_times(self, entries: Iterable[Entry]) -> set[ObjectState]:
+        """Return, by `key_of` the entries, those objects of which an earlier state had an mtime."""
+        older = self._cache.recall_older(map(key_of, entries))
+        return {state for state, info in older.items() if decode_metadata(info.metadata).mtime_ns is not None}
 
     def remember(self, entry: Entry, info: ObjectInfo) -> None:
         """Keep an answer about the entry's object, if it stays valid as long as the listing row."""
@@ -197,17 +203,42 @@ class EntryCompleter:
             }
         if not known:
             return
-        infos = self._head_fetcher.recall_many(list(known.values()))
+        found = self._remembered(list(known.values()))
         with self._lock:
-            for where, entry in known.items():
-                if (info := infos.get(key_of(entry))) is not None:
-                    listings[where[0]].refine(entry, with_head(entry, info, self._defaults))
+            for (where, entry), better in zip(known.items(), found, strict=True):
+                if better is not None:
+                    listings[where[0]].refine(entry, better)
                     head_queue.pop(where, None)
+
+    def _remembered(self, entries: Sequence[Entry]) -> list[Entry | None]:
+        """Return each entry as complete as it is without a request; None if it needs a HEAD."""
+        infos = self._head_fetcher.recall_many(entries)
+        undated: set[ObjectState] = set()
+        if self._defaults.times is Times.AUTO:
+            unknown = [one for one in entries if one.has_listed_time and key_of(one) not in infos]
+            undated = set(map(key_of, unknown)) - self._head_fetcher.had_times(unknown)
+        found: list[Entry | None] = []
+        for entry in entries:
+            key = key_of(entry) if entry.object is not None else None
+            if key in infos:
+                found.append(with_head(entry, infos[key], self._defaults))
+            else:
+                found.append(replace(entry, complete=True) if key in undated else None)
+        return found
 
     def complete(self, listing: Listing, entry: Entry) -> Entry | None:
         """Return `entry` with a HEAD's answer, None when it is gone; send HEADs for the next entries too."""
+        # Of a huge folder the blocks were not completed from memory before.
+        if self._defaults.times is Times.AUTO and (better := self._remembered([entry])[0]) is not None:
+            with self._lock:
+                listing.refine(entry, better)
+            return better
         wanted = self._ask(listing, entry)
-        for other, sibling in self._next_queued(listing):
+        queued = self._next_queued(listing)
+        if self._defaults.times is Times.AUTO:
+            known = self._remembered([sibling for _, sibling in queued])
+            queued = [one for one, better in zip(queued, known, strict=True) if better is None]
+        for other, sibling in queued:
             self._ask(other, sibling)
         if isinstance(wanted, Entry):
             return wanted

@@ -21,7 +21,7 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier, SharedCopies
 from swiftfs.journal.tasks import Mode
-from swiftfs.namespace.entry import Defaults
+from swiftfs.namespace.entry import Defaults, Times
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.inodes import Inodes
@@ -86,7 +86,7 @@ def _defaults(options: Options) -> Defaults:
         uid=os.getuid() if options.uid is None else options.uid,
         gid=os.getgid() if options.gid is None else options.gid,
         umask=options.umask,
-        ask_times=options.mtime == "meta",
+        times=Times(options.mtime),
         slash_markers=options.dir_marker == "slash",
         typed_markers=options.dir_attributes == "content-type",
         show_segments=options.show_segments,

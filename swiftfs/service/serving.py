@@ -3,11 +3,10 @@
 It loads most of what a mount needs, so `service.mount` imports it while it waits for the login.
 """
 
-import contextlib
 import gc
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -55,15 +54,13 @@ def serve(
 
     `usage` is what Swift has said about the source. Errors as in `service.mount.serve`.
     """
-    with _garbage_collection_postponed():
-        filesystem = build(account, request, cache)
+    filesystem = build(account, request, cache)
     _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
     collector = StatusCollector(filesystem, account, request.source, request.mountpoint, monitoring.prices)
     Drain(0).write(cache)  # replaces the last state of an earlier process
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
     try:
-        with _garbage_collection_postponed():
-            begin(filesystem, request, account, usage)
+        begin(filesystem, request, account, usage)
         monitoring.begin(collector)
         termination.serve(account.reading.end)
         _mount(filesystem, request, monitoring.files(collector), ready, detached)
@@ -108,20 +105,6 @@ def _warn_of_small_cache(limit: int, segment: int) -> None:
         )
 
 
-@contextlib.contextmanager
-def _garbage_collection_postponed() -> Iterator[None]:
-    """Postpone Python's collection of cycles, which takes a quarter of a start with many pending changes.
-
-    Objects made at the start are kept anyway, so later collections skip them.
-    """
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        gc.enable()
-
-
 def _mount(
     filesystem: FileSystem,
     request: MountRequest,
@@ -140,6 +123,8 @@ def _mount(
         detach(request.mountpoint)
     seconds = min(KERNEL_CACHE_SECONDS, request.options.ttl)
     watchers = _Watchers(filesystem, request.mountpoint, ready, detached)
+    gc.freeze()  # later collections need not look at what is there since the start
+    gc.enable()
     try:
         FUSE(
             Operations(ControlDirFS(filesystem, ControlDir(files, caller))),

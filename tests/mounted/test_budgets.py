@@ -59,8 +59,10 @@ def budget(mounted: Mount) -> Budget:
     return Budget(mounted)
 
 
-def upload(connections: list[Connection], container: str, top: Path, *, markers: bool) -> None:
-    """Store a tree as a mount does, with or without markers, with several clients in parallel."""
+def upload(
+    connections: list[Connection], container: str, top: Path, *, markers: bool, plain: bool = False
+) -> None:
+    """Store a tree as a mount does, or `plain` as another client; with several clients in parallel."""
     paths = [path for path in [top, *sorted(top.rglob("*"))] if markers or path.is_file()]
 
     def put(connection: Connection, path: Path) -> None:
@@ -72,7 +74,7 @@ def upload(connections: list[Connection], container: str, top: Path, *, markers:
             connection.put_object(container, key, b"", content_type=DIRECTORY, headers=headers)
         else:
             stored = Stored(stat.st_mode, MTIME_NS, stat.st_uid, stat.st_gid)
-            kind = encode_type("text/plain", stored)
+            kind = "text/plain" if plain else encode_type("text/plain", stored)
             connection.put_object(container, key, path.read_bytes(), content_type=kind)
 
     def put_part(number: int) -> None:
@@ -194,6 +196,20 @@ def test_removing_a_tree_that_was_not_listed(
     budget.mount.remount()
     removed = budget.settled(lambda: run("rm", "-rf", budget.mount.path / "tree"))
     budget.at_most(46, "rm -rf, cold", removed)
+    assert object_names(connections[0], container) == []
+
+
+@pytest.mark.mount_options("settle=2,mtime=auto")
+def test_a_tree_of_another_client(
+    budget: Budget, tree: Path, connections: list[Connection], container: str
+) -> None:
+    """Without markers and attributes in listings; which objects have segments is found by listings, too."""
+    upload(connections, container, tree, markers=False, plain=True)
+    top = budget.mount.path
+    budget.at_most(3, "ls -lR, another client's", budget.cold(lambda: list_all(top, FILES)))
+    removed = budget.settled(lambda: run("rm", "-rf", top / "tree"))
+    budget.at_most(8, "rm -rf, another client's", removed)
+    assert removed["HEAD"] <= 1, removed
     assert object_names(connections[0], container) == []
 
 

@@ -114,7 +114,7 @@ def test_unusable_mount_points_are_reported(
         ("segment_size=10", "segment_size=10"),
         ("uploads=0", "1 to 64"),
         ("umask=9", "octal"),
-        ("mtime=never", "meta or listing"),
+        ("mtime=never", "meta, listing or auto"),
         ("ro=perhaps", "yes or no"),
         ("zzzzzzzz", "zzzzzzzz"),
     ],
