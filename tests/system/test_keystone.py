@@ -138,7 +138,7 @@ def test_a_user_without_a_project_is_told_so(swift: KeystoneSwift) -> None:
 
 def test_a_clock_that_is_wrong_is_told(swift: KeystoneSwift, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(login_diagnosis, "unix_time", lambda: time.time() - 7200)
-    with pytest.raises(AccessDenied, match="this machine's clock is (2 h|1 h 59 min) behind the server's"):
+    with pytest.raises(AccessDenied, match=r"this machine's clock is (2 h|1 h 59 min) behind the server's"):
         connect({**swift.environment(), "OS_PASSWORD": "not-the-password"})
 
 
