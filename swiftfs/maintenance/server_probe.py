@@ -11,8 +11,9 @@ from functools import partial
 from swiftfs.attributes import Stored, encode_type
 from swiftfs.concurrency import Executor, monotonic, new_pool, sleep, unix_time
 from swiftfs.config.options import MIB, show_size
-from swiftfs.errors import AlreadyExists, ConfigurationError, NotFound, StoreError
+from swiftfs.errors import AccessDenied, AlreadyExists, ConfigurationError, NotFound, StoreError
 from swiftfs.filecache.segment_container import place_beside
+from swiftfs.maintenance.permission_probe import Finding, PermissionProbe
 from swiftfs.objects import Limits, Manifest, ObjectName, Segment
 from swiftfs.paths import Source
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -28,15 +29,6 @@ SKEW_SECONDS = 5.0
 """A larger difference of the clocks is reported: files have the client's times, listings the server's."""
 
 TYPE = encode_type("application/x-swiftfs-probe", Stored(mode=0o100640, mtime_ns=1, uid=0, gid=0))
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A result about `subject`; `options` are the mount options that it suggests."""
-
-    subject: str
-    text: str
-    options: str = ""
 
 
 @dataclass(slots=True)
@@ -65,14 +57,23 @@ class Probe:
         yield from self._limits()
         yield latency
         try:
-            if not (allowed := self._may_write()).options:
-                yield allowed
-                yield from self._abilities()
-                yield from self._throughput()
-            else:
-                yield allowed
+            refused = False
+            for verdict in PermissionProbe(self.store, self.source, self._name).run():
+                refused = refused or "ro" in verdict.options
+                yield verdict
+            if refused:
+                self.made.clear()
+                return
+            yield self._clock()
+            yield from self._abilities()
+            yield from self._throughput()
         finally:
             self._clean()
+
+    @property
+    def _object(self) -> ObjectName:
+        """The object that `_clock` has stored."""
+        return ObjectName(self.source.container, f"{self.source.prefix}{self.prefix}/object")
 
     def left(self) -> list[ObjectName]:
         """Return the objects that could not be deleted."""
@@ -84,11 +85,17 @@ class Probe:
         return name
 
     def _abilities(self) -> Iterator[Finding]:
-        yield self._attributes()
-        yield self._listing()
-        yield self._conditions()
-        yield self._large_objects()
-        yield self._segments()
+        for subject, test in (
+            ("attributes in Content-Type", self._attributes),
+            ("listing", self._listing),
+            ("If-None-Match", self._conditions),
+            ("large objects", self._large_objects),
+            ("segments", self._segments),
+        ):
+            try:
+                yield test()
+            except AccessDenied as error:  # the verdict on the permission has said what that means
+                yield Finding(subject, f"not tested: {error}")
 
     def _limits(self) -> Iterator[Finding]:
         limits = self.store.limits()
@@ -112,6 +119,8 @@ class Probe:
             begun = monotonic()
             try:
                 self.store.container_usage(self.source.container)
+            except AccessDenied as error:
+                return Finding("latency", f"not measured: {error}")
             except NotFound:
                 raise ConfigurationError(
                     f"no container {self.source.container!r}: check its name, or make it by "
@@ -122,35 +131,29 @@ class Probe:
         text = f"{middle * 1000:.0f} ms a request (median of {PINGS} HEADs)"
         return Finding("latency", text, WIDE if middle > 0.05 else "")
 
-    def _may_write(self) -> Finding:
+    def _clock(self) -> Finding:
         before = unix_time()
-        try:
-            info = self.store.put(self._name("object"), b"text", Headers(TYPE))
-        except StoreError as error:
-            self.made.clear()
-            return Finding("writing", f"refused: {error}", "ro")
+        info = self.store.put(self._name("object"), b"text", Headers(TYPE))
         skew = info.last_modified_ns / 10**9 - (before + unix_time()) / 2
         agree = abs(skew) < SKEW_SECONDS
         text = "server and this machine agree" if agree else f"the server's is {skew:+.0f} s off"
         return Finding("clock", text)
 
     def _attributes(self) -> Finding:
-        name = self.made[0]
-        self.store.post(name, Headers(TYPE))
-        info = self.store.head(name)
+        info = self.store.head(self._object)
         kept = info.content_type == TYPE
         text = "kept" if kept else f"changed to {info.content_type!r}: HEADs are needed"
         return Finding("attributes in Content-Type", text)
 
     def _listing(self) -> Finding:
         begun = monotonic()
-        names = [self.made[0], *[self._name(f"page-{number}") for number in range(2)]]
+        names = [self._object, *[self._name(f"page-{number}") for number in range(2)]]
         for name in names[1:]:
             self.store.put(name, b"", Headers("text/plain"))
         prefix = names[0].key.removesuffix("object")
         while monotonic() - begun < LISTING_SECONDS:
             rows = self.store.list_page(names[0].container, prefix=prefix).rows
-            if len(rows) == len(names):
+            if {row.key for row in rows}.issuperset(name.key for name in names):
                 break
             sleep(0.1)
         seconds = monotonic() - begun
@@ -162,7 +165,7 @@ class Probe:
 
     def _conditions(self) -> Finding:
         try:
-            self.store.put(self.made[0], b"", Headers("text/plain"), if_absent=True)
+            self.store.put(self._object, b"", Headers("text/plain"), if_absent=True)
         except AlreadyExists:
             return Finding("If-None-Match", "honoured")
         return Finding("If-None-Match", "ignored: two mounts may create the same folder")

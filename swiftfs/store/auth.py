@@ -24,6 +24,7 @@ from swiftfs.errors import ConfigurationError, LoginRefused, StoreError, TimedOu
 from swiftfs.store.clouds import find_cloud, open_session
 from swiftfs.store.error_map import causes_of, reason
 from swiftfs.store.login_adapter import BadUrl, ForeignServer, as_sent, guard_logins
+from swiftfs.store.login_diagnosis import PasswordLogin, clock_difference, likely_cause
 from swiftfs.store.retry import remaining
 from swiftfs.store.storage_url import (
     ANY,
@@ -47,15 +48,19 @@ class Account:
     """A Swift account: the storage URL and a token, renewed once for all threads when it is refused.
 
     `label` names the auth URL and the user for messages; the key stays inside `session`. `storage` chooses
-    the storage URL.
+    the storage URL. `login` is what to try out to find why the login is refused.
     """
 
-    def __init__(self, session: Session, label: str, storage: StorageChoice) -> None:
+    def __init__(
+        self, session: Session, label: str, storage: StorageChoice, login: PasswordLogin | None = None
+    ) -> None:
         self.session = session
         self.label = label
+        self._login = login
         self._storage = storage
         self._lock = new_lock(Rank.RENEWALS)
         self._renewals: dict[str, Future[str]] = {}
+        self._clock = ""
         self._endpoint = _checked_storage_url(storage.url) if storage.url else ""
 
     def __repr__(self) -> str:
@@ -102,6 +107,12 @@ class Account:
             with self._lock:
                 # After the result is set: a thread that finds no renewal any more finds the new token.
                 del self._renewals[refused]
+
+    def explain(self, refusal: LoginRefused) -> LoginRefused:
+        """Return a refusal of the first login with its likely cause, if that can be found out."""
+        if self._login is None:
+            return refusal
+        return LoginRefused(f"{self.label}: {likely_cause(self.session, self._login)}{self._clock}")
 
     def _new_token(self, refused: str) -> str:
         # Another thread may have logged in between the 401 and this.
@@ -169,7 +180,8 @@ class Account:
 
     def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
         if isinstance(error, keystone_errors.Unauthorized | keystone_errors.Forbidden):
-            return LoginRefused(f"{self.label}: wrong user or key")
+            self._clock = clock_difference(error)
+            return LoginRefused(f"{self.label}: wrong user or key{self._clock}")
         if any(isinstance(cause, ForeignServer) for cause in causes_of(error)):
             return Unavailable(f"{self.label}: {reason(error)}", may_land=False)
         if isinstance(error, keystone_errors.SSLError):
@@ -258,18 +270,20 @@ def _from_keystone(environment: Mapping[str, str], storage: StorageChoice) -> Ac
     url = _versioned(_checked_url(environment["OS_AUTH_URL"]))
     # Only a name needs its domain; an id is unique (Keystone API v3).
     by_name = bool(environment.get("OS_PROJECT_NAME")) and not environment.get("OS_PROJECT_ID")
+    # One of the two, the one in the label: of both, keystoneauth would take the id.
+    name = environment.get("OS_USERNAME")
+    who: dict[str, Any] = {"username": name, "user_id": None if name else environment.get("OS_USER_ID")}
+    login = PasswordLogin(url, who, _domain(environment, "user"), project or "", environment["OS_PASSWORD"])
     plugin = v3.Password(
         auth_url=url,
-        # One of the two, the one in the label: of both, keystoneauth would take the id.
-        username=environment.get("OS_USERNAME"),
-        user_id=None if environment.get("OS_USERNAME") else environment.get("OS_USER_ID"),
-        password=environment["OS_PASSWORD"],
+        password=login.password,
         project_id=environment.get("OS_PROJECT_ID"),
         project_name=environment.get("OS_PROJECT_NAME") if by_name else None,
-        **_domain(environment, "user"),
+        **who,
+        **login.domain,
         **(_domain(environment, "project") if by_name else {}),
     )
-    return _at_keystone(plugin, environment, storage, url, f"user {user}", [url])
+    return _at_keystone(plugin, environment, storage, url, f"user {user}", [url], login)
 
 
 def _at_keystone(
@@ -279,10 +293,11 @@ def _at_keystone(
     url: str,
     who: str,
     named: Iterable[str],
+    login: PasswordLogin | None = None,
 ) -> Account:
     completed = storage.completed(environment)
     label = _label(url, who, storage, completed.url)
-    return Account(_session(plugin, environment, named), label, completed)
+    return Account(_session(plugin, environment, named), label, completed, login)
 
 
 def _auth_type(environment: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from swiftfs.concurrency import Future, new_future, new_thread, wait_all
-from swiftfs.errors import Unavailable
+from swiftfs.errors import LoginRefused, Unavailable
 from swiftfs.objects import Limits
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
@@ -106,8 +106,11 @@ def log_in(account: Account, *, insecure_storage: bool) -> None:
 def _log_in(account: Account, insecure_storage: bool, done: Future[None]) -> None:
     try:
         with deadline(LOGIN_SECONDS):
-            account.check_storage(insecure=insecure_storage)
-            account.token()
+            try:
+                account.check_storage(insecure=insecure_storage)
+                account.token()
+            except LoginRefused as refusal:
+                raise account.explain(refusal) from None
         done.set_result(None)
     except BaseException as error:  # noqa: BLE001  whoever waits raises it
         done.set_exception(error)

@@ -90,11 +90,12 @@ class KeystoneServer:
             "endpoint", {"interface": "public", "region_id": REGION, "service_id": service, "url": url}
         )
 
-    def add_user(self, name: str, role: str) -> str:
-        """Make a user of `PROJECT` with a new role and `PASSWORD`; return its id."""
+    def add_user(self, name: str, role: str, *, in_project: bool = True) -> str:
+        """Make a user of `PROJECT`, or of none, with a new role and `PASSWORD`; return its id."""
         user = self._create("user", {"name": name, "password": PASSWORD, "domain_id": "default"})
         made = self._create("role", {"name": role})
-        self._admin("PUT", f"/v3/projects/{self.project_id}/users/{user}/roles/{made}")
+        if in_project:
+            self._admin("PUT", f"/v3/projects/{self.project_id}/users/{user}/roles/{made}")
         return user
 
     def revoke(self, user: str) -> None:

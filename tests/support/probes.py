@@ -2,7 +2,8 @@
 
 from support.memory_store import MemoryStore
 from swiftfs.config.options import MIB
-from swiftfs.maintenance.server_probe import Finding, Probe
+from swiftfs.maintenance.permission_probe import Finding
+from swiftfs.maintenance.server_probe import Probe
 from swiftfs.paths import Source
 from swiftfs.store.swift_store import SwiftStore
 

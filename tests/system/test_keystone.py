@@ -20,6 +20,7 @@ from support.pages import ROOT, blocks, put_editor, reader_s_environment, run_bl
 from swiftfs.config.credentials import NAVER_KEYS
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError
+from swiftfs.store import login_diagnosis
 from swiftfs.store.connect import ConnectedAccount, connect
 
 pytestmark = pytest.mark.skipif(
@@ -98,11 +99,25 @@ def test_names_and_ids_log_in_to_the_same_account(swift: KeystoneSwift) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"OS_PASSWORD": "not-the-password"}, {"OS_USERNAME": "nobody"}, {"OS_PROJECT_NAME": "elsewhere"}],
-    ids=["password", "user", "project"],
+    ("wrong", "cause"),
+    [
+        ({"OS_PASSWORD": "not-the-password"}, "wrong user or key, or another domain of the user"),
+        ({"OS_USERNAME": "nobody"}, "wrong user or key, or another domain of the user"),
+        (
+            {"OS_PROJECT_NAME": "elsewhere"},
+            f"user and key are right, but not the project 'elsewhere': the user may use {PROJECT} (",
+        ),
+        (
+            {"OS_USER_DOMAIN_NAME": "", "OS_USER_DOMAIN_ID": "Default"},
+            "'Default' is not the id of the user's domain: set OS_USER_DOMAIN_NAME to it",
+        ),
+        ({"OS_USER_DOMAIN_NAME": "Elsewhere"}, "wrong user or key, or another domain of the user"),
+    ],
+    ids=["password", "user", "project", "id of the domain", "domain"],
 )
-def test_a_refused_login_is_reported_in_one_line(swift: KeystoneSwift, wrong: dict[str, str]) -> None:
+def test_a_refused_login_is_reported_with_the_likely_cause(
+    swift: KeystoneSwift, wrong: dict[str, str], cause: str
+) -> None:
     environment = {**swift.environment(), **wrong}
     with pytest.raises(AccessDenied) as caught:
         connect(environment)
@@ -111,6 +126,20 @@ def test_a_refused_login_is_reported_in_one_line(swift: KeystoneSwift, wrong: di
     assert environment["OS_USERNAME"] in text
     assert environment["OS_PASSWORD"] not in text
     assert "\n" not in text
+    assert cause in text
+    assert "clock" not in text
+
+
+def test_a_user_without_a_project_is_told_so(swift: KeystoneSwift) -> None:
+    swift.keystone.add_user("newcomer", "newcomer", in_project=False)
+    with pytest.raises(AccessDenied, match="the user has no role in any project"):
+        connect({**swift.environment(), "OS_USERNAME": "newcomer"})
+
+
+def test_a_clock_that_is_wrong_is_told(swift: KeystoneSwift, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login_diagnosis, "unix_time", lambda: time.time() - 7200)
+    with pytest.raises(AccessDenied, match=r"this machine's clock is (2 h|1 h 59 min) behind the server's"):
+        connect({**swift.environment(), "OS_PASSWORD": "not-the-password"})
 
 
 def test_a_region_without_swift_is_reported(swift: KeystoneSwift) -> None:
@@ -395,7 +424,7 @@ def test_the_page_about_naver_makes_a_bucket_that_is_missing(
         ("chmod 644 {}", "can be read by other users: chmod 600 it"),
         *((f"sed -i /{name}/d {{}}", f"{name} is missing") for name in NAVER_KEYS),
         ("sed -i 's/^secret_key = .*/secret_key = wrong/' {}", "wrong user or key"),
-        ("sed -i 's/^project_id = .*/project_id = 0123/' {}", "wrong user or key"),
+        ("sed -i 's/^project_id = .*/project_id = 0123/' {}", "but not the project '0123': the user may use"),
     ],
 )
 def test_a_mistake_in_the_file_of_the_page_about_naver_is_told(

@@ -21,6 +21,7 @@ ERRORS = {
     "DeadMount",
     "NotYours",
     "AccessDenied",
+    "LoginRefused",
     "Unavailable",
     "StoreError",
     "ForeignRedirect",

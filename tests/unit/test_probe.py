@@ -4,10 +4,13 @@ import pytest
 
 from support.memory_store import MemoryStore
 from support.probes import probe_of
+from support.stores import put
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import AccessDenied, Unavailable
-from swiftfs.maintenance.server_probe import Finding, advice
-from swiftfs.objects import Limits
+from swiftfs.maintenance.permission_probe import Finding, PermissionProbe
+from swiftfs.maintenance.server_probe import advice
+from swiftfs.objects import Limits, ObjectName
+from swiftfs.paths import Source
 
 
 def test_refusals_become_advice() -> None:
@@ -20,7 +23,45 @@ def test_refusals_become_advice() -> None:
     findings = probe_of(store)
     assert findings["segments"] == Finding("segments", "box_segments cannot be created: 403", "segments=same")
     store.hook = lambda method, _subject: _refuse(method == "put")
-    assert probe_of(store)["writing"].options == "ro"
+    findings = probe_of(store)
+    assert findings["may write"] == Finding("may write", "no: mounts are read-only (403)", "ro")
+    assert "upload" not in findings
+
+
+@pytest.mark.parametrize(
+    ("method", "subject", "text"),
+    [
+        ("list_page", "may list", "no: nothing can be mounted (403)"),
+        ("get", "may read", "no: files show, but cannot be opened (403)"),
+        ("post", "may change attributes (POST)", "no: chmod, chown and touch fail"),
+        (
+            "copy",
+            "may copy on the server (COPY)",
+            "no: files and folders that are in Swift",
+        ),
+        ("delete", "may delete", "no: rm and mv fail (403)"),
+        ("create_container", "may create containers", "no: segments of large files go to box itself"),
+    ],
+)
+def test_each_permission_has_a_verdict(method: str, subject: str, text: str) -> None:
+    store = MemoryStore("box")
+    findings = list(PermissionProbe(store, Source("box"), lambda key: ObjectName("box", key)).run())
+    assert {one.subject: one.text for one in findings}[subject] == "yes"
+    store.hook = lambda called, _subject: _refuse(called == method)
+    findings = list(PermissionProbe(store, Source("box"), lambda key: ObjectName("box", key)).run())
+    verdicts = {one.subject: one.text for one in findings}
+    assert verdicts.pop(subject).startswith(text)
+    assert set(verdicts.values()) == {"yes"}
+
+
+def test_who_may_only_read_is_asked_to_read_what_is_there() -> None:
+    store = MemoryStore("box")
+    store.hook = lambda called, _subject: _refuse(called == "put")
+    assert probe_of(store)["may read"].text == "not known: there is no object to read"
+    store.hook = None
+    put(store, "box", "file", b"text")
+    store.hook = lambda called, _subject: _refuse(called == "put")
+    assert probe_of(store)["may read"].text == "yes"
 
 
 def _refuse(refused: bool) -> None:
