@@ -4,17 +4,16 @@ Names and contents are separate: a name stands for a `Node`, which keeps its con
 a call that failed, or was running at a crash, several states of the names are possible; each is a `World`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from simulation.pages import is_mixture
 from simulation.words import describe_bytes
 
 MOST_WORLDS = 64
 
 MOST_TWINS = 20
-
-PAGE = 4096
 
 MISSING = b"missing"
 """Stands for the content of a missing file."""
@@ -136,7 +135,7 @@ class AfterCut:
 
     def allows_anywhere(self, body: bytes) -> bool:
         """Return whether any file may hold these bytes."""
-        return any(_is_mixture(body, bodies) for bodies in self.bodies.values())
+        return any(is_mixture(body, bodies) for bodies in self.bodies.values())
 
     def _at(self, path: str) -> Iterator[Node]:
         for world in self.worlds:
@@ -147,19 +146,7 @@ class AfterCut:
     def _fits(self, node: Node, body: bytes | None) -> bool:
         if body is None or node.is_folder:
             return body is None and node.is_folder
-        return node.foreign or _is_mixture(body, self.bodies[node])
-
-
-def _is_mixture(body: bytes, bodies: Iterable[bytes]) -> bool:
-    """Return whether bytes are those of one state of a file, or each page of one, with the size of one."""
-    return any(len(one) == len(body) for one in bodies) and all(
-        any(one[at : at + PAGE] == body[at : at + PAGE] for one in _sized(bodies, len(body)))
-        for at in range(0, len(body), PAGE)
-    )
-
-
-def _sized(bodies: Iterable[bytes], size: int) -> list[bytes]:
-    return [one[:size].ljust(size, b"\0") for one in bodies]
+        return node.foreign or is_mixture(body, self.bodies[node])
 
 
 class Uncertain(Exception):
@@ -363,6 +350,12 @@ class Model:
             return self._cut.problems(found)
         moves = self._torn_moves if torn else ()
         return min((self._differences(found, world, moves) for world in self.worlds), key=len)
+
+    def fitting(self, found: Mapping[str, bytes | None]) -> list[World]:
+        """Return the worlds that a tree fits; after a power cut none, for any mixture may be right."""
+        if self._cut is not None:
+            return []
+        return [world for world in self.worlds if not self._differences(found, world, ())]
 
     def adopt(self, found: Mapping[str, bytes | None]) -> None:
         """Make a tree that is allowed the only possible world."""

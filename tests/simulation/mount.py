@@ -4,10 +4,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
 
 from simulation.adversary import CONTAINER, SEGMENTS, THEIRS, Adversary
+from simulation.attributes import Seen
 from support.harness import get, listed
+from swiftfs.attributes import decode_type
 from swiftfs.config.cache_dir import HEADS, JOURNAL, VERSIONS
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError
@@ -74,6 +77,24 @@ def tree_of(filesystem: FileSystem, path: str = "/", *, mixed: bool = False) -> 
                 raise
             found[one] = UNREADABLE
     return found
+
+
+def attributes_of(filesystem: FileSystem, found: Tree) -> dict[str, Seen]:
+    """Return the attributes that a mount shows of the files of a tree."""
+    seen = {path: filesystem.getattr(path) for path, body in found.items() if body is not None}
+    return {path: (S_IMODE(one.mode), one.mtime_ns) for path, one in seen.items()}
+
+
+def stored_attributes(store: Adversary, found: Tree) -> dict[str, Seen]:
+    """Return the attributes that the objects of the files of a tree store."""
+    objects = store._containers[CONTAINER].objects
+    seen = {}
+    for path, body in found.items():
+        if body is not None:
+            stored = decode_type(objects[path[1:]].headers.content_type)[1]
+            if stored.mode is not None and stored.mtime_ns is not None:
+                seen[path] = S_IMODE(stored.mode), stored.mtime_ns
+    return seen
 
 
 def read(filesystem: FileSystem, path: str) -> bytes:

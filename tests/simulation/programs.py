@@ -4,22 +4,19 @@ import errno
 import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from simulation.adversary import CONTAINER, Adversary
-from simulation.model import Model, Node, Uncertain, added, distinct, moved, removed
+from simulation.adversary import CONTAINER
+from simulation.context import Handle, MountContext, Skip
+from simulation.model import Node, Uncertain, added, distinct, moved, removed
 from simulation.mount import stored_body
-from simulation.runtime import SimLock
-from simulation.scheduler import Scheduler
 from simulation.steps import Step
 from simulation.words import describe_bytes
 from support.harness import ME, get
 from swiftfs.errors import NotFound, SwiftfsError, errno_of
 from swiftfs.journal.journal import HIDDEN_SECONDS
 from swiftfs.objects import ObjectName
-from swiftfs.posix.filesystem import FileSystem
 
 T = TypeVar("T")
 
@@ -33,45 +30,6 @@ OTHERS = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY})
 """Errors that are right if another client has made files and folders."""
 
 
-class Skip(Exception):
-    """A step that is impossible now."""
-
-
-@dataclass(eq=False)
-class Handle:
-    """An open file."""
-
-    number: int
-    node: Node
-    writable: bool
-
-
-class MountContext:
-    """What the programs of one mount share."""
-
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        store: Adversary,
-        model: Model,
-        filesystem: FileSystem,
-        *,
-        doubts_reads: bool,
-    ) -> None:
-        self.scheduler = scheduler
-        self.store = store
-        self.model = model
-        self.filesystem = filesystem
-        self.doubts_reads = doubts_reads
-        self.names = SimLock(scheduler, reentrant=True)
-        self.hidden: dict[Node, str] = {}
-
-    def fail(self, what: str) -> None:
-        """Record a failure."""
-        self.scheduler.failures.append(what)
-        self.scheduler.record(f"FAILURE: {what}")
-
-
 class Program:
     """Executes the steps of one program."""
 
@@ -80,6 +38,7 @@ class Program:
         self._context = context
         self._model = context.model
         self._fs = context.filesystem
+        self._attributes = context.attributes
         self._names = context.names
         self._handles: dict[int, Handle] = {}
         self._step = Step("nothing")
@@ -136,6 +95,7 @@ class Program:
             self._model.touch(step.path)
             body = node.now[: step.size].ljust(step.size, b"\0")
             self._model.wrote(node, body)
+            self._attributes.written(node)
             node.now = body
             try:
                 self._call(lambda: self._fs.truncate(step.path, step.size))
@@ -203,14 +163,12 @@ class Program:
             self._release(handle)
 
     def _utimens(self, step: Step) -> None:
-        with self._names:
-            self._file(step.path)
-            self._call(lambda: self._fs.utimens(step.path, None, 1_600_000_000_000_000_000))
+        with self._names, self._attributes.change_time(self._file(step.path)) as time:
+            self._call(lambda: self._fs.utimens(step.path, None, time))
 
     def _chmod(self, step: Step) -> None:
-        with self._names:
-            self._file(step.path)
-            self._call(lambda: self._fs.chmod(step.path, 0o600))
+        with self._names, self._attributes.change_mode(self._file(step.path)) as mode:
+            self._call(lambda: self._fs.chmod(step.path, mode))
 
     def _mkdir(self, step: Step) -> None:
         with self._names:
@@ -329,12 +287,14 @@ class Program:
             self._model.touch(path)
             if node is None:
                 node = self._model.new()
+                self._attributes.created(node)
                 with self._model.change(added(path, node)):
                     number = self._call(lambda: self._fs.create(path, 0o644, os.O_WRONLY | os.O_TRUNC, ME))
                 node.rewritten = []
             else:
                 self._may_write(node)
                 self._model.wrote(node, node.now)
+                self._attributes.written(node)
                 number = self._call(lambda: self._fs.open(path, os.O_WRONLY | os.O_TRUNC))
                 node.rewritten, node.now = [], b""
             node.handles += 1
@@ -355,6 +315,7 @@ class Program:
 
     def _put(self, handle: Handle, offset: int, data: bytes) -> None:
         node = handle.node
+        self._attributes.written(node)
         before = node.now
 
         def after(size: int) -> bytes:

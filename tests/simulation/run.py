@@ -17,21 +17,25 @@ from typing import TypeVar
 
 import pytest
 
-from simulation.adversary import CONTAINER, SEGMENTS, Adversary
+from simulation.adversary import CONTAINER, REFUSALS, SEGMENTS, Adversary
+from simulation.attributes import KnownAttributes
+from simulation.context import MountContext
 from simulation.disk import Disk, watched
 from simulation.model import Model
 from simulation.mount import (
     Tree,
+    attributes_of,
     broken_manifests,
     detach,
     mount,
     orphans,
+    stored_attributes,
     stored_body,
     stored_tree,
     tree_of,
 )
 from simulation.plan import History, Life
-from simulation.programs import MountContext, Program
+from simulation.programs import Program
 from simulation.runtime import SimRuntime
 from simulation.scheduler import Scheduler, SimThread, SimulationError, scheduling
 from simulation.words import describe_bytes
@@ -122,6 +126,8 @@ class _Simulation:
         self._scheduler = scheduler
         self._cache = cache
         self._model = Model()
+        refusals = any(one.kind in REFUSALS for one in history.faults)
+        self._attributes = KnownAttributes(self._model, has_refusals=refusals)
         self.disk = Disk(cache, history.seed, self._is_disk_full)
         self._store = Adversary(
             scheduler,
@@ -156,7 +162,9 @@ class _Simulation:
             self._unmount(filesystem)
             return False
         doubts = any(fault.kind == "flipped" for fault in self._history.faults)
-        context = MountContext(self._scheduler, self._store, self._model, filesystem, doubts_reads=doubts)
+        context = MountContext(
+            self._scheduler, self._store, self._model, filesystem, self._attributes, doubts_reads=doubts
+        )
         programs = [
             self._scheduler.spawn(
                 partial(Program(context, f"program {number}").run, steps, self._kill_of(life, number)),
@@ -245,14 +253,18 @@ class _Simulation:
         """
         loud, self._store.loud, self._scheduler.may_stall = self._store.loud, False, False
         found = self._do(partial(self._tree, filesystem), "look")
+        seen = self._do(partial(attributes_of, filesystem, found), "look at attributes") if found else {}
         self._store.loud, self._scheduler.may_stall = loud, True
         if found is None:
             return False
         problems = self._model.problems(found)
         if not problems and (self._store.has_remnants or self._store.is_unsettled):
             return False  # what a program sees may be undone later
-        if not problems:
+        if not problems and seen is not None:
+            wrong = self._attributes.problems(found, seen)
+            self._scheduler.failures += [f"{when}: {problem}" for problem in wrong]
             self._model.adopt(found)
+            self._attributes.adopt(seen)
         elif not self._store.is_unsettled:
             self._scheduler.failures += [f"{when}: {problem}" for problem in self._lasting(found)]
         return not problems
@@ -321,7 +333,9 @@ class _Simulation:
         if failures:
             return
         found = stored_tree(self._store)
-        failures += [f"at the server: {problem}" for problem in self._lasting(found)]
+        problems = self._lasting(found)
+        problems = problems or self._attributes.problems(found, stored_attributes(self._store, found))
+        failures += [f"at the server: {problem}" for problem in problems]
         if not self._history.lag and not any(one.kind in ("lost", "late") for one in self._history.faults):
             lost = [path for path, body in self._model.due.items() if body not in found.values()]
             failures += [f"destroyed: what another client has stored as {path}" for path in lost]

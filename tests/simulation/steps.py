@@ -158,6 +158,19 @@ def unlink_open(rng: random.Random) -> Steps:
     yield Step("close slot", slot=1)
 
 
+def describe(rng: random.Random) -> Steps:
+    """Yield changes of a file's attributes, before, during and after its upload, and of its name."""
+    path = rng.choice(FILES)
+    if rng.random() < 0.7:
+        yield Step("write", path, size=rng.choice(SIZES))
+        yield Step("pause", seconds=rng.choice((0.0, 1.9, 1.99, 2.0, 2.01, 2.05, 35.0)))
+    for _ in range(rng.randrange(1, 4)):
+        yield rng.choice((Step("chmod", path), Step("utimens", path)))
+        yield rng.choice((Step("pause", seconds=rng.choice((0.0, 1.99, 2.01))), change(rng, path)))
+    if rng.random() < 0.4:
+        yield Step("rename", *rng.choice(((path, rng.choice(FILES)), rng.sample(FOLDERS, 2))))
+
+
 def anything(rng: random.Random) -> Steps:
     """Yield a few random steps."""
     for _ in range(rng.randrange(1, 6)):
@@ -169,6 +182,8 @@ def anything(rng: random.Random) -> Steps:
                 change(rng, path),
                 Step("read", path),
                 Step("unlink", path),
+                Step("chmod", path),
+                Step("utimens", path),
                 Step("rename", path, rng.choice(FILES)),
                 Step("mkdir", rng.choice(FOLDERS)),
                 Step("fsync", path),
@@ -191,6 +206,7 @@ WORKLOADS: tuple[Callable[[random.Random], Steps], ...] = (
     move_folder,
     remove_all,
     unlink_open,
+    describe,
     anything,
     anything,
 )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from simulation.attributes import KnownAttributes
 from simulation.model import Model, Node, Uncertain, added, moved, removed
 
 
@@ -143,3 +144,32 @@ def test_a_deleted_open_file_may_be_back_if_a_rename_to_its_name_failed() -> Non
         assert model.problems(found) == []
     for found in ({"/b": b"2"}, {"/a": b"1", "/b": b"3"}):
         assert model.problems(found) != []
+
+
+def test_a_mode_that_was_set_stays_and_one_that_failed_may_be_there() -> None:
+    model = model_with(a=b"1")
+    node, attributes = file(model, "/a"), KnownAttributes(model, has_refusals=False)
+    attributes.created(node)
+    with attributes.change_mode(node) as first:
+        pass
+    assert attributes.problems({"/a": b"1"}, {"/a": (first, 5)}) == []
+    assert attributes.problems({"/a": b"1"}, {"/a": (0o644, 5)}) != []
+    with pytest.raises(OSError, match="no"), attributes.change_mode(node) as second:
+        raise OSError("no")
+    for mode in (first, second):
+        assert attributes.problems({"/a": b"1"}, {"/a": (mode, 5)}) == []
+    attributes.adopt({"/a": (second, 5)})
+    assert attributes.problems({"/a": b"1"}, {"/a": (first, 5)}) != []
+
+
+def test_a_time_that_was_set_stays_until_the_file_is_written() -> None:
+    model = model_with(a=b"1")
+    node, attributes = file(model, "/a"), KnownAttributes(model, has_refusals=False)
+    with attributes.change_time(node) as time:
+        pass
+    with model.change(moved("/a", "/b")):
+        pass
+    assert attributes.problems({"/b": b"1"}, {"/b": (0o644, time)}) == []
+    assert attributes.problems({"/b": b"1"}, {"/b": (0o644, 5)}) != []
+    attributes.written(node)
+    assert attributes.problems({"/b": b"1"}, {"/b": (0o644, 5)}) == []
