@@ -109,6 +109,14 @@ def guess_type(name: str) -> str:
     return _types().guess_type(name, strict=False)[0] or "application/octet-stream"
 
 
+def type_after_rename(media_type: str, old: str, new: str) -> str:
+    """Return the media type of a file after its rename: that of the `new` name, if it had that of the `old`.
+
+    Otherwise another client has chosen it.
+    """
+    return guess_type(new) if media_type == guess_type(old) else media_type
+
+
 @cache
 def _types() -> MimeTypes:
     """Return the types by the endings of names; it reads files of the system."""

@@ -45,6 +45,7 @@ class PutFile:
             self,
             name=name,
             file=replace(self.file, base=None),
+            meta=self.meta.renamed(self.name.key, name.key),
             replaces_large=replaces_large,
             replaces_etag=replaces_etag,
             creates=creates,

@@ -290,6 +290,12 @@ def moved_entry(entry: Entry, name: str, target: ObjectName) -> Entry:
     return replace(entry, name=name, object=target, attributes=attributes, last_modified="")
 
 
+def retyped_entry(entry: Entry, media_type: str) -> Entry:
+    """Return the entry of a file whose object gets another media type."""
+    meta = replace(entry.meta, media_type=media_type) if entry.meta is not None else None
+    return replace(entry, media_type=media_type, meta=meta)
+
+
 def row_of(info: ObjectInfo) -> Row:
     """Return the row that a listing would show for an object, without the time of its last change."""
     return Row(info.version.name.key, info.size, info.version.etag, info.content_type, "")

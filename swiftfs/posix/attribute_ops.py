@@ -18,28 +18,19 @@ from swiftfs.attributes import (
     REFRESH_ATTRIBUTE,
     RETRY_ATTRIBUTE,
     STATUS_ATTRIBUTE,
-    Stored,
     decode_xattr,
-    encode_marker,
     encode_xattr,
     header_to_xattr,
     xattr_to_header,
 )
-from swiftfs.errors import AccessDenied, NotFound, os_error
-from swiftfs.journal.operations import (
-    DescribeContainer,
-    PutMarker,
-    ReplaceHeaders,
-    SetAttributes,
-)
+from swiftfs.errors import NotFound, os_error
 from swiftfs.namespace.entry import Entry
-from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectInfo
+from swiftfs.objects import Attributes, Caller, ObjectInfo
+from swiftfs.posix.attribute_changes import AttributeChanges, Update
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
-from swiftfs.posix.write_back import WriteBack
-from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.retry import PATIENT, deadline
@@ -53,24 +44,21 @@ OWN_METADATA_ITEMS = 4
 OWN_METADATA_BYTES = 100
 """Space for `mtime`, `mode`, `uid` and `gid`: it must be possible to change them."""
 
-Update = Callable[[Attributes], Attributes]
-
 
 class AttributeOps:
     """Returns and changes the attributes and xattrs of files and folders."""
 
     def __init__(
-        self, services: Services, pending: PendingChanges, write_back: WriteBack, files: FileOps
+        self, services: Services, pending: PendingChanges, files: FileOps, changes: AttributeChanges
     ) -> None:
         self._store = services.store
         self._namespace = services.namespace
         self._journal = services.journal
         self._defaults = services.defaults
-        self._source = services.source
         self._open_files = services.open_files
         self._pending = pending
-        self._write_back = write_back
         self._files = files
+        self._changes = changes
         self._inodes = services.inodes
         # Other processes ask the mount by xattrs of its root.
         self._answers: Mapping[str, Callable[[], object]] = {
@@ -185,12 +173,12 @@ class AttributeOps:
         with self._pending.changing(path):
             file = self._open_files.at(path)
             if file is None:
-                self._submit(path, self._namespace.dated(self._namespace.lookup(path)), update, None)
+                self._changes.submit(path, self._namespace.dated(self._namespace.lookup(path)), update, None)
                 return
             with file.lock:
                 # A dirty file's attributes go with its upload.
                 if not file.dirty and not file.unlinked and file.entry is not None:
-                    file.entry = self._submit(path, file.entry, update, None)
+                    file.entry = self._changes.submit(path, file.entry, update, None)
                 # An open file has attributes of its own, which its next flush sends.
                 file.attributes = update(file.attributes)
 
@@ -219,7 +207,7 @@ class AttributeOps:
             self._learn_headers(file)
             return file.meta.metadata
         entry = file.entry if file is not None else None
-        return self._meta(entry or self._namespace.lookup(path)).metadata
+        return self._changes.meta(entry or self._namespace.lookup(path)).metadata
 
     def _set_metadata(self, path: str, name: str, value: bytes, flags: int) -> None:
         header = xattr_to_header(name)
@@ -244,13 +232,15 @@ class AttributeOps:
     def _store_metadata(self, path: str, metadata: Mapping[str, str]) -> None:
         file = self._open_files.at(path)
         if file is None:
-            self._submit(path, self._namespace.dated(self._namespace.lookup(path)), _unchanged, metadata)
+            self._changes.submit(
+                path, self._namespace.dated(self._namespace.lookup(path)), _unchanged, metadata
+            )
             return
         with file.lock:
             preserved = file.meta.preserved_headers
             if not file.dirty and not file.unlinked and file.entry is not None:
-                file.entry = self._submit(path, file.entry, _unchanged, metadata)
-                preserved = self._meta(file.entry).preserved_headers
+                file.entry = self._changes.submit(path, file.entry, _unchanged, metadata)
+                preserved = self._changes.meta(file.entry).preserved_headers
             file.meta = replace(file.meta, metadata=metadata, preserved_headers=preserved)
             file.foreign_headers_unknown = False
 
@@ -260,88 +250,6 @@ class AttributeOps:
             with suppress(NotFound):
                 file.meta = file.meta.inherit(self._store.head(file.name))
             file.foreign_headers_unknown = False
-
-    def _meta(self, entry: Entry) -> ObjectMeta:
-        """Return the meta of the entry's object, by a HEAD if it is not known."""
-        if entry.meta is not None:
-            return entry.meta
-        if entry.object is None or (entry.missing and entry.is_directory):
-            return ObjectMeta(DIRECTORY_TYPE)
-        try:
-            info = self._store.head(entry.object)
-        except NotFound:
-            if entry.hash:
-                raise
-            return ObjectMeta(entry.media_type)  # another client deleted it; our change will store it again
-        return ObjectMeta(entry.media_type).inherit(info)
-
-    def _submit(self, path: str, entry: Entry, update: Update, metadata: Mapping[str, str] | None) -> Entry:
-        """Store an entry's new attributes, and new metadata unless it is None; return the new entry."""
-        attributes = update(entry.attributes)
-        if attributes == entry.attributes and metadata is None:
-            return entry
-        # A hinted ETag must not be sent again: the listing would show it as that of this object.
-        entry = self._namespace.verify(path, entry, ask=True)
-        meta = self._meta(entry)
-        if metadata is not None:
-            meta = replace(meta, metadata=metadata)
-        entry = replace(entry, attributes=attributes, meta=meta)
-        if entry.is_directory:
-            return self._submit_folder(path, entry, meta)
-        entry = replace(entry, last_modified="")  # a listing will show the time of this change
-        self._submit_file(path, entry, meta)
-        return entry
-
-    def _submit_file(self, path: str, entry: Entry, meta: ObjectMeta) -> None:
-        assert entry.object is not None
-        new = entry.attributes
-        if meta.is_dlo:
-            # With our mode in its type the 0-byte row of a DLO would look like an empty file.
-            sent = meta.with_metadata_of(new).headers()
-            self._pending.submit(path, ReplaceHeaders(entry.object, sent), entry)
-        else:
-            slo = entry.etag if entry.is_slo else None
-            device = new.device or None
-            stored = Stored(new.mode, new.mtime_ns, new.uid, new.gid, entry.target, slo, device)
-            meta = replace(meta, media_type=entry.media_type, stored=stored)
-            self._pending.submit(path, SetAttributes(entry.object, meta, entry.is_slo), entry)
-
-    def _submit_folder(self, path: str, entry: Entry, meta: ObjectMeta) -> Entry:
-        folder = self._source.folder(path)
-        if path == "/" and folder.container and not folder.prefix:
-            # The container has no marker object: its metadata has the root's attributes.
-            self._describe_container(folder.container, entry)
-        if not folder.prefix:
-            # In an account mount the containers' attributes are lost at the unmount.
-            self._record(path, entry)
-            return entry
-        sent = meta.marker(entry.attributes, typed=self._defaults.typed_markers).headers()
-        operation: ReplaceHeaders | PutMarker
-        if entry.object is not None and not entry.missing:
-            operation = ReplaceHeaders(entry.object, sent)
-        else:
-            name = self._defaults.marker(folder)
-            self._write_back.free_name(name)
-            operation, entry = PutMarker(name, sent), replace(entry, object=name, missing=False)
-        if path == "/":
-            self._journal.submit(path, operation)
-            self._record(path, entry)
-        else:
-            self._pending.submit(path, operation, entry)
-        return entry
-
-    def _describe_container(self, container: str, entry: Entry) -> None:
-        metadata = encode_marker(entry.attributes)
-        try:
-            self._journal.run_unjournaled(DescribeContainer(container, metadata))
-        except AccessDenied:
-            log.info("the root's attributes are lost at the unmount: no permission to change %s", container)
-
-    def _record(self, path: str, entry: Entry) -> None:
-        if path == "/":
-            self._namespace.record_root(entry)
-        else:
-            self._namespace.record(path, entry)
 
 
 def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:

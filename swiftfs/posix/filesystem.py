@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.database import Record
 from swiftfs.objects import Usage
+from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
@@ -40,8 +41,9 @@ class FileSystem:
         self._files = files = FileOps(services, pending, write_back)
         directories = DirectoryOps(services, pending, write_back)
         unlinks = UnlinkOps(services, pending, write_back, directories)
-        renames = RenameOps(services, pending, write_back, files, directories, unlinks)
-        attributes = AttributeOps(services, pending, write_back, files)
+        changes = AttributeChanges(services, pending, write_back)
+        renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
+        attributes = AttributeOps(services, pending, files, changes)
 
         self.getattr = attributes.getattr
         self.getattr_handle = attributes.getattr_handle

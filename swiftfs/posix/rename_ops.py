@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
+from swiftfs.attributes import type_after_rename
 from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.carried_tasks import Carried, CarriedTasks, FolderRename
 from swiftfs.journal.moves import EMPTY, Unmoved
 from swiftfs.journal.operations import FolderPaths, Move, MovedObject, MoveFolder, MoveObject
 from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.journal.tasks import Done, Task, nobody_waits
-from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
+from swiftfs.namespace.entry import Entry, folder_inode, moved_entry, retyped_entry
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, is_below, join, path_below, plain_marker, split
+from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
@@ -43,6 +45,7 @@ class RenameOps:
         files: FileOps,
         directories: DirectoryOps,
         unlinks: UnlinkOps,
+        changes: AttributeChanges,
     ) -> None:
         self._namespace = services.namespace
         self._journal = services.journal
@@ -56,6 +59,7 @@ class RenameOps:
         self._files = files
         self._directories = directories
         self._unlinks = unlinks
+        self._changes = changes
         self._inodes = services.inodes
 
     def rename(self, old: str, new: str) -> None:
@@ -115,12 +119,17 @@ class RenameOps:
                 # No flush will replace that under the old name any more.
                 self._directories.keep_parent(old)
                 self._pending.submit(old, deletion_of(replaced), None)
+            file.meta = file.meta.renamed(file.name.key, name.key)
             file.name = name
             file.replaces = target
         else:
             # Within its lock, which is reentrant: no writer comes between this and the new name.
             self._write_back.hand_in_changes(file)
-            file.rename_object(self._move(old, new, name, file.entry, target))
+            before = file.entry.media_type
+            moved = self._move(old, new, name, file.entry, target)
+            file.rename_object(moved)
+            if moved.media_type != before:
+                file.meta = replace(file.meta, media_type=moved.media_type)
 
     def _move(self, old: str, new: str, name: ObjectName, entry: Entry, target: Entry | None) -> Entry:
         """Move the file `entry` from `old` to `new`, which is the object `name`; return its new entry.
@@ -131,8 +140,10 @@ class RenameOps:
         self._write_back.free_name(name)
         self._directories.keep_parent(old)
         moved = moved_entry(entry, split(new)[1], name)
-        if self._rename_queued(old, new, entry.object, moved, target):
-            return moved
+        media_type = type_after_rename(entry.media_type, entry.object.key, name.key)
+        retyped = retyped_entry(moved, media_type)
+        if self._rename_queued(old, new, entry.object, retyped, target):
+            return retyped
 
         def record(task: Task) -> None:
             nonlocal moved
@@ -156,7 +167,7 @@ class RenameOps:
             self._namespace.discard_change(old)
             self._namespace.discard_change(new)
             raise
-        return moved
+        return moved if media_type == moved.media_type else self._changes.retype(new, moved, media_type)
 
     def _record_move(self, task: Task, old: str, new: str, name: ObjectName, entry: Entry) -> Entry:
         """Show a move that was carried out, and return the new entry."""
