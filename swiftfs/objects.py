@@ -241,13 +241,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class FilesystemUsage:
-    """The result of `statfs`: sizes in bytes, and numbers of objects."""
+    """The result of `statfs`: sizes in bytes, numbers of objects, and bytes in the longest new name."""
 
     total_bytes: int
     free_bytes: int
     total_objects: int = 0
     free_objects: int = 0
-    name_bytes: int = 1024
+    name_bytes: int = 255
 
 
 REQUEST_CLASSES = (

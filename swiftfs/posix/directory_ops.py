@@ -12,7 +12,7 @@ from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.operations import CreateContainer, Delete, DeleteContainer, PutMarker
 from swiftfs.namespace.entry import NO_TIME, Entry, folder_inode
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectName
-from swiftfs.paths import Folder, join, plain_marker, slash_marker, split
+from swiftfs.paths import Folder, check_new_name, join, plain_marker, slash_marker, split
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services, in_folder
 from swiftfs.posix.write_back import WriteBack
@@ -117,6 +117,7 @@ class DirectoryOps:
         with self._pending.changing(path):
             if self._namespace.find(path) is not None or self._open_files.at(path) is not None:
                 raise os_error(errno.EEXIST, path)
+            check_new_name(path)
             folder = self._source.folder(path)
             mode, owner = in_folder(self._namespace, path, stat.S_IFDIR | stat.S_IMODE(mode), caller)
             attributes = Attributes(mode, 0, unix_time_ns(), owner.uid, owner.gid, folder_inode(folder))

@@ -15,6 +15,7 @@ from swiftfs.filecache.cached_file import Fill
 from swiftfs.journal.operations import PutSpecial
 from swiftfs.namespace.entry import Entry, inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan
+from swiftfs.paths import check_new_name
 from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
@@ -52,6 +53,7 @@ class FileOps:
                 if flags & os.O_EXCL:
                     raise os_error(errno.EEXIST, path)
                 return self.open(path, flags)
+            check_new_name(path)
             permissions, owner = in_folder(self._namespace, path, stat.S_IMODE(mode) | stat.S_IFREG, caller)
             now, inode = unix_time_ns(), inode_of(name)
             attributes = Attributes(permissions, 0, now, owner.uid, owner.gid, inode)
@@ -281,6 +283,7 @@ class FileOps:
             name = self._namespace.new_object(path)
             if self._open_files.at(path) is not None or self._namespace.find(path) is not None:
                 raise os_error(errno.EEXIST, path)
+            check_new_name(path)
             self._write_back.free_name(name)
             meta = ObjectMeta(SPECIAL_TYPES[stat.S_IFMT(stored.mode)], stored)
             entry = unstored_entry(path, name, len(body), meta, self._services.defaults)

@@ -17,7 +17,7 @@ from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.journal.tasks import Done, Task, nobody_waits
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry, retyped_entry
 from swiftfs.objects import ObjectName
-from swiftfs.paths import Folder, is_below, join, path_below, plain_marker, split
+from swiftfs.paths import Folder, check_new_name, is_below, join, path_below, plain_marker, split
 from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
@@ -101,6 +101,7 @@ class RenameOps:
                 raise os_error(errno.EISDIR, new)
             if file is None and moving is None:
                 raise os_error(errno.ENOENT, old)
+            _check_name(old, new, target)
             # Not within the lock of `file`: of two open files one may be locked at a time.
             with self._unlinks.replacing(new) as replaced, file.lock if file is not None else nullcontext():
                 if file is not None:
@@ -347,6 +348,7 @@ class RenameOps:
             raise os_error(errno.EINVAL, new)
         if not self._source.folder(old).prefix or not self._source.folder(new).prefix:
             raise os_error(errno.EXDEV, new)
+        _check_name(old, new, target)
         if target is not None:
             if not target.is_directory:
                 raise os_error(errno.ENOTDIR, new)
@@ -426,6 +428,15 @@ class RenameOps:
             elif entry.object is not None and entry.version.etag:
                 key = destination.prefix + entry.object.key.removeprefix(source.prefix)
                 self._file_cache.moved(entry.version, ObjectName(destination.container, key))
+
+
+def _check_name(old: str, new: str, target: Entry | None) -> None:
+    """Raise `OSError` ENAMETOOLONG if `new` is a name that must not be made.
+
+    Another client may have made it: then it can be replaced, and moved to another folder.
+    """
+    if target is None and split(old)[1] != split(new)[1]:
+        check_new_name(new)
 
 
 def _renamed_folder(moving: Entry, name: str, destination: Folder, marker: ObjectName | None) -> Entry:

@@ -7,7 +7,7 @@ from cachetools import LRUCache, TTLCache
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import StoreError
 from swiftfs.objects import FilesystemUsage
-from swiftfs.paths import Source
+from swiftfs.paths import MAX_NAME_BYTES, Source
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.retry import deadline
 
@@ -75,4 +75,5 @@ class UsageReport:
             free_bytes=free_bytes,
             total_objects=shown.objects + free_objects,
             free_objects=free_objects,
+            name_bytes=MAX_NAME_BYTES,
         )
