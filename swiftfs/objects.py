@@ -187,7 +187,8 @@ class Limits:
 class Attributes:
     """The result of `stat`. `mode` includes the file type; `mtime_ns` is in ns since the epoch.
 
-    `device` is the device number of a device node (makedev(3)).
+    `device` is the device number of a device node (makedev(3)). `atime_ns` and `ctime_ns` are None where they
+    are not known: then they are shown as `mtime_ns`.
     """
 
     mode: int
@@ -197,6 +198,8 @@ class Attributes:
     gid: int
     inode: int = 0
     device: int = 0
+    atime_ns: int | None = None
+    ctime_ns: int | None = None
 
     @property
     def is_directory(self) -> bool:

@@ -100,7 +100,7 @@ def handle_of(file_info: int) -> int:
 
 _STAT_VALUES = (
     *("inode", "mode", "links", "uid", "gid", "size", "blksize", "blocks"),
-    *("seconds", "nanoseconds", "device"),
+    *("seconds", "nanoseconds", "device", "atime", "atime_rest", "ctime", "ctime_rest"),
 )
 _STAT_FIELDS = {
     "st_ino": ("inode",),
@@ -112,11 +112,11 @@ _STAT_FIELDS = {
     "st_size": ("size",),
     "st_blksize": ("blksize",),
     "st_blocks": ("blocks",),
-    "st_atimespec": ("seconds", "nanoseconds"),
+    "st_atimespec": ("atime", "atime_rest"),
     "st_mtimespec": ("seconds", "nanoseconds"),
-    "st_ctimespec": ("seconds", "nanoseconds"),
+    "st_ctimespec": ("ctime", "ctime_rest"),
 }
-_SIGNED = {"size", "blocks", "seconds", "nanoseconds"}
+_SIGNED = {"size", "blocks", "seconds", "nanoseconds", "atime", "atime_rest", "ctime", "ctime_rest"}
 _CODES = {2: "H", 4: "I", 8: "Q"}
 
 
@@ -148,7 +148,8 @@ def write_stat(address: int, attributes: Attributes) -> None:
 
     `st_nlink` is 1 for directories too: it promises nothing about subdirectories, which `find` would believe.
     """
-    size = attributes.size
+    size, mtime_ns = attributes.size, attributes.mtime_ns
+    atime_ns, ctime_ns = attributes.atime_ns, attributes.ctime_ns
     values = (
         attributes.inode,
         attributes.mode,
@@ -158,8 +159,10 @@ def write_stat(address: int, attributes: Attributes) -> None:
         size,
         PREFERRED_IO,
         (size + 511) >> 9,
-        *divmod(attributes.mtime_ns, 1_000_000_000),
+        *divmod(mtime_ns, 1_000_000_000),
         attributes.device,
+        *divmod(mtime_ns if atime_ns is None else atime_ns, 1_000_000_000),
+        *divmod(mtime_ns if ctime_ns is None else ctime_ns, 1_000_000_000),
     )
     _memmove(address, _pack_stat(*_in_stat_order(values)), _stat_size)
 

@@ -60,6 +60,7 @@ class AttributeOps:
         self._files = files
         self._changes = changes
         self._inodes = services.inodes
+        self._times = services.times
         # Other processes ask the mount by xattrs of its root.
         self._answers: Mapping[str, Callable[[], object]] = {
             PID_ATTRIBUTE: os.getpid,
@@ -76,9 +77,11 @@ class AttributeOps:
             file = self._files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
         if file is not None:
             return self._attributes(file)
-        attributes = self._namespace.dated(self._look_up(path)).attributes
+        entry = self._namespace.dated(self._look_up(path))
+        attributes = entry.attributes
         self._open_files.shown_sizes.show(path, attributes.size)
-        return self._defaults.shown(self._inodes.of(path, attributes))
+        numbered = self._inodes.of(path, attributes)
+        return self._defaults.shown(self._times.shown(numbered, entry.last_modified))
 
     def _look_up(self, path: str) -> Entry:
         """Return the entry of `path`; what a late request has done to it is undone first."""
@@ -98,8 +101,12 @@ class AttributeOps:
 
     def _attributes(self, file: OpenFile) -> Attributes:
         path, attributes = file.known_as, file.current_attributes
+        if file.dirty:  # by many writes, of which only the first was recorded
+            self._times.wrote(path, attributes.mtime_ns)
         self._open_files.shown_sizes.show(path, attributes.size)
-        return self._defaults.shown(self._inodes.of_open(path, attributes))
+        numbered = self._inodes.of_open(path, attributes)
+        last_modified = file.entry.last_modified if file.entry is not None and not file.dirty else ""
+        return self._defaults.shown(self._times.shown(numbered, last_modified))
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits."""
@@ -115,8 +122,11 @@ class AttributeOps:
 
         self._change(path, update)
 
-    def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:  # noqa: ARG002
-        """Set the modification time in ns, None for unchanged; the access time is not stored."""
+    def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
+        """Set the times in ns, None for unchanged; the access time is not stored."""
+        path = self._open_files.resolve(path)
+        # First: a folder gets the time that is asked for, even if Swift has it already.
+        self._times.set(path, atime_ns, mtime_ns, is_folder=self._is_folder(path))
         if mtime_ns is not None:
             self._change(path, lambda old: replace(old, mtime_ns=mtime_ns))
 
@@ -173,14 +183,25 @@ class AttributeOps:
         with self._pending.changing(path):
             file = self._open_files.at(path)
             if file is None:
-                self._changes.submit(path, self._namespace.dated(self._namespace.lookup(path)), update, None)
+                entry = self._dated(path)
+                self._changes.submit(path, entry, update, None)
+                self._times.changed(path, is_folder=entry.is_directory)
                 return
+            self._times.changed(path, is_folder=False)
             with file.lock:
                 # A dirty file's attributes go with its upload.
                 if not file.dirty and not file.unlinked and file.entry is not None:
                     file.entry = self._changes.submit(path, file.entry, update, None)
                 # An open file has attributes of its own, which its next flush sends.
                 file.attributes = update(file.attributes)
+
+    def _is_folder(self, path: str) -> bool:
+        entry = self._namespace.find(path) if self._open_files.at(path) is None else None
+        return entry is not None and entry.is_directory
+
+    def _dated(self, path: str) -> Entry:
+        """Return the entry of `path` as it is shown, to be changed."""
+        return self._times.dated(path, self._namespace.dated(self._namespace.lookup(path)))
 
     def _refresh(self, path: str) -> None:
         if path == "/":
@@ -232,10 +253,11 @@ class AttributeOps:
     def _store_metadata(self, path: str, metadata: Mapping[str, str]) -> None:
         file = self._open_files.at(path)
         if file is None:
-            self._changes.submit(
-                path, self._namespace.dated(self._namespace.lookup(path)), _unchanged, metadata
-            )
+            entry = self._dated(path)
+            self._changes.submit(path, entry, _unchanged, metadata)
+            self._times.changed(path, is_folder=entry.is_directory)
             return
+        self._times.changed(path, is_folder=False)
         with file.lock:
             preserved = file.meta.preserved_headers
             if not file.dirty and not file.unlinked and file.entry is not None:

@@ -44,6 +44,7 @@ class DirectoryOps:
         self._pending = pending
         self._write_back = write_back
         self._inodes = services.inodes
+        self._times = services.times
         self._shown = services.defaults.shown
         self._numbers = itertools.count(1)
         self._open: dict[int, _OpenFolder] = {}
@@ -131,6 +132,7 @@ class DirectoryOps:
             entry, operation = self._marked(path, folder, attributes)
             self._pending.submit(path, operation, entry)
             self._namespace.record_new_folder(path, entry)
+            self._times.created(path, attributes.mtime_ns, is_folder=True)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder, or an empty container."""
@@ -141,6 +143,7 @@ class DirectoryOps:
             self.refuse_unless_empty(path)
             self._remove(path, entry)
             self._namespace.invalidate_listings(path)
+            self._times.filled(path)
         self._inodes.forget(path, is_folder=True)
 
     def keep_parent(self, path: str) -> None:
@@ -149,7 +152,9 @@ class DirectoryOps:
         if not self._namespace.is_implied(parent) or not self._namespace.is_last(path):
             return
         folder = self._source.folder(parent)
-        attributes = self._namespace.dated(self._namespace.lookup(parent, complete=False)).attributes
+        implied = self._namespace.dated(self._namespace.lookup(parent, complete=False))
+        self._times.filled(path)
+        attributes = self._times.dated(parent, implied).attributes
         entry, operation = self._marked(parent, folder, attributes)
         if operation.name == self._source.object(path):
             return  # the child is the file `d/` itself, and no other key can mark the folder `d`

@@ -40,6 +40,7 @@ class FileOps:
         self._pending = pending
         self._write_back = write_back
         self._inodes = services.inodes
+        self._times = services.times
         self._prefetch = Prefetch(services.namespace, self._file_cache, self._open_files, services.options)
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
@@ -60,6 +61,7 @@ class FileOps:
             meta = ObjectMeta(guess_type(name.key))
             cached_file = self._file_cache.new(name, None)
             file = OpenFile(path, name, cached_file, attributes, meta, None, Changes.DIRTY)
+            self._times.created(path, now)
             return self._add_handle(file, flags)
 
     def open(self, path: str, flags: int) -> int:
@@ -77,8 +79,11 @@ class FileOps:
                 handle = self._open_files.share(file, **_access(flags))
             else:
                 handle = self._open_stored(path, flags)
+        file = self._open_files.handle(handle).file
         if flags & os.O_TRUNC:
-            self._truncate(self._open_files.handle(handle).file, 0)
+            self._truncate(file, 0)
+        elif not flags & (os.O_ACCMODE | os.O_NOATIME):
+            self._times.accessed(file.known_as, file.attributes)
         return handle
 
     def _open_stored(self, path: str, flags: int) -> int:
@@ -288,6 +293,7 @@ class FileOps:
             meta = ObjectMeta(SPECIAL_TYPES[stat.S_IFMT(stored.mode)], stored)
             entry = unstored_entry(path, name, len(body), meta, self._services.defaults)
             self._pending.submit(path, PutSpecial(name, body, meta, creates=True), entry)
+            self._times.created(path, entry.attributes.mtime_ns)
 
     def _add_handle(self, file: OpenFile, flags: int) -> int:
         """Return a handle on the new `file`, or on the one that another thread opened meanwhile."""
@@ -356,7 +362,11 @@ class FileOps:
         return self._services.journal.needs_older(file.cached_file)
 
     def _touch(self, file: OpenFile) -> None:
-        file.attributes = replace(file.attributes, mtime_ns=unix_time_ns())
+        before, now = file.attributes, unix_time_ns()
+        file.attributes = replace(before, mtime_ns=now)
+        # Once for each hand-in, which does it again: this runs for every write.
+        if not file.dirty:
+            self._times.wrote(file.known_as, now, before.mtime_ns)
         # A new change is a new attempt.
         if file.changes is not Changes.DIRTY:
             file.become(Changes.DIRTY)

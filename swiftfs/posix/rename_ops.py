@@ -61,6 +61,7 @@ class RenameOps:
         self._unlinks = unlinks
         self._changes = changes
         self._inodes = services.inodes
+        self._times = services.times
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder, and replace what POSIX allows to replace."""
@@ -111,6 +112,7 @@ class RenameOps:
                 replaced()
                 self._open_files.move(old, new)
                 self._inodes.move(old, new)
+        self._record_times(old, new, is_folder=False)
 
     def _rename_open(self, file: OpenFile, new: str, target: Entry | None) -> None:
         """Rename an open file over `target`; its lock is held."""
@@ -227,6 +229,12 @@ class RenameOps:
         # Afterwards: a writer that waits for disk space has its file's lock, and what is stored gives some.
         self._move_open(old, new, source, destination)
         self._inodes.move_folder(old, new)
+        self._record_times(old, new, is_folder=True)
+
+    def _record_times(self, old: str, new: str, *, is_folder: bool) -> None:
+        for path in (old, new):
+            self._times.filled(path)
+        self._times.changed(new, is_folder=is_folder)
 
     def _is_all_carried(self, carried: CarriedTasks, old: str, moving: Entry) -> bool:
         """Return whether the folder and all below it is `carried`, as far as is known."""

@@ -29,6 +29,7 @@ from swiftfs.namespace.namespace import Namespace
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
+from swiftfs.posix.times import Times
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.moved_view import MovedNames, MovedView
@@ -61,6 +62,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # A record that could not be read may have named any of the local files, so none of them is deleted.
     lost = db.lost_folder if db.lost else None
     file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost)
+    inodes = Inodes(request.source)
     services = Services(
         store,
         namespace,
@@ -72,7 +74,8 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
         cache,
         request.source,
         open_files,
-        Inodes(request.source),
+        inodes,
+        Times(inodes),
     )
     return FileSystem(services, records)
 

@@ -394,8 +394,9 @@ def test_stat_layout_follows_the_order_of_the_fields() -> None:
         _fields_ = [(name, fields[name]) for name in order]
 
     layout, arrange = stat_layout(Aarch64)
-    image = Aarch64.from_buffer_copy(layout.pack(*arrange((9, 0o100644, 1, 2, 3, 4, 5, 6, 7, 8, 10))))
+    image = Aarch64.from_buffer_copy(layout.pack(*arrange((9, 0o100644, *range(1, 9), 10, 11, 12, 13, 14))))
     assert (image.st_ino, image.st_mode, image.st_nlink, image.st_uid, image.st_gid) == (9, 0o100644, 1, 2, 3)
-    assert (image.st_size, image.st_blksize, image.st_blocks, image.st_ctimespec.tv_nsec) == (4, 5, 6, 8)
+    assert (image.st_size, image.st_blksize, image.st_blocks, image.st_mtimespec.tv_nsec) == (4, 5, 6, 8)
+    assert (image.st_atimespec.tv_sec, image.st_ctimespec.tv_nsec) == (11, 14)
     assert image.st_rdev == 10
     assert layout.size == ctypes.sizeof(Aarch64)
