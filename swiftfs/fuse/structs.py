@@ -23,7 +23,11 @@ UNKNOWN_INODE = 0xFFFFFFFF
 """What libfuse itself gives an entry without an inode; 0 would hide the entry from readdir(3)."""
 
 PREFERRED_IO = 131072
-"""`st_blksize` in bytes: stdio and cp then send writes as large as one FUSE request."""
+"""`st_blksize` in bytes: stdio and cp then send writes as large as one FUSE request.
+
+Not more, because programs also read so much at a time: each seek of stdio, and `wc -c` the end of a file.
+It is a block of the file cache, so that no more is downloaded for them than for one byte.
+"""
 
 Filler = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_longlong)
 """libfuse's `fuse_fill_dir_t`. It only copies into memory, so it is called with the GIL held."""
@@ -146,7 +150,8 @@ _memmove = ctypes.memmove
 def write_stat(address: int, attributes: Attributes) -> None:
     """Fill the `struct stat` at the address.
 
-    `st_nlink` is 1 for directories too: it promises nothing about subdirectories, which `find` would believe.
+    `st_nlink` is 1 for directories too, which says that the number of subdirectories is not known. `find`
+    would believe a number, and not look into the folder that another client has made since.
     """
     size, mtime_ns = attributes.size, attributes.mtime_ns
     atime_ns, ctime_ns = attributes.atime_ns, attributes.ctime_ns

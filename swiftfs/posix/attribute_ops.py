@@ -18,14 +18,15 @@ from swiftfs.attributes import (
     REFRESH_ATTRIBUTE,
     RETRY_ATTRIBUTE,
     STATUS_ATTRIBUTE,
-    decode_xattr,
-    encode_xattr,
     header_to_xattr,
+    with_xattr,
+    without_xattr,
+    xattr_of,
     xattr_to_header,
 )
 from swiftfs.errors import NotFound, os_error
 from swiftfs.namespace.entry import Entry
-from swiftfs.objects import Attributes, Caller, ObjectInfo
+from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo
 from swiftfs.posix.attribute_changes import AttributeChanges, Update
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
@@ -43,6 +44,9 @@ XATTR_REPLACE = 2
 OWN_METADATA_ITEMS = 4
 OWN_METADATA_BYTES = 100
 """Space for `mtime`, `mode`, `uid` and `gid`: it must be possible to change them."""
+
+MOST_ITEMS = 80
+"""More metadata of an object could not be read: `http.client` refuses an answer of more than 100 headers."""
 
 
 class AttributeOps:
@@ -142,10 +146,10 @@ class AttributeOps:
         if name in _COMPUTED:
             return str(_COMPUTED[name](self._store, self._stored(path))).encode()
         header = xattr_to_header(name)
-        value = self._metadata(path).get(header) if header else None
+        value = xattr_of(self._metadata(path), header) if header else None
         if value is None:
             raise os_error(errno.ENODATA, path)
-        return decode_xattr(value)
+        return value
 
     def listxattr(self, path: str) -> list[str]:
         """Return the names of the xattrs."""
@@ -172,10 +176,10 @@ class AttributeOps:
         path = self._open_files.resolve(path)
         with self._pending.changing(path):
             header = xattr_to_header(name)
-            metadata = dict(self._metadata(path))
-            if header is None or metadata.pop(header, None) is None:
+            metadata = self._metadata(path)
+            if header is None or header not in metadata:
                 raise os_error(errno.ENODATA, path)
-            self._store_metadata(path, metadata)
+            self._store_metadata(path, without_xattr(metadata, header))
 
     def _change(self, path: str, update: Update) -> None:
         """Give `path` the attributes that `update` makes from its current ones."""
@@ -235,18 +239,20 @@ class AttributeOps:
         if header is None:
             raise os_error(errno.EOPNOTSUPP, path)
         limits = self._store.limits()
-        text = encode_xattr(value)
-        if len(header) > limits.metadata_name_bytes or len(text) > limits.metadata_value_bytes:
-            raise os_error(errno.E2BIG, path)
-        metadata = dict(self._metadata(path))
+        metadata = self._metadata(path)
         if flags & XATTR_CREATE and header in metadata:
             raise os_error(errno.EEXIST, path)
         if flags & XATTR_REPLACE and header not in metadata:
             raise os_error(errno.ENODATA, path)
-        metadata[header] = text
-        size = OWN_METADATA_BYTES + sum(len(name) + len(text.encode()) for name, text in metadata.items())
+        metadata = with_xattr(metadata, header, value, limits.metadata_value_bytes)
         # Swift would answer 400 when the change is sent, long after this call.
-        if len(metadata) + OWN_METADATA_ITEMS > limits.metadata_items or size > limits.metadata_bytes:
+        if not _fits(metadata, limits):
+            log.info(
+                "%s: no room for %s of %d bytes: the server takes %d bytes of metadata for each object, "
+                "names included, in %d items, and names of %d bytes",
+                *(path, name, len(value), limits.metadata_bytes),
+                *(limits.metadata_items, limits.metadata_name_bytes),
+            )
             raise os_error(errno.E2BIG, path)
         self._store_metadata(path, metadata)
 
@@ -272,6 +278,19 @@ class AttributeOps:
             with suppress(NotFound):
                 file.meta = file.meta.inherit(self._store.head(file.name))
             file.foreign_headers_unknown = False
+
+
+def _fits(metadata: Mapping[str, str], limits: Limits) -> bool:
+    """Return whether the server takes the metadata, and the attributes besides."""
+    size = OWN_METADATA_BYTES + sum(
+        len(name.encode()) + len(text.encode()) for name, text in metadata.items()
+    )
+    is_short = all(
+        len(name) <= limits.metadata_name_bytes and len(text.encode()) <= limits.metadata_value_bytes
+        for name, text in metadata.items()
+    )
+    is_few = len(metadata) + OWN_METADATA_ITEMS <= min(limits.metadata_items, MOST_ITEMS)
+    return is_short and is_few and size <= limits.metadata_bytes
 
 
 def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:

@@ -24,6 +24,8 @@ ATTRIBUTES = {
     "user.\xfcml\xe4ut \u6f22": "\u5b57".encode(),
     "user.lines": b"two\nlines",
     "user.data": b"data:;base64,eA==",
+    "user.long": b"<a long text>" * 40,
+    "user.long binary": bytes(range(256)) + b"\0" * 100,
 }
 
 
@@ -146,7 +148,11 @@ def test_xattr_errnos(mounted: Mount) -> None:
     with fails(errno.EEXIST):
         os.setxattr(file, "user.here", b"2", os.XATTR_CREATE)
     os.setxattr(file, "user.here", b"3", os.XATTR_REPLACE)
-    for name, value in (("user.big", b"x" * 257), ("user.here", b"\xff" * 250), ("user." + "n" * 200, b"x")):
+    for name, value in (
+        ("user.big", b"x" * 4000),
+        ("user.here", b"\xff" * 3000),
+        ("user." + "n" * 200, b"x"),
+    ):
         with fails(errno.E2BIG):
             os.setxattr(file, name, value)
     for name in ("trusted.x", "user.mtime"):
