@@ -14,6 +14,7 @@ from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
+from swiftfs.posix.link_ops import LinkOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.rename_ops import RenameOps
@@ -43,6 +44,7 @@ class FileSystem:
         unlinks = UnlinkOps(services, pending, write_back, directories)
         changes = AttributeChanges(services, pending, write_back)
         renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
+        self.link = LinkOps(services, pending, write_back, changes).link
         attributes = AttributeOps(services, pending, files, changes)
 
         self.getattr = attributes.getattr
@@ -82,8 +84,7 @@ class FileSystem:
 
         self.unlink = unlinks.unlink
         self.unhide = unlinks.unhide
-        self.rename = renames.rename
-        self.hide = renames.hide
+        self.rename, self.hide = renames.rename, renames.hide
         self.statfs = UsageReport(services.store, services.source).of
 
         self.waiting = services.journal.waiting
