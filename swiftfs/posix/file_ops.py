@@ -12,6 +12,7 @@ from swiftfs.concurrency import monotonic, unix_time_ns
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
+from swiftfs.filecache.sparse_file import check_descriptors
 from swiftfs.journal.operations import PutSpecial
 from swiftfs.namespace.entry import Entry, inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan
@@ -55,6 +56,7 @@ class FileOps:
                     raise os_error(errno.EEXIST, path)
                 return self.open(path, flags)
             check_new_name(path)
+            check_descriptors()
             permissions, owner = in_folder(self._namespace, path, stat.S_IMODE(mode) | stat.S_IFREG, caller)
             now, inode = unix_time_ns(), inode_of(name)
             attributes = Attributes(permissions, 0, now, owner.uid, owner.gid, inode)
@@ -96,6 +98,7 @@ class FileOps:
         # A ghost has no bytes, but it can be overwritten.
         if entry.missing and not flags & os.O_TRUNC:
             raise os_error(errno.ENOENT, path)
+        check_descriptors()
         file = self._open_object(path, entry, is_read=not flags & os.O_TRUNC)
         # A read with the kernel's pages would end at the size that is shown.
         file.pages.is_bypassed = file.cached_file.size != file.attributes.size
