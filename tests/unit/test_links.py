@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, change, harness, put, read, write
+from support.harness import ME, change, harness, put, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.stored_objects import NEVER, body, foreign, keys, refuse, segments
@@ -31,12 +31,6 @@ def store() -> MemoryStore:
 def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
     with harness(store, tmp_path, COPY) as built:
         yield built
-
-
-def flush(filesystem: FileSystem) -> None:
-    handle = filesystem.opendir("/")
-    filesystem.fsyncdir(handle)
-    filesystem.releasedir(handle)
 
 
 def fails(filesystem: FileSystem, old: str, new: str) -> int:
@@ -66,7 +60,7 @@ def test_both_names_have_the_bytes_and_change_independently(
     assert filesystem.getxattr("/link", "user.note") == b"kept"
     change(filesystem, "/file", 0, b"T")
     filesystem.unlink("/file")
-    flush(filesystem)
+    sync_all(filesystem)
     filesystem.refresh()
     assert read(filesystem, "/link") == b"one"
     assert filesystem.getattr("/link").mtime_ns == copy.mtime_ns
@@ -74,10 +68,10 @@ def test_both_names_have_the_bytes_and_change_independently(
 
 def test_a_link_is_a_head_and_a_copy(store: MemoryStore, filesystem: FileSystem) -> None:
     write(filesystem, "/file", b"one")
-    flush(filesystem)
+    sync_all(filesystem)
     store.requests.clear()
     filesystem.link("/file", "/link")
-    flush(filesystem)
+    sync_all(filesystem)
     assert [method for method, _ in store.requests] == ["head", "head", "copy"]
 
 
@@ -102,12 +96,12 @@ def test_a_large_file_gets_segments_of_its_own(store: MemoryStore, filesystem: F
     info = store.head(ObjectName("box", "link"))
     assert decode_type(info.content_type)[1].slo == info.version.etag
     filesystem.unlink("/large")
-    flush(filesystem)
+    sync_all(filesystem)
     assert len(segments(store)) == 4
     filesystem.refresh()
     assert read(filesystem, "/link") == data
     filesystem.unlink("/link")
-    flush(filesystem)
+    sync_all(filesystem)
     assert segments(store) == set()
 
 
@@ -137,16 +131,16 @@ def test_a_link_in_the_place_of_a_file_that_was_just_deleted(
     """As `ln -f` makes it."""
     for name in ("file", "link"):
         write(filesystem, f"/{name}", name.encode())
-    flush(filesystem)
+    sync_all(filesystem)
     filesystem.unlink("/link")
     filesystem.link("/file", "/link")
-    flush(filesystem)
+    sync_all(filesystem)
     assert body(store, "link") == read(filesystem, "/link") == b"file"
 
 
 def test_another_clients_object_is_not_overwritten(store: MemoryStore, filesystem: FileSystem) -> None:
     write(filesystem, "/file", b"ours")
-    flush(filesystem)
+    sync_all(filesystem)
     filesystem.getattr("/file")
     foreign(store, "link", b"theirs")
     assert fails(filesystem, "/file", "/link") == errno.EEXIST
@@ -172,7 +166,7 @@ def test_errnos(filesystem: FileSystem, old: str, new: str, number: int) -> None
 @pytest.mark.parametrize("size", [5, 2 * MIB])
 def test_a_copy_that_fails_leaves_nothing(store: MemoryStore, filesystem: FileSystem, size: int) -> None:
     write(filesystem, "/file", noise(size))
-    flush(filesystem)
+    sync_all(filesystem)
     before = segments(store) if size > MIB else set()
     refuse(store, "copy", Unavailable)
     assert fails(filesystem, "/file", "/link") == errno.EIO

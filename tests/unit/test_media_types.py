@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, change, harness, put, write
+from support.harness import ME, change, harness, put, sync_all, write
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, refuse
 from swiftfs.attributes import decode_type
@@ -34,12 +34,6 @@ def type_of(store: MemoryStore, key: str) -> str:
     return decode_type(store.head(ObjectName("box", key)).content_type)[0]
 
 
-def flush(filesystem: FileSystem) -> None:
-    handle = filesystem.opendir("/")
-    filesystem.fsyncdir(handle)
-    filesystem.releasedir(handle)
-
-
 def guessed(name: str) -> str:
     known = {"html": "text/html", "css": "text/css", "svg": "image/svg+xml", "txt": "text/plain"}
     return known.get(name.rpartition(".")[2], "application/octet-stream")
@@ -52,7 +46,7 @@ def test_a_file_that_is_renamed_before_it_is_stored(
     write(filesystem, f"/{old}", b"x")
     filesystem.rename(f"/{old}", f"/{new}")
     store.requests.clear()
-    flush(filesystem)
+    sync_all(filesystem)
     assert [method for method, _ in store.requests] == ["put"]
     assert type_of(store, new) == guessed(new)
 
@@ -62,11 +56,11 @@ def test_a_file_that_is_renamed_after_it_was_stored(
     store: MemoryStore, filesystem: FileSystem, old: str, new: str
 ) -> None:
     write(filesystem, f"/{old}", b"x")
-    flush(filesystem)
+    sync_all(filesystem)
     store.requests.clear()
     filesystem.rename(f"/{old}", f"/{new}")
     filesystem.chmod(f"/{new}", 0o600)
-    flush(filesystem)
+    sync_all(filesystem)
     assert [method for method, _ in store.requests] == ["copy", "head", "delete", "post"]
     assert type_of(store, new) == guessed(new)
     assert filesystem.getattr(f"/{new}").mode & 0o777 == 0o600
@@ -74,10 +68,10 @@ def test_a_file_that_is_renamed_after_it_was_stored(
 
 def test_a_rename_that_keeps_the_type_costs_nothing_more(store: MemoryStore, filesystem: FileSystem) -> None:
     write(filesystem, "/a.html", b"x")
-    flush(filesystem)
+    sync_all(filesystem)
     store.requests.clear()
     filesystem.rename("/a.html", "/b.html")
-    flush(filesystem)
+    sync_all(filesystem)
     assert [method for method, _ in store.requests] == ["copy", "head", "delete"]
     assert type_of(store, "b.html") == "text/html"
 
@@ -92,9 +86,9 @@ def test_a_file_that_is_renamed_while_it_is_open(store: MemoryStore, filesystem:
             put(filesystem, handle, 0, b"two")
             filesystem.flush(handle)
             if new == "c.css":
-                flush(filesystem)
+                sync_all(filesystem)
                 assert type_of(store, new) == "text/css"
-        flush(filesystem)
+        sync_all(filesystem)
     finally:
         filesystem.release(handle)
     assert type_of(store, "d.svg") == "image/svg+xml"
@@ -104,10 +98,10 @@ def test_a_large_file_keeps_its_version_in_listings(store: MemoryStore, tmp_path
     """The listing shows the ETag of an SLO by its Content-Type, which the new type must repeat."""
     with harness(store, tmp_path, f"{OWN_LARGE},{NEVER}") as filesystem:
         write(filesystem, "/film.part", b"x" * 1500_000)
-        flush(filesystem)
+        sync_all(filesystem)
         filesystem.refresh()
         filesystem.rename("/film.part", "/film.mp4")
-        flush(filesystem)
+        sync_all(filesystem)
     info = store.head(ObjectName("box", "film.mp4"))
     media_type, stored = decode_type(info.content_type)
     assert (media_type, stored.slo) == ("video/mp4", info.version.etag)
@@ -116,7 +110,7 @@ def test_a_large_file_keeps_its_version_in_listings(store: MemoryStore, tmp_path
 def test_another_clients_type_stays(store: MemoryStore, filesystem: FileSystem) -> None:
     """Of an object that another client stored, and of ours to which one gave a type."""
     write(filesystem, "/ours.part", b"x")
-    flush(filesystem)
+    sync_all(filesystem)
     ours = ObjectName("box", "ours.part")
     sent = store.head(ours)
     _, _, parameters = sent.content_type.partition(";")
@@ -125,7 +119,7 @@ def test_another_clients_type_stays(store: MemoryStore, filesystem: FileSystem) 
     filesystem.refresh()
     for name in ("ours", "foreign"):
         filesystem.rename(f"/{name}.part", f"/{name}.html")
-    flush(filesystem)
+    sync_all(filesystem)
     assert type_of(store, "ours.html") == "text/x-chosen"
     assert store.head(ObjectName("box", "foreign.html")).content_type == "application/octet-stream"
 

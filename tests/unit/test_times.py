@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, change, harness, put, read, write
+from support.harness import ME, change, harness, put, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, foreign
 from swiftfs import concurrency
@@ -36,12 +36,6 @@ def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
         yield built
 
 
-def flush(filesystem: FileSystem) -> None:
-    handle = filesystem.opendir("/")
-    filesystem.fsyncdir(handle)
-    filesystem.releasedir(handle)
-
-
 @contextmanager
 def without_requests(store: MemoryStore) -> Iterator[None]:
     store.requests.clear()
@@ -56,10 +50,10 @@ def filled_folder(filesystem: FileSystem) -> None:
     write(filesystem, "/d/other", b"y")
     filesystem.mkdir("/d/sub", 0o755, ME)
     write(filesystem, "/outside", b"z")
-    flush(filesystem)
+    sync_all(filesystem)
     filesystem.utimens("/d", OLD, OLD)
     filesystem.utimens("/d/file", OLD, OLD)
-    flush(filesystem)
+    sync_all(filesystem)
 
 
 FILLING: dict[str, Act] = {
@@ -113,10 +107,10 @@ def test_a_folder_gets_the_time_that_a_program_sets(store: MemoryStore, filesyst
     """As `rsync -a` does after it has filled the folder; Swift has that time already."""
     filled_folder(filesystem)
     write(filesystem, "/d/new", b"x")
-    flush(filesystem)
+    sync_all(filesystem)
     with without_requests(store):
         filesystem.utimens("/d", OLD, OLD)
-        flush(filesystem)
+        sync_all(filesystem)
         assert filesystem.getattr("/d").mtime_ns == OLD
 
 
@@ -125,7 +119,7 @@ def test_a_folders_time_is_stored_with_its_next_change(store: MemoryStore, files
     write(filesystem, "/d/new", b"x")
     shown = filesystem.getattr("/d").mtime_ns
     filesystem.chmod("/d", 0o700)
-    flush(filesystem)
+    sync_all(filesystem)
     assert decode_metadata(store.head(ObjectName("box", "d")).metadata).mtime_ns == shown
     assert filesystem.getattr("/d").mtime_ns == shown
 
@@ -150,7 +144,7 @@ def test_a_change_of_a_file_is_its_change_time(store: MemoryStore, filesystem: F
     changed = filesystem.getattr("/d/file").ctime_ns
     assert changed is not None
     assert changed >= before
-    flush(filesystem)
+    sync_all(filesystem)
     for _ in range(2):
         assert filesystem.getattr("/d/file").ctime_ns == changed
         filesystem.refresh()
@@ -188,7 +182,7 @@ def test_an_open_file_is_changed_by_each_write(filesystem: FileSystem) -> None:
 def test_reading_is_recorded_as_with_relatime(store: MemoryStore, filesystem: FileSystem) -> None:
     """New mail is a file that was changed after it was read."""
     write(filesystem, "/mbox", b"one")
-    flush(filesystem)
+    sync_all(filesystem)
     change(filesystem, "/mbox", 3, b"two")
     found = filesystem.getattr("/mbox")
     assert found.atime_ns is not None
