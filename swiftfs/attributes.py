@@ -113,6 +113,14 @@ def guess_type(name: str) -> str:
     return _types().guess_type(name, strict=False)[0] or "application/octet-stream"
 
 
+def type_after_rename(media_type: str, old: str, new: str) -> str:
+    """Return the media type of a file after its rename: that of the `new` name, if it had that of the `old`.
+
+    Otherwise another client has chosen it.
+    """
+    return guess_type(new) if media_type == guess_type(old) else media_type
+
+
 @cache
 def _types() -> MimeTypes:
     """Return the types by the endings of names; it reads files of the system."""
@@ -220,6 +228,9 @@ MAX_XATTR_NAME = 255
 _XATTR_PREFIX = "user."
 _VERBATIM_NAME = re.compile(r"[a-z0-9.-]+")
 _BINARY = "data:;base64,"
+_IN_PARTS = "data:;parts="
+_PARTS = re.compile(_IN_PARTS + r"(\d{1,3}),(.*)", re.DOTALL)
+_PART = "%00"
 _VERBATIM_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 
 
@@ -271,6 +282,48 @@ def decode_xattr(text: str) -> bytes:
         except binascii.Error:
             pass
     return text.encode()
+
+
+def with_xattr(metadata: Mapping[str, str], header: str, value: bytes, longest: int) -> dict[str, str]:
+    """Return the metadata with an xattr, in parts of at most `longest` bytes if it is longer.
+
+    A part's name has a NUL, which no xattr can have.
+    """
+    changed = without_xattr(metadata, header)
+    text = encode_xattr(value)
+    if len(text) <= longest:
+        changed[header] = text
+        return changed
+    chunks = _cut(text, longest) or _cut(_BINARY + base64.b64encode(value).decode(), longest)
+    changed[header] = f"{_IN_PARTS}{len(chunks) - 1},{chunks[0]}"
+    changed.update({f"{header}{_PART}{number}": chunk for number, chunk in enumerate(chunks[1:], 1)})
+    return changed
+
+
+def xattr_of(metadata: Mapping[str, str], header: str) -> bytes | None:
+    """Return the value of an xattr, None if there is none."""
+    text = metadata.get(header)
+    if text is None or (match := _PARTS.fullmatch(text)) is None:
+        return None if text is None else decode_xattr(text)
+    parts = [metadata.get(f"{header}{_PART}{number}") for number in range(1, int(match[1]) + 1)]
+    whole = [part for part in parts if part is not None]
+    # Another client may have such a text, or have removed a part.
+    return decode_xattr(match[2] + "".join(whole)) if len(whole) == len(parts) else text.encode()
+
+
+def without_xattr(metadata: Mapping[str, str], header: str) -> dict[str, str]:
+    """Return the metadata without an xattr and its parts."""
+    begin = header + _PART
+    return {name: text for name, text in metadata.items() if name != header and not name.startswith(begin)}
+
+
+def _cut(text: str, longest: int) -> list[str]:
+    """Return a text in chunks that fit, none if blanks would be at the end of one: HTTP strips them."""
+    first = longest - len(f"{_IN_PARTS}{len(text)},")
+    if first <= 0:
+        return [text]  # no server has such a limit: it will be refused
+    chunks = [text[:first], *(text[at : at + longest] for at in range(first, len(text), longest))]
+    return chunks if all(chunk == chunk.strip() for chunk in chunks) else []
 
 
 def _quote(text: str) -> str:

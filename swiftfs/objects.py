@@ -204,7 +204,8 @@ class Limits:
 class Attributes:
     """The result of `stat`. `mode` includes the file type; `mtime_ns` is in ns since the epoch.
 
-    `device` is the device number of a device node (makedev(3)).
+    `device` is the device number of a device node (makedev(3)). `atime_ns` and `ctime_ns` are None where they
+    are not known: then they are shown as `mtime_ns`.
     """
 
     mode: int
@@ -214,6 +215,8 @@ class Attributes:
     gid: int
     inode: int = 0
     device: int = 0
+    atime_ns: int | None = None
+    ctime_ns: int | None = None
 
     @property
     def is_directory(self) -> bool:
@@ -258,13 +261,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class FilesystemUsage:
-    """The result of `statfs`: sizes in bytes, and numbers of objects."""
+    """The result of `statfs`: sizes in bytes, numbers of objects, and bytes in the longest new name."""
 
     total_bytes: int
     free_bytes: int
     total_objects: int = 0
     free_objects: int = 0
-    name_bytes: int = 1024
+    name_bytes: int = 255
 
 
 REQUEST_CLASSES = (

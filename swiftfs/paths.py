@@ -33,6 +33,12 @@ HIDDEN_FOLDER = ".swiftfs"
 MAX_KEY_BYTES = 1024
 """Swift's default `max_object_name_length`."""
 
+MAX_NAME_BYTES = 255
+"""The longest new name in a folder: `NAME_MAX` of Linux, to which programs cut the names that they make.
+
+Names of other clients may have up to `FUSE_NAME_MAX` of the kernel, 1024.
+"""
+
 SEGMENTS_SUFFIX = "_segments"
 """The ending of the container with another one's segments; the swift CLI uses it too."""
 
@@ -100,6 +106,12 @@ def split(path: str) -> tuple[str, str]:
 def join(parent: str, name: str) -> str:
     """Return the path of `name` in the folder `parent`."""
     return f"/{name}" if parent == "/" else f"{parent}/{name}"
+
+
+def check_new_name(path: str) -> None:
+    """Raise `OSError` ENAMETOOLONG if a file or folder of this name must not be made."""
+    if len(split(path)[1].encode()) > MAX_NAME_BYTES:
+        raise os_error(errno.ENAMETOOLONG, path)
 
 
 def path_below(folder: str, key: str) -> str:

@@ -1,6 +1,7 @@
 """The helpers of mount(8), umount(8) and fstab: `mount.swiftfs SOURCE DIR …`, `umount.fuse.swiftfs DIR …`."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,9 +57,8 @@ def helper(source: str, mountpoint: str, options: tuple[str, ...], fake: bool) -
 def unmount_helper(mountpoint: Path, *, force: bool, lazy: bool) -> None:
     """Unmount MOUNTPOINT for umount(8), and wait until everything written there is in Swift."""
     if force or lazy:
-        flags = ["-f"] * force + ["-l"] * lazy
-        # `--internal-only`: umount(8) would call this helper again.
-        os.execvp("umount", ["umount", "--internal-only", *flags, str(mountpoint)])
+        _unmount_at_once(mountpoint, force=force, lazy=lazy)
+        return
     from swiftfs.control.unmount import unmount
 
     try:
@@ -69,6 +69,25 @@ def unmount_helper(mountpoint: Path, *, force: bool, lazy: bool) -> None:
     except SwiftfsError as error:
         OneLineError(str(error)).show()
         sys.exit(FAILED)
+
+
+def _unmount_at_once(mountpoint: Path, *, force: bool, lazy: bool) -> None:
+    """Let umount(8) do it, and say what becomes of the changes; the mount is not asked, as it may hang."""
+    flags = ["-f"] * force + ["-l"] * lazy
+    # `--internal-only`: umount(8) would call this helper again.
+    words = ["umount", "--internal-only", *flags, str(mountpoint)]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    if result.returncode:
+        reason = " ".join(result.stderr.split()).partition(f"{mountpoint}: ")[2] or result.stderr.strip()
+        # The kernel cuts the connection before it finds that a program is there.
+        cut = "; its process was cut off: 'umount -l' removes it" if force and "busy" in reason else ""
+        OneLineError(f"cannot unmount {mountpoint}: {reason.rstrip('.')}{cut}").show()
+        sys.exit(result.returncode)
+    how = "by force, which cuts off the files that are open" if force else "for programs that begin now"
+    OneLineError(
+        f"{mountpoint} is unmounted {how}; its process stores what was closed, or the next mount does if it "
+        "has died"
+    ).show()
 
 
 def main() -> None:

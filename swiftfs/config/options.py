@@ -254,6 +254,12 @@ class Options:
         _choice("last", "keep"),
         "if another client changed the object: overwrite its version, or keep it under another name",
     )
+    hardlinks: str = _option(
+        "no",
+        _choice("no", "copy"),
+        "what link(2) does: fail with EPERM, or copy the file on the server; then both names have its bytes, "
+        "and change independently",
+    )
     settle: float = _option(
         2.0, _SECONDS, "how long a change waits, so that later ones can be merged with it"
     )

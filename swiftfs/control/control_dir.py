@@ -184,6 +184,9 @@ class ControlDirFS(FileSystem):
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         self._filesystem.symlink(target, _changeable(path), caller)
 
+    def link(self, old: str, new: str) -> None:
+        self._filesystem.link(_changeable(old), _changeable(new))
+
     def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
         self._filesystem.mknod(_changeable(path), mode, device, caller)
 

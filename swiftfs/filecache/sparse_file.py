@@ -5,6 +5,7 @@ import errno
 import hashlib
 import mmap
 import os
+import resource
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -31,6 +32,20 @@ _IN_USE = "open-"
 _MIB = 1024 * 1024
 _SECTOR = 512
 """The unit of `st_blocks` in bytes, whatever the file system's own is (inode(7))."""
+
+
+RESERVED = 128
+"""Descriptors that programs do not get: the journal needs them to sync and store what was closed. Where the
+limit is low, a quarter of it."""
+
+
+def check_descriptors() -> None:
+    """Raise `OSError` EMFILE if this process may open no more files but those that are reserved."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/", os.O_PATH | os.O_CLOEXEC)  # the lowest number that is free: open(2)
+    os.close(lowest)
+    if lowest >= most - min(RESERVED, most // 4):
+        raise os_error(errno.EMFILE)
 
 
 class Mark(NamedTuple):

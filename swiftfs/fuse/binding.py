@@ -92,6 +92,12 @@ _FULL = (
 )
 """What to do about an ENOSPC of the local disk; that of Swift has a `StoreError`."""
 
+_TOO_MANY = (
+    "programs have as many files open as this mount's process may open: raise its hard limit "
+    "('ulimit -Hn', LimitNOFILE= of a service), then mount again"
+)
+"""What to do about an EMFILE."""
+
 _threads = AttachedThreads()
 
 
@@ -428,6 +434,8 @@ def _log_failure(name: str, args: tuple[Any, ...], error: BaseException) -> int:
             return number
     if number == errno.ENOSPC and not isinstance(error, StoreError):
         log.warning("%s %s: ENOSPC: %s", name, _subject(name, args), _FULL)
+    if number == errno.EMFILE:
+        log.warning("%s %s: EMFILE: %s", name, _subject(name, args), _TOO_MANY)
     everyday = not isinstance(error, StoreError) or number in _EVERYDAY
     code = errno.errorcode.get(number, number)
     log.log(

@@ -2,14 +2,12 @@
 
 # ruff: noqa: ARG002  the methods have fusepy's arguments
 
-import errno
 from collections.abc import Callable, Mapping, Sequence
 from stat import S_IMODE
 from typing import Any, Protocol
 
 import fuse
 
-from swiftfs.errors import os_error
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageUse
 
 _BLOCK = 4096
@@ -69,6 +67,9 @@ class FileSystem(Protocol):
 
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         """Make `path` a symbolic link to `target`."""
+
+    def link(self, old: str, new: str) -> None:
+        """Make `new` another name of the file `old`, or a copy."""
 
     def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
         """Make a file of the type in `mode`."""
@@ -206,8 +207,8 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         self._filesystem.symlink(source, target, caller())
 
     def link(self, target: str, source: str) -> None:
-        """Refuse: an object has one name (link(2): EPERM for such filesystems)."""
-        raise os_error(errno.EPERM, target)
+        """Link or copy: fusepy calls the new path `target` and the existing one `source`."""
+        self._filesystem.link(source, target)
 
     def mknod(self, path: str, mode: int, dev: int) -> None:
         """Make a file, FIFO, socket or device."""

@@ -23,7 +23,11 @@ UNKNOWN_INODE = 0xFFFFFFFF
 """What libfuse itself gives an entry without an inode; 0 would hide the entry from readdir(3)."""
 
 PREFERRED_IO = 131072
-"""`st_blksize` in bytes: stdio and cp then send writes as large as one FUSE request."""
+"""`st_blksize` in bytes: stdio and cp then send writes as large as one FUSE request.
+
+Not more, because programs also read so much at a time: each seek of stdio, and `wc -c` the end of a file.
+It is a block of the file cache, so that no more is downloaded for them than for one byte.
+"""
 
 Filler = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_longlong)
 """libfuse's `fuse_fill_dir_t`. It only copies into memory, so it is called with the GIL held."""
@@ -100,7 +104,7 @@ def handle_of(file_info: int) -> int:
 
 _STAT_VALUES = (
     *("inode", "mode", "links", "uid", "gid", "size", "blksize", "blocks"),
-    *("seconds", "nanoseconds", "device"),
+    *("seconds", "nanoseconds", "device", "atime", "atime_rest", "ctime", "ctime_rest"),
 )
 _STAT_FIELDS = {
     "st_ino": ("inode",),
@@ -112,11 +116,11 @@ _STAT_FIELDS = {
     "st_size": ("size",),
     "st_blksize": ("blksize",),
     "st_blocks": ("blocks",),
-    "st_atimespec": ("seconds", "nanoseconds"),
+    "st_atimespec": ("atime", "atime_rest"),
     "st_mtimespec": ("seconds", "nanoseconds"),
-    "st_ctimespec": ("seconds", "nanoseconds"),
+    "st_ctimespec": ("ctime", "ctime_rest"),
 }
-_SIGNED = {"size", "blocks", "seconds", "nanoseconds"}
+_SIGNED = {"size", "blocks", "seconds", "nanoseconds", "atime", "atime_rest", "ctime", "ctime_rest"}
 _CODES = {2: "H", 4: "I", 8: "Q"}
 
 
@@ -146,9 +150,11 @@ _memmove = ctypes.memmove
 def write_stat(address: int, attributes: Attributes) -> None:
     """Fill the `struct stat` at the address.
 
-    `st_nlink` is 1 for directories too: it promises nothing about subdirectories, which `find` would believe.
+    `st_nlink` is 1 for directories too, which says that the number of subdirectories is not known. `find`
+    would believe a number, and not look into the folder that another client has made since.
     """
-    size = attributes.size
+    size, mtime_ns = attributes.size, attributes.mtime_ns
+    atime_ns, ctime_ns = attributes.atime_ns, attributes.ctime_ns
     values = (
         attributes.inode,
         attributes.mode,
@@ -158,8 +164,10 @@ def write_stat(address: int, attributes: Attributes) -> None:
         size,
         PREFERRED_IO,
         (size + 511) >> 9,
-        *divmod(attributes.mtime_ns, 1_000_000_000),
+        *divmod(mtime_ns, 1_000_000_000),
         attributes.device,
+        *divmod(mtime_ns if atime_ns is None else atime_ns, 1_000_000_000),
+        *divmod(mtime_ns if ctime_ns is None else ctime_ns, 1_000_000_000),
     )
     _memmove(address, _pack_stat(*_in_stat_order(values)), _stat_size)
 

@@ -5,6 +5,7 @@ INVARIANT: one request replaces the old state by the new one, and nothing of the
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from swiftfs.attributes import is_directory_type
@@ -18,6 +19,7 @@ from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
 from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
+    CopyFile,
     CreateContainer,
     Delete,
     DeleteContainer,
@@ -62,6 +64,7 @@ class Executor:
         self._store = store
         self._segment_size = segment_size
         self._conflicts = conflicts
+        self._copies = copies
         self._pool = new_pool("journal", PARALLEL)
         self._file_upload = FileUpload(store, segment_size, removal, ambiguous)
         self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
@@ -212,6 +215,8 @@ class Executor:
             case Delete():
                 for error in self.delete_together([operation]).values():
                     raise error
+            case CopyFile():
+                return self._copy_file(operation)
             case CreateContainer():
                 if not self._store.create_container(operation.container):
                     raise AlreadyExists(f"container {operation.container} exists")
@@ -220,6 +225,20 @@ class Executor:
             case DeleteContainer():
                 self._store.delete_container(operation.container)
         return None
+
+    def _copy_file(self, operation: CopyFile) -> ObjectInfo:
+        """Copy a file and return its copy, which shares nothing with it: either may be deleted any time."""
+        with suppress(NotFound):
+            self._store.head(operation.target)
+            raise AlreadyExists(f"{operation.target}: another client made it")
+        info = self._store.head(operation.source)
+        if info.is_slo:
+            self._copies.copy(info, operation.target)
+            return self._store.head(operation.target)
+        # Of a DLO this copies the bytes. So the copy does not keep the header that names the segments.
+        version = self._store.copy(operation.source, operation.target)
+        kept = {name: value for name, value in info.preserved_headers.items() if name != "X-Object-Manifest"}
+        return replace(info, version=version, dlo_prefix=None, preserved_headers=kept)
 
     def _put_marker(self, operation: PutMarker, *, ambiguous: bool) -> ObjectInfo:
         """Make a folder; one that an `ambiguous` operation may have made counts as made.

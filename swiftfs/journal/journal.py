@@ -41,7 +41,7 @@ from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
 from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, Waiting, nobody_waits
-from swiftfs.objects import ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder
 
 PROGRESS_SECONDS = 0.2
@@ -305,9 +305,9 @@ class Journal:
                 return
         done(None)
 
-    def run_unjournaled(self, operation: Operation) -> None:
-        """Execute an operation of one request, which needs no journal; raise its error."""
-        self._executor.run(operation)
+    def run_unjournaled(self, operation: Operation) -> ObjectInfo | None:
+        """Execute an operation that needs no journal; return the stored object, if any. Raise its error."""
+        return self._executor.run(operation)
 
     def flush(self, names: Collection[ObjectName]) -> None:
         """Execute pending changes of `names` now, for good; raise the error of a failed one, which stays."""

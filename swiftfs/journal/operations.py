@@ -45,6 +45,7 @@ class PutFile:
             self,
             name=name,
             file=replace(self.file, base=None),
+            meta=self.meta.renamed(self.name.key, name.key),
             replaces_large=replaces_large,
             replaces_etag=replaces_etag,
             creates=creates,
@@ -254,6 +255,17 @@ class MoveFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyFile:
+    """Copy a file's object with all its bytes, of an SLO to segments of its own.
+
+    Raises `AlreadyExists` and does not overwrite an object.
+    """
+
+    source: ObjectName
+    target: ObjectName
+
+
+@dataclass(frozen=True, slots=True)
 class CreateContainer:
     """Create a container."""
 
@@ -285,6 +297,7 @@ Operation = (
     | Move
     | MoveObject
     | MoveFolder
+    | CopyFile
     | CreateContainer
     | DescribeContainer
     | DeleteContainer
@@ -300,6 +313,7 @@ KINDS: Mapping[type, str] = {
     Move: "Move",
     MoveObject: "MoveObject",
     MoveFolder: "MoveFolder",
+    CopyFile: "Copy",
     CreateContainer: "CreateContainer",
     DescribeContainer: "DescribeContainer",
     DeleteContainer: "DeleteContainer",
@@ -310,7 +324,7 @@ KINDS: Mapping[type, str] = {
 def names_of(operation: Operation) -> tuple[ObjectName, ...]:
     """Return the objects that an operation is about: for a folder its markers, for a container none."""
     match operation:
-        case Move() | MoveObject():
+        case Move() | MoveObject() | CopyFile():
             return (operation.source, operation.target)
         case MoveFolder():
             return tuple(name for pair in operation.markers for name in pair)

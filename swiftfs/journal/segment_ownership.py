@@ -77,7 +77,7 @@ class SegmentOwnership:
 
     def is_upload_of(self, prefix: ObjectName, name: ObjectName) -> bool:
         """Return whether the prefix of a DLO's segments says that they were uploaded for `name`."""
-        return is_upload_of(prefix, name, self._choice)
+        return is_upload_of(prefix, name, self.choice)
 
     def has_claims(self, name: ObjectName) -> bool:
         """Return whether `name` may own segments that were uploaded for another object."""

@@ -156,6 +156,10 @@ class SharedCopies:
         self._removal = removal
         self._ambiguous = ambiguous
 
+    def copy(self, info: ObjectInfo, target: ObjectName) -> None:
+        """Copy the version `info` of an SLO with its segments; errors as of `ManifestCopier.copy`."""
+        self._copier.copy(info, target)
+
     def settle(self, items: Iterable[MoveItem]) -> None:
         """Record whose the segments of moved SLOs are.
 

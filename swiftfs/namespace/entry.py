@@ -87,7 +87,7 @@ NO_TIME = -(2**63)
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
-class Times(Enum):
+class ForeignTimes(Enum):
     """Whence the mtime of another client's object is; the values are those of the option `mtime`.
 
     `AUTO` is the listing's time, unless an answer that is kept shows that the object had an mtime.
@@ -110,7 +110,7 @@ class Defaults:
     uid: int
     gid: int
     umask: int = 0o022
-    times: Times = Times.META
+    times: ForeignTimes = ForeignTimes.META
     slash_markers: bool = False
     typed_markers: bool = False
     show_segments: bool = False
@@ -259,7 +259,7 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
         media_type=base,
         target=stored.target,
         is_slo=None if unknown else stored.slo is not None,
-        complete=not unknown or (row.size > 0 and defaults.times is Times.LISTING),
+        complete=not unknown or (row.size > 0 and defaults.times is ForeignTimes.LISTING),
         hinted=not unknown and stored.slo is not None,
     )
 
@@ -306,6 +306,12 @@ def moved_entry(entry: Entry, name: str, target: ObjectName) -> Entry:
     """
     attributes = replace(entry.attributes, inode=inode_of(target))
     return replace(entry, name=name, object=target, attributes=attributes, last_modified="")
+
+
+def retyped_entry(entry: Entry, media_type: str) -> Entry:
+    """Return the entry of a file whose object gets another media type."""
+    meta = replace(entry.meta, media_type=media_type) if entry.meta is not None else None
+    return replace(entry, media_type=media_type, meta=meta)
 
 
 def row_of(info: ObjectInfo) -> Row:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from swiftfs.attributes import decode_metadata
 from swiftfs.concurrency import Future, Lock, Rank, new_lock, new_pool
 from swiftfs.errors import Ghost, NotFound
-from swiftfs.namespace.entry import Defaults, Entry, Times, with_head
+from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, with_head
 from swiftfs.namespace.head_cache import HeadCache, ObjectState
 from swiftfs.namespace.listing import HeadQueue, Listing
 from swiftfs.namespace.listing_fetcher import Listings
@@ -214,7 +214,7 @@ class EntryCompleter:
         """Return each entry as complete as it is without a request; None if it needs a HEAD."""
         infos = self._head_fetcher.recall_many(entries)
         undated: set[ObjectState] = set()
-        if self._defaults.times is Times.AUTO:
+        if self._defaults.times is ForeignTimes.AUTO:
             unknown = [one for one in entries if one.has_listed_time and key_of(one) not in infos]
             undated = set(map(key_of, unknown)) - self._head_fetcher.had_times(unknown)
         found: list[Entry | None] = []
@@ -229,13 +229,13 @@ class EntryCompleter:
     def complete(self, listing: Listing, entry: Entry) -> Entry | None:
         """Return `entry` with a HEAD's answer, None when it is gone; send HEADs for the next entries too."""
         # Of a huge folder the blocks were not completed from memory before.
-        if self._defaults.times is Times.AUTO and (better := self._remembered([entry])[0]) is not None:
+        if self._defaults.times is ForeignTimes.AUTO and (better := self._remembered([entry])[0]) is not None:
             with self._lock:
                 listing.refine(entry, better)
             return better
         wanted = self._ask(listing, entry)
         queued = self._next_queued(listing)
-        if self._defaults.times is Times.AUTO:
+        if self._defaults.times is ForeignTimes.AUTO:
             known = self._remembered([sibling for _, sibling in queued])
             queued = [one for one, better in zip(queued, known, strict=True) if better is None]
         for other, sibling in queued:

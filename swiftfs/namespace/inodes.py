@@ -61,6 +61,11 @@ class Inodes:
             number = self._number(self._place(path, is_folder=False))
         return replace(attributes, inode=number)
 
+    def number(self, path: str, *, is_folder: bool) -> int:
+        """Return the number of the file or folder at `path`, whether or not there is one."""
+        with self._lock:
+            return self._number(self._place(path, is_folder=is_folder))
+
     def move(self, old: str, new: str) -> None:
         """Record that the file `old` is now named `new`, and that a file of that name before is gone."""
         with self._lock:

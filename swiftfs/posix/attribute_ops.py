@@ -20,29 +20,21 @@ from swiftfs.attributes import (
     STATE_ATTRIBUTE,
     STATUS_ATTRIBUTE,
     THAW_ATTRIBUTE,
-    Stored,
-    decode_xattr,
-    encode_marker,
-    encode_xattr,
     header_to_xattr,
+    with_xattr,
+    without_xattr,
+    xattr_of,
     xattr_to_header,
 )
-from swiftfs.errors import AccessDenied, NotFound, os_error
-from swiftfs.journal.operations import (
-    DescribeContainer,
-    PutMarker,
-    ReplaceHeaders,
-    SetAttributes,
-)
+from swiftfs.errors import NotFound, os_error
 from swiftfs.namespace.entry import Entry
-from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectInfo
+from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo
 from swiftfs.posix.archive import Archive
+from swiftfs.posix.attribute_changes import AttributeChanges, Update
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
-from swiftfs.posix.write_back import WriteBack
-from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.retry import PATIENT, deadline
@@ -56,25 +48,26 @@ OWN_METADATA_ITEMS = 4
 OWN_METADATA_BYTES = 100
 """Space for `mtime`, `mode`, `uid` and `gid`: it must be possible to change them."""
 
-Update = Callable[[Attributes], Attributes]
+MOST_ITEMS = 80
+"""More metadata of an object could not be read: `http.client` refuses an answer of more than 100 headers."""
 
 
 class AttributeOps:
     """Returns and changes the attributes and xattrs of files and folders."""
 
     def __init__(
-        self, services: Services, pending: PendingChanges, write_back: WriteBack, files: FileOps
+        self, services: Services, pending: PendingChanges, files: FileOps, changes: AttributeChanges
     ) -> None:
         self._store = services.store
         self._namespace = services.namespace
         self._journal = services.journal
         self._defaults = services.defaults
-        self._source = services.source
         self._open_files = services.open_files
         self._pending = pending
-        self._write_back = write_back
         self._files = files
+        self._changes = changes
         self._inodes = services.inodes
+        self._times = services.times
         # Other processes ask the mount by xattrs of its root.
         self._answers: Mapping[str, Callable[[], object]] = {
             PID_ATTRIBUTE: os.getpid,
@@ -91,9 +84,11 @@ class AttributeOps:
             file = self._files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
         if file is not None:
             return self._attributes(file)
-        attributes = self._namespace.dated(self._look_up(path)).attributes
+        entry = self._namespace.dated(self._look_up(path))
+        attributes = entry.attributes
         self._open_files.shown_sizes.show(path, attributes.size)
-        return self._defaults.shown(self._inodes.of(path, attributes))
+        numbered = self._inodes.of(path, attributes)
+        return self._defaults.shown(self._times.shown(numbered, entry.last_modified))
 
     def _look_up(self, path: str) -> Entry:
         """Return the entry of `path`; what a late request has done to it is undone first."""
@@ -113,8 +108,12 @@ class AttributeOps:
 
     def _attributes(self, file: OpenFile) -> Attributes:
         path, attributes = file.known_as, file.current_attributes
+        if file.dirty:  # by many writes, of which only the first was recorded
+            self._times.wrote(path, attributes.mtime_ns)
         self._open_files.shown_sizes.show(path, attributes.size)
-        return self._defaults.shown(self._inodes.of_open(path, attributes))
+        numbered = self._inodes.of_open(path, attributes)
+        last_modified = file.entry.last_modified if file.entry is not None and not file.dirty else ""
+        return self._defaults.shown(self._times.shown(numbered, last_modified))
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits."""
@@ -130,8 +129,11 @@ class AttributeOps:
 
         self._change(path, update)
 
-    def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:  # noqa: ARG002
-        """Set the modification time in ns, None for unchanged; the access time is not stored."""
+    def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
+        """Set the times in ns, None for unchanged; the access time is not stored."""
+        path = self._open_files.resolve(path)
+        # First: a folder gets the time that is asked for, even if Swift has it already.
+        self._times.set(path, atime_ns, mtime_ns, is_folder=self._is_folder(path))
         if mtime_ns is not None:
             self._change(path, lambda old: replace(old, mtime_ns=mtime_ns))
 
@@ -147,10 +149,10 @@ class AttributeOps:
         if name in _COMPUTED:
             return str(_COMPUTED[name](self._store, self._stored(path))).encode()
         header = xattr_to_header(name)
-        value = self._metadata(path).get(header) if header else None
+        value = xattr_of(self._metadata(path), header) if header else None
         if value is None:
             raise os_error(errno.ENODATA, path)
-        return decode_xattr(value)
+        return value
 
     def listxattr(self, path: str) -> list[str]:
         """Return the names of the xattrs."""
@@ -177,10 +179,10 @@ class AttributeOps:
         path = self._open_files.resolve(path)
         with self._pending.changing(path):
             header = xattr_to_header(name)
-            metadata = dict(self._metadata(path))
-            if header is None or metadata.pop(header, None) is None:
+            metadata = self._metadata(path)
+            if header is None or header not in metadata:
                 raise os_error(errno.ENODATA, path)
-            self._store_metadata(path, metadata)
+            self._store_metadata(path, without_xattr(metadata, header))
 
     def _change(self, path: str, update: Update) -> None:
         """Give `path` the attributes that `update` makes from its current ones."""
@@ -188,14 +190,25 @@ class AttributeOps:
         with self._pending.changing(path):
             file = self._open_files.at(path)
             if file is None:
-                self._submit(path, self._namespace.dated(self._namespace.lookup(path)), update, None)
+                entry = self._dated(path)
+                self._changes.submit(path, entry, update, None)
+                self._times.changed(path, is_folder=entry.is_directory)
                 return
+            self._times.changed(path, is_folder=False)
             with file.lock:
                 # A dirty file's attributes go with its upload.
                 if not file.dirty and not file.unlinked and file.entry is not None:
-                    file.entry = self._submit(path, file.entry, update, None)
+                    file.entry = self._changes.submit(path, file.entry, update, None)
                 # An open file has attributes of its own, which its next flush sends.
                 file.attributes = update(file.attributes)
+
+    def _is_folder(self, path: str) -> bool:
+        entry = self._namespace.find(path) if self._open_files.at(path) is None else None
+        return entry is not None and entry.is_directory
+
+    def _dated(self, path: str) -> Entry:
+        """Return the entry of `path` as it is shown, to be changed."""
+        return self._times.dated(path, self._namespace.dated(self._namespace.lookup(path)))
 
     def _refresh(self, path: str) -> None:
         if path == "/":
@@ -222,38 +235,43 @@ class AttributeOps:
             self._learn_headers(file)
             return file.meta.metadata
         entry = file.entry if file is not None else None
-        return self._meta(entry or self._namespace.lookup(path)).metadata
+        return self._changes.meta(entry or self._namespace.lookup(path)).metadata
 
     def _set_metadata(self, path: str, name: str, value: bytes, flags: int) -> None:
         header = xattr_to_header(name)
         if header is None:
             raise os_error(errno.EOPNOTSUPP, path)
         limits = self._store.limits()
-        text = encode_xattr(value)
-        if len(header) > limits.metadata_name_bytes or len(text) > limits.metadata_value_bytes:
-            raise os_error(errno.E2BIG, path)
-        metadata = dict(self._metadata(path))
+        metadata = self._metadata(path)
         if flags & XATTR_CREATE and header in metadata:
             raise os_error(errno.EEXIST, path)
         if flags & XATTR_REPLACE and header not in metadata:
             raise os_error(errno.ENODATA, path)
-        metadata[header] = text
-        size = OWN_METADATA_BYTES + sum(len(name) + len(text.encode()) for name, text in metadata.items())
+        metadata = with_xattr(metadata, header, value, limits.metadata_value_bytes)
         # Swift would answer 400 when the change is sent, long after this call.
-        if len(metadata) + OWN_METADATA_ITEMS > limits.metadata_items or size > limits.metadata_bytes:
+        if not _fits(metadata, limits):
+            log.info(
+                "%s: no room for %s of %d bytes: the server takes %d bytes of metadata for each object, "
+                "names included, in %d items, and names of %d bytes",
+                *(path, name, len(value), limits.metadata_bytes),
+                *(limits.metadata_items, limits.metadata_name_bytes),
+            )
             raise os_error(errno.E2BIG, path)
         self._store_metadata(path, metadata)
 
     def _store_metadata(self, path: str, metadata: Mapping[str, str]) -> None:
         file = self._open_files.at(path)
         if file is None:
-            self._submit(path, self._namespace.dated(self._namespace.lookup(path)), _unchanged, metadata)
+            entry = self._dated(path)
+            self._changes.submit(path, entry, _unchanged, metadata)
+            self._times.changed(path, is_folder=entry.is_directory)
             return
+        self._times.changed(path, is_folder=False)
         with file.lock:
             preserved = file.meta.preserved_headers
             if not file.dirty and not file.unlinked and file.entry is not None:
-                file.entry = self._submit(path, file.entry, _unchanged, metadata)
-                preserved = self._meta(file.entry).preserved_headers
+                file.entry = self._changes.submit(path, file.entry, _unchanged, metadata)
+                preserved = self._changes.meta(file.entry).preserved_headers
             file.meta = replace(file.meta, metadata=metadata, preserved_headers=preserved)
             file.foreign_headers_unknown = False
 
@@ -264,87 +282,18 @@ class AttributeOps:
                 file.meta = file.meta.inherit(self._store.head(file.name))
             file.foreign_headers_unknown = False
 
-    def _meta(self, entry: Entry) -> ObjectMeta:
-        """Return the meta of the entry's object, by a HEAD if it is not known."""
-        if entry.meta is not None:
-            return entry.meta
-        if entry.object is None or (entry.missing and entry.is_directory):
-            return ObjectMeta(DIRECTORY_TYPE)
-        try:
-            info = self._store.head(entry.object)
-        except NotFound:
-            if entry.hash:
-                raise
-            return ObjectMeta(entry.media_type)  # another client deleted it; our change will store it again
-        return ObjectMeta(entry.media_type).inherit(info)
 
-    def _submit(self, path: str, entry: Entry, update: Update, metadata: Mapping[str, str] | None) -> Entry:
-        """Store an entry's new attributes, and new metadata unless it is None; return the new entry."""
-        attributes = update(entry.attributes)
-        if attributes == entry.attributes and metadata is None:
-            return entry
-        # A hinted ETag must not be sent again: the listing would show it as that of this object.
-        entry = self._namespace.verify(path, entry, ask=True)
-        meta = self._meta(entry)
-        if metadata is not None:
-            meta = replace(meta, metadata=metadata)
-        entry = replace(entry, attributes=attributes, meta=meta)
-        if entry.is_directory:
-            return self._submit_folder(path, entry, meta)
-        entry = replace(entry, last_modified="")  # a listing will show the time of this change
-        self._submit_file(path, entry, meta)
-        return entry
-
-    def _submit_file(self, path: str, entry: Entry, meta: ObjectMeta) -> None:
-        assert entry.object is not None
-        new = entry.attributes
-        if meta.is_dlo:
-            # With our mode in its type the 0-byte row of a DLO would look like an empty file.
-            sent = meta.with_metadata_of(new).headers()
-            self._pending.submit(path, ReplaceHeaders(entry.object, sent), entry)
-        else:
-            slo = entry.etag if entry.is_slo else None
-            device = new.device or None
-            stored = Stored(new.mode, new.mtime_ns, new.uid, new.gid, entry.target, slo, device)
-            meta = replace(meta, media_type=entry.media_type, stored=stored)
-            self._pending.submit(path, SetAttributes(entry.object, meta, entry.is_slo), entry)
-
-    def _submit_folder(self, path: str, entry: Entry, meta: ObjectMeta) -> Entry:
-        folder = self._source.folder(path)
-        if path == "/" and folder.container and not folder.prefix:
-            # The container has no marker object: its metadata has the root's attributes.
-            self._describe_container(folder.container, entry)
-        if not folder.prefix:
-            # In an account mount the containers' attributes are lost at the unmount.
-            self._record(path, entry)
-            return entry
-        sent = meta.marker(entry.attributes, typed=self._defaults.typed_markers).headers()
-        operation: ReplaceHeaders | PutMarker
-        if entry.object is not None and not entry.missing:
-            operation = ReplaceHeaders(entry.object, sent)
-        else:
-            name = self._defaults.marker(folder)
-            self._write_back.free_name(name)
-            operation, entry = PutMarker(name, sent), replace(entry, object=name, missing=False)
-        if path == "/":
-            self._journal.submit(path, operation)
-            self._record(path, entry)
-        else:
-            self._pending.submit(path, operation, entry)
-        return entry
-
-    def _describe_container(self, container: str, entry: Entry) -> None:
-        metadata = encode_marker(entry.attributes)
-        try:
-            self._journal.run_unjournaled(DescribeContainer(container, metadata))
-        except AccessDenied:
-            log.info("the root's attributes are lost at the unmount: no permission to change %s", container)
-
-    def _record(self, path: str, entry: Entry) -> None:
-        if path == "/":
-            self._namespace.record_root(entry)
-        else:
-            self._namespace.record(path, entry)
+def _fits(metadata: Mapping[str, str], limits: Limits) -> bool:
+    """Return whether the server takes the metadata, and the attributes besides."""
+    size = OWN_METADATA_BYTES + sum(
+        len(name.encode()) + len(text.encode()) for name, text in metadata.items()
+    )
+    is_short = all(
+        len(name) <= limits.metadata_name_bytes and len(text.encode()) <= limits.metadata_value_bytes
+        for name, text in metadata.items()
+    )
+    is_few = len(metadata) + OWN_METADATA_ITEMS <= min(limits.metadata_items, MOST_ITEMS)
+    return is_short and is_few and size <= limits.metadata_bytes
 
 
 def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:

@@ -12,7 +12,7 @@ from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.operations import CreateContainer, Delete, DeleteContainer, PutMarker
 from swiftfs.namespace.entry import NO_TIME, Entry, folder_inode
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectName
-from swiftfs.paths import Folder, join, plain_marker, slash_marker, split
+from swiftfs.paths import Folder, check_new_name, join, plain_marker, slash_marker, split
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services, in_folder
 from swiftfs.posix.write_back import WriteBack
@@ -44,6 +44,7 @@ class DirectoryOps:
         self._pending = pending
         self._write_back = write_back
         self._inodes = services.inodes
+        self._times = services.times
         self._shown = services.defaults.shown
         self._numbers = itertools.count(1)
         self._open: dict[int, _OpenFolder] = {}
@@ -117,6 +118,7 @@ class DirectoryOps:
         with self._pending.changing(path):
             if self._namespace.find(path) is not None or self._open_files.at(path) is not None:
                 raise os_error(errno.EEXIST, path)
+            check_new_name(path)
             folder = self._source.folder(path)
             mode, owner = in_folder(self._namespace, path, stat.S_IFDIR | stat.S_IMODE(mode), caller)
             attributes = Attributes(mode, 0, unix_time_ns(), owner.uid, owner.gid, folder_inode(folder))
@@ -130,6 +132,7 @@ class DirectoryOps:
             entry, operation = self._marked(path, folder, attributes)
             self._pending.submit(path, operation, entry)
             self._namespace.record_new_folder(path, entry)
+            self._times.created(path, attributes.mtime_ns, is_folder=True)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder, or an empty container."""
@@ -140,6 +143,7 @@ class DirectoryOps:
             self.refuse_unless_empty(path)
             self._remove(path, entry)
             self._namespace.invalidate_listings(path)
+            self._times.filled(path)
         self._inodes.forget(path, is_folder=True)
 
     def keep_parent(self, path: str) -> None:
@@ -148,7 +152,9 @@ class DirectoryOps:
         if not self._namespace.is_implied(parent) or not self._namespace.is_last(path):
             return
         folder = self._source.folder(parent)
-        attributes = self._namespace.dated(self._namespace.lookup(parent, complete=False)).attributes
+        implied = self._namespace.dated(self._namespace.lookup(parent, complete=False))
+        self._times.filled(path)
+        attributes = self._times.dated(parent, implied).attributes
         entry, operation = self._marked(parent, folder, attributes)
         if operation.name == self._source.object(path):
             return  # the child is the file `d/` itself, and no other key can mark the folder `d`

@@ -12,9 +12,11 @@ from swiftfs.concurrency import monotonic, unix_time_ns
 from swiftfs.errors import NotFound, PreconditionFailed, Sealed, StoreError, SwiftfsError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
+from swiftfs.filecache.sparse_file import check_descriptors
 from swiftfs.journal.operations import PutSpecial
 from swiftfs.namespace.entry import Entry, inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan
+from swiftfs.paths import check_new_name
 from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
@@ -39,6 +41,7 @@ class FileOps:
         self._pending = pending
         self._write_back = write_back
         self._inodes = services.inodes
+        self._times = services.times
         self._prefetch = Prefetch(services.namespace, self._file_cache, self._open_files, services.options)
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
@@ -52,12 +55,15 @@ class FileOps:
                 if flags & os.O_EXCL:
                     raise os_error(errno.EEXIST, path)
                 return self.open(path, flags)
+            check_new_name(path)
+            check_descriptors()
             permissions, owner = in_folder(self._namespace, path, stat.S_IMODE(mode) | stat.S_IFREG, caller)
             now, inode = unix_time_ns(), inode_of(name)
             attributes = Attributes(permissions, 0, now, owner.uid, owner.gid, inode)
             meta = ObjectMeta(guess_type(name.key))
             cached_file = self._file_cache.new(name, None)
             file = OpenFile(path, name, cached_file, attributes, meta, None, Changes.DIRTY)
+            self._times.created(path, now)
             return self._add_handle(file, flags)
 
     def open(self, path: str, flags: int) -> int:
@@ -75,8 +81,11 @@ class FileOps:
                 handle = self._open_files.share(file, **_access(flags))
             else:
                 handle = self._open_stored(path, flags)
+        file = self._open_files.handle(handle).file
         if flags & os.O_TRUNC:
-            self._truncate(self._open_files.handle(handle).file, 0)
+            self._truncate(file, 0)
+        elif not flags & (os.O_ACCMODE | os.O_NOATIME):
+            self._times.accessed(file.known_as, file.attributes)
         return handle
 
     def _open_stored(self, path: str, flags: int) -> int:
@@ -89,6 +98,7 @@ class FileOps:
         # A ghost has no bytes, but it can be overwritten.
         if entry.missing and not flags & os.O_TRUNC:
             raise os_error(errno.ENOENT, path)
+        check_descriptors()
         file = self._open_object(path, entry, is_read=not flags & os.O_TRUNC)
         # A read with the kernel's pages would end at the size that is shown.
         file.pages.is_bypassed = file.cached_file.size != file.attributes.size
@@ -284,10 +294,12 @@ class FileOps:
             name = self._namespace.new_object(path)
             if self._open_files.at(path) is not None or self._namespace.find(path) is not None:
                 raise os_error(errno.EEXIST, path)
+            check_new_name(path)
             self._write_back.free_name(name)
             meta = ObjectMeta(SPECIAL_TYPES[stat.S_IFMT(stored.mode)], stored)
             entry = unstored_entry(path, name, len(body), meta, self._services.defaults)
             self._pending.submit(path, PutSpecial(name, body, meta, creates=True), entry)
+            self._times.created(path, entry.attributes.mtime_ns)
 
     def _add_handle(self, file: OpenFile, flags: int) -> int:
         """Return a handle on the new `file`, or on the one that another thread opened meanwhile."""
@@ -356,7 +368,11 @@ class FileOps:
         return self._services.journal.needs_older(file.cached_file)
 
     def _touch(self, file: OpenFile) -> None:
-        file.attributes = replace(file.attributes, mtime_ns=unix_time_ns())
+        before, now = file.attributes, unix_time_ns()
+        file.attributes = replace(before, mtime_ns=now)
+        # Once for each hand-in, which does it again: this runs for every write.
+        if not file.dirty:
+            self._times.wrote(file.known_as, now, before.mtime_ns)
         # A new change is a new attempt.
         if file.changes is not Changes.DIRTY:
             file.become(Changes.DIRTY)

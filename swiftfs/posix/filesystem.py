@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.commits import Record
 from swiftfs.objects import Usage
+from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
+from swiftfs.posix.link_ops import LinkOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.rename_ops import RenameOps
@@ -40,8 +42,10 @@ class FileSystem:
         self._files = files = FileOps(services, pending, write_back)
         directories = DirectoryOps(services, pending, write_back)
         unlinks = UnlinkOps(services, pending, write_back, directories)
-        renames = RenameOps(services, pending, write_back, files, directories, unlinks)
-        attributes = AttributeOps(services, pending, write_back, files)
+        changes = AttributeChanges(services, pending, write_back)
+        renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
+        self.link = LinkOps(services, pending, write_back, changes).link
+        attributes = AttributeOps(services, pending, files, changes)
 
         self.getattr = attributes.getattr
         self.getattr_handle = attributes.getattr_handle
@@ -80,8 +84,7 @@ class FileSystem:
 
         self.unlink = unlinks.unlink
         self.unhide = unlinks.unhide
-        self.rename = renames.rename
-        self.hide = renames.hide
+        self.rename, self.hide = renames.rename, renames.hide
         self.statfs = UsageReport(services.store, services.source, services.options.segments).of
 
         self.waiting = services.journal.waiting

@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
+from swiftfs.attributes import type_after_rename
 from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.carried_tasks import Carried, CarriedTasks, FolderRename
 from swiftfs.journal.moves import EMPTY, Unmoved
 from swiftfs.journal.operations import FolderPaths, Move, MovedObject, MoveFolder, MoveObject
 from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.journal.tasks import Done, Task, nobody_waits
-from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
+from swiftfs.namespace.entry import Entry, folder_inode, moved_entry, retyped_entry
 from swiftfs.objects import ObjectName
-from swiftfs.paths import Folder, is_below, join, path_below, plain_marker, split
+from swiftfs.paths import Folder, check_new_name, is_below, join, path_below, plain_marker, split
+from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
@@ -43,6 +45,7 @@ class RenameOps:
         files: FileOps,
         directories: DirectoryOps,
         unlinks: UnlinkOps,
+        changes: AttributeChanges,
     ) -> None:
         self._namespace = services.namespace
         self._journal = services.journal
@@ -56,7 +59,9 @@ class RenameOps:
         self._files = files
         self._directories = directories
         self._unlinks = unlinks
+        self._changes = changes
         self._inodes = services.inodes
+        self._times = services.times
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder, and replace what POSIX allows to replace."""
@@ -97,6 +102,7 @@ class RenameOps:
                 raise os_error(errno.EISDIR, new)
             if file is None and moving is None:
                 raise os_error(errno.ENOENT, old)
+            _check_name(old, new, target)
             # Not within the lock of `file`: of two open files one may be locked at a time.
             with self._unlinks.replacing(new) as replaced, file.lock if file is not None else nullcontext():
                 if file is not None:
@@ -106,6 +112,7 @@ class RenameOps:
                 replaced()
                 self._open_files.move(old, new)
                 self._inodes.move(old, new)
+        self._record_times(old, new, is_folder=False)
 
     def _rename_open(self, file: OpenFile, new: str, target: Entry | None) -> None:
         """Rename an open file over `target`; its lock is held."""
@@ -115,12 +122,17 @@ class RenameOps:
                 # No flush will replace that under the old name any more.
                 self._directories.keep_parent(old)
                 self._pending.submit(old, deletion_of(replaced), None)
+            file.meta = file.meta.renamed(file.name.key, name.key)
             file.name = name
             file.replaces = target
         else:
             # Within its lock, which is reentrant: no writer comes between this and the new name.
             self._write_back.hand_in_changes(file)
-            file.rename_object(self._move(old, new, name, file.entry, target))
+            before = file.entry.media_type
+            moved = self._move(old, new, name, file.entry, target)
+            file.rename_object(moved)
+            if moved.media_type != before:
+                file.meta = replace(file.meta, media_type=moved.media_type)
 
     def _move(self, old: str, new: str, name: ObjectName, entry: Entry, target: Entry | None) -> Entry:
         """Move the file `entry` from `old` to `new`, which is the object `name`; return its new entry.
@@ -131,8 +143,10 @@ class RenameOps:
         self._write_back.free_name(name)
         self._directories.keep_parent(old)
         moved = moved_entry(entry, split(new)[1], name)
-        if self._rename_queued(old, new, entry.object, moved, target):
-            return moved
+        media_type = type_after_rename(entry.media_type, entry.object.key, name.key)
+        retyped = retyped_entry(moved, media_type)
+        if self._rename_queued(old, new, entry.object, retyped, target):
+            return retyped
 
         def record(task: Task) -> None:
             nonlocal moved
@@ -156,7 +170,7 @@ class RenameOps:
             self._namespace.discard_change(old)
             self._namespace.discard_change(new)
             raise
-        return moved
+        return moved if media_type == moved.media_type else self._changes.retype(new, moved, media_type)
 
     def _record_move(self, task: Task, old: str, new: str, name: ObjectName, entry: Entry) -> Entry:
         """Show a move that was carried out, and return the new entry."""
@@ -215,6 +229,12 @@ class RenameOps:
         # Afterwards: a writer that waits for disk space has its file's lock, and what is stored gives some.
         self._move_open(old, new, source, destination)
         self._inodes.move_folder(old, new)
+        self._record_times(old, new, is_folder=True)
+
+    def _record_times(self, old: str, new: str, *, is_folder: bool) -> None:
+        for path in (old, new):
+            self._times.filled(path)
+        self._times.changed(new, is_folder=is_folder)
 
     def _is_all_carried(self, carried: CarriedTasks, old: str, moving: Entry) -> bool:
         """Return whether the folder and all below it is `carried`, as far as is known."""
@@ -338,6 +358,7 @@ class RenameOps:
             raise os_error(errno.EINVAL, new)
         if not self._source.folder(old).prefix or not self._source.folder(new).prefix:
             raise os_error(errno.EXDEV, new)
+        _check_name(old, new, target)
         if target is not None:
             if not target.is_directory:
                 raise os_error(errno.ENOTDIR, new)
@@ -417,6 +438,15 @@ class RenameOps:
             elif entry.object is not None and entry.version.etag:
                 key = destination.prefix + entry.object.key.removeprefix(source.prefix)
                 self._file_cache.moved(entry.version, ObjectName(destination.container, key))
+
+
+def _check_name(old: str, new: str, target: Entry | None) -> None:
+    """Raise `OSError` ENAMETOOLONG if `new` is a name that must not be made.
+
+    Another client may have made it: then it can be replaced, and moved to another folder.
+    """
+    if target is None and split(old)[1] != split(new)[1]:
+        check_new_name(new)
 
 
 def _renamed_folder(moving: Entry, name: str, destination: Folder, marker: ObjectName | None) -> Entry:

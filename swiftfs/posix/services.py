@@ -14,6 +14,7 @@ from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import Caller
 from swiftfs.paths import Source, split
 from swiftfs.posix.open_files import OpenFiles
+from swiftfs.posix.times import Times
 from swiftfs.store.protocol import ObjectStore
 
 
@@ -35,6 +36,7 @@ class Services:
     source: Source
     open_files: OpenFiles
     inodes: Inodes
+    times: Times
 
 
 def in_folder(namespace: Namespace, path: str, mode: int, caller: Caller) -> tuple[int, Caller]:

@@ -9,7 +9,7 @@ from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import AccessDenied, NotFound, StoreError
 from swiftfs.filecache.segment_container import AUTO, place_beside
 from swiftfs.objects import FilesystemUsage
-from swiftfs.paths import Source
+from swiftfs.paths import MAX_NAME_BYTES, Source
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.retry import deadline
 
@@ -80,6 +80,7 @@ class UsageReport:
             free_bytes=free_bytes,
             total_objects=shown.objects + free_objects,
             free_objects=free_objects,
+            name_bytes=MAX_NAME_BYTES,
         )
 
     def _bytes_beside(self, container: str) -> int:

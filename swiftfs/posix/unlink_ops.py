@@ -57,6 +57,7 @@ class UnlinkOps:
         self._write_back = write_back
         self._directories = directories
         self._inodes = services.inodes
+        self._times = services.times
         self._numbers = itertools.count(1)
         self._lock = new_lock(Rank.OPEN_FILES)
         # By the thread that has hidden it. The lock guards the table.
@@ -72,10 +73,12 @@ class UnlinkOps:
             with self._write_back.held_open(path) as file:
                 if file is not None:
                     self._unlink_open(file, entry, self._hidden_path(path))
+                    self._times.filled(path)
                     return
             self._directories.keep_parent(path)
             self._pending.submit(path, deletion_of(_existing(entry, path)), None)
             self._inodes.forget(path)
+            self._times.filled(path)
 
     def hide(self, path: str, hidden: str) -> bool:
         """Delete the file at `path` in a moment if libfuse counts it as open; return False if it does not."""
@@ -89,6 +92,7 @@ class UnlinkOps:
             else:
                 return False
         self._open_files.replaced.hide(path, hidden)
+        self._times.filled(path)
         with self._lock:
             self._hidden[thread_id()] = found
         return True

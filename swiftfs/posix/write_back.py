@@ -23,6 +23,7 @@ class WriteBack:
         self._journal = services.journal
         self._pending = pending
         self._open_files = services.open_files
+        self._times = services.times
 
     def flush(self, file: OpenFile, *, durable: bool = False) -> None:
         """Hand in changes to the journal, unless the file was unlinked; raise the journal's error.
@@ -149,6 +150,7 @@ class WriteBack:
             self._services.defaults,
             foreign_headers_unknown=file.foreign_headers_unknown,
         )
+        self._times.wrote(file.known_as, file.attributes.mtime_ns)
         # Shown before it is in the journal: as soon as it is, its upload may end and confirm the change.
         change = self._pending.record(file.path, entry)
         # Before the journal has the operation: its thread looks for the open file by this entry.

@@ -21,7 +21,7 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier, SharedCopies
 from swiftfs.journal.tasks import Mode
-from swiftfs.namespace.entry import Defaults, Times
+from swiftfs.namespace.entry import Defaults, ForeignTimes
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.inodes import Inodes
@@ -29,6 +29,7 @@ from swiftfs.namespace.namespace import Namespace
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
+from swiftfs.posix.times import Times
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.moved_view import MovedNames, MovedView
@@ -61,6 +62,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # A record that could not be read may have named any of the local files, so none of them is deleted.
     lost = db.lost_folder if db.lost else None
     file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost)
+    inodes = Inodes(request.source)
     services = Services(
         store,
         namespace,
@@ -72,7 +74,8 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
         cache,
         request.source,
         open_files,
-        Inodes(request.source),
+        inodes,
+        Times(inodes),
     )
     return FileSystem(services, records)
 
@@ -86,7 +89,7 @@ def _defaults(options: Options) -> Defaults:
         uid=os.getuid() if options.uid is None else options.uid,
         gid=os.getgid() if options.gid is None else options.gid,
         umask=options.umask,
-        times=Times(options.mtime),
+        times=ForeignTimes(options.mtime),
         slash_markers=options.dir_marker == "slash",
         typed_markers=options.dir_attributes == "content-type",
         show_segments=options.show_segments,

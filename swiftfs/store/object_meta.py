@@ -11,6 +11,7 @@ from swiftfs.attributes import (
     encode_marker,
     encode_type,
     format_time,
+    type_after_rename,
 )
 from swiftfs.objects import DIRECTORY_TYPE, NOTHING, Attributes, ObjectInfo
 from swiftfs.store.protocol import Headers
@@ -68,6 +69,11 @@ class ObjectMeta:
     def inherit(self, source: Headers | ObjectInfo) -> "ObjectMeta":
         """Return the same with the metadata and headers that another client gave the object."""
         return replace(self, metadata=source.metadata, preserved_headers=source.preserved_headers)
+
+    def renamed(self, old: str, new: str) -> "ObjectMeta":
+        """Return the same for a file that is renamed from the key `old` to `new`, with a type that fits."""
+        media_type = type_after_rename(self.media_type, old, new)
+        return self if media_type == self.media_type else replace(self, media_type=media_type)
 
     @property
     def is_dlo(self) -> bool:

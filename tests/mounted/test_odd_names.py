@@ -30,8 +30,8 @@ ORDINARY = [
     "quote's\"",
     "semi;colon,comma\\",
     "\x01\x7f",
-    "a" * 1024,
-    "漢" * 341,
+    "a" * 255,
+    "漢" * 85,
 ]
 
 

@@ -1,5 +1,6 @@
 """Single operations on a real mount: results for programs, objects in Swift, and errnos."""
 
+import ctypes
 import errno
 import mmap
 import os
@@ -269,6 +270,17 @@ def test_a_renamed_folder_keeps_its_contents(mounted: Mount, connection: Connect
         moved.rename(moved / "sub" / "inside")
 
 
+def rename_without_replacing(old: Path, new: Path) -> None:
+    """Call renameat2(2) with RENAME_NOREPLACE."""
+    libc, here = ctypes.CDLL(None, use_errno=True), -100  # AT_FDCWD
+    if libc.renameat2(here, os.fsencode(old), here, os.fsencode(new), 1):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+DEEP = "/".join(["d" * 250] * 4)
+"""A folder with a name of 1003 bytes."""
+
+
 @pytest.mark.matrix(4)
 @pytest.mark.parametrize(
     ("action", "number"),
@@ -290,15 +302,17 @@ def test_a_renamed_folder_keeps_its_contents(mounted: Mount, connection: Connect
         (lambda at: (at / "none").rename(at / "other"), errno.ENOENT),
         (lambda at: os.link(at / "file", at / "hard"), errno.EPERM),
         (lambda at: (at / "file").readlink(), errno.EINVAL),
+        (lambda at: rename_without_replacing(at / "file", at / "new"), errno.EINVAL),
         (lambda at: listed(at / "file"), errno.ENOTDIR),
         (lambda at: (at / ("n" * 1025)).touch(), errno.ENAMETOOLONG),
-        (lambda at: (at / ("d" * 600) / ("n" * 600)).touch(), errno.ENAMETOOLONG),
-        (lambda at: (at / ("d" * 600) / ("n" * 600)).mkdir(), errno.ENAMETOOLONG),
+        (lambda at: (at / ("é" * 128)).touch(), errno.ENAMETOOLONG),
+        (lambda at: (at / DEEP / ("n" * 250)).touch(), errno.ENAMETOOLONG),
+        (lambda at: (at / DEEP / ("n" * 250)).mkdir(), errno.ENAMETOOLONG),
     ],
 )
 def test_errnos(mounted: Mount, action: Callable[[Path], object], number: int) -> None:
-    for folder in ("folder", "empty", "d" * 600):
-        (mounted.path / folder).mkdir()
+    for folder in ("folder", "empty", DEEP):
+        (mounted.path / folder).mkdir(parents=True)
     for file in ("file", "folder/child"):
         (mounted.path / file).write_bytes(b"x")
     with fails(number):

@@ -135,6 +135,15 @@ def read(filesystem: FileSystem, path: str) -> bytes:
         filesystem.release(handle)
 
 
+def sync_all(filesystem: FileSystem) -> None:
+    """Return when everything that was closed is in the store, as `fsync` of the root does."""
+    handle = filesystem.opendir("/")
+    try:
+        filesystem.fsyncdir(handle)
+    finally:
+        filesystem.releasedir(handle)
+
+
 def listed(filesystem: FileSystem, path: str) -> dict[str, Attributes]:
     """Return what a folder's listing says of its names, in its order; assert that none is there twice."""
     found: list[tuple[str, Attributes]] = []

@@ -94,6 +94,9 @@ class Passthrough:
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         Path(self._at(path)).symlink_to(target)
 
+    def link(self, old: str, new: str) -> None:
+        Path(self._at(new)).hardlink_to(self._at(old))
+
     def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
         os.mknod(self._at(path), mode, device)
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import select
 import subprocess
 import sys
@@ -70,8 +71,64 @@ def test_umount_of_a_busy_mount_is_refused(mounted: Mount) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may unmount lazily")
 def test_a_lazy_umount_does_not_wait(mounted: Mount) -> None:
     with (mounted.path / "file").open("w"):
+        result = umount(mounted.path, "-l")
+        assert (result.returncode, result.stderr) == (
+            0,
+            f"swiftfs: {mounted.path} is unmounted for programs that begin now; its process stores what was "
+            "closed, or the next mount does if it has died\n",
+        )
+        assert not mounted.path.is_mount()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may unmount by force")
+@pytest.mark.mount_options("settle=60")
+def test_a_forced_umount_loses_nothing_that_was_closed(mounted: Mount, connection: Connection) -> None:
+    (mounted.path / "file").write_text("text")
+    process = os.pidfd_open(mounted.pid)
+    try:
+        result = umount(mounted.path, "-f")
+        assert result.returncode == 0
+        assert re.fullmatch(r"swiftfs: \S+ is unmounted by force, .*; its process stores .*\n", result.stderr)
+        assert not mounted.path.is_mount()
+        select.select([process], [], [])
+    finally:
+        os.close(process)
+    assert connection.get_object(mounted.source, "file")[1] == b"text"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may unmount by force")
+def test_a_forced_umount_of_a_busy_mount_says_what_is_left(mounted: Mount) -> None:
+    (mounted.path / "file").write_text("text")
+    descriptor = os.open(mounted.path / "file", os.O_RDONLY)
+    try:
+        result = umount(mounted.path, "-f")
+        assert result.returncode == 32
+        assert result.stderr == (
+            f"swiftfs: cannot unmount {mounted.path}: target is busy; its process was cut off: 'umount -l' "
+            "removes it\n"
+        )
         assert umount(mounted.path, "-l").returncode == 0
         assert not mounted.path.is_mount()
+    finally:
+        with pytest.raises(OSError, match="not connected"):
+            os.close(descriptor)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may unmount lazily")
+def test_a_lazy_umount_removes_a_mount_that_died(mounted: Mount) -> None:
+    kill(mounted)
+    result = umount(mounted.path, "-l")
+    assert result.returncode == 0
+    assert "or the next mount does if it has died" in result.stderr
+    assert not mounted.path.is_mount()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may unmount lazily")
+@pytest.mark.parametrize("flag", ["-l", "-f"])
+def test_what_is_not_mounted_is_one_line(tmp_path: Path, flag: str) -> None:
+    result = umount(tmp_path, flag)
+    assert result.returncode == 32
+    assert result.stderr == f"swiftfs: cannot unmount {tmp_path}: not mounted\n"
 
 
 def test_umount_removes_a_mount_that_died(mounted: Mount) -> None:

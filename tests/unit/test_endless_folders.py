@@ -12,7 +12,7 @@ import pytest
 
 from support.memory_store import MemoryStore
 from swiftfs.errors import FolderTooLarge, TimedOut
-from swiftfs.namespace.entry import Defaults, Times
+from swiftfs.namespace.entry import Defaults, ForeignTimes
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
@@ -22,7 +22,7 @@ from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import Folder, Source
 from swiftfs.store.protocol import Headers
 
-DEFAULTS = Defaults(0, 0, times=Times.LISTING)
+DEFAULTS = Defaults(0, 0, times=ForeignTimes.LISTING)
 TOP = Folder("box", "")
 ROWS = 100
 SUBDIR = "x" * 300

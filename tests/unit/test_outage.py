@@ -11,7 +11,7 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from swiftfs.errors import AccessDenied, NotFound, StoreError, TimedOut, Unavailable
 from swiftfs.namespace import listing_fetcher
-from swiftfs.namespace.entry import Defaults, Entry, Times
+from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.namespace import Namespace
@@ -20,7 +20,7 @@ from swiftfs.paths import Source
 from swiftfs.posix import statfs
 from swiftfs.store.protocol import Headers
 
-DEFAULTS = Defaults(0, 0, times=Times.LISTING)
+DEFAULTS = Defaults(0, 0, times=ForeignTimes.LISTING)
 TTL = 60.0
 PAGE = 50
 """Rows of a listing's page."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from support.memory_store import MemoryStore
-from swiftfs.namespace.entry import Defaults, Entry, Times
+from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.namespace import Namespace
@@ -14,7 +14,7 @@ from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.paths import Source
 from swiftfs.store.protocol import Headers
 
-DEFAULTS = Defaults(0, 0, times=Times.LISTING)
+DEFAULTS = Defaults(0, 0, times=ForeignTimes.LISTING)
 NAME = ObjectName("box", "file")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.memory_store import MemoryStore
-from swiftfs.namespace.entry import Defaults, Times
+from swiftfs.namespace.entry import Defaults, ForeignTimes
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.namespace import Namespace
@@ -39,7 +39,7 @@ def store(request: pytest.FixtureRequest) -> MemoryStore:
 @contextmanager
 def mounted(store: MemoryStore, tmp_path: Path) -> Iterator[Namespace]:
     fetcher = HeadFetcher(store, HeadCache(tmp_path / "heads.sqlite"))
-    defaults = Defaults(0, 0, times=Times.AUTO)
+    defaults = Defaults(0, 0, times=ForeignTimes.AUTO)
     space = Namespace(store, fetcher, Source("box"), defaults, ttl=60, max_entries=10_000)
     with closing(space) as namespace:
         list(namespace.children("/"))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.memory_store import MemoryStore
-from swiftfs.namespace.entry import Defaults, Entry, Times, entries_of
+from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, entries_of
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
@@ -21,7 +21,7 @@ from swiftfs.objects import Limits, ObjectName
 from swiftfs.paths import Folder, Source, join
 from swiftfs.store.protocol import Headers
 
-DEFAULTS = Defaults(0, 0, times=Times.LISTING)
+DEFAULTS = Defaults(0, 0, times=ForeignTimes.LISTING)
 FILE, MARKER = "text/plain;mode=0100644", "application/directory"
 
 components = st.text("ab-.0\U0010ffff", max_size=2)

@@ -1,0 +1,190 @@
+"""Times that no object stores: when this mount changed or read a file, and what was in a folder.
+
+They are kept in memory, so that a change of them costs no request. A folder's time is stored with the next
+change of its marker.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from swiftfs.attributes import NS, parse_last_modified
+from swiftfs.concurrency import unix_time_ns
+from swiftfs.namespace.entry import Entry
+from swiftfs.namespace.inodes import Inodes
+from swiftfs.objects import Attributes
+from swiftfs.paths import split
+
+MOST = 4000
+"""Of at least so many files the times are kept, and of at most twice as many: about 2 MB."""
+
+STALE_ACCESS = 86_400 * NS
+"""After this time (ns) reading renews the access time in any case, as `relatime` does; see mount(8)."""
+
+
+@dataclass(slots=True)
+class KeptTimes:
+    """What is known of one file, in ns since the epoch; 0 is unknown.
+
+    `changed` is the last change by this mount. `listed` is the time in the row of the listing that first
+    showed it: another one there is of another client's change.
+    """
+
+    changed: int = 0
+    read: int = 0
+    listed: str = ""
+
+
+@dataclass(slots=True)
+class KeptFolderTimes(KeptTimes):
+    """The same of a folder: `filled` is when something in it was made or removed.
+
+    It stored the time `base` then, which is learned at the first look.
+    """
+
+    filled: int = 0
+    base: int | None = None
+
+
+Kept = TypeVar("Kept", bound=KeptTimes | int)
+
+
+class Times:
+    """The kept times by inode number, which a file keeps when it is renamed.
+
+    Not locked: of two calls at the same moment one may be forgotten, which no program can tell from the order
+    in which they came.
+    """
+
+    def __init__(self, inodes: Inodes) -> None:
+        self._inodes = inodes
+        # Of most files there is only the time of their change: as a number it takes half of the memory.
+        self._recent: dict[int, KeptTimes | int] = {}
+        self._older: dict[int, KeptTimes | int] = {}
+
+    def shown(self, attributes: Attributes, last_modified: str = "") -> Attributes:
+        """Return the attributes with all times; `last_modified` is from the row in the listing, if any.
+
+        The change time is the later one of this mount's change and another client's. What this mount
+        has stored does not count as changed when the listing shows it: `tar` reports a file whose change
+        time differs after it was read.
+        """
+        listed = parse_last_modified(last_modified) if last_modified else 0
+        found = self._get(attributes.inode)
+        if found is None:
+            return _with_times(attributes, attributes.mtime_ns, 0, listed)
+        kept = _expanded(found)
+        changed, mtime_ns = kept.changed, attributes.mtime_ns
+        if isinstance(kept, KeptFolderTimes):
+            mtime_ns = _filled(kept, mtime_ns)
+        if listed and changed and not kept.listed:
+            kept.listed = last_modified
+            self._keep(attributes.inode, kept)
+        if last_modified != kept.listed or not changed:
+            changed = max(changed, listed)
+        return _with_times(attributes, mtime_ns, kept.read, changed)
+
+    def dated(self, path: str, entry: Entry) -> Entry:
+        """Return the entry of a folder with the time of the last change in it."""
+        kept = self._get(self._number(path, is_folder=True)) if entry.is_directory else None
+        if not isinstance(kept, KeptFolderTimes):
+            return entry
+        mtime_ns = _filled(kept, entry.attributes.mtime_ns)
+        return replace(entry, attributes=replace(entry.attributes, mtime_ns=mtime_ns))
+
+    def created(self, path: str, now: int, *, is_folder: bool = False) -> None:
+        """Record that a file or folder was made, and so its folder was changed."""
+        number = self._number(path, is_folder=is_folder)
+        self._older.pop(number, None)
+        self._keep(number, KeptFolderTimes(now) if is_folder else now)
+        self.filled(path, now)
+
+    def filled(self, path: str, now: int | None = None) -> None:
+        """Record that the name `path` was made or removed, or is another file's: its folder was changed."""
+        kept = self._kept(split(path)[0], is_folder=True)
+        assert isinstance(kept, KeptFolderTimes)
+        kept.filled = kept.changed = now or unix_time_ns()
+        kept.base, kept.listed = None, ""
+
+    def changed(self, path: str, *, is_folder: bool) -> None:
+        """Record that the attributes or the name of a file or folder were changed."""
+        kept = self._kept(path, is_folder=is_folder)
+        kept.changed, kept.listed = unix_time_ns(), ""
+
+    def set(self, path: str, atime_ns: int | None, mtime_ns: int | None, *, is_folder: bool) -> None:
+        """Record that a program has set the times; None for those that it has not."""
+        self.changed(path, is_folder=is_folder)
+        kept = self._kept(path, is_folder=is_folder)
+        if atime_ns is not None:
+            kept.read = atime_ns
+        if mtime_ns is not None and isinstance(kept, KeptFolderTimes):
+            kept.filled = 0
+
+    def wrote(self, path: str, now: int, before: int = 0) -> None:
+        """Record that bytes of a file were changed; `before` was its modification time, 0 if it was recorded.
+
+        So the access time stays where it was: a mail program finds new mail by that.
+        """
+        number = self._number(path, is_folder=False)
+        kept, changed = self._get(number), min(now, unix_time_ns())
+        if not before and not isinstance(kept, KeptTimes):
+            self._keep(number, max(kept or 0, changed))
+            return
+        one = self._keep(number, _expanded(kept))
+        one.read = one.read or before
+        one.changed, one.listed = max(one.changed, changed), ""
+
+    def accessed(self, path: str, attributes: Attributes) -> None:
+        """Record that a file is read, unless it was since its last change and within a day (`relatime`)."""
+        now, kept = unix_time_ns(), self._kept(path, is_folder=False)
+        before = kept.read or attributes.mtime_ns
+        if before <= max(attributes.mtime_ns, kept.changed) or now - before > STALE_ACCESS:
+            kept.read = now
+
+    def _number(self, path: str, *, is_folder: bool) -> int:
+        return self._inodes.number(path, is_folder=is_folder)
+
+    def _get(self, number: int) -> KeptTimes | int | None:
+        return self._recent.get(number) or self._older.get(number)
+
+    def _kept(self, path: str, *, is_folder: bool) -> KeptTimes:
+        """Return what is kept of a path, to be changed."""
+        number = self._number(path, is_folder=is_folder)
+        kept = self._get(number)
+        if is_folder:
+            return self._keep(number, kept if isinstance(kept, KeptFolderTimes) else KeptFolderTimes())
+        return self._keep(number, _expanded(kept))
+
+    def _keep(self, number: int, kept: Kept) -> Kept:
+        if len(self._recent) >= MOST:
+            self._older, self._recent = self._recent, {}
+        self._recent[number] = kept
+        return kept
+
+
+def _expanded(kept: KeptTimes | int | None) -> KeptTimes:
+    return kept if isinstance(kept, KeptTimes) else KeptTimes(kept or 0)
+
+
+def _filled(kept: KeptFolderTimes, mtime_ns: int) -> int:
+    """Return a folder's time: that of the last change in it, unless another time was stored since."""
+    if not kept.filled:
+        return mtime_ns
+    if kept.base is None:
+        kept.base = mtime_ns
+    return kept.filled if kept.base == mtime_ns else mtime_ns
+
+
+def _with_times(attributes: Attributes, mtime_ns: int, atime_ns: int, ctime_ns: int) -> Attributes:
+    """Return the attributes with these times; 0 stands for the modification time."""
+    one = attributes
+    return Attributes(
+        one.mode,
+        one.size,
+        mtime_ns,
+        one.uid,
+        one.gid,
+        one.inode,
+        one.device,
+        atime_ns or mtime_ns,
+        ctime_ns or mtime_ns,
+    )
