@@ -341,7 +341,9 @@ class CachedFile:
     def upload_rest(self) -> None:
         """Begin to upload what is missing of a large file that a sequential writer has closed."""
         with self._state.changed:
-            if not (self._state.closed or self._state.pinned):
+            # An upload of the file may run by now, or have stored it: then these segments would be of no use,
+            # and nobody would delete them.
+            if not (self._state.closed or self._state.pinned) and self.is_dirty():
                 self.uploads.finished(self.size)
 
     def begin_upload(self) -> Snapshot:

@@ -335,7 +335,11 @@ class SegmentUploader:
             self._storer.keep_zeros(())
             superseded, named = self._take_superseded(), self.record.named
             held, self._held = self._held, []
-        return [name for name in (*superseded(), *held) if name not in named]
+        unused = [*superseded(), *held]
+        with self._lock:
+            # Those that failed during the wait may be stored nevertheless, and nobody else knows of them.
+            unused += self._storer.take_others()
+        return [name for name in unused if name not in named]
 
     def _take_superseded(self) -> Callable[[], list[ObjectName]]:
         """Remove what is superseded; return a function that waits for the uploads and returns the names."""

@@ -1,9 +1,14 @@
 """Segments that are uploaded while their file is still written, and the holes of sparse files."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+from support.deadlines import within
+from support.jobs import wait_until
 from support.noise import noise
 from support.upload_rig import MIB, NAME, Writer
+from swiftfs.errors import Unavailable
 
 pytest_plugins = ["support.writer_fixtures"]
 
@@ -118,3 +123,22 @@ def test_small_and_scattered_files_wait_for_their_write_delay(writer: Writer) ->
     writer.write(2 * MIB, noise(MIB))
     writer.content.upload_rest()
     assert writer.puts() == 0
+
+
+def test_an_abandoned_segment_whose_answer_is_lost_is_deleted(writer: Writer) -> None:
+    """The file is deleted while the segment is sent, and its upload fails after that."""
+    lose = threading.Event()
+
+    def hook(method: str, _subject: object) -> None:
+        if method == "put":
+            assert lose.wait(within(30))
+            raise Unavailable("lost")
+
+    uploads = writer.content.uploads
+    writer.store.hook = hook
+    writer.write(0, noise(MIB + 1))
+    with ThreadPoolExecutor(1) as pool:
+        unused = pool.submit(uploads.abandon)
+        wait_until(lambda: not list(uploads._uploads.values()))
+        lose.set()
+        assert [name.key.rpartition("/")[2][:13] for name in unused.result()] == ["0" * 13]
