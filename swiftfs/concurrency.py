@@ -48,6 +48,8 @@ class Rank(enum.IntEnum):
     """Which local files are in use, pinned or cached, and the index of the cached ones."""
     CONTENT = enum.auto()
     """One local file: its blocks, its base version, its downloads, its snapshot, its segments."""
+    UPLOADS = enum.auto()
+    """The segments that wait for their upload."""
     SEGMENT_CONTAINERS = enum.auto()
     """Which container takes the segments of another."""
     NAMESPACE = enum.auto()
@@ -76,6 +78,8 @@ class Rank(enum.IntEnum):
     """The idle connections."""
     AMBIGUOUS = enum.auto()
     """The requests whose answer was lost."""
+    SERVER_LOAD = enum.auto()
+    """How many uploads may run at once."""
     COUNTERS = enum.auto()
     """The numbers of requests, by class."""
     SPACE = enum.auto()

@@ -231,7 +231,12 @@ class Options:
         _size(MIB, 4 * GIB),
         "files larger than this are stored as large objects, in segments of this size",
     )
-    uploads: int = _option(4, _number(1, 64), "how many segments are uploaded at once")
+    uploads: int = _option(
+        64,
+        _number(1, 64),
+        "how many segments are uploaded at once at most: few at first, and more as long as that is faster; "
+        "of small files four times as many, up to 64",
+    )
     connections: int = _option(
         8, _number(1, 64), "how many ranges, or twice as many small files, are downloaded at once"
     )

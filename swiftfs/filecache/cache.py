@@ -21,15 +21,19 @@ from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED, HasSize, SpaceCalls, SpaceOutlook, SpaceWaiter
 from swiftfs.filecache.sparse_file import CachedVersion
+from swiftfs.filecache.upload_pool import UploadPool
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.filecache.uses import Backlog, NoBacklog, Use
 from swiftfs.filecache.version_cache import VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.server_load import FIRST_SEGMENTS, ParallelLimit
 
 
 class CachedFileFactory:
-    """Makes cached files, which share `connections` threads for downloads and `uploads` threads for segments.
+    """Makes cached files, which share `connections` threads for downloads and for uploads of segments.
+
+    At most `uploads` segments are uploaded at once, and no more than `limit` allows.
 
     `segments` says which container the segments go to; see `SegmentContainerChooser`. `on_first_put` is
     called with a prefix before the first segment is stored below it, `on_put` before each later one. The
@@ -52,11 +56,12 @@ class CachedFileFactory:
         journal: str = "",
         on_put: Callable[[UnreferencedPrefix], None] | None = None,
         on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
+        limit: ParallelLimit | None = None,
     ) -> None:
         self.read_ahead = read_ahead
         self._store = store
         self._layout = layout
-        self._parallel = uploads
+        self._parallel = min(uploads, FIRST_SEGMENTS)
         self._on_first_put = on_first_put
         self._on_put = on_put
         self._settle_seconds = settle_seconds
@@ -65,7 +70,7 @@ class CachedFileFactory:
         self.places = SegmentContainerChooser(store, segments)
         self.recalled: dict[ObjectName, UnreferencedPrefix] = {}
         self._downloads = new_pool("download", connections)
-        self._uploads = new_pool("upload", uploads)
+        self._uploads = UploadPool(limit or ParallelLimit(uploads), uploads)
 
     def make(
         self,

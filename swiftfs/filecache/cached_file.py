@@ -338,6 +338,14 @@ class CachedFile:
                 self.uploads.begin_full(self.size, state.blocks.is_new if holes else state.blocks.is_full)
             return self.uploads.is_busy
 
+    def upload_rest(self) -> None:
+        """Begin to upload what is missing of a large file that a sequential writer has closed."""
+        with self._state.changed:
+            # An upload of the file may run by now, or have stored it: then these segments would be of no use,
+            # and nobody would delete them.
+            if not (self._state.closed or self._state.pinned) and self.is_dirty():
+                self.uploads.finished(self.size)
+
     def begin_upload(self) -> Snapshot:
         """Begin an upload of the bytes as they are now; return the snapshot.
 

@@ -57,7 +57,8 @@ class SegmentUploader:
 
     A segment that a sequential writer has left is uploaded after `settle_seconds`; until then it is in
     `_resting`, with the time when it was left. That writer is at `_contiguous`, in the segment with the
-    number `_next`.
+    number `_next`. When the file is closed the rest is uploaded at once, unless the file `_is_rewritten`: a
+    segment that was uploaded in advance has changed before it was needed.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class SegmentUploader:
         self._next = 0
         self._settle_seconds = settle_seconds
         self._resting: deque[tuple[float, int, int]] = deque()
+        self._is_rewritten = False
 
     def unreferenced(self) -> UnreferencedPrefix | None:
         """Return the row to write about the prefix now, None if nothing has begun since the last time."""
@@ -123,6 +125,8 @@ class SegmentUploader:
         """Record that bytes have changed. Lock held."""
         end = offset + length
         for upload in self._uploads.touching(offset, end):
+            if upload.moment is Moment.NEXT and not upload.superseded:
+                self._is_rewritten = True
             # Also one that has ended: its segment must not be used for the bytes as they are now.
             upload.superseded = True
         # Bytes behind the end of the running upload belong to the next one.
@@ -152,6 +156,19 @@ class SegmentUploader:
             self._contiguous = size
             self._next = min(self._next, self._layout.index(size))
             self._resting = deque(one for one in self._resting if one[2] <= size)
+
+    def finished(self, size: int) -> None:
+        """Begin to upload the rest of a large file that was written from end to end, and closed. Lock held.
+
+        Its write delay puts off only the manifest: few files are rewritten after their close.
+        """
+        is_large = self._layout.index(size - 1) > 0 if size else False
+        if not is_large or self._contiguous < size or self._is_rewritten:
+            return
+        self._resting.clear()
+        for index in range(self._layout.index(size - 1) + 1):
+            start, end = self._layout.bounds(index)
+            self._get(start, min(end, size), in_advance=True)
 
     def begin_full(self, size: int, is_full: Callable[[int, int], bool]) -> None:
         """Begin to upload the segments of the first `size` bytes for which `is_full` returns True."""
@@ -318,7 +335,11 @@ class SegmentUploader:
             self._storer.keep_zeros(())
             superseded, named = self._take_superseded(), self.record.named
             held, self._held = self._held, []
-        return [name for name in (*superseded(), *held) if name not in named]
+        unused = [*superseded(), *held]
+        with self._lock:
+            # Those that failed during the wait may be stored nevertheless, and nobody else knows of them.
+            unused += self._storer.take_others()
+        return [name for name in unused if name not in named]
 
     def _take_superseded(self) -> Callable[[], list[ObjectName]]:
         """Remove what is superseded; return a function that waits for the uploads and returns the names."""

@@ -17,12 +17,17 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.objects import ObjectName
 from swiftfs.store.moved_view import MovedNames
+from swiftfs.store.server_load import ParallelLimit
 
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 0.5
 """The interval in which the database and the local files are synced to the disk: a power cut loses less than
 a second of changes."""
+
+
+FOR_UPKEEP = 2
+"""Threads for the upkeep: a worker goes on as long as tasks are due, so that others might never end."""
 
 
 class Upkeep:
@@ -97,7 +102,9 @@ class Upkeep:
 
 
 class Backlog:
-    """The queue, the workers that execute `parallel` of its tasks at once, and the upkeep in those workers.
+    """The queue, the workers that execute its tasks, and the upkeep in those workers.
+
+    At most `parallel` tasks run at once, and no more than `limit` allows, since most of them are one PUT.
 
     It is made before the file cache, which calls it, and before the journal, which needs both. So nothing is
     connected afterwards. `changed` is the journal's lock, which guards the queue. `uses` are those of the
@@ -105,13 +112,23 @@ class Backlog:
     yet.
     """
 
-    def __init__(self, db: JournalDB, removal: SegmentRemoval, parallel: int, moved: MovedNames) -> None:
+    def __init__(
+        self, db: JournalDB, removal: SegmentRemoval, parallel: int, moved: MovedNames, limit: ParallelLimit
+    ) -> None:
         self.uses = Uses()
         self.queue = TaskQueue(self.uses, moved)
         self.changed = new_condition(Rank.JOURNAL)
-        self.parallel = parallel
-        self.workers = new_pool("operation", parallel)
+        self._parallel = parallel
+        self._limit = limit
+        self.workers = new_pool("operation", parallel + FOR_UPKEEP)
         self.upkeep = Upkeep(db, removal, self.workers)
+
+    def is_full(self) -> bool:
+        """Return whether no more tasks may run now. Lock held."""
+        # While the server does not answer one task finds out when it does again. Otherwise every worker would
+        # wait for the whole of its timeout, over and over, and log it.
+        most = 1 if self.queue.is_away else min(self._limit.now, self._parallel)
+        return self.queue.under_way >= most
 
     def start_uploads_for_space(self) -> bool:
         """Begin to store files, because they fill the disk; return whether any upload is running."""

@@ -118,7 +118,7 @@ class Journal:
         with self._changed:
             self._let_go_of(names_of(operation))
             waits = self._writer.submit(path, operation, done, at_least)
-            self._changed.notify_all()
+            self._scheduler.look()
             return waits
 
     def hold(

@@ -22,10 +22,11 @@ BATCH = 1000
 
 
 class Scheduler:
-    """Executes the tasks of a backlog, at most `parallel` at once, and one while the server does not answer.
+    """Executes the tasks of a backlog, as many at once as may run.
 
-    `changed` is the journal's lock, which guards the queue and every field, and is notified of every change.
-    `outcomes` ends the attempts.
+    `changed` is the journal's lock, which guards the queue and every field. It is notified when a task may
+    run earlier than at `_looks_at`, when the thread looks by itself, and of the end of each task while
+    `_waiters` wait for one. `outcomes` ends the attempts.
     """
 
     def __init__(self, parts: JournalParts, outcomes: Outcomes) -> None:
@@ -38,10 +39,12 @@ class Scheduler:
         self._executor = parts.executor
         self._late = parts.late
         self._outcomes = outcomes
-        self._parallel = backlog.parallel
+        self._backlog = backlog
         self._workers = backlog.workers
         self._thread = new_thread(self._run, "scheduler")
         self._stopping = False
+        self._looks_at = -math.inf
+        self._waiters = 0
 
     def start(self) -> None:
         """Start the thread."""
@@ -72,7 +75,11 @@ class Scheduler:
             task.awaited_hand_in = task.hand_ins
             self._queue.run_now(task)
         self._changed.notify_all()
-        self._changed.wait_for(lambda: self._stopping or flush.is_settled())
+        self._waiters += 1
+        try:
+            self._changed.wait_for(lambda: self._stopping or flush.is_settled())
+        finally:
+            self._waiters -= 1
         if (failed := flush.failed()) is not None:
             # The caller learns it from this exception: `status`, `flush` and the unmount must not report it
             # again.
@@ -82,11 +89,21 @@ class Scheduler:
         if not flush.is_done():
             raise SwiftfsError("the mount is ending")
 
+    def look(self) -> None:
+        """Let the thread look for tasks if one may run before it looks by itself. Lock held.
+
+        To wake it for each file that a program closes would cost more than to store the file's record.
+        """
+        self._queue.rest()
+        due = None if self._backlog.is_full() else self._queue.next_due()
+        if due is not None and due < self._looks_at:
+            self._changed.notify_all()
+
     def _run(self) -> None:
         while batch := self._next_batch():
             # No more batches are handed out than the pool has threads: a task that becomes urgent (fsync)
             # does not wait behind others in the pool's queue.
-            self._workers.submit(self._attempt, batch)
+            self._workers.submit(self._work, batch)
 
     def _next_batch(self) -> list[Task]:
         """Wait for a task that may run; return it with others for the same requests, nothing at the end."""
@@ -95,30 +112,54 @@ class Scheduler:
                 self._queue.rest()
                 for held in self._writer.held.due(monotonic()):
                     self._writer.let_go(held)
+                if batch := self._begin_batch():
+                    return batch
                 # Infinite while all workers are busy: the end of one notifies the condition.
                 due = math.inf
-                # While the server does not answer one task finds out when it does again. Otherwise every
-                # worker would wait for the whole of its timeout, over and over, and log it.
-                if self._queue.under_way < (1 if self._queue.is_away else self._parallel):
-                    now = monotonic()
-                    if (task := self._queue.pop_due(now)) is not None:
-                        batch = [task]
-                        if isinstance(task.operation, Delete):
-                            batch += [one for one in self._queue.waiting_deletes(BATCH) if one is not task]
-                        elif isinstance(task.operation, MoveObject):
-                            batch = self._queue.waiting_moves(task, MOVES)
-                            self._queue.moving += 1
-                        # With the lock held: a task that has begun is not changed in place any more, so what
-                        # is sent is what its record says.
-                        commit = self._db.last_commit()
-                        for one in batch:
-                            one.begin(commit)
-                        self._queue.under_way += 1
-                        return batch
-                    due = math.inf if (next_due := self._queue.next_due()) is None else next_due
+                if not self._backlog.is_full() and (next_due := self._queue.next_due()) is not None:
+                    due = next_due
                 due = min(due, self._writer.held.next_due())
+                self._looks_at = due
                 self._changed.wait(None if due == math.inf else max(0.0, due - monotonic()))
+                self._looks_at = -math.inf
         return []
+
+    def _begin_batch(self) -> list[Task]:
+        """Begin an attempt of a task that may run now, and of others for the same requests. Lock held."""
+        if self._stopping or self._backlog.is_full() or (task := self._queue.pop_due(monotonic())) is None:
+            return []
+        batch = [task]
+        if isinstance(task.operation, Delete):
+            batch += [one for one in self._queue.waiting_deletes(BATCH) if one is not task]
+        elif isinstance(task.operation, MoveObject):
+            batch = self._queue.waiting_moves(task, MOVES)
+            self._queue.moving += 1
+        # With the lock held: a task that has begun is not changed in place any more, so what is sent is what
+        # its record says.
+        commit = self._db.last_commit()
+        for one in batch:
+            one.begin(commit)
+        self._queue.under_way += 1
+        return batch
+
+    def _work(self, batch: list[Task]) -> None:
+        """Execute a batch, and then what else may run: this thread is awake already."""
+        while batch:
+            self._attempt(batch)
+            batch = self._end_batch(batch)
+
+    def _end_batch(self, batch: list[Task]) -> list[Task]:
+        """Record that a batch has ended; return the next one."""
+        with self._changed:
+            self._queue.under_way -= 1
+            if isinstance(batch[0].operation, MoveObject):
+                self._queue.moving -= 1
+            following = self._begin_batch()
+            if self._waiters or not following:
+                self._changed.notify_all()
+            else:
+                self.look()  # more may run than before
+            return following
 
     def _attempt(self, batch: list[Task]) -> None:
         """Execute a batch. None of its tasks runs when this returns, even after an error."""
@@ -141,12 +182,6 @@ class Scheduler:
             # A task that stayed `running` would never be picked again, and whoever waits for it would wait
             # for ever.
             self._outcomes.abort(batch, error)
-        finally:
-            with self._changed:
-                self._queue.under_way -= 1
-                if isinstance(batch[0].operation, MoveObject):
-                    self._queue.moving -= 1
-                self._changed.notify_all()
 
     def _delete(self, batch: list[Task]) -> None:
         deletions = [task.operation for task in batch if isinstance(task.operation, Delete)]

@@ -162,6 +162,8 @@ class WriteBack:
             change.rollback()
             raise
         change.keep()
+        # After the commit: what a power cut leaves of these uploads is found by the operation.
+        file.cached_file.upload_rest()
         # Last: if anything above fails, the next flush hands the file in again.
         file.become(Changes.HANDED_IN)
 

@@ -34,6 +34,7 @@ from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.moved_view import MovedNames, MovedView
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.server_load import MOST, ParallelLimit
 
 PER_UPLOAD = 4
 """Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""
@@ -51,14 +52,14 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db))
     layout = SegmentLayout(options.segment_size)
     open_files = OpenFiles()
-    factory = _file_factory(store, layout, db, options, open_files)
+    factory = _file_factory(store, layout, db, options, open_files, account.load.segments)
     # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
     needed = {**db.older_files(), **{put.file.file: put.name for put in puts}}
     removal = SegmentRemoval(account.store, db, SegmentOwnership(db, options.segments))
     # Made before both the cache, which calls it, and the journal, which needs the cache: no callback is
     # assigned later.
-    backlog = Backlog(db, removal, PER_UPLOAD * options.uploads, moved)
+    backlog = Backlog(db, removal, min(PER_UPLOAD * options.uploads, MOST), moved, account.load.files)
     # A record that could not be read may have named any of the local files, so none of them is deleted.
     lost = db.lost_folder if db.lost else None
     file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost)
@@ -114,7 +115,12 @@ def _namespace(
 
 
 def _file_factory(
-    store: ObjectStore, layout: SegmentLayout, db: JournalDB, options: Options, open_files: OpenFiles
+    store: ObjectStore,
+    layout: SegmentLayout,
+    db: JournalDB,
+    options: Options,
+    open_files: OpenFiles,
+    limit: ParallelLimit,
 ) -> CachedFileFactory:
     return CachedFileFactory(
         store,
@@ -129,6 +135,7 @@ def _file_factory(
         # Not synced: a power cut ends no more than the requests of this moment, and `gc` finds what is left.
         on_put=db.write_upload,
         on_wrong_bytes=open_files.found_wrong,
+        limit=limit,
     )
 
 

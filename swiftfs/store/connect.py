@@ -13,6 +13,7 @@ from swiftfs.store.foreign_manifests import MayRead
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.request import Reading
 from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
+from swiftfs.store.server_load import ServerLoad
 from swiftfs.store.storage_url import ANY, StorageChoice
 from swiftfs.store.swift_store import SwiftStore
 from swiftfs.store.transport import Counters
@@ -38,6 +39,8 @@ class ConnectedAccount:
     """The requests whose answer was lost."""
     reading: Reading = field(default_factory=Reading)
     """Ends the calls that wait for Swift."""
+    load: ServerLoad = field(default_factory=ServerLoad)
+    """How many uploads the server takes at once."""
 
     def close(self) -> None:
         """End every pause and close every connection."""
@@ -73,14 +76,15 @@ def connect(
         raise
     reading = Reading()
     store = SwiftStore(account, storage_policy=storage_policy, may_read=may_read, reading=reading)
-    ambiguous = AmbiguousRequests()
+    ambiguous, load = AmbiguousRequests(), ServerLoad()
     return ConnectedAccount(
-        store=RetryingStore(store, policy, ambiguous=ambiguous, reading=reading),
+        store=RetryingStore(store, policy, ambiguous=ambiguous, reading=reading, load=load),
         counters=store.counters,
         label=account.label,
         known_limits=store.known_limits,
         ambiguous=ambiguous,
         reading=reading,
+        load=load,
     )
 
 

@@ -3,23 +3,27 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 import swiftclient
+from requests.utils import check_header_validity
+from urllib3 import BaseHTTPResponse
 from urllib3.util.retry import Retry
+from urllib3.util.timeout import Timeout
 
 from swiftfs import __version__
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.store.auth import Account
 from swiftfs.store.protocol import Body
-from swiftfs.store.request import Request, escape_dots
+from swiftfs.store.request import Request
 from swiftfs.store.sockets import LimitedAdapter, Limits, carried, limited
 
 CONNECT_SECONDS = 5.0
 """Longest wait for a connection."""
+
+USER_AGENT = f"swiftfs/{__version__}"
 
 SLICE_BYTES = 1024**2
 """A body is sent, and its progress counted, in slices of this size."""
@@ -42,14 +46,12 @@ class Connection:
         )
         self._base = urlsplit(account.endpoint()).path
         self._http = self._connection.http_connection(account.endpoint())[1]
-        self._http.default_user_agent = f"swiftfs/{__version__}"
-        self._http.requests_args["allow_redirects"] = False  # a redirect would carry the token elsewhere
+        self._adapter: Any = _ExactAdapter()
         for scheme in ("http://", "https://"):
-            self._http.request_session.mount(scheme, _ExactAdapter())
-        self._http.request_session.resolve_redirects = _next_requests
-        # Swift needs none, and a server could send new ones with every answer.
-        self._http.request_session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+            self._http.request_session.mount(scheme, self._adapter)
         self._read_environment_once(account.endpoint())
+        self._sockets: Any = None  # urllib3's types know neither bodies nor headers as it takes them
+        self._origin = ""
 
     def _read_environment_once(self, url: str) -> None:
         """Read proxies and certificates from the environment now: requests would do so for each request."""
@@ -63,38 +65,63 @@ class Connection:
 
     def send(
         self, request: Request, token: str, timeout: float, limits: Limits, count: Callable[[int], None]
-    ) -> requests.Response:
-        """Send `request` and return the answer with its body unread; raise what requests raises.
+    ) -> BaseHTTPResponse:
+        """Send `request` and return the answer with its body unread; raise what requests and urllib3 raise.
 
         `timeout`, in seconds, limits the wait for a connection, and `limits` the rest, the reading of the
         body included. `count` is called with the size of each slice of the body that was sent.
         swiftclient's own functions are not used: they unquote every header they read, so that `%41` in an
-        object's metadata comes back as `A`.
+        object's metadata comes back as `A`. Nor is the session of requests: it prepares and checks each
+        request anew, which takes as much time as to send it.
         """
-        headers = {carried(name): value for name, value in request.headers.items()}
-        if not request.info:
-            headers["X-Auth-Token"] = token
-        self._http.requests_args["timeout"] = (min(CONNECT_SECONDS, timeout), timeout)
+        sockets = self._sockets or self._open_sockets()
         body = _Slices(request.body, count) if request.body else None
         with limited(limits):
-            response = self._http.request(request.method, request.path(self._base), body, headers)
-        # The response refers to the body. An idle connection must not keep the blocks of a deleted file.
-        self._http.resp = None
-        assert isinstance(response, requests.Response)
-        return response
+            # A redirect is not followed: it would carry the token elsewhere.
+            answer: BaseHTTPResponse = sockets.urlopen(
+                request.method,
+                self._origin + request.path(self._base),
+                body,
+                self._headers(request, token),
+                retries=_NO_RETRY,
+                redirect=False,
+                assert_same_host=False,
+                timeout=Timeout(connect=min(CONNECT_SECONDS, timeout), read=timeout),
+                preload_content=False,
+                decode_content=False,
+            )
+        return answer
+
+    def _headers(self, request: Request, token: str) -> dict[str, bytes]:
+        headers = {"User-Agent": USER_AGENT, **request.headers}
+        if not request.info:
+            headers["X-Auth-Token"] = token
+        if request.method not in ("GET", "HEAD"):
+            headers["Content-Length"] = str(len(memoryview(request.body).cast("B")) if request.body else 0)
+        encoded = {carried(name): value.encode() for name, value in headers.items()}
+        for name, value in encoded.items():
+            check_header_validity((name, value))  # type: ignore[type-var]  # it takes both kinds
+        return encoded
+
+    def _open_sockets(self) -> Any:
+        """Return the sockets that requests would use, with its certificates and its proxy."""
+        session, arguments = self._http.request_session, self._http.requests_args
+        url = requests.PreparedRequest()
+        url.prepare_url(self._http.url, None)
+        verify, cert = arguments.get("verify", True), arguments.get("cert")
+        sockets = self._adapter.get_connection_with_tls_context(
+            url, verify, proxies=session.proxies, cert=cert
+        )
+        self._adapter.cert_verify(sockets, self._http.url, verify, cert)
+        # A proxy without a tunnel gets whole URLs.
+        if not self._adapter.request_url(url, session.proxies).startswith("/"):
+            self._origin = "{0.scheme}://{0.netloc}".format(urlsplit(self._http.url))
+        self._sockets = sockets
+        return sockets
 
     def close(self) -> None:
         """Close the socket."""
         self._http.close()
-
-
-def _next_requests(*_: object, **__: object) -> Iterator[requests.PreparedRequest]:
-    """Yield the requests that follow a redirect: none.
-
-    The library requests prepares the next request even if it will not be sent, and fails if the redirect's
-    URL is invalid.
-    """
-    return iter(())
 
 
 class ConnectionPool:
@@ -131,14 +158,14 @@ class ConnectionPool:
             connection.close()
 
 
+_NO_RETRY = Retry(0, read=False)
+
+
 class _ExactAdapter(LimitedAdapter):
-    """Sends the path unchanged: requests unquotes `%2E`, and a `..` may reach another object."""
+    """Makes the sockets, one at a time."""
 
     def __init__(self) -> None:
-        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=Retry(0, read=False))
-
-    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        return escape_dots(super().request_url(request, proxies))
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=_NO_RETRY)
 
     def close(self) -> None:
         """Close the sockets now.

@@ -26,6 +26,7 @@ from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
 from swiftfs.store.error_map import when
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
 from swiftfs.store.request import Reading
+from swiftfs.store.server_load import ServerLoad
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,8 @@ class RetryingStore:
     only if this one `owns` it.
 
     Every attempt whose answer was lost is recorded in `ambiguous`, even if a later attempt is answered: the
-    server may carry out the lost one after it. When `reading` has ended, nothing is repeated.
+    server may carry out the lost one after it. When `reading` has ended, nothing is repeated. `load`
+    learns of each attempt of a PUT.
     """
 
     def __init__(
@@ -117,8 +119,10 @@ class RetryingStore:
         owns: bool = True,
         ambiguous: AmbiguousRequests | None = None,
         reading: Reading | None = None,
+        load: ServerLoad | None = None,
     ) -> None:
         self._store = store
+        self._load = load or ServerLoad()
         self._reading = reading or Reading()
         self._policy = policy
         self._owns = owns
@@ -180,9 +184,12 @@ class RetryingStore:
     def put(
         self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
     ) -> ObjectInfo:
+        size = len(memoryview(body).cast("B"))
+
         def attempt(call: _Call) -> ObjectInfo:
             try:
-                return self._store.put(name, body, headers, if_absent=if_absent, etag=etag)
+                with self._load.put(size):
+                    return self._store.put(name, body, headers, if_absent=if_absent, etag=etag)
             except AlreadyExists:
                 found = self._store.head(name) if call.lost else None
                 if found is None or found.version.etag != (etag or _md5(body)):
@@ -193,7 +200,7 @@ class RetryingStore:
                 return found
 
         def effect(stored: str) -> Effect:
-            small = bytes(body) if len(memoryview(body).cast("B")) <= SMALL_BODY else None
+            small = bytes(body) if size <= SMALL_BODY else None
             return Effect("put", stored, headers, body=small, if_absent=if_absent)
 
         try:

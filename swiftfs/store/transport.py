@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import requests
+from urllib3 import BaseHTTPResponse
 
 from swiftfs.concurrency import Rank, may_block, monotonic, new_lock
 from swiftfs.errors import Corrupt, StoreError, TimedOut
@@ -98,10 +98,10 @@ class Reply:
 class Answer:
     """An answer whose body was not read yet. It is read at most once, and only inside `Transport.open`."""
 
-    def __init__(self, request: Request, response: requests.Response, limits: Limits) -> None:
+    def __init__(self, request: Request, response: BaseHTTPResponse, limits: Limits) -> None:
         self.request = request
         self._limits = limits
-        self.status = response.status_code
+        self.status = response.status
         self.headers: Mapping[str, str] = _headers(response)
         self.received = 0
         self._response = response
@@ -117,7 +117,7 @@ class Answer:
             try:
                 # `read1`: what has arrived is passed on at once. Not decoded: nobody has asked for gzip, and
                 # unpacked it may be a thousand times larger.
-                chunk = self._response.raw.read1(CHUNK_BYTES, decode_content=False)
+                chunk = self._response.read1(CHUNK_BYTES, decode_content=False)
             except NETWORK_ERRORS as error:
                 raise network_error(self.request, error) from error
             if not chunk:
@@ -148,6 +148,7 @@ class Answer:
     def close(self) -> None:
         """Release the connection; an unread body breaks it."""
         self._response.close()
+        self._response.release_conn()
 
     def limited_chunks(self) -> Iterator[bytes]:
         """Yield the body as `chunks` does, and raise `Corrupt` above the request's `max_bytes`."""
@@ -280,5 +281,5 @@ def _is_read(request: Request) -> bool:
     return request.method in ("GET", "HEAD")
 
 
-def _headers(response: requests.Response) -> dict[str, str]:
+def _headers(response: BaseHTTPResponse) -> dict[str, str]:
     return {lower_name(text_of(name)): text_of(value) for name, value in response.headers.items()}

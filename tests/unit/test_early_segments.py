@@ -1,9 +1,14 @@
 """Segments that are uploaded while their file is still written, and the holes of sparse files."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+from support.deadlines import within
+from support.jobs import wait_until
 from support.noise import noise
 from support.upload_rig import MIB, NAME, Writer
+from swiftfs.errors import Unavailable
 
 pytest_plugins = ["support.writer_fixtures"]
 
@@ -66,3 +71,74 @@ def test_a_segment_that_is_cut_within_the_write_delay_is_not_uploaded(writer: Wr
     assert writer.puts() == 2
     writer.run()
     assert writer.stored() == writer.model
+
+
+def rests(writer: Writer) -> None:
+    """Let no segment be uploaded while the file is written."""
+    writer.content.uploads._settle_seconds = 3600.0
+
+
+def test_the_rest_is_uploaded_at_the_close(writer: Writer) -> None:
+    rests(writer)
+    writer.write(0, noise(3 * MIB + 10))
+    assert writer.puts() == 0
+    writer.content.upload_rest()
+    assert writer.puts() == 4
+    writer.content.upload_rest()
+    assert writer.puts() == 0
+    writer.run()
+    assert writer.stored() == writer.model
+    assert len(writer.segments()) == 4
+
+
+def test_a_file_that_goes_on_after_a_close_is_stored(writer: Writer) -> None:
+    rests(writer)
+    writer.write(0, noise(2 * MIB + 10))
+    writer.content.upload_rest()
+    assert writer.puts() == 3
+    writer.write(2 * MIB + 10, noise(2 * MIB))
+    writer.content.upload_rest()
+    writer.run()
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
+
+
+def test_a_file_that_is_rewritten_after_a_close_waits_for_its_write_delay(writer: Writer) -> None:
+    rests(writer)
+    writer.write(0, noise(3 * MIB))
+    writer.content.upload_rest()
+    assert writer.puts() == 3
+    writer.write(10, b"changed")
+    writer.content.upload_rest()
+    assert writer.puts() == 0
+    writer.run()
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
+
+
+def test_small_and_scattered_files_wait_for_their_write_delay(writer: Writer) -> None:
+    writer.write(0, noise(MIB))
+    writer.content.upload_rest()
+    assert writer.puts() == 0
+    writer.write(2 * MIB, noise(MIB))
+    writer.content.upload_rest()
+    assert writer.puts() == 0
+
+
+def test_an_abandoned_segment_whose_answer_is_lost_is_deleted(writer: Writer) -> None:
+    """The file is deleted while the segment is sent, and its upload fails after that."""
+    lose = threading.Event()
+
+    def hook(method: str, _subject: object) -> None:
+        if method == "put":
+            assert lose.wait(within(30))
+            raise Unavailable("lost")
+
+    uploads = writer.content.uploads
+    writer.store.hook = hook
+    writer.write(0, noise(MIB + 1))
+    with ThreadPoolExecutor(1) as pool:
+        unused = pool.submit(uploads.abandon)
+        wait_until(lambda: not list(uploads._uploads.values()))
+        lose.set()
+        assert [name.key.rpartition("/")[2][:13] for name in unused.result()] == ["0" * 13]

@@ -1,0 +1,116 @@
+"""How many uploads run at once: more while that stores more a second, fewer when the server refuses."""
+
+from types import TracebackType
+
+from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
+from swiftfs.errors import Unavailable
+
+MOST = 64
+"""The most uploads of a kind at once. With 100 ms a request these are 640 small files a second, more than one
+process prepares."""
+
+FIRST_FILES = 16
+FIRST_SEGMENTS = 4
+"""How many run at once before any answer, and while more would only wait longer: what any server takes."""
+
+LARGE = 1024**2
+"""Bodies from this size on, in bytes, are segments: what limits them is the network, and not the latency."""
+
+SLOWER = 2.0
+"""An answer counts as slow if it takes so many times the shortest time: then half of that was waiting."""
+
+REMEMBERED_SECONDS = 600.0
+"""After this time the shortest time is measured anew: the way to the server may have become another one."""
+
+CALM_SECONDS = 60.0
+"""For so long after a refusal the number grows slowly."""
+
+
+class ParallelLimit:
+    """How many uploads of one kind may run at once: between `least` and `MOST`, fewer after refusals.
+
+    It grows with each answer that takes less than `SLOWER` times the shortest time, if as many run as may,
+    and falls with each that takes longer. So it stays where twice as many would store no more a second. A
+    refusal halves it, and it grows again by one in the time of as many answers. Not locked.
+    """
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+        self._allowed = float(least)
+        self._running = 0
+        self._shortest = (0.0, 0.0)
+        self._refused = -CALM_SECONDS
+
+    @property
+    def now(self) -> int:
+        """How many may run at once now."""
+        return int(self._allowed)
+
+    def begin(self) -> None:
+        """Record that an upload begins."""
+        self._running += 1
+
+    def answered(self, began: float, size: int) -> None:
+        """Record that an upload of `size` bytes was answered that `began` at a time in monotonic seconds."""
+        now = monotonic()
+        # A body of a megabyte takes about as long as the latency, on networks of all kinds: so the times of
+        # bodies of all sizes can be compared.
+        cost = (now - began) / (1 + size / LARGE)
+        shortest, since = self._shortest
+        if cost < shortest or now - since > REMEMBERED_SECONDS or not since:
+            self._shortest = (cost, now)
+        # Of those that may run, some are still being prepared.
+        is_full = 2 * self._running > self._allowed
+        self._running -= 1
+        if self._allowed < self._least:
+            self._allowed = min(self._least, self._allowed + 1 / self._allowed)
+        elif cost > SLOWER * self._shortest[0]:
+            self._allowed = max(self._least, self._allowed - 1)
+        elif is_full:
+            step = 1 if now - self._refused >= CALM_SECONDS else 1 / self._allowed
+            self._allowed = min(MOST, self._allowed + step)
+
+    def failed(self, began: float, *, refused: bool) -> None:
+        """Record that an upload that `began` then has failed; `refused` if the server could not take it."""
+        self._running -= 1
+        # The others that were under way at a refusal are mostly refused too: together they halve it once.
+        if refused and began > self._refused:
+            self._allowed = max(1.0, self._allowed / 2)
+            self._refused = monotonic()
+
+
+class ServerLoad:
+    """The limits of the uploads of whole `files` and of `segments`, as the answers to all PUTs show them."""
+
+    def __init__(self) -> None:
+        self.files = ParallelLimit(FIRST_FILES)
+        self.segments = ParallelLimit(FIRST_SEGMENTS)
+        self._lock = new_lock(Rank.SERVER_LOAD)
+
+    def put(self, size: int) -> "_Put":
+        """Return a context for one attempt to PUT `size` bytes, from its beginning to its answer."""
+        return _Put(self.segments if size >= LARGE else self.files, size, self._lock)
+
+
+class _Put:
+    """One attempt of a PUT."""
+
+    def __init__(self, limit: ParallelLimit, size: int, lock: Lock) -> None:
+        self._limit = limit
+        self._size = size
+        self._lock = lock
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = monotonic()
+        with self._lock:
+            self._limit.begin()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            if error is None:
+                self._limit.answered(self._began, self._size)
+            else:
+                self._limit.failed(self._began, refused=isinstance(error, Unavailable))
