@@ -1,7 +1,7 @@
 """A TCP proxy that caps the rate of each connection, as the load balancers of many clouds do.
 
-`python benchmarks/capped_proxy.py PORT RATE` forwards to PORT on loopback at RATE bytes a second and direction,
-prints its own port, and ends when its standard input does.
+`python benchmarks/capped_proxy.py PORT RATE` forwards to PORT on loopback, at RATE bytes a second in each
+direction, prints its own port, and ends when its standard input does.
 """
 
 import asyncio
