@@ -272,7 +272,7 @@ class Downloader:
             if not state.is_certain:
                 with state.changed:
                     state.is_certain = True
-            self._store_bytes(offset, data, present=as_they_come)
+            self._store_bytes(fetch, offset, data, present=as_they_come)
 
         try:
             info = self._store.get(
@@ -292,7 +292,7 @@ class Downloader:
             self._resolver.learn(info)
             self._verifier.arrived(info, fetch.first, fetch.last, whole=whole)
 
-    def _store_bytes(self, offset: int, data: bytes, *, present: bool) -> None:
+    def _store_bytes(self, fetch: Download, offset: int, data: bytes, *, present: bool) -> None:
         """Write downloaded bytes to the blocks that are not present; with `present` make these present."""
         state = self._state
         blocks = state.blocks
@@ -311,4 +311,6 @@ class Downloader:
                 last = end // BLOCK if end < blocks.base.size else -(-end // BLOCK)
                 # The first block is complete: a download begins at a block, and its chunks come in order.
                 blocks.present.add(offset // BLOCK, last)
-                state.changed.notify_all()
+                # Not those who wait for other downloads: there may be one for each connection.
+                if fetch.waiters:
+                    state.changed.notify_all()

@@ -13,11 +13,14 @@ LAST_PIECE = 8 * 1024 * 1024
 """Bytes. Large enough that the number of requests does not matter. Small enough that a window has a piece for
 each connection: many servers limit the rate of a connection."""
 
-FIRST_WINDOW = FIRST_PIECE + FIRST_PIECE // 2
-"""Bytes. The next piece is requested when half of the one before was read, so a slow reader never waits."""
+MARGIN = 1.5
+"""A piece is requested so many times earlier than it takes to come: pieces come irregularly."""
 
-MARGIN = 2
-"""How many times what a reader takes while a piece comes is downloaded ahead: pieces come irregularly."""
+LEAST_SECONDS = 0.02
+"""Pieces are as large as if each took so long at least: requests cost money, also where they are fast."""
+
+SHARE = 16
+"""The smallest pieces are this part of what was read: so few requests come far, at any pace."""
 
 GROWTH = 4
 """How many times the bytes that were read are downloaded ahead at most: a reader that stops wastes them."""
@@ -79,10 +82,10 @@ class Pace:
 class Stream:
     """One sequential reading of a file, forwards or backwards in steps. Not locked.
 
-    It has read from `begin` up to `position`, backwards from `top` down to `begin`. What it plans lies within
-    a window: what the reader takes while a piece is downloaded, and at most a multiple of what it has read.
-    `limit` is the largest window in bytes; 0 turns it off. Planned pieces consist of whole blocks, except at
-    the end of the file.
+    It has read from `begin` up to `position`, backwards from `top` down to `begin`. It requests a piece so
+    early that it comes before the reader does, by what was measured of both. `limit` is how many bytes the
+    plan may run ahead of the reader; 0 turns it off. Pieces consist of whole blocks, except at the end of the
+    file.
 
     A stream `lasts` once it was continued after a read elsewhere: that read was another reader's.
     """
@@ -157,22 +160,28 @@ class Stream:
         if not self._limit:
             return
         self.pace.advance(self.extent - extent)
-        window = int(min(self._window(piece_seconds), self._limit // streams))
-        largest = min(LAST_PIECE, max(BLOCK, _whole_blocks(window // 2)))
+        limit = self._limit // streams
+        lead = self._lead(piece_seconds)
+        largest = min(max(self._smallest, lead), LAST_PIECE, limit // 2)
         if self.is_backward:
             if offset < begin or is_first:
-                yield from self._plan_backwards(offset, window, largest)
+                yield from self._plan_backwards(offset, lead, limit, largest)
         elif is_first:
-            yield from self._plan_first(offset, size, min(FIRST_PIECE, largest))
+            yield from self._plan_first(offset, size, self._piece(0, largest))
         else:
-            yield from self._plan_forwards(offset, size, window, largest)
+            yield from self._plan_forwards(offset, size, lead, limit, largest)
 
-    def _window(self, piece_seconds: float) -> float:
-        """Return how many bytes ahead of the reader to download."""
+    @property
+    def _smallest(self) -> int:
+        return max(FIRST_PIECE, self.extent // SHARE)
+
+    def _lead(self, piece_seconds: float) -> int:
+        """Return how many bytes ahead of the reader the next piece is requested."""
+        least = self._smallest // 2
         if self.extent < FIRST_PIECE // 2:  # it may read no more than a header
-            return FIRST_WINDOW
+            return least
         most = self.extent * (GROWTH if self.begin else GROWTH_FROM_BEGINNING)
-        return max(FIRST_WINDOW, min(most, MARGIN * self.pace.bytes_in(piece_seconds)))
+        return max(least, int(min(most, MARGIN * self.pace.bytes_in(max(piece_seconds, LEAST_SECONDS)))))
 
     def _plan_first(self, offset: int, size: int, piece: int) -> Iterator[tuple[int, int]]:
         """Yield what the first read needs more: nothing for one in the middle, which may be a random one."""
@@ -186,23 +195,25 @@ class Stream:
         self._planned = stop
         yield start, stop
 
-    def _plan_forwards(self, offset: int, size: int, window: int, largest: int) -> Iterator[tuple[int, int]]:
+    def _plan_forwards(
+        self, offset: int, size: int, lead: int, limit: int, largest: int
+    ) -> Iterator[tuple[int, int]]:
         # Whole pieces: one request for each block that was read would be far too many.
-        while self._planned < size:
+        while self._planned < size and self._planned <= offset + lead:
             stop = min(self._planned + self._piece(self._planned - self.begin, largest), size)
-            if stop > offset + window:
+            if stop > offset + limit:
                 return
             self.pace.age()
             start, self._planned = self._planned, stop
             yield start, stop
 
-    def _plan_backwards(self, offset: int, window: int, largest: int) -> Iterator[tuple[int, int]]:
+    def _plan_backwards(self, offset: int, lead: int, limit: int, largest: int) -> Iterator[tuple[int, int]]:
         if offset < self._low:
             stop, self._low = self._low, _whole_blocks(offset)
             yield self._low, stop
-        while self._low > 0:
+        while self._low > 0 and self._low >= offset - lead:
             start = max(0, self._low - self._piece(self._top - self._low, largest))
-            if start < offset - window:
+            if start < offset - limit:
                 return
             self.pace.age()
             stop, self._low = self._low, start
@@ -210,7 +221,7 @@ class Stream:
 
     def _piece(self, planned: int, largest: int) -> int:
         """Return the size of the next piece: as much as was planned before, so that few pieces come far."""
-        return min(max(FIRST_PIECE, _whole_blocks(planned)), largest)
+        return max(BLOCK, _whole_blocks(min(max(FIRST_PIECE, planned), largest)))
 
 
 def _whole_blocks(size: int) -> int:
@@ -272,8 +283,8 @@ class Streams:
 
     def came(self, seconds: float) -> None:
         """Record how long a download ahead has taken, from its request to its last byte."""
-        # It rises at once, since a window that is too small costs more than one that is too large.
-        self._piece_seconds = max(seconds, (3 * self._piece_seconds + seconds) / 4)
+        before = self._piece_seconds
+        self._piece_seconds = (3 * before + seconds) / 4 if before else seconds
 
     def plan(self, stream: Stream, offset: int, end: int, size: int) -> Iterable[tuple[int, int]]:
         """Return the ranges to download now; see `Stream.plan`."""
