@@ -178,7 +178,7 @@ class Stream:
     def _lead(self, piece_seconds: float) -> int:
         """Return how many bytes ahead of the reader the next piece is requested."""
         least = self._smallest // 2
-        if self.extent < FIRST_PIECE // 2:  # it may read no more than a header
+        if self.extent <= FIRST_PIECE:  # it may read no more than a header
             return least
         most = self.extent * (GROWTH if self.begin else GROWTH_FROM_BEGINNING)
         return max(least, int(min(most, MARGIN * self.pace.bytes_in(max(piece_seconds, LEAST_SECONDS)))))

@@ -128,7 +128,7 @@ FRAME_SECONDS = 0.025
 def as_a_player(path: Path) -> None:
     """Read the head, the index at the tail, and play from the middle on, as a player of mp4 does."""
     with opened(path) as file:
-        file.read_all(0, 512 * KIB, 32 * KIB)
+        file.read_all(0, 256 * KIB, 32 * KIB)
         file.read_all(SIZE - 512 * KIB, SIZE, 32 * KIB)
         begun = time.monotonic()
         for number, offset in enumerate(range(40 * MIB, 40 * MIB + PLAYED, 128 * KIB)):
@@ -172,7 +172,9 @@ PATTERNS: Mapping[str, Pattern] = {
     "backwards": Pattern("backwards, 1 MiB each", backwards, requests=30),
     "tail": Pattern("the last MiB, as `tail -c`", the_tail, needed=MIB, requests=1),
     # The slower the machine, the more is downloaded ahead of a player: `test_read_ahead.py` is exact.
-    "player": Pattern("head, tail, then the middle, as a player", as_a_player, PLAYED + MIB, multiple=2),
+    "player": Pattern(
+        "head, tail, then the middle, as a player", as_a_player, PLAYED + 768 * KIB, multiple=1.5
+    ),
     "here and there": Pattern(
         "blocks of 128 KiB, 4 MiB apart", here_and_there, len(PLACES) * 128 * KIB, len(PLACES)
     ),
