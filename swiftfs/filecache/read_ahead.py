@@ -146,7 +146,9 @@ class Stream:
 
     def ahead(self, size: int) -> tuple[int, int]:
         """Return the range of `size` bytes that is read next."""
-        return (self.begin - size, self.begin) if self.is_backward else (self.position, self.position + size)
+        if self.is_backward:
+            return max(0, self.begin - size), self.begin
+        return self.position, self.position + size
 
     def plan(
         self, offset: int, end: int, size: int, streams: int = 1, piece_seconds: float = math.inf
