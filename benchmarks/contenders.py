@@ -10,8 +10,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from swiftfs.demo.server import SwiftServer
+
+class Endpoint(Protocol):
+    """A Swift, and a user of it."""
+
+    user: str
+    key: str
+
+    @property
+    def auth_url(self) -> str: ...
+
 
 MOUNT_SECONDS = 60
 EXIT_SECONDS = 60
@@ -76,7 +86,7 @@ def find_rclone() -> str | None:
     return shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
 
 
-def rclone_environment(swift: SwiftServer, work: Path) -> Mapping[str, str]:
+def rclone_environment(swift: Endpoint, work: Path) -> Mapping[str, str]:
     """Return the variables with which rclone has the server as `sw:` and finds a fusermount."""
     remote = {"TYPE": "swift", "AUTH": swift.auth_url, "USER": swift.user, "KEY": swift.key}
     return {

@@ -180,13 +180,16 @@ def test_a_read_whose_bytes_are_here_begins_no_stream() -> None:
 def begin(streams: Streams, offsets: Iterable[int]) -> tuple[Stream, list[Stream]]:
     """Read blocks; return the stream of the last one, and all that were left."""
     all_left: list[Stream] = []
+    last: Stream | None = None
     for offset in offsets:
         stream, left = streams.join(offset, is_coming=False)
         assert stream is not None
+        last = stream
         all_left += left
         list(streams.plan(stream, offset, offset + BLOCK, SIZE))
         streams.ended(stream)
-    return stream, all_left
+    assert last is not None
+    return last, all_left
 
 
 @pytest.mark.usefixtures("clock")
