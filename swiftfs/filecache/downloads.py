@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from swiftfs.filecache.block_map import StoredSegment
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.read_ahead import ReadAhead
+from swiftfs.filecache.read_ahead import Stream
 
 
 class GivenUp(Exception):
@@ -27,7 +27,7 @@ class Download:
         source: StoredSegment | None = None,
         *,
         queued: bool = False,
-        ahead: ReadAhead | None = None,
+        ahead: Stream | None = None,
     ) -> None:
         self.first = first
         self.last = last
@@ -66,7 +66,7 @@ class Downloads:
         """Record that a download has ended."""
         self._under_way.remove(fetch)
 
-    def cancel(self, streams: Collection[ReadAhead] | None = None) -> None:
+    def cancel(self, streams: Collection[Stream] | None = None) -> None:
         """Cancel the downloads that have not begun, and stop those that run ahead and nobody waits for.
 
         With `streams` only those that run ahead of them.
@@ -86,6 +86,10 @@ class Downloads:
         for fetch in self.touching(first, last):
             taken.add(fetch.first, fetch.last)
         return taken.missing(first, last)
+
+    def covers(self, first: int, last: int) -> bool:
+        """Return whether every block of the range is being downloaded."""
+        return not any(True for _ in self.free(first, last))
 
     def touching(self, first: int, last: int) -> list[Download]:
         """Return the downloads that have a block of the range."""

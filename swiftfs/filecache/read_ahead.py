@@ -1,5 +1,6 @@
 """Predicts which bytes the readers of a file will read next."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 from swiftfs.concurrency import monotonic
@@ -8,17 +9,27 @@ from swiftfs.filecache.block_map import BLOCK
 FIRST_PIECE = 1024 * 1024
 """Bytes. Small, so that the first byte comes soon; a smaller file costs one request."""
 
-LAST_PIECE = 16 * 1024 * 1024
-"""Bytes. Large enough that the number of requests does not matter, small enough for several at once."""
+LAST_PIECE = 8 * 1024 * 1024
+"""Bytes. Large enough that the number of requests does not matter. Small enough that a window has a piece for
+each connection: many servers limit the rate of a connection."""
 
-NEARBY = 1024 * 1024
-"""Bytes. The kernel reads ahead with several requests at once: reads so far out of order are sequential."""
+MARGIN = 1.5
+"""A piece is requested so many times earlier than it takes to come: pieces come irregularly."""
 
-REORDERED = 4 * 1024 * 1024
-"""Bytes. Programs that read with several threads go back so far within what they read already."""
+LEAST_SECONDS = 0.02
+"""Pieces are as large as if each took so long at least: requests cost money, also where they are fast."""
 
-_NOWHERE = -NEARBY - 1
-"""The position of a stream before its first read, which plans nothing: it may be the only one."""
+SHARE = 16
+"""The smallest pieces are this part of what was read: so few requests come far, at any pace."""
+
+GROWTH = 4
+"""How many times the bytes that were read are downloaded ahead at most: a reader that stops wastes them."""
+
+GROWTH_FROM_BEGINNING = 32
+"""The same for a reader that began at the file's beginning: most of these read all."""
+
+REORDERED = 2 * 1024 * 1024
+"""Bytes. The kernel, and programs with several threads, read so far out of order."""
 
 STREAMS = 8
 """Sequential streams of one file at a time; the least recently used one is dropped."""
@@ -27,76 +38,196 @@ IDLE_SECONDS = 2.0
 """Seconds without a read after which a stream's downloads are cancelled for the other streams."""
 
 
-class ReadAhead:
-    """Detects sequential reading and plans downloads in a growing window. Not locked.
+class Pace:
+    """How fast a reader takes bytes that are here: only the time between its reads counts. Not locked.
 
-    `limit` is how many bytes the plan may run ahead of the reader, whose last read ended at `position`; 0
-    turns it off. Pieces consist of whole blocks, except at the end of the file.
-
-    A stream `lasts` once it was continued after a read elsewhere: that read was another reader's. `used` is
-    the time of its last read, `readers` the number of reads that are being answered.
+    `under_way` is the number of reads that are being answered.
     """
 
-    def __init__(self, limit: int, position: int = 0) -> None:
-        self._limit = limit
-        self.position = position
-        self.lasts = False
-        self.used = 0.0
-        self.readers = 0
-        self._begin = 0
-        self._planned = 0
-        self._read = 0
-        self._stopped = False
+    def __init__(self) -> None:
+        self.under_way = 0
+        self._seconds = 0.0
+        self._bytes = 0
+        self._since: float | None = None
 
-    def leaves(self, offset: int) -> bool:
-        """Return whether a read at `offset` does not continue the stream."""
-        if abs(offset - self.position) <= NEARBY:
-            return False
-        # Up to where it was planned: a reader with several threads may be ahead of the last answer.
-        return not max(self._begin, self.position - REORDERED) <= offset <= self._planned
+    def begin_read(self, now: float) -> None:
+        """Record that a read begins."""
+        if not self.under_way and self._since is not None:
+            self._seconds += now - self._since
+        self.under_way += 1
+
+    def end_read(self, now: float) -> None:
+        """Record that a read is answered."""
+        self.under_way -= 1
+        self._since = now
 
     def is_idle(self, now: float) -> bool:
-        """Return whether nobody has read the stream for a while."""
-        return not self.readers and self.used + IDLE_SECONDS < now
+        """Return whether nobody has read for a while."""
+        return not self.under_way and self._since is not None and self._since + IDLE_SECONDS < now
+
+    def advance(self, size: int) -> None:
+        """Record that the reader has got so many bytes further."""
+        self._bytes += size
+
+    def bytes_in(self, seconds: float) -> float:
+        """Return how much the reader takes in so many seconds, infinity if it does nothing but read."""
+        return seconds * self._bytes / self._seconds if self._seconds else math.inf
+
+    def age(self) -> None:
+        """Let what comes count more than what was: a reader may pause."""
+        self._bytes //= 2
+        self._seconds /= 2
+
+
+class Stream:
+    """One sequential reading of a file, forwards or backwards in steps. Not locked.
+
+    It has read from `begin` up to `position`, backwards from `top` down to `begin`. It requests a piece so
+    early that it comes before the reader does, by what was measured of both. `limit` is how many bytes the
+    plan may run ahead of the reader; 0 turns it off. Pieces consist of whole blocks, except at the end of the
+    file.
+
+    A stream `lasts` once it was continued after a read elsewhere: that read was another reader's.
+    """
+
+    def __init__(self, limit: int, offset: int, before: "Stream | None" = None) -> None:
+        self._limit = limit
+        self.begin = self.position = offset
+        self.lasts = False
+        self.pace = Pace()
+        self._planned = _whole_blocks(offset)
+        self._low = self._planned if before is None else _whole_blocks(before.begin)
+        self._top: int = offset if before is None else before._top
+        self._steps_back: int = 0 if before is None else before._steps_back + 1
+        self._is_first = True
+
+    @property
+    def is_backward(self) -> bool:
+        """Whether it reads backwards: one step back may be a jump."""
+        return self._steps_back > 1
+
+    @property
+    def extent(self) -> int:
+        """How many bytes it has read."""
+        return (self._top if self.is_backward else self.position) - self.begin
 
     @property
     def runs_ahead(self) -> bool:
         """Whether anything ahead of the reader was planned."""
-        return self._planned > self.position
+        return self._low < self.begin if self.is_backward else self._planned > self.position
+
+    def distance(self, offset: int) -> int | None:
+        """Return how far a read at `offset` is from the next one, None if it does not continue the stream."""
+        # The more it has read, the less is a read nearby chance; who begins at the beginning reads on.
+        slack = min(2 * BLOCK + self.extent, REORDERED) if self.begin else REORDERED
+        if self.is_backward:
+            return self.begin - offset if self._low - slack <= offset < self.begin else None
+        first = max(self.begin, self.position - slack)
+        is_near = first <= offset <= max(self._planned, self.position) + slack
+        return abs(offset - self.position) if is_near else None
+
+    def is_step_back(self, offset: int) -> bool:
+        """Return whether a read at `offset` may be the next one of a reader that goes backwards."""
+        return 0 < self.begin - offset <= REORDERED
+
+    def is_left_for(self, other: "Stream") -> bool:
+        """Return whether the reader has probably jumped, and reads the `other` stream now."""
+        return not (self.lasts or self.pace.under_way) and other.extent >= FIRST_PIECE
 
     def stop(self) -> None:
         """Drop the plan; the next read begins a new one."""
-        self.lasts, self._stopped = False, True
-        self._planned = self.position
+        self.lasts = False
+        self.replan()
 
     def replan(self) -> None:
         """Plan again what lies ahead of the reader, because some of it was cancelled."""
-        self._planned = min(self._planned, self.position - self.position % BLOCK)
+        self._planned = min(self._planned, _whole_blocks(self.position))
+        self._low = max(self._low, _whole_blocks(self.begin))
 
-    def plan(self, offset: int, end: int, size: int, streams: int = 1) -> Iterator[tuple[int, int]]:
-        """Yield the ranges to download now, after a read from `offset` to `end` of a file of `size` bytes.
+    def ahead(self, size: int) -> tuple[int, int]:
+        """Return the range of `size` bytes that is read next."""
+        if self.is_backward:
+            return max(0, self.begin - size), self.begin
+        return self.position, self.position + size
 
-        The limit is shared by so many `streams`.
+    def plan(
+        self, offset: int, end: int, size: int, streams: int = 1, piece_seconds: float = math.inf
+    ) -> Iterator[tuple[int, int]]:
+        """Yield the ranges to download now, for a read from `offset` to `end` of a file of `size` bytes.
+
+        The limit is shared by so many `streams`. A piece takes `piece_seconds` to come.
         """
-        seeks = self._stopped or self.leaves(offset)
-        self.position, self._stopped = end, False
+        begin, extent, is_first = self.begin, self.extent, self._is_first
+        self.begin, self.position, self._is_first = min(begin, offset), max(self.position, end), False
         if not self._limit:
             return
-        # The first read of a stream plans nothing: it may be a random one.
-        if seeks:
-            self._begin = self._planned = offset - offset % BLOCK
-            self._read = end - offset
+        self.pace.advance(self.extent - extent)
+        limit = self._limit // streams
+        lead = self._lead(piece_seconds)
+        largest = min(max(self._smallest, lead), LAST_PIECE, limit // 2)
+        if self.is_backward:
+            if offset < begin or is_first:
+                yield from self._plan_backwards(offset, lead, limit, largest)
+        elif is_first:
+            yield from self._plan_first(offset, size, self._piece(0, largest))
+        else:
+            yield from self._plan_forwards(offset, size, lead, limit, largest)
+
+    @property
+    def _smallest(self) -> int:
+        return max(FIRST_PIECE, self.extent // SHARE)
+
+    def _lead(self, piece_seconds: float) -> int:
+        """Return how many bytes ahead of the reader the next piece is requested."""
+        least = self._smallest // 2
+        if self.extent <= FIRST_PIECE:  # it may read no more than a header
+            return least
+        most = self.extent * (GROWTH if self.begin else GROWTH_FROM_BEGINNING)
+        return max(least, int(min(most, MARGIN * self.pace.bytes_in(max(piece_seconds, LEAST_SECONDS)))))
+
+    def _plan_first(self, offset: int, size: int, piece: int) -> Iterator[tuple[int, int]]:
+        """Yield what the first read needs more: nothing for one in the middle, which may be a random one."""
+        if offset < FIRST_PIECE:
+            self.begin = 0
+            start, stop = 0, min(piece, size)
+        elif size - offset <= FIRST_PIECE:  # an index at the end is read to the end
+            start, stop = self._planned, size
+        else:
             return
-        self._read += end - offset
-        # It grows with what the stream has read, so that a short read costs little.
-        window = min(max(FIRST_PIECE, 4 * (self._read - BLOCK)), self._limit // streams)
-        half = window // 2
-        piece = min(max(FIRST_PIECE, half - half % BLOCK), LAST_PIECE)
+        self._planned = stop
+        yield start, stop
+
+    def _plan_forwards(
+        self, offset: int, size: int, lead: int, limit: int, largest: int
+    ) -> Iterator[tuple[int, int]]:
         # Whole pieces: one request for each block that was read would be far too many.
-        while self._planned < size and min(self._planned + min(piece, half), size) <= offset + window:
-            stop = min(self._planned + piece, size)
-            yield self._planned, stop
-            self._planned = stop
+        while self._planned < size and self._planned <= offset + lead:
+            stop = min(self._planned + self._piece(self._planned - self.begin, largest), size)
+            if stop > offset + limit:
+                return
+            self.pace.age()
+            start, self._planned = self._planned, stop
+            yield start, stop
+
+    def _plan_backwards(self, offset: int, lead: int, limit: int, largest: int) -> Iterator[tuple[int, int]]:
+        if offset < self._low:
+            stop, self._low = self._low, _whole_blocks(offset)
+            yield self._low, stop
+        while self._low > 0 and self._low >= offset - lead:
+            start = max(0, self._low - self._piece(self._top - self._low, largest))
+            if start < offset - limit:
+                return
+            self.pace.age()
+            stop, self._low = self._low, start
+            yield start, stop
+
+    def _piece(self, planned: int, largest: int) -> int:
+        """Return the size of the next piece: as much as was planned before, so that few pieces come far."""
+        return max(BLOCK, _whole_blocks(min(max(FIRST_PIECE, planned), largest)))
+
+
+def _whole_blocks(size: int) -> int:
+    return size - size % BLOCK
 
 
 class Streams:
@@ -107,62 +238,76 @@ class Streams:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._streams = [ReadAhead(limit)]
+        self._streams: list[Stream] = []
+        self._piece_seconds = 0.0
 
-    def join(self, offset: int) -> tuple[ReadAhead, list[ReadAhead]]:
+    def join(self, offset: int, *, is_coming: bool) -> tuple[Stream | None, list[Stream]]:
         """Return the stream of a read at `offset`, and the streams whose downloads are to be cancelled.
 
-        Call `ended` when the read is answered.
+        There is none if the read continues no stream, and its bytes are here or coming: it needs no plan.
+        Else call `ended` when the read is answered.
         """
-        now = monotonic()
-        near = [stream for stream in self._streams if not stream.leaves(offset)]
-        if near:
-            stream = min(near, key=lambda one: abs(offset - one.position))
-            # Another stream was read in between, and this one continues: so there are two readers, not one
-            # that jumps.
+        stream = self._continued(offset)
+        if stream is not None:
+            # Another stream was read in between: so there are two readers, not one that jumps.
             stream.lasts = stream.lasts or stream is not self._streams[-1]
             self._streams.remove(stream)
-            left = [one for one in self._streams if one.is_idle(now)]
+        elif is_coming:
+            return None, []
         else:
-            stream = ReadAhead(self._limit, _NOWHERE)
-            # A jump: the reader of a stream that was never continued is probably the one that has jumped.
-            left = [one for one in self._streams if not one.lasts or one.is_idle(now)]
-            left.extend(one for one in self._streams[: -STREAMS + 1] if one not in left)
-            self._streams = self._streams[-STREAMS + 1 :]
-        stream.readers += 1
-        self._streams.append(stream)
-        left = [one for one in left if one.runs_ahead]
+            stream = self._begun(offset)
+        now = monotonic()
+        dropped, others = self._streams[: -STREAMS + 1], self._streams[-STREAMS + 1 :]
+        gone = [one for one in others if one.pace.is_idle(now) or one.is_left_for(stream)]
+        left = [one for one in [*dropped, *gone] if one.runs_ahead]
+        self._streams = [*others, stream]
+        stream.pace.begin_read(now)
         for one in left:
             one.stop()
         if left:
             self._replan()
         return stream, left
 
-    def ended(self, stream: ReadAhead) -> None:
-        """Record that a read is answered."""
-        stream.readers -= 1
-        stream.used = monotonic()
+    def _continued(self, offset: int) -> Stream | None:
+        """Return the stream that a read at `offset` continues, the nearest one of several."""
+        found = [(far, one) for one in self._streams if (far := one.distance(offset)) is not None]
+        return min(found, key=lambda pair: pair[0])[1] if found else None
 
-    def plan(self, stream: ReadAhead, offset: int, end: int, size: int) -> Iterable[tuple[int, int]]:
-        """Return the ranges to download now; see `ReadAhead.plan`."""
+    def _begun(self, offset: int) -> Stream:
+        """Return a new stream; it replaces the last one if the reader steps back from that."""
+        if self._streams and self._streams[-1].is_step_back(offset):
+            return Stream(self._limit, offset, self._streams.pop())
+        return Stream(self._limit, offset)
+
+    def ended(self, stream: Stream) -> None:
+        """Record that a read is answered."""
+        stream.pace.end_read(monotonic())
+
+    def came(self, seconds: float) -> None:
+        """Record how long a download ahead has taken, from its request to its last byte."""
+        before = self._piece_seconds
+        self._piece_seconds = (3 * before + seconds) / 4 if before else seconds
+
+    def plan(self, stream: Stream, offset: int, end: int, size: int) -> Iterable[tuple[int, int]]:
+        """Return the ranges to download now; see `Stream.plan`."""
         others = sum(one.runs_ahead for one in self._streams if one is not stream)
-        return stream.plan(offset, end, size, 1 + others)
+        return stream.plan(offset, end, size, 1 + others, self._piece_seconds)
 
     def forget(self) -> None:
         """Drop all streams, because downloaded blocks were wrong."""
-        self._streams = [ReadAhead(self._limit)]
+        self._streams = []
 
     @property
     def position(self) -> int:
-        """Where the last read ended."""
-        return self._streams[-1].position
+        """Where the last read of a stream ended."""
+        return self._streams[-1].position if self._streams else 0
 
     def needed(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges ahead of the readers that the limit allows."""
-        last = self._streams[-1]
-        streams = [stream for stream in self._streams if stream is last or stream.runs_ahead]
+        last = self._streams[-1:]
+        streams = [stream for stream in self._streams if stream in last or stream.runs_ahead]
         for stream in streams:
-            yield stream.position, stream.position + self._limit // len(streams)
+            yield stream.ahead(self._limit // len(streams))
 
     def _replan(self) -> None:
         """Let each stream plan again what lies ahead of it: a stopped stream may have downloaded that."""

@@ -1,4 +1,4 @@
-"""Reading ahead from a slow server, by one program or several.
+"""How many requests and bytes the ways of reading a large file cost, on an idle machine and on a busy one.
 
 These run in a real mount.
 """
@@ -6,27 +6,23 @@ These run in a real mount.
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from swiftclient import Connection
 
-from support.cache_rig import MIB
 from support.jobs import counted
 from support.mounts import Mount
-from support.noise import noise
+from support.read_patterns import MIB, PATTERNS, SIZE, parts
 from swiftfs.demo.server import ServerSettings, SwiftServer
-from swiftfs.filecache.block_map import BLOCK
 
-pytest_plugins = ["support.cache_fixtures"]
-NEEDLESS = 1.1
-"""Limit of downloaded bytes, as a multiple of the bytes of the file."""
+NEAR, FAR = 0.02, 0.3
+"""Seconds of delay of each request."""
 
 
 @contextmanager
-def busy_cores(count: int = 2) -> Iterator[None]:
+def busy_cores(count: int) -> Iterator[None]:
     """Keep so many cores busy with other processes."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
@@ -37,72 +33,51 @@ def busy_cores(count: int = 2) -> Iterator[None]:
             other.wait()
 
 
-PERIOD = MIB + 77
-"""Bytes after which the files repeat."""
-SIZES = {"big": 96 * MIB, "quarters": 100 * MIB}
-
-
-TWO_PERIODS = 2 * noise(PERIOD)
-
-
-def expected(start: int, stop: int) -> bytes:
-    """Return up to 1 MiB of the files, without holding a whole one in memory."""
-    first = start % PERIOD
-    return TWO_PERIODS[first : first + stop - start]
+@contextmanager
+def server(delay: float) -> Iterator[SwiftServer]:
+    """Run a Swift with a delay, which has the file."""
+    with SwiftServer(settings=ServerSettings(delay=delay)) as swift:
+        client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
+        client.put_container("files")
+        client.put_object("files", "file", parts())
+        client.close()
+        yield swift
 
 
 @pytest.fixture(scope="module")
-def far_away() -> Iterator[SwiftServer]:
-    """A Swift with a delay of 300 ms for each request."""
-    with SwiftServer(settings=ServerSettings(delay=0.3)) as server:
-        client = Connection(server.auth_url, server.user, server.key, retries=0)
-        client.put_container("far")
-        for name, size in SIZES.items():
-            parts = (expected(at, min(at + MIB, size)) for at in range(0, size, MIB))
-            client.put_object("far", name, parts)
-        client.close()
-        yield server
+def near() -> Iterator[SwiftServer]:
+    with server(NEAR) as swift:
+        yield swift
 
 
-@pytest.fixture
-def far_mount(far_away: SwiftServer, tmp_path: Path) -> Iterator[Mount]:
-    far_away.reset_requests()
-    with Mount(far_away, "far", tmp_path) as mount:
-        yield mount
+@pytest.fixture(scope="module")
+def far() -> Iterator[SwiftServer]:
+    with server(FAR) as swift:
+        yield swift
 
 
-def read_file(path: Path, start: int, stop: int) -> bool:
-    """Read a range as `cp` does; return whether the bytes are those that `far_away` has."""
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        for offset in range(start, stop, BLOCK):
-            if file.read(min(BLOCK, stop - offset)) != expected(offset, min(offset + BLOCK, stop)):
-                return False
-    return True
-
-
-def assert_cost(mount: Mount, requests: int, size: int) -> None:
-    cost = [one for one in counted(mount.swift) if one.method in ("GET", "HEAD")]
-    came = sum(one.bytes_out for one in cost)
-    print(f"{len(cost)} requests, {came / MIB:.1f} MiB")
-    assert len(cost) <= requests
-    assert came <= NEEDLESS * size
+def assert_cost(swift: SwiftServer, folder: Path, name: str, *, busy: bool) -> None:
+    """Read the file in the way `name` in a new mount, and check what that costs."""
+    pattern = PATTERNS[name]
+    with Mount(swift, "files", folder) as mount, busy_cores(2 if busy else 0):
+        assert (mount.path / "file").stat().st_size == SIZE
+        swift.reset_requests()
+        pattern.run(mount.path / "file")
+        mount.stop()
+        cost = counted(swift)
+        came = sum(one.bytes_out for one in cost)
+        print(f"{name}: {len(cost)} requests, {came / MIB:.1f} MiB")
+    assert {one.method for one in cost} == {"GET"}
+    assert 1 <= len(cost) <= pattern.requests
+    assert came <= pattern.multiple * pattern.needed
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_large_file_of_a_distant_server(far_mount: Mount, busy: bool) -> None:
-    path = far_mount.path / "big"
-    size = SIZES["big"]
-    assert path.stat().st_size == size
-    with busy_cores(2 if busy else 0):
-        assert read_file(path, 0, size)
-    assert_cost(far_mount, 40, size)
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_way_to_read(near: SwiftServer, tmp_path: Path, name: str, busy: bool) -> None:
+    assert_cost(near, tmp_path, name, busy=busy)
 
 
-def test_four_programs_read_a_distant_file(far_mount: Mount) -> None:
-    path = far_mount.path / "quarters"
-    assert path.stat().st_size == 100 * MIB
-    with ThreadPoolExecutor(4) as programs:
-        parts = [(first * 25 * MIB, (first + 1) * 25 * MIB) for first in range(4)]
-        assert all(programs.map(lambda part: read_file(path, *part), parts))
-    assert_cost(far_mount, 44, 100 * MIB)
+@pytest.mark.parametrize("name", ["in order", "quarters"])
+def test_a_way_to_read_from_far_away(far: SwiftServer, tmp_path: Path, name: str) -> None:
+    assert_cost(far, tmp_path, name, busy=True)

@@ -19,7 +19,7 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_state import FileState
-from swiftfs.filecache.read_ahead import LAST_PIECE, ReadAhead
+from swiftfs.filecache.read_ahead import LAST_PIECE, Stream, Streams
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import MAX_SEGMENT, SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
@@ -85,7 +85,7 @@ def test_segment_names_are_unique_and_short_enough() -> None:
 @given(st.integers(1, 400 * MIB), st.sampled_from([0, MIB, 64 * MIB]))
 @settings(max_examples=30)
 def test_read_ahead_of_a_sequential_reader_covers_everything_once(size: int, limit: int) -> None:
-    ahead, planned, furthest = ReadAhead(limit), 0, 0
+    ahead, planned, furthest = Stream(limit, 0), 0, 0
     for offset in range(0, size, BLOCK):
         end = min(offset + BLOCK, size)
         for start, stop in ahead.plan(offset, end, size):
@@ -99,9 +99,12 @@ def test_read_ahead_of_a_sequential_reader_covers_everything_once(size: int, lim
 
 
 def test_a_random_reader_gets_no_read_ahead() -> None:
-    ahead = ReadAhead(64 * MIB)
-    places = [700 * MIB, 20 * MIB, 300 * MIB, 500 * MIB]
-    assert [list(ahead.plan(place, place + 4096, 1024 * MIB)) for place in places] == [[]] * len(places)
+    streams = Streams(64 * MIB)
+    for place in [700 * MIB, 20 * MIB, 300 * MIB, 500 * MIB]:
+        stream, left = streams.join(place, is_coming=False)
+        assert stream is not None
+        assert list(streams.plan(stream, place, place + 4096, 1024 * MIB)) == []
+        assert left == []
 
 
 @pytest.fixture

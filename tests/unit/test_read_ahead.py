@@ -1,0 +1,221 @@
+"""What is downloaded ahead of readers, in virtual time, over links with a latency and a rate."""
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from swiftfs import concurrency
+from swiftfs.filecache.block_map import BLOCK, block_range
+from swiftfs.filecache.block_set import Blocks
+from swiftfs.filecache.read_ahead import STREAMS, Stream, Streams
+
+MIB = 1024**2
+SIZE = 100 * MIB
+LIMIT = 64 * MIB
+CONNECTIONS = 8
+
+
+class ManualClock(concurrency.Runtime):
+    """A clock that a test sets."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Iterator[ManualClock]:
+    clock = ManualClock()
+    before = concurrency.use(clock)
+    yield clock
+    concurrency.use(before)
+
+
+class Link:
+    """A file that is read over a link, as `Downloader` does it; `requests` are the downloads."""
+
+    def __init__(self, clock: ManualClock, latency: float, rate: float) -> None:
+        self.requests: list[tuple[int, int]] = []
+        self._clock = clock
+        self._latency = latency
+        self._rate = rate
+        self._streams = Streams(LIMIT)
+        self._asked = Blocks()
+        self._arrivals: dict[int, float] = {}
+        self._free = [0.0] * CONNECTIONS
+        self._ends: list[tuple[float, float]] = []
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes were requested."""
+        return sum(stop - start for start, stop in self.requests)
+
+    def read(self, offset: int, size: int = BLOCK) -> None:
+        """Read a range, and wait for it."""
+        while self._ends and self._ends[0][0] <= self._clock.now:
+            self._streams.came(heapq.heappop(self._ends)[1])
+        blocks = block_range(offset, offset + size)
+        stream, left = self._streams.join(offset, is_coming=self._asked.covers(*blocks))
+        assert left == []
+        if stream is not None:
+            for start, stop in self._streams.plan(stream, offset, offset + size, SIZE):
+                self._download(*block_range(start, stop))
+        self._download(*blocks)
+        self._clock.now = max(self._clock.now, *(self._arrivals[block] for block in range(*blocks)))
+        if stream is not None:
+            self._streams.ended(stream)
+
+    def read_all(self, offsets: Iterable[int], pause: float) -> float:
+        """Read blocks with a pause after each; return the seconds."""
+        begun = self._clock.now
+        for offset in offsets:
+            self.read(offset)
+            self._clock.now += pause
+        return self._clock.now - begun
+
+    def _download(self, first: int, last: int) -> None:
+        for start, stop in list(self._asked.missing(first, last)):
+            begun = max(self._clock.now, heapq.heappop(self._free))
+            for number, block in enumerate(range(start, stop), 1):
+                self._arrivals[block] = begun + self._latency + number * BLOCK / self._rate
+            end = self._arrivals[stop - 1]
+            heapq.heappush(self._free, end)
+            heapq.heappush(self._ends, (end, end - begun))
+            self._asked.add(start, stop)
+            self.requests.append((start * BLOCK, min(stop * BLOCK, SIZE)))
+
+
+FAST = 0.0003
+"""Seconds in which `cp` handles a block."""
+
+
+@pytest.mark.parametrize("latency", [0.001, 0.02, 0.1])
+@pytest.mark.parametrize("rate", [10e6, 100e6, 1000e6])
+def test_a_fast_reader_soon_uses_the_link(clock: ManualClock, latency: float, rate: float) -> None:
+    link = Link(clock, latency, rate)
+    seconds = link.read_all(range(0, SIZE, BLOCK), FAST)
+    assert link.bytes == SIZE
+    assert len(link.requests) <= 20
+    least = max(SIZE / rate / CONNECTIONS, FAST * SIZE / BLOCK)
+    assert seconds < 3.5 * latency + 1.6 * least + 2 * MIB / rate
+
+
+def test_connections_with_a_limited_rate_are_used_together(clock: ManualClock) -> None:
+    one_connection = 0.02 + SIZE / 10e6
+    assert Link(clock, 0.02, 10e6).read_all(range(0, SIZE, BLOCK), FAST) < one_connection / 4
+
+
+@pytest.mark.parametrize("latency", [0.02, 0.1])
+@pytest.mark.parametrize("begin", [0, 40 * MIB])
+def test_little_is_downloaded_ahead_of_a_player(clock: ManualClock, latency: float, begin: int) -> None:
+    link = Link(clock, latency, 100e6)
+    played, pause = 24 * MIB, 0.02
+    seconds = link.read_all(range(begin, begin + played, BLOCK), pause)
+    assert link.bytes <= 1.1 * played
+    assert len(link.requests) <= 30
+    waits = seconds - pause * played / BLOCK
+    assert waits < 4 * latency
+
+
+def test_a_reader_that_pauses_is_fast_again(clock: ManualClock) -> None:
+    link = Link(clock, 0.1, 100e6)
+    link.read_all(range(0, 20 * MIB, BLOCK), FAST)
+    clock.now += 3600
+    assert link.read_all(range(20 * MIB, SIZE, BLOCK), FAST) < 2.5
+
+
+def test_a_reader_of_the_first_byte_and_one_of_the_tail_cost_one_request_each(clock: ManualClock) -> None:
+    link = Link(clock, 0.02, 100e6)
+    link.read(0)
+    link.read_all(range(SIZE - MIB, SIZE, BLOCK), 0)
+    assert link.requests == [(0, MIB), (SIZE - MIB, SIZE)]
+
+
+@pytest.mark.parametrize("step", [BLOCK, 256 * 1024, MIB, 2 * MIB])
+def test_a_reader_that_goes_backwards_in_steps(clock: ManualClock, step: int) -> None:
+    link = Link(clock, 0.02, 100e6)
+    offsets = [at for start in range(SIZE - step, -1, -step) for at in range(start, start + step, BLOCK)]
+    seconds = link.read_all(offsets, FAST)
+    assert link.bytes == SIZE
+    assert len(link.requests) <= 30
+    assert seconds < 2
+
+
+def test_a_reader_that_jumps_downloads_nothing_else(clock: ManualClock) -> None:
+    link = Link(clock, 0.02, 100e6)
+    places = range(2 * MIB, SIZE - 2 * MIB, 4 * MIB)
+    for place in [*places[::2], *places[1::2]]:
+        link.read(place)
+    assert len(link.requests) == len(places)
+    assert link.bytes == len(places) * BLOCK
+
+
+def test_readers_by_turns_have_a_stream_each(clock: ManualClock) -> None:
+    link = Link(clock, 0.02, 100e6)
+    share = SIZE // STREAMS // BLOCK * BLOCK
+    for offset in range(0, share, BLOCK):
+        for number in range(STREAMS):
+            link.read(number * share + offset)
+    assert link.bytes <= 1.05 * SIZE
+    assert len(link.requests) <= 12 * STREAMS
+
+
+def test_a_program_with_eight_threads_is_one_reader(clock: ManualClock) -> None:
+    link = Link(clock, 0.02, 100e6)
+    for start in range(0, SIZE, 16 * MIB):
+        chunks = range(start, min(start + 16 * MIB, SIZE), 2 * MIB)
+        link.read_all((chunk + at for at in range(0, 2 * MIB, BLOCK) for chunk in chunks), FAST)
+    assert link.bytes == SIZE
+    assert len(link.requests) <= 30
+
+
+def test_a_read_whose_bytes_are_here_begins_no_stream() -> None:
+    streams = Streams(LIMIT)
+    assert streams.join(50 * MIB, is_coming=True) == (None, [])
+    assert streams.position == 0
+
+
+def begin(streams: Streams, offsets: Iterable[int]) -> tuple[Stream, list[Stream]]:
+    """Read blocks; return the stream of the last one, and all that were left."""
+    all_left: list[Stream] = []
+    last: Stream | None = None
+    for offset in offsets:
+        stream, left = streams.join(offset, is_coming=False)
+        assert stream is not None
+        last = stream
+        all_left += left
+        list(streams.plan(stream, offset, offset + BLOCK, SIZE))
+        streams.ended(stream)
+    assert last is not None
+    return last, all_left
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_stream_is_left_when_its_reader_has_jumped() -> None:
+    streams = Streams(LIMIT)
+    first, _ = begin(streams, range(0, 4 * MIB, BLOCK))
+    second, left = begin(streams, range(80 * MIB, 81 * MIB - BLOCK, BLOCK))
+    assert first.runs_ahead
+    assert left == []
+    assert begin(streams, [81 * MIB - BLOCK, 81 * MIB]) == (second, [first])
+    assert not first.runs_ahead
+
+
+def test_a_stream_that_is_continued_is_not_left(clock: ManualClock) -> None:
+    streams = Streams(LIMIT)
+    for number in range(0, 4 * MIB, BLOCK):
+        first, left = begin(streams, [number])
+        assert left == []
+        assert begin(streams, [80 * MIB + number])[1] == []
+    assert begin(streams, range(84 * MIB, 90 * MIB, BLOCK))[1] == []
+    clock.now += 60
+    assert begin(streams, [90 * MIB])[1] == [first]
+
+
+def test_without_a_limit_nothing_is_planned() -> None:
+    streams = Streams(0)
+    stream, _ = streams.join(0, is_coming=False)
+    assert stream is not None
+    assert [list(streams.plan(stream, at, at + BLOCK, SIZE)) for at in range(0, MIB, BLOCK)] == [[]] * 8
