@@ -17,7 +17,8 @@ from typing import Any
 import fuse
 
 from swiftfs.concurrency import is_main_thread, unix_time_ns
-from swiftfs.errors import ConfigurationError, StoreError, SwiftfsError, errno_of, mount_point_error
+from swiftfs.errors import ConfigurationError, SwiftfsError, errno_of, mount_point_error
+from swiftfs.fuse.failures import log_failure
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import (
     UNKNOWN_INODE,
@@ -82,21 +83,6 @@ _REMEDIES = {
     "option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf": ", by root",
 }
 """What to do about a message of libfuse or fusermount; it is appended."""
-
-_EVERYDAY = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EINVAL}
-"""Store errors that programs cause in ordinary use: logged at DEBUG, all others as warnings."""
-
-_FULL = (
-    "the disk of the cache folder is full, or cache_size is full of what is not in Swift yet: free space on "
-    "that disk, or raise cache_size; 'swiftfs status' shows what waits, and why"
-)
-"""What to do about an ENOSPC of the local disk; that of Swift has a `StoreError`."""
-
-_TOO_MANY = (
-    "programs have as many files open as this mount's process may open: raise its hard limit "
-    "('ulimit -Hn', LimitNOFILE= of a service), then mount again"
-)
-"""What to do about an EMFILE."""
 
 _threads = AttachedThreads()
 
@@ -409,55 +395,10 @@ def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]
             if answer.__class__ is not int:
                 raise TypeError(f"answered {answer!r}")  # noqa: TRY301  no other place sees every answer
         except BaseException as error:  # noqa: BLE001  even SystemExit must not reach libfuse
-            return -_log_failure(name, args, error)
+            return -log_failure(name, args, error)
         return answer
 
     return callback
-
-
-def _log_failure(name: str, args: tuple[Any, ...], error: BaseException) -> int:
-    """Log `error`, an unexpected one as an error, and return its positive errno."""
-    # A name that is not UTF-8 cannot be an object's: no fault of ours, so it is not logged as one.
-    if isinstance(error, UnicodeDecodeError) and error.object in args:
-        number = errno.EILSEQ
-    else:
-        number = errno_of(error)
-        known = getattr(error, "errno", None)
-        if not isinstance(error, OSError | SwiftfsError) or known != number:
-            log.error(
-                "%s %s failed: %r",
-                name,
-                _subject(name, args),
-                error,
-                exc_info=error if log.isEnabledFor(logging.DEBUG) else None,
-            )
-            return number
-    if number == errno.ENOSPC and not isinstance(error, StoreError):
-        log.warning("%s %s: ENOSPC: %s", name, _subject(name, args), _FULL)
-    if number == errno.EMFILE:
-        log.warning("%s %s: EMFILE: %s", name, _subject(name, args), _TOO_MANY)
-    everyday = not isinstance(error, StoreError) or number in _EVERYDAY
-    code = errno.errorcode.get(number, number)
-    log.log(
-        logging.DEBUG if everyday else logging.WARNING,
-        "%s %s: %s (%s)",
-        name,
-        _subject(name, args),
-        code,
-        error,
-    )
-    return number
-
-
-def _subject(name: str, args: tuple[Any, ...]) -> str:
-    """Return the subject of a callback: its path or, since open files come without one, its handle."""
-    path = args[1 if name == "symlink" else 0] if args else None
-    if isinstance(path, bytes):
-        return repr(path.decode("utf-8", "backslashreplace"))
-    info = args[-1] if args else None
-    if isinstance(info, int):
-        return f"handle {handle_of(info)}"
-    return f"handle {info.contents.fh}" if info else "the mount"
 
 
 def _nanoseconds(moment: Any) -> int | None:

@@ -14,7 +14,6 @@ they rest for a moment after they were replaced, and what stands then keeps what
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import Rank, new_lock, unix_time
@@ -27,7 +26,7 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_search import without_segments
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
-from swiftfs.store.paging import iter_dlo_segments, iter_rows
+from swiftfs.store.paging import dlo_segments, iter_rows
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -128,20 +127,12 @@ class SegmentRemoval:
             except NotFound:
                 return "", set()
             if info.dlo_prefix is not None and self.owners.is_upload_of(info.dlo_prefix, name):
-                return info.version.etag, self._below(info.dlo_prefix)
+                return info.version.etag, dlo_segments(self._store, info.dlo_prefix)
             is_slo = info.is_slo
         manifest = self.manifest_of(name, is_slo=True) if is_slo else None
         if manifest is None:
             return "", set()
         return manifest.etag, {segment.name for segment in manifest.segments}
-
-    def _below(self, prefix: ObjectName | None) -> set[ObjectName]:
-        """Return the segments of a DLO with this prefix; None is that of other objects."""
-        if prefix is not None:
-            with suppress(NotFound):
-                rows = iter_dlo_segments(self._store, prefix)
-                return {ObjectName(prefix.container, row.key) for row in rows}
-        return set()
 
     def without_segments(self, names: Iterable[ObjectName]) -> set[ObjectName]:
         """Return those objects for which `segments_of` need not be asked: no segment would go with them.

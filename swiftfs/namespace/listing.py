@@ -175,6 +175,14 @@ class Listing:
             raise Unlisted
         return None
 
+    def lacks_folder(self, name: str) -> bool:
+        """Return whether there is no folder of this name; False in the part that was not listed yet."""
+        try:
+            entry = self.get(name)
+        except Unlisted:
+            return False
+        return entry is None or not entry.is_directory
+
     def near(self, name: str) -> list[Entry]:
         """Return the folder's entries; of a huge folder only some, beginning near `name`."""
         if not self._huge:

@@ -322,7 +322,7 @@ class Namespace:
     def _show_implied(self, listing: Listing, component: str) -> None:
         """Show a folder without a marker in a listing that lacks it. Lock held."""
         name = escape(component)
-        if not _lacks(listing, name):
+        if not listing.lacks_folder(name):
             return
         if (file := listing.known(name)) is not None:
             if self._overlay.newest(listing.folder, name) is not None:
@@ -443,7 +443,7 @@ class Namespace:
             contradicted = self._overlay.apply(listing, begun)
             left = self._overlay.left_in(listing)
             subfolders = self._overlay.subfolders(listing.folder)
-            lacking = [component for component in subfolders if _lacks(listing, escape(component))]
+            lacking = [component for component in subfolders if listing.lacks_folder(escape(component))]
         checked = self._change_checker.check(listing.folder, contradicted)
         left = self._change_checker.without_others(listing.folder, left)
         implied = self._change_checker.implied(listing.folder, lacking)
@@ -493,12 +493,3 @@ class Namespace:
                 name = escape(container)
                 listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
         return listing
-
-
-def _lacks(listing: Listing, name: str) -> bool:
-    """Return whether a listing has no folder of a name; False in the part that was not listed yet."""
-    try:
-        entry = listing.get(name)
-    except Unlisted:
-        return False
-    return entry is None or not entry.is_directory

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from swiftfs.errors import Corrupt
+from swiftfs.errors import Corrupt, NotFound
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.store.protocol import ObjectStore
 
@@ -35,6 +35,14 @@ def readable_rows(page: Page, container: str) -> tuple[Row, ...]:
 def iter_dlo_segments(store: ObjectStore, dlo_prefix: ObjectName) -> Iterator[Row]:
     """Yield the segments of a DLO: the objects whose names begin with its prefix."""
     return iter_rows(store, dlo_prefix.container, dlo_prefix.key)
+
+
+def dlo_segments(store: ObjectStore, dlo_prefix: ObjectName) -> set[ObjectName]:
+    """Return the names of a DLO's segments; none if their container does not exist."""
+    try:
+        return {ObjectName(dlo_prefix.container, row.key) for row in iter_dlo_segments(store, dlo_prefix)}
+    except NotFound:
+        return set()
 
 
 def iter_containers(store: ObjectStore) -> Iterator[str]:
