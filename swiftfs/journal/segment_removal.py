@@ -461,7 +461,7 @@ class SegmentRemoval:
             # An SLO whose manifest cannot be read may name segments.
             if (info := self._store.head(name)).is_slo:
                 raise
-        return self._below(info.dlo_prefix)
+        return dlo_segments(self._store, info.dlo_prefix) if info.dlo_prefix is not None else set()
 
     def _is_recent(self, since: float) -> bool:
         # `abs`: a time far in the future is from a clock that was set back since, and would keep them for
