@@ -47,6 +47,7 @@ RECORDS = [
         '"last_modified":"m"},"part_of":{"old":"/a","new":"/b","objects":7},"is_marker":true,'
         '"keeps_target":true,"kind":"MoveObject"}'
     ),
+    ('{"source":@NAME@,"target":@NAME@,"kind":"Copy"}'),
     ('{"container":"c","kind":"CreateContainer"}'),
     ('{"container":"c","metadata":{"a":"b"},"kind":"DescribeContainer"}'),
     ('{"container":"c","kind":"DeleteContainer"}'),
