@@ -47,8 +47,8 @@ class JournalDB:
     """The records of one cache folder, which belong to the source `identity` in the account `place`.
 
     Raise `ConfigurationError` if the folder has operations of another source or account, or a journal that
-    cannot be opened or has another format. An empty `place` is unknown, and any account. The lock guards the database and every field but `_later`, the statements
-    that the next commit runs.
+    cannot be opened or has another format. An empty `place` is unknown, and any account. The lock guards the
+    database and every field but `_later`, the statements that the next commit runs.
     """
 
     def __init__(self, folder: Path, identity: str, place: str = "") -> None:
@@ -325,8 +325,8 @@ class JournalDB:
             if (is_elsewhere or known not in ("", identity)) and waiting:
                 account = f", account {known_place}," if is_elsewhere else ""
                 raise ConfigurationError(
-                    f"cache folder {self._folder} holds {waiting} changes that are not in {known}{account} yet: "
-                    "mount that again, or use another --cache-dir"
+                    f"cache folder {self._folder} holds {waiting} changes that are not in "
+                    f"{known}{account} yet: mount that again, or use another --cache-dir"
                 )
             if is_elsewhere or known not in ("", identity):
                 # They were about objects of another source.
