@@ -90,13 +90,14 @@ class Scheduler:
             raise SwiftfsError("the mount is ending")
 
     def look(self) -> None:
-        """Let the thread look for tasks if one may run before it looks by itself. Lock held.
+        """Wake those who wait for a task, and the thread if a task may run before it looks itself. Lock held.
 
         To wake it for each file that a program closes takes CPU time, of which many small files need much.
         """
         self._queue.rest()
         due = None if self._backlog.is_full() else self._queue.next_due()
-        if due is not None and due < self._looks_at:
+        # The change may have ended a task, or begun to: a deletion cancels what was not stored yet.
+        if self._waiters or (due is not None and due < self._looks_at):
             self._changed.notify_all()
 
     def _run(self) -> None:

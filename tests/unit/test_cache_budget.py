@@ -16,6 +16,7 @@ from support.deadlines import within
 from support.jobs import wait_until
 from support.noise import noise
 from swiftfs.errors import Corrupt
+from swiftfs.filecache import read_ahead
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.eviction import MOST_THREADS
@@ -249,10 +250,15 @@ def test_a_check_of_bytes_that_change_meanwhile_is_ignored(
     assert rig.gets() == 0
 
 
-def test_a_seek_and_a_release_cancel_what_is_queued(build: Callable[..., CacheRig]) -> None:
+def test_an_idle_reader_and_a_release_cancel_what_is_queued(
+    build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_ahead, "IDLE_SECONDS", 0.0)
     rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)
     content = rig.open(rig.put("file", body))
+    read(content, 0, BLOCK)
+    settle(content)
     begun, go_on = threading.Event(), threading.Event()
 
     def block() -> bool:
@@ -261,12 +267,10 @@ def test_a_seek_and_a_release_cancel_what_is_queued(build: Callable[..., CacheRi
 
     blocker = rig.pool.submit(block)
     assert begun.wait(within(10))
-    with ThreadPoolExecutor(1) as reader:
-        waiting = reader.submit(read, content, 0, BLOCK)
-        while not content._downloader.fetches:
-            assert not waiting.done()
-        assert read(content, 40 * MIB, BLOCK) == body[40 * MIB : 40 * MIB + BLOCK]
-        assert waiting.result(within(10)) == body[:BLOCK]
+    assert has(content, body[:MIB])
+    assert content._downloader.fetches
+    assert read(content, 40 * MIB, BLOCK) == body[40 * MIB : 40 * MIB + BLOCK]
+    assert not content._downloader.fetches
     other = rig.open(rig.put("other", body))
     other.begin(rig.pool)
     rig.gets()
@@ -306,30 +310,31 @@ def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., Cac
     assert rig.gets() == 0
 
 
-def test_a_seek_and_a_release_end_running_read_ahead(build: Callable[..., CacheRig]) -> None:
+def test_an_idle_reader_and_a_release_end_running_read_ahead(
+    build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_ahead, "IDLE_SECONDS", 0.0)
     rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)
     base = rig.put("file", body)
     content = rig.open(base)
     begun, go_on = threading.Event(), threading.Event()
 
-    def hold(method: str, _subject: str) -> None:
-        if method == "get" and threading.current_thread().name.startswith("download"):
+    def hold(_method: str, _subject: str) -> None:
+        # Not the first piece, which is read.
+        if any(one.first and not one.queued for one in content._downloader.fetches._under_way):
             begun.set()
             assert go_on.wait(within(10))
 
-    read(content, 0, BLOCK)
-    settle(content)
     rig.store.hook = hold
-    read(content, BLOCK, 6 * BLOCK)
+    assert has(content, body[:MIB])
     assert begun.wait(within(10))
-    running = next(fetch for fetch in content._downloader.fetches._under_way if not fetch.queued)
+    rig.store.hook = None
+    (running,) = content._downloader.fetches._under_way
     read(content, 40 * MIB, BLOCK)
     assert running.unwanted
-    assert read(content, running.first * BLOCK, 10) == body[running.first * BLOCK :][:10]
     rig.keep(content)
     go_on.set()
-    rig.store.hook = None
     rig.pool.shutdown()
     again = rig.open(base)
     assert not again._state.blocks.present.covers(running.first, running.last)
