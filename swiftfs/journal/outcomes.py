@@ -375,8 +375,27 @@ class Outcomes:
             if self._is_needed(task):  # a program was faster
                 return False
             self.refusals.add(task, error)
+            if isinstance(task.operation, PutMarker):
+                self.spare(task, task.operation.name, error)
             self._writer.end(task, Cancelled(error))
         return True
+
+    def spare(self, task: Task, name: ObjectName, error: Failure, etag: str | None = None) -> None:
+        """Let the next task about a name not delete what `task` has not brought there. Lock held.
+
+        Its `error` tells that whatever is there is another client's. With an `etag` there may be a copy of an
+        earlier attempt: that is deleted, and nothing else.
+        """
+        behind = self._queue.next_after(name, task)
+        if behind is None or not isinstance(behind.operation, Delete):
+            return
+        if etag is not None and (task.ambiguous or _may_be_stored(error)):
+            behind.operation = replace(behind.operation, etag=etag, waited=True)
+            self._writer.finish([], [behind], None)
+            return
+        # Before `task`: if the process dies between the two, the next one must not execute this alone.
+        self._writer.end(behind, Cancelled())
+        behind.notify(None)
 
     def _is_needed(self, task: Task) -> bool:
         """Return whether an object must stay shown at its new name, although Swift refuses to move it.
@@ -386,7 +405,10 @@ class Outcomes:
         if not isinstance(task.operation, MoveObject):
             return False
         with self._changed:
-            return any(self._queue.tail(name) is not task for name in names_of(task.operation))
+            names = names_of(task.operation)
+            if self._writer.held.timed_of(names):
+                return True
+            return any(self._queue.tail(name) is not task for name in names)
 
     def _hand_over(self, task: Task) -> bool:
         """Merge a file that could not be stored into the next task if that replaces it; return whether.
