@@ -419,10 +419,13 @@ class Outcomes:
         if not _replaced_by(followers):
             return False
         newer = followers[0]
-        # As if Swift might have it: a deletion must stay a deletion, because its caller learns when it ends.
-        merged = coalesce(attempted(task.operation), newer.operation)
-        if not merged:
+        is_deleted = isinstance(newer.operation, Delete)
+        merged = coalesce(task.operation if is_deleted else attempted(task.operation), newer.operation)
+        if merged is None:
             return False
+        if not merged:
+            self._end_both(task, newer)
+            return True
         newer.operation, newer.ambiguous = merged[0], True
         newer.promised |= task.promised
         task.successor = newer
@@ -431,6 +434,14 @@ class Outcomes:
             newer.awaited_hand_in = newer.hand_ins
             self._queue.run_now(newer)
         return True
+
+    def _end_both(self, task: Task, deletion: Task) -> None:
+        """End a new file that Swift has refused, and its deletion: nothing of it is there. Lock held."""
+        # One commit: either record alone would overwrite or delete what another client has stored there.
+        self._writer.finish([task.seq, deletion.seq], [], None)
+        for one in (deletion, task):
+            self._writer.end(one, Cancelled())
+        deletion.notify(None)
 
     def _note_outage(self, error: Failure) -> None:
         if isinstance(error, Unavailable) and not self._queue.is_away:

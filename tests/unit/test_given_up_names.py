@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from support.halted_moves import Halt
-from support.harness import ME, get, harness, names, read
+from support.harness import ME, get, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys
-from swiftfs.errors import AccessDenied, Unavailable
+from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -155,3 +155,23 @@ def test_a_folder_that_this_mount_has_made_is_removed(filesystem: FileSystem, st
     halt.go_on()
     settle(filesystem)
     assert "new" not in keys(store)
+
+
+@pytest.mark.parametrize("error", [QuotaExceeded, Unavailable])
+def test_a_new_file_is_deleted_while_it_is_sent(
+    filesystem: FileSystem, store: MemoryStore, error: type[StoreError]
+) -> None:
+    """If Swift has refused it, what is at its name is another client's; without an answer it may be ours."""
+    halt = Halt(store, "put", error)
+    write(filesystem, "/new", b"mine")
+    assert halt.reached.wait(20)
+    filesystem.unlink("/new")
+    with_hook, store.hook = store.hook, None
+    foreign(store, "new", b"theirs")
+    store.hook = with_hook
+    halt.go_on()
+    settle(filesystem)
+    store.hook = None
+    assert ("new" in keys(store)) == (error is QuotaExceeded)
+    filesystem.refresh()
+    assert ("new" in names(filesystem, "/")) == (error is QuotaExceeded)
