@@ -13,13 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from capped_proxy import capped_proxy
 from contenders import Contender, find_rclone, machine, rclone_environment
+from corners import Corner, Login, corners, reached, spinning
 from swiftclient import ClientException, Connection
 
 from swiftfs.demo.server import ServerSettings, SwiftServer
@@ -28,50 +26,6 @@ MIB = 1024**2
 OURS, RCLONE = "swiftfs", "rclone mount"
 POLL_SECONDS = 0.1
 GIVE_UP_SECONDS = 300.0
-SPIN = "while True: pass"
-
-
-@dataclass(frozen=True, slots=True)
-class Corner:
-    """What is measured: the delay of a request in ms, and what else slows it down."""
-
-    delay: float
-    is_busy: bool = False
-    is_capped: bool = False
-
-    def __str__(self) -> str:
-        beside = ", both cores busy" if self.is_busy else ""
-        return f"{self.delay:g} ms{beside}{', 10 MB/s a connection' if self.is_capped else ''}"
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """The user of a Swift that is reached at another address."""
-
-    auth_url: str
-    user: str
-    key: str
-
-
-@contextlib.contextmanager
-def spinning(count: int) -> Iterator[None]:
-    """Keep `count` cores busy."""
-    with contextlib.ExitStack() as stack:
-        for _ in range(count):
-            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", SPIN]))
-            stack.callback(process.kill)
-        yield
-
-
-@contextlib.contextmanager
-def reached(swift: SwiftServer, corner: Corner) -> Iterator[Login]:
-    """Provide the login of a corner."""
-    if not corner.is_capped:
-        yield Login(swift.auth_url, swift.user, swift.key)
-        return
-    port = swift.auth_url.rpartition(":")[2].partition("/")[0]
-    with capped_proxy(int(port)) as other:
-        yield Login(swift.auth_url.replace(f":{port}/", f":{other}/"), swift.user, swift.key)
 
 
 def measure(name: str, corner: Corner, work: Path, size: int) -> tuple[float, float]:
@@ -124,18 +78,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="folder for all files")
     arguments = parser.parse_args()
-    corners = [
-        corner
-        for delay in arguments.delays
-        for corner in (Corner(delay), Corner(delay, is_busy=True), Corner(delay, is_capped=True))
-    ]
     print(f"{machine()}; {arguments.size} MiB, {arguments.repeats} repeats\n")
     print("| | | cp ended, s | all stored, s | rclone's time / ours | load |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         work = Path(folder)
         (work / "big").write_bytes(os.urandom(MIB) * arguments.size)
-        for corner in corners:
+        for corner in corners(arguments.delays):
             times: dict[str, list[tuple[float, float]]] = {OURS: [], RCLONE: []}
             for _ in range(arguments.repeats):
                 for name, found in times.items():

@@ -44,14 +44,14 @@ REVISIONS = 10_000
 
 
 class JournalDB:
-    """The records of one cache folder, which belong to the source `identity`.
+    """The records of one cache folder, which belong to the source `identity` in the account `place`.
 
-    Raise `ConfigurationError` if the folder has operations of another source, or a journal that cannot be
-    opened or has another format. The lock guards the database and every field but `_later`, the statements
-    that the next commit runs.
+    Raise `ConfigurationError` if the folder has operations of another source or account, or a journal that
+    cannot be opened or has another format. An empty `place` is unknown, and any account. The lock guards the
+    database and every field but `_later`, the statements that the next commit runs.
     """
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    def __init__(self, folder: Path, identity: str, place: str = "") -> None:
         self._folder = folder
         self._path = folder / JOURNAL
         self._wal = folder / f"{JOURNAL}-wal"
@@ -66,7 +66,7 @@ class JournalDB:
         self._reserve.fill()
         try:
             self._older = self._begin_boot()
-            self._check_identity(identity)
+            self._check_identity(identity, place)
             self.id = self._own_id()
         except BaseException:
             self._database.close()
@@ -316,20 +316,25 @@ class JournalDB:
                 self._path.with_name(self._path.name + rest).rename(aside.with_name(aside.name + rest))
         return aside
 
-    def _check_identity(self, identity: str) -> None:
+    def _check_identity(self, identity: str, place: str) -> None:
         with self._lock:
-            known = self._fact("identity")
+            known, known_place = self._fact("identity"), self._fact("place")
+            # A user may have containers of one name in several projects.
+            is_elsewhere = known == identity and "" not in (place, known_place) and place != known_place
             waiting = self._database.execute("SELECT count(*) FROM intents").fetchone()[0]
-            if known not in ("", identity) and waiting:
+            if (is_elsewhere or known not in ("", identity)) and waiting:
+                account = f", account {known_place}," if is_elsewhere else ""
                 raise ConfigurationError(
-                    f"cache folder {self._folder} holds {waiting} changes that are not in {known} yet: "
-                    "mount that again, or use another --cache-dir"
+                    f"cache folder {self._folder} holds {waiting} changes that are not in "
+                    f"{known}{account} yet: mount that again, or use another --cache-dir"
                 )
-            if known not in ("", identity):
+            if is_elsewhere or known not in ("", identity):
                 # They were about objects of another source.
                 for table, column in (("ambiguous", "container"), ("recent", "container"), ("older", "seq")):
                     self._commit((f"DELETE FROM {table} WHERE {column} IS NOT NULL", [()]))
             self._put_fact("identity", identity)
+            if place or known != identity:
+                self._put_fact("place", place)
 
     def _begin_boot(self) -> OlderRows:
         """Return the older rows; go back to the last sync first if the machine was started since."""

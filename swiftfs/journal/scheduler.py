@@ -92,7 +92,7 @@ class Scheduler:
     def look(self) -> None:
         """Let the thread look for tasks if one may run before it looks by itself. Lock held.
 
-        To wake it for each file that a program closes would cost more than to store the file's record.
+        To wake it for each file that a program closes takes CPU time, of which many small files need much.
         """
         self._queue.rest()
         due = None if self._backlog.is_full() else self._queue.next_due()

@@ -46,7 +46,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # Reads find objects at the names that renames give them; the journal sees Swift as it is.
     store = MovedView(account.store, moved)
     # First of all: a journal of another format stops the mount before any other file is changed.
-    db = JournalDB(cache, f"{request.source} of {account.label}")
+    db = JournalDB(cache, f"{request.source} of {account.label}", account.place)
     records = db.records()
     defaults = _defaults(options)
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db))

@@ -76,6 +76,14 @@ class Account:
             self._endpoint = self._find_endpoint()
         return self._endpoint
 
+    def place(self) -> str:
+        """Return what tells its objects from those of the user's other projects and regions.
+
+        That is the path of the storage URL, as a server's host may get another name, and the chosen region.
+        Errors as in `endpoint`.
+        """
+        return f"{urlsplit(self.endpoint()).path} {self._storage.region}".rstrip()
+
     def token(self) -> str:
         """Return a token, a new one shortly before the old one expires; errors as in `endpoint`."""
         headers = self._ask(self.session.get_auth_headers) or {}

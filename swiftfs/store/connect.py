@@ -33,6 +33,8 @@ class ConnectedAccount:
     counters: Counters
     label: str
     """The auth URL and the user, for messages."""
+    place: str = ""
+    """Tells the account from others of the same user, see `Account.place`; empty is unknown."""
     known_limits: Callable[[], Limits | None] = lambda: None
     """Returns the limits that the server has reported, None before that; sends no request."""
     ambiguous: AmbiguousRequests = field(default_factory=AmbiguousRequests)
@@ -81,6 +83,7 @@ def connect(
         store=RetryingStore(store, policy, ambiguous=ambiguous, reading=reading, load=load),
         counters=store.counters,
         label=account.label,
+        place=account.place(),
         known_limits=store.known_limits,
         ambiguous=ambiguous,
         reading=reading,

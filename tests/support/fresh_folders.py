@@ -39,10 +39,13 @@ def objects(store: MemoryStore) -> dict[str, bytes]:
 
 
 def sent(store: MemoryStore, job: Callable[[], object]) -> list[str]:
-    """Return the methods of the requests that a job sends."""
+    """Return the methods of the requests that a job sends.
+
+    Not of those for segments: the rest of a large file is uploaded after its close, and may be meanwhile.
+    """
     store.requests.clear()
     job()
-    return [method for method, _ in store.requests]
+    return [method for method, subject in store.requests if "_segments" not in str(subject)]
 
 
 def frozen(store: MemoryStore) -> MemoryStore:

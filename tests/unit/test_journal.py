@@ -5,6 +5,7 @@ import stat
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, ConfigurationError, QuotaExceeded, SwiftfsError, Unavailable
+from swiftfs.journal.commits import Record
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.tasks import Task, Waiting
 from swiftfs.objects import ObjectName
@@ -270,6 +273,22 @@ def test_a_mount_of_another_source_refuses_a_cache_with_pending_changes(
     with harness(store, tmp_path):
         pass
     assert body(store, "file") == b"data"
+
+
+def test_a_mount_of_another_project_refuses_a_cache_with_pending_changes(tmp_path: Path) -> None:
+    """A user may have containers of one name in two projects: changes must not go to the other one."""
+    record = Record(1, "/file", Delete(ObjectName("box", "file"), is_slo=False))
+    with closing(JournalDB(tmp_path, "box of me", "/v1/AUTH_a")) as journal:
+        journal.commit([record])
+    for place in ("/v1/AUTH_b", "/v1/AUTH_a north"):
+        with pytest.raises(ConfigurationError, match="not in box of me, account /v1/AUTH_a, yet: mount that"):
+            JournalDB(tmp_path, "box of me", place)
+    with closing(JournalDB(tmp_path, "box of me")) as journal:  # an older release does not say
+        assert len(journal.records()) == 1
+    with closing(JournalDB(tmp_path, "box of me", "/v1/AUTH_a")) as journal:
+        journal.commit(drop=[1])
+    with closing(JournalDB(tmp_path, "box of me", "/v1/AUTH_b")) as journal:
+        assert journal.records() == []
 
 
 def test_a_deletion_is_executed_after_a_failed_move_over_it(store: MemoryStore, tmp_path: Path) -> None:
