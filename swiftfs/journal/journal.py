@@ -22,15 +22,7 @@ from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.moves import ShowMoved
-from swiftfs.journal.operations import (
-    Delete,
-    Move,
-    MoveFolder,
-    Operation,
-    PutFile,
-    PutSpecial,
-    names_of,
-)
+from swiftfs.journal.operations import Delete, Move, MoveFolder, Operation, PutFile, PutSpecial, names_of
 from swiftfs.journal.outcomes import Outcomes
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
@@ -83,6 +75,7 @@ class Journal:
         self._queue = backlog.queue
         self._changed = backlog.changed
         self._writer = TaskWriter(self._queue, db, cache, settle_seconds if mode is Mode.WRITE_BACK else 0.0)
+        self.given_up = self._writer.given_up
         self._repairs = Repairs(backlog, self._writer, cache)
         self.late = LateRequests(watch, cache, db, self._repairs) if watch else None
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self.late)
@@ -108,30 +101,45 @@ class Journal:
         self._backlog.upkeep.start(abandoned, self.sync)
 
     def submit(
-        self, path: str, operation: Operation, done: Done = nobody_waits, *, at_least: float = 0.0
+        self,
+        path: str,
+        operation: Operation,
+        done: Done = nobody_waits,
+        *,
+        at_least: float = 0.0,
+        since: int | None = None,
     ) -> bool:
         """Record an operation about `path`, to be executed after the write delay.
 
         It waits for `at_least` seconds if that is longer. Return False if nothing is left to do: `done` will
-        not be called. Raise `OSError` if the disk refuses the record; nothing is changed then.
+        not be called. Raise `OSError` if the disk refuses the record, or ESTALE if what is deleted has been
+        given up `since`, as in `GivenUp`; nothing is changed then.
         """
         with self._changed:
+            self._writer.check_deletion(path, operation, since)
             self._let_go_of(names_of(operation))
             waits = self._writer.submit(path, operation, done, at_least)
             self._scheduler.look()
             return waits
 
     def hold(
-        self, path: str, deletion: Delete, done: Done = nobody_waits, *, until_closed: bool = False
+        self,
+        path: str,
+        deletion: Delete,
+        done: Done = nobody_waits,
+        *,
+        until_closed: bool = False,
+        since: int | None = None,
     ) -> int:
         """Record a deletion that is not executed yet, and return its number.
 
         It becomes an ordinary change by `let_go`, after `HIDDEN_SECONDS`, or before another operation about
-        its name. If it waits `until_closed`, the last two count only after `was_closed`. Raise `OSError` if
-        the disk refuses the record. The next mount executes it at once.
+        its name. If it waits `until_closed`, the last two count only after `was_closed`. The next mount
+        executes it at once. The rest is as in `submit`.
         """
         deletion = replace(deletion, waited=until_closed)
         with self._changed:
+            self._writer.check_deletion(path, deletion, since)
             seq = self._writer.hold(path, deletion, done, math.inf if until_closed else HIDDEN_SECONDS)
             self._changed.notify_all()
             return seq
@@ -279,11 +287,11 @@ class Journal:
             tasks = [task for name in names_of(operation) for task in self._queue.chain(name)]
             # The pending deletion of the target is left out: the COPY replaces that object anyway, so its
             # DELETE would cost a request and, if it came late, take the moved object.
-            deletion = self._superseded_deletion(operation)
+            deletion = self._queue.superseded_deletion(operation)
             self._scheduler.attempt([task for task in tasks if task is not deletion])
             operation = self._outcomes.with_stored_target(operation)
             # `attempt` has released the lock while it waited.
-            if deletion is not self._superseded_deletion(operation):
+            if deletion is not self._queue.superseded_deletion(operation):
                 deletion = None  # it was executed meanwhile
             now = monotonic()
             task = Task(self._queue.next_seq(), path, operation, nobody_waits, now, Waiting(now))
@@ -373,10 +381,8 @@ class Journal:
     def body(self, name: ObjectName) -> bytes | None:
         """Return the body of a pending small object of `name`, or None."""
         with self._changed:
-            tail = self._queue.tail(name)
-            return (
-                tail.operation.body if tail is not None and isinstance(tail.operation, PutSpecial) else None
-            )
+            operation = tail.operation if (tail := self._queue.tail(name)) is not None else None
+        return operation.body if isinstance(operation, PutSpecial) else None
 
     def failure(self, name: ObjectName) -> Failure | None:
         """Return why an operation about `name` is blocked, once for each failure; None afterwards."""
@@ -492,8 +498,3 @@ class Journal:
     def _let_go(self, held: Iterable[Task]) -> None:
         for task in held:
             self._writer.let_go(task)
-
-    def _superseded_deletion(self, operation: Move | MoveFolder) -> Task | None:
-        """Return the pending deletion of a move's target, which the move replaces."""
-        tail = self._queue.tail(operation.target) if isinstance(operation, Move) else None
-        return tail if tail and not tail.running and isinstance(tail.operation, Delete) else None

@@ -375,8 +375,27 @@ class Outcomes:
             if self._is_needed(task):  # a program was faster
                 return False
             self.refusals.add(task, error)
+            if isinstance(task.operation, PutMarker):
+                self.spare(task, task.operation.name, error)
             self._writer.end(task, Cancelled(error))
         return True
+
+    def spare(self, task: Task, name: ObjectName, error: Failure, etag: str | None = None) -> None:
+        """Let the next task about a name not delete what `task` has not brought there. Lock held.
+
+        Its `error` tells that whatever is there is another client's. With an `etag` there may be a copy of an
+        earlier attempt: that is deleted, and nothing else.
+        """
+        behind = self._queue.next_after(name, task)
+        if behind is None or not isinstance(behind.operation, Delete):
+            return
+        if etag is not None and (task.ambiguous or _may_be_stored(error)):
+            behind.operation = replace(behind.operation, etag=etag, waited=True)
+            self._writer.finish([], [behind], None)
+            return
+        # Before `task`: if the process dies between the two, the next one must not execute this alone.
+        self._writer.end(behind, Cancelled())
+        behind.notify(None)
 
     def _is_needed(self, task: Task) -> bool:
         """Return whether an object must stay shown at its new name, although Swift refuses to move it.
@@ -386,7 +405,10 @@ class Outcomes:
         if not isinstance(task.operation, MoveObject):
             return False
         with self._changed:
-            return any(self._queue.tail(name) is not task for name in names_of(task.operation))
+            names = names_of(task.operation)
+            if self._writer.held.timed_of(names):
+                return True
+            return any(self._queue.tail(name) is not task for name in names)
 
     def _hand_over(self, task: Task) -> bool:
         """Merge a file that could not be stored into the next task if that replaces it; return whether.
@@ -397,10 +419,13 @@ class Outcomes:
         if not _replaced_by(followers):
             return False
         newer = followers[0]
-        # As if Swift might have it: a deletion must stay a deletion, because its caller learns when it ends.
-        merged = coalesce(attempted(task.operation), newer.operation)
-        if not merged:
+        is_deleted = isinstance(newer.operation, Delete)
+        merged = coalesce(task.operation if is_deleted else attempted(task.operation), newer.operation)
+        if merged is None:
             return False
+        if not merged:
+            self._end_both(task, newer)
+            return True
         newer.operation, newer.ambiguous = merged[0], True
         newer.promised |= task.promised
         task.successor = newer
@@ -409,6 +434,14 @@ class Outcomes:
             newer.awaited_hand_in = newer.hand_ins
             self._queue.run_now(newer)
         return True
+
+    def _end_both(self, task: Task, deletion: Task) -> None:
+        """End a new file that Swift has refused, and its deletion: nothing of it is there. Lock held."""
+        # One commit: either record alone would overwrite or delete what another client has stored there.
+        self._writer.finish([task.seq, deletion.seq], [], None)
+        for one in (deletion, task):
+            self._writer.end(one, Cancelled())
+        deletion.notify(None)
 
     def _note_outage(self, error: Failure) -> None:
         if isinstance(error, Unavailable) and not self._queue.is_away:

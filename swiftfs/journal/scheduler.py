@@ -11,7 +11,7 @@ from swiftfs.journal.moves import KEEPS_NOTHING, PlannedMove, Remnant, etag_of
 from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
 from swiftfs.journal.outcomes import Outcomes, remnant_tasks
 from swiftfs.journal.parts import JournalParts
-from swiftfs.journal.tasks import Task, Waiting, nobody_waits
+from swiftfs.journal.tasks import Failure, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
 
 MOVES = 250
@@ -301,12 +301,14 @@ class Scheduler:
             # One commit, after which the next process makes these moves, and not that of the folder.
             self._db.commit([task.record(), *(one.record() for one in task.later)])
 
-    def _delete_instead(self, task: Task, operation: MoveObject) -> bool:
+    def _delete_instead(self, task: Task, operation: MoveObject, error: Failure) -> bool:
         """Delete an object that cannot be moved if its new name was deleted or overwritten; return whether.
 
-        Otherwise it would appear at its old name again.
+        Otherwise it would appear at its old name again. `error` is why it was not moved.
         """
         with self._changed:
+            for held in self._writer.held.timed_of([operation.target]):
+                self._writer.let_go(held)
             if not self._queue.is_replaced(operation.target, task):
                 return False
             row = operation.row
@@ -321,6 +323,7 @@ class Scheduler:
                 promised=True,
             )
             self._add_remnants(task, operation, [left])
+            self._outcomes.spare(task, operation.target, error, etag_of(row))
         self._outcomes.succeed(task, None)
         return True
 
@@ -360,7 +363,7 @@ class Scheduler:
             outcome = outcomes[operation.source]
             if isinstance(outcome.error, SwiftfsError | OSError):
                 if self._outcomes.may_be_tried_again(outcome.error) or not self._delete_instead(
-                    task, operation
+                    task, operation, outcome.error
                 ):
                     self._outcomes.fail(task, outcome.error)
             elif outcome.error is not None:

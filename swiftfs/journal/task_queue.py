@@ -11,6 +11,7 @@ from swiftfs.journal.moves import etag_of
 from swiftfs.journal.operations import (
     Delete,
     Move,
+    MoveFolder,
     MoveObject,
     Operation,
     PutFile,
@@ -316,10 +317,15 @@ class TaskQueue:
             next(one for one in self.chain(name) if one.operation is after).ambiguous = True
         return isinstance(after, PutFile | PutSpecial | PutMarker)
 
-    def _after(self, name: ObjectName, task: Task) -> Operation | None:
+    def next_after(self, name: ObjectName, task: Task) -> Task | None:
+        """Return the next task about a name after `task`."""
         chain = self.chain(name)
         behind = chain[chain.index(task) + 1 :]
-        return behind[0].operation if behind else None
+        return behind[0] if behind else None
+
+    def _after(self, name: ObjectName, task: Task) -> Operation | None:
+        behind = self.next_after(name, task)
+        return behind.operation if behind is not None else None
 
     def has(self, name: ObjectName) -> bool:
         """Return whether there is a task about a name."""
@@ -337,6 +343,11 @@ class TaskQueue:
         """Return the last task about a name."""
         chain = self.chain(name)
         return chain[-1] if chain else None
+
+    def superseded_deletion(self, operation: Move | MoveFolder) -> Task | None:
+        """Return the pending deletion of a move's target, which the move replaces."""
+        tail = self.tail(operation.target) if isinstance(operation, Move) else None
+        return tail if tail and not tail.running and isinstance(tail.operation, Delete) else None
 
     def below(self, folder: Folder) -> list[Task]:
         """Return the tasks about names below a folder."""

@@ -14,6 +14,7 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.given_up import GivenUp
 from swiftfs.journal.merging import coalesce, merge_hand_in, merge_while_running
 from swiftfs.journal.older_rows import Executed, file_of
 from swiftfs.journal.operations import (
@@ -129,7 +130,7 @@ class TaskWriter:
     """Adds, changes and ends the tasks of `queue`. The journal's lock is held for every call.
 
     `settle_seconds` is the write delay: how long a change waits, so that later ones can be merged with it.
-    `held` are the deletions that are no tasks of the queue yet.
+    `held` are the deletions that are no tasks of the queue yet, `given_up` what was shown and is not there.
     """
 
     def __init__(self, queue: TaskQueue, db: JournalDB, cache: FileCache, settle_seconds: float) -> None:
@@ -139,6 +140,7 @@ class TaskWriter:
         self._settle_seconds = settle_seconds
         self.is_closing = False
         self.held = HeldDeletions()
+        self.given_up = GivenUp()
 
     def begin_closing(self) -> None:
         """Make every change due at once from now on: the mount is ending."""
@@ -151,6 +153,12 @@ class TaskWriter:
                 self._cache.pin(file, older=True)
             else:
                 self._cache.unpin(file, older=True)
+
+    def check_deletion(self, path: str, operation: Operation, since: int | None) -> None:
+        """Raise `OSError` ESTALE if what a deletion was to delete has been given up; see `Journal.submit`."""
+        name = names_of(operation)[0]
+        if since is not None and not self._queue.has(name):  # else it is of something newer
+            self.given_up.check(path, name, since)
 
     def submit(self, path: str, operation: Operation, done: Done, at_least: float) -> bool:
         """Record an operation, alone or merged with a waiting one; see `Journal.submit`."""
@@ -387,6 +395,8 @@ class TaskWriter:
         self.finish([task.seq], changed, cached_file, executed)
         self._queue.remove(task)
         task.become(state)
+        if isinstance(state, Cancelled):
+            self.given_up.add(task.operation)
         self._unpin(task.operation)
 
     def finish(

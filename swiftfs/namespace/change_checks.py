@@ -149,8 +149,7 @@ class ChangeChecker:
         """
         above, slash, component = name.key.rpartition("/")
         with self._lock:
-            changes = self._overlay.changes_in(Folder(name.container, above + slash))
-        change = changes.get(escape(component))
+            change = self._overlay.newest(Folder(name.container, above + slash), escape(component))
         return change is not None and change.entry is None and change.at == PENDING
 
 

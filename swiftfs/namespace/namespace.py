@@ -165,7 +165,7 @@ class Namespace:
                 del self._deferred[path]
             if deferred.pending is None:
                 self._invalidate(path)
-                before = self._overlay.changes_in(self._source.folder(parent)).get(name)
+                before = self._overlay.newest(self._source.folder(parent), name)
                 if is_newest and is_made and before is not None and before.entry is not None:
                     self._record(path, deferred.update(before.entry), pending=False)
             return deferred.pending

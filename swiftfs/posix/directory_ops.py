@@ -137,11 +137,12 @@ class DirectoryOps:
     def rmdir(self, path: str) -> None:
         """Remove an empty folder, or an empty container."""
         with self._pending.changing(path):
+            since = self._pending.begin_deletion()
             entry = self._namespace.lookup(path, complete=False)
             if not entry.is_directory:
                 raise os_error(errno.ENOTDIR, path)
             self.refuse_unless_empty(path)
-            self._remove(path, entry)
+            self._remove(path, entry, since)
             self._namespace.invalidate_listings(path)
             self._times.filled(path)
         self._inodes.forget(path, is_folder=True)
@@ -166,7 +167,7 @@ class DirectoryOps:
         if not self._namespace.is_empty(path) or self._open_files.unstored_in(path):
             raise os_error(errno.ENOTEMPTY, path)
 
-    def _remove(self, path: str, entry: Entry) -> None:
+    def _remove(self, path: str, entry: Entry, since: int) -> None:
         folder = self._source.folder(path)
         if not folder.prefix:
             self._journal.flush_below(folder)
@@ -180,7 +181,7 @@ class DirectoryOps:
             markers.add(slash_marker(folder))
         self._namespace.record(path, None)
         for marker in markers:
-            self._pending.submit(path, Delete(marker, is_slo=False), None)
+            self._pending.submit(path, Delete(marker, is_slo=False), None, since=since)
 
     def _marked(self, path: str, folder: Folder, attributes: Attributes) -> tuple[Entry, PutMarker]:
         """Return the entry of a folder that gets a marker, and the operation that creates it."""

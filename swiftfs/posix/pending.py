@@ -101,19 +101,31 @@ class PendingChanges:
                     self._namespace.lookup(split(path)[0], complete=False)
             yield
 
-    def submit(self, path: str, operation: Operation, entry: Entry | None, *, later: bool = False) -> None:
+    def begin_deletion(self) -> int:
+        """Return the `since` of a deletion; call this before looking at what is to be deleted."""
+        return self._journal.given_up.count
+
+    def submit(
+        self,
+        path: str,
+        operation: Operation,
+        entry: Entry | None,
+        *,
+        later: bool = False,
+        since: int | None = None,
+    ) -> None:
         """Show `entry` at `path` from now on (None for nothing), and submit `operation`, which stores that.
 
         Without a write delay the operation is executed before this returns, and its failure is raised. With
         `later` it may still wait, because another change is expected to replace it. With a write
         delay a failure is logged, and the state before is shown again. Raise `OSError` if the journal cannot
-        be written: then nothing has changed.
+        be written, or ESTALE if what is deleted has been given up `since`: then nothing has changed.
         """
         # Shown first: the journal may execute the operation, and report that, before `submit` returns.
         change = self.record(path, entry)
         at_least = SUPERSEDE_SECONDS if later else 0.0
         try:
-            waits = self._journal.submit(path, operation, change, at_least=at_least)
+            waits = self._journal.submit(path, operation, change, at_least=at_least, since=since)
         except OSError:
             change.rollback()
             raise
@@ -134,17 +146,20 @@ class PendingChanges:
             self._journal.withdraw(name, error)
             raise
 
-    def hold(self, path: str, deletion: Delete, *, until_closed: bool) -> tuple[int, JournaledChange]:
+    def hold(
+        self, path: str, deletion: Delete, *, until_closed: bool, since: int
+    ) -> tuple[int, JournaledChange]:
         """Show nothing at `path` from now on, and hold the deletion; arguments and errors as `Journal.hold`.
 
         Return the number of the deletion, and the change, which is called with its outcome.
         """
         change = self.record(path, None)
         try:
-            return self._journal.hold(path, deletion, change, until_closed=until_closed), change
+            seq = self._journal.hold(path, deletion, change, until_closed=until_closed, since=since)
         except OSError:
             change.rollback()
             raise
+        return seq, change
 
     def record(self, path: str, entry: Entry | None) -> JournaledChange:
         """Show `entry` at `path` from now on (None for nothing); the caller submits it to the journal."""

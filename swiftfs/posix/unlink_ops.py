@@ -69,26 +69,28 @@ class UnlinkOps:
         if self._open_files.is_alias(path) or self._open_files.replaced.is_removed(path):
             return
         with self._pending.changing(path):
+            since = self._pending.begin_deletion()
             entry = self._entry(path)
             with self._write_back.held_open(path) as file:
                 if file is not None:
-                    self._unlink_open(file, entry, self._hidden_path(path))
+                    self._unlink_open(file, entry, self._hidden_path(path), since)
                     self._times.filled(path)
                     return
             self._directories.keep_parent(path)
-            self._pending.submit(path, deletion_of(_existing(entry, path)), None)
+            self._pending.submit(path, deletion_of(_existing(entry, path)), None, since=since)
             self._inodes.forget(path)
             self._times.filled(path)
 
     def hide(self, path: str, hidden: str) -> bool:
         """Delete the file at `path` in a moment if libfuse counts it as open; return False if it does not."""
+        since = self._pending.begin_deletion()
         entry = self._entry(path)
         with self._write_back.held_open(path) as file:
             if file is not None:
-                found = self._unlink_open(file, entry, hidden)
+                found = self._unlink_open(file, entry, hidden, since)
             # libfuse counts a handle as open until after its release.
             elif self._open_files.is_held(path):
-                found = self._unlink_released(path, _existing(entry, path), hidden)
+                found = self._unlink_released(path, _existing(entry, path), hidden, since)
             else:
                 return False
         self._open_files.replaced.hide(path, hidden)
@@ -171,7 +173,7 @@ class UnlinkOps:
             raise os_error(errno.EISDIR, path)
         return entry
 
-    def _unlink_open(self, file: OpenFile, entry: Entry | None, hidden: str) -> Hidden:
+    def _unlink_open(self, file: OpenFile, entry: Entry | None, hidden: str, since: int) -> Hidden:
         """Remove the name of an open file; it is now `hidden`, and its object is deleted.
 
         If bytes are missing locally, the object is needed until they have come: then its deletion is held
@@ -189,16 +191,16 @@ class UnlinkOps:
                 deletion = replace(deletion_of(entry), modified=entry.last_modified if until_closed else "")
                 # Committed at once: if the process dies the file is not open any more, and must not come
                 # back.
-                seq, change = self._pending.hold(path, deletion, until_closed=until_closed)
+                seq, change = self._pending.hold(path, deletion, until_closed=until_closed, since=since)
                 held = HeldDeletion(seq, entry.object)
             file.unlinked = Unlinked(held)
             self._open_files.move_one(file, hidden)
         self._inodes.move(path, hidden)
         return Hidden(path, hidden, file, seq, change)
 
-    def _unlink_released(self, path: str, entry: Entry, hidden: str) -> Hidden:
+    def _unlink_released(self, path: str, entry: Entry, hidden: str, since: int) -> Hidden:
         self._directories.keep_parent(path)
-        seq, change = self._pending.hold(path, deletion_of(entry), until_closed=False)
+        seq, change = self._pending.hold(path, deletion_of(entry), until_closed=False, since=since)
         self._inodes.move(path, hidden)
         return Hidden(path, hidden, None, seq, change)
 

@@ -1,0 +1,177 @@
+"""What a program deletes may never have come to its name: then what another client stores there stays."""
+
+import errno
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.halted_moves import Halt
+from support.harness import ME, get, harness, names, read, write
+from support.jobs import wait_until
+from support.memory_store import MemoryStore
+from support.stored_objects import body, foreign, keys
+from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
+
+OPTIONS = "settle=0.05,background_rename=2"
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore("box")
+    for name in ("a", "b", "c"):
+        foreign(store, f"d/{name}", name.encode())
+    store.put(ObjectName("box", "d/sub"), b"", Headers(DIRECTORY_TYPE))
+    return store
+
+
+@pytest.fixture
+def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
+    with harness(store, tmp_path, OPTIONS) as built:
+        yield built
+
+
+@pytest.fixture
+def refused(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
+    """A mount whose end reports changes that were refused."""
+    with harness(store, tmp_path, OPTIONS, close_error="^[0-9]+ changes? (was|were) refused") as built:
+        yield built
+
+
+def held(filesystem: FileSystem, store: MemoryStore) -> Halt:
+    """Rename the folder; Swift refuses the copies later."""
+    halt = Halt(store, "copy", AccessDenied)
+    filesystem.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    return halt
+
+
+def settle(filesystem: FileSystem) -> None:
+    wait_until(lambda: not filesystem.waiting())
+
+
+@pytest.mark.parametrize("name", ["a", "sub"])
+def test_a_move_is_refused_while_its_object_is_deleted(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The deletion is for what is at its old name again; Linux begins the call again after ESTALE."""
+    halt = held(refused, store)
+    journal = refused.services.journal
+    submit = journal.submit
+
+    def submit_late(*args: object, **options: object) -> object:
+        halt.go_on()
+        settle(refused)
+        foreign(store, f"e/{name}", b"theirs")
+        submitting: Callable[..., object] = submit
+        return submitting(*args, **options)
+
+    monkeypatch.setattr(journal, "submit", submit_late)
+    delete = refused.rmdir if name == "sub" else refused.unlink
+    with pytest.raises(OSError, match=name) as raised:
+        delete(f"/e/{name}")
+    assert raised.value.errno == errno.ESTALE
+    monkeypatch.undo()
+    settle(refused)
+    assert body(store, f"e/{name}") == b"theirs"
+    assert names(refused, "/d") == ["a", "b", "c", "sub"]
+    refused.refresh()
+    assert read(refused, f"/e/{name}") == b"theirs"
+    store.hook = None
+    refused.unlink(f"/e/{name}")  # this one is meant
+    settle(refused)
+    assert f"e/{name}" not in keys(store)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_an_object_that_was_deleted_before_its_move_was_refused(
+    refused: FileSystem, store: MemoryStore, is_open: bool
+) -> None:
+    """It is deleted at its old name, for at its new one it never was."""
+    halt = held(refused, store)
+    handle = refused.open("/e/a", 0) if is_open else None
+    if handle is not None:
+        assert get(refused, handle) == b"a"  # else its object is deleted after the close
+    refused.unlink("/e/a")
+    foreign(store, "e/a", b"theirs")
+    halt.go_on()
+    settle(refused)
+    if handle is not None:
+        refused.release(handle)
+        settle(refused)
+    assert body(store, "e/a") == b"theirs"
+    assert "d/a" not in keys(store)
+    refused.refresh()
+    assert read(refused, "/e/a") == b"theirs"
+
+
+def test_a_copy_of_what_another_client_has_changed_since_is_deleted(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    """The answer to the copy was lost, and the name deleted meanwhile."""
+
+    def lose(method: str, subject: str) -> None:
+        if method == "copy" and subject.endswith("/a"):
+            foreign(store, "e/a", b"a")
+            raise Unavailable("the answer is lost")
+
+    store.hook = lose
+    filesystem.rename("/d", "/e")
+    wait_until(lambda: any(one.attempts for one in filesystem.waiting() if one.path == "/d/a"))
+    filesystem.unlink("/e/a")
+    foreign(store, "d/a", b"theirs")
+    store.hook = None
+    filesystem.retry()
+    settle(filesystem)
+    assert keys(store) == ["d/a", "e/b", "e/c", "e/sub"]
+    assert body(store, "d/a") == b"theirs"
+
+
+def test_a_folder_that_another_client_was_first_to_make_is_removed_before_that_is_known(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    halt = Halt(store, "put")
+    filesystem.mkdir("/new", 0o755, ME)
+    assert halt.reached.wait(20)
+    filesystem.rmdir("/new")
+    store.hook = None
+    foreign(store, "new", b"theirs")
+    halt.go_on()
+    settle(filesystem)
+    assert body(store, "new") == b"theirs"
+    filesystem.refresh()
+    assert read(filesystem, "/new") == b"theirs"
+
+
+def test_a_folder_that_this_mount_has_made_is_removed(filesystem: FileSystem, store: MemoryStore) -> None:
+    halt = Halt(store, "put")
+    filesystem.mkdir("/new", 0o755, ME)
+    assert halt.reached.wait(20)
+    filesystem.rmdir("/new")
+    store.hook = None
+    halt.go_on()
+    settle(filesystem)
+    assert "new" not in keys(store)
+
+
+@pytest.mark.parametrize("error", [QuotaExceeded, Unavailable])
+def test_a_new_file_is_deleted_while_it_is_sent(
+    filesystem: FileSystem, store: MemoryStore, error: type[StoreError]
+) -> None:
+    """If Swift has refused it, what is at its name is another client's; without an answer it may be ours."""
+    halt = Halt(store, "put", error)
+    write(filesystem, "/new", b"mine")
+    assert halt.reached.wait(20)
+    filesystem.unlink("/new")
+    with_hook, store.hook = store.hook, None
+    foreign(store, "new", b"theirs")
+    store.hook = with_hook
+    halt.go_on()
+    settle(filesystem)
+    store.hook = None
+    assert ("new" in keys(store)) == (error is QuotaExceeded)
+    filesystem.refresh()
+    assert ("new" in names(filesystem, "/")) == (error is QuotaExceeded)
