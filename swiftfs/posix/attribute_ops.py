@@ -51,6 +51,11 @@ OWN_METADATA_BYTES = 100
 MOST_ITEMS = 80
 """More metadata of an object could not be read: `http.client` refuses an answer of more than 100 headers."""
 
+MOST_BYTES = 60_000
+"""More could not be sent: a server takes 64 KiB of header lines, with those that are not metadata."""
+
+_LINE_BYTES = len("X-Object-Meta-: \r\n")
+
 
 class AttributeOps:
     """Returns and changes the attributes and xattrs of files and folders."""
@@ -253,8 +258,8 @@ class AttributeOps:
             log.info(
                 "%s: no room for %s of %d bytes: the server takes %d bytes of metadata for each object, "
                 "names included, in %d items, and names of %d bytes",
-                *(path, name, len(value), limits.metadata_bytes),
-                *(limits.metadata_items, limits.metadata_name_bytes),
+                *(path, name, len(value), min(limits.metadata_bytes, MOST_BYTES)),
+                *(min(limits.metadata_items, MOST_ITEMS), limits.metadata_name_bytes),
             )
             raise os_error(errno.E2BIG, path)
         self._store_metadata(path, metadata)
@@ -293,7 +298,8 @@ def _fits(metadata: Mapping[str, str], limits: Limits) -> bool:
         for name, text in metadata.items()
     )
     is_few = len(metadata) + OWN_METADATA_ITEMS <= min(limits.metadata_items, MOST_ITEMS)
-    return is_short and is_few and size <= limits.metadata_bytes
+    is_sent = size + len(metadata) * _LINE_BYTES <= MOST_BYTES
+    return is_short and is_few and is_sent and size <= limits.metadata_bytes
 
 
 def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:
