@@ -20,6 +20,9 @@ from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
+QUEUE_SECONDS = 0.25
+"""For so long a reader waits for a thread of the pool before it downloads a piece itself."""
+
 
 class SegmentFetcher:
     """Downloads evicted blocks of one file from its own segments."""
@@ -168,23 +171,28 @@ class Downloader:
         if fetch.error is not None:
             raise fetch.error
 
-    def wait_for(self, under_way: Collection[Download]) -> None:
-        """Wait for a change of the blocks; raise the error of any of the downloads. Lock held."""
+    def wait_for(self, under_way: Collection[Download]) -> bool:
+        """Wait for a change of the blocks; raise the error of any of the downloads. Lock held.
+
+        Return False if one that has not begun did not do so for `QUEUE_SECONDS`.
+        """
         for fetch in under_way:
             fetch.waiters += 1
         try:
             # Any change wakes it, not only the end of a download: blocks count as they arrive.
-            self._state.changed.wait()
+            limit = QUEUE_SECONDS if any(fetch.queued for fetch in under_way) else None
+            is_changed = self._state.changed.wait(limit)
         finally:
             for fetch in under_way:
                 fetch.waiters -= 1
         for fetch in under_way:
             if fetch.error is not None:
                 raise fetch.error
+        return is_changed
 
     def _claim(self, offset: int, end: int) -> Download | None:
         """Return a download for the caller to run, None when all is present; wait for those under way."""
-        state = self._state
+        state, is_begun = self._state, True
         with state.changed:
             while (run := state.blocks.first_missing(offset, end)) is not None:
                 # The MD5 of these bytes was wrong twice: another download would not help.
@@ -193,7 +201,11 @@ class Downloader:
                 under_way = self.fetches.touching(*run)
                 if not under_way:
                     return self._add(*run)
-                self.wait_for(under_way)
+                # All threads of the pool may be held up by downloads that stall.
+                if not is_begun and (queued := next((one for one in under_way if one.queued), None)):
+                    self.fetches.begin(queued)
+                    return queued
+                is_begun = self.wait_for(under_way)
         return None
 
     def _add(self, first: int, last: int, *, queued: bool = False, ahead: Stream | None = None) -> Download:

@@ -57,10 +57,11 @@ class Downloads:
         return fetch
 
     def begin(self, fetch: Download) -> bool:
-        """Record that a queued download begins; return whether it is still wanted."""
+        """Record that a queued download begins; return False if it was cancelled, or has begun."""
+        # Neither can take it out of the pool, where it waits for a thread.
+        is_wanted = fetch.queued and fetch in self._under_way
         fetch.queued = False
-        # `cancel` cannot take it out of the pool, where it waits for a thread.
-        return fetch in self._under_way
+        return is_wanted
 
     def end(self, fetch: Download) -> None:
         """Record that a download has ended."""

@@ -72,7 +72,9 @@ class Program:
 
 def change(tree: Path) -> None:
     """Make what a second backup has to find."""
-    (tree / "sub" / "file 3 ü").write_text("changed\n")
+    changed = tree / "sub" / "file 3 ü"
+    changed.write_text("changed\n")
+    os.utime(changed, (changed.stat().st_mtime + 10,) * 2)  # some compare whole seconds
     (tree / "sub" / "file 4 ü").unlink()
     (tree / "new").write_bytes(noise(MIB, 1))
 

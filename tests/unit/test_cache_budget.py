@@ -310,6 +310,24 @@ def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., Cac
     assert rig.gets() == 0
 
 
+def test_a_reader_does_not_wait_for_a_pool_that_stalls(build: Callable[..., CacheRig]) -> None:
+    rig = build(read_ahead=16 * MIB, threads=1)
+    body = noise(4 * MIB)
+    content = rig.open(rig.put("file", body))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stall() -> bool:
+        begun.set()
+        return go_on.wait(within(60))
+
+    stalled = rig.pool.submit(stall)
+    assert begun.wait(within(10))
+    assert has(content, body)
+    assert not stalled.done()
+    go_on.set()
+    assert stalled.result(within(10))
+
+
 def test_an_idle_reader_and_a_release_end_running_read_ahead(
     build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
