@@ -12,6 +12,10 @@ FIRST_GAP, LONGEST_GAP = 0.005, 0.25
 STEP_SECONDS = 0.5
 """A gap is doubled, or halved, at most once in this time: one moment may refuse all threads."""
 
+MANY = 8
+"""The gap grows after so many refusals in `STEP_SECONDS`: fewer may be about one object only, and the others
+need not wait for that."""
+
 QUIET_SECONDS = 2.0
 """Time without a refusal after which the gap is halved."""
 
@@ -25,7 +29,8 @@ class Pacer:
     def __init__(self) -> None:
         self._lock = new_lock(Rank.STORE)
         self._gap = 0.0
-        self._next = self._changed = self._refused = 0.0
+        self._next = self._changed = self._refused = self._counted = 0.0
+        self._refusals = 0
         self._never = new_event()
 
     def wait(self) -> None:
@@ -40,6 +45,11 @@ class Pacer:
         """Record that a request was refused because there are too many."""
         now = monotonic()
         with self._lock:
+            if now >= self._counted + STEP_SECONDS:
+                self._counted, self._refusals = now, 0
+            self._refusals += 1
+            if self._refusals < MANY:
+                return
             self._refused = now
             if not self._gap or now >= self._changed + STEP_SECONDS:
                 self._gap = min(max(2 * self._gap, FIRST_GAP), LONGEST_GAP)

@@ -1,0 +1,20 @@
+"""One object that is always refused does not slow down the others; a server that refuses many requests does."""
+
+import pytest
+
+from swiftfs.store import pacing
+from swiftfs.store.pacing import Pacer
+
+
+@pytest.mark.parametrize(("refusals", "is_slow"), [(3, False), (40, True)])
+def test_only_many_refusals_slow_all_requests_down(
+    monkeypatch: pytest.MonkeyPatch, refusals: int, is_slow: bool
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(pacing, "monotonic", lambda: now)
+    pacer = Pacer()
+    for _ in range(10 * refusals):
+        pacer.refused()
+        now += 0.5 / refusals
+    pacer._turn()
+    assert (pacer._turn() > 0.0) == is_slow
