@@ -1,4 +1,4 @@
-"""One object that is always refused does not slow down the others; a server that refuses many requests does."""
+"""One object that is always refused does not slow down the others; many refusals slow all down."""
 
 import pytest
 
