@@ -51,7 +51,10 @@ def _mount(state: MountStatus) -> Iterator[RenderableType]:
             f" swiftfs recover {state.cache_folder}",
             "bold",
         )
-    if report.away:
+    if state.offline:
+        since = _duration(state.now - (state.offline_since or state.now))
+        yield _text(f"offline since {since}: {state.offline_reason}", "bold")
+    elif report.away:
         yield _text("the server does not answer", "bold")
     if report.refusals:
         first = report.refusals[0]

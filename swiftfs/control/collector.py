@@ -60,6 +60,9 @@ class StatusCollector:
             cost=self._prices.cost(counts) if self._prices else None,
             writing=self._writing(),
             report=services.journal.report(),
+            offline=(away := self._account.presence.away) is not None,
+            offline_since=away.since if away else None,
+            offline_reason=away.reason if away else "",
         )
 
     def _bounds(self, limits: Limits | None) -> Bounds:

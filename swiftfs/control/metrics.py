@@ -62,6 +62,9 @@ class StateCollector(Collector):
         yield GaugeMetricFamily("swiftfs_start_time_seconds", "When it was mounted.", value=state.since)
         yield from _requests(state)
         yield from _changes(state)
+        yield GaugeMetricFamily(
+            "swiftfs_offline", "1 while it is offline (option offline), else 0.", value=float(state.offline)
+        )
         used, kinds = state.cache, ("used", "dirty", "limit")
         cache = GaugeMetricFamily(
             "swiftfs_cache_bytes",

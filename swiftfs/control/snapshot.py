@@ -53,7 +53,8 @@ class MountStatus:
 
     `report` has the pending changes, `writing` the open files with changes, `requests` the requests to Swift
     by class, `cost` their cost by the user's own prices, None without prices. `set_aside` names damaged
-    journals and `lost` in `cache_folder`.
+    journals and `lost` in `cache_folder`. It is `offline` since `offline_since` (seconds since the epoch) for
+    `offline_reason`, while the server is away.
     """
 
     schema: int
@@ -73,6 +74,9 @@ class MountStatus:
     cost: Cost | None
     writing: tuple[Writing, ...]
     report: QueueReport
+    offline: bool = False
+    offline_since: float | None = None
+    offline_reason: str = ""
 
     def to_json(self) -> str:
         """Return it as JSON; the report's fields are not nested."""

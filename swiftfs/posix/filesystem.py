@@ -6,8 +6,9 @@ Paths are absolute in the mount. Failures are `OSError` with an errno, or `Swift
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import StoreError, SwiftfsError
 from swiftfs.journal.commits import Record
 from swiftfs.objects import Usage
 from swiftfs.posix.attribute_changes import AttributeChanges
@@ -85,10 +86,10 @@ class FileSystem:
         self.unlink = unlinks.unlink
         self.unhide = unlinks.unhide
         self.rename, self.hide = renames.rename, renames.hide
-        self.statfs = UsageReport(services.store, services.source, services.options.segments).of
+        self._usage = UsageReport(services.store, services.source, services.options.segments)
+        self.statfs = self._usage.of
 
-        self.waiting = services.journal.waiting
-        self.retry = services.journal.retry
+        self.waiting, self.retry = services.journal.waiting, services.journal.retry
         self.refresh = services.namespace.invalidate_all
 
     @property
@@ -108,22 +109,41 @@ class FileSystem:
         """
         with deadline(ROOT_SECONDS):
             self._services.namespace.load_root(usage)
+        self._recover()
+
+    def begin_offline(self, usage: Usage) -> bool:
+        """Begin without the server, as it answered before; return False if too little is known."""
+        if not self._services.namespace.recall_root():
+            return False
+        self._usage.assume(usage)
+        self._recover()
+        return True
+
+    def come_back(self, usage: Usage) -> None:
+        """Continue with the server, which was away: learn of the root, and store what waits."""
+        with suppress(StoreError), deadline(ROOT_SECONDS):
+            self._services.namespace.load_root(usage)
+        self._services.journal.retry()
+
+    def _recover(self) -> None:
         records, self._records = deque(self._records), ()  # there may be 100,000
         self._services.journal.recover(records, self._pending.recovered, self._pending.show_moved)
 
-    def close(self, progress: Callable[[int], None] = lambda _: None) -> None:
+    def close(self, progress: Callable[[int], None] = lambda _: None, *, drain: float | None = None) -> None:
         """Store all pending changes and end every thread; the mount is gone.
 
-        `progress` is called with the number of pending changes. Changes that cannot be stored within the
-        option `drain` stay on the disk for the next mount. Raise `SwiftfsError` if there are such changes, if
-        files could not be handed in, or if Swift refused changes that were not reported yet.
+        `progress` is called with the number of pending changes. Changes that cannot be stored within `drain`
+        seconds, by default those of the option, stay on the disk for the next mount. Raise `SwiftfsError` if
+        there are such changes, if files could not be handed in, or if Swift refused changes that were not
+        reported yet.
         """
         journal = self._services.journal
         # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
         # namespace.
         lost = [file.path for file in self._services.open_files.all() if not self._write_back.drain(file)]
         self._files.close()
-        left = journal.close(self._services.options.drain, progress, self._services.store.close)
+        seconds = self._services.options.drain if drain is None else drain
+        left = journal.close(seconds, progress, self._services.store.close)
         self._services.file_cache.close()
         self._services.namespace.close()
         problems = []

@@ -26,7 +26,9 @@ from swiftfs.service.first_requests import begin
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
+from swiftfs.service.reconnection import Mounted, Reconnection
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
+from swiftfs.service.source_memory import FoundSource, SourceMemory, identity_of
 from swiftfs.service.systemd import notify
 from swiftfs.store.connect import ConnectedAccount
 
@@ -42,9 +44,8 @@ ANSWER_SECONDS = 60.0
 
 
 def serve(
-    request: MountRequest,
+    source: FoundSource,
     account: ConnectedAccount,
-    usage: Usage,
     cache: Path,
     monitoring: Monitoring,
     termination: Termination,
@@ -52,15 +53,20 @@ def serve(
 ) -> None:
     """Mount with the locked cache folder, call `ready` once the mount answers, and serve until it ends.
 
-    `usage` is what Swift has said about the source. Errors as in `service.mount.serve`.
+    Errors as in `service.mount.serve`.
     """
+    request = source.request
     filesystem = build(account, request, cache)
     _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
     collector = StatusCollector(filesystem, account, request.source, request.mountpoint, monitoring.prices)
     Drain(0).write(cache)  # replaces the last state of an earlier process
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
+    reconnection = _reconnection(filesystem, source, account, cache)
     try:
-        begin(filesystem, request, account, usage)
+        begin(filesystem, request, account, source.usage)
+        if reconnection is not None:
+            _remember(source.memory, cache)
+            reconnection.start()
         monitoring.begin(collector)
         termination.serve(account.reading.end)
         _mount(filesystem, request, monitoring.files(collector), ready, detached)
@@ -70,13 +76,37 @@ def serve(
         account.reading.resume()  # what is stored now may need bytes of what it replaces
         notify("STOPPING=1")
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if reconnection is not None:
+            reconnection.stop()
         # Before the drain is written here: it writes the same file.
         detached.stop()
         Drain(0).write(cache)  # the mount is not held any more
-        _drain(filesystem, cache)
+        # The server is away, as is known: whoever shuts down need not wait for it.
+        _drain(filesystem, cache, is_away=account.presence.away is not None)
 
 
-def _drain(filesystem: FileSystem, cache: Path) -> None:
+def _reconnection(
+    filesystem: FileSystem, source: FoundSource, account: ConnectedAccount, cache: Path
+) -> Reconnection | None:
+    """Return what looks for the server of a mount that may be offline."""
+    if not source.request.options.offline or account.reconnect is None:
+        return None
+
+    def back(usage: Usage, place: str) -> None:
+        filesystem.come_back(usage)
+        identity = identity_of(source.request, account.label)
+        _remember(SourceMemory(identity, place, source.request.refused, usage), cache)
+
+    waiting = filesystem.services.journal.waiting
+    return Reconnection(Mounted(source.request, account, source.memory, lambda: len(waiting()), back))
+
+
+def _remember(memory: SourceMemory | None, cache: Path) -> None:
+    if memory is not None:
+        memory.save(cache)
+
+
+def _drain(filesystem: FileSystem, cache: Path, *, is_away: bool = False) -> None:
     told = False
 
     def tell(waiting: int) -> None:
@@ -88,7 +118,7 @@ def _drain(filesystem: FileSystem, cache: Path) -> None:
         notify(f"STATUS=unmounted, {waiting} changes are still to be stored")
 
     try:
-        filesystem.close(tell)
+        filesystem.close(tell, drain=0.0 if is_away else None)
     except SwiftfsError as error:
         Drain(0, str(error)).write(cache)
         raise
