@@ -53,7 +53,7 @@ def _mount(state: MountStatus) -> Iterator[RenderableType]:
         )
     if state.offline:
         since = _duration(state.now - (state.offline_since or state.now))
-        yield _text(f"offline since {since}: {state.offline_reason}", "bold")
+        yield _text(f"offline for {since}: {state.offline_reason}", "bold")
     elif report.away:
         yield _text("the server does not answer", "bold")
     if report.refusals:

@@ -5,7 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import new_event, new_thread, unix_time
-from swiftfs.errors import ConfigurationError, Postponed, SwiftfsError, Unavailable, in_words
+from swiftfs.errors import (
+    ConfigurationError,
+    Postponed,
+    StoreError,
+    SwiftfsError,
+    Unavailable,
+    in_words,
+    printable,
+)
 from swiftfs.objects import Usage
 from swiftfs.service.first_requests import check_policy, look_up, may_write
 from swiftfs.service.mountpoint import MountRequest
@@ -84,8 +92,8 @@ class Reconnection:
         except Unavailable as error:
             self._presence.leave(str(error))
             log.warning(_AWAY, error)
-        except SwiftfsError as error:  # a refusal: the calls report it
-            log.debug("%s", error)
+        except Exception as error:  # noqa: BLE001  a refusal: the calls report it
+            log.debug("%r", error)
 
     def _come_back(self, pause: float) -> float:
         """Try to connect again; return how long to wait after a failure, in seconds."""
@@ -94,11 +102,12 @@ class Reconnection:
         except Unavailable as error:
             self._presence.leave(str(error))
             return max(min(2 * pause, LONGEST_PAUSE), error.retry_after or 0.0)
-        except SwiftfsError as error:
-            self._presence.leave(str(error))
-            if str(error) != self._said:
-                self._said = str(error)
-                log.error("still offline, and every change is kept: %s", error)
+        except Exception as error:  # noqa: BLE001  whatever it is, the thread must try again
+            reason = str(error) if isinstance(error, SwiftfsError) else printable(repr(error))
+            self._presence.leave(reason)
+            if reason != self._said:
+                self._said = reason
+                log.error("still offline, and every change is kept: %s", reason)
             return REFUSED_PAUSE
         away, self._said = self._presence.away, ""
         self._presence.come_back()
@@ -109,13 +118,19 @@ class Reconnection:
 
 
 def _connect_again(mounted: Mounted) -> ConnectedAccount:
+    """Log in, and make sure that the server answers; raise `Unavailable` if it does not."""
     assert mounted.account.reconnect is not None
     account = mounted.account.reconnect()
     source = mounted.request.source
-    if source.is_account:
-        account.store.account_usage()
-    else:
-        account.store.container_usage(source.container)
+    try:
+        if source.is_account:
+            account.store.account_usage()
+        else:
+            account.store.container_usage(source.container)
+    except Unavailable:
+        raise
+    except StoreError as error:  # the server is there; `look_up` says in words what it refuses
+        log.debug("%s", error)
     return account
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from swiftfs.concurrency import Event, new_event, unix_time
-from swiftfs.errors import Offline, Postponed, StoreError, Unavailable
+from swiftfs.errors import Offline, Postponed, Unavailable
 from swiftfs.objects import Limits
 
 
@@ -33,18 +33,18 @@ class Presence:
         if (away := self.away) is not None:
             raise kind(f"the server is away: {away.reason}")
 
-    def suspect(self, error: StoreError) -> None:
-        """Record that a call failed; if the server may be away, whoever waits for that looks."""
+    def suspect(self, error: BaseException | None) -> None:
+        """Record that a request failed; if the server may be away, whoever waits for that looks."""
         # A server that names a pause is there.
         if self.watches and isinstance(error, Unavailable) and not isinstance(error, Offline | Postponed):
             self._suspicion.set()
 
     def wake(self) -> None:
-        """End the wait for a failed call."""
+        """End the wait for a failed request."""
         self._suspicion.set()
 
     def suspicion(self) -> Event:
-        """Return the event of the next failed call, which is a new one after each."""
+        """Return the event of the next failed request, which is a new one after each."""
         if self._suspicion.is_set():
             self._suspicion = new_event()
         return self._suspicion

@@ -358,6 +358,7 @@ class RetryingStore:
 
         def remember(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
+            self._presence.suspect(error)
             if isinstance(error, Clash):
                 call.clashes_left -= 1
             else:
