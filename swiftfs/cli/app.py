@@ -142,6 +142,22 @@ def thaw(paths: tuple[Path, ...], no_wait: bool, as_json: bool) -> None:
     command.run(paths, wait=not no_wait, as_json=as_json)
 
 
+@main.command(epilog=examples("swiftfs warm ~/archive", "swiftfs warm ~/archive/2019 --data"))
+@click.argument("paths", metavar="PATH...", type=FOLDER, nargs=-1, required=True)
+@click.option("--data", is_flag=True, help="Read the bytes of all files into the cache, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON at the end.")
+def warm(paths: tuple[Path, ...], data: bool, as_json: bool) -> None:
+    """Let a mount list everything at PATH and below, before it is needed.
+
+    A mount with the option `offline` keeps the listings in its cache folder, and shows them while the server
+    is away. With --data the files are read too, as far as they fit into the cache: none is read that would
+    evict another one of them. The exit code is 1 if something could not be listed or read, or did not fit.
+    """
+    from swiftfs.cli import warm as command
+
+    command.run(paths, data=data, as_json=as_json)
+
+
 @main.command(
     epilog=examples(
         "swiftfs export ~/photos /tmp/pending",
