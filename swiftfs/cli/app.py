@@ -158,6 +158,35 @@ def warm(paths: tuple[Path, ...], data: bool, as_json: bool) -> None:
     command.run(paths, data=data, as_json=as_json)
 
 
+@main.command(epilog=examples("swiftfs pin ~/archive/2019", "swiftfs pin ~/archive"))
+@click.argument("paths", metavar="PATH...", type=FOLDER, nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what is pinned as JSON.")
+def pin(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Keep the copies of the files at PATH, and those below, in the cache; of a mount point, show the pins.
+
+    Copies that are in the cache stay there, and so do those that come later, also of files that are new in a
+    folder. Nothing is downloaded: `swiftfs warm --data` does that. Pins are kept in the cache folder, for the
+    next mount too, and belong to paths: a file that is renamed leaves its pin. Up to 90 % of the cache can be
+    pinned.
+    """
+    from swiftfs.cli import pin as command
+
+    command.run(paths, is_pin=True, as_json=as_json)
+
+
+@main.command(epilog=examples("swiftfs unpin ~/archive/2019"))
+@click.argument("paths", metavar="PATH...", type=FOLDER, nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what is still pinned as JSON.")
+def unpin(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Let the copies of the files at PATH, and those below, be evicted from the cache again.
+
+    Pins of folders above stay: a file in a pinned folder cannot be unpinned alone.
+    """
+    from swiftfs.cli import pin as command
+
+    command.run(paths, is_pin=False, as_json=as_json)
+
+
 @main.command(
     epilog=examples(
         "swiftfs export ~/photos /tmp/pending",

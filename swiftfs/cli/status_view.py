@@ -98,12 +98,17 @@ def _facts(state: MountStatus) -> Table:
         (
             "cache",
             f"{readable_size(state.cache.used)} of {readable_size(state.cache.limit)},"
-            f" {readable_size(state.cache.dirty)} of it not in Swift yet; {state.cache_folder}",
+            f" {readable_size(state.cache.dirty)} of it not in Swift yet{_pinned(state)};"
+            f" {state.cache_folder}",
         ),
         ("requests", asked + cost),
     ):
         table.add_row(label, _text(text))
     return table
+
+
+def _pinned(state: MountStatus) -> str:
+    return f", {readable_size(state.cache.pinned)} pinned" if state.pins else ""
 
 
 def _money(cost: Cost) -> str:

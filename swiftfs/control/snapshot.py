@@ -54,7 +54,7 @@ class MountStatus:
     `report` has the pending changes, `writing` the open files with changes, `requests` the requests to Swift
     by class, `cost` their cost by the user's own prices, None without prices. `set_aside` names damaged
     journals and `lost` in `cache_folder`. It is `offline` since `offline_since` (seconds since the epoch) for
-    `offline_reason`, while the server is away.
+    `offline_reason`, while the server is away. `pins` are the paths whose copies stay in the cache.
     """
 
     schema: int
@@ -77,6 +77,7 @@ class MountStatus:
     offline: bool = False
     offline_since: float | None = None
     offline_reason: str = ""
+    pins: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return it as JSON; the report's fields are not nested."""

@@ -34,6 +34,7 @@ from swiftfs.posix.attribute_changes import AttributeChanges, Update
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
+from swiftfs.posix.pinning import Pinning
 from swiftfs.posix.services import Services
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import ObjectStore
@@ -79,6 +80,7 @@ class AttributeOps:
             CACHE_ATTRIBUTE: services.cache_dir.absolute,
             STATUS_ATTRIBUTE: lambda: services.journal.report().to_json(),
         }
+        self._pinning = Pinning(services)
         self._orders = {FLUSH_ATTRIBUTE: services.journal.flush_all, RETRY_ATTRIBUTE: services.journal.retry}
 
     def getattr(self, path: str) -> Attributes:
@@ -151,6 +153,8 @@ class AttributeOps:
             # With the option `ro` the kernel refuses setxattr(2), so getxattr(2) starts it too.
             self._orders[name]()
             return b""
+        if name in self._pinning.answers:
+            return self._pinning.answers[name](path).encode()
         if name in _COMPUTED:
             return str(_COMPUTED[name](self._store, self._stored(path))).encode()
         header = xattr_to_header(name)

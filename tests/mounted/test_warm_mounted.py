@@ -53,3 +53,17 @@ def test_what_does_not_fit_is_left_out(mounted: Mount, connection: Connection, c
 
 def test_a_path_without_a_mount_fails(tmp_path: Path) -> None:
     assert "is not a swiftfs mount" in run("swiftfs", "warm", tmp_path, check=False)
+
+
+@pytest.mark.usefixtures("tree")
+def test_pins_are_shown_and_kept(mounted: Mount) -> None:
+    run("swiftfs", "warm", mounted.path / "top/00", "--data")
+    said = run("swiftfs", "pin", mounted.path / "top/00", mounted.path / "top/01/3")
+    assert said.splitlines()[:2] == [f"{mounted.path}/top/00/", f"{mounted.path}/top/01/3"]
+    mounted.remount(empty_cache=False)
+    found = json.loads(run("swiftfs", "pin", mounted.path, "--json"))
+    assert found["pins"] == ["/top/00/", "/top/01/3"]
+    assert found["bytes"] > 0
+    assert "pinned" in run("swiftfs", "status", mounted.path)
+    assert run("swiftfs", "unpin", mounted.path / "top").startswith("0 paths pinned")
+    assert "No such file" in run("swiftfs", "pin", mounted.path / "absent", check=False)
