@@ -118,7 +118,7 @@ class VersionCache:
         if freed < size and (excess := self.pinned_bytes - most_pinned) > 0:
             if not self._has_warned:
                 log.warning(
-                    "more is pinned than %d MiB: pinned copies are evicted, too; raise cache_size, or unpin some",
+                    "more than %d MiB is pinned: pinned copies are evicted, too; raise cache_size, or unpin",
                     most_pinned >> 20,
                 )
                 self._has_warned = True

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import new_event, new_thread, unix_time
 from swiftfs.errors import (
-    ConfigurationError,
     Postponed,
     StoreError,
     SwiftfsError,
@@ -44,6 +43,10 @@ class Mounted:
     memory: SourceMemory | None
     waiting: Callable[[], int]
     back: Callable[[Usage, str], None]
+
+
+class NotAsBefore(SwiftfsError):
+    """The server answers again, but what is mounted cannot go on with it; the message says what is wrong."""
 
 
 class Reconnection:
@@ -143,12 +146,12 @@ def _checked(mounted: Mounted) -> tuple[Usage, str]:
         and "" not in (mounted.memory.place, account.place)
         and (mounted.memory.place != account.place)
     ):
-        raise ConfigurationError(
+        raise NotAsBefore(
             f"{account.label} leads to account {account.place} now, and was {mounted.memory.place}"
         )
     check_policy(request.options.storage_policy, account)
     # A container that is gone must not come back empty.
     usage = look_up(replace(request, options=replace(request.options, create=False)), account)
     if not request.options.ro and mounted.waiting() and not may_write(account.store, request.source):
-        raise ConfigurationError(f"{account.label} may not write to {request.source} any more")
+        raise NotAsBefore(f"{account.label} may not write to {request.source} any more")
     return usage, account.place
