@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import unicodedata
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -205,10 +206,28 @@ def connection(swift: SwiftServer, container: str) -> Iterator[Connection]:
 
 
 @pytest.fixture
+def mount_folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The folder of a mount point and its cache; with `@pytest.mark.reachable` other users get there.
+
+    That is not below pytest's own folder: each pytest closes it to other users when it starts.
+    """
+    if request.node.get_closest_marker("reachable") is None:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="swiftfs-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
 def mounted(
-    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, request: pytest.FixtureRequest
+    swift: SwiftServer,
+    connection: Connection,
+    container: str,
+    mount_folder: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Mount]:
     """A mount of the empty `container`; `@pytest.mark.mount_options("ttl=0")` sets its `-o`."""
     marker = request.node.get_closest_marker("mount_options")
-    with Mount(swift, container, tmp_path, marker.args[0] if marker else "") as mount:
+    with Mount(swift, container, mount_folder, marker.args[0] if marker else "") as mount:
         yield mount
