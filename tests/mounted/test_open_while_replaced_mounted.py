@@ -148,7 +148,7 @@ def test_each_of_three_versions_keeps_its_size(
 
 
 def is_written(path: Path, data: bytes) -> bool:
-    """Make a file; return False if it is refused because a busy machine has not moved the old name in time."""
+    """Make a file; return False if it is refused, as a busy machine has not moved the old name in time."""
     with suppress(FileNotFoundError):
         path.write_bytes(data)
         return True
