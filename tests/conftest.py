@@ -103,6 +103,10 @@ def pytest_configure(config: pytest.Config) -> None:
     _let_children_get_signals()
 
 
+def pytest_report_header() -> str:
+    return f"of the slow cases of each matrix a third: SWIFTFS_TEST_SEED={tiers.SEED}" if tiers.SEED else ""
+
+
 def _make_unicode_tables() -> None:
     """Let a process of its own make hypothesis's tables of characters, once for a tree.
 
@@ -136,8 +140,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     They stay until the end, and a collection that looks through them takes 0.1 s, after thousands of tests.
     """
-    gc.collect()
-    gc.freeze()
+    _free_memory()
     session.config.stash[RESIDENT] = _resident()
 
 
@@ -146,13 +149,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Free what tests have left in cycles, if it is much, and return it to the system."""
     result = yield
     if _resident() > item.config.stash[RESIDENT] + GROWTH:
-        gc.collect()
-        gc.freeze()  # what is left belongs to the session: the next collections are faster without it
-        with contextlib.suppress(AttributeError):  # not glibc
-            ctypes.CDLL(None).malloc_trim(0)
+        _free_memory()
         # What is left now is in use: to look again after each test would take longer than most of them.
         item.config.stash[RESIDENT] = _resident()
     return result
+
+
+def _free_memory() -> None:
+    """Free what is left in cycles, and return it to the system; hide the rest from the next collections."""
+    # What was hidden the last time may be garbage now: files of many MiB, if a thread still had them then.
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident() -> int:
