@@ -1,6 +1,7 @@
 """`swiftfs cp`: copy files within Swift; no byte of them passes through this machine."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -40,6 +41,22 @@ def run(
     as_json: bool,
 ) -> None:
     """Copy all `paths` but the last one to the last one; exit with code 1 if some could not be copied."""
+    try:
+        _run(paths, flags, walk, expiry=expiry, as_json=as_json)
+    except KeyboardInterrupt:
+        complain("interrupted: run it again to continue")
+        # Threads wait for COPYs, which the server may need minutes for; it ends these by itself.
+        os._exit(1)
+
+
+def _run(
+    paths: Sequence[str],
+    flags: Mapping[str, Any],
+    walk: WalkOptions,
+    *,
+    expiry: bool,
+    as_json: bool,
+) -> None:
     if len(paths) < 2:
         raise click.UsageError(f"missing argument: where to copy {paths[0]!r} to")
     options = account_options(flags)
@@ -74,11 +91,13 @@ def _copy(
     replaced = ReplacedSegments(store, options.segments, lambda: _needed(options))
     records = CopyRecords(platformdirs.user_cache_path("swiftfs") / COPIES, account.place or account.label)
     steps = Walk(store, walk).steps([_named(one) for one in sources], _named(target))
-    with closing(replaced), new_pool("segment copy", copy_run.PARALLEL) as segments, _bars() as bars:
+    segments = new_pool("segment copy", copy_run.PARALLEL)
+    with closing(replaced), _bars() as bars:
         places = SegmentContainerChooser(store, options.segments)
         copier = ObjectCopier(store, places, records, replaced, segments, how, bars.copied)
-        one = CopyRun(copier, replaced, copy_run.Progress(bars.found, bars.done))
+        one = CopyRun(copier, replaced, segments, copy_run.Progress(bars.found, bars.done))
         one.run(steps)
+    segments.shutdown()
     return one.tally
 
 

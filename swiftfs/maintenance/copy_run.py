@@ -40,17 +40,23 @@ class Progress:
 
 
 class CopyRun:
-    """Copies with `copier`, whose segments' threads are others than those of this run."""
+    """Copies with `copier`, which has threads of its own for segments, `segments`."""
 
-    def __init__(self, copier: ObjectCopier, replaced: ReplacedSegments, progress: Progress) -> None:
+    def __init__(
+        self, copier: ObjectCopier, replaced: ReplacedSegments, segments: Executor, progress: Progress
+    ) -> None:
         self.tally = Tally()
         self._copier = copier
         self._replaced = replaced
+        self._segments = segments
         self._progress = progress
         self._pending: deque[tuple[Transfer, Future[bool]]] = deque()
 
     def run(self, steps: Iterable[Step]) -> None:
-        """Copy everything; a failure ends only its object, unless the server does not answer."""
+        """Copy everything; a failure ends only its object, unless the server does not answer.
+
+        After an interruption nothing else begins, and nobody waits for what the server is doing.
+        """
         pool = new_pool("copy", PARALLEL)
         try:
             for step in steps:
@@ -61,8 +67,11 @@ class CopyRun:
                     break
             while self._pending:
                 self._wait()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException as error:
+            self._segments.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
+            raise
+        pool.shutdown()
         self._replaced.finish()
 
     def _take(self, step: Step, pool: Executor) -> None:

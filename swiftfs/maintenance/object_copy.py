@@ -12,6 +12,7 @@ from urllib.parse import quote
 from swiftfs.attributes import decode_type, is_directory_type
 from swiftfs.concurrency import Executor, wait_all
 from swiftfs.errors import (
+    AlreadyExists,
     ConfigurationError,
     Corrupt,
     NotFound,
@@ -29,6 +30,9 @@ from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_dlo_segments, iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
+
+SEGMENT_TYPE = "application/octet-stream"
+"""The media type of segments that cannot keep that of the source's, because other headers change."""
 
 ATTEMPTS = 3
 """How often a source is looked at again that another client changes during its copy."""
@@ -90,7 +94,7 @@ class ObjectCopier:
         self._on_bytes = on_bytes
 
     def copy(self, transfer: Transfer) -> bool:
-        """Copy; return False if the target was the same already. Raise the store's errors.
+        """Copy; return False if the target was the same already, or must stay. Raise the store's errors.
 
         Raise `Changed` if the source is another version each time.
         """
@@ -99,6 +103,8 @@ class ObjectCopier:
                 return self._attempt(transfer)
             except (PreconditionFailed, SegmentChanged):
                 continue
+            except AlreadyExists:
+                return False
         raise Changed(f"{transfer.source}: another client changes it again and again", may_land=False)
 
     def _attempt(self, transfer: Transfer) -> bool:
@@ -220,16 +226,32 @@ class ObjectCopier:
         """Copy the segments and then the manifest; `record` is there until the target names them."""
         unfinished, stored = self._resume(transfer.target, info.version, record)
         try:
-            copied = self._copy_segments(manifest, unfinished.prefix, stored)
+            headers = self._segment_headers(info)
+            copied = self._copy_segments(manifest, unfinished.prefix, stored, headers)
         except SegmentChanged:
             self._discard(unfinished.prefix)
             record.found = None
             raise
         segments = self._segments_at(transfer)
         record.write(replace(unfinished, may_stand=True))
-        is_slo = self._store_manifest(transfer, info, copied, unfinished.prefix)
+        try:
+            is_slo = self._store_manifest(transfer, info, copied, unfinished.prefix)
+        except AlreadyExists:  # another client was faster, and `no_clobber` is asked for
+            self._discard(unfinished.prefix)
+            record.found = None
+            raise
         record.remove()
         self._replaced.replaced(transfer.target, segments, is_slo=is_slo)
+
+    def _segment_headers(self, info: ObjectInfo) -> Headers | None:
+        """Return the headers of the segments of a copy, None for those of the source's segments.
+
+        They must not stay longer than the object: they would be left behind.
+        """
+        expiry = info.preserved_headers.get("X-Delete-At")
+        if not self._options.expiry:
+            return Headers(SEGMENT_TYPE)
+        return Headers(SEGMENT_TYPE, {}, {"X-Delete-At": expiry}) if expiry else None
 
     def _resume(
         self, target: ObjectName, source: ObjectVersion, record: CopyRecord
@@ -255,7 +277,9 @@ class ObjectCopier:
         except StoreError:
             return
 
-    def _copy_segments(self, manifest: Manifest, prefix: ObjectName, stored: dict[str, Row]) -> Manifest:
+    def _copy_segments(
+        self, manifest: Manifest, prefix: ObjectName, stored: dict[str, Row], headers: Headers | None
+    ) -> Manifest:
         """Copy each segment once, however often the manifest names it; return the manifest of the copies."""
         sources = {segment.name: segment for segment in manifest.segments}
         targets = {
@@ -263,7 +287,7 @@ class ObjectCopier:
             for number, name in enumerate(sources)
         }
         futures = {
-            name: self._segments.submit(self._copy_segment, segment, targets[name], stored)
+            name: self._segments.submit(self._copy_segment, segment, targets[name], stored, headers)
             for name, segment in sources.items()
         }
         try:
@@ -276,11 +300,12 @@ class ObjectCopier:
         copies = {name: (targets[name], etag) for name, etag in etags.items()}
         return Manifest(tuple(renamed_segments(manifest.segments, copies)))
 
-    def _copy_segment(self, segment: Segment, target: ObjectName, stored: dict[str, Row]) -> str:
+    def _copy_segment(
+        self, segment: Segment, target: ObjectName, stored: dict[str, Row], headers: Headers | None
+    ) -> str:
         """Copy a segment unless it is `stored` already; return its ETag."""
         row = stored.get(target.key)
         if row is None or (row.hash, row.size) != (segment.etag, segment.size):
-            headers = None if self._options.expiry else Headers("application/octet-stream")
             etag = self._copy_segment_now(segment, target, headers)
         else:
             etag = row.hash

@@ -71,16 +71,22 @@ class TempUrls:
         """
         session = self._account.session
         try:
-            with requests.request(
-                "GET" if method == "GET" else "HEAD",
-                url,
-                headers={"Range": "bytes=0-0"} if method == "GET" else {},
-                timeout=ANSWER_SECONDS,
-                verify=session.verify,
-                allow_redirects=False,
-                stream=True,
-            ) as answer:
-                return answer.status_code
+            with requests.Session() as plain:
+                # Otherwise requests would also send the password that ~/.netrc has for the host.
+                plain.trust_env = False
+                plain.proxies = requests.utils.get_environ_proxies(url)
+                answer = plain.request(
+                    "GET" if method == "GET" else "HEAD",
+                    url,
+                    headers={"Range": "bytes=0-0"} if method == "GET" else {},
+                    timeout=ANSWER_SECONDS,
+                    verify=session.verify,
+                    cert=session.cert,
+                    allow_redirects=False,
+                    stream=True,
+                )
+                with answer:
+                    return answer.status_code
         except NETWORK_ERRORS as error:
             # The signature is in the error's text.
             raise Unavailable(f"the server does not answer the URL ({type(error).__name__})") from None

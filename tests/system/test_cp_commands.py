@@ -236,6 +236,69 @@ def test_a_killed_run_is_continued_and_what_it_leaves_is_found(
     assert manifest_names(connection, other, "film") == segment_names(connection, other)
 
 
+def test_an_interruption_does_not_wait_for_the_server(
+    swift: SwiftServer, connection: Connection, container: str, other: str, large: Path
+) -> None:
+    words = ("upload", container, large.name, "-S", MIB, "--use-slo", "--object-name", "film")
+    swift_cli(swift, *words, cwd=large.parent)
+    swift.inject(Fault("COPY", r"/film/.*0000000[345]", delay=600.0, status=503))
+    swift.reset_requests()
+    environment = {**clean_environment(), **swift.environment()}
+    with TemporaryFile("w+") as output:
+        process = start(["cp", f"{container}/film", f"{other}/film"], environment, output, output)
+        wait_until(lambda: len(done(swift)) == 3)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(within(30)) == 1
+        output.seek(0)
+        assert output.read() == "swiftfs: interrupted: run it again to continue\n"
+    swift.end_delays()
+    swift.clear_faults()
+    swift.reset_requests()
+    cp(swift, f"{container}/film", f"{other}/film")
+    assert len(done(swift)) == 3
+    assert connection.get_object(other, "film")[1] == large.read_bytes()
+
+
+def test_odd_names_in_a_mount(
+    swift: SwiftServer, connection: Connection, container: str, mounted: Mount
+) -> None:
+    connection.put_object(container, "a", b"the object")
+    connection.put_object(container, "a/b", b"below it")
+    connection.put_object(container, "c//d", b"an empty component")
+    cp(swift, mounted.path / "a%file", mounted.path / "x")
+    cp(swift, "-r", mounted.path / "a", mounted.path / "y")
+    cp(swift, "-r", mounted.path / "c", mounted.path / "z")
+    assert connection.get_object(container, "x")[1] == b"the object"
+    assert {"y/b", "z//d"} < keys(connection, container)
+    assert "y" not in keys(connection, container)
+    assert "these files are not in Swift" in failed_cp(
+        swift, mounted.path / ".swiftfs" / "status.json", mounted.path / "x"
+    )
+
+
+@pytest.mark.mount_options("ro")
+def test_a_mount_that_is_read_only_can_be_a_source(
+    swift: SwiftServer, connection: Connection, container: str, other: str, mounted: Mount
+) -> None:
+    connection.put_object(container, "a", b"text")
+    cp(swift, mounted.path / "a", f"{other}/a")
+    cp(swift, f"{other}/a", mounted.path / "b")
+    assert connection.get_object(container, "b")[1] == b"text"
+
+
+def test_in_a_mount_of_the_account(
+    swift: SwiftServer, connection: Connection, container: str, other: str, tmp_path: Path
+) -> None:
+    connection.put_object(container, "d/a", b"text")
+    with Mount(swift, "/", tmp_path) as mount:
+        cp(swift, "-r", mount.path / container / "d", mount.path / other)
+        wait_until((mount.path / other / "d" / "a").is_file)
+        assert "is the whole account: give a container in it" in failed_cp(
+            swift, "-r", mount.path / container, mount.path
+        )
+    assert keys(connection, other) == {"d/a"}
+
+
 def test_what_a_killed_run_leaves_can_be_deleted(
     swift: SwiftServer, connection: Connection, container: str, other: str, large: Path
 ) -> None:
