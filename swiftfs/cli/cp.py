@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from swiftfs.cli.connection import account_options, connected
 from swiftfs.cli.gc import journals_here
-from swiftfs.cli.wording import complain, pluralize
+from swiftfs.cli.wording import complain, pluralize, spinner
 from swiftfs.concurrency import new_pool
 from swiftfs.config.cache_dir import COPIES
 from swiftfs.config.options import Options
@@ -61,8 +61,9 @@ def _run(
         raise click.UsageError(f"missing argument: where to copy {paths[0]!r} to")
     options = account_options(flags)
     *sources, target = [find_place(text) for text in paths]
-    for place in (*sources, target):
-        place.flush()
+    with spinner("waiting until the mount has stored what was written there"):
+        for place in (*sources, target):
+            place.flush()
     with connected(options, may_read=_may_read(options)) as account:
         for place in (*sources, target):
             place.check_account(account.label)
@@ -90,12 +91,12 @@ def _copy(
     store = account.store
     replaced = ReplacedSegments(store, options.segments, lambda: _needed(options))
     records = CopyRecords(platformdirs.user_cache_path("swiftfs") / COPIES, account.place or account.label)
-    steps = Walk(store, walk).steps([_named(one) for one in sources], _named(target))
+    steps = Walk(store, walk, records, complain).steps([_named(one) for one in sources], _named(target))
     segments = new_pool("segment copy", copy_run.PARALLEL)
     with closing(replaced), _bars() as bars:
         places = SegmentContainerChooser(store, options.segments)
         copier = ObjectCopier(store, places, records, replaced, segments, how, bars.copied)
-        one = CopyRun(copier, replaced, segments, copy_run.Progress(bars.found, bars.done))
+        one = CopyRun(copier, records, replaced, segments, copy_run.Progress(bars.found, bars.done))
         one.run(steps)
     segments.shutdown()
     return one.tally

@@ -1,7 +1,10 @@
-"""Records of the large objects that `swiftfs cp` is copying, so that the next run continues.
+"""Records of what `swiftfs cp` is copying, so that the next run continues: small files on this machine.
 
-Each is a small file on this machine, locked by the process that copies. It is written before the first
-segment is stored and removed after the manifest. Where it is lost, `swiftfs gc` finds the segments.
+That of a large object is locked by the process that copies. It is written before the first segment is stored
+and removed after the manifest. Where it is lost, `swiftfs gc` finds the segments.
+
+That of a folder says that a copy to a name that did not exist has begun. Without it the next run would find
+the folder there, and copy into it.
 """
 
 import fcntl
@@ -54,11 +57,14 @@ class CopyRecord:
         self.found = Unfinished.from_json(os.pread(descriptor, 65536, 0).decode(errors="replace"))
 
     def write(self, unfinished: Unfinished) -> None:
-        """Replace the record, also after a power cut."""
+        """Replace the record, also after a power cut; raise `ConfigurationError` if the disk refuses it."""
         data = unfinished.to_json().encode()
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, data, 0)
-        os.fdatasync(self._descriptor)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, data, 0)
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise ConfigurationError(f"{self._path}: {error.strerror}") from None
         self.found = unfinished
 
     def remove(self) -> None:
@@ -78,6 +84,7 @@ class CopyRecords:
     def __init__(self, folder: Path, account: str) -> None:
         self._folder = folder
         self._account = account
+        self._folders: list[Path] = []
 
     def open(self, target: ObjectName) -> CopyRecord:
         """Open and lock the record of `target`; raise `ConfigurationError` if another process has it."""
@@ -108,8 +115,32 @@ class CopyRecords:
                 record.remove()
                 record.close()
 
-    def _path(self, target: ObjectName) -> Path:
-        digest = hashlib.sha256(f"{self._account}\n{target}".encode(errors="surrogatepass")).hexdigest()
+    def begin_folder(self, source: ObjectName, target: ObjectName) -> None:
+        """Record that a folder is copied to a name that did not exist; raise `ConfigurationError`."""
+        path = self._path(source, target)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise ConfigurationError(f"{path}: {error.strerror}") from None
+        self._folders.append(path)
+
+    def resumes_folder(self, source: ObjectName, target: ObjectName) -> bool:
+        """Return whether such a copy has begun in an earlier run; then it goes on."""
+        path = self._path(source, target)
+        if not path.exists():
+            return False
+        self._folders.append(path)
+        return True
+
+    def end_folders(self) -> None:
+        """Record that the copies of all folders are complete."""
+        for path in self._folders:
+            path.unlink(missing_ok=True)
+
+    def _path(self, *names: ObjectName) -> Path:
+        text = "\n".join([self._account, *map(str, names)])
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
         return self._folder / f"{digest[:32]}.json"
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from swiftfs.concurrency import Executor, Future, new_pool
 from swiftfs.errors import SwiftfsError, Unavailable
+from swiftfs.maintenance.copy_records import CopyRecords
 from swiftfs.maintenance.copy_walk import Refused, Skipped, Step
 from swiftfs.maintenance.object_copy import Changed, ObjectCopier, Transfer, check_kinds
 from swiftfs.maintenance.orphan_segments import may_be_manifest
@@ -43,10 +44,16 @@ class CopyRun:
     """Copies with `copier`, which has threads of its own for segments, `segments`."""
 
     def __init__(
-        self, copier: ObjectCopier, replaced: ReplacedSegments, segments: Executor, progress: Progress
+        self,
+        copier: ObjectCopier,
+        records: CopyRecords,
+        replaced: ReplacedSegments,
+        segments: Executor,
+        progress: Progress,
     ) -> None:
         self.tally = Tally()
         self._copier = copier
+        self._records = records
         self._replaced = replaced
         self._segments = segments
         self._progress = progress
@@ -72,6 +79,8 @@ class CopyRun:
             pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
             raise
         pool.shutdown()
+        if not self.tally.failures:
+            self._records.end_folders()
         self._replaced.finish()
 
     def _take(self, step: Step, pool: Executor) -> None:

@@ -1,11 +1,12 @@
 """Finds what `swiftfs cp` has to copy, and to which names, by the rules of cp(1)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from swiftfs.attributes import decode_type, parse_last_modified
 from swiftfs.errors import ConfigurationError, NotFound
 from swiftfs.filecache.segment_container import RCLONE_FOLDER
+from swiftfs.maintenance.copy_records import CopyRecords
 from swiftfs.maintenance.object_copy import Transfer, is_folder_marker
 from swiftfs.objects import ObjectName, Row
 from swiftfs.paths import SEGMENTS_FOLDER
@@ -84,10 +85,17 @@ Step = Transfer | Skipped | Refused
 
 
 class Walk:
-    """Finds the objects to copy; `store` is asked for listings, and HEADs where these are not enough."""
+    """Finds the objects to copy; `store` is asked for listings, and HEADs where these are not enough.
 
-    def __init__(self, store: ObjectStore, options: WalkOptions) -> None:
+    `records` tell which folders an earlier run has begun to copy; then `tell` is called with a line.
+    """
+
+    def __init__(
+        self, store: ObjectStore, options: WalkOptions, records: CopyRecords, tell: Callable[[str], None]
+    ) -> None:
         self._store = store
+        self._records = records
+        self._tell = tell
         self._options = options
         self._begun: set[ObjectName] = set()
 
@@ -175,9 +183,9 @@ class Walk:
         if there.exists and not there.is_folder:
             yield Refused(source.text, f"cannot overwrite the file {target.text} with a folder")
             return
-        key = target.name.key
-        if there.is_folder and source.last:
-            key = f"{target.prefix}{source.last}"
+        goes_on = there.exists and bool(source.last) and self._goes_on(source, target)
+        is_inside = there.is_folder and bool(source.last) and not goes_on
+        key = f"{target.prefix}{source.last}" if is_inside else target.name.key
         into = ObjectName(target.name.container, key)
         prefix = f"{key}/" if key else ""
         same_container = into.container == source.name.container
@@ -190,10 +198,19 @@ class Walk:
         if source.last and not self._begin(into):
             yield Refused(source.text, f"another source is copied to {into}")
             return
+        if not there.exists:
+            self._records.begin_folder(source.name, into)
         if found.row is not None and is_folder_marker(found.row) and key and not source.contents:
-            before = there.row if not there.is_folder or not source.last else self._row(into)
+            before = self._row(into) if is_inside else there.row
             yield self._step(Transfer(source.name, found.row, into, before))
         yield from self._steps_below(source, ObjectName(into.container, prefix))
+
+    def _goes_on(self, source: Named, target: Named) -> bool:
+        """Return whether an earlier run has begun to copy the source to the target, which is there since."""
+        if not self._records.resumes_folder(source.name, target.name):
+            return False
+        self._tell(f"an earlier copy of {source.text} to {target.text} goes on")
+        return True
 
     def _begin(self, target: ObjectName) -> bool:
         """Record what a source is copied to; return False if an earlier one is."""

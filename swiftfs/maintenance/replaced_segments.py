@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from swiftfs.concurrency import sleep
-from swiftfs.errors import StoreError
+from swiftfs.errors import ConfigurationError, StoreError
 from swiftfs.journal import segment_removal
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
@@ -34,7 +34,16 @@ class ReplacedSegments:
         self._kept: tuple[ObjectName, ...] = ()
 
     def open(self) -> None:
-        """Make the private journal, if there is none yet; not from several threads at once."""
+        """Make the private journal, if there is none yet; not from several threads at once.
+
+        Raise `ConfigurationError` if that cannot be, or the journals of mounts cannot be read.
+        """
+        try:
+            self._open()
+        except OSError as error:
+            raise ConfigurationError(f"{tempfile.gettempdir()}: {error.strerror}") from None
+
+    def _open(self) -> None:
         if self._removal is None:
             folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="swiftfs-cp-"))
             database = JournalDB(Path(folder), "swiftfs cp")

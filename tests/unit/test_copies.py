@@ -29,6 +29,7 @@ class Copies:
         self.store = store
         self.folder = folder
         self.copied_bytes = 0
+        self.told: list[str] = []
 
     def __call__(
         self,
@@ -39,19 +40,20 @@ class Copies:
         expiry: bool = True,
     ) -> Tally:
         replaced = ReplacedSegments(self.store, "auto", tuple)
-        walk = Walk(self.store, WalkOptions(recursive, no_clobber, update))
+        records = CopyRecords(self.folder, "account")
+        walk = Walk(self.store, WalkOptions(recursive, no_clobber, update), records, self.told.append)
         with new_pool("segments", 4) as segments:
             copier = ObjectCopier(
                 self.store,
                 SegmentContainerChooser(self.store),
-                CopyRecords(self.folder, "account"),
+                records,
                 replaced,
                 segments,
                 CopyOptions(expiry, no_clobber),
                 self._count,
             )
             run = CopyRun(
-                copier, replaced, segments, Progress(lambda _files, _size: None, lambda _files: None)
+                copier, records, replaced, segments, Progress(lambda _files, _size: None, lambda _files: None)
             )
             *sources, target = map(named, names)
             try:
@@ -321,6 +323,23 @@ def test_a_repeated_run_takes_up_the_segments(
     assert there < keys(store, "other_segments")
     assert len(keys(store, "other_segments")) == 8
     assert not list(cp.folder.iterdir())
+
+
+def test_a_repeated_run_goes_on_in_the_folder_that_the_first_one_made(
+    store: MemoryStore, cp: Copies, dies: Callable[[str, int], None]
+) -> None:
+    for number in range(5):
+        put(store, f"box/d/{number}")
+    dies("copy", 3)
+    assert cp("box/d", "other/new", recursive=True).stopped
+    store.hook = None
+    assert 0 < len(keys(store, "other")) < 5
+    assert cp("box/d", "other/new", recursive=True).failures == []
+    assert keys(store, "other") == {f"new/{number}" for number in range(5)}
+    assert cp.told == ["an earlier copy of box/d to other/new goes on"]
+    cp("box/d", "other/new", recursive=True)  # the copy is complete: now cp(1) copies into the folder
+    assert "new/d/0" in keys(store, "other")
+    assert len(cp.told) == 1
 
 
 def test_segments_of_another_version_are_deleted(
