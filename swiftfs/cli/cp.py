@@ -66,7 +66,7 @@ def _run(
             place.flush()
     with connected(options, may_read=_may_read(options)) as account:
         for place in (*sources, target):
-            place.check_account(account.label)
+            place.check_account(account.label, account.place)
         try:
             tally = _copy(account, options, sources, target, walk, CopyOptions(expiry, walk.no_clobber))
         finally:

@@ -39,7 +39,7 @@ def run(
     share = Share(_name(place, **wanted), **wanted)
     place.flush()
     with connected(account_options(flags)) as account:
-        place.check_account(account.label)
+        place.check_account(account.label, account.place)
         assert account.temp_urls is not None
         signed = Sharing(account.store, account.temp_urls, complain).url(share, new_key=new_key)
     if not as_json:

@@ -35,11 +35,20 @@ class Place:
     path: Path | None = None
     mount: MountStatus | None = None
 
-    def check_account(self, account: str) -> None:
-        """Raise `ConfigurationError` if the mount is of another account than `account`, a label."""
-        if self.mount is not None and self.mount.server.account != account:
+    def check_account(self, account: str, place: str) -> None:
+        """Raise `ConfigurationError` if the mount is of another account; see `ConnectedAccount`."""
+        if self.mount is None:
+            return
+        server = self.mount.server
+        if server.account == account and server.place not in ("", place):
             raise ConfigurationError(
-                f"{self.mount.mountpoint} is a mount of {self.mount.server.account}, and the credentials "
+                f"{self.mount.mountpoint} is a mount of another project or region ({server.place}) than "
+                f"that of the credentials here ({place}): give those of the mount, for example by "
+                "--credentials"
+            )
+        if server.account != account:
+            raise ConfigurationError(
+                f"{self.mount.mountpoint} is a mount of {server.account}, and the credentials "
                 f"here are of {account}: give those of the mount, for example by --credentials"
             )
 

@@ -391,6 +391,16 @@ def test_a_mount_of_another_account_is_refused(
     assert keys(connection, container) == {"a"}
 
 
+def test_a_mount_of_another_project_is_refused(
+    swift: SwiftServer, connection: Connection, container: str, mounted: Mount
+) -> None:
+    (mounted.path / "a").write_bytes(b"x")
+    elsewhere = swift.storage_url.replace("AUTH_test", "AUTH_other")
+    line = failed_cp(swift, "--storage-url", elsewhere, mounted.path / "a", mounted.path / "b")
+    assert "and the credentials here are of" in line
+    assert keys(connection, container) == {"a"}
+
+
 def test_two_runs_to_one_target_do_not_meet(
     swift: SwiftServer, connection: Connection, container: str, other: str, large: Path
 ) -> None:
