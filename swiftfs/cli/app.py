@@ -9,7 +9,7 @@ import click
 
 from swiftfs import __version__
 from swiftfs.cli.group import CommandGroup, examples
-from swiftfs.cli.options import FOLDER, MOUNTPOINT, account_flags, complete_words, option_flags
+from swiftfs.cli.options import FOLDER, MOUNTPOINT, NAME_OR_PATH, account_flags, complete_words, option_flags
 from swiftfs.config.options import MIB, parse_size
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -189,7 +189,7 @@ def recover(origin: Path, target: Path | None) -> None:
         "swiftfs cp -r -u ~/archive/2024 swift:backup/2024",
     )
 )
-@click.argument("paths", metavar="SOURCE... TARGET", nargs=-1, required=True)
+@click.argument("paths", metavar="SOURCE... TARGET", type=NAME_OR_PATH, nargs=-1, required=True)
 @click.option("-r", "--recursive", "-R", is_flag=True, help="Copy folders with all that is in them.")
 @click.option("-n", "--no-clobber", is_flag=True, help="Do not overwrite what exists.")
 @click.option("-u", "--update", is_flag=True, help="Overwrite only what is older than the source.")
@@ -236,7 +236,7 @@ def _end(_context: click.Context, _parameter: click.Parameter, text: str) -> int
         "swiftfs share photos/film.mkv --for 2030-12-31 --filename holiday.mkv --json",
     )
 )
-@click.argument("path")
+@click.argument("path", type=NAME_OR_PATH)
 @click.option(
     "--for",
     "expires",

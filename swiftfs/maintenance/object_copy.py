@@ -178,6 +178,7 @@ class ObjectCopier:
         manifest = self._manifest(info)
         if self._stands(transfer, info.version.etag):
             self._records.forget(transfer.target)
+            self._on_bytes(transfer.size)
             return False
         record = self._records.open(transfer.target)
         try:
