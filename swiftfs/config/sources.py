@@ -53,8 +53,8 @@ CONTRADICTIONS = (
 )
 """Pairs of which at most one may be set, and why."""
 
-UNIT_VARIABLES = frozenset({"SWIFTFS_SOURCE", "SWIFTFS_MOUNTPOINT"})
-"""Variables that the systemd unit passes as arguments."""
+UNIT_VARIABLES = frozenset({"SWIFTFS_SOURCE", "SWIFTFS_MOUNTPOINT", "SWIFTFS_CHECK"})
+"""Variables that the systemd units pass as arguments."""
 
 _OPTIONS_VARIABLE = "SWIFTFS_OPTIONS"
 
