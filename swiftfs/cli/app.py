@@ -11,9 +11,7 @@ import click
 from swiftfs import __version__
 from swiftfs.cli.group import CommandGroup, examples
 from swiftfs.cli.options import FOLDER, MOUNTPOINT, account_flags, complete_words, option_flags
-from swiftfs.config.options import MIB, parse_size
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+from swiftfs.config.options import MIB, parse_age, parse_size
 
 
 def _as_flag(word: str) -> str:
@@ -184,10 +182,10 @@ def recover(origin: Path, target: Path | None) -> None:
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-    if match is None:
-        raise click.BadParameter(f"{text!r}: expected an age such as 12h, 7d or 2w")
-    return int(match[1]) * _UNITS[match[2]]
+    try:
+        return parse_age(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: expected {error}") from None
 
 
 @main.command(epilog=examples("swiftfs gc photos", "swiftfs gc photos --older-than 2w --delete"))

@@ -4,7 +4,7 @@ import json
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from swiftfs.cli.connection import account_options, connected
 from swiftfs.cli.gc import cache_roots, find_orphans
 from swiftfs.cli.wording import complain, pluralize
 from swiftfs.config.options import Options
+from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries
+from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError, NotFound, SwiftfsError, printable
 from swiftfs.maintenance.check import Check, Subject
 from swiftfs.maintenance.findings import Finding, Tally, Weight
@@ -78,9 +80,15 @@ def _check(
     *,
     orphans: bool,
 ) -> dict[str, Any]:
-    pending = PendingNames(cache_roots(options), subject.source, account.label)
+    mounts = _mounts()
+
+    def is_foreign(cache: Path) -> bool:
+        state = mounts.get(cache.absolute())
+        return state is not None and state.server.account != account.label
+
+    pending = PendingNames(cache_roots(options), subject.source, is_foreign)
     for one in pending.read():
-        output.report(_waiting(one))
+        output.report(_waiting(one, mounts.get(one.cache.absolute())))
     with _progress() as show:
         check = Check(account.store, subject, wanted, pending, output.report, show)
         try:
@@ -132,10 +140,20 @@ def _path(text: str) -> str:
     return path
 
 
-def _waiting(one: Waiting) -> Finding:
+def _mounts() -> dict[Path, MountStatus]:
+    """Return the mounts that this user may ask, by their cache folders."""
+    found = {}
+    for mountpoint in mountpoints():
+        with suppress(ConfigurationError):  # of another user, or dead
+            state = read_state(mountpoint)
+            found[Path(state.cache_folder)] = state
+    return found
+
+
+def _waiting(one: Waiting, mount: MountStatus | None) -> Finding:
     changes = pluralize(one.changes, "change waits", "changes wait")
-    if one.mountpoint is not None:
-        text = f"{changes} in the mount at {one.mountpoint}; run 'swiftfs flush {one.mountpoint}' first"
+    if mount is not None:
+        text = f"{changes} in the mount at {mount.mountpoint}; run 'swiftfs flush {mount.mountpoint}' first"
     else:
         text = f"{changes} in the cache folder {one.cache}; mount it again to store them"
     return Finding("pending", "", text)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from swiftfs.concurrency import Future, new_pool, unix_time_ns
 from swiftfs.errors import StoreError, in_words
@@ -104,7 +105,7 @@ class Check:
         remote = remote_tree(self._store, self._subject.source, _key(path))
         if not self._subject.against:
             return ((one, None) for one in remote)
-        return _merged(remote, local_tree(self._subject.against, path))
+        return _merged(remote, local_tree(Path(self._subject.against), path))
 
     def _check_batch(self, batch: Sequence[Pair]) -> Outcome:
         outcome = Outcome()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from swiftfs.attributes import decode_type
+from swiftfs.attributes import NS, decode_type
 from swiftfs.errors import NotFound, StoreError, Unavailable, in_words
 from swiftfs.maintenance.file_hashes import ChangedMeanwhile, hash_file, hash_object
 from swiftfs.maintenance.findings import Finding
@@ -24,9 +24,6 @@ from swiftfs.store.protocol import ObjectStore
 
 LOST_AFTER = 10
 """Items without an answer, one after the other, after which the server counts as absent."""
-
-NEAR_NS = 1000
-"""Times that differ by less are equal: other clients store whole microseconds."""
 
 TYPES = {
     stat.S_IFREG: "a file",
@@ -212,8 +209,11 @@ class ItemCheck:
         mtime_ns = stored.mtime_ns
         if mtime_ns is None and file.is_asked:
             mtime_ns = file.content.mtime_ns
-        if self._wanted.times and mtime_ns is not None and abs(mtime_ns - status.st_mtime_ns) >= NEAR_NS:
-            yield "time", f"its time is {_later(mtime_ns - status.st_mtime_ns)} than here"
+        # As rsync does: it does not set a time that is in the same second.
+        seconds = 0 if mtime_ns is None else mtime_ns // NS - status.st_mtime_ns // NS
+        if self._wanted.times and seconds:
+            late = "later" if seconds > 0 else "earlier"
+            yield "time", f"its time is {in_words(abs(seconds))} {late} than here"
         if self._wanted.modes and stored.mode is not None:
             here, there = stat.S_IMODE(status.st_mode) & 0o777, stat.S_IMODE(stored.mode) & 0o777
             if here != there:
@@ -294,12 +294,6 @@ def _odd_name(remote: Remote) -> Iterator[Found]:
         yield "name", "no local folder can hold this name: a part of it is . or .."
     elif any(len(one.encode()) > MAX_NAME_BYTES for one in components):
         yield "name", f"no local folder can hold this name: a part of it has more than {MAX_NAME_BYTES} bytes"
-
-
-def _later(difference_ns: int) -> str:
-    word = "later" if difference_ns > 0 else "earlier"
-    seconds = abs(difference_ns) / 10**9
-    return f"{in_words(seconds) if seconds >= 1 else f'{seconds:.6f} s'} {word}"
 
 
 def _md5(data: bytes) -> str:

@@ -1,14 +1,12 @@
 """The names that changes in the journals of this machine are about: what Swift says of them is old."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.concurrency import monotonic
 from swiftfs.config.cache_dir import JOURNAL
-from swiftfs.control.client import mountpoints, read_state
-from swiftfs.errors import ConfigurationError
 from swiftfs.journal.operations import MoveFolder, Operation, names_of
 from swiftfs.journal.salvage import salvage
 from swiftfs.maintenance.remote_tree import folders_above
@@ -21,24 +19,23 @@ FRESH_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """So many `changes` of names below a source wait in a cache folder; `mountpoint` is its mount, if any."""
+    """So many `changes` of names below a source wait in a cache folder."""
 
     cache: Path
     changes: int
-    mountpoint: Path | None
 
 
 class PendingNames:
     """Knows which names below `source` have changes in journals below the folders `roots`.
 
-    `account` is the label of the account; a mount of another one is left out. A journal that this user may
-    not read is left out, too.
+    Journals for which `is_foreign` holds, given their cache folder, belong to another account: they are left
+    out. So are those that this user may not read.
     """
 
-    def __init__(self, roots: Sequence[Path], source: Source, account: str) -> None:
+    def __init__(self, roots: Sequence[Path], source: Source, is_foreign: Callable[[Path], bool]) -> None:
         self._roots = roots
         self._source = source
-        self._account = account
+        self._is_foreign = is_foreign
         self._names: set[ObjectName] = set()
         self._folders: set[ObjectName] = set()
         self._above: set[ObjectName] = set()
@@ -49,11 +46,8 @@ class PendingNames:
         found = []
         for journal in self._journals():
             about = [one for one in _operations(journal) if self._concerns(one)]
-            if not about:
-                continue
-            mountpoint, is_ours = self._mount_of(journal.parent)
-            if is_ours:
-                found.append(Waiting(journal.parent, len(about), mountpoint))
+            if about and not self._is_foreign(journal.parent):
+                found.append(Waiting(journal.parent, len(about)))
                 self._add(about)
         self._read_at = monotonic()
         return found
@@ -92,17 +86,6 @@ class PendingNames:
                 for journal in (root / JOURNAL, *sorted(root.glob(f"*/{JOURNAL}"))):
                     if os.access(journal, os.R_OK):
                         yield journal
-
-    def _mount_of(self, cache: Path) -> tuple[Path | None, bool]:
-        """Return where a cache folder is in use, and whether that is of our account, as far as is known."""
-        for mountpoint in mountpoints():
-            try:
-                state = read_state(mountpoint)
-            except ConfigurationError:  # of another user, or dead
-                continue
-            if Path(state.cache_folder) == cache.absolute():
-                return mountpoint, state.server.account == self._account
-        return None, True
 
 
 def _operations(journal: Path) -> list[Operation]:

@@ -79,7 +79,7 @@ def found(
     """Return the findings of a check."""
     findings: list[Finding] = []
     subject = Subject(Source.parse(source), paths, str(against))
-    pending = PendingNames(roots, subject.source, "us")
+    pending = PendingNames(roots, subject.source, lambda _cache: False)
     pending.read()
     wanted = Wanted(source, subject.against, **how)  # type: ignore[arg-type]
     Check(store, subject, wanted, pending, findings.append, lambda _tally: None).run()
@@ -441,9 +441,11 @@ def test_changes_that_wait_here_are_no_differences(store: MemoryStore, folder: P
     operation = PutFile(ObjectName("box", "new/deep/file"), record, ObjectMeta("text/plain"))
     journal_with(tmp_path / "caches" / "one", operation)
     assert kinds(found(store, folder, roots=(tmp_path / "caches",))) == [("only_here", "other")]
-    (waiting,) = PendingNames([tmp_path / "caches"], Source("box"), "us").read()
+    roots = [tmp_path / "caches"]
+    (waiting,) = PendingNames(roots, Source("box"), lambda _cache: False).read()
     assert (waiting.changes, waiting.cache) == (1, tmp_path / "caches" / "one")
-    assert PendingNames([tmp_path / "caches"], Source("another"), "us").read() == []
+    assert PendingNames(roots, Source("another"), lambda _cache: False).read() == []
+    assert PendingNames(roots, Source("box"), lambda _cache: True).read() == []
 
 
 NAMES = some.lists(
