@@ -62,6 +62,8 @@ def run(
             numbers = _check(account, options, subject, wanted, output, orphans=orphans)
     except SwiftfsError as error:
         output.fail(str(error))
+    except KeyboardInterrupt:
+        output.fail("interrupted")
     if percent:
         numbers["seed"] = seed
     output.end(numbers)
@@ -116,6 +118,8 @@ def _find_orphans(account: ConnectedAccount, source: Source, options: Options, o
                 f"{upload.segments} segments, {decimal(upload.size)}, that no manifest names: see swiftfs gc"
             )
             output.report(Finding("orphans", str(upload.prefix), text))
+    except SwiftfsError as error:  # what was checked before counts
+        output.report(Finding("unknown", "", f"no search for orphans: {error}"))
     finally:
         search.close()
 
@@ -257,7 +261,10 @@ def _progress() -> Iterator[Callable[[Tally], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # What goes into a file or pipe must not be printed above the bar instead.
+    is_shown = sys.stdout.isatty()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=is_shown) as bar:
         task = bar.add_task("checking", total=None)
 
         def show(tally: Tally) -> None:

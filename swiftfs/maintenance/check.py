@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 
-from swiftfs.concurrency import Future, new_pool, unix_time_ns
+from swiftfs.concurrency import Executor, Future, new_pool, unix_time_ns
 from swiftfs.errors import StoreError, in_words
 from swiftfs.maintenance.findings import Finding, Report, Tally, Weight
 from swiftfs.maintenance.item_check import ItemCheck, Outcome, Wanted
-from swiftfs.maintenance.large_objects import NeededSegments, problem_of
+from swiftfs.maintenance.large_objects import Needed, NeededSegments, problem_of
 from swiftfs.maintenance.local_tree import Local, local_tree
 from swiftfs.maintenance.pending_names import PendingNames
 from swiftfs.maintenance.remote_tree import Remote, remote_tree
@@ -32,7 +33,7 @@ BATCH_BYTES = 32 * 1024 * 1024
 THREADS = 16
 """Parallel requests; most answers are small."""
 
-READERS = max(2, min(8, os.cpu_count() or 1))
+READERS = max(4, min(8, os.cpu_count() or 1))
 """Parallel readers of a local folder: a disk may be slower with more."""
 
 AHEAD = 4
@@ -82,7 +83,7 @@ class Check:
             try:
                 for path in self._subject.paths or ("",):
                     self._check_below(path, pool.submit, threads * AHEAD, needed)
-                self._check_segments(needed)
+                self._check_segments(needed, pool)
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -129,17 +130,27 @@ class Check:
         if left_ns < SOON_NS:
             self._tell(Finding("expires", path, f"Swift deletes it in {in_words(max(0, left_ns) / 10**9)}"))
 
-    def _check_segments(self, needed: NeededSegments) -> None:
-        for one in needed.unlisted(self._store):
-            try:
-                text = problem_of(self._store, one)
-            except StoreError as error:
-                self._tell(Finding("unknown", one.path, str(error)))
-                continue
-            if text:
-                self._tell(Finding("segment", one.path, text))
+    def _check_segments(self, needed: NeededSegments, pool: Executor) -> None:
+        """Report each file of which segments are missing or wrong, with the first of them."""
+        broken: dict[str, list[str]] = {}
+        unlisted = needed.unlisted(self._store)
+        while chunk := list(islice(unlisted, BATCH)):
+            for one, found in zip(chunk, pool.map(self._problem_of, chunk), strict=True):
+                if isinstance(found, StoreError):
+                    self._tell(Finding("unknown", one.path, str(found)))
+                elif found:
+                    broken.setdefault(one.path, []).append(found)
+        for path, texts in broken.items():
+            others = f"; {len(texts) - 1} more are missing or wrong" if len(texts) > 1 else ""
+            self._tell(Finding("segment", path, texts[0] + others))
         self.tally.segments = needed.count
         self._progress(self.tally)
+
+    def _problem_of(self, one: Needed) -> str | StoreError:
+        try:
+            return problem_of(self._store, one)
+        except StoreError as error:
+            return error
 
     def _tell(self, finding: Finding) -> None:
         if finding.weight is Weight.DIFFERENCE and self._pending.covers(self._name_of(finding.path)):

@@ -59,6 +59,8 @@ class Wanted:
 
     def reads(self, position: str) -> bool:
         """Return whether the bytes of a file are to be read."""
+        if not self.percent:
+            return False
         digest = hashlib.md5(f"{self.seed}/{position}".encode(errors="replace"), usedforsecurity=False)
         return int.from_bytes(digest.digest()[:6], "big") < self.percent / 100 * 2**48
 
@@ -205,19 +207,22 @@ class ItemCheck:
             yield "bytes", "other bytes, in a range of a segment"
 
     def _compare_attributes(self, file: "_File", status: os.stat_result) -> Iterator[Found]:
-        stored = decode_type(file.row.content_type)[1]
-        mtime_ns = stored.mtime_ns
+        shown = file.entry.attributes
+        if self._wanted.times and shown.mtime_ns // NS != status.st_mtime_ns // NS:
+            yield from self._compare_times(file, status)
+        here, there = stat.S_IMODE(status.st_mode) & 0o777, stat.S_IMODE(shown.mode) & 0o777
+        if self._wanted.modes and here != there and decode_type(file.row.content_type)[1].mode is not None:
+            yield "mode", f"mode {there:04o} in {self._wanted.source}, here {here:04o}"
+
+    def _compare_times(self, file: "_File", status: os.stat_result) -> Iterator[Found]:
+        mtime_ns = decode_type(file.row.content_type)[1].mtime_ns
         if mtime_ns is None and file.is_asked:
             mtime_ns = file.content.mtime_ns
         # As rsync does: it does not set a time that is in the same second.
         seconds = 0 if mtime_ns is None else mtime_ns // NS - status.st_mtime_ns // NS
-        if self._wanted.times and seconds:
+        if seconds:
             late = "later" if seconds > 0 else "earlier"
             yield "time", f"its time is {in_words(abs(seconds))} {late} than here"
-        if self._wanted.modes and stored.mode is not None:
-            here, there = stat.S_IMODE(status.st_mode) & 0o777, stat.S_IMODE(stored.mode) & 0o777
-            if here != there:
-                yield "mode", f"mode {there:04o} in {self._wanted.source}, here {here:04o}"
 
     def _read(self, file: "_File", outcome: Outcome) -> Iterator[Found]:
         """Read the bytes of a file, if it is chosen, and compare them with the MD5s that Swift says."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -205,3 +206,21 @@ def test_a_listing_of_many_pages_takes_a_request_each(
     same_times(tmp_path)
     check(swift, container, "--against", tmp_path)
     assert len(counted(swift)) == 1
+
+
+def test_the_bar_is_only_on_a_terminal(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    """What goes into a file is not printed above the bar instead."""
+    connection.put_object(container, "file", b"text")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "swiftfs", "check", container, "--against", str(tmp_path)]
+    environment = {**clean_environment(), **swift.environment(), "TERM": "xterm"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        output, _ = process.communicate()
+    shown = os.read(ours, 4096)
+    os.close(ours)
+    assert output.startswith(b"file: only in ")
+    assert b"\x1b" not in output
+    assert b"checking" in shown or b"files" in shown

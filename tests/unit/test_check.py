@@ -185,10 +185,13 @@ def test_segments_must_be_there_as_the_manifest_says(store: MemoryStore, is_ours
         store_large(store, name, b"first", b"second", is_ours=is_ours)
     store.delete(ObjectName("box_segments", "gone/1"))
     put(store, "box_segments", "other/0", b"fifth")
+    put(store, "box_segments", "other/1", b"secret")
     put(store, "box_segments", "short/1", b"sec")
     findings = found(store)
     assert kinds(findings) == [("segment", "gone"), ("segment", "other"), ("segment", "short")]
-    assert "segment box_segments/gone/1 is missing" in findings[0].text
+    assert findings[0].text == "segment box_segments/gone/1 is missing"
+    assert findings[1].text.startswith("segment box_segments/other/0 has ETag ")
+    assert findings[1].text.endswith("; 1 more are missing or wrong")
     assert "get" not in methods(store)
 
 
