@@ -8,10 +8,11 @@ import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from swiftfs.concurrency import new_pool
 from swiftfs.errors import NotFound
 from swiftfs.filecache.segment_container import RCLONE_FOLDER
 from swiftfs.namespace.entry import is_marker, is_slash_marker
-from swiftfs.objects import ObjectName, Row
+from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Source
 from swiftfs.store.paging import iter_containers, iter_pages
 from swiftfs.store.protocol import ObjectStore
@@ -87,10 +88,19 @@ def _at_and_below(store: ObjectStore, container: str, key: str) -> Iterator[_Lis
 
 
 def _rows(store: ObjectStore, container: str, prefix: str) -> Iterator[_Listed]:
-    for page in iter_pages(store, container, prefix):
+    for page in _ahead(iter_pages(store, container, prefix)):
         unreadable = frozenset(page.unreadable)
         for row in page.rows:
             yield _Listed(row, row.key in unreadable)
+
+
+def _ahead(pages: Iterator[Page]) -> Iterator[Page]:
+    """Yield the pages, each of which is requested while the one before it is used."""
+    with new_pool("listing", 1) as pool:
+        following = pool.submit(next, pages, None)
+        while (page := following.result()) is not None:
+            following = pool.submit(next, pages, None)
+            yield page
 
 
 class _Tree:

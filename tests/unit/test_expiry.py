@@ -74,19 +74,21 @@ def in_days(text: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
+    ("form", "days"),
     [
-        ("+30d", 30 * DAY),
-        ("+12h", 12 * 3600),
-        ("+2w", 14 * DAY),
-        (str(int(time.time()) + 5 * DAY), 5 * DAY),
-        (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 5 * DAY)), 5 * DAY),
-        (time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + 5 * DAY)), 5 * DAY),
-        (time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 5 * DAY)), 5 * DAY),
+        ("+30d", 30),
+        ("+48h", 2),
+        ("+2w", 14),
+        ("%s", 5),
+        ("%Y-%m-%dT%H:%M:%SZ", 5),
+        ("%Y-%m-%d %H:%M:%S", 5),
+        ("%Y-%m-%dT%H:%M:%S+00:00", 5),
     ],
 )
-def test_a_time_may_be_written_in_several_ways(text: str, seconds: int) -> None:
-    assert abs(int(parse_moment(text.encode(), "/file")) - time.time() - seconds) < 60
+def test_a_time_may_be_written_in_several_ways(form: str, days: int) -> None:
+    zone = time.gmtime if form.endswith(("Z", "+00:00")) else time.localtime
+    text = time.strftime(form, zone(time.time() + days * DAY))
+    assert abs(int(parse_moment(text.encode(), "/file")) - time.time() - days * DAY) < 60
 
 
 @pytest.mark.parametrize(
