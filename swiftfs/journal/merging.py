@@ -39,9 +39,12 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
                 creates=earlier.creates,
             )
             if isinstance(merged, PutFile) and isinstance(earlier, PutFile):
+                changed = earlier.expiry_changed or merged.expiry_changed
                 merged = replace(merged, superseded_segments=earlier.superseded_segments, sent=earlier.sent)
+                merged = replace(merged, expiry_changed=changed)
         case PutFile(), SetAttributes():
-            merged = replace(earlier, meta=later.meta, foreign_headers_unknown=False)
+            changed = earlier.expiry_changed or later.expiry_changed
+            merged = replace(earlier, meta=later.meta, foreign_headers_unknown=False, expiry_changed=changed)
         case PutSpecial(), SetAttributes():
             merged = replace(earlier, meta=later.meta)
         case (PutMarker(), ReplaceHeaders()):
@@ -51,6 +54,8 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
             # so: its PUT has `If-None-Match: *` and would find the object.
             merged = replace(later, replaces_large=earlier.is_slo, replaces_etag=earlier.etag, creates=False)
             merged = replace(merged, sent=earlier.sent) if isinstance(merged, PutFile) else merged
+        case SetAttributes(expiry_changed=True), SetAttributes() | PutFile():
+            merged = replace(later, expiry_changed=True)
         case (SetAttributes() | ReplaceHeaders(), SetAttributes() | ReplaceHeaders() | Delete() | PutFile()):
             merged = later
         case _:
