@@ -15,8 +15,9 @@ MOST_NAMES = 50_000
 class GivenUp:
     """Counts what was given up, by the names at which it was to come. The journal's lock guards it.
 
-    A call that deletes something reads `count` before it looks at what that is. If that has been given up
-    when the deletion is recorded, nothing of it is at the name: whatever is there is another client's.
+    A call that deletes something, or changes its attributes, reads `count` before it looks at what that is.
+    If that has been given up when the change is recorded, nothing of it is at the name: whatever is there is
+    another client's.
     """
 
     def __init__(self) -> None:

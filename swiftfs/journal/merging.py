@@ -50,7 +50,9 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
             # The PUT replaces the object that the deletion was for. A marker after a deletion is not merged
             # so: its PUT has `If-None-Match: *` and would find the object.
             merged = replace(later, replaces_large=earlier.is_slo, replaces_etag=earlier.etag, creates=False)
-            merged = replace(merged, sent=earlier.sent) if isinstance(merged, PutFile) else merged
+            if isinstance(merged, PutFile):
+                superseded = earlier.superseded_segments
+                merged = replace(merged, superseded_segments=superseded, sent=earlier.sent)
         case (SetAttributes() | ReplaceHeaders(), SetAttributes() | ReplaceHeaders() | Delete() | PutFile()):
             merged = later
         case _:
@@ -63,8 +65,10 @@ def _deletion_instead(put: PutFile | PutSpecial) -> Delete:
 
     Only `put` knows whether that object has segments to delete.
     """
-    sent = put.sent if isinstance(put, PutFile) else ()
-    return Delete(put.name, put.replaces_large, put.replaces_etag, sent=sent)
+    deletion = Delete(put.name, put.replaces_large, put.replaces_etag)
+    if not isinstance(put, PutFile):
+        return deletion
+    return replace(deletion, sent=put.sent, superseded_segments=put.superseded_segments)
 
 
 def merge_hand_in(earlier: PutFile, later: PutFile) -> PutFile:

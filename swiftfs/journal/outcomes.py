@@ -381,12 +381,18 @@ class Outcomes:
         return True
 
     def spare(self, task: Task, name: ObjectName, error: Failure, etag: str | None = None) -> None:
-        """Let the next task about a name not delete what `task` has not brought there. Lock held.
+        """Let the next task about a name not delete or change what `task` has not brought there. Lock held.
 
         Its `error` tells that whatever is there is another client's. With an `etag` there may be a copy of an
         earlier attempt: that is deleted, and nothing else.
         """
         behind = self._queue.next_after(name, task)
+        if behind is not None and isinstance(behind.operation, SetAttributes | ReplaceHeaders):
+            log.warning("%s", complaint(behind, error))
+            self.refusals.add(behind, error)
+            self._writer.end(behind, Cancelled(error))
+            behind.notify(error)
+            return
         if behind is None or not isinstance(behind.operation, Delete):
             return
         if etag is not None and (task.ambiguous or _may_be_stored(error)):
@@ -438,9 +444,7 @@ class Outcomes:
     def _end_both(self, task: Task, deletion: Task) -> None:
         """End a new file that Swift has refused, and its deletion: nothing of it is there. Lock held."""
         # One commit: either record alone would overwrite or delete what another client has stored there.
-        self._writer.finish([task.seq, deletion.seq], [], None)
-        for one in (deletion, task):
-            self._writer.end(one, Cancelled())
+        self._writer.end_together([deletion, task], Cancelled())
         deletion.notify(None)
 
     def _note_outage(self, error: Failure) -> None:

@@ -193,17 +193,18 @@ class AttributeOps:
         """Give `path` the attributes that `update` makes from its current ones."""
         path = self._open_files.resolve(path)
         with self._pending.changing(path):
+            since = self._pending.begin_change()
             file = self._open_files.at(path)
             if file is None:
                 entry = self._dated(path)
-                self._changes.submit(path, entry, update, None)
+                self._changes.submit(path, entry, update, None, since)
                 self._times.changed(path, is_folder=entry.is_directory)
                 return
             self._times.changed(path, is_folder=False)
             with file.lock:
                 # A dirty file's attributes go with its upload.
                 if not file.dirty and not file.unlinked and file.entry is not None:
-                    file.entry = self._changes.submit(path, file.entry, update, None)
+                    file.entry = self._changes.submit(path, file.entry, update, None, file.since)
                 # An open file has attributes of its own, which its next flush sends.
                 file.attributes = update(file.attributes)
 
@@ -265,17 +266,18 @@ class AttributeOps:
         self._store_metadata(path, metadata)
 
     def _store_metadata(self, path: str, metadata: Mapping[str, str]) -> None:
+        since = self._pending.begin_change()
         file = self._open_files.at(path)
         if file is None:
             entry = self._dated(path)
-            self._changes.submit(path, entry, _unchanged, metadata)
+            self._changes.submit(path, entry, _unchanged, metadata, since)
             self._times.changed(path, is_folder=entry.is_directory)
             return
         self._times.changed(path, is_folder=False)
         with file.lock:
             preserved = file.meta.preserved_headers
             if not file.dirty and not file.unlinked and file.entry is not None:
-                file.entry = self._changes.submit(path, file.entry, _unchanged, metadata)
+                file.entry = self._changes.submit(path, file.entry, _unchanged, metadata, file.since)
                 preserved = self._changes.meta(file.entry).preserved_headers
             file.meta = replace(file.meta, metadata=metadata, preserved_headers=preserved)
             file.foreign_headers_unknown = False
