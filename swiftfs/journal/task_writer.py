@@ -401,11 +401,16 @@ class TaskWriter:
         self.finish([task.seq], changed, cached_file, executed)
         self._forget(task, state)
 
-    def end_together(self, tasks: Collection[Task], state: Cancelled) -> None:
-        """End tasks in one commit; none may be a move that overrides a deletion."""
-        self.finish([task.seq for task in tasks], [], None)
-        for task in tasks:
-            self._forget(task, state)
+    def end_together(self, task: Task, state: Succeeded | Cancelled, others: Collection[Task]) -> None:
+        """End a task in `state`, and cancel `others`, in one commit; none may override a deletion.
+
+        Deletions among the others are not needed any more; the rest has the error of the task.
+        """
+        executed = task.executed() if isinstance(state, Succeeded) else None
+        self.finish([task.seq, *(one.seq for one in others)], [], None, executed)
+        for one in others:
+            self._forget(one, Cancelled(None if isinstance(one.operation, Delete) else state.error))
+        self._forget(task, state)
 
     def _forget(self, task: Task, state: Succeeded | Cancelled) -> None:
         """Take a task that has no record any more out of the queue, in its last state."""

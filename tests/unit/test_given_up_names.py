@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from support.halted_moves import Halt
-from support.harness import ME, get, harness, names, put, read, write
+from support.harness import ME, copy_live, get, harness, names, put, read, write
 from support.interrupted_moves import refusals
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.journal.database import JournalDB
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
@@ -307,3 +307,35 @@ def test_a_refused_new_file_and_its_deletion_end_in_one_commit(
     halt.go_on()
     settle(filesystem)
     assert [len(dropped) for dropped in commits] == [2]
+
+
+def test_what_was_deleted_before_its_move_was_refused_stays_deleted_after_a_kill(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies after any of its commits."""
+    cache, killed = tmp_path / "cache", list[tuple[Path, MemoryStore]]()
+    cache.mkdir()
+    finish = JournalDB.finish
+
+    def finish_and_die(db: JournalDB, *args: object) -> bool:
+        finishing: Callable[..., bool] = finish
+        is_written = finishing(db, *args)
+        killed.append((tmp_path / f"{len(killed)}", as_of_now(store)))
+        copy_live(cache, killed[-1][0])
+        return is_written
+
+    with harness(store, cache, OPTIONS, close_error="^[0-9]+ changes were refused") as filesystem:
+        halt = held(filesystem, store)
+        filesystem.unlink("/e/a")
+        monkeypatch.setattr(JournalDB, "finish", finish_and_die)
+        halt.go_on()
+        settle(filesystem)
+    monkeypatch.undo()
+    assert len(killed) > 3
+    for image, twin in killed:
+        with harness(twin, image, OPTIONS) as filesystem:
+            assert "a" not in [
+                name for folder in names(filesystem, "/") for name in names(filesystem, f"/{folder}")
+            ]
+            settle(filesystem)
+        assert not {"d/a", "e/a"} & {*keys(twin)}
