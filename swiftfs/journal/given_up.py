@@ -36,7 +36,11 @@ class GivenUp:
         self.count += 1
         self._last[name] = self.count
 
+    def has(self, name: ObjectName, since: int) -> bool:
+        """Return whether what was to come to a name was given up since the count was `since`."""
+        return bool(self._last.get(name, 0) > since)
+
     def check(self, path: str, name: ObjectName, since: int) -> None:
         """Raise `OSError` ESTALE if what was to come to a name was given up since the count was `since`."""
-        if self._last.get(name, 0) > since:
+        if self.has(name, since):
             raise os_error(errno.ESTALE, path)

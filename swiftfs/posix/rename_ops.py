@@ -78,6 +78,7 @@ class RenameOps:
             return
         try:
             self._journal.undo_late_requests(old, moving=True)
+            since = self._pending.begin_change()
             # Outside of the barrier: which part of it to pass depends on whether it is a folder.
             moving = self._namespace.find(old) if self._open_files.at(old) is None else None
         except BaseException:
@@ -86,7 +87,7 @@ class RenameOps:
         if moving is not None and moving.is_directory:
             # Reads go on, and so do writes to open files; only what hands something in waits.
             with self._open_files.barrier.closed(old, new):
-                self._rename_folder(old, new, moving)
+                self._rename_folder(old, new, moving, since)
         else:
             # Not for a folder: the kernel renames none to an existing file, so what was hidden was deleted.
             with self._unlinks.unhidden(new), self._pending.changing(old, new):
@@ -218,10 +219,12 @@ class RenameOps:
             self._journal.flush([source, moved.object])
         return is_renamed
 
-    def _rename_folder(self, old: str, new: str, moving: Entry) -> None:
-        """Move a folder with its contents to a free name, or over an empty folder. The barrier is closed."""
+    def _rename_folder(self, old: str, new: str, moving: Entry, since: int) -> None:
+        """Move a folder with its contents to a free name, or over an empty folder. The barrier is closed.
+
+        The folder is `moving`, unless its marker has been given up `since`.
+        """
         source, destination = self._source.folder(old), self._source.folder(new)
-        since = self._pending.begin_change()
         # After the barrier is closed: no change of this mount comes between this look and the move.
         target = self._namespace.find(new)
         self._check_folder_rename(old, new, target)
@@ -231,6 +234,8 @@ class RenameOps:
             self._directories.keep_parent(old)
             # By the old paths, at which they are shown until now.
             before = {path: self._namespace.folder_moves.pending(path) for path in carried.paths()}
+            if moving.object is not None and carried.was_given_up(moving.object, since):
+                moving = replace(moving, object=None)  # what is there is another client's
             if target is None and self._is_all_carried(carried, old, moving):
                 renamed = self._rename_carried(carried, rename, before)
             else:

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -339,3 +340,30 @@ def test_what_was_deleted_before_its_move_was_refused_stays_deleted_after_a_kill
             ]
             settle(filesystem)
         assert not {"d/a", "e/a"} & {*keys(twin)}
+
+
+def test_a_folder_is_renamed_again_whose_marker_was_refused(refused: FileSystem, store: MemoryStore) -> None:
+    """What has the name of the marker is another client's, and stays."""
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+    halt = Halt(store, "copy")
+    hold = store.hook
+    assert hold is not None
+
+    def refuse_marker(method: str, subject: str) -> None:
+        hold(method, subject)
+        if (method, subject) == ("copy", "box/d"):
+            foreign(store, "e", b"theirs")
+            raise AccessDenied("no")
+
+    store.hook = refuse_marker
+    refused.rename("/d", "/e")
+    with ThreadPoolExecutor(1) as pool:
+        renaming = pool.submit(refused.rename, "/e", "/f")
+        wait_until(lambda: refused.services.journal._scheduler._waiters > 0)
+        halt.go_on()
+        renaming.result(20)
+    settle(refused)
+    assert body(store, "e") == b"theirs"
+    refused.refresh()
+    assert names(refused, "/f") == ["a", "b", "c", "sub"]
+    assert read(refused, "/e") == b"theirs"
