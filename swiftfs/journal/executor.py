@@ -7,14 +7,16 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import md5
 
 from swiftfs.attributes import is_directory_type
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import AlreadyExists, NotFound, StoreError, Unavailable
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.journal.background_moves import BackgroundMoves, Outcome
-from swiftfs.journal.conflicts import Conflicts
+from swiftfs.journal.conflicts import Conflicts, was_sent
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
 from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
@@ -130,24 +132,27 @@ class Executor:
 
         Another mount may have renamed their object since. This attempt looks up what stands now.
         """
-        if not operation.superseded_segments or self._has_stored(operation, cached_file):
+        superseded, record = operation.superseded_segments, cached_file.uploads.record
+        if not superseded or self._has_replaced(operation.name, operation.sent, record):
             return operation
         log.info("%s: segments of an older version stay until it is known to be gone", operation.name)
         return replace(operation, superseded_segments=())
 
-    def _has_stored(self, operation: PutFile, cached_file: CachedFile) -> bool:
-        """Return whether an earlier attempt has stored what stands, although its answer was lost."""
+    def _has_replaced(self, name: ObjectName, sent: Collection[str], record: UploadRecord | None) -> bool:
+        """Return whether an earlier attempt has stored what stands, although its answer was lost.
+
+        `sent` is as in `PutFile`, and `record` that of the file's segments.
+        """
         try:
-            info = self._store.head(operation.name)
+            info = self._store.head(name)
         except NotFound:
             return False
         if info.is_slo:
             # The attempt may have been one of another local file, which this one has replaced since.
-            landed = cached_file.uploads.record.landed(info.version.etag)
-            return landed or self.removal.has_landed(operation.name)
-        if not info.size and Headers.of(info) != operation.meta.headers():
-            return False  # any client makes empty files
-        return info.version.etag in operation.sent
+            landed = record is not None and record.landed(info.version.etag)
+            if landed or self.removal.has_landed(name):
+                return True
+        return was_sent(info, sent)
 
     def _adopt_leftovers(self, operation: PutFile, cached_file: CachedFile) -> None:
         """Adopt the segments that another process left; its manifest may be stored already."""
@@ -204,6 +209,8 @@ class Executor:
         """
         match operation:
             case PutSpecial():
+                if ambiguous and self.removal.has_unproven(operation.name) and self._is_stored(operation):
+                    self.removal.record_replaced(operation.name)  # by an attempt that had no answer
                 # Before the PUT: afterwards nobody can read the manifest that named them.
                 replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
                 meta = without_past_expiry(operation.name, operation.meta)
@@ -244,6 +251,13 @@ class Executor:
         version = self._store.copy(operation.source, operation.target)
         kept = {name: value for name, value in info.preserved_headers.items() if name != "X-Object-Manifest"}
         return replace(info, version=version, dlo_prefix=None, preserved_headers=kept)
+
+    def _is_stored(self, operation: PutSpecial) -> bool:
+        etag = md5(operation.body, usedforsecurity=False).hexdigest()
+        with suppress(NotFound):
+            info = self._store.head(operation.name)
+            return info.version.etag == etag and Headers.of(info) == operation.meta.headers()
+        return False
 
     def _put_marker(self, operation: PutMarker, *, ambiguous: bool) -> ObjectInfo:
         """Make a folder; one that an `ambiguous` operation may have made counts as made.
@@ -383,8 +397,17 @@ class Executor:
         return wanted
 
     def _find_segments(self, operation: Delete) -> set[ObjectName] | StoreError:
+        """Return the segments that go with an object."""
+        name, superseded = operation.name, set(operation.superseded_segments)
         try:
-            return self.removal.segments_of(operation.name, is_slo=operation.is_slo)
+            # A file had been stored there, by an attempt without an answer. Nothing proves that when it is
+            # deleted.
+            if superseded or (operation.sent and self.removal.has_unproven(name)):
+                if self._has_replaced(name, operation.sent, None):
+                    self.removal.record_replaced(name)
+                else:
+                    superseded = set()
+            return superseded | self.removal.segments_of(name, is_slo=operation.is_slo)
         except StoreError as error:
             return error
 

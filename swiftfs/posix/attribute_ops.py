@@ -217,17 +217,18 @@ class AttributeOps:
         """Give `path` the attributes that `update` makes from its current ones."""
         path = self._open_files.resolve(path)
         with self._pending.changing(path):
+            since = self._pending.begin_change()
             file = self._open_files.at(path)
             if file is None:
                 entry = self._dated(path)
-                self._changes.submit(path, entry, update, None)
+                self._changes.submit(path, entry, update, None, since)
                 self._times.changed(path, is_folder=entry.is_directory)
                 return
             self._times.changed(path, is_folder=False)
             with file.lock:
                 # A dirty file's attributes go with its upload.
                 if not file.dirty and not file.unlinked and file.entry is not None:
-                    file.entry = self._changes.submit(path, file.entry, update, None)
+                    file.entry = self._changes.submit(path, file.entry, update, None, file.since)
                 # An open file has attributes of its own, which its next flush sends.
                 file.attributes = update(file.attributes)
 
@@ -295,16 +296,17 @@ class AttributeOps:
         self._store_meta(path, lambda old: replace(old, metadata=metadata))
 
     def _store_meta(self, path: str, change: MetaChange) -> None:
+        since = self._pending.begin_change()
         file = self._open_files.at(path)
         if file is None:
             entry = self._dated(path)
-            self._changes.submit(path, entry, _unchanged, change)
+            self._changes.submit(path, entry, _unchanged, change, since)
             self._times.changed(path, is_folder=entry.is_directory)
             return
         self._times.changed(path, is_folder=False)
         with file.lock:
             if not file.dirty and not file.unlinked and file.entry is not None:
-                file.entry = self._changes.submit(path, file.entry, _unchanged, change)
+                file.entry = self._changes.submit(path, file.entry, _unchanged, change, file.since)
                 new = self._changes.meta(file.entry)
             else:
                 new = change(file.meta)

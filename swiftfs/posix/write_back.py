@@ -160,6 +160,7 @@ class WriteBack:
         self._times.wrote(file.known_as, file.attributes.mtime_ns)
         # Shown before it is in the journal: as soon as it is, its upload may end and confirm the change.
         change = self._pending.record(file.path, entry)
+        file.since = self._pending.begin_change()  # from now on the name is this file's
         # Before the journal has the operation: its thread looks for the open file by this entry.
         before, file.entry = file.entry, entry
         try:

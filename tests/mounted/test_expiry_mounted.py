@@ -9,7 +9,7 @@ from swiftclient import Connection
 
 from support.commands import swiftfs
 from support.mounts import Mount
-from support.other_users import NOBODY, as_root, reachable, refused_to_nobody
+from support.other_users import NOBODY, as_root, refused_to_nobody
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
 
@@ -110,8 +110,8 @@ def test_a_time_survives_a_kill_in_the_journal(
 
 @as_root
 @pytest.mark.mount_options("allow_other")
+@pytest.mark.reachable
 def test_only_the_owner_sets_the_time(mounted: Mount) -> None:
-    reachable(mounted.path)
     for name, owner in (("ours", 0), ("theirs", NOBODY)):
         (mounted.path / name).write_text("text")
         os.chown(mounted.path / name, owner, owner)
