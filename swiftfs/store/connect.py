@@ -17,6 +17,7 @@ from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
 from swiftfs.store.server_load import ServerLoad
 from swiftfs.store.storage_url import ANY, StorageChoice
 from swiftfs.store.swift_store import SwiftStore
+from swiftfs.store.temp_url import TempUrls
 from swiftfs.store.transport import Counters
 
 LOGIN_SECONDS = 12.0
@@ -53,6 +54,8 @@ class ConnectedAccount:
     reconnect: Callable[[], "ConnectedAccount"] | None = None
     """Logs in again while the server is away; errors as in `connect`. The store of what it returns asks the
     server itself, with few repetitions, and needs no `close`."""
+    temp_urls: TempUrls | None = None
+    """Signs TempURLs; None only in tests without a server."""
 
     def close(self) -> None:
         """End every pause and close every connection."""
@@ -108,6 +111,7 @@ def connect(
         reading=reading,
         load=load,
         presence=presence,
+        temp_urls=TempUrls(account),
     )
 
     def reconnect() -> ConnectedAccount:
