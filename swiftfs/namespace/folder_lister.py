@@ -159,7 +159,7 @@ class FolderLister:
                 self._listings.has_space(listing)  # others make room
             listing.restore_blocks(found.blocks, marked=found.marked)
             return listing
-        rows, subdirs = unpack(found.blocks[0][1])
+        rows, subdirs = unpack(found.blocks[0].packed)
         return self._listing_of(found.folder, Page(tuple(rows), tuple(subdirs), "", True))
 
     def look_up(self, listing: Listing, name: str) -> Entry | None:

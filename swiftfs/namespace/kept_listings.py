@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from swiftfs.concurrency import Rank, new_lock, new_pool, unix_time
 from swiftfs.namespace.entry import Entry
-from swiftfs.namespace.listing import Listing, pack
+from swiftfs.namespace.listing import Listing, PackedBlock, pack
 from swiftfs.namespace.overlay import LocalChange, RecentChange, RecentStore
 from swiftfs.objects import Page
 from swiftfs.paths import Folder
@@ -41,7 +41,7 @@ CREATE TABLE folders (
 );
 CREATE INDEX folders_by_use ON folders (used);
 CREATE TABLE blocks (
-    folder INTEGER, number INTEGER, end TEXT, packed BLOB, PRIMARY KEY (folder, number)
+    folder INTEGER, number INTEGER, end TEXT, packed BLOB, text INTEGER, PRIMARY KEY (folder, number)
 ) WITHOUT ROWID;
 CREATE TABLE changes (
     container TEXT, prefix TEXT, name TEXT, entry TEXT, checksum INTEGER,
@@ -74,7 +74,7 @@ class KeptFolder:
     folder: Folder
     is_huge: bool
     marked: bool
-    blocks: list[tuple[str, bytes]]
+    blocks: list[PackedBlock]
     listed: float
     changes: Mapping[str, Entry | None] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ class _NewListing:
 
     folder: Folder
     page: Page | None
-    blocks: list[tuple[str, bytes]]
+    blocks: list[PackedBlock]
     marked: bool
     listed: float
     changes: Mapping[str, Entry | None]
@@ -270,8 +270,10 @@ class KeptListings:
             self._forget(work.folder)
 
     def _write_listing(self, new: _NewListing) -> None:
-        blocks = new.blocks if new.page is None else [("", pack(new.page.rows, new.page.subdirs))]
-        checksum, size = _checksum(blocks), sum(len(packed) for _, packed in blocks)
+        blocks = (
+            new.blocks if new.page is None else [PackedBlock("", pack(new.page.rows, new.page.subdirs), 0)]
+        )
+        checksum, size = _checksum(blocks), sum(len(block.packed) for block in blocks)
         where = (new.folder.container, new.folder.prefix)
         known = self._database.execute(_SELECT, where).fetchone()
         if known is not None and known[1:5] == (new.page is None, new.marked, len(blocks), checksum):
@@ -286,8 +288,8 @@ class KeptListings:
             added = self._database.execute(
                 "INSERT INTO folders VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
             ).lastrowid
-            rows = ((added, number, end, packed) for number, (end, packed) in enumerate(blocks))
-            self._database.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?)", rows)
+            rows = ((added, number, *block) for number, block in enumerate(blocks))
+            self._database.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", rows)
             self._bytes += size
         self._write_changes(new.folder, new.changes)
 
@@ -329,8 +331,8 @@ class KeptListings:
         if found is None:
             return None
         number, huge, marked, count, checksum, listed = found
-        select = "SELECT end, packed FROM blocks WHERE folder = ? ORDER BY number"
-        blocks = self._database.execute(select, (number,)).fetchall()
+        select = "SELECT end, packed, text FROM blocks WHERE folder = ? ORDER BY number"
+        blocks = [PackedBlock(*row) for row in self._database.execute(select, (number,))]
         if len(blocks) != count or _checksum(blocks) != checksum:
             raise sqlite3.DatabaseError("a listing has another checksum")
         with self._database:
@@ -381,8 +383,8 @@ class KeptChanges:
         self._kept.forget(folder, is_tree=True)
 
 
-def _checksum(blocks: Iterable[tuple[str, bytes]]) -> int:
+def _checksum(blocks: Iterable[PackedBlock]) -> int:
     checksum = 0
-    for end, packed in blocks:
-        checksum = zlib.crc32(packed, zlib.crc32(end.encode(), checksum))
+    for end, packed, text in blocks:
+        checksum = zlib.crc32(packed, zlib.crc32(f"{end}\0{text}".encode(), checksum))
     return checksum

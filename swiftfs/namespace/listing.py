@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from swiftfs.namespace.entry import Defaults, Entry, Shown, entries_of, is_slash_marker, unpacked
 from swiftfs.objects import Page, Row
@@ -57,6 +57,14 @@ class Unlisted(Exception):
 
 
 _Any = TypeVar("_Any", bound=Shown)
+
+
+class PackedBlock(NamedTuple):
+    """A part of a huge folder: its last name, its packed rows, and how many bytes their texts take."""
+
+    end: str
+    packed: bytes
+    text: int
 
 
 @dataclass(slots=True)
@@ -162,19 +170,18 @@ class Listing:
         """Whether it is packed in blocks."""
         return self._huge
 
-    def packed_blocks(self) -> list[tuple[str, bytes]]:
-        """Return the last name and the packed rows of each block of a huge folder, as Swift listed them."""
-        return [(block.end, block.packed) for block in self._blocks]
+    def packed_blocks(self) -> list[PackedBlock]:
+        """Return the blocks of a huge folder, as Swift listed it."""
+        return [PackedBlock(block.end, block.packed, block.text) for block in self._blocks]
 
-    def restore_blocks(self, blocks: Iterable[tuple[str, bytes]], *, marked: bool) -> None:
+    def restore_blocks(self, blocks: Iterable[PackedBlock], *, marked: bool) -> None:
         """Make the new listing that of a huge folder with the `packed_blocks` of an earlier one."""
         self._huge = self.complete = True
         self.marked = marked
-        for end, packed in blocks:
-            rows, subdirs = unpack(packed)
-            self._blocks.append(_Block(end, packed, _text_of(rows, subdirs)))
-            self._rows += len(rows) + len(subdirs)
-            self.packed += _size_of(self._blocks[-1])
+        # Not unpacked: a million names would take seconds.
+        self._blocks = [_Block(*block) for block in blocks]
+        self._rows = BLOCK * len(self._blocks)
+        self.packed = sum(map(_size_of, self._blocks))
 
     def rows(self) -> Iterator[list[Entry]]:
         """Yield the entries of a huge folder as Swift listed them, some at a time, and keep none unpacked."""
