@@ -26,6 +26,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 
 _AWAY = "offline, the server is away: %s"
 
+STOP_SECONDS = 2.0
+"""How long the end of the mount waits for an attempt that is under way."""
+
 REFUSED_PAUSE = 60.0
 """Seconds after a refusal, which somebody has to put right."""
 
@@ -57,7 +60,8 @@ class Reconnection:
         self._presence = mounted.account.presence
         self._ended = new_event()
         self._said = ""
-        self._thread = new_thread(self._run, "reconnection")
+        # A daemon: a login that hangs must not keep the process.
+        self._thread = new_thread(self._run, "reconnection", daemon=True)
 
     def start(self) -> None:
         """Begin to watch."""
@@ -67,12 +71,12 @@ class Reconnection:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; an attempt that is under way ends first."""
+        """End the thread; it is waited for a moment only, as an attempt may take long."""
         self._presence.watches = False
         self._ended.set()
         self._presence.wake()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
@@ -112,6 +116,8 @@ class Reconnection:
                 self._said = reason
                 log.error("still offline, and every change is kept: %s", reason)
             return REFUSED_PAUSE
+        if self._ended.is_set():
+            return FIRST_PAUSE
         away, self._said = self._presence.away, ""
         self._presence.come_back()
         if away is not None:
