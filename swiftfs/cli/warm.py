@@ -5,12 +5,14 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 from rich.filesize import decimal
 
+from swiftfs.attributes import PINNED_ATTRIBUTE
 from swiftfs.cli.wording import complain, pluralize, spinner
 from swiftfs.concurrency import Event, new_event, new_pool
 from swiftfs.control.client import mount_of, read_state
@@ -119,7 +121,7 @@ def _fitting(files: Iterable[Path], warmed: Warmed) -> Iterator[tuple[Path, int]
 
     So none evicts another, nor what is pinned.
     """
-    left: dict[Path, int] = {}
+    caches: dict[Path, _Space] = {}
     for file in files:
         try:
             size = file.lstat().st_size
@@ -127,15 +129,38 @@ def _fitting(files: Iterable[Path], warmed: Warmed) -> Iterator[tuple[Path, int]
             warmed.fail(file, error)
             continue
         mountpoint = mount_of(file)
-        if mountpoint not in left:
+        if mountpoint not in caches:
             cache = read_state(mountpoint).cache
-            left[mountpoint] = cache.limit - cache.dirty
-        if size > left[mountpoint]:
+            caches[mountpoint] = _Space(cache.limit - cache.dirty - cache.pinned, cache.pinned)
+        if caches[mountpoint].take(file, size):
+            yield file, size
+        else:
             warmed.left_out += 1
             warmed.left_out_bytes += size
-            continue
-        left[mountpoint] -= size
-        yield file, size
+
+
+@dataclass(slots=True)
+class _Space:
+    """The space of a cache in bytes: what is `left`, and what the copies of `pinned` files take by now."""
+
+    left: int
+    pinned: int
+
+    def take(self, file: Path, size: int) -> bool:
+        """Take the space for a file; return False if it does not fit."""
+        # The copy of a pinned file may be there already.
+        there = min(self.pinned, size) if self.pinned and _is_pinned(file) else 0
+        if size - there > self.left:
+            return False
+        self.left -= size - there
+        self.pinned -= there
+        return True
+
+
+def _is_pinned(file: Path) -> bool:
+    with suppress(OSError):
+        return os.getxattr(file, PINNED_ATTRIBUTE) == b"1"
+    return False
 
 
 def _read_all(

@@ -51,6 +51,16 @@ def test_what_does_not_fit_is_left_out(mounted: Mount, connection: Connection, c
     assert "1 file of 16.8 MB do not fit into the cache and were not read: raise cache_size" in said
 
 
+@pytest.mark.mount_options("cache_size=64M")
+def test_what_is_pinned_keeps_its_space(mounted: Mount, connection: Connection, container: str) -> None:
+    for name in ("kept/1", "kept/2", "other/1", "other/2", "other/3"):
+        connection.put_object(container, name, bytes(16 * 1024**2))
+    run("swiftfs", "pin", mounted.path / "kept")
+    assert "2 files" in run("swiftfs", "warm", mounted.path / "kept", "--data")
+    assert "2 files" in run("swiftfs", "warm", mounted.path / "other", "--data", check=False)
+    assert "2 files" in run("swiftfs", "warm", mounted.path / "kept", "--data")
+
+
 def test_a_path_without_a_mount_fails(tmp_path: Path) -> None:
     assert "is not a swiftfs mount" in run("swiftfs", "warm", tmp_path, check=False)
 
