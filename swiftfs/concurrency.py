@@ -80,6 +80,8 @@ class Rank(enum.IntEnum):
     """The requests whose answer was lost."""
     SERVER_LOAD = enum.auto()
     """How many uploads may run at once."""
+    THROTTLE = enum.auto()
+    """Whose turn it is under a limit that the user has set, and how much has passed."""
     COUNTERS = enum.auto()
     """The numbers of requests, by class."""
     SPACE = enum.auto()
