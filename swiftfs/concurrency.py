@@ -30,6 +30,8 @@ _THREADS = Path("/proc/self/task")
 class Rank(enum.IntEnum):
     """What each lock guards, in the order in which a thread may take them. See docs/concurrency.md."""
 
+    LIVE_OPTIONS = enum.auto()
+    """Which options are in force while some are changed."""
     FILE = enum.auto()
     """One open file (`OpenFile`): excludes writers while the file is handed in."""
     BARRIER = enum.auto()

@@ -7,6 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from swiftfs.config.bandwidth import parse_bandwidth
+from swiftfs.store.timetable import NO_LIMIT, Timetable
+
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 _SIZE = re.compile(r"(\d+)\s*([kmgtp]?)i?b?", re.IGNORECASE)
@@ -119,6 +122,24 @@ def _parse_metrics(text: str) -> str:
     return f"{address or LOOPBACK}:{int(port)}"
 
 
+def _parse_rate(text: str) -> float:
+    return _amount(text, "requests a second, such as 10 or 0.5; 0 for no limit")
+
+
+def _parse_amount(text: str) -> float | None:
+    return None if text.lower() == "off" else _amount(text, "an amount of the currency of `prices`, or off")
+
+
+def _amount(text: str, expected: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount <= 1e12:  # not for NaN either
+        raise ValueError(expected)
+    return amount
+
+
 def _number(low: int, high: int) -> Kind:
     def parse(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
@@ -154,6 +175,11 @@ _TEXT = Kind("TEXT", str)
 _FILE = Kind("FILE", _parse_path)
 _FOLDER = Kind("FOLDER", _parse_path)
 _METRICS = Kind("PORT|ADDRESS:PORT|FILE|SOCKET", lambda text: _parse_metrics(text) if text else "")
+_BANDWIDTH = Kind(
+    "off|UP[:DOWN]|TIMETABLE", lambda text: parse_bandwidth(text, parse_size), lambda table: table.text
+)
+_RATE = Kind("NUMBER", _parse_rate)
+_AMOUNT = Kind("AMOUNT", _parse_amount)
 _PLACE = Kind("auto|same|CONTAINER", _parse_place)
 
 
@@ -246,6 +272,13 @@ class Options:
     prefetch: bool = _option(
         True, SWITCH, "when the small files of a folder are read in order, download the next ones in advance"
     )
+    bwlimit: Timetable = _option(  # noqa: RUF009  a frozen value, as the others
+        NO_LIMIT,
+        _BANDWIDTH,
+        "bytes a second to send and to receive at most, such as 2M:10M or 2M:off, or a timetable such as "
+        "'08:00,2M:off 19:00,off'",
+    )
+    tpslimit: float = _option(0.0, _RATE, "how many requests a second are sent at most; 0 for no limit")
     cache_size: int | None = _option(
         None,
         _size(64 * MIB, 2**50),
@@ -300,6 +333,12 @@ class Options:
     )
     prices: str = _option(
         "", _FILE, "a TOML file with the prices of requests and traffic, for `swiftfs status`"
+    )
+    budget: float | None = _option(
+        None,
+        _AMOUNT,
+        "what requests and traffic may cost a month by `prices`: the log warns at 80 %, and beyond it "
+        "nothing is downloaded in advance",
     )
     debug: bool = _option(False, SWITCH, "log every request, and every call that fails")
 

@@ -62,6 +62,7 @@ class CachedFile:
             SegmentFetcher(state, store),
             self._activity,
         )
+        self.set_read_ahead = self._downloader.set_read_ahead
         self._base_verifier = BaseVerifier(state, store, self._resolver, self._downloader)
         self._evictor = Evictor(state, uploads, streams, self._activity.fetches)
         self._copier = FrozenCopier(state, uploads, self._downloader)

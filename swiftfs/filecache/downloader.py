@@ -150,6 +150,11 @@ class Downloader:
                 with state.changed:
                     self._streams.ended(stream)
 
+    def set_read_ahead(self, limit: int) -> None:
+        """Change how many bytes are downloaded ahead at most."""
+        with self._state.changed:
+            self._streams.set_limit(limit)
+
     def _plan(self, stream: Stream, offset: int, end: int) -> None:
         """Begin to download what the readers of a stream will need. Lock held."""
         blocks = self._state.blocks

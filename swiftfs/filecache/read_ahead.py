@@ -83,15 +83,15 @@ class Stream:
     """One sequential reading of a file, forwards or backwards in steps. Not locked.
 
     It has read from `begin` up to `position`, backwards from `top` down to `begin`. It requests a piece so
-    early that it comes before the reader does, by what was measured of both. `limit` is how many bytes the
-    plan may run ahead of the reader; 0 turns it off. Pieces consist of whole blocks, except at the end of the
-    file.
+    early that it comes before the reader does, by what was measured of both. `limit`, which may be changed,
+    is how many bytes the plan may run ahead of the reader; 0 turns it off. Pieces consist of whole blocks,
+    except at the end of the file.
 
     A stream `lasts` once it was continued after a read elsewhere: that read was another reader's.
     """
 
     def __init__(self, limit: int, offset: int, before: "Stream | None" = None) -> None:
-        self._limit = limit
+        self.limit = limit
         self.begin = self.position = offset
         self.lasts = False
         self.pace = Pace()
@@ -159,10 +159,13 @@ class Stream:
         """
         begin, extent, is_first = self.begin, self.extent, self._is_first
         self.begin, self.position, self._is_first = min(begin, offset), max(self.position, end), False
-        if not self._limit:
+        if not self.limit:
+            # A plan that a later limit allows begins behind what was read.
+            self._planned = max(self._planned, _whole_blocks(self.position))
+            self._low = min(self._low, _whole_blocks(self.begin))
             return
         self.pace.advance(self.extent - extent)
-        limit = self._limit // streams
+        limit = self.limit // streams
         lead = self._lead(piece_seconds)
         largest = min(max(self._smallest, lead), LAST_PIECE, limit // 2)
         if self.is_backward:
@@ -240,6 +243,12 @@ class Streams:
         self._limit = limit
         self._streams: list[Stream] = []
         self._piece_seconds = 0.0
+
+    def set_limit(self, limit: int) -> None:
+        """Change how many bytes the plans of all streams together may run ahead."""
+        self._limit = limit
+        for stream in self._streams:
+            stream.limit = limit
 
     def join(self, offset: int, *, is_coming: bool) -> tuple[Stream | None, list[Stream]]:
         """Return the stream of a read at `offset`, and the streams whose downloads are to be cancelled.

@@ -1,11 +1,13 @@
 """Builds a mount's parts, from the store up to the filesystem."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 from swiftfs.config.cache_dir import HEADS
 from swiftfs.config.options import Options
-from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.backlog import Backlog
@@ -59,11 +61,17 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     removal = SegmentRemoval(account.store, db, SegmentOwnership(db, options.segments))
     # Made before both the cache, which calls it, and the journal, which needs the cache: no callback is
     # assigned later.
-    backlog = Backlog(db, removal, min(PER_UPLOAD * options.uploads, MOST), moved, account.load.files)
+    backlog = Backlog(db, removal, _parallel(options.uploads), moved, account.load.files)
     # A record that could not be read may have named any of the local files, so none of them is deleted.
     lost = db.lost_folder if db.lost else None
-    file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost)
+    slowness = partial(account.load.slowness, options.segment_size)
+    file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost, slowness)
     inodes = Inodes(request.source)
+
+    def set_uploads(uploads: int) -> None:
+        factory.set_uploads(uploads)
+        backlog.parallel = _parallel(uploads)
+
     services = Services(
         store,
         namespace,
@@ -77,8 +85,13 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
         open_files,
         inodes,
         Times(inodes),
+        set_uploads,
     )
     return FileSystem(services, records)
+
+
+def _parallel(uploads: int) -> int:
+    return min(PER_UPLOAD * uploads, MOST)
 
 
 def _settle_seconds(options: Options) -> float:

@@ -102,7 +102,15 @@ class ServerLoad:
     def __init__(self, rate: Callable[[], float] = lambda: math.inf) -> None:
         self.files = ParallelLimit(FIRST_FILES, FILE_RATE, rate)
         self.segments = ParallelLimit(FIRST_SEGMENTS, SEGMENT_RATE, rate)
+        self._rate = rate
         self._lock = new_lock(Rank.SERVER_LOAD)
+
+    def slowness(self, size: int) -> float:
+        """Return how many seconds the limit of the rate may add to an upload of `size` bytes."""
+        if (rate := self._rate()) == math.inf:
+            return 0.0
+        # Files and segments are sent at once, and so many of each that all get their share.
+        return 2 * size / min(rate, max(SEGMENT_RATE, rate / MOST))
 
     def put(self, size: int) -> "_Put":
         """Return a context for one attempt to PUT `size` bytes, from its beginning to its answer."""
