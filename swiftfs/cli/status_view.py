@@ -11,8 +11,7 @@ from rich.text import Text
 
 from swiftfs.cli.wording import KINDS, counts, pluralize
 from swiftfs.config.options import readable_size, show_size
-from swiftfs.config.prices import Cost
-from swiftfs.control.budget import MonthCost
+from swiftfs.config.prices import Cost, MonthCost
 from swiftfs.control.snapshot import Bounds, MountStatus, Throttling
 from swiftfs.errors import printable
 from swiftfs.journal.queue_report import QueuedChange, QueueReport

@@ -4,13 +4,12 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from swiftfs.concurrency import new_event, new_thread, unix_time
 from swiftfs.config.cache_dir import SPENT, write_whole
-from swiftfs.config.prices import Prices
+from swiftfs.config.prices import MonthCost, Prices
 from swiftfs.objects import Counts
 
 log = logging.getLogger(__name__)
@@ -23,28 +22,6 @@ NEARLY = 0.8
 
 MONTHS = 24
 """How many months are remembered. By month, so that a clock that was wrong for a while spoils none."""
-
-
-@dataclass(frozen=True, slots=True)
-class MonthCost:
-    """What the `month` (local time, such as 2026-11) has cost so far, and its budget, None without one."""
-
-    month: str
-    currency: str
-    cost: float
-    budget: float | None = None
-
-    @property
-    def part(self) -> float:
-        """How much of the budget is spent, 0 without one."""
-        if self.budget is None:
-            return 0.0
-        return self.cost / self.budget if self.budget else 1.0
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether nothing is left of the budget."""
-        return self.part >= 1
 
 
 class Budget:

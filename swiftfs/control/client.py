@@ -5,22 +5,25 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swiftfs.attributes import (
     FLUSH_ATTRIBUTE,
     MAX_XATTR_NAME,
     RETRY_ATTRIBUTE,
     SET_ATTRIBUTE,
+    SET_SEPARATOR,
     STATUS_ATTRIBUTE,
 )
 from swiftfs.concurrency import monotonic, sleep
-from swiftfs.config.sources import Setting
-from swiftfs.control.live_options import SEPARATOR
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError, mount_error
 from swiftfs.journal.queue_report import QueueReport
 from swiftfs.paths import HIDDEN_FOLDER
+
+if TYPE_CHECKING:
+    from swiftfs.config.sources import Setting
 
 POLL_SECONDS = 0.1
 """The shortest interval in which the number of pending changes is read."""
@@ -78,12 +81,12 @@ def retry(mountpoint: Path) -> None:
     _set_root_xattr(mountpoint, RETRY_ATTRIBUTE)
 
 
-def set_options(mountpoint: Path, settings: Iterable[Setting]) -> dict[str, str]:
+def set_options(mountpoint: Path, settings: Iterable["Setting"]) -> dict[str, str]:
     """Change options of the mount at `mountpoint`; return those in force that can be changed.
 
     Raise `ConfigurationError` if one is refused, and then none is changed; others as in `read_report`.
     """
-    words = [f"{SEPARATOR}{setting.name}={setting.text}" for setting in settings]
+    words = [f"{SET_SEPARATOR}{setting.name}={setting.text}" for setting in settings]
     request = SET_ATTRIBUTE + "".join(words)
     if len(request.encode()) > MAX_XATTR_NAME:
         raise ConfigurationError("the values are too long together: set one after the other, or mount again")

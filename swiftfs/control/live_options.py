@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from swiftfs.attributes import SET_SEPARATOR
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.config.options import OPTIONS, Options
 from swiftfs.config.sources import Setting, changed_options
@@ -19,9 +20,6 @@ LIVE = (
 """The options that can be changed while a mount runs, in the order in which they are shown."""
 
 ORIGIN = "swiftfs set"
-
-SEPARATOR = "\n"
-"""Stands before each `name=value` in the name of the xattr that changes options."""
 
 
 class LiveOptions:
@@ -60,7 +58,7 @@ class LiveOptions:
 
     def answer(self, request: str) -> str:
         """Carry out the `name=value`s of a request; return the options in force, or the error, as JSON."""
-        settings = [Setting(*_pair(word), ORIGIN) for word in request.split(SEPARATOR) if word]
+        settings = [Setting(*_pair(word), ORIGIN) for word in request.split(SET_SEPARATOR) if word]
         try:
             self.change(settings)
         except ConfigurationError as error:

@@ -18,7 +18,7 @@ from prometheus_client.exposition import write_to_textfile
 from prometheus_client.registry import Collector
 
 from swiftfs.concurrency import Thread, monotonic, new_event, new_thread
-from swiftfs.control.budget import MonthCost
+from swiftfs.config.prices import MonthCost
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError
 

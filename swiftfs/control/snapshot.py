@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from swiftfs.config.prices import Cost
-from swiftfs.control.budget import MonthCost
+from swiftfs.config.prices import Cost, MonthCost
 from swiftfs.journal.queue_report import QueueReport
 from swiftfs.objects import CacheUse, Count
 
