@@ -16,6 +16,9 @@ _SIZE = re.compile(r"(\d+)\s*([kmgtp]?)i?b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB, "p": 1024**2 * GIB}
 LOOPBACK = "127.0.0.1"
 
+LEAST_RATE = 0.1
+"""Requests a second: a mount sends some before it answers, for which who mounts waits a minute at most."""
+
 _TRUE = {"", "1", "yes", "true", "on"}
 _FALSE = {"0", "no", "false", "off"}
 
@@ -123,7 +126,10 @@ def _parse_metrics(text: str) -> str:
 
 
 def _parse_rate(text: str) -> float:
-    return _amount(text, "requests a second, such as 10 or 0.5; 0 for no limit")
+    expected = "requests a second, such as 10 or 0.5 (0.1 or more); 0 for no limit"
+    if 0 < (rate := _amount(text, expected)) < LEAST_RATE:
+        raise ValueError(expected)
+    return rate
 
 
 def _parse_amount(text: str) -> float | None:

@@ -289,8 +289,9 @@ def test_a_timetable_has_commas_of_its_own(word: str, expected: str) -> None:
         ("bwlimit=1K", "'1K' is too slow for a server to wait"),
         (
             "tpslimit=-1",
-            "option tpslimit=-1 (-o): expected requests a second, such as 10 or 0.5; 0 for no limit",
+            "option tpslimit=-1 (-o): expected requests a second, such as 10 or 0.5 (0.1 or more)",
         ),
+        ("tpslimit=0.01", "expected requests a second"),
         ("tpslimit=nan", "expected requests a second"),
         ("budget=much,prices=/p", "(-o): expected an amount of the currency of `prices`, or off"),
         ("budget=5", "option budget=5 (-o) needs the prices of requests and traffic: mount with prices=FILE"),

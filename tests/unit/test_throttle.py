@@ -10,6 +10,8 @@ from simulation.scheduler import Scheduler, SwitchRates, scheduling
 from swiftfs import concurrency
 from swiftfs.config.bandwidth import parse_bandwidth
 from swiftfs.config.options import parse_size
+from swiftfs.store.retry import deadline, remaining
+from swiftfs.store.sockets import Limits
 from swiftfs.store.throttle import SLACK_SECONDS, Lane, Throttle, busy_time, waited
 from swiftfs.store.timetable import NO_LIMIT, Timetable
 
@@ -167,6 +169,53 @@ def test_waiting_does_not_count_as_time_of_the_server(time: Scheduler) -> None:
     ((busy, idle),) = clocks
     assert busy == pytest.approx(0.0, abs=0.01)
     assert idle == pytest.approx(20, abs=0.2) == time.now == throttle.sending.seconds
+
+
+def test_no_time_limit_of_a_request_counts_the_waits(time: Scheduler) -> None:
+    """4 MiB each way at 32 KiB a second take longer than any call may take."""
+    throttle, left = Throttle(rates("32K")), []
+
+    def transfer() -> None:
+        with deadline(25):
+            limits = Limits(20, body=20, total=remaining(), throttle=throttle)
+            sent = 0
+            while sent < 4 * MIB:
+                size = limits.turn(4 * MIB - sent)
+                assert limits.send_seconds() > 0
+                limits.sent(size)
+                sent += size
+            limits.begin_headers()
+            limits.begin_body()
+            while limits.delivered < 4 * MIB:
+                assert limits.read_seconds() > 19
+                size = limits.read_bytes(256 * KIB)
+                limits.received(size)
+                limits.delivered += size
+            left.append(remaining())
+
+    time.spawn(transfer, "transfer")
+    time.run(lambda: bool(left))
+    assert left == [pytest.approx(25, abs=0.1)]
+    assert time.now == pytest.approx(256, rel=0.02)
+
+
+def test_a_server_that_stalls_is_given_up_under_a_limit(time: Scheduler) -> None:
+    failures: list[str] = []
+
+    def transfer() -> None:
+        limits = Limits(20, body=20, paced=True, throttle=Throttle(rates("32K")))
+        limits.begin_body()
+        try:
+            while True:
+                time.sleep(5)
+                limits.read_seconds()
+        except TimeoutError as error:
+            failures.append(str(error))
+
+    time.spawn(transfer, "transfer")
+    time.run(lambda: bool(failures))
+    assert "bytes a second are passing" in failures[0]
+    assert time.now <= 30
 
 
 class Requests:
