@@ -44,13 +44,12 @@ class CachedFile:
     """
 
     def __init__(
-        self, state: FileState, store: ObjectStore, pool: Executor, uploads: SegmentUploader, read_ahead: int
+        self, state: FileState, store: ObjectStore, pool: Executor, uploads: SegmentUploader, streams: Streams
     ) -> None:
         self._state = state
         self.descriptor = state.descriptor
         self.uploads = uploads
         self._activity = Activity(state, uploads)
-        streams = Streams(read_ahead)
         self._resolver = BaseResolver(state, store, uploads)
         self._downloader = Downloader(
             state,

@@ -1,5 +1,6 @@
 """Makes cached files, and owns the threads that download and upload for all of them."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from swiftfs.concurrency import new_pool
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_state import FileState, WrongBytesCall, ignore_wrong_bytes
+from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
@@ -29,7 +31,7 @@ class CachedFileFactory:
     prefix ends in the id of the `journal`. `recalled` has what an earlier process recorded of its uploads, by
     their prefix. A full segment of a file that is being written is uploaded `settle_seconds` after its writer
     has left it. For `on_wrong_bytes` see `FileState`. `read_ahead` and `settle_seconds` may be changed: files
-    that are made later get the new value.
+    that are made later get the new value. `rate` returns how many bytes a second may be downloaded.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class CachedFileFactory:
         on_put: Callable[[UnreferencedPrefix], None] | None = None,
         on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
         limit: ParallelLimit | None = None,
+        rate: Callable[[], float] = lambda: math.inf,
     ) -> None:
+        self._rate = rate
         self.read_ahead = read_ahead
         self._store = store
         self._layout = layout
@@ -104,7 +108,8 @@ class CachedFileFactory:
         self._downloads.shutdown()
 
     def _compose(self, state: FileState, uploads: SegmentUploader) -> CachedFile:
-        return CachedFile(state, self._store, self._downloads, uploads, self.read_ahead)
+        streams = Streams(self.read_ahead, self._rate)
+        return CachedFile(state, self._store, self._downloads, uploads, streams)
 
     def _segments(self, state: FileState, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
         return SegmentUploader(

@@ -36,7 +36,7 @@ from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.moved_view import MovedNames, MovedView
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.server_load import MOST, ParallelLimit
+from swiftfs.store.server_load import MOST
 
 PER_UPLOAD = 4
 """Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""
@@ -54,7 +54,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db))
     layout = SegmentLayout(options.segment_size)
     open_files = OpenFiles()
-    factory = _file_factory(store, layout, db, options, open_files, account.load.segments)
+    factory = _file_factory(store, layout, db, options, open_files, account)
     # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
     needed = {**db.older_files(), **{put.file.file: put.name for put in puts}}
@@ -133,7 +133,7 @@ def _file_factory(
     db: JournalDB,
     options: Options,
     open_files: OpenFiles,
-    limit: ParallelLimit,
+    account: ConnectedAccount,
 ) -> CachedFileFactory:
     return CachedFileFactory(
         store,
@@ -148,7 +148,8 @@ def _file_factory(
         # Not synced: a power cut ends no more than the requests of this moment, and `gc` finds what is left.
         on_put=db.write_upload,
         on_wrong_bytes=open_files.found_wrong,
-        limit=limit,
+        limit=account.load.segments,
+        rate=lambda: account.throttle.rates().received,
     )
 
 

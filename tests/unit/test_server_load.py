@@ -4,6 +4,7 @@ import heapq
 import math
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -148,7 +149,7 @@ def test_what_an_upload_waits_for_a_limit_is_no_sign_of_a_slow_server(uploads: U
 def test_a_writer_waits_as_much_longer_as_a_rate_makes_uploads_take() -> None:
     assert ServerLoad().slowness(16 * LARGE) == 0
     for rate in (32 * 1024, 64 * 1024, 1024**2, 100 * 1024**2):
-        load = ServerLoad(lambda rate=rate: float(rate))
+        load = ServerLoad(partial(float, rate))
         assert load.slowness(16 * LARGE) >= 16 * LARGE * load.segments.now / rate
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -39,7 +40,7 @@ class Senders:
         self.bursts: list[tuple[float, int]] = []
         self._time, self._throttle = time, throttle
         for number in range(count):
-            time.spawn(lambda number=number: self._send(number), f"sender {number}")
+            time.spawn(partial(self._send, number), f"sender {number}")
 
     def _send(self, number: int) -> None:
         limiter = self._throttle.sending
