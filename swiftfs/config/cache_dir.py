@@ -38,6 +38,8 @@ DRAIN = "drain.json"
 """How many changes are still to be stored after an unmount."""
 SPENT = "spent.json"
 """What requests and traffic have cost, by month."""
+COPIES = "copies"
+"""The folder beside the cache folders for the records of `swiftfs cp`."""
 LOG = "swiftfs.log"
 """The log of a background mount if there is no syslog."""
 

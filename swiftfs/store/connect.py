@@ -16,6 +16,7 @@ from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
 from swiftfs.store.server_load import ServerLoad
 from swiftfs.store.storage_url import ANY, StorageChoice
 from swiftfs.store.swift_store import SwiftStore
+from swiftfs.store.temp_url import TempUrls
 from swiftfs.store.throttle import Throttle
 from swiftfs.store.transport import Counters
 
@@ -46,6 +47,8 @@ class ConnectedAccount:
     """How many uploads the server takes at once."""
     throttle: Throttle = field(default_factory=Throttle)
     """The limits of the mount."""
+    temp_urls: TempUrls | None = None
+    """Signs TempURLs; None only in tests without a server."""
 
     def close(self) -> None:
         """End every pause and close every connection."""
@@ -95,6 +98,7 @@ def connect(
         reading=reading,
         load=load,
         throttle=throttle,
+        temp_urls=TempUrls(account),
     )
 
 
