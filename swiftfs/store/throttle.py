@@ -85,12 +85,12 @@ class Limiter:
         """Return when so many units may pass; raise `TimeoutError` if they are given up, or at the end."""
         if self._rate == math.inf == self._asked_rate():  # mostly; without the lock
             return
+        may_block("waits for a limit of the mount")
         with self._lock:
             if self._passes(units, lane, None):
                 return
             waiter = _Waiter()
             self._lanes[lane].append(waiter)
-        may_block("waits for a limit of the mount")
         began = monotonic()
         try:
             self._wait(waiter, units, lane, is_given_up)
