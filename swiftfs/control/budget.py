@@ -53,7 +53,7 @@ class Budget:
         self._sum = (self._read(), 0.0)
         self._is_dirty = False
         self._ended = new_event()
-        self._thread = new_thread(self._run, "budget")
+        self._thread = new_thread(self._run, "budget", daemon=True)  # no failure of a mount waits for it
 
     def start(self) -> None:
         """Begin to count; after the fork, if there is one."""
