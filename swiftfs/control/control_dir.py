@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 
-from swiftfs.attributes import PRIVATE_ATTRIBUTES, SET_ATTRIBUTE
+from swiftfs.attributes import EXPIRY_ATTRIBUTE, PRIVATE_ATTRIBUTES, SET_ATTRIBUTE
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.control.live_options import LiveOptions
 from swiftfs.errors import os_error
@@ -60,6 +60,10 @@ class ControlDir:
         if self._live is None:
             raise os_error(errno.ENODATA, "/")
         return self._live.answer(name.removeprefix(SET_ATTRIBUTE)).encode()
+
+    def is_called_by(self, uid: int) -> bool:
+        """Return whether the caller is that user."""
+        return self._caller().uid == uid
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of the folder or of a file."""
@@ -285,10 +289,21 @@ class ControlDirFS(FileSystem):
         path = _changeable(path)
         if name in PRIVATE_ATTRIBUTES:
             self._control.check_access(path, errno.EPERM)
+        self._check_owner(path, name)
         self._filesystem.setxattr(path, name, value, flags)
 
     def removexattr(self, path: str, name: str) -> None:
-        self._filesystem.removexattr(_changeable(path), name)
+        path = _changeable(path)
+        self._check_owner(path, name)
+        self._filesystem.removexattr(path, name)
+
+    def _check_owner(self, path: str, name: str) -> None:
+        """Raise `OSError` EPERM if the caller may not change when the file is deleted.
+
+        The kernel checks that for xattrs of the namespaces it knows only.
+        """
+        if name == EXPIRY_ATTRIBUTE and not self._control.is_called_by(self._filesystem.getattr(path).uid):
+            self._control.check_access(path, errno.EPERM)
 
 
 def _is_control(path: str) -> bool:
