@@ -394,7 +394,7 @@ class TaskWriter:
     ) -> None:
         """End a task in `state`, and write the tasks `changed` by that; the rest as in `finish`.
 
-        The same commit cancels `others`: deletions, which are not needed, and others with the error of `state`.
+        The same commit cancels `others`: deletions, which are not needed, and the rest with that error.
         """
         changed = list(changed)
         if task.overrides is not None and isinstance(state, Succeeded):
