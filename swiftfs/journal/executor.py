@@ -36,6 +36,7 @@ from swiftfs.journal.operations import (
     ReplaceHeaders,
     SetAttributes,
 )
+from swiftfs.journal.segment_expiry import SegmentExpiry, without_past_expiry
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.objects import ObjectInfo, ObjectName
@@ -68,6 +69,7 @@ class Executor:
         self._conflicts = conflicts
         self._copies = copies
         self._pool = new_pool("journal", PARALLEL)
+        self._segment_expiry = SegmentExpiry(store, removal)
         self._file_upload = FileUpload(store, segment_size, removal, ambiguous)
         self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
         late = MoveEvidence(ambiguous)
@@ -118,6 +120,7 @@ class Executor:
             self._find_own_manifest(operation, cached_file)
         if operation.foreign_headers_unknown:
             operation = self._with_headers(operation, cached_file)
+        operation = replace(operation, meta=without_past_expiry(operation.name, operation.meta))
         return self._file_upload.run(
             self._conflicts.resolve(operation, cached_file, ambiguous=ambiguous),
             cached_file,
@@ -192,10 +195,11 @@ class Executor:
         try:
             info = self._store.head(operation.name)
         except NotFound:
-            return replace(operation, replaces_large=False)
+            return replace(operation, meta=_expiring(operation.meta, operation), replaces_large=False)
         cached_file.correct(info)
         # Without the manifest header of a DLO: Swift would serve the DLO's segments instead of the bytes.
-        return replace(operation, meta=operation.meta.inherit(info).without_dlo(), replaces_large=info.is_slo)
+        meta = _expiring(operation.meta.inherit(info).without_dlo(), operation)
+        return replace(operation, meta=meta, replaces_large=info.is_slo)
 
     def run(self, operation: Operation, *, ambiguous: bool = False) -> ObjectInfo | None:
         """Carry out one operation; return Swift's answer about a stored object.
@@ -209,14 +213,15 @@ class Executor:
                     self.removal.record_replaced(operation.name)  # by an attempt that had no answer
                 # Before the PUT: afterwards nobody can read the manifest that named them.
                 replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
-                info = self._store.put(operation.name, operation.body, operation.meta.headers())
+                meta = without_past_expiry(operation.name, operation.meta)
+                info = self._store.put(operation.name, operation.body, meta.headers())
                 self.removal.owners.forget(operation.name)
                 self.removal.discard(operation.name, replaced, is_slo=False)
                 return info
             case PutMarker():
                 return self._put_marker(operation, ambiguous=ambiguous)
             case SetAttributes():
-                self._store.post(operation.name, self._current_meta(operation).headers())
+                self._set_attributes(operation)
             case ReplaceHeaders():
                 self._store.post(operation.name, operation.headers)
             case Delete():
@@ -274,15 +279,24 @@ class Executor:
         self._store.post(operation.name, Headers.of(found))
         return found
 
-    def _current_meta(self, operation: SetAttributes) -> ObjectMeta:
-        """Return what to store, for an SLO with its ETag, so that a listing shows the ETag.
+    def _set_attributes(self, operation: SetAttributes) -> None:
+        """Store the meta, that of an SLO with its ETag, so that a listing shows the ETag.
 
         The ETag is requested now: a POST with a wrong one would hide the version of another client.
         """
         if operation.is_slo is False:
-            return operation.meta
+            self._store.post(operation.name, operation.meta.headers())
+            return
         info = self._store.head(operation.name)
-        return operation.meta.with_slo(info.version.etag if info.is_slo else None)
+        meta = operation.meta.with_slo(info.version.etag if info.is_slo else None)
+        if not (info.is_slo and operation.expiry_changed):
+            self._store.post(operation.name, meta.headers())
+            return
+        manifest = self._store.manifest(operation.name)
+        if ObjectMeta.of(info).delete_at:
+            self._segment_expiry.lengthen({segment.name for segment in manifest.segments}, meta.delete_at)
+        self._store.post(operation.name, meta.headers())
+        self._segment_expiry.follow(operation.name, manifest, meta.delete_at)
 
     def move(self, operation: Move | MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
         """Carry out a move.
@@ -396,3 +410,8 @@ class Executor:
             return superseded | self.removal.segments_of(name, is_slo=operation.is_slo)
         except StoreError as error:
             return error
+
+
+def _expiring(meta: ObjectMeta, operation: PutFile) -> ObjectMeta:
+    """Return the meta with the X-Delete-At of a rule, unless the object has one."""
+    return meta if meta.delete_at or not operation.expires else meta.with_delete_at(operation.expires)

@@ -22,6 +22,8 @@ class PutFile:
     - `sent`: ETags of versions that earlier attempts may have stored, and the Content-Types of empty ones;
       only with `conflict=keep`, or if an SLO may be overwritten.
     - `running`: the meta of an older state whose upload has not ended.
+    - `expires`: the X-Delete-At for an object that has none, if `foreign_headers_unknown`.
+    - `expiry_changed`: whether segments that stay may have another X-Delete-At than the meta.
     """
 
     name: ObjectName
@@ -34,6 +36,8 @@ class PutFile:
     superseded_segments: tuple[ObjectName, ...] = ()
     sent: tuple[str, ...] = ()
     running: ObjectMeta | None = None
+    expires: str = ""
+    expiry_changed: bool = False
 
     def renamed(
         self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
@@ -87,11 +91,15 @@ class PutMarker:
 
 @dataclass(frozen=True, slots=True)
 class SetAttributes:
-    """Replace the `meta` of a file's object, which may be an SLO; `is_slo` None is unknown."""
+    """Replace the `meta` of a file's object, which may be an SLO; `is_slo` None is unknown.
+
+    If `expiry_changed`, the segments get the X-Delete-At, too, or lose it.
+    """
 
     name: ObjectName
     meta: ObjectMeta
     is_slo: bool | None
+    expiry_changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,23 +36,13 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def refused(store: MemoryStore, cache: Path) -> Iterator[FileSystem]:
     """A mount whose end reports changes that were refused."""
     with harness(store, cache, OPTIONS, close_error="^[0-9]+ changes were refused") as built:
         yield built
 
 
-@pytest.fixture
-def filesystem(store: MemoryStore, cache: Path) -> Iterator[FileSystem]:
-    with harness(store, cache, OPTIONS) as built:
-        yield built
+pytestmark = pytest.mark.mount_options(OPTIONS)
 
 
 ALL = [*(f"{number:02}" for number in range(COUNT)), "sub"]

@@ -32,10 +32,7 @@ def store() -> MemoryStore:
     return store
 
 
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path, OPTIONS) as built:
-        yield built
+pytestmark = pytest.mark.mount_options(OPTIONS)
 
 
 @pytest.fixture

@@ -26,15 +26,13 @@ from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.objects import Manifest
 from swiftfs.posix.filesystem import FileSystem
 
-pytestmark = pytest.mark.usefixtures("no_retries")  # readers come before them
+pytestmark = [
+    pytest.mark.usefixtures("no_retries"),  # readers come before them
+    pytest.mark.store(LateStore, "box", "box_segments"),
+]
 
 OPTIONS = "settle=0.01,segment_size=1M"
 SIZES = {"60 KB": 60_000, "3.5 MB": 3_500_000}
-
-
-@pytest.fixture
-def store() -> LateStore:
-    return LateStore("box", "box_segments")
 
 
 def watch(store: LateStore, *, lands: bool = True, lost: Callable[[], object] = lambda: None) -> None:

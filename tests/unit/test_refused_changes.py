@@ -33,11 +33,6 @@ from swiftfs.store.protocol import Headers
 MIB = 1024 * 1024
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
 def unlink(filesystem: FileSystem) -> None:
     filesystem.unlink("/file")
 
