@@ -28,7 +28,7 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
         case (PutFile() | PutSpecial(), Delete()):
             merged = None
             if not earlier.creates:
-                merged = _deletion_instead(earlier)
+                merged = _deletion_instead(earlier, later)
         case (PutFile() | PutSpecial(), PutFile() | PutSpecial()):
             # The earlier file was never sent: what the later one replaces in Swift is what the earlier one
             # was to replace.
@@ -37,6 +37,7 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
                 replaces_large=earlier.replaces_large,
                 replaces_etag=earlier.replaces_etag,
                 creates=earlier.creates,
+                trash="" if earlier.creates else earlier.trash or later.trash,
             )
             if isinstance(merged, PutFile) and isinstance(earlier, PutFile):
                 merged = replace(merged, superseded_segments=earlier.superseded_segments, sent=earlier.sent)
@@ -49,7 +50,13 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
         case (Delete(), PutFile() | PutSpecial()):
             # The PUT replaces the object that the deletion was for. A marker after a deletion is not merged
             # so: its PUT has `If-None-Match: *` and would find the object.
-            merged = replace(later, replaces_large=earlier.is_slo, replaces_etag=earlier.etag, creates=False)
+            merged = replace(
+                later,
+                replaces_large=earlier.is_slo,
+                replaces_etag=earlier.etag,
+                creates=False,
+                trash=earlier.trash or later.trash,
+            )
             merged = replace(merged, sent=earlier.sent) if isinstance(merged, PutFile) else merged
         case (SetAttributes() | ReplaceHeaders(), SetAttributes() | ReplaceHeaders() | Delete() | PutFile()):
             merged = later
@@ -58,13 +65,15 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
     return (merged,) if merged is not None else ()
 
 
-def _deletion_instead(put: PutFile | PutSpecial) -> Delete:
+def _deletion_instead(put: PutFile | PutSpecial, deletion: Delete) -> Delete:
     """Return the deletion of the object that a file was to replace, which Swift still has.
 
     Only `put` knows whether that object has segments to delete.
     """
     sent = put.sent if isinstance(put, PutFile) else ()
-    return Delete(put.name, put.replaces_large, put.replaces_etag, sent=sent)
+    # The first one: an attempt may have copied the object there already.
+    trash = put.trash or deletion.trash
+    return Delete(put.name, put.replaces_large, put.replaces_etag, sent=sent, trash=trash)
 
 
 def merge_hand_in(earlier: PutFile, later: PutFile) -> PutFile:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from swiftfs.filecache.block_map import FileRecord
+from swiftfs.journal.replaced import Replaced
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Row
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
@@ -21,6 +22,7 @@ class PutFile:
     - `superseded_segments`: segments of a version that an earlier attempt replaced, to be deleted afterwards.
     - `sent`: ETags of versions that earlier attempts may have stored, with `conflict=keep` only.
     - `running`: the meta of an older state whose upload has not ended.
+    - `trash`: the key to which the object that is replaced is copied before; empty if it is not kept.
     """
 
     name: ObjectName
@@ -33,10 +35,9 @@ class PutFile:
     superseded_segments: tuple[ObjectName, ...] = ()
     sent: tuple[str, ...] = ()
     running: ObjectMeta | None = None
+    trash: str = ""
 
-    def renamed(
-        self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
-    ) -> "PutFile | None":
+    def renamed(self, name: ObjectName, replaced: Replaced) -> "PutFile | None":
         """Return the operation for another name, None if the old name's object is needed."""
         # Headers or bytes of the object at the old name are still needed, and it would be deleted.
         if self.foreign_headers_unknown or not self.file.is_whole:
@@ -46,12 +47,13 @@ class PutFile:
             name=name,
             file=replace(self.file, base=None),
             meta=self.meta.renamed(self.name.key, name.key),
-            replaces_large=replaces_large,
-            replaces_etag=replaces_etag,
-            creates=creates,
+            replaces_large=replaced.large,
+            replaces_etag=replaced.etag,
+            creates=replaced.creates,
             # They are about the old name's object. Its deletion takes its segments.
             superseded_segments=(),
             sent=(),
+            trash=replaced.trash,
         )
 
 
@@ -65,13 +67,17 @@ class PutSpecial:
     replaces_large: bool | None = False
     replaces_etag: str | None = None
     creates: bool = False
+    trash: str = ""
 
-    def renamed(
-        self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
-    ) -> "PutSpecial":
+    def renamed(self, name: ObjectName, replaced: Replaced) -> "PutSpecial":
         """Return the operation for another name."""
         return replace(
-            self, name=name, replaces_large=replaces_large, replaces_etag=replaces_etag, creates=creates
+            self,
+            name=name,
+            replaces_large=replaced.large,
+            replaces_etag=replaced.etag,
+            creates=replaced.creates,
+            trash=replaced.trash,
         )
 
 
@@ -109,7 +115,8 @@ class Delete:
     copied elsewhere but could not be deleted: it is deleted only if it is still that version, without its
     segments, which the copy needs. One that has `waited` for the last close of its file, maybe for hours, is
     deleted only if it is still that version, too, and was not stored anew since `modified`, the time in its
-    row of a listing, empty if unknown. `sent` is taken over from the `PutFile` that the deletion replaced.
+    row of a listing, empty if unknown. `sent` is taken over from the `PutFile` that the deletion replaced. If
+    it is to be kept, it is first copied to the key `trash`.
     """
 
     name: ObjectName
@@ -119,6 +126,7 @@ class Delete:
     waited: bool = False
     modified: str = ""
     sent: tuple[str, ...] = ()
+    trash: str = ""
 
     @property
     def is_conditional(self) -> bool:
@@ -139,6 +147,7 @@ class Move:
       means any object, because its deletion was due.
     - `served`: whether a mount has served files since the move was interrupted.
     - `is_slo`: whether the object is an SLO; None is unknown.
+    - `trash`: as in `PutFile`, for the object at the target.
     """
 
     source: ObjectName
@@ -148,6 +157,7 @@ class Move:
     replaces_etag: str | None = None
     served: bool = False
     is_slo: bool | None = None
+    trash: str = ""
 
     def copies(self) -> list[tuple[ObjectName, ObjectName]]:
         """Return the old and new name of what may be a large object."""

@@ -21,6 +21,7 @@ from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services, in_folder
+from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
 
@@ -348,6 +349,8 @@ class FileOps:
         if size > self._services.layout.largest_file:
             raise os_error(errno.EFBIG, file.path)
         with file.lock:
+            if size == 0 and not file.trash:
+                file.trash = trash_entry(file.entry, self._services.trash)
             if size == 0 and self._file_cache.is_pinned(file.cached_file):
                 # The journal needs the bytes of its record until the next flush replaces them.
                 before, file.cached_file = file.cached_file, self._file_cache.new(file.name, None)

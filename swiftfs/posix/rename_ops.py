@@ -13,6 +13,7 @@ from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.carried_tasks import Carried, CarriedTasks, FolderRename
 from swiftfs.journal.moves import EMPTY, Unmoved
 from swiftfs.journal.operations import FolderPaths, Move, MovedObject, MoveFolder, MoveObject
+from swiftfs.journal.replaced import Replaced
 from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.journal.tasks import Done, Task, nobody_waits
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry, retyped_entry
@@ -24,6 +25,7 @@ from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, pending_entry
 from swiftfs.posix.services import Services
+from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of
 from swiftfs.posix.write_back import WriteBack
 
@@ -62,6 +64,7 @@ class RenameOps:
         self._changes = changes
         self._inodes = services.inodes
         self._times = services.times
+        self._trash = services.trash
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder, and replace what POSIX allows to replace."""
@@ -121,10 +124,11 @@ class RenameOps:
             if (replaced := file.replaces) is not None and replaced.object is not None:
                 # No flush will replace that under the old name any more.
                 self._directories.keep_parent(old)
-                self._pending.submit(old, deletion_of(replaced), None)
+                deletion = replace(deletion_of(replaced, self._trash), trash=file.trash)
+                self._pending.submit(old, deletion, None)
             file.meta = file.meta.renamed(file.name.key, name.key)
             file.name = name
-            file.replaces = target
+            file.replaces, file.trash = target, trash_entry(target, self._trash)
         else:
             # Within its lock, which is reentrant: no writer comes between this and the new name.
             self._write_back.hand_in_changes(file)
@@ -159,6 +163,7 @@ class RenameOps:
             etag=entry.etag or None,
             replaces_etag=(target.etag or None) if target else "",
             is_slo=entry.is_slo,
+            trash=trash_entry(target, self._trash),
         )
         try:
             self._journal.run_move(old, operation, record)
@@ -200,9 +205,12 @@ class RenameOps:
             moved.object,
             new,
             record,
-            replaces_large=target.is_slo if target else False,
-            replaces_etag=(target.etag or None) if target else None,
-            creates=target is None,
+            Replaced(
+                target.is_slo if target else False,
+                (target.etag or None) if target else None,
+                creates=target is None,
+                trash=trash_entry(target, self._trash),
+            ),
         )
         if is_renamed and self._pending.is_sync:
             self._journal.flush([source, moved.object])

@@ -16,6 +16,7 @@ from swiftfs.paths import Source, split
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.times import Times
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.trash import TrashNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Services:
     open_files: OpenFiles
     inodes: Inodes
     times: Times
+    trash: TrashNames
 
 
 def in_folder(namespace: Namespace, path: str, mode: int, caller: Caller) -> tuple[int, Caller]:

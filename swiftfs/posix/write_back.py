@@ -141,6 +141,7 @@ class WriteBack:
             replaces_etag=(replaced.etag or None) if replaced else None,
             creates=replaced is None,
             foreign_headers_unknown=file.foreign_headers_unknown,
+            trash=file.trash,
         )
         entry = unstored_entry(
             file.path,

@@ -237,10 +237,13 @@ class RetryingStore:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        delete_at: int | None = None,
     ) -> ObjectVersion:
         version = self._change(
             target,
-            lambda _call: self._store.copy(source, target, manifest_only=manifest_only, headers=headers),
+            lambda _call: self._store.copy(
+                source, target, manifest_only=manifest_only, headers=headers, delete_at=delete_at
+            ),
             lambda _error: Effect("copy", source=source),
         )
         self._ambiguous.done(target, lambda: self._effect_of_copy(version, source))

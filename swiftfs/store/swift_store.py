@@ -313,12 +313,15 @@ class SwiftStore:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        delete_at: int | None = None,
     ) -> ObjectVersion:
         if not manifest_only:
             self._check_source(source)
         sent = {"Destination": quoted_path(target)}
         if headers is not None:
             sent |= {**to_wire(headers), "X-Fresh-Metadata": "true"}
+        if delete_at is not None:
+            sent["X-Delete-At"] = str(delete_at)
         request = Request(
             "copy",
             "COPY",

@@ -250,13 +250,14 @@ class Adversary(MemoryStore):
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        delete_at: int | None = None,
     ) -> ObjectVersion:
         copy = super().copy
         self.was_separated |= target.container == SEGMENTS and "/copy-" in target.key
         return self._change(
             "copy",
             [target, source],
-            lambda: copy(source, target, manifest_only=manifest_only, headers=headers),
+            lambda: copy(source, target, manifest_only=manifest_only, headers=headers, delete_at=delete_at),
         )
 
     def delete(self, name: ObjectName) -> None:

@@ -86,9 +86,10 @@ class LateStore(MemoryStore):
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        delete_at: int | None = None,
     ) -> ObjectVersion:
         def copy() -> ObjectVersion:
-            return parent(source, target, manifest_only=manifest_only, headers=headers)
+            return parent(source, target, manifest_only=manifest_only, headers=headers, delete_at=delete_at)
 
         parent = super().copy
         if target.key in self.refused_copies:
