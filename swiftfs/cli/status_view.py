@@ -98,9 +98,18 @@ def _facts(state: MountStatus) -> Table:
             f" {readable_size(state.cache.dirty)} of it not in Swift yet; {state.cache_folder}",
         ),
         ("requests", asked + cost),
+        ("trash", _trash(state)),
     ):
-        table.add_row(label, _text(text))
+        if text:
+            table.add_row(label, _text(text))
     return table
+
+
+def _trash(state: MountStatus) -> str:
+    if not state.trash_days:
+        return ""
+    files = pluralize(state.trashed, "file")
+    return f"{files} put there since the mount, each kept for {pluralize(state.trash_days, 'day')}"
 
 
 def _money(cost: Cost) -> str:

@@ -60,6 +60,8 @@ class StatusCollector:
             cost=self._prices.cost(counts) if self._prices else None,
             writing=self._writing(),
             report=services.journal.report(),
+            trashed=services.journal.trash.count,
+            trash_days=services.options.trash,
         )
 
     def _bounds(self, limits: Limits | None) -> Bounds:

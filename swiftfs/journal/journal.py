@@ -68,7 +68,7 @@ class Journal:
         watch: Watch | None = None,
     ) -> None:
         self.mode = mode
-        self._executor = executor
+        self._executor, self.trash = executor, executor.trash
         self._cache = cache
         self._db = db
         self._sent = sent

@@ -84,6 +84,11 @@ class SegmentOwnership:
         with self._lock:
             return bool(self._claims.get(name))
 
+    def claimants(self) -> list[ObjectName]:
+        """Return the objects that may own segments which were uploaded for others."""
+        with self._lock:
+            return list(self._claims)
+
     def users(self, segments: Iterable[ObjectName]) -> dict[ObjectName, frozenset[ObjectName]]:
         """Return those segments that other objects than their owner may name, each with these objects."""
         with self._lock:

@@ -20,7 +20,7 @@ from swiftfs.journal.operations import Delete, Move, PutFile, PutSpecial
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers, ObjectStore
-from swiftfs.trash import OWNER
+from swiftfs.trash import OWNER, is_over, parse
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,14 @@ class Trash:
             self._give_back(kept[name], failures[name])
         for _ in pool.map(self._hand_over, [one for name, one in kept.items() if name not in failures]):
             pass  # errors of the pool's threads are raised here
+
+    def forget_ended(self, prefix: str, days: int, now_ns: int) -> None:
+        """Forget what is recorded of copies below `prefix` that have been there for so many days."""
+        owners = self._removal.owners
+        for name in owners.claimants():
+            entry = parse(name.key, prefix)
+            if entry is not None and is_over(entry.day, days, now_ns):
+                owners.forget(name)
 
     def _keep_one(self, deletion: Delete) -> Kept | StoreError | None:
         try:

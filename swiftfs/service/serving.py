@@ -28,6 +28,7 @@ from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
 from swiftfs.service.systemd import notify
+from swiftfs.service.trash_sweep import TrashSweep
 from swiftfs.store.connect import ConnectedAccount
 
 log = logging.getLogger(__name__)
@@ -58,14 +59,17 @@ def serve(
     _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
     collector = StatusCollector(filesystem, account, request.source, request.mountpoint, monitoring.prices)
     Drain(0).write(cache)  # replaces the last state of an earlier process
+    sweep = TrashSweep(filesystem)
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
     try:
         begin(filesystem, request, account, usage)
         monitoring.begin(collector)
+        sweep.start()
         termination.serve(account.reading.end)
         _mount(filesystem, request, monitoring.files(collector), ready, detached)
         log.info("%s is not mounted any more", request.mountpoint)
     finally:
+        sweep.stop()
         termination.drain()
         account.reading.resume()  # what is stored now may need bytes of what it replaces
         notify("STOPPING=1")
