@@ -280,7 +280,7 @@ def test_a_second_attempt_does_not_copy_what_the_first_has_stored(tmp_path: Path
     with harness(store, tmp_path, f"{TRASH},settle=0.05") as filesystem:
         write(filesystem, "/a", b"old")
         sync_all(filesystem)
-        lost = []
+        lost: list[str] = []
 
         def lose_one_answer(method: str, subject: str) -> None:
             if method == "put" and subject == "box/a" and not lost:
