@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from swiftfs.concurrency import Executor, Rank, new_lock, unix_time
-from swiftfs.errors import NotFound, StoreError
+from swiftfs.errors import NotFound, StoreError, Unavailable
 from swiftfs.journal.operations import Delete, Move, PutFile, PutSpecial
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectName
@@ -98,7 +98,9 @@ class Trash:
         """
         kept: dict[ObjectName, Kept] = {}
         ready = []
-        for deletion, copy in zip(deletions, pool.map(self._keep_one, deletions), strict=True):
+        away: list[StoreError] = []
+        copies = pool.map(lambda one: self._keep_one(one, away), deletions)
+        for deletion, copy in zip(deletions, copies, strict=True):
             if isinstance(copy, StoreError):
                 failures[deletion.name] = copy
                 continue
@@ -125,10 +127,15 @@ class Trash:
             if entry is not None and is_over(entry.day, days, now_ns):
                 owners.forget(name)
 
-    def _keep_one(self, deletion: Delete) -> Kept | StoreError | None:
+    def _keep_one(self, deletion: Delete, away: list[StoreError]) -> Kept | StoreError | None:
+        """Keep the object of a deletion, unless one of the same batch has found the server `away`."""
+        if away and deletion.trash:  # in an outage each would be repeated to the end
+            return away[0]
         try:
             return self._keep(deletion.name, deletion.trash, is_slo=deletion.is_slo)
         except StoreError as error:
+            if isinstance(error, Unavailable):
+                away.append(error)
             return error
 
     def _keep(

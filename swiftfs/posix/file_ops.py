@@ -84,7 +84,7 @@ class FileOps:
                 handle = self._open_stored(path, flags)
         file = self._open_files.handle(handle).file
         if flags & os.O_TRUNC:
-            self._truncate(file, 0)
+            self._truncate_opened(handle, file)
         elif not flags & (os.O_ACCMODE | os.O_NOATIME):
             self._times.accessed(file.known_as, file.attributes)
         return handle
@@ -344,6 +344,14 @@ class FileOps:
             if not error.retryable:
                 raise
             return entry
+
+    def _truncate_opened(self, handle: int, file: OpenFile) -> None:
+        """Make a file empty that is being opened; close the handle if that fails."""
+        try:
+            self._truncate(file, 0)
+        except BaseException:
+            self._write_back.close(handle, file)
+            raise
 
     def _truncate(self, file: OpenFile, size: int) -> None:
         if size > self._services.layout.largest_file:

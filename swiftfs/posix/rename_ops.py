@@ -120,6 +120,7 @@ class RenameOps:
     def _rename_open(self, file: OpenFile, new: str, target: Entry | None) -> None:
         """Rename an open file over `target`; its lock is held."""
         old, name = file.path, self._namespace.new_object(new)
+        trash = trash_entry(target, self._trash)
         if file.entry is None:  # only this process knows it: the flush will use the new name
             if (replaced := file.replaces) is not None and replaced.object is not None:
                 # No flush will replace that under the old name any more.
@@ -128,7 +129,7 @@ class RenameOps:
                 self._pending.submit(old, deletion, None)
             file.meta = file.meta.renamed(file.name.key, name.key)
             file.name = name
-            file.replaces, file.trash = target, trash_entry(target, self._trash)
+            file.replaces, file.trash = target, trash
         else:
             # Within its lock, which is reentrant: no writer comes between this and the new name.
             self._write_back.hand_in_changes(file)

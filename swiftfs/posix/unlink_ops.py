@@ -188,11 +188,11 @@ class UnlinkOps:
         with file.lock:
             self._directories.keep_parent(path)
             if entry is not None and entry.object is not None:
+                deletion = deletion_of(entry, self._trash)
                 # What is here must stay: when the object is gone it can be downloaded no more.
                 file.cached_file.pin()
                 until_closed = not file.cached_file.is_complete()
                 # By the ETag alone, the same bytes that another client stores meanwhile would be deleted.
-                deletion = deletion_of(entry, self._trash)
                 deletion = replace(deletion, modified=entry.last_modified if until_closed else "")
                 # Committed at once: if the process dies the file is not open any more, and must not come
                 # back.
