@@ -77,6 +77,8 @@ class Trash:
         """
         name = operation.target if isinstance(operation, Move) else operation.name
         is_new = not isinstance(operation, Move) and operation.creates
+        # An answered PUT may have to be repeated too, if the file was truncated meanwhile.
+        ambiguous = ambiguous or (isinstance(operation, PutFile) and bool(operation.sent))
         kept = None
         if operation.trash and not is_new:
             kept = self._keep(name, operation.trash, is_slo=operation.replaces_large, ambiguous=ambiguous)

@@ -136,6 +136,7 @@ class RenameOps:
             before = file.entry.media_type
             moved = self._move(old, new, name, file.entry, target)
             file.rename_object(moved)
+            file.trash = ""  # the journal has it: that is about the object at the old name
             if moved.media_type != before:
                 file.meta = replace(file.meta, media_type=moved.media_type)
 

@@ -3,7 +3,8 @@
 import errno
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,18 @@ from support.harness import ANY_END, ME, change, copy_live, harness, names, put,
 from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys, named_segments, refuse, segments
 from swiftfs.errors import AccessDenied, SwiftfsError, TooLarge, Unavailable
+from swiftfs.filecache.block_map import FileRecord
+from swiftfs.filecache.block_set import Blocks
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.operations import PutFile
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.journal.trash import Trash
 from swiftfs.maintenance.trash import Occupied, TrashBin, newest, sweep
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source, split
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.trash import TrashNames, is_over, is_temporary, parse
 
 MIB = 1024 * 1024
@@ -298,6 +307,22 @@ def test_a_second_attempt_does_not_copy_what_the_first_has_stored(tmp_path: Path
         assert lost
     assert body(store, only(store)) == b"old"
     assert body(store, "a") == b"new"
+
+
+def test_a_version_that_an_attempt_has_stored_is_not_copied(tmp_path: Path) -> None:
+    """The PUT was answered, but the file was truncated meanwhile: it is repeated."""
+    store, old, new = store_of(), ObjectName("box", "a"), "replaced"
+    foreign(store, ".trash/x", b"old")
+    foreign(store, "a", b"stored by the attempt")
+    with closing(JournalDB(tmp_path, "me")) as db:
+        trash = Trash(store, SegmentRemoval(store, db, SegmentOwnership(db)), 30)
+        file = FileRecord("local", 1, None, Blocks(), None)
+        put = PutFile(old, file, ObjectMeta("text/plain"), replaces_large=None, sent=(new,), trash=".trash/x")
+        with trash.replacing(put, ambiguous=False) as changed:
+            assert changed.replaces_large is False  # segments that the copy names stay
+        assert body(store, ".trash/x") == b"old"
+        with trash.replacing(replace(put, sent=()), ambiguous=False):
+            assert body(store, ".trash/x") == b"stored by the attempt"
 
 
 @pytest.mark.parametrize("size", [100, 2 * MIB])
