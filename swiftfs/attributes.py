@@ -6,6 +6,7 @@ more requests. Other clients ignore the parameters; they read `X-Object-Meta-Mti
 
 import base64
 import binascii
+import mimetypes
 import os
 import re
 import stat
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cache
-from mimetypes import MimeTypes
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -28,6 +29,8 @@ DIRECTORY_TYPES = frozenset(
     {DIRECTORY_TYPE, "application/x-directory", "text/directory", "application/pseudo-folder"}
 )
 """Types of directory markers: the vendor's and rclone's, S3 clients', old swift clients', and Horizon's."""
+
+OCTET_STREAM = "application/octet-stream"
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 
@@ -108,9 +111,58 @@ def parse_last_modified(text: str) -> int:
     return (moment.replace(tzinfo=timezone.utc) - _EPOCH) // _MICROSECOND * 1000
 
 
+_COMPRESSED = {
+    "gzip": "application/gzip",
+    "compress": "application/x-compress",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+    "br": "application/x-brotli",
+    "zstd": "application/zstd",
+}
+"""The types of compressed files by the encodings of `mimetypes`. Without a Content-Encoding, which nobody
+sets, a client would take `page.html.gz` for HTML."""
+
+_OPEN_DOCUMENT = "application/vnd.oasis.opendocument"
+_OFFICE = "application/vnd.openxmlformats-officedocument"
+_MORE_TYPES = {
+    ".odt": f"{_OPEN_DOCUMENT}.text",
+    ".ods": f"{_OPEN_DOCUMENT}.spreadsheet",
+    ".odp": f"{_OPEN_DOCUMENT}.presentation",
+    ".odg": f"{_OPEN_DOCUMENT}.graphics",
+    ".docx": f"{_OFFICE}.wordprocessingml.document",
+    ".xlsx": f"{_OFFICE}.spreadsheetml.sheet",
+    ".pptx": f"{_OFFICE}.presentationml.presentation",
+    ".hwp": "application/x-hwp",
+    ".epub": "application/epub+zip",
+    ".7z": "application/x-7z-compressed",
+    ".rar": "application/vnd.rar",
+    ".zst": "application/zstd",
+    ".md": "text/markdown",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+    ".ics": "text/calendar",
+    ".flac": "audio/flac",
+    ".m4a": "audio/mp4",
+    ".oga": "audio/ogg",
+    ".ogg": "audio/ogg",
+    ".ogv": "video/ogg",
+    ".m4v": "video/mp4",
+    ".mkv": "video/x-matroska",
+    ".woff": "font/woff",
+    ".woff2": "font/woff2",
+    ".ttf": "font/ttf",
+    ".otf": "font/otf",
+}
+"""What Python does not know, or not in each release, as IANA or Debian's mime.types name it."""
+
+
 def guess_type(name: str) -> str:
-    """Return the media type that a file's name suggests."""
-    return _types().guess_type(name, strict=False)[0] or "application/octet-stream"
+    """Return the media type that the end of a file's name suggests."""
+    # Only the end: `mimetypes` takes the rest for a URL.
+    media_type, encoding = _types().guess_type(f"x{PurePosixPath(name).suffix}", strict=False)
+    if encoding is not None:
+        return _COMPRESSED.get(encoding, OCTET_STREAM)
+    return media_type or OCTET_STREAM
 
 
 def type_after_rename(media_type: str, old: str, new: str) -> str:
@@ -122,9 +174,16 @@ def type_after_rename(media_type: str, old: str, new: str) -> str:
 
 
 @cache
-def _types() -> MimeTypes:
-    """Return the types by the endings of names; it reads files of the system."""
-    return MimeTypes()
+def _types() -> mimetypes.MimeTypes:
+    """Return the types by the endings of names: Python's, ours, then what files of the system add to them."""
+    types, system = mimetypes.MimeTypes(), mimetypes.MimeTypes()
+    for path in mimetypes.knownfiles:
+        if Path(path).is_file():
+            system.read(path)
+    for more in (_MORE_TYPES, system.types_map[True]):
+        for ending, media_type in more.items():
+            types.types_map[True].setdefault(ending, media_type)
+    return types
 
 
 def encode_type(base: str, stored: Stored) -> str:

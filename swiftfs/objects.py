@@ -156,8 +156,9 @@ class Manifest:
 class Usage:
     """The usage of a container or account; quotas are None where none is set. Sizes are in bytes.
 
-    `metadata` holds a container's `X-Container-Meta-*` headers, as in `ObjectInfo`; `modified_ns` is when it
-    was made, in ns since the epoch, 0 if the server does not say it. `storage_policy` is a container's.
+    `metadata` holds the `X-Container-Meta-*` or `X-Account-Meta-*` headers, as in `ObjectInfo`; `modified_ns`
+    is when a container was made, in ns since the epoch, 0 if the server does not say it. `storage_policy` is
+    a container's.
     """
 
     bytes_used: int
@@ -199,13 +200,19 @@ class Limits:
     version: str = ""
     """The server's release, empty where it does not report one."""
 
+    temp_url_methods: tuple[str, ...] = ()
+    """The methods for which it takes TempURLs; none if it does not."""
+
+    temp_url_digests: tuple[str, ...] = ()
+    """The digests by which TempURLs may be signed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
     """The result of `stat`. `mode` includes the file type; `mtime_ns` is in ns since the epoch.
 
     `device` is the device number of a device node (makedev(3)). `atime_ns` and `ctime_ns` are None where they
-    are not known: then they are shown as `mtime_ns`.
+    are not known: then they are shown as `mtime_ns`. `links` is 1 for a folder that was not listed.
     """
 
     mode: int
@@ -217,6 +224,7 @@ class Attributes:
     device: int = 0
     atime_ns: int | None = None
     ctime_ns: int | None = None
+    links: int = 1
 
     @property
     def is_directory(self) -> bool:

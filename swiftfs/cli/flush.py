@@ -9,7 +9,7 @@ import click
 from swiftfs.cli.wording import KINDS, complain, counts, pluralize, spinner
 from swiftfs.control.client import flush, read_state, retry
 from swiftfs.errors import ConfigurationError
-from swiftfs.journal.queue_report import QueuedChange
+from swiftfs.journal.queue_report import AWAY, QueuedChange
 
 
 def run_flush(mountpoint: Path) -> None:
@@ -28,7 +28,7 @@ def run_flush(mountpoint: Path) -> None:
     for change in failed:
         complain(f"{change.path}: {change.reason}")
     if report.unflushed > len(failed):
-        why = "the server does not answer" if report.away else "they wait for the changes above"
+        why = AWAY if report.away else "they wait for the changes above"
         more = pluralize(report.unflushed - len(failed), "more change")
         complain(f"{more}: {why}")
     sys.exit(1)

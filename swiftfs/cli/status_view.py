@@ -14,7 +14,7 @@ from swiftfs.config.options import readable_size, show_size
 from swiftfs.config.prices import Cost
 from swiftfs.control.snapshot import Bounds, MountStatus
 from swiftfs.errors import printable
-from swiftfs.journal.queue_report import QueuedChange, QueueReport
+from swiftfs.journal.queue_report import AWAY, QueuedChange, QueueReport
 
 MOST_ROWS = 20
 """How many changes of a kind are shown at most; the others are counted."""
@@ -52,7 +52,7 @@ def _mount(state: MountStatus) -> Iterator[RenderableType]:
             "bold",
         )
     if report.away:
-        yield _text("the server does not answer", "bold")
+        yield _text(AWAY, "bold")
     if report.refusals:
         first = report.refusals[0]
         yield _text(

@@ -11,6 +11,10 @@ MOST_BYTES = 60_000
 """Limit of a report in JSON: the value of an extended attribute has at most 64 KiB (xattr(7))."""
 
 
+AWAY = "the server does not answer, or asks for a pause"
+"""What a report that is `away` says."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueuedChange:
     """An operation in a status: `state` is waiting, running or parked (blocked); `reason` its last error.
@@ -43,7 +47,7 @@ class QueueReport:
     """How many changes are not in Swift yet, by state, and the bytes of their files.
 
     - `oldest`: seconds since the first of them was handed in, or since the mount began.
-    - `away`: the server did not answer the last request.
+    - `away`: the server did not answer the last request, or asked for a pause.
     - `unflushed`: changes of the last flush that are not in Swift; `flushing` of them were not tried since.
     - `changes`: the first changes, those that failed before the others; `left_out` is the number of the rest.
     - `refused`: changes that were given up and not reported yet; `refusals` are the first.
@@ -77,7 +81,7 @@ class QueueReport:
     def left_over(self) -> str:
         """Return a message about the changes that a flush could not store."""
         first = next((change for change in self.changes if change.reason), None)
-        why = "the server does not answer" if self.away else "they could not be stored"
+        why = AWAY if self.away else "they could not be stored"
         if first is not None:
             why = f"the first is {first.path}: {first.reason}"
         return f"{self.unflushed} changes are not stored yet: {why}"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from swiftfs.concurrency import main_thread, new_event, new_thread
-from swiftfs.journal.queue_report import QueuedChange, QueueReport
+from swiftfs.journal.queue_report import AWAY, QueuedChange, QueueReport
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def log_state(report: Callable[[], QueueReport]) -> None:
         for line in file.read().splitlines():
             log.info("%s", line, extra=ALWAYS)
     queue = report()
-    away = "; the server does not answer" if queue.away else ""
+    away = f"; {AWAY}" if queue.away else ""
     log.info(
         "changes: %d waiting, %d running, %d parked%s",
         *(queue.waiting, queue.running, queue.parked, away),

@@ -152,9 +152,11 @@ class MovedView:
         """Store the whole object."""
         return self._store.put(name, body, headers, if_absent=if_absent, etag=etag)
 
-    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+    def put_manifest(
+        self, name: ObjectName, manifest: Manifest, headers: Headers, *, if_absent: bool = False
+    ) -> ObjectInfo:
         """Store an SLO."""
-        return self._store.put_manifest(name, manifest, headers)
+        return self._store.put_manifest(name, manifest, headers, if_absent=if_absent)
 
     def copy(
         self,
@@ -163,11 +165,12 @@ class MovedView:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        etag: str = "",
         delete_at: int | None = None,
     ) -> ObjectVersion:
         """Copy on the server."""
         return self._store.copy(
-            source, target, manifest_only=manifest_only, headers=headers, delete_at=delete_at
+            source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
         )
 
     def post(self, name: ObjectName, headers: Headers) -> None:

@@ -3,16 +3,19 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from swiftclient import Connection
 
 from support.jobs import wait_until
 from support.mounts import Mount
 from support.noise import noise
+from swiftfs.attributes import decode_type
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -294,3 +297,92 @@ def test_git_annex(mounted: Mount, tree: Path, tmp_path: Path, program: Program)
     program(*git, "annex", "fsck", "--from=mount")
     program(*git, "annex", "get", ".")
     assert (repository / "large").read_bytes() == noise(3 * MIB)
+
+
+@needs("soffice")
+def test_libreoffice(mounted: Mount, connection: Connection, program: Program) -> None:
+    """It writes a file beside the document and renames it over it, and leaves a lock file while it runs."""
+    documents = mounted.path / "documents"
+    documents.mkdir()
+    (documents / "table.csv").write_text("name,number\nfirst,1\nsecond,2\n")
+    office = ("soffice", "--headless", "--norestore")
+    for kind in ("ods", "xlsx"):
+        program(*office, "--convert-to", kind, "--outdir", documents, documents / "table.csv")
+    program(*office, "--convert-to", "odt", "--outdir", documents, documents / "table.ods")
+    mounted.remount()
+    (documents / "table.csv").unlink()
+    program(*office, "--convert-to", "csv", "--outdir", documents, documents / "table.xlsx")
+    assert (documents / "table.csv").read_text() == "name,number\nfirst,1\nsecond,2\n"
+    found = connection.head_object(mounted.source, "documents/table.ods")
+    assert decode_type(found["content-type"])[0] == "application/vnd.oasis.opendocument.spreadsheet"
+
+
+@contextmanager
+def shared_by_samba(path: Path, folder: Path, port: int) -> Iterator[None]:
+    """Share `path` as `//127.0.0.1/archive`, for guests, with a Samba of its own."""
+    folder.mkdir()
+    folders = ("private dir", "lock directory", "state directory", "cache directory", "pid directory")
+    settings = folder / "smb.conf"
+    lines = [
+        "[global]",
+        *(f"{name} = {folder}" for name in (*folders, "ncalrpc dir")),
+        "interfaces = lo",
+        "bind interfaces only = yes",
+        "disable netbios = yes",
+        "map to guest = Bad User",
+        "load printers = no",
+        "[archive]",
+        f"path = {path}",
+        "read only = no",
+        "guest ok = yes",
+        "force user = root",
+        "store dos attributes = no",
+    ]
+    settings.write_text("\n".join(lines) + "\n")
+    words = ("smbd", "--foreground", "--no-process-group", f"--port={port}", f"--configfile={settings}")
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*words, "--debug-stdout"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # it ends its process group
+        )
+    try:
+        wait_until(lambda: is_open(port) or process.poll() is not None)
+        assert process.poll() is None, (folder / "log").read_text()
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def is_open(port: int) -> bool:
+    """Return whether a server listens there."""
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+@needs("smbd", "smbclient")
+@pytest.mark.skipif(os.geteuid() != 0, reason="smbd needs root")
+def test_a_share_of_samba(mounted: Mount, tree: Path, tmp_path: Path, program: Program) -> None:
+    port = free_port()
+    client = ("smbclient", "//127.0.0.1/archive", "-N", "-p", port, "-c")
+    with shared_by_samba(mounted.path, tmp_path / "samba", port):
+        program(*client, f"prompt OFF; recurse ON; lcd {tree}; mkdir data; cd data; mput sub large")
+        program(*client, 'cd data; rename large moved; put /etc/hostname moved; rm "sub\\file 3 ü"')
+        program(*client, f"cd data; put {tree}/large again; mkdir new; rename new newer; rmdir newer")
+    mounted.remount()
+    (tree / "sub" / "file 3 ü").unlink()
+    assert_same(tree / "sub", mounted.path / "data" / "sub")
+    assert (mounted.path / "data" / "moved").read_bytes() == Path("/etc/hostname").read_bytes()
+    with shared_by_samba(mounted.path, tmp_path / "again", port):
+        program(*client, f"cd data; get again {tmp_path}/back; allinfo again")
+    assert (tmp_path / "back").read_bytes() == noise(3 * MIB)

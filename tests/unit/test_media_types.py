@@ -9,7 +9,7 @@ import pytest
 from support.harness import ME, change, harness, put, sync_all, write
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, refuse
-from swiftfs.attributes import decode_type
+from swiftfs.attributes import decode_type, guess_type
 from swiftfs.errors import Unavailable
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -37,6 +37,28 @@ def type_of(store: MemoryStore, key: str) -> str:
 def guessed(name: str) -> str:
     known = {"html": "text/html", "css": "text/css", "svg": "image/svg+xml", "txt": "text/plain"}
     return known.get(name.rpartition(".")[2], "application/octet-stream")
+
+
+GUESSES = {
+    "letter.odt": "application/vnd.oasis.opendocument.text",
+    "Sheet.XLSX": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "photo.JPG": "image/jpeg",
+    "보고서.hwp": "application/x-hwp",
+    "page.html.gz": "application/gzip",
+    "backup.tgz": "application/gzip",
+    "drawing.svgz": "application/gzip",
+    "backup.tar.zst": "application/zstd",
+    "log.2026-11-28": "application/octet-stream",
+    "data:text,x.html": "text/html",
+    "a?b#c.css": "text/css",
+    ".html": "application/octet-stream",
+}
+
+
+@pytest.mark.parametrize("name", GUESSES)
+def test_the_type_is_that_of_the_last_ending(name: str) -> None:
+    """A compressed file has no Content-Encoding, so it must not look like what is in it."""
+    assert guess_type(name) == GUESSES[name]
 
 
 @pytest.mark.parametrize(("old", "new"), NAMES)

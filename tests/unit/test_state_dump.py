@@ -16,7 +16,7 @@ def test_a_line_names_a_pending_change_and_its_reason(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO):
         log_state(lambda: report)
     assert caplog.messages[-3:] == [
-        "changes: 1 waiting, 0 running, 1 parked; the server does not answer",
+        "changes: 1 waiting, 0 running, 1 parked; the server does not answer, or asks for a pause",
         "parked PutFile /a, 40 of 100 bytes sent, tried 3 times: put a: 403",
         "and 1 more",
     ]
