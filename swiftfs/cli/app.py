@@ -336,8 +336,8 @@ def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | st
 def trash() -> None:
     """List, restore or delete for good what was deleted in a mount with -o trash=DAYS.
 
-    SOURCE is CONTAINER, CONTAINER/PREFIX, / for the account, or the path of a mount point. A mount of SOURCE
-    may run meanwhile: it shows a change when its listings are older than its option `ttl`.
+    SOURCE is CONTAINER, CONTAINER/PREFIX, / for the account, or the path of a mount point: that mount shows
+    changes at once, others when their listings are older than their option `ttl`.
     """
 
 

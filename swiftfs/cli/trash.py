@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from rich.filesize import decimal
 from swiftfs.cli.connection import account_options, connected
 from swiftfs.cli.wording import complain, pluralize, spinner
 from swiftfs.concurrency import unix_time
-from swiftfs.errors import SwiftfsError, printable
+from swiftfs.control.client import read_state
+from swiftfs.control.places import Place
+from swiftfs.errors import ConfigurationError, SwiftfsError, printable
 from swiftfs.maintenance.trash import TrashBin, TrashedFile, newest
+from swiftfs.objects import ObjectName
 from swiftfs.paths import Source, is_below
 
 Flags = Mapping[str, Any]
@@ -55,19 +58,24 @@ def run_empty(source: str, paths: tuple[str, ...], flags: Flags, *, age: int, as
 
 
 @contextmanager
-def _opened(source: str, flags: Flags) -> Iterator[tuple[Source, TrashBin]]:
-    parsed = _source(source)
+def _opened(text: str, flags: Flags) -> Iterator[tuple[Source, TrashBin]]:
+    """Provide the trash of a source, or of the mount at a path, which shows changes at the end at once."""
+    mount = _mount(text) if text != "/" and text.startswith(("/", ".", "~")) else None
+    source = Source.parse(mount.mount.source if mount is not None and mount.mount is not None else text)
     with connected(account_options(flags)) as account:
-        yield parsed, TrashBin(account.store, parsed)
+        if mount is None:
+            yield source, TrashBin(account.store, source)
+            return
+        mount.check_account(account.label, account.place)
+        with suppress(ConfigurationError):  # a deletion that waits; what is parked must not stop this
+            mount.flush()
+        yield source, TrashBin(account.store, source)
+        mount.refresh()
 
 
-def _source(text: str) -> Source:
-    """Return a source, or that of the mount at a path."""
-    if text != "/" and text.startswith(("/", ".", "~")):
-        from swiftfs.control.client import read_state  # noqa: PLC0415  only for a mount point
-
-        text = read_state(Path(text).expanduser().absolute()).source
-    return Source.parse(text)
+def _mount(text: str) -> Place:
+    path = Path(text).expanduser().absolute()
+    return Place(text, ObjectName("", ""), path=path, mount=read_state(path))
 
 
 def _chosen(files: Iterable[TrashedFile], source: Source, paths: Iterable[str]) -> Iterator[TrashedFile]:
