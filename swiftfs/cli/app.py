@@ -4,15 +4,16 @@ import gc as garbage_collector
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from swiftfs import __version__
+from swiftfs.cli.ages import seconds_of
 from swiftfs.cli.group import CommandGroup, examples
 from swiftfs.cli.options import FOLDER, MOUNTPOINT, NAME_OR_PATH, account_flags, complete_words, option_flags
+from swiftfs.cli.trash_commands import trash
 from swiftfs.config.options import MIB, parse_size
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def _as_flag(word: str) -> str:
@@ -285,13 +286,6 @@ def share(
     command.run(path, flags, wanted, new_key=new_key, as_json=as_json)
 
 
-def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-    if match is None:
-        raise click.BadParameter(f"{text!r}: expected an age such as 12h, 7d or 2w")
-    return int(match[1]) * _UNITS[match[2]]
-
-
 @main.command(epilog=examples("swiftfs gc photos", "swiftfs gc photos --older-than 2w --delete"))
 @click.argument("source")
 @click.option("--delete", is_flag=True, help="Delete what was found. Without it, nothing is changed.")
@@ -299,7 +293,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
     "--older-than",
     "age",
     default="7d",
-    callback=_seconds,
+    callback=seconds_of,
     metavar="AGE",
     show_default=True,
     help="Skip uploads with a segment younger than this: they may still be running.",
@@ -325,90 +319,62 @@ def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | st
     command.run(source, age, flags, delete=delete, unfinished=unfinished)
 
 
-@main.group(
-    cls=CommandGroup,
+main.add_command(trash)
+
+
+def _percent(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float:
+    if text is None:
+        return 0.0
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%?", text)
+    if match is None or not 0 < float(match[1]) <= 100:
+        raise click.BadParameter(f"{text!r}: expected a percentage after '=', such as --bodies=5")
+    return float(match[1])
+
+
+@main.command(
     epilog=examples(
-        "swiftfs trash list photos",
-        "swiftfs trash restore photos 2024/a.jpg",
-        "swiftfs trash empty photos --older-than 7d",
-    ),
-)
-def trash() -> None:
-    """List, restore or delete for good what was deleted in a mount with -o trash=DAYS.
-
-    SOURCE is CONTAINER, CONTAINER/PREFIX, / for the account, or the path of a mount point: that mount shows
-    changes at once, others when their listings are older than their option `ttl`.
-    """
-
-
-@trash.command(
-    "list", epilog=examples("swiftfs trash list photos", "swiftfs trash list ~/photos 2024 --json")
+        "swiftfs check archive",
+        "swiftfs check archive/data --against ~/data",
+        "swiftfs check archive 2024/films --bodies=5",
+        "swiftfs check archive --expiry --json",
+    )
 )
 @click.argument("source")
-@click.argument("paths", metavar="[PATH...]", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@account_flags()
-def trash_list(source: str, paths: tuple[str, ...], as_json: bool, **flags: bool | str | None) -> None:
-    """List the files in the trash of SOURCE, or only those that were at or below each PATH.
-
-    A line has the path, the size, when the file was deleted, and the name of this version, which the other
-    commands take as a PATH, too.
-    """
-    from swiftfs.cli import trash as command
-
-    command.run_list(source, paths, flags, as_json=as_json)
-
-
-@trash.command(
-    "restore",
-    epilog=examples("swiftfs trash restore photos 2024/a.jpg", "swiftfs trash restore ~/photos 2024 --force"),
-)
-@click.argument("source")
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@click.option("--force", is_flag=True, help="Replace files that are there now: they go into the trash.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@account_flags()
-def trash_restore(
-    source: str, paths: tuple[str, ...], force: bool, as_json: bool, **flags: bool | str | None
-) -> None:
-    """Put the files that were at or below each PATH back, by copies on the server.
-
-    Of a file that was deleted more than once, the last one is restored, unless PATH is the name of another
-    version, as `swiftfs trash list` prints it. A file that is there now is not replaced. The exit code is 1
-    if a file could not be restored.
-    """
-    from swiftfs.cli import trash as command
-
-    command.run_restore(source, paths, flags, force=force, as_json=as_json)
-
-
-@trash.command(
-    "empty",
-    epilog=examples("swiftfs trash empty photos --older-than 7d", "swiftfs trash empty photos 2024/a.jpg"),
-)
-@click.argument("source")
-@click.argument("paths", metavar="[PATH...]", nargs=-1)
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.option("--against", metavar="DIR", type=FOLDER, help="Compare with this local folder.")
 @click.option(
-    "--older-than",
-    "age",
-    default="0s",
-    callback=_seconds,
-    metavar="AGE",
-    show_default=True,
-    help="Keep files that were deleted more recently than this.",
+    "--bodies",
+    "percent",
+    is_flag=False,
+    flag_value="100",
+    callback=_percent,
+    metavar="[=PERCENT]",
+    help="Download and verify the bytes of all files, or of a sample.",
 )
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="NUMBER", help="Repeat that sample.")
+@click.option("--times/--no-times", default=True, help="Compare times, where the listing has them. [yes]")
+@click.option("--modes", is_flag=True, help="Compare permission bits, too.")
+@click.option(
+    "--orphans/--no-orphans",
+    default=None,
+    help="Look for segments that no manifest names. [yes, without PATH and --against]",
+)
+@click.option("--expiry", is_flag=True, help="Ask for each file when Swift deletes it: a request for each.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@account_flags()
-def trash_empty(
-    source: str, paths: tuple[str, ...], age: int, as_json: bool, **flags: bool | str | None
-) -> None:
-    """Delete the files in the trash of SOURCE for good, or only those at or below each PATH.
+@account_flags("segments", "cache_dir")
+def check(source: str, paths: tuple[str, ...], against: Path | None, percent: float, **more: Any) -> None:
+    """Check that the files of SOURCE are really there, and the same as in a local folder.
 
-    The segments of large files are deleted with them. The exit code is 1 if something could not be deleted.
+    By listings and manifests, without a download: every segment of a large file must be there, with its size
+    and MD5. With --against, types, sizes, times and MD5s are compared with those of DIR. PATH is a file or
+    folder in SOURCE, and in DIR. The exit code is 0 if all is well, 1 for differences, 2 if something could
+    not be told.
     """
-    from swiftfs.cli import trash as command
+    from swiftfs.cli import check as command
 
-    command.run_empty(source, paths, flags, age=age, as_json=as_json)
+    names = ("seed", "times", "modes", "orphans", "expiry", "as_json")
+    asked = {name: more.pop(name) for name in names}
+    command.run(source, paths, against, more, percent=percent, **asked)
 
 
 def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:

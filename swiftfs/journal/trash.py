@@ -109,7 +109,7 @@ class Trash:
             if copy is not None:
                 kept[deletion.name] = copy
             # Of a plain object there are no segments, and those of a large one stay.
-            ready.append(deletion if copy is None else replace(deletion, is_slo=False))
+            ready.append(deletion if copy is None else _without_segments(deletion, copy))
         return ready, kept
 
     def deleted(
@@ -221,6 +221,11 @@ class Trash:
         with suppress(StoreError):
             self._store.delete(kept.entry)
             self._removal.owners.forget(kept.entry)
+
+
+def _without_segments(deletion: Delete, copy: Kept) -> Delete:
+    superseded = () if copy.large else deletion.superseded_segments
+    return replace(deletion, is_slo=False, superseded_segments=superseded)
 
 
 def _sparing_segments(operation: Replacing) -> Replacing:

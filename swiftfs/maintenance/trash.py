@@ -193,8 +193,13 @@ def newest(files: Iterable[TrashedFile]) -> list[TrashedFile]:
 
 
 def _without_marks(info: ObjectInfo) -> Headers:
-    """Return the headers of an object in the trash without those that only count there."""
+    """Return the headers of an object in the trash without those that only count there.
+
+    A large object has no X-Delete-At from the trash: one that it had before is that of its segments, too.
+    """
     headers = Headers.of(info)
-    kept = {name: value for name, value in headers.preserved_headers.items() if name != "X-Delete-At"}
+    is_large = info.is_slo or info.dlo_prefix is not None
+    ends = () if is_large else ("X-Delete-At",)
+    kept = {name: value for name, value in headers.preserved_headers.items() if name not in ends}
     metadata = {name: value for name, value in headers.metadata.items() if name != OWNER}
     return replace(headers, metadata=metadata, preserved_headers=kept)

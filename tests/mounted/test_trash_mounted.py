@@ -64,7 +64,7 @@ def test_removing_a_tree_costs_a_copy_a_file(mounted: Mount, connection: Connect
     mounted.swift.reset_requests()
     run("rm", "-rf", mounted.path / "tree")
     mounted.stop()
-    # Without the HEADs of the folders' markers and of statfs(2), which a cold rm asks for without a trash, too.
+    # Without the HEADs of the folders' markers and of statfs(2), which are the same without a trash.
     cost: Counter[str] = methods([one for one in counted(mounted.swift) if one.method != "HEAD"])
     print(dict(cost))
     assert cost["COPY"] == FILES
