@@ -9,9 +9,16 @@ from typing import Any
 import click
 
 from swiftfs import __version__
-from swiftfs.cli.ages import seconds_of
 from swiftfs.cli.group import CommandGroup, examples
-from swiftfs.cli.options import FOLDER, MOUNTPOINT, NAME_OR_PATH, account_flags, complete_words, option_flags
+from swiftfs.cli.options import (
+    FOLDER,
+    MOUNTPOINT,
+    NAME_OR_PATH,
+    account_flags,
+    complete_words,
+    option_flags,
+    seconds_of,
+)
 from swiftfs.cli.trash_commands import trash
 from swiftfs.config.options import MIB, parse_size
 

@@ -1,10 +1,9 @@
-"""The commands of `swiftfs trash`, as `cli/app.py` declares the others: each loads its module when it runs."""
+"""The commands of `swiftfs trash`, declared as those of `cli/app.py`: none is loaded before it runs."""
 
 import click
 
-from swiftfs.cli.ages import seconds_of
 from swiftfs.cli.group import CommandGroup, examples
-from swiftfs.cli.options import account_flags
+from swiftfs.cli.options import account_flags, seconds_of
 
 
 @click.group(
