@@ -134,6 +134,31 @@ def retry(mountpoint: Path) -> None:
     command.run_retry(mountpoint)
 
 
+@main.command(
+    "set",
+    epilog=examples(
+        "swiftfs set ~/photos bwlimit=2M:10M",
+        "swiftfs set ~/photos 'bwlimit=08:00,2M:off 19:00,off' tpslimit=20",
+        "swiftfs set ~/photos budget=off read_ahead=16M",
+        "swiftfs set ~/photos --json",
+    ),
+)
+@click.argument("mountpoint", type=MOUNTPOINT)
+@click.argument("words", metavar="[OPTION=VALUE]...", nargs=-1, shell_complete=complete_words)
+@click.option("--json", "as_json", is_flag=True, help="Print the options as JSON.")
+def set_(mountpoint: Path, words: tuple[str, ...], as_json: bool) -> None:
+    """Change options of the mount on MOUNTPOINT while it runs, and print those that can be changed.
+
+    These are bwlimit, tpslimit, budget, read_ahead, prefetch, cache_size, uploads, settle and drain; the
+    others need a new mount. All values come into force, for transfers that are under way, too, or none does
+    and the exit code is 1. They are in force until MOUNTPOINT is unmounted: the next mount has its own
+    options again.
+    """
+    from swiftfs.cli import set as command
+
+    command.run(mountpoint, words, as_json=as_json)
+
+
 @main.command(epilog=examples("swiftfs thaw ~/archive/2019", "swiftfs thaw ~/archive/film --no-wait"))
 @click.argument("paths", metavar="PATH...", type=FOLDER, nargs=-1, required=True)
 @click.option("--no-wait", is_flag=True, help="Ask for the files, and do not wait until they can be read.")

@@ -51,8 +51,7 @@ class Journal:
     In `Mode.WRITE_BACK` a change is executed `settle_seconds` after it was handed in; in `Mode.SYNC` as soon
     as possible, and the caller flushes it. The lock guards the queue; it comes after those of open
     files, and before those of the namespace, of cached files and of the database. `sent` returns how many
-    bytes of a task's file need not be sent any more. The objects of `watch` are checked again after a request
-    was lost, by `late`, which is None without them.
+    bytes of a task's file need not be sent any more. `late` checks the objects of `watch` after a lost one.
     """
 
     def __init__(
@@ -77,6 +76,7 @@ class Journal:
         self._changed = backlog.changed
         self._writer = TaskWriter(self._queue, db, cache, settle_seconds if mode is Mode.WRITE_BACK else 0.0)
         self.given_up = self._writer.given_up
+        self.set_settle = self._writer.set_settle
         self._repairs = Repairs(backlog, self._writer, cache)
         self.late = LateRequests(watch, cache, db, self._repairs) if watch else None
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self.late)

@@ -447,6 +447,10 @@ class TaskWriter:
         # Before the caller unpins what the new records do not name any more.
         self.pin_older()
 
+    def set_settle(self, seconds: float) -> None:
+        """Change the write delay of later changes; needs no lock."""
+        self._settle_seconds = seconds
+
     def _delay(self, at_least: float) -> float:
         return max(self._settling(), at_least)
 

@@ -44,6 +44,7 @@ class FileOps:
         self._inodes = services.inodes
         self._times = services.times
         self._prefetch = Prefetch(services.namespace, self._file_cache, self._open_files, services.options)
+        self.set_prefetch = self._prefetch.switch
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
         """Create and open a file; without O_EXCL, open one that was created meanwhile."""

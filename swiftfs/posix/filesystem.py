@@ -83,10 +83,11 @@ class FileSystem:
         self.symlink = guard.refusing(files.symlink)
         self.readlink = files.readlink
 
-        self.unlink = guard.refusing(unlinks.unlink)
-        self.unhide = unlinks.unhide
+        self.unlink, self.unhide = guard.refusing(unlinks.unlink), unlinks.unhide
         self.rename, self.hide = guard.refusing(renames.rename), guard.refusing(renames.hide)
         self.statfs = UsageReport(services.store, services.source, services.options.segments).of
+
+        self.drain_seconds = services.options.drain
 
         self.waiting = services.journal.waiting
         self.retry = services.journal.retry
@@ -96,6 +97,10 @@ class FileSystem:
     def services(self) -> Services:
         """The parts of the mount, for its status."""
         return self._services
+
+    def set_prefetch(self, on: bool) -> None:
+        """Download small files before they are opened, or not."""
+        self._files.set_prefetch(on)
 
     def written(self) -> list[OpenFile]:
         """Return the open files with changes that the journal does not have."""
@@ -115,16 +120,17 @@ class FileSystem:
     def close(self, progress: Callable[[int], None] = lambda _: None) -> None:
         """Store all pending changes and end every thread; the mount is gone.
 
-        `progress` is called with the number of pending changes. Changes that cannot be stored within the
-        option `drain` stay on the disk for the next mount. Raise `SwiftfsError` if there are such changes, if
-        files could not be handed in, or if Swift refused changes that were not reported yet.
+        `progress` is called with the number of pending changes. Changes that cannot be stored within
+        `drain_seconds`, which may be changed until then, stay on the disk for the next mount. Raise
+        `SwiftfsError` if there are such changes, if files could not be handed in, or if Swift refused changes
+        that were not reported yet.
         """
         journal = self._services.journal
         # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
         # namespace.
         lost = [file.path for file in self._services.open_files.all() if not self._write_back.drain(file)]
         self._files.close()
-        left = journal.close(self._services.options.drain, progress, self._services.store.close)
+        left = journal.close(self.drain_seconds, progress, self._services.store.close)
         self._services.file_cache.close()
         self._services.namespace.close()
         problems = []
