@@ -10,8 +10,17 @@ import click
 
 from swiftfs import __version__
 from swiftfs.cli.group import CommandGroup, examples
-from swiftfs.cli.options import FOLDER, MOUNTPOINT, NAME_OR_PATH, account_flags, complete_words, option_flags
-from swiftfs.config.options import MIB, parse_age, parse_size
+from swiftfs.cli.options import (
+    FOLDER,
+    MOUNTPOINT,
+    NAME_OR_PATH,
+    account_flags,
+    complete_words,
+    option_flags,
+    seconds_of,
+)
+from swiftfs.cli.trash_commands import trash
+from swiftfs.config.options import MIB, parse_size
 
 
 def _as_flag(word: str) -> str:
@@ -309,13 +318,6 @@ def share(
     command.run(path, flags, wanted, new_key=new_key, as_json=as_json)
 
 
-def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    try:
-        return parse_age(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r}: expected {error}") from None
-
-
 @main.command(epilog=examples("swiftfs gc photos", "swiftfs gc photos --older-than 2w --delete"))
 @click.argument("source")
 @click.option("--delete", is_flag=True, help="Delete what was found. Without it, nothing is changed.")
@@ -323,7 +325,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
     "--older-than",
     "age",
     default="7d",
-    callback=_seconds,
+    callback=seconds_of,
     metavar="AGE",
     show_default=True,
     help="Skip uploads with a segment younger than this: they may still be running.",
@@ -347,6 +349,9 @@ def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | st
     from swiftfs.cli import gc as command
 
     command.run(source, age, flags, delete=delete, unfinished=unfinished)
+
+
+main.add_command(trash)
 
 
 def _percent(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float:

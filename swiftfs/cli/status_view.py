@@ -98,13 +98,22 @@ def _facts(state: MountStatus) -> Table:
             f" {readable_size(state.cache.dirty)} of it not in Swift yet; {state.cache_folder}",
         ),
         ("requests", asked + cost),
+        ("trash", _trash(state)),
     ):
-        table.add_row(label, _text(text))
+        if text:
+            table.add_row(label, _text(text))
     if throttled := _throttling(state.throttling):
         table.add_row("throttle", _text(throttled))
     if state.month is not None:
         table.add_row("month", _text(_month(state.month)))
     return table
+
+
+def _trash(state: MountStatus) -> str:
+    if not state.trash_days:
+        return ""
+    files = pluralize(state.trashed, "file")
+    return f"{files} put there since the mount, each kept for {pluralize(state.trash_days, 'day')}"
 
 
 def _throttling(limits: Throttling) -> str:

@@ -338,6 +338,13 @@ class Options:
         _choice("last", "keep"),
         "if another client changed the object: overwrite its version, or keep it under another name",
     )
+    trash: int = _option(
+        0,
+        _number(0, 3650),
+        "keep what is deleted, replaced by a rename or truncated to nothing for so many days in the folder "
+        "`.trash`; with 0 it is gone",
+    )
+    show_trash: bool = _option(False, SWITCH, "with trash, show the folder `.trash`, which cannot be changed")
     hardlinks: str = _option(
         "no",
         _choice("no", "copy"),

@@ -67,6 +67,8 @@ class StatusCollector:
             cost=self._prices.cost(counts) if self._prices else None,
             writing=self._writing(),
             report=services.journal.report(),
+            trashed=services.journal.trash.count,
+            trash_days=services.options.trash,
             throttling=self._throttling(),
             month=self._budget.state() if self._budget else None,
         )

@@ -79,7 +79,8 @@ class MountStatus:
 
     `report` has the pending changes, `writing` the open files with changes, `requests` the requests to Swift
     by class, `cost` their cost by the user's own prices, and `month` that of this month over restarts, None
-    without prices. `set_aside` names damaged journals and `lost` in `cache_folder`.
+    without prices. `set_aside` names damaged journals and `lost` in `cache_folder`. `trashed` files were put
+    into the trash since the mount, each for `trash_days`; with 0 there is none.
     """
 
     schema: int
@@ -99,6 +100,8 @@ class MountStatus:
     cost: Cost | None
     writing: tuple[Writing, ...]
     report: QueueReport
+    trashed: int = 0
+    trash_days: int = 0
     throttling: Throttling = Throttling()
     month: MonthCost | None = None
 

@@ -322,7 +322,7 @@ class TaskWriter:
         # A new number: the next process takes the records up in their order, and this one belongs behind what
         # was recorded about the target.
         seq, gone = self._queue.next_seq(), [task, *([overtaken] if overtaken else [])]
-        deletion = Delete(source.name, source.replaces_large, source.replaces_etag)
+        deletion = Delete(source.name, source.replaces_large, source.replaces_etag, trash=source.trash)
         waiting = Waiting(task.created)  # due at once, but blocked by the task of the new name
         leaves = Task(self._queue.next_seq(), task.path, deletion, nobody_waits, task.created, waiting)
         records = [Record(seq, path, operation), *([leaves.record()] if was_there else [])]
@@ -469,4 +469,5 @@ def _replacing(move: Operation, deletion: Operation) -> Operation:
     """
     if not isinstance(move, Move) or not isinstance(deletion, Delete):
         return move
-    return replace(move, replaces_large=deletion.is_slo, replaces_etag=ANY_VERSION)
+    trash = deletion.trash or move.trash
+    return replace(move, replaces_large=deletion.is_slo, replaces_etag=ANY_VERSION, trash=trash)

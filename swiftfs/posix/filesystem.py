@@ -20,6 +20,7 @@ from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
+from swiftfs.posix.trash_guard import TrashGuard
 from swiftfs.posix.unlink_ops import UnlinkOps
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.retry import deadline
@@ -44,46 +45,46 @@ class FileSystem:
         unlinks = UnlinkOps(services, pending, write_back, directories)
         changes = AttributeChanges(services, pending, write_back)
         renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
-        self.link = LinkOps(services, pending, write_back, changes).link
+        guard = TrashGuard(services.source, services.trash)
+        self.link = guard.refusing(LinkOps(services, pending, write_back, changes).link)
         attributes = AttributeOps(services, pending, files, changes)
 
         self.getattr = attributes.getattr
         self.getattr_handle = attributes.getattr_handle
-        self.chmod = attributes.chmod
-        self.chown = attributes.chown
-        self.utimens = attributes.utimens
-        self.getxattr = attributes.getxattr
-        self.listxattr = attributes.listxattr
-        self.setxattr = attributes.setxattr
-        self.removexattr = attributes.removexattr
+        self.chmod = guard.refusing(attributes.chmod)
+        self.chown = guard.refusing(attributes.chown)
+        self.utimens = guard.refusing(attributes.utimens)
+        self.getxattr, self.listxattr = attributes.getxattr, attributes.listxattr
+        self.setxattr = guard.refusing(attributes.setxattr)
+        self.removexattr = guard.refusing(attributes.removexattr)
 
         self.opendir = directories.opendir
         self.readdir = directories.readdir
         self.fsyncdir = directories.fsyncdir
         self.releasedir = directories.releasedir
-        self.mkdir = directories.mkdir
-        self.rmdir = directories.rmdir
+        self.mkdir = guard.refusing(directories.mkdir)
+        self.rmdir = guard.refusing(directories.rmdir)
 
-        self.create = files.create
-        self.open = files.open
+        self.create = guard.refusing(files.create)
+        self.open = guard.reading(files.open)
         self.page_use = services.open_files.page_use
         self.is_other_inode = services.open_files.replaced.is_other_inode
         self.moves = services.open_files.replaced.moves
         self.wait_for_move = services.open_files.replaced.wait
         self.read = files.read
         self.write = files.write
-        self.truncate = files.truncate
+        self.truncate = guard.refusing(files.truncate)
         self.truncate_handle = files.truncate_handle
         self.fallocate = files.fallocate
         self.flush = files.flush
         self.fsync = files.fsync
         self.release = files.release
-        self.mknod = files.mknod
-        self.symlink = files.symlink
+        self.mknod = guard.refusing(files.mknod)
+        self.symlink = guard.refusing(files.symlink)
         self.readlink = files.readlink
 
-        self.unlink, self.unhide = unlinks.unlink, unlinks.unhide
-        self.rename, self.hide = renames.rename, renames.hide
+        self.unlink, self.unhide = guard.refusing(unlinks.unlink), unlinks.unhide
+        self.rename, self.hide = guard.refusing(renames.rename), guard.refusing(renames.hide)
         self.statfs = UsageReport(services.store, services.source, services.options.segments).of
 
         self.drain_seconds = services.options.drain

@@ -17,6 +17,7 @@ from swiftfs.paths import Source, split
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.times import Times
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.trash import TrashNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Services:
     open_files: OpenFiles
     inodes: Inodes
     times: Times
+    trash: TrashNames
     set_uploads: Callable[[int], None]
 
 

@@ -23,6 +23,7 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier, SharedCopies
 from swiftfs.journal.tasks import Mode
+from swiftfs.journal.trash import Trash
 from swiftfs.namespace.entry import Defaults, ForeignTimes
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
@@ -37,6 +38,7 @@ from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.moved_view import MovedNames, MovedView
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.server_load import MOST
+from swiftfs.trash import TrashNames
 
 PER_UPLOAD = 4
 """Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""
@@ -50,7 +52,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # First of all: a journal of another format stops the mount before any other file is changed.
     db = JournalDB(cache, f"{request.source} of {account.label}", account.place)
     records = db.records()
-    defaults = _defaults(options)
+    defaults = _defaults(request)
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db))
     layout = SegmentLayout(options.segment_size)
     open_files = OpenFiles()
@@ -85,6 +87,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
         open_files,
         inodes,
         Times(inodes),
+        TrashNames(request.source, options.trash),
         set_uploads,
     )
     return FileSystem(services, records)
@@ -98,7 +101,8 @@ def _settle_seconds(options: Options) -> float:
     return 0.0 if options.sync else options.settle
 
 
-def _defaults(options: Options) -> Defaults:
+def _defaults(request: MountRequest) -> Defaults:
+    options = request.options
     return Defaults(
         uid=os.getuid() if options.uid is None else options.uid,
         gid=os.getgid() if options.gid is None else options.gid,
@@ -108,6 +112,7 @@ def _defaults(options: Options) -> Defaults:
         typed_markers=options.dir_attributes == "content-type",
         show_segments=options.show_segments,
         special=options.special,
+        hidden_trash=request.source.prefix if options.trash and not options.show_trash else None,
     )
 
 
@@ -168,7 +173,15 @@ def _journal(
     conflicts = Conflicts(store, copier, removal, account.ambiguous, keep=options.conflict == "keep")
     settle = _settle_seconds(options)
     return Journal(
-        Executor(store, options.segment_size, conflicts, removal, copies, account.ambiguous),
+        Executor(
+            store,
+            options.segment_size,
+            conflicts,
+            removal,
+            copies,
+            account.ambiguous,
+            Trash(store, removal, options.trash),
+        ),
         file_cache,
         db,
         backlog,

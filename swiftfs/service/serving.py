@@ -30,6 +30,7 @@ from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
 from swiftfs.service.systemd import notify
+from swiftfs.service.trash_sweep import TrashSweep
 from swiftfs.store.connect import ConnectedAccount
 
 log = logging.getLogger(__name__)
@@ -62,16 +63,19 @@ def serve(
     live, budget = live_options(filesystem, account, prices, cache)
     collector = StatusCollector(filesystem, account, request.source, request.mountpoint, prices, live, budget)
     Drain(0).write(cache)  # replaces the last state of an earlier process
+    sweep = TrashSweep(filesystem)
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
     try:
         begin(filesystem, request, account, usage)
         monitoring.begin(collector)
+        sweep.start()
         if budget is not None:
             budget.start()
         termination.serve(account.reading.end)
         _mount(filesystem, request, monitoring.files(collector), live, ready, detached)
         log.info("%s is not mounted any more", request.mountpoint)
     finally:
+        sweep.stop()
         termination.drain()
         account.reading.resume()  # what is stored now may need bytes of what it replaces
         notify("STOPPING=1")

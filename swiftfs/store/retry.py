@@ -248,12 +248,13 @@ class RetryingStore:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        delete_at: int | None = None,
         etag: str = "",
     ) -> ObjectVersion:
         version = self._change(
             target,
             lambda _call: self._store.copy(
-                source, target, manifest_only=manifest_only, headers=headers, etag=etag
+                source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
             ),
             lambda _error: Effect("copy", source=source),
         )

@@ -323,6 +323,7 @@ class SwiftStore:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        delete_at: int | None = None,
         etag: str = "",
     ) -> ObjectVersion:
         if not (manifest_only or etag):
@@ -334,6 +335,8 @@ class SwiftStore:
             meaning[412] = PreconditionFailed
         if headers is not None:
             sent |= {**to_wire(headers), "X-Fresh-Metadata": "true"}
+        if delete_at is not None:
+            sent["X-Delete-At"] = str(delete_at)
         request = Request(
             "copy",
             "COPY",
