@@ -21,6 +21,7 @@ from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
+from swiftfs.posix.trash_guard import TrashGuard
 from swiftfs.posix.unlink_ops import UnlinkOps
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.retry import deadline
@@ -45,49 +46,50 @@ class FileSystem:
         unlinks = UnlinkOps(services, pending, write_back, directories)
         changes = AttributeChanges(services, pending, write_back)
         renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
-        self.link = LinkOps(services, pending, write_back, changes).link
+        guard = TrashGuard(services.source, services.trash)
+        self.link = guard.refusing(LinkOps(services, pending, write_back, changes).link)
         attributes = AttributeOps(services, pending, files, changes)
 
         self.getattr = attributes.getattr
         self.getattr_handle = attributes.getattr_handle
-        self.chmod = attributes.chmod
-        self.chown = attributes.chown
-        self.utimens = attributes.utimens
-        self.getxattr = attributes.getxattr
-        self.listxattr = attributes.listxattr
-        self.setxattr = attributes.setxattr
-        self.removexattr = attributes.removexattr
+        self.chmod = guard.refusing(attributes.chmod)
+        self.chown = guard.refusing(attributes.chown)
+        self.utimens = guard.refusing(attributes.utimens)
+        self.getxattr, self.listxattr = attributes.getxattr, attributes.listxattr
+        self.setxattr = guard.refusing(attributes.setxattr)
+        self.removexattr = guard.refusing(attributes.removexattr)
 
         self.opendir = directories.opendir
         self.readdir = directories.readdir
         self.fsyncdir = directories.fsyncdir
         self.releasedir = directories.releasedir
-        self.mkdir = directories.mkdir
-        self.rmdir = directories.rmdir
+        self.mkdir = guard.refusing(directories.mkdir)
+        self.rmdir = guard.refusing(directories.rmdir)
 
-        self.create = files.create
-        self.open = files.open
+        self.create = guard.refusing(files.create)
+        self.open = guard.reading(files.open)
         self.page_use = services.open_files.page_use
         self.is_other_inode = services.open_files.replaced.is_other_inode
         self.moves = services.open_files.replaced.moves
         self.wait_for_move = services.open_files.replaced.wait
         self.read = files.read
         self.write = files.write
-        self.truncate = files.truncate
+        self.truncate = guard.refusing(files.truncate)
         self.truncate_handle = files.truncate_handle
         self.fallocate = files.fallocate
         self.flush = files.flush
         self.fsync = files.fsync
         self.release = files.release
-        self.mknod = files.mknod
-        self.symlink = files.symlink
+        self.mknod = guard.refusing(files.mknod)
+        self.symlink = guard.refusing(files.symlink)
         self.readlink = files.readlink
 
-        self.unlink = unlinks.unlink
-        self.unhide = unlinks.unhide
-        self.rename, self.hide = renames.rename, renames.hide
+        self.unlink, self.unhide = guard.refusing(unlinks.unlink), unlinks.unhide
+        self.rename, self.hide = guard.refusing(renames.rename), guard.refusing(renames.hide)
         self._usage = UsageReport(services.store, services.source, services.options.segments)
         self.statfs = self._usage.of
+
+        self.drain_seconds = services.options.drain
 
         self.waiting, self.retry = services.journal.waiting, services.journal.retry
         self.refresh = services.namespace.invalidate_all
@@ -96,6 +98,10 @@ class FileSystem:
     def services(self) -> Services:
         """The parts of the mount, for its status."""
         return self._services
+
+    def set_prefetch(self, on: bool) -> None:
+        """Download small files before they are opened, or not."""
+        self._files.set_prefetch(on)
 
     def written(self) -> list[OpenFile]:
         """Return the open files with changes that the journal does not have."""
@@ -129,21 +135,20 @@ class FileSystem:
         records, self._records = deque(self._records), ()  # there may be 100,000
         self._services.journal.recover(records, self._pending.recovered, self._pending.show_moved)
 
-    def close(self, progress: Callable[[int], None] = lambda _: None, *, drain: float | None = None) -> None:
+    def close(self, progress: Callable[[int], None] = lambda _: None) -> None:
         """Store all pending changes and end every thread; the mount is gone.
 
-        `progress` is called with the number of pending changes. Changes that cannot be stored within `drain`
-        seconds, by default those of the option, stay on the disk for the next mount. Raise `SwiftfsError` if
-        there are such changes, if files could not be handed in, or if Swift refused changes that were not
-        reported yet.
+        `progress` is called with the number of pending changes. Changes that cannot be stored within
+        `drain_seconds`, which may be changed until then, stay on the disk for the next mount. Raise
+        `SwiftfsError` if there are such changes, if files could not be handed in, or if Swift refused changes
+        that were not reported yet.
         """
         journal = self._services.journal
         # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
         # namespace.
         lost = [file.path for file in self._services.open_files.all() if not self._write_back.drain(file)]
         self._files.close()
-        seconds = self._services.options.drain if drain is None else drain
-        left = journal.close(seconds, progress, self._services.store.close)
+        left = journal.close(self.drain_seconds, progress, self._services.store.close)
         self._services.file_cache.close()
         self._services.namespace.close()
         problems = []

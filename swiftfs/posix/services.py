@@ -1,6 +1,7 @@
 """What the modules of posix/ share: the parts of the mount, and who owns a new file."""
 
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from swiftfs.paths import Source, split
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.times import Times
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.trash import TrashNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Services:
     """The parts of one mount that every kind of call needs; `service/build.py` makes them.
 
     `layout` limits the size of a file. `defaults` are the attributes of objects that store none.
+    `set_uploads` changes how many segments are uploaded at once at most, and of small files four times as
+    many.
     """
 
     store: ObjectStore
@@ -37,6 +41,8 @@ class Services:
     open_files: OpenFiles
     inodes: Inodes
     times: Times
+    trash: TrashNames
+    set_uploads: Callable[[int], None]
 
 
 def in_folder(namespace: Namespace, path: str, mode: int, caller: Caller) -> tuple[int, Caller]:

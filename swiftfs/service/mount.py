@@ -23,6 +23,7 @@ from swiftfs.service.signals import Termination, block_signals
 from swiftfs.service.source_memory import find_source
 from swiftfs.store.connect import ConnectedAccount, connect
 from swiftfs.store.foreign_manifests import MayRead
+from swiftfs.store.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def _connected(
         insecure_storage=options.insecure_storage,
         may_read=_may_read(request),
         may_be_away=options.offline,
+        throttle=Throttle(options.bwlimit, options.tpslimit),
     )
     with contextlib.closing(account):
         check_policy(options.storage_policy, account)

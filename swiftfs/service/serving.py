@@ -15,6 +15,7 @@ from swiftfs.config.options import Options, readable_size
 from swiftfs.control.collector import StatusCollector
 from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.drain import Drain
+from swiftfs.control.live_options import LiveOptions
 from swiftfs.control.unmount import detach, died
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.codec import load as load_codec
@@ -23,6 +24,7 @@ from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import build
 from swiftfs.service.first_requests import begin
+from swiftfs.service.live import live_options
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
@@ -30,6 +32,7 @@ from swiftfs.service.reconnection import Mounted, Reconnection
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
 from swiftfs.service.source_memory import FoundSource, SourceMemory, identity_of
 from swiftfs.service.systemd import notify
+from swiftfs.service.trash_sweep import TrashSweep
 from swiftfs.store.connect import ConnectedAccount
 
 log = logging.getLogger(__name__)
@@ -58,8 +61,11 @@ def serve(
     request = source.request
     filesystem = build(account, request, cache)
     _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
-    collector = StatusCollector(filesystem, account, request.source, request.mountpoint, monitoring.prices)
+    prices = monitoring.prices
+    live, budget = live_options(filesystem, account, prices, cache)
+    collector = StatusCollector(filesystem, account, request.source, request.mountpoint, prices, live, budget)
     Drain(0).write(cache)  # replaces the last state of an earlier process
+    sweep = TrashSweep(filesystem)
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
     reconnection = _reconnection(filesystem, source, account, cache)
     try:
@@ -68,10 +74,14 @@ def serve(
             _remember(source.memory, cache)
             reconnection.start()
         monitoring.begin(collector)
+        sweep.start()
+        if budget is not None:
+            budget.start()
         termination.serve(account.reading.end)
-        _mount(filesystem, request, monitoring.files(collector), ready, detached)
+        _mount(filesystem, request, monitoring.files(collector), live, ready, detached)
         log.info("%s is not mounted any more", request.mountpoint)
     finally:
+        sweep.stop()
         termination.drain()
         account.reading.resume()  # what is stored now may need bytes of what it replaces
         notify("STOPPING=1")
@@ -81,8 +91,13 @@ def serve(
         # Before the drain is written here: it writes the same file.
         detached.stop()
         Drain(0).write(cache)  # the mount is not held any more
-        # The server is away, as is known: whoever shuts down need not wait for it.
-        _drain(filesystem, cache, is_away=account.presence.away is not None)
+        if account.presence.away is not None:
+            filesystem.drain_seconds = 0.0  # whoever shuts down need not wait for the server
+        try:
+            _drain(filesystem, cache)
+        finally:
+            if budget is not None:
+                budget.close()  # the drain costs, too
 
 
 def _reconnection(
@@ -106,7 +121,7 @@ def _remember(memory: SourceMemory | None, cache: Path) -> None:
         memory.save(cache)
 
 
-def _drain(filesystem: FileSystem, cache: Path, *, is_away: bool = False) -> None:
+def _drain(filesystem: FileSystem, cache: Path) -> None:
     told = False
 
     def tell(waiting: int) -> None:
@@ -118,7 +133,7 @@ def _drain(filesystem: FileSystem, cache: Path, *, is_away: bool = False) -> Non
         notify(f"STATUS=unmounted, {waiting} changes are still to be stored")
 
     try:
-        filesystem.close(tell, drain=0.0 if is_away else None)
+        filesystem.close(tell)
     except SwiftfsError as error:
         Drain(0, str(error)).write(cache)
         raise
@@ -139,6 +154,7 @@ def _mount(
     filesystem: FileSystem,
     request: MountRequest,
     files: Mapping[str, Callable[[], bytes]],
+    live: LiveOptions,
     ready: Callable[[], None],
     detached: DetachWatch,
 ) -> None:
@@ -157,7 +173,7 @@ def _mount(
     gc.enable()
     try:
         FUSE(
-            Operations(ControlDirFS(filesystem, ControlDir(files, caller))),
+            Operations(ControlDirFS(filesystem, ControlDir(files, caller, live))),
             request.mountpoint,
             source=f"{SCHEME}{request.source}",
             attr_timeout=seconds,

@@ -60,10 +60,9 @@ def harness(
         options = f"{options},sync".lstrip(",")
     ambiguous = AmbiguousRequests()
     retrying = RetryingStore(store, SHORT_RETRIES, ambiguous=ambiguous, presence=presence)
-    connected = ConnectedAccount(retrying, Counters(), "memory", ambiguous=ambiguous)
+    connected = ConnectedAccount(retrying, Counters(), "memory", ambiguous=ambiguous, presence=presence)
     request = MountRequest(Source.parse(source), Path("/nowhere"), parse_options([options]))
     filesystem = build(connected, request, cache)
-    drain = None if presence.away is None else 0.0
     try:
         if presence.away is None:
             filesystem.begin()
@@ -71,19 +70,21 @@ def harness(
             assert filesystem.begin_offline(Usage(0, 0)), "nothing is known of the source"
         yield filesystem
     except BaseException:
+        if presence.away is not None:
+            filesystem.drain_seconds = 0.0
         with suppress(SwiftfsError):  # it may follow from the first error, and must not replace it
-            filesystem.close(progress, drain=drain)
+            filesystem.close(progress)
         raise
-    _close(filesystem, progress, close_error, None if presence.away is None else 0.0)
+    if presence.away is not None:
+        filesystem.drain_seconds = 0.0
+    _close(filesystem, progress, close_error)
 
 
-def _close(
-    filesystem: FileSystem, progress: Callable[[int], None], error: str | None, drain: float | None
-) -> None:
+def _close(filesystem: FileSystem, progress: Callable[[int], None], error: str | None) -> None:
     """Close a file system; assert that it raises an error that matches `error`, or none."""
     found = None
     try:
-        filesystem.close(progress, drain=drain)
+        filesystem.close(progress)
     except SwiftfsError as raised:
         found = str(raised)
     if error is None:
