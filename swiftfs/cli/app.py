@@ -1,7 +1,6 @@
 """The command line: commands, options and their help. A command loads its own module when it runs."""
 
 import gc as garbage_collector
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from swiftfs.cli.options import (
     account_flags,
     complete_words,
     option_flags,
+    percent_of,
     seconds_of,
+    size_of,
 )
 from swiftfs.cli.trash_commands import trash
-from swiftfs.config.options import MIB, parse_size
 
 
 def _as_flag(word: str) -> str:
@@ -399,15 +399,6 @@ def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | st
 main.add_command(trash)
 
 
-def _percent(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float:
-    if text is None:
-        return 0.0
-    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%?", text)
-    if match is None or not 0 < float(match[1]) <= 100:
-        raise click.BadParameter(f"{text!r}: expected a percentage after '=', such as --bodies=5")
-    return float(match[1])
-
-
 @main.command(
     epilog=examples(
         "swiftfs check archive",
@@ -424,7 +415,7 @@ def _percent(_context: click.Context, _parameter: click.Parameter, text: str | N
     "percent",
     is_flag=False,
     flag_value="100",
-    callback=_percent,
+    callback=percent_of,
     metavar="[=PERCENT]",
     help="Download and verify the bytes of all files, or of a sample.",
 )
@@ -454,22 +445,12 @@ def check(source: str, paths: tuple[str, ...], against: Path | None, percent: fl
     command.run(source, paths, against, more, percent=percent, **asked)
 
 
-def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r}: expected {error}") from None
-    if not MIB <= size <= 1024 * MIB:
-        raise click.BadParameter(f"{text!r}: expected a size, 1M to 1G")
-    return size
-
-
 @main.command(epilog=examples("swiftfs probe photos", "swiftfs probe photos --size 64M"))
 @click.argument("source")
 @click.option(
     "--size",
     default="16M",
-    callback=_size,
+    callback=size_of,
     metavar="SIZE",
     show_default=True,
     help="Bytes to send and to read.",
