@@ -309,9 +309,10 @@ class Outcomes:
 
     def _end_with(self, task: Task, state: Succeeded | Cancelled, spared: Collection[Task]) -> None:
         """End a task, and those that must not be executed without it. Lock held."""
+        executed = task.executed() if isinstance(state, Succeeded) else None
         # One commit: the next process would execute either of them alone, and bring back what was deleted, or
         # delete what another client has stored there.
-        self._writer.end_together(task, state, spared)
+        self._writer.end(task, state, executed=executed, others=spared)
         for one in spared:
             one.notify(None if isinstance(one.operation, Delete) else state.error)
 

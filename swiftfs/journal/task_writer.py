@@ -390,24 +390,19 @@ class TaskWriter:
         changed: Iterable[Task] = (),
         cached_file: CachedFile | None = None,
         executed: Executed | None = None,
+        others: Collection[Task] = (),
     ) -> None:
-        """End a task in `state`, and write the tasks `changed` by that; the rest as in `finish`."""
+        """End a task in `state`, and write the tasks `changed` by that; the rest as in `finish`.
+
+        The same commit cancels `others`: deletions, which are not needed, and the rest with that error.
+        """
         changed = list(changed)
         if task.overrides is not None and isinstance(state, Succeeded):
             task.overrides.become(Cancelled())
         elif task.overrides is not None:
             self._queue.put_before(task.overrides, task)
             changed.append(task.overrides)
-        self.finish([task.seq], changed, cached_file, executed)
-        self._forget(task, state)
-
-    def end_together(self, task: Task, state: Succeeded | Cancelled, others: Collection[Task]) -> None:
-        """End a task in `state`, and cancel `others`, in one commit; none may override a deletion.
-
-        Deletions among the others are not needed any more; the rest has the error of the task.
-        """
-        executed = task.executed() if isinstance(state, Succeeded) else None
-        self.finish([task.seq, *(one.seq for one in others)], [], None, executed)
+        self.finish([task.seq, *(one.seq for one in others)], changed, cached_file, executed)
         for one in others:
             self._forget(one, Cancelled(None if isinstance(one.operation, Delete) else state.error))
         self._forget(task, state)
