@@ -276,12 +276,16 @@ REFRESH_ATTRIBUTE = "swift.refresh"
 STATE_ATTRIBUTE, THAW_ATTRIBUTE = "swift.state", "swift.thaw"
 """Whether a file of an archive can be read. Reading the second one asks the archive for the file before."""
 
+PINNED_ATTRIBUTE = "swift.pinned"
+PIN_ATTRIBUTE, UNPIN_ATTRIBUTE = "swift.pin", "swift.unpin"
+"""Whether the copies of a file, or of a folder, stay in the cache: 1 or 0. Reading the others changes it."""
+
 EXPIRY_ATTRIBUTE = "swift.delete_at"
 """When Swift deletes a file. Only its owner, the user who mounted and root may change it."""
 
 PRIVATE_ATTRIBUTES = frozenset(
     (
-        THAW_ATTRIBUTE,
+        *(THAW_ATTRIBUTE, PIN_ATTRIBUTE, UNPIN_ATTRIBUTE),
         *(PID_ATTRIBUTE, CACHE_ATTRIBUTE, STATUS_ATTRIBUTE),
         *(FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, REFRESH_ATTRIBUTE),
     )

@@ -70,6 +70,8 @@ class Rank(enum.IntEnum):
     """The journal's database connection."""
     HEAD_CACHE = enum.auto()
     """The database connection of the cached HEADs."""
+    KEPT_LISTINGS = enum.auto()
+    """The database connection of the listings on the disk."""
     RENEWALS = enum.auto()
     """Logins in progress, by the token that was refused."""
     STORE = enum.auto()

@@ -229,6 +229,16 @@ class Unavailable(StoreError):
     may_land = True
 
 
+class Offline(Unavailable):
+    """The server is away, as is known already: nothing was sent."""
+
+    may_land = False
+
+
+class NotBegun(Offline):
+    """The server is away, and a change of which nothing was sent yet has to wait."""
+
+
 class Postponed(Unavailable):
     """429, 498 or 503, and the server names a pause that is longer than the call may take."""
 

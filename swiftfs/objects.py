@@ -324,8 +324,12 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """The disk space of the cache in bytes: `used` of `limit`; `dirty` of the used bytes are not in Swift."""
+    """The disk space of the cache in bytes: `used` of `limit`.
+
+    Of the used bytes `dirty` are not in Swift, and `pinned` stay.
+    """
 
     used: int
     dirty: int
     limit: int
+    pinned: int = 0

@@ -1,7 +1,6 @@
 """The command line: commands, options and their help. A command loads its own module when it runs."""
 
 import gc as garbage_collector
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from swiftfs.cli.options import (
     account_flags,
     complete_words,
     option_flags,
+    percent_of,
     seconds_of,
+    size_of,
 )
 from swiftfs.cli.trash_commands import trash
-from swiftfs.config.options import MIB, parse_size
 
 
 def _as_flag(word: str) -> str:
@@ -173,6 +173,51 @@ def thaw(paths: tuple[Path, ...], no_wait: bool, as_json: bool) -> None:
     from swiftfs.cli import thaw as command
 
     command.run(paths, wait=not no_wait, as_json=as_json)
+
+
+@main.command(epilog=examples("swiftfs warm ~/archive", "swiftfs warm ~/archive/2019 --data"))
+@click.argument("paths", metavar="PATH...", type=FOLDER, nargs=-1, required=True)
+@click.option("--data", is_flag=True, help="Read the bytes of all files into the cache, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON at the end.")
+def warm(paths: tuple[Path, ...], data: bool, as_json: bool) -> None:
+    """Let a mount list everything at PATH and below, before it is needed.
+
+    A mount with the option `offline` keeps the listings in its cache folder, and shows them while the server
+    is away. With --data the files are read too, as far as they fit into the cache: none is read that would
+    evict another one of them. The exit code is 1 if something could not be listed or read, or did not fit.
+    """
+    from swiftfs.cli import warm as command
+
+    command.run(paths, data=data, as_json=as_json)
+
+
+@main.command(epilog=examples("swiftfs pin ~/archive/2019", "swiftfs pin ~/archive"))
+@click.argument("paths", metavar="PATH...", type=FOLDER, nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what is pinned as JSON.")
+def pin(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Keep the copies of the files at PATH, and those below, in the cache; of a mount point, show the pins.
+
+    Copies that are in the cache stay there, and so do those that come later, also of files that are new in a
+    folder. Nothing is downloaded: `swiftfs warm --data` does that. Pins are kept in the cache folder, for the
+    next mount too, and belong to paths: a file that is renamed leaves its pin. Up to 90 % of the cache can be
+    pinned.
+    """
+    from swiftfs.cli import pin as command
+
+    command.run(paths, is_pin=True, as_json=as_json)
+
+
+@main.command(epilog=examples("swiftfs unpin ~/archive/2019"))
+@click.argument("paths", metavar="PATH...", type=FOLDER, nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what is still pinned as JSON.")
+def unpin(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Let the copies of the files at PATH, and those below, be evicted from the cache again.
+
+    Pins of folders above stay: a file in a pinned folder cannot be unpinned alone.
+    """
+    from swiftfs.cli import pin as command
+
+    command.run(paths, is_pin=False, as_json=as_json)
 
 
 @main.command(
@@ -354,15 +399,6 @@ def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | st
 main.add_command(trash)
 
 
-def _percent(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float:
-    if text is None:
-        return 0.0
-    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%?", text)
-    if match is None or not 0 < float(match[1]) <= 100:
-        raise click.BadParameter(f"{text!r}: expected a percentage after '=', such as --bodies=5")
-    return float(match[1])
-
-
 @main.command(
     epilog=examples(
         "swiftfs check archive",
@@ -379,7 +415,7 @@ def _percent(_context: click.Context, _parameter: click.Parameter, text: str | N
     "percent",
     is_flag=False,
     flag_value="100",
-    callback=_percent,
+    callback=percent_of,
     metavar="[=PERCENT]",
     help="Download and verify the bytes of all files, or of a sample.",
 )
@@ -409,22 +445,12 @@ def check(source: str, paths: tuple[str, ...], against: Path | None, percent: fl
     command.run(source, paths, against, more, percent=percent, **asked)
 
 
-def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r}: expected {error}") from None
-    if not MIB <= size <= 1024 * MIB:
-        raise click.BadParameter(f"{text!r}: expected a size, 1M to 1G")
-    return size
-
-
 @main.command(epilog=examples("swiftfs probe photos", "swiftfs probe photos --size 64M"))
 @click.argument("source")
 @click.option(
     "--size",
     default="16M",
-    callback=_size,
+    callback=size_of,
     metavar="SIZE",
     show_default=True,
     help="Bytes to send and to read.",

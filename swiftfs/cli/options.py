@@ -1,5 +1,6 @@
 """The table of options as flags of a command."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from swiftfs.cli.group import FOLDER_IS_GONE, OneLineError
-from swiftfs.config.options import OPTIONS, SWITCH, Option, parse_age
+from swiftfs.config.options import MIB, OPTIONS, SWITCH, Option, parse_age, parse_size
 from swiftfs.config.sources import OTHER_NAMES, Setting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -110,3 +111,24 @@ def _text(value: bool | str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return value
+
+
+def size_of(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
+    """Return the bytes of a size from 1M to 1G; a callback of click."""
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: expected {error}") from None
+    if not MIB <= size <= 1024 * MIB:
+        raise click.BadParameter(f"{text!r}: expected a size, 1M to 1G")
+    return size
+
+
+def percent_of(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float:
+    """Return the value of a percentage; a callback of click."""
+    if text is None:
+        return 0.0
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%?", text)
+    if match is None or not 0 < float(match[1]) <= 100:
+        raise click.BadParameter(f"{text!r}: expected a percentage after '=', such as --bodies=5")
+    return float(match[1])

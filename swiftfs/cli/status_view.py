@@ -51,7 +51,10 @@ def _mount(state: MountStatus) -> Iterator[RenderableType]:
             f" swiftfs recover {state.cache_folder}",
             "bold",
         )
-    if report.away:
+    if state.offline:
+        since = _duration(state.now - (state.offline_since or state.now))
+        yield _text(f"offline for {since}: {state.offline_reason}", "bold")
+    elif report.away:
         yield _text(AWAY, "bold")
     if report.refusals:
         first = report.refusals[0]
@@ -95,7 +98,8 @@ def _facts(state: MountStatus) -> Table:
         (
             "cache",
             f"{readable_size(state.cache.used)} of {readable_size(state.cache.limit)},"
-            f" {readable_size(state.cache.dirty)} of it not in Swift yet; {state.cache_folder}",
+            f" {readable_size(state.cache.dirty)} of it not in Swift yet{_pinned(state)};"
+            f" {state.cache_folder}",
         ),
         ("requests", asked + cost),
         ("trash", _trash(state)),
@@ -107,6 +111,10 @@ def _facts(state: MountStatus) -> Table:
     if state.month is not None:
         table.add_row("month", _text(_month(state.month)))
     return table
+
+
+def _pinned(state: MountStatus) -> str:
+    return f", {readable_size(state.cache.pinned)} pinned" if state.pins else ""
 
 
 def _trash(state: MountStatus) -> str:

@@ -324,6 +324,12 @@ class Options:
         _size(64 * MIB, 2**50),
         "disk space for local copies of files (default: 10G, at most half of the free space)",
     )
+    offline: bool = _option(
+        False,
+        SWITCH,
+        "mount also when the server is away, with the listings and copies in the cache folder; changes wait "
+        "there until it is back",
+    )
     drain: float = _option(
         300.0, _SECONDS, "how long unmounting waits for uploads; the next mount continues with the rest"
     )

@@ -37,6 +37,12 @@ def mountpoints() -> list[Path]:
     return [entry.mountpoint for entry in mount_entries(OWN_TABLE)]
 
 
+def mount_of(path: Path) -> Path:
+    """Return the mount point of the filesystem that `path` is in."""
+    path = path.absolute()
+    return next(one for one in (path, *path.parents) if os.path.ismount(one))
+
+
 def read_state(mountpoint: Path) -> MountStatus:
     """Return the status of the mount at `mountpoint`; errors as in `read_report`."""
     try:

@@ -15,6 +15,7 @@ from swiftfs.journal.report import sent_bytes
 from swiftfs.objects import CacheUse, Limits
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.pinning import shown
 from swiftfs.store.connect import ConnectedAccount
 
 MOST_WRITING = 100
@@ -49,6 +50,7 @@ class StatusCollector:
         services, counts = self._services, self._account.counters.snapshot()
         limits = self._account.known_limits()
         used, dirty = services.file_cache.disk_use()
+        pinned = services.file_cache.pinned
         return MountStatus(
             schema=SCHEMA,
             version=__version__,
@@ -62,11 +64,15 @@ class StatusCollector:
             limits=self._bounds(limits),
             cache_folder=str(services.cache_dir.absolute()),
             set_aside=tuple(set_aside(services.cache_dir)),
-            cache=CacheUse(used, dirty, services.file_cache.limit),
+            cache=CacheUse(used, dirty, services.file_cache.limit, pinned.bytes),
+            pins=tuple(shown(pin, self._source) for pin in pinned.all()),
             requests=dict(counts.classes),
             cost=self._prices.cost(counts) if self._prices else None,
             writing=self._writing(),
             report=services.journal.report(),
+            offline=(away := self._account.presence.away) is not None,
+            offline_since=away.since if away else None,
+            offline_reason=away.reason if away else "",
             trashed=services.journal.trash.count,
             trash_days=services.options.trash,
             throttling=self._throttling(),

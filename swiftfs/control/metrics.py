@@ -64,13 +64,16 @@ class StateCollector(Collector):
         yield from _requests(state)
         yield from _limits(state)
         yield from _changes(state)
-        used, kinds = state.cache, ("used", "dirty", "limit")
+        yield GaugeMetricFamily(
+            "swiftfs_offline", "1 while it is offline (option offline), else 0.", value=float(state.offline)
+        )
+        used, kinds = state.cache, ("used", "dirty", "limit", "pinned")
         cache = GaugeMetricFamily(
             "swiftfs_cache_bytes",
-            "Disk space of the cache folder; dirty is not in Swift yet.",
+            "Disk space of the cache folder; dirty is not in Swift yet, pinned stays.",
             labels=["kind"],
         )
-        for kind, size in zip(kinds, (used.used, used.dirty, used.limit), strict=True):
+        for kind, size in zip(kinds, (used.used, used.dirty, used.limit, used.pinned), strict=True):
             cache.add_metric([kind], size)
         yield cache
 

@@ -80,7 +80,9 @@ class MountStatus:
     `report` has the pending changes, `writing` the open files with changes, `requests` the requests to Swift
     by class, `cost` their cost by the user's own prices, and `month` that of this month over restarts, None
     without prices. `set_aside` names damaged journals and `lost` in `cache_folder`. `trashed` files were put
-    into the trash since the mount, each for `trash_days`; with 0 there is none.
+    into the trash since the mount, each for `trash_days`; with 0 there is none. It is `offline` since
+    `offline_since` (seconds since the epoch) for `offline_reason`, while the server is away. `pins` are the
+    paths whose copies stay in the cache.
     """
 
     schema: int
@@ -100,6 +102,10 @@ class MountStatus:
     cost: Cost | None
     writing: tuple[Writing, ...]
     report: QueueReport
+    offline: bool = False
+    offline_since: float | None = None
+    offline_reason: str = ""
+    pins: tuple[str, ...] = ()
     trashed: int = 0
     trash_days: int = 0
     throttling: Throttling = Throttling()

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from swiftfs.config.cache_dir import CONTENT, VERSIONS
+from swiftfs.config.cache_dir import CONTENT, PINS, VERSIONS
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_factory import CachedFileFactory
+from swiftfs.filecache.pins import Pins
 from swiftfs.filecache.space import HasSize, SpaceCalls, SpaceOutlook, SpaceWaiter
 from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.filecache.uses import Backlog, NoBacklog, Use
-from swiftfs.filecache.version_cache import VersionCache
+from swiftfs.filecache.uses import Backlog, NoBacklog, Use, can_be_restored
+from swiftfs.filecache.version_cache import PinnedCopies, VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 
 MIB = 1024 * 1024
@@ -33,9 +34,8 @@ RESERVE = 4 * STEP
 """Free bytes of disk below which clean blocks are evicted, whatever the budget: several writers may each be
 a step ahead."""
 
-SMALL = 1024 * 1024
-"""Files up to this size that only wait for the journal are closed: there may be more of them than
-descriptors."""
+PINNED_SHARE = 0.9
+"""How much of the cache may be pinned. The least recently used pinned copies beyond that are as others."""
 
 
 class FileCache:
@@ -69,7 +69,8 @@ class FileCache:
         self._backlog = backlog or NoBacklog()
         self._uses = self._backlog.uses
         self._lock = self._uses.lock
-        self._versions = VersionCache(self._folder, cache / VERSIONS)
+        self._versions = VersionCache(self._folder, cache / VERSIONS, Pins(cache / PINS))
+        self.pinned = PinnedCopies(self._lock, self._versions)
         self._closing: dict[ObjectVersion, CachedFile] = {}
         self._used = self._uses.by_file
         self._journaled = dict(journaled)
@@ -185,6 +186,9 @@ class FileCache:
                 self._growth = STEP  # the next growth checks the budget: what is stored can be evicted
         self._space.progress()
 
+    def _most_pinned(self) -> int:
+        return int(self.limit * PINNED_SHARE)
+
     def is_pinned(self, cached_file: CachedFile) -> bool:
         """Return whether the journal needs the local file."""
         with self._lock:
@@ -232,7 +236,7 @@ class FileCache:
         elif (cached_file := use.cached_file) is not None:
             if not use.is_wanted:
                 cached_file.uploads.cancel_queued()
-            if _can_be_restored(cached_file) and (size := cached_file.suspend()) is not None:
+            if can_be_restored(cached_file) and (size := cached_file.suspend()) is not None:
                 use.cached_file, use.bytes = None, size
 
     def _end(self, file: str, use: Use) -> None:
@@ -275,14 +279,17 @@ class FileCache:
         with self._lock:
             excess = self._excess() + more
             if excess > 0:
-                excess -= self._versions.evict(excess)
+                excess -= self._versions.evict(excess, self._most_pinned())
+            covers = self._versions.pins.covers
             used = [
-                (use.cached_file, use.pins > 0) for use in self._used.values() if use.cached_file is not None
+                (use.cached_file, use.pins > 0, covers(use.name))
+                for use in self._used.values()
+                if use.cached_file is not None
             ]
-            for cached_file, journaled in (
+            for cached_file, journaled, _ in (
                 # Clean files first: what is evicted of a dirty one is fetched from its segments before it is
-                # changed again.
-                sorted(used, key=lambda one: one[0].is_dirty()) if excess > 0 else ()
+                # changed again. Pinned ones last.
+                sorted(used, key=lambda one: (one[2], one[0].is_dirty())) if excess > 0 else ()
             ):
                 if excess <= 0:
                     return
@@ -326,7 +333,8 @@ class FileCache:
     def _outlook(self, cached_file: HasSize, size: int) -> SpaceOutlook:
         """Free what can be freed at once, and begin the uploads that will free more."""
         # Segments are on the disk until they are stored, however small the limit is.
-        limit = max(self.limit, self.factory.space_needed(cached_file.size))
+        pinned = min(self._versions.pinned_bytes, self._most_pinned())
+        limit = max(self.limit - pinned, self.factory.space_needed(cached_file.size))
         self.fit(size)
         if self._unsaved() + size <= limit and self._free() >= RESERVE:
             return SpaceOutlook.SPACE
@@ -394,12 +402,3 @@ class FileCache:
 
     def _free(self) -> int:
         return shutil.disk_usage(self._folder.parent).free
-
-
-def _can_be_restored(cached_file: CachedFile) -> bool:
-    """Return whether the record has all there is to keep of a local file, and no upload reads it."""
-    # Clean bytes would have to be downloaded again, and the object may be gone.
-    if cached_file.size > SMALL or cached_file.has_more_than_record():
-        return False
-    # In this order: an upload may end between the two checks, but then `has_begun` is True.
-    return not (cached_file.uploads.is_busy or cached_file.uploads.record.has_begun)

@@ -90,3 +90,17 @@ class NoBacklog:
 
     def abandon(self, uploads: SegmentUploader) -> None:
         """Do nothing: the segments stay."""
+
+
+SMALL = 1024 * 1024
+"""Files up to this size that only wait for the journal are closed: there may be more of them than
+descriptors."""
+
+
+def can_be_restored(cached_file: CachedFile) -> bool:
+    """Return whether the record has all there is to keep of a local file, and no upload reads it."""
+    # Clean bytes would have to be downloaded again, and the object may be gone.
+    if cached_file.size > SMALL or cached_file.has_more_than_record():
+        return False
+    # In this order: an upload may end between the two checks, but then `has_begun` is True.
+    return not (cached_file.uploads.is_busy or cached_file.uploads.record.has_begun)

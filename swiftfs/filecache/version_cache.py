@@ -9,9 +9,11 @@ import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from swiftfs.concurrency import Lock
+from swiftfs.filecache.pins import Pin, Pins
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, synchronize
 from swiftfs.filecache.version_index import Row, VersionIndex
-from swiftfs.objects import ObjectVersion
+from swiftfs.objects import ObjectName, ObjectVersion
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +26,39 @@ class VersionCache:
     No method raises errors of the disk: a file that cannot be cached is removed.
     """
 
-    def __init__(self, folder: Path, index: Path) -> None:
+    def __init__(self, folder: Path, index: Path, pins: Pins) -> None:
+        self.pins = pins
         self._folder = folder
         self._index = VersionIndex(index)
         self._preferred: set[str] = set()
+        self._has_warned = False
 
     @property
     def bytes(self) -> int:
         """The disk space of all files, in bytes."""
         return self._index.bytes
+
+    @property
+    def pinned_bytes(self) -> int:
+        """The disk space of the files that stay, in bytes."""
+        return self._index.pinned_bytes
+
+    def pin(self, pin: Pin) -> bool:
+        """Keep the files of an object or of a folder; return False if there are too many pins.
+
+        Raise `OSError`.
+        """
+        if not self.pins.add(pin):
+            return False
+        self._index.set_pinned(*_range_of(pin), pinned=True)
+        return True
+
+    def unpin(self, pin: Pin) -> None:
+        """Keep them no more, unless a folder above is pinned, too; raise `OSError`."""
+        self.pins.remove(pin)
+        self._index.set_pinned(*_range_of(pin), pinned=False)
+        for other in self.pins.all():
+            self._index.set_pinned(*_range_of(other), pinned=True)
 
     def __contains__(self, version: ObjectVersion) -> bool:
         return self._index.has(_name(version))
@@ -47,7 +73,9 @@ class VersionCache:
             _remove(file)
             return
         # After the rename, which changes the ctime in the mark.
-        row = Row(name, cached.present, cached.checked, file.allocated(), file.mark(), cached.manifest)
+        pinned = self.pins.covers(version.name)
+        of_file = (file.allocated(), file.mark(), cached.manifest, str(version.name))
+        row = Row(name, cached.present, cached.checked, *of_file, pinned)
         if self._index.put(row):
             file.close()
         else:
@@ -81,13 +109,28 @@ class VersionCache:
         self._preferred.difference_update(map(_name, no_more))
         self._preferred.update(map(_name, versions))
 
-    def evict(self, size: int) -> int:
-        """Delete the least recently used files, `size` bytes or all; return how many bytes were deleted."""
+    def evict(self, size: int, most_pinned: int) -> int:
+        """Delete the least recently used files, `size` bytes or all; return how many bytes were deleted.
+
+        Pinned ones stay, unless they take more than `most_pinned` bytes.
+        """
+        freed = self._evict(size)
+        if freed < size and (excess := self.pinned_bytes - most_pinned) > 0:
+            if not self._has_warned:
+                log.warning(
+                    "more than %d MiB is pinned: pinned copies are evicted, too; raise cache_size, or unpin",
+                    most_pinned >> 20,
+                )
+                self._has_warned = True
+            freed += self._evict(min(size - freed, excess), pinned=True)
+        return freed
+
+    def _evict(self, size: int, *, pinned: bool = False) -> int:
         # Preferred versions count as just used, so that the order of the index is enough.
         for name in self._preferred:
             self._index.touch(name)
         freed = 0
-        while freed < size and (oldest := self._index.oldest(_EVICTED_AT_ONCE)):
+        while freed < size and (oldest := self._index.oldest(_EVICTED_AT_ONCE, pinned=pinned)):
             evicted = []
             for name, allocated in oldest:
                 if freed >= size:
@@ -129,6 +172,51 @@ class VersionCache:
             log.info("%s cannot be synced, so it is not used after a reboot: %s", self._folder, error)
             clean = False
         self._index.close(clean=clean)
+
+
+class PinnedCopies:
+    """The copies that stay in the cache. `lock` is the file cache's."""
+
+    def __init__(self, lock: Lock, versions: VersionCache) -> None:
+        self._lock = lock
+        self._versions = versions
+
+    @property
+    def bytes(self) -> int:
+        """The disk space of the copies that are pinned and not open, in bytes."""
+        return self._versions.pinned_bytes
+
+    def all(self) -> list[Pin]:
+        """Return what is pinned."""
+        with self._lock:
+            return self._versions.pins.all()
+
+    def covers(self, name: ObjectName) -> bool:
+        """Return whether the copy of an object stays."""
+        with self._lock:
+            return self._versions.pins.covers(name)
+
+    def pin(self, pin: Pin) -> bool:
+        """Keep the copies of an object, or of what is in a folder; errors as in `VersionCache.pin`."""
+        with self._lock:
+            return self._versions.pin(pin)
+
+    def unpin(self, pin: Pin) -> None:
+        """Keep them no more; raise `OSError`."""
+        with self._lock:
+            self._versions.unpin(pin)
+
+
+_AFTER_ALL = "\U0010ffff"
+"""Appended to a prefix, it makes a text that is greater than everything that begins with the prefix."""
+
+
+def _range_of(pin: Pin) -> tuple[str, str]:
+    """Return the names of the objects of a pin: the first one, and the one behind the last one."""
+    if not pin.container:
+        return "", _AFTER_ALL
+    first = f"{pin.container}/{pin.key}"
+    return first, first + (_AFTER_ALL if pin.is_tree else "\0")
 
 
 def _name(version: ObjectVersion) -> str:

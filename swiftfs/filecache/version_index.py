@@ -28,6 +28,13 @@ _CLEAN = "clean"
 _FORMAT_3 = "-- the tables are the same"
 """`present` may be encoded as runs, which release 0.1 would decode as other blocks."""
 
+_FORMAT_4 = """
+ALTER TABLE files ADD COLUMN object TEXT NOT NULL DEFAULT '';
+ALTER TABLE files ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX files_by_object ON files (object);
+"""
+"""Whose copy it is, and whether it stays. Of older rows nobody knows it, until the file is used again."""
+
 _SCHEMA = Schema(
     0x73776663,
     2,
@@ -39,7 +46,7 @@ CREATE TABLE files (
 CREATE TABLE session (state TEXT);
 INSERT INTO session VALUES ('');
 """,
-    (_FORMAT_3,),
+    (_FORMAT_3, _FORMAT_4),
 )
 """`used` grows with every row, so it orders rows by last use: a file in use has no row."""
 
@@ -51,7 +58,8 @@ _COLUMNS = "name, present, checked, bytes, inode, size, mtime, ctime, manifest"
 class Row:
     """A cached file: its blocks, whether their MD5 was right, its disk space in bytes, and its mark.
 
-    `manifest` is that of an SLO, if it is known.
+    `manifest` is that of an SLO, if it is known; `object` is the object's full name, and a `pinned` file
+    stays.
     """
 
     name: str
@@ -60,17 +68,21 @@ class Row:
     bytes: int
     mark: Mark
     manifest: Manifest | None = None
+    object: str = ""
+    pinned: bool = False
 
 
 class VersionIndex:
     """The cached files by name, in the order of their last use; `bytes` is their disk space. Not locked.
+
+    `pinned_bytes` is that of the pinned ones.
 
     No method raises errors of the disk.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = CacheDatabase(path, _SCHEMA, _begin, "cached files are downloaded again")
-        self.bytes = 0
+        self.bytes = self.pinned_bytes = 0
         self._database = self._file.open()
 
     def put(self, row: Row) -> bool:
@@ -82,11 +94,16 @@ class VersionIndex:
         def insert() -> bool:
             with self._database:
                 self._delete(row.name)
+                if row.pinned:  # an older version is of no use any more
+                    self._database.execute("UPDATE files SET pinned = 0 WHERE object = ?", (row.object,))
                 self._database.execute(
-                    f"INSERT INTO files ({_COLUMNS}, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*values, _checksum(*values)),
+                    f"INSERT INTO files ({_COLUMNS}, checksum, object, pinned)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*values, _checksum(*values), row.object, row.pinned),
                 )
             self.bytes += row.bytes
+            if row.pinned:
+                self._count_pinned()
             return True
 
         return self._try(insert, instead=False)
@@ -118,14 +135,26 @@ class VersionIndex:
 
         return self._try(pop, instead=None)
 
-    def oldest(self, count: int) -> list[tuple[str, int]]:
-        """Return names and bytes of disk of the least recently used rows."""
-        return self._try(
-            lambda: self._database.execute(
-                "SELECT name, bytes FROM files ORDER BY used LIMIT ?", (count,)
-            ).fetchall(),
-            instead=[],
-        )
+    def oldest(self, count: int, *, pinned: bool = False) -> list[tuple[str, int]]:
+        """Return names and bytes of disk of the least recently used rows that are, or are not, `pinned`."""
+        query = "SELECT name, bytes FROM files WHERE pinned = ? ORDER BY used LIMIT ?"
+        return self._try(lambda: self._database.execute(query, (pinned, count)).fetchall(), instead=[])
+
+    def set_pinned(self, first: str, end: str, *, pinned: bool) -> None:
+        """Pin or unpin the files of the objects whose names are from `first` to before `end`."""
+
+        def update() -> None:
+            with self._database:
+                self._database.execute(
+                    "UPDATE files SET pinned = ? WHERE object >= ? AND object < ?", (pinned, first, end)
+                )
+            self._count_pinned()
+
+        self._try(update, instead=None)
+
+    def _count_pinned(self) -> None:
+        query = "SELECT coalesce(sum(bytes), 0) FROM files WHERE pinned"
+        self.pinned_bytes = self._database.execute(query).fetchone()[0]
 
     def touch(self, name: str) -> None:
         """Make a row the most recently used one."""
@@ -154,6 +183,7 @@ class VersionIndex:
         try:
             sizes = dict(self._database.execute("SELECT name, bytes FROM files"))
             self.bytes = sum(sizes.values())
+            self._count_pinned()
         except (sqlite3.Error, TypeError) as error:
             self._restart(error)
             return set()
@@ -166,18 +196,20 @@ class VersionIndex:
         self._database.close()
 
     def _delete(self, name: str) -> None:
-        for (size,) in self._database.execute("SELECT bytes FROM files WHERE name = ?", (name,)).fetchall():
+        found = self._database.execute("SELECT bytes, pinned FROM files WHERE name = ?", (name,)).fetchall()
+        for size, pinned in found:
             self._database.execute("DELETE FROM files WHERE name = ?", (name,))
             self.bytes -= size
+            self.pinned_bytes -= size * pinned
 
     def _try(self, step: Callable[[], Result], *, instead: Result) -> Result:
-        before = self.bytes
+        before = self.bytes, self.pinned_bytes
         try:
             return step()
         except sqlite3.OperationalError as error:  # the disk is full, or fails
             log.info("the index of the cache %s cannot be used: %s", self._file.path, error)
             # The transaction was rolled back, so its bytes count as before.
-            self.bytes = before
+            self.bytes, self.pinned_bytes = before
         except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             self._restart(error)
         return instead
@@ -185,7 +217,7 @@ class VersionIndex:
     def _restart(self, error: Exception) -> None:
         self._database.close()
         self._database = self._file.recreate(error)
-        self.bytes = 0
+        self.bytes = self.pinned_bytes = 0
 
 
 def _begin(database: sqlite3.Connection) -> None:

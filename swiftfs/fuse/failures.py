@@ -4,7 +4,7 @@ import errno
 import logging
 from typing import Any
 
-from swiftfs.errors import StoreError, SwiftfsError, errno_of
+from swiftfs.errors import Offline, StoreError, SwiftfsError, errno_of
 from swiftfs.fuse.structs import handle_of
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ def log_failure(name: str, args: tuple[Any, ...], error: BaseException) -> int:
         log.warning("%s %s: ENOSPC: %s", name, _subject(name, args), _FULL)
     if number == errno.EMFILE:
         log.warning("%s %s: EMFILE: %s", name, _subject(name, args), _TOO_MANY)
-    everyday = not isinstance(error, StoreError) or number in _EVERYDAY
+    # That the server is away was logged when that began.
+    everyday = not isinstance(error, StoreError) or isinstance(error, Offline) or number in _EVERYDAY
     code = errno.errorcode.get(number, number)
     log.log(
         logging.DEBUG if everyday else logging.WARNING,

@@ -11,7 +11,7 @@ from hashlib import md5
 
 from swiftfs.attributes import is_directory_type
 from swiftfs.concurrency import new_pool
-from swiftfs.errors import AlreadyExists, NotFound, StoreError, Unavailable
+from swiftfs.errors import AlreadyExists, NotBegun, NotFound, StoreError, Unavailable
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.upload_record import UploadRecord
@@ -44,6 +44,7 @@ from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_rows
+from swiftfs.store.presence import Presence
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,10 @@ PARALLEL = 16
 
 
 class Executor:
-    """Carries out operations against a store; files above `segment_size` bytes are stored as SLOs."""
+    """Carries out operations against a store; files above `segment_size` bytes are stored as SLOs.
+
+    None is begun while the server is away by `presence`.
+    """
 
     def __init__(
         self,
@@ -64,9 +68,11 @@ class Executor:
         copies: SharedCopies,
         ambiguous: AmbiguousRequests,
         trash: Trash,
+        presence: Presence,
     ) -> None:
         self.removal = removal
         self.trash = trash
+        self._presence = presence
         self._store = store
         self._segment_size = segment_size
         self._conflicts = conflicts
@@ -88,6 +94,7 @@ class Executor:
         A file that is stored as one object is downloaded completely first: after the PUT, its base version
         is gone.
         """
+        self._presence.check(NotBegun)
         # A large file's manifest can name the base version's segments, so its bytes need not be here.
         if cached_file.size > self._segment_size or cached_file.is_unchanged_slo:
             return operation
@@ -113,6 +120,7 @@ class Executor:
 
         `record_superseded` is called before the last request, with the objects to be deleted after it.
         """
+        self._presence.check(NotBegun)
         operation = self._without_unproven(operation, cached_file)
         # Segments that a dead process stored are used again: most of a large file may be there.
         if cached_file.uploads.record.is_inherited:
@@ -208,6 +216,7 @@ class Executor:
         An `ambiguous` one may have been carried out already. Raise the store's errors; the old state is then
         unchanged, unless the method below says otherwise.
         """
+        self._presence.check(NotBegun)
         match operation:
             case PutSpecial():
                 with self.trash.replacing(operation, ambiguous=ambiguous) as kept:

@@ -13,6 +13,7 @@ from swiftfs.errors import (
     ChangedDuringUpload,
     LoginRefused,
     NoSpace,
+    NotBegun,
     StoreError,
     SwiftfsError,
     Unavailable,
@@ -409,6 +410,8 @@ def _may_be_stored(error: Failure) -> bool:
 
     Only a refusal (4xx) proves that it has not. Another error may have come after a request was sent.
     """
+    if isinstance(error, NotBegun):
+        return False
     # 507 is no refusal: one server of the cluster has no space, and another may have the object.
     if not isinstance(error, StoreError) or isinstance(error, NoSpace):
         return True

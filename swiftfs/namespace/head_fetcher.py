@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from swiftfs.attributes import decode_metadata
 from swiftfs.concurrency import Future, Lock, Rank, new_lock, new_pool
-from swiftfs.errors import Ghost, NotFound
+from swiftfs.errors import Ghost, NotFound, Offline
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, with_head
 from swiftfs.namespace.head_cache import HeadCache, ObjectState
 from swiftfs.namespace.listing import HeadQueue, Listing
@@ -246,6 +246,11 @@ class EntryCompleter:
             return self._with_answer(entry, wanted.result())
         except NotFound as error:
             return self._with_answer(entry, error)
+        except Offline:
+            # What the listing shows is true. But an object of 0 bytes may be a DLO, whose size it hides.
+            if entry.is_directory or entry.attributes.size:
+                return entry
+            raise
 
     def _next_queued(self, listing: Listing) -> list[tuple[Listing, Entry]]:
         with self._lock:

@@ -1,13 +1,13 @@
 """Listings in memory: a folder's entries. Those of a huge folder are packed in small blocks."""
 
-import pickle
+import json
 import sys
 import zlib
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from swiftfs.namespace.entry import Defaults, Entry, Shown, entries_of, is_slash_marker, unpacked
 from swiftfs.objects import Page, Row
@@ -57,6 +57,14 @@ class Unlisted(Exception):
 
 
 _Any = TypeVar("_Any", bound=Shown)
+
+
+class PackedBlock(NamedTuple):
+    """A part of a huge folder: its last name, its packed rows, and how many bytes their texts take."""
+
+    end: str
+    packed: bytes
+    text: int
 
 
 @dataclass(slots=True)
@@ -137,9 +145,9 @@ class Listing:
         elif is_kept:
             self._huge = True
             # Packed at once: as entries 120,000 names would take 80 MB.
-            blocks = list(_pack(decided, page.subdirs))
+            blocks = list(_blocks_of(decided, page.subdirs))
             self._blocks += blocks
-            self.packed += sum(BLOCK_BYTES + sys.getsizeof(one.end) + len(one.packed) for one in blocks)
+            self.packed += sum(map(_size_of, blocks))
             self._rows += len(entries)
         return entries
 
@@ -156,6 +164,24 @@ class Listing:
         other._blocks = [replace(block, entries=None) for block in self._blocks]
         other._undecided = list(self._undecided)
         return other
+
+    @property
+    def is_huge(self) -> bool:
+        """Whether it is packed in blocks."""
+        return self._huge
+
+    def packed_blocks(self) -> list[PackedBlock]:
+        """Return the blocks of a huge folder, as Swift listed it."""
+        return [PackedBlock(block.end, block.packed, block.text) for block in self._blocks]
+
+    def restore_blocks(self, blocks: Iterable[PackedBlock], *, marked: bool) -> None:
+        """Make the new listing that of a huge folder with the `packed_blocks` of an earlier one."""
+        self._huge = self.complete = True
+        self.marked = marked
+        # Not unpacked: a million names would take seconds.
+        self._blocks = [_Block(*block) for block in blocks]
+        self._rows = BLOCK * len(self._blocks)
+        self.packed = sum(map(_size_of, self._blocks))
 
     def rows(self) -> Iterator[list[Entry]]:
         """Yield the entries of a huge folder as Swift listed them, some at a time, and keep none unpacked."""
@@ -258,8 +284,7 @@ class Listing:
     def _unpack(self, block: _Block) -> dict[str, Entry]:
         if block.entries is not None:
             return block.entries
-        rows, subdirs = pickle.loads(zlib.decompress(block.packed))
-        decided = entries_of(self.folder, rows, subdirs, self._defaults)
+        decided = entries_of(self.folder, *unpack(block.packed), self._defaults)
         return {entry.name: entry for entry in decided}
 
     def _expand(self, block: _Block) -> dict[str, Entry]:
@@ -283,7 +308,7 @@ class Listing:
                 self.head_queue[self.folder, entry.name] = None
 
 
-def _pack(rows: Iterable[Row], subdirs: Iterable[str]) -> Iterator[_Block]:
+def _blocks_of(rows: Iterable[Row], subdirs: Iterable[str]) -> Iterator[_Block]:
     """Yield a page in blocks, ordered by names as folders: a file `a` and a folder `a/` share one."""
     rows = sorted(rows, key=_as_folder)
     subdirs = sorted(subdirs)
@@ -292,8 +317,24 @@ def _pack(rows: Iterable[Row], subdirs: Iterable[str]) -> Iterator[_Block]:
         end = names[start : start + BLOCK][-1]
         low, high = bisect_left(rows, names[start], key=_as_folder), bisect_right(rows, end, key=_as_folder)
         below = subdirs[bisect_left(subdirs, names[start]) : bisect_right(subdirs, end)]
-        packed = zlib.compress(pickle.dumps((rows[low:high], below), pickle.HIGHEST_PROTOCOL), 1)
-        yield _Block(end, packed, _text_of(rows[low:high], below))
+        yield _Block(end, pack(rows[low:high], below), _text_of(rows[low:high], below))
+
+
+def pack(rows: Iterable[Row], subdirs: Iterable[str]) -> bytes:
+    """Return a part of a listing in few bytes."""
+    # Faster than pickle, which calls a method of each row; and a file may hold it.
+    values = [(one.key, one.size, one.hash, one.content_type, one.last_modified) for one in rows]
+    return zlib.compress(json.dumps([values, list(subdirs)], separators=(",", ":")).encode(), 1)
+
+
+def unpack(packed: bytes) -> tuple[list[Row], list[str]]:
+    """Return the rows and subdirs of `pack`."""
+    values, subdirs = json.loads(zlib.decompress(packed))
+    return [Row(*one) for one in values], subdirs
+
+
+def _size_of(block: _Block) -> int:
+    return BLOCK_BYTES + sys.getsizeof(block.end) + len(block.packed)
 
 
 def _text_of(rows: Iterable[Row], subdirs: Iterable[str]) -> int:
@@ -325,10 +366,30 @@ def set_entry(entries: dict[str, _Any], name: str, entry: _Any | None) -> None:
 def listings_in(
     page: Page, folder: Folder, root: Folder, marker: str, defaults: Defaults
 ) -> dict[Folder, Listing]:
+    """Return the listings of `parts_of` a page."""
+    return listings_of(parts_of(page, folder, root, marker), defaults)
+
+
+def listings_of(parts: Mapping[Folder, Page], defaults: Defaults) -> dict[Folder, Listing]:
+    """Return the listings of these folders, each of a single page.
+
+    They share one `head_queue`, because a walk goes from one to the next.
+    """
+    head_queue: HeadQueue = OrderedDict()
+    listings = {}
+    for folder, part in parts.items():
+        listing = listings[folder] = Listing(folder, defaults)
+        listing.add_page(part)
+        head_queue.update(listing.head_queue)
+        listing.head_queue = head_queue
+    return listings
+
+
+def parts_of(page: Page, folder: Folder, root: Folder, marker: str) -> dict[Folder, Page]:
     """Return the folders that a page of a flat listing of `root` after `marker` shows completely.
 
     There are none if the page has more than `MOST_FOLDERS`. `folder` is one of them if the page reaches past
-    it, even if it is empty. They share one `head_queue`, because a walk goes from one to the next.
+    it, even if it is empty.
     """
     rows: dict[str, list[Row]] = {}
     subdirs: dict[str, dict[str, None]] = {}
@@ -340,22 +401,16 @@ def listings_in(
             if len(subdirs) > MOST_FOLDERS:
                 return {}
         rows[prefix].append(row)
-    head_queue: HeadQueue = OrderedDict()
-    listings = {}
+    parts = {}
     for prefix in dict.fromkeys([folder.prefix, *rows, *subdirs]):
         # Of a folder in which the page ends only a part was shown, and before `marker` the page says nothing.
         ends = page.last or (page.marker > prefix and not page.marker.startswith(prefix))
         if prefix <= marker or not ends:
             continue
-        listing = Listing(Folder(root.container, prefix), defaults)
-        part = Page(
+        parts[Folder(root.container, prefix)] = Page(
             tuple(rows.get(prefix, ())), tuple(subdirs.get(prefix, ())), "", True, seconds=page.seconds
         )
-        listing.add_page(part)
-        head_queue.update(listing.head_queue)
-        listing.head_queue = head_queue
-        listings[listing.folder] = listing
-    return listings
+    return parts
 
 
 def _add_ancestors(prefix: str, root: str, subdirs: dict[str, dict[str, None]]) -> None:

@@ -13,7 +13,7 @@ from weakref import WeakSet
 from cachetools import LRUCache
 
 from swiftfs.concurrency import Future, Lock, monotonic, new_pool, wait_all
-from swiftfs.errors import FolderTooLarge, StoreError, TimedOut, printable
+from swiftfs.errors import FolderTooLarge, Offline, StoreError, TimedOut, printable
 from swiftfs.namespace.listing import PACKED_BYTES, Listing
 from swiftfs.objects import Page
 from swiftfs.paths import Folder
@@ -103,15 +103,15 @@ class Listings:
         listing = self._listings.get(folder)
         return listing if listing is not None and monotonic() < listing.expires else None
 
-    def add(self, listing: Listing) -> None:
-        """Add a new listing; it replaces an older one of its folder."""
+    def add(self, listing: Listing, *, is_expired: bool = False) -> None:
+        """Add a new listing; it replaces an older one of its folder. One from the disk has expired."""
         known = self._listings.get(listing.folder)
         if known is not None and known.begun > listing.begun:
             return
         # First: if the new one is too large to be kept, the older one must not stay either.
         self._listings.pop(listing.folder, None)
         if self._ttl:
-            is_valid = listing.begun >= self.invalidated_at(listing.folder)
+            is_valid = not is_expired and listing.begun >= self.invalidated_at(listing.folder)
             serves = max(self._ttl, SERVES_TIMES * listing.seconds) if is_valid else 0.0
             listing.expires = monotonic() + serves
             with suppress(ValueError):  # a folder larger than `max_entries` is not kept
@@ -182,10 +182,18 @@ class _Request:
 class ListingFetcher:
     """Gets listings by `fetch`, which its threads call, and which adds them to `listings`.
 
-    `lock` is the namespace's. It guards the listings, the running requests and the outage.
+    `recall` returns what is known of a folder without the server, None if nothing is. `lock` is the
+    namespace's. It guards the listings, the running requests and the outage.
     """
 
-    def __init__(self, lock: Lock, listings: Listings, fetch: Callable[[Folder], Listing]) -> None:
+    def __init__(
+        self,
+        lock: Lock,
+        listings: Listings,
+        fetch: Callable[[Folder], Listing],
+        recall: Callable[[Folder], Listing | None],
+    ) -> None:
+        self._recall = recall
         self._lock = lock
         self._listings = listings
         self._fetch = fetch
@@ -212,7 +220,7 @@ class ListingFetcher:
         # error.
         if expired is None:
             assert request is not None
-            return request.result()
+            return self._first(folder, request)
         if request is not None and wait_all([request], 0 if in_outage else ANSWER_SECONDS):
             if not _is_outage(request.exception()):
                 return request.result()
@@ -225,6 +233,15 @@ class ListingFetcher:
     def close(self) -> None:
         """Wait for the running requests and end the threads."""
         self._pool.shutdown(cancel_futures=True)
+
+    def _first(self, folder: Folder, request: Future[Listing]) -> Listing:
+        """Return the answer to a request, or what was known at an earlier time if there is none."""
+        try:
+            return request.result()
+        except StoreError as error:
+            if not _is_outage(error) or (known := self._recall(folder)) is None:
+                raise
+            return known
 
     def _joinable(self, folder: Folder) -> Future[Listing] | None:
         """Return the running request of a folder, unless its answer may be older than an invalidation."""
@@ -282,7 +299,8 @@ class _Outage:
 
     def log_once(self) -> None:
         """Log that expired listings are used, once in an outage."""
-        if self.lasts and not self._logged:
+        # Whoever knows already that the server is away has said so.
+        if self.lasts and not self._logged and not isinstance(self._reason, Offline):
             log.warning("Swift does not answer; expired listings are used meanwhile: %s", self._reason)
             self._logged = True
 

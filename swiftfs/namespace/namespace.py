@@ -2,42 +2,33 @@
 
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
 from swiftfs.attributes import Stored, decode_metadata
-from swiftfs.concurrency import Rank, monotonic, new_lock, unix_time_ns
-from swiftfs.errors import BadName, Ghost, NotFound, os_error
-from swiftfs.namespace.change_checks import ChangeChecker
+from swiftfs.concurrency import Rank, monotonic, new_lock, unix_time, unix_time_ns
+from swiftfs.errors import Ghost, NotFound, os_error
 from swiftfs.namespace.entry import (
     NO_TIME,
     Defaults,
     Entry,
-    container_entry,
-    entries_of,
     folder_inode,
     head_entries,
     implied_entry,
     with_head,
 )
+from swiftfs.namespace.folder_lister import FolderLister
 from swiftfs.namespace.folder_moves import FolderMoves
-from swiftfs.namespace.folder_reader import FolderReader, ListingReader, StreamReader
+from swiftfs.namespace.folder_reader import FolderReader, ListingReader
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
-from swiftfs.namespace.listing import ENTRY_BYTES, Listing, Unlisted, listings_in
-from swiftfs.namespace.listing_fetcher import LimitedPages, ListingFetcher, Listings
+from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
+from swiftfs.namespace.listing import Listing, Unlisted
+from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
 from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore, SharedState
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page, Usage
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
-from swiftfs.store.paging import iter_container_pages, iter_pages
 from swiftfs.store.protocol import ObjectStore
-
-BEFORE_SLASH = ".\U0010ffff"
-"""After a folder's name it is a listing marker just before the folder's objects: `.` sorts before `/`."""
-
-ACCOUNT_BYTES = 64 * 1024**2
-"""The most memory that the containers of an account take: 100,000 with names of 30 bytes do."""
 
 
 class Namespace:
@@ -57,6 +48,7 @@ class Namespace:
         ttl: float,
         max_entries: int,
         recent: RecentStore | None = None,
+        kept: KeptListings | None = None,
     ) -> None:
         self._store = store
         self._head_fetcher = head_fetcher
@@ -65,19 +57,26 @@ class Namespace:
         self._root = Entry("", None, defaults.directory(folder_inode(source.folder("/"))))
         self._lock = new_lock(Rank.NAMESPACE)
         self._listings = Listings(ttl, max_entries)
-        self._listing_fetcher = ListingFetcher(self._lock, self._listings, self._fetch)
+        self._kept = kept
         self._completer = EntryCompleter(head_fetcher, defaults, self._lock, self._listings)
-        self._overlay = Overlay(recent)
+        self._overlay = Overlay(recent if kept is None or recent is None else KeptChanges(recent, kept))
         self._shared = SharedState(self._lock, self._overlay, self._listings)
-        self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
+        self._walk_detector = WalkDetector()
+        self._lister = FolderLister(
+            store, head_fetcher, defaults, self._shared, self._completer, self._walk_detector, kept
+        )
+        self._listing_fetcher = ListingFetcher(
+            self._lock, self._listings, self._lister.fetch, self._lister.recall
+        )
         self.folder_moves = FolderMoves(self._shared, source, defaults)
         self._deferred: dict[str, DeferredChange] = {}
-        self._walk_detector = WalkDetector()
 
     def close(self) -> None:
         """End the threads."""
         self._listing_fetcher.close()
         self._head_fetcher.close()
+        if self._kept is not None:
+            self._kept.close()
 
     def load_root(self, usage: Usage | None = None) -> None:
         """Ask Swift for what `usage` does not say about the root; raise `NotFound` if it has no container."""
@@ -98,6 +97,21 @@ class Namespace:
         made = replace(self._root.attributes, mtime_ns=mtime_ns or unix_time_ns())
         attributes = self._defaults.apply(made, stored)
         self._root = replace(self._root, object=marker, attributes=attributes)
+        if self._kept is not None:
+            self._kept.put_root(self._root)
+
+    def write_kept(self) -> None:
+        """Return when the listings that are kept on the disk are written."""
+        if self._kept is not None:
+            self._kept.write()
+
+    def recall_root(self) -> bool:
+        """Show the root as it was when the server said what it is; return False if nothing is known."""
+        root = self._kept.root() if self._kept is not None else None
+        if root is None:
+            return False
+        self._root = root
+        return True
 
     def lookup(self, path: str, *, complete: bool = True) -> Entry:
         """Return the entry of `path`; raise `OSError` ENOENT if it does not exist.
@@ -126,7 +140,7 @@ class Namespace:
             with self._lock:
                 entry = listing.get(name)
         except Unlisted:
-            entry = self._look_up(listing, name)
+            entry = self._lister.look_up(listing, name)
         if complete and entry is not None and not entry.complete:
             entry = self._completer.complete(listing, entry)
         if entry is None:
@@ -168,6 +182,8 @@ class Namespace:
                 before = self._overlay.newest(self._source.folder(parent), name)
                 if is_newest and is_made and before is not None and before.entry is not None:
                     self._record(path, deferred.update(before.entry), pending=False)
+                elif is_made and self._kept is not None:
+                    self._kept.forget(self._source.folder(parent))
             return deferred.pending
 
     def verify(self, path: str, entry: Entry, *, ask: bool) -> Entry:
@@ -240,7 +256,7 @@ class Namespace:
         """
         listing = self._listing(self._source.folder(path))
         listing.was_read = True
-        return ListingReader(listing, self._lock) if listing.complete else self._stream(listing)
+        return ListingReader(listing, self._lock) if listing.complete else self._lister.stream(listing)
 
     def known(self, path: str) -> Entry | None:
         """Return the entry of `path` from memory; None if it does not exist or is not in memory."""
@@ -323,19 +339,7 @@ class Namespace:
         while folder.prefix and folder.prefix != self._source.prefix:
             folder, component = folder.split()
             if (listing := self._listings.get(folder)) is not None:
-                self._show_implied(listing, component)
-
-    def _show_implied(self, listing: Listing, component: str) -> None:
-        """Show a folder without a marker in a listing that lacks it. Lock held."""
-        name = escape(component)
-        if component in self._defaults.hidden_in(listing.folder) or not listing.lacks_folder(name):
-            return
-        if (file := listing.known(name)) is not None:
-            if self._overlay.newest(listing.folder, name) is not None:
-                return  # it is this mount's own, in the place of the folder
-            shadowed = escape(component, shadowed=True)
-            listing.update(shadowed, replace(file, name=shadowed))
-        listing.update(name, implied_entry(name, listing.folder.subfolder(component), self._defaults))
+                self._lister.show_implied(listing, component)
 
     def record_stored(self, info: ObjectInfo) -> None:
         """Record an object that Swift has, and the folders that it implies: listings may not show them yet.
@@ -357,11 +361,14 @@ class Namespace:
     def record_new_folder(self, path: str, entry: Entry) -> None:
         """Record that a folder that was just created is empty, which saves the request for its listing."""
         listing = Listing(self._source.folder(path), self._defaults)
-        listing.add_page(Page((), (), "", True))
+        page = Page((), (), "", True)
+        listing.add_page(page)
         listing.marked = entry.object is not None and entry.object.key == listing.folder.prefix
         listing.begun = monotonic()
         with self._lock:
             self._listings.add(listing)
+            if self._kept is not None:
+                self._kept.keep(listing, page, unix_time(), {})
 
     def discard_change(self, path: str) -> None:
         """Drop the pending change of `path`, and ask Swift again."""
@@ -400,101 +407,4 @@ class Namespace:
         listing = self._listing_fetcher.listing(folder)
         with self._lock:
             self._walk_detector.record_use(folder)
-        return listing
-
-    def _fetch(self, folder: Folder) -> Listing:
-        begun = monotonic()
-        if not folder.container:
-            return self._finish(self._containers(folder), begun)
-        with self._lock:
-            walk = self._walk_detector.notice(folder)
-        if walk is not None and (listing := self._fetch_flat(folder, *walk)) is not None:
-            return listing
-        listing = Listing(folder, self._defaults)
-        listing.add_page(self._store.list_page(folder.container, prefix=folder.prefix, delimiter="/"))
-        self._finish(listing, begun)
-        self._completer.recall({folder: listing}, listing.head_queue)
-        return listing
-
-    def _fetch_flat(self, folder: Folder, root: Folder, rows: int) -> Listing | None:
-        """List the subtree of `root` from `folder` on; return `folder` if the page shows all of it."""
-        begun = monotonic()
-        marker = folder.prefix[:-1] + BEFORE_SLASH
-        page = self._store.list_page(root.container, prefix=root.prefix, marker=marker, limit=rows)
-        listings = listings_in(page, folder, root, marker, self._defaults)
-        with self._lock:
-            self._walk_detector.record_page(set(listings))
-            listings = {other: new for other, new in listings.items() if not self._listings.fresh(other)}
-        for listing in listings.values():
-            self._finish(listing, begun)
-        if listings:
-            self._completer.recall(listings, next(iter(listings.values())).head_queue)
-        return listings.get(folder)
-
-    def _stream(self, start: Listing) -> StreamReader:
-        folder = start.folder
-
-        def pages(marker: str) -> LimitedPages:
-            found = iter_pages(self._store, folder.container, folder.prefix, delimiter="/", marker=marker)
-            return LimitedPages(folder, found)
-
-        return StreamReader(start, pages, self._defaults, self._shared, self._change_checker, self._finish)
-
-    def _finish(self, listing: Listing, begun: float) -> Listing:
-        """Apply local changes to a new listing, check those that it contradicts by HEADs, and keep it."""
-        with self._lock:
-            hidden = self._overlay.left_folders(listing)  # `apply` hides them
-            contradicted = self._overlay.apply(listing, begun)
-            left = self._overlay.left_in(listing)
-            subfolders = self._overlay.subfolders(listing.folder)
-            lacking = [component for component in subfolders if listing.lacks_folder(escape(component))]
-        checked = self._change_checker.check(listing.folder, contradicted)
-        gone = self._change_checker.without_others(listing.folder, [*left, *hidden])
-        implied = self._change_checker.implied(listing.folder, lacking)
-        implied += [unescape(name)[0] for name in hidden if name not in gone]
-        with self._lock:
-            for name in gone:
-                listing.update(name, None)
-            for found, entry in checked:
-                self._overlay.correct(listing.folder, found, entry)
-                listing.update(found.name, entry)
-            self._overlay.apply_again(listing)
-            for component in implied:
-                self._show_implied(listing, component)
-            listing.begun = begun
-            self._listings.add(listing)
-        return listing
-
-    def _look_up(self, listing: Listing, name: str) -> Entry | None:
-        """Ask for one name of a huge folder: for its object, and whether there are objects below it."""
-        folder = listing.folder
-        component, _ = unescape(name)
-        target = folder.child(component)
-        asked = self._head_fetcher.ask(Entry(name, target, self._defaults.file(0, 0, 0), complete=False))
-        below = self._store.list_page(folder.container, prefix=target.key + "/", limit=1)
-        info = None
-        with suppress(NotFound, BadName):  # no object has the name of the folder before a leading `/`
-            info = asked.result()
-        subdirs = [target.key + "/"] if below.rows else []
-        if info is None:
-            entries = entries_of(folder, [], subdirs, self._defaults)
-        else:
-            entries = head_entries(folder, info, subdirs, self._defaults)
-        found: dict[str, Entry | None] = {name: None, **{entry.name: entry for entry in entries}}
-        implied = self._change_checker.implied(folder, [] if entries else [component])
-        with self._lock:
-            for known, better in found.items():
-                listing.update(known, better)
-            for one in implied:
-                self._show_implied(listing, one)
-            return listing.get(name)
-
-    def _containers(self, folder: Folder) -> Listing:
-        listing = Listing(folder, self._defaults)
-        listing.add_page(Page((), (), "", True))
-        pages = iter_container_pages(self._store)
-        for page in LimitedPages(folder, pages, ACCOUNT_BYTES, ENTRY_BYTES):
-            for container in filter(self._defaults.shows_container, page.subdirs):
-                name = escape(container)
-                listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
         return listing

@@ -36,6 +36,7 @@ from swiftfs.posix.expiry import parse_moment, show_moment
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
+from swiftfs.posix.pinning import Pinning
 from swiftfs.posix.services import Services
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_dlo_segments
@@ -82,6 +83,7 @@ class AttributeOps:
             CACHE_ATTRIBUTE: services.cache_dir.absolute,
             STATUS_ATTRIBUTE: lambda: services.journal.report().to_json(),
         }
+        self._pinning = Pinning(services)
         self._orders = {FLUSH_ATTRIBUTE: services.journal.flush_all, RETRY_ATTRIBUTE: services.journal.retry}
 
     def getattr(self, path: str) -> Attributes:
@@ -157,6 +159,8 @@ class AttributeOps:
             # With the option `ro` the kernel refuses setxattr(2), so getxattr(2) starts it too.
             self._orders[name]()
             return b""
+        if name in self._pinning.answers:
+            return self._pinning.answers[name](path).encode()
         if name == EXPIRY_ATTRIBUTE and (moment := self._meta(path).delete_at):
             return show_moment(moment)
         if name in _COMPUTED:

@@ -6,8 +6,9 @@ Paths are absolute in the mount. Failures are `OSError` with an errno, or `Swift
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import StoreError, SwiftfsError
 from swiftfs.journal.commits import Record
 from swiftfs.objects import Usage
 from swiftfs.posix.attribute_changes import AttributeChanges
@@ -85,12 +86,12 @@ class FileSystem:
 
         self.unlink, self.unhide = guard.refusing(unlinks.unlink), unlinks.unhide
         self.rename, self.hide = guard.refusing(renames.rename), guard.refusing(renames.hide)
-        self.statfs = UsageReport(services.store, services.source, services.options.segments).of
+        self._usage = UsageReport(services.store, services.source, services.options.segments)
+        self.statfs = self._usage.of
 
         self.drain_seconds = services.options.drain
 
-        self.waiting = services.journal.waiting
-        self.retry = services.journal.retry
+        self.waiting, self.retry = services.journal.waiting, services.journal.retry
         self.refresh = services.namespace.invalidate_all
 
     @property
@@ -114,6 +115,23 @@ class FileSystem:
         """
         with deadline(ROOT_SECONDS):
             self._services.namespace.load_root(usage)
+        self._recover()
+
+    def begin_offline(self, usage: Usage) -> bool:
+        """Begin without the server, as it answered before; return False if too little is known."""
+        if not self._services.namespace.recall_root():
+            return False
+        self._usage.assume(usage)
+        self._recover()
+        return True
+
+    def come_back(self, usage: Usage) -> None:
+        """Continue with the server, which was away: learn of the root, and store what waits."""
+        with suppress(StoreError), deadline(ROOT_SECONDS):
+            self._services.namespace.load_root(usage)
+        self._services.journal.retry()
+
+    def _recover(self) -> None:
         records, self._records = deque(self._records), ()  # there may be 100,000
         self._services.journal.recover(records, self._pending.recovered, self._pending.show_moved)
 

@@ -1,6 +1,7 @@
 """What `df` shows: usage and quotas of the container and the account."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cachetools import LRUCache, TTLCache
@@ -8,7 +9,7 @@ from cachetools import LRUCache, TTLCache
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import AccessDenied, NotFound, StoreError
 from swiftfs.filecache.segment_container import AUTO, place_beside
-from swiftfs.objects import FilesystemUsage
+from swiftfs.objects import FilesystemUsage, Usage
 from swiftfs.paths import MAX_NAME_BYTES, Source
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.retry import deadline
@@ -64,24 +65,18 @@ class UsageReport:
             self._fresh[container] = self._last[container] = answer
         return answer
 
+    def assume(self, usage: Usage) -> None:
+        """Let `usage`, an earlier answer about the source, count until Swift answers."""
+        with self._lock:
+            self._last[self._source.container] = _shown([usage], usage)
+
     def _ask(self, container: str) -> FilesystemUsage:
         account = self._store.account_usage()
         scopes = [account, self._store.container_usage(container)] if container else [account]
         shown = scopes[-1]
         if container and self._counts_beside:
             shown = replace(shown, bytes_used=shown.bytes_used + self._bytes_beside(container))
-        # The tighter of the two quotas counts.
-        free = [scope.quota_bytes - scope.bytes_used for scope in scopes if scope.quota_bytes is not None]
-        free_bytes = max(0, min(free, default=WITHOUT_QUOTA))
-        more = [scope.quota_objects - scope.objects for scope in scopes if scope.quota_objects is not None]
-        free_objects = max(0, min(more, default=WITHOUT_OBJECT_QUOTA))
-        return FilesystemUsage(
-            total_bytes=shown.bytes_used + free_bytes,
-            free_bytes=free_bytes,
-            total_objects=shown.objects + free_objects,
-            free_objects=free_objects,
-            name_bytes=MAX_NAME_BYTES,
-        )
+        return _shown(scopes, shown)
 
     def _bytes_beside(self, container: str) -> int:
         """Return the bytes of the segments of a container's large files: Swift counts them elsewhere."""
@@ -89,3 +84,18 @@ class UsageReport:
             return self._store.container_usage(place_beside(container).container).bytes_used
         except (NotFound, AccessDenied):
             return 0
+
+
+def _shown(scopes: Sequence[Usage], shown: Usage) -> FilesystemUsage:
+    """Return what is free by the quotas of `scopes`, of which the tightest counts, and used by `shown`."""
+    free = [scope.quota_bytes - scope.bytes_used for scope in scopes if scope.quota_bytes is not None]
+    free_bytes = max(0, min(free, default=WITHOUT_QUOTA))
+    more = [scope.quota_objects - scope.objects for scope in scopes if scope.quota_objects is not None]
+    free_objects = max(0, min(more, default=WITHOUT_OBJECT_QUOTA))
+    return FilesystemUsage(
+        total_bytes=shown.bytes_used + free_bytes,
+        free_bytes=free_bytes,
+        total_objects=shown.objects + free_objects,
+        free_objects=free_objects,
+        name_bytes=MAX_NAME_BYTES,
+    )

@@ -4,13 +4,14 @@ import os
 from functools import partial
 from pathlib import Path
 
-from swiftfs.config.cache_dir import HEADS
+from swiftfs.config.cache_dir import HEADS, LISTINGS
 from swiftfs.config.options import Options
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.backlog import Backlog
+from swiftfs.journal.codec import decode_entry, encode_entry
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.executor import Executor
@@ -28,6 +29,7 @@ from swiftfs.namespace.entry import Defaults, ForeignTimes
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.inodes import Inodes
+from swiftfs.namespace.kept_listings import EntryCodec, KeptListings
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.open_files import OpenFiles
@@ -50,10 +52,11 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # Reads find objects at the names that renames give them; the journal sees Swift as it is.
     store = MovedView(account.store, moved)
     # First of all: a journal of another format stops the mount before any other file is changed.
-    db = JournalDB(cache, f"{request.source} of {account.label}", account.place)
+    identity = f"{request.source} of {account.label}"
+    db = JournalDB(cache, identity, account.place)
     records = db.records()
     defaults = _defaults(request)
-    namespace = _namespace(store, request, defaults, cache, RecentChanges(db))
+    namespace = _namespace(store, request, defaults, cache, RecentChanges(db), identity)
     layout = SegmentLayout(options.segment_size)
     open_files = OpenFiles()
     factory = _file_factory(store, layout, db, options, open_files, account)
@@ -117,10 +120,17 @@ def _defaults(request: MountRequest) -> Defaults:
 
 
 def _namespace(
-    store: ObjectStore, request: MountRequest, defaults: Defaults, cache: Path, recent: RecentChanges
+    store: ObjectStore,
+    request: MountRequest,
+    defaults: Defaults,
+    cache: Path,
+    recent: RecentChanges,
+    identity: str,
 ) -> Namespace:
     heads = HeadFetcher(store, HeadCache(cache / HEADS))
-    options = request.options
+    options, kept = request.options, None
+    if options.offline:
+        kept = KeptListings(cache / LISTINGS, identity, EntryCodec(encode_entry, decode_entry))
     return Namespace(
         store,
         heads,
@@ -129,6 +139,7 @@ def _namespace(
         ttl=options.ttl,
         max_entries=options.max_entries,
         recent=recent,
+        kept=kept,
     )
 
 
@@ -181,6 +192,7 @@ def _journal(
             copies,
             account.ambiguous,
             Trash(store, removal, options.trash),
+            account.presence,
         ),
         file_cache,
         db,

@@ -63,6 +63,26 @@ def as_allowed(request: MountRequest, account: ConnectedAccount) -> MountRequest
     return request if allowed else replace(request, options=replace(request.options, ro=True), refused=True)
 
 
+def look_up_if_there(request: MountRequest, account: ConnectedAccount) -> Usage | None:
+    """Return what `look_up` does; None if the server is away, and the mount may begin without it."""
+    presence = account.presence
+    if request.options.offline and presence.away is None:
+        try:
+            _usage(request, account)
+        except Unavailable as error:
+            presence.leave(str(error))
+        except StoreError as error:
+            log.debug("%s", error)
+    return look_up(request, account) if presence.away is None else None
+
+
+def check_policy(policy: str, account: ConnectedAccount) -> None:
+    """Refuse a storage policy that the server does not have, if it lists them; names are case-insensitive."""
+    policies = account.store.limits().policies if policy else ()
+    if policies and policy.lower() not in map(str.lower, policies):
+        raise ConfigurationError(f"option storage_policy={policy}: the server has {', '.join(policies)}")
+
+
 def look_up(request: MountRequest, account: ConnectedAccount) -> Usage:
     """Return what Swift says about the source's container or account; make a missing one with `create`.
 
@@ -86,11 +106,16 @@ def _usage(request: MountRequest, account: ConnectedAccount) -> Usage:
         return store.account_usage() if source.is_account else store.container_usage(source.container)
 
 
-def begin(filesystem: "FileSystem", request: MountRequest, account: ConnectedAccount, usage: Usage) -> None:
+def begin(
+    filesystem: "FileSystem", request: MountRequest, account: ConnectedAccount, usage: Usage | None
+) -> None:
     """Begin to use the source, about which Swift has said `usage`; tell the user what is not as expected.
 
     Raise `ConfigurationError` if the source cannot be used.
     """
+    if account.presence.away is not None:
+        _begin_offline(filesystem, request, account, usage)
+        return
     try:
         filesystem.begin(usage)
     except StoreError as error:
@@ -99,6 +124,19 @@ def begin(filesystem: "FileSystem", request: MountRequest, account: ConnectedAcc
         log.info("%s is mounted read-only: %s may not write there", request.source, account.label, extra=TOLD)
     if not request.options.create and _is_empty_prefix(filesystem, request, account):
         log.info("%s is mounted, but empty: its name may be a typo", request.source, extra=TOLD)
+
+
+def _begin_offline(
+    filesystem: "FileSystem", request: MountRequest, account: ConnectedAccount, usage: Usage | None
+) -> None:
+    away, source = account.presence.away, request.source
+    reason = "" if away is None else away.reason
+    if usage is None or not filesystem.begin_offline(usage):
+        raise ConfigurationError(
+            f"{reason}; and {source} was never listed with this cache folder, so that it cannot be "
+            "shown offline"
+        )
+    log.info("%s is mounted offline: %s", source, reason, extra=TOLD)
 
 
 def _failure(error: StoreError, request: MountRequest, label: str) -> ConfigurationError:

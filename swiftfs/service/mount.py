@@ -15,12 +15,12 @@ from swiftfs.config.credentials import chosen_storage
 from swiftfs.control.drain import Drain
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
-from swiftfs.objects import Limits
-from swiftfs.service.first_requests import as_allowed, look_up
+from swiftfs.service.first_requests import as_allowed, check_policy
 from swiftfs.service.logging import HEADING
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mountpoint import MountRequest, check_mountpoint
 from swiftfs.service.signals import Termination, block_signals
+from swiftfs.service.source_memory import find_source
 from swiftfs.store.connect import ConnectedAccount, connect
 from swiftfs.store.foreign_manifests import MayRead
 from swiftfs.store.throttle import Throttle
@@ -63,7 +63,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             # Looked at while it is locked: another mount may have made and used it a moment ago.
             if missing and is_unused(folder):
                 stack.callback(_leave_nothing, folder, missing, answered)
-            usage = look_up(request, account)
+            source = find_source(request, account, cache)
 
         def tell_ready() -> None:
             answered.set()
@@ -71,7 +71,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
 
         from swiftfs.service import serving  # noqa: PLC0415  loaded meanwhile
 
-        serving.serve(request, account, usage, cache, monitoring, termination, tell_ready)
+        serving.serve(source, account, cache, monitoring, termination, tell_ready)
 
 
 @contextlib.contextmanager
@@ -105,11 +105,11 @@ def _connected(
         storage_policy=options.storage_policy,
         insecure_storage=options.insecure_storage,
         may_read=_may_read(request),
+        may_be_away=options.offline,
         throttle=Throttle(options.bwlimit, options.tpslimit),
     )
     with contextlib.closing(account):
-        if options.storage_policy:
-            _check_policy(options.storage_policy, account.store.limits())
+        check_policy(options.storage_policy, account)
         yield account, as_allowed(request, account)
 
 
@@ -134,14 +134,6 @@ def _leave_nothing(folder: Path, missing: list[Path], answered: Event) -> None:
     """Remove a cache folder that was made for this mount, if it has never answered."""
     if not answered.is_set():
         remove_unused(folder, missing)
-
-
-def _check_policy(policy: str, limits: Limits) -> None:
-    """Refuse a storage policy that the server does not have, if it lists them; names are case-insensitive."""
-    if limits.policies and policy.lower() not in map(str.lower, limits.policies):
-        raise ConfigurationError(
-            f"option storage_policy={policy}: the server has {', '.join(limits.policies)}"
-        )
 
 
 def _cache_folder(request: MountRequest, who: str) -> Path:

@@ -28,7 +28,9 @@ from swiftfs.service.live import live_options
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
+from swiftfs.service.reconnection import Mounted, Reconnection
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
+from swiftfs.service.source_memory import FoundSource, SourceMemory, identity_of
 from swiftfs.service.systemd import notify
 from swiftfs.service.trash_sweep import TrashSweep
 from swiftfs.store.connect import ConnectedAccount
@@ -45,9 +47,8 @@ ANSWER_SECONDS = 60.0
 
 
 def serve(
-    request: MountRequest,
+    source: FoundSource,
     account: ConnectedAccount,
-    usage: Usage,
     cache: Path,
     monitoring: Monitoring,
     termination: Termination,
@@ -55,8 +56,9 @@ def serve(
 ) -> None:
     """Mount with the locked cache folder, call `ready` once the mount answers, and serve until it ends.
 
-    `usage` is what Swift has said about the source. Errors as in `service.mount.serve`.
+    Errors as in `service.mount.serve`.
     """
+    request = source.request
     filesystem = build(account, request, cache)
     _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
     prices = monitoring.prices
@@ -65,8 +67,12 @@ def serve(
     Drain(0).write(cache)  # replaces the last state of an earlier process
     sweep = TrashSweep(filesystem)
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
+    reconnection = _reconnection(filesystem, source, account, cache)
     try:
-        begin(filesystem, request, account, usage)
+        begin(filesystem, request, account, source.usage)
+        if reconnection is not None:
+            _remember(source.memory, cache)
+            reconnection.start()
         monitoring.begin(collector)
         sweep.start()
         if budget is not None:
@@ -80,14 +86,39 @@ def serve(
         account.reading.resume()  # what is stored now may need bytes of what it replaces
         notify("STOPPING=1")
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if reconnection is not None:
+            reconnection.stop()
         # Before the drain is written here: it writes the same file.
         detached.stop()
         Drain(0).write(cache)  # the mount is not held any more
+        if account.presence.away is not None:
+            filesystem.drain_seconds = 0.0  # whoever shuts down need not wait for the server
         try:
             _drain(filesystem, cache)
         finally:
             if budget is not None:
                 budget.close()  # the drain costs, too
+
+
+def _reconnection(
+    filesystem: FileSystem, source: FoundSource, account: ConnectedAccount, cache: Path
+) -> Reconnection | None:
+    """Return what looks for the server of a mount that may be offline."""
+    if not source.request.options.offline or account.reconnect is None:
+        return None
+
+    def back(usage: Usage, place: str) -> None:
+        filesystem.come_back(usage)
+        identity = identity_of(source.request, account.label)
+        _remember(SourceMemory(identity, place, source.request.refused, usage), cache)
+
+    waiting = filesystem.services.journal.waiting
+    return Reconnection(Mounted(source.request, account, source.memory, lambda: len(waiting()), back))
+
+
+def _remember(memory: SourceMemory | None, cache: Path) -> None:
+    if memory is not None:
+        memory.save(cache)
 
 
 def _drain(filesystem: FileSystem, cache: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from swiftfs.concurrency import Future, new_future, new_thread, wait_all
 from swiftfs.errors import LoginRefused, Unavailable
@@ -10,6 +10,7 @@ from swiftfs.objects import Limits
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
 from swiftfs.store.foreign_manifests import MayRead
+from swiftfs.store.presence import Presence
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.request import Reading
 from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
@@ -25,6 +26,10 @@ LOGIN_SECONDS = 12.0
 
 HANG_SECONDS = 15.0
 """After this time a login fails that hangs outside of a request: in the resolver, or in a library's lock."""
+
+
+BRIEF = RetryPolicy(deadline=8.0)
+"""For looks whether the server is back: the next one comes soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,11 @@ class ConnectedAccount:
     """Ends the calls that wait for Swift."""
     load: ServerLoad = field(default_factory=ServerLoad)
     """How many uploads the server takes at once."""
+    presence: Presence = field(default_factory=Presence)
+    """Whether the server is away; only a mount that may be offline looks for that."""
+    reconnect: Callable[[], "ConnectedAccount"] | None = None
+    """Logs in again while the server is away; errors as in `connect`. The store of what it returns asks the
+    server itself, with few repetitions, and needs no `close`."""
     throttle: Throttle = field(default_factory=Throttle)
     """The limits of the mount."""
     temp_urls: TempUrls | None = None
@@ -64,6 +74,7 @@ def connect(
     insecure_storage: bool = False,
     may_read: MayRead | None = None,
     policy: RetryPolicy = PATIENT,
+    may_be_away: bool = False,
     throttle: Throttle | None = None,
 ) -> ConnectedAccount:
     """Return the store of the account that `environment` or a cloud of clouds.yaml describes, at `storage`.
@@ -75,11 +86,17 @@ def connect(
     Log in at once and without retries: wrong credentials are reported within seconds, and a login that hangs
     fails after 15 seconds. Raise `ConfigurationError` for missing variables and insecure storage,
     `LoginRefused` for a wrong key, `Unavailable` when the server is down; each message names the auth URL and
-    the user.
+    the user. If the server `may_be_away`, `Unavailable` is the state of the account's `presence` instead.
     """
     account = open_account(environment, cloud=cloud, storage=storage)
+    presence = Presence()
     try:
         log_in(account, insecure_storage=insecure_storage)
+    except Unavailable as error:
+        if not may_be_away:
+            account.close()
+            raise
+        presence.leave(str(error))
     except BaseException:
         account.close()
         raise
@@ -88,18 +105,28 @@ def connect(
         account, storage_policy=storage_policy, may_read=may_read, reading=reading, throttle=throttle
     )
     ambiguous, load = AmbiguousRequests(), ServerLoad(lambda: throttle.rates().sent)
-    return ConnectedAccount(
-        store=RetryingStore(store, policy, ambiguous=ambiguous, reading=reading, load=load),
+    connected = ConnectedAccount(
+        store=RetryingStore(
+            store, policy, ambiguous=ambiguous, reading=reading, load=load, presence=presence
+        ),
         counters=store.counters,
         label=account.label,
-        place=account.place(),
+        place="" if presence.away is not None else account.place(),
         known_limits=store.known_limits,
         ambiguous=ambiguous,
         reading=reading,
         load=load,
+        presence=presence,
         throttle=throttle,
         temp_urls=TempUrls(account),
     )
+
+    def reconnect() -> ConnectedAccount:
+        log_in(account, insecure_storage=insecure_storage)
+        direct = RetryingStore(store, BRIEF, owns=False, reading=reading)
+        return replace(connected, store=direct, place=account.place())
+
+    return replace(connected, reconnect=reconnect)
 
 
 def log_in(account: Account, *, insecure_storage: bool) -> None:

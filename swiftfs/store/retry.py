@@ -24,6 +24,7 @@ from swiftfs.errors import (
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
 from swiftfs.store.error_map import when
+from swiftfs.store.presence import Presence
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
 from swiftfs.store.request import Reading
 from swiftfs.store.server_load import ServerLoad
@@ -112,7 +113,7 @@ class RetryingStore:
 
     Every attempt whose answer was lost is recorded in `ambiguous`, even if a later attempt is answered: the
     server may carry out the lost one after it. When `reading` has ended, nothing is repeated. `load`
-    learns of each attempt of a PUT.
+    learns of each attempt of a PUT. While the server is away by `presence`, nothing is sent.
     """
 
     def __init__(
@@ -124,8 +125,10 @@ class RetryingStore:
         ambiguous: AmbiguousRequests | None = None,
         reading: Reading | None = None,
         load: ServerLoad | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self._store = store
+        self._presence = presence or Presence()
         self._load = load or ServerLoad()
         self._reading = reading or Reading()
         self._policy = policy
@@ -134,7 +137,10 @@ class RetryingStore:
         self._closing = new_event()
 
     def limits(self) -> Limits:
-        return self._repeat(lambda _call: self._store.limits())
+        """Return the server's limits; while it is away, the last ones, or those of most servers."""
+        if self._presence.away is None:
+            self._presence.limits = self._repeat(lambda _call: self._store.limits())
+        return self._presence.limits
 
     def list_containers(self, *, marker: str = "") -> Page:
         return self._repeat(lambda _call: self._store.list_containers(marker=marker))
@@ -355,6 +361,7 @@ class RetryingStore:
             self._store.close()
 
     def _repeat(self, attempt: Callable[[_Call], T], clashes: int = 0) -> T:
+        self._presence.check()
         call = _Call(clashes)
         seconds = min(self._policy.deadline, remaining())
         end = busy_time() + seconds  # tenacity would use its own clock
@@ -366,6 +373,7 @@ class RetryingStore:
 
         def remember(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
+            self._presence.suspect(error)
             if isinstance(error, Clash):
                 call.clashes_left -= 1
             else:
@@ -379,6 +387,7 @@ class RetryingStore:
             # A pause that would reach beyond the deadline is not begun: the error is there now.
             stop=lambda state: (
                 self._closing.is_set()
+                or self._presence.away is not None
                 or self._reading.has_ended()
                 or busy_time() + state.upcoming_sleep >= end
             ),
@@ -393,6 +402,7 @@ class RetryingStore:
                 # Its traceback has a frame of tenacity that refers to the error. Until a garbage collection
                 # that cycle would keep what the callers use, such as the descriptor of a deleted file.
                 drop_tracebacks(error)
+                self._presence.suspect(error)
                 asked = error.retry_after or 0.0
                 if asked and type(error) is Unavailable and busy_time() + asked >= end:
                     raise _postponed(error, asked) from None

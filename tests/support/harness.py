@@ -10,13 +10,14 @@ from pathlib import Path
 from support.memory_store import MemoryStore
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import SwiftfsError
-from swiftfs.objects import Attributes, Caller
+from swiftfs.objects import Attributes, Caller, Usage
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import build
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.connect import ConnectedAccount
+from swiftfs.store.presence import Presence
 from swiftfs.store.retry import RetryingStore, RetryPolicy
 from swiftfs.store.transport import Counters
 
@@ -41,6 +42,7 @@ def harness(
     progress: Callable[[int], None] = lambda _left: None,
     *,
     close_error: str | None = None,
+    presence: Presence | None = None,
 ) -> Iterator[FileSystem]:
     """Build `source` of the store as a mount does, without a kernel; requests are repeated for 0.1 s.
 
@@ -50,21 +52,31 @@ def harness(
     `close_error` is a regular expression that the error of `FileSystem.close` must match, or `ANY_END`;
     without it there must be no error. An `AssertionError` says so. An error of the test itself is raised as
     it is: so neither needs `suppress` or `raises` around this, which would hide failures of the test.
+
+    While the server is away by `presence`, it begins and ends offline.
     """
+    presence = presence or Presence()
     if "settle" not in options:
         options = f"{options},sync".lstrip(",")
     ambiguous = AmbiguousRequests()
-    retrying = RetryingStore(store, SHORT_RETRIES, ambiguous=ambiguous)
-    connected = ConnectedAccount(retrying, Counters(), "memory", ambiguous=ambiguous)
+    retrying = RetryingStore(store, SHORT_RETRIES, ambiguous=ambiguous, presence=presence)
+    connected = ConnectedAccount(retrying, Counters(), "memory", ambiguous=ambiguous, presence=presence)
     request = MountRequest(Source.parse(source), Path("/nowhere"), parse_options([options]))
     filesystem = build(connected, request, cache)
     try:
-        filesystem.begin()
+        if presence.away is None:
+            filesystem.begin()
+        else:
+            assert filesystem.begin_offline(Usage(0, 0)), "nothing is known of the source"
         yield filesystem
     except BaseException:
+        if presence.away is not None:
+            filesystem.drain_seconds = 0.0
         with suppress(SwiftfsError):  # it may follow from the first error, and must not replace it
             filesystem.close(progress)
         raise
+    if presence.away is not None:
+        filesystem.drain_seconds = 0.0
     _close(filesystem, progress, close_error)
 
 

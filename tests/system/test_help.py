@@ -13,7 +13,7 @@ from support.commands import one_line, swiftfs
 from support.mounts import clean_environment
 from swiftfs.cli import app
 
-IN_ORDER_OF_USE = ["mount", "umount", "status", "flush", "retry", "set", "thaw"]
+IN_ORDER_OF_USE = ["mount", "umount", "status", "flush", "retry", "set", "thaw", "warm", "pin", "unpin"]
 IN_ORDER_OF_USE += ["export", "recover", "cp", "share", "gc", "trash", "check", "probe", "demo"]
 
 CPU_SECONDS = 0.2

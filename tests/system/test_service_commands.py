@@ -60,6 +60,45 @@ def test_systemd_finds_no_error_in_the_units(tmp_path: Path, name: str) -> None:
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
+def unit_command(name: str, source: str, folder: Path) -> list[str]:
+    """Return a command of the unit for a mount on `mnt` in `folder`."""
+    values = {
+        "SWIFTFS_SOURCE": source,
+        "SWIFTFS_MOUNTPOINT": str(folder / "mnt"),
+        "CACHE_DIRECTORY": str(folder / "cache"),
+    }
+    (command,) = setting(name)
+    program, *rest = (re.sub(r"\$\{(\w+)\}", lambda m: values[m[1]], word) for word in command.split())
+    return [str(Path(sys.executable).with_name(Path(program).name)), *rest]
+
+
+def test_an_offline_service_starts_before_its_server(
+    server: SwiftServer, tmp_path: Path, channel: socket.socket
+) -> None:
+    """Boot order does not matter once it was mounted."""
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+    environment = {**clean_environment(), **server.environment(), "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    environment["SWIFTFS_OPTIONS"] = "offline=yes"
+    start, stop = (unit_command(name, "box", tmp_path) for name in ("ExecStart", "ExecStop"))
+    for is_first in (True, False):
+        if not is_first:
+            server.kill()
+        with subprocess.Popen(start, env=environment, stderr=subprocess.PIPE, text=True) as service:
+            assert channel.recv(100) == b"READY=1"
+            if is_first:
+                (folder / "file").write_text("text")
+            assert [path.name for path in folder.iterdir()] == ["file"]
+            assert (folder / "file").read_text() == "text"
+            subprocess.run(stop, env=environment, check=True)
+            assert service.wait(60) == 0
+        assert channel.recv(100) == b"STOPPING=1"
+        channel.setblocking(False)
+        while select.select([channel], [], [], 0)[0]:
+            channel.recv(100)
+        channel.settimeout(60)
+
+
 def test_the_unit_s_commands_mount_and_drain(
     swift: SwiftServer,
     connection: Connection,
@@ -70,22 +109,12 @@ def test_the_unit_s_commands_mount_and_drain(
     """Run ExecStart and ExecStop with the example's variables, as systemd would."""
     folder = tmp_path / "mnt"
     folder.mkdir()
-    values = {
-        "SWIFTFS_SOURCE": container,
-        "SWIFTFS_MOUNTPOINT": str(folder),
-        "CACHE_DIRECTORY": str(tmp_path / "cache"),
-    }
     environment = {**clean_environment(), **swift.environment(), "NOTIFY_SOCKET": str(tmp_path / "notify")}
-
-    def words(name: str) -> list[str]:
-        (command,) = setting(name)
-        program, *rest = (re.sub(r"\$\{(\w+)\}", lambda m: values[m[1]], word) for word in command.split())
-        return [str(Path(sys.executable).with_name(Path(program).name)), *rest]
-
-    with subprocess.Popen(words("ExecStart"), env=environment, stderr=subprocess.PIPE, text=True) as service:
+    start, stop = (unit_command(name, container, tmp_path) for name in ("ExecStart", "ExecStop"))
+    with subprocess.Popen(start, env=environment, stderr=subprocess.PIPE, text=True) as service:
         assert channel.recv(100) == b"READY=1"
         (folder / "file").write_text("text")
-        subprocess.run(words("ExecStop"), env=environment, check=True)
+        subprocess.run(stop, env=environment, check=True)
         assert service.poll() == 0
         assert channel.recv(100) == b"STOPPING=1"
     assert connection.get_object(container, "file")[1] == b"text"

@@ -74,7 +74,7 @@ def namespace_of(store: MemoryStore, source: str = "box") -> Iterator[Namespace]
 @pytest.mark.parametrize("source", ["box", "box/prefix", ""])
 def test_a_folder_without_an_end(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setattr("swiftfs.namespace.listing_fetcher.FOLDER_BYTES", 20 * ROWS * (24 + 8))
-    monkeypatch.setattr("swiftfs.namespace.namespace.ACCOUNT_BYTES", 20 * ROWS * (500 + 8))
+    monkeypatch.setattr("swiftfs.namespace.folder_lister.ACCOUNT_BYTES", 20 * ROWS * (500 + 8))
     store = EndlessStore("box")
     with namespace_of(store, source) as namespace:
         with pytest.raises(FolderTooLarge):

@@ -61,7 +61,7 @@ def test_a_drain_reports_the_number_of_pending_changes(
     channel: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Draining:
-        def close(self, tell: Callable[[int], None]) -> None:
+        def close(self, tell: Callable[[int], None], **_: object) -> None:
             tell(3)
 
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))

@@ -1,0 +1,216 @@
+"""Lists folders: alone, with the subtree below, page by page, or from the disk while the server is away."""
+
+import math
+from contextlib import suppress
+from dataclasses import replace
+
+from swiftfs.concurrency import monotonic, unix_time
+from swiftfs.errors import BadName, NotFound
+from swiftfs.namespace.change_checks import ChangeChecker
+from swiftfs.namespace.entry import (
+    Defaults,
+    Entry,
+    container_entry,
+    entries_of,
+    head_entries,
+    implied_entry,
+)
+from swiftfs.namespace.folder_reader import StreamReader
+from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
+from swiftfs.namespace.kept_listings import KeptFolder, KeptListings
+from swiftfs.namespace.listing import ENTRY_BYTES, Listing, listings_of, parts_of, unpack
+from swiftfs.namespace.listing_fetcher import LimitedPages
+from swiftfs.namespace.overlay import SharedState
+from swiftfs.namespace.walk_detector import WalkDetector
+from swiftfs.objects import Page
+from swiftfs.paths import Folder, escape, unescape
+from swiftfs.store.paging import iter_container_pages, iter_pages
+from swiftfs.store.protocol import ObjectStore
+
+BEFORE_SLASH = ".\U0010ffff"
+"""After a folder's name it is a listing marker just before the folder's objects: `.` sorts before `/`."""
+
+ACCOUNT_BYTES = 64 * 1024**2
+"""The most memory that the containers of an account take: 100,000 with names of 30 bytes do."""
+
+
+class FolderLister:
+    """Makes the listings of the namespace, with this mount's changes over them.
+
+    `kept` keeps them on the disk, unless it is None. The lock of `shared` is the namespace's.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        head_fetcher: HeadFetcher,
+        defaults: Defaults,
+        shared: SharedState,
+        completer: EntryCompleter,
+        walk_detector: WalkDetector,
+        kept: KeptListings | None,
+    ) -> None:
+        self._store = store
+        self._head_fetcher = head_fetcher
+        self._defaults = defaults
+        self._shared = shared
+        self._lock, self._overlay, self._listings = shared
+        self._completer = completer
+        self._walk_detector = walk_detector
+        self._kept = kept
+        self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
+
+    def fetch(self, folder: Folder) -> Listing:
+        """List a folder; raise `StoreError`."""
+        begun = monotonic()
+        if not folder.container:
+            page = self._containers(folder)
+            return self._finish(self._listing_of(folder, page), begun, page)
+        with self._lock:
+            walk = self._walk_detector.notice(folder)
+        if walk is not None and (listing := self._fetch_flat(folder, *walk)) is not None:
+            return listing
+        page = self._store.list_page(folder.container, prefix=folder.prefix, delimiter="/")
+        listing = self._finish(self._listing_of(folder, page), begun, page)
+        self._completer.recall({folder: listing}, listing.head_queue)
+        return listing
+
+    def _fetch_flat(self, folder: Folder, root: Folder, rows: int) -> Listing | None:
+        """List the subtree of `root` from `folder` on; return `folder` if the page shows all of it."""
+        begun = monotonic()
+        marker = folder.prefix[:-1] + BEFORE_SLASH
+        page = self._store.list_page(root.container, prefix=root.prefix, marker=marker, limit=rows)
+        parts = parts_of(page, folder, root, marker)
+        listings = listings_of(parts, self._defaults)
+        with self._lock:
+            self._walk_detector.record_page(set(listings))
+            listings = {other: new for other, new in listings.items() if not self._listings.fresh(other)}
+        for other, listing in listings.items():
+            self._finish(listing, begun, parts[other])
+        if listings:
+            self._completer.recall(listings, next(iter(listings.values())).head_queue)
+        return listings.get(folder)
+
+    def stream(self, start: Listing) -> StreamReader:
+        """Begin to read a folder that is larger than a page, from the end of `start` on."""
+        folder = start.folder
+
+        def pages(marker: str) -> LimitedPages:
+            found = iter_pages(self._store, folder.container, folder.prefix, delimiter="/", marker=marker)
+            return LimitedPages(folder, found)
+
+        return StreamReader(start, pages, self._defaults, self._shared, self._change_checker, self._finish)
+
+    def _finish(self, listing: Listing, begun: float, page: Page | None = None) -> Listing:
+        """Apply local changes to a new listing, check those that it contradicts by HEADs, and keep it.
+
+        The whole listing is `page`, unless it is huge.
+        """
+        with self._lock:
+            hidden = self._overlay.left_folders(listing)  # `apply` hides them
+            contradicted = self._overlay.apply(listing, begun)
+            left = self._overlay.left_in(listing)
+            subfolders = self._overlay.subfolders(listing.folder)
+            lacking = [component for component in subfolders if listing.lacks_folder(escape(component))]
+        checked = self._change_checker.check(listing.folder, contradicted)
+        gone = self._change_checker.without_others(listing.folder, [*left, *hidden])
+        implied = self._change_checker.implied(listing.folder, lacking)
+        implied += [unescape(name)[0] for name in hidden if name not in gone]
+        with self._lock:
+            for name in gone:
+                listing.update(name, None)
+            for found, entry in checked:
+                self._overlay.correct(listing.folder, found, entry)
+                listing.update(found.name, entry)
+            self._overlay.apply_again(listing)
+            for component in implied:
+                self.show_implied(listing, component)
+            listing.begun = begun
+            self._listings.add(listing)
+            if self._kept is not None:
+                listed = unix_time() - (monotonic() - begun)
+                self._kept.keep(listing, page, listed, self._overlay.changes_in(listing.folder))
+        return listing
+
+    def recall(self, folder: Folder) -> Listing | None:
+        """Return a folder's listing from the disk, which has expired, None if it is not known."""
+        found = self._kept.recall(folder) if self._kept is not None else None
+        if found is None:
+            return None
+        listing = self._restored(found)
+        with self._lock:
+            for name, entry in found.changes.items():
+                listing.update(name, entry)
+            self._overlay.apply(listing, -math.inf)
+            for name in self._overlay.left_in(listing):
+                listing.update(name, None)
+            for component in self._overlay.subfolders(folder):
+                if any(self._overlay.entries_below(folder.subfolder(component))):
+                    self.show_implied(listing, component)
+            listing.begun = -math.inf
+            self._listings.add(listing, is_expired=True)
+        self._completer.recall({folder: listing}, listing.head_queue)
+        return listing
+
+    def _restored(self, found: KeptFolder) -> Listing:
+        if found.is_huge:
+            listing = Listing(found.folder, self._defaults)
+            with self._lock:
+                self._listings.has_space(listing)  # others make room
+            listing.restore_blocks(found.blocks, marked=found.marked)
+            return listing
+        rows, subdirs = unpack(found.blocks[0].packed)
+        return self._listing_of(found.folder, Page(tuple(rows), tuple(subdirs), "", True))
+
+    def look_up(self, listing: Listing, name: str) -> Entry | None:
+        """Ask for one name of a huge folder: for its object, and whether there are objects below it."""
+        folder = listing.folder
+        component, _ = unescape(name)
+        target = folder.child(component)
+        asked = self._head_fetcher.ask(Entry(name, target, self._defaults.file(0, 0, 0), complete=False))
+        below = self._store.list_page(folder.container, prefix=target.key + "/", limit=1)
+        info = None
+        with suppress(NotFound, BadName):  # no object has the name of the folder before a leading `/`
+            info = asked.result()
+        subdirs = [target.key + "/"] if below.rows else []
+        if info is None:
+            entries = entries_of(folder, [], subdirs, self._defaults)
+        else:
+            entries = head_entries(folder, info, subdirs, self._defaults)
+        found: dict[str, Entry | None] = {name: None, **{entry.name: entry for entry in entries}}
+        implied = self._change_checker.implied(folder, [] if entries else [component])
+        with self._lock:
+            for known, better in found.items():
+                listing.update(known, better)
+            for one in implied:
+                self.show_implied(listing, one)
+            return listing.get(name)
+
+    def _listing_of(self, folder: Folder, page: Page) -> Listing:
+        """Return the listing that begins with `page`; without a container its subdirs are the containers."""
+        listing = Listing(folder, self._defaults)
+        if folder.container:
+            listing.add_page(page)
+            return listing
+        listing.add_page(Page((), (), "", True))
+        for container in filter(self._defaults.shows_container, page.subdirs):
+            name = escape(container)
+            listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
+        return listing
+
+    def _containers(self, folder: Folder) -> Page:
+        pages = iter_container_pages(self._store)
+        limited = LimitedPages(folder, pages, ACCOUNT_BYTES, ENTRY_BYTES)
+        return Page((), tuple(name for page in limited for name in page.subdirs), "", True)
+
+    def show_implied(self, listing: Listing, component: str) -> None:
+        """Show a folder without a marker in a listing that lacks it. Lock held."""
+        name = escape(component)
+        if component in self._defaults.hidden_in(listing.folder) or not listing.lacks_folder(name):
+            return
+        if (file := listing.known(name)) is not None:
+            if self._overlay.newest(listing.folder, name) is not None:
+                return  # it is this mount's own, in the place of the folder
+            shadowed = escape(component, shadowed=True)
+            listing.update(shadowed, replace(file, name=shadowed))
+        listing.update(name, implied_entry(name, listing.folder.subfolder(component), self._defaults))

@@ -1,0 +1,390 @@
+"""Listings on the disk, for a mount whose server is away: Swift's rows, and what was stored since."""
+
+import logging
+import sqlite3
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from swiftfs.concurrency import Rank, new_lock, new_pool, unix_time
+from swiftfs.namespace.entry import Entry
+from swiftfs.namespace.listing import Listing, PackedBlock, pack
+from swiftfs.namespace.overlay import LocalChange, RecentChange, RecentStore
+from swiftfs.objects import Page
+from swiftfs.paths import Folder
+from swiftfs.sqlite import CacheDatabase, Schema, row_checksum
+
+log = logging.getLogger(__name__)
+
+CAPACITY = 512 * 1024**2
+"""How many bytes of packed rows are kept, some eight million names. Folders used longest ago go first."""
+
+MOST_WAITING = 200_000
+"""How many rows may wait for the disk. A listing that comes then is not kept."""
+
+_LOSS = "folders are not shown without the server until they were listed again"
+
+_AFTER_ALL = "\U0010ffff"
+"""Appended to a prefix, it makes a text that is greater than everything that begins with the prefix."""
+
+_SCHEMA = Schema(
+    0x7377666C,
+    1,
+    """
+CREATE TABLE folders (
+    id INTEGER PRIMARY KEY, container TEXT, prefix TEXT, listed REAL, used REAL, huge INTEGER, marked INTEGER,
+    blocks INTEGER, bytes INTEGER, checksum INTEGER, UNIQUE (container, prefix)
+);
+CREATE INDEX folders_by_use ON folders (used);
+CREATE TABLE blocks (
+    folder INTEGER, number INTEGER, end TEXT, packed BLOB, text INTEGER, PRIMARY KEY (folder, number)
+) WITHOUT ROWID;
+CREATE TABLE changes (
+    container TEXT, prefix TEXT, name TEXT, entry TEXT, checksum INTEGER,
+    PRIMARY KEY (container, prefix, name)
+) WITHOUT ROWID;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+""",
+)
+
+_TABLES = ("folders", "blocks", "changes", "facts")
+_SELECT = "SELECT id, huge, marked, blocks, checksum, listed FROM folders WHERE container = ? AND prefix = ?"
+_BELOW = "container = ? AND prefix >= ? AND prefix < ?"
+
+
+class EntryCodec(NamedTuple):
+    """Writes entries as text, and reads them; `decode` raises `ValueError` for other text."""
+
+    encode: Callable[[Entry], str]
+    decode: Callable[[str], Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFolder:
+    """A folder's listing: its packed blocks, of a folder that is not `huge` only one, and later changes.
+
+    `listed` is when Swift listed it (Unix time); `marked` as in `Listing`. The `changes` were stored by
+    mounts with this cache folder, None is a deletion.
+    """
+
+    folder: Folder
+    is_huge: bool
+    marked: bool
+    blocks: list[PackedBlock]
+    listed: float
+    changes: Mapping[str, Entry | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _NewListing:
+    """A listing to be written, a page or the blocks of a huge folder, and the changes that count over it."""
+
+    folder: Folder
+    page: Page | None
+    blocks: list[PackedBlock]
+    marked: bool
+    listed: float
+    changes: Mapping[str, Entry | None]
+
+    @property
+    def rows(self) -> int:
+        return 0 if self.page is None else len(self.page.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _NewChange:
+    folder: Folder
+    name: str
+    entry: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Forgotten:
+    """Folders whose listings do not count any more: `folder`, or all below it too."""
+
+    folder: Folder
+    is_tree: bool
+
+
+_Work = _NewListing | _NewChange | _Forgotten
+
+
+class KeptListings:
+    """The database of listings. No method raises for an error of the disk; any thread may call any method.
+
+    `keep`, `change` and `forget` only hand over: a thread writes what has come, so they may be called with
+    the namespace's lock. The lock guards the database. What it has of another `identity` is deleted.
+    """
+
+    def __init__(
+        self, path: Path | None, identity: str, codec: EntryCodec, capacity: int | None = None
+    ) -> None:
+        self._identity = identity
+        self._codec = codec
+        self._capacity = CAPACITY if capacity is None else capacity
+        self._lock = new_lock(Rank.KEPT_LISTINGS)
+        self._pool = new_pool("kept listings", 1)
+        self._waiting: deque[_Work] = deque()
+        self._waiting_rows = 0
+        self._is_scheduled = False
+        self._bytes = 0
+        self._file = CacheDatabase(path, _SCHEMA, self._prepare, _LOSS)
+        self._database = self._file.open()
+
+    def keep(
+        self, listing: Listing, page: Page | None, listed: float, changes: Mapping[str, LocalChange]
+    ) -> None:
+        """Keep a complete listing, which is `page` unless it is that of a huge folder.
+
+        `changes` are those that count over it; only those that are in Swift are kept, as the journal has the
+        others.
+        """
+        if not listing.complete or self._waiting_rows > MOST_WAITING:
+            return
+        known = {name: change.in_swift() for name, change in changes.items()}
+        stored = {name: change.entry for name, change in known.items() if change is not None}
+        blocks = listing.packed_blocks() if listing.is_huge else []
+        work = _NewListing(
+            listing.folder, None if listing.is_huge else page, blocks, listing.marked, listed, stored
+        )
+        self._waiting_rows += work.rows
+        self._hand_over(work)
+
+    def change(self, folder: Folder, name: str, entry: Entry | None) -> None:
+        """Record that Swift has `entry` as `name` now, None for nothing."""
+        self._hand_over(_NewChange(folder, name, entry))
+
+    def forget(self, folder: Folder, *, is_tree: bool = False) -> None:
+        """Drop the listing of a folder, of a tree also those of all folders below it."""
+        self._hand_over(_Forgotten(folder, is_tree))
+
+    def recall(self, folder: Folder) -> KeptFolder | None:
+        """Return what is known of a folder; None if it is not."""
+        with self._lock:
+            self._write_waiting()
+            try:
+                return self._read(folder)
+            except (sqlite3.Error, ValueError) as error:
+                self._database.close()
+                self._database = self._file.recreate(error)
+                return None
+
+    def write(self) -> None:
+        """Return when everything that has come is written."""
+        with self._lock:
+            self._write_waiting()
+
+    def root(self) -> Entry | None:
+        """Return the entry of the mount's root; None if it is not known, or no folder is."""
+        with self._lock:
+            self._write_waiting()
+            text = self._fact(self._database, "root")
+            has_any = next(self._database.execute("SELECT 1 FROM folders LIMIT 1"), None) is not None
+        with suppress(ValueError):
+            return self._codec.decode(text) if has_any else None
+        return None
+
+    def put_root(self, root: Entry) -> None:
+        """Keep the entry of the mount's root."""
+        with self._lock, self._guarded(), self._database:
+            values = ("root", self._codec.encode(root))
+            self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", values)
+
+    def close(self) -> None:
+        """Write what waits, end the thread and close the file."""
+        self._pool.shutdown()
+        with self._lock:
+            self._write_waiting()
+            self._database.close()
+
+    def _hand_over(self, work: _Work) -> None:
+        self._waiting.append(work)
+        # Two threads may both find it unset: then the second job has nothing to do.
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._pool.submit(self._write_later)
+
+    def _write_later(self) -> None:
+        self._is_scheduled = False
+        with self._lock:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """Write what has come, in one transaction. Lock held."""
+        if not self._waiting:
+            return
+        with self._guarded(), self._database:
+            while self._waiting:
+                self._write(self._waiting.popleft())
+            if self._bytes > self._capacity:
+                self._evict()
+
+    def _guarded(self) -> "_Guard":
+        return _Guard(self._failed)
+
+    def _failed(self, error: sqlite3.Error | UnicodeError) -> None:
+        """Continue after an error: with a new file if this one is damaged, else in memory."""
+        self._waiting.clear()
+        self._waiting_rows = 0
+        if isinstance(error, UnicodeError):
+            return  # a name that no database takes
+        self._database.close()
+        if isinstance(error, sqlite3.OperationalError):
+            log.warning("listings are not kept on the disk any more: %s", error)
+            self._database = self._file.in_memory()
+        else:
+            self._database = self._file.recreate(error)
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        with database:
+            if self._fact(database, "identity") != self._identity:
+                self._clear(database)
+        self._bytes = database.execute("SELECT coalesce(sum(bytes), 0) FROM folders").fetchone()[0]
+
+    def _clear(self, database: sqlite3.Connection) -> None:
+        for table in _TABLES:
+            database.execute(f"DELETE FROM {table}")
+        database.execute("INSERT INTO facts VALUES ('identity', ?)", (self._identity,))
+        self._bytes = 0
+
+    def _fact(self, database: sqlite3.Connection, name: str) -> str:
+        row = database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def _write(self, work: _Work) -> None:
+        if isinstance(work, _NewListing):
+            self._waiting_rows = max(0, self._waiting_rows - work.rows)
+            self._write_listing(work)
+        elif isinstance(work, _NewChange):
+            self._write_changes(work.folder, {work.name: work.entry})
+        elif work.is_tree:
+            prefix = work.folder.prefix
+            where = (work.folder.container, prefix, prefix + _AFTER_ALL)
+            self._delete(f"SELECT id FROM folders WHERE {_BELOW}", where)
+            self._database.execute(f"DELETE FROM changes WHERE {_BELOW}", where)
+        else:
+            self._forget(work.folder)
+
+    def _write_listing(self, new: _NewListing) -> None:
+        blocks = (
+            new.blocks if new.page is None else [PackedBlock("", pack(new.page.rows, new.page.subdirs), 0)]
+        )
+        checksum, size = _checksum(blocks), sum(len(block.packed) for block in blocks)
+        where = (new.folder.container, new.folder.prefix)
+        known = self._database.execute(_SELECT, where).fetchone()
+        if known is not None and known[1:5] == (new.page is None, new.marked, len(blocks), checksum):
+            listed = (new.listed, new.listed, known[0])
+            self._database.execute("UPDATE folders SET listed = ?, used = ? WHERE id = ?", listed)
+            self._database.execute("DELETE FROM changes WHERE container = ? AND prefix = ?", where)
+        else:
+            self._forget(new.folder)
+            if size > self._capacity // 2:
+                return  # the others would have to go for it
+            row = (*where, new.listed, new.listed, new.page is None, new.marked, len(blocks), size, checksum)
+            added = self._database.execute(
+                "INSERT INTO folders VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+            ).lastrowid
+            rows = ((added, number, *block) for number, block in enumerate(blocks))
+            self._database.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", rows)
+            self._bytes += size
+        self._write_changes(new.folder, new.changes)
+
+    def _write_changes(self, folder: Folder, changes: Mapping[str, Entry | None]) -> None:
+        encode = self._codec.encode
+        rows = [
+            (folder.container, folder.prefix, name, None if entry is None else encode(entry))
+            for name, entry in changes.items()
+        ]
+        self._database.executemany(
+            "INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?, ?)",
+            ((*row, row_checksum(*row)) for row in rows),
+        )
+
+    def _forget(self, folder: Folder) -> None:
+        where = (folder.container, folder.prefix)
+        self._delete("SELECT id FROM folders WHERE container = ? AND prefix = ?", where)
+        self._database.execute("DELETE FROM changes WHERE container = ? AND prefix = ?", where)
+
+    def _delete(self, select: str, values: Iterable[object]) -> None:
+        """Delete the folders that `select` finds."""
+        for (folder,) in self._database.execute(select, tuple(values)).fetchall():
+            freed = self._database.execute("SELECT bytes FROM folders WHERE id = ?", (folder,)).fetchone()[0]
+            self._database.execute("DELETE FROM blocks WHERE folder = ?", (folder,))
+            self._database.execute("DELETE FROM folders WHERE id = ?", (folder,))
+            self._bytes -= freed
+
+    def _evict(self) -> None:
+        """Drop the folders used longest ago, and more than needed, so that not every write has to."""
+        oldest = self._database.execute("SELECT container, prefix FROM folders ORDER BY used").fetchall()
+        for container, prefix in oldest:
+            if self._bytes <= self._capacity * 9 // 10:
+                return
+            self._forget(Folder(container, prefix))
+
+    def _read(self, folder: Folder) -> KeptFolder | None:
+        where = (folder.container, folder.prefix)
+        found = self._database.execute(_SELECT, where).fetchone()
+        if found is None:
+            return None
+        number, huge, marked, count, checksum, listed = found
+        select = "SELECT end, packed, text FROM blocks WHERE folder = ? ORDER BY number"
+        blocks = [PackedBlock(*row) for row in self._database.execute(select, (number,))]
+        if len(blocks) != count or _checksum(blocks) != checksum:
+            raise sqlite3.DatabaseError("a listing has another checksum")
+        with self._database:
+            self._database.execute("UPDATE folders SET used = ? WHERE id = ?", (unix_time(), number))
+        return KeptFolder(folder, bool(huge), bool(marked), blocks, listed, dict(self._changes(where)))
+
+    def _changes(self, where: tuple[str, str]) -> Iterator[tuple[str, Entry | None]]:
+        select = "SELECT * FROM changes WHERE container = ? AND prefix = ?"
+        for *row, checksum in self._database.execute(select, where):
+            if row_checksum(*row) != checksum:
+                raise sqlite3.DatabaseError("a change has another checksum")
+            text = row[3]
+            yield row[2], None if text is None else self._codec.decode(text)
+
+
+class _Guard:
+    """Passes errors of the database to `failed` instead of raising them."""
+
+    def __init__(self, failed: Callable[[sqlite3.Error | UnicodeError], None]) -> None:
+        self._failed = failed
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, sqlite3.Error | UnicodeError):
+            self._failed(error)
+            return True
+        return False
+
+
+class KeptChanges:
+    """A `RecentStore` that also tells `kept` what is stored. Not locked: the namespace's lock guards it."""
+
+    def __init__(self, recent: RecentStore, kept: KeptListings) -> None:
+        self._recent = recent
+        self._kept = kept
+
+    def recall(self) -> Mapping[Folder, Iterator[RecentChange]]:
+        return self._recent.recall()
+
+    def keep(self, folder: Folder, name: str, entry: Entry | None, *, moved: bool) -> None:
+        self._recent.keep(folder, name, entry, moved=moved)
+        self._kept.change(folder, name, entry)
+
+    def forget_below(self, folder: Folder) -> None:
+        self._recent.forget_below(folder)
+        self._kept.forget(folder, is_tree=True)
+
+
+def _checksum(blocks: Iterable[PackedBlock]) -> int:
+    checksum = 0
+    for end, packed, text in blocks:
+        checksum = zlib.crc32(packed, zlib.crc32(f"{end}\0{text}".encode(), checksum))
+    return checksum
