@@ -21,6 +21,7 @@ from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
 from swiftfs.posix.unlink_ops import UnlinkOps
+from swiftfs.posix.version_tree import VersionTree
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.retry import deadline
 
@@ -44,47 +45,48 @@ class FileSystem:
         unlinks = UnlinkOps(services, pending, write_back, directories)
         changes = AttributeChanges(services, pending, write_back)
         renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
-        self.link = LinkOps(services, pending, write_back, changes).link
         attributes = AttributeOps(services, pending, files, changes)
 
-        self.getattr = attributes.getattr
+        versions = VersionTree(services, files)
+        before, read_only, handles = versions.before, versions.read_only, versions.handles
+
+        self.getattr = before(versions.getattr, attributes.getattr)
         self.getattr_handle = attributes.getattr_handle
-        self.chmod = attributes.chmod
-        self.chown = attributes.chown
-        self.utimens = attributes.utimens
-        self.getxattr = attributes.getxattr
-        self.listxattr = attributes.listxattr
-        self.setxattr = attributes.setxattr
-        self.removexattr = attributes.removexattr
+        self.chmod = read_only(attributes.chmod)
+        self.chown = read_only(attributes.chown)
+        self.utimens = read_only(attributes.utimens)
+        self.getxattr = before(versions.getxattr, attributes.getxattr)
+        self.listxattr = before(versions.listxattr, attributes.listxattr)
+        self.setxattr = read_only(attributes.setxattr)
+        self.removexattr = read_only(attributes.removexattr)
 
-        self.opendir = directories.opendir
-        self.readdir = directories.readdir
-        self.fsyncdir = directories.fsyncdir
-        self.releasedir = directories.releasedir
-        self.mkdir = directories.mkdir
-        self.rmdir = directories.rmdir
+        self.opendir = before(versions.opendir, directories.opendir)
+        self.readdir = handles(versions.readdir, directories.readdir)
+        self.fsyncdir = handles(versions.fsyncdir, directories.fsyncdir)
+        self.releasedir = handles(versions.releasedir, directories.releasedir)
+        self.mkdir, self.rmdir = read_only(directories.mkdir), read_only(directories.rmdir)
 
-        self.create = files.create
-        self.open = files.open
+        self.create = read_only(files.create)
+        self.open = before(versions.open, files.open)
         self.page_use = services.open_files.page_use
         self.is_other_inode = services.open_files.replaced.is_other_inode
         self.moves = services.open_files.replaced.moves
         self.wait_for_move = services.open_files.replaced.wait
         self.read = files.read
         self.write = files.write
-        self.truncate = files.truncate
+        self.truncate = read_only(files.truncate)
         self.truncate_handle = files.truncate_handle
         self.fallocate = files.fallocate
         self.flush = files.flush
         self.fsync = files.fsync
         self.release = files.release
-        self.mknod = files.mknod
-        self.symlink = files.symlink
-        self.readlink = files.readlink
+        self.mknod = read_only(files.mknod)
+        self.symlink = read_only(files.symlink, first=1, last=1)
+        self.readlink = before(versions.readlink, files.readlink)
 
-        self.unlink = unlinks.unlink
-        self.unhide = unlinks.unhide
-        self.rename, self.hide = renames.rename, renames.hide
+        self.link = read_only(LinkOps(services, pending, write_back, changes).link, last=1)
+        self.unlink, self.unhide = read_only(unlinks.unlink), unlinks.unhide
+        self.rename, self.hide = read_only(renames.rename, last=1), read_only(renames.hide)
         self.statfs = UsageReport(services.store, services.source, services.options.segments).of
 
         self.waiting = services.journal.waiting
@@ -106,8 +108,13 @@ class FileSystem:
         Without `usage`, the answer about the source's container or account, ask for that, too. Raise
         `NotFound` if the container does not exist.
         """
+        services, container = self._services, self._services.source.container
         with deadline(ROOT_SECONDS):
-            self._services.namespace.load_root(usage)
+            if usage is None and container:
+                usage = services.store.container_usage(container)
+            if usage is not None and container:
+                services.histories.learn(container, usage.history)
+            services.namespace.load_root(usage)
         records, self._records = deque(self._records), ()  # there may be 100,000
         self._services.journal.recover(records, self._pending.recovered, self._pending.show_moved)
 

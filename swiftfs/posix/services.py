@@ -15,6 +15,7 @@ from swiftfs.objects import Caller
 from swiftfs.paths import Source, split
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.times import Times
+from swiftfs.store.histories import Histories
 from swiftfs.store.protocol import ObjectStore
 
 
@@ -37,6 +38,7 @@ class Services:
     open_files: OpenFiles
     inodes: Inodes
     times: Times
+    histories: Histories
 
 
 def in_folder(namespace: Namespace, path: str, mode: int, caller: Caller) -> tuple[int, Caller]:

@@ -54,7 +54,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         stack.callback(monitoring.close)
         with _loading():
             # Before the cache folder is touched: wrong credentials leave nothing behind.
-            account, request = stack.enter_context(_connected(request, environment))
+            account = stack.enter_context(_connected(request, environment))
             folder = _cache_folder(request, account.label)
             missing = missing_folders(folder)
             cache = stack.enter_context(locked(folder))
@@ -63,6 +63,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             if missing and is_unused(folder):
                 stack.callback(_leave_nothing, folder, missing, answered)
             usage = look_up(request, account)
+            request = as_allowed(request, account, usage)
 
         def tell_ready() -> None:
             answered.set()
@@ -92,10 +93,8 @@ def _load() -> None:
 
 
 @contextlib.contextmanager
-def _connected(
-    request: MountRequest, environment: Mapping[str, str]
-) -> Iterator[tuple[ConnectedAccount, MountRequest]]:
-    """Log in; yield the account and the request, which is read-only if Swift refuses changes."""
+def _connected(request: MountRequest, environment: Mapping[str, str]) -> Iterator[ConnectedAccount]:
+    """Log in; yield the account."""
     options = request.options
     account = connect(
         environment,
@@ -108,7 +107,7 @@ def _connected(
     with contextlib.closing(account):
         if options.storage_policy:
             _check_policy(options.storage_policy, account.store.limits())
-        yield account, as_allowed(request, account)
+        yield account
 
 
 def _may_read(request: MountRequest) -> MayRead | None:
