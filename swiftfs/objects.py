@@ -203,9 +203,9 @@ class Manifest:
 class Usage:
     """The usage of a container or account; quotas are None where none is set. Sizes are in bytes.
 
-    `metadata` holds a container's `X-Container-Meta-*` headers, as in `ObjectInfo`; `modified_ns` is when it
-    was made, in ns since the epoch, 0 if the server does not say it. `storage_policy` and `history` are a
-    container's.
+    `metadata` holds the `X-Container-Meta-*` or `X-Account-Meta-*` headers, as in `ObjectInfo`; `modified_ns`
+    is when a container was made, in ns since the epoch, 0 if the server does not say it. `storage_policy` and
+    `history` are a container's.
     """
 
     bytes_used: int
@@ -247,6 +247,12 @@ class Limits:
 
     version: str = ""
     """The server's release, empty where it does not report one."""
+
+    temp_url_methods: tuple[str, ...] = ()
+    """The methods for which it takes TempURLs; none if it does not."""
+
+    temp_url_digests: tuple[str, ...] = ()
+    """The digests by which TempURLs may be signed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from swiftfs.config.options import Options
 from swiftfs.config.sources import build_options, gather
 from swiftfs.service.daemon import log_to_terminal
 from swiftfs.store.connect import ConnectedAccount, connect
+from swiftfs.store.foreign_manifests import MayRead
 
 
 def account_options(flags: Mapping[str, Any]) -> Options:
@@ -19,8 +20,8 @@ def account_options(flags: Mapping[str, Any]) -> Options:
 
 
 @contextmanager
-def connected(options: Options) -> Iterator[ConnectedAccount]:
-    """Log in and provide the account; errors as in `store.connect`."""
+def connected(options: Options, may_read: MayRead | None = None) -> Iterator[ConnectedAccount]:
+    """Log in and provide the account; `may_read` and errors as in `store.connect`."""
     log_to_terminal("DEBUG" if options.debug else "WARNING")
     account = connect(
         login_environment(options.credentials, os.environ),
@@ -28,6 +29,7 @@ def connected(options: Options) -> Iterator[ConnectedAccount]:
         storage=chosen_storage(options),
         storage_policy=options.storage_policy,
         insecure_storage=options.insecure_storage,
+        may_read=may_read,
     )
     try:
         yield account

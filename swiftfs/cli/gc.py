@@ -45,7 +45,7 @@ def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfini
 
 
 def _find(search: Search, options: Options, age: int, *, unfinished: bool) -> None:
-    known = _journaled(options)
+    known = journals_here(options)
     now = unix_time_ns()
     elsewhere = "" if options.segments in ("auto", "same") else options.segments
     try:
@@ -60,7 +60,8 @@ def _find(search: Search, options: Options, age: int, *, unfinished: bool) -> No
         raise explain_refusal(error) from None
 
 
-def _journaled(options: Options) -> Journaled:
+def journals_here(options: Options) -> Journaled:
+    """Return what the journals on this machine need; errors as of `journaled`."""
     given = [Path(options.cache_dir)] if options.cache_dir else []
     roots = [platformdirs.user_cache_path("swiftfs"), SYSTEM_CACHE, *given]
     return Journaled.all_of(journaled(root) for root in roots)
@@ -99,7 +100,7 @@ def _line(upload: OrphanUpload) -> str:
 
 
 def _delete(search: Search, options: Options) -> None:
-    for prefix in _journaled(options).prefixes:  # uploads that a mount has begun meanwhile
+    for prefix in journals_here(options).prefixes:  # uploads that a mount has begun meanwhile
         search.candidates.clear_below(prefix)
     count = len(search.candidates)
     with Console(stderr=True).status(f"deleting {count} segments"):

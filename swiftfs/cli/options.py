@@ -31,6 +31,9 @@ class AbsolutePath(click.Path):
 
 MOUNTPOINT = FOLDER = AbsolutePath()
 
+NAME_OR_PATH = click.Path(readable=False)
+"""A path in a mount or `CONTAINER/PATH`, as it was written; a shell completes paths."""
+
 
 def option_flags(names: Iterable[str] = OPTIONS) -> Callable[[Command], Command]:
     """Return a decorator that gives a click command a flag for each option named; `given` reads them."""

@@ -15,6 +15,7 @@ import click
 from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
+from swiftfs.cli.share import UNITS
 from swiftfs.cli.wording import complain, pluralize, spinner
 from swiftfs.concurrency import new_pool, unix_time
 from swiftfs.control.places import Place, find_place
@@ -34,8 +35,7 @@ from swiftfs.objects import VersionRow
 from swiftfs.posix.versions import stored_at_ns
 from swiftfs.store.protocol import ObjectStore
 
-_AGE = re.compile(r"(\d{1,6})([smhdw])")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_AGE = re.compile(r"(\d{1,6})([mhdw])")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -58,7 +58,7 @@ def run(path: str, at: str | None, flags: Mapping[str, Any], wish: Wish) -> None
     with spinner("waiting until the mount has stored what was written there"):
         place.flush()
     with connected(options) as account:
-        place.check_account(account.label)
+        place.check_account(account.label, account.place)
         check_history(account.store, place.name.container)
         kept, is_file = _find(account.store, place, wish)
         if wish.moment_ns is None and not wish.version_id:
@@ -77,7 +77,7 @@ def moment_of(text: str) -> int:
     A time without a zone is local, and a date is its midnight. `2d` is two days ago.
     """
     if (age := _AGE.fullmatch(text)) is not None:
-        return int((unix_time() - int(age[1]) * _UNITS[age[2]]) * 10**9)
+        return int((unix_time() - int(age[1]) * UNITS[age[2]]) * 10**9)
     try:
         # Python 3.10 does not read the Z.
         moment = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text)).astimezone()

@@ -36,6 +36,8 @@ HEADS = "heads.sqlite"
 """Answers to HEAD requests."""
 DRAIN = "drain.json"
 """How many changes are still to be stored after an unmount."""
+COPIES = "copies"
+"""The folder beside the cache folders for the records of `swiftfs cp`."""
 LOG = "swiftfs.log"
 """The log of a background mount if there is no syslog."""
 

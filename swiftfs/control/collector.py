@@ -51,7 +51,7 @@ class StatusCollector:
             read_only=services.options.ro,
             since=self._since,
             now=unix_time(),
-            server=Server(self._account.label, _software(limits)),
+            server=Server(self._account.label, _software(limits), self._account.place),
             limits=self._bounds(limits),
             cache_folder=str(services.cache_dir.absolute()),
             set_aside=tuple(set_aside(services.cache_dir)),

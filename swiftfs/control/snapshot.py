@@ -15,10 +15,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The account, and the name of the software in `/info`, empty if that does not say it."""
+    """The account, and the name of the software in `/info`, empty if that does not say it.
+
+    `place` tells the account from others of the same user, see `ConnectedAccount.place`; empty is unknown.
+    """
 
     account: str
     software: str
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ _UNIQUE = 12
 
 _revisions = itertools.count(1)
 
+NO_JOURNAL = "0" * 12
+"""Stands for a journal's id in the prefixes of `swiftfs cp`: the only copy of a file is never below one."""
+
 _PREFIX = re.compile(r".+/swiftfs-[0-9a-f]{20}([0-9a-f]{12})/?", re.DOTALL)
 
 

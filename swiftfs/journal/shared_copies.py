@@ -73,7 +73,7 @@ class ManifestCopier:
         except StoreError:
             self._discard(unreferenced)
             raise
-        self._store.put_manifest(target, copied, _headers(info, copied))
+        self._store.put_manifest(target, copied, headers_of_copy(info, copied))
         self._db.end_upload(prefix)
         return manifest
 
@@ -102,13 +102,11 @@ class ManifestCopier:
     ) -> Manifest:
         with new_pool("segment copy", PARALLEL) as pool:
             copies = list(pool.map(self._store.copy, sources, targets))
-        etags = dict(zip(sources, copies, strict=True))
-        return Manifest(
-            tuple(_copied(manifest.segments, {name: (one.name, one.etag) for name, one in etags.items()}))
-        )
+        made = {name: (one.name, one.etag) for name, one in zip(sources, copies, strict=True)}
+        return Manifest(tuple(renamed_segments(manifest.segments, made)))
 
 
-def _copied(
+def renamed_segments(
     segments: Iterable[Segment], copies: dict[ObjectName, tuple[ObjectName, str]]
 ) -> Iterable[Segment]:
     """Yield the segments with their new names; one that was an SLO itself is an ordinary object now."""
@@ -119,7 +117,8 @@ def _copied(
         yield replace(segment, name=name, etag=etag, nested=False)
 
 
-def _headers(info: ObjectInfo, manifest: Manifest) -> Headers:
+def headers_of_copy(info: ObjectInfo, manifest: Manifest) -> Headers:
+    """Return the headers of an SLO that is stored anew with this manifest."""
     media_type, stored = decode_type(info.content_type)
     if stored.slo is not None:
         stored = replace(stored, slo=manifest.etag)

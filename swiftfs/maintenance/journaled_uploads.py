@@ -20,17 +20,22 @@ from swiftfs.sqlite import is_empty, migrate
 
 @dataclass(frozen=True, slots=True)
 class Journaled:
-    """The `ids` of journals, and the `prefixes` of the segments that they name."""
+    """The `ids` of journals, and the `prefixes` of the segments that they name.
+
+    Segments below the prefixes that are `shared` may belong to several objects.
+    """
 
     ids: frozenset[str] = frozenset()
     prefixes: frozenset[ObjectName] = frozenset()
+    shared: frozenset[ObjectName] = frozenset()
 
     @classmethod
     def all_of(cls, several: Iterable["Journaled"]) -> "Journaled":
         """Return the union for several journals."""
         found = list(several)
         ids = frozenset(text for one in found for text in one.ids)
-        return cls(ids, frozenset(prefix for one in found for prefix in one.prefixes))
+        shared = frozenset(prefix for one in found for prefix in one.shared)
+        return cls(ids, frozenset(prefix for one in found for prefix in one.prefixes), shared)
 
 
 def journaled(cache_root: Path) -> Journaled:
@@ -61,6 +66,7 @@ def _read(journal: Path) -> Journaled:
                 uploads = database.execute("SELECT container, prefix FROM uploads").fetchall()
                 # A request whose answer was lost may still store a manifest that names them.
                 left = database.execute("SELECT container, key FROM leftovers").fetchall()
+                shared = database.execute("SELECT * FROM shared").fetchall()
                 # After a power cut the older ones may be the valid ones.
                 query = "SELECT intent FROM intents UNION ALL SELECT intent FROM older"
                 operations = database.execute(query).fetchall()
@@ -71,7 +77,8 @@ def _read(journal: Path) -> Journaled:
         prefixes |= {name for (text,) in operations for name in _needed(text)}
     except Unreadable as error:
         raise ConfigurationError(f"the journal {journal} cannot be read: {error}") from None
-    return Journaled(frozenset(text for (text,) in ids), frozenset(prefixes))
+    common = frozenset(ObjectName(container, prefix) for container, prefix, *_ in shared)
+    return Journaled(frozenset(text for (text,) in ids), frozenset(prefixes), common)
 
 
 def _needed(text: str) -> Iterator[ObjectName]:

@@ -17,7 +17,7 @@ from swiftfs.attributes import decode_type, is_directory_type, parse_last_modifi
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, SegmentContainer, places_of
-from swiftfs.filecache.upload_record import journal_of
+from swiftfs.filecache.upload_record import NO_JOURNAL, journal_of
 from swiftfs.objects import History, ObjectName, OlderName, Row
 from swiftfs.paths import SEGMENTS_SUFFIX, Source
 from swiftfs.store.paging import iter_containers, iter_pages, iter_versions, readable_rows
@@ -115,7 +115,8 @@ class OrphanCandidates:
         Such a journal may need them: then they have bytes of files that are not stored yet.
         """
         made = [(upload, journal_of(upload.prefix.key)) for upload in self.uploads()]
-        aside = [upload for upload, journal in made if journal is not None and journal not in journals]
+        known = {None, NO_JOURNAL, *journals}
+        aside = [upload for upload, journal in made if journal not in known]
         for upload in aside:
             self.clear_below(upload.prefix)
         return aside

@@ -7,7 +7,7 @@ import os.path
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from itertools import groupby
+from itertools import groupby, islice
 
 from swiftfs.concurrency import Executor
 from swiftfs.errors import ConfigurationError, Corrupt, NotFound, StoreError, SwiftfsError
@@ -21,6 +21,10 @@ from swiftfs.store.protocol import ObjectStore
 
 PARALLEL = 8
 """How many objects are copied at once; the server does the work."""
+
+
+AT_ONCE = 500
+"""How many objects wait to be copied at most: a folder may have millions."""
 
 
 class Outcome(Enum):
@@ -115,8 +119,9 @@ class Restorer:
 
     def run(self, objects: Iterator[Kept], pool: Executor, tell: Callable[[Result], None]) -> None:
         """Restore objects, and `tell` each result, in their order."""
-        for result in pool.map(self.restore, objects):
-            tell(result)
+        while part := list(islice(objects, AT_ONCE)):
+            for result in pool.map(self.restore, part):
+                tell(result)
 
     def restore(self, kept: Kept) -> Result:
         """Restore one object; a failure is a result too."""
@@ -161,7 +166,8 @@ def missing_segments(store: ObjectStore, manifest: Manifest) -> list[ObjectName]
     for container, names in groupby(named, key=lambda name: name.container):
         keys = [name.key for name in names]
         try:
-            rows = iter_rows(store, container, os.path.commonprefix(keys))
+            # Of the names, which are no paths: those of one upload lie together.
+            rows = iter_rows(store, container, os.path.commonprefix(keys))  # noqa: RUF071
             found.update(ObjectName(container, row.key) for row in rows)
         except NotFound:  # so is the container
             continue

@@ -16,6 +16,7 @@ from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
 from swiftfs.store.server_load import ServerLoad
 from swiftfs.store.storage_url import ANY, StorageChoice
 from swiftfs.store.swift_store import SwiftStore
+from swiftfs.store.temp_url import TempUrls
 from swiftfs.store.transport import Counters
 
 LOGIN_SECONDS = 12.0
@@ -43,6 +44,8 @@ class ConnectedAccount:
     """Ends the calls that wait for Swift."""
     load: ServerLoad = field(default_factory=ServerLoad)
     """How many uploads the server takes at once."""
+    temp_urls: TempUrls | None = None
+    """Signs TempURLs; None only in tests without a server."""
 
     def close(self) -> None:
         """End every pause and close every connection."""
@@ -88,6 +91,7 @@ def connect(
         ambiguous=ambiguous,
         reading=reading,
         load=load,
+        temp_urls=TempUrls(account),
     )
 
 

@@ -172,9 +172,11 @@ class MovedView:
         """Store the whole object."""
         return self._store.put(name, body, headers, if_absent=if_absent, etag=etag)
 
-    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+    def put_manifest(
+        self, name: ObjectName, manifest: Manifest, headers: Headers, *, if_absent: bool = False
+    ) -> ObjectInfo:
         """Store an SLO."""
-        return self._store.put_manifest(name, manifest, headers)
+        return self._store.put_manifest(name, manifest, headers, if_absent=if_absent)
 
     def copy(
         self,
@@ -183,9 +185,10 @@ class MovedView:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        etag: str = "",
     ) -> ObjectVersion:
         """Copy on the server."""
-        return self._store.copy(source, target, manifest_only=manifest_only, headers=headers)
+        return self._store.copy(source, target, manifest_only=manifest_only, headers=headers, etag=etag)
 
     def post(self, name: ObjectName, headers: Headers) -> None:
         """Replace the object's headers."""

@@ -126,8 +126,10 @@ class ObjectStore(Protocol):
         is the MD5 of `body` if the caller knows it; then a repeated request sends the same one.
         """
 
-    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
-        """Store an SLO; the server verifies each segment's etag and size."""
+    def put_manifest(
+        self, name: ObjectName, manifest: Manifest, headers: Headers, *, if_absent: bool = False
+    ) -> ObjectInfo:
+        """Store an SLO; the server verifies each segment's etag and size. `if_absent` is as of `put`."""
 
     def manifest(self, name: ObjectName) -> Manifest:
         """Return the segments of an SLO."""
@@ -147,12 +149,17 @@ class ObjectStore(Protocol):
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        etag: str = "",
     ) -> ObjectVersion:
         """Copy on the server. Without `headers` the copy keeps the source's; with them it has only those.
 
         With `manifest_only`, only the manifest of an SLO or DLO is copied, so that both objects share the
         segments, and a symlink of Swift is copied as a symlink; a container with versioning needs a HEAD for
         that. The answer contains neither size nor content type; they are the source's.
+
+        With an `etag`, raise `PreconditionFailed` unless the source is that version. A server may ignore it:
+        look at the ETag of the answer. It is the MD5 of a plain object, whose bytes are its own, so that
+        `check_manifest` is not needed.
         """
 
     def post(self, name: ObjectName, headers: Headers) -> None:

@@ -233,15 +233,22 @@ class RetryingStore:
         self._ambiguous.done(name, lambda: effect(info.version.etag))
         return info
 
-    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
-        def effect(etag: str) -> Effect:
-            return Effect("put", etag, headers, manifest)
+    def put_manifest(
+        self, name: ObjectName, manifest: Manifest, headers: Headers, *, if_absent: bool = False
+    ) -> ObjectInfo:
+        def attempt(call: _Call) -> ObjectInfo:
+            try:
+                return self._store.put_manifest(name, manifest, headers, if_absent=if_absent)
+            except AlreadyExists:
+                found = self._store.head(name) if call.lost else None
+                if found is None or not found.is_slo or found.version.etag != manifest.etag:
+                    raise
+                return found
 
-        info = self._change(
-            name,
-            lambda _call: self._store.put_manifest(name, manifest, headers),
-            lambda _error: effect(manifest.etag),
-        )
+        def effect(etag: str) -> Effect:
+            return Effect("put", etag, headers, manifest, if_absent=if_absent)
+
+        info = self._change(name, attempt, lambda _error: effect(manifest.etag))
         self._ambiguous.done(name, lambda: effect(info.version.etag))
         return info
 
@@ -258,10 +265,13 @@ class RetryingStore:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        etag: str = "",
     ) -> ObjectVersion:
         version = self._change(
             target,
-            lambda _call: self._store.copy(source, target, manifest_only=manifest_only, headers=headers),
+            lambda _call: self._store.copy(
+                source, target, manifest_only=manifest_only, headers=headers, etag=etag
+            ),
             lambda _error: Effect("copy", source=source),
         )
         self._ambiguous.done(target, lambda: self._effect_of_copy(version, source))

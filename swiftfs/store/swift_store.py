@@ -305,16 +305,23 @@ class SwiftStore:
             raise Corrupt(wrong, may_land=True)
         return sent_info(name, headers, answer, len(view))
 
-    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+    def put_manifest(
+        self, name: ObjectName, manifest: Manifest, headers: Headers, *, if_absent: bool = False
+    ) -> ObjectInfo:
+        sent = to_wire(headers)
+        meaning: dict[int, type[StoreError]] = {413: TooLarge}
+        if if_absent:
+            sent["If-None-Match"] = "*"
+            meaning[412] = AlreadyExists
         request = Request(
             "put_manifest",
             "PUT",
             name.container,
             name.key,
             query="multipart-manifest=put",
-            headers=to_wire(headers),
+            headers=sent,
             body=manifest_to_wire(manifest),
-            meaning={413: TooLarge},
+            meaning=meaning,
             read_timeout=WORK_SECONDS,
             long_running=True,
         )
@@ -341,10 +348,15 @@ class SwiftStore:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        etag: str = "",
     ) -> ObjectVersion:
-        if not manifest_only:
+        if not (manifest_only or etag):
             self._check_source(source)
         sent = {"Destination": quoted_path(target)}
+        meaning: dict[int, type[StoreError]] = {413: TooLarge}
+        if etag:
+            sent["If-Match"] = f'"{etag}"'
+            meaning[412] = PreconditionFailed
         if headers is not None:
             sent |= {**to_wire(headers), "X-Fresh-Metadata": "true"}
         request = Request(
@@ -355,7 +367,7 @@ class SwiftStore:
             # A symlink of Swift is copied itself too: its target may be what others may not read.
             query=version_query(source, "multipart-manifest=get&symlink=get" if manifest_only else ""),
             headers=sent,
-            meaning={413: TooLarge},
+            meaning=meaning,
             read_timeout=WORK_SECONDS,
             long_running=True,
         )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from support.stores import MODE, STRANGE_KEYS, TEXT, keys_of, md5, new_container, put, read
-from swiftfs.errors import BadRequest, NotFound, PreconditionFailed
+from swiftfs.errors import AlreadyExists, BadRequest, NotFound, PreconditionFailed
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers, ObjectStore
 
@@ -49,6 +49,39 @@ def test_copy_keeps_the_headers(store: ObjectStore, box: str) -> None:
         {"Content-Encoding": "gzip"},
     )
     assert store.head(source).metadata == {"k": "한"}
+
+
+def test_copy_of_a_version(store: ObjectStore, box: str) -> None:
+    source, target = ObjectName(box, "a"), ObjectName(box, "b")
+    old = store.put(source, b"old", TEXT).version.etag
+    assert store.copy(source, target, etag=old).etag == old
+    store.put(source, b"newer", TEXT)
+    with pytest.raises(PreconditionFailed):
+        store.copy(source, target, etag=old)
+    assert read(store, target)[0] == b"old"
+
+
+def test_copy_of_a_large_object_is_refused_by_the_etag_of_a_listing(store: ObjectStore, box: str) -> None:
+    """Nor is a DLO copied by that of the empty object that it is."""
+    part, large, dlo, target = (ObjectName(box, key) for key in ("parts/1", "large", "dlo", "target"))
+    made = store.put(part, b"part", TEXT)
+    store.put_manifest(large, Manifest((Segment(part, made.version.etag, 4),)), TEXT)
+    store.put(dlo, b"", Headers("x/y", {}, {"X-Object-Manifest": f"{box}/parts/"}))
+    for row in store.list_page(box).rows:
+        if row.key in ("large", "dlo"):
+            with pytest.raises(PreconditionFailed):
+                store.copy(ObjectName(box, row.key), target, etag=row.hash)
+    assert "target" not in keys_of(store.list_page(box))
+
+
+def test_put_manifest_if_absent(store: ObjectStore, box: str) -> None:
+    part, name = ObjectName(box, "part"), ObjectName(box, "large")
+    manifest = Manifest((Segment(part, store.put(part, b"part", TEXT).version.etag, 4),))
+    first = store.put_manifest(name, manifest, TEXT, if_absent=True)
+    assert first.version.etag == manifest.etag
+    with pytest.raises(AlreadyExists):
+        store.put_manifest(name, Manifest(manifest.segments * 2), TEXT, if_absent=True)
+    assert read(store, name)[0] == b"part"
 
 
 def test_copy_with_headers_has_only_those(store: ObjectStore, box: str) -> None:

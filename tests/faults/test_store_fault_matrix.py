@@ -184,6 +184,8 @@ def test_limits(swift: SwiftServer, kind: Kind, always: bool) -> None:
                     object_bytes=first.object_bytes,
                     policies=first.policies,
                     version=first.version,
+                    temp_url_methods=first.temp_url_methods,
+                    temp_url_digests=first.temp_url_digests,
                 ),
             )
             swift.clear_faults()

@@ -238,9 +238,11 @@ class Adversary(MemoryStore):
         put = super().put
         return self._change("put", [name], lambda: put(name, sent, headers, if_absent=if_absent, etag=etag))
 
-    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+    def put_manifest(
+        self, name: ObjectName, manifest: Manifest, headers: Headers, *, if_absent: bool = False
+    ) -> ObjectInfo:
         put = super().put_manifest
-        return self._change("put_manifest", [name], lambda: put(name, manifest, headers))
+        return self._change("put_manifest", [name], lambda: put(name, manifest, headers, if_absent=if_absent))
 
     def post(self, name: ObjectName, headers: Headers) -> None:
         post = super().post
@@ -253,13 +255,14 @@ class Adversary(MemoryStore):
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        etag: str = "",
     ) -> ObjectVersion:
         copy = super().copy
         self.was_separated |= target.container == SEGMENTS and "/copy-" in target.key
         return self._change(
             "copy",
             [target, source],
-            lambda: copy(source, target, manifest_only=manifest_only, headers=headers),
+            lambda: copy(source, target, manifest_only=manifest_only, headers=headers, etag=etag),
         )
 
     def delete(self, name: ObjectName) -> None:

@@ -157,6 +157,11 @@ def put_manifest(store: ObjectStore, cell: Cell) -> None:
     assert store.put_manifest(cell.other, Manifest((part, part)), TEXT).size == 2 * len(OLD)
 
 
+def put_manifest_if_absent(store: ObjectStore, cell: Cell) -> None:
+    part = Segment(cell.name, md5(OLD), len(OLD))
+    assert store.put_manifest(cell.other, Manifest((part, part)), TEXT, if_absent=True).size == 2 * len(OLD)
+
+
 def put_old_manifest(store: ObjectStore, cell: Cell) -> None:
     part = put_old(store, cell)
     store.put_manifest(cell.other, Manifest((part, part)), TEXT)
@@ -257,6 +262,14 @@ OPERATIONS = (
         done=is_new(lambda cell: cell.other, None, OLD + OLD),
         meanings={413: TooLarge},
     ),
+    Operation(
+        "put_manifest if absent",
+        "PUT",
+        put_manifest_if_absent,
+        prepare=put_old,
+        done=is_new(lambda cell: cell.other, None, OLD + OLD),
+        meanings={412: AlreadyExists, 413: TooLarge},
+    ),
     Operation("manifest", "GET", manifest, prepare=put_old_manifest, body=True),
     Operation(
         "copy",
@@ -265,6 +278,14 @@ OPERATIONS = (
         prepare=put_old,
         done=is_new(lambda cell: cell.other, None, OLD),
         meanings={413: TooLarge},
+    ),
+    Operation(
+        "copy of a version",
+        "COPY",
+        lambda store, cell: store.copy(cell.name, cell.other, etag=md5(OLD)),
+        prepare=put_old,
+        done=is_new(lambda cell: cell.other, None, OLD),
+        meanings={412: PreconditionFailed, 413: TooLarge},
     ),
     Operation(
         "copy of a manifest",

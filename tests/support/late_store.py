@@ -69,10 +69,12 @@ class LateStore(MemoryStore):
         self._lose("put", name, lambda: parent(name, sent, headers, if_absent=if_absent, etag=etag))
         return parent(name, body, headers, if_absent=if_absent, etag=etag)
 
-    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+    def put_manifest(
+        self, name: ObjectName, manifest: Manifest, headers: Headers, *, if_absent: bool = False
+    ) -> ObjectInfo:
         parent = super().put_manifest
-        self._lose("put_manifest", name, lambda: parent(name, manifest, headers))
-        return parent(name, manifest, headers)
+        self._lose("put_manifest", name, lambda: parent(name, manifest, headers, if_absent=if_absent))
+        return parent(name, manifest, headers, if_absent=if_absent)
 
     def post(self, name: ObjectName, headers: Headers) -> None:
         parent = super().post
@@ -86,9 +88,10 @@ class LateStore(MemoryStore):
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        etag: str = "",
     ) -> ObjectVersion:
         def copy() -> ObjectVersion:
-            return parent(source, target, manifest_only=manifest_only, headers=headers)
+            return parent(source, target, manifest_only=manifest_only, headers=headers, etag=etag)
 
         parent = super().copy
         if target.key in self.refused_copies:

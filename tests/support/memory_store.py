@@ -216,9 +216,13 @@ class MemoryStore:
     def check_manifest(self, version: ObjectVersion) -> Manifest | None:
         """Return None: all may be read."""
 
-    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+    def put_manifest(
+        self, name: ObjectName, manifest: Manifest, headers: Headers, *, if_absent: bool = False
+    ) -> ObjectInfo:
         with self._request("put_manifest", str(name)):
             container = self._writable(name)
+            if if_absent and name.key in container.objects:
+                raise AlreadyExists(str(name))
             if not manifest.segments:
                 raise BadRequest(f"{name}: no segments")
             for segment in manifest.segments:
@@ -241,9 +245,12 @@ class MemoryStore:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        etag: str = "",
     ) -> ObjectVersion:
         with self._request("copy", str(source)):
             found = self._object(source)
+            if etag and self._info(source, found).version.etag != etag:
+                raise PreconditionFailed(str(source))
             container = self._writable(target)
             kept = dict(found.headers.preserved_headers)
             dlo = kept.pop("X-Object-Manifest", None)

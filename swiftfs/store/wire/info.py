@@ -63,7 +63,17 @@ def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
         policies=tuple(_policies(swift)),
         is_swift=_is_swift(swift, headers),
         version=str(swift.get("version", ""))[:VERSION_CHARACTERS],
+        temp_url_methods=_words(_section(info, "tempurl"), "methods"),
+        # Older releases do not name them, and take SHA-1.
+        temp_url_digests=_words(_section(info, "tempurl"), "allowed_digests", ("sha1",))
+        if "tempurl" in info
+        else (),
     )
+
+
+def _words(section: dict[str, Any], name: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+    values = section.get(name)
+    return tuple(one for one in values if isinstance(one, str)) if isinstance(values, list) else default
 
 
 def _is_swift(swift: dict[str, Any], headers: Mapping[str, str]) -> bool:

@@ -6,7 +6,7 @@ from swiftfs.errors import Corrupt
 from swiftfs.objects import History, Usage
 from swiftfs.store.wire.object_headers import timestamp, whole_number
 
-CONTAINER_META = "x-container-meta-"
+CONTAINER_META, ACCOUNT_META = "x-container-meta-", "x-account-meta-"
 
 
 def account_usage(headers: Mapping[str, str]) -> Usage:
@@ -17,6 +17,7 @@ def account_usage(headers: Mapping[str, str]) -> Usage:
         quota_bytes=_quota(headers, "x-account-quota-bytes", "x-account-meta-quota-bytes"),
         quota_objects=_quota(headers, "x-account-quota-count"),
         modified_ns=timestamp(headers),
+        metadata=_metadata(headers, ACCOUNT_META),
     )
 
 
@@ -28,11 +29,7 @@ def container_usage(headers: Mapping[str, str]) -> Usage:
         quota_bytes=_quota(headers, "x-container-meta-quota-bytes"),
         quota_objects=_quota(headers, "x-container-meta-quota-count"),
         modified_ns=timestamp(headers),
-        metadata={
-            name.removeprefix(CONTAINER_META): value
-            for name, value in headers.items()
-            if name.startswith(CONTAINER_META)
-        },
+        metadata=_metadata(headers, CONTAINER_META),
         storage_policy=headers.get("x-storage-policy", ""),
         history=_history(headers),
     )
@@ -47,6 +44,10 @@ def _history(headers: Mapping[str, str]) -> History:
         return History.KEPT
     is_legacy = headers.get("x-versions-location") or headers.get("x-history-location")
     return History.ELSEWHERE if is_legacy else History.NONE
+
+
+def _metadata(headers: Mapping[str, str], begin: str) -> dict[str, str]:
+    return {name.removeprefix(begin): value for name, value in headers.items() if name.startswith(begin)}
 
 
 def _count(headers: Mapping[str, str], name: str) -> int:

@@ -1,0 +1,277 @@
+"""Finds what `swiftfs cp` has to copy, and to which names, by the rules of cp(1)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from swiftfs.attributes import decode_type, parse_last_modified
+from swiftfs.errors import ConfigurationError, NotFound
+from swiftfs.filecache.segment_container import RCLONE_FOLDER
+from swiftfs.maintenance.copy_records import CopyRecords
+from swiftfs.maintenance.object_copy import Transfer, is_folder_marker
+from swiftfs.objects import ObjectName, Row
+from swiftfs.paths import SEGMENTS_FOLDER
+from swiftfs.store.paging import iter_rows
+from swiftfs.store.protocol import ObjectStore
+
+SEGMENT_FOLDERS = (f"{SEGMENTS_FOLDER}/", f"{RCLONE_FOLDER}/")
+"""Folders at the top of a container with the segments of its files, which are copied with the files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A file or folder that the command line names as `text`; an empty key is the container.
+
+    It `must_be_folder` if the text ends in a slash. `contents` means what is in the folder (`photos/.`), and
+    `is_file` an object beside a folder of the same name.
+    """
+
+    text: str
+    name: ObjectName
+    must_be_folder: bool = False
+    contents: bool = False
+    is_file: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """How the keys in the folder begin."""
+        return f"{self.name.key}/" if self.name.key else ""
+
+    @property
+    def last(self) -> str:
+        """The last component, under which it is copied into a folder; empty for `contents`."""
+        if self.contents:
+            return ""
+        return self.name.key.rpartition("/")[2] if self.name.key else self.name.container
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is there: the object itself, and whether it is a folder."""
+
+    row: Row | None
+    is_folder: bool
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything is there."""
+        return self.row is not None or self.is_folder
+
+
+@dataclass(frozen=True, slots=True)
+class WalkOptions:
+    """What is copied: folders too if `recursive`; nothing that exists, or only what is newer than that."""
+
+    recursive: bool = False
+    no_clobber: bool = False
+    update: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An object that is not copied, because it stands at its target already, or the options say so."""
+
+    name: ObjectName
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What was named and cannot be copied, and why."""
+
+    text: str
+    reason: str
+
+
+Step = Transfer | Skipped | Refused
+
+
+class Walk:
+    """Finds the objects to copy; `store` is asked for listings, and HEADs where these are not enough.
+
+    `records` tell which folders an earlier run has begun to copy; then `tell` is called with a line.
+    """
+
+    def __init__(
+        self, store: ObjectStore, options: WalkOptions, records: CopyRecords, tell: Callable[[str], None]
+    ) -> None:
+        self._store = store
+        self._records = records
+        self._tell = tell
+        self._options = options
+        self._begun: set[ObjectName] = set()
+
+    def steps(self, sources: Sequence[Named], target: Named) -> Iterator[Step]:
+        """Yield what to do for each object; raise `ConfigurationError` if the target fits no source."""
+        there = self.look(target, folder_matters=True)
+        self._check_target(sources, target, there)
+        for source in sources:
+            yield from self._steps_of(source, target, there)
+
+    def look(self, named: Named, *, folder_matters: bool) -> Found:
+        """Return what is at a name; without `folder_matters` an object that is a file is all that counts.
+
+        Raise `ConfigurationError` if there is no such container.
+        """
+        container, key = named.name.container, named.name.key
+        try:
+            if not key:
+                self._store.container_usage(container)
+                return Found(None, is_folder=True)
+            row = self._row(named.name)
+            is_marker = row is not None and is_folder_marker(row)
+            if is_marker or named.is_file or (row is not None and not folder_matters):
+                return Found(row, is_folder=is_marker and not named.is_file)
+            below = self._store.list_page(container, prefix=f"{key}/", limit=1)
+            return Found(row, is_folder=bool(below.rows or below.unreadable))
+        except NotFound as error:
+            raise ConfigurationError(f"{named.text}: no container {container!r} ({error})") from None
+
+    def _row(self, name: ObjectName) -> Row | None:
+        for row in self._store.list_page(name.container, prefix=name.key, limit=1).rows:
+            if row.key == name.key:
+                return row
+        try:
+            info = self._store.head(name)  # a listing may lag
+        except NotFound:
+            return None
+        return Row(name.key, info.size, info.version.etag, info.content_type, "")
+
+    def _check_target(self, sources: Sequence[Named], target: Named, there: Found) -> None:
+        if there.is_folder:
+            return
+        is_single_folder = len(sources) == 1 and self._options.recursive
+        if len(sources) > 1 or (target.must_be_folder and (there.exists or not is_single_folder)):
+            what = "not a folder" if there.exists else "no such folder"
+            raise ConfigurationError(f"target {target.text}: {what}")
+
+    def _steps_of(self, source: Named, target: Named, there: Found) -> Iterator[Step]:
+        wants_folder = self._options.recursive or source.must_be_folder or source.contents
+        found = self.look(source, folder_matters=wants_folder)
+        is_file = found.row is not None and not is_folder_marker(found.row)
+        if not found.exists and not self._options.recursive:
+            found = self.look(source, folder_matters=True)
+        if not found.exists:
+            yield Refused(source.text, "no such file or folder")
+        elif found.is_folder and not (is_file and not wants_folder):
+            yield from self._folder_steps(source, found, target, there)
+        elif source.must_be_folder or source.contents:
+            yield Refused(source.text, "not a folder")
+        elif found.row is not None:
+            yield from self._file_steps(source, found.row, target, there)
+
+    def _file_steps(self, source: Named, row: Row, target: Named, there: Found) -> Iterator[Step]:
+        name, before = target.name, there.row
+        if there.is_folder:
+            name = ObjectName(target.name.container, f"{target.prefix}{source.last}")
+            inner = Named(str(name), name)
+            inside = self.look(inner, folder_matters=True)
+            if inside.is_folder:
+                yield Refused(source.text, f"cannot overwrite the folder {name} with a file")
+                return
+            before = inside.row
+        if name == source.name:
+            yield Refused(source.text, f"{source.text} and {target.text} are the same file")
+            return
+        if not self._begin(name):
+            yield Refused(source.text, f"another source is copied to {name}")
+            return
+        yield self._step(Transfer(source.name, row, name, before))
+
+    def _folder_steps(self, source: Named, found: Found, target: Named, there: Found) -> Iterator[Step]:
+        if not self._options.recursive:
+            yield Refused(source.text, "-r not specified; omitting the folder")
+            return
+        if there.exists and not there.is_folder:
+            yield Refused(source.text, f"cannot overwrite the file {target.text} with a folder")
+            return
+        goes_on = there.exists and bool(source.last) and self._goes_on(source, target)
+        is_inside = there.is_folder and bool(source.last) and not goes_on
+        key = f"{target.prefix}{source.last}" if is_inside else target.name.key
+        into = ObjectName(target.name.container, key)
+        prefix = f"{key}/" if key else ""
+        same_container = into.container == source.name.container
+        if same_container and into == source.name:
+            yield Refused(source.text, f"{source.text} and {target.text} are the same folder")
+            return
+        if same_container and prefix.startswith(source.prefix):
+            yield Refused(source.text, f"cannot copy a folder, {source.text}, into itself, {into}")
+            return
+        if source.last and not self._begin(into):
+            yield Refused(source.text, f"another source is copied to {into}")
+            return
+        if not there.exists:
+            self._records.begin_folder(source.name, into)
+        if found.row is not None and is_folder_marker(found.row) and key and not source.contents:
+            before = self._row(into) if is_inside else there.row
+            yield self._step(Transfer(source.name, found.row, into, before))
+        yield from self._steps_below(source, ObjectName(into.container, prefix))
+
+    def _goes_on(self, source: Named, target: Named) -> bool:
+        """Return whether an earlier run has begun to copy the source to the target, which is there since."""
+        if not self._records.resumes_folder(source.name, target.name):
+            return False
+        self._tell(f"an earlier copy of {source.text} to {target.text} goes on")
+        return True
+
+    def _begin(self, target: ObjectName) -> bool:
+        """Record what a source is copied to; return False if an earlier one is."""
+        is_new = target not in self._begun
+        self._begun.add(target)
+        return is_new
+
+    def _steps_below(self, source: Named, into: ObjectName) -> Iterator[Step]:
+        """Yield a step for each object below a folder, in the order of the listings of both sides."""
+        there = _Merged(iter_rows(self._store, into.container, into.key), into.key)
+        for row in iter_rows(self._store, source.name.container, source.prefix):
+            if not source.prefix and row.key.startswith(SEGMENT_FOLDERS):
+                continue
+            rest = row.key.removeprefix(source.prefix)
+            target = ObjectName(into.container, into.key + rest)
+            if target.key:
+                name = ObjectName(source.name.container, row.key)
+                yield self._step(Transfer(name, row, target, there.at(rest)))
+
+    def _step(self, transfer: Transfer) -> Step:
+        before = transfer.replaces
+        if before is not None:
+            is_older = self._options.update and _time(before) >= _time(transfer.row)
+            if self._options.no_clobber or is_older or is_same(transfer.row, before):
+                return Skipped(transfer.source)
+        return transfer
+
+
+class _Merged:
+    """The rows of the target's listing, by what follows `prefix`; asked for in bytewise order."""
+
+    def __init__(self, rows: Iterator[Row], prefix: str) -> None:
+        self._rows = rows
+        self._prefix = prefix
+        self._row: Row | None = None
+        self._ended = False
+
+    def at(self, rest: str) -> Row | None:
+        """Return the row, None if nothing is listed there."""
+        wanted = rest.encode()
+        while not self._ended and (self._row is None or self._rest() < wanted):
+            self._row = next(self._rows, None)
+            self._ended = self._row is None
+        return self._row if self._row is not None and self._rest() == wanted else None
+
+    def _rest(self) -> bytes:
+        assert self._row is not None
+        return self._row.key.removeprefix(self._prefix).encode()
+
+
+def is_same(source: Row, target: Row) -> bool:
+    """Return whether listings show the same bytes, type and attributes at both names.
+
+    Of a large object they show that only with the ETag in its type, which swiftfs writes.
+    """
+    if (source.size, source.content_type) != (target.size, target.content_type):
+        return False
+    return source.hash == target.hash or decode_type(source.content_type)[1].slo is not None
+
+
+def _time(row: Row) -> int:
+    """Return when a file was changed, in ns: the time that it stores, else that of the object."""
+    stored = decode_type(row.content_type)[1].mtime_ns
+    return parse_last_modified(row.last_modified) if stored is None else stored
