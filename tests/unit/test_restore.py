@@ -1,6 +1,5 @@
 """Older versions are brought back: which one, and what stays."""
 
-import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -189,8 +188,8 @@ def test_a_container_without_versions_is_refused(store: MemoryStore, history: Hi
 
 def test_the_time_of_a_version(store: MemoryStore) -> None:
     store.put(name("file"), b"1", STORED)
-    before, after = itertools.repeat(store.list_versions("box").rows[0], 2)
-    assert stored_at_ns(before) == store.head(OlderName("box", "file", after.version_id)).last_modified_ns
+    (version,) = store.list_versions("box").rows
+    assert stored_at_ns(version) == store.head(OlderName("box", "file", version.version_id)).last_modified_ns
     store.set_history("box", History.KEPT, enabled=False)
     store.put(name("file"), b"2", STORED)
     current = store.list_versions("box").rows[0]
