@@ -31,7 +31,7 @@ from swiftfs.maintenance.restore import (
     kept_below,
     kept_object,
 )
-from swiftfs.objects import VersionRow
+from swiftfs.objects import ObjectName, VersionRow
 from swiftfs.posix.versions import stored_at_ns
 from swiftfs.store.protocol import ObjectStore
 
@@ -134,7 +134,8 @@ def _report(results: list[Result], *, is_file: bool, as_json: bool) -> None:
     counts = Counter(result.outcome for result in results)
     failed = [result for result in results if result.outcome is Outcome.FAILED]
     if as_json:
-        restored = [_fields(one) for one in results if one.outcome is Outcome.RESTORED]
+        done = [one for one in results if one.outcome is Outcome.RESTORED]
+        restored = [_fields(one.name, one.version) for one in done if one.version is not None]
         others = {one.value: counts[one] for one in (Outcome.UNCHANGED, Outcome.LATER, Outcome.ABSENT)}
         errors = [{"path": str(one.name), "error": one.reason} for one in failed]
         click.echo(json.dumps({"restored": restored, **others, "failed": errors}, indent=2))
@@ -165,24 +166,19 @@ def _summary(counts: Counter[Outcome]) -> str:
 
 
 def _print_versions(objects: Iterable[Kept], *, as_json: bool) -> None:
-    versions = [version for kept in objects for version in kept.versions]
+    versions = [(kept.name, version) for kept in objects for version in kept.versions]
     if as_json:
-        click.echo(json.dumps([_version_fields(one) for one in versions], indent=2))
+        click.echo(json.dumps([_fields(name, one) for name, one in versions], indent=2))
         return
-    for one in versions:
+    for name, one in versions:
         size = "deleted" if one.is_deletion else decimal(one.row.size)
         mark = "current" if one.is_latest else ""
-        click.echo(f"{_time(one)}\t{size}\t{one.version_id}\t{mark}\t{printable(one.row.key)}")
+        click.echo(f"{_time(one)}\t{size}\t{one.version_id}\t{mark}\t{printable(str(name))}")
 
 
-def _fields(result: Result) -> dict[str, object]:
-    assert result.version is not None
-    return {**_version_fields(result.version), "path": str(result.name)}
-
-
-def _version_fields(version: VersionRow) -> dict[str, object]:
+def _fields(name: ObjectName, version: VersionRow) -> dict[str, object]:
     return {
-        "path": version.row.key,
+        "path": str(name),
         "time": _time(version),
         "version": version.version_id,
         "size": version.row.size,

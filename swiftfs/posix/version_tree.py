@@ -16,7 +16,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from swiftfs.errors import StoreError, os_error
-from swiftfs.namespace.entry import Entry, with_head
+from swiftfs.namespace.entry import Entry, folder_inode, with_head
 from swiftfs.objects import Attributes, History, ObjectName
 from swiftfs.paths import VERSIONS_FOLDER, Folder, escape, join, unescape
 from swiftfs.posix.file_ops import FileOps
@@ -25,10 +25,8 @@ from swiftfs.posix.versions import (
     Node,
     OlderVersions,
     find_version,
-    folder_number,
     stored_at_ns,
     version_entry,
-    version_name,
 )
 
 VERSION_HANDLES = 1 << 61
@@ -85,7 +83,7 @@ class VersionTree:
         """Return the attributes of a folder or version."""
         place = self._place(path)
         entry = self._version(place)
-        return self._services.defaults.shown(entry.attributes) if entry else self._folder(place)
+        return self._shown(path, entry) if entry is not None else self._folder(place)
 
     def opendir(self, path: str) -> int:
         """Return a handle for `readdir`."""
@@ -186,21 +184,27 @@ class VersionTree:
         mode = stat.S_IFDIR | stat.S_IMODE(real.mode) & 0o555
         times = [stored_at_ns(version) for version in node.versions]
         mtime_ns = max(times, default=real.mtime_ns)
-        return Attributes(mode, 0, mtime_ns, real.uid, real.gid, folder_number(place.folder))
+        number = folder_inode(self._services.source.folder(place.path))
+        return Attributes(mode, 0, mtime_ns, real.uid, real.gid, number)
 
     def _names(self, place: "_Place", attributes: Attributes) -> list[tuple[str, Attributes]]:
         """Return the names in a folder: its versions, and the keys below it as folders like itself."""
         found: dict[str, Attributes] = {}
         if self._versions.node(place.name).has_children if place.keys else True:
             for component in self._versions.children(place.folder):
-                number = folder_number(place.folder.subfolder(component))
-                found[escape(component)] = replace(attributes, inode=number)
+                name = escape(component)
+                number = folder_inode(self._services.source.folder(join(place.path, name)))
+                found[name] = replace(attributes, inode=number)
         if place.keys:
-            name = place.name
-            for version in self._versions.node(name).versions:
-                entry = version_entry(name.container, version, self._services.defaults)
-                found[version_name(name.key, version)] = self._services.defaults.shown(entry.attributes)
+            for version in self._versions.node(place.name).versions:
+                entry = version_entry(place.top.container, version, self._services.defaults)
+                found[entry.name] = self._shown(join(place.path, entry.name), entry)
         return list(found.items())
+
+    def _shown(self, path: str, entry: Entry) -> Attributes:
+        """Return the attributes of a version, with the inode number that it has when it is open."""
+        attributes = self._services.inodes.of_open(path, entry.attributes)
+        return self._services.defaults.shown(attributes)
 
     def _complete(self, entry: Entry) -> Entry:
         """Return the entry with the version's true ETag and size, by a HEAD where its listing lacks them."""

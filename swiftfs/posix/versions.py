@@ -11,7 +11,7 @@ from cachetools import TTLCache
 
 from swiftfs.attributes import parse_last_modified
 from swiftfs.concurrency import Rank, monotonic, new_lock
-from swiftfs.namespace.entry import Defaults, Entry, file_entry, inode_of, is_marker
+from swiftfs.namespace.entry import Defaults, Entry, file_entry, is_marker
 from swiftfs.objects import ObjectName, OlderName, VersionPage, VersionRow
 from swiftfs.paths import SEGMENTS_FOLDER, Folder, escape
 from swiftfs.store.protocol import ObjectStore
@@ -21,9 +21,6 @@ MOST_NODES = 20_000
 
 AT_ONCE = 1000
 """How many versions are asked for to look up one name."""
-
-_NO_CONTAINER = "\0versions"
-"""No container can have this name, so no object can have the inode of one of these files."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -135,17 +132,10 @@ def version_name(key: str, version: VersionRow) -> str:
 
 
 def version_entry(container: str, version: VersionRow, defaults: Defaults) -> Entry:
-    """Return the entry of a version as a file."""
+    """Return the entry of a version as a file, with the inode number of the object."""
     key = version.row.key
     entry = file_entry(version_name(key, version), container, version.row, defaults)
-    inode = inode_of(ObjectName(_NO_CONTAINER, f"{container}/{key}\0{version.version_id}"))
-    name = OlderName(container, key, version.version_id)
-    return replace(entry, object=name, attributes=replace(entry.attributes, inode=inode))
-
-
-def folder_number(folder: Folder) -> int:
-    """Return the inode number of the folder with the versions below a folder."""
-    return inode_of(ObjectName(_NO_CONTAINER, f"{folder.container}/{folder.prefix}"), folder=True)
+    return replace(entry, object=OlderName(container, key, version.version_id))
 
 
 def find_version(key: str, versions: Sequence[VersionRow], name: str) -> VersionRow | None:

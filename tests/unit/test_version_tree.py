@@ -257,3 +257,17 @@ def test_versioning_that_was_ended_still_shows_what_was_kept(store: MemoryStore,
             read(filesystem, f"/.versions/top/{name}") for name in listed(filesystem, "/.versions/top")
         ]
         assert contents == [b"2", b"1"]
+
+
+def test_an_open_version_is_the_file_that_is_shown(filesystem: FileSystem) -> None:
+    name = next(iter(listed(filesystem, "/d/.versions/a.txt")))
+    path = f"/d/.versions/a.txt/{name}"
+    handle = filesystem.open(path, os.O_RDONLY)
+    try:
+        opened, shown = filesystem.getattr_handle(handle), filesystem.getattr(path)
+    finally:
+        filesystem.release(handle)
+    assert (opened.inode, opened.size, opened.mtime_ns, opened.mode) == (
+        *(shown.inode, shown.size),
+        *(shown.mtime_ns, shown.mode),
+    )
