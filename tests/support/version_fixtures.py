@@ -5,14 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.memory_store import MemoryStore
-from support.store_fixtures import RETRYING, SWIFT
+from support.store_fixtures import RETRYING, SWIFT, open_store
 from support.versions import set_versioning
 from swiftfs.demo.server import ServerSettings, SwiftServer
-from swiftfs.store.auth import open_account
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.retry import PATIENT, RetryingStore
-from swiftfs.store.swift_store import SwiftStore
 
 _numbers = itertools.count(1)
 
@@ -27,14 +23,7 @@ def versioned_server() -> Iterator[SwiftServer]:
 @pytest.fixture(scope="module", params=["memory", SWIFT, RETRYING])
 def versioned_store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     """The store in memory, a real Swift, or that with retries; one per module."""
-    opened: ObjectStore
-    if request.param == "memory":
-        opened = MemoryStore()
-    else:
-        server: SwiftServer = request.getfixturevalue("versioned_server")
-        opened = SwiftStore(open_account(server.environment()))
-        if request.param == "retrying":
-            opened = RetryingStore(opened, PATIENT)
+    opened = open_store(request, "versioned_server")
     yield opened
     opened.close()
 
