@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+from cachetools import TTLCache
+
+from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import StoreError, os_error
 from swiftfs.namespace.entry import Entry, folder_inode, with_head
 from swiftfs.objects import Attributes, History, ObjectName
@@ -24,13 +27,15 @@ from swiftfs.posix.services import Services
 from swiftfs.posix.versions import (
     Node,
     OlderVersions,
-    find_version,
     stored_at_ns,
     version_entry,
 )
 
 VERSION_HANDLES = 1 << 61
 """The first handle on one of these folders; those of other folders are smaller."""
+
+MOST_FOLDERS = 1000
+"""How many folders are remembered to have no `.versions` of another client."""
 
 _PART = f"/{VERSIONS_FOLDER}"
 _COMPONENT = re.compile(rf"/{re.escape(VERSIONS_FOLDER)}(?=/|$)")
@@ -39,13 +44,18 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 class VersionTree:
-    """The calls about paths with a `.versions`. Other calls pass, at the cost of a search in their path."""
+    """The calls about paths with a `.versions`. Other calls pass, at the cost of a search in their path.
+
+    The lock guards which folders were seen to have no `.versions` of another client.
+    """
 
     def __init__(self, services: Services, files: FileOps) -> None:
         self._services = services
         self._namespace = services.namespace
         self._files = files
         self._versions = OlderVersions(services.store, services.options.ttl)
+        self._lock = new_lock(Rank.USAGE)
+        self._without_real: TTLCache[str, None] = TTLCache(MOST_FOLDERS, services.options.ttl, monotonic)
         self._numbers = itertools.count(VERSION_HANDLES)
         self._open: dict[int, list[tuple[str, Attributes]]] = {}
 
@@ -53,8 +63,8 @@ class VersionTree:
         """Return a call that is `own` for the paths of this tree, and else `other`."""
 
         @wraps(other)
-        def call(path: str, *rest: Any) -> Any:
-            return (own if _PART in path and self._holds(path) else other)(path, *rest)
+        def call(path: str, *rest: Any, **named: Any) -> Any:
+            return (own if _PART in path and self._holds(path) else other)(path, *rest, **named)
 
         return cast("Call", call)
 
@@ -62,11 +72,11 @@ class VersionTree:
         """Return the call, which fails with EROFS if its arguments from `first` to `last` are paths here."""
 
         @wraps(other)
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             for path in arguments[first : last + 1]:
                 if _PART in path and self._holds(path):
                     raise os_error(errno.EROFS, path)
-            return other(*arguments)
+            return other(*arguments, **named)
 
         return cast("Call", call)
 
@@ -74,8 +84,8 @@ class VersionTree:
         """Return a call that is `own` for the handles of this tree, and else `other`."""
 
         @wraps(other)
-        def call(handle: int, *rest: Any) -> Any:
-            return (own if handle >= VERSION_HANDLES else other)(handle, *rest)
+        def call(handle: int, *rest: Any, **named: Any) -> Any:
+            return (own if handle >= VERSION_HANDLES else other)(handle, *rest, **named)
 
         return cast("Call", call)
 
@@ -147,11 +157,22 @@ class VersionTree:
                 return False
         except StoreError as error:
             failure = error
-        if self._namespace.find(join(folder, VERSIONS_FOLDER)) is not None:
+        if self._has_real_one(folder):
             return False
         if failure is not None:
             raise failure
         return True
+
+    def _has_real_one(self, folder: str) -> bool:
+        """Return whether a file or folder `.versions` exists; in a huge folder that costs requests."""
+        with self._lock:
+            if folder in self._without_real:
+                return False
+        if self._namespace.find(join(folder, VERSIONS_FOLDER)) is not None:
+            return True
+        with self._lock:
+            self._without_real[folder] = None
+        return False
 
     def _place(self, path: str) -> "_Place":
         """Return what a path of this tree is about; raise `OSError` ENOENT for an impossible name."""
@@ -170,7 +191,7 @@ class VersionTree:
             return None
         name = place.above.name
         node = self._versions.node(name)
-        found = find_version(name.key, node.versions, escape(place.keys[-1]))
+        found = node.versions.get(escape(place.keys[-1]))
         return version_entry(name.container, found, self._services.defaults) if found is not None else None
 
     def _folder(self, place: "_Place") -> Attributes:
@@ -182,7 +203,7 @@ class VersionTree:
         if not real.is_directory:
             raise os_error(errno.ENOTDIR, place.path)
         mode = stat.S_IFDIR | stat.S_IMODE(real.mode) & 0o555
-        times = [stored_at_ns(version) for version in node.versions]
+        times = [stored_at_ns(version) for version in node.versions.values()]
         mtime_ns = max(times, default=real.mtime_ns)
         number = folder_inode(self._services.source.folder(place.path))
         return Attributes(mode, 0, mtime_ns, real.uid, real.gid, number)
@@ -196,7 +217,7 @@ class VersionTree:
                 number = folder_inode(self._services.source.folder(join(place.path, name)))
                 found[name] = replace(attributes, inode=number)
         if place.keys:
-            for version in self._versions.node(place.name).versions:
+            for version in self._versions.node(place.name).versions.values():
                 entry = version_entry(place.top.container, version, self._services.defaults)
                 found[entry.name] = self._shown(join(place.path, entry.name), entry)
         return list(found.items())

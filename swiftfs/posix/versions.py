@@ -1,7 +1,7 @@
 """The older versions of objects, from listings that are kept for a moment, and their names as files."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -11,13 +11,17 @@ from cachetools import TTLCache
 
 from swiftfs.attributes import parse_last_modified
 from swiftfs.concurrency import Rank, monotonic, new_lock
+from swiftfs.errors import FolderTooLarge
 from swiftfs.namespace.entry import Defaults, Entry, file_entry, is_marker
 from swiftfs.objects import ObjectName, OlderName, VersionPage, VersionRow
 from swiftfs.paths import SEGMENTS_FOLDER, Folder, escape
 from swiftfs.store.protocol import ObjectStore
 
-MOST_NODES = 20_000
-"""How many names with their versions are kept."""
+MOST_KEPT = 50_000
+"""How many versions, with their names, are kept at most."""
+
+MOST_LISTED = 500_000
+"""How many versions a folder may have: they are held in memory, some 0.5 KB each, while it is read."""
 
 AT_ONCE = 1000
 """How many versions are asked for to look up one name."""
@@ -25,24 +29,23 @@ AT_ONCE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Node:
-    """What a container has kept of a key: older `versions`, the newest first, and whether keys lie below."""
+    """What a container has kept of a key: older `versions` by their names as files, the newest first.
 
-    versions: tuple[VersionRow, ...] = ()
+    It `has_children` if keys lie below.
+    """
+
+    versions: dict[str, VersionRow] = field(default_factory=dict)
     has_children: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.versions) or self.has_children
 
-
-@dataclass(slots=True)
-class _Kept:
-    versions: list[VersionRow] = field(default_factory=list)
-    has_children: bool = False
-
-    def node(self) -> Node:
-        return Node(tuple(self.versions), self.has_children)
+    def add(self, version: VersionRow) -> None:
+        """Add what is shown of a version of the key."""
+        if _is_shown(version):
+            self.versions[version_name(version.row.key, version)] = version
 
 
 class OlderVersions:
@@ -51,38 +54,45 @@ class OlderVersions:
     def __init__(self, store: ObjectStore, ttl: float) -> None:
         self._store = store
         self._lock = new_lock(Rank.USAGE)
-        self._nodes: TTLCache[ObjectName, Node] = TTLCache(MOST_NODES, ttl, monotonic)
+        self._nodes: TTLCache[ObjectName, Node] = TTLCache(MOST_KEPT, ttl, monotonic, _size)
 
     def node(self, name: ObjectName) -> Node:
         """Return what is kept of a key."""
         with self._lock:
             if (node := self._nodes.get(name)) is not None:
                 return node
-        found, below = _Kept(), name.key + "/"
-        # Sorted by key: the names that begin with this one follow, some of them before its folder.
+        node, below = Node(), name.key + "/"
         for entry in self._entries(name.container, name.key, AT_ONCE):
             key = entry if isinstance(entry, str) else entry.row.key
-            if key >= below:
-                found.has_children = key == below
+            if key != name.key:
+                # Names that only begin so may come before the folder, each with its versions.
+                node.has_children = key == below or (key < below and self._is_folder(name.container, below))
                 break
-            if isinstance(entry, VersionRow) and key == name.key and _is_shown(entry):
-                found.versions.append(entry)
-        self._keep({name: found.node()})
-        return found.node()
+            if isinstance(entry, VersionRow):
+                node.add(entry)
+        self._keep({name: node})
+        return node
+
+    def _is_folder(self, container: str, prefix: str) -> bool:
+        page = self._store.list_versions(container, prefix=prefix, limit=1)
+        return bool(page.rows)
 
     def children(self, folder: Folder) -> dict[str, Node]:
-        """Return what is kept in a folder, by component; components without older versions are left out."""
-        found: dict[str, _Kept] = defaultdict(_Kept)
-        for entry in self._entries(folder.container, folder.prefix, 0):
-            key = entry.removesuffix("/") if isinstance(entry, str) else entry.row.key
-            kept = found[key.removeprefix(folder.prefix)]
+        """Return what is kept in a folder, by component; components without older versions are left out.
+
+        Raise `FolderTooLarge` beyond `MOST_LISTED` versions.
+        """
+        found: dict[str, Node] = defaultdict(Node)
+        for number, entry in enumerate(self._entries(folder.container, folder.prefix, 0)):
+            if number == MOST_LISTED:
+                raise FolderTooLarge(f"{folder.container}/{folder.prefix}: more than {MOST_LISTED} versions")
             if isinstance(entry, str):
-                kept.has_children = True
-            elif _is_shown(entry):
-                kept.versions.append(entry)
+                found[entry[len(folder.prefix) : -1]].has_children = True
+            else:
+                found[entry.row.key.removeprefix(folder.prefix)].add(entry)
         if not folder.prefix:
             found.pop(SEGMENTS_FOLDER, None)
-        nodes = {component: node for component, kept in found.items() if (node := kept.node())}
+        nodes = {component: node for component, node in found.items() if node}
         self._keep({folder.child(component): node for component, node in nodes.items()})
         return nodes
 
@@ -102,7 +112,11 @@ class OlderVersions:
 
     def _keep(self, nodes: dict[ObjectName, Node]) -> None:
         with self._lock:
-            self._nodes.update(nodes)
+            self._nodes.update((name, node) for name, node in nodes.items() if _size(node) < MOST_KEPT)
+
+
+def _size(node: Node) -> int:
+    return 1 + len(node.versions)
 
 
 def _in_order(page: VersionPage) -> list[VersionRow | str]:
@@ -136,8 +150,3 @@ def version_entry(container: str, version: VersionRow, defaults: Defaults) -> En
     key = version.row.key
     entry = file_entry(version_name(key, version), container, version.row, defaults)
     return replace(entry, object=OlderName(container, key, version.version_id))
-
-
-def find_version(key: str, versions: Sequence[VersionRow], name: str) -> VersionRow | None:
-    """Return the version with a name, None if there is none."""
-    return next((one for one in versions if version_name(key, one) == name), None)

@@ -11,7 +11,7 @@ import pytest
 from support.harness import ME, harness, listed, names, read, write
 from support.memory_store import MemoryStore
 from support.stored_objects import body
-from swiftfs.errors import Unavailable
+from swiftfs.errors import FolderTooLarge, Unavailable
 from swiftfs.objects import History, Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -271,3 +271,27 @@ def test_an_open_version_is_the_file_that_is_shown(filesystem: FileSystem) -> No
         *(shown.inode, shown.size),
         *(shown.mtime_ns, shown.mode),
     )
+
+
+def test_a_name_between_versions_and_folder(filesystem: FileSystem, store: MemoryStore) -> None:
+    """`top-x` sorts after `top` and before `top/`."""
+    for content in (b"1", b"2"):
+        for key in ("top-x", "top/below"):
+            store.put(ObjectName("box", key), content, Headers(STORED))
+    found = listed(filesystem, "/.versions/top")
+    assert [name for name in found if not name.endswith("Z")] == ["below"]
+    assert len(found) == 2
+    refuses(errno.ENOENT, filesystem.getattr, "/.versions/to")
+
+
+def test_a_folder_with_too_many_versions(filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swiftfs.posix.versions.MOST_LISTED", 2)
+    with pytest.raises(FolderTooLarge, match="more than 2 versions"):
+        filesystem.opendir("/d/.versions")
+
+
+def test_a_name_with_more_versions_than_are_kept(
+    filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swiftfs.posix.versions.MOST_KEPT", 2)
+    assert len(listed(filesystem, "/d/.versions/a.txt")) == 2
