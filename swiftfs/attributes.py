@@ -272,6 +272,9 @@ REFRESH_ATTRIBUTE = "swift.refresh"
 STATE_ATTRIBUTE, THAW_ATTRIBUTE = "swift.state", "swift.thaw"
 """Whether a file of an archive can be read. Reading the second one asks the archive for the file before."""
 
+EXPIRY_ATTRIBUTE = "swift.delete_at"
+"""When Swift deletes a file. Only its owner, the user who mounted and root may change it."""
+
 PRIVATE_ATTRIBUTES = frozenset(
     (
         THAW_ATTRIBUTE,

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import unicodedata
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from support.leaks import Belongings
 from support.mounts import Mount
 from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
-from swiftfs.journal import recovery, segment_removal, tasks
+from swiftfs.journal import recovery, resting_segments, tasks
 
 concurrency.check()
 
@@ -83,7 +84,7 @@ def short_pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let replaced segments be deleted at once, so that a test can look for them."""
-    monkeypatch.setattr(segment_removal, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(resting_segments, "REST_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -100,6 +101,10 @@ def pytest_configure(config: pytest.Config) -> None:
         _make_unicode_tables()
     _share_heaps()
     _let_children_get_signals()
+
+
+def pytest_report_header() -> str:
+    return f"of the slow cases of each matrix a third: SWIFTFS_TEST_SEED={tiers.SEED}" if tiers.SEED else ""
 
 
 def _make_unicode_tables() -> None:
@@ -135,8 +140,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     They stay until the end, and a collection that looks through them takes 0.1 s, after thousands of tests.
     """
-    gc.collect()
-    gc.freeze()
+    _free_memory()
     session.config.stash[RESIDENT] = _resident()
 
 
@@ -145,13 +149,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Free what tests have left in cycles, if it is much, and return it to the system."""
     result = yield
     if _resident() > item.config.stash[RESIDENT] + GROWTH:
-        gc.collect()
-        gc.freeze()  # what is left belongs to the session: the next collections are faster without it
-        with contextlib.suppress(AttributeError):  # not glibc
-            ctypes.CDLL(None).malloc_trim(0)
+        _free_memory()
         # What is left now is in use: to look again after each test would take longer than most of them.
         item.config.stash[RESIDENT] = _resident()
     return result
+
+
+def _free_memory() -> None:
+    """Free what is left in cycles, and return it to the system; hide the rest from the next collections."""
+    # What was hidden the last time may be garbage now: files of many MiB, if a thread still had them then.
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident() -> int:
@@ -205,10 +216,28 @@ def connection(swift: SwiftServer, container: str) -> Iterator[Connection]:
 
 
 @pytest.fixture
+def mount_folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The folder of a mount point and its cache; with `@pytest.mark.reachable` other users get there.
+
+    That is not below pytest's own folder: each pytest closes it to other users when it starts.
+    """
+    if request.node.get_closest_marker("reachable") is None:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="swiftfs-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
 def mounted(
-    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, request: pytest.FixtureRequest
+    swift: SwiftServer,
+    connection: Connection,
+    container: str,
+    mount_folder: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Mount]:
     """A mount of the empty `container`; `@pytest.mark.mount_options("ttl=0")` sets its `-o`."""
     marker = request.node.get_closest_marker("mount_options")
-    with Mount(swift, container, tmp_path, marker.args[0] if marker else "") as mount:
+    with Mount(swift, container, mount_folder, marker.args[0] if marker else "") as mount:
         yield mount

@@ -4,15 +4,14 @@ import gc as garbage_collector
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from swiftfs import __version__
 from swiftfs.cli.group import CommandGroup, examples
 from swiftfs.cli.options import FOLDER, MOUNTPOINT, NAME_OR_PATH, account_flags, complete_words, option_flags
-from swiftfs.config.options import MIB, parse_size
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+from swiftfs.config.options import MIB, parse_age, parse_size
 
 
 def _as_flag(word: str) -> str:
@@ -322,10 +321,10 @@ def restore(
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-    if match is None:
-        raise click.BadParameter(f"{text!r}: expected an age such as 12h, 7d or 2w")
-    return int(match[1]) * _UNITS[match[2]]
+    try:
+        return parse_age(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: expected {error}") from None
 
 
 @main.command(epilog=examples("swiftfs gc photos", "swiftfs gc photos --older-than 2w --delete"))
@@ -359,6 +358,61 @@ def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | st
     from swiftfs.cli import gc as command
 
     command.run(source, age, flags, delete=delete, unfinished=unfinished)
+
+
+def _percent(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float:
+    if text is None:
+        return 0.0
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%?", text)
+    if match is None or not 0 < float(match[1]) <= 100:
+        raise click.BadParameter(f"{text!r}: expected a percentage after '=', such as --bodies=5")
+    return float(match[1])
+
+
+@main.command(
+    epilog=examples(
+        "swiftfs check archive",
+        "swiftfs check archive/data --against ~/data",
+        "swiftfs check archive 2024/films --bodies=5",
+        "swiftfs check archive --expiry --json",
+    )
+)
+@click.argument("source")
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.option("--against", metavar="DIR", type=FOLDER, help="Compare with this local folder.")
+@click.option(
+    "--bodies",
+    "percent",
+    is_flag=False,
+    flag_value="100",
+    callback=_percent,
+    metavar="[=PERCENT]",
+    help="Download and verify the bytes of all files, or of a sample.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="NUMBER", help="Repeat that sample.")
+@click.option("--times/--no-times", default=True, help="Compare times, where the listing has them. [yes]")
+@click.option("--modes", is_flag=True, help="Compare permission bits, too.")
+@click.option(
+    "--orphans/--no-orphans",
+    default=None,
+    help="Look for segments that no manifest names. [yes, without PATH and --against]",
+)
+@click.option("--expiry", is_flag=True, help="Ask for each file when Swift deletes it: a request for each.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@account_flags("segments", "cache_dir")
+def check(source: str, paths: tuple[str, ...], against: Path | None, percent: float, **more: Any) -> None:
+    """Check that the files of SOURCE are really there, and the same as in a local folder.
+
+    By listings and manifests, without a download: every segment of a large file must be there, with its size
+    and MD5. With --against, types, sizes, times and MD5s are compared with those of DIR. PATH is a file or
+    folder in SOURCE, and in DIR. The exit code is 0 if all is well, 1 for differences, 2 if something could
+    not be told.
+    """
+    from swiftfs.cli import check as command
+
+    names = ("seed", "times", "modes", "orphans", "expiry", "as_json")
+    asked = {name: more.pop(name) for name in names}
+    command.run(source, paths, against, more, percent=percent, **asked)
 
 
 def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:

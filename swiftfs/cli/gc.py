@@ -34,7 +34,7 @@ def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfini
         search = Search(account.store, parsed, lambda looked: status.update(_looked(looked)))
         try:
             with status:
-                _find(search, options, age, unfinished=unfinished)
+                find_orphans(search, options, age, unfinished=unfinished)
             _report(search, account)
             if delete and search.candidates:
                 _delete(search, options)
@@ -44,7 +44,8 @@ def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfini
             search.close()
 
 
-def _find(search: Search, options: Options, age: int, *, unfinished: bool) -> None:
+def find_orphans(search: Search, options: Options, age: int, *, unfinished: bool) -> None:
+    """Search orphans that are at least `age` seconds old, for `options.cache_dir` and `options.segments`."""
     known = journals_here(options)
     now = unix_time_ns()
     elsewhere = "" if options.segments in ("auto", "same") else options.segments
@@ -60,11 +61,15 @@ def _find(search: Search, options: Options, age: int, *, unfinished: bool) -> No
         raise explain_refusal(error) from None
 
 
+def cache_roots(options: Options) -> list[Path]:
+    """Return the folders in which the cache folders of this machine are searched."""
+    given = [Path(options.cache_dir)] if options.cache_dir else []
+    return [platformdirs.user_cache_path("swiftfs"), SYSTEM_CACHE, *given]
+
+
 def journals_here(options: Options) -> Journaled:
     """Return what the journals on this machine need; errors as of `journaled`."""
-    given = [Path(options.cache_dir)] if options.cache_dir else []
-    roots = [platformdirs.user_cache_path("swiftfs"), SYSTEM_CACHE, *given]
-    return Journaled.all_of(journaled(root) for root in roots)
+    return Journaled.all_of(journaled(root) for root in cache_roots(options))
 
 
 def _report(search: Search, account: ConnectedAccount) -> None:

@@ -1,8 +1,8 @@
 """`swiftfs share`: print a URL that anybody can use for a time."""
 
 import json
-import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 
@@ -11,20 +11,18 @@ import click
 from swiftfs.cli.connection import account_options, connected
 from swiftfs.cli.wording import complain
 from swiftfs.concurrency import unix_time
+from swiftfs.config.options import parse_age
 from swiftfs.control.places import Place, find_place
 from swiftfs.errors import ConfigurationError
 from swiftfs.maintenance.sharing import Sharing
 from swiftfs.objects import ObjectName
 from swiftfs.store.temp_url import Share
 
-UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
 
 def end_of(text: str) -> int:
     """Return the end of a time such as `7d`, or a date or time, in Unix seconds; raise `ValueError`."""
-    match = re.fullmatch(r"(\d{1,6})([mhdw])", text)
-    if match is not None:
-        return int(unix_time()) + int(match[1]) * UNITS[match[2]]
+    with suppress(ValueError):
+        return int(unix_time()) + parse_age(text)
     end = int(datetime.fromisoformat(text).timestamp())
     if end <= unix_time():
         raise ValueError("it has passed")

@@ -11,6 +11,8 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 _SIZE = re.compile(r"(\d+)\s*([kmgtp]?)i?b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB, "p": 1024**2 * GIB}
+_AGE = re.compile(r"(\d{1,6})([smhdw])")
+_SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 LOOPBACK = "127.0.0.1"
 
 _TRUE = {"", "1", "yes", "true", "on"}
@@ -46,6 +48,37 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError("a size such as 16M")
     return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def parse_age(text: str) -> int:
+    """Read `12h`, `7d` or `2w` as seconds; raise `ValueError` for anything else."""
+    match = _AGE.fullmatch(text)
+    if match is None:
+        raise ValueError("an age such as 12h, 7d or 2w")
+    return int(match[1]) * _SECONDS_OF[match[2]]
+
+
+Rules = tuple[tuple[str, int], ...]
+"""Folders of a mount, without slashes at their ends, and how many seconds new files below them live."""
+
+
+def parse_rules(text: str) -> Rules:
+    """Read `logs/=90d;tmp/=12h`; raise `ValueError` for anything else."""
+    rules: dict[str, int] = {}
+    for rule in filter(None, (part.strip() for part in text.split(";"))):
+        folder, equals, age = (part.strip() for part in rule.rpartition("="))
+        folder = folder.strip("/")
+        if not equals or any(part in (".", "..") for part in folder.split("/")):
+            raise ValueError("FOLDER=AGE, such as logs/=90d, several with ';' between them")
+        seconds = parse_age(age)
+        if not seconds or rules.setdefault(folder, seconds) != seconds:
+            raise ValueError("one age for each folder, of a second or more")
+    return tuple(sorted(rules.items()))
+
+
+def show_rules(rules: Rules) -> str:
+    """Write rules as `parse_rules` reads them."""
+    return ";".join(f"{folder}/={seconds}s" for folder, seconds in rules)
 
 
 def show_size(size: int | None) -> str:
@@ -154,6 +187,7 @@ _TEXT = Kind("TEXT", str)
 _FILE = Kind("FILE", _parse_path)
 _FOLDER = Kind("FOLDER", _parse_path)
 _METRICS = Kind("PORT|ADDRESS:PORT|FILE|SOCKET", lambda text: _parse_metrics(text) if text else "")
+_RULES = Kind("FOLDER=AGE;…", parse_rules, show_rules)
 _PLACE = Kind("auto|same|CONTAINER", _parse_place)
 
 
@@ -253,6 +287,12 @@ class Options:
     )
     drain: float = _option(
         300.0, _SECONDS, "how long unmounting waits for uploads; the next mount continues with the rest"
+    )
+    expire: tuple[tuple[str, int], ...] = _option(
+        (),
+        _RULES,
+        "let Swift delete new files below these folders of the mount at this age, such as "
+        "`logs/=90d;tmp/=12h`; in the TOML file a table [expire]",
     )
     conflict: str = _option(
         "last",

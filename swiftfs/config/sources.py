@@ -11,7 +11,7 @@ from typing import Any
 
 import platformdirs
 
-from swiftfs.config.options import OPTIONS, PREFIX, Options, show_size
+from swiftfs.config.options import OPTIONS, PREFIX, Options, parse_rules, show_size
 from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
 from swiftfs.store.private_files import check_trusted
@@ -53,8 +53,11 @@ CONTRADICTIONS = (
 )
 """Pairs of which at most one may be set, and why."""
 
-UNIT_VARIABLES = frozenset({"SWIFTFS_SOURCE", "SWIFTFS_MOUNTPOINT"})
-"""Variables that the systemd unit passes as arguments."""
+UNIT_VARIABLES = frozenset({"SWIFTFS_SOURCE", "SWIFTFS_MOUNTPOINT", "SWIFTFS_CHECK"})
+"""Variables that the systemd units pass as arguments."""
+
+EXPIRE = "expire"
+"""The table of a TOML file that has a rule a line, which the option of this name has together."""
 
 _OPTIONS_VARIABLE = "SWIFTFS_OPTIONS"
 
@@ -143,6 +146,8 @@ def from_file(path: Path) -> list[Setting]:
         place = f"{path}, line {_line_of(name, text)}"
         if not isinstance(value, dict):
             settings.append(_from_toml(name, value, place))
+        elif name == EXPIRE:
+            settings.append(Setting(EXPIRE, _rules(value, path, _below(name, text)), place))
         elif name in TABLES:
             below = _below(name, text)
             settings += [
@@ -218,6 +223,25 @@ def _from_toml(name: str, value: object, origin: str) -> Setting:
     if isinstance(value, int | float) and option.kind.from_number:
         return Setting(name, str(value), origin)
     raise ConfigurationError(f"option {name} ({origin}): write the value in quotes, as after -o")
+
+
+def _rules(table: Mapping[str, object], path: Path, text: str) -> str:
+    """Return the rules of a table as the option has them; raise `ConfigurationError` for a wrong one."""
+    rules: list[str] = []
+    for folder, age in table.items():
+        rule = f"{folder}={age}"
+        try:
+            rules += _one_rule(rule)
+        except ValueError as error:
+            place = f"{path}, line {_line_of(folder, text)}"
+            raise ConfigurationError(f"[expire] {folder!r} = {age!r} ({place}): expected {error}") from None
+    return ";".join(rules)
+
+
+def _one_rule(rule: str) -> list[str]:
+    if ";" in rule or not parse_rules(rule):
+        raise ValueError("a folder without ';'")
+    return [rule]
 
 
 def _spelled(name: str) -> str:

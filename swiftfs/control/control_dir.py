@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 
-from swiftfs.attributes import PRIVATE_ATTRIBUTES
+from swiftfs.attributes import EXPIRY_ATTRIBUTE, PRIVATE_ATTRIBUTES
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import os_error
 from swiftfs.fuse.operations import FileSystem
@@ -45,6 +45,10 @@ class ControlDir:
         """Raise `OSError` with the errno `number` unless the caller is root or the user who mounted."""
         if self._caller().uid not in (0, self._owner.uid):
             raise os_error(number, path)
+
+    def is_called_by(self, uid: int) -> bool:
+        """Return whether the caller is that user."""
+        return self._caller().uid == uid
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of the folder or of a file."""
@@ -268,10 +272,21 @@ class ControlDirFS(FileSystem):
         path = _changeable(path)
         if name in PRIVATE_ATTRIBUTES:
             self._control.check_access(path, errno.EPERM)
+        self._check_owner(path, name)
         self._filesystem.setxattr(path, name, value, flags)
 
     def removexattr(self, path: str, name: str) -> None:
-        self._filesystem.removexattr(_changeable(path), name)
+        path = _changeable(path)
+        self._check_owner(path, name)
+        self._filesystem.removexattr(path, name)
+
+    def _check_owner(self, path: str, name: str) -> None:
+        """Raise `OSError` EPERM if the caller may not change when the file is deleted.
+
+        The kernel checks that for xattrs of the namespaces it knows only.
+        """
+        if name == EXPIRY_ATTRIBUTE and not self._control.is_called_by(self._filesystem.getattr(path).uid):
+            self._control.check_access(path, errno.EPERM)
 
 
 def _is_control(path: str) -> bool:

@@ -154,9 +154,17 @@ class SwiftServer:
         """Let the requests go on that a fault delays now."""
         self._control("DELETE", "delays")
 
-    def add_rows(self, container: str, names: Iterable[str], *, size: int = 0) -> None:
+    def add_rows(
+        self,
+        container: str,
+        names: Iterable[str],
+        *,
+        size: int = 0,
+        etag: str = EMPTY_ETAG,
+        content_type: str = "application/octet-stream",
+    ) -> None:
         """Add listing rows of objects of `size` bytes that do not exist: 100,000 of them in seconds."""
-        row = {"size": size, "content_type": "application/octet-stream", "etag": EMPTY_ETAG}
+        row = {"size": size, "content_type": content_type, "etag": etag}
         rows = [{"name": name, **row} for name in names]
         account = self.storage_url.rpartition("/")[2]
         self._control("POST", "rows", {"account": account, "container": container, "rows": rows})

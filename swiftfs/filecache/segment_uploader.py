@@ -223,6 +223,7 @@ class SegmentUploader:
         """Record that the journal has dropped or replaced the record of a state that is stored."""
         with self._lock:
             self._recorded.append(set(self._protected))
+            self.record.ended()
 
     def take_released(self) -> list[ObjectName]:
         """Return and forget the segments that neither a manifest nor a record names any more."""

@@ -98,7 +98,8 @@ class UploadRecord:
 
     `_on_first_put` is called before the first segment that no manifest names is stored, and `_on_put` before
     each later one; the request waits for it. `_asked` are the ETags of manifests whose PUT has no answer;
-    `_landed` are those of them that Swift was seen to have. `_sent` are the keys of segments whose PUT has no
+    `_landed` are those of them that Swift was seen to have. Those that are `_settled`, by an answer, stay
+    among them until the journal has recorded that. `_sent` are the keys of segments whose PUT has no
     answer, `_inherited` those of an earlier process. `named` are the segments of the manifest that Swift has.
     The record `is_inherited` until somebody has looked for the segments of an earlier process.
 
@@ -125,6 +126,7 @@ class UploadRecord:
         self._objects = {name}
         self._asked: set[str] = set()
         self._landed: set[str] = set()
+        self._settled: set[str] = set()
         self._sent: set[str] = set()
         self._inherited: set[str] = set()
         self._since = 0.0
@@ -153,22 +155,28 @@ class UploadRecord:
         """
         if self._state is PrefixState.UNUSED:
             return None
+        asked = self._asked - self._settled
         # While a manifest may still come to stand, the row must stay, with the names that it needs.
-        if all_named and not (self._asked or self._sent or self._inherited):
+        if all_named and not (asked or self._sent or self._inherited):
             self._become(PrefixState.UNUSED)
             return UnreferencedPrefix(self.prefix, None, revision=next(_revisions))
         self._become(PrefixState.RECORDED)
-        return self._unreferenced()
+        return self._unreferenced(asked)
 
-    def _unreferenced(self) -> UnreferencedPrefix:
+    def _unreferenced(self, asked: Collection[str] | None = None) -> UnreferencedPrefix:
+        """Return the row, with the manifests `asked` for, or with all that are not recorded as answered yet.
+
+        Lock held.
+        """
+        asked = frozenset(self._asked if asked is None else asked)
         return UnreferencedPrefix(
             self.prefix,
             frozenset(name.key for name in self.named),
             self._file,
             frozenset(self._objects),
-            frozenset(self._asked),
+            asked,
             self._since,
-            frozenset(self._landed),
+            asked & self._landed,
             frozenset(self._sent | self._inherited),
             next(_revisions),
         )
@@ -186,7 +194,8 @@ class UploadRecord:
         place = self._places.of(self._container)
         with self.lock:
             self._place(place)
-            is_new = manifest.etag not in self._asked
+            is_new = manifest.etag not in self._asked - self._settled
+            self._settled.discard(manifest.etag)
             self._objects.add(name)
             self._asked.add(manifest.etag)
             self._since = unix_time()
@@ -208,10 +217,20 @@ class UploadRecord:
         It is in doubt if an earlier PUT of another manifest, with other segments, may still be carried out.
         """
         with self.lock:
-            in_doubt = bool(self._asked - self._landed - ({manifest.etag} if manifest else set()))
-            self._asked.clear()
-            self._landed.clear()
+            if manifest is not None:
+                self._landed.add(manifest.etag)
+            in_doubt = bool(self._asked - self._landed - self._settled)
+            # Not forgotten yet: a writer may record a segment of the next upload before the journal records
+            # the end of this one. If the process dies between the two, the row tells the next one that this
+            # version is ours.
+            self._settled |= self._asked
             return in_doubt
+
+    def ended(self) -> None:
+        """Record that the journal has recorded the answers. Lock held."""
+        self._asked -= self._settled
+        self._landed -= self._settled
+        self._settled.clear()
 
     def landed(self, etag: str) -> bool:
         """Return whether the version that Swift has is a manifest of ours whose PUT had no answer.
@@ -232,7 +251,7 @@ class UploadRecord:
     def is_unanswered(self) -> bool:
         """Whether the PUT of a manifest has no answer."""
         with self.lock:
-            return bool(self._asked)
+            return bool(self._asked - self._settled)
 
     def recall(self, state: UnreferencedPrefix) -> None:
         """Take over the record of an earlier process."""

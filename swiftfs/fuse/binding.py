@@ -228,11 +228,11 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         """Fill `struct stat` of a path."""
         try:
             attributes = self._getattr(path.decode())
+            if self._moves and self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
+                attributes = self._getattr(path.decode())
         except OSError:
             self._callers.missed(path)
             raise
-        if self._moves and self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
-            attributes = self._getattr(path.decode())
         write_stat(stat, attributes)
 
     def fgetattr(self, path: bytes | None, stat: int, file_info: int) -> int | None:

@@ -119,7 +119,7 @@ class Callers:
         raise os_error(errno.ESTALE, path.decode())
 
     def done(self, path: bytes) -> None:
-        """Record that the call has succeeded."""
+        """Record that the call has ended."""
         self._trying_again.discard(_call_about(path))
 
     def opened(self, path: bytes, handle: int) -> None:
@@ -131,7 +131,9 @@ class Callers:
         self._openers.pop(handle, None)
 
     def missed(self, path: bytes) -> None:
-        """Record that a path was not found."""
+        """Record that a path was not found: a call that was to try again creates the file, or has failed."""
+        if self._trying_again:
+            self.done(path)
         if _HIDDEN in path:
             self._missed[thread_id()] = path, _request()
 

@@ -141,6 +141,11 @@ class CarriedTasks:
         """Return the objects that the tasks are about."""
         return {names_of(task.operation)[0] for task in self._tasks}
 
+    def was_given_up(self, name: ObjectName, since: int) -> bool:
+        """Return whether what was to come to a name was given up `since`, as in `GivenUp`."""
+        with self._changed:
+            return self._writer.given_up.has(name, since)
+
     def rename(self, record: RecordCarried, move: Task | None = None) -> None:
         """Give the tasks their new names, in one commit; `record` is called after that, with the lock held.
 

@@ -1,6 +1,7 @@
 """Conflicts: another client changed an object that this mount is about to overwrite."""
 
 import logging
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
@@ -18,7 +19,7 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 MOST_SENT = 20
-"""ETags recorded of the versions that attempts to store a file have sent; the latest are kept."""
+"""Texts recorded of the versions that attempts to store a file have sent; the latest are kept."""
 
 
 class Conflicts:
@@ -78,18 +79,17 @@ class Conflicts:
         )
 
     def record_sent(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
-        """Return the operation with the ETag of the version to be sent.
+        """Return the operation with what identifies the version to be sent.
 
         Without `keep` it is needed only if the version may replace an SLO, whose segments are then deleted.
         """
         if not self._keep and operation.replaces_large is False:
             return operation
-        etag = md5_of(cached_file.descriptor, 0, cached_file.size, bool)
-        return (
-            operation
-            if etag in operation.sent
-            else replace(operation, sent=(*operation.sent, etag)[-MOST_SENT:])
-        )
+        versions = [md5_of(cached_file.descriptor, 0, cached_file.size, bool)]
+        if not cached_file.size:
+            versions.append(operation.meta.headers().content_type)
+        new = [one for one in versions if one not in operation.sent]
+        return replace(operation, sent=(*operation.sent, *new)[-MOST_SENT:]) if new else operation
 
     def _copy_large(self, info: ObjectInfo, beside: ObjectName) -> set[ObjectName]:
         """Copy an SLO with its segments; return the old segments, which the old name will not need any more.
@@ -112,6 +112,14 @@ class Conflicts:
             return self._store.head(name).version.etag == etag
         except NotFound:
             return False
+
+
+def was_sent(info: ObjectInfo, sent: Collection[str]) -> bool:
+    """Return whether an object that is no SLO is one of the versions `sent`, as in `PutFile`.
+
+    An empty one must have its Content-Type too, which has its time: any client makes empty files.
+    """
+    return (info.version.etag if info.size else info.content_type) in sent
 
 
 def _is_ours(info: ObjectInfo, cached_file: CachedFile) -> bool:

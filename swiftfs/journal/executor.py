@@ -7,14 +7,16 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import md5
 
 from swiftfs.attributes import is_directory_type
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import AlreadyExists, NotFound, StoreError, Unavailable
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.journal.background_moves import BackgroundMoves, Outcome
-from swiftfs.journal.conflicts import Conflicts
+from swiftfs.journal.conflicts import Conflicts, was_sent
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
 from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
@@ -34,6 +36,7 @@ from swiftfs.journal.operations import (
     ReplaceHeaders,
     SetAttributes,
 )
+from swiftfs.journal.segment_expiry import SegmentExpiry, without_past_expiry
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.objects import ObjectInfo, ObjectName
@@ -66,6 +69,7 @@ class Executor:
         self._conflicts = conflicts
         self._copies = copies
         self._pool = new_pool("journal", PARALLEL)
+        self._segment_expiry = SegmentExpiry(store, removal)
         self._file_upload = FileUpload(store, segment_size, removal, ambiguous)
         self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
         late = MoveEvidence(ambiguous)
@@ -116,6 +120,7 @@ class Executor:
             self._find_own_manifest(operation, cached_file)
         if operation.foreign_headers_unknown:
             operation = self._with_headers(operation, cached_file)
+        operation = replace(operation, meta=without_past_expiry(operation.name, operation.meta))
         return self._file_upload.run(
             self._conflicts.resolve(operation, cached_file, ambiguous=ambiguous),
             cached_file,
@@ -127,24 +132,27 @@ class Executor:
 
         Another mount may have renamed their object since. This attempt looks up what stands now.
         """
-        if not operation.superseded_segments or self._has_stored(operation, cached_file):
+        superseded, record = operation.superseded_segments, cached_file.uploads.record
+        if not superseded or self._has_replaced(operation.name, operation.sent, record):
             return operation
         log.info("%s: segments of an older version stay until it is known to be gone", operation.name)
         return replace(operation, superseded_segments=())
 
-    def _has_stored(self, operation: PutFile, cached_file: CachedFile) -> bool:
-        """Return whether an earlier attempt has stored what stands, although its answer was lost."""
+    def _has_replaced(self, name: ObjectName, sent: Collection[str], record: UploadRecord | None) -> bool:
+        """Return whether an earlier attempt has stored what stands, although its answer was lost.
+
+        `sent` is as in `PutFile`, and `record` that of the file's segments.
+        """
         try:
-            info = self._store.head(operation.name)
+            info = self._store.head(name)
         except NotFound:
             return False
         if info.is_slo:
             # The attempt may have been one of another local file, which this one has replaced since.
-            landed = cached_file.uploads.record.landed(info.version.etag)
-            return landed or self.removal.has_landed(operation.name)
-        if not info.size and Headers.of(info) != operation.meta.headers():
-            return False  # any client makes empty files
-        return info.version.etag in operation.sent
+            landed = record is not None and record.landed(info.version.etag)
+            if landed or self.removal.has_landed(name):
+                return True
+        return was_sent(info, sent)
 
     def _adopt_leftovers(self, operation: PutFile, cached_file: CachedFile) -> None:
         """Adopt the segments that another process left; its manifest may be stored already."""
@@ -187,10 +195,11 @@ class Executor:
         try:
             info = self._store.head(operation.name)
         except NotFound:
-            return replace(operation, replaces_large=False)
+            return replace(operation, meta=_expiring(operation.meta, operation), replaces_large=False)
         cached_file.correct(info)
         # Without the manifest header of a DLO: Swift would serve the DLO's segments instead of the bytes.
-        return replace(operation, meta=operation.meta.inherit(info).without_dlo(), replaces_large=info.is_slo)
+        meta = _expiring(operation.meta.inherit(info).without_dlo(), operation)
+        return replace(operation, meta=meta, replaces_large=info.is_slo)
 
     def run(self, operation: Operation, *, ambiguous: bool = False) -> ObjectInfo | None:
         """Carry out one operation; return Swift's answer about a stored object.
@@ -200,16 +209,19 @@ class Executor:
         """
         match operation:
             case PutSpecial():
+                if ambiguous and self.removal.has_unproven(operation.name) and self._is_stored(operation):
+                    self.removal.record_replaced(operation.name)  # by an attempt that had no answer
                 # Before the PUT: afterwards nobody can read the manifest that named them.
                 replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
-                info = self._store.put(operation.name, operation.body, operation.meta.headers())
+                meta = without_past_expiry(operation.name, operation.meta)
+                info = self._store.put(operation.name, operation.body, meta.headers())
                 self.removal.owners.forget(operation.name)
                 self.removal.discard(operation.name, replaced, is_slo=False)
                 return info
             case PutMarker():
                 return self._put_marker(operation, ambiguous=ambiguous)
             case SetAttributes():
-                self._store.post(operation.name, self._current_meta(operation).headers())
+                self._set_attributes(operation)
             case ReplaceHeaders():
                 self._store.post(operation.name, operation.headers)
             case Delete():
@@ -240,6 +252,13 @@ class Executor:
         kept = {name: value for name, value in info.preserved_headers.items() if name != "X-Object-Manifest"}
         return replace(info, version=version, dlo_prefix=None, preserved_headers=kept)
 
+    def _is_stored(self, operation: PutSpecial) -> bool:
+        etag = md5(operation.body, usedforsecurity=False).hexdigest()
+        with suppress(NotFound):
+            info = self._store.head(operation.name)
+            return info.version.etag == etag and Headers.of(info) == operation.meta.headers()
+        return False
+
     def _put_marker(self, operation: PutMarker, *, ambiguous: bool) -> ObjectInfo:
         """Make a folder; one that an `ambiguous` operation may have made counts as made.
 
@@ -260,15 +279,24 @@ class Executor:
         self._store.post(operation.name, Headers.of(found))
         return found
 
-    def _current_meta(self, operation: SetAttributes) -> ObjectMeta:
-        """Return what to store, for an SLO with its ETag, so that a listing shows the ETag.
+    def _set_attributes(self, operation: SetAttributes) -> None:
+        """Store the meta, that of an SLO with its ETag, so that a listing shows the ETag.
 
         The ETag is requested now: a POST with a wrong one would hide the version of another client.
         """
         if operation.is_slo is False:
-            return operation.meta
+            self._store.post(operation.name, operation.meta.headers())
+            return
         info = self._store.head(operation.name)
-        return operation.meta.with_slo(info.version.etag if info.is_slo else None)
+        meta = operation.meta.with_slo(info.version.etag if info.is_slo else None)
+        if not (info.is_slo and operation.expiry_changed):
+            self._store.post(operation.name, meta.headers())
+            return
+        manifest = self._store.manifest(operation.name)
+        if ObjectMeta.of(info).delete_at:
+            self._segment_expiry.lengthen({segment.name for segment in manifest.segments}, meta.delete_at)
+        self._store.post(operation.name, meta.headers())
+        self._segment_expiry.follow(operation.name, manifest, meta.delete_at)
 
     def move(self, operation: Move | MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
         """Carry out a move.
@@ -369,7 +397,21 @@ class Executor:
         return wanted
 
     def _find_segments(self, operation: Delete) -> set[ObjectName] | StoreError:
+        """Return the segments that go with an object."""
+        name, superseded = operation.name, set(operation.superseded_segments)
         try:
-            return self.removal.segments_of(operation.name, is_slo=operation.is_slo)
+            # A file had been stored there, by an attempt without an answer. Nothing proves that when it is
+            # deleted.
+            if superseded or (operation.sent and self.removal.has_unproven(name)):
+                if self._has_replaced(name, operation.sent, None):
+                    self.removal.record_replaced(name)
+                else:
+                    superseded = set()
+            return superseded | self.removal.segments_of(name, is_slo=operation.is_slo)
         except StoreError as error:
             return error
+
+
+def _expiring(meta: ObjectMeta, operation: PutFile) -> ObjectMeta:
+    """Return the meta with the X-Delete-At of a rule, unless the object has one."""
+    return meta if meta.delete_at or not operation.expires else meta.with_delete_at(operation.expires)

@@ -6,9 +6,7 @@ INVARIANT: one request replaces the old state by the new one, and nothing of the
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import partial
 
-from swiftfs.concurrency import new_pool
 from swiftfs.errors import (
     BadRequest,
     ChangedDuringUpload,
@@ -25,15 +23,13 @@ from swiftfs.filecache.segment_storer import SegmentPut, map_bytes, results
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.operations import PutFile
+from swiftfs.journal.segment_expiry import SegmentExpiry
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
-
-PARALLEL_EXPIRY = 8
-"""Parallel requests that give segments the X-Delete-At of their object."""
 
 RecordSuperseded = Callable[[set[ObjectName]], None]
 """Records on disk which objects are to be deleted after the next request has succeeded."""
@@ -49,6 +45,7 @@ class FileUpload:
         removal: SegmentRemoval,
         ambiguous: AmbiguousRequests,
     ) -> None:
+        self._expiry = SegmentExpiry(store, removal)
         self._store = store
         self._ambiguous = ambiguous
         self._segment_size = segment_size
@@ -149,6 +146,9 @@ class FileUpload:
         # What the new manifest names again must not be among them: the record would have it deleted.
         if unused := {*old, *operation.superseded_segments} - named:
             record_superseded(unused)
+        moment = operation.meta.delete_at
+        if operation.expiry_changed:
+            self._expiry.lengthen(named, moment)
         info = self._put_manifest(operation, cached_file.uploads, manifest, before)
         cached_file.adopt(info, manifest)
         in_doubt = cached_file.uploads.record.answered(manifest)
@@ -157,36 +157,8 @@ class FileUpload:
         self._discard(
             operation.name, cached_file.uploads, unused, never_named, is_slo=True, in_doubt=in_doubt
         )
-        self._expire_segments(operation, manifest)
+        self._expiry.follow(operation.name, manifest, moment)
         return info
-
-    def _expire_segments(self, operation: PutFile, manifest: Manifest) -> None:
-        """Give the segments the X-Delete-At that another client gave the object.
-
-        Swift deletes only the manifest then, and its segments would be billed for ever. Segments that other
-        objects may name stay as they are.
-        """
-        moment = operation.meta.preserved_headers.get("X-Delete-At")
-        # An older version does not expire, and has no other segments.
-        if moment is None or self._removal.kept.stays({operation.name}, ()):
-            return
-        named = {segment.name for segment in manifest.segments}
-        own = self._removal.owners.owned(operation.name, manifest.etag, named) - self._removal.shared(named)
-        with new_pool("expiry", PARALLEL_EXPIRY) as pool:
-            failed = [one for one in pool.map(partial(self._expire, moment), sorted(own)) if one is not None]
-        if failed:  # the file is stored, and `gc` finds them
-            text = "%s: %d segments stay when Swift deletes it at its X-Delete-At: %s"
-            log.warning(text, operation.name, len(failed), failed[0])
-
-    def _expire(self, moment: str, name: ObjectName) -> StoreError | None:
-        try:
-            headers = Headers.of(self._store.head(name))
-            if headers.preserved_headers.get("X-Delete-At") != moment:
-                kept = {**headers.preserved_headers, "X-Delete-At": moment}
-                self._store.post(name, replace(headers, preserved_headers=kept))
-        except StoreError as error:
-            return error
-        return None
 
     def _discard(
         self,

@@ -15,8 +15,9 @@ MOST_NAMES = 50_000
 class GivenUp:
     """Counts what was given up, by the names at which it was to come. The journal's lock guards it.
 
-    A call that deletes something reads `count` before it looks at what that is. If that has been given up
-    when the deletion is recorded, nothing of it is at the name: whatever is there is another client's.
+    A call that deletes something, or changes its attributes, reads `count` before it looks at what that is.
+    If that has been given up when the change is recorded, nothing of it is at the name: whatever is there is
+    another client's.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,11 @@ class GivenUp:
         self.count += 1
         self._last[name] = self.count
 
+    def has(self, name: ObjectName, since: int) -> bool:
+        """Return whether what was to come to a name was given up since the count was `since`."""
+        return bool(self._last.get(name, 0) > since)
+
     def check(self, path: str, name: ObjectName, since: int) -> None:
         """Raise `OSError` ESTALE if what was to come to a name was given up since the count was `since`."""
-        if self._last.get(name, 0) > since:
+        if self.has(name, since):
             raise os_error(errno.ESTALE, path)

@@ -112,11 +112,11 @@ class Journal:
         """Record an operation about `path`, to be executed after the write delay.
 
         It waits for `at_least` seconds if that is longer. Return False if nothing is left to do: `done` will
-        not be called. Raise `OSError` if the disk refuses the record, or ESTALE if what is deleted has been
+        not be called. Raise `OSError` if the disk refuses the record, or ESTALE if what is changed has been
         given up `since`, as in `GivenUp`; nothing is changed then.
         """
         with self._changed:
-            self._writer.check_deletion(path, operation, since)
+            self._writer.check_target(path, operation, since)
             self._let_go_of(names_of(operation))
             waits = self._writer.submit(path, operation, done, at_least)
             self._scheduler.look()
@@ -139,7 +139,7 @@ class Journal:
         """
         deletion = replace(deletion, waited=until_closed)
         with self._changed:
-            self._writer.check_deletion(path, deletion, since)
+            self._writer.check_target(path, deletion, since)
             seq = self._writer.hold(path, deletion, done, math.inf if until_closed else HIDDEN_SECONDS)
             self._changed.notify_all()
             return seq

@@ -30,27 +30,18 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
             if not earlier.creates:
                 merged = _deletion_instead(earlier)
         case (PutFile() | PutSpecial(), PutFile() | PutSpecial()):
-            # The earlier file was never sent: what the later one replaces in Swift is what the earlier one
-            # was to replace.
-            merged = replace(
-                later,
-                replaces_large=earlier.replaces_large,
-                replaces_etag=earlier.replaces_etag,
-                creates=earlier.creates,
-            )
-            if isinstance(merged, PutFile) and isinstance(earlier, PutFile):
-                merged = replace(merged, superseded_segments=earlier.superseded_segments, sent=earlier.sent)
+            merged = _later_file(earlier, later)
         case PutFile(), SetAttributes():
-            merged = replace(earlier, meta=later.meta, foreign_headers_unknown=False)
+            changed = earlier.expiry_changed or later.expiry_changed
+            merged = replace(earlier, meta=later.meta, foreign_headers_unknown=False, expiry_changed=changed)
         case PutSpecial(), SetAttributes():
             merged = replace(earlier, meta=later.meta)
         case (PutMarker(), ReplaceHeaders()):
             merged = replace(earlier, headers=later.headers)
         case (Delete(), PutFile() | PutSpecial()):
-            # The PUT replaces the object that the deletion was for. A marker after a deletion is not merged
-            # so: its PUT has `If-None-Match: *` and would find the object.
-            merged = replace(later, replaces_large=earlier.is_slo, replaces_etag=earlier.etag, creates=False)
-            merged = replace(merged, sent=earlier.sent) if isinstance(merged, PutFile) else merged
+            merged = _file_instead(earlier, later)
+        case SetAttributes(expiry_changed=True), SetAttributes() | PutFile():
+            merged = replace(later, expiry_changed=True)
         case (SetAttributes() | ReplaceHeaders(), SetAttributes() | ReplaceHeaders() | Delete() | PutFile()):
             merged = later
         case _:
@@ -58,13 +49,44 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
     return (merged,) if merged is not None else ()
 
 
+def _later_file(earlier: PutFile | PutSpecial, later: PutFile | PutSpecial) -> PutFile | PutSpecial:
+    """Return the later file, which replaces in Swift what the earlier one was to: that was never sent."""
+    merged = replace(
+        later,
+        replaces_large=earlier.replaces_large,
+        replaces_etag=earlier.replaces_etag,
+        creates=earlier.creates,
+    )
+    if not (isinstance(merged, PutFile) and isinstance(earlier, PutFile)):
+        return merged
+    return replace(
+        merged,
+        superseded_segments=earlier.superseded_segments,
+        sent=earlier.sent,
+        expiry_changed=earlier.expiry_changed or merged.expiry_changed,
+    )
+
+
+def _file_instead(deletion: Delete, put: PutFile | PutSpecial) -> PutFile | PutSpecial:
+    """Return the file, which replaces the object that the deletion was for.
+
+    A marker after a deletion is not merged so: its PUT has `If-None-Match: *` and would find the object.
+    """
+    merged = replace(put, replaces_large=deletion.is_slo, replaces_etag=deletion.etag, creates=False)
+    if isinstance(merged, PutFile):
+        merged = replace(merged, superseded_segments=deletion.superseded_segments, sent=deletion.sent)
+    return merged
+
+
 def _deletion_instead(put: PutFile | PutSpecial) -> Delete:
     """Return the deletion of the object that a file was to replace, which Swift still has.
 
     Only `put` knows whether that object has segments to delete.
     """
-    sent = put.sent if isinstance(put, PutFile) else ()
-    return Delete(put.name, put.replaces_large, put.replaces_etag, sent=sent)
+    deletion = Delete(put.name, put.replaces_large, put.replaces_etag)
+    if not isinstance(put, PutFile):
+        return deletion
+    return replace(deletion, sent=put.sent, superseded_segments=put.superseded_segments)
 
 
 def merge_hand_in(earlier: PutFile, later: PutFile) -> PutFile:

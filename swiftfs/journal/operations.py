@@ -19,8 +19,11 @@ class PutFile:
     - `foreign_headers_unknown`: whether to ask for the headers that another client gave the object, to keep
       them.
     - `superseded_segments`: segments of a version that an earlier attempt replaced, to be deleted afterwards.
-    - `sent`: ETags of versions that earlier attempts may have stored, with `conflict=keep` only.
+    - `sent`: ETags of versions that earlier attempts may have stored, and the Content-Types of empty ones;
+      only with `conflict=keep`, or if an SLO may be overwritten.
     - `running`: the meta of an older state whose upload has not ended.
+    - `expires`: the X-Delete-At for an object that has none, if `foreign_headers_unknown`.
+    - `expiry_changed`: whether segments that stay may have another X-Delete-At than the meta.
     """
 
     name: ObjectName
@@ -33,6 +36,8 @@ class PutFile:
     superseded_segments: tuple[ObjectName, ...] = ()
     sent: tuple[str, ...] = ()
     running: ObjectMeta | None = None
+    expires: str = ""
+    expiry_changed: bool = False
 
     def renamed(
         self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
@@ -86,11 +91,15 @@ class PutMarker:
 
 @dataclass(frozen=True, slots=True)
 class SetAttributes:
-    """Replace the `meta` of a file's object, which may be an SLO; `is_slo` None is unknown."""
+    """Replace the `meta` of a file's object, which may be an SLO; `is_slo` None is unknown.
+
+    If `expiry_changed`, the segments get the X-Delete-At, too, or lose it.
+    """
 
     name: ObjectName
     meta: ObjectMeta
     is_slo: bool | None
+    expiry_changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +118,8 @@ class Delete:
     copied elsewhere but could not be deleted: it is deleted only if it is still that version, without its
     segments, which the copy needs. One that has `waited` for the last close of its file, maybe for hours, is
     deleted only if it is still that version, too, and was not stored anew since `modified`, the time in its
-    row of a listing, empty if unknown. `sent` is taken over from the `PutFile` that the deletion replaced.
+    row of a listing, empty if unknown. `sent` and `superseded_segments` are those of the `PutFile` that the
+    deletion replaced.
     """
 
     name: ObjectName
@@ -119,6 +129,7 @@ class Delete:
     waited: bool = False
     modified: str = ""
     sent: tuple[str, ...] = ()
+    superseded_segments: tuple[ObjectName, ...] = ()
 
     @property
     def is_conditional(self) -> bool:

@@ -2,8 +2,8 @@
 
 import errno
 import logging
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from cachetools import LRUCache
 
@@ -34,6 +34,7 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.parts import JournalParts
+from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.tasks import (
     Blocked,
@@ -47,99 +48,9 @@ from swiftfs.journal.tasks import (
     pause_after,
 )
 from swiftfs.objects import ObjectInfo, ObjectName
-from swiftfs.paths import Folder, path_below
+from swiftfs.paths import path_below
 
 log = logging.getLogger(__name__)
-
-MOST_KEPT = 10_000
-"""Refusals kept with their reasons; the rest are only counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A task that was given up, and its error; `shown` if the report of a flush has named it."""
-
-    task: Task
-    error: Failure
-    shown: bool = False
-
-    def is_about(self, name: ObjectName) -> bool:
-        """Return whether the change was about the object `name`."""
-        return name in names_of(self.task.operation)
-
-
-class Refusals:
-    """The changes that were given up and not reported yet. The journal's lock guards it."""
-
-    def __init__(self) -> None:
-        self._kept: list[Refusal] = []
-        self._more = self._more_shown = 0
-
-    def __len__(self) -> int:
-        return len(self._kept) + self._more
-
-    def add(self, task: Task, error: Failure) -> None:
-        """Record that a task was given up, except a move or a new folder, whose call raises the error."""
-        if not isinstance(task.operation, Move | MoveFolder | PutMarker):
-            self.keep(task, error)
-
-    def keep(self, task: Task, error: Failure) -> None:
-        """Record a given-up task whose error no call can raise, such as a move of an earlier mount."""
-        if len(self._kept) < MOST_KEPT:
-            self._kept.append(Refusal(task, error))
-        else:
-            self._more += 1
-
-    def kept(self) -> list[Refusal]:
-        """Return the refusals in their order, at most `MOST_KEPT`."""
-        return list(self._kept)
-
-    def forget(self, task: Task) -> None:
-        """Forget a task's refusal: the call that waited for the task raises the error."""
-        self._keep(lambda one: one.task is not task)
-
-    def forget_earlier(self, task: Task) -> None:
-        """Forget refusals of earlier changes of the same kind: this task has replaced them."""
-        if self._kept:
-            names, kind = names_of(task.operation), type(task.operation)
-            self._keep(lambda one: type(one.task.operation) is not kind or not any(map(one.is_about, names)))
-
-    def take(self, name: ObjectName) -> Failure | None:
-        """Return why the oldest refused change of `name` was given up, and forget it."""
-        return self._take(lambda one: one.is_about(name))
-
-    def take_below(self, folder: Folder) -> Failure | None:
-        """Return why the oldest refused change below `folder` was given up, and forget all of them there."""
-
-        def is_below(one: Refusal) -> bool:
-            names = names_of(one.task.operation)
-            return any(Folder(name.container, name.key).is_below(folder) for name in names)
-
-        error = first = self._take(is_below)
-        while first is not None:
-            first = self._take(is_below)
-        return error
-
-    def show(self) -> None:
-        """Record that the report of a flush has named the refusals; they stay until the next flush begins."""
-        self._kept = [Refusal(one.task, one.error, shown=True) for one in self._kept]
-        self._more_shown = self._more
-
-    def forget_shown(self) -> None:
-        """Forget the refusals that the report of an earlier flush has named."""
-        self._more -= self._more_shown
-        self._more_shown = 0
-        self._keep(lambda one: not one.shown)
-
-    def _take(self, fits: Callable[[Refusal], bool]) -> Failure | None:
-        for index, one in enumerate(self._kept):
-            # A move here is an earlier mount's: a caller of fsync(2) in this mount has not asked for it.
-            if fits(one) and not isinstance(one.task.operation, Move | MoveFolder):
-                return self._kept.pop(index).error
-        return None
-
-    def _keep(self, wanted: Callable[[Refusal], bool]) -> None:
-        self._kept = [one for one in self._kept if wanted(one)]
 
 
 def complaint(task: Task, error: Failure) -> str:
@@ -375,27 +286,51 @@ class Outcomes:
             if self._is_needed(task):  # a program was faster
                 return False
             self.refusals.add(task, error)
-            if isinstance(task.operation, PutMarker):
-                self.spare(task, task.operation.name, error)
-            self._writer.end(task, Cancelled(error))
+            is_marker = isinstance(task.operation, PutMarker)
+            spared = self._spared(task, names_of(task.operation)[0], error) if is_marker else ()
+            self._end_with(task, Cancelled(error), spared)
         return True
 
-    def spare(self, task: Task, name: ObjectName, error: Failure, etag: str | None = None) -> None:
-        """Let the next task about a name not delete what `task` has not brought there. Lock held.
+    def delete_instead(self, task: Task, name: ObjectName, error: Failure, etag: str) -> None:
+        """End the move of an object that was refused with `error`, and was deleted at its new `name`.
 
-        Its `error` tells that whatever is there is another client's. With an `etag` there may be a copy of an
-        earlier attempt: that is deleted, and nothing else.
+        Another task deletes it at its old name. `etag` is its version.
+        """
+        if self._late is not None:  # as in `succeed`
+            self._late.save()
+        task.notify(None)
+        with self._changed:
+            self.refusals.forget_earlier(task)
+            self._end_with(task, Succeeded(), self._spared(task, name, error, etag))
+
+    def _end_with(self, task: Task, state: Succeeded | Cancelled, spared: Collection[Task]) -> None:
+        """End a task, and those that must not be executed without it. Lock held."""
+        # One commit: the next process would execute either of them alone, and bring back what was deleted, or
+        # delete what another client has stored there.
+        self._writer.end_together(task, state, spared)
+        for one in spared:
+            one.notify(None if isinstance(one.operation, Delete) else state.error)
+
+    def _spared(
+        self, task: Task, name: ObjectName, error: Failure, etag: str | None = None
+    ) -> Collection[Task]:
+        """Return the next task about a name if it must not be executed, being about what `task` has shown.
+
+        The `error` of `task` tells that whatever is there is another client's. With an `etag` there may be a
+        copy of an earlier attempt: then the next task deletes that, and nothing else. Lock held.
         """
         behind = self._queue.next_after(name, task)
-        if behind is None or not isinstance(behind.operation, Delete):
-            return
+        if behind is None or not isinstance(behind.operation, Delete | SetAttributes | ReplaceHeaders):
+            return []
+        if not isinstance(behind.operation, Delete):
+            log.warning("%s", complaint(behind, error))
+            self.refusals.add(behind, error)
+            return [behind]
         if etag is not None and (task.ambiguous or _may_be_stored(error)):
             behind.operation = replace(behind.operation, etag=etag, waited=True)
             self._writer.finish([], [behind], None)
-            return
-        # Before `task`: if the process dies between the two, the next one must not execute this alone.
-        self._writer.end(behind, Cancelled())
-        behind.notify(None)
+            return []
+        return [behind]
 
     def _is_needed(self, task: Task) -> bool:
         """Return whether an object must stay shown at its new name, although Swift refuses to move it.
@@ -437,11 +372,7 @@ class Outcomes:
 
     def _end_both(self, task: Task, deletion: Task) -> None:
         """End a new file that Swift has refused, and its deletion: nothing of it is there. Lock held."""
-        # One commit: either record alone would overwrite or delete what another client has stored there.
-        self._writer.finish([task.seq, deletion.seq], [], None)
-        for one in (deletion, task):
-            self._writer.end(one, Cancelled())
-        deletion.notify(None)
+        self._end_with(task, Cancelled(), [deletion])
 
     def _note_outage(self, error: Failure) -> None:
         if isinstance(error, Unavailable) and not self._queue.is_away:

@@ -11,8 +11,8 @@ from swiftfs.filecache.block_map import BLOCK, block_range
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.operations import KINDS, MoveObject, PutFile
-from swiftfs.journal.outcomes import Refusals
 from swiftfs.journal.queue_report import QueuedChange, QueueReport, RenameProgress
+from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName

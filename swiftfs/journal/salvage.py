@@ -170,6 +170,8 @@ def _rows(database: sqlite3.Connection) -> tuple[list[Any], str]:
     first, damage = _read_until_damage(database, f"{_SELECT} ORDER BY seq")
     if not damage:
         return first, ""
+    if _read_until_damage(database, f"EXPLAIN {_SELECT}")[1]:  # without its table or columns none can be read
+        return [], damage
     # A damaged page ends a scan in either direction: rows beyond it can be reached from the other end, and
     # single ones between two damaged pages by their key.
     last, _ = _read_until_damage(database, f"{_SELECT} ORDER BY seq DESC")

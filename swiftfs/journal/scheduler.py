@@ -323,8 +323,7 @@ class Scheduler:
                 promised=True,
             )
             self._add_remnants(task, operation, [left])
-            self._outcomes.spare(task, operation.target, error, etag_of(row))
-        self._outcomes.succeed(task, None)
+        self._outcomes.delete_instead(task, operation.target, error, etag_of(row))
         return True
 
     def _keep_remnants(

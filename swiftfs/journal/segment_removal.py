@@ -7,16 +7,12 @@ knows: then the segments are leftovers, which the journal's database has.
 That an object does not name its segments any more is no proof that nobody does: another mount may have
 renamed it. They are deleted only if this mount has deleted or replaced the object itself, and knows that.
 
-Another mount may also be about to replace the same version, by a manifest that names its segments again. So
-they rest for a moment after they were replaced, and what stands then keeps what it names.
-
+Segments of a replaced version rest for a moment first, and what stands then keeps what it names.
 Where a container keeps the replaced version too, they stay (`KeptSegments`).
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
@@ -24,6 +20,7 @@ from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.kept_segments import KeptSegments
 from swiftfs.journal.leftovers import Leftover, Leftovers, Proof, proven
+from swiftfs.journal.resting_segments import RestingSegments
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_search import objects_of, without_segments
 from swiftfs.objects import Manifest, ObjectName
@@ -38,22 +35,6 @@ LATE_SECONDS = 600.0
 
 RETRY_SECONDS = 60.0
 """Pause before the next attempt to delete leftovers if Swift did not answer."""
-REST_SECONDS = 2.0
-"""How long the segments of a replaced version stay: longer than another mount takes between its look at that
-version and the answer to its own manifest."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rest:
-    """Segments of a version of `name` that was replaced; to be deleted at `due` (Unix seconds).
-
-    `is_slo` tells whether the new version is an SLO.
-    """
-
-    name: ObjectName
-    segments: frozenset[ObjectName]
-    due: float
-    is_slo: bool
 
 
 class SegmentRemoval:
@@ -61,8 +42,9 @@ class SegmentRemoval:
 
     `owners` knows which belong to which, `kept` which older versions may name, `leftovers` what is deleted
     later; `clock` returns Unix seconds.
-    The lock guards `_due`, when leftovers can be checked next, None while there are none, and the `_resting`
-    in the order of their time. `_unproven` are the objects that have, or had, leftovers without proof.
+
+    The lock guards `_due`, when leftovers can be checked next, None while there are none. `_unproven` are the
+    objects that have, or had, leftovers without proof.
     """
 
     def __init__(
@@ -81,7 +63,7 @@ class SegmentRemoval:
         self._clock = clock
         self._lock = new_lock(Rank.REMOVAL)
         left = self.leftovers.all().values()
-        self._resting: deque[_Rest] = deque()
+        self._resting = RestingSegments(clock)
         self._unproven = {name for one in left if not one.proof for name in one.objects}
         oldest = min((one.since for one in left), default=None)
         self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
@@ -152,13 +134,16 @@ class SegmentRemoval:
 
     def forget_expected(self, name: ObjectName) -> None:
         """Forget the leftovers of attempts to delete or replace `name` whose end is not known."""
-        if name not in self._unproven:
-            return
-        self.leftovers.drop_unproven(name)
+        if name in self._unproven:
+            self.leftovers.drop_unproven(name)
 
     def record_replaced(self, name: ObjectName) -> None:
         """Record that an attempt to replace `name` has succeeded although it had no answer."""
         self.leftovers.prove_all_of(name)
+
+    def has_unproven(self, name: ObjectName) -> bool:
+        """Return whether there may be leftovers of attempts to replace `name` whose end is not known."""
+        return name in self._unproven
 
     def shared(self, segments: Iterable[ObjectName]) -> set[ObjectName]:
         """Return those segments that objects besides their owner may name."""
@@ -212,9 +197,8 @@ class SegmentRemoval:
             return
         # Before the deletion: a process that dies before it leaves the rest, and the proof, to the next one.
         self.prove(name, own)
-        with self._lock:
-            self._resting.append(_Rest(name, own, self._clock() + REST_SECONDS, is_slo))
-        if not REST_SECONDS:
+        self._resting.add(name, own, is_slo=is_slo)
+        if not self._resting.do_rest():
             self.end_rests()
 
     def end_rests(self, *, at_once: bool = False) -> None:
@@ -223,7 +207,7 @@ class SegmentRemoval:
         What cannot be looked at or deleted stays among the leftovers.
         """
         unused: dict[ObjectName, frozenset[ObjectName]] = {}
-        for rest in self._take_rested(at_once=at_once):
+        for rest in self._resting.take(at_once=at_once):
             try:
                 named = self._named_by(rest.name, is_slo=rest.is_slo)
             except StoreError as error:
@@ -235,20 +219,6 @@ class SegmentRemoval:
         failures = self.delete_all(tuple(frozenset[ObjectName]().union(*unused.values())))
         for name, segments in unused.items():
             self.record_deleted({name}, segments, {one: failures[one] for one in segments & failures.keys()})
-
-    def _take_rested(self, *, at_once: bool) -> list[_Rest]:
-        """Return and forget what has rested enough, one for each object."""
-        taken: dict[ObjectName, _Rest] = {}
-        with self._lock:
-            while self._resting and (at_once or self._has_rested(self._resting[0])):
-                rest = self._resting.popleft()
-                others = taken[rest.name].segments if rest.name in taken else frozenset[ObjectName]()
-                taken[rest.name] = replace(rest, segments=rest.segments | others)
-        return list(taken.values())
-
-    def _has_rested(self, rest: _Rest) -> bool:
-        # A time far in the future is from a clock that was set back since.
-        return not 0 < rest.due - self._clock() <= REST_SECONDS
 
     def record_deleted(
         self,
@@ -339,9 +309,8 @@ class SegmentRemoval:
     def is_due(self) -> bool:
         """Return whether there is something to do for `look_again`."""
         with self._lock:
-            if self._resting and self._has_rested(self._resting[0]):
-                return True
-            return self._due is not None and self._clock() >= self._due
+            is_due = self._due is not None and self._clock() >= self._due
+        return is_due or self._resting.has_rested()
 
     def look_again(self) -> None:
         """Delete what has rested, and the leftovers with proof whose time is over and that nobody names."""

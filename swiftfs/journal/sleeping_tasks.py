@@ -48,10 +48,10 @@ class _Common(NamedTuple):
     foreign_headers_unknown: bool
 
 
-_Rare = tuple[str | None, tuple[str, ...], ObjectMeta | None]
-"""`replaces_etag`, `sent` and `running` of an operation: they differ from file to file, or are absent."""
+_Rare = tuple[str | None, tuple[str, ...], ObjectMeta | None, str, bool]
+"""`replaces_etag`, `sent`, `running`, `expires` and `expiry_changed`: rarely set."""
 
-_ABSENT: _Rare = (None, (), None)
+_ABSENT: _Rare = (None, (), None, "", False)
 
 
 @lru_cache(maxsize=1024)
@@ -111,7 +111,10 @@ class SleepingTask:
         mtime, size = operation.meta.stored.mtime_ns or 0, operation.file.size
         self._numbers = _NUMBERS.pack(task.seq, task.created, size, mtime, allocated)
         self._common = _shared(_common(task, operation, mtime))
-        rare = (operation.replaces_etag, operation.sent, operation.running)
+        rare = (
+            *(operation.replaces_etag, operation.sent, operation.running),
+            *(operation.expires, operation.expiry_changed),
+        )
         self._rare = _ABSENT if rare == _ABSENT else rare
         _living[self] = task
 
@@ -168,7 +171,7 @@ class SleepingTask:
 
     def _unpack(self) -> Task:
         seq, created, size, mtime, _ = _NUMBERS.unpack(self._numbers)
-        common, (replaces_etag, sent, running) = self._common, self._rare
+        common, (replaces_etag, sent, running, expires, expiry_changed) = self._common, self._rare
         operation = PutFile(
             self.name,
             FileRecord(self._file, size, None, Blocks.from_bytes(common.dirty), None),
@@ -179,6 +182,8 @@ class SleepingTask:
             common.foreign_headers_unknown,
             sent=sent,
             running=running,
+            expires=expires,
+            expiry_changed=expiry_changed,
         )
         path = common.lead + self.name.key[common.skip :]
         task = Task(seq, path, operation, self._done, created, self._state())

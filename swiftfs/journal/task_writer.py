@@ -23,6 +23,7 @@ from swiftfs.journal.operations import (
     Move,
     Operation,
     PutFile,
+    PutMarker,
     PutSpecial,
     ReplaceHeaders,
     SetAttributes,
@@ -154,10 +155,15 @@ class TaskWriter:
             else:
                 self._cache.unpin(file, older=True)
 
-    def check_deletion(self, path: str, operation: Operation, since: int | None) -> None:
-        """Raise `OSError` ESTALE if what a deletion was to delete has been given up; see `Journal.submit`."""
+    def check_target(self, path: str, operation: Operation, since: int | None) -> None:
+        """Raise `OSError` ESTALE if what an operation was to change has been given up; see `Journal.submit`.
+
+        A new folder's marker changes nothing: what Swift has at its name stays.
+        """
         name = names_of(operation)[0]
-        if since is not None and not self._queue.has(name):  # else it is of something newer
+        if since is None or isinstance(operation, PutMarker):
+            return
+        if not self._queue.has(name):  # else it is of something newer
             self.given_up.check(path, name, since)
 
     def submit(self, path: str, operation: Operation, done: Done, at_least: float) -> bool:
@@ -393,6 +399,21 @@ class TaskWriter:
             self._queue.put_before(task.overrides, task)
             changed.append(task.overrides)
         self.finish([task.seq], changed, cached_file, executed)
+        self._forget(task, state)
+
+    def end_together(self, task: Task, state: Succeeded | Cancelled, others: Collection[Task]) -> None:
+        """End a task in `state`, and cancel `others`, in one commit; none may override a deletion.
+
+        Deletions among the others are not needed any more; the rest has the error of the task.
+        """
+        executed = task.executed() if isinstance(state, Succeeded) else None
+        self.finish([task.seq, *(one.seq for one in others)], [], None, executed)
+        for one in others:
+            self._forget(one, Cancelled(None if isinstance(one.operation, Delete) else state.error))
+        self._forget(task, state)
+
+    def _forget(self, task: Task, state: Succeeded | Cancelled) -> None:
+        """Take a task that has no record any more out of the queue, in its last state."""
         self._queue.remove(task)
         task.become(state)
         if isinstance(state, Cancelled):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from swiftfs.concurrency import sleep
 from swiftfs.errors import ConfigurationError, StoreError
-from swiftfs.journal import segment_removal
+from swiftfs.journal import resting_segments
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
@@ -66,7 +66,7 @@ class ReplacedSegments:
     def finish(self) -> None:
         """Delete what was replaced, after its rest; what fails is left to `swiftfs gc`."""
         if self._removal is not None and self._removal.leftovers.all():
-            sleep(segment_removal.REST_SECONDS)
+            sleep(resting_segments.REST_SECONDS)
             try:
                 self._removal.end_rests(at_once=True)
             except StoreError:

@@ -443,15 +443,17 @@ class Namespace:
     def _finish(self, listing: Listing, begun: float) -> Listing:
         """Apply local changes to a new listing, check those that it contradicts by HEADs, and keep it."""
         with self._lock:
+            hidden = self._overlay.left_folders(listing)  # `apply` hides them
             contradicted = self._overlay.apply(listing, begun)
             left = self._overlay.left_in(listing)
             subfolders = self._overlay.subfolders(listing.folder)
             lacking = [component for component in subfolders if listing.lacks_folder(escape(component))]
         checked = self._change_checker.check(listing.folder, contradicted)
-        left = self._change_checker.without_others(listing.folder, left)
+        gone = self._change_checker.without_others(listing.folder, [*left, *hidden])
         implied = self._change_checker.implied(listing.folder, lacking)
+        implied += [unescape(name)[0] for name in hidden if name not in gone]
         with self._lock:
-            for name in left:
+            for name in gone:
                 listing.update(name, None)
             for found, entry in checked:
                 self._overlay.correct(listing.folder, found, entry)

@@ -199,6 +199,14 @@ class Overlay:
         entries = {name: listing.known(name) for name in below}
         return [name for name, entry in entries.items() if entry is not None and is_implied(entry)]
 
+    def left_folders(self, listing: Listing) -> list[str]:
+        """Return the folders in `listing` whose marker a rename has left: others may have stayed in them."""
+        if not self._has_left:
+            return []
+        changes = self._in(listing.folder).items()
+        left = [name for name, change in changes if change.left and change.at == PENDING]
+        return [name for name in left if (entry := listing.known(name)) is not None and entry.is_directory]
+
     def subfolders(self, folder: Folder) -> list[str]:
         """Return the components of the folder in which, or below which, there are changes."""
         return list(self._subfolders.get(folder, ()))

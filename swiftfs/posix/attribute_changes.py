@@ -1,7 +1,7 @@
 """Changes of the attributes, metadata and types of objects, as `chmod`, `setfattr` and a rename make them."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from swiftfs.attributes import Stored, encode_marker
@@ -17,6 +17,7 @@ from swiftfs.store.object_meta import ObjectMeta
 log = logging.getLogger(__name__)
 
 Update = Callable[[Attributes], Attributes]
+MetaChange = Callable[[ObjectMeta], ObjectMeta]
 
 
 class AttributeChanges:
@@ -45,21 +46,25 @@ class AttributeChanges:
             return ObjectMeta(entry.media_type)  # another client deleted it; our change will store it again
         return ObjectMeta(entry.media_type).inherit(info)
 
-    def submit(self, path: str, entry: Entry, update: Update, metadata: Mapping[str, str] | None) -> Entry:
-        """Store an entry's new attributes, and new metadata unless it is None; return the new entry."""
+    def submit(self, path: str, entry: Entry, update: Update, change: MetaChange | None, since: int) -> Entry:
+        """Store an entry's new attributes, and what `change` makes of its meta; return the new entry.
+
+        Raise `OSError` ESTALE if what the entry shows has been given up `since`, as `PendingChanges.submit`.
+        """
         attributes = update(entry.attributes)
-        if attributes == entry.attributes and metadata is None:
+        if attributes == entry.attributes and change is None:
             return entry
         # A hinted ETag must not be sent again: the listing would show it as that of this object.
         entry = self._namespace.verify(path, entry, ask=True)
         meta = self.meta(entry)
-        if metadata is not None:
-            meta = replace(meta, metadata=metadata)
+        before = meta.delete_at
+        if change is not None:
+            meta = change(meta)
         entry = replace(entry, attributes=attributes, meta=meta)
         if entry.is_directory:
-            return self._submit_folder(path, entry, meta)
+            return self._submit_folder(path, entry, meta, since)
         entry = replace(entry, last_modified="")  # a listing will show the time of this change
-        self._submit_file(path, entry, meta)
+        self._submit_file(path, entry, meta, since, expiry_changed=meta.delete_at != before)
         return entry
 
     def retype(self, path: str, entry: Entry, media_type: str) -> Entry:
@@ -80,21 +85,30 @@ class AttributeChanges:
             return entry
         return retyped
 
-    def _submit_file(self, path: str, entry: Entry, meta: ObjectMeta) -> None:
+    def _submit_file(
+        self,
+        path: str,
+        entry: Entry,
+        meta: ObjectMeta,
+        since: int | None = None,
+        *,
+        expiry_changed: bool = False,
+    ) -> None:
         assert entry.object is not None
         new = entry.attributes
         if meta.is_dlo:
             # With our mode in its type the 0-byte row of a DLO would look like an empty file.
             sent = meta.with_metadata_of(new).headers()
-            self._pending.submit(path, ReplaceHeaders(entry.object, sent), entry)
+            self._pending.submit(path, ReplaceHeaders(entry.object, sent), entry, since=since)
         else:
             slo = entry.etag if entry.is_slo else None
             device = new.device or None
             stored = Stored(new.mode, new.mtime_ns, new.uid, new.gid, entry.target, slo, device)
             meta = replace(meta, media_type=entry.media_type, stored=stored)
-            self._pending.submit(path, SetAttributes(entry.object, meta, entry.is_slo), entry)
+            operation = SetAttributes(entry.object, meta, entry.is_slo, expiry_changed=expiry_changed)
+            self._pending.submit(path, operation, entry, since=since)
 
-    def _submit_folder(self, path: str, entry: Entry, meta: ObjectMeta) -> Entry:
+    def _submit_folder(self, path: str, entry: Entry, meta: ObjectMeta, since: int) -> Entry:
         folder = self._source.folder(path)
         if path == "/" and folder.container and not folder.prefix:
             # The container has no marker object: its metadata has the root's attributes.
@@ -115,7 +129,7 @@ class AttributeChanges:
             self._journal.submit(path, operation)
             self._record(path, entry)
         else:
-            self._pending.submit(path, operation, entry)
+            self._pending.submit(path, operation, entry, since=since)
         return entry
 
     def _describe_container(self, container: str, entry: Entry) -> None:

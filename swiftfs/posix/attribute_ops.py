@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from swiftfs.attributes import (
     CACHE_ATTRIBUTE,
+    EXPIRY_ATTRIBUTE,
     FLUSH_ATTRIBUTE,
     PID_ATTRIBUTE,
     REFRESH_ATTRIBUTE,
@@ -30,11 +31,13 @@ from swiftfs.errors import NotFound, os_error
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo
 from swiftfs.posix.archive import Archive
-from swiftfs.posix.attribute_changes import AttributeChanges, Update
+from swiftfs.posix.attribute_changes import AttributeChanges, MetaChange, Update
+from swiftfs.posix.expiry import parse_moment, show_moment
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.retry import PATIENT, deadline
@@ -154,6 +157,8 @@ class AttributeOps:
             # With the option `ro` the kernel refuses setxattr(2), so getxattr(2) starts it too.
             self._orders[name]()
             return b""
+        if name == EXPIRY_ATTRIBUTE and (moment := self._meta(path).delete_at):
+            return show_moment(moment)
         if name in _COMPUTED:
             return str(_COMPUTED[name](self._store, self._stored(path))).encode()
         header = xattr_to_header(name)
@@ -179,6 +184,8 @@ class AttributeOps:
                 self._refresh(path)
             elif path == "/" and name in self._orders:
                 self._orders[name]()
+            elif name == EXPIRY_ATTRIBUTE:
+                self._set_expiry(path, parse_moment(value, path), flags)
             else:
                 self._set_metadata(path, name, value, flags)
 
@@ -186,27 +193,42 @@ class AttributeOps:
         """Remove an xattr; raise `OSError` ENODATA if there is none."""
         path = self._open_files.resolve(path)
         with self._pending.changing(path):
+            if name == EXPIRY_ATTRIBUTE:
+                self._set_expiry(path, "", XATTR_REPLACE)
+                return
             header = xattr_to_header(name)
             metadata = self._metadata(path)
             if header is None or header not in metadata:
                 raise os_error(errno.ENODATA, path)
             self._store_metadata(path, without_xattr(metadata, header))
 
+    def _set_expiry(self, path: str, moment: str, flags: int = 0) -> None:
+        """Let Swift delete a file at `moment`, never if it is empty; raise `OSError` as setxattr(2) does."""
+        meta = self._meta(path)
+        if self._is_folder(path):
+            raise os_error(errno.EOPNOTSUPP, path)
+        if flags & XATTR_CREATE and meta.delete_at:
+            raise os_error(errno.EEXIST, path)
+        if flags & XATTR_REPLACE and not meta.delete_at:
+            raise os_error(errno.ENODATA, path)
+        self._store_meta(path, lambda old: old.with_delete_at(moment))
+
     def _change(self, path: str, update: Update) -> None:
         """Give `path` the attributes that `update` makes from its current ones."""
         path = self._open_files.resolve(path)
         with self._pending.changing(path):
+            since = self._pending.begin_change()
             file = self._open_files.at(path)
             if file is None:
                 entry = self._dated(path)
-                self._changes.submit(path, entry, update, None)
+                self._changes.submit(path, entry, update, None, since)
                 self._times.changed(path, is_folder=entry.is_directory)
                 return
             self._times.changed(path, is_folder=False)
             with file.lock:
                 # A dirty file's attributes go with its upload.
                 if not file.dirty and not file.unlinked and file.entry is not None:
-                    file.entry = self._changes.submit(path, file.entry, update, None)
+                    file.entry = self._changes.submit(path, file.entry, update, None, file.since)
                 # An open file has attributes of its own, which its next flush sends.
                 file.attributes = update(file.attributes)
 
@@ -238,12 +260,15 @@ class AttributeOps:
             raise os_error(errno.ENODATA, path) from None
 
     def _metadata(self, path: str) -> Mapping[str, str]:
+        return self._meta(path).metadata
+
+    def _meta(self, path: str) -> ObjectMeta:
         file = self._open_files.at(path)
         if file is not None and (file.dirty or file.unlinked):
             self._learn_headers(file)
-            return file.meta.metadata
+            return file.meta
         entry = file.entry if file is not None else None
-        return self._changes.meta(entry or self._namespace.lookup(path)).metadata
+        return self._changes.meta(entry or self._namespace.lookup(path))
 
     def _set_metadata(self, path: str, name: str, value: bytes, flags: int) -> None:
         header = xattr_to_header(name)
@@ -268,19 +293,26 @@ class AttributeOps:
         self._store_metadata(path, metadata)
 
     def _store_metadata(self, path: str, metadata: Mapping[str, str]) -> None:
+        self._store_meta(path, lambda old: replace(old, metadata=metadata))
+
+    def _store_meta(self, path: str, change: MetaChange) -> None:
+        since = self._pending.begin_change()
         file = self._open_files.at(path)
         if file is None:
             entry = self._dated(path)
-            self._changes.submit(path, entry, _unchanged, metadata)
+            self._changes.submit(path, entry, _unchanged, change, since)
             self._times.changed(path, is_folder=entry.is_directory)
             return
         self._times.changed(path, is_folder=False)
         with file.lock:
-            preserved = file.meta.preserved_headers
             if not file.dirty and not file.unlinked and file.entry is not None:
-                file.entry = self._changes.submit(path, file.entry, _unchanged, metadata)
-                preserved = self._changes.meta(file.entry).preserved_headers
-            file.meta = replace(file.meta, metadata=metadata, preserved_headers=preserved)
+                file.entry = self._changes.submit(path, file.entry, _unchanged, change, file.since)
+                new = self._changes.meta(file.entry)
+            else:
+                new = change(file.meta)
+                file.expiry_changed |= new.delete_at != file.meta.delete_at
+            kept = new.preserved_headers
+            file.meta = replace(file.meta, metadata=new.metadata, preserved_headers=kept)
             file.foreign_headers_unknown = False
 
     def _learn_headers(self, file: OpenFile) -> None:

@@ -137,7 +137,7 @@ class DirectoryOps:
     def rmdir(self, path: str) -> None:
         """Remove an empty folder, or an empty container."""
         with self._pending.changing(path):
-            since = self._pending.begin_deletion()
+            since = self._pending.begin_change()
             entry = self._namespace.lookup(path, complete=False)
             if not entry.is_directory:
                 raise os_error(errno.ENOTDIR, path)

@@ -90,6 +90,7 @@ class FileOps:
 
     def _open_stored(self, path: str, flags: int) -> int:
         """Open a file that is not open yet."""
+        since = self._pending.begin_change()
         entry = self._namespace.lookup(path)
         if entry.is_directory:
             raise os_error(errno.EISDIR, path)
@@ -100,6 +101,7 @@ class FileOps:
             raise os_error(errno.ENOENT, path)
         check_descriptors()
         file = self._open_object(path, entry, is_read=not flags & os.O_TRUNC)
+        file.since = since
         # A read with the kernel's pages would end at the size that is shown.
         file.pages.is_bypassed = file.cached_file.size != file.attributes.size
         if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:

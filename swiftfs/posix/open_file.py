@@ -60,12 +60,14 @@ class OpenFile:
     """The current state of an open file, which may be newer than the journal's.
 
     `entry` is its entry in the namespace, None for a new file before its first flush. Only `become` changes
-    where its `changes` are. `replaces` is the entry that a new file replaces. With `foreign_headers_unknown`
-    the object may have headers of another client that were not requested yet. An `aliased` file was hidden
-    and is back: libfuse knows it by two names. `aside` is the path by which libfuse knows a file that another
-    client has replaced, "" if that is its own. `users` counts the handles. `pages` is what the kernel has of
-    the file. Until `unchecked_until` (monotonic seconds) stat(2) does not ask whether it was replaced: the
-    last answer was an error.
+    where its `changes` are. `replaces` is the entry that a new file replaces. If what these two entries show
+    was given up after `since`, as in `GivenUp`, nothing of it is at the file's name. With
+    `foreign_headers_unknown` the object may have headers of another client that were not requested yet.
+    `expiry_changed` is whether its segments may have another X-Delete-At than `meta`. An `aliased` file was
+    hidden and is back: libfuse knows it by two names. `aside` is the path by which libfuse knows a file that
+    another client has replaced, "" if that is its own. `users` counts the handles. `pages` is what the kernel
+    has of the file. Until `unchecked_until` (monotonic seconds) stat(2) does not ask whether it was replaced:
+    the last answer was an error.
 
     The lock excludes writers while the file is handed in. It is the only lock that may be held during a
     request.
@@ -80,7 +82,9 @@ class OpenFile:
     changes: Changes = Changes.HANDED_IN
     unlinked: Unlinked | None = None
     replaces: Entry | None = None
+    since: int = 0
     foreign_headers_unknown: bool = False
+    expiry_changed: bool = False
     aliased: bool = False
     aside: str = ""
     users: int = 0

@@ -101,8 +101,8 @@ class PendingChanges:
                     self._namespace.lookup(split(path)[0], complete=False)
             yield
 
-    def begin_deletion(self) -> int:
-        """Return the `since` of a deletion; call this before looking at what is to be deleted."""
+    def begin_change(self) -> int:
+        """Return the `since` of a change of an object; call this before looking at what is to be changed."""
         return self._journal.given_up.count
 
     def submit(
@@ -119,7 +119,7 @@ class PendingChanges:
         Without a write delay the operation is executed before this returns, and its failure is raised. With
         `later` it may still wait, because another change is expected to replace it. With a write
         delay a failure is logged, and the state before is shown again. Raise `OSError` if the journal cannot
-        be written, or ESTALE if what is deleted has been given up `since`: then nothing has changed.
+        be written, or ESTALE if what is changed has been given up `since`: then nothing has changed.
         """
         # Shown first: the journal may execute the operation, and report that, before `submit` returns.
         change = self.record(path, entry)

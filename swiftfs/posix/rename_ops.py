@@ -78,6 +78,7 @@ class RenameOps:
             return
         try:
             self._journal.undo_late_requests(old, moving=True)
+            since = self._pending.begin_change()
             # Outside of the barrier: which part of it to pass depends on whether it is a folder.
             moving = self._namespace.find(old) if self._open_files.at(old) is None else None
         except BaseException:
@@ -86,7 +87,7 @@ class RenameOps:
         if moving is not None and moving.is_directory:
             # Reads go on, and so do writes to open files; only what hands something in waits.
             with self._open_files.barrier.closed(old, new):
-                self._rename_folder(old, new, moving)
+                self._rename_folder(old, new, moving, since)
         else:
             # Not for a folder: the kernel renames none to an existing file, so what was hidden was deleted.
             with self._unlinks.unhidden(new), self._pending.changing(old, new):
@@ -97,6 +98,7 @@ class RenameOps:
         # A version that another client has replaced is not what moves.
         self._files.current(old)
         with self._write_back.held_open(old) as file:
+            since = self._pending.begin_change()
             moving, target = self._namespace.find(old), self._namespace.find(new)
             if target is not None and target.is_directory:
                 raise os_error(errno.EISDIR, new)
@@ -106,7 +108,7 @@ class RenameOps:
             # Not within the lock of `file`: of two open files one may be locked at a time.
             with self._unlinks.replacing(new) as replaced, file.lock if file is not None else nullcontext():
                 if file is not None:
-                    self._rename_open(file, new, target)
+                    self._rename_open(file, new, target, since)
                 elif moving is not None:
                     self._move(old, new, self._namespace.new_object(new), moving, target)
                 replaced()
@@ -114,25 +116,34 @@ class RenameOps:
                 self._inodes.move(old, new)
         self._record_times(old, new, is_folder=False)
 
-    def _rename_open(self, file: OpenFile, new: str, target: Entry | None) -> None:
-        """Rename an open file over `target`; its lock is held."""
+    def _rename_open(self, file: OpenFile, new: str, target: Entry | None, since: int) -> None:
+        """Rename an open file over `target`, of which nothing was given up `since`; its lock is held."""
         old, name = file.path, self._namespace.new_object(new)
         if file.entry is None:  # only this process knows it: the flush will use the new name
-            if (replaced := file.replaces) is not None and replaced.object is not None:
-                # No flush will replace that under the old name any more.
-                self._directories.keep_parent(old)
-                self._pending.submit(old, deletion_of(replaced), None)
+            self._delete_replaced(file)
             file.meta = file.meta.renamed(file.name.key, name.key)
             file.name = name
-            file.replaces = target
+            file.replaces, file.since = target, since
         else:
             # Within its lock, which is reentrant: no writer comes between this and the new name.
             self._write_back.hand_in_changes(file)
             before = file.entry.media_type
             moved = self._move(old, new, name, file.entry, target)
             file.rename_object(moved)
+            file.since = self._pending.begin_change()
             if moved.media_type != before:
                 file.meta = replace(file.meta, media_type=moved.media_type)
+
+    def _delete_replaced(self, file: OpenFile) -> None:
+        """Delete what a new file was to replace: no flush will do it under the old name any more."""
+        if file.replaces is None or file.replaces.object is None:
+            return
+        self._directories.keep_parent(file.path)
+        try:
+            self._pending.submit(file.path, deletion_of(file.replaces), None, since=file.since)
+        except OSError as error:
+            if error.errno != errno.ESTALE:  # it never came to that name, and there is nothing to delete
+                raise
 
     def _move(self, old: str, new: str, name: ObjectName, entry: Entry, target: Entry | None) -> Entry:
         """Move the file `entry` from `old` to `new`, which is the object `name`; return its new entry.
@@ -208,8 +219,11 @@ class RenameOps:
             self._journal.flush([source, moved.object])
         return is_renamed
 
-    def _rename_folder(self, old: str, new: str, moving: Entry) -> None:
-        """Move a folder with its contents to a free name, or over an empty folder. The barrier is closed."""
+    def _rename_folder(self, old: str, new: str, moving: Entry, since: int) -> None:
+        """Move a folder with its contents to a free name, or over an empty folder. The barrier is closed.
+
+        The folder is `moving`, unless its marker has been given up `since`.
+        """
         source, destination = self._source.folder(old), self._source.folder(new)
         # After the barrier is closed: no change of this mount comes between this look and the move.
         target = self._namespace.find(new)
@@ -220,6 +234,8 @@ class RenameOps:
             self._directories.keep_parent(old)
             # By the old paths, at which they are shown until now.
             before = {path: self._namespace.folder_moves.pending(path) for path in carried.paths()}
+            if moving.object is not None and carried.was_given_up(moving.object, since):
+                moving = replace(moving, object=None)  # what is there is another client's
             if target is None and self._is_all_carried(carried, old, moving):
                 renamed = self._rename_carried(carried, rename, before)
             else:
@@ -227,7 +243,7 @@ class RenameOps:
             # Before any of it can be stored: then the open files must have the entry that gets its version.
             self._open_files.renamed(renamed)
         # Afterwards: a writer that waits for disk space has its file's lock, and what is stored gives some.
-        self._move_open(old, new, source, destination)
+        self._move_open(old, new, source, destination, since)
         self._inodes.move_folder(old, new)
         self._record_times(old, new, is_folder=True)
 
@@ -415,10 +431,11 @@ class RenameOps:
             path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
             self._journal.watch(name, self._pending.record_left(path))
 
-    def _move_open(self, old: str, new: str, source: Folder, destination: Folder) -> None:
-        """Give open files below a renamed folder their new names."""
+    def _move_open(self, old: str, new: str, source: Folder, destination: Folder, since: int) -> None:
+        """Give open files below a folder their new names; the rename began when `since` had been given up."""
         for file in self._open_files.below(old):
             with file.lock:
+                file.since = since
                 if file.entry is not None and not file.unlinked:
                     key = destination.prefix + file.name.key.removeprefix(source.prefix)
                     name = ObjectName(destination.container, key)

@@ -69,7 +69,7 @@ class UnlinkOps:
         if self._open_files.is_alias(path) or self._open_files.replaced.is_removed(path):
             return
         with self._pending.changing(path):
-            since = self._pending.begin_deletion()
+            since = self._pending.begin_change()
             entry = self._entry(path)
             with self._write_back.held_open(path) as file:
                 if file is not None:
@@ -83,7 +83,7 @@ class UnlinkOps:
 
     def hide(self, path: str, hidden: str) -> bool:
         """Delete the file at `path` in a moment if libfuse counts it as open; return False if it does not."""
-        since = self._pending.begin_deletion()
+        since = self._pending.begin_change()
         entry = self._entry(path)
         with self._write_back.held_open(path) as file:
             if file is not None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
+from swiftfs.posix.expiry import ExpiryRules
 from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.services import Services
@@ -24,6 +25,7 @@ class WriteBack:
         self._pending = pending
         self._open_files = services.open_files
         self._times = services.times
+        self._expiry = ExpiryRules(services.options.expire)
 
     def flush(self, file: OpenFile, *, durable: bool = False) -> None:
         """Hand in changes to the journal, unless the file was unlinked; raise the journal's error.
@@ -132,6 +134,9 @@ class WriteBack:
         # upload.
         self.free_name(file.name)
         replaced = file.entry or file.replaces
+        expires = self._expiry.moment(file.path)
+        if expires and not file.meta.delete_at and not file.foreign_headers_unknown:
+            file.meta = file.meta.with_delete_at(expires)
         meta = file.current_meta()
         operation = PutFile(
             file.name,
@@ -141,6 +146,8 @@ class WriteBack:
             replaces_etag=(replaced.etag or None) if replaced else None,
             creates=replaced is None,
             foreign_headers_unknown=file.foreign_headers_unknown,
+            expires=expires if file.foreign_headers_unknown else "",
+            expiry_changed=file.expiry_changed,
         )
         entry = unstored_entry(
             file.path,
@@ -153,6 +160,7 @@ class WriteBack:
         self._times.wrote(file.known_as, file.attributes.mtime_ns)
         # Shown before it is in the journal: as soon as it is, its upload may end and confirm the change.
         change = self._pending.record(file.path, entry)
+        file.since = self._pending.begin_change()  # from now on the name is this file's
         # Before the journal has the operation: its thread looks for the open file by this entry.
         before, file.entry = file.entry, entry
         try:
@@ -166,6 +174,7 @@ class WriteBack:
         file.cached_file.upload_rest()
         # Last: if anything above fails, the next flush hands the file in again.
         file.become(Changes.HANDED_IN)
+        file.expiry_changed = False
 
     def _learn_version(self, file: OpenFile) -> None:
         """Record which version the file's bytes came from, if a download has shown it."""

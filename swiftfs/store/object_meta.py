@@ -19,6 +19,8 @@ from swiftfs.store.protocol import Headers
 MetaValues = tuple[str, tuple[Any, ...], tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
 """The values of an `ObjectMeta`."""
 
+DELETE_AT = "X-Delete-At"
+
 SAME = "same"
 """Stands for an mtime that `from_values` gets as an argument."""
 
@@ -76,6 +78,15 @@ class ObjectMeta:
         return self if media_type == self.media_type else replace(self, media_type=media_type)
 
     @property
+    def delete_at(self) -> str:
+        """The seconds since the epoch at which Swift deletes the object, as text; empty for never."""
+        return self.preserved_headers.get(DELETE_AT, "")
+
+    def with_delete_at(self, moment: str) -> "ObjectMeta":
+        """Return the same for an object that Swift deletes at that time, never if it is empty."""
+        return replace(self, preserved_headers=with_delete_at(self.preserved_headers, moment))
+
+    @property
     def is_dlo(self) -> bool:
         """Whether Swift serves the segments of a DLO in place of the object's bytes."""
         return "X-Object-Manifest" in self.preserved_headers
@@ -102,3 +113,9 @@ class ObjectMeta:
             media_type=DIRECTORY_TYPE,
             stored=stored if typed else NOTHING_STORED,
         )
+
+
+def with_delete_at(headers: Mapping[str, str], moment: str) -> dict[str, str]:
+    """Return preserved headers with that X-Delete-At, without any if it is empty."""
+    kept = {name: value for name, value in headers.items() if name != DELETE_AT}
+    return {**kept, DELETE_AT: moment} if moment else kept

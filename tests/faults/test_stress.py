@@ -5,7 +5,6 @@ the seed; `SWIFTFS_STRESS_WITHOUT` names steps of the workers to leave out, sepa
 """
 
 import os
-import random
 import re
 import shutil
 import signal
@@ -21,19 +20,14 @@ from support.crashes import orphans, stored_states
 from support.load_checks import assert_journal_is_empty, assert_nothing_pending
 from support.mounts import Mount
 from support.random_faults import RandomFaults, WorkerGroup, check, exit_status_of, leftovers
+from support.tiers import chosen
 from swiftfs.control.client import retry
 from swiftfs.demo.server import SwiftServer
 
 SECONDS = float(os.environ.get("SWIFTFS_STRESS_SECONDS", "15"))
 """How long the faults last; minutes find more."""
 
-FIXED_SEED = 271828
-SEEDS = (
-    {"given": int(os.environ["SWIFTFS_STRESS_SEED"])}
-    if "SWIFTFS_STRESS_SEED" in os.environ
-    else {"fixed": FIXED_SEED, "new": random.randrange(1, 10**6)}
-)
-"""The test ids are the same in every process of one run; the test prints the seed."""
+SEED = int(os.environ.get("SWIFTFS_STRESS_SEED", "0")) or chosen("stress").randrange(1, 10**6)
 
 WORKERS = 5
 
@@ -84,22 +78,20 @@ def abandoned_when_it_fails(mount: Mount) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(5 * SECONDS + 900)
-@pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS)
 def test_files_are_right_after_random_faults(
     swift: SwiftServer,
     connection: Connection,
     container: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    seed: int,
 ) -> None:
     monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
-    print(f"seed {seed}, {SECONDS:.0f} s")
+    print(f"seed {SEED}, {SECONDS:.0f} s")
     mount = Mount(swift, container, tmp_path, VARIANTS[0])
     mount.expected += EXPECTED
     with mount, abandoned_when_it_fails(mount):
-        workers = WorkerGroup(mount, WORKERS, seed)
-        faults = RandomFaults(swift, mount, workers, seed, VARIANTS)
+        workers = WorkerGroup(mount, WORKERS, SEED)
+        faults = RandomFaults(swift, mount, workers, SEED, VARIANTS)
         try:
             faults.run(SECONDS)
             print(f"events: {dict(faults.counts)}")

@@ -17,7 +17,7 @@ from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
 from support.mounts import Mount, run
-from support.other_users import NOBODY, as_root, reachable
+from support.other_users import NOBODY, as_root
 from swiftfs.attributes import PRIVATE_ATTRIBUTES
 from swiftfs.demo.server import Fault, SwiftServer
 
@@ -135,8 +135,8 @@ def test_an_open_file_keeps_the_text_of_the_moment_of_open(mounted: Mount) -> No
 
 @as_root
 @pytest.mark.mount_options("allow_other,no_default_permissions")
+@pytest.mark.reachable
 def test_other_users_may_not_read_the_control_folder(mounted: Mount) -> None:
-    reachable(mounted.path)
     (mounted.path / "file").write_text("x")
     (mounted.path / "file").chmod(0o644)
 
@@ -161,8 +161,8 @@ def test_other_users_may_not_read_the_control_folder(mounted: Mount) -> None:
 
 @as_root
 @pytest.mark.mount_options("allow_other")
+@pytest.mark.reachable
 def test_commands_of_other_users_say_who_may_use_them(mounted: Mount) -> None:
-    reachable(mounted.path)
     for command in ("status", "flush", "retry", "umount"):
         script = (
             "import os; from swiftfs.cli.app import main\n"

@@ -12,7 +12,7 @@ import pytest
 from swiftclient import Connection
 
 from support.mounts import Mount
-from support.other_users import NOBODY, as_root, reachable
+from support.other_users import NOBODY, as_root
 from swiftfs.config.sources import parse_options
 from swiftfs.service.serving import _kernel_options
 
@@ -55,8 +55,8 @@ def test_no_one_reads_the_memory_of_the_mount(mounted: Mount) -> None:
 
 @as_root
 @pytest.mark.mount_options("allow_other,default_permissions")
+@pytest.mark.reachable
 def test_the_kernel_checks_modes_with_default_permissions(mounted: Mount) -> None:
-    reachable(mounted.path)
     private, public = mounted.path / "private", mounted.path / "public"
     private.write_text("mine")
     private.chmod(0o600)
@@ -68,8 +68,8 @@ def test_the_kernel_checks_modes_with_default_permissions(mounted: Mount) -> Non
 
 
 @as_root
+@pytest.mark.reachable
 def test_other_users_are_kept_out_unless_allowed(mounted: Mount) -> None:
-    reachable(mounted.path)
     (mounted.path / "file").write_text("x")
     (mounted.path / "file").chmod(0o644)
     assert nobody("cat", str(mounted.path / "file")) != 0
@@ -130,8 +130,8 @@ def tried(folder: Path, words: tuple[str, ...]) -> int:
 @as_root
 @pytest.mark.parametrize("words", OTHERS_MAY, ids=" ".join)
 @pytest.mark.mount_options("allow_other")
+@pytest.mark.reachable
 def test_other_users_may_do_what_modes_allow(mounted: Mount, words: tuple[str, ...]) -> None:
-    reachable(mounted.path)
     before = prepare(mounted.path)
     assert tried(mounted.path, ("cat", "public")) == 0
     assert tried(mounted.path, words) != 0
@@ -155,8 +155,8 @@ def set_attribute_as_nobody(path: Path) -> int:
 
 @as_root
 @pytest.mark.mount_options("allow_other")
+@pytest.mark.reachable
 def test_other_users_may_not_set_attributes_of_private_files(mounted: Mount) -> None:
-    reachable(mounted.path)
     prepare(mounted.path)
     assert set_attribute_as_nobody(mounted.path / "private") == errno.EACCES
     assert os.listxattr(mounted.path / "private") == []
@@ -164,8 +164,8 @@ def test_other_users_may_not_set_attributes_of_private_files(mounted: Mount) -> 
 
 @as_root
 @pytest.mark.mount_options("allow_other,no_default_permissions")
+@pytest.mark.reachable
 def test_other_users_may_do_everything_with_no_default_permissions(mounted: Mount) -> None:
-    reachable(mounted.path)
     prepare(mounted.path)
     for words in (
         ("cat", "private"),
@@ -255,8 +255,8 @@ def test_a_folder_with_the_setgid_bit_gives_its_group_to_what_is_made_in_it(
 
 @as_root
 @pytest.mark.mount_options("allow_other,special")
+@pytest.mark.reachable
 def test_a_folder_s_group_makes_nobody_s_program_setgid(mounted: Mount) -> None:
-    reachable(mounted.path)
     folder = mounted.path / "folder"
     folder.mkdir()
     os.chown(folder, 0, 4321)

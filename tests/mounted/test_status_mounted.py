@@ -22,7 +22,7 @@ from support.commands import one_line, swiftfs
 from support.jobs import wait_until
 from support.mount_states import MIB, shown
 from support.mounts import Mount, clean_environment
-from support.other_users import as_root, reachable, refused_to_nobody
+from support.other_users import as_root, refused_to_nobody
 from swiftfs import __version__
 from swiftfs.cli.status import look
 from swiftfs.control.client import mountpoints, read_state
@@ -208,8 +208,8 @@ def test_mounts_that_have_gone_are_passed_over(mounted: Mount, tmp_path: Path) -
 
 
 @as_root
+@pytest.mark.reachable
 def test_mounts_of_others_are_counted_but_not_complained_of(mounted: Mount, tmp_path: Path) -> None:
-    reachable(mounted.path)
     told = refused_to_nobody(lambda: look(None))
     assert re.fullmatch(r"no swiftfs mounts of yours on this machine, but \d+ of other users", told), told
 

@@ -16,6 +16,7 @@ from simulation.words import describe_bytes
 from support.harness import ME, get
 from swiftfs.errors import NotFound, SwiftfsError, errno_of
 from swiftfs.journal.journal import HIDDEN_SECONDS
+from swiftfs.journal.operations import Delete, MoveObject, PutMarker
 from swiftfs.objects import ObjectName
 
 T = TypeVar("T")
@@ -243,7 +244,23 @@ class Program:
         """Let another client store a small object where nothing exists."""
         with self._names:
             self._new_name(step.path)
-            self._context.store.theirs(ObjectName(CONTAINER, step.path[1:]), self._model.fresh(12))
+            name = ObjectName(CONTAINER, step.path[1:])
+            is_deleted = self._is_deleted(name)
+            self._context.store.theirs(name, self._model.fresh(12))
+            if is_deleted:
+                self._model.touch(step.path)
+
+    def _is_deleted(self, name: ObjectName) -> bool:
+        """Return whether a deletion is not sent yet that deletes whatever is there: the last writer wins.
+
+        If the mount has shown there what may still be refused, it does not.
+        """
+        journal = self._fs.services.journal
+        with journal._changed:
+            operations = [task.operation for task in journal._queue.chain(name)]
+        if any(isinstance(one, MoveObject | PutMarker) for one in operations):
+            return False
+        return any(isinstance(one, Delete) and not one.is_conditional for one in operations)
 
     def _their_patch(self, step: Step) -> None:
         with self._names:

@@ -33,7 +33,7 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_fixed_seeds() -> None:
-    result = simulate("--first", "40280", "--histories", "140", "--jobs", "1")
+    result = simulate("--first", "40280", "--histories", "80", "--jobs", "1")
     assert result.returncode == 0, result.stdout + result.stderr
 
 

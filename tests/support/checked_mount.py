@@ -11,8 +11,8 @@ if __name__ == "__main__":
     concurrency.check()
     # After check(), because modules make locks when they are imported.
     from swiftfs.cli import app
-    from swiftfs.journal import segment_removal
+    from swiftfs.journal import resting_segments
 
-    segment_removal.REST_SECONDS = 0.0
+    resting_segments.REST_SECONDS = 0.0
 
     app.main(sys.argv[1:])

@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from support.harness import ME, copy_live, harness, write
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body, keys, ten_minutes_later
 from swiftfs.posix.filesystem import FileSystem
 
 OPTIONS = f"{NEVER},segment_size=1M"
+FRESH_FOLDERS = [pytest.mark.store(MemoryStore, "box", "box_segments"), pytest.mark.mount_options(OPTIONS)]
+"""Marks of tests whose `filesystem` stores nothing before a flush."""
+
 LARGE = os.urandom(2_500_000)
 TREE: Mapping[str, bytes] = {"a": b"first", "sub/b": b"second", "sub/deep/c": b"third", "large": LARGE}
 FOLDERS = ("", "/sub", "/sub/deep", "/empty")

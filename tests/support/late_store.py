@@ -124,6 +124,10 @@ class LateStore(MemoryStore):
             raise TimedOut(f"{method} {name}: timed out")
 
 
+LATE = [pytest.mark.store(LateStore, "box"), pytest.mark.mount_options("settle=0.01,segment_size=1M")]
+"""Marks of tests whose `store` loses requests and whose `filesystem` stores a file soon."""
+
+
 def late(filesystem: FileSystem) -> LateRequests:
     """Return the part of a mount that looks for late requests."""
     found = filesystem.services.journal.late

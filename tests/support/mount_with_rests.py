@@ -4,15 +4,15 @@ import sys
 
 from swiftfs import concurrency
 from swiftfs.cli import app
-from swiftfs.journal import segment_removal
+from swiftfs.journal import resting_segments
 
 SECONDS = 2.0
-"""As `segment_removal.REST_SECONDS` is before a test changes it."""
+"""As `resting_segments.REST_SECONDS` is before a test changes it."""
 
 
 def serve(*arguments: str) -> None:
     """Run the command."""
-    segment_removal.REST_SECONDS = SECONDS
+    resting_segments.REST_SECONDS = SECONDS
     app.main(list(arguments))
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -11,13 +10,6 @@ from swiftfs.errors import ConfigurationError
 NOBODY = 65534
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may act for other users")
-
-
-def reachable(path: Path) -> None:
-    """Let every user pass the folders above `path`, which only their owner may pass otherwise."""
-    for folder in path.parents:
-        if folder.owner() == path.owner() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o011)
 
 
 def refused_to_nobody(call: Callable[[], object]) -> str:

@@ -1,9 +1,12 @@
 """Which tests `./dev test` runs, `./dev test slow` and `./dev test fast`: by folder, and by what they start.
 
 `slow` is what takes long and says little more: loads, storms, and of each matrix all but a few cases. `usual`
-is what takes too long for the loop of a developer, and what is left of a test with many cases.
+is what takes too long for the loop of a developer, and what is left of a test with many cases. `left_out` are
+the slow cases of a matrix that a run with a seed leaves to other runs.
 """
 
+import os
+import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -14,8 +17,17 @@ import pytest
 TESTS = Path(__file__).parents[1]
 SERVERS = frozenset({"swift_server", "small_server", "server"})
 """Fixtures that start a Swift."""
-FAST_CASES = 6
+SEED = os.environ.get("SWIFTFS_TEST_SEED", "")
+"""What a run chooses at random depends on it. Without one no case is left out."""
+SHARE = 3
+"""A run with a seed has one of so many slow cases of a matrix."""
+FAST_CASES = 4
 """How many cases of a test `./dev test fast` has. The others are `usual`."""
+
+
+def chosen(subject: str) -> random.Random:
+    """Return the random numbers of this run for a subject, in every process the same ones."""
+    return random.Random(f"{SEED} {subject}")
 
 
 def arrange(items: list[pytest.Item]) -> None:
@@ -37,7 +49,9 @@ def _mark(items: Iterable[pytest.Item]) -> None:
         tests[item.path, item.originalname].append(item)
     for cases in tests.values():
         if (matrix := cases[0].get_closest_marker("matrix")) is not None:
-            _keep(cases, matrix.args[0], "slow")
+            slow = _keep(cases, matrix.args[0], "slow")
+            if SEED:
+                _leave_out(slow)
         _keep([one for one in cases if one.get_closest_marker("slow") is None], FAST_CASES, "usual")
 
 
@@ -46,14 +60,28 @@ def _folder(path: Path) -> str:
     return path.relative_to(TESTS).parts[0]
 
 
-def _keep(cases: Sequence[pytest.Function], kept: int, marker: str) -> None:
-    """Mark all cases of a test but `kept` of them."""
+def _keep(cases: Sequence[pytest.Function], kept: int, marker: str) -> list[pytest.Function]:
+    """Mark all cases of a test but `kept` of them; return those that are marked."""
     if len(cases) <= kept:
-        return
+        return []
     numbers = spread([case.callspec.params for case in cases], kept)
+    others = [case for number, case in enumerate(cases) if number not in numbers]
+    for case in others:
+        case.add_marker(marker)
+    return others
+
+
+def _leave_out(cases: Sequence[pytest.Function]) -> None:
+    """Mark the cases of a test that are not in this run's sample."""
+    numbers = sample(len(cases), chosen(cases[0].originalname)) if cases else ()
     for number, case in enumerate(cases):
         if number not in numbers:
-            case.add_marker(marker)
+            case.add_marker("left_out")
+
+
+def sample(count: int, numbers: random.Random) -> set[int]:
+    """Return one of `SHARE` numbers below `count`, at least one."""
+    return set(numbers.sample(range(count), -(-count // SHARE)))
 
 
 def spread(cases: Sequence[Mapping[str, object]], kept: int) -> set[int]:

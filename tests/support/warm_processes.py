@@ -177,12 +177,12 @@ def main(number: int) -> None:
     concurrency.check()
     # After the check, for the locks of modules.
     from swiftfs.cli import app  # noqa: PLC0415
-    from swiftfs.journal import codec, segment_removal  # noqa: PLC0415
+    from swiftfs.journal import codec, resting_segments  # noqa: PLC0415
 
     for module in ("cli.mount", "service.mount", "service.serving", "fuse.binding"):
         importlib.import_module(f"swiftfs.{module}")
     codec.load()
-    segment_removal.REST_SECONDS = 0.0  # as in `checked_mount`
+    resting_segments.REST_SECONDS = 0.0  # as in `checked_mount`
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=number) as channel:

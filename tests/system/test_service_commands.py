@@ -30,17 +30,28 @@ def channel(tmp_path: Path) -> Iterator[socket.socket]:
         yield channel
 
 
-def setting(name: str) -> list[str]:
-    return re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)
+def setting(name: str, unit: Path = UNIT) -> list[str]:
+    return re.findall(rf"^{name}=(.*)$", unit.read_text(), re.MULTILINE)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
-@pytest.mark.parametrize("name", ["swiftfs@.service", "user/swiftfs@.service", "srv-photos.mount"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "swiftfs@.service",
+        "user/swiftfs@.service",
+        "srv-photos.mount",
+        "swiftfs-check@.service",
+        "swiftfs-check@.timer",
+    ],
+)
 def test_systemd_finds_no_error_in_the_units(tmp_path: Path, name: str) -> None:
     copy = tmp_path / Path(name).name
     program = str(Path(sys.executable).with_name("swiftfs"))
     text = (UNITS / name).read_text()
     copy.write_text(text.replace("/usr/local/bin/swiftfs", program).replace("%h/.local/bin/swiftfs", program))
+    if name.endswith(".timer"):  # the unit that it starts
+        shutil.copy(UNITS / name.replace(".timer", ".service"), tmp_path)
     command = ["systemd-analyze", "verify", "--man=no", *(["--user"] if "user/" in name else []), str(copy)]
     # Not `tmp_path`: the sockets of other packages' units are there, and their paths may have 107 bytes.
     with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
@@ -78,6 +89,27 @@ def test_the_unit_s_commands_mount_and_drain(
         assert service.poll() == 0
         assert channel.recv(100) == b"STOPPING=1"
     assert connection.get_object(container, "file")[1] == b"text"
+
+
+def test_the_check_s_command_finds_what_is_missing(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    """Run ExecStart with the variables of an environment file, as systemd would."""
+    connection.put_object(container, "file", b"text")
+    (tmp_path / "file").write_text("text")
+    (command,) = setting("ExecStart", UNITS / "swiftfs-check@.service")
+    words = command.replace("${SWIFTFS_SOURCE}", container)
+    words = words.replace("$SWIFTFS_CHECK", f"--against {tmp_path} --no-times")
+    program = str(Path(sys.executable).with_name("swiftfs"))
+    environment = {**clean_environment(), **swift.environment(), "SWIFTFS_OPTIONS": "allow_other"}
+    environment["SWIFTFS_CHECK"] = f"--against {tmp_path}"
+
+    def code() -> int:
+        return subprocess.run([program, *words.split()[1:]], env=environment, check=False).returncode
+
+    assert code() == 0
+    connection.delete_object(container, "file")
+    assert code() == 1
 
 
 def test_sigterm_drains_and_the_service_ends_well(mounted: Mount, connection: Connection) -> None:

@@ -12,7 +12,7 @@ from swiftclient import Connection
 from support.commands import one_line, swiftfs
 from support.deadlines import within
 from support.mounts import Mount
-from support.other_users import as_root, reachable, refused_to_nobody
+from support.other_users import as_root, refused_to_nobody
 from swiftfs.control.mount_table import mounted_on
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.service.mountpoint import check_mountpoint
@@ -156,9 +156,9 @@ def test_a_mount_point_in_use_is_recognized(
 
 
 @as_root
+@pytest.mark.reachable
 def test_a_mount_of_another_user_is_recognized(mounted: Mount) -> None:
     """The kernel lets nobody else look into it, so its source is read from the table of mounts."""
-    reachable(mounted.path)
     told = refused_to_nobody(lambda: check_mountpoint(mounted.path))
     assert told == f"mount point {mounted.path}: {mounted.source} is mounted there already"
 

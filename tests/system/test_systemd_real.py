@@ -173,6 +173,34 @@ def test_reload_drops_cached_listings(service: Service, connection: Connection, 
     assert service.state() == "active"
 
 
+def test_the_check_fails_if_a_segment_is_missing(
+    service: Service, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    """The unit has a mount namespace of its own: it needs no mount, and disturbs none."""
+    name = f"swiftfs-check-test@{container}.service"
+    text = (SOURCE / "swiftfs-check@.service").read_text()
+    text = text.replace("/usr/local/bin/swiftfs", str(PROGRAM)).replace("/etc/swiftfs", str(tmp_path))
+    unit = UNITS / "swiftfs-check-test@.service"
+    # The program may be in /tmp here.
+    unit.write_text(text.replace("PrivateTmp=yes", ""))
+    connection.put_container(f"{container}_segments")
+    connection.put_object(f"{container}_segments", "a", b"text")
+    manifest = f'[{{"path": "/{container}_segments/a"}}]'
+    connection.put_object(container, "film", manifest, query_string="multipart-manifest=put")
+    try:
+        systemctl("daemon-reload")
+        systemctl("start", name)
+        connection.delete_object(f"{container}_segments", "a")
+        systemctl("start", name, check=False)
+        assert systemctl("show", "--value", "--property", "ExecMainStatus", name) == "1"
+        journal = run("journalctl", "--no-pager", "--output=cat", f"--unit={name}")
+        assert f"film: segment {container}_segments/a is missing" in journal
+    finally:
+        systemctl("reset-failed", name, check=False)
+        unit.unlink()
+        systemctl("daemon-reload")
+
+
 @pytest.fixture
 def automount(swift: SwiftServer, connection: Connection, container: str, tmp_path: Path) -> Iterator[Path]:
     """A mount point at which systemd mounts `container` with mount(8) at the first access."""

@@ -18,7 +18,9 @@ from support.outdated_store import OutdatedStore
 from support.stored_objects import as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.journal.queue_report import QueueReport, RenameProgress
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
 
 COUNT = 30
 OPTIONS = "settle=0.05,background_rename=10"
@@ -34,23 +36,13 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def refused(store: MemoryStore, cache: Path) -> Iterator[FileSystem]:
     """A mount whose end reports changes that were refused."""
     with harness(store, cache, OPTIONS, close_error="^[0-9]+ changes were refused") as built:
         yield built
 
 
-@pytest.fixture
-def filesystem(store: MemoryStore, cache: Path) -> Iterator[FileSystem]:
-    with harness(store, cache, OPTIONS) as built:
-        yield built
+pytestmark = pytest.mark.mount_options(OPTIONS)
 
 
 ALL = [*(f"{number:02}" for number in range(COUNT)), "sub"]
@@ -343,6 +335,34 @@ def test_what_swift_refuses_stays_at_its_old_name(
     assert sorted(path for path, *_ in refusals(refused)) == ["/d/03", "/d/04"]
     said = [record.message for record in caplog.records if "could not be moved" in record.message]
     assert sorted(said)[0].startswith("/d/03: could not be moved to /e/03, and is at its old name again: ")
+
+
+def test_what_stays_is_shown_while_the_folder_s_marker_has_not_moved(store: MemoryStore, cache: Path) -> None:
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+    image = cache.with_name("image")
+
+    def refuse_some(method: str, subject: str) -> None:
+        if method == "copy" and subject.endswith("/03"):
+            raise AccessDenied(f"{subject} is refused")
+        if method == "copy" and "/" not in subject.removeprefix("box/"):
+            raise Unavailable("the folder's marker is not copied")
+
+    store.hook = refuse_some
+    with harness(store, cache, OPTIONS, close_error="^1 changes were refused") as filesystem:
+        filesystem.rename("/d", "/e")
+        wait_until(lambda: [one.path for one in filesystem.waiting()] == ["/d"])
+        copy_live(cache, image)
+        twin = as_of_now(store)
+        assert names(filesystem, "/") == ["d", "e"]
+        store.hook = None
+    twin.hook = refuse_some
+    with harness(twin, image, OPTIONS) as filesystem:
+        assert names(filesystem, "/") == ["d", "e"]
+        assert names(filesystem, "/d") == ["03"]
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["d", "e"]
+        twin.hook = None
+    assert keys(twin) == [key for key in moved_keys("d/03", "e") if key != "e/03"]
 
 
 def test_what_was_deleted_does_not_come_back_when_swift_refuses_to_move_it(

@@ -107,9 +107,7 @@ def test_a_random_reader_gets_no_read_ahead() -> None:
         assert left == []
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", "box_segments")
+pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 
 
 @pytest.fixture

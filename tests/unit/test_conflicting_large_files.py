@@ -21,9 +21,7 @@ MIB = 1024 * 1024
 OPTIONS = "segment_size=1M,settle=1000,conflict=keep"
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", "box_segments")
+pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 
 
 @pytest.fixture

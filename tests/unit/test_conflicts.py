@@ -14,11 +14,6 @@ from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.paths import Folder
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
 def test_the_last_writer_wins(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/new", b"ours")

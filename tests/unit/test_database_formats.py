@@ -38,11 +38,6 @@ BROKEN = Schema(7, 1, OLD.tables, (NEW.migrations[0], "CREATE TABLE half (x); CR
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
-@pytest.fixture
 def cache(store: MemoryStore, tmp_path: Path) -> Path:
     """A cache folder with a file that Swift refused."""
     return leave_refused_files(store, tmp_path / "cache", {"/file": b"data"})

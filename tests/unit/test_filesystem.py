@@ -44,17 +44,6 @@ FAILURES = [
 WRITES = {"put", "put_manifest", "copy", "post", "delete", "delete_many"}
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path) as built:
-        yield built
-
-
 @contextmanager
 def fails(number: int) -> Iterator[None]:
     """Expect a failure that the binding answers with this errno."""

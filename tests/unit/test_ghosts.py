@@ -18,9 +18,7 @@ LARGE = f"{OURS};slo={'0' * 32}"
 KINDS = [("foreign", "text/plain", 7), ("ours", OURS, 7), ("large", LARGE, 7), ("copied", LARGE, 0)]
 
 
-@pytest.fixture
-def store() -> GhostStore:
-    return GhostStore("box")
+pytestmark = pytest.mark.store(GhostStore, "box")
 
 
 @contextmanager

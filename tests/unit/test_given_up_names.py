@@ -1,17 +1,21 @@
 """What a program deletes may never have come to its name: then what another client stores there stays."""
 
 import errno
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from support.halted_moves import Halt
-from support.harness import ME, get, harness, names, read, write
+from support.harness import ME, copy_live, get, harness, names, put, read, write
+from support.interrupted_moves import refusals
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
+from swiftfs.journal.database import JournalDB
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -28,10 +32,7 @@ def store() -> MemoryStore:
     return store
 
 
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path, OPTIONS) as built:
-        yield built
+pytestmark = pytest.mark.mount_options(OPTIONS)
 
 
 @pytest.fixture
@@ -175,3 +176,191 @@ def test_a_new_file_is_deleted_while_it_is_sent(
     assert ("new" in keys(store)) == (error is QuotaExceeded)
     filesystem.refresh()
     assert ("new" in names(filesystem, "/")) == (error is QuotaExceeded)
+
+
+def headers(store: MemoryStore, key: str) -> Headers:
+    return Headers.of(store.head(ObjectName("box", key)))
+
+
+CHANGES: dict[str, Callable[[FileSystem, str], object]] = {
+    "chmod": lambda filesystem, path: filesystem.chmod(path, 0o600),
+    "setxattr": lambda filesystem, path: filesystem.setxattr(path, "user.color", b"blue", 0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["a", "sub"])
+def test_a_move_is_refused_while_attributes_of_its_object_are_changed(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, name: str, change: str
+) -> None:
+    halt = held(refused, store)
+    journal = refused.services.journal
+    submit = journal.submit
+
+    def submit_late(*args: object, **options: object) -> object:
+        monkeypatch.undo()
+        halt.go_on()
+        settle(refused)
+        foreign(store, f"e/{name}", b"theirs")
+        submitting: Callable[..., object] = submit
+        return submitting(*args, **options)
+
+    monkeypatch.setattr(journal, "submit", submit_late)
+    with pytest.raises(OSError, match=name) as raised:
+        CHANGES[change](refused, f"/e/{name}")
+    assert raised.value.errno == errno.ESTALE
+    theirs = headers(store, f"e/{name}")
+    settle(refused)
+    assert headers(store, f"e/{name}") == theirs
+    refused.refresh()
+    CHANGES[change](refused, f"/e/{name}")  # this one is meant
+    settle(refused)
+    assert headers(store, f"e/{name}") != theirs
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_attributes_of_an_open_file_are_changed_that_was_not_moved(
+    refused: FileSystem, store: MemoryStore, change: str
+) -> None:
+    halt = held(refused, store)
+    handle = refused.open("/e/a", 0)
+    halt.go_on()
+    settle(refused)
+    foreign(store, "e/a", b"theirs")
+    theirs = headers(store, "e/a")
+    with pytest.raises(OSError, match="a") as raised:
+        CHANGES[change](refused, "/e/a")
+    assert raised.value.errno == errno.ESTALE
+    refused.release(handle)
+    settle(refused)
+    assert headers(store, "e/a") == theirs
+
+
+def test_an_open_file_that_was_stored_at_a_name_that_had_been_given_up(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    halt = held(refused, store)
+    handle = refused.open("/e/a", os.O_RDWR | os.O_TRUNC)
+    halt.go_on()
+    settle(refused)
+    store.hook = None
+    put(refused, handle, 0, b"mine")
+    refused.flush(handle)
+    settle(refused)
+    refused.chmod("/e/a", 0o600)
+    settle(refused)
+    assert "mode=0100600" in headers(store, "e/a").content_type
+    refused.release(handle)
+
+
+def test_a_new_file_replaces_what_was_not_moved_and_is_renamed_again(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    halt = held(refused, store)
+    handle = refused.create("/e/new", 0o644, os.O_WRONLY, ME)
+    refused.rename("/e/new", "/e/a")
+    halt.go_on()
+    settle(refused)
+    foreign(store, "e/a", b"theirs")
+    store.hook = None
+    refused.rename("/e/a", "/e/b")
+    refused.release(handle)
+    settle(refused)
+    assert body(store, "e/a") == b"theirs"
+    assert body(store, "e/b") == b""
+
+
+def test_a_folder_that_another_client_was_first_to_make_is_changed_before_that_is_known(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    halt = Halt(store, "put")
+    refused.mkdir("/new", 0o755, ME)
+    assert halt.reached.wait(20)
+    refused.chmod("/new", 0o700)
+    store.hook = None
+    foreign(store, "new", b"theirs")
+    theirs = headers(store, "new")
+    halt.go_on()
+    settle(refused)
+    assert headers(store, "new") == theirs
+    assert [path for path, *_ in refusals(refused)] == ["/new"]
+
+
+def test_a_refused_new_file_and_its_deletion_end_in_one_commit(
+    filesystem: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halt = Halt(store, "put", QuotaExceeded)
+    write(filesystem, "/new", b"mine")
+    assert halt.reached.wait(20)
+    filesystem.unlink("/new")
+    commits = []
+    finish = JournalDB.finish
+
+    def count(db: JournalDB, drop: Iterable[int], *args: object) -> bool:
+        commits.append(sorted(drop := list(drop)))
+        finishing: Callable[..., bool] = finish
+        return finishing(db, drop, *args)
+
+    monkeypatch.setattr(JournalDB, "finish", count)
+    halt.go_on()
+    settle(filesystem)
+    assert [len(dropped) for dropped in commits] == [2]
+
+
+def test_what_was_deleted_before_its_move_was_refused_stays_deleted_after_a_kill(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies after any of its commits."""
+    cache, killed = tmp_path / "cache", list[tuple[Path, MemoryStore]]()
+    cache.mkdir()
+    finish = JournalDB.finish
+
+    def finish_and_die(db: JournalDB, *args: object) -> bool:
+        finishing: Callable[..., bool] = finish
+        is_written = finishing(db, *args)
+        killed.append((tmp_path / f"{len(killed)}", as_of_now(store)))
+        copy_live(cache, killed[-1][0])
+        return is_written
+
+    with harness(store, cache, OPTIONS, close_error="^[0-9]+ changes were refused") as filesystem:
+        halt = held(filesystem, store)
+        filesystem.unlink("/e/a")
+        monkeypatch.setattr(JournalDB, "finish", finish_and_die)
+        halt.go_on()
+        settle(filesystem)
+    monkeypatch.undo()
+    assert len(killed) > 3
+    for image, twin in killed:
+        with harness(twin, image, OPTIONS) as filesystem:
+            assert "a" not in [
+                name for folder in names(filesystem, "/") for name in names(filesystem, f"/{folder}")
+            ]
+            settle(filesystem)
+        assert not {"d/a", "e/a"} & {*keys(twin)}
+
+
+def test_a_folder_is_renamed_again_whose_marker_was_refused(refused: FileSystem, store: MemoryStore) -> None:
+    """What has the name of the marker is another client's, and stays."""
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+    halt = Halt(store, "copy")
+    hold = store.hook
+    assert hold is not None
+
+    def refuse_marker(method: str, subject: str) -> None:
+        hold(method, subject)
+        if (method, subject) == ("copy", "box/d"):
+            foreign(store, "e", b"theirs")
+            raise AccessDenied("no")
+
+    store.hook = refuse_marker
+    refused.rename("/d", "/e")
+    with ThreadPoolExecutor(1) as pool:
+        renaming = pool.submit(refused.rename, "/e", "/f")
+        wait_until(lambda: refused.services.journal._scheduler._waiters > 0)
+        halt.go_on()
+        renaming.result(20)
+    settle(refused)
+    assert body(store, "e") == b"theirs"
+    refused.refresh()
+    assert names(refused, "/f") == ["a", "b", "c", "sub"]
+    assert read(refused, "/e") == b"theirs"

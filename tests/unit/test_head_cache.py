@@ -15,6 +15,8 @@ from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.paths import Folder
 from swiftfs.store.protocol import Headers
 
+pytestmark = pytest.mark.store(MemoryStore, "box", "parts")
+
 MANY = 10_000
 
 
@@ -229,11 +231,6 @@ def test_many_threads_write_and_read(path: Path) -> None:
     memory.close()
     assert missed == []
     assert len(recall(path, [state(number) for number in range(8000)])) == 8000
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", "parts")
 
 
 @pytest.fixture

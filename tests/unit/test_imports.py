@@ -3,10 +3,9 @@
 import ast
 import functools
 import graphlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 import swiftfs
 
@@ -72,22 +71,33 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_syntax_trees_are_left() -> Iterator[None]:
-    """Forget the syntax trees of all modules, which take 60 MiB, after the tests of this file."""
-    yield
-    nodes.cache_clear()
+@dataclass(frozen=True)
+class Facts:
+    """What the tests ask about a file; its syntax tree, of which all take 60 MiB, is not kept."""
+
+    has_docstring: bool
+    imports: tuple[str, ...]
+    """All that it imports, as full names."""
+    times: frozenset[str]
+    """The names behind `time.`."""
 
 
 @functools.cache
-def nodes(path: Path) -> tuple[ast.AST, ...]:
-    """Return the nodes of a file's syntax tree, the module first."""
-    return tuple(ast.walk(ast.parse(path.read_text())))
+def facts(path: Path) -> Facts:
+    """Read a file."""
+    module = ast.parse(path.read_text())
+    nodes = list(ast.walk(module))
+    times = {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
+    }
+    return Facts(bool(ast.get_docstring(module)), tuple(imports(path, nodes)), frozenset(times))
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield all that a file imports, as full names."""
-    for node in nodes(path):
+def imports(path: Path, nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Yield all that the nodes of a file import."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -98,7 +108,7 @@ def imports(path: Path) -> Iterator[str]:
 
 def own_imports(path: Path) -> Iterator[str]:
     """Yield all that a file imports from swiftfs, as names below it."""
-    for name in imports(path):
+    for name in facts(path).imports:
         package, _, rest = name.partition(".")
         if package == "swiftfs" and rest not in {"", "__version__"}:
             yield rest
@@ -135,7 +145,7 @@ def test_folders_of_one_layer_do_not_import_each_other() -> None:
 def test_a_library_has_one_owner() -> None:
     def foreign(path: Path) -> list[str]:
         folder = module_name(path).partition(".")[0]
-        return [name for name in imports(path) if OWNERS.get(name.partition(".")[0], folder) != folder]
+        return [name for name in facts(path).imports if OWNERS.get(name.partition(".")[0], folder) != folder]
 
     assert offences(foreign) == {}
 
@@ -144,26 +154,14 @@ def test_there_is_one_clock() -> None:
     def clocks(path: Path) -> set[str]:
         if module_name(path) == "concurrency":
             return set()
-        used = {
-            node.attr
-            for node in nodes(path)
-            if isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name)
-            and node.value.id == "time"
-        }
-        taken = {name.removeprefix("time.") for name in imports(path) if name.startswith("time.")}
-        return (used | taken) & CLOCKS
+        taken = {name.removeprefix("time.") for name in facts(path).imports if name.startswith("time.")}
+        return (taken | facts(path).times) & CLOCKS
 
     assert offences(clocks) == {}
 
 
 def test_a_module_has_a_docstring() -> None:
-    def lacks_docstring(path: Path) -> bool:
-        module = nodes(path)[0]
-        assert isinstance(module, ast.Module)
-        return not ast.get_docstring(module)
-
-    assert offences(lacks_docstring) == {}
+    assert offences(lambda path: not facts(path).has_docstring) == {}
 
 
 def test_no_modules_import_each_other() -> None:

@@ -23,11 +23,6 @@ SETTLINGS = ["", "settle=60"]
 """A file is stored when close() returns, or is pending; then a rename only changes the journal."""
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
 @pytest.fixture(params=SETTLINGS)
 def filesystem(store: MemoryStore, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FileSystem]:
     with harness(store, tmp_path, request.param) as built:

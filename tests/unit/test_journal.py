@@ -4,7 +4,7 @@ import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -25,13 +25,6 @@ from swiftfs.posix.filesystem import FileSystem
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    store = MemoryStore()
-    store.create_container("box")
-    return store
-
-
-@pytest.fixture
 def calls(store: MemoryStore) -> Counter[str]:
     """Count requests that change something."""
     counted: Counter[str] = Counter()
@@ -44,10 +37,7 @@ def calls(store: MemoryStore) -> Counter[str]:
     return counted
 
 
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path, NEVER) as filesystem:
-        yield filesystem
+pytestmark = pytest.mark.mount_options(NEVER)
 
 
 def test_close_sends_no_request(filesystem: FileSystem, store: MemoryStore, calls: Counter[str]) -> None:

@@ -12,13 +12,6 @@ from swiftfs.errors import Unavailable
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
 from swiftfs.posix.filesystem import FileSystem
 
-pytestmark = pytest.mark.mount_options("settle=1000")
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
 
 @pytest.mark.usual
 def test_flush_does_not_wait_for_a_server_that_does_not_answer(store: MemoryStore, tmp_path: Path) -> None:

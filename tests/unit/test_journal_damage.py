@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,16 +20,7 @@ from swiftfs.journal.operations import Delete
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path, NEVER) as filesystem:
-        yield filesystem
+pytestmark = pytest.mark.mount_options(NEVER)
 
 
 @pytest.mark.parametrize("damage", ["header", "truncated", "text"])

@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,16 +22,7 @@ from swiftfs.store.protocol import Headers
 OWN_TYPE = "text/plain;mtime=1700000000.000000001;mode=0100640;uid=0;gid=0"
 
 
-@pytest.fixture
-def store() -> LaggingStore:
-    return LaggingStore("box")
-
-
-@pytest.fixture
-def filesystem(store: LaggingStore, tmp_path: Path) -> Iterator[FileSystem]:
-    """A mount that keeps no listing."""
-    with harness(store, tmp_path, "ttl=0") as mounted:
-        yield mounted
+pytestmark = [pytest.mark.store(LaggingStore, "box"), pytest.mark.mount_options("ttl=0")]
 
 
 def own(store: MemoryStore, key: str, data: bytes) -> None:

@@ -13,24 +13,26 @@ from threading import Event
 import pytest
 
 from support.edited_file import CHANGES, Edited
-from support.harness import copy_live, harness, read, write
+from support.harness import ME, copy_live, harness, read, write
+from support.harness import change as edit
 from support.jobs import wait_until
 from support.late_store import LateStore, away, killed
+from support.memory_store import MemoryStore
 from support.noise import noise
 from support.stored_objects import body, foreign, keys, segments_of, ten_minutes_later
 from support.upload_rig import Writer
 from swiftfs.errors import PreconditionFailed
+from swiftfs.filecache.upload_record import UploadRecord
+from swiftfs.objects import Manifest
 from swiftfs.posix.filesystem import FileSystem
 
-pytestmark = pytest.mark.usefixtures("no_retries")  # readers come before them
+pytestmark = [
+    pytest.mark.usefixtures("no_retries"),  # readers come before them
+    pytest.mark.store(LateStore, "box", "box_segments"),
+]
 
 OPTIONS = "settle=0.01,segment_size=1M"
 SIZES = {"60 KB": 60_000, "3.5 MB": 3_500_000}
-
-
-@pytest.fixture
-def store() -> LateStore:
-    return LateStore("box", "box_segments")
 
 
 def watch(store: LateStore, *, lands: bool = True, lost: Callable[[], object] = lambda: None) -> None:
@@ -184,6 +186,90 @@ def test_a_file_renamed_before_it_was_stored(
         CHANGES[change](file, 2)
         assert read(filesystem, "/file") == file.model
     assert_stored(store, file.model)
+
+
+NEXT: dict[str, Callable[[FileSystem], object]] = {
+    "write": lambda filesystem: write(filesystem, "/file", b"newer"),
+    "append": lambda filesystem: edit(filesystem, "/file", 0, b"newer"),
+    "chmod": lambda filesystem: filesystem.chmod("/file", 0o600),
+    "unlink": lambda filesystem: filesystem.unlink("/file"),
+    "rename": lambda filesystem: filesystem.rename("/file", "/other"),
+}
+
+
+@pytest.mark.parametrize("then", NEXT)
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_large_file_was_cut_before_a_kill(store: LateStore, tmp_path: Path, size: int, then: str) -> None:
+    """What is stored now proves that its segments are needed no more, until that is changed too."""
+    data = stored(store, tmp_path, "3.5 MB")
+    with killed_at_upload(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
+        filesystem.truncate("/file", size)
+    assert body(store, "file") == data[:size]
+    with harness(store, tmp_path / "image", OPTIONS) as filesystem:
+        NEXT[then](filesystem)
+    ten_minutes_later(store, tmp_path / "image")
+    assert keys(store, "box_segments") == []
+
+
+@pytest.mark.parametrize("then", NEXT)
+def test_a_segment_of_the_next_upload_begins_before_the_end_of_this_one_is_recorded(
+    store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """Its row in the journal says that the manifest without a record of its answer is ours."""
+    cache, image, twin = folder(tmp_path, "second"), tmp_path / "image", MemoryStore("box", "box_segments")
+    answered = UploadRecord.answered
+
+    def answered_and_killed(record: UploadRecord, manifest: Manifest | None) -> bool:
+        found = answered(record, manifest)
+        if body(store, "file") == model:
+            record.begin_segment("0000000000000")
+            copy_live(cache, image)
+            for name, container in store._containers.items():
+                twin._containers[name].objects.update(container.objects)
+        return found
+
+    model = noise(SIZES["3.5 MB"])
+    with harness(store, cache, OPTIONS) as filesystem:
+        write(filesystem, "/file", model)
+        wait_until(lambda: not filesystem.waiting())
+        monkeypatch.setattr(UploadRecord, "answered", answered_and_killed)
+        model += b"newer"
+        edit(filesystem, "/file", SIZES["3.5 MB"], b"newer")
+        wait_until(lambda: not filesystem.waiting())
+    monkeypatch.undo()
+    with harness(twin, image, OPTIONS) as filesystem:
+        NEXT[then](filesystem)
+    ten_minutes_later(twin, image)
+    named = {name for key in keys(twin) for name in segments_of(twin, key)}
+    assert set(keys(twin, "box_segments")) == named
+
+
+@pytest.mark.parametrize("then", NEXT)
+def test_a_patch_without_an_answer_is_followed(store: LateStore, tmp_path: Path, then: str) -> None:
+    stored(store, tmp_path, "3.5 MB")
+    with harness(store, folder(tmp_path, "second"), OPTIONS) as filesystem:
+        watch(store)
+        edit(filesystem, "/file", 2_000_000, b"newer")
+        wait_until(lambda: store.hook is away and all(one.reason for one in filesystem.waiting()))
+        store.hook = None
+        NEXT[then](filesystem)
+    ten_minutes_later(store, tmp_path / "second")
+    named = {name for key in keys(store) for name in segments_of(store, key)}
+    assert set(keys(store, "box_segments")) == named
+
+
+def test_a_link_had_replaced_a_large_file_before_a_kill(store: LateStore, tmp_path: Path) -> None:
+    stored(store, tmp_path, "3.5 MB")
+    waits = OPTIONS.replace("settle=0.01", "settle=1000")
+    with killed_at_upload(store, folder(tmp_path, "second"), tmp_path / "image", waits) as filesystem:
+        filesystem.symlink("target", "/link", ME)
+        filesystem.rename("/link", "/file")
+        filesystem.services.journal.flush_all()
+    assert body(store, "file") == b"target"
+    with harness(store, tmp_path / "image", OPTIONS) as filesystem:
+        assert filesystem.readlink("/file") == "target"
+    ten_minutes_later(store, tmp_path / "image")
+    assert keys(store, "box_segments") == []
 
 
 @pytest.mark.matrix(7)

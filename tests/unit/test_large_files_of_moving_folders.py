@@ -26,9 +26,7 @@ OPTIONS = "segment_size=1M"
 SIZE = 3 * MIB + 1000
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", "box_segments")
+pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 
 
 @pytest.fixture

@@ -29,11 +29,6 @@ class ClosingFiles(OpenFiles):
         return found
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
 def closing(filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch, path: str, flags: int) -> int:
     """Open a file, which is closed when the next call has found it; return its handle."""
     opened = filesystem.services.open_files

@@ -11,6 +11,7 @@ from support.harness import ME, harness, put, read, write
 from support.jobs import wait_until
 from support.late_store import (
     FILE,
+    LATE,
     OPTIONS,
     LateStore,
     late,
@@ -29,7 +30,7 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.ambiguous import Effect
 from swiftfs.store.protocol import Headers
 
-pytest_plugins = ["support.late_fixtures"]
+pytestmark = LATE
 
 MIB = 1024 * 1024
 

@@ -7,7 +7,7 @@ import pytest
 
 from support.harness import ME, harness
 from support.interrupted_moves import leave
-from support.late_store import OPTIONS, LateStore, late, look, settle, store_file
+from support.late_store import LATE, OPTIONS, LateStore, late, look, settle, store_file
 from support.noise import OLD
 from support.stored_objects import body, foreign, keys, ten_minutes_later
 from swiftfs.errors import StoreError
@@ -15,7 +15,7 @@ from swiftfs.journal.moves import Unmoved
 from swiftfs.journal.operations import MovedObject, MoveFolder
 from swiftfs.posix.filesystem import FileSystem
 
-pytest_plugins = ["support.late_fixtures"]
+pytestmark = LATE
 
 MIB = 1024 * 1024
 

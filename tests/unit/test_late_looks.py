@@ -18,6 +18,7 @@ from support.harness import LEFT, ME, change, copy_live, harness, put, read, wri
 from support.jobs import wait_until
 from support.late_store import (
     FILE,
+    LATE,
     LateStore,
     heads,
     late,
@@ -35,7 +36,7 @@ from swiftfs.journal.late_requests import LOOKS
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
-pytest_plugins = ["support.late_fixtures"]
+pytestmark = LATE
 
 MIB = 1024 * 1024
 
@@ -47,7 +48,7 @@ class Gate(NamedTuple):
     open: threading.Event
 
 
-def test_the_looks_are_few_and_end(store: LateStore, filesystem: FileSystem, tmp_path: Path) -> None:
+def test_the_looks_are_few_and_end(store: LateStore, filesystem: FileSystem, cache: Path) -> None:
     store.lose("put", "file")
     store_file(filesystem, b"old")
     store_file(filesystem, b"new")
@@ -57,7 +58,7 @@ def test_the_looks_are_few_and_end(store: LateStore, filesystem: FileSystem, tmp
         look(filesystem, seconds + 1)
     assert heads(store) == len(LOOKS)
     assert late(filesystem).counts().watched == 0
-    wait_until(lambda: recorded(tmp_path) == 0)
+    wait_until(lambda: recorded(cache) == 0)
 
 
 def test_of_a_name_that_is_watched_no_more_nothing_is_kept(store: LateStore, filesystem: FileSystem) -> None:

@@ -9,6 +9,7 @@ import pytest
 from support.harness import ME, copy_live, harness, read, write
 from support.interrupted_moves import leave, refusals, row_of
 from support.late_store import (
+    LATE,
     OPTIONS,
     LateStore,
     kill_during,
@@ -29,7 +30,7 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store import ambiguous
 from swiftfs.store.protocol import Headers
 
-pytest_plugins = ["support.late_fixtures"]
+pytestmark = LATE
 
 MIB = 1024 * 1024
 TARGET = ObjectName("box", "b")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from support.harness import ANY_END, ME, copy_live, harness
-from support.late_store import OPTIONS, LateStore, away, look, remove, settle, store_file
+from support.late_store import LATE, OPTIONS, LateStore, away, look, remove, settle, store_file
 from support.stored_objects import body, keys
 from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.posix.filesystem import FileSystem
 
-pytest_plugins = ["support.late_fixtures"]
+pytestmark = LATE
 
 MIB = 1024 * 1024
 

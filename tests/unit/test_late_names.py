@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 
 from support.harness import ME, change, names, read, write
-from support.late_store import FILE, LateStore, late, look, remove, settle, store_file
+from support.late_store import FILE, LATE, LateStore, late, look, remove, settle, store_file
 from support.stored_objects import body, foreign, keys
 from swiftfs.journal import late_requests
 from swiftfs.objects import ObjectName
 from swiftfs.paths import join
 from swiftfs.posix.filesystem import FileSystem
 
-pytest_plugins = ["support.late_fixtures"]
+pytestmark = LATE
 
 MIB = 1024 * 1024
 

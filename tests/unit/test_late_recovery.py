@@ -8,11 +8,11 @@ import pytest
 
 from support.harness import ME, harness, put, write
 from support.jobs import wait_until
-from support.late_store import FILE, OPTIONS, LateStore, kill_during, late, look, settle, store_file
+from support.late_store import FILE, LATE, OPTIONS, LateStore, kill_during, late, look, settle, store_file
 from support.stored_objects import body, keys
 from swiftfs.posix.filesystem import FileSystem
 
-pytest_plugins = ["support.late_fixtures"]
+pytestmark = LATE
 
 MIB = 1024 * 1024
 

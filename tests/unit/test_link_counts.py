@@ -1,6 +1,5 @@
 """A folder's link count, `st_nlink`: two, and one for each folder in it, where its listing is in memory."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,8 @@ from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, foreign
 from swiftfs.objects import Limits
 from swiftfs.posix.filesystem import FileSystem
+
+pytestmark = pytest.mark.mount_options(NEVER)
 
 
 def filled(store: MemoryStore) -> MemoryStore:
@@ -22,12 +23,6 @@ def filled(store: MemoryStore) -> MemoryStore:
 @pytest.fixture
 def store() -> MemoryStore:
     return filled(MemoryStore("box"))
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path, NEVER) as built:
-        yield built
 
 
 def links_once_read(filesystem: FileSystem, path: str) -> int:

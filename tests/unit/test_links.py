@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,15 +21,7 @@ MIB = 1024 * 1024
 COPY = f"hardlinks=copy,segment_size=1M,{NEVER}"
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path, COPY) as built:
-        yield built
+pytestmark = pytest.mark.mount_options(COPY)
 
 
 def fails(filesystem: FileSystem, old: str, new: str) -> int:

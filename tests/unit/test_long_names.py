@@ -2,12 +2,11 @@
 
 import errno
 import stat
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from support.harness import ME, change, harness, listed, read, write
+from support.harness import ME, change, listed, read, write
 from support.memory_store import MemoryStore
 from support.stored_objects import foreign, keys
 from swiftfs.posix.filesystem import FileSystem
@@ -22,17 +21,6 @@ MAKERS: list[Callable[[FileSystem, str], object]] = [
     lambda filesystem, path: filesystem.rename("/file", path),
     lambda filesystem, path: filesystem.rename("/folder", path),
 ]
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path) as built:
-        yield built
 
 
 def test_programs_are_told_the_limit(filesystem: FileSystem) -> None:

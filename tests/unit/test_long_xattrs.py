@@ -1,7 +1,6 @@
 """Xattrs that are longer than a header may be: they are stored in parts, as far as the server allows."""
 
 import errno
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,6 @@ from swiftfs.store.wire.object_headers import to_wire
 
 LONGEST = 256
 OTHER = {"note2": "another's", "note.0": "x", "note%25": "y"}
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path) as built:
-        yield built
 
 
 @given(st.binary(max_size=1000), st.integers(1, 30))

@@ -24,9 +24,7 @@ OPTIONS = "segment_size=1M,settle=1000"
 NAME = ObjectName("box", "file")
 
 
-@pytest.fixture
-def store() -> LateStore:
-    return LateStore("box")
+pytestmark = pytest.mark.store(LateStore, "box")
 
 
 def cache(folder: Path, name: str) -> Path:

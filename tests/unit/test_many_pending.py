@@ -142,8 +142,3 @@ def test_a_pending_entry_equals_its_later_listing(media_type: str, stored: Store
     listed = file_entry("file", name.container, row, defaults)
     assert promised.meta is not None
     assert promised == replace(listed, etag="", is_slo=None, complete=True, meta=promised.meta)
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")

@@ -1,7 +1,6 @@
 """The Content-Type of a file is that of its final name, unless another client chose it."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,7 @@ NAMES = [("page.part", "page.html"), (".page.css.Xy12", "page.css"), ("sedAbC", 
 OWN_LARGE = "segment_size=1048576"
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path, NEVER) as built:
-        yield built
+pytestmark = pytest.mark.mount_options(NEVER)
 
 
 def type_of(store: MemoryStore, key: str) -> str:

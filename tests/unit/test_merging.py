@@ -39,7 +39,11 @@ CHANGED = Headers("application/directory", {"mode": "0700"})
     ("earlier", "later", "merged"),
     [
         (FRESH, Delete(NAME, is_slo=False), ()),
-        (OVER, Delete(NAME, is_slo=False), (Delete(NAME, is_slo=True, etag="e"),)),
+        (
+            OVER,
+            Delete(NAME, is_slo=False),
+            (Delete(NAME, is_slo=True, etag="e", superseded_segments=GARBAGE),),
+        ),
         (FRESH, LATER, (PutFile(NAME, OTHER, NEW, creates=True),)),
         (
             OVER,

@@ -24,11 +24,6 @@ SHORT = 0.05
 """Seconds after which a call that has not returned counts as waiting."""
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
 @pytest.fixture(params=["sync", "settle=0.05"])
 def filesystem(store: MemoryStore, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FileSystem]:
     for key in ("d/x", "d/sub/y"):

@@ -40,9 +40,7 @@ class LaggingStore(MemoryStore):
         return Page(tuple(sorted(rows, key=lambda row: row.key)), page.subdirs, page.marker, page.last)
 
 
-@pytest.fixture
-def store() -> LaggingStore:
-    return LaggingStore("box")
+pytestmark = pytest.mark.store(LaggingStore, "box")
 
 
 @pytest.fixture

@@ -45,9 +45,7 @@ class RefusingStore(MemoryStore):
         return str(name).startswith(self.where)
 
 
-@pytest.fixture
-def store() -> RefusingStore:
-    return RefusingStore("box", "box_segments")
+pytestmark = pytest.mark.store(RefusingStore, "box", "box_segments")
 
 
 @pytest.fixture(params=["sync", "settle=0.05"])

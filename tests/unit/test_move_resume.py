@@ -25,11 +25,6 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
 def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = False) -> MoveFolder:
     """Return the move of `d` to `e` as a crash leaves it; if `recorded`, with all objects that move."""
     rows = store.list_page("box", prefix="d/").rows

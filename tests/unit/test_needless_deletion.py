@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,16 +18,7 @@ from swiftfs.journal.tasks import Task, Waiting
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path, NEVER) as filesystem:
-        yield filesystem
+pytestmark = pytest.mark.mount_options(NEVER)
 
 
 class Gate:

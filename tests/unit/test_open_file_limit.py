@@ -54,6 +54,7 @@ def all_open(filesystem: FileSystem) -> Iterator[list[int]]:
         yield handles
 
 
+@pytest.mark.usual
 def test_thousands_of_files_that_wait_need_no_descriptor(tmp_path: Path) -> None:
     store = MemoryStore("box")
     with harness(store, tmp_path, NEVER) as filesystem:

@@ -5,11 +5,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from support.harness import ME, change, harness, listed, put, write
+from support.harness import ME, change, listed, put, write
 from support.memory_store import MemoryStore
 from swiftfs.errors import NotFound, StoreError, Unavailable
 from swiftfs.objects import Limits, ObjectName
@@ -20,15 +19,7 @@ PAGE = 50
 FILE = Headers("text/plain;mode=0100644")
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", limits=Limits(listing=PAGE))
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path) as built:
-        yield built
+pytestmark = pytest.mark.store(MemoryStore, "box", limits=Limits(listing=PAGE))
 
 
 def fill(store: MemoryStore, count: int, form: str = "folder/{:05d}") -> list[str]:

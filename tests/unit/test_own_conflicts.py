@@ -17,9 +17,7 @@ MIB = 1024 * 1024
 OPTIONS = "segment_size=1M,settle=1000,conflict=keep"
 
 
-@pytest.fixture
-def store() -> LateStore:
-    return LateStore("box", "box_segments")
+pytestmark = pytest.mark.store(LateStore, "box", "box_segments")
 
 
 def nothing(_filesystem: FileSystem, data: bytes) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.fresh_folders import (
+    FRESH_FOLDERS,
     LARGE,
     OPTIONS,
     Images,
@@ -29,7 +30,7 @@ from swiftfs.journal.moves import Unmoved
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
-pytest_plugins = ["support.fresh_fixtures"]
+pytestmark = FRESH_FOLDERS
 
 AT_ONCE = 4
 """Changes that are stored at once with `uploads=1`."""

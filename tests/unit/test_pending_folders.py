@@ -12,6 +12,7 @@ import pytest
 import swiftfs
 from support.call_work import work_of
 from support.fresh_folders import (
+    FRESH_FOLDERS,
     LARGE,
     OPTIONS,
     TREE,
@@ -32,7 +33,14 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
 from swiftfs.posix.filesystem import FileSystem
 
-pytest_plugins = ["support.fresh_fixtures"]
+pytestmark = FRESH_FOLDERS
+
+
+@pytest.fixture
+def filesystem(filesystem: FileSystem) -> FileSystem:
+    """A file system that knows the names in its root."""
+    names(filesystem, "/")
+    return filesystem
 
 
 def test_a_folder_that_swift_does_not_have_costs_no_request(

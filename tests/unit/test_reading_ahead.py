@@ -58,6 +58,7 @@ def read_part(content: CachedFile, body: bytes, offsets: Sequence[int]) -> None:
         assert read(content, offset, BLOCK) == body[offset : offset + BLOCK]
 
 
+@pytest.mark.usual
 @pytest.mark.matrix(3)
 @pytest.mark.parametrize("size", [18 * MIB, 32 * MIB + BLOCK // 2, 50 * MIB + 5])
 @pytest.mark.parametrize("read_ahead", [32 * MIB, 8 * MIB, 4 * MIB + 12345])
@@ -74,6 +75,7 @@ def test_every_byte_is_downloaded_once(
     assert rig.gets() <= 10 + size // (read_ahead // 2 - BLOCK)
 
 
+@pytest.mark.usual
 def test_four_readers_of_a_quarter_each_download_every_byte_once(
     build_slow: Callable[[int], CacheRig],
 ) -> None:

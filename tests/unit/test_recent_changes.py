@@ -32,16 +32,7 @@ LARGE = bytes(range(256)) * 8192
 Mounting = Callable[[], AbstractContextManager[FileSystem]]
 
 
-@pytest.fixture
-def store() -> LaggingStore:
-    return LaggingStore("box", "box_segments")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    return folder
+pytestmark = pytest.mark.store(LaggingStore, "box", "box_segments")
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 import os
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from support.edited_file import Gate
-from support.harness import ME, change, copy_live, harness, names, put, read, write
+from support.harness import ME, SHORT_RETRIES, change, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.late_store import LateStore
 from support.memory_store import MemoryStore
@@ -23,18 +24,21 @@ PUTS = ("put", "put_manifest")
 DATA = {"small": b"data", "large": os.urandom(3_000_000)}
 
 
-@pytest.fixture
-def store() -> LateStore:
-    return LateStore("box", "box_segments")
+pytestmark = pytest.mark.store(LateStore, "box", "box_segments")
 
 
-def parked(filesystem: FileSystem) -> list[str]:
-    """Try all changes; return the paths of those that are parked, which are all that are left.
+def try_all(filesystem: FileSystem) -> None:
+    """Try all changes once; return when nothing is being sent any more.
 
-    What else was being sent has ended: a segment may be sent still when another one was refused.
+    A segment may be sent still when another one was refused, and that would end the next attempt.
     """
     flush(filesystem)
     wait_until(lambda: not uploading(filesystem))
+
+
+def parked(filesystem: FileSystem) -> list[str]:
+    """Try all changes; return the paths of those that are parked, which are all that are left."""
+    try_all(filesystem)
     assert {one.state for one in filesystem.waiting()} <= {"parked"}
     return [one.path for one in filesystem.waiting()]
 
@@ -165,7 +169,7 @@ def test_the_object_of_the_old_name_is_deleted_after_the_new_one_is_stored(
         refuse(store, QuotaExceeded, *PUTS)
         assert parked(filesystem) == ["/file"]
         filesystem.rename("/file", "/new")
-        flush(filesystem)
+        try_all(filesystem)
         assert body(store, "file") == DATA[old]
         store.hook = None
         assert parked(filesystem) == []
@@ -208,8 +212,12 @@ def test_a_file_that_may_be_stored_in_spite_of_a_refusal_is_moved(
     is_stored(store, "/new", b"data")
 
 
-def test_a_manifest_that_comes_to_stand_after_a_refusal_is_found(store: LateStore, tmp_path: Path) -> None:
+def test_a_manifest_that_comes_to_stand_after_a_refusal_is_found(
+    store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The refusal is about the file stored whole; before it, the manifest of the changes had no answer."""
+    # The lost request is sent again within the same attempt, however busy the machine is.
+    monkeypatch.setattr("support.harness.SHORT_RETRIES", replace(SHORT_RETRIES, deadline=60.0))
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", DATA["large"])
         assert parked(filesystem) == []

@@ -28,13 +28,6 @@ def store() -> LaggingStore:
     return store
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    return folder
-
-
 def is_quiet(filesystem: FileSystem) -> bool:
     return not filesystem.waiting()
 

@@ -21,11 +21,6 @@ HIDDEN = "/d/.fuse_hidden0000000100000002"
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
-@pytest.fixture
 def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
     foreign(store, "d/file", OLD)
     with harness(store, tmp_path, "sync,read_ahead=0,ttl=0") as built:

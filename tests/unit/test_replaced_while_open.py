@@ -16,13 +16,6 @@ from swiftfs.filecache.block_map import BLOCK
 from swiftfs.objects import ObjectName, PageUse
 from swiftfs.posix.filesystem import FileSystem
 
-pytestmark = pytest.mark.mount_options("settle=0.2,ttl=1,read_ahead=0")
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
 
 @pytest.fixture
 def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:

@@ -26,9 +26,7 @@ LARGE = 3_500_000
 SIZES = {"small": 10_000, "blocks": 900_000, "large": LARGE}
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", "box_segments")
+pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 
 
 def settled(filesystem: FileSystem) -> None:

@@ -25,9 +25,7 @@ SEGMENTS = "file/"
 DATA = noise(3_500_000)
 
 
-@pytest.fixture
-def store() -> LateStore:
-    return LateStore("box", "box_segments")
+pytestmark = pytest.mark.store(LateStore, "box", "box_segments")
 
 
 @pytest.fixture

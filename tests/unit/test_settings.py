@@ -15,6 +15,7 @@ from swiftfs.config.sources import Setting, build_options, from_environment, fro
 from swiftfs.errors import ConfigurationError
 
 SAMPLES = {
+    "FOLDER=AGE;…": "logs/=90d",
     "": "yes",
     "SIZE": "128M",
     "SECONDS": "7",

@@ -1,12 +1,11 @@
 """Other clients see a file as it was at a close, or when an upload began: never a mixture of two states."""
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from support.harness import harness, put, write
+from support.harness import put, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body
@@ -36,15 +35,7 @@ class SeenStore(MemoryStore):
         return info
 
 
-@pytest.fixture
-def store() -> SeenStore:
-    return SeenStore("box")
-
-
-@pytest.fixture
-def filesystem(store: SeenStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path, OPTIONS) as filesystem:
-        yield filesystem
+pytestmark = [pytest.mark.store(SeenStore, "box"), pytest.mark.mount_options(OPTIONS)]
 
 
 def cut(filesystem: FileSystem) -> None:

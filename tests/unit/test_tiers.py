@@ -1,10 +1,11 @@
 """Which tests are usual, fast and slow."""
 
+import random
 from pathlib import Path
 
 import pytest
 
-from support.tiers import FAST_CASES, TESTS, spread
+from support.tiers import FAST_CASES, TESTS, sample, spread
 
 FOLDERS = {"unit", "contract", "simulation", "mounted", "faults", "system"}
 
@@ -21,6 +22,14 @@ def test_of_a_matrix_some_cases_are_kept(kept: int) -> None:
 
 def test_of_one_parameter_the_first_and_the_last_value_are_kept() -> None:
     assert spread([{"seed": seed} for seed in range(12)], 3) == {0, 5, 11}
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_a_seed_chooses_a_third_of_the_slow_cases_and_others_the_rest(count: int) -> None:
+    samples = [sample(count, random.Random(f"{seed}")) for seed in range(30)]
+    assert samples[0] == sample(count, random.Random("0"))
+    assert {len(one) for one in samples} == {max(1, -(-count // 3))}
+    assert set().union(*samples) == set(range(count))
 
 
 def test_every_test_lies_in_a_folder_of_its_kind(request: pytest.FixtureRequest) -> None:

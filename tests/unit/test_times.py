@@ -25,15 +25,7 @@ OLD = 10**18
 Act = Callable[[FileSystem], object]
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box")
-
-
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path, NEVER) as built:
-        yield built
+pytestmark = pytest.mark.mount_options(NEVER)
 
 
 @contextmanager

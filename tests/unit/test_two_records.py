@@ -19,10 +19,7 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
 from swiftfs.store.object_meta import ObjectMeta
 
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", "box_segments")
+pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 
 
 def dirty(*blocks: int) -> Blocks:

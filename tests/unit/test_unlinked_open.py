@@ -1,12 +1,10 @@
 """A file that is unlinked while it is open and partly downloaded: its object is deleted at the last close."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from support.harness import get, harness, names, read
+from support.harness import get, names, read
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import LARGE
@@ -33,10 +31,7 @@ def store() -> MemoryStore:
     return store
 
 
-@pytest.fixture
-def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with harness(store, tmp_path, "ttl=0,read_ahead=0") as filesystem:
-        yield filesystem
+pytestmark = pytest.mark.mount_options("ttl=0,read_ahead=0")
 
 
 def open_and_unlink(filesystem: FileSystem) -> int:

@@ -1,0 +1,99 @@
+"""Changes that were given up, until a call or a report has named them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swiftfs.journal.operations import Move, MoveFolder, PutMarker, names_of
+from swiftfs.journal.tasks import Failure, Task
+from swiftfs.objects import ObjectName
+from swiftfs.paths import Folder
+
+MOST_KEPT = 10_000
+"""Refusals kept with their reasons; the rest are only counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A task that was given up, and its error; `shown` if the report of a flush has named it."""
+
+    task: Task
+    error: Failure
+    shown: bool = False
+
+    def is_about(self, name: ObjectName) -> bool:
+        """Return whether the change was about the object `name`."""
+        return name in names_of(self.task.operation)
+
+
+class Refusals:
+    """The changes that were given up and not reported yet. The journal's lock guards it."""
+
+    def __init__(self) -> None:
+        self._kept: list[Refusal] = []
+        self._more = self._more_shown = 0
+
+    def __len__(self) -> int:
+        return len(self._kept) + self._more
+
+    def add(self, task: Task, error: Failure) -> None:
+        """Record that a task was given up, except a move or a new folder, whose call raises the error."""
+        if not isinstance(task.operation, Move | MoveFolder | PutMarker):
+            self.keep(task, error)
+
+    def keep(self, task: Task, error: Failure) -> None:
+        """Record a given-up task whose error no call can raise, such as a move of an earlier mount."""
+        if len(self._kept) < MOST_KEPT:
+            self._kept.append(Refusal(task, error))
+        else:
+            self._more += 1
+
+    def kept(self) -> list[Refusal]:
+        """Return the refusals in their order, at most `MOST_KEPT`."""
+        return list(self._kept)
+
+    def forget(self, task: Task) -> None:
+        """Forget a task's refusal: the call that waited for the task raises the error."""
+        self._keep(lambda one: one.task is not task)
+
+    def forget_earlier(self, task: Task) -> None:
+        """Forget refusals of earlier changes of the same kind: this task has replaced them."""
+        if self._kept:
+            names, kind = names_of(task.operation), type(task.operation)
+            self._keep(lambda one: type(one.task.operation) is not kind or not any(map(one.is_about, names)))
+
+    def take(self, name: ObjectName) -> Failure | None:
+        """Return why the oldest refused change of `name` was given up, and forget it."""
+        return self._take(lambda one: one.is_about(name))
+
+    def take_below(self, folder: Folder) -> Failure | None:
+        """Return why the oldest refused change below `folder` was given up, and forget all of them there."""
+
+        def is_below(one: Refusal) -> bool:
+            names = names_of(one.task.operation)
+            return any(Folder(name.container, name.key).is_below(folder) for name in names)
+
+        error = first = self._take(is_below)
+        while first is not None:
+            first = self._take(is_below)
+        return error
+
+    def show(self) -> None:
+        """Record that the report of a flush has named the refusals; they stay until the next flush begins."""
+        self._kept = [Refusal(one.task, one.error, shown=True) for one in self._kept]
+        self._more_shown = self._more
+
+    def forget_shown(self) -> None:
+        """Forget the refusals that the report of an earlier flush has named."""
+        self._more -= self._more_shown
+        self._more_shown = 0
+        self._keep(lambda one: not one.shown)
+
+    def _take(self, fits: Callable[[Refusal], bool]) -> Failure | None:
+        for index, one in enumerate(self._kept):
+            # A move here is an earlier mount's: a caller of fsync(2) in this mount has not asked for it.
+            if fits(one) and not isinstance(one.task.operation, Move | MoveFolder):
+                return self._kept.pop(index).error
+        return None
+
+    def _keep(self, wanted: Callable[[Refusal], bool]) -> None:
+        self._kept = [one for one in self._kept if wanted(one)]

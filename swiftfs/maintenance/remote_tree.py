@@ -1,0 +1,172 @@
+"""A listing as a tree: files and folders in one order, also folders that only their children show.
+
+A file's position is its key, a folder's its key and a slash; folders come before files of the same position
+(the file `d/` is an object with bytes of that name). Positions are compared as texts, as Swift does.
+"""
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from swiftfs.concurrency import new_pool
+from swiftfs.errors import NotFound
+from swiftfs.filecache.segment_container import RCLONE_FOLDER
+from swiftfs.namespace.entry import is_marker, is_slash_marker
+from swiftfs.objects import ObjectName, Page, Row
+from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Source
+from swiftfs.store.paging import iter_containers, iter_pages
+from swiftfs.store.protocol import ObjectStore
+
+_OF_SEGMENTS = (f"{SEGMENTS_FOLDER}/", f"{RCLONE_FOLDER}/")
+
+Place = tuple[str, bool]
+"""A position, and whether it is that of a file: the order of both trees."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A file or folder in Swift; `row` is None for a folder without a marker.
+
+    If it is `unreadable`, only the name of its row is certain.
+    """
+
+    position: str
+    is_folder: bool
+    container: str
+    row: Row | None = None
+    unreadable: bool = False
+
+    @property
+    def place(self) -> Place:
+        """Its place in the order."""
+        return self.position, not self.is_folder
+
+    @property
+    def name(self) -> ObjectName:
+        """The object of a file, or a folder's marker."""
+        assert self.row is not None
+        return ObjectName(self.container, self.row.key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    row: Row
+    unreadable: bool
+
+
+def remote_tree(store: ObjectStore, source: Source, path: str = "") -> Iterator[Remote]:
+    """Yield all files and folders of a source in order, or those at and below a key in it.
+
+    Errors are those of `list_page`. Containers of segments are left out of an account.
+    """
+    if not source.is_account:
+        yield from _below(store, source, path, "")
+        return
+    wanted, _, rest = path.partition("/")
+    containers = [name for name in iter_containers(store) if not name.endswith(SEGMENTS_SUFFIX)]
+    for container in sorted(containers, key=lambda name: f"{name}/"):
+        if not path or container == wanted:
+            if not rest:
+                yield Remote(f"{container}/", True, container)
+            yield from _below(store, Source(container), rest, f"{container}/")
+
+
+def _below(store: ObjectStore, source: Source, path: str, base: str) -> Iterator[Remote]:
+    tree = _Tree(source, base)
+    if not path:
+        yield from tree.items(_rows(store, source.container, source.prefix))
+        return
+    tree.enter(path)
+    yield from tree.items(_at_and_below(store, source.container, source.prefix + path))
+
+
+def _at_and_below(store: ObjectStore, container: str, key: str) -> Iterator[_Listed]:
+    # Two listings: others whose names begin so may be between the object and what is below it.
+    page = store.list_page(container, prefix=key, limit=1)
+    yield from (_Listed(row, row.key in page.unreadable) for row in page.rows if row.key == key)
+    yield from _rows(store, container, f"{key}/")
+
+
+def _rows(store: ObjectStore, container: str, prefix: str) -> Iterator[_Listed]:
+    for page in _ahead(iter_pages(store, container, prefix)):
+        unreadable = frozenset(page.unreadable)
+        for row in page.rows:
+            yield _Listed(row, row.key in unreadable)
+
+
+def _ahead(pages: Iterator[Page]) -> Iterator[Page]:
+    """Yield the pages, each of which is requested while the one before it is used."""
+    with new_pool("listing", 1) as pool:
+        following = pool.submit(next, pages, None)
+        while (page := following.result()) is not None:
+            following = pool.submit(next, pages, None)
+            yield page
+
+
+class _Tree:
+    """Brings the rows of one container into the order of a tree."""
+
+    def __init__(self, source: Source, base: str) -> None:
+        self._source = source
+        self._base = base
+        self._cut = len(source.prefix)
+        # A marker `d` belongs before `d/…`: rows such as `d-0` are between the two.
+        self._markers: list[tuple[str, Row]] = []
+        self._entered = [base] if base else []
+
+    def enter(self, path: str) -> None:
+        """Record that the folders above `path` need not be yielded."""
+        self._entered += [self._base + folder for folder in folders_above(path)]
+
+    def items(self, rows: Iterable[_Listed]) -> Iterator[Remote]:
+        """Yield the tree of the rows."""
+        for one in rows:
+            key = one.row.key[self._cut :]
+            if not self._cut and key.startswith(_OF_SEGMENTS):
+                continue
+            position = self._base + key
+            if is_marker(one.row) and not one.unreadable and not key.endswith("/"):
+                heapq.heappush(self._markers, (f"{position}/", one.row))
+                continue
+            is_folder = not key or (key.endswith("/") and is_slash_marker(one.row))
+            yield from self._markers_up_to(position)
+            yield from self._at(position, is_folder, one.row, unreadable=one.unreadable)
+        yield from self._markers_up_to(None)
+
+    def _markers_up_to(self, position: str | None) -> Iterator[Remote]:
+        while self._markers and (position is None or self._markers[0][0] <= position):
+            marked, row = heapq.heappop(self._markers)
+            yield from self._at(marked, True, row)
+
+    def _at(self, position: str, is_folder: bool, row: Row, *, unreadable: bool = False) -> Iterator[Remote]:
+        container = self._source.container
+        while self._entered and not position.startswith(self._entered[-1]):
+            self._entered.pop()
+        above = self._entered[-1] if self._entered else ""
+        for folder in folders_above(position[:-1] if is_folder else position):
+            if len(folder) > len(above):
+                yield Remote(folder, True, container)
+                self._entered.append(folder)
+        if not is_folder:
+            yield Remote(position, False, container, row, unreadable)
+        elif position != (self._entered[-1] if self._entered else self._base):
+            # Two markers of one folder, and what only its children showed, are one folder.
+            yield Remote(position, True, container, row, unreadable)
+            self._entered.append(position)
+
+
+def folders_above(path: str) -> Iterator[str]:
+    """Yield the folders that contain `path`, each with its slash, the outermost first."""
+    end = path.find("/")
+    while end >= 0:
+        yield path[: end + 1]
+        end = path.find("/", end + 1)
+
+
+def still_listed(store: ObjectStore, name: ObjectName) -> bool:
+    """Return whether the listing still shows an object."""
+    try:
+        page = store.list_page(name.container, prefix=name.key, limit=1)
+    except NotFound:
+        return False
+    return any(row.key == name.key for row in page.rows)
