@@ -5,6 +5,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from itertools import chain
@@ -15,9 +16,9 @@ import click
 from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
-from swiftfs.cli.share import UNITS
 from swiftfs.cli.wording import complain, pluralize, spinner
 from swiftfs.concurrency import new_pool, unix_time
+from swiftfs.config.options import parse_age
 from swiftfs.control.places import Place, find_place
 from swiftfs.errors import ConfigurationError, printable
 from swiftfs.maintenance.restore import (
@@ -35,7 +36,6 @@ from swiftfs.objects import ObjectName, VersionRow
 from swiftfs.posix.versions import stored_at_ns
 from swiftfs.store.protocol import ObjectStore
 
-_AGE = re.compile(r"(\d{1,6})([mhdw])")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -76,8 +76,8 @@ def moment_of(text: str) -> int:
 
     A time without a zone is local, and a date is its midnight. `2d` is two days ago.
     """
-    if (age := _AGE.fullmatch(text)) is not None:
-        return int((unix_time() - int(age[1]) * UNITS[age[2]]) * 10**9)
+    with suppress(ValueError):
+        return int((unix_time() - parse_age(text)) * 10**9)
     try:
         # Python 3.10 does not read the Z.
         moment = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text)).astimezone()
