@@ -53,13 +53,17 @@ class ObjectVersion:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One object in a listing. `last_modified` is the listing's own text, UTC without a zone."""
+    """One object in a listing. `last_modified` is the listing's own text, UTC without a zone.
+
+    With `is_stripped` the parameters of the Content-Type are missing, and only a HEAD shows them.
+    """
 
     key: str
     size: int
     hash: str
     content_type: str
     last_modified: str
+    is_stripped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,3 +208,16 @@ def test_versions_stay_when_versioning_was_ended(
     current, first = versions(versioned_store, versioned_box)
     assert (current.version_id, current.is_latest, first.is_latest) == ("null", True, False)
     assert read(versioned_store, older(name, first))[0] == b"one"
+
+
+def test_a_listing_strips_the_content_type_until_a_post(
+    versioned_store: ObjectStore, versioned_box: str
+) -> None:
+    name = ObjectName(versioned_box, "file")
+    versioned_store.put(name, b"bytes", Headers(MODE))
+    (row,) = versioned_store.list_page(versioned_box).rows
+    assert (row.content_type, row.is_stripped) == ("text/plain", True)
+    assert versioned_store.head(name).content_type == MODE
+    versioned_store.post(name, Headers(MODE))
+    (row,) = versioned_store.list_page(versioned_box).rows
+    assert (row.content_type, row.is_stripped) == (MODE, False)

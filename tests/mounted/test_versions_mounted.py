@@ -90,6 +90,40 @@ def test_files_and_folders_are_renamed(mounted: Mount, connection: Connection, c
     assert [one.read_text() for one in older(mounted, "", "d/a")] == ["a"]
 
 
+def test_attributes_survive_a_new_mount(mounted: Mount, container: str) -> None:
+    """The listings of such a container lack the parameters of the Content-Type."""
+    (mounted.path / "file").write_text("text")
+    (mounted.path / "file").chmod(0o640)
+    os.utime(mounted.path / "file", ns=(5, 1_600_000_000_123_456_789))
+    (mounted.path / "new").write_text("text")
+    (mounted.path / "link").symlink_to("file")
+    os.mkfifo(mounted.path / "fifo", 0o600)
+    before = {one.name: shown(one) for one in mounted.path.iterdir()}
+    for empty_cache in (True, False):
+        mounted.remount(empty_cache=empty_cache)
+        with os.scandir(mounted.path) as found:
+            kinds = {one.name: (one.is_symlink(), one.is_file(follow_symlinks=False)) for one in found}
+        assert kinds == {
+            "fifo": (False, False),
+            "file": (False, True),
+            "link": (True, False),
+            "new": (False, True),
+        }
+        assert {one.name: shown(one) for one in mounted.path.iterdir()} == before
+        assert (mounted.path / "link").read_text() == "text"
+    mounted.swift.reset_requests()
+    mounted.remount(empty_cache=False)
+    assert {one.name: shown(one) for one in mounted.path.iterdir()} == before
+    heads = [one.path for one in mounted.swift.requests() if one.method == "HEAD"]
+    assert [path for path in heads if path.count("/") > 3] == []  # each was remembered
+
+
+def shown(path: Path) -> tuple[object, ...]:
+    status = path.lstat()
+    target = path.readlink() if path.is_symlink() else None
+    return status.st_mode, status.st_mtime_ns, status.st_size, status.st_ino, target
+
+
 @small_segments
 def test_a_large_version_reads_whole_whatever_happens_to_its_file(
     swift: SwiftServer, mounted: Mount, connection: Connection, container: str

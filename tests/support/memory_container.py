@@ -41,12 +41,16 @@ _DELETION = StoredObject(b"", Headers(DELETED_TYPE), 0)
 
 @dataclass
 class Container:
-    """Objects by their keys; of a container with versioning also all their versions, the oldest first."""
+    """Objects by their keys; of a container with versioning also all their versions, the oldest first.
+
+    `changed` are the keys whose headers were changed after they were stored.
+    """
 
     objects: dict[str, StoredObject] = field(default_factory=dict)
     versions: dict[str, list[tuple[str, StoredObject]]] = field(default_factory=dict)
     history: History = History.NONE
     is_versioned: bool = False
+    changed: set[str] = field(default_factory=set)
     quota_bytes: int | None = None
     quota_objects: int | None = None
     metadata: dict[str, str] = field(default_factory=dict)
@@ -55,6 +59,7 @@ class Container:
         """Store an object, and keep what was there before."""
         self._keep_unversioned(key)
         self.objects[key] = found
+        self.changed.discard(key)
         if self.is_versioned:
             self._kept(key).append((version_id_of(found.modified_ns), found))
 
@@ -71,6 +76,12 @@ class Container:
         if kept and kept[-1][1] is self.objects[key]:
             kept[-1] = kept[-1][0], found
         self.objects[key] = found
+        self.changed.add(key)
+
+    def is_stripped(self, key: str) -> bool:
+        """Return whether a listing shows an object without the parameters of its Content-Type."""
+        has_parameters = ";" in self.objects[key].headers.content_type
+        return key not in self.changed and self._is_kept(key) and has_parameters
 
     def version(self, key: str, version_id: str) -> StoredObject | None:
         """Return a version, `null` for an object that is none."""

@@ -398,7 +398,11 @@ class MemoryStore:
         )
 
     def _row(self, container: str, key: str) -> Row:
-        return self._row_of(key, self._containers[container].objects[key])
+        held = self._containers[container]
+        row = self._row_of(key, held.objects[key])
+        if not held.is_stripped(key):
+            return row
+        return replace(row, content_type=row.content_type.partition(";")[0], is_stripped=True)
 
     @staticmethod
     def _row_of(key: str, found: StoredObject) -> Row:

@@ -159,7 +159,9 @@ def _row(entry: dict[str, Any], subject: str, broken: dict[str, str]) -> Row:
         return Row(key, 0, "", "", time or "")
     if not time:
         broken[key] = "the time"
-    return Row(key, size, digest, content_type, time or "")
+    # In a container with versioning the row is that of a link to the version, until the next POST.
+    is_stripped = entry.get("version_symlink") is True and ";" not in content_type
+    return Row(key, size, digest, content_type, time or "", is_stripped)
 
 
 def _is_size(value: object) -> TypeGuard[int]:
