@@ -5,7 +5,7 @@ import pytest
 from support.stores import MODE, TEXT, md5, new_container, read
 from support.versions import set_versioning
 from swiftfs.attributes import parse_last_modified
-from swiftfs.errors import NotFound
+from swiftfs.errors import NotFound, PreconditionFailed
 from swiftfs.objects import History, Manifest, ObjectName, OlderName, Segment, VersionRow
 from swiftfs.store.paging import iter_versions
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -221,3 +221,13 @@ def test_a_listing_strips_the_content_type_until_a_post(
     versioned_store.post(name, Headers(MODE))
     (row,) = versioned_store.list_page(versioned_box).rows
     assert (row.content_type, row.is_stripped) == (MODE, False)
+
+
+def test_a_conditional_copy(versioned_store: ObjectStore, versioned_box: str) -> None:
+    name, target = ObjectName(versioned_box, "file"), ObjectName(versioned_box, "copy")
+    etag = versioned_store.put(name, b"bytes", Headers(MODE)).version.etag
+    assert versioned_store.copy(name, target, etag=etag).etag == etag
+    versioned_store.put(name, b"other", Headers(MODE))
+    with pytest.raises(PreconditionFailed):
+        versioned_store.copy(name, target, etag=etag)
+    assert read(versioned_store, target)[0] == b"bytes"

@@ -274,3 +274,20 @@ def test_segments_stay_while_swift_does_not_say_whether_it_keeps_versions(
         os.sync()
         swift.clear_faults()
         assert segment_names(connection, container) == before
+
+
+def test_copies_within_such_a_container(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    with Mount(swift, container, tmp_path, "segment_size=1M") as mounted:
+        data = os.urandom(2 * MIB + 5)
+        (mounted.path / "large").write_bytes(data)
+        (mounted.path / "small").write_text("small")
+        (mounted.path / "small").chmod(0o600)
+        words = ("cp", f"{container}/large", f"{container}/small", f"{container}/d/")
+        (mounted.path / "d").mkdir()
+        result = swiftfs(*words, environment=swift.environment())
+        assert result.returncode == 0, result
+        mounted.remount()
+        assert (mounted.path / "d" / "large").read_bytes() == data
+        assert (mounted.path / "d" / "small").stat().st_mode & 0o777 == 0o600
