@@ -266,6 +266,10 @@ FLUSH_ATTRIBUTE = "swift.flush"
 RETRY_ATTRIBUTE = "swift.retry"
 """Set on the mount's root, to any value, they start uploading all pending changes, or retry failed ones."""
 
+SET_ATTRIBUTE, SET_SEPARATOR = "swift.set", "\n"
+"""Read on the mount's root, with `name=value`s after it, each behind a separator, it changes options, and has
+those in force as JSON. It is read and not set because the kernel refuses that on a read-only mount."""
+
 REFRESH_ATTRIBUTE = "swift.refresh"
 """Setting it, to any value, drops the cached listings of a path and of everything below it."""
 

@@ -30,6 +30,8 @@ _THREADS = Path("/proc/self/task")
 class Rank(enum.IntEnum):
     """What each lock guards, in the order in which a thread may take them. See docs/concurrency.md."""
 
+    LIVE_OPTIONS = enum.auto()
+    """Which options are in force while some are changed."""
     FILE = enum.auto()
     """One open file (`OpenFile`): excludes writers while the file is handed in."""
     BARRIER = enum.auto()
@@ -80,6 +82,8 @@ class Rank(enum.IntEnum):
     """The requests whose answer was lost."""
     SERVER_LOAD = enum.auto()
     """How many uploads may run at once."""
+    THROTTLE = enum.auto()
+    """Whose turn it is under a limit that the user has set, and how much has passed."""
     COUNTERS = enum.auto()
     """The numbers of requests, by class."""
     SPACE = enum.auto()

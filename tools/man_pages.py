@@ -38,11 +38,11 @@ def command_page(main: click.Group) -> str:
     parts = [
         _head("swiftfs", 1, "use OpenStack Swift containers as a local folder"),
         _section("SYNOPSIS"),
-        *(_synopsis(name, command) for name, command in main.commands.items()),
+        *(_synopsis(name, command) for name, command in _commands(main)),
         _section("DESCRIPTION"),
         _text("SOURCE is CONTAINER, CONTAINER/PREFIX, or / for the whole account."),
         _section("COMMANDS"),
-        *(part for name, command in main.commands.items() for part in _command(name, command)),
+        *(part for name, command in _commands(main) for part in _command(name, command)),
         _section("MOUNT OPTIONS"),
         _text("Set them as flags of swiftfs mount (--read-ahead 1M), after -o (read_ahead=1M), in the"),
         _text('environment (SWIFTFS_READ_AHEAD=1M), or in a TOML file (read_ahead = "1M"). A place named'),
@@ -89,6 +89,15 @@ def helper_page() -> str:
         ".BR swiftfs (1),\n.BR mount (8),\n.BR fstab (5)",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield all commands with their names, those of a group of commands in its place."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{before}{name} ")
+        else:
+            yield before + name, command
 
 
 def _head(name: str, section: int, text: str) -> str:

@@ -10,8 +10,17 @@ import click
 
 from swiftfs import __version__
 from swiftfs.cli.group import CommandGroup, examples
-from swiftfs.cli.options import FOLDER, MOUNTPOINT, NAME_OR_PATH, account_flags, complete_words, option_flags
-from swiftfs.config.options import MIB, parse_age, parse_size
+from swiftfs.cli.options import (
+    FOLDER,
+    MOUNTPOINT,
+    NAME_OR_PATH,
+    account_flags,
+    complete_words,
+    option_flags,
+    seconds_of,
+)
+from swiftfs.cli.trash_commands import trash
+from swiftfs.config.options import MIB, parse_size
 
 
 def _as_flag(word: str) -> str:
@@ -123,6 +132,31 @@ def retry(mountpoint: Path) -> None:
     from swiftfs.cli import flush as command
 
     command.run_retry(mountpoint)
+
+
+@main.command(
+    "set",
+    epilog=examples(
+        "swiftfs set ~/photos bwlimit=2M:10M",
+        "swiftfs set ~/photos 'bwlimit=08:00,2M:off 19:00,off' tpslimit=20",
+        "swiftfs set ~/photos budget=off read_ahead=16M",
+        "swiftfs set ~/photos --json",
+    ),
+)
+@click.argument("mountpoint", type=MOUNTPOINT)
+@click.argument("words", metavar="[OPTION=VALUE]...", nargs=-1, shell_complete=complete_words)
+@click.option("--json", "as_json", is_flag=True, help="Print the options as JSON.")
+def set_(mountpoint: Path, words: tuple[str, ...], as_json: bool) -> None:
+    """Change options of the mount on MOUNTPOINT while it runs, and print those that can be changed.
+
+    These are bwlimit, tpslimit, budget, read_ahead, prefetch, cache_size, uploads, settle and drain; the
+    others need a new mount. All values come into force, for transfers that are under way, too, or none does
+    and the exit code is 1. They are in force until MOUNTPOINT is unmounted: the next mount has its own
+    options again.
+    """
+    from swiftfs.cli import set as command
+
+    command.run(mountpoint, words, as_json=as_json)
 
 
 @main.command(epilog=examples("swiftfs thaw ~/archive/2019", "swiftfs thaw ~/archive/film --no-wait"))
@@ -320,13 +354,6 @@ def restore(
     command.run(path, at, flags, command.Wish(None, version_id or "", recursive, as_json))
 
 
-def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    try:
-        return parse_age(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r}: expected {error}") from None
-
-
 @main.command(epilog=examples("swiftfs gc photos", "swiftfs gc photos --older-than 2w --delete"))
 @click.argument("source")
 @click.option("--delete", is_flag=True, help="Delete what was found. Without it, nothing is changed.")
@@ -334,7 +361,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
     "--older-than",
     "age",
     default="7d",
-    callback=_seconds,
+    callback=seconds_of,
     metavar="AGE",
     show_default=True,
     help="Skip uploads with a segment younger than this: they may still be running.",
@@ -358,6 +385,9 @@ def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | st
     from swiftfs.cli import gc as command
 
     command.run(source, age, flags, delete=delete, unfinished=unfinished)
+
+
+main.add_command(trash)
 
 
 def _percent(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float:

@@ -83,7 +83,12 @@ class CommandGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
-            if len(args) != 2 or args[0].startswith("-") or _looks_like(args[0], self.commands):
+            if (
+                ctx.parent is not None
+                or len(args) != 2
+                or args[0].startswith("-")
+                or _looks_like(args[0], self.commands)
+            ):
                 raise
             hint = f"'swiftfs mount {args[0]} {args[1]}' mounts it"
             raise click.UsageError(f"no such command {args[0]!r}: {hint}", ctx) from None

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from swiftfs.cli.group import FOLDER_IS_GONE, OneLineError
-from swiftfs.config.options import OPTIONS, SWITCH, Option
+from swiftfs.config.options import OPTIONS, SWITCH, Option, parse_age
 from swiftfs.config.sources import OTHER_NAMES, Setting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -50,6 +50,14 @@ def account_flags(*more: str) -> Callable[[Command], Command]:
     """Return a decorator with the flags that name the account, and those of `more` options."""
     storage = ["storage_url", "interface", "region", "insecure_storage"]
     return option_flags(["os_cloud", "credentials", *storage, "config", *more, "debug"])
+
+
+def seconds_of(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
+    """Read an age as seconds, as click's callback of an option."""
+    try:
+        return parse_age(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: expected {error}") from None
 
 
 def given(flags: Mapping[str, Any]) -> list[Setting]:

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from swiftfs.cli.wording import KINDS, counts, pluralize
 from swiftfs.config.options import readable_size, show_size
-from swiftfs.config.prices import Cost
-from swiftfs.control.snapshot import Bounds, MountStatus
+from swiftfs.config.prices import Cost, MonthCost
+from swiftfs.control.snapshot import Bounds, MountStatus, Throttling
 from swiftfs.errors import printable
 from swiftfs.journal.queue_report import AWAY, QueuedChange, QueueReport
 
@@ -98,9 +98,45 @@ def _facts(state: MountStatus) -> Table:
             f" {readable_size(state.cache.dirty)} of it not in Swift yet; {state.cache_folder}",
         ),
         ("requests", asked + cost),
+        ("trash", _trash(state)),
     ):
-        table.add_row(label, _text(text))
+        if text:
+            table.add_row(label, _text(text))
+    if throttled := _throttling(state.throttling):
+        table.add_row("throttle", _text(throttled))
+    if state.month is not None:
+        table.add_row("month", _text(_month(state.month)))
     return table
+
+
+def _trash(state: MountStatus) -> str:
+    if not state.trash_days:
+        return ""
+    files = pluralize(state.trashed, "file")
+    return f"{files} put there since the mount, each kept for {pluralize(state.trash_days, 'day')}"
+
+
+def _throttling(limits: Throttling) -> str:
+    """Return the limits that are set and what they have cost; empty if there were none."""
+    texts = [
+        f"{readable_size(int(rate))} a second {direction}"
+        for direction, rate in (("sent", limits.sent), ("received", limits.received))
+        if rate is not None
+    ]
+    if limits.requests:
+        texts.append(f"{limits.requests:g} requests a second")
+    told = ", ".join(texts) or ("nothing now" if limits.bwlimit != "off" or limits.waited else "")
+    if "," in limits.bwlimit:
+        told += f" (bwlimit {limits.bwlimit})"
+    return f"{told}; requests have waited {_duration(limits.waited)}" if limits.waited >= 1 else told
+
+
+def _month(month: MonthCost) -> str:
+    told = f"{month.cost:,.2f} {month.currency} in {month.month}"
+    if month.budget is None:
+        return f"about {told}"
+    spent = "; it is spent: nothing is downloaded in advance" if month.is_spent else ""
+    return f"about {told}, of a budget of {month.budget:,.2f} {month.currency}{spent}"
 
 
 def _money(cost: Cost) -> str:

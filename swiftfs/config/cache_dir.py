@@ -36,6 +36,8 @@ HEADS = "heads.sqlite"
 """Answers to HEAD requests."""
 DRAIN = "drain.json"
 """How many changes are still to be stored after an unmount."""
+SPENT = "spent.json"
+"""What requests and traffic have cost, by month."""
 COPIES = "copies"
 """The folder beside the cache folders for the records of `swiftfs cp`."""
 LOG = "swiftfs.log"
@@ -115,6 +117,14 @@ def new_file(path: Path) -> int:
     """
     path.unlink(missing_ok=True)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that others may read at any moment: old or new. Raise `OSError`."""
+    unfinished = path.with_suffix(".new")
+    with os.fdopen(new_file(unfinished), "w") as file:
+        file.write(text)
+    unfinished.rename(path)
 
 
 def _lock(folder: Path) -> int:

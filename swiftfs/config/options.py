@@ -7,6 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from swiftfs.config.bandwidth import parse_bandwidth
+from swiftfs.store.timetable import NO_LIMIT, Timetable
+
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 _SIZE = re.compile(r"(\d+)\s*([kmgtp]?)i?b?", re.IGNORECASE)
@@ -14,6 +17,9 @@ _UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB, "p": 1024**2 * G
 _AGE = re.compile(r"(\d{1,6})([smhdw])")
 _SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 LOOPBACK = "127.0.0.1"
+
+LEAST_RATE = 0.1
+"""Requests a second: a mount sends some before it answers, for which who mounts waits a minute at most."""
 
 _TRUE = {"", "1", "yes", "true", "on"}
 _FALSE = {"0", "no", "false", "off"}
@@ -152,6 +158,27 @@ def _parse_metrics(text: str) -> str:
     return f"{address or LOOPBACK}:{int(port)}"
 
 
+def _parse_rate(text: str) -> float:
+    expected = "requests a second, such as 10 or 0.5 (0.1 or more); 0 for no limit"
+    if 0 < (rate := _amount(text, expected)) < LEAST_RATE:
+        raise ValueError(expected)
+    return rate
+
+
+def _parse_amount(text: str) -> float | None:
+    return None if text.lower() == "off" else _amount(text, "an amount of the currency of `prices`, or off")
+
+
+def _amount(text: str, expected: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount <= 1e12:  # not for NaN either
+        raise ValueError(expected)
+    return amount
+
+
 def _number(low: int, high: int) -> Kind:
     def parse(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
@@ -187,6 +214,11 @@ _TEXT = Kind("TEXT", str)
 _FILE = Kind("FILE", _parse_path)
 _FOLDER = Kind("FOLDER", _parse_path)
 _METRICS = Kind("PORT|ADDRESS:PORT|FILE|SOCKET", lambda text: _parse_metrics(text) if text else "")
+_BANDWIDTH = Kind(
+    "off|UP[:DOWN]|TIMETABLE", lambda text: parse_bandwidth(text, parse_size), lambda table: table.text
+)
+_RATE = Kind("NUMBER", _parse_rate)
+_AMOUNT = Kind("AMOUNT", _parse_amount)
 _RULES = Kind("FOLDER=AGE;…", parse_rules, show_rules)
 _PLACE = Kind("auto|same|CONTAINER", _parse_place)
 
@@ -280,6 +312,13 @@ class Options:
     prefetch: bool = _option(
         True, SWITCH, "when the small files of a folder are read in order, download the next ones in advance"
     )
+    bwlimit: Timetable = _option(  # noqa: RUF009  a frozen value, as the others
+        NO_LIMIT,
+        _BANDWIDTH,
+        "bytes a second to send and to receive at most, such as 2M:10M or 2M:off, or a timetable such as "
+        "'08:00,2M:off 19:00,off'",
+    )
+    tpslimit: float = _option(0.0, _RATE, "how many requests a second are sent at most; 0 for no limit")
     cache_size: int | None = _option(
         None,
         _size(64 * MIB, 2**50),
@@ -299,6 +338,13 @@ class Options:
         _choice("last", "keep"),
         "if another client changed the object: overwrite its version, or keep it under another name",
     )
+    trash: int = _option(
+        0,
+        _number(0, 3650),
+        "keep what is deleted, replaced by a rename or truncated to nothing for so many days in the folder "
+        "`.trash`; with 0 it is gone",
+    )
+    show_trash: bool = _option(False, SWITCH, "with trash, show the folder `.trash`, which cannot be changed")
     hardlinks: str = _option(
         "no",
         _choice("no", "copy"),
@@ -340,6 +386,12 @@ class Options:
     )
     prices: str = _option(
         "", _FILE, "a TOML file with the prices of requests and traffic, for `swiftfs status`"
+    )
+    budget: float | None = _option(
+        None,
+        _AMOUNT,
+        "what requests and traffic may cost a month by `prices`: the log warns at 80 %, and beyond it "
+        "nothing is downloaded in advance",
     )
     debug: bool = _option(False, SWITCH, "log every request, and every call that fails")
 

@@ -38,6 +38,28 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class MonthCost:
+    """What the `month` (local time, such as 2026-11) has cost so far, and its budget, None without one."""
+
+    month: str
+    currency: str
+    cost: float
+    budget: float | None = None
+
+    @property
+    def part(self) -> float:
+        """How much of the budget is spent, 0 without one."""
+        if self.budget is None:
+            return 0.0
+        return self.cost / self.budget if self.budget else 1.0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing is left of the budget."""
+        return self.part >= 1
+
+
+@dataclass(frozen=True, slots=True)
 class Prices:
     """Prices in one currency: `requests` for 1,000 of a class, `sent` and `received` for a GB of bodies."""
 

@@ -3,14 +3,15 @@
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
+from swiftfs.config.bandwidth import goes_on
 from swiftfs.config.options import OPTIONS, PREFIX, Options, parse_rules, show_size
 from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
@@ -59,6 +60,8 @@ UNIT_VARIABLES = frozenset({"SWIFTFS_SOURCE", "SWIFTFS_MOUNTPOINT", "SWIFTFS_CHE
 EXPIRE = "expire"
 """The table of a TOML file that has a rule a line, which the option of this name has together."""
 
+_MOUNTED = "as mounted"
+
 _OPTIONS_VARIABLE = "SWIFTFS_OPTIONS"
 
 
@@ -103,7 +106,7 @@ def from_words(words: Iterable[str], origin: str = "-o") -> list[Setting]:
     Raise `ConfigurationError` for `remount`.
     """
     settings = []
-    for word in (part.strip() for text in words for part in text.split(",")):
+    for word in (part for text in words for part in _parts(text)):
         name, _, value = word.partition("=")
         name, value = _spelled(name), value.strip()
         if name == "remount":
@@ -115,6 +118,18 @@ def from_words(words: Iterable[str], origin: str = "-o") -> list[Setting]:
         elif word and name not in IGNORED and not name.lower().startswith(("x-", "comment")):
             settings.append(Setting(name, value, origin))
     return settings
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Yield the options in a `-o` argument; the commas of a timetable separate none."""
+    part = ""
+    for piece in text.split(","):
+        part = f"{part},{piece}" if part else piece
+        if not (_spelled(part.partition("=")[0]) == "bwlimit" and goes_on(part.partition("=")[2].strip())):
+            yield part.strip()
+            part = ""
+    if part:
+        yield part.strip()
 
 
 def from_environment(environment: Mapping[str, str]) -> list[Setting]:
@@ -183,8 +198,26 @@ def build_options(levels: Iterable[Sequence[Setting]]) -> Options:
         values |= parsed
         origins |= {name: setting.origin for name, setting in level.items()}
     options = Options(**values)
-    _check_sizes(options, origins)
+    check_together(options, origins)
     return options
+
+
+def changed_options(options: Options, settings: Iterable[Setting]) -> Options:
+    """Return `options` with the settings; raise `ConfigurationError` as `build_options` does."""
+    given = {setting.name: setting for setting in settings}
+    changed = replace(options, **{name: _parse(setting) for name, setting in given.items()})
+    check_together(changed, {name: setting.origin for name, setting in given.items()})
+    return changed
+
+
+def check_together(options: Options, origins: Mapping[str, str]) -> None:
+    """Raise `ConfigurationError` if an option does not fit to another one."""
+    _check_sizes(options, origins)
+    if options.budget is not None and not options.prices:
+        raise ConfigurationError(
+            f"option budget={options.budget:g} ({origins.get('budget', _MOUNTED)}) needs the prices of "
+            "requests and traffic: mount with prices=FILE"
+        )
 
 
 def _parse(setting: Setting) -> Any:
@@ -206,8 +239,9 @@ def _check_sizes(options: Options, origins: Mapping[str, str]) -> None:
     if options.cache_size is None or options.segment_size <= options.cache_size:
         return
     raise ConfigurationError(
-        f"option segment_size={show_size(options.segment_size)} ({origins['segment_size']}) does not fit "
-        f"into cache_size={show_size(options.cache_size)} ({origins['cache_size']})"
+        f"option segment_size={show_size(options.segment_size)} ({origins.get('segment_size', _MOUNTED)}) "
+        "does not fit into "
+        f"cache_size={show_size(options.cache_size)} ({origins.get('cache_size', _MOUNTED)})"
     )
 
 

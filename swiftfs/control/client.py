@@ -1,17 +1,29 @@
 """Reads the status of a mount from its control folder, and starts a flush or retry by xattrs of its root."""
 
 import errno
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUTE
+from swiftfs.attributes import (
+    FLUSH_ATTRIBUTE,
+    MAX_XATTR_NAME,
+    RETRY_ATTRIBUTE,
+    SET_ATTRIBUTE,
+    SET_SEPARATOR,
+    STATUS_ATTRIBUTE,
+)
 from swiftfs.concurrency import monotonic, sleep
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError, mount_error
 from swiftfs.journal.queue_report import QueueReport
 from swiftfs.paths import HIDDEN_FOLDER
+
+if TYPE_CHECKING:
+    from swiftfs.config.sources import Setting
 
 POLL_SECONDS = 0.1
 """The shortest interval in which the number of pending changes is read."""
@@ -67,6 +79,34 @@ def flush(mountpoint: Path, progress: Callable[[QueueReport], None]) -> QueueRep
 def retry(mountpoint: Path) -> None:
     """Make the mount try failed changes again, without waiting for them; errors as in `read_report`."""
     _set_root_xattr(mountpoint, RETRY_ATTRIBUTE)
+
+
+def set_options(mountpoint: Path, settings: Iterable["Setting"]) -> dict[str, str]:
+    """Change options of the mount at `mountpoint`; return those in force that can be changed.
+
+    Raise `ConfigurationError` if one is refused, and then none is changed; others as in `read_report`.
+    """
+    words = [f"{SET_SEPARATOR}{setting.name}={setting.text}" for setting in settings]
+    request = SET_ATTRIBUTE + "".join(words)
+    if len(request.encode()) > MAX_XATTR_NAME:
+        raise ConfigurationError("the values are too long together: set one after the other, or mount again")
+    try:
+        answer = json.loads(os.getxattr(mountpoint, request))
+        error, options = answer.get("error"), answer.get("options")
+    except OSError as failure:
+        if failure.errno in (errno.ENODATA, errno.EOPNOTSUPP) and is_mounted(mountpoint):
+            raise ConfigurationError(_INCOMPATIBLE.format(mountpoint)) from None
+        raise mount_error(mountpoint, failure) from None
+    except (ValueError, AttributeError):
+        raise ConfigurationError(_INCOMPATIBLE.format(mountpoint)) from None
+    if error is not None or not isinstance(options, dict):
+        raise ConfigurationError(str(error))
+    return options
+
+
+def is_mounted(mountpoint: Path) -> bool:
+    """Return whether swiftfs is mounted there, by whatever release."""
+    return mountpoint in mountpoints()
 
 
 _INCOMPATIBLE = "{} is mounted by an incompatible version of swiftfs"

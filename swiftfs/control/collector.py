@@ -1,5 +1,6 @@
 """Collects the status of a mount inside its process, without a request to Swift."""
 
+import math
 import os
 from pathlib import Path
 
@@ -7,7 +8,9 @@ from swiftfs import __version__
 from swiftfs.concurrency import unix_time
 from swiftfs.config.cache_dir import LOST, damaged_journals
 from swiftfs.config.prices import Prices
-from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Writing
+from swiftfs.control.budget import Budget
+from swiftfs.control.live_options import LiveOptions
+from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Throttling, Writing
 from swiftfs.journal.report import sent_bytes
 from swiftfs.objects import CacheUse, Limits
 from swiftfs.paths import Source
@@ -28,6 +31,8 @@ class StatusCollector:
         source: Source,
         mountpoint: Path,
         prices: Prices | None,
+        live: LiveOptions,
+        budget: Budget | None,
     ) -> None:
         self._filesystem = filesystem
         self._services = filesystem.services
@@ -35,6 +40,8 @@ class StatusCollector:
         self._source = source
         self._mountpoint = mountpoint
         self._prices = prices
+        self._live = live
+        self._budget = budget
         self._since = unix_time()
 
     def state(self) -> MountStatus:
@@ -60,10 +67,27 @@ class StatusCollector:
             cost=self._prices.cost(counts) if self._prices else None,
             writing=self._writing(),
             report=services.journal.report(),
+            trashed=services.journal.trash.count,
+            trash_days=services.options.trash,
+            throttling=self._throttling(),
+            month=self._budget.state() if self._budget else None,
+        )
+
+    def _throttling(self) -> Throttling:
+        throttle = self._account.throttle
+        rates = throttle.rates()
+        return Throttling(
+            self._live.options.bwlimit.text,
+            rates.sent if rates.sent < math.inf else None,
+            rates.received if rates.received < math.inf else None,
+            throttle.request_rate,
+            throttle.sending.seconds,
+            throttle.receiving.seconds,
+            throttle.requests.seconds,
         )
 
     def _bounds(self, limits: Limits | None) -> Bounds:
-        options = self._services.options
+        options = self._live.options
         bounds = (
             options.segment_size,
             self._services.layout.largest_file,

@@ -9,8 +9,9 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 
-from swiftfs.attributes import EXPIRY_ATTRIBUTE, PRIVATE_ATTRIBUTES
+from swiftfs.attributes import EXPIRY_ATTRIBUTE, PRIVATE_ATTRIBUTES, SET_ATTRIBUTE
 from swiftfs.concurrency import unix_time_ns
+from swiftfs.control.live_options import LiveOptions
 from swiftfs.errors import os_error
 from swiftfs.fuse.operations import FileSystem
 from swiftfs.namespace.entry import inode_of
@@ -30,11 +31,18 @@ class ControlDir:
     """The files of the folder; `files` renders the full text of each.
 
     An open file keeps the text of the moment it was opened. stat(2) returns the size of another moment, so
-    the kernel must not cache these files. `caller` returns the caller of the current system call.
+    the kernel must not cache these files. `caller` returns the caller of the current system call. `live` has
+    the options that can be changed.
     """
 
-    def __init__(self, files: Mapping[str, Callable[[], bytes]], caller: Callable[[], Caller]) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, Callable[[], bytes]],
+        caller: Callable[[], Caller],
+        live: LiveOptions | None = None,
+    ) -> None:
         self._files = files
+        self._live = live
         self._caller = caller
         self._owner = Caller(os.getuid(), os.getgid())
         self._since = unix_time_ns()
@@ -45,6 +53,13 @@ class ControlDir:
         """Raise `OSError` with the errno `number` unless the caller is root or the user who mounted."""
         if self._caller().uid not in (0, self._owner.uid):
             raise os_error(number, path)
+
+    def set_options(self, name: str) -> bytes:
+        """Change options as the name of the xattr asks for; return those in force as JSON."""
+        self.check_access("/")
+        if self._live is None:
+            raise os_error(errno.ENODATA, "/")
+        return self._live.answer(name.removeprefix(SET_ATTRIBUTE)).encode()
 
     def is_called_by(self, uid: int) -> bool:
         """Return whether the caller is that user."""
@@ -261,6 +276,8 @@ class ControlDirFS(FileSystem):
     def getxattr(self, path: str, name: str) -> bytes:
         if _is_control(path):
             raise os_error(errno.ENODATA, path)
+        if path == "/" and name.startswith(SET_ATTRIBUTE):
+            return self._control.set_options(name)
         if name in PRIVATE_ATTRIBUTES:
             self._control.check_access(path)
         return self._filesystem.getxattr(without_hidden(path), name)

@@ -2,11 +2,10 @@
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from swiftfs.config.cache_dir import DRAIN, new_file
+from swiftfs.config.cache_dir import DRAIN, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +23,10 @@ class Drain:
 
     def write(self, cache: Path) -> None:
         """Write it into `cache`; a failure of the disk is logged and ignored."""
-        # `swiftfs umount` may read it at any moment.
-        unfinished = _file(cache).with_suffix(".new")
         try:
-            with os.fdopen(new_file(unfinished), "w") as file:
-                file.write(json.dumps(asdict(self)))
-            unfinished.rename(_file(cache))
+            write_whole(_file(cache), json.dumps(asdict(self)))
         except OSError as error:
-            log.info("%s: %s", unfinished, error)
+            log.info("%s: %s", _file(cache), error)
 
     @classmethod
     def read(cls, cache: Path) -> "Drain":

@@ -18,6 +18,7 @@ from prometheus_client.exposition import write_to_textfile
 from prometheus_client.registry import Collector
 
 from swiftfs.concurrency import Thread, monotonic, new_event, new_thread
+from swiftfs.config.prices import MonthCost
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError
 
@@ -61,6 +62,7 @@ class StateCollector(Collector):
         )
         yield GaugeMetricFamily("swiftfs_start_time_seconds", "When it was mounted.", value=state.since)
         yield from _requests(state)
+        yield from _limits(state)
         yield from _changes(state)
         used, kinds = state.cache, ("used", "dirty", "limit")
         cache = GaugeMetricFamily(
@@ -96,6 +98,41 @@ def _requests(state: MountStatus) -> Iterator[Metric]:
         )
         cost.add_metric([state.cost.currency], state.cost.total)
         yield cost
+
+
+def _limits(state: MountStatus) -> Iterator[Metric]:
+    limits = state.throttling
+    rates = GaugeMetricFamily(
+        "swiftfs_limit_bytes_per_second", "The rate of `bwlimit` now; none without one.", labels=["direction"]
+    )
+    for direction, rate in (("sent", limits.sent), ("received", limits.received)):
+        if rate is not None:
+            rates.add_metric([direction], rate)
+    yield rates
+    requests = GaugeMetricFamily("swiftfs_limit_requests_per_second", "`tpslimit`; none without one.")
+    if limits.requests:
+        requests.add_metric([], limits.requests)
+    yield requests
+    waits = CounterMetricFamily(
+        "swiftfs_throttled_seconds",
+        "How long requests have waited for these limits, all of them together.",
+        labels=["kind"],
+    )
+    for kind in ("sent", "received", "requests"):
+        waits.add_metric([kind], getattr(limits, f"{kind}_waited"))
+    yield waits
+    if state.month is not None:
+        yield from _month(state.month)
+
+
+def _month(month: MonthCost) -> Iterator[Metric]:
+    amounts = [("swiftfs_month_cost", "Requests and traffic of this month at the prices given.", month.cost)]
+    if month.budget is not None:
+        amounts.append(("swiftfs_month_budget", "What they may cost in a month.", month.budget))
+    for name, text, amount in amounts:
+        family = GaugeMetricFamily(name, text, labels=["currency"])
+        family.add_metric([month.currency], amount)
+        yield family
 
 
 def _changes(state: MountStatus) -> Iterator[Metric]:

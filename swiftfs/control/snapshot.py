@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from swiftfs.config.prices import Cost
+from swiftfs.config.prices import Cost, MonthCost
 from swiftfs.journal.queue_report import QueueReport
 from swiftfs.objects import CacheUse, Count
 
@@ -52,12 +52,35 @@ class Writing:
 
 
 @dataclass(frozen=True, slots=True)
+class Throttling:
+    """The limits that the user has set, and how many seconds all threads together have waited for them.
+
+    `bwlimit` is as it was written; `sent` and `received` are its rates of the moment in bytes a second, None
+    without a limit, and `requests` is the number a second, 0 without a limit.
+    """
+
+    bwlimit: str = "off"
+    sent: float | None = None
+    received: float | None = None
+    requests: float = 0.0
+    sent_waited: float = 0.0
+    received_waited: float = 0.0
+    requests_waited: float = 0.0
+
+    @property
+    def waited(self) -> float:
+        """The sum of all waits, in seconds."""
+        return self.sent_waited + self.received_waited + self.requests_waited
+
+
+@dataclass(frozen=True, slots=True)
 class MountStatus:
     """A mount at the moment `now`, mounted at `since`, both in seconds since the epoch.
 
     `report` has the pending changes, `writing` the open files with changes, `requests` the requests to Swift
-    by class, `cost` their cost by the user's own prices, None without prices. `set_aside` names damaged
-    journals and `lost` in `cache_folder`.
+    by class, `cost` their cost by the user's own prices, and `month` that of this month over restarts, None
+    without prices. `set_aside` names damaged journals and `lost` in `cache_folder`. `trashed` files were put
+    into the trash since the mount, each for `trash_days`; with 0 there is none.
     """
 
     schema: int
@@ -77,6 +100,10 @@ class MountStatus:
     cost: Cost | None
     writing: tuple[Writing, ...]
     report: QueueReport
+    trashed: int = 0
+    trash_days: int = 0
+    throttling: Throttling = Throttling()
+    month: MonthCost | None = None
 
     def to_json(self) -> str:
         """Return it as JSON; the report's fields are not nested."""
@@ -84,6 +111,8 @@ class MountStatus:
         values |= values.pop("report")
         if self.cost is not None:
             values["cost"]["total"] = self.cost.total
+        if self.month is not None:
+            values["month"]["is_spent"] = self.month.is_spent
         return json.dumps(values, indent=2) + "\n"
 
     @classmethod

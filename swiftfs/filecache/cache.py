@@ -10,125 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from swiftfs.concurrency import new_pool
 from swiftfs.config.cache_dir import CONTENT, VERSIONS
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.file_state import FileState, WrongBytesCall, ignore_wrong_bytes
-from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
-from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.space import UNLIMITED, HasSize, SpaceCalls, SpaceOutlook, SpaceWaiter
-from swiftfs.filecache.sparse_file import CachedVersion
-from swiftfs.filecache.upload_pool import UploadPool
+from swiftfs.filecache.file_factory import CachedFileFactory
+from swiftfs.filecache.space import HasSize, SpaceCalls, SpaceOutlook, SpaceWaiter
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.filecache.uses import Backlog, NoBacklog, Use
 from swiftfs.filecache.version_cache import VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
-from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.server_load import FIRST_SEGMENTS, ParallelLimit
-
-
-class CachedFileFactory:
-    """Makes cached files, which share `connections` threads for downloads and for uploads of segments.
-
-    At most `uploads` segments are uploaded at once, and no more than `limit` allows.
-
-    `segments` says which container the segments go to; see `SegmentContainerChooser`. `on_first_put` is
-    called with a prefix before the first segment is stored below it, `on_put` before each later one. The
-    prefix ends in the id of the `journal`. `recalled` has what an earlier process recorded of its uploads, by
-    their prefix. A full segment of a file that is being written is uploaded `settle_seconds` after its writer
-    has left it. For `on_wrong_bytes` see `FileState`.
-    """
-
-    def __init__(
-        self,
-        store: ObjectStore,
-        layout: SegmentLayout,
-        on_first_put: Callable[[UnreferencedPrefix], None],
-        *,
-        connections: int,
-        uploads: int,
-        read_ahead: int,
-        segments: str = AUTO,
-        settle_seconds: float = 0.0,
-        journal: str = "",
-        on_put: Callable[[UnreferencedPrefix], None] | None = None,
-        on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
-        limit: ParallelLimit | None = None,
-    ) -> None:
-        self.read_ahead = read_ahead
-        self._store = store
-        self._layout = layout
-        self._parallel = min(uploads, FIRST_SEGMENTS)
-        self._on_first_put = on_first_put
-        self._on_put = on_put
-        self._settle_seconds = settle_seconds
-        self._journal = journal
-        self._on_wrong_bytes = on_wrong_bytes
-        self.places = SegmentContainerChooser(store, segments)
-        self.recalled: dict[ObjectName, UnreferencedPrefix] = {}
-        self._downloads = new_pool("download", connections)
-        self._uploads = UploadPool(limit or ParallelLimit(uploads), uploads)
-
-    def make(
-        self,
-        folder: Path,
-        name: ObjectName,
-        base: BaseVersion | None,
-        cached: CachedVersion | None,
-        space: SpaceCalls = UNLIMITED,
-    ) -> CachedFile:
-        """Return a new cached file, which is to be stored as `name`; `cached` has blocks of `base`."""
-        state = FileState.create(folder, base, cached, space, self._on_wrong_bytes)
-        return self._compose(state, self._segments(state, name, None))
-
-    def restore(
-        self, folder: Path, name: ObjectName, record: FileRecord, space: SpaceCalls = UNLIMITED
-    ) -> CachedFile:
-        """Return the file of a record; raise `OSError` when its local file has been changed or is gone."""
-        state = FileState.restore(folder, record, space, self._on_wrong_bytes)
-        uploads = self._segments(state, name, record.prefix)
-        uploads.restore(record.evicted)
-        if record.prefix is not None and (recalled := self.recalled.get(record.prefix)) is not None:
-            uploads.record.recall(recalled)
-        return self._compose(state, uploads)
-
-    def space_needed(self, size: int) -> int:
-        """Return how many bytes of disk the writer of a file of `size` bytes needs.
-
-        A segment is uploaded when it is whole, while the next ones are written.
-        """
-        start, end = self._layout.bounds(self._layout.index(max(size - 1, 0)))
-        return max((self._parallel + 1) * self._layout.segment_size, 2 * (end - start))
-
-    def close(self) -> None:
-        """End the threads when the requests under way have ended; cancel the uploads that have not begun."""
-        self._uploads.shutdown(cancel_futures=True)
-        self._downloads.shutdown()
-
-    def _compose(self, state: FileState, uploads: SegmentUploader) -> CachedFile:
-        return CachedFile(state, self._store, self._downloads, uploads, self.read_ahead)
-
-    def _segments(self, state: FileState, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
-        return SegmentUploader(
-            self._store,
-            self.places,
-            self._uploads,
-            state.descriptor,
-            state.changed,
-            name,
-            self._layout,
-            prefix,
-            self._on_first_put,
-            self._settle_seconds,
-            state.file.path.name,
-            self._journal,
-            state.space.on_stored,
-            self._on_put,
-        )
-
 
 MIB = 1024 * 1024
 
@@ -159,7 +50,8 @@ class FileCache:
     `journaled` maps the local files that wait to be stored to the names of their objects. `lost` is a folder
     for local files that a damaged journal may have named. A writer waits while more than `limit` bytes, or
     than the space that its segments need, are not in Swift and some of them are being stored. Meanwhile it
-    may hold the lock of its own open file and no other.
+    may hold the lock of its own open file and no other. A limit of the mount makes uploads slower by
+    `slowness` seconds.
     """
 
     def __init__(
@@ -170,9 +62,10 @@ class FileCache:
         journaled: Mapping[str, ObjectName],
         backlog: Backlog | None = None,
         lost: Path | None = None,
+        slowness: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._folder = cache / CONTENT
-        self._factory = factory
+        self.factory = factory
         self._backlog = backlog or NoBacklog()
         self._uses = self._backlog.uses
         self._lock = self._uses.lock
@@ -181,16 +74,31 @@ class FileCache:
         self._used = self._uses.by_file
         self._journaled = dict(journaled)
         self._growth = 0
-        self._space = SpaceWaiter()
+        self._space = SpaceWaiter(slowness)
         self._calls = SpaceCalls(self._on_growth, self._wait_for_space, self._space.progress)
         self._versions.sweep(self._journaled, lost)
         self.limit = self._automatic_limit() if limit is None else limit
-        # What is read ahead must not evict what is about to be read.
-        factory.read_ahead = min(factory.read_ahead, self.limit // 4)
+        self.set_read_ahead(factory.read_ahead)
+
+    def set_limit(self, limit: int) -> None:
+        """Change the limit, and evict what exceeds it."""
+        self.limit = limit
+        self.fit()
+        self._space.progress()  # writers that wait look again
+
+    def set_read_ahead(self, size: int) -> None:
+        """Change how many bytes are downloaded ahead of the readers of each file, also of an open one."""
+        with self._lock:
+            # What is read ahead must not evict what is about to be read.
+            self.factory.read_ahead = min(size, self.limit // 4)
+            files = [use.cached_file for use in self._used.values() if use.cached_file is not None]
+            files += self._closing.values()
+        for cached_file in files:
+            cached_file.set_read_ahead(self.factory.read_ahead)
 
     def new(self, name: ObjectName, base: BaseVersion | None) -> CachedFile:
         """Return a new cached file without any block, for the caller to release."""
-        cached_file = self._factory.make(self._folder, name, base, None, self._calls)
+        cached_file = self.factory.make(self._folder, name, base, None, self._calls)
         with self._lock:
             return self._add_use(cached_file, name)
 
@@ -210,7 +118,7 @@ class FileCache:
                 return None
             size = cached.file.mark().size
             base = BaseVersion(version.name, version.etag, size, size, cached.manifest)
-            cached_file = self._factory.make(self._folder, version.name, base, cached, self._calls)
+            cached_file = self.factory.make(self._folder, version.name, base, cached, self._calls)
             return self._add_use(cached_file, version.name)
 
     def find(self, version: ObjectVersion) -> CachedFile | None:
@@ -290,7 +198,7 @@ class FileCache:
 
     def recall(self, uploads: Iterable[UnreferencedPrefix]) -> None:
         """Take over what an earlier process recorded of the uploads of files that the journal has pinned."""
-        self._factory.recalled.update((one.prefix, one) for one in uploads)
+        self.factory.recalled.update((one.prefix, one) for one in uploads)
 
     def acquire_pending(self, record: FileRecord) -> CachedFile:
         """Return the file of a record whose local file the journal has pinned, for the caller to release.
@@ -301,7 +209,7 @@ class FileCache:
             use = self._used[record.file]
             if use.cached_file is None:
                 try:
-                    use.cached_file = self._factory.restore(self._folder, use.name, record, self._calls)
+                    use.cached_file = self.factory.restore(self._folder, use.name, record, self._calls)
                 except FileNotFoundError as error:
                     raise os_error(errno.EIO, error.filename) from error  # what waits is not "missing"
                 use.bytes = 0
@@ -382,7 +290,7 @@ class FileCache:
 
     def close(self) -> None:
         """Cache the files that were waiting for their downloads, and sync the folder to the disk."""
-        self._factory.close()
+        self.factory.close()
         with self._lock:
             closing = list(self._closing.items())
             used = [use.cached_file for use in self._used.values() if use.cached_file is not None]
@@ -418,7 +326,7 @@ class FileCache:
     def _outlook(self, cached_file: HasSize, size: int) -> SpaceOutlook:
         """Free what can be freed at once, and begin the uploads that will free more."""
         # Segments are on the disk until they are stored, however small the limit is.
-        limit = max(self.limit, self._factory.space_needed(cached_file.size))
+        limit = max(self.limit, self.factory.space_needed(cached_file.size))
         self.fit(size)
         if self._unsaved() + size <= limit and self._free() >= RESERVE:
             return SpaceOutlook.SPACE

@@ -44,13 +44,12 @@ class CachedFile:
     """
 
     def __init__(
-        self, state: FileState, store: ObjectStore, pool: Executor, uploads: SegmentUploader, read_ahead: int
+        self, state: FileState, store: ObjectStore, pool: Executor, uploads: SegmentUploader, streams: Streams
     ) -> None:
         self._state = state
         self.descriptor = state.descriptor
         self.uploads = uploads
         self._activity = Activity(state, uploads)
-        streams = Streams(read_ahead)
         self._resolver = BaseResolver(state, store, uploads)
         self._downloader = Downloader(
             state,
@@ -62,6 +61,7 @@ class CachedFile:
             SegmentFetcher(state, store),
             self._activity,
         )
+        self.set_read_ahead = self._downloader.set_read_ahead
         self._base_verifier = BaseVerifier(state, store, self._resolver, self._downloader)
         self._evictor = Evictor(state, uploads, streams, self._activity.fetches)
         self._copier = FrozenCopier(state, uploads, self._downloader)

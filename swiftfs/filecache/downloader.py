@@ -7,7 +7,7 @@ version, and raises `PreconditionFailed` when that version is gone.
 import logging
 from collections.abc import Collection
 
-from swiftfs.concurrency import Executor, monotonic
+from swiftfs.concurrency import Executor
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
 from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment, block_range
@@ -17,6 +17,7 @@ from swiftfs.filecache.read_ahead import Stream, Streams
 from swiftfs.filecache.sparse_file import md5_of, write_all
 from swiftfs.filecache.verifier import Verifier
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.throttle import busy_time
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +150,11 @@ class Downloader:
                 with state.changed:
                     self._streams.ended(stream)
 
+    def set_read_ahead(self, limit: int) -> None:
+        """Change how many bytes are downloaded ahead at most."""
+        with self._state.changed:
+            self._streams.set_limit(limit)
+
     def _plan(self, stream: Stream, offset: int, end: int) -> None:
         """Begin to download what the readers of a stream will need. Lock held."""
         blocks = self._state.blocks
@@ -219,11 +225,12 @@ class Downloader:
         self._run(fetch)
 
     def _run(self, fetch: Download) -> None:
-        base, began, took = self._state.blocks.base, monotonic(), None
+        base, began, took = self._state.blocks.base, busy_time(), None
         try:
             # Without the lock, in the thread of the caller or of the pool.
             fetch.execute(fetch)
-            took = monotonic() - began
+            # Without what a `bwlimit` took: to read further ahead does not make it faster, and wastes more.
+            took = busy_time() - began
         except GivenUp:
             pass
         except BaseException as error:  # noqa: BLE001  whoever waits raises it

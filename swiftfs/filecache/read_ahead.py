@@ -1,7 +1,7 @@
 """Predicts which bytes the readers of a file will read next."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.block_map import BLOCK
@@ -83,15 +83,15 @@ class Stream:
     """One sequential reading of a file, forwards or backwards in steps. Not locked.
 
     It has read from `begin` up to `position`, backwards from `top` down to `begin`. It requests a piece so
-    early that it comes before the reader does, by what was measured of both. `limit` is how many bytes the
-    plan may run ahead of the reader; 0 turns it off. Pieces consist of whole blocks, except at the end of the
-    file.
+    early that it comes before the reader does, by what was measured of both. `limit`, which may be changed,
+    is how many bytes the plan may run ahead of the reader; 0 turns it off. Pieces consist of whole blocks,
+    except at the end of the file.
 
     A stream `lasts` once it was continued after a read elsewhere: that read was another reader's.
     """
 
     def __init__(self, limit: int, offset: int, before: "Stream | None" = None) -> None:
-        self._limit = limit
+        self.limit = limit
         self.begin = self.position = offset
         self.lasts = False
         self.pace = Pace()
@@ -151,19 +151,29 @@ class Stream:
         return self.position, self.position + size
 
     def plan(
-        self, offset: int, end: int, size: int, streams: int = 1, piece_seconds: float = math.inf
+        self,
+        offset: int,
+        end: int,
+        size: int,
+        streams: int = 1,
+        piece_seconds: float = math.inf,
+        rate: float = math.inf,
     ) -> Iterator[tuple[int, int]]:
         """Yield the ranges to download now, for a read from `offset` to `end` of a file of `size` bytes.
 
-        The limit is shared by so many `streams`. A piece takes `piece_seconds` to come.
+        The limit is shared by so many `streams`. A piece takes `piece_seconds` to come, and no
+        more than `rate` bytes a second do.
         """
         begin, extent, is_first = self.begin, self.extent, self._is_first
         self.begin, self.position, self._is_first = min(begin, offset), max(self.position, end), False
-        if not self._limit:
+        if not self.limit:
+            # A plan that a later limit allows begins behind what was read.
+            self._planned = max(self._planned, _whole_blocks(self.position))
+            self._low = min(self._low, _whole_blocks(self.begin))
             return
         self.pace.advance(self.extent - extent)
-        limit = self._limit // streams
-        lead = self._lead(piece_seconds)
+        limit = self.limit // streams
+        lead = self._lead(max(piece_seconds, LEAST_SECONDS), rate)
         largest = min(max(self._smallest, lead), LAST_PIECE, limit // 2)
         if self.is_backward:
             if offset < begin or is_first:
@@ -177,13 +187,15 @@ class Stream:
     def _smallest(self) -> int:
         return max(FIRST_PIECE, self.extent // SHARE)
 
-    def _lead(self, piece_seconds: float) -> int:
+    def _lead(self, piece_seconds: float, rate: float) -> int:
         """Return how many bytes ahead of the reader the next piece is requested."""
         least = self._smallest // 2
         if self.extent <= FIRST_PIECE:  # it may read no more than a header
             return least
         most = self.extent * (GROWTH if self.begin else GROWTH_FROM_BEGINNING)
-        return max(least, int(min(most, MARGIN * self.pace.bytes_in(max(piece_seconds, LEAST_SECONDS)))))
+        # No reader gets further in that time than the rate allows, however fast it is.
+        taken = min(self.pace.bytes_in(piece_seconds), rate * piece_seconds)
+        return max(least, int(min(most, MARGIN * taken)))
 
     def _plan_first(self, offset: int, size: int, piece: int) -> Iterator[tuple[int, int]]:
         """Yield what the first read needs more: nothing for one in the middle, which may be a random one."""
@@ -233,13 +245,21 @@ def _whole_blocks(size: int) -> int:
 class Streams:
     """The sequential streams of one file, the most recently used one last. Not locked.
 
-    A read joins the stream that it continues, from whatever handle or thread it comes.
+    A read joins the stream that it continues, from whatever handle or thread it comes. `rate` returns how
+    many bytes a second may come.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, rate: Callable[[], float] = lambda: math.inf) -> None:
         self._limit = limit
+        self._rate = rate
         self._streams: list[Stream] = []
         self._piece_seconds = 0.0
+
+    def set_limit(self, limit: int) -> None:
+        """Change how many bytes the plans of all streams together may run ahead."""
+        self._limit = limit
+        for stream in self._streams:
+            stream.limit = limit
 
     def join(self, offset: int, *, is_coming: bool) -> tuple[Stream | None, list[Stream]]:
         """Return the stream of a read at `offset`, and the streams whose downloads are to be cancelled.
@@ -291,7 +311,7 @@ class Streams:
     def plan(self, stream: Stream, offset: int, end: int, size: int) -> Iterable[tuple[int, int]]:
         """Return the ranges to download now; see `Stream.plan`."""
         others = sum(one.runs_ahead for one in self._streams if one is not stream)
-        return stream.plan(offset, end, size, 1 + others, self._piece_seconds)
+        return stream.plan(offset, end, size, 1 + others, self._piece_seconds, self._rate())
 
     def forget(self) -> None:
         """Drop all streams, because downloaded blocks were wrong."""

@@ -62,9 +62,13 @@ UNLIMITED = SpaceCalls()
 
 
 class SpaceWaiter:
-    """Wakes writers that wait, at each progress. Its lock comes after all others of the cache and journal."""
+    """Wakes writers that wait, at each progress. Its lock comes after all others of the cache and journal.
 
-    def __init__(self) -> None:
+    Their patience is longer by `slowness` seconds, which a limit of the mount adds to an upload.
+    """
+
+    def __init__(self, slowness: Callable[[], float] = lambda: 0.0) -> None:
+        self._slowness = slowness
         self._changed = new_condition(Rank.SPACE)
         self._progress = 0
 
@@ -82,7 +86,7 @@ class SpaceWaiter:
             before = self._progress
             # As long as anything is stored the writer waits, however long all of it takes.
             if before != seen:
-                seen, deadline = before, monotonic() + PATIENCE
+                seen, deadline = before, monotonic() + PATIENCE + self._slowness()
             if (outlook := check()) is not SpaceOutlook.HOPE:
                 return outlook is SpaceOutlook.SPACE
             rest = deadline - monotonic()

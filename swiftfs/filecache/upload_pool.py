@@ -6,19 +6,20 @@ from functools import partial
 from typing import Any
 
 from swiftfs.concurrency import Executor, Future, Rank, new_future, new_lock, new_pool
-from swiftfs.store.server_load import ParallelLimit
+from swiftfs.store.server_load import MOST, ParallelLimit
 
 
 class UploadPool(Executor):
     """Runs calls in their order, at most `most` at once, and no more than `limit` allows now.
 
+    `most` may be changed: it counts from the next upload that begins or ends.
     `_waiting` are those that have not begun, with their futures, which can still be cancelled.
     """
 
     def __init__(self, limit: ParallelLimit, most: int) -> None:
         self._limit = limit
-        self._most = most
-        self._threads = new_pool("upload", most)
+        self.most = most
+        self._threads = new_pool("upload", MOST)  # a thread is only made when it is needed
         self._lock = new_lock(Rank.UPLOADS)
         self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._running = 0
@@ -40,7 +41,7 @@ class UploadPool(Executor):
 
     def _begin(self) -> None:
         """Begin as many calls as may run. Lock held."""
-        while self._waiting and self._running < min(self._limit.now, self._most):
+        while self._waiting and self._running < min(self._limit.now, self.most):
             self._running += 1
             self._threads.submit(self._work, *self._waiting.popleft())
 

@@ -17,7 +17,7 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.objects import ObjectName
 from swiftfs.store.moved_view import MovedNames
-from swiftfs.store.server_load import ParallelLimit
+from swiftfs.store.server_load import MOST, ParallelLimit
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,8 @@ class Upkeep:
 class Backlog:
     """The queue, the workers that execute its tasks, and the upkeep in those workers.
 
-    At most `parallel` tasks run at once, and no more than `limit` allows, since most of them are one PUT.
+    At most `parallel` tasks run at once, which may be changed, and no more than `limit` allows, since most of
+    them are one PUT.
 
     It is made before the file cache, which calls it, and before the journal, which needs both. So nothing is
     connected afterwards. `changed` is the journal's lock, which guards the queue. `uses` are those of the
@@ -118,16 +119,16 @@ class Backlog:
         self.uses = Uses()
         self.queue = TaskQueue(self.uses, moved)
         self.changed = new_condition(Rank.JOURNAL)
-        self._parallel = parallel
+        self.parallel = parallel
         self._limit = limit
-        self.workers = new_pool("operation", parallel + FOR_UPKEEP)
+        self.workers = new_pool("operation", MOST + FOR_UPKEEP)  # a thread is only made when it is needed
         self.upkeep = Upkeep(db, removal, self.workers)
 
     def is_full(self) -> bool:
         """Return whether no more tasks may run now. Lock held."""
         # While the server does not answer one task finds out when it does again. Otherwise every worker would
         # wait for the whole of its timeout, over and over, and log it.
-        most = 1 if self.queue.is_away else min(self._limit.now, self._parallel)
+        most = 1 if self.queue.is_away else min(self._limit.now, self.parallel)
         return self.queue.under_way >= most
 
     def start_uploads_for_space(self) -> bool:

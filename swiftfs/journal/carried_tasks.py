@@ -19,6 +19,7 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.parts import JournalParts
+from swiftfs.journal.replaced import Replaced
 from swiftfs.journal.scheduler import Scheduler, with_blockers
 from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
@@ -261,10 +262,10 @@ def renamed(operation: Operation, name: ObjectName, *, is_moved: bool) -> Put | 
         case PutMarker():
             return replace(operation, name=name)
         case PutFile() | PutSpecial() if not is_moved or operation.creates:
-            return operation.renamed(name, replaces_large=False, replaces_etag=None, creates=True)
+            return operation.renamed(name, Replaced(creates=True))
         case PutFile() | PutSpecial() if operation.replaces_etag is not None:
             large, etag = operation.replaces_large, operation.replaces_etag
-            return operation.renamed(name, replaces_large=large, replaces_etag=etag, creates=False)
+            return operation.renamed(name, Replaced(large, etag, trash=operation.trash))
     return None
 
 

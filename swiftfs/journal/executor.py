@@ -39,6 +39,7 @@ from swiftfs.journal.operations import (
 from swiftfs.journal.segment_expiry import SegmentExpiry, without_past_expiry
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
+from swiftfs.journal.trash import Trash
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.object_meta import ObjectMeta
@@ -62,8 +63,10 @@ class Executor:
         removal: SegmentRemoval,
         copies: SharedCopies,
         ambiguous: AmbiguousRequests,
+        trash: Trash,
     ) -> None:
         self.removal = removal
+        self.trash = trash
         self._store = store
         self._segment_size = segment_size
         self._conflicts = conflicts
@@ -121,11 +124,9 @@ class Executor:
         if operation.foreign_headers_unknown:
             operation = self._with_headers(operation, cached_file)
         operation = replace(operation, meta=without_past_expiry(operation.name, operation.meta))
-        return self._file_upload.run(
-            self._conflicts.resolve(operation, cached_file, ambiguous=ambiguous),
-            cached_file,
-            record_superseded,
-        )
+        operation = self._conflicts.resolve(operation, cached_file, ambiguous=ambiguous)
+        with self.trash.replacing(operation, ambiguous=ambiguous) as kept:
+            return self._file_upload.run(kept, cached_file, record_superseded)
 
     def _without_unproven(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         """Return the operation without the segments that an earlier attempt was to replace, unless it did.
@@ -209,15 +210,8 @@ class Executor:
         """
         match operation:
             case PutSpecial():
-                if ambiguous and self.removal.has_unproven(operation.name) and self._is_stored(operation):
-                    self.removal.record_replaced(operation.name)  # by an attempt that had no answer
-                # Before the PUT: afterwards nobody can read the manifest that named them.
-                replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
-                meta = without_past_expiry(operation.name, operation.meta)
-                info = self._store.put(operation.name, operation.body, meta.headers())
-                self.removal.owners.forget(operation.name)
-                self.removal.discard(operation.name, replaced, is_slo=False)
-                return info
+                with self.trash.replacing(operation, ambiguous=ambiguous) as kept:
+                    return self._put_special(kept, ambiguous=ambiguous)
             case PutMarker():
                 return self._put_marker(operation, ambiguous=ambiguous)
             case SetAttributes():
@@ -237,6 +231,17 @@ class Executor:
             case DeleteContainer():
                 self._store.delete_container(operation.container)
         return None
+
+    def _put_special(self, operation: PutSpecial, *, ambiguous: bool) -> ObjectInfo:
+        if ambiguous and self.removal.has_unproven(operation.name) and self._is_stored(operation):
+            self.removal.record_replaced(operation.name)  # by an attempt that had no answer
+        # Before the PUT: afterwards nobody can read the manifest that named them.
+        replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
+        meta = without_past_expiry(operation.name, operation.meta)
+        info = self._store.put(operation.name, operation.body, meta.headers())
+        self.removal.owners.forget(operation.name)
+        self.removal.discard(operation.name, replaced, is_slo=False)
+        return info
 
     def _copy_file(self, operation: CopyFile) -> ObjectInfo:
         """Copy a file and return its copy, which shares nothing with it: either may be deleted any time."""
@@ -306,7 +311,8 @@ class Executor:
         Raise the store's errors, and for a folder `Unmoved`: then the old state stands.
         """
         if isinstance(operation, Move):
-            return Moved(self._object_moves.move(operation, keeper))
+            with self.trash.replacing(operation, ambiguous=False) as kept:
+                return Moved(self._object_moves.move(kept, keeper))
         return self._object_moves.move_folder(operation, record, keeper, self._background_moves.plan)
 
     def move_objects(
@@ -322,7 +328,8 @@ class Executor:
         """
         try:
             if isinstance(operation, Move):
-                return Moved(self._object_moves.resume_move(operation, keeper))
+                with self.trash.replacing(operation, ambiguous=True) as kept:
+                    return Moved(self._object_moves.resume_move(kept, keeper))
             return self._object_moves.resume_folder(operation, record, keeper)
         except StoreError:
             # The dead process may have made any of the copies, and both names may be changed from now on.
@@ -342,6 +349,7 @@ class Executor:
         failures: dict[ObjectName, StoreError] = {}
         found: dict[ObjectName, set[ObjectName]] = {}
         operations = self._with_known_kinds(self._without_changed(operations, failures))
+        operations, kept = self.trash.keep_deleted(operations, failures, self._pool)
         for operation, segments in zip(
             operations, self._pool.map(self._find_segments, operations), strict=True
         ):
@@ -365,6 +373,7 @@ class Executor:
             self.removal.record_deleted({name}, segments, lost)
             self.removal.keep_shared(found[name] & shared, {name})
             self.removal.owners.forget(name)
+        self.trash.deleted(kept, failed, self._pool)
         return failures | failed
 
     def _with_known_kinds(self, operations: Sequence[Delete]) -> list[Delete]:

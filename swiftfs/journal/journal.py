@@ -28,6 +28,7 @@ from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.recovery import Recovery
 from swiftfs.journal.repairs import Repairs
+from swiftfs.journal.replaced import Replaced
 from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.sleeping_tasks import SleepingTask
@@ -50,8 +51,7 @@ class Journal:
     In `Mode.WRITE_BACK` a change is executed `settle_seconds` after it was handed in; in `Mode.SYNC` as soon
     as possible, and the caller flushes it. The lock guards the queue; it comes after those of open
     files, and before those of the namespace, of cached files and of the database. `sent` returns how many
-    bytes of a task's file need not be sent any more. The objects of `watch` are checked again after a request
-    was lost, by `late`, which is None without them.
+    bytes of a task's file need not be sent any more. `late` checks the objects of `watch` after a lost one.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Journal:
         watch: Watch | None = None,
     ) -> None:
         self.mode = mode
-        self._executor = executor
+        self._executor, self.trash = executor, executor.trash
         self._cache = cache
         self._db = db
         self._sent = sent
@@ -76,6 +76,7 @@ class Journal:
         self._changed = backlog.changed
         self._writer = TaskWriter(self._queue, db, cache, settle_seconds if mode is Mode.WRITE_BACK else 0.0)
         self.given_up = self._writer.given_up
+        self.set_settle = self._writer.set_settle
         self._repairs = Repairs(backlog, self._writer, cache)
         self.late = LateRequests(watch, cache, db, self._repairs) if watch else None
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self.late)
@@ -223,15 +224,12 @@ class Journal:
         target: ObjectName,
         path: str,
         record: RecordRename,
-        *,
-        replaces_large: bool | None,
-        replaces_etag: str | None,
-        creates: bool,
+        replaced: Replaced,
     ) -> bool:
         """Store the pending file `source` as `target`, which is `path`; return False if that is impossible.
 
-        `record` is called with the lock held. Pending changes of `target` are not stored any more; the other
-        arguments describe Swift's object there, as in `PutFile`.
+        `record` is called with the lock held. Pending changes of `target` are not stored any more; `replaced`
+        describes Swift's object there.
         """
         with self._changed:
             self._let_go_of([source, target])
@@ -243,9 +241,7 @@ class Journal:
             (task,) = chain
             if not isinstance(task.operation, PutFile | PutSpecial):
                 return False
-            moved = task.operation.renamed(
-                target, replaces_large=replaces_large, replaces_etag=replaces_etag, creates=creates
-            )
+            moved = task.operation.renamed(target, replaced)
             if moved is None:
                 return False
             tail = self._queue.tail(target)

@@ -28,7 +28,7 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
         case (PutFile() | PutSpecial(), Delete()):
             merged = None
             if not earlier.creates:
-                merged = _deletion_instead(earlier)
+                merged = _deletion_instead(earlier, later)
         case (PutFile() | PutSpecial(), PutFile() | PutSpecial()):
             merged = _later_file(earlier, later)
         case PutFile(), SetAttributes():
@@ -56,6 +56,7 @@ def _later_file(earlier: PutFile | PutSpecial, later: PutFile | PutSpecial) -> P
         replaces_large=earlier.replaces_large,
         replaces_etag=earlier.replaces_etag,
         creates=earlier.creates,
+        trash="" if earlier.creates else earlier.trash or later.trash,
     )
     if not (isinstance(merged, PutFile) and isinstance(earlier, PutFile)):
         return merged
@@ -72,18 +73,23 @@ def _file_instead(deletion: Delete, put: PutFile | PutSpecial) -> PutFile | PutS
 
     A marker after a deletion is not merged so: its PUT has `If-None-Match: *` and would find the object.
     """
-    merged = replace(put, replaces_large=deletion.is_slo, replaces_etag=deletion.etag, creates=False)
+    trash = deletion.trash or put.trash
+    merged = replace(
+        put, replaces_large=deletion.is_slo, replaces_etag=deletion.etag, creates=False, trash=trash
+    )
     if isinstance(merged, PutFile):
         merged = replace(merged, superseded_segments=deletion.superseded_segments, sent=deletion.sent)
     return merged
 
 
-def _deletion_instead(put: PutFile | PutSpecial) -> Delete:
+def _deletion_instead(put: PutFile | PutSpecial, later: Delete) -> Delete:
     """Return the deletion of the object that a file was to replace, which Swift still has.
 
     Only `put` knows whether that object has segments to delete.
     """
-    deletion = Delete(put.name, put.replaces_large, put.replaces_etag)
+    # The first key: an attempt may have copied the object there already.
+    trash = put.trash or later.trash
+    deletion = Delete(put.name, put.replaces_large, put.replaces_etag, trash=trash)
     if not isinstance(put, PutFile):
         return deletion
     return replace(deletion, sent=put.sent, superseded_segments=put.superseded_segments)

@@ -27,6 +27,7 @@ from swiftfs.journal.operations import (
     PutSpecial,
     names_of,
 )
+from swiftfs.journal.replaced import Replaced
 from swiftfs.journal.schema import COLUMNS, NOT_WRITTEN, SELECT_OLDER, Statement
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import row_checksum
@@ -345,7 +346,7 @@ def _at_new_name(older: Operation, now: Operation) -> Operation | None:
             return replace(older, name=now.name)
         case ((PutFile() | PutSpecial()), (PutFile() | PutSpecial())):
             large, etag = now.replaces_large, now.replaces_etag
-            return older.renamed(now.name, replaces_large=large, replaces_etag=etag, creates=now.creates)
+            return older.renamed(now.name, Replaced(large, etag, now.creates, now.trash))
     return None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from swiftfs.filecache.block_map import FileRecord
+from swiftfs.journal.replaced import Replaced
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Row
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
@@ -22,6 +23,7 @@ class PutFile:
     - `sent`: ETags of versions that earlier attempts may have stored, and the Content-Types of empty ones;
       only with `conflict=keep`, or if an SLO may be overwritten.
     - `running`: the meta of an older state whose upload has not ended.
+    - `trash`: the key to which the object that is replaced is copied before; empty if it is not kept.
     - `expires`: the X-Delete-At for an object that has none, if `foreign_headers_unknown`.
     - `expiry_changed`: whether segments that stay may have another X-Delete-At than the meta.
     """
@@ -36,12 +38,11 @@ class PutFile:
     superseded_segments: tuple[ObjectName, ...] = ()
     sent: tuple[str, ...] = ()
     running: ObjectMeta | None = None
+    trash: str = ""
     expires: str = ""
     expiry_changed: bool = False
 
-    def renamed(
-        self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
-    ) -> "PutFile | None":
+    def renamed(self, name: ObjectName, replaced: Replaced) -> "PutFile | None":
         """Return the operation for another name, None if the old name's object is needed."""
         # Headers or bytes of the object at the old name are still needed, and it would be deleted.
         if self.foreign_headers_unknown or not self.file.is_whole:
@@ -51,12 +52,13 @@ class PutFile:
             name=name,
             file=replace(self.file, base=None),
             meta=self.meta.renamed(self.name.key, name.key),
-            replaces_large=replaces_large,
-            replaces_etag=replaces_etag,
-            creates=creates,
+            replaces_large=replaced.large,
+            replaces_etag=replaced.etag,
+            creates=replaced.creates,
             # They are about the old name's object. Its deletion takes its segments.
             superseded_segments=(),
             sent=(),
+            trash=replaced.trash,
         )
 
 
@@ -70,13 +72,17 @@ class PutSpecial:
     replaces_large: bool | None = False
     replaces_etag: str | None = None
     creates: bool = False
+    trash: str = ""
 
-    def renamed(
-        self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
-    ) -> "PutSpecial":
+    def renamed(self, name: ObjectName, replaced: Replaced) -> "PutSpecial":
         """Return the operation for another name."""
         return replace(
-            self, name=name, replaces_large=replaces_large, replaces_etag=replaces_etag, creates=creates
+            self,
+            name=name,
+            replaces_large=replaced.large,
+            replaces_etag=replaced.etag,
+            creates=replaced.creates,
+            trash=replaced.trash,
         )
 
 
@@ -119,7 +125,7 @@ class Delete:
     segments, which the copy needs. One that has `waited` for the last close of its file, maybe for hours, is
     deleted only if it is still that version, too, and was not stored anew since `modified`, the time in its
     row of a listing, empty if unknown. `sent` and `superseded_segments` are those of the `PutFile` that the
-    deletion replaced.
+    deletion replaced. An object that is to be kept is first copied to the key `trash`.
     """
 
     name: ObjectName
@@ -129,6 +135,7 @@ class Delete:
     waited: bool = False
     modified: str = ""
     sent: tuple[str, ...] = ()
+    trash: str = ""
     superseded_segments: tuple[ObjectName, ...] = ()
 
     @property
@@ -150,6 +157,7 @@ class Move:
       means any object, because its deletion was due.
     - `served`: whether a mount has served files since the move was interrupted.
     - `is_slo`: whether the object is an SLO; None is unknown.
+    - `trash`: as in `PutFile`, for the object at the target.
     """
 
     source: ObjectName
@@ -159,6 +167,7 @@ class Move:
     replaces_etag: str | None = None
     served: bool = False
     is_slo: bool | None = None
+    trash: str = ""
 
     def copies(self) -> list[tuple[ObjectName, ObjectName]]:
         """Return the old and new name of what may be a large object."""

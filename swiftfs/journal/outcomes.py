@@ -228,6 +228,7 @@ class Outcomes:
         """Let the task store the newer hand-in of its file next, over the version `info`. Lock held."""
         assert task.newer is not None
         assert isinstance(task.operation, PutFile)
+        kept = task.operation.trash
         task.created, due = task.newer.created, task.newer.due
         task.operation = replace(
             task.operation,
@@ -236,9 +237,10 @@ class Outcomes:
             creates=False,
             superseded_segments=(),
             sent=(),
+            trash="",
         )
         task.take_newer()
-        task.operation = replace(task.operation, file=cached_file.to_record())
+        task.operation = _without_kept(replace(task.operation, file=cached_file.to_record()), kept)
         # Not the latest one: what was handed in during the upload is not stored.
         task.stored_hand_in = task.sent_hand_in
         task.ambiguous = task.reported = task.promised = False
@@ -254,14 +256,16 @@ class Outcomes:
             return []
         followers = [other for other in self._queue.chain(info.version.name) if other is not task]
         slo = info.version.etag if info.is_slo else None
+        kept = task.operation.trash if isinstance(task.operation, PutFile) else ""
         for other in followers:
             if isinstance(other.operation, PutFile):
-                other.operation = replace(
+                follower = replace(
                     other.operation,
                     replaces_large=info.is_slo,
                     replaces_etag=info.version.etag,
                     creates=False,
                 )
+                other.operation = _without_kept(follower, kept)
             elif isinstance(other.operation, SetAttributes):
                 other.operation = replace(
                     other.operation, meta=other.operation.meta.with_slo(slo), is_slo=info.is_slo
@@ -305,9 +309,10 @@ class Outcomes:
 
     def _end_with(self, task: Task, state: Succeeded | Cancelled, spared: Collection[Task]) -> None:
         """End a task, and those that must not be executed without it. Lock held."""
+        executed = task.executed() if isinstance(state, Succeeded) else None
         # One commit: the next process would execute either of them alone, and bring back what was deleted, or
         # delete what another client has stored there.
-        self._writer.end_together(task, state, spared)
+        self._writer.end(task, state, executed=executed, others=spared)
         for one in spared:
             one.notify(None if isinstance(one.operation, Delete) else state.error)
 
@@ -392,6 +397,11 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
     if isinstance(error, Unforeseen | LoginRefused):
         return False
     return not again and isinstance(task.operation, Delete | MoveObject | SetAttributes | ReplaceHeaders)
+
+
+def _without_kept(operation: PutFile, kept: str) -> PutFile:
+    """Return the operation; what it was to copy to the key `kept` is there, and must not be overwritten."""
+    return replace(operation, trash="") if kept and operation.trash == kept else operation
 
 
 def _may_be_stored(error: Failure) -> bool:

@@ -84,6 +84,11 @@ class SegmentOwnership:
         with self._lock:
             return bool(self._claims.get(name))
 
+    def claimants(self) -> list[ObjectName]:
+        """Return the objects that may own segments which were uploaded for others."""
+        with self._lock:
+            return list(self._claims)
+
     def users(self, segments: Iterable[ObjectName]) -> dict[ObjectName, frozenset[ObjectName]]:
         """Return those segments that other objects than their owner may name, each with these objects."""
         with self._lock:
@@ -142,6 +147,16 @@ class SegmentOwnership:
 
         `etag` is the ETag in the answer to the COPY of the manifest.
         """
+        if not etag:
+            return
+        # The target's claims are written before those of the source are deleted: after a crash in between,
+        # one name too many has claims, but for an ETag that it does not have any more.
+        self.record_copy(source, target, etag)
+        self.record_version(target, etag)
+        self.record_version(source, "")
+
+    def record_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
+        """Give `target` the same claims as `source`, which keeps its own for now; `etag` as above."""
         # A claim is worth nothing without the version that it is for.
         if not etag:
             return
@@ -149,10 +164,6 @@ class SegmentOwnership:
             claims = {Claim(source, is_prefix=False), *self._claims.get(source, {}).get(etag, ())}
             self._add(target, etag, claims)
         self._sync()
-        # The target's claims are written before those of the source are deleted: after a crash in between,
-        # one name too many has claims, but for an ETag that it does not have any more.
-        self.record_version(target, etag)
-        self.record_version(source, "")
 
     def share(self, copies: Iterable[tuple[ObjectName, ObjectName]], since: float) -> None:
         """Record that of each pair the second may name segments of the first since then (Unix seconds)."""

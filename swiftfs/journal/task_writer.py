@@ -322,7 +322,7 @@ class TaskWriter:
         # A new number: the next process takes the records up in their order, and this one belongs behind what
         # was recorded about the target.
         seq, gone = self._queue.next_seq(), [task, *([overtaken] if overtaken else [])]
-        deletion = Delete(source.name, source.replaces_large, source.replaces_etag)
+        deletion = Delete(source.name, source.replaces_large, source.replaces_etag, trash=source.trash)
         waiting = Waiting(task.created)  # due at once, but blocked by the task of the new name
         leaves = Task(self._queue.next_seq(), task.path, deletion, nobody_waits, task.created, waiting)
         records = [Record(seq, path, operation), *([leaves.record()] if was_there else [])]
@@ -390,24 +390,19 @@ class TaskWriter:
         changed: Iterable[Task] = (),
         cached_file: CachedFile | None = None,
         executed: Executed | None = None,
+        others: Collection[Task] = (),
     ) -> None:
-        """End a task in `state`, and write the tasks `changed` by that; the rest as in `finish`."""
+        """End a task in `state`, and write the tasks `changed` by that; the rest as in `finish`.
+
+        The same commit cancels `others`: deletions, which are not needed, and the rest with that error.
+        """
         changed = list(changed)
         if task.overrides is not None and isinstance(state, Succeeded):
             task.overrides.become(Cancelled())
         elif task.overrides is not None:
             self._queue.put_before(task.overrides, task)
             changed.append(task.overrides)
-        self.finish([task.seq], changed, cached_file, executed)
-        self._forget(task, state)
-
-    def end_together(self, task: Task, state: Succeeded | Cancelled, others: Collection[Task]) -> None:
-        """End a task in `state`, and cancel `others`, in one commit; none may override a deletion.
-
-        Deletions among the others are not needed any more; the rest has the error of the task.
-        """
-        executed = task.executed() if isinstance(state, Succeeded) else None
-        self.finish([task.seq, *(one.seq for one in others)], [], None, executed)
+        self.finish([task.seq, *(one.seq for one in others)], changed, cached_file, executed)
         for one in others:
             self._forget(one, Cancelled(None if isinstance(one.operation, Delete) else state.error))
         self._forget(task, state)
@@ -447,6 +442,10 @@ class TaskWriter:
         # Before the caller unpins what the new records do not name any more.
         self.pin_older()
 
+    def set_settle(self, seconds: float) -> None:
+        """Change the write delay of later changes; needs no lock."""
+        self._settle_seconds = seconds
+
     def _delay(self, at_least: float) -> float:
         return max(self._settling(), at_least)
 
@@ -470,4 +469,5 @@ def _replacing(move: Operation, deletion: Operation) -> Operation:
     """
     if not isinstance(move, Move) or not isinstance(deletion, Delete):
         return move
-    return replace(move, replaces_large=deletion.is_slo, replaces_etag=ANY_VERSION)
+    trash = deletion.trash or move.trash
+    return replace(move, replaces_large=deletion.is_slo, replaces_etag=ANY_VERSION, trash=trash)

@@ -26,6 +26,7 @@ from swiftfs.attributes import (
 from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Folder, escape, plain_marker, slash_marker
 from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.trash import TRASH_FOLDER
 
 
 class _WeaklyReferenced:
@@ -105,7 +106,8 @@ class Defaults:
 
     `times` tells whence the mtime of an object is that another client stored. With
     `slash_markers` the markers of new folders are `d/`, with `typed_markers` a marker's Content-Type has its
-    attributes. `show_segments` shows the containers of segments too, `special` what `shown` leaves out.
+    attributes. `show_segments` shows the containers of segments too, `special` what `shown` leaves out. The
+    folder of the trash below the prefix `hidden_trash`, of each container, is not shown; None hides none.
     """
 
     uid: int
@@ -116,6 +118,7 @@ class Defaults:
     typed_markers: bool = False
     show_segments: bool = False
     special: bool = False
+    hidden_trash: str | None = None
 
     def shown(self, attributes: Attributes) -> Attributes:
         """Return what stat(2) shows: no setuid and setgid bits of files, and no devices, unless `special`.
@@ -136,6 +139,11 @@ class Defaults:
     def shows_container(self, container: str) -> bool:
         """Return whether a container is shown in the root of an account."""
         return self.show_segments or not container.endswith(SEGMENTS_SUFFIX)
+
+    def hidden_in(self, folder: Folder) -> list[str]:
+        """Return the components that are not shown in a folder."""
+        hidden = [] if folder.prefix else [SEGMENTS_FOLDER]
+        return [*hidden, TRASH_FOLDER] if folder.prefix == self.hidden_trash else hidden
 
     def directory(self, inode: int) -> Attributes:
         """Return the attributes of a folder whose marker stores none."""
@@ -364,9 +372,9 @@ def entries_of(
     subfolders = {subdir[cut:-1]: Folder(folder.container, subdir) for subdir in subdirs}
     # The object `d/` in the listing of `d/` is the folder itself.
     rows = [row for row in rows if row.key != folder.prefix or not is_slash_marker(row)]
-    if not cut:
-        subfolders.pop(SEGMENTS_FOLDER, None)
-        rows = [row for row in rows if row.key != SEGMENTS_FOLDER]
+    for component in defaults.hidden_in(folder):
+        subfolders.pop(component, None)
+        rows = [row for row in rows if row.key[cut:] != component]
     marked = {row.key[cut:] for row in rows if is_marker(row)}
     folders = subfolders.keys() | marked
     for row in rows:

@@ -328,7 +328,7 @@ class Namespace:
     def _show_implied(self, listing: Listing, component: str) -> None:
         """Show a folder without a marker in a listing that lacks it. Lock held."""
         name = escape(component)
-        if not listing.lacks_folder(name):
+        if component in self._defaults.hidden_in(listing.folder) or not listing.lacks_folder(name):
             return
         if (file := listing.known(name)) is not None:
             if self._overlay.newest(listing.folder, name) is not None:

@@ -21,6 +21,7 @@ from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services, in_folder
+from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
 
@@ -43,6 +44,7 @@ class FileOps:
         self._inodes = services.inodes
         self._times = services.times
         self._prefetch = Prefetch(services.namespace, self._file_cache, self._open_files, services.options)
+        self.set_prefetch = self._prefetch.switch
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
         """Create and open a file; without O_EXCL, open one that was created meanwhile."""
@@ -83,7 +85,7 @@ class FileOps:
                 handle = self._open_stored(path, flags)
         file = self._open_files.handle(handle).file
         if flags & os.O_TRUNC:
-            self._truncate(file, 0)
+            self._truncate_opened(handle, file)
         elif not flags & (os.O_ACCMODE | os.O_NOATIME):
             self._times.accessed(file.known_as, file.attributes)
         return handle
@@ -364,10 +366,20 @@ class FileOps:
                 raise
             return entry
 
+    def _truncate_opened(self, handle: int, file: OpenFile) -> None:
+        """Make a file empty that is being opened; close the handle if that fails."""
+        try:
+            self._truncate(file, 0)
+        except BaseException:
+            self._write_back.close(handle, file)
+            raise
+
     def _truncate(self, file: OpenFile, size: int) -> None:
         if size > self._services.layout.largest_file:
             raise os_error(errno.EFBIG, file.path)
         with file.lock:
+            if size == 0 and not file.trash:
+                file.trash = trash_entry(file.entry, self._services.trash)
             if size == 0 and self._file_cache.is_pinned(file.cached_file):
                 # The journal needs the bytes of its record until the next flush replaces them.
                 before, file.cached_file = file.cached_file, self._file_cache.new(file.name, None)

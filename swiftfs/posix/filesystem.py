@@ -20,6 +20,7 @@ from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
+from swiftfs.posix.trash_guard import TrashGuard
 from swiftfs.posix.unlink_ops import UnlinkOps
 from swiftfs.posix.version_tree import VersionTree
 from swiftfs.posix.write_back import WriteBack
@@ -47,56 +48,62 @@ class FileSystem:
         renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
         attributes = AttributeOps(services, pending, files, changes)
 
-        versions = VersionTree(services, files)
+        versions, guard = VersionTree(services, files), TrashGuard(services.source, services.trash)
         before, read_only, handles = versions.before, versions.read_only, versions.handles
 
         self.getattr = before(versions.getattr, attributes.getattr)
         self.getattr_handle = attributes.getattr_handle
-        self.chmod = read_only(attributes.chmod)
-        self.chown = read_only(attributes.chown)
-        self.utimens = read_only(attributes.utimens)
+        self.chmod = read_only(guard.refusing(attributes.chmod))
+        self.chown = read_only(guard.refusing(attributes.chown))
+        self.utimens = read_only(guard.refusing(attributes.utimens))
         self.getxattr = before(versions.getxattr, attributes.getxattr)
         self.listxattr = before(versions.listxattr, attributes.listxattr)
-        self.setxattr = read_only(attributes.setxattr)
-        self.removexattr = read_only(attributes.removexattr)
+        self.setxattr = read_only(guard.refusing(attributes.setxattr))
+        self.removexattr = read_only(guard.refusing(attributes.removexattr))
 
         self.opendir = before(versions.opendir, directories.opendir)
         self.readdir = handles(versions.readdir, directories.readdir)
         self.fsyncdir = handles(versions.fsyncdir, directories.fsyncdir)
         self.releasedir = handles(versions.releasedir, directories.releasedir)
-        self.mkdir, self.rmdir = read_only(directories.mkdir), read_only(directories.rmdir)
+        self.mkdir = read_only(guard.refusing(directories.mkdir))
+        self.rmdir = read_only(guard.refusing(directories.rmdir))
 
-        self.create = read_only(files.create)
-        self.open = before(versions.open, files.open)
+        self.create = read_only(guard.refusing(files.create))
+        self.open = before(versions.open, guard.reading(files.open))
         self.page_use = services.open_files.page_use
         self.is_other_inode = services.open_files.replaced.is_other_inode
         self.moves = services.open_files.replaced.moves
         self.wait_for_move = services.open_files.replaced.wait
-        self.read = files.read
-        self.write = files.write
-        self.truncate = read_only(files.truncate)
+        self.read, self.write = files.read, files.write
+        self.truncate = read_only(guard.refusing(files.truncate))
         self.truncate_handle = files.truncate_handle
         self.fallocate = files.fallocate
-        self.flush = files.flush
-        self.fsync = files.fsync
+        self.flush, self.fsync = files.flush, files.fsync
         self.release = files.release
-        self.mknod = read_only(files.mknod)
-        self.symlink = read_only(files.symlink, first=1, last=1)
+        self.mknod = read_only(guard.refusing(files.mknod))
+        self.symlink = read_only(guard.refusing(files.symlink), first=1, last=1)
         self.readlink = before(versions.readlink, files.readlink)
 
-        self.link = read_only(LinkOps(services, pending, write_back, changes).link, last=1)
-        self.unlink, self.unhide = read_only(unlinks.unlink), unlinks.unhide
-        self.rename, self.hide = read_only(renames.rename, last=1), read_only(renames.hide)
+        links = LinkOps(services, pending, write_back, changes)
+        self.link = read_only(guard.refusing(links.link), last=1)
+        self.unlink, self.unhide = read_only(guard.refusing(unlinks.unlink)), unlinks.unhide
+        self.rename = read_only(guard.refusing(renames.rename), last=1)
+        self.hide = read_only(guard.refusing(renames.hide))
         self.statfs = UsageReport(services.store, services.source, services.options.segments).of
 
-        self.waiting = services.journal.waiting
-        self.retry = services.journal.retry
+        self.drain_seconds = services.options.drain
+
+        self.waiting, self.retry = services.journal.waiting, services.journal.retry
         self.refresh = services.namespace.invalidate_all
 
     @property
     def services(self) -> Services:
         """The parts of the mount, for its status."""
         return self._services
+
+    def set_prefetch(self, on: bool) -> None:
+        """Download small files before they are opened, or not."""
+        self._files.set_prefetch(on)
 
     def written(self) -> list[OpenFile]:
         """Return the open files with changes that the journal does not have."""
@@ -121,16 +128,17 @@ class FileSystem:
     def close(self, progress: Callable[[int], None] = lambda _: None) -> None:
         """Store all pending changes and end every thread; the mount is gone.
 
-        `progress` is called with the number of pending changes. Changes that cannot be stored within the
-        option `drain` stay on the disk for the next mount. Raise `SwiftfsError` if there are such changes, if
-        files could not be handed in, or if Swift refused changes that were not reported yet.
+        `progress` is called with the number of pending changes. Changes that cannot be stored within
+        `drain_seconds`, which may be changed until then, stay on the disk for the next mount. Raise
+        `SwiftfsError` if there are such changes, if files could not be handed in, or if Swift refused changes
+        that were not reported yet.
         """
         journal = self._services.journal
         # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
         # namespace.
         lost = [file.path for file in self._services.open_files.all() if not self._write_back.drain(file)]
         self._files.close()
-        left = journal.close(self._services.options.drain, progress, self._services.store.close)
+        left = journal.close(self.drain_seconds, progress, self._services.store.close)
         self._services.file_cache.close()
         self._services.namespace.close()
         problems = []

@@ -66,7 +66,8 @@ class OpenFile:
     `expiry_changed` is whether its segments may have another X-Delete-At than `meta`. An `aliased` file was
     hidden and is back: libfuse knows it by two names. `aside` is the path by which libfuse knows a file that
     another client has replaced, "" if that is its own. `users` counts the handles. `pages` is what the kernel
-    has of the file. Until `unchecked_until` (monotonic seconds) stat(2) does not ask whether it was replaced:
+    has of the file. `trash` is the key to which the stored object is copied before the next upload, empty if
+    it is not kept. Until `unchecked_until` (monotonic seconds) stat(2) does not ask whether it was replaced:
     the last answer was an error.
 
     The lock excludes writers while the file is handed in. It is the only lock that may be held during a
@@ -90,6 +91,7 @@ class OpenFile:
     users: int = 0
     pages: FilePages = field(default_factory=FilePages)
     unchecked_until: float = 0.0
+    trash: str = ""
     lock: Lock = field(default_factory=partial(new_lock, Rank.FILE, reentrant=True))
 
     def become(self, changes: Changes) -> None:

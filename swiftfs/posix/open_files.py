@@ -285,7 +285,8 @@ class OpenFiles:
             # By the entry, and not by the path: the file may have been renamed or handed in again since.
             for file in self._all():
                 if file.entry is pending:
-                    file.entry = entry
+                    # What the upload has replaced is in the trash.
+                    file.entry, file.trash = entry, ""
 
     def renamed(self, entries: Sequence[tuple[Entry, Entry]]) -> None:
         """Set the entry of each file that has the first one of a pair to the second: its name has changed."""

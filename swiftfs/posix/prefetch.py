@@ -48,7 +48,8 @@ class Prefetch:
         parallel = PER_CONNECTION * options.connections
         self._pool = new_pool("prefetch", parallel)
         # Twice the number of parallel downloads, so that no thread is idle while the reader opens the files.
-        window = 2 * parallel if options.prefetch else 0
+        window = 2 * parallel
+        self._is_on = options.prefetch
         self._max_ahead = READERS * window
         self._readers = Readers(namespace.known_children, window)
         self._ahead: OrderedDict[ObjectVersion, CachedFile] = OrderedDict()
@@ -65,14 +66,19 @@ class Prefetch:
     def opened(self, path: str) -> None:
         """Record that the file at `path` was opened for reading; start to download the next ones."""
         with self._lock:
-            reader = self._readers.opened(path)
+            reader = self._readers.opened(path) if self._is_on else None
             if reader is not None and not self._stopped:
                 self._fetch_for(reader)
             while len(self._ahead) > self._max_ahead:
                 self._cache.keep(self._ahead.popitem(last=False)[1])
 
+    def switch(self, on: bool) -> None:
+        """Download in advance from now on, or not."""
+        with self._lock:
+            self._is_on = on
+
     def stop(self) -> None:
-        """Download nothing in advance from now on."""
+        """Download nothing in advance any more, whatever `switch` says."""
         with self._lock:
             self._stopped = True
 

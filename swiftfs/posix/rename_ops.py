@@ -13,6 +13,7 @@ from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.carried_tasks import Carried, CarriedTasks, FolderRename
 from swiftfs.journal.moves import EMPTY, Unmoved
 from swiftfs.journal.operations import FolderPaths, Move, MovedObject, MoveFolder, MoveObject
+from swiftfs.journal.replaced import Replaced
 from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.journal.tasks import Done, Task, nobody_waits
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry, retyped_entry
@@ -24,6 +25,7 @@ from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, pending_entry
 from swiftfs.posix.services import Services
+from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of
 from swiftfs.posix.write_back import WriteBack
 
@@ -62,6 +64,7 @@ class RenameOps:
         self._changes = changes
         self._inodes = services.inodes
         self._times = services.times
+        self._trash = services.trash
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder, and replace what POSIX allows to replace."""
@@ -119,11 +122,12 @@ class RenameOps:
     def _rename_open(self, file: OpenFile, new: str, target: Entry | None, since: int) -> None:
         """Rename an open file over `target`, of which nothing was given up `since`; its lock is held."""
         old, name = file.path, self._namespace.new_object(new)
+        trash = trash_entry(target, self._trash)
         if file.entry is None:  # only this process knows it: the flush will use the new name
             self._delete_replaced(file)
             file.meta = file.meta.renamed(file.name.key, name.key)
             file.name = name
-            file.replaces, file.since = target, since
+            file.replaces, file.since, file.trash = target, since, trash
         else:
             # Within its lock, which is reentrant: no writer comes between this and the new name.
             self._write_back.hand_in_changes(file)
@@ -131,6 +135,7 @@ class RenameOps:
             moved = self._move(old, new, name, file.entry, target)
             file.rename_object(moved)
             file.since = self._pending.begin_change()
+            file.trash = ""  # the journal has it: that is about the object at the old name
             if moved.media_type != before:
                 file.meta = replace(file.meta, media_type=moved.media_type)
 
@@ -140,7 +145,8 @@ class RenameOps:
             return
         self._directories.keep_parent(file.path)
         try:
-            self._pending.submit(file.path, deletion_of(file.replaces), None, since=file.since)
+            deletion = replace(deletion_of(file.replaces, self._trash), trash=file.trash)
+            self._pending.submit(file.path, deletion, None, since=file.since)
         except OSError as error:
             if error.errno != errno.ESTALE:  # it never came to that name, and there is nothing to delete
                 raise
@@ -170,6 +176,7 @@ class RenameOps:
             etag=entry.etag or None,
             replaces_etag=(target.etag or None) if target else "",
             is_slo=entry.is_slo,
+            trash=trash_entry(target, self._trash),
         )
         try:
             self._journal.run_move(old, operation, record)
@@ -211,9 +218,12 @@ class RenameOps:
             moved.object,
             new,
             record,
-            replaces_large=target.is_slo if target else False,
-            replaces_etag=(target.etag or None) if target else None,
-            creates=target is None,
+            Replaced(
+                target.is_slo if target else False,
+                (target.etag or None) if target else None,
+                creates=target is None,
+                trash=trash_entry(target, self._trash),
+            ),
         )
         if is_renamed and self._pending.is_sync:
             self._journal.flush([source, moved.object])

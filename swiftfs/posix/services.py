@@ -1,6 +1,7 @@
 """What the modules of posix/ share: the parts of the mount, and who owns a new file."""
 
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.times import Times
 from swiftfs.store.histories import Histories
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.trash import TrashNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Services:
     """The parts of one mount that every kind of call needs; `service/build.py` makes them.
 
     `layout` limits the size of a file. `defaults` are the attributes of objects that store none.
+    `set_uploads` changes how many segments are uploaded at once at most, and of small files four times as
+    many.
     """
 
     store: ObjectStore
@@ -39,6 +43,8 @@ class Services:
     inodes: Inodes
     times: Times
     histories: Histories
+    trash: TrashNames
+    set_uploads: Callable[[int], None]
 
 
 def in_folder(namespace: Namespace, path: str, mode: int, caller: Caller) -> tuple[int, Caller]:

@@ -23,7 +23,9 @@ from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.open_file import Changes, HeldDeletion, OpenFile, Unlinked
 from swiftfs.posix.pending import JournaledChange, PendingChanges
 from swiftfs.posix.services import Services
+from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.write_back import WriteBack
+from swiftfs.trash import TrashNames
 
 THREADS = 1000
 """More threads than libfuse has."""
@@ -58,6 +60,7 @@ class UnlinkOps:
         self._directories = directories
         self._inodes = services.inodes
         self._times = services.times
+        self._trash = services.trash
         self._numbers = itertools.count(1)
         self._lock = new_lock(Rank.OPEN_FILES)
         # By the thread that has hidden it. The lock guards the table.
@@ -77,7 +80,8 @@ class UnlinkOps:
                     self._times.filled(path)
                     return
             self._directories.keep_parent(path)
-            self._pending.submit(path, deletion_of(_existing(entry, path)), None, since=since)
+            deletion = deletion_of(_existing(entry, path), self._trash)
+            self._pending.submit(path, deletion, None, since=since)
             self._inodes.forget(path)
             self._times.filled(path)
 
@@ -184,11 +188,12 @@ class UnlinkOps:
         with file.lock:
             self._directories.keep_parent(path)
             if entry is not None and entry.object is not None:
+                deletion = deletion_of(entry, self._trash)
                 # What is here must stay: when the object is gone it can be downloaded no more.
                 file.cached_file.pin()
                 until_closed = not file.cached_file.is_complete()
                 # By the ETag alone, the same bytes that another client stores meanwhile would be deleted.
-                deletion = replace(deletion_of(entry), modified=entry.last_modified if until_closed else "")
+                deletion = replace(deletion, modified=entry.last_modified if until_closed else "")
                 # Committed at once: if the process dies the file is not open any more, and must not come
                 # back.
                 seq, change = self._pending.hold(path, deletion, until_closed=until_closed, since=since)
@@ -200,17 +205,18 @@ class UnlinkOps:
 
     def _unlink_released(self, path: str, entry: Entry, hidden: str, since: int) -> Hidden:
         self._directories.keep_parent(path)
-        seq, change = self._pending.hold(path, deletion_of(entry), until_closed=False, since=since)
+        deletion = deletion_of(entry, self._trash)
+        seq, change = self._pending.hold(path, deletion, until_closed=False, since=since)
         self._inodes.move(path, hidden)
         return Hidden(path, hidden, None, seq, change)
 
 
-def deletion_of(entry: Entry) -> Delete:
-    """Return the operation that deletes a file's object."""
+def deletion_of(entry: Entry, trash: TrashNames) -> Delete:
+    """Return the operation that deletes a file's object, and puts it into the `trash` before."""
     assert entry.object is not None
     # A DLO is no SLO, but may have segments too: unknown means that the object is looked at.
     is_slo = None if entry.meta is not None and entry.meta.is_dlo else entry.is_slo
-    return Delete(entry.object, is_slo, entry.etag or None)
+    return Delete(entry.object, is_slo, entry.etag or None, trash=trash_entry(entry, trash))
 
 
 def _existing(entry: Entry | None, path: str) -> Entry:

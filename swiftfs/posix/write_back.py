@@ -146,6 +146,7 @@ class WriteBack:
             replaces_etag=(replaced.etag or None) if replaced else None,
             creates=replaced is None,
             foreign_headers_unknown=file.foreign_headers_unknown,
+            trash=file.trash,
             expires=expires if file.foreign_headers_unknown else "",
             expiry_changed=file.expiry_changed,
         )

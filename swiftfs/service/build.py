@@ -1,11 +1,13 @@
 """Builds a mount's parts, from the store up to the filesystem."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 from swiftfs.config.cache_dir import HEADS
 from swiftfs.config.options import Options
-from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.backlog import Backlog
@@ -21,6 +23,7 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier, SharedCopies
 from swiftfs.journal.tasks import Mode
+from swiftfs.journal.trash import Trash
 from swiftfs.namespace.entry import Defaults, ForeignTimes
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
@@ -35,7 +38,8 @@ from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.histories import Histories
 from swiftfs.store.moved_view import MovedNames, MovedView
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.server_load import MOST, ParallelLimit
+from swiftfs.store.server_load import MOST
+from swiftfs.trash import TrashNames
 
 PER_UPLOAD = 4
 """Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""
@@ -49,11 +53,11 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # First of all: a journal of another format stops the mount before any other file is changed.
     db = JournalDB(cache, f"{request.source} of {account.label}", account.place)
     records = db.records()
-    defaults = _defaults(options)
+    defaults = _defaults(request)
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db))
     layout = SegmentLayout(options.segment_size)
     open_files = OpenFiles()
-    factory = _file_factory(store, layout, db, options, open_files, account.load.segments)
+    factory = _file_factory(store, layout, db, options, open_files, account)
     # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
     needed = {**db.older_files(), **{put.file.file: put.name for put in puts}}
@@ -61,11 +65,17 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     removal = SegmentRemoval(account.store, db, SegmentOwnership(db, options.segments), histories=histories)
     # Made before both the cache, which calls it, and the journal, which needs the cache: no callback is
     # assigned later.
-    backlog = Backlog(db, removal, min(PER_UPLOAD * options.uploads, MOST), moved, account.load.files)
+    backlog = Backlog(db, removal, _parallel(options.uploads), moved, account.load.files)
     # A record that could not be read may have named any of the local files, so none of them is deleted.
     lost = db.lost_folder if db.lost else None
-    file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost)
+    slowness = partial(account.load.slowness, options.segment_size)
+    file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost, slowness)
     inodes = Inodes(request.source)
+
+    def set_uploads(uploads: int) -> None:
+        factory.set_uploads(uploads)
+        backlog.parallel = _parallel(uploads)
+
     services = Services(
         store,
         namespace,
@@ -80,15 +90,22 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
         inodes,
         Times(inodes),
         histories,
+        TrashNames(request.source, options.trash),
+        set_uploads,
     )
     return FileSystem(services, records)
+
+
+def _parallel(uploads: int) -> int:
+    return min(PER_UPLOAD * uploads, MOST)
 
 
 def _settle_seconds(options: Options) -> float:
     return 0.0 if options.sync else options.settle
 
 
-def _defaults(options: Options) -> Defaults:
+def _defaults(request: MountRequest) -> Defaults:
+    options = request.options
     return Defaults(
         uid=os.getuid() if options.uid is None else options.uid,
         gid=os.getgid() if options.gid is None else options.gid,
@@ -98,6 +115,7 @@ def _defaults(options: Options) -> Defaults:
         typed_markers=options.dir_attributes == "content-type",
         show_segments=options.show_segments,
         special=options.special,
+        hidden_trash=request.source.prefix if options.trash and not options.show_trash else None,
     )
 
 
@@ -123,7 +141,7 @@ def _file_factory(
     db: JournalDB,
     options: Options,
     open_files: OpenFiles,
-    limit: ParallelLimit,
+    account: ConnectedAccount,
 ) -> CachedFileFactory:
     return CachedFileFactory(
         store,
@@ -138,7 +156,8 @@ def _file_factory(
         # Not synced: a power cut ends no more than the requests of this moment, and `gc` finds what is left.
         on_put=db.write_upload,
         on_wrong_bytes=open_files.found_wrong,
-        limit=limit,
+        limit=account.load.segments,
+        rate=lambda: account.throttle.rates().received,
     )
 
 
@@ -157,7 +176,15 @@ def _journal(
     conflicts = Conflicts(store, copier, removal, account.ambiguous, keep=options.conflict == "keep")
     settle = _settle_seconds(options)
     return Journal(
-        Executor(store, options.segment_size, conflicts, removal, copies, account.ambiguous),
+        Executor(
+            store,
+            options.segment_size,
+            conflicts,
+            removal,
+            copies,
+            account.ambiguous,
+            Trash(store, removal, options.trash),
+        ),
         file_cache,
         db,
         backlog,

@@ -23,6 +23,7 @@ from swiftfs.service.mountpoint import MountRequest, check_mountpoint
 from swiftfs.service.signals import Termination, block_signals
 from swiftfs.store.connect import ConnectedAccount, connect
 from swiftfs.store.foreign_manifests import MayRead
+from swiftfs.store.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ def _connected(request: MountRequest, environment: Mapping[str, str]) -> Iterato
         storage_policy=options.storage_policy,
         insecure_storage=options.insecure_storage,
         may_read=_may_read(request),
+        throttle=Throttle(options.bwlimit, options.tpslimit),
     )
     with contextlib.closing(account):
         if options.storage_policy:

@@ -15,6 +15,7 @@ from swiftfs.config.options import Options, readable_size
 from swiftfs.control.collector import StatusCollector
 from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.drain import Drain
+from swiftfs.control.live_options import LiveOptions
 from swiftfs.control.unmount import detach, died
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.codec import load as load_codec
@@ -23,11 +24,13 @@ from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import build
 from swiftfs.service.first_requests import begin
+from swiftfs.service.live import live_options
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
 from swiftfs.service.systemd import notify
+from swiftfs.service.trash_sweep import TrashSweep
 from swiftfs.store.connect import ConnectedAccount
 
 log = logging.getLogger(__name__)
@@ -56,16 +59,23 @@ def serve(
     """
     filesystem = build(account, request, cache)
     _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
-    collector = StatusCollector(filesystem, account, request.source, request.mountpoint, monitoring.prices)
+    prices = monitoring.prices
+    live, budget = live_options(filesystem, account, prices, cache)
+    collector = StatusCollector(filesystem, account, request.source, request.mountpoint, prices, live, budget)
     Drain(0).write(cache)  # replaces the last state of an earlier process
+    sweep = TrashSweep(filesystem)
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
     try:
         begin(filesystem, request, account, usage)
         monitoring.begin(collector)
+        sweep.start()
+        if budget is not None:
+            budget.start()
         termination.serve(account.reading.end)
-        _mount(filesystem, request, monitoring.files(collector), ready, detached)
+        _mount(filesystem, request, monitoring.files(collector), live, ready, detached)
         log.info("%s is not mounted any more", request.mountpoint)
     finally:
+        sweep.stop()
         termination.drain()
         account.reading.resume()  # what is stored now may need bytes of what it replaces
         notify("STOPPING=1")
@@ -73,7 +83,11 @@ def serve(
         # Before the drain is written here: it writes the same file.
         detached.stop()
         Drain(0).write(cache)  # the mount is not held any more
-        _drain(filesystem, cache)
+        try:
+            _drain(filesystem, cache)
+        finally:
+            if budget is not None:
+                budget.close()  # the drain costs, too
 
 
 def _drain(filesystem: FileSystem, cache: Path) -> None:
@@ -109,6 +123,7 @@ def _mount(
     filesystem: FileSystem,
     request: MountRequest,
     files: Mapping[str, Callable[[], bytes]],
+    live: LiveOptions,
     ready: Callable[[], None],
     detached: DetachWatch,
 ) -> None:
@@ -127,7 +142,7 @@ def _mount(
     gc.enable()
     try:
         FUSE(
-            Operations(ControlDirFS(filesystem, ControlDir(files, caller))),
+            Operations(ControlDirFS(filesystem, ControlDir(files, caller, live))),
             request.mountpoint,
             source=f"{SCHEME}{request.source}",
             attr_timeout=seconds,

@@ -17,6 +17,7 @@ from swiftfs.store.server_load import ServerLoad
 from swiftfs.store.storage_url import ANY, StorageChoice
 from swiftfs.store.swift_store import SwiftStore
 from swiftfs.store.temp_url import TempUrls
+from swiftfs.store.throttle import Throttle
 from swiftfs.store.transport import Counters
 
 LOGIN_SECONDS = 12.0
@@ -44,6 +45,8 @@ class ConnectedAccount:
     """Ends the calls that wait for Swift."""
     load: ServerLoad = field(default_factory=ServerLoad)
     """How many uploads the server takes at once."""
+    throttle: Throttle = field(default_factory=Throttle)
+    """The limits of the mount."""
     temp_urls: TempUrls | None = None
     """Signs TempURLs; None only in tests without a server."""
 
@@ -61,12 +64,13 @@ def connect(
     insecure_storage: bool = False,
     may_read: MayRead | None = None,
     policy: RetryPolicy = PATIENT,
+    throttle: Throttle | None = None,
 ) -> ConnectedAccount:
     """Return the store of the account that `environment` or a cloud of clouds.yaml describes, at `storage`.
 
     New containers get the storage policy `storage_policy`, or the server's default one. With
     `insecure_storage` the storage may have no TLS although the login has it. Objects whose bytes lie
-    elsewhere are only read where `may_read` allows it.
+    elsewhere are only read where `may_read` allows it. `throttle` has the limits of the mount.
 
     Log in at once and without retries: wrong credentials are reported within seconds, and a login that hangs
     fails after 15 seconds. Raise `ConfigurationError` for missing variables and insecure storage,
@@ -79,9 +83,11 @@ def connect(
     except BaseException:
         account.close()
         raise
-    reading = Reading()
-    store = SwiftStore(account, storage_policy=storage_policy, may_read=may_read, reading=reading)
-    ambiguous, load = AmbiguousRequests(), ServerLoad()
+    reading, throttle = Reading(), throttle or Throttle()
+    store = SwiftStore(
+        account, storage_policy=storage_policy, may_read=may_read, reading=reading, throttle=throttle
+    )
+    ambiguous, load = AmbiguousRequests(), ServerLoad(lambda: throttle.rates().sent)
     return ConnectedAccount(
         store=RetryingStore(store, policy, ambiguous=ambiguous, reading=reading, load=load),
         counters=store.counters,
@@ -91,6 +97,7 @@ def connect(
         ambiguous=ambiguous,
         reading=reading,
         load=load,
+        throttle=throttle,
         temp_urls=TempUrls(account),
     )
 

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
 
-from swiftfs.concurrency import Executor, Rank, monotonic, new_lock, new_pool
+from swiftfs.concurrency import Executor, Rank, new_lock, new_pool
 from swiftfs.errors import BadName, NotFound, QuotaExceeded, StoreError
 from swiftfs.objects import ObjectName
 from swiftfs.store.request import Request
+from swiftfs.store.throttle import busy_time
 from swiftfs.store.wire.bulk_delete import (
     BulkRefused,
     BulkTooLarge,
@@ -211,7 +212,7 @@ class BulkDeletes:
             request = bulk_delete_request(names)
         except BadName:  # single DELETEs report which name is the bad one
             return Outcome(single=list(names))
-        begun = monotonic()
+        begun = busy_time()
         try:
             outcome = bulk_outcome(names, self._send(request))
         except (BulkTooLarge, QuotaExceeded) as error:  # 413
@@ -220,13 +221,13 @@ class BulkDeletes:
             return self._no_verdict(names, error)
         except StoreError as error:
             if error.retryable:
-                self._took(len(names), monotonic() - begun, answered=False)
+                self._took(len(names), busy_time() - begun, answered=False)
                 return Outcome(dict.fromkeys(names, error), outage=error)
             refusal = error if isinstance(error, BulkRefused) else BulkRefused(error)
             return Outcome(single=list(names), refused=refusal)
         with self._lock:
             self._unreadable = 0
-        self._took(len(names), monotonic() - begun, answered=True)
+        self._took(len(names), busy_time() - begun, answered=True)
         return outcome
 
     def _too_large(self, names: Sequence[ObjectName], error: StoreError) -> Outcome:

@@ -186,9 +186,12 @@ class MovedView:
         manifest_only: bool = False,
         headers: Headers | None = None,
         etag: str = "",
+        delete_at: int | None = None,
     ) -> ObjectVersion:
         """Copy on the server."""
-        return self._store.copy(source, target, manifest_only=manifest_only, headers=headers, etag=etag)
+        return self._store.copy(
+            source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
+        )
 
     def post(self, name: ObjectName, headers: Headers) -> None:
         """Replace the object's headers."""

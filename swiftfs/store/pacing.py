@@ -1,6 +1,6 @@
 """Slows down the requests of all threads while a server refuses some because there are too many."""
 
-from swiftfs.concurrency import Rank, monotonic, new_event, new_lock
+from swiftfs.concurrency import Rank, monotonic, new_lock, sleep
 from swiftfs.store.retry import remaining
 
 TOO_MANY = frozenset({429, 498})
@@ -31,7 +31,6 @@ class Pacer:
         self._gap = 0.0
         self._next = self._changed = self._refused = self._counted = 0.0
         self._refusals = 0
-        self._never = new_event()
 
     def wait(self) -> None:
         """Wait for the turn of a request, as long as its call has time."""
@@ -39,7 +38,7 @@ class Pacer:
             return
         pause = min(self._turn(), remaining())
         if pause > 0:
-            self._never.wait(pause)
+            sleep(pause)
 
     def refused(self) -> None:
         """Record that a request was refused because there are too many."""

@@ -149,9 +149,12 @@ class ObjectStore(Protocol):
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        delete_at: int | None = None,
         etag: str = "",
     ) -> ObjectVersion:
         """Copy on the server. Without `headers` the copy keeps the source's; with them it has only those.
+
+        With `delete_at` (Unix seconds) Swift deletes the copy then; what else it keeps is the same.
 
         With `manifest_only`, only the manifest of an SLO or DLO is copied, so that both objects share the
         segments, and a symlink of Swift is copied as a symlink; a container with versioning needs a HEAD for

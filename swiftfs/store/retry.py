@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import tenacity
 
-from swiftfs.concurrency import may_block, monotonic, new_event
+from swiftfs.concurrency import may_block, new_event
 from swiftfs.errors import (
     AlreadyExists,
     Clash,
@@ -27,6 +27,7 @@ from swiftfs.store.error_map import when
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
 from swiftfs.store.request import Reading
 from swiftfs.store.server_load import ServerLoad
+from swiftfs.store.throttle import busy_time
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,12 @@ _END: ContextVar[float] = ContextVar("swiftfs_deadline", default=math.inf)
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Let every request made inside end within `seconds` from now; a nested deadline only shortens that."""
+    """Let every request made inside end within `seconds` from now; a nested deadline only shortens that.
+
+    What this thread waits for the mount's own limits does not count.
+    """
     # A context variable, so that no layer in between has to pass it on.
-    token = _END.set(min(_END.get(), monotonic() + seconds))
+    token = _END.set(min(_END.get(), busy_time() + seconds))
     try:
         yield
     finally:
@@ -47,7 +51,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 def remaining() -> float:
     """Return the seconds until this thread's deadline: infinity without one, never below 0."""
-    return max(0.0, _END.get() - monotonic())
+    return max(0.0, _END.get() - busy_time())
 
 
 T = TypeVar("T")
@@ -265,12 +269,13 @@ class RetryingStore:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        delete_at: int | None = None,
         etag: str = "",
     ) -> ObjectVersion:
         version = self._change(
             target,
             lambda _call: self._store.copy(
-                source, target, manifest_only=manifest_only, headers=headers, etag=etag
+                source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
             ),
             lambda _error: Effect("copy", source=source),
         )
@@ -373,7 +378,7 @@ class RetryingStore:
     def _repeat(self, attempt: Callable[[_Call], T], clashes: int = 0) -> T:
         call = _Call(clashes)
         seconds = min(self._policy.deadline, remaining())
-        end = monotonic() + seconds  # tenacity would use its own clock
+        end = busy_time() + seconds  # tenacity would use its own clock
 
         def pause(seconds: float) -> None:
             may_block("waits to repeat a request")
@@ -396,7 +401,7 @@ class RetryingStore:
             stop=lambda state: (
                 self._closing.is_set()
                 or self._reading.has_ended()
-                or monotonic() + state.upcoming_sleep >= end
+                or busy_time() + state.upcoming_sleep >= end
             ),
             sleep=pause,
             before_sleep=remember,
@@ -410,7 +415,7 @@ class RetryingStore:
                 # that cycle would keep what the callers use, such as the descriptor of a deleted file.
                 drop_tracebacks(error)
                 asked = error.retry_after or 0.0
-                if asked and type(error) is Unavailable and monotonic() + asked >= end:
+                if asked and type(error) is Unavailable and busy_time() + asked >= end:
                     raise _postponed(error, asked) from None
                 raise
 

@@ -1,9 +1,12 @@
 """How many uploads run at once: more while that stores more a second, fewer when the server refuses."""
 
+import math
+from collections.abc import Callable
 from types import TracebackType
 
 from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
 from swiftfs.errors import Unavailable
+from swiftfs.store.throttle import waited
 
 MOST = 64
 """The most uploads of a kind at once. With 100 ms a request these are 640 small files a second, more than one
@@ -19,6 +22,10 @@ LARGE = 1024**2
 SLOWER = 2.0
 """An answer counts as slow if it takes so many times the shortest time: then half of that was waiting."""
 
+FILE_RATE, SEGMENT_RATE = 32 * 1024, 64 * 1024
+"""Bytes a second that each upload of a file or a segment should get of a limited rate. A server ends a body
+that comes too slowly, and the longer an upload takes the more is sent in vain when it fails."""
+
 REMEMBERED_SECONDS = 600.0
 """After this time the shortest time is measured anew: the way to the server may have become another one."""
 
@@ -32,10 +39,14 @@ class ParallelLimit:
     It grows with each answer that takes less than `SLOWER` times the shortest time, if as many run as may,
     and falls with each that takes longer. So it stays where twice as many would store no more a second. A
     refusal halves it, and it grows again by one in the time of as many answers. Not locked.
+
+    Where `rate` limits the bytes a second there are no more than get `share` of them each.
     """
 
-    def __init__(self, least: int) -> None:
+    def __init__(self, least: int, share: float = 1.0, rate: Callable[[], float] = lambda: math.inf) -> None:
         self._least = least
+        self._share = share
+        self._rate = rate
         self._allowed = float(least)
         self._running = 0
         self._shortest = (0.0, 0.0)
@@ -44,18 +55,21 @@ class ParallelLimit:
     @property
     def now(self) -> int:
         """How many may run at once now."""
-        return int(self._allowed)
+        return max(1, int(min(self._allowed, self._rate() / self._share)))
 
     def begin(self) -> None:
         """Record that an upload begins."""
         self._running += 1
 
-    def answered(self, began: float, size: int) -> None:
-        """Record that an upload of `size` bytes was answered that `began` at a time in monotonic seconds."""
+    def answered(self, began: float, size: int, idle: float = 0.0) -> None:
+        """Record that an upload of `size` bytes was answered that `began` at a time in monotonic seconds.
+
+        For `idle` of them it has waited for a limit of the mount.
+        """
         now = monotonic()
         # A body of a megabyte takes about as long as the latency, on networks of all kinds: so the times of
         # bodies of all sizes can be compared.
-        cost = (now - began) / (1 + size / LARGE)
+        cost = (now - began - idle) / (1 + size / LARGE)
         shortest, since = self._shortest
         if cost < shortest or now - since > REMEMBERED_SECONDS or not since:
             self._shortest = (cost, now)
@@ -80,12 +94,23 @@ class ParallelLimit:
 
 
 class ServerLoad:
-    """The limits of the uploads of whole `files` and of `segments`, as the answers to all PUTs show them."""
+    """The limits of the uploads of whole `files` and of `segments`, as the answers to all PUTs show them.
 
-    def __init__(self) -> None:
-        self.files = ParallelLimit(FIRST_FILES)
-        self.segments = ParallelLimit(FIRST_SEGMENTS)
+    `rate` returns how many bytes a second the mount may send.
+    """
+
+    def __init__(self, rate: Callable[[], float] = lambda: math.inf) -> None:
+        self.files = ParallelLimit(FIRST_FILES, FILE_RATE, rate)
+        self.segments = ParallelLimit(FIRST_SEGMENTS, SEGMENT_RATE, rate)
+        self._rate = rate
         self._lock = new_lock(Rank.SERVER_LOAD)
+
+    def slowness(self, size: int) -> float:
+        """Return how many seconds the limit of the rate may add to an upload of `size` bytes."""
+        if (rate := self._rate()) == math.inf:
+            return 0.0
+        # Files and segments are sent at once, and so many of each that all get their share.
+        return 2 * size / min(rate, max(SEGMENT_RATE, rate / MOST))
 
     def put(self, size: int) -> "_Put":
         """Return a context for one attempt to PUT `size` bytes, from its beginning to its answer."""
@@ -99,10 +124,10 @@ class _Put:
         self._limit = limit
         self._size = size
         self._lock = lock
-        self._began = 0.0
+        self._began = self._waited = 0.0
 
     def __enter__(self) -> None:
-        self._began = monotonic()
+        self._began, self._waited = monotonic(), waited()
         with self._lock:
             self._limit.begin()
 
@@ -111,6 +136,6 @@ class _Put:
     ) -> None:
         with self._lock:
             if error is None:
-                self._limit.answered(self._began, self._size)
+                self._limit.answered(self._began, self._size, waited() - self._waited)
             else:
                 self._limit.failed(self._began, refused=isinstance(error, Unavailable))

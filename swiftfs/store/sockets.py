@@ -15,8 +15,8 @@ from typing import Any
 
 from requests.adapters import HTTPAdapter
 
-from swiftfs.concurrency import monotonic
 from swiftfs.store.answer_head import HeadReader
+from swiftfs.store.throttle import UNTHROTTLED, Lane, Throttle, busy_time
 
 SEND_SECONDS = 30.0
 """Longest wait for the network to accept a piece of a body, and the time over which its rate is measured."""
@@ -49,6 +49,8 @@ class Limits:
     seconds after that, and both `total` seconds from now. A `paced` body may take longer, while at least
     `LEAST_RATE` bytes a second come; `total` only makes the first measurement earlier. If `most` is given,
     the body has at most so many bytes. The answer is given up once `is_given_up` returns True.
+
+    Both bodies keep the rates of `throttle`, and what they wait for that does not count.
     """
 
     def __init__(
@@ -60,11 +62,13 @@ class Limits:
         paced: bool = False,
         most: int | None = None,
         is_given_up: Callable[[], bool] = lambda: False,
+        throttle: Throttle = UNTHROTTLED,
     ) -> None:
+        self._throttle = throttle
         self._silence = silence
         self._is_given_up = is_given_up
         self._body = body
-        self._total = monotonic() + total
+        self._total = busy_time() + total
         self._paced = paced
         self._most = most
         self._end = math.inf
@@ -81,6 +85,12 @@ class Limits:
             self._sending = _Pace(SEND_SECONDS, SEND_SECONDS)
         return min(SEND_SECONDS, self._sending.left())
 
+    def turn(self, size: int) -> int:
+        """Wait until some of the next `size` bytes of the request's body may be sent; return how many."""
+        size = self._throttle.sending.quantum(min(size, PIECE_BYTES))
+        self._throttle.sending.take(size, Lane.CHANGES)
+        return size
+
     def sent(self, count: int) -> None:
         """Record that the network has accepted so many bytes of the request."""
         if self._sending is not None:
@@ -94,7 +104,7 @@ class Limits:
         """Begin to wait for the body: the headers are complete."""
         self._begin(math.inf if self._paced else self._body, in_body=True)
         if self._paced:
-            first = max(1.0, min(WINDOW_SECONDS, self._total - monotonic()))
+            first = max(1.0, min(WINDOW_SECONDS, self._total - busy_time()))
             self._end, self._pace = math.inf, _Pace(first, WINDOW_SECONDS)
 
     def expect_error(self, seconds: float) -> None:
@@ -105,13 +115,17 @@ class Limits:
         """Return how long the next read may take."""
         if self._is_given_up():
             raise TimeoutError("the mount ends")
-        left = self._end - monotonic()
+        left = self._end - busy_time()
         if left <= 0:
             raise TimeoutError("the answer took too long")
         return min(self._silence, left, math.inf if self._pace is None else self._pace.left())
 
+    def read_bytes(self, most: int) -> int:
+        """Return how many bytes to read next."""
+        return self._throttle.receiving.quantum(most) if self._in_body else most
+
     def received(self, count: int) -> None:
-        """Record that so many bytes of the answer have come."""
+        """Record that so many bytes of the answer have come; wait until so many of its body may have come."""
         self._received += count
         if self._pace is not None:
             self._pace.add(count)
@@ -120,10 +134,12 @@ class Limits:
             most = HEADER_BYTES + OVERHEAD * self.delivered if self._most is None else self._most
         if self._received > most:
             raise AnswerTooLong(f"the answer is longer than {most} bytes")
+        if self._in_body and count:
+            self._throttle.receiving.take(count, is_given_up=self._is_given_up)
 
     def _begin(self, seconds: float, *, in_body: bool) -> None:
         self._in_body, self._received, self._pace = in_body, 0, None
-        self._end = min(monotonic() + seconds, self._total)
+        self._end = min(busy_time() + seconds, self._total)
 
 
 class _Pace:
@@ -138,7 +154,7 @@ class _Pace:
 
     def left(self) -> float:
         """Return the seconds in which more must come, infinity if enough has come already."""
-        left = self._end - monotonic()
+        left = self._end - busy_time()
         if left > 0:
             return left if self._missing > 0 else math.inf
         if self._missing > 0:
@@ -147,7 +163,7 @@ class _Pace:
         return self._window
 
     def _begin(self, seconds: float) -> None:
-        self._end = monotonic() + seconds
+        self._end = busy_time() + seconds
         self._missing = seconds * LEAST_RATE
 
 
@@ -239,10 +255,21 @@ class _Connection:
 
     response_class = _Response
     sock: socket.socket | None
+    _in_body = False
 
     def putheader(self, header: str, *values: Any) -> None:
         """Add a header to the request, under the name that `carried` has hidden."""
         super().putheader(_uncarried(header), *values)  # type: ignore[misc]
+
+    def putrequest(self, *args: Any, **options: Any) -> None:
+        """Begin a request."""
+        self._in_body = False
+        super().putrequest(*args, **options)  # type: ignore[misc]
+
+    def endheaders(self, *args: Any, **options: Any) -> None:
+        """Send the headers; what is sent after them is the body."""
+        super().endheaders(*args, **options)  # type: ignore[misc]
+        self._in_body = True
 
     def send(self, data: Any) -> None:
         """Send a part of the request in pieces, each within the limits."""
@@ -252,10 +279,13 @@ class _Connection:
             return
         rest = memoryview(data).cast("B")
         while rest:
-            self.sock.settimeout(limits.send_seconds())
-            count = self.sock.send(rest[:PIECE_BYTES])
-            limits.sent(count)
-            rest = rest[count:]
+            piece = rest[: limits.turn(len(rest)) if self._in_body else PIECE_BYTES]
+            rest = rest[len(piece) :]
+            while piece:
+                self.sock.settimeout(limits.send_seconds())
+                count = self.sock.send(piece)
+                limits.sent(count)
+                piece = piece[count:]
 
 
 class _Readable:
@@ -282,7 +312,7 @@ class _LimitedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(self._limits.read_seconds())
-        count = self._raw.readinto(buffer)
+        count = self._raw.readinto(memoryview(buffer)[: self._limits.read_bytes(len(buffer))])
         self._limits.received(count or 0)
         return count
 

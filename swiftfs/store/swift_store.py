@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from cachetools import LRUCache
 
-from swiftfs.concurrency import Rank, monotonic, new_lock
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.errors import (
     AlreadyExists,
     BadContainer,
@@ -43,6 +43,7 @@ from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.request import WORK_SECONDS, Reading, Request, quoted_path
+from swiftfs.store.throttle import Throttle, busy_time
 from swiftfs.store.transport import Answer, Counters, Transport
 from swiftfs.store.wire.info import INFO_BYTES, UNKNOWN, read_limits
 from swiftfs.store.wire.listings import listing_query, read_containers, read_page
@@ -75,7 +76,8 @@ class SwiftStore:
 
     New containers get the storage policy `storage_policy`, or the server's default one. No request waits for
     its answer longer than `longest_silence` seconds. Objects whose bytes lie elsewhere are only read where
-    `may_read` allows it. When `reading` has ended, requests that change nothing fail.
+    `may_read` allows it. When `reading` has ended, requests that change nothing fail. `throttle` has the
+    limits of the mount.
     """
 
     def __init__(
@@ -86,11 +88,12 @@ class SwiftStore:
         longest_silence: float = math.inf,
         may_read: MayRead | None = None,
         reading: Reading | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self.counters = counters or Counters()
         self._account = account
         self._policy = {"X-Storage-Policy": storage_policy} if storage_policy else {}
-        self._transport = Transport(account, self.counters, longest_silence, reading)
+        self._transport = Transport(account, self.counters, longest_silence, reading, throttle)
         self._limits: Limits | None = None
         self._lock = new_lock(Rank.STORE)
         self._deletion = Deletion(
@@ -168,12 +171,12 @@ class SwiftStore:
         limit = min(limit or (limits.listing if limits.listing_is_cut else 0), limits.listing)
         query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
         request = Request("list_page", "GET", container, query=query)
-        begun = monotonic()
+        begun = busy_time()
         with self._transport.open(request) as answer:
             page = read_page(
                 _listing(answer), request.subject, prefix=prefix, marker=marker, limit=limit, limits=limits
             )
-        return replace(page, seconds=monotonic() - begun)
+        return replace(page, seconds=busy_time() - begun)
 
     def list_versions(
         self,
@@ -348,6 +351,7 @@ class SwiftStore:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        delete_at: int | None = None,
         etag: str = "",
     ) -> ObjectVersion:
         if not (manifest_only or etag):
@@ -359,6 +363,8 @@ class SwiftStore:
             meaning[412] = PreconditionFailed
         if headers is not None:
             sent |= {**to_wire(headers), "X-Fresh-Metadata": "true"}
+        if delete_at is not None:
+            sent["X-Delete-At"] = str(delete_at)
         request = Request(
             "copy",
             "COPY",

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from urllib3 import BaseHTTPResponse
 
-from swiftfs.concurrency import Rank, may_block, monotonic, new_lock
+from swiftfs.concurrency import Rank, may_block, new_lock
 from swiftfs.errors import Corrupt, StoreError, TimedOut
 from swiftfs.objects import Count, Counts
 from swiftfs.store.auth import Account
@@ -29,6 +29,7 @@ from swiftfs.store.request import (
 )
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import Limits
+from swiftfs.store.throttle import Lane, Throttle, busy_time
 from swiftfs.store.wire.object_headers import content_length, lower_name, text_of
 
 
@@ -169,7 +170,7 @@ class Transport:
     """Sends requests to one account, from any thread.
 
     No request waits for its answer longer than `longest_silence` seconds. When `reading` has ended,
-    requests that change nothing fail.
+    requests that change nothing fail. Requests and bodies keep the limits of `throttle`, which `close` ends.
     """
 
     def __init__(
@@ -178,7 +179,9 @@ class Transport:
         counters: Counters,
         longest_silence: float = math.inf,
         reading: Reading | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
+        self._throttle = throttle or Throttle()
         self._account = account
         self._counters = counters
         self._longest_silence = longest_silence
@@ -200,7 +203,9 @@ class Transport:
         """
         may_block(f"sends {request.operation}")
         if _is_read(request) and self._reading.has_ended():
-            raise TimedOut(f"{request.operation} {request.subject}: the mount ends", may_land=False)
+            raise _ended(request)
+        # Before the connection is taken: a server closes one that is idle meanwhile.
+        self._wait_for_turn(request)
         with self._pool.lease() as connection:
             token = "" if request.info else self._account.token()
             with self._attempt(connection, request, token) as answer:
@@ -208,19 +213,31 @@ class Transport:
                     yield _good(answer)
                     return
             # Once: a new token that is refused too says that the user may not do this.
-            with self._attempt(connection, request, self._account.renew(token)) as answer:
+            token = self._account.renew(token)
+            self._wait_for_turn(request)
+            with self._attempt(connection, request, token) as answer:
                 yield _good(answer)
+
+    def _wait_for_turn(self, request: Request) -> None:
+        """Return when the limit of requests a second allows one more."""
+        is_read = _is_read(request)
+        lane, ends = (Lane.READS, self._reading.has_ended) if is_read else (Lane.CHANGES, lambda: False)
+        try:
+            self._throttle.requests.take(1, lane, ends)
+        except TimeoutError:
+            raise _ended(request) from None
 
     def close(self) -> None:
         """Close every connection, to the authentication server too, and end the reads."""
         self._reading.end()
+        self._throttle.end()
         self._pool.close()
         self._account.close()
 
     @contextmanager
     def _attempt(self, connection: Connection, request: Request, token: str) -> Iterator[Answer]:
         self._pacer.wait()
-        began = monotonic()
+        began = busy_time()
         answer: Answer | None = None
         try:
             answer = self._send(connection, request, token)
@@ -228,7 +245,7 @@ class Transport:
                 self._pacer.refused()
             yield answer
         finally:
-            seconds = monotonic() - began
+            seconds = busy_time() - began
             if answer is not None:
                 answer.close()
             self._count(request, answer, seconds)
@@ -250,15 +267,17 @@ class Transport:
     def _limits(self, request: Request, timeout: float) -> Limits:
         """Return the limits of a request whose headers may take `timeout` seconds."""
         if request.long_running:
-            return Limits(timeout, body=LONGEST_WORK_SECONDS)
+            return Limits(timeout, body=LONGEST_WORK_SECONDS, throttle=self._throttle)
         if not _is_read(request):  # a body takes as long as the network needs; what is answered is short
-            return Limits(timeout, body=timeout, total=math.inf if request.body else remaining())
+            total = math.inf if request.body else remaining()
+            return Limits(timeout, body=timeout, total=total, throttle=self._throttle)
         return Limits(
             timeout,
             body=timeout,
             total=remaining(),
             paced=request.transfer,
             is_given_up=self._reading.has_ended,
+            throttle=self._throttle,
         )
 
     def _count(self, request: Request, answer: Answer | None, seconds: float) -> None:
@@ -275,6 +294,10 @@ def _good(answer: Answer) -> Answer:
     if 200 <= answer.status < 300 and not is_refused_as_older(answer.request, answer.status):
         return answer
     raise status_error(answer.request, answer.status, answer.headers, answer.error_text())
+
+
+def _ended(request: Request) -> TimedOut:
+    return TimedOut(f"{request.operation} {request.subject}: the mount ends", may_land=False)
 
 
 def _is_read(request: Request) -> bool:

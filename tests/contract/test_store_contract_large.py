@@ -1,5 +1,6 @@
 """What every store does with copies and large objects."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -49,6 +50,21 @@ def test_copy_keeps_the_headers(store: ObjectStore, box: str) -> None:
         {"Content-Encoding": "gzip"},
     )
     assert store.head(source).metadata == {"k": "한"}
+
+
+def test_a_copy_that_ends_keeps_the_rest(store: ObjectStore, box: str) -> None:
+    source, target, back = (ObjectName(box, key) for key in ("source", "target", "back"))
+    store.put(source, b"data", Headers("a/b;mtime=1", {"note": "1"}, {"Content-Encoding": "gzip"}))
+    moment = int(time.time()) + 86_400
+    store.copy(source, target, manifest_only=True, delete_at=moment)
+    info = store.head(target)
+    assert (info.content_type, info.metadata) == ("a/b;mtime=1", {"note": "1"})
+    assert info.preserved_headers == {"Content-Encoding": "gzip", "X-Delete-At": str(moment)}
+    assert store.head(source).preserved_headers == {"Content-Encoding": "gzip"}
+    # A POST without it takes it off, so that a copy of this one stays.
+    store.post(target, Headers("a/b;mtime=1", {"note": "1"}, {"Content-Encoding": "gzip"}))
+    store.copy(target, back, manifest_only=True)
+    assert store.head(back).preserved_headers == {"Content-Encoding": "gzip"}
 
 
 def test_copy_of_a_version(store: ObjectStore, box: str) -> None:

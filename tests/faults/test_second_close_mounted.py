@@ -3,6 +3,7 @@
 import pytest
 from swiftclient import Connection
 
+from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount
 from support.noise import noise
@@ -40,7 +41,7 @@ def test_a_file_refused_by_a_quota_is_complete_after_retry(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, size: int, first: int
 ) -> None:
     mounted.expected.append("/file is parked, because it cannot be stored")
-    refused = Fault("PUT", f"/{container}/file", status=413, delay=2)
+    refused = Fault("PUT", f"/{container}/file", status=413, delay=within(2))
     data = append_during(mounted, swift, refused, size, first)
     wait_until(lambda: read_report(mounted.path).parked == 1)
     assert read_report(mounted.path).total == 1

@@ -8,6 +8,7 @@
     --jobs J       processes at once (as many as there are cores)
     --settled      without background renames while listings lag: some of these fail, as
                    docs/decisions/simulation.md says
+    --trash        in mounts with the option `trash`
 
 The exit code is 1 if a history fails.
 """
@@ -24,7 +25,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulation.history import make
+from simulation.history import make, with_trash
 from simulation.plan import History
 from simulation.run import Outcome, close_left, run
 from simulation.shrink import shrink
@@ -48,6 +49,7 @@ class Limits:
     seconds: float
     histories: int | None
     is_settled: bool = False
+    has_trash: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,16 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--histories", type=int)
     parser.add_argument("--go-on", action="store_true")
     parser.add_argument("--settled", action="store_true")
+    parser.add_argument("--trash", action="store_true")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args(arguments)
     if os.environ.get("PYTHONHASHSEED") != "0":
         parser.error("run it as ./dev simulate, which sets PYTHONHASHSEED=0: else no seed repeats exactly")
     concurrency.check()
     if given.seed is not None:
-        return _print_failure(given.seed)
+        return _print_failure(_made(given.seed, has_trash=given.trash))
     first = given.first if given.first is not None else random.SystemRandom().randrange(10**6) * 1000
     seconds = given.minutes * 60 if given.histories is None else math.inf
-    return explore(first, Limits(seconds, given.histories, given.settled), given.jobs, go_on=given.go_on)
+    limits = Limits(seconds, given.histories, given.settled, given.trash)
+    return explore(first, limits, given.jobs, go_on=given.go_on)
 
 
 def explore(first: int, limits: Limits, jobs: int, *, go_on: bool) -> int:
@@ -87,7 +91,7 @@ def explore(first: int, limits: Limits, jobs: int, *, go_on: bool) -> int:
     rate = f"{done} histories from seed {first} in {took:.1f} s: {done / took * 60:.0f} a minute"
     print(f"{rate}, {len(failed)} failed", flush=True)
     if failed and not go_on:
-        _print_failure(failed[0][0])
+        _print_failure(_made(failed[0][0], has_trash=limits.has_trash))
     return 1 if failed else 0
 
 
@@ -102,7 +106,7 @@ def _batches(first: int, limits: Limits, jobs: int) -> Iterator[tuple[int, list[
             while len(pending) < jobs and time.monotonic() < end:
                 if (seed := next(numbers, None)) is None:
                     break
-                pending.add(pool.submit(_run_batch, seed, is_settled=limits.is_settled))
+                pending.add(pool.submit(_run_batch, seed, limits))
             if not pending:
                 return
             ended, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -110,11 +114,11 @@ def _batches(first: int, limits: Limits, jobs: int) -> Iterator[tuple[int, list[
                 yield one.result()
 
 
-def _run_batch(first: int, *, is_settled: bool) -> tuple[int, list[Failure]]:
+def _run_batch(first: int, limits: Limits) -> tuple[int, list[Failure]]:
     failed, done = list[Failure](), 0
     for seed in range(first, first + BATCH):
-        history = make(seed)
-        if is_settled and history.lag and "background_rename" in history.options:
+        history = _made(seed, has_trash=limits.has_trash)
+        if limits.is_settled and history.lag and "background_rename" in history.options:
             continue
         done += 1
         if failures := _run(history).failures:
@@ -123,19 +127,24 @@ def _run_batch(first: int, *, is_settled: bool) -> tuple[int, list[Failure]]:
     return done, failed
 
 
+def _made(seed: int, *, has_trash: bool) -> History:
+    return with_trash(make(seed)) if has_trash else make(seed)
+
+
 def _run(history: History) -> Outcome:
     return run(history, SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
 
 
-def _print_failure(seed: int) -> int:
+def _print_failure(history: History) -> int:
     """Run the history of a seed; if it fails, shorten it and print what happened."""
-    history = make(seed)
+    seed = history.seed
     outcome = _run(history)
     if not outcome.failures:
         print(f"seed {seed}: no failure; {outcome.points} points, checksum {outcome.digest:08x}")
         print(history.words())
         return 0
-    print(f"seed {seed} FAILS, repeat it by ./dev simulate --seed {seed}")
+    trash = " --trash" if "trash" in history.options else ""
+    print(f"seed {seed} FAILS, repeat it by ./dev simulate --seed {seed}{trash}")
     print("\n".join(outcome.failures), flush=True)
     short = shrink(history, lambda one: _run(one).kind == outcome.kind)
     outcome = _run(short)

@@ -255,6 +255,7 @@ class Adversary(MemoryStore):
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        delete_at: int | None = None,
         etag: str = "",
     ) -> ObjectVersion:
         copy = super().copy
@@ -262,7 +263,9 @@ class Adversary(MemoryStore):
         return self._change(
             "copy",
             [target, source],
-            lambda: copy(source, target, manifest_only=manifest_only, headers=headers, etag=etag),
+            lambda: copy(
+                source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
+            ),
         )
 
     def delete(self, name: ObjectName) -> None:

@@ -53,6 +53,18 @@ def make(seed: int) -> History:
     return history
 
 
+def with_trash(history: History) -> History:
+    """Return a history in mounts with a trash, of which the model knows only that nothing else changes.
+
+    Its copies are not refused: then a deletion is, which the model does not expect. Nor is one overtaken by
+    another client: a deletion takes the newer version, with a trash or without.
+    """
+    faults = tuple(
+        one for one in history.faults if one.method != "copy" or one.kind in ("lost", "late", "fails")
+    )
+    return replace(history, options={**history.options, "trash": 30}, faults=faults)
+
+
 def _cut(history: History) -> History:
     """Return a history in which every kill is a power cut."""
     lives = (

@@ -23,6 +23,7 @@ from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.retry import RetryingStore
 from swiftfs.store.transport import Counters
+from swiftfs.trash import TRASH_PREFIX
 
 SEGMENT = 128 * 1024
 """Bytes of a segment: as few as the cache's blocks allow, so that a large file is cheap."""
@@ -120,9 +121,11 @@ def stored_body(store: Adversary, name: ObjectName) -> bytes | None:
 
 
 def stored_tree(store: Adversary) -> Tree:
-    """Return what other clients see in the container, without segments."""
+    """Return what other clients see in the container, without segments and the trash."""
     found: Tree = {}
     for key, held in store._containers[CONTAINER].objects.items():
+        if key.startswith(TRASH_PREFIX):
+            continue
         path = f"/{key.rstrip('/')}"
         parents = [path[:at] for at in range(1, len(path)) if path[at] == "/"]
         for parent in parents:

@@ -37,6 +37,12 @@ def test_fixed_seeds() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.usual
+def test_fixed_seeds_with_a_trash() -> None:
+    result = simulate("--first", "910000", "--histories", "60", "--jobs", "1", "--trash", "--settled")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 @pytest.mark.parametrize("seed", ["3", "17"])
 def test_a_seed_repeats_a_history_exactly(seed: str) -> None:
     first, second = simulate("--seed", seed), simulate("--seed", seed)

@@ -89,9 +89,12 @@ class LateStore(MemoryStore):
         manifest_only: bool = False,
         headers: Headers | None = None,
         etag: str = "",
+        delete_at: int | None = None,
     ) -> ObjectVersion:
         def copy() -> ObjectVersion:
-            return parent(source, target, manifest_only=manifest_only, headers=headers, etag=etag)
+            return parent(
+                source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
+            )
 
         parent = super().copy
         if target.key in self.refused_copies:

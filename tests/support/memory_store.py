@@ -245,6 +245,7 @@ class MemoryStore:
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
+        delete_at: int | None = None,
         etag: str = "",
     ) -> ObjectVersion:
         with self._request("copy", str(source)):
@@ -262,6 +263,9 @@ class MemoryStore:
                 wanted = replace(
                     wanted, preserved_headers={**wanted.preserved_headers, "X-Object-Manifest": dlo}
                 )
+            if delete_at is not None:
+                kept = {**wanted.preserved_headers, "X-Delete-At": str(delete_at)}
+                wanted = replace(wanted, preserved_headers=kept)
             body = found.body if manifest_only else self._content(found)
             manifest = found.manifest if manifest_only else None
             if len(body) > self._limits.object_bytes:

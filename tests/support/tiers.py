@@ -17,7 +17,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 SERVERS = frozenset({"swift_server", "small_server", "server"})
 """Fixtures that start a Swift."""
-SEED = os.environ.get("SWIFTFS_TEST_SEED", "")
+SEED = os.environ.get("TEST_SEED", "")  # `SWIFTFS_…` would be an option of mounts
 """What a run chooses at random depends on it. Without one no case is left out."""
 SHARE = 3
 """A run with a seed has one of so many slow cases of a matrix."""

@@ -13,6 +13,7 @@ from swiftfs.errors import Corrupt
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
@@ -98,7 +99,7 @@ class Writer:
             prefix,
             self.begun.append,
         )
-        return CachedFile(state, self.store, self.pool, uploads, 0)
+        return CachedFile(state, self.store, self.pool, uploads, Streams(0))
 
     def reopen(self) -> None:
         """Replace the content by one that only knows the stored version."""

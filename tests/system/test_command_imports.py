@@ -101,7 +101,7 @@ def test_the_help_loads_no_command(words: tuple[str]) -> None:
     assert output.startswith(("Usage: swiftfs ", "swiftfs, version "))
     assert heavy(output) == set()
     commands = {name for name in loaded(output) if name.startswith("swiftfs.cli.")}
-    assert commands <= {"swiftfs.cli.app", "swiftfs.cli.group", "swiftfs.cli.options"}
+    assert commands <= {f"swiftfs.cli.{name}" for name in ("app", "group", "options", "trash_commands")}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -153,6 +153,7 @@ def test_a_start_loads_what_it_needs_when_it_needs_it(code: str, later: set[str]
         (("status", "--json"), set()),
         (("flush",), set()),
         (("retry",), set()),
+        (("set",), set()),
         (("umount",), {"sqlite3"}),  # by the module with the file names of a cache folder
     ],
 )
@@ -163,5 +164,7 @@ def test_a_command_about_a_mount_loads_no_part_of_one(
     assert heavy(output) <= {"swiftfs.journal", *more}
     floors = ("filecache", "fuse", "journal", "namespace", "posix", "store")
     parts = {name for name in loaded(output) if name.startswith(tuple(f"swiftfs.{one}." for one in floors))}
-    # The values of a report, and the check of the files of a configuration: neither loads more.
-    assert parts <= {"swiftfs.journal.queue_report", "swiftfs.store.private_files"}
+    # The values of a report and of a timetable, and the check of the files of a configuration: none loads
+    # more.
+    values = {"swiftfs.journal.queue_report", "swiftfs.store.timetable"}
+    assert parts <= {*values, "swiftfs.store.private_files"}

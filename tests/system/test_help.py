@@ -13,8 +13,8 @@ from support.commands import one_line, swiftfs
 from support.mounts import clean_environment
 from swiftfs.cli import app
 
-IN_ORDER_OF_USE = ["mount", "umount", "status", "flush", "retry", "thaw"]
-IN_ORDER_OF_USE += ["export", "recover", "cp", "share", "restore", "gc", "check", "probe", "demo"]
+IN_ORDER_OF_USE = ["mount", "umount", "status", "flush", "retry", "set", "thaw"]
+IN_ORDER_OF_USE += ["export", "recover", "cp", "share", "restore", "gc", "trash", "check", "probe", "demo"]
 
 CPU_SECONDS = 0.2
 """What a command that does nothing may use: a shell runs one at every TAB."""

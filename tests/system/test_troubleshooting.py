@@ -27,6 +27,7 @@ ERRORS = {
     "ForeignRedirect",
     "UsageError",
     "BadParameter",
+    "Occupied",
     "complain",
 }
 """What makes a message for users."""

@@ -123,7 +123,7 @@ def compose(
     state = FileState.create(folder, base, None, UNLIMITED)
     chooser = SegmentContainerChooser(store)
     uploads = SegmentUploader(store, chooser, pool, state.descriptor, state.changed, NAME, SegmentLayout(MIB))
-    return CachedFile(state, store, pool, uploads, read_ahead)
+    return CachedFile(state, store, pool, uploads, Streams(read_ahead))
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_segments_of_an_open_file_are_not_cleaned_up(
     discard_all = Upkeep._discard_all
     monkeypatch.setattr(Upkeep, "_discard_all", lambda *given: jobs.append(lambda: discard_all(*given)))
     with harness(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
-        filesystem.services.file_cache._factory._settle_seconds = 0.0
+        filesystem.services.file_cache.factory.settle_seconds = 0.0
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"1" * 2_500_000)
         wait_until(lambda: len(keys(store, "box_segments")) == 3)

@@ -204,7 +204,7 @@ def test_a_file_that_is_removed_after_a_lost_manifest_is_whole_until_it_is_gone(
 def _let_threads_work(filesystem: FileSystem) -> None:
     """Return when the jobs that are due have run; they run in their order."""
     backlog = filesystem.services.journal._backlog
-    for job in [backlog.workers.submit(time.sleep, 0.01) for _ in range(2 * backlog._parallel)]:
+    for job in [backlog.workers.submit(time.sleep, 0.01) for _ in range(2 * backlog.parallel)]:
         job.result()
 
 

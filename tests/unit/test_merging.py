@@ -1,5 +1,7 @@
 """Which two operations on one name become one."""
 
+from dataclasses import replace
+
 import pytest
 
 from swiftfs.attributes import Stored
@@ -29,6 +31,7 @@ GARBAGE = (ObjectName("box_segments", "x"),)
 
 FRESH = PutFile(NAME, FILE, OLD, creates=True)
 OVER = PutFile(NAME, FILE, OLD, replaces_large=True, replaces_etag="e", superseded_segments=GARBAGE)
+GONE = Delete(NAME, is_slo=True, etag="e", superseded_segments=GARBAGE)
 LATER = PutFile(NAME, OTHER, NEW, replaces_large=None)
 LINK = PutSpecial(NAME, b"target", NEW)
 MARKER = PutMarker(NAME, Headers("application/directory"))
@@ -39,11 +42,8 @@ CHANGED = Headers("application/directory", {"mode": "0700"})
     ("earlier", "later", "merged"),
     [
         (FRESH, Delete(NAME, is_slo=False), ()),
-        (
-            OVER,
-            Delete(NAME, is_slo=False),
-            (Delete(NAME, is_slo=True, etag="e", superseded_segments=GARBAGE),),
-        ),
+        (OVER, Delete(NAME, is_slo=False), (GONE,)),
+        (GONE, LATER, (replace(OVER, file=OTHER, meta=NEW),)),
         (FRESH, LATER, (PutFile(NAME, OTHER, NEW, creates=True),)),
         (
             OVER,

@@ -1,8 +1,10 @@
 """How many uploads run at once: more while the server is as fast with them, fewer when it refuses."""
 
 import heapq
+import math
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -120,6 +122,35 @@ def test_a_longer_way_to_the_server_is_learned(uploads: Uploads) -> None:
     for _ in range(100):
         uploads.run(100, lambda _beside: 1.0)
     assert uploads.limit.now == MOST
+
+
+@pytest.mark.parametrize(("rate", "files", "segments"), [(32, 1, 1), (256, 8, 4), (2048, 64, 32)])
+def test_a_limited_rate_is_shared_by_few(
+    monkeypatch: pytest.MonkeyPatch, rate: int, files: int, segments: int
+) -> None:
+    """However fast the server is: they would only take longer. Without the limit there are more again."""
+    limited = [rate * 1024.0]
+    load = ServerLoad(lambda: limited[0])
+    for limit, most in ((load.files, files), (load.segments, segments)):
+        assert Uploads(monkeypatch, limit).run(2000, constant) == most
+    limited[0] = math.inf
+    assert Uploads(monkeypatch, load.files).run(2000, constant) == MOST
+
+
+def test_what_an_upload_waits_for_a_limit_is_no_sign_of_a_slow_server(uploads: Uploads) -> None:
+    uploads.run(1000, constant)
+    for _ in range(100):
+        uploads.limit.begin()
+        uploads.now += 60.1
+        uploads.limit.answered(uploads.now - 60.1, SMALL, idle=60.0)
+    assert uploads.limit.now == MOST
+
+
+def test_a_writer_waits_as_much_longer_as_a_rate_makes_uploads_take() -> None:
+    assert ServerLoad().slowness(16 * LARGE) == 0
+    for rate in (32 * 1024, 64 * 1024, 1024**2, 100 * 1024**2):
+        load = ServerLoad(partial(float, rate))
+        assert load.slowness(16 * LARGE) >= 16 * LARGE * load.segments.now / rate
 
 
 def test_the_store_reports_its_puts() -> None:

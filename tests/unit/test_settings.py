@@ -23,10 +23,18 @@ SAMPLES = {
     "OCTAL": "027",
     "TEXT": "word",
     "FILE": "/etc/word",
+    "AMOUNT": "5.5",
     "FOLDER": "/srv/word",
     "auto|same|CONTAINER": "pieces",
 }
-RANGES = {"uploads": "7", "connections": "7", "metrics": "localhost:9177"}
+RANGES = {
+    "uploads": "7",
+    "connections": "7",
+    "metrics": "localhost:9177",
+    "bwlimit": "08:00,2M:off Sat-19:00,off",
+}
+NEEDED = {"budget": ("prices", "/etc/prices")}
+"""Options that make no sense without another one."""
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +78,8 @@ def test_every_option_can_be_set_in_every_place(name: str, tmp_path: Path) -> No
         gather({}, flags=given({name: flag})),
         gather({}, [f"config={file}"]),
     ]
-    values = [getattr(build_options(levels), name) for levels in places]
+    needed = [Setting(*NEEDED[name], "test")] if name in NEEDED else []
+    values = [getattr(build_options([needed, *levels]), name) for levels in places]
     assert values == [option.kind.parse(text)] * len(places)
     assert name in {"exec", "prefetch"} or values[0] != getattr(Options(), name)
 
@@ -258,3 +267,36 @@ def test_the_file_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(file, NOBODY, -1)
     with pytest.raises(ConfigurationError, match="belongs to another user: chown it, or make a copy"):
         from_file(file)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("bwlimit=08:00,2M:off 19:00,off,ro", "08:00,2M:off 19:00,off"),
+        ('bwlimit="08:00,2M:off Sat-19:00,off",ro', "08:00,2M:off Sat-19:00,off"),
+        ("bwlimit= 08:00,2M ,ro", "08:00,2M"),
+        ("bwlimit=2M:10M,ro", "2M:10M"),
+    ],
+)
+def test_a_timetable_has_commas_of_its_own(word: str, expected: str) -> None:
+    options = parse_options([f"ttl=5,{word}"])
+    assert (options.bwlimit.text, options.ro, options.ttl) == (expected, True, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("bwlimit=08:00", "option bwlimit=08:00 (-o): expected off, a rate such as 2M"),
+        ("bwlimit=1K", "'1K' is too slow for a server to wait"),
+        (
+            "tpslimit=-1",
+            "option tpslimit=-1 (-o): expected requests a second, such as 10 or 0.5 (0.1 or more)",
+        ),
+        ("tpslimit=0.01", "expected requests a second"),
+        ("tpslimit=nan", "expected requests a second"),
+        ("budget=much,prices=/p", "(-o): expected an amount of the currency of `prices`, or off"),
+        ("budget=5", "option budget=5 (-o) needs the prices of requests and traffic: mount with prices=FILE"),
+    ],
+)
+def test_a_wrong_limit_is_refused(word: str, expected: str) -> None:
+    assert expected in refusal(*gather({}, [word]))

@@ -16,8 +16,9 @@ from support.noise import noise
 from support.upload_rig import MIB
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
-from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.uses import NoBacklog
 from swiftfs.objects import ObjectName

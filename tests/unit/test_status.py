@@ -10,8 +10,8 @@ import pytest
 from support.mount_states import NOTHING_WAITS, STATE, shown
 from swiftfs.cli.status_view import MOST_ROWS
 from swiftfs.cli.wording import KINDS
-from swiftfs.config.prices import Cost
-from swiftfs.control.snapshot import MountStatus, Writing
+from swiftfs.config.prices import Cost, MonthCost
+from swiftfs.control.snapshot import MountStatus, Throttling, Writing
 from swiftfs.journal import operations
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.store.transport import Counters
@@ -120,3 +120,33 @@ def test_bytes_being_sent_are_counted_by_object_and_by_prefix() -> None:
         assert counters.under_way("box/a/segments/") == 7
         assert counters.under_way("box") == counters.under_way("box/a/segments") == 0
     assert counters.under_way("box/a") == counters.under_way("box/") == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (Throttling("2M:off", sent=2.0 * 1024**2), "  throttle  2M a second sent\n"),
+        (
+            Throttling("off", requests=0.5, requests_waited=125.0),
+            "  throttle  0.5 requests a second; requests have waited 2 min\n",
+        ),
+        (
+            Throttling("08:00,2M 19:00,off", sent_waited=5.0),
+            "  throttle  nothing now (bwlimit 08:00,2M 19:00,off); requests have waited 5 s\n",
+        ),
+    ],
+)
+def test_limits_are_shown_with_what_they_cost(limits: Throttling, expected: str) -> None:
+    text = shown(replace(STATE, throttling=limits))
+    assert expected in text
+    assert "throttle" not in shown(STATE)
+
+
+def test_the_month_is_shown_and_survives_json() -> None:
+    spent = replace(STATE, month=MonthCost("2026-11", "EUR", 5.5, 5.0))
+    told = "about 5.50 EUR in 2026-11, of a budget of 5.00 EUR; it is spent: nothing is downloaded in advance"
+    assert f"  month     {told}\n" in shown(spent, 200)
+    assert MountStatus.from_json(spent.to_json()) == spent
+    assert json.loads(spent.to_json())["month"]["is_spent"]
+    free = replace(STATE, month=MonthCost("2026-11", "EUR", 5.5))
+    assert "  month     about 5.50 EUR in 2026-11\n" in shown(free)

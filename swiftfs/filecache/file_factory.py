@@ -1,0 +1,130 @@
+"""Makes cached files, and owns the threads that download and upload for all of them."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from swiftfs.concurrency import new_pool
+from swiftfs.filecache.block_map import BaseVersion, FileRecord
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.file_state import FileState, WrongBytesCall, ignore_wrong_bytes
+from swiftfs.filecache.read_ahead import Streams
+from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
+from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.space import UNLIMITED, SpaceCalls
+from swiftfs.filecache.sparse_file import CachedVersion
+from swiftfs.filecache.upload_pool import UploadPool
+from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.objects import ObjectName
+from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.server_load import FIRST_SEGMENTS, ParallelLimit
+
+
+class CachedFileFactory:
+    """Makes cached files, which share `connections` threads for downloads and for uploads of segments.
+
+    At most `uploads` segments are uploaded at once, and no more than `limit` allows.
+
+    `segments` says which container the segments go to; see `SegmentContainerChooser`. `on_first_put` is
+    called with a prefix before the first segment is stored below it, `on_put` before each later one. The
+    prefix ends in the id of the `journal`. `recalled` has what an earlier process recorded of its uploads, by
+    their prefix. A full segment of a file that is being written is uploaded `settle_seconds` after its writer
+    has left it. For `on_wrong_bytes` see `FileState`. `read_ahead` and `settle_seconds` may be changed: files
+    that are made later get the new value. `rate` returns how many bytes a second may be downloaded.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        layout: SegmentLayout,
+        on_first_put: Callable[[UnreferencedPrefix], None],
+        *,
+        connections: int,
+        uploads: int,
+        read_ahead: int,
+        segments: str = AUTO,
+        settle_seconds: float = 0.0,
+        journal: str = "",
+        on_put: Callable[[UnreferencedPrefix], None] | None = None,
+        on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
+        limit: ParallelLimit | None = None,
+        rate: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        self._rate = rate
+        self.read_ahead = read_ahead
+        self._store = store
+        self._layout = layout
+        self._on_first_put = on_first_put
+        self._on_put = on_put
+        self.settle_seconds = settle_seconds
+        self._journal = journal
+        self._on_wrong_bytes = on_wrong_bytes
+        self.places = SegmentContainerChooser(store, segments)
+        self.recalled: dict[ObjectName, UnreferencedPrefix] = {}
+        self._downloads = new_pool("download", connections)
+        self._uploads = UploadPool(limit or ParallelLimit(uploads), uploads)
+
+    def make(
+        self,
+        folder: Path,
+        name: ObjectName,
+        base: BaseVersion | None,
+        cached: CachedVersion | None,
+        space: SpaceCalls = UNLIMITED,
+    ) -> CachedFile:
+        """Return a new cached file, which is to be stored as `name`; `cached` has blocks of `base`."""
+        state = FileState.create(folder, base, cached, space, self._on_wrong_bytes)
+        return self._compose(state, self._segments(state, name, None))
+
+    def restore(
+        self, folder: Path, name: ObjectName, record: FileRecord, space: SpaceCalls = UNLIMITED
+    ) -> CachedFile:
+        """Return the file of a record; raise `OSError` when its local file has been changed or is gone."""
+        state = FileState.restore(folder, record, space, self._on_wrong_bytes)
+        uploads = self._segments(state, name, record.prefix)
+        uploads.restore(record.evicted)
+        if record.prefix is not None and (recalled := self.recalled.get(record.prefix)) is not None:
+            uploads.record.recall(recalled)
+        return self._compose(state, uploads)
+
+    def space_needed(self, size: int) -> int:
+        """Return how many bytes of disk the writer of a file of `size` bytes needs.
+
+        A segment is uploaded when it is whole, while the next ones are written.
+        """
+        start, end = self._layout.bounds(self._layout.index(max(size - 1, 0)))
+        return max(
+            (min(self._uploads.most, FIRST_SEGMENTS) + 1) * self._layout.segment_size, 2 * (end - start)
+        )
+
+    def set_uploads(self, uploads: int) -> None:
+        """Change how many segments are uploaded at once at most."""
+        self._uploads.most = uploads
+
+    def close(self) -> None:
+        """End the threads when the requests under way have ended; cancel the uploads that have not begun."""
+        self._uploads.shutdown(cancel_futures=True)
+        self._downloads.shutdown()
+
+    def _compose(self, state: FileState, uploads: SegmentUploader) -> CachedFile:
+        streams = Streams(self.read_ahead, self._rate)
+        return CachedFile(state, self._store, self._downloads, uploads, streams)
+
+    def _segments(self, state: FileState, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
+        return SegmentUploader(
+            self._store,
+            self.places,
+            self._uploads,
+            state.descriptor,
+            state.changed,
+            name,
+            self._layout,
+            prefix,
+            self._on_first_put,
+            self.settle_seconds,
+            state.file.path.name,
+            self._journal,
+            state.space.on_stored,
+            self._on_put,
+        )

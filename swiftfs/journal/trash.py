@@ -1,0 +1,235 @@
+"""The trash: objects are copied there, on the server, before they are deleted or replaced.
+
+INVARIANT: the copy comes first. If it is refused, the object is neither deleted nor replaced.
+
+The copy of a large object is its manifest, which names the same segments. They belong to the copy as soon as
+the object is gone, and not before: until then two manifests name them, and nobody may delete them. The
+metadata `OWNER` of the copy says that they do, to whoever empties the trash. Without it, after a crash in
+between for example, they stay until `swiftfs gc` finds them.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from swiftfs.concurrency import Executor, Rank, new_lock, unix_time
+from swiftfs.errors import NotFound, StoreError, Unavailable
+from swiftfs.journal.operations import Delete, Move, PutFile, PutSpecial
+from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.objects import ObjectName
+from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.trash import OWNER, is_over, parse
+
+log = logging.getLogger(__name__)
+
+DAY = 86_400
+
+Replacing = TypeVar("Replacing", PutFile, PutSpecial, Move)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The copy `entry` of the object `name` in the trash.
+
+    A `large` one shares its segments with `name`; `owned` is its ETag if it gets them all, else empty.
+    """
+
+    name: ObjectName
+    entry: ObjectName
+    large: bool
+    owned: str = ""
+
+
+class Trash:
+    """Copies objects to the trash, where Swift deletes plain ones after some `days`.
+
+    `clock` returns Unix seconds. The lock guards how many files were put there since the mount began.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        removal: SegmentRemoval,
+        days: int,
+        clock: Callable[[], float] = unix_time,
+    ) -> None:
+        self._store = store
+        self._removal = removal
+        self._days = days
+        self._clock = clock
+        self._lock = new_lock(Rank.COUNTERS)
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How many files were put into the trash since the mount began."""
+        with self._lock:
+            return self._count
+
+    @contextmanager
+    def replacing(self, operation: Replacing, *, ambiguous: bool) -> Iterator[Replacing]:
+        """Keep what an operation replaces; provide the operation to carry out, and end when it is.
+
+        An `ambiguous` one may have been carried out already: then a copy that is there is not made again, for
+        it would have the new version. Raise `StoreError` if there can be no copy.
+        """
+        name = operation.target if isinstance(operation, Move) else operation.name
+        is_new = not isinstance(operation, Move) and operation.creates
+        # An answered PUT may have to be repeated too, if the file was truncated meanwhile.
+        ambiguous = ambiguous or (isinstance(operation, PutFile) and bool(operation.sent))
+        kept = None
+        if operation.trash and not is_new:
+            kept = self._keep(name, operation.trash, is_slo=operation.replaces_large, ambiguous=ambiguous)
+        try:
+            yield _sparing_segments(operation) if kept is not None and kept.large else operation
+        except StoreError as error:
+            if kept is not None:
+                self._give_back(kept, error)
+            raise
+        if kept is not None:
+            self._hand_over(kept)
+
+    def keep_deleted(
+        self, deletions: list[Delete], failures: dict[ObjectName, StoreError], pool: Executor
+    ) -> tuple[list[Delete], dict[ObjectName, Kept]]:
+        """Keep the objects of deletions; return the deletions to send, and the copies by the old names.
+
+        `failures` gets those that must not be deleted, because they cannot be copied.
+        """
+        kept: dict[ObjectName, Kept] = {}
+        ready = []
+        away: list[StoreError] = []
+        copies = pool.map(lambda one: self._keep_one(one, away), deletions)
+        for deletion, copy in zip(deletions, copies, strict=True):
+            if isinstance(copy, StoreError):
+                failures[deletion.name] = copy
+                continue
+            if copy is not None:
+                kept[deletion.name] = copy
+            # Of a plain object there are no segments, and those of a large one stay.
+            ready.append(deletion if copy is None else _without_segments(deletion, copy))
+        return ready, kept
+
+    def deleted(
+        self, kept: Mapping[ObjectName, Kept], failures: Mapping[ObjectName, StoreError], pool: Executor
+    ) -> None:
+        """Record that the objects of copies are deleted, or that this failed."""
+        for name in kept.keys() & failures.keys():
+            self._give_back(kept[name], failures[name])
+        for _ in pool.map(self._hand_over, [one for name, one in kept.items() if name not in failures]):
+            pass  # errors of the pool's threads are raised here
+
+    def forget_ended(self, prefix: str, days: int, now_ns: int) -> None:
+        """Forget what is recorded of copies below `prefix` that have been there for so many days."""
+        owners = self._removal.owners
+        for name in owners.claimants():
+            entry = parse(name.key, prefix)
+            if entry is not None and is_over(entry.day, days, now_ns):
+                owners.forget(name)
+
+    def _keep_one(self, deletion: Delete, away: list[StoreError]) -> Kept | StoreError | None:
+        """Keep the object of a deletion, unless one of the same batch has found the server `away`."""
+        if away and deletion.trash:  # in an outage each would be repeated to the end
+            return away[0]
+        try:
+            return self._keep(deletion.name, deletion.trash, is_slo=deletion.is_slo)
+        except StoreError as error:
+            if isinstance(error, Unavailable):
+                away.append(error)
+            return error
+
+    def _keep(
+        self, name: ObjectName, key: str, *, is_slo: bool | None, ambiguous: bool = False
+    ) -> Kept | None:
+        """Copy an object to `key`; return None if there is nothing to keep."""
+        if not key:
+            return None
+        entry = ObjectName(name.container, key)
+        try:
+            if ambiguous and self._exists(entry):
+                return Kept(name, entry, large=is_slo is not False)
+            kept = self._copy(name, entry, is_slo=is_slo)
+        except NotFound:
+            return None
+        except StoreError as error:
+            error.args = (f"the trash cannot take the stored version: {error}",)
+            raise
+        if kept is not None:
+            with self._lock:
+                self._count += 1
+        return kept
+
+    def _exists(self, entry: ObjectName) -> bool:
+        try:
+            self._store.head(entry)
+        except NotFound:
+            return False
+        return True
+
+    def _copy(self, name: ObjectName, entry: ObjectName, *, is_slo: bool | None) -> Kept | None:
+        is_dlo = False
+        if is_slo is None:
+            info = self._store.head(name)
+            is_slo, is_dlo = info.is_slo, info.dlo_prefix is not None
+            if not (info.size or is_slo or is_dlo):
+                return None  # empty
+        if is_slo:
+            return self._copy_manifest(name, entry)
+        # If Swift deleted a DLO by itself, its segments would stay. `manifest_only` copies a symlink of Swift
+        # as such.
+        delete_at = None if is_dlo else int(self._clock()) + self._days * DAY
+        self._store.copy(name, entry, manifest_only=True, delete_at=delete_at)
+        return Kept(name, entry, large=is_dlo)
+
+    def _copy_manifest(self, name: ObjectName, entry: ObjectName) -> Kept | None:
+        manifest = self._removal.manifest_of(name, is_slo=True)
+        if manifest is None:  # another client has replaced it
+            return self._copy(name, entry, is_slo=None)
+        owners = self._removal.owners
+        named = {segment.name for segment in manifest.segments}
+        is_own = owners.owned(name, manifest.etag, named) == named and not self._removal.shared(named)
+        # Before the copy: from now on whatever would delete these segments reads its manifest first.
+        owners.record_copy(name, entry, manifest.etag)
+        self._removal.share(name, entry)
+        etag = self._store.copy(name, entry, manifest_only=True).etag
+        return Kept(name, entry, large=True, owned=etag if is_own and etag == manifest.etag else "")
+
+    def _hand_over(self, kept: Kept) -> None:
+        """Give the segments to the copy: the object does not name them any more."""
+        if not kept.owned:
+            return
+        self._removal.owners.unshare(kept.entry)
+        try:
+            info = self._store.head(kept.entry)
+            if info.version.etag == kept.owned:
+                headers = Headers.of(info)
+                owned = {**headers.metadata, OWNER: "yes"}
+                self._store.post(kept.entry, replace(headers, metadata=owned))
+        except StoreError as error:
+            log.warning(
+                "%s does not get its segments, which 'swiftfs gc' finds when it is gone: %s",
+                kept.entry,
+                error,
+            )
+
+    def _give_back(self, kept: Kept, error: StoreError) -> None:
+        """Delete the copy of an object that stays, unless it may be gone, or the attempt is repeated."""
+        if error.retryable or error.may_land:
+            return
+        with suppress(StoreError):
+            self._store.delete(kept.entry)
+            self._removal.owners.forget(kept.entry)
+
+
+def _without_segments(deletion: Delete, copy: Kept) -> Delete:
+    superseded = () if copy.large else deletion.superseded_segments
+    return replace(deletion, is_slo=False, superseded_segments=superseded)
+
+
+def _sparing_segments(operation: Replacing) -> Replacing:
+    """Return the operation as if no segments were replaced: those of the older version stay."""
+    if isinstance(operation, PutFile):
+        return replace(operation, replaces_large=False, superseded_segments=())
+    return replace(operation, replaces_large=False)

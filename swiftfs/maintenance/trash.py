@@ -1,0 +1,205 @@
+"""The trash without its mount: what is in it, back to where it was, and away for good.
+
+A large object there names segments. They are deleted with it if it owns them, which its metadata say: then
+no other object names them. What `journal/trash.py` has put there without that is left to `swiftfs gc`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from swiftfs.concurrency import Executor, new_pool, unix_time_ns
+from swiftfs.errors import BadRequest, ConfigurationError, NotFound, StoreError
+from swiftfs.filecache.segment_container import is_segment_of
+from swiftfs.maintenance.orphan_segments import may_be_manifest
+from swiftfs.objects import ObjectInfo, ObjectName, Row
+from swiftfs.paths import Source
+from swiftfs.store.paging import iter_containers, iter_pages, iter_rows
+from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.trash import OWNER, TRASH_PREFIX, Trashed, TrashNames, is_over, parse
+
+PARALLEL = 16
+"""Parallel requests for large objects: all answers are small."""
+
+AT_ONCE = 1000
+"""How many objects are looked at, and then deleted together."""
+
+
+class Occupied(ConfigurationError):
+    """There is a file where another one is to be restored."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrashedFile:
+    """A file in the trash: its object, as listed, and where it came from."""
+
+    name: ObjectName
+    row: Row
+    origin: Trashed
+
+    @property
+    def target(self) -> ObjectName:
+        """The object that it was."""
+        return ObjectName(self.name.container, self.origin.key)
+
+    def path(self, source: Source) -> str:
+        """Return its path in a mount of `source`, without the first slash."""
+        inside = self.origin.key.removeprefix(source.prefix)
+        return f"{self.name.container}/{inside}" if source.is_account else inside
+
+    def entry(self, source: Source) -> str:
+        """Return the name by which a command finds this version of the file: its path in the trash."""
+        inside = self.name.key.removeprefix(source.prefix + TRASH_PREFIX)
+        return f"{self.name.container}/{inside}" if source.is_account else inside
+
+
+class TrashBin:
+    """The trash of `source`, of an account in each container."""
+
+    def __init__(self, store: ObjectStore, source: Source) -> None:
+        self._store = store
+        self._source = source
+
+    def files(self) -> Iterator[TrashedFile]:
+        """Yield all files in the trash, the oldest day of each container first. Raise `StoreError`."""
+        for container in self._containers():
+            yield from self._files(container, TRASH_PREFIX)
+
+    def ended(self, days: int, now_ns: int) -> Iterator[TrashedFile]:
+        """Yield the files that have been there for so many days: a request, and one for each such day."""
+        for container in self._containers():
+            prefix = self._source.prefix + TRASH_PREFIX
+            for page in iter_pages(self._store, container, prefix, delimiter="/"):
+                for subdir in page.subdirs:
+                    if is_over(subdir.removeprefix(prefix)[:-1], days, now_ns):
+                        yield from self._files(container, TRASH_PREFIX + subdir.removeprefix(prefix))
+
+    def restore(self, file: TrashedFile, *, force: bool = False) -> None:
+        """Put a file back under its old name, with all it had; the copy in the trash is deleted.
+
+        Raise `Occupied` if there is a file, unless `force`: then that goes into the trash. Raise `NotFound`
+        if Swift has deleted the copy, and `StoreError`; the copy then stays.
+        """
+        info = self._store.head(file.name)
+        current = self._current(file.target)
+        if current is not None and not force:
+            raise Occupied(f"{file.path(self._source)}: there is a file; --force moves that into the trash")
+        before, plain = Headers.of(info), _without_marks(info)
+        # First: from now on the copy neither ends by itself nor takes the segments along.
+        self._store.post(file.name, plain)
+        kept = None
+        try:
+            kept = self._keep(current) if current is not None else None
+            self._store.copy(file.name, file.target, manifest_only=True)
+        except StoreError as error:
+            if not error.may_land:
+                with suppress(StoreError):
+                    self._store.post(file.name, before)
+            raise
+        if kept is not None:
+            self._give_segments(kept)
+        self._store.delete(file.name)
+
+    def delete(self, files: Iterable[TrashedFile]) -> dict[ObjectName, StoreError]:
+        """Delete files of the trash with their segments; return the failures."""
+        failures: dict[ObjectName, StoreError] = {}
+        remaining = iter(files)
+        with new_pool("trash", PARALLEL) as pool:
+            while chunk := list(islice(remaining, AT_ONCE)):
+                failures |= self._delete(chunk, pool)
+        return failures
+
+    def _delete(self, files: list[TrashedFile], pool: Executor) -> dict[ObjectName, StoreError]:
+        large = [file.name for file in files if may_be_manifest(file.row)]
+        failures: dict[ObjectName, StoreError] = {}
+        segments: dict[ObjectName, set[ObjectName]] = {}
+        for name, found in zip(large, pool.map(self._own_segments, large), strict=True):
+            if isinstance(found, StoreError):
+                failures[name] = found
+            else:
+                segments[name] = found
+        # The objects first: a manifest must not be left without its segments.
+        failures |= self._store.delete_many([file.name for file in files if file.name not in failures])
+        gone = [named for name, named in segments.items() if name not in failures]
+        if unused := set[ObjectName]().union(*gone):
+            failures |= self._store.delete_many(unused)
+        return failures
+
+    def _own_segments(self, name: ObjectName) -> set[ObjectName] | StoreError:
+        """Return the segments of an object that go with it."""
+        try:
+            info = self._store.head(name)
+            if not info.is_slo or OWNER not in info.metadata:
+                return set()
+            return {segment.name for segment in self._store.manifest(name).segments}
+        except (NotFound, BadRequest):  # Swift has deleted it, and lists it still
+            return set()
+        except StoreError as error:
+            return error
+
+    def _current(self, name: ObjectName) -> ObjectInfo | None:
+        try:
+            return self._store.head(name)
+        except NotFound:
+            return None
+
+    def _keep(self, current: ObjectInfo) -> ObjectName | None:
+        """Copy the file that is to be replaced into the trash; return the copy, None for an empty file."""
+        name = current.version.name
+        key = TrashNames(self._source, 1).entry_of(name, current.size)
+        if not key:
+            return None
+        kept = ObjectName(name.container, key)
+        self._store.copy(name, kept, manifest_only=True)
+        return kept
+
+    def _give_segments(self, kept: ObjectName) -> None:
+        """Mark the copy of a large object that was replaced as the owner of segments of its old name."""
+        info = self._store.head(kept)
+        origin = parse(kept.key, self._source.prefix)
+        if not info.is_slo or origin is None:
+            return
+        owner = ObjectName(kept.container, origin.key)
+        if all(is_segment_of(segment.name, owner) for segment in self._store.manifest(kept).segments):
+            headers = Headers.of(info)
+            self._store.post(kept, replace(headers, metadata={**headers.metadata, OWNER: "yes"}))
+
+    def _containers(self) -> Iterable[str]:
+        return iter_containers(self._store) if self._source.is_account else [self._source.container]
+
+    def _files(self, container: str, folder: str) -> Iterator[TrashedFile]:
+        for row in iter_rows(self._store, container, self._source.prefix + folder):
+            if (origin := parse(row.key, self._source.prefix)) is not None:
+                yield TrashedFile(ObjectName(container, row.key), row, origin)
+
+
+def sweep(trash: TrashBin, days: int, clock_ns: Callable[[], int] = unix_time_ns) -> tuple[int, int]:
+    """Delete the files that have been in the trash for so many days; return their number, and the failures.
+
+    Swift has deleted most plain ones already.
+    """
+    files = list(trash.ended(days, clock_ns()))
+    return len(files), len(trash.delete(files)) if files else 0
+
+
+def newest(files: Iterable[TrashedFile]) -> list[TrashedFile]:
+    """Return the last deleted one of each name."""
+    found: dict[ObjectName, TrashedFile] = {}
+    for file in files:
+        if file.target not in found or found[file.target].origin.deleted < file.origin.deleted:
+            found[file.target] = file
+    return list(found.values())
+
+
+def _without_marks(info: ObjectInfo) -> Headers:
+    """Return the headers of an object in the trash without those that only count there.
+
+    A large object has no X-Delete-At from the trash: one that it had before is that of its segments, too.
+    """
+    headers = Headers.of(info)
+    is_large = info.is_slo or info.dlo_prefix is not None
+    ends = () if is_large else ("X-Delete-At",)
+    kept = {name: value for name, value in headers.preserved_headers.items() if name not in ends}
+    metadata = {name: value for name, value in headers.metadata.items() if name != OWNER}
+    return replace(headers, metadata=metadata, preserved_headers=kept)

@@ -1,0 +1,562 @@
+"""The trash: what is deleted, replaced by a rename or truncated to nothing is copied there first."""
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.harness import ANY_END, ME, change, copy_live, harness, names, put, read, sync_all, write
+from support.memory_store import MemoryStore
+from support.stored_objects import body, foreign, keys, named_segments, refuse, segments
+from swiftfs.errors import AccessDenied, SwiftfsError, TooLarge, Unavailable
+from swiftfs.filecache.block_map import FileRecord
+from swiftfs.filecache.block_set import Blocks
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.operations import PutFile
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.journal.trash import Trash
+from swiftfs.maintenance.trash import Occupied, TrashBin, newest, sweep
+from swiftfs.objects import ObjectName
+from swiftfs.paths import Source, split
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.trash import TrashNames, is_over, is_temporary, parse
+
+MIB = 1024 * 1024
+DAY_NS = 86_400 * 10**9
+TRASH = "trash=30"
+LARGE = f"{TRASH},segment_size=1M"
+
+
+def store_of(*containers: str) -> MemoryStore:
+    return MemoryStore("box", "box_segments", *containers)
+
+
+def kept(store: MemoryStore, source: str = "box") -> dict[str, list[str]]:
+    """Return the keys in the trash by the paths of the files."""
+    found: dict[str, list[str]] = {}
+    for file in TrashBin(store, Source.parse(source)).files():
+        found.setdefault(file.path(Source.parse(source)), []).append(file.name.key)
+    return found
+
+
+def only(store: MemoryStore, path: str = "a") -> str:
+    """Return the key of the only file in the trash."""
+    assert list(kept(store)) == [path]
+    (key,) = kept(store)[path]
+    return key
+
+
+def remove(filesystem: FileSystem) -> None:
+    filesystem.unlink("/a")
+
+
+def truncate_at_open(filesystem: FileSystem) -> None:
+    filesystem.release(filesystem.open("/a", os.O_WRONLY | os.O_TRUNC))
+
+
+def truncate(filesystem: FileSystem) -> None:
+    filesystem.truncate("/a", 0)
+
+
+def write_anew(filesystem: FileSystem) -> None:
+    write(filesystem, "/a", b"new")
+
+
+def rename_new_over(filesystem: FileSystem) -> None:
+    write(filesystem, "/new", b"new")
+    filesystem.rename("/new", "/a")
+
+
+def rename_stored_over(filesystem: FileSystem) -> None:
+    filesystem.rename("/other", "/a")
+
+
+def rename_open_over(filesystem: FileSystem) -> None:
+    handle = filesystem.create("/new", 0o644, os.O_WRONLY, ME)
+    put(filesystem, handle, 0, b"new")
+    filesystem.rename("/new", "/a")
+    filesystem.flush(handle)
+    filesystem.release(handle)
+
+
+def link_over(filesystem: FileSystem) -> None:
+    filesystem.symlink("other", "/new", ME)
+    filesystem.rename("/new", "/a")
+
+
+def remove_and_write(filesystem: FileSystem) -> None:
+    filesystem.unlink("/a")
+    write(filesystem, "/a", b"new")
+
+
+def remove_and_rename(filesystem: FileSystem) -> None:
+    filesystem.unlink("/a")
+    filesystem.rename("/other", "/a")
+
+
+def remove_open(filesystem: FileSystem) -> None:
+    handle = filesystem.open("/a", os.O_RDONLY)
+    filesystem.unlink("/a")
+    filesystem.release(handle)
+
+
+def truncate_and_remove(filesystem: FileSystem) -> None:
+    truncate_at_open(filesystem)
+    filesystem.unlink("/a")
+
+
+def truncate_and_rename(filesystem: FileSystem) -> None:
+    truncate_at_open(filesystem)
+    filesystem.rename("/a", "/b")
+
+
+ENDS = (
+    remove,
+    truncate_at_open,
+    truncate,
+    write_anew,
+    rename_new_over,
+    rename_stored_over,
+    rename_open_over,
+    link_over,
+    remove_and_write,
+    remove_and_rename,
+    remove_open,
+    truncate_and_remove,
+    truncate_and_rename,
+)
+
+
+@pytest.mark.usual
+@pytest.mark.parametrize("settle", ["sync", "settle=0.05"])
+@pytest.mark.parametrize("size", [100, 3 * MIB])
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_lost_is_in_the_trash(
+    tmp_path: Path, end: Callable[[FileSystem], None], size: int, settle: str
+) -> None:
+    store, data = store_of(), os.urandom(size)
+    with harness(store, tmp_path, f"{LARGE},{settle}") as filesystem:
+        write(filesystem, "/a", data)
+        write(filesystem, "/other", b"other")
+        filesystem.setxattr("/a", "user.note", b"keep", 0)
+        sync_all(filesystem)
+        end(filesystem)
+        sync_all(filesystem)
+        assert filesystem.services.journal.trash.count == 1
+    key = only(store)
+    assert body(store, key) == data
+    info = store.head(ObjectName("box", key))
+    assert info.metadata["note"] == "keep"
+    # A manifest that Swift deleted would leave its segments.
+    assert ("X-Delete-At" in info.preserved_headers) == (size < MIB)
+    if size > MIB:
+        assert named_segments(store, key) <= segments(store)
+
+
+def test_nothing_else_goes_there(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, f"{TRASH},settle=0.05") as filesystem:
+        write(filesystem, "/empty", b"")
+        write(filesystem, "/.a.jpg.Xy12ab", b"rsync")
+        write(filesystem, "/a.swp", b"vim")
+        write(filesystem, "/moves", b"moves")
+        write(filesystem, "/grows", b"grows")
+        filesystem.mkdir("/folder", 0o755, ME)
+        sync_all(filesystem)
+        for name in ("empty", ".a.jpg.Xy12ab", "a.swp"):
+            filesystem.unlink(f"/{name}")
+        filesystem.rename("/moves", "/moved")
+        change(filesystem, "/grows", 5, b" more")
+        filesystem.truncate("/grows", 3)
+        filesystem.rmdir("/folder")
+        write(filesystem, "/never stored", b"new")
+        filesystem.unlink("/never stored")
+        sync_all(filesystem)
+    assert kept(store) == {}
+
+
+@pytest.mark.parametrize(
+    "name", [".a.XyZ123", "a.swp", ".b.swo", "a~", ".goutputstream-X", "4913", ".fuse_hidden0"]
+)
+def test_temporary_names(name: str) -> None:
+    assert is_temporary(f"folder/{name}")
+
+
+@pytest.mark.parametrize("name", ["a.XyZ123", ".a.backup", "swp", "a~b", "14913", ".bashrc"])
+def test_other_names(name: str) -> None:
+    assert not is_temporary(name)
+
+
+def test_each_deletion_of_a_name_is_kept(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, TRASH) as filesystem:
+        for data in (b"one", b"two", b"three"):
+            write(filesystem, "/a", data)
+            filesystem.unlink("/a")
+    found = [body(store, key) for key in kept(store)["a"]]
+    assert found == [b"one", b"two", b"three"]
+
+
+def test_segments_go_when_the_trash_is_emptied(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, LARGE) as filesystem:
+        write(filesystem, "/a", os.urandom(3 * MIB))
+        before = segments(store)
+        write(filesystem, "/a", os.urandom(2 * MIB))
+        write(filesystem, "/kept", os.urandom(2 * MIB))
+    assert before < segments(store)
+    trash = TrashBin(store, Source("box"))
+    assert trash.delete(trash.files()) == {}
+    assert keys(store) == ["a", "kept"]
+    assert segments(store) == named_segments(store, "a") | named_segments(store, "kept")
+
+
+def test_a_copy_that_never_got_its_segments_leaves_them(tmp_path: Path) -> None:
+    """Two manifests name them, as after a crash between the copy and the deletion."""
+    store = store_of()
+    with harness(store, tmp_path, LARGE) as filesystem:
+        write(filesystem, "/a", os.urandom(3 * MIB))
+    key = TrashNames(Source("box"), 1).entry_of(ObjectName("box", "a"), 1)
+    store.copy(ObjectName("box", "a"), ObjectName("box", key), manifest_only=True)
+    trash = TrashBin(store, Source("box"))
+    trash.delete(trash.files())
+    assert keys(store) == ["a"]
+    assert named_segments(store, "a") <= segments(store)
+
+
+def test_a_refused_copy_keeps_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = store_of()
+    with harness(store, tmp_path, f"{TRASH},settle=0.05", close_error="1 changes were refused") as filesystem:
+        write(filesystem, "/a", b"data")
+        sync_all(filesystem)
+        refuse(store, "copy", AccessDenied)
+        filesystem.unlink("/a")
+        with pytest.raises(AccessDenied, match="the trash cannot take the stored version"):
+            sync_all(filesystem)
+        assert read(filesystem, "/a") == b"data"
+        filesystem.unlink("/a")
+    assert body(store, "a") == b"data"
+    assert "/a: could not be deleted: the trash cannot take the stored version" in caplog.text
+
+
+def test_a_refused_copy_keeps_what_would_be_replaced(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, TRASH) as filesystem:
+        write(filesystem, "/a", b"data")
+        write(filesystem, "/b", b"other")
+        refuse(store, "copy", TooLarge)
+        with pytest.raises(TooLarge, match="the trash cannot take"):
+            write(filesystem, "/a", b"new")
+        with pytest.raises(TooLarge, match="the trash cannot take"):
+            filesystem.rename("/b", "/a")
+    assert (body(store, "a"), body(store, "b")) == (b"data", b"other")
+
+
+def test_a_refused_deletion_takes_the_copy_back(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, LARGE) as filesystem:
+        write(filesystem, "/a", os.urandom(2 * MIB))
+
+        def refuse_deletion(method: str, subject: str) -> None:
+            if method in ("delete", "delete_many") and ".trash" not in subject:
+                raise AccessDenied(subject)
+
+        store.hook = refuse_deletion
+        with pytest.raises(AccessDenied):
+            filesystem.unlink("/a")
+        store.hook = lambda _method, _subject: None
+    assert kept(store) == {}
+    assert named_segments(store, "a") <= segments(store)
+
+
+def test_what_another_client_has_deleted_is_no_failure(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, TRASH) as filesystem:
+        write(filesystem, "/a", b"data")
+        store.delete(ObjectName("box", "a"))
+        filesystem.unlink("/a")
+    assert keys(store) == []
+
+
+def test_a_second_attempt_does_not_copy_what_the_first_has_stored(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, f"{TRASH},settle=0.05") as filesystem:
+        write(filesystem, "/a", b"old")
+        sync_all(filesystem)
+        lost: list[str] = []
+
+        def lose_one_answer(method: str, subject: str) -> None:
+            if method == "put" and subject == "box/a" and not lost:
+                lost.append(subject)
+                stored = ObjectName("box", "a")
+                headers = store.head(stored)
+                store.hook = lambda _method, _subject: None
+                foreign(store, "a", b"new")
+                assert headers.size == 3
+                raise Unavailable("no answer")
+
+        store.hook = lose_one_answer
+        write(filesystem, "/a", b"new")
+        sync_all(filesystem)
+        assert lost
+    assert body(store, only(store)) == b"old"
+    assert body(store, "a") == b"new"
+
+
+def test_a_version_that_an_attempt_has_stored_is_not_copied(tmp_path: Path) -> None:
+    """The PUT was answered, but the file was truncated meanwhile: it is repeated."""
+    store, old, new = store_of(), ObjectName("box", "a"), "replaced"
+    foreign(store, ".trash/x", b"old")
+    foreign(store, "a", b"stored by the attempt")
+    with closing(JournalDB(tmp_path, "me")) as db:
+        trash = Trash(store, SegmentRemoval(store, db, SegmentOwnership(db)), 30)
+        file = FileRecord("local", 1, None, Blocks(), None)
+        put = PutFile(old, file, ObjectMeta("text/plain"), replaces_large=None, sent=(new,), trash=".trash/x")
+        with trash.replacing(put, ambiguous=False) as changed:
+            assert changed.replaces_large is False  # segments that the copy names stay
+        assert body(store, ".trash/x") == b"old"
+        with trash.replacing(replace(put, sent=()), ambiguous=False):
+            assert body(store, ".trash/x") == b"stored by the attempt"
+
+
+@pytest.mark.parametrize("size", [100, 2 * MIB])
+@pytest.mark.parametrize("end", [remove, write_anew, rename_new_over, rename_stored_over])
+@pytest.mark.parametrize("moment", ["copy", "after the copy", "post"])
+def test_a_kill_between_the_copy_and_the_rest(
+    tmp_path: Path, end: Callable[[FileSystem], None], size: int, moment: str
+) -> None:
+    store, data = store_of(), os.urandom(size)
+    cache, image = tmp_path / "cache", tmp_path / "image"
+    cache.mkdir()
+    options = f"{LARGE},settle=0.05"
+
+    asked: list[str] = []
+
+    def kill(method: str, _subject: str) -> None:
+        """Fail from that moment on, after the cache folder was copied: the process is dead."""
+        is_it = asked[-1:] == ["copy"] if moment == "after the copy" else method == moment
+        asked.append(method)
+        if is_it and not image.exists():
+            copy_live(cache, image)
+        if image.exists():
+            raise Unavailable("killed")
+
+    with harness(store, cache, f"{options},drain=0", close_error=ANY_END) as filesystem:
+        write(filesystem, "/a", data)
+        write(filesystem, "/other", b"other")
+        sync_all(filesystem)
+        store.hook = kill
+        with suppress(SwiftfsError, OSError):
+            end(filesystem)
+            sync_all(filesystem)
+    store.hook = lambda _method, _subject: None
+    if not image.exists():
+        assert moment == "post"  # only segments are handed over
+        return
+    with harness(store, image, options) as filesystem:
+        sync_all(filesystem)
+        there = set(names(filesystem, "/"))
+    assert ("a" in there) == (end is not remove)
+    assert body(store, only(store)) == data
+    if size > MIB:
+        assert named_segments(store, only(store)) <= segments(store)
+
+
+def test_the_folder_is_hidden_and_nobody_can_make_it(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, TRASH) as filesystem:
+        write(filesystem, "/a", b"data")
+        write(filesystem, "/b", b"data")
+        filesystem.mkdir("/folder", 0o755, ME)
+        filesystem.unlink("/a")
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["b", "folder"]
+        with pytest.raises(FileNotFoundError):
+            filesystem.getattr("/.trash")
+        changes: list[Callable[[], object]] = [
+            lambda: filesystem.mkdir("/.trash", 0o755, ME),
+            lambda: filesystem.create("/.trash", 0o644, os.O_WRONLY, ME),
+            lambda: filesystem.create("/.trash/a", 0o644, os.O_WRONLY, ME),
+            lambda: filesystem.rename("/b", "/.trash"),
+            lambda: filesystem.rename("/folder", "/.trash"),
+            lambda: filesystem.rename("/folder", "/.trash/folder"),
+            lambda: filesystem.symlink("b", "/.trash/b", ME),
+        ]
+        for attempt in changes:
+            with pytest.raises(OSError, match="not permitted") as raised:
+                attempt()
+            assert raised.value.errno == errno.EPERM
+
+
+def test_it_can_be_shown_and_is_read_only_then(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, f"{TRASH},show_trash") as filesystem:
+        write(filesystem, "/a", b"data")
+        filesystem.unlink("/a")
+        filesystem.refresh()
+        path = "/" + only(store)
+        assert names(filesystem, "/") == [".trash"]
+        assert read(filesystem, path) == b"data"
+        for attempt in (
+            lambda: filesystem.open(path, os.O_WRONLY),
+            lambda: filesystem.unlink(path),
+            lambda: filesystem.chmod(path, 0o600),
+            lambda: filesystem.setxattr(path, "user.a", b"b", 0),
+            lambda: filesystem.rename(path, "/a"),
+        ):
+            with pytest.raises(OSError, match="not permitted"):
+                attempt()
+
+
+def test_without_a_trash_the_folder_is_an_ordinary_one(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path) as filesystem:
+        filesystem.mkdir("/.trash", 0o755, ME)
+        write(filesystem, "/.trash/a", b"data")
+        filesystem.unlink("/.trash/a")
+        assert names(filesystem, "/") == [".trash"]
+        assert names(filesystem, "/.trash") == []
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "key"), [("box/sub", "/d/a", "sub/.trash/"), ("/", "/box/d/a", ".trash/")]
+)
+def test_prefixes_and_accounts(tmp_path: Path, source: str, path: str, key: str) -> None:
+    store = store_of()
+    with harness(store, tmp_path, TRASH, source) as filesystem:
+        filesystem.mkdir(split(path)[0], 0o755, ME)
+        write(filesystem, path, b"data")
+        filesystem.unlink(path)
+        filesystem.refresh()
+        assert names(filesystem, split(path)[0]) == []
+        assert ".trash" not in names(filesystem, split(split(path)[0])[0])
+    ((kept_path, (name,)),) = kept(store, source).items()
+    assert f"/{kept_path}" == path
+    assert name.startswith(key)
+
+
+def test_restoring(tmp_path: Path) -> None:
+    store, data = store_of(), os.urandom(3 * MIB)
+    with harness(store, tmp_path, LARGE) as filesystem:
+        for path, content in (("/small", b"data"), ("/large", data)):
+            write(filesystem, path, content)
+            filesystem.utimens(path, 10**18, 123_456_789)
+            filesystem.chmod(path, 0o600)
+            filesystem.setxattr(path, "user.note", b"keep", 0)
+        before = {key: store.head(ObjectName("box", key)) for key in ("small", "large")}
+        filesystem.unlink("/small")
+        filesystem.unlink("/large")
+    trash = TrashBin(store, Source("box"))
+    for file in list(trash.files()):
+        trash.restore(file)
+    assert keys(store) == ["large", "small"]
+    for key, was in before.items():
+        info = store.head(ObjectName("box", key))
+        assert (info.content_type, dict(info.metadata)) == (was.content_type, dict(was.metadata))
+        assert dict(info.preserved_headers) == dict(was.preserved_headers)
+    (tmp_path / "other").mkdir()
+    with harness(store, tmp_path / "other", "segment_size=1M") as filesystem:
+        assert read(filesystem, "/large") == data
+        filesystem.unlink("/large")
+    assert segments(store) == set()  # they were the restored file's own
+
+
+def test_restoring_does_not_replace_unless_forced(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, LARGE) as filesystem:
+        write(filesystem, "/a", b"old")
+        filesystem.unlink("/a")
+        write(filesystem, "/a", os.urandom(2 * MIB))
+    trash = TrashBin(store, Source("box"))
+    (file,) = trash.files()
+    with pytest.raises(Occupied, match="a: there is a file"):
+        trash.restore(file)
+    assert only(store) == file.name.key
+    trash.restore(file, force=True)
+    assert body(store, "a") == b"old"
+    # What was replaced is in the trash, and owns its segments.
+    assert only(store) != file.name.key
+    trash.delete(trash.files())
+    assert segments(store) == set()
+
+
+@pytest.mark.parametrize("method", ["post", "copy", "delete"])
+def test_a_restoring_that_ends_halfway_loses_nothing(tmp_path: Path, method: str) -> None:
+    store, data = store_of(), os.urandom(2 * MIB)
+    with harness(store, tmp_path, LARGE) as filesystem:
+        write(filesystem, "/a", data)
+        filesystem.unlink("/a")
+    trash = TrashBin(store, Source("box"))
+    (file,) = trash.files()
+
+    def stop(asked: str, _subject: str) -> None:
+        if asked == method:
+            raise KeyboardInterrupt
+
+    store.hook = stop
+    with pytest.raises(KeyboardInterrupt):
+        trash.restore(file)
+    store.hook = lambda _method, _subject: None
+    if method == "delete":  # both are there now, and emptying must not take the segments of the file
+        trash.delete(trash.files())
+        assert body(store, "a") == data
+    else:
+        trash.restore(file)
+        assert (body(store, "a"), keys(store)) == (data, ["a"])
+
+
+def test_a_sweep_takes_what_is_over(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, LARGE) as filesystem:
+        write(filesystem, "/a", os.urandom(2 * MIB))
+        write(filesystem, "/b", b"data")
+        filesystem.unlink("/a")
+        filesystem.unlink("/b")
+        foreign(store, ".trash/other/file", b"not ours")
+        trash = TrashBin(store, Source("box"))
+        now = max(file.origin.deleted for file in trash.files()).timestamp() * 1e9
+        assert sweep(trash, 30, lambda: int(now + 30 * DAY_NS)) == (0, 0)
+        assert sweep(trash, 30, lambda: int(now + 31 * DAY_NS)) == (2, 0)
+        filesystem.services.journal.trash.forget_ended("", 30, int(now + 31 * DAY_NS))
+    assert keys(store) == [".trash/other/file"]
+    assert segments(store) == set()
+
+
+def test_names_in_the_trash() -> None:
+    names = TrashNames(Source("box", "sub/"), 30)
+    first, second = (names.entry_of(ObjectName("box", "sub/d/a@b"), 1) for _ in range(2))
+    assert first != second
+    found = parse(first, "sub/")
+    assert found is not None
+    assert found.key == "sub/d/a@b"
+    assert first.startswith(f"sub/.trash/{found.day}/d/a@b@")
+    assert parse(first, "") is None
+    assert parse("sub/.trash/2026-13-45/a@000000.000000", "sub/") is None
+    assert names.entry_of(ObjectName("box", "sub/a"), 0) == ""
+    assert TrashNames(Source("box"), 0).entry_of(ObjectName("box", "a"), 1) == ""
+    with pytest.raises(OSError, match="too long"):
+        names.entry_of(ObjectName("box", "sub/" + "a" * 1010), 1)
+
+
+def test_a_day_is_over_when_its_last_file_is() -> None:
+    noon = 1_795_953_600 * 10**9  # 2026-11-29 12:00 UTC
+    assert not is_over("2026-10-30", 30, noon)
+    assert is_over("2026-10-29", 30, noon)
+    assert not is_over("other", 30, noon)
+    assert not is_over("2026-99-99", 30, noon)
+
+
+def test_the_newest_of_each_name(tmp_path: Path) -> None:
+    store = store_of()
+    with harness(store, tmp_path, TRASH) as filesystem:
+        for path, data in (("/a", b"one"), ("/a", b"two"), ("/b", b"three")):
+            write(filesystem, path, data)
+            filesystem.unlink(path)
+    found = newest(TrashBin(store, Source("box")).files())
+    assert [body(store, file.name.key) for file in found] == [b"two", b"three"]
