@@ -84,8 +84,7 @@ class FileSystem:
         self.symlink = read_only(guard.refusing(files.symlink), first=1, last=1)
         self.readlink = before(versions.readlink, files.readlink)
 
-        links = LinkOps(services, pending, write_back, changes)
-        self.link = read_only(guard.refusing(links.link), last=1)
+        self.link = read_only(guard.refusing(LinkOps(services, pending, write_back, changes).link), last=1)
         self.unlink, self.unhide = read_only(guard.refusing(unlinks.unlink)), unlinks.unhide
         self.rename = read_only(guard.refusing(renames.rename), last=1)
         self.hide = read_only(guard.refusing(renames.hide))
