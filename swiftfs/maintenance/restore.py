@@ -18,6 +18,7 @@ from swiftfs.paths import SEGMENTS_FOLDER
 from swiftfs.posix.versions import stored_at_ns
 from swiftfs.store.paging import iter_rows, iter_versions
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.trash import parse
 
 PARALLEL = 8
 """How many objects are copied at once; the server does the work."""
@@ -105,7 +106,8 @@ def kept_below(store: ObjectStore, folder: ObjectName) -> Iterator[Kept]:
     prefix = f"{folder.key}/" if folder.key else ""
     versions = iter_versions(store, folder.container, prefix)
     for key, rows in groupby(versions, key=lambda version: version.row.key):
-        if not key.startswith(f"{SEGMENTS_FOLDER}/"):
+        # What a mount has put there by itself.
+        if not (key.startswith(f"{SEGMENTS_FOLDER}/") or parse(key, prefix) is not None):
             yield Kept(ObjectName(folder.container, key), tuple(rows))
 
 

@@ -212,7 +212,9 @@ class VersionTree:
         """Return the names in a folder: its versions, and the keys below it as folders like itself."""
         found: dict[str, Attributes] = {}
         if self._versions.node(place.name).has_children if place.keys else True:
-            for component in self._versions.children(place.folder):
+            hidden = self._services.defaults.hidden_in(place.folder)
+            components = self._versions.children(place.folder)
+            for component in (one for one in components if one not in hidden):
                 name = escape(component)
                 number = folder_inode(self._services.source.folder(join(place.path, name)))
                 found[name] = replace(attributes, inode=number)

@@ -14,7 +14,7 @@ from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import FolderTooLarge
 from swiftfs.namespace.entry import Defaults, Entry, file_entry, is_marker
 from swiftfs.objects import ObjectName, OlderName, VersionPage, VersionRow
-from swiftfs.paths import SEGMENTS_FOLDER, Folder, escape
+from swiftfs.paths import Folder, escape
 from swiftfs.store.protocol import ObjectStore
 
 MOST_KEPT = 50_000
@@ -90,8 +90,6 @@ class OlderVersions:
                 found[entry[len(folder.prefix) : -1]].has_children = True
             else:
                 found[entry.row.key.removeprefix(folder.prefix)].add(entry)
-        if not folder.prefix:
-            found.pop(SEGMENTS_FOLDER, None)
         nodes = {component: node for component, node in found.items() if node}
         self._keep({folder.child(component): node for component, node in nodes.items()})
         return nodes

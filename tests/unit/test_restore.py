@@ -154,6 +154,7 @@ def test_names_that_only_begin_alike(store: MemoryStore) -> None:
 
 def test_segments_in_the_container_are_no_files(store: MemoryStore) -> None:
     store.put(name(".swiftfs-segments/a/1"), b"1", STORED)
+    store.put(name(".trash/2026-11-29/a@101010.000000"), b"1", STORED)
     store.put(name("a"), b"1", STORED)
     assert [one.name.key for one in kept_below(store, name(""))] == ["a"]
 

@@ -295,3 +295,10 @@ def test_a_name_with_more_versions_than_are_kept(
 ) -> None:
     monkeypatch.setattr("swiftfs.posix.versions.MOST_KEPT", 2)
     assert len(listed(filesystem, "/d/.versions/a.txt")) == 2
+
+
+def test_what_the_mount_hides_is_hidden_here_too(filesystem: FileSystem, store: MemoryStore) -> None:
+    for key in (".swiftfs-segments/x/1", "d/.swiftfs-segments/x"):
+        store.put(ObjectName("box", key), b"1", Headers(STORED))
+    assert sorted(listed(filesystem, "/.versions")) == ["d", "top"]
+    assert ".swiftfs-segments" in listed(filesystem, "/d/.versions")
