@@ -332,26 +332,17 @@ def share(
 @click.option("-r", "--recursive", is_flag=True, help="Restore a folder with all that is in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON what was done or found.")
 @account_flags()
-def restore(
-    path: str,
-    at: str | None,
-    version_id: str | None,
-    lists: bool,
-    recursive: bool,
-    as_json: bool,
-    **flags: bool | str | None,
-) -> None:
+def restore(path: str, at: str | None, lists: bool, recursive: bool, as_json: bool, **flags: Any) -> None:
     """Bring back a file or folder as it was, where the container keeps older versions.
 
     PATH is in a mount, or CONTAINER/PATH; it may be deleted. DATE is a time such as 2026-11-28T10:15, local
     unless it has a zone, or an age such as 2d. The version of that time is copied to the name on the server.
     What was made after DATE stays; what is replaced becomes an older version itself.
     """
-    if (at is not None) + (version_id is not None) + lists != 1:
-        raise click.UsageError("give one of --at, --version and --list")
     from swiftfs.cli import restore as command
 
-    command.run(path, at, flags, command.Wish(None, version_id or "", recursive, as_json))
+    version = flags.pop("version_id") or ""
+    command.run(path, at, flags, command.Wish(None, version, recursive, as_json), lists=lists)
 
 
 @main.command(epilog=examples("swiftfs gc photos", "swiftfs gc photos --older-than 2w --delete"))

@@ -49,8 +49,10 @@ class Wish:
     as_json: bool
 
 
-def run(path: str, at: str | None, flags: Mapping[str, Any], wish: Wish) -> None:
+def run(path: str, at: str | None, flags: Mapping[str, Any], wish: Wish, *, lists: bool) -> None:
     """Restore or list; exit with code 1 if something could not be restored."""
+    if (at is not None) + bool(wish.version_id) + lists != 1:
+        raise click.UsageError("give one of --at, --version and --list")
     if at is not None:
         wish = replace(wish, moment_ns=moment_of(at))
     options = account_options(flags)
