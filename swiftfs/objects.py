@@ -30,6 +30,16 @@ class ObjectName:
         return f"{self.container}/{self.key}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class OlderName(ObjectName):
+    """A version of an object that a container with versioning has kept; it can be read and copied only.
+
+    `version_id` is the server's: the time of the PUT in seconds, or `null`. It is never equal to the object.
+    """
+
+    version_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
     """One version of an object. Cached bytes belong to a version, never to a name.
@@ -43,13 +53,17 @@ class ObjectVersion:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One object in a listing. `last_modified` is the listing's own text, UTC without a zone."""
+    """One object in a listing. `last_modified` is the listing's own text, UTC without a zone.
+
+    With `is_stripped` the parameters of the Content-Type are missing, and only a HEAD shows them.
+    """
 
     key: str
     size: int
     hash: str
     content_type: str
     last_modified: str
+    is_stripped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,43 @@ class Page:
     last: bool
     unreadable: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One version of an object in a listing of versions, or its `is_deletion`.
+
+    `is_latest` is what the object is now.
+    """
+
+    row: Row
+    version_id: str
+    is_latest: bool
+    is_deletion: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPage:
+    """One page of a listing of versions: names in their order, and of each name the newest version first.
+
+    `marker` and `version_marker` continue the listing; `last` and `subdirs` are as in `Page`.
+    """
+
+    rows: tuple[VersionRow, ...]
+    subdirs: tuple[str, ...]
+    marker: str
+    version_marker: str
+    last: bool
+
+
+class History(Enum):
+    """Whether a container keeps older versions of its objects, or has kept them once."""
+
+    NONE = auto()
+    KEPT = auto()
+    """They can be listed (`X-Versions-Enabled`)."""
+    ELSEWHERE = auto()
+    """They are objects of another container (`X-Versions-Location`, `X-History-Location`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +208,8 @@ class Usage:
     """The usage of a container or account; quotas are None where none is set. Sizes are in bytes.
 
     `metadata` holds the `X-Container-Meta-*` or `X-Account-Meta-*` headers, as in `ObjectInfo`; `modified_ns`
-    is when a container was made, in ns since the epoch, 0 if the server does not say it. `storage_policy` is
-    a container's.
+    is when a container was made, in ns since the epoch, 0 if the server does not say it. `storage_policy` and
+    `history` are a container's.
     """
 
     bytes_used: int
@@ -168,6 +219,7 @@ class Usage:
     modified_ns: int = 0
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     storage_policy: str = ""
+    history: History = History.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +332,7 @@ class FilesystemUsage:
 
 REQUEST_CLASSES = (
     *("put", "put_manifest", "copy", "post", "delete", "delete_many"),
-    *("get", "head", "manifest", "list_page", "list_containers"),
+    *("get", "head", "manifest", "list_page", "list_versions", "list_containers"),
     *("create_container", "post_container", "delete_container", "container_usage", "account_usage"),
     "limits",
 )

@@ -30,6 +30,9 @@ Without the prefix, mount(8) turns a source into a path if the current directory
 HIDDEN_FOLDER = ".swiftfs"
 """The control directory in a mount's root. No listing shows it; an object of that name gets one more `%`."""
 
+VERSIONS_FOLDER = ".versions"
+"""The folder with older versions in each folder of a container that keeps them. No listing shows it."""
+
 MAX_KEY_BYTES = 1024
 """Swift's default `max_object_name_length`."""
 

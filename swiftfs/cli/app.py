@@ -9,10 +9,10 @@ import click
 
 from swiftfs import __version__
 from swiftfs.cli.group import CommandGroup, examples
+from swiftfs.cli.object_commands import cp, restore, share
 from swiftfs.cli.options import (
     FOLDER,
     MOUNTPOINT,
-    NAME_OR_PATH,
     account_flags,
     complete_words,
     option_flags,
@@ -260,107 +260,8 @@ def recover(origin: Path, target: Path | None) -> None:
     command.run_recover(origin, target)
 
 
-@main.command(
-    epilog=examples(
-        "swiftfs cp ~/archive/film.mkv ~/archive/2024/",
-        "swiftfs cp -r photos/2023 backup",
-        "swiftfs cp -r -u ~/archive/2024 swift:backup/2024",
-    )
-)
-@click.argument("paths", metavar="SOURCE... TARGET", type=NAME_OR_PATH, nargs=-1, required=True)
-@click.option("-r", "--recursive", "-R", is_flag=True, help="Copy folders with all that is in them.")
-@click.option("-n", "--no-clobber", is_flag=True, help="Do not overwrite what exists.")
-@click.option("-u", "--update", is_flag=True, help="Overwrite only what is older than the source.")
-@click.option("--no-expiry", is_flag=True, help="Let copies stay when the source expires (X-Delete-At).")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON what was copied and what failed.")
-@account_flags("segments", "foreign_manifests")
-def cp(
-    paths: tuple[str, ...],
-    recursive: bool,
-    no_clobber: bool,
-    update: bool,
-    no_expiry: bool,
-    as_json: bool,
-    **flags: bool | str | None,
-) -> None:
-    """Copy files within an account on the server: none of their bytes passes through this machine.
-
-    SOURCE and TARGET are paths in a mount, or CONTAINER/PATH. As with cp(1), a file is copied into TARGET if
-    that is a folder, else to this name. Attributes are copied too, and large files get segments of their own.
-    What stands at the target already is skipped: run it again to continue after an interruption.
-    """
-    from swiftfs.cli import cp as command
-    from swiftfs.maintenance.copy_walk import WalkOptions
-
-    how = WalkOptions(recursive, no_clobber, update)
-    command.run(paths, flags, how, expiry=not no_expiry, as_json=as_json)
-
-
-def _end(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    from swiftfs.cli.share import end_of
-
-    try:
-        return end_of(text)
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{text!r}: expected a time such as 30m, 12h or 7d, or a date to come such as 2030-12-31"
-        ) from None
-
-
-@main.command(
-    epilog=examples(
-        "swiftfs share ~/archive/film.mkv --for 7d",
-        "swiftfs share photos/inbox --prefix --method PUT --for 12h",
-        "swiftfs share photos/film.mkv --for 2030-12-31 --filename holiday.mkv --json",
-    )
-)
-@click.argument("path", type=NAME_OR_PATH)
-@click.option(
-    "--for",
-    "expires",
-    required=True,
-    callback=_end,
-    metavar="TIME",
-    help="How long the URL is valid: 30m, 12h, 7d, 2w, or until a date such as 2030-12-31.",
-)
-@click.option(
-    "--method",
-    type=click.Choice(["GET", "PUT"]),
-    default="GET",
-    show_default=True,
-    help="GET for a download, PUT for an upload.",
-)
-@click.option("--prefix", is_flag=True, help="Share all below a folder: write a name before the URL's '?'.")
-@click.option("--filename", default="", metavar="NAME", help="The name under which a browser saves the file.")
-@click.option("--ip", default="", metavar="ADDRESS", help="Only from this address or network (10.0.0.0/8).")
-@click.option(
-    "--new-key",
-    is_flag=True,
-    help="Give the container a new key first. Its older key stays valid, and the one before that does not.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the URL, its method and its end as JSON.")
-@account_flags()
-def share(
-    path: str,
-    expires: int,
-    method: str,
-    prefix: bool,
-    filename: str,
-    ip: str,
-    new_key: bool,
-    as_json: bool,
-    **flags: bool | str | None,
-) -> None:
-    """Print a URL by which anybody can download the file at PATH, or upload it, for a time.
-
-    PATH is a path in a mount, or CONTAINER/PATH. The URL is a TempURL of Swift, signed with a key that the
-    account or the container has in its metadata. Whoever has the URL needs no login, and it can be taken back
-    only by changing the key.
-    """
-    from swiftfs.cli import share as command
-
-    wanted = {"expires": expires, "method": method, "prefix": prefix, "filename": filename, "ip": ip}
-    command.run(path, flags, wanted, new_key=new_key, as_json=as_json)
+for one in (cp, share, restore):
+    main.add_command(one)
 
 
 @main.command(epilog=examples("swiftfs gc photos", "swiftfs gc photos --older-than 2w --delete"))

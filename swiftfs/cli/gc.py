@@ -91,6 +91,8 @@ def _report(search: Search, account: ConnectedAccount) -> None:
 
 def _looked(looked: ScanProgress) -> str:
     text = f"{looked.containers} containers, {looked.objects} objects, {looked.manifests} manifests"
+    if looked.versions:
+        text += f", {looked.versions} versions"
     if looked.unknown:
         text += f"; skipped {looked.unknown} objects whose names match no known segment format"
     return text

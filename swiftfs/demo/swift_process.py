@@ -198,6 +198,8 @@ def _filter(name: str, common: Mapping[str, str], settings: Mapping[str, Any]) -
     options = dict(FILTERS.get(name, {}))
     if name == "tempauth":
         options = dict(_tempauth_options(settings["token_life"]))
+    if name == "versioned_writes" and settings["object_versioning"]:
+        options["allow_object_versioning"] = "true"
     module = importlib.import_module(f"swift.common.middleware.{name}")
     return module.filter_factory(dict(common), **options)
 

@@ -46,6 +46,7 @@ class ServerSettings:
     `without` names filters of the pipeline to leave out (`bulk`, `slo`, `symlink`, …); `delay` is added to
     each request, in seconds; `constraints` are further options of `[swift-constraints]` in `swift.conf`;
     `token_life` is in seconds. With `keystone` tokens come from there, and tempauth and its users are gone.
+    With `object_versioning` a container may keep older versions (`X-Versions-Enabled`).
     """
 
     listing_limit: int = 10_000
@@ -54,6 +55,7 @@ class ServerSettings:
     constraints: Mapping[str, str] = field(default_factory=dict)
     token_life: int = TOKEN_LIFE
     keystone: Keystone | None = None
+    object_versioning: bool = False
 
 
 @dataclass(frozen=True)

@@ -106,12 +106,11 @@ class FileUpload:
         _refuse_truncated(operation, cached_file, info.version.etag)
         cached_file.adopt(info)
         in_doubt = cached_file.uploads.record.answered(None)
-        unused = {
-            *replaced,
-            *operation.superseded_segments,
-            *cached_file.uploads.commit_manifest(None),
-        }
-        self._discard(operation.name, cached_file.uploads, unused, is_slo=False, in_doubt=in_doubt)
+        never_named = set(cached_file.uploads.commit_manifest(None))
+        unused = {*replaced, *operation.superseded_segments} - never_named
+        self._discard(
+            operation.name, cached_file.uploads, unused, never_named, is_slo=False, in_doubt=in_doubt
+        )
         return info
 
     def _put_segments(
@@ -153,8 +152,11 @@ class FileUpload:
         info = self._put_manifest(operation, cached_file.uploads, manifest, before)
         cached_file.adopt(info, manifest)
         in_doubt = cached_file.uploads.record.answered(manifest)
-        unnamed = {*old, *operation.superseded_segments, *cached_file.uploads.commit_manifest(manifest)}
-        self._discard(operation.name, cached_file.uploads, unnamed - named, is_slo=True, in_doubt=in_doubt)
+        never_named = {*cached_file.uploads.commit_manifest(manifest)} - named
+        unused = {*old, *operation.superseded_segments} - named - never_named
+        self._discard(
+            operation.name, cached_file.uploads, unused, never_named, is_slo=True, in_doubt=in_doubt
+        )
         self._expiry.follow(operation.name, manifest, moment)
         return info
 
@@ -163,18 +165,22 @@ class FileUpload:
         name: ObjectName,
         uploads: SegmentUploader,
         unused: set[ObjectName],
+        never_named: set[ObjectName],
         *,
         is_slo: bool,
         in_doubt: bool,
     ) -> None:
-        """Delete segments that the object just stored does not name.
+        """Delete segments that the object just stored does not name, and those that no version of it named.
 
         Those that a record of the journal named are checked later: a manifest that was sent before may still
         be carried out, and after a power cut the journal may be as it was a moment ago.
         """
         # An attempt to store a manifest may come late even if another attempt of it was answered.
-        in_doubt = in_doubt or self._ambiguous.may_name(name, unused)
-        self._removal.discard_replaced(name, unused, is_slo=is_slo, in_doubt=in_doubt)
+        unnamed = unused | never_named
+        in_doubt = in_doubt or self._ambiguous.may_name(name, unnamed)
+        self._removal.discard_replaced(
+            name, unnamed, never_named=never_named, is_slo=is_slo, in_doubt=in_doubt
+        )
         if released := uploads.take_released():
             self._removal.keep_shared(released, {name})
 

@@ -48,9 +48,10 @@ class SegmentExpiry:
         """Let Swift delete the segments of the object at `moment`, too; do nothing if it is empty.
 
         Their storage would be billed for ever. Segments that other objects may name stay as they are. A
-        failure is logged: the object is stored, and `gc` finds what stays.
+        failure is logged: the object is stored, and `gc` finds what stays. Where a container keeps older
+        versions, these do not expire, and have no other segments.
         """
-        if not moment:
+        if not moment or self._removal.kept.stays({name}, ()):
             return
         named = {segment.name for segment in manifest.segments}
         own = self._removal.owners.owned(name, manifest.etag, named) - self._removal.shared(named)

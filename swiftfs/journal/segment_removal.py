@@ -8,6 +8,7 @@ That an object does not name its segments any more is no proof that nobody does:
 renamed it. They are deleted only if this mount has deleted or replaced the object itself, and knows that.
 
 Segments of a replaced version rest for a moment first, and what stands then keeps what it names.
+Where a container keeps the replaced version too, they stay (`KeptSegments`).
 """
 
 import logging
@@ -15,15 +16,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
-from swiftfs.filecache.segment_container import LONGEST_KEY
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.kept_segments import KeptSegments
 from swiftfs.journal.leftovers import Leftover, Leftovers, Proof, proven
 from swiftfs.journal.resting_segments import RestingSegments
 from swiftfs.journal.segment_ownership import SegmentOwnership
-from swiftfs.journal.segment_search import without_segments
+from swiftfs.journal.segment_search import objects_of, without_segments
 from swiftfs.objects import Manifest, ObjectName
-from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
+from swiftfs.store.histories import Histories
 from swiftfs.store.paging import dlo_segments, iter_rows
 from swiftfs.store.protocol import ObjectStore
 
@@ -39,7 +40,8 @@ RETRY_SECONDS = 60.0
 class SegmentRemoval:
     """Deletes segments of objects.
 
-    `owners` knows which belong to which, `leftovers` what is deleted later; `clock` returns Unix seconds.
+    `owners` knows which belong to which, `kept` which older versions may name, `leftovers` what is deleted
+    later; `clock` returns Unix seconds.
 
     The lock guards `_due`, when leftovers can be checked next, None while there are none. `_unproven` are the
     objects that have, or had, leftovers without proof.
@@ -51,8 +53,10 @@ class SegmentRemoval:
         db: JournalDB,
         owners: SegmentOwnership,
         clock: Callable[[], float] = unix_time,
+        histories: Histories | None = None,
     ) -> None:
         self.owners = owners
+        self.kept = KeptSegments(histories or Histories(store))
         self.leftovers = Leftovers(db)
         self._store = store
         self._db = db
@@ -90,12 +94,12 @@ class SegmentRemoval:
         # A manifest may name any object of the account: those of others stay.
         own = self.owners.owned(name, etag, named)
         others = self.owners.moved_from({name}, own) - {name} if own else ()
-        # A rename's source may stand again, by a request that came late or an answer that was wrong.
-        own -= self._named_by_any(others)
+        own -= self._named_by_any(others)  # which may stand again, by a late request or a wrong answer
+        if own and self.kept.stays({name}, own):
+            return set()
         # Before the request that deletes or replaces `name`.
         self._keep(own, Leftover((name,), self._clock(), Proof.NONE))
-        if own:
-            self._unproven.add(name)
+        self._unproven.update({name} if own else ())
         return own
 
     def _large_object(self, name: ObjectName, is_slo: bool | None) -> tuple[str, set[ObjectName]]:
@@ -230,19 +234,27 @@ class SegmentRemoval:
         segments by then. The others are logged.
         """
         passing = {segment for segment, error in failures.items() if error.retryable}
-        # `look_again` adds LATE_SECONDS to it.
-        since = self._clock() - LATE_SECONDS + RETRY_SECONDS
+        since = self._clock() - LATE_SECONDS + RETRY_SECONDS  # `look_again` adds LATE_SECONDS to it
         self._keep(passing, Leftover(tuple(sorted(objects)), since, proof))
         self.leftovers.drop(set(segments) - passing)
         self.log_unused({segment: failures[segment] for segment in failures.keys() - passing})
 
     def discard_replaced(
-        self, name: ObjectName, segments: Collection[ObjectName], *, is_slo: bool, in_doubt: bool
+        self,
+        name: ObjectName,
+        segments: Collection[ObjectName],
+        *,
+        never_named: Collection[ObjectName] = (),
+        is_slo: bool,
+        in_doubt: bool,
     ) -> None:
         """Delete segments as `discard` does, or check them later if another manifest is `in_doubt`.
 
-        That is one which names some of them and may still be stored late.
+        That is one which names some of them and may still be stored late. Older versions may name all but
+        the `never_named`.
         """
+        if segments:
+            segments = self.kept.unneeded(name, segments, () if in_doubt else never_named)
         if in_doubt and segments:
             self.keep_shared(segments, {name})
         else:
@@ -266,13 +278,15 @@ class SegmentRemoval:
         names = {ObjectName(prefix.container, key) for key in keys.difference(known)} - others
         sent = unreferenced.sent.difference(known, keys)
         late = {ObjectName(prefix.container, key) for key in sent} - others
-        objects = unreferenced.objects or _objects_of(prefix)
+        objects = unreferenced.objects or objects_of(prefix)
         if not (names or late) or not objects:
             return
         shared = self.shared(names | late)
         self.keep_shared(shared, objects)
         names -= shared
         late -= shared
+        if self.kept.stays(objects, names | late):
+            return
         # Even if no manifest names them now, one that was sent may still be stored.
         if unreferenced.may_land_late and self._is_recent(unreferenced.since):
             self._keep(names, proven(objects, unreferenced.since))
@@ -363,6 +377,8 @@ class SegmentRemoval:
         is_proven: bool,
     ) -> dict[ObjectName, StoreError]:
         """Delete segments that no known object names, where that is proof; return what failed, and why."""
+        if self.kept.stays(objects, names):
+            return {}
         manifests = self._manifests(names, objects)
         unused = names.difference(*manifests.values())
         if is_proven:
@@ -451,19 +467,3 @@ def _is_new(segment: ObjectName, upload: UnreferencedPrefix) -> bool:
     """Return whether a segment was stored for an upload, and no manifest that Swift answered named it."""
     is_below = segment.container == upload.prefix.container and segment.key.startswith(upload.prefix.key)
     return is_below and segment.key not in (upload.named or ())
-
-
-def _objects_of(prefix: ObjectName) -> set[ObjectName]:
-    """Return the objects to which a prefix of release 0.1, which recorded no objects, may belong."""
-    key = prefix.key.rstrip("/").rpartition("/")[0]
-    found: set[ObjectName] = set()
-    if len(key.encode()) >= LONGEST_KEY - 4:
-        return found  # it may be a part of the key only
-    if prefix.container.endswith(SEGMENTS_SUFFIX):
-        found.add(ObjectName(prefix.container.removesuffix(SEGMENTS_SUFFIX), key))
-    if key.startswith(SEGMENTS_FOLDER + "/"):
-        found.add(ObjectName(prefix.container, key.removeprefix(SEGMENTS_FOLDER + "/")))
-    container, _, rest = key.partition("/")
-    if rest:
-        found.add(ObjectName(container, rest))
-    return found

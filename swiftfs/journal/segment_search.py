@@ -5,8 +5,9 @@ from collections.abc import Collection
 from itertools import islice, takewhile
 
 from swiftfs.errors import NotFound, StoreError
-from swiftfs.filecache.segment_container import SegmentContainer, is_segment_of, places_of
+from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainer, is_segment_of, places_of
 from swiftfs.objects import ObjectName, Page
+from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
 from swiftfs.store.paging import iter_pages, readable_rows
 from swiftfs.store.protocol import ObjectStore
 
@@ -72,4 +73,20 @@ def _owners(
         while key := key.rpartition("/")[0]:
             if key in keys and is_segment_of(segment, ObjectName(container, key), choice):
                 found.add(key)
+    return found
+
+
+def objects_of(prefix: ObjectName) -> set[ObjectName]:
+    """Return the objects to which a prefix of release 0.1, which recorded no objects, may belong."""
+    key = prefix.key.rstrip("/").rpartition("/")[0]
+    found: set[ObjectName] = set()
+    if len(key.encode()) >= LONGEST_KEY - 4:
+        return found  # it may be a part of the key only
+    if prefix.container.endswith(SEGMENTS_SUFFIX):
+        found.add(ObjectName(prefix.container.removesuffix(SEGMENTS_SUFFIX), key))
+    if key.startswith(SEGMENTS_FOLDER + "/"):
+        found.add(ObjectName(prefix.container, key.removeprefix(SEGMENTS_FOLDER + "/")))
+    container, _, rest = key.partition("/")
+    if rest:
+        found.add(ObjectName(container, rest))
     return found

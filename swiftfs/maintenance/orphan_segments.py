@@ -2,7 +2,7 @@
 
 An orphan is recognized by its name, by its age, and because no manifest in the whole account names it. A
 segment of a mount whose journal is not on this machine is not an orphan: it may be the only copy of a file
-that is not stored yet.
+that is not stored yet. Nor is one that an older version names, in a container with versioning.
 """
 
 import difflib
@@ -18,15 +18,15 @@ from swiftfs.concurrency import new_pool
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, SegmentContainer, places_of
 from swiftfs.filecache.upload_record import NO_JOURNAL, journal_of
-from swiftfs.objects import ObjectName, Row
+from swiftfs.objects import History, ObjectName, OlderName, Row
 from swiftfs.paths import SEGMENTS_SUFFIX, Source
-from swiftfs.store.paging import iter_containers, iter_pages, readable_rows
+from swiftfs.store.paging import iter_containers, iter_pages, iter_versions, readable_rows
 from swiftfs.store.protocol import ObjectStore
 
 PARALLEL = 16
 """Parallel requests: all answers are small."""
 
-DELETED_AT_ONCE = 1000
+DELETED_AT_ONCE = VERSIONS_AT_ONCE = 1000
 
 LAST = "\U0010ffff"
 """Sorts after every other character in a listing and in the database."""
@@ -47,10 +47,14 @@ class OrphanUpload:
 
 @dataclass(slots=True)
 class ScanProgress:
-    """What has been checked so far; `unknown` are objects beside segments whose names have no known form."""
+    """What has been checked so far; `unknown` are objects beside segments whose names have no known form.
+
+    `versions` are older versions of objects.
+    """
 
     containers: int = 0
     objects: int = 0
+    versions: int = 0
     manifests: int = 0
     unknown: int = 0
 
@@ -181,6 +185,9 @@ class Search:
             self.candidates.clear_below(prefix)
         for container in containers:
             self._look_at(container, 0)
+        # An object that is replaced or deleted meanwhile is a version by now.
+        for container in containers:
+            self._look_at_versions(container)
         # An object renamed meanwhile may have moved from a part not read yet to one already read.
         for container in containers:
             self._look_at(container, now_ns - DRIFT_NS)
@@ -233,19 +240,38 @@ class Search:
             if not self.candidates:
                 return
             self.looked.objects += 0 if since_ns else len(rows)
-            asked = [
-                (ObjectName(container, row.key), decode_type(row.content_type)[1].slo is not None)
+            self._read(
+                (ObjectName(container, row.key), row)
                 for row in rows
                 if parse_last_modified(row.last_modified) >= since_ns
-                and may_be_manifest(row)
-                and not self._is_segment(ObjectName(container, row.key))
-            ]
-            for named, prefix in self._pool.map(lambda one: self._named_by(*one), asked):
-                self.looked.manifests += bool(named or prefix)
-                self.candidates.clear(named)
-                if prefix is not None:
-                    self.candidates.clear_below(prefix)
-            self._tell()
+            )
+
+    def _look_at_versions(self, container: str) -> None:
+        """Drop the candidates that the manifests of older versions name."""
+        try:
+            if not self.candidates or self._store.container_usage(container).history is not History.KEPT:
+                return
+        except NotFound:  # deleted meanwhile
+            return
+        versions = iter_versions(self._store, container)
+        while self.candidates and (part := list(islice(versions, VERSIONS_AT_ONCE))):
+            older = [one for one in part if not one.is_deletion]
+            self.looked.versions += len(older)
+            self._read((OlderName(container, one.row.key, one.version_id), one.row) for one in older)
+
+    def _read(self, objects: Iterable[tuple[ObjectName, Row]]) -> None:
+        """Drop the candidates that objects name."""
+        asked = [
+            (name, decode_type(row.content_type)[1].slo is not None)
+            for name, row in objects
+            if may_be_manifest(row) and not self._is_segment(name)
+        ]
+        for named, prefix in self._pool.map(lambda one: self._named_by(*one), asked):
+            self.looked.manifests += bool(named or prefix)
+            self.candidates.clear(named)
+            if prefix is not None:
+                self.candidates.clear_below(prefix)
+        self._tell()
 
     def _pages(self, container: str, prefix: str) -> Iterator[tuple[Row, ...]]:
         with suppress(NotFound):  # the container was deleted meanwhile

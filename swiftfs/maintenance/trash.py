@@ -12,9 +12,11 @@ from itertools import islice
 from swiftfs.concurrency import Executor, new_pool, unix_time_ns
 from swiftfs.errors import BadRequest, ConfigurationError, NotFound, StoreError
 from swiftfs.filecache.segment_container import is_segment_of
+from swiftfs.journal.kept_segments import KeptSegments
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Source
+from swiftfs.store.histories import Histories
 from swiftfs.store.paging import iter_containers, iter_pages, iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.trash import OWNER, TRASH_PREFIX, Trashed, TrashNames, is_over, parse
@@ -60,6 +62,7 @@ class TrashBin:
     def __init__(self, store: ObjectStore, source: Source) -> None:
         self._store = store
         self._source = source
+        self._kept = KeptSegments(Histories(store))
 
     def files(self) -> Iterator[TrashedFile]:
         """Yield all files in the trash, the oldest day of each container first. Raise `StoreError`."""
@@ -132,7 +135,8 @@ class TrashBin:
             info = self._store.head(name)
             if not info.is_slo or OWNER not in info.metadata:
                 return set()
-            return {segment.name for segment in self._store.manifest(name).segments}
+            named = {segment.name for segment in self._store.manifest(name).segments}
+            return set() if self._kept.stays({name}, named) else named
         except (NotFound, BadRequest):  # Swift has deleted it, and lists it still
             return set()
         except StoreError as error:

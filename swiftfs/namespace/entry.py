@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from swiftfs.attributes import (
     MAX_LINK,
     NOTHING_STORED,
+    SPECIAL_TYPES,
     Stored,
     decode_metadata,
     decode_type,
@@ -78,7 +79,7 @@ class Entry(_WeaklyReferenced):
     @property
     def has_listed_time(self) -> bool:
         """True for a file of another client of which the listing may lack only an mtime of its own."""
-        is_listed = bool(self.last_modified and (self.hash or self.media_type))
+        is_listed = bool(self.last_modified and self.media_type)
         return is_listed and not self.is_directory and self.attributes.size > 0
 
 
@@ -251,31 +252,41 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
 
     A row of 0 bytes may be a DLO, whose size only a HEAD shows. A row with our mode in its Content-Type is
     not a DLO, unless the type also has the ETag of an SLO: a segmented copy by another client keeps it.
+    Of a row without the parameters of its Content-Type the entry has no media type until a HEAD shows all.
     """
     base, stored = decode_type(row.content_type)
     target = ObjectName(container, row.key)
     mtime_ns = parse_last_modified(row.last_modified) if stored.mtime_ns is None else stored.mtime_ns
     foreign = stored.mode is None
     unknown = foreign or (stored.slo is not None and not row.size)
+    attributes = defaults.stored_file(row.size, mtime_ns, inode_of(target), stored)
+    if row.is_stripped:
+        attributes = possible(replace(attributes, mode=_kind_of(base) | stat.S_IMODE(attributes.mode)), None)
     return Entry(
         name,
         target,
-        defaults.stored_file(row.size, mtime_ns, inode_of(target), stored),
+        attributes,
         etag=(stored.slo or row.hash) if not unknown else "",
         hash=row.hash,
         last_modified=row.last_modified,
-        media_type=base,
+        media_type="" if row.is_stripped else base,
         target=stored.target,
         is_slo=None if unknown else stored.slo is not None,
-        complete=not unknown or (row.size > 0 and defaults.times is ForeignTimes.LISTING),
+        complete=not unknown
+        or (row.size > 0 and defaults.times is ForeignTimes.LISTING and not row.is_stripped),
         hinted=not unknown and stored.slo is not None,
     )
 
 
+def _kind_of(media_type: str) -> int:
+    """Return the file type that a media type stands for in what this program has stored."""
+    return next((kind for kind, text in SPECIAL_TYPES.items() if text == media_type), stat.S_IFREG)
+
+
 def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
     """Return the entry with the answer of a HEAD."""
-    if not (entry.is_directory or entry.media_type or entry.hash):
-        # Its row was unreadable: the HEAD has the Content-Type with our attributes, too.
+    if not (entry.is_directory or entry.media_type):
+        # Its row was unreadable, or stripped: the HEAD has the Content-Type with our attributes, too.
         entry = _from_head(entry, info, defaults)
     attributes = entry.attributes
     if not entry.hinted:  # else they are in the Content-Type, which the listing showed
@@ -304,7 +315,8 @@ def _from_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
     made = file_entry(entry.name, name.container, row, defaults)
     has_time = entry.last_modified or decode_type(info.content_type)[1].mtime_ns is not None
     mtime_ns = made.attributes.mtime_ns if has_time else info.last_modified_ns
-    return replace(made, attributes=replace(made.attributes, mtime_ns=mtime_ns, inode=inode))
+    attributes = replace(made.attributes, mtime_ns=mtime_ns, inode=inode)
+    return replace(made, hash=entry.hash or made.hash, attributes=attributes)
 
 
 def moved_entry(entry: Entry, name: str, target: ObjectName) -> Entry:

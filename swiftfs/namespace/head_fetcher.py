@@ -165,7 +165,7 @@ def _is_cacheable(entry: Entry, info: ObjectInfo) -> bool:
     if (
         info.dlo_prefix is not None
         or info.is_symlink
-        or _media_type(info.content_type) != _media_type(entry.media_type)
+        or (entry.media_type and _media_type(info.content_type) != _media_type(entry.media_type))
     ):
         return False
     # Of an SLO the row's hash is not the ETag, so the size must do.

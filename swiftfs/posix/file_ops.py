@@ -110,6 +110,17 @@ class FileOps:
             self._prefetch.opened(path)
         return self._add_handle(file, flags)
 
+    def open_version(self, path: str, entry: Entry) -> int:
+        """Open an older version of an object for reading; nothing ever replaces it."""
+        handle = None
+        while handle is None:
+            if (file := self._open_files.at(path)) is not None:
+                handle = self._open_files.share(file, writable=False)
+            else:
+                check_descriptors()
+                handle = self._add_handle(self._open_object(path, entry), os.O_RDONLY)
+        return handle
+
     def current(self, path: str, *, for_stat: bool = False) -> OpenFile | None:
         """Return the open file at `path`; None if there is none, or another client has replaced it.
 
@@ -274,6 +285,13 @@ class FileOps:
             return entry.target
         if (pending := self._services.journal.body(entry.object)) is not None:
             return pending.decode()
+        return self.target_of(path, entry)
+
+    def target_of(self, path: str, entry: Entry) -> str:
+        """Return the target of the symbolic link `entry`, as Swift has it."""
+        if entry.target is not None:
+            return entry.target
+        assert entry.object is not None
         body = bytearray(entry.attributes.size)
 
         def sink(offset: int, data: bytes) -> None:

@@ -23,6 +23,7 @@ from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
 from swiftfs.posix.trash_guard import TrashGuard
 from swiftfs.posix.unlink_ops import UnlinkOps
+from swiftfs.posix.version_tree import VersionTree
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.retry import deadline
 
@@ -46,46 +47,47 @@ class FileSystem:
         unlinks = UnlinkOps(services, pending, write_back, directories)
         changes = AttributeChanges(services, pending, write_back)
         renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
-        guard = TrashGuard(services.source, services.trash)
-        self.link = guard.refusing(LinkOps(services, pending, write_back, changes).link)
         attributes = AttributeOps(services, pending, files, changes)
 
-        self.getattr = attributes.getattr
+        versions, guard = VersionTree(services, files), TrashGuard(services.source, services.trash)
+        before, read_only, handles = versions.before, versions.read_only, versions.handles
+
+        self.getattr = before(versions.getattr, attributes.getattr)
         self.getattr_handle = attributes.getattr_handle
-        self.chmod = guard.refusing(attributes.chmod)
-        self.chown = guard.refusing(attributes.chown)
-        self.utimens = guard.refusing(attributes.utimens)
-        self.getxattr, self.listxattr = attributes.getxattr, attributes.listxattr
-        self.setxattr = guard.refusing(attributes.setxattr)
-        self.removexattr = guard.refusing(attributes.removexattr)
+        self.chmod = read_only(guard.refusing(attributes.chmod))
+        self.chown = read_only(guard.refusing(attributes.chown))
+        self.utimens = read_only(guard.refusing(attributes.utimens))
+        self.getxattr = before(versions.getxattr, attributes.getxattr)
+        self.listxattr = before(versions.listxattr, attributes.listxattr)
+        self.setxattr = read_only(guard.refusing(attributes.setxattr))
+        self.removexattr = read_only(guard.refusing(attributes.removexattr))
 
-        self.opendir = directories.opendir
-        self.readdir = directories.readdir
-        self.fsyncdir = directories.fsyncdir
-        self.releasedir = directories.releasedir
-        self.mkdir = guard.refusing(directories.mkdir)
-        self.rmdir = guard.refusing(directories.rmdir)
+        self.opendir = before(versions.opendir, directories.opendir)
+        self.readdir = handles(versions.readdir, directories.readdir)
+        self.fsyncdir = handles(versions.fsyncdir, directories.fsyncdir)
+        self.releasedir = handles(versions.releasedir, directories.releasedir)
+        self.mkdir = read_only(guard.refusing(directories.mkdir))
+        self.rmdir = read_only(guard.refusing(directories.rmdir))
 
-        self.create = guard.refusing(files.create)
-        self.open = guard.reading(files.open)
+        self.create = read_only(guard.refusing(files.create))
+        self.open = before(versions.open, guard.reading(files.open))
         self.page_use = services.open_files.page_use
         self.is_other_inode = services.open_files.replaced.is_other_inode
         self.moves = services.open_files.replaced.moves
         self.wait_for_move = services.open_files.replaced.wait
-        self.read = files.read
-        self.write = files.write
-        self.truncate = guard.refusing(files.truncate)
+        self.read, self.write = files.read, files.write
+        self.truncate = read_only(guard.refusing(files.truncate))
         self.truncate_handle = files.truncate_handle
-        self.fallocate = files.fallocate
-        self.flush = files.flush
-        self.fsync = files.fsync
-        self.release = files.release
-        self.mknod = guard.refusing(files.mknod)
-        self.symlink = guard.refusing(files.symlink)
-        self.readlink = files.readlink
+        self.flush, self.fsync = files.flush, files.fsync
+        self.fallocate, self.release = files.fallocate, files.release
+        self.mknod = read_only(guard.refusing(files.mknod))
+        self.symlink = read_only(guard.refusing(files.symlink), first=1, last=1)
+        self.readlink = before(versions.readlink, files.readlink)
 
-        self.unlink, self.unhide = guard.refusing(unlinks.unlink), unlinks.unhide
-        self.rename, self.hide = guard.refusing(renames.rename), guard.refusing(renames.hide)
+        self.link = read_only(guard.refusing(LinkOps(services, pending, write_back, changes).link), last=1)
+        self.unlink, self.unhide = read_only(guard.refusing(unlinks.unlink)), unlinks.unhide
+        self.rename = read_only(guard.refusing(renames.rename), last=1)
+        self.hide = read_only(guard.refusing(renames.hide))
         self._usage = UsageReport(services.store, services.source, services.options.segments)
         self.statfs = self._usage.of
 
@@ -114,7 +116,7 @@ class FileSystem:
         `NotFound` if the container does not exist.
         """
         with deadline(ROOT_SECONDS):
-            self._services.namespace.load_root(usage)
+            self._learn_root(usage)
         self._recover()
 
     def begin_offline(self, usage: Usage) -> bool:
@@ -122,14 +124,27 @@ class FileSystem:
         if not self._services.namespace.recall_root():
             return False
         self._usage.assume(usage)
+        self._learn_history(usage)
         self._recover()
         return True
 
     def come_back(self, usage: Usage) -> None:
         """Continue with the server, which was away: learn of the root, and store what waits."""
         with suppress(StoreError), deadline(ROOT_SECONDS):
-            self._services.namespace.load_root(usage)
+            self._learn_root(usage)
         self._services.journal.retry()
+
+    def _learn_root(self, usage: Usage | None) -> None:
+        container = self._services.source.container
+        if usage is None and container:
+            usage = self._services.store.container_usage(container)
+        if usage is not None:
+            self._learn_history(usage)
+        self._services.namespace.load_root(usage)
+
+    def _learn_history(self, usage: Usage) -> None:
+        if container := self._services.source.container:
+            self._services.histories.learn(container, usage.history)
 
     def _recover(self) -> None:
         records, self._records = deque(self._records), ()  # there may be 100,000

@@ -16,6 +16,7 @@ from swiftfs.objects import Caller
 from swiftfs.paths import Source, split
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.times import Times
+from swiftfs.store.histories import Histories
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.trash import TrashNames
 
@@ -41,6 +42,7 @@ class Services:
     open_files: OpenFiles
     inodes: Inodes
     times: Times
+    histories: Histories
     trash: TrashNames
     set_uploads: Callable[[int], None]
 

@@ -37,6 +37,7 @@ from swiftfs.posix.services import Services
 from swiftfs.posix.times import Times
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount
+from swiftfs.store.histories import Histories
 from swiftfs.store.moved_view import MovedNames, MovedView
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.server_load import MOST
@@ -63,7 +64,8 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
     needed = {**db.older_files(), **{put.file.file: put.name for put in puts}}
-    removal = SegmentRemoval(account.store, db, SegmentOwnership(db, options.segments))
+    histories = Histories(account.store)
+    removal = SegmentRemoval(account.store, db, SegmentOwnership(db, options.segments), histories=histories)
     # Made before both the cache, which calls it, and the journal, which needs the cache: no callback is
     # assigned later.
     backlog = Backlog(db, removal, _parallel(options.uploads), moved, account.load.files)
@@ -90,6 +92,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
         open_files,
         inodes,
         Times(inodes),
+        histories,
         TrashNames(request.source, options.trash),
         set_uploads,
     )

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from swiftfs.errors import AccessDenied, ConfigurationError, LoginRefused, NotFound, StoreError, Unavailable
-from swiftfs.objects import ObjectName, Usage
+from swiftfs.objects import History, ObjectName, Usage
 from swiftfs.paths import Source
 from swiftfs.service.logging import TOLD
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.retry import deadline
 
 if TYPE_CHECKING:
@@ -22,17 +22,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def may_write(store: ObjectStore, source: Source) -> bool:
+def may_write(store: ObjectStore, source: Source, history: History = History.NONE) -> bool:
     """Return whether objects of `source` may be changed: by one DELETE of a name that does not exist.
 
     Swift checks the permission before it looks for the object, so it answers 403 to readers and 404 to
-    writers. Unknown cases (a whole account, an outage) count as allowed: the failing operation will report
-    it.
+    writers. In a container with versioning it would record that DELETE as a version: there it is a POST.
+    Unknown cases (a whole account, an outage) count as allowed: the failing operation will report it.
     """
     if source.is_account:
         return True
+    name = ObjectName(source.container, f"{source.prefix}.swiftfs-{uuid.uuid4().hex}")
     try:
-        store.delete(ObjectName(source.container, f"{source.prefix}.swiftfs-{uuid.uuid4().hex}"))
+        if history is History.NONE:
+            store.delete(name)
+        else:
+            store.post(name, Headers("application/octet-stream"))
     except LoginRefused as error:
         log.debug("%s", error)  # it says nothing about the source, and the next request fails for it
     except AccessDenied as error:
@@ -53,12 +57,12 @@ LOOK_SECONDS = 4.0
 """How long it may take to find out whether a prefix is empty."""
 
 
-def as_allowed(request: MountRequest, account: ConnectedAccount) -> MountRequest:
-    """Return the request, which is read-only if Swift refuses changes."""
+def as_allowed(request: MountRequest, account: ConnectedAccount, usage: Usage) -> MountRequest:
+    """Return the request, which is read-only if Swift refuses changes; it has said `usage` of the source."""
     if request.options.ro:
         return request
     with deadline(WRITE_SECONDS):
-        allowed = may_write(account.store, request.source)
+        allowed = may_write(account.store, request.source, usage.history)
     # Otherwise close() would succeed, and the change be refused later, when nobody sees it.
     return request if allowed else replace(request, options=replace(request.options, ro=True), refused=True)
 

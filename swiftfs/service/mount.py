@@ -15,7 +15,7 @@ from swiftfs.config.credentials import chosen_storage
 from swiftfs.control.drain import Drain
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
-from swiftfs.service.first_requests import as_allowed, check_policy
+from swiftfs.service.first_requests import check_policy
 from swiftfs.service.logging import HEADING
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mountpoint import MountRequest, check_mountpoint
@@ -55,7 +55,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         stack.callback(monitoring.close)
         with _loading():
             # Before the cache folder is touched: wrong credentials leave nothing behind.
-            account, request = stack.enter_context(_connected(request, environment))
+            account = stack.enter_context(_connected(request, environment))
             folder = _cache_folder(request, account.label)
             missing = missing_folders(folder)
             cache = stack.enter_context(locked(folder))
@@ -93,10 +93,8 @@ def _load() -> None:
 
 
 @contextlib.contextmanager
-def _connected(
-    request: MountRequest, environment: Mapping[str, str]
-) -> Iterator[tuple[ConnectedAccount, MountRequest]]:
-    """Log in; yield the account and the request, which is read-only if Swift refuses changes."""
+def _connected(request: MountRequest, environment: Mapping[str, str]) -> Iterator[ConnectedAccount]:
+    """Log in; yield the account."""
     options = request.options
     account = connect(
         environment,
@@ -110,7 +108,7 @@ def _connected(
     )
     with contextlib.closing(account):
         check_policy(options.storage_policy, account)
-        yield account, as_allowed(request, account)
+        yield account
 
 
 def _may_read(request: MountRequest) -> MayRead | None:

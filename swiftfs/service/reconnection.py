@@ -158,6 +158,10 @@ def _checked(mounted: Mounted) -> tuple[Usage, str]:
     check_policy(request.options.storage_policy, account)
     # A container that is gone must not come back empty.
     usage = look_up(replace(request, options=replace(request.options, create=False)), account)
-    if not request.options.ro and mounted.waiting() and not may_write(account.store, request.source):
+    if (
+        not request.options.ro
+        and mounted.waiting()
+        and not may_write(account.store, request.source, usage.history)
+    ):
         raise NotAsBefore(f"{account.label} may not write to {request.source} any more")
     return usage, account.place

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swiftfs.config.cache_dir import SOURCE, new_file
-from swiftfs.objects import Usage
-from swiftfs.service.first_requests import look_up_if_there
+from swiftfs.objects import History, Usage
+from swiftfs.service.first_requests import as_allowed, look_up_if_there
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount
 
@@ -33,8 +33,9 @@ class SourceMemory:
         """Return what is known of the source, None if nothing is."""
         with suppress(OSError, ValueError, TypeError, KeyError):
             values = json.loads((cache / SOURCE).read_text())
-            usage = Usage(**values.pop("usage"))
-            known = cls(**values, usage=usage)
+            usage = values.pop("usage")
+            usage["history"] = History[usage["history"]]
+            known = cls(**values, usage=Usage(**usage))
             return known if known.identity == identity else None
         return None
 
@@ -43,7 +44,7 @@ class SourceMemory:
         try:
             new = cache / f"{SOURCE}.new"
             usage = {name: getattr(self.usage, name) for name in Usage.__dataclass_fields__}
-            usage["metadata"] = dict(self.usage.metadata)
+            usage |= {"metadata": dict(self.usage.metadata), "history": self.usage.history.name}
             values = {"identity": self.identity, "place": self.place, "refused": self.refused, "usage": usage}
             with os.fdopen(new_file(new), "w") as file:
                 json.dump(values, file)
@@ -78,6 +79,8 @@ def find_source(request: MountRequest, account: ConnectedAccount, cache: Path) -
     Raise `ConfigurationError` if it cannot be used.
     """
     usage = look_up_if_there(request, account)
+    if usage is not None:
+        request = as_allowed(request, account, usage)
     if not request.options.offline:
         return FoundSource(request, usage, None)
     identity = identity_of(request, account.label)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from swiftfs.errors import BadRequest, NotFound, PreconditionFailed, StoreError
-from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
+from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage, VersionPage
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
 
 T = TypeVar("T")
@@ -144,6 +144,26 @@ class MovedView:
         """Return one page of a listing."""
         return self._store.list_page(
             container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
+        )
+
+    def list_versions(
+        self,
+        container: str,
+        *,
+        prefix: str = "",
+        delimiter: str = "",
+        marker: str = "",
+        version_marker: str = "",
+        limit: int = 0,
+    ) -> VersionPage:
+        """Return one page of the versions in a container."""
+        return self._store.list_versions(
+            container,
+            prefix=prefix,
+            delimiter=delimiter,
+            marker=marker,
+            version_marker=version_marker,
+            limit=limit,
         )
 
     def put(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from swiftfs.errors import Corrupt, NotFound
-from swiftfs.objects import ObjectName, Page, Row
+from swiftfs.objects import ObjectName, Page, Row, VersionRow
 from swiftfs.store.protocol import ObjectStore
 
 
@@ -30,6 +30,15 @@ def readable_rows(page: Page, container: str) -> tuple[Row, ...]:
     if page.unreadable:
         raise Corrupt(f"the listing of {container} has an unreadable row of {page.unreadable[0]!r}")
     return page.rows
+
+
+def iter_versions(store: ObjectStore, container: str, prefix: str = "") -> Iterator[VersionRow]:
+    """Yield all versions of the objects whose keys begin with `prefix`, of each object the newest first."""
+    marker, version_marker, last = "", "", False
+    while not last:
+        page = store.list_versions(container, prefix=prefix, marker=marker, version_marker=version_marker)
+        yield from page.rows
+        marker, version_marker, last = page.marker, page.version_marker, page.last
 
 
 def iter_dlo_segments(store: ObjectStore, dlo_prefix: ObjectName) -> Iterator[Row]:

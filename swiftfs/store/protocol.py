@@ -5,7 +5,17 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from swiftfs.errors import StoreError
-from swiftfs.objects import NOTHING, Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
+from swiftfs.objects import (
+    NOTHING,
+    Limits,
+    Manifest,
+    ObjectInfo,
+    ObjectName,
+    ObjectVersion,
+    Page,
+    Usage,
+    VersionPage,
+)
 
 Body = bytes | memoryview
 """The bytes of a PUT. A memoryview of a mapped file keeps large bodies out of the heap."""
@@ -31,7 +41,8 @@ class Headers:
 class ObjectStore(Protocol):
     """A Swift account. Every method is one request unless it says otherwise, and raises `StoreError`.
 
-    All methods may be called from many threads at once.
+    All methods may be called from many threads at once. `head`, `get`, `manifest`, `check_manifest` and the
+    source of `copy` may be an `OlderName`: then they are about that version.
     """
 
     def limits(self) -> Limits:
@@ -66,6 +77,22 @@ class ObjectStore(Protocol):
 
         With a delimiter, keys that contain it after the prefix are folded into `subdirs`. A `limit` of 0
         means the server's own limit. Raise `NotFound` when there is no such container.
+        """
+
+    def list_versions(
+        self,
+        container: str,
+        *,
+        prefix: str = "",
+        delimiter: str = "",
+        marker: str = "",
+        version_marker: str = "",
+        limit: int = 0,
+    ) -> VersionPage:
+        """Return one page of all versions of the objects whose keys begin with `prefix`, deleted ones too.
+
+        It begins after the version `version_marker` of the object `marker`, without one after all of that
+        object's. Only a container whose `history` is kept has such a listing.
         """
 
     def head(self, name: ObjectName) -> ObjectInfo:
@@ -130,8 +157,8 @@ class ObjectStore(Protocol):
         With `delete_at` (Unix seconds) Swift deletes the copy then; what else it keeps is the same.
 
         With `manifest_only`, only the manifest of an SLO or DLO is copied, so that both objects share the
-        segments, and a symlink of Swift is copied as a symlink. The answer contains neither size nor content
-        type; they are the source's.
+        segments, and a symlink of Swift is copied as a symlink; a container with versioning needs a HEAD for
+        that. The answer contains neither size nor content type; they are the source's.
 
         With an `etag`, raise `PreconditionFailed` unless the source is that version. A server may ignore it:
         look at the ETag of the answer. It is the MD5 of a plain object, whose bytes are its own, so that

@@ -21,7 +21,7 @@ from swiftfs.errors import (
     Unavailable,
     drop_tracebacks,
 )
-from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
+from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage, VersionPage
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
 from swiftfs.store.error_map import when
 from swiftfs.store.presence import Presence
@@ -171,6 +171,27 @@ class RetryingStore:
         return self._repeat(
             lambda _call: self._store.list_page(
                 container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
+            )
+        )
+
+    def list_versions(
+        self,
+        container: str,
+        *,
+        prefix: str = "",
+        delimiter: str = "",
+        marker: str = "",
+        version_marker: str = "",
+        limit: int = 0,
+    ) -> VersionPage:
+        return self._repeat(
+            lambda _call: self._store.list_versions(
+                container,
+                prefix=prefix,
+                delimiter=delimiter,
+                marker=marker,
+                version_marker=version_marker,
+                limit=limit,
             )
         )
 

@@ -31,8 +31,10 @@ from swiftfs.objects import (
     ObjectInfo,
     ObjectName,
     ObjectVersion,
+    OlderName,
     Page,
     Usage,
+    VersionPage,
 )
 from swiftfs.store.auth import Account
 from swiftfs.store.deletion import Deletion
@@ -56,6 +58,7 @@ from swiftfs.store.wire.object_headers import (
 )
 from swiftfs.store.wire.ranged_get import OtherSize, RangedGet
 from swiftfs.store.wire.usage import CONTAINER_META, account_usage, container_usage
+from swiftfs.store.wire.versions import CURRENT, read_versions, version_query, versions_query
 
 PUT_SECONDS = 120.0
 """Longest wait for an answer after a body was sent: the server first writes it to its replicas."""
@@ -100,6 +103,7 @@ class SwiftStore:
         )
         self._foreign = None if may_read is None else ForeignManifests(may_read, self._read_manifest)
         self._unmatched: LRUCache[ObjectVersion, None] = LRUCache(MAX_UNMATCHED)
+        self._versioned: set[str] = set()
 
     def __repr__(self) -> str:
         return f"SwiftStore({self._account.label})"
@@ -174,6 +178,28 @@ class SwiftStore:
             )
         return replace(page, seconds=busy_time() - begun)
 
+    def list_versions(
+        self,
+        container: str,
+        *,
+        prefix: str = "",
+        delimiter: str = "",
+        marker: str = "",
+        version_marker: str = "",
+        limit: int = 0,
+    ) -> VersionPage:
+        limits = self.limits()
+        limit = min(limit or limits.listing, limits.listing)
+        query = versions_query(
+            prefix=prefix, delimiter=delimiter, marker=marker, version_marker=version_marker, limit=limit
+        )
+        request = Request("list_versions", "GET", container, query=query)
+        after = (marker, version_marker)
+        with self._transport.open(request) as answer:
+            return read_versions(
+                _listing(answer), request.subject, prefix=prefix, marker=after, limit=limit, limits=limits
+            )
+
     def head(self, name: ObjectName) -> ObjectInfo:
         return self._head(name, "")
 
@@ -212,7 +238,7 @@ class SwiftStore:
             with self._transport.open(get.request) as answer:
                 return get.receive(answer, lambda info: self._accept(info, answer))
         except Clash:  # so Swift answers for a large object whose first segment cannot be read
-            self._refuse_sealed(ObjectName(get.request.container or "", get.request.key or ""))
+            self._refuse_sealed(get.name)
             raise
 
     def _refuse_sealed(self, name: ObjectName) -> None:
@@ -235,7 +261,8 @@ class SwiftStore:
         return None if self._foreign is None else self._foreign.check_version(version)
 
     def _read_manifest(self, name: ObjectName) -> Found:
-        request = Request("manifest", "GET", name.container, name.key, query="multipart-manifest=get")
+        query = version_query(name, "multipart-manifest=get")
+        request = Request("manifest", "GET", name.container, name.key, query=query)
         with self._transport.open(request) as answer:
             info = from_wire(name, answer.headers, 0)
             chunks = answer.limited_chunks() if info.is_slo else [b"[]"]  # else it is an object's own bytes
@@ -308,7 +335,8 @@ class SwiftStore:
         return info
 
     def manifest(self, name: ObjectName) -> Manifest:
-        request = Request("manifest", "GET", name.container, name.key, query="multipart-manifest=get")
+        query = version_query(name, "multipart-manifest=get")
+        request = Request("manifest", "GET", name.container, name.key, query=query)
         with self._transport.open(request) as answer:
             # Before the body is read: for an object without a manifest the query has no effect, and the
             # answer is its bytes.
@@ -343,19 +371,47 @@ class SwiftStore:
             source.container,
             source.key,
             # A symlink of Swift is copied itself too: its target may be what others may not read.
-            query="multipart-manifest=get&symlink=get" if manifest_only else "",
+            query=version_query(source, "multipart-manifest=get&symlink=get" if manifest_only else ""),
             headers=sent,
             meaning=meaning,
             read_timeout=WORK_SECONDS,
             long_running=True,
         )
-        answer = self._transport.send(request).headers
-        return ObjectVersion(target, etag_of(answer))
+        return ObjectVersion(target, etag_of(self._send_copy(request, source, manifest_only=manifest_only)))
+
+    def _send_copy(self, request: Request, source: ObjectName, *, manifest_only: bool) -> Mapping[str, str]:
+        """Send a COPY, and return the answer's headers.
+
+        In a container with versioning an object is a link to its version: that is what must be copied. Such a
+        server answers 409 for the link.
+        """
+        is_itself = manifest_only and not isinstance(source, OlderName)
+        if is_itself and source.container in self._versioned:
+            request = self._of_current_version(request, source)
+        try:
+            return self._transport.send(request).headers
+        except Clash:
+            current = self._of_current_version(request, source) if is_itself else request
+            if current == request:
+                raise
+            with self._lock:
+                self._versioned.add(source.container)
+            return self._transport.send(current).headers
+
+    def _of_current_version(self, request: Request, source: ObjectName) -> Request:
+        """Return a COPY of the version that the source is now; the same one if it has no versions."""
+        head = Request("head", "HEAD", source.container, source.key)
+        found = self._transport.send(head).headers.get("x-object-version-id", CURRENT)
+        if found == CURRENT:
+            return request
+        name = OlderName(source.container, source.key, found)
+        return replace(request, query=version_query(name, "multipart-manifest=get&symlink=get"))
 
     def _check_source(self, name: ObjectName) -> None:
         """Raise `ForeignManifest` if the bytes of an object may not be copied."""
         if self._foreign is not None:
-            with self._transport.open(Request("head", "HEAD", name.container, name.key)) as answer:
+            head = Request("head", "HEAD", name.container, name.key, query=version_query(name))
+            with self._transport.open(head) as answer:
                 self._accept(from_wire(name, answer.headers, 0), answer)
 
     def post(self, name: ObjectName, headers: Headers) -> None:
@@ -373,6 +429,7 @@ class SwiftStore:
             "HEAD",
             name.container,
             name.key,
+            query=version_query(name),
             headers={"If-Match": f'"{etag}"'} if etag else {},
             meaning={409: LinkLoop, 412: PreconditionFailed},
         )
@@ -380,7 +437,9 @@ class SwiftStore:
             answer = self._transport.send(request).headers
         except LinkLoop as error:
             # The link itself can be asked for, deleted, and copied.
-            itself = replace(request, query="symlink=get", meaning={412: PreconditionFailed})
+            itself = replace(
+                request, query=version_query(name, "symlink=get"), meaning={412: PreconditionFailed}
+            )
             answer = self._transport.send(itself).headers
             if "x-symlink-target" not in answer:
                 raise Clash(str(error)) from None  # what 409 means for anything else

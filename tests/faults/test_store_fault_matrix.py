@@ -13,7 +13,7 @@ from psutil import Process
 
 from support.fault_matrix import KINDS, SILENCE, Kind, outcome
 from support.fault_operations import OPERATIONS, Cell, Operation
-from swiftfs.demo.server import RecordedRequest, SwiftServer
+from swiftfs.demo.server import RecordedRequest, ServerSettings, SwiftServer
 from swiftfs.demo.values import OPERATOR
 from swiftfs.errors import Corrupt, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits
@@ -48,6 +48,13 @@ class FaultCase:
         if not self.always:
             return ONCE
         return ALWAYS_SILENT if self.kind.silent else ALWAYS
+
+
+@pytest.fixture(scope="module")
+def swift_server() -> Iterator[SwiftServer]:
+    """A Swift that lists versions."""
+    with SwiftServer(settings=ServerSettings(object_versioning=True)) as running:
+        yield running
 
 
 class OperationCases:

@@ -13,7 +13,8 @@ from functools import partial
 from typing import TypeVar
 
 from simulation.scheduler import EPOCH, Scheduler
-from support.memory_store import MemoryStore, _Object
+from support.memory_container import StoredObject
+from support.memory_store import MemoryStore
 from swiftfs.concurrency import may_block
 from swiftfs.errors import AccessDenied, Corrupt, NoSpace, QuotaExceeded, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Segment
@@ -115,7 +116,9 @@ class Adversary(MemoryStore):
         self._refused: dict[str, tuple[float, Callable[[str], StoreError]]] = {}
         self._kept: dict[ObjectName, float] = {}
         self._in_flight: dict[int, tuple[bool, Callable[[], object]]] = {}
-        self._before: defaultdict[tuple[str, str], list[tuple[float, _Object | None]]] = defaultdict(list)
+        self._before: defaultdict[tuple[str, str], list[tuple[float, StoredObject | None]]] = defaultdict(
+            list
+        )
         self.loud = True
         self.was_overtaken = self.was_separated = False
         self.unnamed: set[str] = set()
@@ -442,10 +445,10 @@ class Adversary(MemoryStore):
             before = found.objects.get(name.key) if found is not None else None
             self._before[name.container, name.key].append((self._scheduler.now, before))
 
-    def _as_before(self, container: str) -> dict[str, _Object | None]:
+    def _as_before(self, container: str) -> dict[str, StoredObject | None]:
         """Return objects in the old state that lagging listings show; None for one that did not exist."""
         since = self._scheduler.now - self._lag
-        shown: dict[str, _Object | None] = {}
+        shown: dict[str, StoredObject | None] = {}
         for (where, key), changes in self._before.items():
             changes[:] = [change for change in changes if change[0] > since]
             if where == container and changes:

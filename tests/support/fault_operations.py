@@ -127,6 +127,12 @@ def list_page(store: ObjectStore, cell: Cell) -> None:
     assert [(row.key, row.size, row.hash) for row in page.rows] == [(cell.name.key, len(OLD), md5(OLD))]
 
 
+def list_versions(store: ObjectStore, cell: Cell) -> None:
+    page = store.list_versions(cell.box, prefix=cell.mark, limit=10)
+    found = [(one.row.key, one.row.size, one.version_id, one.is_latest) for one in page.rows]
+    assert found == [(cell.name.key, len(OLD), "null", True)]
+
+
 def head(store: ObjectStore, cell: Cell) -> None:
     assert store.head(cell.name).size == len(OLD)
 
@@ -226,6 +232,7 @@ OPERATIONS = (
         done=lambda store, cell: not container_exists(store, cell),
     ),
     Operation("list_page", "GET", list_page, prepare=put_old, body=True),
+    Operation("list_versions", "GET", list_versions, prepare=put_old, body=True),
     Operation("head", "HEAD", head, prepare=put_old, meanings={412: PreconditionFailed}),
     Operation("get", "GET", get, prepare=put_old, body=True, checked=True),
     Operation("get of a part", "GET", get_part, prepare=put_old, body=True, unread=True),

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from support.memory_store import MemoryStore, _Object
+from support.memory_container import StoredObject
+from support.memory_store import MemoryStore
 from swiftfs.objects import Page
 
 
 class LaggingStore(MemoryStore):
     """A store whose listings show the objects of the moment of `stop`, until `go_on`."""
 
-    shown: dict[str, _Object] | None = None
+    shown: dict[str, StoredObject] | None = None
 
     def stop(self) -> None:
         self.shown = dict(self._containers["box"].objects)

@@ -1,16 +1,14 @@
 """An `ObjectStore` in memory that answers as Swift does; the contract tests compare it with a real Swift."""
 
-import hashlib
 import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timezone
-from functools import cached_property
-from urllib.parse import unquote
 
+from support.memory_container import Container, StoredObject, md5
 from swiftfs.concurrency import may_block
 from swiftfs.errors import (
     AlreadyExists,
@@ -27,47 +25,26 @@ from swiftfs.errors import (
 )
 from swiftfs.objects import (
     NOTHING,
+    History,
     Limits,
     Manifest,
     ObjectInfo,
     ObjectName,
     ObjectVersion,
+    OlderName,
     Page,
     Row,
     Segment,
     Usage,
+    VersionPage,
+    VersionRow,
 )
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.wire.manifests import manifest_to_wire
 from swiftfs.store.wire.object_headers import lower_name, to_wire
+from swiftfs.store.wire.versions import AFTER_ALL
 
 Hook = Callable[[str, str], None]
-
-
-@dataclass(frozen=True)
-class _Object:
-    body: bytes
-    headers: Headers
-    modified_ns: int
-    manifest: Manifest | None = None
-
-    @cached_property
-    def md5(self) -> str:
-        """The MD5 of `body`, which every answer has: kept, because `body` may be 100 MB."""
-        return _md5(self.body)
-
-    @property
-    def dlo_prefix(self) -> ObjectName | None:
-        text = self.headers.preserved_headers.get("X-Object-Manifest")
-        return None if text is None else ObjectName.parse(unquote(text))
-
-
-@dataclass
-class _Container:
-    objects: dict[str, _Object] = field(default_factory=dict)
-    quota_bytes: int | None = None
-    quota_objects: int | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -83,13 +60,19 @@ class MemoryStore:
         self.closed = False
         self._limits = limits or Limits(bulk_delete=10_000)
         self._lock = threading.RLock()
-        self._containers = {name: _Container() for name in containers}
+        self._containers = {name: Container() for name in containers}
         self._clock = 0
 
     def set_quota(self, container: str, *, size: int | None = None, objects: int | None = None) -> None:
         """Set the quotas that `container_usage` returns, in bytes and objects; they are not enforced."""
         found = self._containers[container]
         found.quota_bytes, found.quota_objects = size, objects
+
+    def set_history(self, container: str, history: History, *, enabled: bool = True) -> None:
+        """Let a container keep older versions from now on, or without `enabled` no more."""
+        found = self._containers[container]
+        found.history = history
+        found.is_versioned = enabled and history is History.KEPT
 
     def limits(self) -> Limits:
         return self._limits
@@ -116,7 +99,7 @@ class MemoryStore:
                 raise NameTooLong(container)
             if container in self._containers:
                 return False
-            self._containers[container] = _Container()
+            self._containers[container] = Container()
             return True
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
@@ -150,6 +133,39 @@ class MemoryStore:
                 if subdir not in subdirs and subdir != marker:
                     subdirs.append(subdir)
             return self._page(rows, subdirs, marker, most)
+
+    def list_versions(
+        self,
+        container: str,
+        *,
+        prefix: str = "",
+        delimiter: str = "",
+        marker: str = "",
+        version_marker: str = "",
+        limit: int = 0,
+    ) -> VersionPage:
+        with self._request("list_versions", f"{container}/{prefix}"):
+            found = self._container(container)
+            most = min(limit or self._limits.listing, self._limits.listing)
+            entries: list[VersionRow | str] = []
+            for key in sorted({*found.objects, *found.versions}, key=str.encode):
+                if not key.startswith(prefix) or key.encode() < marker.encode():
+                    continue
+                end = key.find(delimiter, len(prefix)) if delimiter else -1
+                if end >= 0:
+                    subdir = key[: end + len(delimiter)]
+                    if subdir not in entries and subdir + AFTER_ALL != marker:
+                        entries.append(subdir)
+                    continue
+                rows = [
+                    VersionRow(self._row_of(key, one), number, latest, one.is_deletion)
+                    for number, one, latest in found.rows(key)
+                ]
+                if key == marker:
+                    ids = [row.version_id for row in rows]
+                    rows = rows[ids.index(version_marker) + 1 :] if version_marker in ids else []
+                entries += rows
+            return _version_page(entries, most, marker, version_marker)
 
     def head(self, name: ObjectName) -> ObjectInfo:
         with self._request("head", str(name)):
@@ -190,9 +206,10 @@ class MemoryStore:
             if len(body) > self._limits.object_bytes:
                 raise TooLarge(str(name))
             sent = bytes(body)
-            if etag and _md5(sent) != etag:
+            if etag and md5(sent) != etag:
                 raise BodyChanged(f"put {name}: 422")
-            container.objects[name.key] = stored = _Object(sent, _stored(headers), self._now())
+            stored = StoredObject(sent, _stored(headers), self._now())
+            container.store(name.key, stored)
             info = self._info(name, stored)
             return replace(info, size=len(body), version=ObjectVersion(name, stored.md5))
 
@@ -210,8 +227,8 @@ class MemoryStore:
                 raise BadRequest(f"{name}: no segments")
             for segment in manifest.segments:
                 self._check_segment(segment)
-            stored = _Object(b"", _stored(headers), self._now(), manifest)
-            container.objects[name.key] = stored
+            stored = StoredObject(b"", _stored(headers), self._now(), manifest)
+            container.store(name.key, stored)
             return self._info(name, stored)
 
     def manifest(self, name: ObjectName) -> Manifest:
@@ -253,7 +270,8 @@ class MemoryStore:
             manifest = found.manifest if manifest_only else None
             if len(body) > self._limits.object_bytes:
                 raise TooLarge(str(source))
-            container.objects[target.key] = copied = _Object(body, wanted, self._now(), manifest)
+            copied = StoredObject(body, wanted, self._now(), manifest)
+            container.store(target.key, copied)
             return self._info(target, copied).version
 
     def post(self, name: ObjectName, headers: Headers) -> None:
@@ -261,14 +279,13 @@ class MemoryStore:
             found = self._object(name)
             stored = _stored(headers)
             wanted = replace(stored, content_type=headers.content_type or found.headers.content_type)
-            self._containers[name.container].objects[name.key] = replace(
-                found, headers=wanted, modified_ns=self._now()
-            )
+            changed = replace(found, headers=wanted, modified_ns=self._now())
+            self._containers[name.container].replace(name.key, changed)
 
     def delete(self, name: ObjectName) -> None:
         with self._request("delete", str(name)):
             self._object(name)
-            del self._containers[name.container].objects[name.key]
+            self._containers[name.container].remove(name.key, self._now())
 
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
         pending = list(dict.fromkeys(names))
@@ -280,7 +297,7 @@ class MemoryStore:
                     _check_name(name)
                     container = self._containers.get(name.container)
                     if container is not None:
-                        container.objects.pop(name.key, None)
+                        container.remove(name.key, self._now())
         return {}
 
     def close(self) -> None:
@@ -300,32 +317,36 @@ class MemoryStore:
         self._clock = max(self._clock + 10_000, time.time_ns() // 10_000 * 10_000)
         return self._clock
 
-    def _container(self, container: str) -> _Container:
+    def _container(self, container: str) -> Container:
         if container not in self._containers:
             raise NotFound(container)
         return self._containers[container]
 
-    def _object(self, name: ObjectName) -> _Object:
+    def _object(self, name: ObjectName) -> StoredObject:
         _check_name(name)
-        found = self._container(name.container).objects.get(name.key)
-        if found is None:
+        container = self._container(name.container)
+        if isinstance(name, OlderName):
+            found = container.version(name.key, name.version_id)
+        else:
+            found = container.objects.get(name.key)
+        if found is None or found.is_deletion:
             raise NotFound(str(name))
         return found
 
-    def _writable(self, name: ObjectName) -> _Container:
+    def _writable(self, name: ObjectName) -> Container:
         _check_name(name)
         if len(name.key.encode()) > self._limits.name_bytes:
             raise NameTooLong(str(name))
         return self._container(name.container)
 
-    def _content(self, found: _Object) -> bytes:
+    def _content(self, found: StoredObject) -> bytes:
         if found.manifest is not None:
             return b"".join(self._segment_bytes(segment) for segment in found.manifest.segments)
         if found.dlo_prefix is not None:
             return b"".join(part.body for part in self._dlo_parts(found.dlo_prefix))
         return found.body
 
-    def _range(self, found: _Object, first: int, end: int) -> bytes:
+    def _range(self, found: StoredObject, first: int, end: int) -> bytes:
         """Return a part of an object: of a large one only the segments are joined that have it."""
         if found.manifest is None:
             return self._content(found)[first:end]
@@ -342,9 +363,9 @@ class MemoryStore:
         body = self._content(self._object(segment.name))
         return body[segment.first : segment.first + segment.span]
 
-    def _dlo_parts(self, dlo_prefix: ObjectName) -> list[_Object]:
+    def _dlo_parts(self, dlo_prefix: ObjectName) -> list[StoredObject]:
         container, prefix = dlo_prefix.container, dlo_prefix.key
-        objects = self._containers.get(container, _Container()).objects
+        objects = self._containers.get(container, Container()).objects
         return [objects[key] for key in sorted(objects, key=str.encode) if key.startswith(prefix)]
 
     def _check_segment(self, segment: Segment) -> None:
@@ -356,19 +377,19 @@ class MemoryStore:
         if info.version.etag != segment.etag or info.size != segment.size:
             raise BadRequest(f"segment {segment.name} is not as named")
 
-    def _size(self, found: _Object) -> int:
+    def _size(self, found: StoredObject) -> int:
         if found.manifest is not None:
             return found.manifest.size
         return len(self._content(found))
 
-    def _etag(self, found: _Object) -> str:
+    def _etag(self, found: StoredObject) -> str:
         if found.manifest is not None:
-            return _md5("".join(_etag_part(one) for one in found.manifest.segments).encode())
+            return md5("".join(_etag_part(one) for one in found.manifest.segments).encode())
         if found.dlo_prefix is not None:
-            return _md5("".join(self._etag(part) for part in self._dlo_parts(found.dlo_prefix)).encode())
+            return md5("".join(self._etag(part) for part in self._dlo_parts(found.dlo_prefix)).encode())
         return found.md5
 
-    def _info(self, name: ObjectName, found: _Object) -> ObjectInfo:
+    def _info(self, name: ObjectName, found: StoredObject) -> ObjectInfo:
         return ObjectInfo(
             version=ObjectVersion(name, self._etag(found)),
             size=self._size(found),
@@ -381,12 +402,19 @@ class MemoryStore:
         )
 
     def _row(self, container: str, key: str) -> Row:
-        found = self._containers[container].objects[key]
+        held = self._containers[container]
+        row = self._row_of(key, held.objects[key])
+        if not held.is_stripped(key):
+            return row
+        return replace(row, content_type=row.content_type.partition(";")[0], is_stripped=True)
+
+    @staticmethod
+    def _row_of(key: str, found: StoredObject) -> Row:
         moment = datetime.fromtimestamp(found.modified_ns // 10**9, timezone.utc)
         return Row(
             key=key,
             size=len(found.body) if found.manifest is None else found.manifest.size,
-            hash=found.md5 if found.manifest is None else _md5(manifest_to_wire(found.manifest)),
+            hash=found.md5 if found.manifest is None else md5(manifest_to_wire(found.manifest)),
             content_type=found.headers.content_type,
             last_modified=f"{moment:%Y-%m-%dT%H:%M:%S}.{found.modified_ns // 1000 % 10**6:06d}",
         )
@@ -397,7 +425,7 @@ class MemoryStore:
         return Page(tuple(rows), tuple(subdirs), max(names, key=str.encode, default=marker), last)
 
     @staticmethod
-    def _usage(container: _Container) -> Usage:
+    def _usage(container: Container) -> Usage:
         size = sum(len(one.body) for one in container.objects.values())
         return Usage(
             size,
@@ -405,7 +433,21 @@ class MemoryStore:
             container.quota_bytes,
             container.quota_objects,
             metadata=dict(container.metadata),
+            history=container.history,
         )
+
+
+def _version_page(
+    entries: list[VersionRow | str], most: int, marker: str, version_marker: str
+) -> VersionPage:
+    shown = entries[:most]
+    rows = tuple(entry for entry in shown if isinstance(entry, VersionRow))
+    subdirs = tuple(entry for entry in shown if isinstance(entry, str))
+    end = (marker, version_marker)
+    if shown:
+        last = shown[-1]
+        end = (last + AFTER_ALL, "") if isinstance(last, str) else (last.row.key, last.version_id)
+    return VersionPage(rows, subdirs, *end, last=len(shown) < most)
 
 
 def _after(name: str, marker: str) -> bool:
@@ -436,10 +478,6 @@ def _etag_part(segment: Segment) -> str:
     if segment.length is None:
         return segment.etag
     return f"{segment.etag}:{segment.first}-{segment.first + segment.length - 1};"
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def dump(store: MemoryStore) -> str:

@@ -30,16 +30,18 @@ def small_server() -> Iterator[SwiftServer]:
 @pytest.fixture(scope="module", params=["memory", SWIFT, RETRYING])
 def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     """The store in memory, a real Swift, or that with retries; one per module."""
-    opened: ObjectStore
-    if request.param == "memory":
-        opened = MemoryStore()
-    else:
-        server: SwiftServer = request.getfixturevalue("swift_server")
-        opened = SwiftStore(open_account(server.environment()))
-        if request.param == "retrying":
-            opened = RetryingStore(opened, PATIENT)
+    opened = open_store(request, "swift_server")
     yield opened
     opened.close()
+
+
+def open_store(request: pytest.FixtureRequest, server: str) -> ObjectStore:
+    """Return the store that `request.param` names; a real one is that of the fixture `server`."""
+    if request.param == "memory":
+        return MemoryStore()
+    running: SwiftServer = request.getfixturevalue(server)
+    opened = SwiftStore(open_account(running.environment()))
+    return RetryingStore(opened, PATIENT) if request.param == "retrying" else opened
 
 
 @pytest.fixture(scope="module", params=["memory", SWIFT])

@@ -14,7 +14,7 @@ from support.mounts import clean_environment
 from swiftfs.cli import app
 
 IN_ORDER_OF_USE = ["mount", "umount", "status", "flush", "retry", "set", "thaw", "warm", "pin", "unpin"]
-IN_ORDER_OF_USE += ["export", "recover", "cp", "share", "gc", "trash", "check", "probe", "demo"]
+IN_ORDER_OF_USE += ["export", "recover", "cp", "share", "restore", "gc", "trash", "check", "probe", "demo"]
 
 CPU_SECONDS = 0.2
 """What a command that does nothing may use: a shell runs one at every TAB."""

@@ -22,7 +22,7 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.journal.schema import SCHEMA
 from swiftfs.maintenance.journaled_uploads import Journaled, journaled
 from swiftfs.maintenance.orphan_segments import Search
-from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.objects import History, Manifest, ObjectName, Segment
 from swiftfs.paths import Source
 from swiftfs.sqlite import make_tables
 from swiftfs.store.object_meta import ObjectMeta
@@ -89,6 +89,24 @@ def test_a_file_that_is_renamed_while_we_look_is_found() -> None:
     with search_of(store) as search:
         assert run_search(search) == []
     assert moved
+
+
+def test_what_an_older_version_names_is_needed() -> None:
+    store = MemoryStore("a", "a_segments")
+    store.set_history("a", History.KEPT)
+    old, new, left = (
+        put(store, "a_segments", f"film/{OURS[:-1]}{number}/0-0", b"x" * 10) for number in range(3)
+    )
+    headers = Headers("video/x;mode=0100644;slo=" + "0" * 32)
+    for segment in (old, new):
+        store.put_manifest(ObjectName("a", "film"), Manifest((segment,)), headers)
+    store.delete(ObjectName("a", "film"))
+    with search_of(store) as search:
+        assert run_search(search) == [ObjectName("a_segments", left.name.key.rpartition("/")[0] + "/")]
+        assert (search.looked.versions, search.looked.manifests) == (2, 2)
+    store.set_history("a", History.NONE)
+    with search_of(store) as search:
+        assert len(run_search(search)) == 3
 
 
 def test_a_dlo_protects_objects_below_its_prefix() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from support.harness import ME, copy_live, get, harness, names, put, read, write
 from support.jobs import wait_until
-from support.memory_store import MemoryStore, _Container
+from support.memory_container import Container
+from support.memory_store import MemoryStore
 from support.stored_objects import body, keys
 from swiftfs.errors import AccessDenied, QuotaExceeded
 from swiftfs.journal import journal
@@ -290,7 +291,7 @@ def test_an_unlinked_file_does_not_come_back_when_a_rename_to_its_name_is_killed
 ) -> None:
     (cache := tmp_path / "cache").mkdir()
     state, *request, left = KILLS[moment]
-    then: dict[str, _Container] = {}
+    then: dict[str, Container] = {}
 
     def hook(method: str, subject: str) -> None:
         if [method, subject] == request and not then:

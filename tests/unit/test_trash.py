@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ANY_END, ME, change, copy_live, harness, names, put, read, sync_all, write
+from support.harness import ANY_END, ME, change, copy_live, harness, listed, names, put, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys, named_segments, refuse, segments
 from swiftfs.errors import AccessDenied, SwiftfsError, TooLarge, Unavailable
@@ -21,7 +21,7 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.trash import Trash
 from swiftfs.maintenance.trash import Occupied, TrashBin, newest, sweep
-from swiftfs.objects import ObjectName
+from swiftfs.objects import History, ObjectName
 from swiftfs.paths import Source, split
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.object_meta import ObjectMeta
@@ -215,6 +215,21 @@ def test_segments_go_when_the_trash_is_emptied(tmp_path: Path) -> None:
     assert trash.delete(trash.files()) == {}
     assert keys(store) == ["a", "kept"]
     assert segments(store) == named_segments(store, "a") | named_segments(store, "kept")
+
+
+def test_segments_that_older_versions_need_stay_when_the_trash_is_emptied(tmp_path: Path) -> None:
+    store = store_of()
+    store.set_history("box", History.KEPT)
+    data = os.urandom(3 * MIB)
+    with harness(store, tmp_path, LARGE) as filesystem:
+        write(filesystem, "/a", data)
+        write(filesystem, "/a", os.urandom(2 * MIB))
+        filesystem.unlink("/a")
+        trash = TrashBin(store, Source("box"))
+        assert trash.delete(trash.files()) == {}
+        assert keys(store) == []
+        *_, oldest = listed(filesystem, "/.versions/a")
+        assert read(filesystem, f"/.versions/a/{oldest}") == data
 
 
 def test_a_copy_that_never_got_its_segments_leaves_them(tmp_path: Path) -> None:

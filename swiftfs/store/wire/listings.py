@@ -51,7 +51,7 @@ def read_page(
     such a listing may lack names too.
     """
     broken: dict[str, str] = {}
-    entries, ended = _read(chunks, subject, lambda entry: _entry(entry, subject, broken))
+    entries, ended = read_entries(chunks, subject, lambda entry: read_entry(entry, subject, broken))
     rows = tuple(entry for entry in entries if isinstance(entry, Row))
     subdirs = tuple(entry for entry in entries if isinstance(entry, str))
     names = [entry.key if isinstance(entry, Row) else entry for entry in entries]
@@ -72,13 +72,13 @@ def read_page(
 
 def read_containers(chunks: Iterable[bytes], subject: str, *, marker: str, limits: Limits) -> Page:
     """Return the containers of an account's listing as `subdirs`; raise `Corrupt` as `read_page` does."""
-    names, ended = _read(chunks, subject, lambda entry: _text(entry, "name", subject))
+    names, ended = read_entries(chunks, subject, lambda entry: text_field(entry, "name", subject))
     _check_names(names, subject, "")
     page = _page((), tuple(names), subject, marker=marker, limit=0, limits=limits)
     return page if ended else replace(page, last=False)
 
 
-def _read(
+def read_entries(
     chunks: Iterable[bytes], subject: str, convert: Callable[[dict[str, Any]], T]
 ) -> tuple[list[T], bool]:
     """Return the converted entries of a page, and whether the server's answer has no more of them."""
@@ -144,13 +144,13 @@ def _page(
     return Page(rows, subdirs, end, last)
 
 
-def _entry(entry: dict[str, Any], subject: str, broken: dict[str, str]) -> Row | str:
-    return _text(entry, "subdir", subject) if "subdir" in entry else _row(entry, subject, broken)
+def read_entry(entry: dict[str, Any], subject: str, broken: dict[str, str]) -> Row | str:
+    return text_field(entry, "subdir", subject) if "subdir" in entry else _row(entry, subject, broken)
 
 
 def _row(entry: dict[str, Any], subject: str, broken: dict[str, str]) -> Row:
     """Return an object's row; record in `broken`, by its key, which field is invalid."""
-    key, size = _text(entry, "name", subject), entry.get("bytes")
+    key, size = text_field(entry, "name", subject), entry.get("bytes")
     texts = [entry.get(field) for field in ("hash", "content_type", "last_modified")]
     digest, content_type, time = (text if isinstance(text, str) and is_utf8(text) else None for text in texts)
     if not _is_size(size) or digest is None or content_type is None:
@@ -159,14 +159,16 @@ def _row(entry: dict[str, Any], subject: str, broken: dict[str, str]) -> Row:
         return Row(key, 0, "", "", time or "")
     if not time:
         broken[key] = "the time"
-    return Row(key, size, digest, content_type, time or "")
+    # In a container with versioning the row is that of a link to the version, until the next POST.
+    is_stripped = entry.get("version_symlink") is True and ";" not in content_type
+    return Row(key, size, digest, content_type, time or "", is_stripped)
 
 
 def _is_size(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SIZE
 
 
-def _text(entry: dict[str, Any], field: str, subject: str) -> str:
+def text_field(entry: dict[str, Any], field: str, subject: str) -> str:
     value = entry.get(field)
     if not isinstance(value, str) or not value:
         raise Corrupt(f"the listing of {subject} has an entry whose {field} is {repr(value)[:80]}")

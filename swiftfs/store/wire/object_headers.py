@@ -75,9 +75,21 @@ def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> Object
         preserved_headers={PRESERVED[key]: value for key, value in headers.items() if key in PRESERVED},
         is_slo=headers.get("x-static-large-object", "").lower() == "true",
         dlo_prefix=_dlo_prefix(headers.get("x-object-manifest")),
-        is_symlink="content-location" in headers,
+        is_symlink=_is_symlink(name, headers),
         retrieval=retrieval_of(headers),
     )
+
+
+def _is_symlink(name: ObjectName, headers: Mapping[str, str]) -> bool:
+    """Return whether an answer has the bytes of another object than `name`.
+
+    In a container with versioning each object is a link of the server to a version of its own.
+    """
+    location = headers.get("content-location")
+    if location is None:
+        return False
+    parts = urlsplit(location)
+    return not (parts.query.startswith("version-id=") and unquote(parts.path).endswith(f"/{name}"))
 
 
 def sent_info(

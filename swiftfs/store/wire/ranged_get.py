@@ -11,6 +11,7 @@ from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
 from swiftfs.store.request import Request
 from swiftfs.store.wire.object_headers import content_length, from_wire
+from swiftfs.store.wire.versions import version_query
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -60,7 +61,7 @@ class RangedGet:
     ) -> None:
         if offset < 0 or (length is not None and length < 1):
             raise BadRequest(f"get {name}: cannot ask for {length} bytes from {offset}")
-        self._name = name
+        self.name = name
         self._sink = sink
         self._offset = offset
         self._length = length
@@ -78,9 +79,16 @@ class RangedGet:
         if self._conditional:
             headers["If-Match"] = f'"{self._etag}"'
         meaning = {412: PreconditionFailed} if self._etag else {}
-        name = self._name
+        name = self.name
         return Request(
-            "get", "GET", name.container, name.key, headers=headers, meaning=meaning, transfer=True
+            "get",
+            "GET",
+            name.container,
+            name.key,
+            query=version_query(name),
+            headers=headers,
+            meaning=meaning,
+            transfer=True,
         )
 
     def receive(self, answer: Answer, accept: Callable[[ObjectInfo], None]) -> ObjectInfo:
@@ -91,7 +99,7 @@ class RangedGet:
         no checksum of its bytes.
         """
         size = self._announced_size(answer)
-        info = from_wire(self._name, answer.headers, size or 0)
+        info = from_wire(self.name, answer.headers, size or 0)
         if self._etag and info.version.etag != self._etag:
             raise PreconditionFailed(f"get {answer.request.subject}: the object is {info.version.etag}")
         if self._size is not None and size not in (None, self._size):
@@ -118,7 +126,7 @@ class RangedGet:
             raise Corrupt(
                 f"get {answer.request.subject}: the MD5 is {digest.hexdigest()}, not {info.version.etag}"
             )
-        return info if size is not None else from_wire(self._name, answer.headers, position)
+        return info if size is not None else from_wire(self.name, answer.headers, position)
 
     def _announced_size(self, answer: Answer) -> int | None:
         """Return the whole object's size, None where only the end of the body shows it (a long DLO)."""

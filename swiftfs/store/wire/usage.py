@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from swiftfs.errors import Corrupt
-from swiftfs.objects import Usage
+from swiftfs.objects import History, Usage
 from swiftfs.store.wire.object_headers import timestamp, whole_number
 
 CONTAINER_META, ACCOUNT_META = "x-container-meta-", "x-account-meta-"
@@ -31,7 +31,19 @@ def container_usage(headers: Mapping[str, str]) -> Usage:
         modified_ns=timestamp(headers),
         metadata=_metadata(headers, CONTAINER_META),
         storage_policy=headers.get("x-storage-policy", ""),
+        history=_history(headers),
     )
+
+
+def _history(headers: Mapping[str, str]) -> History:
+    """Return whether the container has older versions; it may have them also when versioning was disabled.
+
+    Sources: object_versioning.py and legacy.py in swift/common/middleware/versioned_writes.
+    """
+    if "x-versions-enabled" in headers:
+        return History.KEPT
+    is_legacy = headers.get("x-versions-location") or headers.get("x-history-location")
+    return History.ELSEWHERE if is_legacy else History.NONE
 
 
 def _metadata(headers: Mapping[str, str], begin: str) -> dict[str, str]:

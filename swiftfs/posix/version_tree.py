@@ -1,0 +1,262 @@
+"""The folders `.versions`: older versions of files as read-only files, where the container keeps them.
+
+`d/.versions/NAME/` has a file for each older version of `d/NAME`, named by the time at which that was stored
+(`2026-11-28T10:15:30.123450Z`) and with the ending of NAME. Beside them are the names below `d/NAME/`, so
+that deleted folders can be entered too. A file or folder `.versions` of another client counts instead.
+"""
+
+import errno
+import itertools
+import os
+import re
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from cachetools import TTLCache
+
+from swiftfs.concurrency import Rank, monotonic, new_lock
+from swiftfs.errors import StoreError, os_error
+from swiftfs.namespace.entry import Entry, folder_inode, with_head
+from swiftfs.objects import Attributes, History, ObjectName
+from swiftfs.paths import VERSIONS_FOLDER, Folder, escape, join, unescape
+from swiftfs.posix.file_ops import FileOps
+from swiftfs.posix.services import Services
+from swiftfs.posix.versions import (
+    Node,
+    OlderVersions,
+    stored_at_ns,
+    version_entry,
+)
+
+VERSION_HANDLES = 1 << 61
+"""The first handle on one of these folders; those of other folders are smaller."""
+
+MOST_FOLDERS = 1000
+"""How many folders are remembered to have no `.versions` of another client."""
+
+_PART = f"/{VERSIONS_FOLDER}"
+_COMPONENT = re.compile(rf"/{re.escape(VERSIONS_FOLDER)}(?=/|$)")
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+class VersionTree:
+    """The calls about paths with a `.versions`. Other calls pass, at the cost of a search in their path.
+
+    The lock guards which folders were seen to have no `.versions` of another client.
+    """
+
+    def __init__(self, services: Services, files: FileOps) -> None:
+        self._services = services
+        self._namespace = services.namespace
+        self._files = files
+        self._versions = OlderVersions(services.store, services.options.ttl)
+        self._lock = new_lock(Rank.USAGE)
+        self._without_real: TTLCache[str, None] = TTLCache(MOST_FOLDERS, services.options.ttl, monotonic)
+        self._numbers = itertools.count(VERSION_HANDLES)
+        self._open: dict[int, list[tuple[str, Attributes]]] = {}
+
+    def before(self, own: Call, other: Call) -> Call:
+        """Return a call that is `own` for the paths of this tree, and else `other`."""
+
+        @wraps(other)
+        def call(path: str, *rest: Any, **named: Any) -> Any:
+            return (own if _PART in path and self._holds(path) else other)(path, *rest, **named)
+
+        return cast("Call", call)
+
+    def read_only(self, other: Call, *, first: int = 0, last: int = 0) -> Call:
+        """Return the call, which fails with EROFS if its arguments from `first` to `last` are paths here."""
+
+        @wraps(other)
+        def call(*arguments: Any, **named: Any) -> Any:
+            for path in arguments[first : last + 1]:
+                if _PART in path and self._holds(path):
+                    raise os_error(errno.EROFS, path)
+            return other(*arguments, **named)
+
+        return cast("Call", call)
+
+    def handles(self, own: Call, other: Call) -> Call:
+        """Return a call that is `own` for the handles of this tree, and else `other`."""
+
+        @wraps(other)
+        def call(handle: int, *rest: Any, **named: Any) -> Any:
+            return (own if handle >= VERSION_HANDLES else other)(handle, *rest, **named)
+
+        return cast("Call", call)
+
+    def getattr(self, path: str) -> Attributes:
+        """Return the attributes of a folder or version."""
+        place = self._place(path)
+        entry = self._version(place)
+        return self._shown(path, entry) if entry is not None else self._folder(place)
+
+    def opendir(self, path: str) -> int:
+        """Return a handle for `readdir`."""
+        place = self._place(path)
+        if self._version(place) is not None:
+            raise os_error(errno.ENOTDIR, path)
+        attributes = self._folder(place)
+        handle = next(self._numbers)
+        self._open[handle] = self._names(place, attributes)
+        return handle
+
+    def readdir(self, handle: int, start: int = 0) -> Sequence[tuple[str, Attributes]]:
+        """Return the names in a folder, as they were when it was opened."""
+        return self._open[handle][start:]
+
+    def releasedir(self, handle: int) -> None:
+        """Close a folder."""
+        del self._open[handle]
+
+    def fsyncdir(self, handle: int) -> None:
+        """Do nothing: nothing changes here."""
+
+    def open(self, path: str, flags: int) -> int:
+        """Open a version; the handle is that of an ordinary file."""
+        entry = self._version(self._place(path))
+        if entry is None:
+            raise os_error(errno.EISDIR, path)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise os_error(errno.EROFS, path)
+        return self._files.open_version(path, self._complete(entry))
+
+    def readlink(self, path: str) -> str:
+        """Return the target of a symbolic link as it was."""
+        entry = self._version(self._place(path))
+        if entry is None or not entry.attributes.is_symlink:
+            raise os_error(errno.EINVAL, path)
+        return self._files.target_of(path, self._complete(entry))
+
+    def getxattr(self, path: str, name: str) -> bytes:  # noqa: ARG002
+        """Raise `OSError`: there are no xattrs."""
+        raise os_error(errno.ENODATA, path)
+
+    def listxattr(self, path: str) -> list[str]:  # noqa: ARG002
+        """Return no names."""
+        return []
+
+    def _holds(self, path: str) -> bool:
+        """Return whether a path is in this tree: its container keeps versions, and nobody else has the name.
+
+        Raise `StoreError` if Swift does not say it, and nothing else has the name.
+        """
+        if (found := _COMPONENT.search(path)) is None:
+            return False
+        folder = path[: found.start()] or "/"
+        container = self._services.source.folder(folder).container
+        if not container:
+            return False
+        failure: StoreError | None = None
+        try:
+            if self._services.histories.of(container) is not History.KEPT:
+                return False
+        except StoreError as error:
+            failure = error
+        if self._has_real_one(folder):
+            return False
+        if failure is not None:
+            raise failure
+        return True
+
+    def _has_real_one(self, folder: str) -> bool:
+        """Return whether a file or folder `.versions` exists; in a huge folder that costs requests."""
+        with self._lock:
+            if folder in self._without_real:
+                return False
+        if self._namespace.find(join(folder, VERSIONS_FOLDER)) is not None:
+            return True
+        with self._lock:
+            self._without_real[folder] = None
+        return False
+
+    def _place(self, path: str) -> "_Place":
+        """Return what a path of this tree is about; raise `OSError` ENOENT for an impossible name."""
+        folder, rest = _COMPONENT.split(path, maxsplit=1)
+        keys = []
+        for name in rest[1:].split("/") if rest else ():
+            component, is_shadowed = unescape(name)
+            if is_shadowed:
+                raise os_error(errno.ENOENT, path)
+            keys.append(component)
+        return _Place(path, folder or "/", self._services.source.folder(folder or "/"), tuple(keys))
+
+    def _version(self, place: "_Place") -> Entry | None:
+        """Return the version that a path names, None if it is a folder."""
+        if len(place.keys) < 2:
+            return None
+        name = place.above.name
+        node = self._versions.node(name)
+        found = node.versions.get(escape(place.keys[-1]))
+        return version_entry(name.container, found, self._services.defaults) if found is not None else None
+
+    def _folder(self, place: "_Place") -> Attributes:
+        """Return the attributes of a folder of this tree: those of the real folder, and nobody may write."""
+        node = self._versions.node(place.name) if place.keys else Node(has_children=True)
+        if not node:
+            raise os_error(errno.ENOENT, place.path)
+        real = self._namespace.dated(self._namespace.lookup(place.real)).attributes
+        if not real.is_directory:
+            raise os_error(errno.ENOTDIR, place.path)
+        mode = stat.S_IFDIR | stat.S_IMODE(real.mode) & 0o555
+        times = [stored_at_ns(version) for version in node.versions.values()]
+        mtime_ns = max(times, default=real.mtime_ns)
+        number = folder_inode(self._services.source.folder(place.path))
+        return Attributes(mode, 0, mtime_ns, real.uid, real.gid, number)
+
+    def _names(self, place: "_Place", attributes: Attributes) -> list[tuple[str, Attributes]]:
+        """Return the names in a folder: its versions, and the keys below it as folders like itself."""
+        found: dict[str, Attributes] = {}
+        if self._versions.node(place.name).has_children if place.keys else True:
+            hidden = self._services.defaults.hidden_in(place.folder)
+            components = self._versions.children(place.folder)
+            for component in (one for one in components if one not in hidden):
+                name = escape(component)
+                number = folder_inode(self._services.source.folder(join(place.path, name)))
+                found[name] = replace(attributes, inode=number)
+        if place.keys:
+            for version in self._versions.node(place.name).versions.values():
+                entry = version_entry(place.top.container, version, self._services.defaults)
+                found[entry.name] = self._shown(join(place.path, entry.name), entry)
+        return list(found.items())
+
+    def _shown(self, path: str, entry: Entry) -> Attributes:
+        """Return the attributes of a version, with the inode number that it has when it is open."""
+        attributes = self._services.inodes.of_open(path, entry.attributes)
+        return self._services.defaults.shown(attributes)
+
+    def _complete(self, entry: Entry) -> Entry:
+        """Return the entry with the version's true ETag and size, by a HEAD where its listing lacks them."""
+        if entry.complete and entry.etag and not entry.hinted:
+            return entry
+        assert entry.object is not None
+        return with_head(entry, self._services.store.head(entry.object), self._services.defaults)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a path is about: `keys` below the `.versions` of the folder at `real`, whose place is `top`."""
+
+    path: str
+    real: str
+    top: Folder
+    keys: tuple[str, ...]
+
+    @property
+    def folder(self) -> Folder:
+        """The folder whose versions lie below the path."""
+        return Folder(self.top.container, self.top.prefix + "".join(f"{key}/" for key in self.keys))
+
+    @property
+    def name(self) -> ObjectName:
+        """The object whose versions lie in the path."""
+        return ObjectName(self.top.container, self.folder.prefix[:-1])
+
+    @property
+    def above(self) -> "_Place":
+        """The folder that has the path."""
+        return replace(self, keys=self.keys[:-1])
