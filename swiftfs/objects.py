@@ -264,7 +264,7 @@ class Attributes:
     """The result of `stat`. `mode` includes the file type; `mtime_ns` is in ns since the epoch.
 
     `device` is the device number of a device node (makedev(3)). `atime_ns` and `ctime_ns` are None where they
-    are not known: then they are shown as `mtime_ns`. `links` is 1 for a folder that was not listed.
+    are not known: then they are shown as `mtime_ns`.
     """
 
     mode: int
@@ -276,7 +276,6 @@ class Attributes:
     device: int = 0
     atime_ns: int | None = None
     ctime_ns: int | None = None
-    links: int = 1
 
     @property
     def is_directory(self) -> bool:

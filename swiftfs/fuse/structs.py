@@ -148,13 +148,17 @@ _memmove = ctypes.memmove
 
 
 def write_stat(address: int, attributes: Attributes) -> None:
-    """Fill the `struct stat` at the address."""
+    """Fill the `struct stat` at the address.
+
+    `st_nlink` is 1 for directories too, which says that the number of subdirectories is not known. `find`
+    would believe a number, and not look into the folder that another client has made since.
+    """
     size, mtime_ns = attributes.size, attributes.mtime_ns
     atime_ns, ctime_ns = attributes.atime_ns, attributes.ctime_ns
     values = (
         attributes.inode,
         attributes.mode,
-        attributes.links,
+        1,
         attributes.uid,
         attributes.gid,
         size,

@@ -421,12 +421,6 @@ class PackedEntry:
         )
         _living[self] = entry
 
-    @property
-    def is_directory(self) -> bool:
-        """Whether it is a directory."""
-        mode: int = self._common[1][0]
-        return stat.S_ISDIR(mode)
-
     def unpack(self) -> Entry:
         """Return the entry."""
         entry = _living.get(self)

@@ -111,7 +111,6 @@ class Listing:
         self._is_cut = False
         self._undecided: list[Row] = []
         self._overrides: dict[str, Shown | None] = {}
-        self._subfolders: int | None = None  # counted when it is asked for
 
     @property
     def weight(self) -> int:
@@ -210,14 +209,6 @@ class Listing:
             return False
         return entry is None or not entry.is_directory
 
-    def subfolders(self) -> int | None:
-        """Return how many folders are in it, None if it is huge."""
-        if self._huge or not self.complete:
-            return None
-        if self._subfolders is None:
-            self._subfolders = sum(map(_is_folder, self._entries.values()))
-        return self._subfolders
-
     def near(self, name: str) -> list[Entry]:
         """Return the folder's entries; of a huge folder only some, beginning near `name`."""
         if not self._huge:
@@ -241,12 +232,7 @@ class Listing:
         if self._huge:
             self._overrides[name] = entry
         else:
-            self._set(name, entry)
-
-    def _set(self, name: str, entry: Shown | None) -> None:
-        if self._subfolders is not None:
-            self._subfolders += _is_folder(entry) - _is_folder(self._entries.get(name))
-        set_entry(self._entries, name, entry)
+            set_entry(self._entries, name, entry)
 
     def refine(self, entry: Entry, better: Entry | None) -> None:
         """Replace `entry` by the result of a HEAD, unless the name was changed meanwhile."""
@@ -255,7 +241,7 @@ class Listing:
             self._overrides[entry.name] = better
             return
         if unpacked(self._entries.get(entry.name)) is entry:
-            self._set(entry.name, better)
+            set_entry(self._entries, entry.name, better)
             return
         for block in self._expanded:
             if block.entries is not None and block.entries.get(entry.name) is entry:
@@ -345,10 +331,6 @@ def _text_of(rows: Iterable[Row], subdirs: Iterable[str]) -> int:
 
 def _as_folder(row: Row) -> str:
     return row.key + "/"
-
-
-def _is_folder(shown: Shown | None) -> bool:
-    return shown is not None and shown.is_directory
 
 
 def _unpacked(entries: Iterable[Shown | None]) -> Iterator[Entry]:

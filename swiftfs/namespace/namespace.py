@@ -274,12 +274,6 @@ class Namespace:
             listing = self._listings.fresh(self._source.folder(path))
             return None if listing is None else listing.near(near)
 
-    def subfolders(self, path: str) -> int | None:
-        """Return how many folders are in the one at `path`; None if that is not in memory, or it is huge."""
-        with self._lock:
-            listing = self._listings.fresh(self._source.folder(path))
-            return None if listing is None else listing.subfolders()
-
     def is_empty(self, path: str) -> bool:
         """Return whether the folder at `path` has no children."""
         return next(self.children(path), None) is None
@@ -398,7 +392,10 @@ class Namespace:
             self._listings.invalidate_below(self._source.folder(path))
 
     def recent_below(self, path: str) -> list[Entry]:
-        """Return what this mount has stored or moved below the folder at `path`: listings may lack it."""
+        """Return the entries this mount has stored or moved below the folder at `path`.
+
+        Listings may lack them.
+        """
         folder = self._source.folder(path)
         with self._lock:
             return self._overlay.stored_below(folder)

@@ -98,10 +98,7 @@ class AttributeOps:
         attributes = entry.attributes
         self._open_files.shown_sizes.show(path, attributes.size)
         numbered = self._inodes.of(path, attributes)
-        shown = self._defaults.shown(self._times.shown(numbered, entry.last_modified))
-        if not shown.is_directory or (subfolders := self._namespace.subfolders(path)) is None:
-            return shown
-        return replace(shown, links=2 + subfolders)
+        return self._defaults.shown(self._times.shown(numbered, entry.last_modified))
 
     def _look_up(self, path: str) -> Entry:
         """Return the entry of `path`; what a late request has done to it is undone first."""
