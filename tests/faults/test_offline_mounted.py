@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from support.commands import swiftfs
 from support.deadlines import within
 from support.jobs import wait_until
-from support.mounts import Mount, clean_environment, run, swift_cli
+from support.mounts import Mount, swift_cli
 from swiftfs.demo.server import SwiftServer
 
 OPTIONS = "offline=yes,settle=0.1,ttl=1"
@@ -58,7 +59,7 @@ def test_a_mount_starts_without_its_server_and_catches_up(server: SwiftServer, m
     (folder / "new").mkdir()
     (folder / "other").unlink()
     assert is_offline(mount)
-    assert "offline for" in run("swiftfs", "status", mount.path)
+    assert "offline for" in swiftfs("status", mount.path).stdout
 
     mount.kill()
     mount.start()
@@ -67,7 +68,7 @@ def test_a_mount_starts_without_its_server_and_catches_up(server: SwiftServer, m
 
     server.start()
     wait_until(lambda: not is_offline(mount))
-    run("swiftfs", "flush", mount.path)
+    assert swiftfs("flush", mount.path).returncode == 0
     listed = swift_cli(server, "list", "box").split()
     assert listed == ["folder/foreign", "folder/known", "folder/new", "folder/written"]
     assert (folder / "foreign").read_bytes() == Path(__file__).read_bytes()
@@ -113,8 +114,9 @@ def test_a_container_that_is_gone_costs_nothing(server: SwiftServer, mount: Moun
 def fails(mount: Mount, server: SwiftServer) -> str:
     """Mount, which must fail; return what that prints."""
     words = ("mount", "--foreground", "--cache-dir", mount.cache, "-o", OPTIONS, "box", mount.path)
-    environment = {**clean_environment(), **server.environment()}
-    return run("swiftfs", *words, check=False, environment=environment)
+    result = swiftfs(*words, environment=server.environment())
+    assert result.returncode == 1
+    return result.stderr
 
 
 def test_without_a_listing_the_mount_fails(server: SwiftServer, tmp_path: Path) -> None:
