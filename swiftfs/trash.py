@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import os_error
-from swiftfs.objects import ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import MAX_KEY_BYTES, Source
 
 TRASH_FOLDER = ".trash"
@@ -22,6 +22,11 @@ TRASH_PREFIX = TRASH_FOLDER + "/"
 
 OWNER = "swiftfs%00trash"
 """Metadata of a large object in the trash: its segments are its own. No xattr can have this name."""
+
+RESTORED = "swiftfs%00restored"
+"""Metadata of an object that was put back: its ETag then. No xattr can have this name.
+
+So a mount that has stored the same version before, and lost the answer, does not take it for that request."""
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _ENTRY = re.compile(r"(\d{4}-\d{2}-\d{2})/(.+)@(\d{6}\.\d{6})", re.DOTALL)
@@ -45,6 +50,11 @@ class Trashed:
     day: str
     key: str
     deleted: datetime
+
+
+def is_restored(info: ObjectInfo) -> bool:
+    """Return whether the object is as it was put back."""
+    return info.metadata.get(RESTORED) == info.version.etag
 
 
 def is_temporary(key: str) -> bool:

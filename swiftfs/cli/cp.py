@@ -68,7 +68,9 @@ def _run(
         for place in (*sources, target):
             place.check_account(account.label, account.place)
         try:
-            tally = _copy(account, options, sources, target, walk, CopyOptions(expiry, walk.no_clobber))
+            tally = _copy(
+                account, options, sources, target, walk, CopyOptions(expiry, walk.no_clobber, walk.update)
+            )
         finally:
             target.refresh()
         _report(tally, account, as_json=as_json)

@@ -58,6 +58,15 @@ def _end(_context: click.Context, _parameter: click.Parameter, text: str) -> int
         ) from None
 
 
+def _address(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    from ipaddress import ip_network
+
+    try:
+        return text and str(ip_network(text, strict=False)).removesuffix("/32").removesuffix("/128")
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: expected an address or a network such as 10.0.0.0/8") from None
+
+
 @click.command(
     epilog=examples(
         "swiftfs share ~/archive/film.mkv --for 7d",
@@ -83,7 +92,13 @@ def _end(_context: click.Context, _parameter: click.Parameter, text: str) -> int
 )
 @click.option("--prefix", is_flag=True, help="Share all below a folder: write a name before the URL's '?'.")
 @click.option("--filename", default="", metavar="NAME", help="The name under which a browser saves the file.")
-@click.option("--ip", default="", metavar="ADDRESS", help="Only from this address or network (10.0.0.0/8).")
+@click.option(
+    "--ip",
+    default="",
+    callback=_address,
+    metavar="ADDRESS",
+    help="Only from this address or network (10.0.0.0/8).",
+)
 @click.option(
     "--new-key",
     is_flag=True,

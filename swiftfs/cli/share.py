@@ -22,7 +22,8 @@ from swiftfs.store.temp_url import Share
 def end_of(text: str) -> int:
     """Return the end of a time such as `7d`, or a date or time, in Unix seconds; raise `ValueError`."""
     with suppress(ValueError):
-        return int(unix_time()) + parse_age(text)
+        if seconds := parse_age(text):
+            return int(unix_time()) + seconds
     end = int(datetime.fromisoformat(text).timestamp())
     if end <= unix_time():
         raise ValueError("it has passed")

@@ -14,12 +14,12 @@ from rich.filesize import decimal
 from swiftfs.cli.connection import account_options, connected
 from swiftfs.cli.wording import complain, pluralize, spinner
 from swiftfs.concurrency import unix_time
-from swiftfs.control.client import read_state
+from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.places import Place
 from swiftfs.errors import ConfigurationError, SwiftfsError, printable
 from swiftfs.maintenance.trash import TrashBin, TrashedFile, newest
 from swiftfs.objects import ObjectName
-from swiftfs.paths import Source, is_below
+from swiftfs.paths import SCHEME, Source, is_below
 
 Flags = Mapping[str, Any]
 
@@ -60,7 +60,7 @@ def run_empty(source: str, paths: tuple[str, ...], flags: Flags, *, age: int, as
 @contextmanager
 def _opened(text: str, flags: Flags) -> Iterator[tuple[Source, TrashBin]]:
     """Provide the trash of a source, or of the mount at a path, which shows changes at the end at once."""
-    mount = _mount(text) if text != "/" and text.startswith(("/", ".", "~")) else None
+    mount = _mount(text) if _is_path(text) else None
     source = Source.parse(mount.mount.source if mount is not None and mount.mount is not None else text)
     with connected(account_options(flags)) as account:
         if mount is None:
@@ -71,6 +71,13 @@ def _opened(text: str, flags: Flags) -> Iterator[tuple[Source, TrashBin]]:
             mount.flush()
         yield source, TrashBin(account.store, source)
         mount.refresh()
+
+
+def _is_path(text: str) -> bool:
+    """Return whether the text is the path of a mount point, not a source; `photos` may be either."""
+    if text == "/" or text.startswith(SCHEME):
+        return False
+    return text.startswith(("/", ".", "~")) or Path(text).absolute() in mountpoints()
 
 
 def _mount(text: str) -> Place:

@@ -18,7 +18,8 @@ def trash() -> None:
     """List, restore or delete for good what was deleted in a mount with -o trash=DAYS.
 
     SOURCE is CONTAINER, CONTAINER/PREFIX, / for the account, or the path of a mount point: that mount shows
-    changes at once, others when their listings are older than their option `ttl`.
+    changes at once, others when their listings are older than their option `ttl`. Write swift:CONTAINER if a
+    mount point in the current folder has the container's name.
     """
 
 

@@ -33,6 +33,7 @@ MTAB = Path("/etc/mtab")
 CONTAINER = "demo"
 TREE = "tree"
 BIG = "big.bin"
+COPY = "copy"
 BIG_MIB = 100
 SHOWN_LINES = 8
 """Lines shown of a command's output: the tour should fit on a screen or two."""
@@ -155,6 +156,7 @@ def run(mountpoint: Path | None, data: Path | None) -> None:
             _write(tour)
             _look(tour)
             _read_again(tour)
+            _keep(tour)
             if mountpoint is not None:
                 _stay(tour)
             else:
@@ -223,7 +225,7 @@ def _write(tour: Tour) -> None:
     tour.say("Make a container and mount it")
     tour.type("swift", "post", CONTAINER)
     _mount(tour, "cache")
-    for old in (TREE, BIG):
+    for old in (TREE, BIG, COPY):
         if (tour.mountpoint / old).exists():  # the data folder of an earlier demo
             tour.type("rm", "-r", f"{name}/{old}")
     tour.count()
@@ -253,15 +255,30 @@ def _read_again(tour: Tour) -> None:
     name = tour.mount_name
     tour.say("Unmount, mount again with an empty cache, and compare every byte")
     tour.type("swiftfs", "umount", name)
-    _mount(tour, "empty-cache")
+    _mount(tour, "empty-cache", "-o", "trash=30")
     tour.type("diff", "-r", TREE, f"{name}/{TREE}")
     tour.type("cmp", BIG, f"{name}/{BIG}")
     tour.console.print("  [green]all equal[/green]")
     tour.count()
 
 
-def _mount(tour: Tour, cache: str) -> None:
-    tour.type("swiftfs", "mount", CONTAINER, tour.mount_name, "--cache-dir", cache)
+def _keep(tour: Tour) -> None:
+    name = tour.mount_name
+    tour.say("Compare a folder with what is in Swift, without a download")
+    tour.type("swiftfs", "check", f"{CONTAINER}/{TREE}", "--against", TREE)
+    tour.count()
+    tour.say("Copy it on the server, and bring a deleted file back")
+    tour.type("swiftfs", "cp", "-r", f"{name}/{TREE}", f"{name}/{COPY}")
+    tour.type("rm", f"{name}/{BIG}")
+    tour.type("swiftfs", "trash", "restore", name, BIG)
+    tour.type("cmp", BIG, f"{name}/{BIG}")
+    tour.count()
+    tour.say("Give a file to somebody without a login, for a day")
+    tour.type("swiftfs", "share", f"{CONTAINER}/{TREE}/start", "--for", "1d", "--new-key")
+
+
+def _mount(tour: Tour, cache: str, *options: str) -> None:
+    tour.type("swiftfs", "mount", CONTAINER, tour.mount_name, "--cache-dir", cache, *options)
 
 
 def _stay(tour: Tour) -> None:

@@ -37,6 +37,7 @@ from swiftfs.paths import Source, is_below, split
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.trash import is_restored
 
 log = logging.getLogger(__name__)
 
@@ -317,7 +318,7 @@ class LateRequests:
                 return "headers"
             landed = False
         else:
-            landed = any(self._has_made(one, info) for one in found.lost)
+            landed = not is_restored(info) and any(self._has_made(one, info) for one in found.lost)
         if not landed:
             log.info("%s was changed by another client since a request was lost", found.name)
         return "object" if landed else None

@@ -1,9 +1,10 @@
 """Finds what `swiftfs cp` has to copy, and to which names, by the rules of cp(1)."""
 
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from swiftfs.attributes import decode_type, parse_last_modified
+from swiftfs.attributes import SPECIAL_TYPES, decode_type, parse_last_modified
 from swiftfs.errors import ConfigurationError, NotFound
 from swiftfs.filecache.segment_container import RCLONE_FOLDER
 from swiftfs.maintenance.copy_records import CopyRecords
@@ -136,6 +137,9 @@ class Walk:
         return Row(name.key, info.size, info.version.etag, info.content_type, "")
 
     def _check_target(self, sources: Sequence[Named], target: Named, there: Found) -> None:
+        parts = target.name.key.removesuffix("/").split("/") if target.name.key else []
+        if any(part in ("", ".", "..") for part in parts):
+            raise ConfigurationError(f"target {target.text}: a part of a name is empty, '.' or '..'")
         if there.is_folder:
             return
         is_single_folder = len(sources) == 1 and self._options.recursive
@@ -170,6 +174,9 @@ class Walk:
             before = inside.row
         if name == source.name:
             yield Refused(source.text, f"{source.text} and {target.text} are the same file")
+            return
+        if before is not None and _is_link(before) and not _is_link(row):
+            yield Refused(source.text, f"{name} is a symbolic link: give the path to which it leads")
             return
         if not self._begin(name):
             yield Refused(source.text, f"another source is copied to {name}")
@@ -269,6 +276,10 @@ def is_same(source: Row, target: Row) -> bool:
     if (source.size, source.content_type) != (target.size, target.content_type):
         return False
     return source.hash == target.hash or decode_type(source.content_type)[1].slo is not None
+
+
+def _is_link(row: Row) -> bool:
+    return decode_type(row.content_type)[0] == SPECIAL_TYPES[stat.S_IFLNK]
 
 
 def _time(row: Row) -> int:

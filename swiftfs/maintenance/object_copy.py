@@ -6,10 +6,11 @@ until then the target is as it was.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-from swiftfs.attributes import decode_type, is_directory_type
+from swiftfs.attributes import NS, decode_type, is_directory_type, parse_last_modified
 from swiftfs.concurrency import Executor, wait_all
 from swiftfs.errors import (
     AlreadyExists,
@@ -62,11 +63,12 @@ class CopyOptions:
     """How objects are copied.
 
     Without `expiry` copies lose the date at which the source is deleted. With `no_clobber` an object that
-    comes to the target meanwhile stays, if the server can make sure of that.
+    comes to the target meanwhile stays, if the server can make sure of that; with `update`, too: it is newer.
     """
 
     expiry: bool = True
     no_clobber: bool = False
+    update: bool = False
 
 
 class ObjectCopier:
@@ -237,7 +239,7 @@ class ObjectCopier:
         record.write(replace(unfinished, may_stand=True))
         try:
             is_slo = self._store_manifest(transfer, info, copied, unfinished.prefix)
-        except AlreadyExists:  # another client was faster, and `no_clobber` is asked for
+        except AlreadyExists:  # another client was faster, and `no_clobber` or `update` is asked for
             self._discard(unfinished.prefix)
             record.found = None
             raise
@@ -326,6 +328,14 @@ class ObjectCopier:
                 raise SegmentChanged(f"{segment.name}: another client changed it", may_land=False) from None
             return self._store.copy(segment.name, target, headers=headers).etag
 
+    def _check_unchanged(self, target: ObjectName, listed: Row) -> None:
+        """Raise `AlreadyExists` if another client has changed the target since it was listed."""
+        with suppress(NotFound):
+            changed = self._store.head(target).last_modified_ns
+            # A header tells whole seconds, rounded up.
+            if listed.last_modified and changed > parse_last_modified(listed.last_modified) + NS:
+                raise AlreadyExists(f"{target}: another client changed it", may_land=False)
+
     def _store_manifest(
         self, transfer: Transfer, info: ObjectInfo, copied: Manifest, prefix: ObjectName
     ) -> bool:
@@ -336,7 +346,9 @@ class ObjectCopier:
         """
         limits = self._store.limits()
         filled = Manifest(tuple(one for one in copied.segments if one.span))
-        if_absent = self._options.no_clobber
+        if_absent = self._options.no_clobber or (self._options.update and transfer.replaces is None)
+        if self._options.update and transfer.replaces is not None:
+            self._check_unchanged(transfer.target, transfer.replaces)
         if info.dlo_prefix is None or (limits.slo and 0 < len(filled.segments) <= limits.slo_segments):
             source = replace(info, preserved_headers=ObjectMeta.of(info).without_dlo().preserved_headers)
             headers = self._allowed(headers_of_copy(source, filled))

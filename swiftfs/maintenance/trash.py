@@ -19,7 +19,7 @@ from swiftfs.paths import Source
 from swiftfs.store.histories import Histories
 from swiftfs.store.paging import iter_containers, iter_pages, iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
-from swiftfs.trash import OWNER, TRASH_PREFIX, Trashed, TrashNames, is_over, parse
+from swiftfs.trash import OWNER, RESTORED, TRASH_PREFIX, Trashed, TrashNames, is_over, is_restored, parse
 
 PARALLEL = 16
 """Parallel requests for large objects: all answers are small."""
@@ -86,6 +86,9 @@ class TrashBin:
         """
         info = self._store.head(file.name)
         current = self._current(file.target)
+        if current is not None and is_restored(current) and current.version.etag == info.version.etag:
+            self._store.delete(file.name)  # an earlier attempt ended before this
+            return
         if current is not None and not force:
             raise Occupied(f"{file.path(self._source)}: there is a file; --force moves that into the trash")
         before, plain = Headers.of(info), _without_marks(info)
@@ -122,12 +125,55 @@ class TrashBin:
                 failures[name] = found
             else:
                 segments[name] = found
+        self._spare_named_elsewhere(files, segments, failures, pool)
         # The objects first: a manifest must not be left without its segments.
         failures |= self._store.delete_many([file.name for file in files if file.name not in failures])
         gone = [named for name, named in segments.items() if name not in failures]
         if unused := set[ObjectName]().union(*gone):
             failures |= self._store.delete_many(unused)
         return failures
+
+    def _spare_named_elsewhere(
+        self,
+        files: list[TrashedFile],
+        segments: dict[ObjectName, set[ObjectName]],
+        failures: dict[ObjectName, StoreError],
+        pool: Executor,
+    ) -> None:
+        """Leave out segments that the file itself, or another copy of it in the trash, names too.
+
+        Two mounts may have put the same version there, and a restore may have been killed.
+        """
+        targets = {file.target for file in files if segments.get(file.name)}
+        if not targets:
+            return
+        gone = {file.name for file in files}
+        others = [one for one in self.files() if one.target in targets and one.name not in gone]
+        holders = [*targets, *(one.name for one in others)]
+        for name, found in zip(holders, pool.map(self._named, holders), strict=True):
+            for file in files:
+                if not segments.get(file.name) or file.target not in (name, self._target_of(name)):
+                    continue
+                if isinstance(found, StoreError):
+                    failures[file.name] = found
+                    segments[file.name] = set()
+                else:
+                    segments[file.name] -= found
+
+    def _target_of(self, name: ObjectName) -> ObjectName:
+        origin = parse(name.key, self._source.prefix)
+        return ObjectName(name.container, origin.key) if origin is not None else name
+
+    def _named(self, name: ObjectName) -> set[ObjectName] | StoreError:
+        """Return the segments that a large object names, none of another one."""
+        try:
+            if not self._store.head(name).is_slo:
+                return set()
+            return {segment.name for segment in self._store.manifest(name).segments}
+        except (NotFound, BadRequest):
+            return set()
+        except StoreError as error:
+            return error
 
     def _own_segments(self, name: ObjectName) -> set[ObjectName] | StoreError:
         """Return the segments of an object that go with it."""
@@ -197,7 +243,7 @@ def newest(files: Iterable[TrashedFile]) -> list[TrashedFile]:
 
 
 def _without_marks(info: ObjectInfo) -> Headers:
-    """Return the headers of an object in the trash without those that only count there.
+    """Return the headers of an object in the trash for its restore, without those that only count there.
 
     A large object has no X-Delete-At from the trash: one that it had before is that of its segments, too.
     """
@@ -206,4 +252,5 @@ def _without_marks(info: ObjectInfo) -> Headers:
     ends = () if is_large else ("X-Delete-At",)
     kept = {name: value for name, value in headers.preserved_headers.items() if name not in ends}
     metadata = {name: value for name, value in headers.metadata.items() if name != OWNER}
+    metadata[RESTORED] = info.version.etag
     return replace(headers, metadata=metadata, preserved_headers=kept)

@@ -25,7 +25,7 @@ from swiftfs.objects import History, ObjectName
 from swiftfs.paths import Source, split
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.trash import TrashNames, is_over, is_temporary, parse
+from swiftfs.trash import RESTORED, TrashNames, is_over, is_temporary, parse
 
 MIB = 1024 * 1024
 DAY_NS = 86_400 * 10**9
@@ -473,7 +473,8 @@ def test_restoring(tmp_path: Path) -> None:
     assert keys(store) == ["large", "small"]
     for key, was in before.items():
         info = store.head(ObjectName("box", key))
-        assert (info.content_type, dict(info.metadata)) == (was.content_type, dict(was.metadata))
+        assert info.content_type == was.content_type
+        assert dict(info.metadata) == {**was.metadata, RESTORED: info.version.etag}
         assert dict(info.preserved_headers) == dict(was.preserved_headers)
     (tmp_path / "other").mkdir()
     with harness(store, tmp_path / "other", "segment_size=1M") as filesystem:
