@@ -48,10 +48,10 @@ class _Common(NamedTuple):
     foreign_headers_unknown: bool
 
 
-_Rare = tuple[str | None, tuple[str, ...], ObjectMeta | None, str, bool]
-"""`replaces_etag`, `sent`, `running`, `expires` and `expiry_changed`: rarely set."""
+_Rare = tuple[str | None, tuple[str, ...], ObjectMeta | None, str, str, bool]
+"""`replaces_etag`, `sent`, `running`, `trash`, `expires` and `expiry_changed`: rarely set."""
 
-_ABSENT: _Rare = (None, (), None, "", False)
+_ABSENT: _Rare = (None, (), None, "", "", False)
 
 
 @lru_cache(maxsize=1024)
@@ -113,7 +113,7 @@ class SleepingTask:
         self._common = _shared(_common(task, operation, mtime))
         rare = (
             *(operation.replaces_etag, operation.sent, operation.running),
-            *(operation.expires, operation.expiry_changed),
+            *(operation.trash, operation.expires, operation.expiry_changed),
         )
         self._rare = _ABSENT if rare == _ABSENT else rare
         _living[self] = task
@@ -171,7 +171,7 @@ class SleepingTask:
 
     def _unpack(self) -> Task:
         seq, created, size, mtime, _ = _NUMBERS.unpack(self._numbers)
-        common, (replaces_etag, sent, running, expires, expiry_changed) = self._common, self._rare
+        common, (replaces_etag, sent, running, trash, expires, expiry_changed) = self._common, self._rare
         operation = PutFile(
             self.name,
             FileRecord(self._file, size, None, Blocks.from_bytes(common.dirty), None),
@@ -182,6 +182,7 @@ class SleepingTask:
             common.foreign_headers_unknown,
             sent=sent,
             running=running,
+            trash=trash,
             expires=expires,
             expiry_changed=expiry_changed,
         )

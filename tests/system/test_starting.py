@@ -63,10 +63,10 @@ def test_create_makes_container_and_mount_point(
 @pytest.mark.parametrize(
     ("source", "requests"),
     [
-        ("{}", ["GET /auth", "DELETE {}/.swiftfs-", "HEAD {}"]),
+        ("{}", ["GET /auth", "HEAD {}", "DELETE {}/.swiftfs-"]),
         ("{} --ro", ["GET /auth", "HEAD {}"]),
         ("/", ["GET /auth", "HEAD "]),
-        ("{}/marked", ["GET /auth", "DELETE {}/marked/.swiftfs-", "HEAD {}", "HEAD {}/marked"]),
+        ("{}/marked", ["GET /auth", "HEAD {}", "DELETE {}/marked/.swiftfs-", "HEAD {}/marked"]),
     ],
     ids=["container", "read-only", "account", "prefix"],
 )

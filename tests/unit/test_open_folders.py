@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from support.harness import ME, change, listed, put, write
 from support.memory_store import MemoryStore
 from swiftfs.errors import NotFound, StoreError, Unavailable
 from swiftfs.objects import Limits, ObjectName
+from swiftfs.posix import directory_ops
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
@@ -213,9 +215,17 @@ def test_few_names_stay_in_memory(
     filesystem: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swiftfs.posix.directory_ops.KEPT", 10)
+    opened: list[directory_ops._OpenFolder] = []
+
+    class Recorded(directory_ops._OpenFolder):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            opened.append(self)
+
+    monkeypatch.setattr(directory_ops, "_OpenFolder", Recorded)
     fill(store, 1000)
     reader = Reader(filesystem)
-    folder = next(iter(filesystem.readdir.__self__._open.values()))  # type: ignore[attr-defined]
+    (folder,) = opened
     most = 0
     while reader.step():
         most = max(most, len(folder._kept))
