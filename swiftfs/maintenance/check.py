@@ -20,6 +20,7 @@ from swiftfs.maintenance.large_objects import Needed, NeededSegments, problem_of
 from swiftfs.maintenance.local_tree import Local, local_tree
 from swiftfs.maintenance.pending_names import PendingNames
 from swiftfs.maintenance.remote_tree import Remote, remote_tree
+from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source, unescape, without_hidden
 from swiftfs.store.protocol import ObjectStore
@@ -101,6 +102,18 @@ class Check:
             self._take(running.popleft().result(), needed)
         if path and not found:
             self._tell(Finding("missing", path, f"neither a file nor a folder in {self._wanted.source}"))
+        elif not found and not self._is_there():
+            text = f"there is no folder {self._subject.source}: check its name; a file is given as PATH"
+            self._tell(Finding("missing", "", text))
+
+    def _is_there(self) -> bool:
+        """Return whether the source itself exists: a container, or a prefix with a marker."""
+        source = self._subject.source
+        if not source.prefix:
+            return True
+        plain = source.prefix.removesuffix("/")
+        rows = self._store.list_page(source.container, prefix=plain, limit=1).rows
+        return any(row.key in (plain, source.prefix) and is_marker(row) for row in rows)
 
     def _pairs(self, path: str) -> Iterator[Pair]:
         remote = remote_tree(self._store, self._subject.source, _key(path))

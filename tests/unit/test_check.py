@@ -27,7 +27,7 @@ from swiftfs.maintenance.item_check import LOST_AFTER, Wanted
 from swiftfs.maintenance.local_tree import local_tree
 from swiftfs.maintenance.pending_names import PendingNames
 from swiftfs.maintenance.remote_tree import remote_tree
-from swiftfs.objects import Limits, Manifest, ObjectName, Segment
+from swiftfs.objects import DIRECTORY_TYPE, Limits, Manifest, ObjectName, Segment
 from swiftfs.paths import Source
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
@@ -488,3 +488,19 @@ def test_spans_are_hashed_one_by_one(sizes: list[int], step: int) -> None:
         hasher.feed(data[start : start + step])
     ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
     assert hasher.digests == [md5(data[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+
+
+def test_a_missing_segment_is_a_difference_although_its_bytes_cannot_be_read(store: MemoryStore) -> None:
+    store_large(store, "film", b"first", b"second")
+    store.delete(ObjectName("box_segments", "film/1"))
+    assert kinds(found(store, percent=100.0)) == [("segment", "film")]
+
+
+def test_a_source_that_is_not_there_is_missing(store: MemoryStore) -> None:
+    put(store, "box", "file", b"x")
+    store.put(ObjectName("box", "empty"), b"", Headers(DIRECTORY_TYPE))
+    assert found(store, source="box/empty") == []
+    for source in ("box/typo", "box/file"):
+        (finding,) = found(store, source=source)
+        assert (finding.kind, finding.path) == ("missing", "")
+        assert source in finding.text

@@ -49,7 +49,7 @@ class Copies:
                 records,
                 replaced,
                 segments,
-                CopyOptions(expiry, no_clobber),
+                CopyOptions(expiry, no_clobber, update),
                 self._count,
             )
             run = CopyRun(
@@ -448,7 +448,8 @@ def test_the_segments_of_a_copy_expire_with_it(store: MemoryStore, cp: Copies) -
     assert [dict(store.head(name).preserved_headers) for name in names] == [{"X-Delete-At": "9999999999"}] * 3
 
 
-def test_no_clobber_leaves_what_comes_meanwhile(store: MemoryStore, cp: Copies) -> None:
+@pytest.mark.parametrize("option", ["no_clobber", "update"])
+def test_what_comes_meanwhile_stays(store: MemoryStore, cp: Copies, option: str) -> None:
     put_large(store, "box/film")
 
     def hook(method: str, _subject: str) -> None:
@@ -457,7 +458,7 @@ def test_no_clobber_leaves_what_comes_meanwhile(store: MemoryStore, cp: Copies) 
             put(store, "other/film", b"another client's")
 
     store.hook = hook
-    tally = cp("box/film", "other/film", no_clobber=True)
+    tally = cp("box/film", "other/film", **{option: True})
     assert (tally.copied, tally.skipped, tally.failures) == (0, 1, [])
     assert read(store, ObjectName("other", "film"))[0] == b"another client's"
     assert keys(store, "other_segments") == set()
@@ -484,3 +485,20 @@ def test_a_failure_ends_only_its_file(store: MemoryStore, cp: Copies) -> None:
         1,
         3,
     )
+
+
+@pytest.mark.parametrize("target", ["other/a/../b", "other/a//b", "other/./b", "other/.."])
+def test_a_target_that_no_folder_can_have_is_refused(store: MemoryStore, cp: Copies, target: str) -> None:
+    put(store, "box/a")
+    with pytest.raises(ConfigurationError, match="a part of a name is empty"):
+        cp("box/a", target)
+    assert keys(store, "other") == set()
+
+
+def test_a_file_does_not_replace_a_symbolic_link(store: MemoryStore, cp: Copies) -> None:
+    put(store, "box/a")
+    put(store, "box/link", b"a", Headers("inode/symlink"))
+    (failure,) = cp("box/a", "box/link").failures
+    assert "is a symbolic link" in failure.reason
+    assert read(store, ObjectName("box", "link"))[0] == b"a"
+    assert cp("box/link", "box/other").copied == 1
