@@ -246,15 +246,13 @@ class ObjectCopier:
         record.remove()
         self._replaced.replaced(transfer.target, segments, is_slo=is_slo)
 
-    def _segment_headers(self, info: ObjectInfo) -> Headers | None:
-        """Return the headers of the segments of a copy, None for those of the source's segments.
+    def _segment_headers(self, info: ObjectInfo) -> Headers:
+        """Return the headers of the segments of a copy, whatever those of the source's segments are.
 
-        They must not stay longer than the object: they would be left behind.
+        They must not stay longer than the object, as they would be left behind, nor end before it.
         """
-        expiry = info.preserved_headers.get("X-Delete-At")
-        if not self._options.expiry:
-            return Headers(SEGMENT_TYPE)
-        return Headers(SEGMENT_TYPE, {}, {"X-Delete-At": expiry}) if expiry else None
+        expiry = info.preserved_headers.get("X-Delete-At", "") if self._options.expiry else ""
+        return Headers(SEGMENT_TYPE, {}, {"X-Delete-At": expiry} if expiry else {})
 
     def _resume(
         self, target: ObjectName, source: ObjectVersion, record: CopyRecord
@@ -281,7 +279,7 @@ class ObjectCopier:
             return
 
     def _copy_segments(
-        self, manifest: Manifest, prefix: ObjectName, stored: dict[str, Row], headers: Headers | None
+        self, manifest: Manifest, prefix: ObjectName, stored: dict[str, Row], headers: Headers
     ) -> Manifest:
         """Copy each segment once, however often the manifest names it; return the manifest of the copies."""
         sources = {segment.name: segment for segment in manifest.segments}
@@ -304,7 +302,7 @@ class ObjectCopier:
         return Manifest(tuple(renamed_segments(manifest.segments, copies)))
 
     def _copy_segment(
-        self, segment: Segment, target: ObjectName, stored: dict[str, Row], headers: Headers | None
+        self, segment: Segment, target: ObjectName, stored: dict[str, Row], headers: Headers
     ) -> str:
         """Copy a segment unless it is `stored` already; return its ETag."""
         row = stored.get(target.key)
@@ -315,7 +313,7 @@ class ObjectCopier:
         self._on_bytes(segment.size)
         return etag
 
-    def _copy_segment_now(self, segment: Segment, target: ObjectName, headers: Headers | None) -> str:
+    def _copy_segment_now(self, segment: Segment, target: ObjectName, headers: Headers) -> str:
         try:
             # One that is an SLO itself becomes an ordinary object with another ETag.
             condition = "" if segment.nested else segment.etag

@@ -448,6 +448,19 @@ def test_the_segments_of_a_copy_expire_with_it(store: MemoryStore, cp: Copies) -
     assert [dict(store.head(name).preserved_headers) for name in names] == [{"X-Delete-At": "9999999999"}] * 3
 
 
+def test_the_segments_of_a_copy_that_stays_do_not_expire(store: MemoryStore, cp: Copies) -> None:
+    """Another client has taken the date from the source, but not from its segments."""
+    put_large(store, "box/film")
+    for segment in store.manifest(ObjectName("box", "film")).segments:
+        headers = replace(
+            Headers.of(store.head(segment.name)), preserved_headers={"X-Delete-At": "9999999999"}
+        )
+        store.post(segment.name, headers)
+    assert cp("box/film", "other/film").copied == 1
+    for segment in store.manifest(ObjectName("other", "film")).segments:
+        assert not store.head(segment.name).preserved_headers
+
+
 @pytest.mark.parametrize("option", ["no_clobber", "update"])
 def test_what_comes_meanwhile_stays(store: MemoryStore, cp: Copies, option: str) -> None:
     put_large(store, "box/film")
