@@ -9,6 +9,7 @@ from swiftfs.cli.options import given
 from swiftfs.config.credentials import chosen_storage, login_environment
 from swiftfs.config.options import Options
 from swiftfs.config.sources import build_options, gather
+from swiftfs.errors import ConfigurationError, NotFound
 from swiftfs.service.daemon import log_to_terminal
 from swiftfs.store.connect import ConnectedAccount, connect
 from swiftfs.store.foreign_manifests import MayRead
@@ -35,3 +36,12 @@ def connected(options: Options, may_read: MayRead | None = None) -> Iterator[Con
         yield account
     finally:
         account.close()
+
+
+@contextmanager
+def container_of(container: str) -> Iterator[None]:
+    """Say in words that there is no such container, where a request of the block finds that."""
+    try:
+        yield
+    except NotFound:
+        raise ConfigurationError(f"no container {container!r}: check its name") from None

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from swiftfs.cli.connection import account_options, connected
+from swiftfs.cli.connection import account_options, connected, container_of
 from swiftfs.cli.wording import complain
 from swiftfs.concurrency import unix_time
 from swiftfs.config.options import parse_age
@@ -37,7 +37,7 @@ def run(
     place = find_place(path)
     share = Share(_name(place, **wanted), **wanted)
     place.flush()
-    with connected(account_options(flags)) as account:
+    with connected(account_options(flags)) as account, container_of(share.name.container):
         place.check_account(account.label, account.place)
         assert account.temp_urls is not None
         signed = Sharing(account.store, account.temp_urls, complain).url(share, new_key=new_key)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from swiftfs.cli.connection import account_options, connected
+from swiftfs.cli.connection import account_options, connected, container_of
 from swiftfs.cli.wording import complain, pluralize, spinner
 from swiftfs.concurrency import unix_time
 from swiftfs.control.client import mountpoints, read_state
@@ -62,7 +62,7 @@ def _opened(text: str, flags: Flags) -> Iterator[tuple[Source, TrashBin]]:
     """Provide the trash of a source, or of the mount at a path, which shows changes at the end at once."""
     mount = _mount(text) if _is_path(text) else None
     source = Source.parse(mount.mount.source if mount is not None and mount.mount is not None else text)
-    with connected(account_options(flags)) as account:
+    with connected(account_options(flags)) as account, container_of(source.container):
         if mount is None:
             yield source, TrashBin(account.store, source)
             return

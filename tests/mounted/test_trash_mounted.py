@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
 from datetime import datetime, timedelta, timezone
@@ -155,7 +156,18 @@ def test_restoring_refuses_to_replace(mounted: Mount, connection: Connection, co
     assert connection.get_object(container, "a")[1] == b"one"
     assert len(listed(mounted)) == 2  # the other version, and what was replaced
     one_line(trash(mounted, "restore", container), 2)
-    one_line(trash(mounted, "list", "no-such-container"))
+    assert "no container 'no-such-container'" in one_line(trash(mounted, "list", "no-such-container"))
+
+
+@pytest.mark.mount_options("trash=30")
+def test_a_mount_point_may_be_named_without_a_slash(mounted: Mount) -> None:
+    (mounted.path / "a").write_text("one")
+    (mounted.path / "a").unlink()
+    words = [sys.executable, "-m", "swiftfs", "trash", "restore", mounted.path.name, "a"]
+    environment = {**os.environ, **mounted.swift.environment()}
+    done = subprocess.run(words, cwd=mounted.path.parent, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"restored 1 file\n"), done.stderr
+    assert (mounted.path / "a").read_text() == "one"
 
 
 @pytest.mark.mount_options("trash=30,settle=2")

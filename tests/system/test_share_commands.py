@@ -156,7 +156,11 @@ def test_mistakes_are_told_in_one_line(
     assert "is a folder: --prefix shares" in refused(swift, keyed, "--for", "1h")
     assert "no such object" in refused(swift, f"{keyed}/none", "--for", "1h")
     assert "is not in a swiftfs mount" in refused(swift, tmp_path / "x", "--for", "1h")
-    for end in ("soon", "7", "2001-01-01", "7y"):
+    assert "no container 'nowhere'" in refused(swift, "nowhere/a", "--for", "1h")
+    for address in ("x", "999.1.1.1"):
+        line = one_line(swiftfs("share", f"{keyed}/d/a", "--for", "1h", "--ip", address), 2)
+        assert "expected an address or a network" in line
+    for end in ("soon", "7", "2001-01-01", "7y", "0s"):
         line = one_line(swiftfs("share", f"{keyed}/d/a", "--for", end), 2)
         assert "expected a time such as 30m, 12h or 7d" in line
     words = ("share", f"{keyed}/d", "--prefix", "--filename", "x", "--for", "1h")
