@@ -18,6 +18,7 @@ from swiftfs.concurrency import new_pool
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, SegmentContainer, places_of
 from swiftfs.filecache.upload_record import NO_JOURNAL, journal_of
+from swiftfs.maintenance.remote_tree import still_listed
 from swiftfs.objects import History, ObjectName, OlderName, Row
 from swiftfs.paths import SEGMENTS_SUFFIX, Source
 from swiftfs.store.paging import iter_containers, iter_pages, iter_versions, readable_rows
@@ -292,8 +293,22 @@ class Search:
             if info.dlo_prefix is not None:
                 return [], info.dlo_prefix
             return (self._segments_of(name) if info.is_slo else []), None
-        except (NotFound, BadRequest):  # another client changed it; the second pass finds its new state
+        except NotFound:
+            self._check_gone(name)
             return [], None
+        except BadRequest:  # another client changed it; the second pass finds its new state
+            return [], None
+
+    def _check_gone(self, name: ObjectName) -> None:
+        """Raise `ConfigurationError` if the listing still shows what the server does not find.
+
+        It may be that only these replicas lack it: what it names is needed.
+        """
+        if isinstance(name, OlderName) or still_listed(self._store, name):
+            raise ConfigurationError(
+                f"{name} is listed, but the server does not find it, so no segment is certain to be an "
+                "orphan: try again later, or delete it"
+            )
 
     def _segments_of(self, name: ObjectName) -> list[ObjectName]:
         """Return the segments of an SLO, and those of SLOs that are its segments.

@@ -14,6 +14,7 @@ from swiftfs.errors import BadRequest, ConfigurationError, NotFound, StoreError
 from swiftfs.filecache.segment_container import is_segment_of
 from swiftfs.journal.kept_segments import KeptSegments
 from swiftfs.maintenance.orphan_segments import may_be_manifest
+from swiftfs.maintenance.remote_tree import still_listed
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Source
 from swiftfs.store.histories import Histories
@@ -170,7 +171,9 @@ class TrashBin:
             if not self._store.head(name).is_slo:
                 return set()
             return {segment.name for segment in self._store.manifest(name).segments}
-        except (NotFound, BadRequest):
+        except NotFound as error:
+            return error if still_listed(self._store, name) else set()
+        except BadRequest:
             return set()
         except StoreError as error:
             return error

@@ -11,7 +11,7 @@ import pytest
 from support.memory_store import MemoryStore
 from support.stores import TEXT, put
 from swiftfs.attributes import Stored
-from swiftfs.errors import ConfigurationError
+from swiftfs.errors import ConfigurationError, NotFound
 from swiftfs.filecache.block_map import FileRecord, StoredSegment
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.segment_container import SEGMENT_NAME
@@ -107,6 +107,30 @@ def test_what_an_older_version_names_is_needed() -> None:
     store.set_history("a", History.NONE)
     with search_of(store) as search:
         assert len(run_search(search)) == 3
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_is_listed_and_not_found_is_not_gone(gone: bool) -> None:
+    """Some replicas may lack it for a moment; what the listing has forgotten was deleted."""
+    store = MemoryStore("a", "a_segments")
+    part = put(store, "a_segments", f"film/{OURS}/0000000000000-0123456789ab", b"part")
+    film = ObjectName("a", "film")
+    store.put_manifest(film, Manifest((part,)), TEXT)
+
+    def lose(method: str, subject: str) -> None:
+        if subject == str(film) and method in ("head", "manifest"):
+            if gone:
+                store.hook = None
+                store.delete(film)
+            raise NotFound(subject)
+
+    store.hook = lose
+    with search_of(store) as search:
+        if gone:
+            assert run_search(search) == [ObjectName("a_segments", f"film/{OURS}/")]
+        else:
+            with pytest.raises(ConfigurationError, match="a/film is listed, but the server does not find it"):
+                run_search(search)
 
 
 def test_a_dlo_protects_objects_below_its_prefix() -> None:
