@@ -129,7 +129,9 @@ class TrashBin:
         self._spare_named_elsewhere(files, segments, failures, pool)
         # The objects first: a manifest must not be left without its segments.
         failures |= self._store.delete_many([file.name for file in files if file.name not in failures])
-        gone = [named for name, named in segments.items() if name not in failures]
+        # Of a file of which a copy stays, that may name the segments of the others.
+        kept = {file.target for file in files if file.name in failures}
+        gone = [segments.get(file.name, set()) for file in files if file.target not in kept]
         if unused := set[ObjectName]().union(*gone):
             failures |= self._store.delete_many(unused)
         return failures
@@ -148,22 +150,22 @@ class TrashBin:
         targets = {file.target for file in files if segments.get(file.name)}
         if not targets:
             return
-        gone = {file.name for file in files}
-        others = [one for one in self.files() if one.target in targets and one.name not in gone]
-        holders = [*targets, *(one.name for one in others)]
-        for name, found in zip(holders, pool.map(self._named, holders), strict=True):
-            for file in files:
-                if not segments.get(file.name) or file.target not in (name, self._target_of(name)):
-                    continue
-                if isinstance(found, StoreError):
-                    failures[file.name] = found
-                    segments[file.name] = set()
-                else:
-                    segments[file.name] -= found
-
-    def _target_of(self, name: ObjectName) -> ObjectName:
-        origin = parse(name.key, self._source.prefix)
-        return ObjectName(name.container, origin.key) if origin is not None else name
+        ending = {file.name for file in files}
+        others = [one for one in self.files() if one.target in targets and one.name not in ending]
+        holders = [*((target, target) for target in targets), *((one.target, one.name) for one in others)]
+        needed: dict[ObjectName, set[ObjectName]] = {}
+        unknown: dict[ObjectName, StoreError] = {}
+        answers = pool.map(self._named, [name for _, name in holders])
+        for (target, _), found in zip(holders, answers, strict=True):
+            if isinstance(found, StoreError):
+                unknown[target] = found
+            else:
+                needed.setdefault(target, set()).update(found)
+        for file in files:
+            if segments.get(file.name) and file.target in unknown:
+                failures[file.name] = unknown[file.target]
+            elif file.name in segments:
+                segments[file.name] -= needed.get(file.target, set())
 
     def _named(self, name: ObjectName) -> set[ObjectName] | StoreError:
         """Return the segments that a large object names, none of another one."""

@@ -1,6 +1,7 @@
 """Files that come back from the trash: nothing takes them, or their segments, away again."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from support.harness import harness, read, write
 from support.late_store import LateStore, look, remove, settle, store_file
 from support.memory_store import MemoryStore
 from support.stored_objects import body, keys, segments
+from swiftfs.errors import AccessDenied, StoreError
 from swiftfs.maintenance.trash import TrashBin, TrashedFile
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source
@@ -88,6 +90,23 @@ def test_a_copy_that_ends_leaves_the_other_one_whole(box: MemoryStore, data: byt
     assert trash_of(box).delete([file]) == {}
     (other,) = trash_of(box).files()
     trash_of(box).restore(other)
+    assert body(box, "a") == data
+
+
+def test_a_copy_that_cannot_be_deleted_keeps_the_segments(box: MemoryStore, data: bytes) -> None:
+    (file,) = trash_of(box).files()
+    box.copy(file.name, twin_of(file), manifest_only=True)
+    delete_many = box.delete_many
+
+    def refuse_one(names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        wanted = list(names)
+        done = delete_many([name for name in wanted if name != file.name])
+        return done | {name: AccessDenied("no") for name in wanted if name == file.name}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(box, "delete_many", refuse_one)
+        assert set(trash_of(box).delete(trash_of(box).files())) == {file.name}
+    trash_of(box).restore(file)
     assert body(box, "a") == data
 
 
