@@ -37,7 +37,7 @@ from swiftfs.paths import Source, is_below, split
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers, ObjectStore
-from swiftfs.trash import is_restored
+from swiftfs.store.trash_names import is_restored
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from swiftfs.journal.operations import Delete, Move, PutFile, PutSpecial
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers, ObjectStore
-from swiftfs.trash import OWNER, is_over, parse
+from swiftfs.store.trash_names import OWNER, is_over, parse
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from swiftfs.paths import SEGMENTS_FOLDER
 from swiftfs.posix.versions import stored_at_ns
 from swiftfs.store.paging import iter_rows, iter_versions
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.trash import parse
+from swiftfs.store.trash_names import parse
 
 PARALLEL = 8
 """How many objects are copied at once; the server does the work."""

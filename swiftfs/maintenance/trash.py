@@ -20,7 +20,16 @@ from swiftfs.paths import Source
 from swiftfs.store.histories import Histories
 from swiftfs.store.paging import iter_containers, iter_pages, iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
-from swiftfs.trash import OWNER, RESTORED, TRASH_PREFIX, Trashed, TrashNames, is_over, is_restored, parse
+from swiftfs.store.trash_names import (
+    OWNER,
+    RESTORED,
+    TRASH_PREFIX,
+    Trashed,
+    TrashNames,
+    is_over,
+    is_restored,
+    parse,
+)
 
 PARALLEL = 16
 """Parallel requests for large objects: all answers are small."""

@@ -26,7 +26,7 @@ from swiftfs.attributes import (
 from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Folder, escape, plain_marker, slash_marker
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.trash import TRASH_FOLDER
+from swiftfs.store.trash_names import TRASH_FOLDER
 
 
 class _WeaklyReferenced:

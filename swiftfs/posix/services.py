@@ -18,7 +18,7 @@ from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.times import Times
 from swiftfs.store.histories import Histories
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.trash import TrashNames
+from swiftfs.store.trash_names import TrashNames
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 from swiftfs.errors import os_error
 from swiftfs.namespace.entry import Entry
 from swiftfs.paths import Source
-from swiftfs.trash import TrashNames, is_in_trash
+from swiftfs.store.trash_names import TrashNames, is_in_trash
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -25,7 +25,7 @@ from swiftfs.posix.pending import JournaledChange, PendingChanges
 from swiftfs.posix.services import Services
 from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.write_back import WriteBack
-from swiftfs.trash import TrashNames
+from swiftfs.store.trash_names import TrashNames
 
 THREADS = 1000
 """More threads than libfuse has."""

@@ -41,7 +41,7 @@ from swiftfs.store.histories import Histories
 from swiftfs.store.moved_view import MovedNames, MovedView
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.server_load import MOST
-from swiftfs.trash import TrashNames
+from swiftfs.store.trash_names import TrashNames
 
 PER_UPLOAD = 4
 """Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""

@@ -23,7 +23,7 @@ from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.retry import RetryingStore
 from swiftfs.store.transport import Counters
-from swiftfs.trash import TRASH_PREFIX
+from swiftfs.store.trash_names import TRASH_PREFIX
 
 SEGMENT = 128 * 1024
 """Bytes of a segment: as few as the cache's blocks allow, so that a large file is cheap."""

@@ -15,7 +15,7 @@ from swiftfs.maintenance.trash import TrashBin, TrashedFile
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.trash import RESTORED
+from swiftfs.store.trash_names import RESTORED
 
 MIB = 1024 * 1024
 LARGE = "trash=30,segment_size=1M"

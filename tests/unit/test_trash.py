@@ -25,7 +25,7 @@ from swiftfs.objects import History, ObjectName
 from swiftfs.paths import Source, split
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.trash import RESTORED, TrashNames, is_over, is_temporary, parse
+from swiftfs.store.trash_names import RESTORED, TrashNames, is_over, is_temporary, parse
 
 MIB = 1024 * 1024
 DAY_NS = 86_400 * 10**9
