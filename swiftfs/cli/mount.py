@@ -41,7 +41,6 @@ def run(
         mountpoint,
         options,
         Path(options.cache_dir).absolute() if options.cache_dir else None,
-        options.os_cloud or None,
         is_fixed=from_fstab or is_service(),
     )
     with made_if_missing(mountpoint) if options.create else nullcontext():

@@ -11,7 +11,7 @@ from pathlib import Path
 from swiftfs import __version__
 from swiftfs.concurrency import Event, new_event, new_thread
 from swiftfs.config.cache_dir import is_unused, locked, missing_folders, own_folder, remove_unused
-from swiftfs.config.credentials import chosen_storage
+from swiftfs.config.credentials import account_settings
 from swiftfs.control.drain import Drain
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
@@ -98,10 +98,7 @@ def _connected(request: MountRequest, environment: Mapping[str, str]) -> Iterato
     options = request.options
     account = connect(
         environment,
-        cloud=request.cloud,
-        storage=chosen_storage(options),
-        storage_policy=options.storage_policy,
-        insecure_storage=options.insecure_storage,
+        account_settings(options),
         may_read=_may_read(request),
         may_be_away=options.offline,
         throttle=Throttle(options.bwlimit, options.tpslimit),

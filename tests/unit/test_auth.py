@@ -18,9 +18,9 @@ from support.deadlines import within
 from support.keystone_accounts import KEYSTONE, SECRET, keystone_account
 from swiftfs.errors import ConfigurationError, LoginRefused, Unavailable
 from swiftfs.store import login_adapter
+from swiftfs.store.account_settings import StorageChoice
 from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
-from swiftfs.store.storage_url import StorageChoice
 
 
 @pytest.mark.parametrize(
