@@ -25,8 +25,7 @@ from swiftfs.maintenance import copy_run
 from swiftfs.maintenance.copy_records import CopyRecords
 from swiftfs.maintenance.copy_run import CopyRun, Tally
 from swiftfs.maintenance.copy_walk import Named, Walk, WalkOptions
-from swiftfs.maintenance.object_copy import CopyOptions, ObjectCopier
-from swiftfs.maintenance.replaced_segments import ReplacedSegments
+from swiftfs.maintenance.object_copy import CopyOptions, ObjectCopier, ReplacedSegments
 from swiftfs.objects import ObjectName
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.foreign_manifests import MayRead

@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from swiftfs.config.options import Options
-from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
 from swiftfs.store.account_settings import AccountSettings, StorageChoice
-from swiftfs.store.private_files import check_writers, is_readable_by_others
+from swiftfs.store.private_files import check_writers, is_readable_by_others, read_own_file
 
 CREDENTIALS = ("OS_", "ST_")
 """How the names of the variables with credentials begin."""

@@ -7,8 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from swiftfs.config.bandwidth import parse_bandwidth
-from swiftfs.store.timetable import NO_LIMIT, Timetable
+from swiftfs.store.timetable import NO_LIMIT, Timetable, parse_bandwidth
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 

@@ -14,7 +14,7 @@ from swiftfs.errors import BadRequest, ConfigurationError, NotFound, StoreError
 from swiftfs.filecache.segment_container import is_segment_of
 from swiftfs.journal.kept_segments import KeptSegments
 from swiftfs.maintenance.orphan_segments import may_be_manifest
-from swiftfs.maintenance.remote_tree import still_listed
+from swiftfs.maintenance.trees import still_listed
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Source
 from swiftfs.store.histories import Histories

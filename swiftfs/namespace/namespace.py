@@ -17,9 +17,8 @@ from swiftfs.namespace.entry import (
     implied_entry,
     with_head,
 )
-from swiftfs.namespace.folder_lister import FolderLister
+from swiftfs.namespace.folder_lister import FolderLister, FolderReader, ListingReader
 from swiftfs.namespace.folder_moves import FolderMoves
-from swiftfs.namespace.folder_reader import FolderReader, ListingReader
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
 from swiftfs.namespace.listing import Listing, Unlisted

@@ -12,15 +12,14 @@ from swiftfs import __version__
 from swiftfs.concurrency import Event, new_event, new_thread
 from swiftfs.config.cache_dir import is_unused, locked, missing_folders, own_folder, remove_unused
 from swiftfs.config.credentials import account_settings
-from swiftfs.control.drain import Drain
+from swiftfs.control.unmount import Drain
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
-from swiftfs.service.first_requests import check_policy
+from swiftfs.service.first_requests import check_policy, find_source
 from swiftfs.service.logging import HEADING
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mountpoint import MountRequest, check_mountpoint
 from swiftfs.service.signals import Termination, block_signals
-from swiftfs.service.source_memory import find_source
 from swiftfs.store.connect import ConnectedAccount, connect
 from swiftfs.store.foreign_manifests import MayRead
 from swiftfs.store.throttle import Throttle

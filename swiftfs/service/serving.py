@@ -15,24 +15,21 @@ from swiftfs.concurrency import Event, monotonic, new_event, new_thread
 from swiftfs.config.options import Options, readable_size
 from swiftfs.control.collector import StatusCollector
 from swiftfs.control.detached_mount import DetachWatch
-from swiftfs.control.drain import Drain
-from swiftfs.control.live_options import LiveOptions
-from swiftfs.control.unmount import detach, died
+from swiftfs.control.live_options import LiveOptions, live_options
+from swiftfs.control.unmount import Drain, detach, died
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.codec import load as load_codec
 from swiftfs.objects import Usage
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import build
-from swiftfs.service.first_requests import begin
-from swiftfs.service.live import live_options
+from swiftfs.service.daemon import notify
+from swiftfs.service.first_requests import FoundSource, SourceMemory, begin, identity_of
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.service.reconnection import Mounted, Reconnection
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
-from swiftfs.service.source_memory import FoundSource, SourceMemory, identity_of
-from swiftfs.service.systemd import notify
 from swiftfs.service.trash_sweep import TrashSweep
 from swiftfs.store.connect import ConnectedAccount
 

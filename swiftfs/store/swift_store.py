@@ -46,8 +46,23 @@ from swiftfs.store.request import WORK_SECONDS, Reading, Request, quoted_path
 from swiftfs.store.server_load import ServerLoad
 from swiftfs.store.throttle import Throttle, busy_time
 from swiftfs.store.transport import Answer, Counters, Transport
-from swiftfs.store.wire.info import INFO_BYTES, UNKNOWN, read_limits
-from swiftfs.store.wire.listings import listing_query, read_containers, read_page
+from swiftfs.store.wire.info import (
+    CONTAINER_META,
+    INFO_BYTES,
+    UNKNOWN,
+    account_usage,
+    container_usage,
+    read_limits,
+)
+from swiftfs.store.wire.listings import (
+    CURRENT,
+    listing_query,
+    read_containers,
+    read_page,
+    read_versions,
+    version_query,
+    versions_query,
+)
 from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire, named_objects
 from swiftfs.store.wire.object_headers import (
     content_length,
@@ -58,8 +73,6 @@ from swiftfs.store.wire.object_headers import (
     to_wire,
 )
 from swiftfs.store.wire.ranged_get import OtherSize, RangedGet
-from swiftfs.store.wire.usage import CONTAINER_META, account_usage, container_usage
-from swiftfs.store.wire.versions import CURRENT, read_versions, version_query, versions_query
 
 PUT_SECONDS = 120.0
 """Longest wait for an answer after a body was sent: the server first writes it to its replicas."""

@@ -21,12 +21,10 @@ from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.maintenance.check import Check, Subject
-from swiftfs.maintenance.file_hashes import SpanHasher
 from swiftfs.maintenance.findings import Finding
-from swiftfs.maintenance.item_check import LOST_AFTER, Wanted
-from swiftfs.maintenance.local_tree import local_tree
-from swiftfs.maintenance.pending_names import PendingNames
-from swiftfs.maintenance.remote_tree import remote_tree
+from swiftfs.maintenance.item_check import LOST_AFTER, SpanHasher, Wanted
+from swiftfs.maintenance.other_journals import PendingNames
+from swiftfs.maintenance.trees import local_tree, remote_tree
 from swiftfs.objects import DIRECTORY_TYPE, Limits, Manifest, ObjectName, Segment
 from swiftfs.paths import Source
 from swiftfs.store.object_meta import ObjectMeta

@@ -14,8 +14,7 @@ from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.maintenance.copy_records import CopyRecords
 from swiftfs.maintenance.copy_run import CopyRun, Progress, Tally
 from swiftfs.maintenance.copy_walk import Named, Walk, WalkOptions
-from swiftfs.maintenance.object_copy import CopyOptions, ObjectCopier
-from swiftfs.maintenance.replaced_segments import ReplacedSegments
+from swiftfs.maintenance.object_copy import CopyOptions, ObjectCopier, ReplacedSegments
 from swiftfs.objects import DIRECTORY_TYPE, Limits, Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 

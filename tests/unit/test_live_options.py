@@ -14,10 +14,9 @@ from support.noise import noise
 from support.stored_objects import foreign
 from swiftfs.config.options import OPTIONS
 from swiftfs.config.prices import Prices
-from swiftfs.control.live_options import LIVE, LiveOptions
+from swiftfs.control.live_options import LIVE, LiveOptions, live_options
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.live import live_options
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.transport import Counters
 
