@@ -387,6 +387,11 @@ class RetryingStore:
         seconds = min(self._policy.deadline, remaining())
         end = busy_time() + seconds  # tenacity would use its own clock
 
+        def pause(seconds: float) -> None:
+            may_block("waits to repeat a request")
+            # An event instead of a sleep: `close` ends all pauses, and an unmount does not wait for them.
+            self._closing.wait(seconds)
+
         def remember(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
             self._presence.suspect(error)
@@ -407,7 +412,7 @@ class RetryingStore:
                 or self._reading.has_ended()
                 or busy_time() + state.upcoming_sleep >= end
             ),
-            sleep=self._sleep,
+            sleep=pause,
             before_sleep=remember,
             reraise=True,
         )
@@ -423,11 +428,6 @@ class RetryingStore:
                 if asked and type(error) is Unavailable and busy_time() + asked >= end:
                     raise _postponed(error, asked) from None
                 raise
-
-    def _sleep(self, seconds: float) -> None:
-        may_block("waits to repeat a request")
-        # An event instead of a sleep: `close` ends all pauses, and an unmount does not wait for them.
-        self._closing.wait(seconds)
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
