@@ -13,10 +13,8 @@ from rich.filesize import decimal
 
 from swiftfs.attributes import PIN_ATTRIBUTE, UNPIN_ATTRIBUTE
 from swiftfs.cli.wording import KINDS, complain, counts, pluralize, spinner
-from swiftfs.config.sources import from_words
+from swiftfs.config.sources import SET_COMMAND, from_words
 from swiftfs.control.client import flush, mount_of, read_state, retry, set_options
-from swiftfs.control.live_options import ORIGIN
-from swiftfs.control.unmount import unmount
 from swiftfs.errors import ConfigurationError, DeadMount, printable
 from swiftfs.journal.queue_report import AWAY, QueuedChange
 
@@ -64,6 +62,8 @@ def _tell_read_only(mountpoint: Path) -> None:
 
 def run_umount(mountpoint: Path) -> None:
     """Unmount, and return when everything is stored; errors as in `unmount`."""
+    from swiftfs.control.unmount import unmount  # noqa: PLC0415  the others need nothing of it
+
     try:
         with spinner(f"unmounting {mountpoint}") as show:
             held = unmount(
@@ -81,7 +81,7 @@ def run_set(mountpoint: Path, words: tuple[str, ...], *, as_json: bool) -> None:
     for word in words:
         if "=" not in word:
             raise ConfigurationError(f"{word!r}: write OPTION=VALUE, such as bwlimit=2M")
-    options = set_options(mountpoint, from_words(words, ORIGIN))
+    options = set_options(mountpoint, from_words(words, SET_COMMAND))
     if as_json:
         click.echo(json.dumps(options, indent=2))
         return

@@ -59,6 +59,9 @@ UNIT_VARIABLES = frozenset({"SWIFTFS_SOURCE", "SWIFTFS_MOUNTPOINT", "SWIFTFS_CHE
 EXPIRE = "expire"
 """The table of a TOML file that has a rule a line, which the option of this name has together."""
 
+SET_COMMAND = "swiftfs set"
+"""The origin of options that are changed while a mount runs."""
+
 _MOUNTED = "as mounted"
 
 _OPTIONS_VARIABLE = "SWIFTFS_OPTIONS"

@@ -10,7 +10,7 @@ from swiftfs.attributes import SET_SEPARATOR
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.config.options import OPTIONS, Options
 from swiftfs.config.prices import Prices
-from swiftfs.config.sources import Setting, changed_options
+from swiftfs.config.sources import SET_COMMAND, Setting, changed_options
 from swiftfs.control.budget import Budget
 from swiftfs.errors import ConfigurationError
 
@@ -26,8 +26,6 @@ LIVE = (
     *("read_ahead", "prefetch", "cache_size", "uploads", "settle", "drain"),
 )
 """The options that can be changed while a mount runs, in the order in which they are shown."""
-
-ORIGIN = "swiftfs set"
 
 
 class LiveOptions:
@@ -66,7 +64,7 @@ class LiveOptions:
 
     def answer(self, request: str) -> str:
         """Carry out the `name=value`s of a request; return the options in force, or the error, as JSON."""
-        settings = [Setting(*_pair(word), ORIGIN) for word in request.split(SET_SEPARATOR) if word]
+        settings = [Setting(*_pair(word), SET_COMMAND) for word in request.split(SET_SEPARATOR) if word]
         try:
             self.change(settings)
         except ConfigurationError as error:
