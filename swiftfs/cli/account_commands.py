@@ -1,6 +1,7 @@
 """The commands that need no mount: `cp`, `share`, `restore` and `trash`, declared as those of `cli/app.py`.
 
-None is loaded before it runs."""
+None is loaded before it runs.
+"""
 
 from typing import Any
 

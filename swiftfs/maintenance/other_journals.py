@@ -1,6 +1,7 @@
 """What the journals on this machine have: segments that they need, and names whose changes wait.
 
-Mounts may have them open meanwhile."""
+Mounts may have them open meanwhile.
+"""
 
 import os
 import sqlite3
@@ -91,10 +92,7 @@ class PendingNames:
 
     def _journals(self) -> Iterator[Path]:
         for root in dict.fromkeys(self._roots):
-            if os.access(root, os.R_OK | os.X_OK):
-                for journal in (root / JOURNAL, *sorted(root.glob(f"*/{JOURNAL}"))):
-                    if os.access(journal, os.R_OK):
-                        yield journal
+            yield from (journal for journal in _journals(root) if os.access(journal, os.R_OK))
 
 
 def _operations(journal: Path) -> list[Operation]:
@@ -141,13 +139,13 @@ def journaled(cache_root: Path) -> Journaled:
     A root that this user may not read is ignored. Raise `ConfigurationError` for a journal that cannot be
     read, or has another format.
     """
-    if not os.access(cache_root, os.R_OK | os.X_OK):
-        return Journaled()
     return Journaled.all_of(_read(journal) for journal in _journals(cache_root))
 
 
 def _journals(root: Path) -> Iterator[Path]:
-    yield from (path for path in (root / JOURNAL, *sorted(root.glob(f"*/{JOURNAL}"))) if path.exists())
+    """Yield the journals in a folder and its subfolders; none if this user may not read it."""
+    if os.access(root, os.R_OK | os.X_OK):
+        yield from (path for path in (root / JOURNAL, *sorted(root.glob(f"*/{JOURNAL}"))) if path.exists())
 
 
 def _read(journal: Path) -> Journaled:

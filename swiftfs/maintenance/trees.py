@@ -2,7 +2,8 @@
 
 In a listing there are also folders that only their children show. A file's position is its key, a folder's
 its key and a slash; folders come before files of the same position (the file `d/` is an object with bytes of
-that name). Positions are compared as texts, as Swift does."""
+that name). Positions are compared as texts, as Swift does.
+"""
 
 import heapq
 import os

@@ -1,6 +1,7 @@
 """Reads files that a user names, and checks which other users can read or change a file.
 
-They may be pipes; no read waits for ever."""
+They may be pipes; no read waits for ever.
+"""
 
 import errno
 import grp

@@ -1,6 +1,7 @@
 """How many bytes a second a mount may send and receive, by the time of day and the day of the week.
 
-The option `bwlimit` is read here, too: one rate, one for each direction, or a timetable of them."""
+The option `bwlimit` is read here, too: one rate, one for each direction, or a timetable of them.
+"""
 
 import math
 import re

@@ -1,6 +1,7 @@
 """What a server says of itself in `/info`, and of accounts and containers in the headers of a HEAD.
 
-A feature that `/info` does not list is not used."""
+A feature that `/info` does not list is not used.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
