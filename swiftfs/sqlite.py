@@ -71,9 +71,9 @@ def migrate(database: sqlite3.Connection, schema: Schema, path: Path) -> None:
 def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") -> sqlite3.Connection:
     """Open or create a file that only its owner may read; any thread may use the connection.
 
-    An older format is migrated. Raise `OtherFormat` for a database that must not be changed,
-    `sqlite3.DatabaseError` for a damaged one or one that lacks a table, `sqlite3.OperationalError` (its
-    subclass) and `OSError` for a file that cannot be opened.
+    An older format is migrated. Raise `OtherFormat` if the database must not be changed,
+    `sqlite3.DatabaseError` if it is damaged or lacks a table, and `OSError` or `sqlite3.OperationalError` (a
+    subclass) if the file cannot be opened.
     """
     _check_format_read_only(path, schema)
     database = sqlite3.connect(path, check_same_thread=False)

@@ -1,4 +1,4 @@
-"""The options of a running mount: which are in force, which can be changed, and what carries that out."""
+"""The options of a running mount: those in force, and the functions that change some of them."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ LIVE = (
 
 
 class LiveOptions:
-    """The options in force. `setters` has for each option that can be changed what carries that out.
+    """The options in force. `setters` has a function for each option that can be changed.
 
     A value is in force in the whole mount, or not at all: all values are checked before the first one counts.
     """

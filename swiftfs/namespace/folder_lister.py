@@ -113,7 +113,7 @@ class StreamReader:
         return listing.add_page(page, is_kept=is_kept)
 
     def _own(self, listing: Listing) -> list[Entry]:
-        """Return the names that this mount has changed, and the folders that exist because of that."""
+        """Return the names that this mount has changed, and the folders above them."""
         self._finish(listing, self._begun)
         found: list[Entry | None] = []
         unlisted = []

@@ -352,7 +352,7 @@ class Namespace:
         self._root = entry
 
     def record_new_folder(self, path: str, entry: Entry) -> None:
-        """Record that a folder that was just created is empty, which saves the request for its listing."""
+        """Record that a new folder is empty: that saves the request for its listing."""
         listing = Listing(self._source.folder(path), self._defaults)
         page = Page((), (), "", True)
         listing.add_page(page)

@@ -43,8 +43,7 @@ class KeptTimes:
 class Times:
     """The kept times by inode number, which a file keeps when it is renamed.
 
-    Not locked: of two calls at the same moment one may be forgotten, which no program can tell from the order
-    in which they came.
+    Not locked: of two calls at the same moment one may be lost, as if the other had come later.
     """
 
     def __init__(self, inodes: Inodes) -> None:

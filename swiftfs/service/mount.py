@@ -116,7 +116,7 @@ def _may_read(request: MountRequest) -> MayRead | None:
 
 
 def announce(request: MountRequest, cache: Path) -> None:
-    """Begin the log with what is mounted, where, by which release and with which cache folder."""
+    """Begin the log: what is mounted where, by which release, with which cache folder."""
     log.info(
         "%s is mounted on %s by swiftfs %s; cache folder %s",
         *(request.source, request.mountpoint, __version__, cache),

@@ -1,6 +1,6 @@
 """The requests of a login: within limits of time and size, and only to the servers that the user named.
 
-URLs are brought into one form, so that the server that is compared is the one that gets the request.
+URLs are brought into one form: the server that is compared is the one that gets the request.
 
 Keystone says only that it refuses a password, so the likely cause is tried out: the same password is sent to
 the same server, twice at most, and only at the first login of a command. Servers may lock a user out after

@@ -94,8 +94,8 @@ _NOTHING = os.makedev(1, 3)
 def read_own_file(path: Path, check: Callable[[int], None]) -> str:
     """Return the text of a file or pipe that `check` accepts, given its open descriptor.
 
-    Raise `OSError`, whose `strerror` is for users, for one that cannot be read, that is something else, or
-    that takes too long; `UnicodeDecodeError` unless it is in UTF-8.
+    Raise `OSError` if it cannot be read, is something else, or takes too long; its `strerror` is for users.
+    Raise `UnicodeDecodeError` unless it is in UTF-8.
     """
     # Otherwise opening a FIFO waits until somebody writes to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

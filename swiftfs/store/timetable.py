@@ -27,8 +27,7 @@ class Timetable:
     """Rates, each from a minute of the week on; Monday begins at 0. `text` is how the user has written it.
 
     The last rates of a week count until the first ones of the next. The clock on the wall decides: an hour
-    that summer time repeats gets the rates of its times twice, and times that it leaves out take effect at
-    the next minute that there is.
+    that summer time repeats has its rates twice, and a start that it skips counts from the next minute on.
     """
 
     text: str

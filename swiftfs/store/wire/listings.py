@@ -137,7 +137,7 @@ def _page(
     limit: int,
     limits: Limits,
 ) -> Page:
-    """Build the page. Swift's last page is one that is not full, that of look-alikes an empty one."""
+    """Build the page. The last one is the first that is not full; with look-alikes, the first empty one."""
     count = len(rows) + len(subdirs)
     last = not count or (limits.is_swift and count < (limit or limits.listing))
     end = max([row.key for row in rows[-1:]] + list(subdirs[-1:]), default=marker)
