@@ -60,7 +60,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class WalkOptions:
-    """What is copied: folders too if `recursive`, over nothing if `no_clobber`, over older ones if `update`."""
+    """What is copied: folders too if `recursive`.
+
+    With `no_clobber` nothing is copied over others, with `update` only over what is older.
+    """
 
     recursive: bool = False
     no_clobber: bool = False
