@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
@@ -89,9 +90,8 @@ def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") ->
         else:
             migrate(database, schema, path)
             # A damaged catalogue may have lost a table: an INSERT would fail only in the middle of the work.
-            with closing(_in_memory(schema)) as whole:
-                if missing := _tables(whole) - _tables(database):
-                    raise sqlite3.DatabaseError(f"it lacks {', '.join(sorted(missing))}")  # noqa: TRY301
+            if missing := _all_tables(schema) - _tables(database):
+                raise sqlite3.DatabaseError(f"it lacks {', '.join(sorted(missing))}")  # noqa: TRY301
     except BaseException:
         database.close()
         raise
@@ -170,6 +170,12 @@ def _in_memory(schema: Schema) -> sqlite3.Connection:
     database = sqlite3.connect(":memory:", check_same_thread=False)
     make_tables(database, schema)
     return database
+
+
+@cache
+def _all_tables(schema: Schema) -> frozenset[str]:
+    with closing(_in_memory(schema)) as whole:
+        return frozenset(_tables(whole))
 
 
 def _put_aside(path: Path, suffix: str) -> Path:
