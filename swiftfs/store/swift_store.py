@@ -46,6 +46,7 @@ from swiftfs.store.request import WORK_SECONDS, Reading, Request, quoted_path
 from swiftfs.store.server_load import ServerLoad
 from swiftfs.store.throttle import Throttle, busy_time
 from swiftfs.store.transport import Answer, Counters, Transport
+from swiftfs.store.unproved_copies import proved_copy
 from swiftfs.store.wire.info import (
     CONTAINER_META,
     INFO_BYTES,
@@ -394,7 +395,10 @@ class SwiftStore:
             read_timeout=WORK_SECONDS,
             long_running=True,
         )
-        return ObjectVersion(target, etag_of(self._send_copy(request, source, manifest_only=manifest_only)))
+        stored = etag_of(self._send_copy(request, source, manifest_only=manifest_only))
+        if not stored:
+            stored = proved_copy(self.head, source, target, manifest_only=manifest_only)
+        return ObjectVersion(target, stored)
 
     def _send_copy(self, request: Request, source: ObjectName, *, manifest_only: bool) -> Mapping[str, str]:
         """Send a COPY, and return the answer's headers.
