@@ -1,8 +1,8 @@
 """A model of TCP over a long way: what a connection carries begins small, doubles, and ends at a window.
 
-A network of this machine has no latency worth naming, and its connections carry all at once. On a real one
-a new connection costs a round trip, sends ten segments in the first one after that, twice as many in each that
-follows, and never more than the receiver's window in one. A connection that was idle begins again (RFC 5681).
+A network within one machine has no latency worth naming, and its connections carry all at once. On a real one
+a new connection costs a round trip, sends ten segments in the first one after that, twice as many in each
+that follows, and never more than the receiver's window. One that was idle begins again (RFC 5681).
 """
 
 import asyncio
@@ -13,7 +13,7 @@ FIRST_FLIGHT = 10 * 1460
 """Bytes that a connection sends in its first round trip (RFC 6928)."""
 
 WINDOW = 3 * 1024**2
-"""Bytes: what Linux lets a receiver have under way with its own settings (`tcp_rmem` of 6 MiB, half of it data)."""
+"""Bytes that Linux lets be under way to a receiver: half of the 6 MiB of `tcp_rmem`."""
 
 IDLE_SECONDS = 0.2
 """After so long without data, and a round trip, a connection begins with the first flight again."""
@@ -50,7 +50,7 @@ class Sender:
             return
         if self._last + self.round_trip + IDLE_SECONDS < loop.time():
             self._window = FIRST_FLIGHT
-        # A first flight leaves at once; later windows are spread over their round trip by the acknowledgements.
+        # A first flight leaves at once; acknowledgements spread later windows over their round trip.
         self._credit = self._window if self._window == FIRST_FLIGHT else 0.0
         self._last = loop.time()
         self._step()

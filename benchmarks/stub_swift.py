@@ -1,9 +1,9 @@
 """A Swift that answers in constant time: objects in memory, in a process of its own.
 
 The real Swift takes 8 ms of CPU for a PUT, which bounds every client on one machine. This one takes a
-twentieth of that, and answers each request `delay` seconds after it has come. It has what mounts need: a login (v1), containers, objects,
-listings, manifests and bulk deletes. It checks nothing but ETags. With a long link its connections begin
-slowly, as those of TCP do (`long_link.py`).
+twentieth of that, and answers each request `delay` seconds after it has come. It has what mounts need: a
+login (v1), containers, objects, listings, manifests and bulk deletes. It checks nothing but ETags. With a
+long link its connections begin slowly, as those of TCP do (`long_link.py`).
 """
 
 import asyncio

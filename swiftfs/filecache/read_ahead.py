@@ -26,8 +26,8 @@ GROWTH = 4
 """How many times the bytes that were read are downloaded ahead at most: a reader that stops wastes them."""
 
 GROWTH_FROM_BEGINNING = 64
-"""The same for a reader that began at the file's beginning: most of these read all. Over a long way all connections
-must be busy soon, because each of them is slow at first (TCP)."""
+"""The same for a reader that began at the file's beginning: most of these read all. Over a long way all
+connections must be busy soon, because each of them is slow at first (TCP)."""
 
 HEADER = 512 * 1024
 """Bytes at the beginning that do not count in that if they are read in small steps: many programs look at
@@ -54,17 +54,20 @@ class Pace:
         self._seconds = 0.0
         self._bytes = 0
         self._since: float | None = None
+        self._begun = 0.0
 
     def begin_read(self, now: float) -> None:
         """Record that a read begins."""
         if not self.under_way and self._since is not None:
             self._seconds += now - self._since
         self.under_way += 1
+        self._begun = now
 
-    def end_read(self, now: float) -> None:
-        """Record that a read is answered."""
+    def end_read(self, now: float) -> float:
+        """Record that a read is answered; return how long the last one has taken."""
         self.under_way -= 1
         self._since = now
+        return now - self._begun
 
     def is_idle(self, now: float) -> bool:
         """Return whether nobody has read for a while."""
@@ -262,7 +265,11 @@ class Link:
     def __init__(self, rate: Callable[[], float] = lambda: math.inf) -> None:
         self.rate = rate
         self.piece_seconds = 0.0
-        """How long the last downloads ahead took, from the request to the last byte; 0 if there was none."""
+        """How long the last downloads ahead took, from the request to the last byte; 0 if unknown."""
+
+    def waited(self, seconds: float) -> None:
+        """Record how long a read has waited: the first piece takes so long at least."""
+        self.piece_seconds = self.piece_seconds or seconds
 
     def came(self, seconds: float) -> None:
         """Record how long a download ahead has taken."""
@@ -328,7 +335,7 @@ class Streams:
 
     def ended(self, stream: Stream) -> None:
         """Record that a read is answered."""
-        stream.pace.end_read(monotonic())
+        self._link.waited(stream.pace.end_read(monotonic()))
 
     def came(self, seconds: float) -> None:
         """Record how long a download ahead has taken, from its request to its last byte."""
