@@ -1,5 +1,4 @@
-"""The corners at which transfers are compared: near and far, idle and busy, with capped connections, and over a
-long link."""
+"""The corners at which transfers are compared: near, far, idle, busy, capped connections, and a long link."""
 
 import contextlib
 import subprocess
