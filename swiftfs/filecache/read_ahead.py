@@ -30,8 +30,9 @@ GROWTH_FROM_BEGINNING = 64
 connections must be busy soon, because each of them is slow at first (TCP)."""
 
 HEADER = 512 * 1024
-"""Bytes at the beginning that do not count in that if they are read in small steps: many programs look at
-headers, and the kernel reads 128 KiB further than they do."""
+"""Bytes at the beginning that do not count in that: many programs look at headers, and the kernel reads 128 KiB
+further than they do. Less if a piece takes longer and the program does not read in small steps: then waiting
+for it costs more than what may be wasted."""
 
 REORDERED = 2 * 1024 * 1024
 """Bytes. The kernel, and programs with several threads, read so far out of order."""
@@ -202,14 +203,14 @@ class Stream:
         """Return how many bytes ahead of the reader the next piece is requested."""
         # No reader gets further in that time than the rate allows, however fast it is.
         taken = min(self.pace.bytes_in(piece_seconds), rate * piece_seconds)
-        return max(self._smallest // 2, int(min(self._most_ahead, MARGIN * taken)))
+        return max(self._smallest // 2, int(min(self._most_ahead(piece_seconds), MARGIN * taken)))
 
-    @property
-    def _most_ahead(self) -> int:
-        """How many bytes ahead of the reader are justified by what it has read."""
+    def _most_ahead(self, piece_seconds: float) -> float:
+        """Return how many bytes ahead of the reader are justified by what it has read."""
         if self.begin:
             return GROWTH * self.extent if self.extent > FIRST_PIECE else 0
-        return GROWTH_FROM_BEGINNING * (self.extent - (0 if self._has_large_steps else HEADER))
+        header = HEADER * LEAST_SECONDS / piece_seconds if self._has_large_steps else HEADER
+        return GROWTH_FROM_BEGINNING * (self.extent - header)
 
     def _plan_first(self, offset: int, size: int, piece: int) -> Iterator[tuple[int, int]]:
         """Yield what the first read needs more: nothing for one in the middle, which may be a random one."""
