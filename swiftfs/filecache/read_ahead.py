@@ -30,9 +30,9 @@ GROWTH_FROM_BEGINNING = 64
 connections must be busy soon, because each of them is slow at first (TCP)."""
 
 HEADER = 512 * 1024
-"""Bytes at the beginning that do not count in that: many programs look at headers, and the kernel reads 128 KiB
-further than they do. Less if a piece takes longer and the program does not read in small steps: then waiting
-for it costs more than what may be wasted."""
+"""Bytes at the beginning that do not count in that: many programs look at headers, and the kernel reads 128
+KiB further than they do. Less if a piece takes longer and the program does not read in small steps: then
+waiting for it costs more than what may be wasted."""
 
 REORDERED = 2 * 1024 * 1024
 """Bytes. The kernel, and programs with several threads, read so far out of order."""

@@ -173,7 +173,7 @@ def test_connections_that_begin_slowly_are_used_together_soon(
 
 @pytest.mark.parametrize(
     ("latency", "step", "most"),
-    [(0.02, BLOCK, MIB), (0.1, BLOCK // 2, MIB), (0.1, BLOCK, 20 * MIB)],
+    [(0.02, BLOCK, MIB), (0.1, BLOCK // 2, MIB), (0.1, BLOCK, 24 * MIB)],
 )
 def test_a_reader_of_a_header_wastes_little(clock: ManualClock, latency: float, step: int, most: int) -> None:
     """What is requested ahead; what has not come when the file is closed is given up."""
