@@ -180,7 +180,7 @@ class _Request:
 
 
 class ListingFetcher:
-    """Gets listings by `fetch`, which its threads call, and which adds them to `listings`.
+    """Calls `fetch` in its threads: that gets a listing and adds it to `listings`.
 
     `recall` returns what is known of a folder without the server, None if nothing is. `lock` is the
     namespace's. It guards the listings, the running requests and the outage.

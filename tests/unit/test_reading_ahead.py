@@ -9,13 +9,13 @@ import pytest
 
 from support.cache_rig import MIB, CacheRig, CorruptingStore, read, settle
 from support.noise import repeated_noise
-from swiftfs.config.bandwidth import parse_bandwidth
 from swiftfs.config.options import parse_size
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
 from swiftfs.store.throttle import Throttle
+from swiftfs.store.timetable import parse_bandwidth
 
 pytest_plugins = ["support.cache_fixtures"]
 
