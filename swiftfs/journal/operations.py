@@ -259,11 +259,6 @@ class MoveFolder:
     is_handed_on: bool = False
     deleted: tuple[str, ...] = ()
 
-    @property
-    def may_copy(self) -> bool:
-        """Whether a process that takes this up may still copy what is absent at the target."""
-        return not (self.served or self.undone)
-
     def copies(self) -> list[tuple[ObjectName, ObjectName]]:
         """Return the old and new names of the objects; none before they are recorded, and so not copied."""
         names = [(ObjectName(self.container, one.key), one.key) for one in self.objects or ()]

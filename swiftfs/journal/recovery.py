@@ -220,8 +220,8 @@ class Recovery:
         remnants: list[Remnant] = [(deletion, error) for deletion in getattr(error, "left", ())]
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
         if error.retryable:
-            # The mount serves files from now on, and programs may delete some at the target. So no later
-            # process may copy them again: it only deletes sources that have their copy.
+            # The mount serves files from now on, and programs make and delete some at both places. So a later
+            # process only looks which copies name the segments of their sources, and gives the move up.
             log.warning("the interrupted move of %s cannot be finished now: %s", names, error)
             return _End(carried, tasks, again=[Record(record.seq, record.path, _as_served(operation))])
         log.warning("the interrupted move of %s is given up: %s", names, error)
@@ -237,6 +237,8 @@ class Recovery:
     def _deletions_again(self, operation: Move | MoveFolder) -> list[Task]:
         """Return the deletion, if there was one, that a move which is given up was to replace."""
         if not isinstance(operation, Move) or operation.replaces_etag != ANY_VERSION or self._late is None:
+            return []
+        if operation.served:  # what is at the target may be a program's by now
             return []
         path, now = self._late.path_of(operation.target), monotonic()
         try:
