@@ -21,6 +21,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.sleeping_tasks import SleepingTask, SleepingTasks, can_sleep
 from swiftfs.journal.tasks import NONE, Failure, Retrying, State, Task, Waiting
+from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.paths import Folder, markers_above, parent_markers
 from swiftfs.store.moved_view import MovedNames
@@ -104,8 +105,9 @@ class TaskQueue:
             _block(task, after)
         self._append(task)
         if isinstance(task.operation, MoveObject):
-            version = ObjectVersion(task.operation.source, etag_of(task.operation.row))
-            self._moved.begin(version, task.operation.target)
+            row = task.operation.row
+            version = ObjectVersion(task.operation.source, etag_of(row))
+            self._moved.begin(version, task.operation.target, is_marker=is_marker(row))
         if isinstance(task.operation, Delete | Move):
             # Swift has no folders: one whose marker is not stored yet exists only by its objects.
             for name in parents_of(task.operation):

@@ -415,6 +415,43 @@ def test_an_object_of_another_client_at_the_new_name_stays(refused: FileSystem, 
     assert read(refused, "/e/03") == b"theirs"
 
 
+def test_another_client_s_file_at_the_new_name_of_a_marker_is_shown_beside_the_folder(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    store.put(ObjectName("box", "d/sub"), b"", Headers(DIRECTORY_TYPE))
+    halt = Halt(store, "copy", AccessDenied, subject="box/d/sub")
+    refused.rename("/d", "/e")
+    wait_until(lambda: "e/sub/x" in keys(store) and halt.reached.is_set())
+    foreign(store, "e/sub", b"theirs")
+    refused.refresh()
+    assert names(refused, "/e") == [*ALL, "sub%file"]
+    assert refused.getattr("/e/sub%file").size == len(b"theirs")
+    assert read(refused, "/e/sub%file") == b"theirs"
+    assert names(refused, "/e/sub") == ["x"]
+    halt.go_on()
+    wait_until(is_quiet(refused))
+    assert body(store, "e/sub") == b"theirs"
+
+
+def test_a_marker_that_cannot_move_is_that_of_the_folder_that_was_made_again(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    """It has no bytes that anybody needs, so it is not parked."""
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+    halt = Halt(store, "copy", AccessDenied, subject="box/d")
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    refused.mkdir("/d", 0o755, ME)
+    refused.chmod("/e", 0o700)
+    foreign(store, "e", b"theirs")
+    halt.go_on()
+    wait_until(is_quiet(refused))
+    assert keys(store) == sorted(["d", "e", *moved_keys()])
+    assert body(store, "e") == b"theirs"
+    refused.refresh()
+    assert names(refused, "/") == ["d", "e", "e%file"]
+
+
 def test_what_was_copied_is_shown_though_another_client_has_replaced_it_at_the_old_name(
     store: MemoryStore, cache: Path
 ) -> None:
