@@ -111,8 +111,8 @@ class ObjectMoves:
     def resume_move(self, operation: Move, keeper: CopyKeeper = KEEPS_NOTHING) -> list[Remnant]:
         """Finish a move that a dead process left; a newer version at either name is kept.
 
-        Raise `StoreError` if the objects at both names are kept; so are they if a mount has served files since:
-        a program may have made either.
+        Raise `StoreError` if the objects at both names are kept, which they also are if a mount has served
+        files since: a program may have made either.
         """
         source, target = self._head(operation.source), self._head(operation.target)
         expected = source.version.etag if source is not None else operation.etag
@@ -200,9 +200,9 @@ class ObjectMoves:
     def resume_folder(self, operation: MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
         """Finish a move that a dead process left; newer versions at either place are kept.
 
-        Only objects that are absent at the target and unchanged at the source are copied. If a mount has served
-        files since, both places are kept: programs may have made and deleted files at either. A move that was
-        being undone is given up: a late request of that process may delete any copy.
+        Only objects that are absent at the target and unchanged at the source are copied. If a mount has
+        served files since, both places are kept: programs may have made and deleted files at either. A move
+        that was being undone is given up: a late request of that process may delete any copy.
         """
         left = InterruptedMove(
             operation,

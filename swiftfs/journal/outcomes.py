@@ -346,8 +346,8 @@ class Outcomes:
     def _is_needed(self, task: Task) -> bool:
         """Return whether an object must stay shown at its new name, although Swift refuses to move it.
 
-        A change there may need its bytes, and one of the old name would overwrite them. The marker of a folder
-        has none.
+        A change there may need its bytes, and one of the old name would overwrite them. The marker of a
+        folder has none.
         """
         if not isinstance(task.operation, MoveObject) or is_marker(task.operation.row):
             return False

@@ -452,6 +452,28 @@ def test_a_marker_that_cannot_move_is_that_of_the_folder_that_was_made_again(
     assert names(refused, "/") == ["d", "e", "e%file"]
 
 
+def test_a_folder_that_was_made_again_where_a_marker_is_left_can_be_removed(
+    store: MemoryStore, cache: Path
+) -> None:
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+
+    def refuse_deletion(method: str, subject: str) -> None:
+        if method in ("delete", "delete_many") and subject == "box/d":
+            raise AccessDenied("no")
+
+    with harness(store, cache, "settle=30,background_rename=10") as filesystem:
+        halt = Halt(store, "copy", subject="box/d")
+        filesystem.rename("/d", "/e")
+        assert halt.reached.wait(20)
+        filesystem.mkdir("/d", 0o755, ME)
+        store.hook = refuse_deletion
+        halt.go_on()
+        wait_until(lambda: [one.kind for one in filesystem.waiting()] == ["PutMarker"])
+        store.hook = None
+        filesystem.rmdir("/d")
+    assert keys(store) == sorted(["e", *moved_keys()])
+
+
 def test_what_was_copied_is_shown_though_another_client_has_replaced_it_at_the_old_name(
     store: MemoryStore, cache: Path
 ) -> None:
