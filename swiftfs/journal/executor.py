@@ -345,14 +345,6 @@ class Executor:
             self.removal.share_all(operation.copies())
             raise
 
-    def was_not_copied(self, operation: Move) -> bool:
-        """Return whether the target of a move has an object of another version than the one to copy."""
-        try:
-            target = self._store.head(operation.target)
-        except NotFound:
-            return False
-        return operation.etag not in (None, target.version.etag)
-
     def delete_together(self, operations: Sequence[Delete]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of the SLOs, in few requests; return the failures."""
         failures: dict[ObjectName, StoreError] = {}

@@ -332,6 +332,8 @@ class Scheduler:
         with self._changed:
             tasks = remnant_tasks(self._queue, task.path, operation, remnants)
             self._add_remnants(task, operation, tasks)
+        if tasks:  # a power cut must not take their records, and leave the one that ends the move
+            self._db.sync()
 
     def _add_remnants(
         self, task: Task, operation: Move | MoveObject | MoveFolder, tasks: Collection[Task]
@@ -368,8 +370,15 @@ class Scheduler:
             elif outcome.error is not None:
                 self._outcomes.abort([task], outcome.error)
             else:
-                self._keep_remnants(task, operation, outcome.left)
-                self._outcomes.succeed(task, None)
+                self._end_move(task, operation, outcome.left)
+
+    def _end_move(self, task: Task, operation: MoveObject, left: Collection[Remnant]) -> None:
+        try:
+            self._keep_remnants(task, operation, left)
+        except OSError as refused:
+            self._outcomes.fail(task, refused)
+        else:
+            self._outcomes.succeed(task, None)
 
 
 class _Flush:

@@ -19,7 +19,7 @@ from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -375,6 +375,32 @@ def test_one_that_found_no_server_is_given_up_by_the_next_mount(
     kept = {f"d/{name}": f"d/{name}".encode() for name in "abcd"}
     assert contents(store) == {**kept, "e/a": b"newer", "e/c": b"d/c"}
     assert records(tmp_path) == []
+
+
+def test_what_a_rename_was_to_replace_is_deleted_though_no_server_finishes_it(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """The call that deleted it had returned."""
+    put_all(store, "d", "e")
+    etags = [store.head(ObjectName("box", key)).version.etag for key in "de"]
+    move = Move(
+        ObjectName("box", "d"),
+        ObjectName("box", "e"),
+        etag=etags[0],
+        replaces_etag=ANY_VERSION,
+        deleted=etags[1],
+    )
+    leave(tmp_path, move)
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "head":
+            raise Unavailable("no")
+
+    store.hook = hook
+    with harness(store, tmp_path) as filesystem:
+        store.hook = None
+        assert names(filesystem, "/") == ["d"]
+    assert contents(store) == {"d": b"d"}
 
 
 def test_what_the_crash_left_undeletable_waits(store: MemoryStore, tmp_path: Path) -> None:
