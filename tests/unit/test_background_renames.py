@@ -1,5 +1,6 @@
 """Renames of large folders: the objects move when the call has returned, and are shown as if they had."""
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.journal.queue_report import QueueReport, RenameProgress
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.store.protocol import Headers
 
 COUNT = 30
@@ -450,6 +452,28 @@ def test_a_marker_that_cannot_move_is_that_of_the_folder_that_was_made_again(
     assert body(store, "e") == b"theirs"
     refused.refresh()
     assert names(refused, "/") == ["d", "e", "e%file"]
+
+
+def test_a_rename_begins_again_when_a_move_is_refused_meanwhile(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stayed at its old name is in the target, which was looked at before that."""
+    halt = Halt(store, "copy", AccessDenied, subject="box/d/03")
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    hand_in = RenameOps._hand_in_below
+
+    def refuse_first(operations: RenameOps, old: str, new: str) -> None:
+        halt.go_on()
+        wait_until(is_quiet(refused))
+        hand_in(operations, old, new)
+
+    monkeypatch.setattr(RenameOps, "_hand_in_below", refuse_first)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        refused.rename("/e", "/d")
+    assert names(refused, "/d") == ["03"]
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTEMPTY)):
+        refused.rename("/e", "/d")
 
 
 def test_a_folder_that_was_made_again_where_a_marker_is_left_can_be_removed(
