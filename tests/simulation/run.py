@@ -33,6 +33,7 @@ from simulation.mount import (
     stored_body,
     stored_tree,
     tree_of,
+    will_replace,
 )
 from simulation.plan import History, Life
 from simulation.programs import Program
@@ -43,7 +44,6 @@ from swiftfs import concurrency
 from swiftfs.config.cache_dir import CONTENT
 from swiftfs.errors import NotFound, SwiftfsError
 from swiftfs.journal import backlog, task_queue
-from swiftfs.journal.operations import Delete, MoveObject, PutFile, PutMarker, PutSpecial
 from swiftfs.journal.queue_report import QueuedChange
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -394,26 +394,11 @@ class _Simulation:
         if method == "theirs" and body is not None:
             sure = any(fault.kind == "theirs first" for fault in self._history.faults)
             self._model.stored_theirs(path, body, sure=sure)
-            if self._will_replace(name):
+            if self._filesystem is not None and will_replace(self._filesystem, name):
                 self._model.touch(path)
         is_known = body is None or body in self._model.bodies or self._model.may_be_mixed(body)
         if body is not None and not is_known and not self._model.mixed:
             self._scheduler.failures.append(f"invented: {method} made {name} {describe_bytes(body)}")
-
-    def _will_replace(self, name: ObjectName) -> bool:
-        """Return whether a change waits that replaces or deletes whatever is there: the last writer wins.
-
-        No deletion does it of what the mount has shown there and Swift may still refuse.
-        """
-        if self._filesystem is None:
-            return False
-        # Without the lock: this is called in the moment of a request, whoever has it.
-        operations = [task.operation for task in self._filesystem.services.journal._queue.chain(name)]
-        if any(isinstance(one, PutFile | PutSpecial) for one in operations):
-            return True
-        if any(isinstance(one, MoveObject | PutMarker) for one in operations):
-            return False
-        return any(isinstance(one, Delete) and not one.is_conditional for one in operations)
 
     def _do(self, call: Callable[[], T], name: str) -> T | None:
         """Make a call in a simulated thread; return None if it failed."""
