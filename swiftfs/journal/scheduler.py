@@ -322,7 +322,10 @@ class Scheduler:
                 Waiting(0.0),
                 promised=True,
             )
-            self._add_remnants(task, operation, [left])
+            behind = self._queue.next_after(operation.target, task)
+            is_stored_later = behind is not None and not isinstance(behind.operation, Delete)
+            # Until then it is all that Swift has of the file; a power cut may take the new state.
+            self._add_remnants(task, operation, [left], after=behind if is_stored_later else None)
         self._outcomes.delete_instead(task, operation.target, error, etag_of(row))
         return True
 
@@ -336,16 +339,20 @@ class Scheduler:
             self._db.sync()
 
     def _add_remnants(
-        self, task: Task, operation: Move | MoveObject | MoveFolder, tasks: Collection[Task]
+        self,
+        task: Task,
+        operation: Move | MoveObject | MoveFolder,
+        tasks: Collection[Task],
+        after: Task | None = None,
     ) -> None:
-        """Add the deletions of what a move has left. Lock held."""
+        """Add the deletions of what a move has left, which wait for `after`. Lock held."""
         if isinstance(operation, MoveObject) and self._queue.take_over(operation.source, task):
             return
         self._db.finish([], [left.record() for left in tasks])
         # Recorded before the record of the move is dropped: a process that dies between the two commits
         # leaves both, and the next one deletes twice. In the other order the old names would stay.
         for left in tasks:
-            self._queue.add(left)
+            self._queue.add(left, after)
             task.left += names_of(left.operation)[:1]
 
     def _move_objects(self, batch: list[Task]) -> None:

@@ -382,6 +382,20 @@ def test_what_was_deleted_does_not_come_back_when_swift_refuses_to_move_it(
     assert body(store, "e/04") == b"newer"
 
 
+def test_what_was_overwritten_is_in_swift_until_the_new_state_is(store: MemoryStore, cache: Path) -> None:
+    """A power cut may take that."""
+    with harness(store, cache, "settle=30,background_rename=10") as filesystem:
+        halt = Halt(store, "copy", AccessDenied, subject="box/d/04")
+        filesystem.rename("/d", "/e")
+        assert halt.reached.wait(20)
+        write(filesystem, "/e/04", b"newer")
+        halt.go_on()
+        wait_until(lambda: {one.kind for one in filesystem.waiting()} == {"PutFile", "Delete"})
+        assert body(store, "d/04") == b"4"
+    assert keys(store) == moved_keys()
+    assert body(store, "e/04") == b"newer"
+
+
 def test_what_is_needed_at_its_new_name_is_parked_when_swift_refuses_to_move_it(
     refused: FileSystem, store: MemoryStore
 ) -> None:
