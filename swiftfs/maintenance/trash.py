@@ -22,10 +22,10 @@ from swiftfs.store.paging import iter_containers, iter_pages, iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.trash_names import (
     OWNER,
-    RESTORED,
     TRASH_PREFIX,
     Trashed,
     TrashNames,
+    as_restored,
     is_over,
     is_restored,
     parse,
@@ -267,5 +267,4 @@ def _without_marks(info: ObjectInfo) -> Headers:
     ends = () if is_large else ("X-Delete-At",)
     kept = {name: value for name, value in headers.preserved_headers.items() if name not in ends}
     metadata = {name: value for name, value in headers.metadata.items() if name != OWNER}
-    metadata[RESTORED] = info.version.etag
-    return replace(headers, metadata=metadata, preserved_headers=kept)
+    return as_restored(replace(headers, metadata=metadata, preserved_headers=kept), info.version.etag)

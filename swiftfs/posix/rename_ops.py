@@ -241,6 +241,8 @@ class RenameOps:
         rename = FolderRename(old, new, source, destination, over_folder=target is not None)
         self._hand_in_below(old, new)
         with self._journal.carrying(rename) as carried:
+            if carried.have_stayed(since):  # neither folder is as it was: the kernel begins again
+                raise os_error(errno.ESTALE, new)
             self._directories.keep_parent(old)
             # By the old paths, at which they are shown until now.
             before = {path: self._namespace.folder_moves.pending(path) for path in carried.paths()}

@@ -14,6 +14,15 @@ from swiftfs.attributes import decode_type
 from swiftfs.config.cache_dir import HEADS, JOURNAL, VERSIONS
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError
+from swiftfs.journal.operations import (
+    ANY_VERSION,
+    Delete,
+    Move,
+    MoveObject,
+    PutFile,
+    PutMarker,
+    PutSpecial,
+)
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
@@ -158,3 +167,23 @@ def orphans(store: Adversary) -> list[str]:
     there = store._containers.get(SEGMENTS)
     found = sorted(set(there.objects) - named) if there is not None else []
     return [key for key in found if not key.startswith(THEIRS)]
+
+
+def will_replace(filesystem: FileSystem, name: ObjectName) -> bool:
+    """Return whether a change waits that replaces or deletes whatever is at a name: the last writer wins.
+
+    No deletion does it of what the mount has shown there and Swift may still refuse. Those that a rename
+    replaces come back if it fails.
+    """
+    # Without the lock: this is called in the moment of a request, whoever has it.
+    operations = [task.operation for task in filesystem.services.journal._queue.chain(name)]
+    if any(isinstance(one, PutFile | PutSpecial) for one in operations):
+        return True
+    if any(isinstance(one, MoveObject | PutMarker) for one in operations):
+        return False
+    return any(
+        one.replaces_etag == ANY_VERSION
+        if isinstance(one, Move)
+        else isinstance(one, Delete) and not one.is_conditional
+        for one in operations
+    )
