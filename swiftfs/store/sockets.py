@@ -7,15 +7,16 @@ after another, would hold a request for ever. Here each read and write gets the 
 import io
 import math
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from http.client import HTTPResponse
+from http import HTTPStatus
+from http.client import HTTPMessage, HTTPResponse, IncompleteRead, UnknownProtocol
 from typing import Any
 
 from requests.adapters import HTTPAdapter
 
-from swiftfs.store.answer_head import HeadReader
+from swiftfs.store.answer_head import BrokenHead, read_headers
 from swiftfs.store.throttle import UNTHROTTLED, Lane, Throttle, busy_time
 
 SEND_SECONDS = 30.0
@@ -36,6 +37,10 @@ HEADER_BYTES = 1024**2
 OVERHEAD = 16
 """How many bytes may come for each byte of a body: a chunk of one byte has six. Without a limit the lines
 that may follow the last chunk could be endless."""
+
+
+MAX_DIGITS = 100
+"""A longer Content-Length is no length: Python refuses to convert thousands of digits."""
 
 
 class AnswerTooLong(OSError):
@@ -180,21 +185,6 @@ def limited(limits: Limits) -> Iterator[None]:
         _limits.reset(token)
 
 
-_CARRIER = "X-Swiftfs-Name-"
-
-
-def carried(name: str) -> str:
-    """Return a stand-in for the name of a header that swiftclient and requests would refuse or change.
-
-    The connection sends the header under its own name, in UTF-8.
-    """
-    return name if name.isascii() and name.isprintable() else _CARRIER + name.encode().hex()
-
-
-def _uncarried(name: str) -> str | bytes:
-    return bytes.fromhex(name[len(_CARRIER) :]) if name.lower().startswith(_CARRIER.lower()) else name
-
-
 class LimitedAdapter(HTTPAdapter):
     """Sends requests over sockets that keep the limits of `limited`."""
 
@@ -218,12 +208,15 @@ def _limit_pools(manager: Any) -> None:
 
 
 def _limited_pool(pool: Any) -> Any:
-    connection = type("LimitedConnection", (_Connection, pool.ConnectionCls), {})
+    connection = type("LimitedConnection", (LimitedConnection, pool.ConnectionCls), {})
     return type(pool.__name__, (pool,), {"ConnectionCls": connection})
 
 
-class _Response(HTTPResponse):
-    """An answer that is read within the limits; also that of a proxy to CONNECT."""
+class Response(HTTPResponse):
+    """An answer that is read within the limits; also that of a proxy to CONNECT.
+
+    http.client and the email package would take longer for its head than for all else.
+    """
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         self._limits = _limits.get()
@@ -238,28 +231,78 @@ class _Response(HTTPResponse):
             self._limits.begin_body()
 
     def _read_head(self) -> None:
-        file, head = self.fp, HeadReader(self.fp)
-        self.fp = head  # type: ignore[assignment]
-        try:
-            super().begin()
-        finally:
-            if self.fp is not None:  # else it was closed
-                self.fp = file
-        for name, value in head.others:
-            # As its own parser does: `headers[name] = value` refuses such names in newer releases of Python.
+        """Read the head as `HTTPResponse.begin` does, but all of its lines."""
+        status = HTTPStatus.CONTINUE
+        while status == HTTPStatus.CONTINUE:
+            version, status, reason = self._read_status()  # type: ignore[attr-defined]
+            headers = read_headers(self.fp)
+        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
+            raise UnknownProtocol(version)
+        self.code = self.status = int(status)
+        self.reason, self.version = reason.strip(), 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
+        self.fields = headers
+        self.headers = self.msg = HTTPMessage()
+        for name, value in headers:
+            # As its own parser does: `headers[name] = value` refuses some names in newer releases of Python.
             self.headers.set_raw(name, value)
+        self._frame({name.lower(): value for name, value in reversed(headers)})
+        if len({value for name, value in headers if name.lower() == "content-length"}) > 1:
+            raise BrokenHead("it has several lengths")
+
+    def _frame(self, headers: Mapping[str, str]) -> None:
+        """Set where the body ends, and whether the connection does (RFC 9112, 6.3 and 9.3)."""
+        self.chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+        self.chunk_left, self.length = None, None
+        length = headers.get("content-length", "")
+        if not self.chunked and length.isascii() and length.isdecimal() and len(length) < MAX_DIGITS:
+            self.length = int(length)
+        has_body = self.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED) and self.status >= 200
+        if not has_body or self._method == "HEAD":  # type: ignore[attr-defined]
+            self.length = 0
+        is_endless = self.length is None and not self.chunked
+        self.will_close = is_endless or self._check_close()  # type: ignore[attr-defined]
+
+    def read1(self, n: int = -1) -> bytes:
+        """Return some bytes of the body, none only at its end; raise `IncompleteRead` if it ends early."""
+        data = super().read1(n)
+        if not data and n and self.length:
+            raise IncompleteRead(b"", self.length)
+        return data
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the connection may take another request: the body was read completely."""
+        is_read = self.fp is None or (self.length == 0 and not self.chunked)
+        return is_read and not self.will_close
 
 
-class _Connection:
+class LimitedConnection:
     """Overrides methods of urllib3's connections: it comes first among the base classes of ours."""
 
-    response_class = _Response
+    response_class = Response
     sock: socket.socket | None
     _in_body = False
 
-    def putheader(self, header: str, *values: Any) -> None:
-        """Add a header to the request, under the name that `carried` has hidden."""
-        super().putheader(_uncarried(header), *values)  # type: ignore[misc]
+    def exchange(self, method: str, head: bytes, body: Iterable[memoryview]) -> Response:
+        """Send a request, whose head is complete, and return the answer, its body unread.
+
+        urllib3's own methods take ten times as long to build and to check a small request.
+        """
+        assert self.sock is not None
+        # The server may have answered, and closed, before it has read all.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._in_body = False
+            self.send(head)
+            self._in_body = True
+            for piece in body:
+                self.send(piece)
+        response = self.response_class(self.sock, method=method)
+        try:
+            response.begin()
+        except BaseException:
+            response.close()
+            raise
+        return response
 
     def putrequest(self, *args: Any, **options: Any) -> None:
         """Begin a request."""
