@@ -14,9 +14,8 @@ from urllib3.util import parse_url
 from urllib3.util.connection import is_connection_dropped
 
 from swiftfs import __version__
-from swiftfs.concurrency import Rank, new_lock
+from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.store.auth import Account
-from swiftfs.store.protocol import Body
 from swiftfs.store.request import Request
 from swiftfs.store.sockets import LimitedAdapter, Limits, Response, limited
 
@@ -25,8 +24,8 @@ CONNECT_SECONDS = 5.0
 
 USER_AGENT = f"swiftfs/{__version__}"
 
-SLICE_BYTES = 1024**2
-"""A body is sent, and its progress counted, in slices of this size."""
+BUSY_SECONDS = 0.5
+"""A connection that was used so long ago is not looked at: no server closes it as soon without a word."""
 
 
 class Connection:
@@ -52,7 +51,7 @@ class Connection:
         self._read_environment_once(account.endpoint())
         self._sockets: Any = None  # urllib3's types do not know our connections
         self._connected: Any = None
-        self._origin, self._fixed = "", b""
+        self._origin, self._fixed, self._used = "", b"", 0.0
 
     def _read_environment_once(self, url: str) -> None:
         """Read proxies and certificates from the environment now: requests would do so for each request."""
@@ -80,9 +79,9 @@ class Connection:
         """
         with limited(limits):
             connected = self._connect(min(CONNECT_SECONDS, timeout))
-            head = self._head(request, token)
+            head, body = self._head(request, token), memoryview(request.body or b"").cast("B")
             try:
-                answer: Response = connected.exchange(request.method, head, _slices(request.body, count))
+                answer: Response = connected.exchange(request.method, head, body, count)
             except BaseException:
                 connected.close()
                 raise
@@ -92,6 +91,7 @@ class Connection:
         """End an answer; the socket stays open for the next request if all of it was read."""
         may_go_on = answer.may_go_on
         answer.close()
+        self._used = monotonic()
         if not may_go_on:
             self._connected.close()
 
@@ -100,7 +100,7 @@ class Connection:
         sockets = self._sockets or self._open_sockets()
         connected = self._connected
         if connected.sock is not None:
-            if not is_connection_dropped(connected):
+            if monotonic() - self._used < BUSY_SECONDS or not is_connection_dropped(connected):
                 return connected
             connected.close()
         connected.timeout = timeout
@@ -210,12 +210,3 @@ class _ExactAdapter(LimitedAdapter):
             for key in set(manager.pools.keys()):
                 manager.pools[key].close()
         super().close()
-
-
-def _slices(body: Body | None, count: Callable[[int], None]) -> Iterator[memoryview]:
-    """Yield a body in large views without a copy, and count each when it was sent."""
-    view = memoryview(body or b"").cast("B")
-    for start in range(0, len(view), SLICE_BYTES):
-        piece = view[start : start + SLICE_BYTES]
-        yield piece
-        count(len(piece))

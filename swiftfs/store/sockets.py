@@ -7,7 +7,7 @@ after another, would hold a request for ever. Here each read and write gets the 
 import io
 import math
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -24,6 +24,15 @@ SEND_SECONDS = 30.0
 
 PIECE_BYTES = 128 * 1024
 """The most that is handed to a socket at once: over TLS its timeout covers all of it."""
+
+SLICE_BYTES = 1024**2
+"""A body is sent, and its progress counted, in slices of this size."""
+
+JOINED_BYTES = 16 * 1024
+"""A body of up to so many bytes is sent together with the head of its request."""
+
+LONG_SECONDS = 10.0
+"""A longer timeout need not be exact."""
 
 WINDOW_SECONDS = 20.0
 """The time over which the rate of an answer's body is measured."""
@@ -89,6 +98,11 @@ class Limits:
         if self._sending is None:
             self._sending = _Pace(SEND_SECONDS, SEND_SECONDS)
         return min(SEND_SECONDS, self._sending.left())
+
+    @property
+    def sends_at_once(self) -> bool:
+        """Whether the user has set no limit for what is sent."""
+        return self._throttle.sending.is_open
 
     def turn(self, size: int) -> int:
         """Wait until some of the next `size` bytes of the request's body may be sent; return how many."""
@@ -283,19 +297,28 @@ class LimitedConnection:
     sock: socket.socket | None
     _in_body = False
 
-    def exchange(self, method: str, head: bytes, body: Iterable[memoryview]) -> Response:
+    def exchange(self, method: str, head: bytes, body: memoryview, count: Callable[[int], None]) -> Response:
         """Send a request, whose head is complete, and return the answer, its body unread.
 
-        urllib3's own methods take ten times as long to build and to check a small request.
+        `count` is called with the size of each slice of the body that was sent. urllib3's own methods take
+        ten times as long to build and to check a small request.
         """
         assert self.sock is not None
         # The server may have answered, and closed, before it has read all.
         with suppress(BrokenPipeError, ConnectionResetError):
             self._in_body = False
-            self.send(head)
-            self._in_body = True
-            for piece in body:
-                self.send(piece)
+            limits = _limits.get()
+            if len(body) <= JOINED_BYTES and limits is not None and limits.sends_at_once:
+                # The buffer of an idle socket has room for it, whatever its timeout is.
+                self._send_rest(memoryview(head + body), limits)
+                count(len(body))
+            else:
+                self.send(head)
+                self._in_body = True
+                for start in range(0, len(body), SLICE_BYTES):
+                    piece = body[start : start + SLICE_BYTES]
+                    self.send(piece)
+                    count(len(piece))
         response = self.response_class(self.sock, method=method)
         try:
             response.begin()
@@ -324,11 +347,22 @@ class LimitedConnection:
         while rest:
             piece = rest[: limits.turn(len(rest)) if self._in_body else PIECE_BYTES]
             rest = rest[len(piece) :]
-            while piece:
-                self.sock.settimeout(limits.send_seconds())
-                count = self.sock.send(piece)
-                limits.sent(count)
-                piece = piece[count:]
+            self._send_rest(piece, limits)
+
+    def _send_rest(self, piece: memoryview, limits: Limits) -> None:
+        assert self.sock is not None
+        while piece:
+            set_timeout(self.sock, limits.send_seconds())
+            count = self.sock.send(piece)
+            limits.sent(count)
+            piece = piece[count:]
+
+
+def set_timeout(sock: socket.socket, seconds: float) -> None:
+    """Set a socket's timeout; a long one in whole seconds, since each change is a system call."""
+    seconds = math.ceil(seconds) if seconds > LONG_SECONDS else seconds
+    if sock.gettimeout() != seconds:
+        sock.settimeout(seconds)
 
 
 class _Readable:
@@ -354,7 +388,7 @@ class _LimitedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._limits.read_seconds())
+        set_timeout(self._sock, self._limits.read_seconds())
         count = self._raw.readinto(memoryview(buffer)[: self._limits.read_bytes(len(buffer))])
         self._limits.received(count or 0)
         return count
