@@ -458,7 +458,8 @@ class JournalDB:
     def _execute(self, statements: Iterable[Statement]) -> None:
         with self._database:
             for text, rows in statements:
-                self._database.executemany(text, rows)
+                if rows:
+                    self._database.executemany(text, rows)
 
     def _os_error(self, error: sqlite3.Error) -> OSError:
         return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))
