@@ -50,14 +50,14 @@ class VersionCache:
         """
         if not self.pins.add(pin):
             return False
-        self._write()
+        self.save()
         self._index.set_pinned(*_range_of(pin), pinned=True)
         return True
 
     def unpin(self, pin: Pin) -> None:
         """Keep them no more, unless a folder above is pinned, too; raise `OSError`."""
         self.pins.remove(pin)
-        self._write()
+        self.save()
         self._index.set_pinned(*_range_of(pin), pinned=False)
         for other in self.pins.all():
             self._index.set_pinned(*_range_of(other), pinned=True)
@@ -79,9 +79,9 @@ class VersionCache:
         of_file = (file.allocated(), file.mark(), cached.manifest, str(version.name))
         file.close()
         if self._index.put(Row(name, cached.present, cached.checked, *of_file, pinned)):
-            self._write()
+            self.save()
 
-    def _write(self) -> None:
+    def save(self) -> None:
         """Write the new rows of the index; remove the files of those that it does not take."""
         for name in self._index.write():
             (self._folder / name).unlink(missing_ok=True)
@@ -131,7 +131,7 @@ class VersionCache:
         return freed
 
     def _evict(self, size: int, *, pinned: bool = False) -> int:
-        self._write()
+        self.save()
         # Preferred versions count as just used, so that the order of the index is enough.
         for name in self._preferred:
             self._index.touch(name)
@@ -169,7 +169,7 @@ class VersionCache:
 
     def close(self) -> None:
         """Sync all files to the disk, and close the index."""
-        self._write()
+        self.save()
         clean = True
         try:
             if self._index.bytes:
