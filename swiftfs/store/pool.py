@@ -14,7 +14,7 @@ from urllib3.util import parse_url
 from urllib3.util.connection import is_connection_dropped
 
 from swiftfs import __version__
-from swiftfs.concurrency import Rank, monotonic, new_lock
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.store.auth import Account
 from swiftfs.store.request import Request
 from swiftfs.store.sockets import LimitedAdapter, Limits, Response, limited
@@ -23,9 +23,6 @@ CONNECT_SECONDS = 5.0
 """Longest wait for a connection."""
 
 USER_AGENT = f"swiftfs/{__version__}"
-
-BUSY_SECONDS = 0.5
-"""A connection that was used so long ago is not looked at: no server closes it as soon without a word."""
 
 
 class Connection:
@@ -51,7 +48,7 @@ class Connection:
         self._read_environment_once(account.endpoint())
         self._sockets: Any = None  # urllib3's types do not know our connections
         self._connected: Any = None
-        self._origin, self._fixed, self._used = "", b"", 0.0
+        self._origin, self._fixed = "", b""
 
     def _read_environment_once(self, url: str) -> None:
         """Read proxies and certificates from the environment now: requests would do so for each request."""
@@ -91,7 +88,6 @@ class Connection:
         """End an answer; the socket stays open for the next request if all of it was read."""
         may_go_on = answer.may_go_on
         answer.close()
-        self._used = monotonic()
         if not may_go_on:
             self._connected.close()
 
@@ -100,7 +96,7 @@ class Connection:
         sockets = self._sockets or self._open_sockets()
         connected = self._connected
         if connected.sock is not None:
-            if monotonic() - self._used < BUSY_SECONDS or not is_connection_dropped(connected):
+            if not is_connection_dropped(connected):
                 return connected
             connected.close()
         connected.timeout = timeout
