@@ -268,6 +268,11 @@ class FileCache:
         # Without waiting: close(2) of a reader must not take as long as its last download.
         cached_file.when_idle(lambda: self._store(version, cached_file))
 
+    def save_index(self) -> None:
+        """Write what is new in the index of cached files: a process that dies keeps these."""
+        with self._lock:
+            self._versions.save()
+
     def drop(self, cached_file: CachedFile) -> None:
         """Delete a file that nobody uses."""
         with self._lock:

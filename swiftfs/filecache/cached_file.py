@@ -292,6 +292,9 @@ class CachedFile:
 
     def ensure_verified(self, offset: int, end: int) -> None:
         """Download what is missing of the bytes from `offset` to `end`; verify those of the base version."""
+        with self._state.changed:
+            if self._state.blocks.is_verified(offset, end):  # such as all of a new file
+                return
         self._base_verifier.ensure_verified(offset, end)
 
     def ensure_rest(self, size: int) -> None:

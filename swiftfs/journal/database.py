@@ -339,7 +339,8 @@ class JournalDB:
     def _begin_boot(self) -> OlderRows:
         """Return the older rows; go back to the last sync first if the machine was started since."""
         boot, synced = boot_id(), int(self._fact("synced") or 0)
-        older = OlderRows(synced, self._current_row)
+        last_seq = self._database.execute("SELECT coalesce(max(seq), 0) FROM intents").fetchone()[0]
+        older = OlderRows(synced, self._current_row, last_seq)
         with self._lock:
             # The numbers go on: a new row with a number below `synced` would be trusted after a power cut.
             numbers = "SELECT max(written) FROM intents UNION ALL SELECT max(until) FROM older"
@@ -457,7 +458,8 @@ class JournalDB:
     def _execute(self, statements: Iterable[Statement]) -> None:
         with self._database:
             for text, rows in statements:
-                self._database.executemany(text, rows)
+                if rows:
+                    self._database.executemany(text, rows)
 
     def _os_error(self, error: sqlite3.Error) -> OSError:
         return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))

@@ -21,15 +21,18 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, with_stored
 from swiftfs.filecache.segment_storer import SegmentPut, map_bytes, results
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.sparse_file import md5_of
+from swiftfs.filecache.sparse_file import body_of, md5_of
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_expiry import SegmentExpiry
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import Body, ObjectStore
 
 log = logging.getLogger(__name__)
+
+READ_BYTES = 64 * 1024
+"""Files up to this size are read into memory for their upload, and not mapped."""
 
 RecordSuperseded = Callable[[set[ObjectName]], None]
 """Records on disk which objects are to be deleted after the next request has succeeded."""
@@ -95,10 +98,17 @@ class FileUpload:
         replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
         cached_file.ensure_verified(0, snapshot.size)
         source = cached_file.upload_source(snapshot.size)
-        etag = md5_of(source, 0, snapshot.size, lambda: cached_file.changed_during_upload)
-        if cached_file.changed_during_upload:  # the MD5 may be of bytes that the file never had together
+
+        def is_changed() -> bool:
+            return cached_file.changed_during_upload
+
+        body: Body
+        if snapshot.size <= READ_BYTES:
+            body, etag = body_of(source, snapshot.size, is_changed)
+        else:
+            etag, body = md5_of(source, 0, snapshot.size, is_changed), map_bytes(source, 0, snapshot.size)
+        if is_changed():  # the MD5 may be of bytes that the file never had together
             raise ChangedDuringUpload(f"{operation.name}: the file changed before it was uploaded")
-        body = map_bytes(source, 0, snapshot.size)
         if replaced:
             record_superseded(replaced)
         info = self._store.put(operation.name, body, operation.meta.headers(), etag=etag)

@@ -17,6 +17,10 @@ from swiftfs.objects import ObjectName
 MOVES = 250
 """Objects of a folder's rename that are moved together: one request lists or deletes them."""
 
+LEAST_WAIT = 0.02
+"""Seconds between two looks for tasks that have become due by themselves. Workers that end a task take some
+meanwhile, so that this thread need not wake up, and wake a worker, for each of many small files."""
+
 BATCH = 1000
 """Deletions sent together: a server answers a bulk delete of this size before its clients time out."""
 
@@ -121,7 +125,7 @@ class Scheduler:
                     due = next_due
                 due = min(due, self._writer.held.next_due())
                 self._looks_at = due
-                self._changed.wait(None if due == math.inf else max(0.0, due - monotonic()))
+                self._changed.wait(None if due == math.inf else max(LEAST_WAIT, due - monotonic()))
                 self._looks_at = -math.inf
         return []
 
@@ -156,10 +160,10 @@ class Scheduler:
             if isinstance(batch[0].operation, MoveObject):
                 self._queue.moving -= 1
             following = self._begin_batch()
-            if self._waiters or not following:
-                self._changed.notify_all()
-            else:
+            if len(self._queue):
                 self.look()  # more may run than before
+            else:
+                self._changed.notify_all()  # the end of a mount waits for that
             return following
 
     def _attempt(self, batch: list[Task]) -> None:

@@ -40,6 +40,10 @@ KERNEL_CACHE_SECONDS = 1.0
 """How long the kernel may answer from its own cache. It adds to `ttl`, so it is short."""
 
 
+COLLECT_AFTER = 10_000
+"""So many new objects are a reason to look for cycles, which few of them have. With Python's 700 one call in
+five looks."""
+
 ANSWER_SECONDS = 60.0
 """A mount that has not answered its first stat(2) after this time has failed."""
 
@@ -172,6 +176,7 @@ def _mount(
         detach(request.mountpoint)
     seconds = min(KERNEL_CACHE_SECONDS, request.options.ttl)
     watchers = _Watchers(filesystem, request.mountpoint, ready, detached)
+    gc.set_threshold(COLLECT_AFTER)
     gc.freeze()  # later collections need not look at what is there since the start
     gc.enable()
     try:
