@@ -277,11 +277,18 @@ class RetryingStore:
         headers: Headers | None = None,
         delete_at: int | None = None,
         etag: str = "",
+        span: tuple[int, int] | None = None,
     ) -> ObjectVersion:
         version = self._change(
             target,
             lambda _call: self._store.copy(
-                source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
+                source,
+                target,
+                manifest_only=manifest_only,
+                headers=headers,
+                etag=etag,
+                delete_at=delete_at,
+                span=span,
             ),
             lambda _error: Effect("copy", source=source),
         )

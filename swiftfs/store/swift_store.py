@@ -353,6 +353,7 @@ class SwiftStore:
         headers: Headers | None = None,
         delete_at: int | None = None,
         etag: str = "",
+        span: tuple[int, int] | None = None,
     ) -> ObjectVersion:
         if not (manifest_only or etag):
             self._check_source(source)
@@ -365,6 +366,9 @@ class SwiftStore:
             sent |= {**to_wire(headers), "X-Fresh-Metadata": "true"}
         if delete_at is not None:
             sent["X-Delete-At"] = str(delete_at)
+        if span is not None:
+            # Swift passes it on to the GET of the source (swift/common/middleware/copy.py).
+            sent["Range"] = f"bytes={span[0]}-{span[1] - 1}"
         request = Request(
             "copy",
             "COPY",
