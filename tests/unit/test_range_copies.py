@@ -3,90 +3,35 @@
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.harness import ME, get, harness, put, read, sync_all, write
+from support.harness import get, harness, put, read, sync_all, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import body, keys, segments, segments_of, ten_minutes_later
+from support.range_copies import PLAIN, append, copy_range, cp, left, opened, put_slo
+from support.stored_objects import body, keys, segments, ten_minutes_later
 from swiftfs.errors import errno_of
-from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024
 BIG = noise(5 * MIB + 300_007)
 MEDIUM = noise(MIB + 70_001)
-PLAIN = Headers("application/octet-stream")
 
 LARGE, SMALL = "segment_size=1M,settle=3600", "segment_size=2M,settle=3600"
 
 pytestmark = pytest.mark.mount_options(LARGE)
 
 
-def copy_range(
-    filesystem: FileSystem,
-    source: int,
-    target: int,
-    offset_in: int = 0,
-    offset_out: int = 0,
-    length: int = 1 << 40,
-) -> int:
-    return filesystem.copy_file_range("/", source, offset_in, "/", target, offset_out, length, 0)
-
-
 def refused(filesystem: FileSystem, source: int, target: int, *numbers: int) -> int:
     with pytest.raises(OSError) as caught:  # noqa: PT011  the caller compares the errno
         copy_range(filesystem, source, target, *numbers)
     return errno_of(caught.value)
-
-
-@contextmanager
-def opened(filesystem: FileSystem, old: str, new: str, flags: int = os.O_TRUNC) -> Iterator[tuple[int, int]]:
-    """Open a file for reading and make another one; close both."""
-    source = filesystem.open(old, os.O_RDONLY)
-    target = filesystem.create(new, 0o644, os.O_RDWR | flags, ME)
-    try:
-        yield source, target
-        filesystem.flush(target)
-    finally:
-        filesystem.release(source)
-        filesystem.release(target)
-
-
-def append(filesystem: FileSystem, source: int, target: int, at: int = 0) -> int:
-    """Append a file as cp(1) and cat(1) do: the kernel copies what the mount refuses.
-
-    Return how many bytes the mount has copied, of that which was appended at `at`.
-    """
-    copied = read_and_written = 0
-    while True:
-        done = copied + read_and_written
-        try:
-            if not (count := copy_range(filesystem, source, target, done, at + done)):
-                return copied
-            copied += count
-        except OSError as error:
-            assert error.errno == errno.EOPNOTSUPP  # noqa: PT017
-            data = get(filesystem, source, done)
-            put(filesystem, target, at + done, data)
-            read_and_written += len(data)
-
-
-def cp(filesystem: FileSystem, old: str, new: str) -> int:
-    """Copy a file; return how many bytes the mount has copied."""
-    with opened(filesystem, old, new) as (source, target):
-        return append(filesystem, source, target)
-
-
-def left(store: MemoryStore, *names: str) -> set[str]:
-    """Return the segments that none of the objects names."""
-    return segments(store).difference(*(segments_of(store, name) for name in names))
 
 
 def requests(store: MemoryStore) -> dict[str, int]:
@@ -133,17 +78,6 @@ def test_the_copy_does_not_need_the_source(store: MemoryStore, big: FileSystem) 
     assert read(big, "/copy") == BIG, "before it is stored"
     sync_all(big)
     assert body(store, "copy") == BIG
-
-
-def put_slo(store: MemoryStore, key: str, data: bytes, size: int) -> ObjectInfo:
-    """Store an SLO as another client does, in segments of `size` bytes."""
-    store.create_container("theirs")
-    parts = []
-    for start in range(0, len(data), size):
-        name = ObjectName("theirs", f"{key}/{start:09d}")
-        part = data[start : start + size]
-        parts.append(Segment(name, store.put(name, part, PLAIN).version.etag, len(part)))
-    return store.put_manifest(ObjectName("box", key), Manifest(tuple(parts)), PLAIN)
 
 
 def large_plain(store: MemoryStore) -> None:
