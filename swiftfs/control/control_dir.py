@@ -242,6 +242,9 @@ class ControlDirFS(FileSystem):
     def is_other_inode(self, path: str) -> bool:
         return not _is_control(path) and self._filesystem.is_other_inode(without_hidden(path))
 
+    def path_of_handle(self, handle: int) -> str:
+        return self._filesystem.path_of_handle(_writable(handle))
+
     def page_use(self, handle: int) -> PageUse:
         return PageUse.BYPASS if handle >= DIRECT_HANDLES else self._filesystem.page_use(handle)
 

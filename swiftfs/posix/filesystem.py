@@ -72,10 +72,10 @@ class FileSystem:
 
         self.create = read_only(guard.refusing(files.create))
         self.open = before(versions.open, guard.reading(files.open))
-        self.page_use = services.open_files.page_use
-        self.is_other_inode = services.open_files.replaced.is_other_inode
-        self.moves = services.open_files.replaced.moves
-        self.wait_for_move = services.open_files.replaced.wait
+        opened, replaced = services.open_files, services.open_files.replaced
+        self.path_of_handle, self.page_use = opened.path_of_handle, opened.page_use
+        self.is_other_inode, self.moves = replaced.is_other_inode, replaced.moves
+        self.wait_for_move = replaced.wait
         self.read, self.write, self.lseek, self.release = files.read, files.write, files.lseek, files.release
         self.truncate = read_only(guard.refusing(files.truncate))
         self.truncate_handle = files.truncate_handle

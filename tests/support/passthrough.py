@@ -16,11 +16,15 @@ from typing import Any
 import requests
 
 from swiftfs.errors import os_error
-from swiftfs.fuse.binding import FUSE
-from swiftfs.fuse.operations import FileSystem, Operations
+from swiftfs.fuse.choice import load_binding
+from swiftfs.fuse.operations import FileSystem
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageUse
 
 READERS = 4
+
+BINDING = load_binding(os.environ.get("SWIFTFS_FUSE", "auto"))
+"""The binding on the libfuse of the option `fuse`."""
+
 FAULTS: dict[str, Callable[[], BaseException]] = {
     "ConnectionError": lambda: requests.ConnectionError("the network\nis away"),
     "TimeoutError": lambda: TimeoutError("x"),
@@ -128,6 +132,9 @@ class Passthrough:
     def open(self, path: str, flags: int) -> int:
         return os.open(self._at(path), flags & os.O_ACCMODE)
 
+    def path_of_handle(self, handle: int) -> str:
+        return os.readlink(f"/proc/self/fd/{handle}").removeprefix(self._root)  # noqa: PTH115
+
     def page_use(self, handle: int) -> PageUse:
         return PageUse.KEEP
 
@@ -208,8 +215,8 @@ def serve(*folders: str) -> None:
     def live() -> None:
         print("live", flush=True)
 
-    FUSE(
-        Operations(filesystem),
+    BINDING(
+        filesystem,
         mountpoint,
         source="con,tain\\er",
         attr_timeout=0,
