@@ -25,7 +25,7 @@ PARALLEL = 16
 """Segments copied at once, and by one call: the server does the work."""
 
 MOST = 2 * 1024**3
-"""Bytes that one call copies at most, unless a segment is larger: nobody can interrupt it."""
+"""Bytes that one call copies at most: nobody can interrupt it, and the answer to the kernel has 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def plan_copies(
         is_end = last == source.size and offset_in == offset
         if not (layout.is_segment(start, end) or is_end):
             break
-        if len(parts) == PARALLEL or (parts and end - parts[0].start > MOST):
+        if len(parts) == PARALLEL or end - offset > MOST:
             break
         parts.append(_part(source, start, end, first, last))
     return parts

@@ -178,7 +178,7 @@ class FileOps:
                 self._namespace.invalidate(file.path)
             raise
 
-    def lseek(self, _path: str | None, offset: int, whence: int, handle: int) -> int:
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
         """Return where data or a hole begins, as `HoleFinder.seek` does."""
         return self._open_files.handle(handle).file.cached_file.seek(offset, whence)
 

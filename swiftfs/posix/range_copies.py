@@ -31,15 +31,7 @@ class RangeCopies:
         self._files = files
 
     def copy_file_range(
-        self,
-        _path_in: str | None,
-        handle_in: int,
-        offset_in: int,
-        _path_out: str | None,
-        handle_out: int,
-        offset_out: int,
-        length: int,
-        flags: int,
+        self, handle_in: int, offset_in: int, handle_out: int, offset_out: int, length: int, flags: int
     ) -> int:
         """Copy bytes from one file to another; return how many, 0 at the end of the source.
 

@@ -23,7 +23,7 @@ def copy_range(
     offset_out: int = 0,
     length: int = 1 << 40,
 ) -> int:
-    return filesystem.copy_file_range("/", source, offset_in, "/", target, offset_out, length, 0)
+    return filesystem.copy_file_range(source, offset_in, target, offset_out, length, 0)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.mount_options("segment_size=1M,settle=3600")
 def seek(filesystem: FileSystem, handle: int, offset: int, whence: int) -> int:
     """Return the result, or minus the errno."""
     try:
-        return filesystem.lseek("/", offset, whence, handle)
+        return filesystem.lseek(handle, offset, whence)
     except OSError as error:
         return -errno_of(error)
 
