@@ -365,7 +365,7 @@ def test_a_copied_object_is_renamed_before_it_is_stored(store: MemoryStore, medi
 def test_from_one_container_to_another(store: MemoryStore, cache: Path) -> None:
     store.create_container("other")
     store.put(ObjectName("other", "their"), BIG, PLAIN)
-    with harness(store, cache, LARGE, "") as account:
+    with harness(store, cache, LARGE, "/") as account:
         assert cp(account, "/other/their", "/box/copy") == len(BIG)
         sync_all(account)
         assert body(store, "copy") == BIG
