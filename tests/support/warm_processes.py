@@ -179,7 +179,7 @@ def main(number: int) -> None:
     from swiftfs.cli import app  # noqa: PLC0415
     from swiftfs.journal import codec, resting_segments  # noqa: PLC0415
 
-    for module in ("cli.mount", "service.mount", "service.serving", "fuse.binding"):
+    for module in ("cli.mount", "service.mount", "service.serving"):
         importlib.import_module(f"swiftfs.{module}")
     codec.load()
     resting_segments.REST_SECONDS = 0.0  # as in `checked_mount`

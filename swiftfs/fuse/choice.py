@@ -1,0 +1,28 @@
+"""Which libfuse serves a mount."""
+
+from swiftfs.errors import ConfigurationError
+from swiftfs.fuse.binding import FUSE
+
+NEITHER = (
+    "neither libfuse 3 with the Python package mfusepy nor libfuse 2 is installed: apt install fuse3 libfuse2"
+)
+
+
+def load_binding(choice: str) -> type[FUSE]:
+    """Return the binding on the libfuse of the option `fuse`: `2`, `3`, or `auto` for 3 where it is there.
+
+    Raise `ConfigurationError` where it is not.
+    """
+    if choice != "2":
+        try:
+            from swiftfs.fuse.libfuse3 import FUSE3  # noqa: PLC0415  this loads the library
+        except ConfigurationError:
+            if choice == "3":
+                raise
+        else:
+            return FUSE3
+    try:
+        from swiftfs.fuse.libfuse2 import FUSE2  # noqa: PLC0415  this loads the library
+    except ConfigurationError as error:
+        raise error if choice == "2" else ConfigurationError(NEITHER) from error
+    return FUSE2
