@@ -250,6 +250,8 @@ class FileCache:
             if cached_file.uploads.is_busy or cached_file.uploads.record.has_begun:
                 self._backlog.abandon(cached_file.uploads)
         else:
+            if cached_file.uploads.has_leftovers:
+                self._backlog.release(cached_file.uploads)
             self.keep(cached_file)
 
     def keep(self, cached_file: CachedFile) -> None:

@@ -46,7 +46,7 @@ class SegmentFetcher:
 
     def _get(self, source: StoredSegment, first: int, last: int, *, again: bool = False) -> None:
         """Fill evicted blocks from their segment; with `again` also those that were fetched back before."""
-        offset, length = first * BLOCK, (last - first) * BLOCK
+        offset, length = first * BLOCK, min(last * BLOCK, source.end) - first * BLOCK
         segment = source.segment
         # A manifest may name a range of the segment: the segment's own offsets differ from those of the file.
         behind = source.start - segment.first

@@ -155,10 +155,12 @@ class Callbacks:
         """Make `new` another name of a file."""
         self.operations.link(old.decode(), new.decode())
 
-    def rename_path(self, old: bytes, new: bytes) -> None:
+    def rename_path(self, old: bytes, new: bytes, flags: int = 0) -> None:
         """Rename a file or folder; libfuse hides an open file in this way."""
-        rename = self.operations.hide if self._callers.hides(new) else self.operations.rename
-        rename(old.decode(), new.decode())
+        if self._callers.hides(new):
+            self.operations.hide(old.decode(), new.decode())
+        else:
+            self.operations.rename(old.decode(), new.decode(), flags)
 
     def truncate_path(self, path: bytes, length: int) -> None:
         """Set the size of a file that need not be open."""

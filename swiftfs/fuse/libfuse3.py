@@ -3,11 +3,10 @@
 # ruff: noqa: ARG002  the callbacks have libfuse's arguments
 
 import ctypes
-import errno
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from swiftfs.errors import ConfigurationError, SwiftfsError, errno_of, os_error
+from swiftfs.errors import ConfigurationError, SwiftfsError
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
 from swiftfs.fuse.callbacks import DOTS
 from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
@@ -23,9 +22,6 @@ To splice one, libfuse needs a pipe for it and a header, and a pipe of more than
 (`/proc/sys/fs/pipe-max-size`). These take as much CPU time as spliced ones of 1,020 KiB, and are whole blocks
 of the file cache.
 """
-
-RENAME_NOREPLACE = 1
-"""The flag of renameat2(2) that is answered; the kernel takes EINVAL for any other as "not supported"."""
 
 MOST_THREADS = 1000
 """More than there are calls at a time. libfuse 2 has no limit, libfuse 3.12 ten threads by default."""
@@ -53,6 +49,10 @@ _RETYPED = {
     "write_buf": _callback(_int, _path, _address, _offset, _address),
     "read_buf": _callback(_int, _path, _address, _size, _offset, _address),
     "fallocate": _callback(_int, _path, _int, _offset, _offset, _address),
+    "copy_file_range": _callback(
+        ctypes.c_ssize_t, _path, _address, _offset, _path, _address, _offset, _size, _int
+    ),
+    "lseek": _callback(_offset, _path, _offset, _int, _address),
 }
 
 
@@ -120,7 +120,7 @@ class FUSE3(FUSE):
 
     libfuse = LIBRARY
     table_type = FuseOperations
-    file_info_at: ClassVar[Mapping[str, int]] = {"readdir": 4}
+    file_info_at: ClassVar[Mapping[str, int]] = {"readdir": 4, "copy_file_range": 1}
     own_options: ClassVar[Mapping[str, OptionValue]] = {
         **SHARED_OPTIONS,
         "max_read": REQUEST_BYTES,
@@ -204,20 +204,26 @@ class FUSE3(FUSE):
 
     def rename(self, old: bytes, new: bytes, flags: int) -> None:
         """Rename a file or folder; `flags` are those of renameat2(2)."""
-        if flags & ~RENAME_NOREPLACE:
-            raise os_error(errno.EINVAL)
-        if flags:
-            self._refuse_existing(new)
-        self.rename_path(old, new)
+        self.rename_path(old, new, flags)
 
-    def _refuse_existing(self, path: bytes) -> None:
-        try:
-            self.operations.getattr(path.decode())
-        except (OSError, SwiftfsError) as error:
-            if errno_of(error) == errno.ENOENT:
-                return
-            raise
-        raise os_error(errno.EEXIST, path.decode())
+    def copy_file_range(
+        self,
+        path_in: bytes | None,
+        file_in: int,
+        offset_in: int,
+        path_out: bytes | None,
+        file_out: int,
+        offset_out: int,
+        length: int,
+        flags: int,
+    ) -> int:
+        """Copy bytes of an open file to another; after EOPNOTSUPP the kernel reads and writes them."""
+        source, target = self._handle_of(file_in), self._handle_of(file_out)
+        return self.operations.copy_file_range(source, offset_in, target, offset_out, length, flags)
+
+    def lseek(self, path: bytes | None, offset: int, whence: int, file_info: int) -> int:
+        """Find data or a hole."""
+        return self.operations.lseek(self._handle_of(file_info), offset, whence)
 
     def chmod(self, path: bytes | None, mode: int, file_info: int | None) -> None:
         """Set the permission bits."""

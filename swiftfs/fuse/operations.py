@@ -55,8 +55,8 @@ class FileSystem(Protocol):
     def unlink(self, path: str) -> None:
         """Remove a file."""
 
-    def rename(self, old: str, new: str) -> None:
-        """Move, replacing `new`; `unhide(new)` is included."""
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
+        """Move, replacing `new`; `flags` are those of renameat2(2). `unhide(new)` is included."""
 
     def hide(self, path: str, hidden: str) -> None:
         """Move an open file to the name `hidden`, as libfuse does before it is deleted or replaced."""
@@ -132,6 +132,17 @@ class FileSystem(Protocol):
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Do what fallocate(2) does."""
 
+    def copy_file_range(
+        self, source: int, offset_in: int, target: int, offset_out: int, length: int, flags: int
+    ) -> int:
+        """Copy bytes between two handles, and return how many.
+
+        Raise `OSError` EOPNOTSUPP where the kernel has to read and write them.
+        """
+
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
+        """Do what lseek(2) does for SEEK_DATA and SEEK_HOLE."""
+
     def statfs(self, path: str) -> FilesystemUsage:
         """Return the result of statvfs(3)."""
 
@@ -189,6 +200,8 @@ class Operations:
         self.setxattr = filesystem.setxattr
         self.removexattr = filesystem.removexattr
         self.fallocate = filesystem.fallocate
+        self.copy_file_range = filesystem.copy_file_range
+        self.lseek = filesystem.lseek
 
     def mkdir(self, path: str, mode: int) -> None:
         """Make a folder."""

@@ -98,7 +98,9 @@ class Executor:
         # A large file's manifest can name the base version's segments, so its bytes need not be here.
         if cached_file.size > self._segment_size or cached_file.is_unchanged_slo:
             return operation
-        return self._conflicts.record_sent(self._localize(operation, cached_file), cached_file)
+        if cached_file.ranges.whole_segment(cached_file.size) is None:
+            operation = self._localize(operation, cached_file)
+        return self._conflicts.record_sent(operation, cached_file)
 
     def _localize(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         if operation.file.is_whole:

@@ -18,6 +18,7 @@ from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.link_ops import LinkOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
+from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
@@ -75,11 +76,12 @@ class FileSystem:
         self.path_of_handle, self.page_use = opened.path_of_handle, opened.page_use
         self.is_other_inode, self.moves = replaced.is_other_inode, replaced.moves
         self.wait_for_move = replaced.wait
-        self.read, self.write = files.read, files.write
+        self.read, self.write, self.lseek, self.release = files.read, files.write, files.lseek, files.release
         self.truncate = read_only(guard.refusing(files.truncate))
         self.truncate_handle = files.truncate_handle
         self.flush, self.fsync = files.flush, files.fsync
-        self.fallocate, self.release = files.fallocate, files.release
+        self.fallocate = files.fallocate
+        self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
         self.mknod = read_only(guard.refusing(files.mknod))
         self.symlink = read_only(guard.refusing(files.symlink), first=1, last=1)
         self.readlink = before(versions.readlink, files.readlink)
@@ -89,9 +91,7 @@ class FileSystem:
         self.rename = read_only(guard.refusing(renames.rename), last=1)
         self.hide = read_only(guard.refusing(renames.hide))
         self._usage = UsageReport(services.store, services.source, services.options.segments)
-        self.statfs = self._usage.of
-
-        self.drain_seconds = services.options.drain
+        self.statfs, self.drain_seconds = self._usage.of, services.options.drain
 
         self.waiting, self.retry = services.journal.waiting, services.journal.retry
         self.refresh = services.namespace.invalidate_all

@@ -187,10 +187,17 @@ class MovedView:
         headers: Headers | None = None,
         etag: str = "",
         delete_at: int | None = None,
+        span: tuple[int, int] | None = None,
     ) -> ObjectVersion:
         """Copy on the server."""
         return self._store.copy(
-            source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
+            source,
+            target,
+            manifest_only=manifest_only,
+            headers=headers,
+            etag=etag,
+            delete_at=delete_at,
+            span=span,
         )
 
     def post(self, name: ObjectName, headers: Headers) -> None:

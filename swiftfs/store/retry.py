@@ -277,15 +277,25 @@ class RetryingStore:
         headers: Headers | None = None,
         delete_at: int | None = None,
         etag: str = "",
+        span: tuple[int, int] | None = None,
     ) -> ObjectVersion:
+        # A copy of known bytes with given headers does what a PUT of them does, whatever the source is then.
+        is_known = headers is not None and etag and span is None
+        sent = Effect("put", etag, headers) if is_known else Effect("copy", source=source)
         version = self._change(
             target,
             lambda _call: self._store.copy(
-                source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
+                source,
+                target,
+                manifest_only=manifest_only,
+                headers=headers,
+                etag=etag,
+                delete_at=delete_at,
+                span=span,
             ),
-            lambda _error: Effect("copy", source=source),
+            lambda _error: sent,
         )
-        self._ambiguous.done(target, lambda: self._effect_of_copy(version, source))
+        self._ambiguous.done(target, lambda: sent if is_known else self._effect_of_copy(version, source))
         return version
 
     def _effect_of_copy(self, version: ObjectVersion, source: ObjectName) -> Effect:

@@ -86,7 +86,9 @@ class Passthrough:
     def unlink(self, path: str) -> None:
         Path(self._at(path)).unlink()
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
+        if flags:
+            raise os_error(errno.EINVAL)
         Path(self._at(old)).rename(self._at(new))
 
     def hide(self, path: str, hidden: str) -> None:
@@ -169,6 +171,14 @@ class Passthrough:
         if mode:
             raise os_error(errno.EOPNOTSUPP)
         os.posix_fallocate(handle, offset, length)
+
+    def copy_file_range(
+        self, source: int, offset_in: int, target: int, offset_out: int, length: int, flags: int
+    ) -> int:
+        return os.copy_file_range(source, target, length, offset_in, offset_out)
+
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
+        return os.lseek(handle, offset, whence)
 
     def statfs(self, path: str) -> FilesystemUsage:
         return FilesystemUsage(1 << 40, 1 << 39, 1000, 900)
