@@ -162,6 +162,8 @@ class FUSE3(FUSE):
     def init(self, connection: Any, config: Any) -> None:
         """Begin, after the settings for which libfuse 3 has no option."""
         _apply_connection(self._connection_options, ctypes.addressof(connection.contents))
+        # libfuse wants the same number here as in the mount options.
+        connection.contents.max_read = REQUEST_BYTES
         _want(connection.contents, CAP_PARALLEL_DIROPS, CAP_HANDLE_KILLPRIV)
         settings = config.contents
         # It was set by an option: a struct of another layout has something else there.
