@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from swiftfs.errors import ConfigurationError, SwiftfsError
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
 from swiftfs.fuse.callbacks import DOTS
+from swiftfs.fuse.init_reply import FIRST_RIGHT, answer_init
 from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
 from swiftfs.fuse.loading import ADVICE, load_mfusepy
 from swiftfs.fuse.structs import UNKNOWN_INODE
@@ -151,7 +152,8 @@ class FUSE3(FUSE):
             try:
                 if _set_handlers(session):
                     return True
-                return _loop(mount) < 0 and not has_ended(_descriptor(session))
+                self._device = _descriptor(session)
+                return _loop(mount) < 0 and not has_ended(self._device)
             finally:
                 block_interrupt()
                 _remove_handlers(session)
@@ -161,20 +163,27 @@ class FUSE3(FUSE):
 
     def init(self, connection: Any, config: Any) -> None:
         """Begin, after the settings for which libfuse 3 has no option."""
-        _apply_connection(self._connection_options, ctypes.addressof(connection.contents))
-        # libfuse wants the same number here as in the mount options.
-        connection.contents.max_read = REQUEST_BYTES
-        _want(connection.contents, CAP_PARALLEL_DIROPS, CAP_HANDLE_KILLPRIV)
-        settings = config.contents
+        try:
+            self._set_up(connection.contents, config.contents)
+        except BaseException as error:  # noqa: BLE001  raised again where FUSE() returns
+            self.end_with(error)
+        else:
+            self.begin()
+
+    def _set_up(self, connection: Any, config: Any) -> None:
         # It was set by an option: a struct of another layout has something else there.
-        if settings.ac_attr_timeout_set != 1:
-            self.end_with(ConfigurationError(f"this libfuse 3 has structs of its own: {ADVICE}"))
-            return
+        if config.ac_attr_timeout_set != 1:
+            raise ConfigurationError(f"this libfuse 3 has structs of its own: {ADVICE}")
+        _apply_connection(self._connection_options, ctypes.addressof(connection))
+        # libfuse wants the same number here as in the mount options.
+        connection.max_read = REQUEST_BYTES
+        _want(connection, CAP_PARALLEL_DIROPS, CAP_HANDLE_KILLPRIV)
         # Our inode numbers: libfuse's own are given by path, and forgotten.
-        settings.use_ino = 1
+        config.use_ino = 1
         # With a handle no path is needed, and libfuse need not look for one.
-        settings.nullpath_ok = 1
-        self.begin()
+        config.nullpath_ok = 1
+        if self.libfuse.version < FIRST_RIGHT:
+            answer_init(self._device, connection)
 
     def getattr(self, path: bytes | None, stat: int, file_info: int | None) -> int | None:
         """Fill `struct stat` of a path or an open file."""
