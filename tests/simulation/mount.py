@@ -17,6 +17,8 @@ from swiftfs.errors import NotFound, PreconditionFailed, StoreError
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.open_file import OpenFile
+from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.service.build import build
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.ambiguous import AmbiguousRequests
@@ -30,6 +32,14 @@ SEGMENT = 128 * 1024
 
 UNREADABLE = b"unreadable"
 
+
+class EagerCopies(RangeCopies):
+    """Lets the server copy small files too."""
+
+    def _is_worth_it(self, source: OpenFile, length: int) -> bool:
+        return length == source.cached_file.size
+
+
 Tree = dict[str, bytes | None]
 """What each path holds; None for a folder."""
 
@@ -41,6 +51,9 @@ def mount(store: Adversary, cache: Path, changes: Mapping[str, Any]) -> FileSyst
     account = ConnectedAccount(patient, Counters(), "memory", ambiguous=ambiguous)
     options = replace(parse_options([]), segment_size=SEGMENT, read_ahead=4 * SEGMENT, **changes)
     filesystem = build(account, MountRequest(Source.parse(CONTAINER), Path("/nowhere"), options), cache)
+    services = filesystem.services
+    copies = EagerCopies(services.open_files, services.layout, filesystem._files)
+    filesystem.copy_file_range = copies.copy_file_range
     try:
         filesystem.begin()
     except BaseException:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from simulation.adversary import CONTAINER
 from simulation.context import Handle, MountContext, Skip
+from simulation.copies import FileCopy
 from simulation.model import Node, Uncertain, added, distinct, moved, removed
 from simulation.mount import stored_body
 from simulation.steps import Step
@@ -73,6 +74,25 @@ class Program:
                     self._put(handle, len(handle.node.now), self._model.fresh(size))
         finally:
             self._close(handle)
+
+    def _copy(self, step: Step) -> None:
+        """Copy a file as cp(1) does."""
+        source = self._open(step.path, os.O_RDONLY)
+        node = source.node
+        try:
+            if node.writer or node.vague or node.foreign or node.now in self._model.theirs:
+                raise Skip
+            node.writer += 1  # nobody changes it meanwhile
+            try:
+                target = self._make(step.other)
+                try:
+                    FileCopy(self._context, self._call, self._put).run(source, target)
+                finally:
+                    self._close(target)
+            finally:
+                node.writer -= 1
+        finally:
+            self._release(source)
 
     def _append(self, step: Step) -> None:
         handle = self._open(step.path, os.O_WRONLY | os.O_APPEND)
