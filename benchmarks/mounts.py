@@ -116,7 +116,8 @@ def list_names(mount: Contender) -> Mapping[str, float]:
     """List the folder of many names, which the file system has cached and the kernel has not."""
     time.sleep(KERNEL_SECONDS * 1.1)
     command = ["ls", "-l", str(mount.path / "many")]
-    return {"`ls -l`": timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))}
+    # The rows have no objects: one that is looked at by a HEAD, in the first round, is not found.
+    return {"`ls -l`": timed(lambda: subprocess.run(command, check=False, stdout=subprocess.DEVNULL))}
 
 
 def read_big(mount: Contender) -> Mapping[str, float]:

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
 from swiftfs.fuse.callbacks import DOTS
 from swiftfs.fuse.init_reply import FIRST_RIGHT, answer_init
@@ -15,6 +15,9 @@ from swiftfs.fuse.loading import ADVICE, load_mfusepy
 from swiftfs.fuse.structs import UNKNOWN_INODE
 
 LIBRARY = Library(load_mfusepy())
+
+OTHER_STRUCTS = f"this libfuse 3 has structs of its own: {ADVICE}"
+"""The refusal of a library that is not what its version says."""
 
 REQUEST_BYTES = 524288
 """The largest read or write request. libfuse's own, of 1 MiB, are copied.
@@ -81,7 +84,7 @@ def _versioned(name: str, version: str, result: Any, *arguments: Any) -> Any:
     find.restype, find.argtypes = _address, (_address, _path, _path)
     found = find(LIBRARY.module._libfuse._handle, name.encode(), f"FUSE_{version}".encode())
     if not found:
-        raise SwiftfsError(f"libfuse 3 lacks the function {name} of version {version}")
+        raise ConfigurationError(OTHER_STRUCTS)
     return _callback(result, *arguments)(found)
 
 
@@ -173,7 +176,7 @@ class FUSE3(FUSE):
     def _set_up(self, connection: Any, config: Any) -> None:
         # It was set by an option: a struct of another layout has something else there.
         if config.ac_attr_timeout_set != 1:
-            raise ConfigurationError(f"this libfuse 3 has structs of its own: {ADVICE}")
+            raise ConfigurationError(OTHER_STRUCTS)
         _apply_connection(self._connection_options, ctypes.addressof(connection))
         # libfuse wants the same number here as in the mount options.
         connection.max_read = REQUEST_BYTES
