@@ -1,11 +1,11 @@
 """Ranked locks, conditions, threads, worker pools, futures, the clock and sleep.
 
 No other module imports `threading` or `concurrent.futures`, or reads a clock. All of it comes from one
-`Runtime`, which a test may replace (`use`) before it builds the objects that are to run on it.
+`Runtime`. A test may replace it (`use`) before it builds the objects that run on it.
 
 A lock has a rank. A thread takes locks of rising ranks only, so no two threads can wait for each other. With
-`check` every acquisition asserts that, and `may_block` asserts that no thread waits for the network or for
-another thread with a lock that others need. Without it the locks are the plain ones.
+`check` every acquisition asserts that, and `may_block` asserts that a thread which waits for the network or
+another thread holds no lock that others need. Without it the locks are the plain ones.
 """
 
 import enum
@@ -303,7 +303,7 @@ class _CheckedCondition(_CheckedLock):
 
 
 class _CheckedFuture(Future[Any]):
-    """A future that asserts that a thread that waits for it holds no lock but a file's."""
+    """A future that asserts that its waiters hold no lock but a file's."""
 
     def result(self, timeout: float | None = None) -> Any:
         self._may_wait()
@@ -334,7 +334,7 @@ class _CheckedPool(Executor):
 
 
 def _checked(future: Future[Any]) -> Future[Any]:
-    """Return a future that asserts, where that is checked, what its waiters hold."""
+    """Return the future; with `check` it asserts which locks its waiters hold."""
     if _checks is not None and type(future) is Future:
         future.__class__ = _CheckedFuture  # a pool cannot be told which class of future to make
     return future

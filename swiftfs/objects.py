@@ -289,7 +289,7 @@ class Attributes:
 
 
 class PageUse(Enum):
-    """What the kernel does with its pages of a file that it opens: use them, drop them, or go without.
+    """What the kernel does at an open with the file's pages: use them, drop them, or go without.
 
     LOOK_AGAIN means that it may know another size of the file: it has to look the name up, and open it then,
     or go without the pages.

@@ -141,7 +141,7 @@ class Folder:
         return ObjectName(self.container, self.prefix + component)
 
     def split(self) -> tuple["Folder", str]:
-        """Return the folder that contains this one, which is not a container, and its component there."""
+        """Return the folder above this one and its component there; it must not be a container."""
         parent, slash, component = self.prefix[:-1].rpartition("/")
         return Folder(self.container, parent + slash), component
 

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
@@ -71,9 +72,9 @@ def migrate(database: sqlite3.Connection, schema: Schema, path: Path) -> None:
 def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") -> sqlite3.Connection:
     """Open or create a file that only its owner may read; any thread may use the connection.
 
-    An older format is migrated. Raise `OtherFormat` for a database that must not be changed,
-    `sqlite3.DatabaseError` for a damaged one or one that lacks a table, `sqlite3.OperationalError` (its
-    subclass) and `OSError` for a file that cannot be opened.
+    An older format is migrated. Raise `OtherFormat` if the database must not be changed,
+    `sqlite3.DatabaseError` if it is damaged or lacks a table, and `OSError` or `sqlite3.OperationalError` (a
+    subclass) if the file cannot be opened.
     """
     _check_format_read_only(path, schema)
     database = sqlite3.connect(path, check_same_thread=False)
@@ -89,9 +90,8 @@ def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") ->
         else:
             migrate(database, schema, path)
             # A damaged catalogue may have lost a table: an INSERT would fail only in the middle of the work.
-            with closing(_in_memory(schema)) as whole:
-                if missing := _tables(whole) - _tables(database):
-                    raise sqlite3.DatabaseError(f"it lacks {', '.join(sorted(missing))}")  # noqa: TRY301
+            if missing := _all_tables(schema) - _tables(database):
+                raise sqlite3.DatabaseError(f"it lacks {', '.join(sorted(missing))}")  # noqa: TRY301
     except BaseException:
         database.close()
         raise
@@ -170,6 +170,12 @@ def _in_memory(schema: Schema) -> sqlite3.Connection:
     database = sqlite3.connect(":memory:", check_same_thread=False)
     make_tables(database, schema)
     return database
+
+
+@cache
+def _all_tables(schema: Schema) -> frozenset[str]:
+    with closing(_in_memory(schema)) as whole:
+        return frozenset(_tables(whole))
 
 
 def _put_aside(path: Path, suffix: str) -> Path:

@@ -140,7 +140,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     They stay until the end, and a collection that looks through them takes 0.1 s, after thousands of tests.
     """
-    _free_memory()
+    gc.collect()
+    gc.freeze()
     session.config.stash[RESIDENT] = _resident()
 
 
@@ -156,11 +157,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def _free_memory() -> None:
-    """Free what is left in cycles, and return it to the system; hide the rest from the next collections."""
-    # What was hidden the last time may be garbage now: files of many MiB, if a thread still had them then.
-    gc.unfreeze()
+    """Free what is left in cycles, and return it to the system."""
     gc.collect()
-    gc.freeze()
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from swiftfs import __version__
+from swiftfs.cli.account_commands import cp, restore, share, trash
 from swiftfs.cli.group import CommandGroup, examples
-from swiftfs.cli.object_commands import cp, restore, share
 from swiftfs.cli.options import (
     FOLDER,
     MOUNTPOINT,
@@ -20,7 +20,6 @@ from swiftfs.cli.options import (
     seconds_of,
     size_of,
 )
-from swiftfs.cli.trash_commands import trash
 
 
 def _as_flag(word: str) -> str:
@@ -81,9 +80,9 @@ def mount(
 @click.argument("mountpoint", type=MOUNTPOINT)
 def umount(mountpoint: Path) -> None:
     """Unmount MOUNTPOINT, and wait until everything written there is in Swift."""
-    from swiftfs.cli import umount as command
+    from swiftfs.cli import running
 
-    command.run(mountpoint)
+    running.run_umount(mountpoint)
 
 
 @main.command(
@@ -117,9 +116,9 @@ def flush(mountpoint: Path) -> None:
     and the exit code is 1. The same holds for deletions and attribute changes that Swift has refused since
     the last flush, but these were given up.
     """
-    from swiftfs.cli import flush as command
+    from swiftfs.cli import running
 
-    command.run_flush(mountpoint)
+    running.run_flush(mountpoint)
 
 
 @main.command(epilog=examples("swiftfs retry ~/photos"))
@@ -129,9 +128,9 @@ def retry(mountpoint: Path) -> None:
 
     The command does not wait for them: `swiftfs status` shows the result, and `swiftfs flush` waits.
     """
-    from swiftfs.cli import flush as command
+    from swiftfs.cli import running
 
-    command.run_retry(mountpoint)
+    running.run_retry(mountpoint)
 
 
 @main.command(
@@ -154,9 +153,9 @@ def set_(mountpoint: Path, words: tuple[str, ...], as_json: bool) -> None:
     and the exit code is 1. They are in force until MOUNTPOINT is unmounted: the next mount has its own
     options again.
     """
-    from swiftfs.cli import set as command
+    from swiftfs.cli import running
 
-    command.run(mountpoint, words, as_json=as_json)
+    running.run_set(mountpoint, words, as_json=as_json)
 
 
 @main.command(epilog=examples("swiftfs thaw ~/archive/2019", "swiftfs thaw ~/archive/film --no-wait"))
@@ -202,9 +201,9 @@ def pin(paths: tuple[Path, ...], as_json: bool) -> None:
     next mount too, and belong to paths: a file that is renamed leaves its pin. Up to 90 % of the cache can be
     pinned.
     """
-    from swiftfs.cli import pin as command
+    from swiftfs.cli import running
 
-    command.run(paths, is_pin=True, as_json=as_json)
+    running.run_pin(paths, is_pin=True, as_json=as_json)
 
 
 @main.command(epilog=examples("swiftfs unpin ~/archive/2019"))
@@ -215,9 +214,9 @@ def unpin(paths: tuple[Path, ...], as_json: bool) -> None:
 
     Pins of folders above stay: a file in a pinned folder cannot be unpinned alone.
     """
-    from swiftfs.cli import pin as command
+    from swiftfs.cli import running
 
-    command.run(paths, is_pin=False, as_json=as_json)
+    running.run_pin(paths, is_pin=False, as_json=as_json)
 
 
 @main.command(

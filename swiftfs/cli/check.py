@@ -24,7 +24,7 @@ from swiftfs.maintenance.check import Check, Subject
 from swiftfs.maintenance.findings import Finding, Tally, Weight
 from swiftfs.maintenance.item_check import Wanted
 from swiftfs.maintenance.orphan_segments import Search
-from swiftfs.maintenance.pending_names import PendingNames, Waiting
+from swiftfs.maintenance.other_journals import PendingNames, Waiting
 from swiftfs.paths import Source
 from swiftfs.store.connect import ConnectedAccount
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from swiftfs.cli.options import given
-from swiftfs.config.credentials import chosen_storage, login_environment
+from swiftfs.config.credentials import account_settings, login_environment
 from swiftfs.config.options import Options
 from swiftfs.config.sources import build_options, gather
 from swiftfs.errors import ConfigurationError, NotFound
@@ -26,10 +26,7 @@ def connected(options: Options, may_read: MayRead | None = None) -> Iterator[Con
     log_to_terminal("DEBUG" if options.debug else "WARNING")
     account = connect(
         login_environment(options.credentials, os.environ),
-        cloud=options.os_cloud or None,
-        storage=chosen_storage(options),
-        storage_policy=options.storage_policy,
-        insecure_storage=options.insecure_storage,
+        account_settings(options),
         may_read=may_read,
     )
     try:

@@ -25,8 +25,7 @@ from swiftfs.maintenance import copy_run
 from swiftfs.maintenance.copy_records import CopyRecords
 from swiftfs.maintenance.copy_run import CopyRun, Tally
 from swiftfs.maintenance.copy_walk import Named, Walk, WalkOptions
-from swiftfs.maintenance.object_copy import CopyOptions, ObjectCopier
-from swiftfs.maintenance.replaced_segments import ReplacedSegments
+from swiftfs.maintenance.object_copy import CopyOptions, ObjectCopier, ReplacedSegments
 from swiftfs.objects import ObjectName
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.foreign_manifests import MayRead
@@ -41,25 +40,17 @@ def run(
     as_json: bool,
 ) -> None:
     """Copy all `paths` but the last one to the last one; exit with code 1 if some could not be copied."""
+    if len(paths) < 2:
+        raise click.UsageError(f"missing argument: where to copy {paths[0]!r} to")
     try:
-        _run(paths, flags, walk, expiry=expiry, as_json=as_json)
+        _run(paths, account_options(flags), walk, CopyOptions(expiry, walk.no_clobber, walk.update), as_json)
     except KeyboardInterrupt:
         complain("interrupted: run it again to continue")
         # Threads wait for COPYs, which the server may need minutes for; it ends these by itself.
         os._exit(1)
 
 
-def _run(
-    paths: Sequence[str],
-    flags: Mapping[str, Any],
-    walk: WalkOptions,
-    *,
-    expiry: bool,
-    as_json: bool,
-) -> None:
-    if len(paths) < 2:
-        raise click.UsageError(f"missing argument: where to copy {paths[0]!r} to")
-    options = account_options(flags)
+def _run(paths: Sequence[str], options: Options, walk: WalkOptions, how: CopyOptions, as_json: bool) -> None:
     *sources, target = [find_place(text) for text in paths]
     with spinner("waiting until the mount has stored what was written there"):
         for place in (*sources, target):
@@ -68,9 +59,7 @@ def _run(
         for place in (*sources, target):
             place.check_account(account.label, account.place)
         try:
-            tally = _copy(
-                account, options, sources, target, walk, CopyOptions(expiry, walk.no_clobber, walk.update)
-            )
+            tally = _copy(account, options, sources, target, walk, how)
         finally:
             target.refresh()
         _report(tally, account, as_json=as_json)

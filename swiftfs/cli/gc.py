@@ -16,8 +16,8 @@ from swiftfs.cli.wording import complain
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.config.options import Options
 from swiftfs.errors import AccessDenied, printable
-from swiftfs.maintenance.journaled_uploads import Journaled, journaled
 from swiftfs.maintenance.orphan_segments import OrphanUpload, ScanProgress, Search, explain_refusal
+from swiftfs.maintenance.other_journals import Journaled, journaled
 from swiftfs.paths import Source
 from swiftfs.store.connect import ConnectedAccount
 

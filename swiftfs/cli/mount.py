@@ -16,13 +16,14 @@ from swiftfs.service.daemon import (
     Ready,
     allow_many_files,
     forbid_core_dumps,
+    is_service,
     log_to_system,
     log_to_terminal,
+    notify,
     report_crashes,
     run_in_background,
 )
 from swiftfs.service.mountpoint import MountRequest, check_mountpoint, made_if_missing
-from swiftfs.service.systemd import is_service, notify
 
 
 def run(
@@ -41,7 +42,6 @@ def run(
         mountpoint,
         options,
         Path(options.cache_dir).absolute() if options.cache_dir else None,
-        options.os_cloud or None,
         is_fixed=from_fstab or is_service(),
     )
     with made_if_missing(mountpoint) if options.create else nullcontext():

@@ -10,8 +10,7 @@ from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
 from swiftfs.errors import SwiftfsError
-from swiftfs.maintenance.permission_probe import Finding
-from swiftfs.maintenance.server_probe import Probe, advice
+from swiftfs.maintenance.server_probe import Finding, Probe, advice
 from swiftfs.paths import Source
 
 

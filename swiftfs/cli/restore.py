@@ -1,7 +1,6 @@
 """`swiftfs restore`: bring back files as they were, where the server keeps older versions."""
 
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from rich.filesize import decimal
 from swiftfs.cli.connection import account_options, connected
 from swiftfs.cli.wording import complain, pluralize, spinner
 from swiftfs.concurrency import new_pool, unix_time
-from swiftfs.config.options import parse_age
+from swiftfs.config.options import parse_age, parse_date
 from swiftfs.control.places import Place, find_place
 from swiftfs.errors import ConfigurationError, printable
 from swiftfs.maintenance.restore import (
@@ -33,7 +32,7 @@ from swiftfs.maintenance.restore import (
     kept_object,
 )
 from swiftfs.objects import ObjectName, VersionRow
-from swiftfs.posix.versions import stored_at_ns
+from swiftfs.posix.versions import stored_at
 from swiftfs.store.protocol import ObjectStore
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -81,9 +80,8 @@ def moment_of(text: str) -> int:
     with suppress(ValueError):
         return int((unix_time() - parse_age(text)) * 10**9)
     try:
-        # Python 3.10 does not read the Z.
-        moment = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text)).astimezone()
-    except (ValueError, OverflowError):
+        moment = parse_date(text)
+    except ValueError:
         raise click.UsageError(
             f"invalid value for '--at': {text!r}: expected a time such as 2026-11-28 or 2026-11-28T10:15, "
             "or an age such as 12h, 7d or 2w"
@@ -144,7 +142,7 @@ def _report(results: list[Result], *, is_file: bool, as_json: bool) -> None:
     else:
         for one in results:
             if one.outcome is Outcome.RESTORED and one.version is not None:
-                click.echo(f"restored {printable(str(one.name))} of {_time(one.version)}")
+                click.echo(f"restored {printable(str(one.name))} of {stored_at(one.version)}")
         click.echo(_summary(counts))
     if is_file and (failure := failure_of(results[0])) is not None:
         raise failure
@@ -175,20 +173,15 @@ def _print_versions(objects: Iterable[Kept], *, as_json: bool) -> None:
     for name, one in versions:
         size = "deleted" if one.is_deletion else decimal(one.row.size)
         mark = "current" if one.is_latest else ""
-        click.echo(f"{_time(one)}\t{size}\t{one.version_id}\t{mark}\t{printable(str(name))}")
+        click.echo(f"{stored_at(one)}\t{size}\t{one.version_id}\t{mark}\t{printable(str(name))}")
 
 
 def _fields(name: ObjectName, version: VersionRow) -> dict[str, object]:
     return {
         "path": str(name),
-        "time": _time(version),
+        "time": stored_at(version),
         "version": version.version_id,
         "size": version.row.size,
         "deleted": version.is_deletion,
         "current": version.is_latest,
     }
-
-
-def _time(version: VersionRow) -> str:
-    moment = _EPOCH + timedelta(microseconds=stored_at_ns(version) // 1000)
-    return f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"

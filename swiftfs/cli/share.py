@@ -11,7 +11,7 @@ import click
 from swiftfs.cli.connection import account_options, connected, container_of
 from swiftfs.cli.wording import complain
 from swiftfs.concurrency import unix_time
-from swiftfs.config.options import parse_age
+from swiftfs.config.options import parse_age, parse_date
 from swiftfs.control.places import Place, find_place
 from swiftfs.errors import ConfigurationError
 from swiftfs.maintenance.sharing import Sharing
@@ -24,7 +24,7 @@ def end_of(text: str) -> int:
     with suppress(ValueError):
         if seconds := parse_age(text):
             return int(unix_time()) + seconds
-    end = int(datetime.fromisoformat(text).timestamp())
+    end = int(parse_date(text).timestamp())
     if end <= unix_time():
         raise ValueError("it has passed")
     return end

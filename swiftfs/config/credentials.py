@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from swiftfs.config.options import Options
-from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
-from swiftfs.store.private_files import check_writers, is_readable_by_others
-from swiftfs.store.storage_url import StorageChoice
+from swiftfs.store.account_settings import AccountSettings, StorageChoice
+from swiftfs.store.private_files import check_writers, is_readable_by_others, read_own_file
 
 CREDENTIALS = ("OS_", "ST_")
 """How the names of the variables with credentials begin."""
@@ -74,9 +73,14 @@ def login_environment(file: str, environment: Mapping[str, str]) -> Mapping[str,
     return {**others, **read_credentials(Path(file))}
 
 
-def chosen_storage(options: Options) -> StorageChoice:
-    """Return what the options say about the storage URL."""
-    return StorageChoice(options.storage_url, options.interface, options.region)
+def account_settings(options: Options) -> AccountSettings:
+    """Return what the options say about the account."""
+    return AccountSettings(
+        options.os_cloud or None,
+        StorageChoice(options.storage_url, options.interface, options.region),
+        options.storage_policy,
+        options.insecure_storage,
+    )
 
 
 def forget_secrets(environment: MutableMapping[str, str]) -> None:

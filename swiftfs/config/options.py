@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from swiftfs.config.bandwidth import parse_bandwidth
-from swiftfs.store.timetable import NO_LIMIT, Timetable
+from swiftfs.store.timetable import NO_LIMIT, Timetable, parse_bandwidth
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
@@ -62,6 +62,15 @@ def parse_age(text: str) -> int:
     if match is None:
         raise ValueError("an age such as 12h, 7d or 2w")
     return int(match[1]) * _SECONDS_OF[match[2]]
+
+
+def parse_date(text: str) -> datetime:
+    """Read a date, or a date and time, of ISO 8601: local unless it has a zone; raise `ValueError`."""
+    try:
+        # Before 3.11 `fromisoformat` knows no Z.
+        return datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text)).astimezone()
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
 
 
 Rules = tuple[tuple[str, int], ...]

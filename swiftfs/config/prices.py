@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
 from swiftfs.objects import REQUEST_CLASSES, Counts
+from swiftfs.store.private_files import read_own_file
 
 if sys.version_info >= (3, 11):
     import tomllib

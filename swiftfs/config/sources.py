@@ -11,11 +11,10 @@ from typing import Any
 
 import platformdirs
 
-from swiftfs.config.bandwidth import goes_on
 from swiftfs.config.options import OPTIONS, PREFIX, Options, parse_rules, show_size
-from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
-from swiftfs.store.private_files import check_trusted
+from swiftfs.store.private_files import check_trusted, read_own_file
+from swiftfs.store.timetable import goes_on
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -59,6 +58,9 @@ UNIT_VARIABLES = frozenset({"SWIFTFS_SOURCE", "SWIFTFS_MOUNTPOINT", "SWIFTFS_CHE
 
 EXPIRE = "expire"
 """The table of a TOML file that has a rule a line, which the option of this name has together."""
+
+SET_COMMAND = "swiftfs set"
+"""The origin of options that are changed while a mount runs."""
 
 _MOUNTED = "as mounted"
 

@@ -1,4 +1,4 @@
-"""What a mount costs in a month by the user's prices, and what it leaves out when its budget is spent."""
+"""The costs of a mount in a month, by the user's prices, and what it leaves out when its budget is spent."""
 
 import json
 import logging

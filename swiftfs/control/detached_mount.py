@@ -10,8 +10,8 @@ import select
 from pathlib import Path
 
 from swiftfs.concurrency import new_thread
-from swiftfs.control.drain import Drain
 from swiftfs.control.mount_table import OWN_TABLE, MountEntry, mount_entries
+from swiftfs.control.unmount import Drain
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.queue_report import QueueReport
 

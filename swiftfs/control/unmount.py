@@ -1,7 +1,12 @@
-"""`swiftfs umount`: unmount, and wait until the mount's process has stored everything."""
+"""`swiftfs umount`: unmount, and wait until the mount's process has stored everything.
+
+How much that still has to store is in a file in its cache folder.
+"""
 
 import ctypes
 import errno
+import json
+import logging
 import os
 import pwd
 import select
@@ -9,14 +14,49 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
 from swiftfs.concurrency import monotonic
+from swiftfs.config.cache_dir import DRAIN, write_whole
 from swiftfs.control.client import flush, mountpoints
-from swiftfs.control.drain import Drain
 from swiftfs.control.mount_table import Holder, find_holders, mounted_on
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """How many files and deletions are pending, and why the rest could not be stored, empty without failure.
+
+    A mount that is `held` was unmounted but is still mounted elsewhere: the process continues.
+    """
+
+    waiting: int
+    failure: str = ""
+    held: bool = False
+
+    def write(self, cache: Path) -> None:
+        """Write it into `cache`; a failure of the disk is logged and ignored."""
+        try:
+            write_whole(_file(cache), json.dumps(asdict(self)))
+        except OSError as error:
+            log.info("%s: %s", _file(cache), error)
+
+    @classmethod
+    def read(cls, cache: Path) -> "Drain":
+        """Return the last state written; without one, nothing is pending."""
+        try:
+            return cls(**json.loads(_file(cache).read_text()))
+        except (OSError, ValueError, TypeError):
+            return cls(0)
+
+
+def _file(cache: Path) -> Path:
+    return cache / DRAIN
+
 
 POLL_SECONDS = 0.2
 """The interval in which the number of pending changes is read."""

@@ -60,7 +60,8 @@ class Evictor:
             evictable = self._evictable(journaled=journaled)
             self._forget_ended()
             ahead = [block_range(*needed) for needed in self._streams.needed()]
-            # What is about to be read, what is being fetched, and what the kernel is about to splice.
+            # Blocks that are about to be read, are being downloaded, or are about to be spliced by the
+            # kernel.
             for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
                 evictable.discard(*needed)
             freed = 0

@@ -180,7 +180,7 @@ class FileState:
 
 
 class Activity:
-    """The downloads, checks and uploads of one file that have not ended, and who waits for that.
+    """The running downloads, checks and uploads of one file, and who waits for their end.
 
     Each part calls `ended` after each of its steps, without the lock. The parts know this object, and it
     knows none of them but the uploads: a cycle of references would keep a closed file in memory.

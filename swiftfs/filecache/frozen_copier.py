@@ -7,7 +7,7 @@ from swiftfs.filecache.block_map import BLOCK, Snapshot, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.downloader import Downloader
 from swiftfs.filecache.file_state import FileState
-from swiftfs.filecache.frozen_copy import FrozenCopy, refuse_without_room
+from swiftfs.filecache.frozen_copy import FrozenCopy, refuse_without_space
 from swiftfs.filecache.patch_plan import PIECE, piece_of
 from swiftfs.filecache.segment_uploader import SegmentUploader
 
@@ -51,7 +51,7 @@ class FrozenCopier:
             frozen = FrozenCopy(folder)
             if not (is_clone := frozen.clone(state.descriptor)):
                 state.space.on_growth(len(wanted) * BLOCK)
-                refuse_without_room(folder, len(wanted) * BLOCK)
+                refuse_without_space(folder, len(wanted) * BLOCK)
             for first, last in wanted.runs(*block_range(0, size)):
                 # Now, because it needs requests: `end` holds the lock.
                 self._downloader.ensure(first * BLOCK, min(last * BLOCK, size))

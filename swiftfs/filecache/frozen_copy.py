@@ -80,7 +80,7 @@ class FrozenCopy:
         return copied
 
 
-def refuse_without_room(folder: Path, size: int) -> None:
+def refuse_without_space(folder: Path, size: int) -> None:
     """Raise `OSError` ENOSPC unless the disk has space for `size` bytes and `RESERVE`."""
     if shutil.disk_usage(folder).free < size + RESERVE:
         raise os_error(errno.ENOSPC, str(folder))

@@ -132,8 +132,7 @@ def with_stored(parts: Sequence[Part], stored: Sequence[StoredSegment], largest:
 
 def _fill(start: int, end: int, stored: Sequence[StoredSegment], largest: int) -> Iterator[Part]:
     for one in stored:
-        # One that reaches over an end of the gap would bring bytes with it that the plan takes from
-        # elsewhere.
+        # A segment that reaches beyond the gap has bytes that the plan takes from elsewhere.
         if start <= one.start and one.end <= end:
             yield from cut_gaps(start, one.start, largest)
             yield one.segment

@@ -113,7 +113,7 @@ def is_segment_of(segment: ObjectName, owner: ObjectName, choice: str = AUTO) ->
 def is_upload_of(prefix: ObjectName, owner: ObjectName, choice: str = AUTO) -> bool:
     """Return whether a DLO's prefix says that all below it was uploaded for the object `owner`.
 
-    It must be that of one whole upload, as `is_segment_of` knows them, with or without a slash at its end.
+    It must be the prefix of one whole upload (see `is_segment_of`); a slash at its end does not matter.
     """
     below = ObjectName(prefix.container, prefix.key.rstrip("/") + "/0")
     return is_segment_of(below, owner, choice)

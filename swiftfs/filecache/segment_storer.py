@@ -288,7 +288,7 @@ class SegmentStorer:
                 return self._put_first_zeros(upload, mine)
             segment = shared.result()
             with self._lock:
-                # One that was forgotten meanwhile may be deleted with the upload that made it.
+                # A forgotten one may be deleted together with the upload that stored it.
                 if self._zeros.get(length) is shared:
                     upload.zero_segment = segment.name
                     return segment

@@ -1,4 +1,4 @@
-"""Records which objects are below the prefix of one file's segments, and which manifests may name them."""
+"""Records the segments below one file's prefix, and the manifests that may name them."""
 
 import itertools
 import math
@@ -94,7 +94,7 @@ FOLLOWING: Mapping[PrefixState, tuple[PrefixState, ...]] = {
 
 
 class UploadRecord:
-    """What is recorded of one file's segments, all below `prefix`, before the request that makes it true.
+    """The record of one file's segments, all below `prefix`; written before the request that makes it true.
 
     `_on_first_put` is called before the first segment that no manifest names is stored, and `_on_put` before
     each later one; the request waits for it. `_asked` are the ETags of manifests whose PUT has no answer;

@@ -11,7 +11,7 @@ from swiftfs.objects import ObjectName
 
 @dataclass(slots=True)
 class Use:
-    """The use of a local file: `users` counts who uses it, `pins` the operations of the journal that need it.
+    """The use of a local file: `users` counts the openings, `pins` the operations that need it.
 
     `older` of the pins are of states that only a power cut would bring back. While the file is suspended
     `cached_file` is None, and it takes `bytes` of disk.
@@ -33,8 +33,8 @@ class Use:
 class Uses:
     """The uses by the names of the local files. The lock, which is the file cache's, guards all.
 
-    A file that only waits for one operation of the journal can be put away: then `by_file` does not have it,
-    and that operation has all that is known of it. There are `away` such files, with `away_bytes` of disk.
+    A file that only waits for one operation of the journal can be put away: then it is not in `by_file`, and
+    only that operation knows of it. There are `away` such files, with `away_bytes` of disk.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Checks, in the background, that what was downloaded in pieces is what the object has.
+"""Checks in the background that the downloaded bytes are those of the object.
 
 The MD5 of an object or segment is compared when the last of its pieces is present.
 """

@@ -17,9 +17,8 @@ from swiftfs.errors import StoreError, in_words
 from swiftfs.maintenance.findings import Finding, Report, Tally, Weight
 from swiftfs.maintenance.item_check import ItemCheck, Outcome, Wanted
 from swiftfs.maintenance.large_objects import Needed, NeededSegments, problem_of
-from swiftfs.maintenance.local_tree import Local, local_tree
-from swiftfs.maintenance.pending_names import PendingNames
-from swiftfs.maintenance.remote_tree import Remote, remote_tree
+from swiftfs.maintenance.other_journals import PendingNames
+from swiftfs.maintenance.trees import Local, Remote, local_tree, remote_tree
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source, unescape, without_hidden

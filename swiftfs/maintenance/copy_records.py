@@ -1,10 +1,10 @@
 """Records of what `swiftfs cp` is copying, so that the next run continues: small files on this machine.
 
-That of a large object is locked by the process that copies. It is written before the first segment is stored
-and removed after the manifest. Where it is lost, `swiftfs gc` finds the segments.
+The record of a large object is locked by the process that copies. It is written before the first segment is
+stored, and removed after the manifest is. If it is lost, `swiftfs gc` finds the segments.
 
-That of a folder says that a copy to a name that did not exist has begun. Without it the next run would find
-the folder there, and copy into it.
+The record of a folder says that it is copied to a name that did not exist. Without it the next run would find
+that name, and copy into it.
 """
 
 import fcntl
@@ -23,8 +23,8 @@ from swiftfs.objects import ObjectName, ObjectVersion
 class Unfinished:
     """A copy of the version `source` whose segments are below `prefix`.
 
-    If it `may_stand`, its manifest was sent: the object that was to be stored, or one that it was renamed to,
-    may name the segments.
+    If it `may_stand`, its manifest was sent: the target, or an object that it was renamed to since, may name
+    the segments.
     """
 
     source: ObjectVersion

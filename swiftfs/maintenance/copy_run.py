@@ -8,9 +8,8 @@ from swiftfs.concurrency import Executor, Future, new_pool
 from swiftfs.errors import SwiftfsError, Unavailable
 from swiftfs.maintenance.copy_records import CopyRecords
 from swiftfs.maintenance.copy_walk import Refused, Skipped, Step
-from swiftfs.maintenance.object_copy import Changed, ObjectCopier, Transfer, check_kinds
+from swiftfs.maintenance.object_copy import Changed, ObjectCopier, ReplacedSegments, Transfer, check_kinds
 from swiftfs.maintenance.orphan_segments import may_be_manifest
-from swiftfs.maintenance.replaced_segments import ReplacedSegments
 
 PARALLEL = 16
 """Objects, and segments of large ones, that are copied at once: the server does the work."""

@@ -60,7 +60,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class WalkOptions:
-    """What is copied: folders too if `recursive`; nothing that exists, or only what is newer than that."""
+    """What is copied: folders too if `recursive`.
+
+    With `no_clobber` nothing is copied over others, with `update` only over what is older.
+    """
 
     recursive: bool = False
     no_clobber: bool = False
@@ -271,7 +274,7 @@ class _Merged:
 def is_same(source: Row, target: Row) -> bool:
     """Return whether listings show the same bytes, type and attributes at both names.
 
-    Of a large object they show that only with the ETag in its type, which swiftfs writes.
+    For a large object the ETag must be in the type, where swiftfs writes it.
     """
     if (source.size, source.content_type) != (target.size, target.content_type):
         return False

@@ -115,7 +115,7 @@ def _add(
     needed: list[Needed],
     depth: int,
 ) -> None:
-    """Add what a manifest names, and what those manifests name that it names."""
+    """Add the segments of a manifest, and those of the manifests among them."""
     for segment in manifest.segments:
         needed.append(Needed(segment, name, path))
         is_whole = segment.length is None or (segment.first == 0 and segment.length == segment.size)

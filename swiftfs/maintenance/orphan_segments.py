@@ -18,7 +18,7 @@ from swiftfs.concurrency import new_pool
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, SegmentContainer, places_of
 from swiftfs.filecache.upload_record import NO_JOURNAL, journal_of
-from swiftfs.maintenance.remote_tree import still_listed
+from swiftfs.maintenance.trees import still_listed
 from swiftfs.objects import History, ObjectName, OlderName, Row
 from swiftfs.paths import SEGMENTS_SUFFIX, Source
 from swiftfs.store.paging import iter_containers, iter_pages, iter_versions, readable_rows

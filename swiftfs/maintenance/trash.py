@@ -1,7 +1,7 @@
 """The trash without its mount: what is in it, back to where it was, and away for good.
 
-A large object there names segments. They are deleted with it if it owns them, which its metadata say: then
-no other object names them. What `journal/trash.py` has put there without that is left to `swiftfs gc`.
+A large object there names segments. They are deleted with it if its metadata say that it owns them: then no
+other object names them. Other segments are left to `swiftfs gc`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ from swiftfs.errors import BadRequest, ConfigurationError, NotFound, StoreError
 from swiftfs.filecache.segment_container import is_segment_of
 from swiftfs.journal.kept_segments import KeptSegments
 from swiftfs.maintenance.orphan_segments import may_be_manifest
-from swiftfs.maintenance.remote_tree import still_listed
+from swiftfs.maintenance.trees import still_listed
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Source
 from swiftfs.store.histories import Histories
@@ -259,7 +259,8 @@ def newest(files: Iterable[TrashedFile]) -> list[TrashedFile]:
 def _without_marks(info: ObjectInfo) -> Headers:
     """Return the headers of an object in the trash for its restore, without those that only count there.
 
-    A large object has no X-Delete-At from the trash: one that it had before is that of its segments, too.
+    The trash gives a large object no X-Delete-At. If it has one, it had that before, and so have its
+    segments.
     """
     headers = Headers.of(info)
     is_large = info.is_slo or info.dlo_prefix is not None

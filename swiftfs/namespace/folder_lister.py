@@ -1,10 +1,15 @@
-"""Lists folders: alone, with the subtree below, page by page, or from the disk while the server is away."""
+"""Lists folders: alone, with the subtree below, page by page, or from the disk while the server is away.
+
+A folder may also be read part by part, by a caller that takes as long as it likes between two parts.
+"""
 
 import math
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
-from swiftfs.concurrency import monotonic, unix_time
+from swiftfs.concurrency import Lock, monotonic, unix_time
 from swiftfs.errors import BadName, NotFound
 from swiftfs.namespace.change_checks import ChangeChecker
 from swiftfs.namespace.entry import (
@@ -15,17 +20,115 @@ from swiftfs.namespace.entry import (
     head_entries,
     implied_entry,
 )
-from swiftfs.namespace.folder_reader import StreamReader
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptFolder, KeptListings
-from swiftfs.namespace.listing import ENTRY_BYTES, Listing, listings_of, parts_of, unpack
+from swiftfs.namespace.listing import ENTRY_BYTES, Listing, Unlisted, listings_of, parts_of, unpack
 from swiftfs.namespace.listing_fetcher import LimitedPages
-from swiftfs.namespace.overlay import SharedState
+from swiftfs.namespace.overlay import PENDING, SharedState
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import Page
 from swiftfs.paths import Folder, escape, unescape
 from swiftfs.store.paging import iter_container_pages, iter_pages
 from swiftfs.store.protocol import ObjectStore
+
+
+class FolderReader(Protocol):
+    """What is in the folder all the time is in exactly one part. One thread at a time may use it."""
+
+    def next(self) -> list[Entry] | None:
+        """Return the next part, which may be empty, and None after the last; raise `StoreError`.
+
+        At most one page is requested. After an error it can be called again, and goes on where it was.
+        """
+
+
+class ListingReader:
+    """Reads a listing in memory. `lock` is the namespace's."""
+
+    def __init__(self, listing: Listing, lock: Lock) -> None:
+        self._chunks = listing.chunks()
+        self._lock = lock
+
+    def next(self) -> list[Entry] | None:
+        with self._lock:
+            return next(self._chunks, None)
+
+
+class StreamReader:
+    """Reads a folder larger than a page from Swift, and makes its listing, which `finish` gets at the end.
+
+    It begins with the pages that `start` has, and goes on with `pages`, which is called with the marker. The
+    names that this mount has changed come last, because only then it is known what counts.
+    """
+
+    def __init__(
+        self,
+        start: Listing,
+        pages: Callable[[str], Iterator[Page]],
+        defaults: Defaults,
+        shared: SharedState,
+        checker: ChangeChecker,
+        finish: Callable[[Listing, float], object],
+    ) -> None:
+        self._defaults = defaults
+        self._lock = shared.lock
+        self._listings = shared.listings
+        self._checker = checker
+        self._finish = finish
+        self._folder = folder = start.folder
+        with shared.lock:
+            self._listing: Listing | None = start.continuable()
+            # A change since then is not in the pages of `start`.
+            self._begun = self._listing.begun if self._listing.end else monotonic()
+            changes = shared.overlay.changes_in(folder)
+            self._implied = set(map(escape, shared.overlay.subfolders(folder))) - changes.keys()
+        for name, change in changes.items():
+            if self._begun < change.at != PENDING:
+                # Before the folder is read to its end, a newer listing may take it from the overlay.
+                self._listing.update(name, change.shown)
+        self._changed: dict[str, Entry | None] = dict.fromkeys(changes)
+        self._listed = self._listing.rows()
+        self._pages = pages(self._listing.end)
+        self._has_all = False
+
+    def next(self) -> list[Entry] | None:
+        if self._listing is None:
+            return None
+        if self._has_all:
+            own = self._own(self._listing)
+            self._listing = None  # the folder may stay open for long
+            return own
+        entries = next(self._listed, None)
+        if entries is None:
+            entries = self._next_page(self._listing)
+        self._implied.difference_update(entry.name for entry in entries)
+        self._changed.update((entry.name, entry) for entry in entries if entry.name in self._changed)
+        return [entry for entry in entries if entry.name not in self._changed]
+
+    def _next_page(self, listing: Listing) -> list[Entry]:
+        page = next(self._pages)
+        with self._lock:
+            is_kept = self._listings.has_space(listing)
+        self._has_all = page.last
+        return listing.add_page(page, is_kept=is_kept)
+
+    def _own(self, listing: Listing) -> list[Entry]:
+        """Return the names that this mount has changed, and the folders above them."""
+        self._finish(listing, self._begun)
+        found: list[Entry | None] = []
+        unlisted = []
+        with self._lock:
+            for name in (*self._changed, *self._implied):
+                try:
+                    found.append(listing.get(name))
+                except Unlisted:  # too many to be kept: then the page counts that showed it
+                    found.append(self._changed.get(name))
+                    unlisted += [unescape(name)[0]] if name in self._implied else []
+        for component in self._checker.implied(self._folder, unlisted):
+            below = self._folder.subfolder(component)
+            found.append(implied_entry(escape(component), below, self._defaults))
+        return [entry for entry in found if entry is not None]
+
 
 BEFORE_SLASH = ".\U0010ffff"
 """After a folder's name it is a listing marker just before the folder's objects: `.` sorts before `/`."""
@@ -83,7 +186,7 @@ class FolderLister:
         parts = parts_of(page, folder, root, marker)
         listings = listings_of(parts, self._defaults)
         with self._lock:
-            self._walk_detector.record_page(set(listings))
+            self._walk_detector.record_page(set(listings), _following(page, root, marker))
             listings = {other: new for other, new in listings.items() if not self._listings.fresh(other)}
         for other, listing in listings.items():
             self._finish(listing, begun, parts[other])
@@ -214,3 +317,16 @@ class FolderLister:
             shadowed = escape(component, shadowed=True)
             listing.update(shadowed, replace(file, name=shadowed))
         listing.update(name, implied_entry(name, listing.folder.subfolder(component), self._defaults))
+
+
+def _following(page: Page, root: Folder, marker: str) -> Folder | None:
+    """Return the folder that a walk lists next after a flat page of `root` from `marker` on, None if unknown.
+
+    It is the uppermost one that begins on the page, and ends behind it.
+    """
+    if page.last:
+        return None
+    end = page.marker.find("/", len(root.prefix))
+    while end >= 0 and page.marker[: end + 1] <= marker:
+        end = page.marker.find("/", end + 1)
+    return Folder(root.container, page.marker[: end + 1]) if end >= 0 else None

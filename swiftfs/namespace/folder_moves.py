@@ -130,7 +130,7 @@ class FolderMoves:
         with self._lock:
             change = self._overlay.newest(folder, name)
         own = change.entry if change is not None else None
-        # What this mount has stored, or the one before it, if it is that version: the listing may be older.
+        # The entry of this mount's change counts if it is of that version: the listing may be older.
         if own is None or own.object is None or found.object is None or own.version != found.version:
             own = found
         return replace(own, last_modified="")

@@ -98,7 +98,7 @@ class HeadCache:
         return {one: info for one, known, info in self._find(states) if one != known}
 
     def _find(self, states: Iterable[ObjectState]) -> list[tuple[ObjectState, ObjectState, ObjectInfo]]:
-        """Return, for each state, the one whose answer is kept for its object, and that answer."""
+        """Return, for each state, the state of its object whose answer is kept, and that answer."""
         found: list[tuple[ObjectState, ObjectState, ObjectInfo]] = []
         with self._lock:
             sought = []

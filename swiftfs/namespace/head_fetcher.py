@@ -159,8 +159,8 @@ class HeadFetcher:
 def _is_cacheable(entry: Entry, info: ObjectInfo) -> bool:
     """Return whether the answer stays true as long as the listing's row stays the same.
 
-    It does not when the object changed since it was listed. Nor does it for a DLO, which grows with its
-    segments, or for one of Swift's own symlinks, whose HEAD shows its target: their rows do not change then.
+    It does not if the object has changed since it was listed. Nor does it for a DLO or a symlink of Swift:
+    their rows stay the same when a segment is added, or the target changes.
     """
     if (
         info.dlo_prefix is not None

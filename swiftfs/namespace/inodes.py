@@ -67,7 +67,7 @@ class Inodes:
             return self._number(self._place(path, is_folder=is_folder))
 
     def move(self, old: str, new: str) -> None:
-        """Record that the file `old` is now named `new`, and that a file of that name before is gone."""
+        """Record that the file `old` is now named `new`, and that an earlier file `new` is gone."""
         with self._lock:
             self._move(old, new, is_folder=False)
 

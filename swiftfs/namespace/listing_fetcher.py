@@ -180,7 +180,7 @@ class _Request:
 
 
 class ListingFetcher:
-    """Gets listings by `fetch`, which its threads call, and which adds them to `listings`.
+    """Calls `fetch` in its threads: that gets a listing and adds it to `listings`.
 
     `recall` returns what is known of a folder without the server, None if nothing is. `lock` is the
     namespace's. It guards the listings, the running requests and the outage.
@@ -229,6 +229,12 @@ class ListingFetcher:
         with self._lock:
             self._outage.log_once()
         return expired
+
+    def list_ahead(self, folder: Folder) -> None:
+        """Begin to list a folder that will be needed. Lock held."""
+        if self._listings.fresh(folder) is None and self._joinable(folder) is None and not self._outage.lasts:
+            with suppress(RuntimeError):  # the threads have ended
+                self._begin(folder)
 
     def close(self) -> None:
         """Wait for the running requests and end the threads."""

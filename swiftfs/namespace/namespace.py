@@ -17,9 +17,8 @@ from swiftfs.namespace.entry import (
     implied_entry,
     with_head,
 )
-from swiftfs.namespace.folder_lister import FolderLister
+from swiftfs.namespace.folder_lister import FolderLister, FolderReader, ListingReader
 from swiftfs.namespace.folder_moves import FolderMoves
-from swiftfs.namespace.folder_reader import FolderReader, ListingReader
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
 from swiftfs.namespace.listing import Listing, Unlisted
@@ -353,7 +352,7 @@ class Namespace:
         self._root = entry
 
     def record_new_folder(self, path: str, entry: Entry) -> None:
-        """Record that a folder that was just created is empty, which saves the request for its listing."""
+        """Record that a new folder is empty: that saves the request for its listing."""
         listing = Listing(self._source.folder(path), self._defaults)
         page = Page((), (), "", True)
         listing.add_page(page)
@@ -403,5 +402,6 @@ class Namespace:
     def _listing(self, folder: Folder) -> Listing:
         listing = self._listing_fetcher.listing(folder)
         with self._lock:
-            self._walk_detector.record_use(folder)
+            if (following := self._walk_detector.record_use(folder)) is not None:
+                self._listing_fetcher.list_ahead(following)
         return listing

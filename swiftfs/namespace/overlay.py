@@ -44,7 +44,7 @@ class LocalChange:
         return unpacked(self.shown)
 
     def in_swift(self) -> "LocalChange | None":
-        """Return this change if it is in Swift, else the one before it that is, if there is one."""
+        """Return this change if it is in Swift; else the last one before it that is, or None."""
         return self if self.at != PENDING else self.stored
 
 
@@ -79,7 +79,7 @@ class RecentStore(Protocol):
 class Overlay:
     """The changes of each folder. Not locked: the namespace's lock guards it.
 
-    It begins with those of an earlier mount that `recent` has, and gives it those that are stored.
+    It begins with the changes of an earlier mount, from `recent`, and adds to `recent` what is stored.
     """
 
     def __init__(self, recent: RecentStore | None = None) -> None:
@@ -156,7 +156,7 @@ class Overlay:
     def take_back(self, folder: Folder, name: str, before: LocalChange | None) -> LocalChange | None:
         """Drop the pending change of `name` as if it had never been made; return what counts again.
 
-        That is `before`, the change that it replaced, or what has become of it.
+        That is `before`, which it had replaced, or what `before` has become.
         """
         change = self._folders[folder][name]
         counts = change.stored if before is None or before.settled else before

@@ -218,20 +218,7 @@ class AttributeOps:
         """Give `path` the attributes that `update` makes from its current ones."""
         path = self._open_files.resolve(path)
         with self._pending.changing(path):
-            since = self._pending.begin_change()
-            file = self._open_files.at(path)
-            if file is None:
-                entry = self._dated(path)
-                self._changes.submit(path, entry, update, None, since)
-                self._times.changed(path, is_folder=entry.is_directory)
-                return
-            self._times.changed(path, is_folder=False)
-            with file.lock:
-                # A dirty file's attributes go with its upload.
-                if not file.dirty and not file.unlinked and file.entry is not None:
-                    file.entry = self._changes.submit(path, file.entry, update, None, file.since)
-                # An open file has attributes of its own, which its next flush sends.
-                file.attributes = update(file.attributes)
+            self._submit(path, update)
 
     def _is_folder(self, path: str) -> bool:
         entry = self._namespace.find(path) if self._open_files.at(path) is None else None
@@ -297,17 +284,28 @@ class AttributeOps:
         self._store_meta(path, lambda old: replace(old, metadata=metadata))
 
     def _store_meta(self, path: str, change: MetaChange) -> None:
+        self._submit(path, _unchanged, change)
+
+    def _submit(self, path: str, update: Update, change: MetaChange | None = None) -> None:
+        """Hand in what `update` makes of the attributes at `path`, and `change` of the meta."""
         since = self._pending.begin_change()
         file = self._open_files.at(path)
         if file is None:
             entry = self._dated(path)
-            self._changes.submit(path, entry, _unchanged, change, since)
+            self._changes.submit(path, entry, update, change, since)
             self._times.changed(path, is_folder=entry.is_directory)
             return
         self._times.changed(path, is_folder=False)
         with file.lock:
-            if not file.dirty and not file.unlinked and file.entry is not None:
-                file.entry = self._changes.submit(path, file.entry, _unchanged, change, file.since)
+            # A dirty file's attributes go with its upload.
+            is_stored = not file.dirty and not file.unlinked
+            if is_stored and file.entry is not None:
+                file.entry = self._changes.submit(path, file.entry, update, change, file.since)
+            # An open file has attributes of its own, which its next flush sends.
+            file.attributes = update(file.attributes)
+            if change is None:
+                return
+            if is_stored and file.entry is not None:
                 new = self._changes.meta(file.entry)
             else:
                 new = change(file.meta)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from swiftfs.concurrency import unix_time
-from swiftfs.config.options import parse_age
+from swiftfs.config.options import parse_age, parse_date
 from swiftfs.errors import os_error
 from swiftfs.paths import is_below
 
@@ -50,8 +50,7 @@ def _seconds(text: str) -> int:
         return int(unix_time()) + parse_age(text[1:])
     if _SECONDS.fullmatch(text):
         return int(text)
-    # Before 3.11 `fromisoformat` knows no Z.
-    return int(datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text)).timestamp())
+    return int(parse_date(text).timestamp())
 
 
 def show_moment(moment: str) -> bytes:

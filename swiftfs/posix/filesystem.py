@@ -7,6 +7,8 @@ Paths are absolute in the mount. Failures are `OSError` with an errno, or `Swift
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial, wraps
+from typing import Any, TypeVar, cast
 
 from swiftfs.errors import StoreError, SwiftfsError
 from swiftfs.journal.commits import Record
@@ -32,67 +34,88 @@ ROOT_SECONDS = 8.0
 """How long a mount tries to get its root: whoever mounts waits for it."""
 
 
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def _refused_for(refuse: Iterable[Callable[[str], None]], call: Call, *, paths: slice = slice(1)) -> Call:
+    """Return the call, which fails where one of `refuse` does for its arguments `paths`."""
+
+    @wraps(call)
+    def checked(*arguments: Any, **named: Any) -> Any:
+        for path in arguments[paths]:
+            for check in refuse:
+                check(path)
+        return call(*arguments, **named)
+
+    return cast("Call", checked)
+
+
+class _Parts:
+    """What carries out the calls on ordinary paths."""
+
+    def __init__(self, services: Services) -> None:
+        self.pending = pending = PendingChanges(services)
+        self.write_back = write_back = WriteBack(services, pending)
+        self.files = files = FileOps(services, pending, write_back)
+        self.directories = directories = DirectoryOps(services, pending, write_back)
+        self.unlinks = unlinks = UnlinkOps(services, pending, write_back, directories)
+        changes = AttributeChanges(services, pending, write_back)
+        self.links = LinkOps(services, pending, write_back, changes)
+        self.renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
+        self.attributes = AttributeOps(services, pending, files, changes)
+
+
 class FileSystem:
     """One mount; `records` are the changes that an earlier process left in the journal.
 
-    The methods that `fuse/operations.py` calls are bound directly to those of the parts.
+    The methods that `fuse/operations.py` calls are bound directly to those of the parts. On its way there a
+    path may belong to the versions, and a change to what nobody may change.
     """
 
     def __init__(self, services: Services, records: Iterable[Record] = ()) -> None:
         self._services = services
         self._records = records
-        self._pending = pending = PendingChanges(services)
-        self._write_back = write_back = WriteBack(services, pending)
-        self._files = files = FileOps(services, pending, write_back)
-        directories = DirectoryOps(services, pending, write_back)
-        unlinks = UnlinkOps(services, pending, write_back, directories)
-        changes = AttributeChanges(services, pending, write_back)
-        renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
-        attributes = AttributeOps(services, pending, files, changes)
-
-        versions, guard = VersionTree(services, files), TrashGuard(services.source, services.trash)
-        before, read_only, handles = versions.before, versions.read_only, versions.handles
+        self._parts = parts = _Parts(services)
+        attributes, directories, files = parts.attributes, parts.directories, parts.files
+        versions, trash = VersionTree(services, files), TrashGuard(services.source, services.trash)
+        before, handles = versions.before, versions.handles
+        change = partial(_refused_for, (versions.refuse_change, trash.refuse_change))
 
         self.getattr = before(versions.getattr, attributes.getattr)
         self.getattr_handle = attributes.getattr_handle
-        self.chmod = read_only(guard.refusing(attributes.chmod))
-        self.chown = read_only(guard.refusing(attributes.chown))
-        self.utimens = read_only(guard.refusing(attributes.utimens))
+        self.chmod, self.chown = change(attributes.chmod), change(attributes.chown)
+        self.utimens = change(attributes.utimens)
         self.getxattr = before(versions.getxattr, attributes.getxattr)
         self.listxattr = before(versions.listxattr, attributes.listxattr)
-        self.setxattr = read_only(guard.refusing(attributes.setxattr))
-        self.removexattr = read_only(guard.refusing(attributes.removexattr))
+        self.setxattr, self.removexattr = change(attributes.setxattr), change(attributes.removexattr)
 
         self.opendir = before(versions.opendir, directories.opendir)
         self.readdir = handles(versions.readdir, directories.readdir)
         self.fsyncdir = handles(versions.fsyncdir, directories.fsyncdir)
         self.releasedir = handles(versions.releasedir, directories.releasedir)
-        self.mkdir = read_only(guard.refusing(directories.mkdir))
-        self.rmdir = read_only(guard.refusing(directories.rmdir))
+        self.mkdir, self.rmdir = change(directories.mkdir), change(directories.rmdir)
 
-        self.create = read_only(guard.refusing(files.create))
-        self.open = before(versions.open, guard.reading(files.open))
+        self.create, self.mknod = change(files.create), change(files.mknod)
+        self.open = before(versions.open, trash.reading(files.open))
+        self.read, self.write, self.lseek = files.read, files.write, files.lseek
+        self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
+        self.truncate, self.truncate_handle = change(files.truncate), files.truncate_handle
+        self.flush, self.fsync = files.flush, files.fsync
+        self.fallocate, self.release = files.fallocate, files.release
+        self.symlink = change(files.symlink, paths=slice(1, 2))
+        self.readlink = before(versions.readlink, files.readlink)
+
+        self.link = change(parts.links.link, paths=slice(2))
+        self.unlink, self.unhide = change(parts.unlinks.unlink), parts.unlinks.unhide
+        self.rename, self.hide = change(parts.renames.rename, paths=slice(2)), change(parts.renames.hide)
+
         opened, replaced = services.open_files, services.open_files.replaced
         self.path_of_handle, self.page_use = opened.path_of_handle, opened.page_use
         self.is_other_inode, self.moves = replaced.is_other_inode, replaced.moves
         self.wait_for_move = replaced.wait
-        self.read, self.write, self.lseek, self.release = files.read, files.write, files.lseek, files.release
-        self.truncate = read_only(guard.refusing(files.truncate))
-        self.truncate_handle = files.truncate_handle
-        self.flush, self.fsync = files.flush, files.fsync
-        self.fallocate = files.fallocate
-        self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
-        self.mknod = read_only(guard.refusing(files.mknod))
-        self.symlink = read_only(guard.refusing(files.symlink), first=1, last=1)
-        self.readlink = before(versions.readlink, files.readlink)
-
-        self.link = read_only(guard.refusing(LinkOps(services, pending, write_back, changes).link), last=1)
-        self.unlink, self.unhide = read_only(guard.refusing(unlinks.unlink)), unlinks.unhide
-        self.rename = read_only(guard.refusing(renames.rename), last=1)
-        self.hide = read_only(guard.refusing(renames.hide))
         self._usage = UsageReport(services.store, services.source, services.options.segments)
-        self.statfs, self.drain_seconds = self._usage.of, services.options.drain
-
+        self.statfs = self._usage.of
+        self.drain_seconds = services.options.drain
         self.waiting, self.retry = services.journal.waiting, services.journal.retry
         self.refresh = services.namespace.invalidate_all
 
@@ -103,7 +126,7 @@ class FileSystem:
 
     def set_prefetch(self, on: bool) -> None:
         """Download small files before they are opened, or not."""
-        self._files.set_prefetch(on)
+        self._parts.files.set_prefetch(on)
 
     def written(self) -> list[OpenFile]:
         """Return the open files with changes that the journal does not have."""
@@ -148,7 +171,7 @@ class FileSystem:
 
     def _recover(self) -> None:
         records, self._records = deque(self._records), ()  # there may be 100,000
-        self._services.journal.recover(records, self._pending.recovered, self._pending.show_moved)
+        self._services.journal.recover(records, self._parts.pending.recovered, self._parts.pending.show_moved)
 
     def close(self, progress: Callable[[int], None] = lambda _: None) -> None:
         """Store all pending changes and end every thread; the mount is gone.
@@ -161,8 +184,9 @@ class FileSystem:
         journal = self._services.journal
         # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
         # namespace.
-        lost = [file.path for file in self._services.open_files.all() if not self._write_back.drain(file)]
-        self._files.close()
+        drain = self._parts.write_back.drain
+        lost = [file.path for file in self._services.open_files.all() if not drain(file)]
+        self._parts.files.close()
         left = journal.close(self.drain_seconds, progress, self._services.store.close)
         self._services.file_cache.close()
         self._services.namespace.close()

@@ -90,7 +90,7 @@ class KernelPages:
         self, path: str, pages: FilePages, cached_file: CachedFile, *, writable: bool, is_mixed: bool
     ) -> PageUse:
         """Return how the kernel opens a file; `is_mixed` if it may read pages of two versions at `path`."""
-        # Of a file that it has open the kernel knows the size, from the writes that it has sent.
+        # The kernel knows the size of a file that is open already: it has sent the writes itself.
         is_resized = pages.began is None and self._shown_sizes.differs(path, cached_file.size)
         if is_resized or is_mixed or pages.is_bypassed:
             # Pages that others read meanwhile do not get what is written past them.

@@ -9,6 +9,7 @@ from swiftfs.attributes import Stored
 from swiftfs.concurrency import Lock, Rank, new_lock
 from swiftfs.errors import check_transition
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.operations import PutFile
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.posix.kernel_pages import FilePages
@@ -64,11 +65,11 @@ class OpenFile:
     was given up after `since`, as in `GivenUp`, nothing of it is at the file's name. With
     `foreign_headers_unknown` the object may have headers of another client that were not requested yet.
     `expiry_changed` is whether its segments may have another X-Delete-At than `meta`. An `aliased` file was
-    hidden and is back: libfuse knows it by two names. `aside` is the path by which libfuse knows a file that
-    another client has replaced, "" if that is its own. `users` counts the handles. `pages` is what the kernel
-    has of the file. `trash` is the key to which the stored object is copied before the next upload, empty if
-    it is not kept. Until `unchecked_until` (monotonic seconds) stat(2) does not ask whether it was replaced:
-    the last answer was an error.
+    hidden and is back: libfuse knows it by two names. `aside` is libfuse's path for a file that another
+    client has replaced, "" if it is its own path. `users` counts the handles. `pages` is what the kernel has
+    of the file. `trash` is the key to which the stored object is copied before the next upload, empty if it
+    is not kept. Until `unchecked_until` (monotonic seconds) stat(2) does not ask whether it was replaced: the
+    last answer was an error.
 
     The lock excludes writers while the file is handed in. It is the only lock that may be held during a
     request.
@@ -140,6 +141,27 @@ class OpenFile:
         stat = self.attributes
         stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid)
         return replace(self.meta, stored=stored).without_dlo()
+
+    def put(self, expires: str) -> PutFile:
+        """Return the operation that stores the file as it is now.
+
+        If the file has no X-Delete-At yet it gets `expires`, empty for none.
+        """
+        if expires and not self.meta.delete_at and not self.foreign_headers_unknown:
+            self.meta = self.meta.with_delete_at(expires)
+        replaced = self.entry or self.replaces
+        return PutFile(
+            self.name,
+            self.cached_file.to_record(),
+            self.current_meta(),
+            replaces_large=replaced.is_slo if replaced else False,
+            replaces_etag=(replaced.etag or None) if replaced else None,
+            creates=replaced is None,
+            foreign_headers_unknown=self.foreign_headers_unknown,
+            trash=self.trash,
+            expires=expires if self.foreign_headers_unknown else "",
+            expiry_changed=self.expiry_changed,
+        )
 
 
 @dataclass(frozen=True, slots=True)

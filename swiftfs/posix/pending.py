@@ -264,7 +264,7 @@ def _targets(operation: Move | MoveFolder) -> Iterator[ObjectName]:
         return
     below = (operation.target_of(one.key) for one in operation.objects or ())
     yield from (name for name in below if not name.key.endswith("/"))
-    # After what is below it, which shows that there is a folder, but not its attributes.
+    # The markers last: what is below shows that there is a folder, but not its attributes.
     yield from (target for _, target in operation.markers if not target.key.endswith("/"))
 
 

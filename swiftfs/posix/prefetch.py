@@ -1,10 +1,19 @@
-"""Prefetch: small files are downloaded before a program that goes through a folder opens them."""
+"""Prefetch: small files are downloaded before a program that goes through a folder opens them.
+
+Programs do that in one of a few orders: as `readdir` returned the names (`find`, `tar`, `grep -r`), sorted
+(shells, `rsync`), or by inode number (`cp -r`). Some read the files of a folder before its subfolders.
+"""
 
 import stat
 from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
 
-from swiftfs.concurrency import Rank, new_lock, new_pool
+from cachetools import LRUCache
+
+from swiftfs.concurrency import Rank, monotonic, new_lock, new_pool
 from swiftfs.config.options import Options
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cache import FileCache
@@ -13,8 +22,221 @@ from swiftfs.filecache.read_ahead import FIRST_PIECE
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectVersion
-from swiftfs.posix.access_pattern import READERS, Reader, Readers
+from swiftfs.paths import is_below, join, split
 from swiftfs.posix.open_files import OpenFiles
+
+CERTAIN = 3
+"""A reader has opened this many files in order; two neighbours may be chance."""
+
+GAIN = 2
+"""Files expected for each file that was opened in order. It limits the waste when a reader stops."""
+
+SIGHT = 200
+"""How many names are searched for a reader's next files: there may be many empty folders in between."""
+
+READERS = 4
+"""How many readers are followed at once."""
+
+CANDIDATES = 2
+"""How many opened files are remembered as the possible first one of a reader. More would take random opens
+for readers."""
+
+SLACK = 8
+"""Tolerated reordering (multi-threaded readers) or skips, in files."""
+
+FRESH_SECONDS = 1.0
+"""Seconds for which a sorted folder is used even if names have been added: sorting takes milliseconds."""
+
+REMEMBERED_NAMES = 20_000
+"""How many names are kept sorted, of all folders together: about 10 MB."""
+
+Known = Callable[[str, str], Iterable[Entry] | None]
+"""Returns the entries of a folder from memory, of a huge one only some near a name; None if unknown."""
+
+Order = Callable[[list[Entry]], list[Entry]]
+
+ORDERS: tuple[Order, ...] = (
+    lambda entries: entries,
+    lambda entries: sorted(entries, key=lambda entry: entry.name),
+    lambda entries: sorted(entries, key=lambda entry: entry.name.casefold()),
+    lambda entries: sorted(entries, key=lambda entry: entry.attributes.inode),
+    lambda entries: sorted(entries, key=lambda entry: entry.is_directory),
+    lambda entries: sorted(entries, key=lambda entry: (entry.is_directory, entry.name)),
+)
+
+
+class Names:
+    """The names of one folder in each order, sorted when first needed; `made` is in monotonic seconds."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.made = monotonic()
+        self._entries = list(entries)
+        self._names = {entry.name for entry in self._entries}
+        self._sorted: dict[Order, tuple[list[Entry], dict[str, int]]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def after(self, order: Order, name: str) -> Iterator[Entry]:
+        """Yield the entries after `name`, which must be one of them, or all when it is empty."""
+        if order not in self._sorted:
+            entries = order(self._entries)
+            self._sorted[order] = entries, {entry.name: index for index, entry in enumerate(entries)}
+        entries, index = self._sorted[order]
+        return map(entries.__getitem__, range(index[name] + 1 if name else 0, len(entries)))
+
+
+class FileOrder:
+    """The files of a tree in each order, if its folders are in memory. Not locked."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        # `min`, so that a folder of more names is kept too, alone.
+        self._folders: LRUCache[str, Names] = LRUCache(
+            REMEMBERED_NAMES, getsizeof=lambda names: min(1 + len(names), REMEMBERED_NAMES)
+        )
+
+    def after(self, order: Order, path: str, top: str) -> Iterator[tuple[str, Entry]]:
+        """Yield the files that follow the one at `path` below the folder `top`, up to an unknown folder."""
+        sight = iter(range(SIGHT))
+        folder, name = split(path)
+        while is_below(folder, top):
+            known = yield from self._below(order, folder, name, sight)
+            if not known or folder == "/":
+                return
+            folder, name = split(folder)
+
+    def _below(
+        self, order: Order, folder: str, name: str, sight: Iterator[int]
+    ) -> Generator[tuple[str, Entry], None, bool]:
+        """Yield the files of a folder after `name`; return False when not all are known or in sight."""
+        names = self._names(folder, name)
+        if names is None:
+            return False
+        for entry in names.after(order, name):
+            if next(sight, None) is None:
+                return False
+            path = join(folder, entry.name)
+            if not entry.is_directory:
+                yield path, entry
+            elif not (yield from self._below(order, path, "", sight)):
+                return False
+        return True
+
+    def _names(self, folder: str, name: str) -> Names | None:
+        names = self._folders.get(folder)
+        if names is None or (name and name not in names and monotonic() > names.made + FRESH_SECONDS):
+            entries = self._known(folder, name)
+            if entries is None:
+                return None
+            names = self._folders[folder] = Names(entries)
+        return names if not name or name in names else None
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """A program that has opened `steps` files in order, the last at `path`.
+
+    `orders` are those that fit. `top` is the folder that contains all files opened so far. `expected` are the
+    paths that it will probably open next. The caller of `Readers` adds to `decided` those that it has
+    handled.
+    """
+
+    path: str
+    top: str
+    orders: tuple[Order, ...] = ORDERS
+    steps: int = 1
+    expected: list[str] = field(default_factory=list)
+    decided: set[str] = field(default_factory=set)
+
+
+class Readers:
+    """Finds readers by the files that are opened; expects at most `window` files of each. Not locked."""
+
+    def __init__(self, known: Known, window: int) -> None:
+        self._files = FileOrder(known)
+        self._window = window
+        self._readers: deque[Reader] = deque(maxlen=READERS)
+        self._candidates: deque[Reader] = deque(maxlen=CANDIDATES)
+
+    def opened(self, path: str) -> Reader | None:
+        """Record that a file was opened for reading; return the reader whose next file it is, or None."""
+        if not self._window:
+            return None
+        # Readers first: a file that one of them expects begins no new one.
+        for readers in (self._readers, self._candidates):
+            for reader in readers:
+                if path == reader.path:
+                    return None
+                if self._follow(reader, path):
+                    readers.remove(reader)
+                    return self._keep(reader)
+        self._candidates.appendleft(Reader(path, split(path)[0]))
+        return None
+
+    def _keep(self, reader: Reader) -> Reader:
+        if reader.steps < CERTAIN:
+            self._candidates.appendleft(reader)
+            return reader
+        self._readers.appendleft(reader)
+        ahead = self._files.after(reader.orders[0], reader.path, reader.top)
+        reader.expected = [path for path, _ in islice(ahead, min(GAIN * reader.steps, self._window))]
+        reader.decided.intersection_update(reader.expected)
+        return reader
+
+    def _follow(self, reader: Reader, path: str) -> bool:
+        """Return whether the file is the reader's next; if so, move the reader there."""
+        folder = split(path)[0]
+        if fitting := tuple(order for order in reader.orders if self._is_next(order, reader.path, path)):
+            reader.orders = fitting
+            reader.top = _common_folder(reader.top, folder)
+        elif fitting := tuple(order for order in reader.orders if self._begins(order, reader.path, path)):
+            reader.orders, reader.top = fitting, folder
+        elif path in reader.expected[:SLACK]:
+            # It looks less certain, so less is fetched ahead.
+            reader.steps = max(CERTAIN, reader.steps // 2)
+        else:
+            return False
+        reader.path = path
+        reader.steps += 1
+        return True
+
+    def _is_next(self, order: Order, before: str, path: str) -> bool:
+        return _is_first(path, self._files.after(order, before, "/"))
+
+    def _begins(self, order: Order, before: str, path: str) -> bool:
+        """Return whether a folder was read to its end, and `path` is the first file of another one."""
+        folder, done = split(path)[0], split(before)[0]
+        if is_below(folder, done) or any(
+            _is_read(entry) for _, entry in self._files.after(order, before, done)
+        ):
+            return False
+        return _is_first(path, self._files.after(order, join(folder, ""), folder))
+
+
+def _is_first(path: str, files: Iterable[tuple[str, Entry]]) -> bool:
+    """Return whether `path` is the first of the files that every program opens."""
+    for other, entry in files:
+        if other == path:
+            return True
+        if _is_read(entry):
+            return False
+    return False
+
+
+def _is_read(entry: Entry) -> bool:
+    """Return whether every program opens the file: some skip empty files, and all skip links."""
+    return entry.attributes.size > 0 and not entry.attributes.is_symlink
+
+
+def _common_folder(one: str, other: str) -> str:
+    while not is_below(other, one):
+        one = split(one)[0]
+    return one
+
 
 BYTES_AHEAD = 32 * 1024 * 1024 // READERS
 """How many bytes are downloaded ahead for one reader. All readers together may waste 32 MiB."""

@@ -6,7 +6,6 @@ change of its marker.
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeVar
 
 from swiftfs.attributes import NS, parse_last_modified
 from swiftfs.concurrency import unix_time_ns
@@ -27,43 +26,30 @@ STALE_ACCESS = 86_400 * NS
 
 @dataclass(slots=True)
 class KeptTimes:
-    """What is known of one file, in ns since the epoch; 0 is unknown.
+    """What is known of one file or folder, in ns since the epoch; 0 is unknown.
 
     `changed` is the last change by this mount. `listed` is the time in the row of the listing that first
-    showed it: another one there is of another client's change.
+    showed it: another one there is of another client's change. `filled` is when something in a folder was
+    made or removed; it stored the time `base` then, which is learned at the first look.
     """
 
     changed: int = 0
     read: int = 0
     listed: str = ""
-
-
-@dataclass(slots=True)
-class KeptFolderTimes(KeptTimes):
-    """The same of a folder: `filled` is when something in it was made or removed.
-
-    It stored the time `base` then, which is learned at the first look.
-    """
-
     filled: int = 0
     base: int | None = None
-
-
-Kept = TypeVar("Kept", bound=KeptTimes | int)
 
 
 class Times:
     """The kept times by inode number, which a file keeps when it is renamed.
 
-    Not locked: of two calls at the same moment one may be forgotten, which no program can tell from the order
-    in which they came.
+    Not locked: of two calls at the same moment one may be lost, as if the other had come later.
     """
 
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes
-        # Of most files there is only the time of their change: as a number it takes half of the memory.
-        self._recent: dict[int, KeptTimes | int] = {}
-        self._older: dict[int, KeptTimes | int] = {}
+        self._recent: dict[int, KeptTimes] = {}
+        self._older: dict[int, KeptTimes] = {}
 
     def shown(self, attributes: Attributes, last_modified: str = "") -> Attributes:
         """Return the attributes with all times; `last_modified` is from the row in the listing, if any.
@@ -73,24 +59,21 @@ class Times:
         time differs after it was read.
         """
         listed = _listed_ns(last_modified) if last_modified else 0
-        found = self._get(attributes.inode)
-        if found is None:
+        kept = self._get(attributes.inode)
+        if kept is None:
             return _with_times(attributes, attributes.mtime_ns, 0, listed)
-        kept = _expanded(found)
-        changed, mtime_ns = kept.changed, attributes.mtime_ns
-        if isinstance(kept, KeptFolderTimes):
-            mtime_ns = _filled(kept, mtime_ns)
+        changed = kept.changed
         if listed and changed and not kept.listed:
             kept.listed = last_modified
             self._keep(attributes.inode, kept)
         if last_modified != kept.listed or not changed:
             changed = max(changed, listed)
-        return _with_times(attributes, mtime_ns, kept.read, changed)
+        return _with_times(attributes, _filled(kept, attributes.mtime_ns), kept.read, changed)
 
     def dated(self, path: str, entry: Entry) -> Entry:
         """Return the entry of a folder with the time of the last change in it."""
         kept = self._get(self._number(path, is_folder=True)) if entry.is_directory else None
-        if not isinstance(kept, KeptFolderTimes):
+        if kept is None:
             return entry
         mtime_ns = _filled(kept, entry.attributes.mtime_ns)
         return replace(entry, attributes=replace(entry.attributes, mtime_ns=mtime_ns))
@@ -99,13 +82,12 @@ class Times:
         """Record that a file or folder was made, and so its folder was changed."""
         number = self._number(path, is_folder=is_folder)
         self._older.pop(number, None)
-        self._keep(number, KeptFolderTimes(now) if is_folder else now)
+        self._keep(number, KeptTimes(now))
         self.filled(path, now)
 
     def filled(self, path: str, now: int | None = None) -> None:
         """Record that the name `path` was made or removed, or is another file's: its folder was changed."""
         kept = self._kept(split(path)[0], is_folder=True)
-        assert isinstance(kept, KeptFolderTimes)
         kept.filled = kept.changed = now or unix_time_ns()
         kept.base, kept.listed = None, ""
 
@@ -120,7 +102,7 @@ class Times:
         kept = self._kept(path, is_folder=is_folder)
         if atime_ns is not None:
             kept.read = atime_ns
-        if mtime_ns is not None and isinstance(kept, KeptFolderTimes):
+        if mtime_ns is not None:
             kept.filled = 0
 
     def wrote(self, path: str, now: int, before: int = 0) -> None:
@@ -128,14 +110,9 @@ class Times:
 
         So the access time stays where it was: a mail program finds new mail by that.
         """
-        number = self._number(path, is_folder=False)
-        kept, changed = self._get(number), min(now, unix_time_ns())
-        if not before and not isinstance(kept, KeptTimes):
-            self._keep(number, max(kept or 0, changed))
-            return
-        one = self._keep(number, _expanded(kept))
-        one.read = one.read or before
-        one.changed, one.listed = max(one.changed, changed), ""
+        kept = self._kept(path, is_folder=False)
+        kept.read = kept.read or before
+        kept.changed, kept.listed = max(kept.changed, min(now, unix_time_ns())), ""
 
     def accessed(self, path: str, attributes: Attributes) -> None:
         """Record that a file is read, unless it was since its last change and within a day (`relatime`)."""
@@ -147,18 +124,15 @@ class Times:
     def _number(self, path: str, *, is_folder: bool) -> int:
         return self._inodes.number(path, is_folder=is_folder)
 
-    def _get(self, number: int) -> KeptTimes | int | None:
+    def _get(self, number: int) -> KeptTimes | None:
         return self._recent.get(number) or self._older.get(number)
 
     def _kept(self, path: str, *, is_folder: bool) -> KeptTimes:
         """Return what is kept of a path, to be changed."""
         number = self._number(path, is_folder=is_folder)
-        kept = self._get(number)
-        if is_folder:
-            return self._keep(number, kept if isinstance(kept, KeptFolderTimes) else KeptFolderTimes())
-        return self._keep(number, _expanded(kept))
+        return self._keep(number, self._get(number) or KeptTimes())
 
-    def _keep(self, number: int, kept: Kept) -> Kept:
+    def _keep(self, number: int, kept: KeptTimes) -> KeptTimes:
         if len(self._recent) >= MOST:
             self._older, self._recent = self._recent, {}
         self._recent[number] = kept
@@ -179,11 +153,7 @@ def _minute_ns(minute: str) -> int:
     return parse_last_modified(minute)
 
 
-def _expanded(kept: KeptTimes | int | None) -> KeptTimes:
-    return kept if isinstance(kept, KeptTimes) else KeptTimes(kept or 0)
-
-
-def _filled(kept: KeptFolderTimes, mtime_ns: int) -> int:
+def _filled(kept: KeptTimes, mtime_ns: int) -> int:
     """Return a folder's time: that of the last change in it, unless another time was stored since."""
     if not kept.filled:
         return mtime_ns

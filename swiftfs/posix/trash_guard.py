@@ -3,15 +3,11 @@
 import errno
 import os
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
 from swiftfs.errors import os_error
 from swiftfs.namespace.entry import Entry
 from swiftfs.paths import Source
 from swiftfs.store.trash_names import TrashNames, is_in_trash
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def trash_entry(entry: Entry | None, trash: TrashNames) -> str:
@@ -33,19 +29,10 @@ class TrashGuard:
         self._source = source
         self._is_on = bool(trash.days)
 
-    def refusing(self, change: Callable[P, R]) -> Callable[P, R]:
-        """Return the call, with EPERM for a path in the trash."""
-        if not self._is_on:
-            return change
-
-        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            for path in args:
-                # What is no path, such as the name of an xattr, does not begin with a slash.
-                if isinstance(path, str) and path.startswith("/"):
-                    self._refuse(path)
-            return change(*args, **kwargs)
-
-        return checked
+    def refuse_change(self, path: str) -> None:
+        """Raise `OSError` EPERM for a path in the trash."""
+        if self._is_on and is_in_trash(path, self._source):
+            raise os_error(errno.EPERM, path)
 
     def reading(self, opening: Callable[[str, int], int]) -> Callable[[str, int], int]:
         """Return the call that opens a file, with EPERM for a path in the trash unless it is only read."""
@@ -54,11 +41,7 @@ class TrashGuard:
 
         def checked(path: str, flags: int) -> int:
             if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY:
-                self._refuse(path)
+                self.refuse_change(path)
             return opening(path, flags)
 
         return checked
-
-    def _refuse(self, path: str) -> None:
-        if is_in_trash(path, self._source):
-            raise os_error(errno.EPERM, path)

@@ -68,17 +68,10 @@ class VersionTree:
 
         return cast("Call", call)
 
-    def read_only(self, other: Call, *, first: int = 0, last: int = 0) -> Call:
-        """Return the call, which fails with EROFS if its arguments from `first` to `last` are paths here."""
-
-        @wraps(other)
-        def call(*arguments: Any, **named: Any) -> Any:
-            for path in arguments[first : last + 1]:
-                if _PART in path and self._holds(path):
-                    raise os_error(errno.EROFS, path)
-            return other(*arguments, **named)
-
-        return cast("Call", call)
+    def refuse_change(self, path: str) -> None:
+        """Raise `OSError` EROFS for a path of this tree."""
+        if _PART in path and self._holds(path):
+            raise os_error(errno.EROFS, path)
 
     def handles(self, own: Call, other: Call) -> Call:
         """Return a call that is `own` for the handles of this tree, and else `other`."""

@@ -135,12 +135,17 @@ def stored_at_ns(version: VersionRow) -> int:
         return parse_last_modified(version.row.last_modified)
 
 
+def stored_at(version: VersionRow) -> str:
+    """Return when a version was stored as it is shown, such as `2026-11-28T10:15:30.123450Z`."""
+    moment = _EPOCH + timedelta(microseconds=stored_at_ns(version) // 1000)
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
 def version_name(key: str, version: VersionRow) -> str:
     """Return the name of a version as a file: its time, and the ending by which programs know its kind."""
-    moment = _EPOCH + timedelta(microseconds=stored_at_ns(version) // 1000)
     endings = PurePosixPath(escape(key.rpartition("/")[2])).suffixes
     count = 2 if endings[-2:-1] == [".tar"] else 1
-    return f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}{''.join(endings[-count:])}"
+    return stored_at(version) + "".join(endings[-count:])
 
 
 def version_entry(container: str, version: VersionRow, defaults: Defaults) -> Entry:

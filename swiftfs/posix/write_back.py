@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from swiftfs.errors import SwiftfsError
-from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
 from swiftfs.posix.expiry import ExpiryRules
 from swiftfs.posix.open_file import Changes, OpenFile
@@ -133,28 +132,12 @@ class WriteBack:
         # An earlier file of this name may still be read by its handles: its deletion must come before this
         # upload.
         self.free_name(file.name)
-        replaced = file.entry or file.replaces
-        expires = self._expiry.moment(file.path)
-        if expires and not file.meta.delete_at and not file.foreign_headers_unknown:
-            file.meta = file.meta.with_delete_at(expires)
-        meta = file.current_meta()
-        operation = PutFile(
-            file.name,
-            file.cached_file.to_record(),
-            meta,
-            replaces_large=replaced.is_slo if replaced else False,
-            replaces_etag=(replaced.etag or None) if replaced else None,
-            creates=replaced is None,
-            foreign_headers_unknown=file.foreign_headers_unknown,
-            trash=file.trash,
-            expires=expires if file.foreign_headers_unknown else "",
-            expiry_changed=file.expiry_changed,
-        )
+        operation = file.put(self._expiry.moment(file.path))
         entry = unstored_entry(
             file.path,
             file.name,
             file.cached_file.size,
-            meta,
+            operation.meta,
             self._services.defaults,
             foreign_headers_unknown=file.foreign_headers_unknown,
         )

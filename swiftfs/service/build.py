@@ -74,11 +74,6 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     slowness = partial(account.load.slowness, options.segment_size)
     file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost, slowness)
     inodes = Inodes(request.source)
-
-    def set_uploads(uploads: int) -> None:
-        factory.set_uploads(uploads)
-        backlog.parallel = _parallel(uploads)
-
     services = Services(
         store,
         namespace,
@@ -94,9 +89,14 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
         Times(inodes),
         histories,
         TrashNames(request.source, options.trash),
-        set_uploads,
+        partial(_set_uploads, factory, backlog),
     )
     return FileSystem(services, records)
+
+
+def _set_uploads(factory: CachedFileFactory, backlog: Backlog, uploads: int) -> None:
+    factory.set_uploads(uploads)
+    backlog.parallel = _parallel(uploads)
 
 
 def _parallel(uploads: int) -> int:

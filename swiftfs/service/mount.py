@@ -11,17 +11,16 @@ from pathlib import Path
 from swiftfs import __version__
 from swiftfs.concurrency import Event, new_event, new_thread
 from swiftfs.config.cache_dir import is_unused, locked, missing_folders, own_folder, remove_unused
-from swiftfs.config.credentials import chosen_storage
-from swiftfs.control.drain import Drain
+from swiftfs.config.credentials import account_settings
+from swiftfs.control.unmount import Drain
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
 from swiftfs.fuse.choice import load_binding
-from swiftfs.service.first_requests import check_policy
+from swiftfs.service.first_requests import check_policy, find_source
 from swiftfs.service.logging import HEADING
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mountpoint import MountRequest, check_mountpoint
 from swiftfs.service.signals import Termination, block_signals
-from swiftfs.service.source_memory import find_source
 from swiftfs.store.connect import ConnectedAccount, connect
 from swiftfs.store.foreign_manifests import MayRead
 from swiftfs.store.throttle import Throttle
@@ -99,10 +98,7 @@ def _connected(request: MountRequest, environment: Mapping[str, str]) -> Iterato
     options = request.options
     account = connect(
         environment,
-        cloud=request.cloud,
-        storage=chosen_storage(options),
-        storage_policy=options.storage_policy,
-        insecure_storage=options.insecure_storage,
+        account_settings(options),
         may_read=_may_read(request),
         may_be_away=options.offline,
         throttle=Throttle(options.bwlimit, options.tpslimit),
@@ -121,7 +117,7 @@ def _may_read(request: MountRequest) -> MayRead | None:
 
 
 def announce(request: MountRequest, cache: Path) -> None:
-    """Begin the log with what is mounted, where, by which release and with which cache folder."""
+    """Begin the log: what is mounted where, by which release, with which cache folder."""
     log.info(
         "%s is mounted on %s by swiftfs %s; cache folder %s",
         *(request.source, request.mountpoint, __version__, cache),

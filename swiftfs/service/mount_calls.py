@@ -1,7 +1,8 @@
 """A program that makes calls in a mount, for the process that serves the mount.
 
-It is a process of its own. One that is killed while it waits for an answer in its own mount would never end,
-nor would its mount: the kernel closes /dev/fuse only when all of its threads have ended.
+It is a process of its own. The kernel closes /dev/fuse only when all threads of the serving process have
+ended: if one of them waited for an answer of its own mount when the process was killed, neither would ever
+end.
 
 Arguments: the mount point, its device as in `st_dev`, and the number of the process that serves it. A request
 on standard input is three texts with a NUL behind each: a folder of the mount, a name in it, and its new

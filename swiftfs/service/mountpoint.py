@@ -22,7 +22,6 @@ class MountRequest:
     mountpoint: Path
     options: Options
     cache_dir: Path | None = None
-    cloud: str | None = None
     is_fixed: bool = False
     """Whether a service or fstab names the mount point."""
     refused: bool = False

@@ -14,9 +14,8 @@ from swiftfs.errors import (
     printable,
 )
 from swiftfs.objects import Usage
-from swiftfs.service.first_requests import check_policy, look_up, may_write
+from swiftfs.service.first_requests import SourceMemory, check_policy, look_up, may_write
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.service.source_memory import SourceMemory
 from swiftfs.store.connect import ConnectedAccount
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,8 @@ from swiftfs.concurrency import Event, monotonic, new_event, new_thread
 from swiftfs.config.options import Options, readable_size
 from swiftfs.control.collector import StatusCollector
 from swiftfs.control.detached_mount import DetachWatch
-from swiftfs.control.drain import Drain
-from swiftfs.control.live_options import LiveOptions
-from swiftfs.control.unmount import detach, died
+from swiftfs.control.live_options import LiveOptions, live_options
+from swiftfs.control.unmount import Drain, detach, died
 from swiftfs.errors import SwiftfsError
 from swiftfs.fuse.choice import load_binding
 from swiftfs.journal.codec import load as load_codec
@@ -24,15 +24,13 @@ from swiftfs.objects import Usage
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import build
-from swiftfs.service.first_requests import begin
-from swiftfs.service.live import live_options
+from swiftfs.service.daemon import notify
+from swiftfs.service.first_requests import FoundSource, SourceMemory, begin, identity_of
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.service.reconnection import Mounted, Reconnection
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
-from swiftfs.service.source_memory import FoundSource, SourceMemory, identity_of
-from swiftfs.service.systemd import notify
 from swiftfs.service.trash_sweep import TrashSweep
 from swiftfs.store.connect import ConnectedAccount
 
@@ -66,10 +64,19 @@ def serve(
     live, budget = live_options(filesystem, account, prices, cache)
     collector = StatusCollector(filesystem, account, request.source, request.mountpoint, prices, live, budget)
     Drain(0).write(cache)  # replaces the last state of an earlier process
-    sweep = TrashSweep(filesystem)
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
     reconnection = _reconnection(filesystem, source, account, cache)
-    try:
+    sweep = TrashSweep(filesystem)
+    with ExitStack() as end:  # the last one first
+        if budget is not None:
+            end.callback(budget.close)  # after the drain, which costs, too
+        end.callback(_store_rest, filesystem, account, cache)
+        # Before the drain is written: it writes the same file.
+        end.callback(detached.stop)
+        if reconnection is not None:
+            end.callback(reconnection.stop)
+        end.callback(_stop_serving, account, termination)
+        end.callback(sweep.stop)
         begin(filesystem, request, account, source.usage)
         if reconnection is not None:
             _remember(source.memory, cache)
@@ -81,24 +88,13 @@ def serve(
         termination.serve(account.reading.end)
         _mount(filesystem, request, monitoring.files(collector), live, ready, detached)
         log.info("%s is not mounted any more", request.mountpoint)
-    finally:
-        sweep.stop()
-        termination.drain()
-        account.reading.resume()  # what is stored now may need bytes of what it replaces
-        notify("STOPPING=1")
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        if reconnection is not None:
-            reconnection.stop()
-        # Before the drain is written here: it writes the same file.
-        detached.stop()
-        Drain(0).write(cache)  # the mount is not held any more
-        if account.presence.away is not None:
-            filesystem.drain_seconds = 0.0  # whoever shuts down need not wait for the server
-        try:
-            _drain(filesystem, cache)
-        finally:
-            if budget is not None:
-                budget.close()  # the drain costs, too
+
+
+def _stop_serving(account: ConnectedAccount, termination: Termination) -> None:
+    termination.drain()
+    account.reading.resume()  # what is stored now may need bytes of what it replaces
+    notify("STOPPING=1")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _reconnection(
@@ -120,6 +116,13 @@ def _reconnection(
 def _remember(memory: SourceMemory | None, cache: Path) -> None:
     if memory is not None:
         memory.save(cache)
+
+
+def _store_rest(filesystem: FileSystem, account: ConnectedAccount, cache: Path) -> None:
+    Drain(0).write(cache)  # the mount is not held any more
+    if account.presence.away is not None:
+        filesystem.drain_seconds = 0.0  # whoever shuts down need not wait for the server
+    _drain(filesystem, cache)
 
 
 def _drain(filesystem: FileSystem, cache: Path) -> None:

@@ -64,7 +64,7 @@ class TrashSweep:
             return False
         self._trash.forget_ended(self._prefix, self._days, now)
         if count:
-            log.info("%d files of the trash are over", count)
+            log.info("deleted %d files from the trash: their time there is over", count)
         if failed:
             log.warning(
                 "%d objects of the trash could not be deleted, and are tried again in an hour", failed

@@ -21,17 +21,24 @@ from swiftclient.authv1 import PasswordPlugin
 
 from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
 from swiftfs.errors import ConfigurationError, LoginRefused, StoreError, TimedOut, Unavailable, printable
-from swiftfs.store.clouds import find_cloud, open_session
-from swiftfs.store.error_map import causes_of, reason
-from swiftfs.store.login_adapter import BadUrl, ForeignServer, as_sent, guard_logins
-from swiftfs.store.login_diagnosis import PasswordLogin, clock_difference, likely_cause
-from swiftfs.store.retry import remaining
-from swiftfs.store.storage_url import (
+from swiftfs.store.account_settings import (
     ANY,
     STORAGE_VARIABLE,
     TOKEN_VARIABLE,
     StorageChoice,
 )
+from swiftfs.store.clouds import find_cloud, open_session
+from swiftfs.store.error_map import causes_of, reason
+from swiftfs.store.login import (
+    BadUrl,
+    ForeignServer,
+    PasswordLogin,
+    as_sent,
+    clock_difference,
+    guard_logins,
+    likely_cause,
+)
+from swiftfs.store.retry import remaining
 
 log = logging.getLogger(__name__)
 

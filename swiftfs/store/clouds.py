@@ -1,4 +1,4 @@
-"""A cloud of clouds.yaml: found as openstacksdk does it, with errors that name the file and what it lacks."""
+"""A cloud of clouds.yaml, found as openstacksdk does it; errors name the file and what is missing there."""
 
 import importlib.util
 import logging

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from swiftfs.concurrency import Future, new_future, new_thread, wait_all
 from swiftfs.errors import LoginRefused, Unavailable
 from swiftfs.objects import Limits
+from swiftfs.store.account_settings import DEFAULT_SETTINGS, AccountSettings
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
 from swiftfs.store.foreign_manifests import MayRead
@@ -15,7 +16,6 @@ from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.request import Reading
 from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
 from swiftfs.store.server_load import ServerLoad
-from swiftfs.store.storage_url import ANY, StorageChoice
 from swiftfs.store.swift_store import SwiftStore
 from swiftfs.store.temp_url import TempUrls
 from swiftfs.store.throttle import Throttle
@@ -67,63 +67,63 @@ class ConnectedAccount:
 
 def connect(
     environment: Mapping[str, str],
+    settings: AccountSettings = DEFAULT_SETTINGS,
     *,
-    cloud: str | None = None,
-    storage: StorageChoice = ANY,
-    storage_policy: str = "",
-    insecure_storage: bool = False,
     may_read: MayRead | None = None,
     policy: RetryPolicy = PATIENT,
     may_be_away: bool = False,
     throttle: Throttle | None = None,
 ) -> ConnectedAccount:
-    """Return the store of the account that `environment` or a cloud of clouds.yaml describes, at `storage`.
+    """Return the store of the account that `environment` and `settings` describe.
 
-    New containers get the storage policy `storage_policy`, or the server's default one. With
-    `insecure_storage` the storage may have no TLS although the login has it. Objects whose bytes lie
-    elsewhere are only read where `may_read` allows it. `throttle` has the limits of the mount.
+    Objects whose bytes lie elsewhere are only read where `may_read` allows it. `throttle` has the limits of
+    the mount.
 
     Log in at once and without retries: wrong credentials are reported within seconds, and a login that hangs
     fails after 15 seconds. Raise `ConfigurationError` for missing variables and insecure storage,
     `LoginRefused` for a wrong key, `Unavailable` when the server is down; each message names the auth URL and
     the user. If the server `may_be_away`, `Unavailable` is the state of the account's `presence` instead.
     """
-    account = open_account(environment, cloud=cloud, storage=storage)
+    account = open_account(environment, cloud=settings.cloud, storage=settings.storage)
     presence = Presence()
     try:
-        log_in(account, insecure_storage=insecure_storage)
-    except Unavailable as error:
-        if not may_be_away:
+        log_in(account, insecure_storage=settings.insecure_storage)
+    except BaseException as error:
+        if not (may_be_away and isinstance(error, Unavailable)):
             account.close()
             raise
         presence.leave(str(error))
-    except BaseException:
-        account.close()
-        raise
-    reading, throttle = Reading(), throttle or Throttle()
-    store = SwiftStore(
-        account, storage_policy=storage_policy, may_read=may_read, reading=reading, throttle=throttle
-    )
-    ambiguous, load = AmbiguousRequests(), ServerLoad(lambda: throttle.rates().sent)
+    store = SwiftStore(account, settings.storage_policy, may_read=may_read, throttle=throttle)
+    return _connected(account, settings, store, policy, presence)
+
+
+def _connected(
+    account: Account,
+    settings: AccountSettings,
+    store: SwiftStore,
+    policy: RetryPolicy,
+    presence: Presence,
+) -> ConnectedAccount:
+    ambiguous = AmbiguousRequests()
     connected = ConnectedAccount(
         store=RetryingStore(
-            store, policy, ambiguous=ambiguous, reading=reading, load=load, presence=presence
+            store, policy, ambiguous=ambiguous, reading=store.reading, load=store.load, presence=presence
         ),
         counters=store.counters,
         label=account.label,
         place="" if presence.away is not None else account.place(),
         known_limits=store.known_limits,
         ambiguous=ambiguous,
-        reading=reading,
-        load=load,
+        reading=store.reading,
+        load=store.load,
         presence=presence,
-        throttle=throttle,
+        throttle=store.throttle,
         temp_urls=TempUrls(account),
     )
 
     def reconnect() -> ConnectedAccount:
-        log_in(account, insecure_storage=insecure_storage)
-        direct = RetryingStore(store, BRIEF, owns=False, reading=reading)
+        log_in(account, insecure_storage=settings.insecure_storage)
+        direct = RetryingStore(store, BRIEF, owns=False, reading=store.reading)
         return replace(connected, store=direct, place=account.place())
 
     return replace(connected, reconnect=reconnect)

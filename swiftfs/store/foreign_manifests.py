@@ -1,8 +1,7 @@
 """Objects whose bytes lie elsewhere: large objects, and symlinks of Swift.
 
-Whoever may write to a container can store a manifest in it that names objects that only its owner may read.
-Swift then serves their bytes to the owner under the manifest's name, and a program that copies them publishes
-them.
+Whoever may write to a container can store a manifest there, of objects that only the owner may read. Swift
+then serves their bytes to the owner under the manifest's name, and a program that copies them publishes them.
 """
 
 from collections.abc import Callable
@@ -27,7 +26,7 @@ MayRead = Callable[[ObjectName, ObjectName], bool]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What `?multipart-manifest=get` says of an object, and the objects that it names if it is an SLO.
+    """The answer to `?multipart-manifest=get`, with the segments that an SLO names.
 
     `source` is the target of a symlink.
     """

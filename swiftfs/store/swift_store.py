@@ -43,10 +43,26 @@ from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.request import WORK_SECONDS, Reading, Request, quoted_path
+from swiftfs.store.server_load import ServerLoad
 from swiftfs.store.throttle import Throttle, busy_time
 from swiftfs.store.transport import Answer, Counters, Transport
-from swiftfs.store.wire.info import INFO_BYTES, UNKNOWN, read_limits
-from swiftfs.store.wire.listings import listing_query, read_containers, read_page
+from swiftfs.store.wire.info import (
+    CONTAINER_META,
+    INFO_BYTES,
+    UNKNOWN,
+    account_usage,
+    container_usage,
+    read_limits,
+)
+from swiftfs.store.wire.listings import (
+    CURRENT,
+    listing_query,
+    read_containers,
+    read_page,
+    read_versions,
+    version_query,
+    versions_query,
+)
 from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire, named_objects
 from swiftfs.store.wire.object_headers import (
     content_length,
@@ -57,8 +73,6 @@ from swiftfs.store.wire.object_headers import (
     to_wire,
 )
 from swiftfs.store.wire.ranged_get import OtherSize, RangedGet
-from swiftfs.store.wire.usage import CONTAINER_META, account_usage, container_usage
-from swiftfs.store.wire.versions import CURRENT, read_versions, version_query, versions_query
 
 PUT_SECONDS = 120.0
 """Longest wait for an answer after a body was sent: the server first writes it to its replicas."""
@@ -76,24 +90,27 @@ class SwiftStore:
 
     New containers get the storage policy `storage_policy`, or the server's default one. No request waits for
     its answer longer than `longest_silence` seconds. Objects whose bytes lie elsewhere are only read where
-    `may_read` allows it. When `reading` has ended, requests that change nothing fail. `throttle` has the
-    limits of the mount.
+    `may_read` allows it. When its `reading` has ended, requests that change nothing fail. `throttle` has the
+    limits of the mount, and `load` how much the server takes.
     """
 
     def __init__(
         self,
         account: Account,
-        counters: Counters | None = None,
         storage_policy: str = "",
         longest_silence: float = math.inf,
         may_read: MayRead | None = None,
-        reading: Reading | None = None,
         throttle: Throttle | None = None,
     ) -> None:
-        self.counters = counters or Counters()
+        self.counters = Counters()
+        self.reading = Reading()
+        self.throttle = throttle = throttle or Throttle()
+        self.load = ServerLoad(lambda: throttle.rates().sent)
         self._account = account
         self._policy = {"X-Storage-Policy": storage_policy} if storage_policy else {}
-        self._transport = Transport(account, self.counters, longest_silence, reading, throttle)
+        self._transport = Transport(
+            account, self.counters, self.reading, throttle, self.load.pacer, longest_silence
+        )
         self._limits: Limits | None = None
         self._lock = new_lock(Rank.STORE)
         self._deletion = Deletion(

@@ -18,7 +18,6 @@ from swiftfs.errors import Corrupt, StoreError, TimedOut
 from swiftfs.objects import Count, Counts
 from swiftfs.store.auth import Account
 from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
-from swiftfs.store.pacing import TOO_MANY, Pacer
 from swiftfs.store.pool import Connection, ConnectionPool
 from swiftfs.store.request import (
     ANSWER_SECONDS,
@@ -28,6 +27,7 @@ from swiftfs.store.request import (
     Request,
 )
 from swiftfs.store.retry import remaining
+from swiftfs.store.server_load import TOO_MANY, Pacer
 from swiftfs.store.sockets import Limits
 from swiftfs.store.throttle import Lane, Throttle, busy_time
 from swiftfs.store.wire.object_headers import content_length, lower_name, text_of
@@ -177,17 +177,18 @@ class Transport:
         self,
         account: Account,
         counters: Counters,
+        reading: Reading,
+        throttle: Throttle,
+        pacer: Pacer,
         longest_silence: float = math.inf,
-        reading: Reading | None = None,
-        throttle: Throttle | None = None,
     ) -> None:
-        self._throttle = throttle or Throttle()
+        self._throttle = throttle
         self._account = account
         self._counters = counters
         self._longest_silence = longest_silence
-        self._reading = reading or Reading()
+        self._reading = reading
         self._pool = ConnectionPool(account)
-        self._pacer = Pacer()
+        self._pacer = pacer
 
     def send(self, request: Request) -> Reply:
         """Send `request` and return the whole answer; raise `StoreError`."""
@@ -236,7 +237,7 @@ class Transport:
 
     @contextmanager
     def _attempt(self, connection: Connection, request: Request, token: str) -> Iterator[Answer]:
-        self._pacer.wait()
+        self._pacer.wait(remaining())
         began = busy_time()
         answer: Answer | None = None
         try:

@@ -19,11 +19,10 @@ from swiftfs.namespace.entry import Defaults, entries_of, file_entry, with_head
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder
 from swiftfs.store.wire.bulk_delete import bulk_outcome
-from swiftfs.store.wire.info import read_limits
+from swiftfs.store.wire.info import account_usage, container_usage, read_limits
 from swiftfs.store.wire.listings import read_containers, read_page
 from swiftfs.store.wire.manifests import manifest_from_wire, named_objects
 from swiftfs.store.wire.object_headers import from_wire
-from swiftfs.store.wire.usage import account_usage, container_usage
 
 pytestmark = pytest.mark.slow
 

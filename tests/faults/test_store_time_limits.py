@@ -92,7 +92,7 @@ def test_every_request_ends(hostile: HostileServer, store: SwiftStore, call: str
 @pytest.mark.parametrize("how", ENDLESS_HEADERS)
 @pytest.mark.parametrize("kind", ["environment", "keystone_environment"])
 def test_a_login_ends(hostile: HostileServer, monkeypatch: pytest.MonkeyPatch, how: str, kind: str) -> None:
-    monkeypatch.setattr("swiftfs.store.login_adapter.LOGIN_SECONDS", SILENCE)
+    monkeypatch.setattr("swiftfs.store.login.LOGIN_SECONDS", SILENCE)
     hostile.login = ENDLESS_HEADERS[how]
     fails_in_time(lambda: connect(getattr(hostile, kind)), 5, Unavailable)
 

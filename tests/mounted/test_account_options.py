@@ -12,6 +12,7 @@ from swiftclient import Connection
 from support.mounts import Mount, clean_environment, run
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BadRequest
+from swiftfs.store.account_settings import AccountSettings
 from swiftfs.store.connect import connect
 from swiftfs.store.wire.info import read_limits
 
@@ -83,7 +84,7 @@ def test_an_unknown_policy_is_refused_before_the_mount(
 
 
 def test_creating_a_container_with_an_unknown_policy_is_einval(swift: SwiftServer, container: str) -> None:
-    connected = connect(swift.environment(), storage_policy="gold")
+    connected = connect(swift.environment(), AccountSettings(storage_policy="gold"))
     try:
         with pytest.raises(BadRequest, match=r"[Pp]olicy.*gold") as caught:
             connected.store.create_container(container)
@@ -94,7 +95,7 @@ def test_creating_a_container_with_an_unknown_policy_is_einval(swift: SwiftServe
 
 def test_a_container_that_has_another_policy_exists_already(swift: SwiftServer, container: str) -> None:
     swift.inject(Fault("PUT", f"/{container}", status=409, times=1))
-    connected = connect(swift.environment(), storage_policy="demo")
+    connected = connect(swift.environment(), AccountSettings(storage_policy="demo"))
     try:
         assert connected.store.create_container(container) is False
         assert connected.store.create_container(container) is True

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from swiftfs.objects import History, Manifest, ObjectName
 from swiftfs.store.protocol import Headers
-from swiftfs.store.wire.versions import CURRENT, DELETED_TYPE
+from swiftfs.store.wire.listings import CURRENT, DELETED_TYPE
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,9 @@ from swiftfs.objects import (
     VersionRow,
 )
 from swiftfs.store.protocol import Body, Headers, Sink
+from swiftfs.store.wire.listings import AFTER_ALL
 from swiftfs.store.wire.manifests import manifest_to_wire
 from swiftfs.store.wire.object_headers import lower_name, to_wire
-from swiftfs.store.wire.versions import AFTER_ALL
 
 Hook = Callable[[str, str], None]
 

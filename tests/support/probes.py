@@ -2,8 +2,7 @@
 
 from support.memory_store import MemoryStore
 from swiftfs.config.options import MIB
-from swiftfs.maintenance.permission_probe import Finding
-from swiftfs.maintenance.server_probe import Probe
+from swiftfs.maintenance.server_probe import Finding, Probe
 from swiftfs.paths import Source
 from swiftfs.store.swift_store import SwiftStore
 

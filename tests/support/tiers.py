@@ -22,7 +22,10 @@ SEED = os.environ.get("TEST_SEED", "")  # `SWIFTFS_…` would be an option of mo
 SHARE = 3
 """A run with a seed has one of so many slow cases of a matrix."""
 FAST_CASES = 4
-"""How many cases of a test `./dev test fast` has. The others are `usual`."""
+"""How many cases of a test `./dev test fast` has at most: of each parameter all values, if they are not more.
+
+The others are `usual`.
+"""
 
 
 def chosen(subject: str) -> random.Random:
@@ -52,7 +55,16 @@ def _mark(items: Iterable[pytest.Item]) -> None:
             slow = _keep(cases, matrix.args[0], "slow")
             if SEED:
                 _leave_out(slow)
-        _keep([one for one in cases if one.get_closest_marker("slow") is None], FAST_CASES, "usual")
+        quick = [one for one in cases if one.get_closest_marker("slow") is None]
+        _keep(quick, min(FAST_CASES, _most_values(quick)), "usual")
+
+
+def _most_values(cases: Sequence[pytest.Function]) -> int:
+    """Return how many values the parameter with the most has; 1 without parameters."""
+    if len(cases) < 2:
+        return 1
+    numbered = _numbered([case.callspec.params for case in cases])
+    return max(len(set(values)) for values in zip(*numbered, strict=True))
 
 
 @cache

@@ -16,6 +16,7 @@ from support.proxies import write_certificate
 from support.secret_files import secret_file
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, Unavailable
+from swiftfs.store.account_settings import AccountSettings
 from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
 
@@ -54,7 +55,7 @@ def test_clouds_yaml(server: SwiftServer, tmp_path: Path) -> None:
         "      password: testing\n",
     )
     environment = {"OS_CLIENT_CONFIG_FILE": str(file)}
-    connected = connect(environment, cloud="demo")
+    connected = connect(environment, AccountSettings("demo"))
     try:
         assert server.auth_url in connected.label
         assert "test:tester" in connected.label

@@ -15,8 +15,8 @@ from support.commands import swiftfs
 from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount, run
-from swiftfs.control.drain import Drain
 from swiftfs.control.mount_table import find_holders
+from swiftfs.control.unmount import Drain
 from swiftfs.demo.server import Fault, SwiftServer
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may make mount namespaces")

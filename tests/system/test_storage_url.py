@@ -14,9 +14,9 @@ from support.troubleshooting import quoted
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.demo.values import OPERATOR
 from swiftfs.errors import LoginRefused
+from swiftfs.store.account_settings import AccountSettings, StorageChoice
 from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
-from swiftfs.store.storage_url import StorageChoice
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_what_a_token_s_end_has_stopped_is_stored_with_the_next_one(
 def test_a_storage_url_reaches_another_account(swift: SwiftServer) -> None:
     """An operator's own account is not that of the tester."""
     environment = {**swift.environment(), "ST_USER": OPERATOR.name, "ST_KEY": OPERATOR.key}
-    connected = connect(environment, storage=StorageChoice(swift.storage_url))
+    connected = connect(environment, AccountSettings(storage=StorageChoice(swift.storage_url)))
     try:
         assert "box" in connected.store.list_containers().subdirs
         assert connected.label == f"{swift.auth_url} (user {OPERATOR.name}) at {swift.storage_url}"
@@ -137,7 +137,7 @@ def test_clouds_yaml_names_a_storage_url(swift: SwiftServer, tmp_path: Path) -> 
         f"      username: {OPERATOR.name}\n"
         f"      password: {OPERATOR.key}\n",
     )
-    connected = connect({"OS_CLIENT_CONFIG_FILE": str(file)}, cloud="demo")
+    connected = connect({"OS_CLIENT_CONFIG_FILE": str(file)}, AccountSettings("demo"))
     try:
         assert "box" in connected.store.list_containers().subdirs
     finally:

@@ -8,7 +8,7 @@ import pytest
 from swiftfs.namespace.entry import Defaults, Entry, file_entry, implied_entry
 from swiftfs.objects import Row
 from swiftfs.paths import Folder, split
-from swiftfs.posix.access_pattern import CERTAIN, ORDERS, READERS, Readers
+from swiftfs.posix.prefetch import CERTAIN, ORDERS, READERS, Readers
 
 DEFAULTS = Defaults(0, 0)
 WINDOW = 8

@@ -17,10 +17,10 @@ import pytest
 from support.deadlines import within
 from support.keystone_accounts import KEYSTONE, SECRET, keystone_account
 from swiftfs.errors import ConfigurationError, LoginRefused, Unavailable
-from swiftfs.store import login_adapter
+from swiftfs.store import login
+from swiftfs.store.account_settings import StorageChoice
 from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
-from swiftfs.store.storage_url import StorageChoice
 
 
 @pytest.mark.parametrize(
@@ -247,8 +247,8 @@ def test_a_server_that_is_down_is_reported_at_once() -> None:
 
 
 def test_a_silent_server_is_reported_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert login_adapter.LOGIN_SECONDS <= 5
-    monkeypatch.setattr(login_adapter, "LOGIN_SECONDS", 0.3)
+    assert login.LOGIN_SECONDS <= 5
+    monkeypatch.setattr(login, "LOGIN_SECONDS", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

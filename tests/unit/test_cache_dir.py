@@ -7,7 +7,7 @@ import pytest
 
 from support.other_users import NOBODY, as_root
 from swiftfs.config.cache_dir import LOCK, locked, new_file
-from swiftfs.control.drain import Drain
+from swiftfs.control.unmount import Drain
 from swiftfs.errors import ConfigurationError
 
 

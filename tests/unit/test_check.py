@@ -2,17 +2,14 @@
 
 import errno
 import os
-import random
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as some
 
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stores import md5, put
+from support.stores import put
 from swiftfs.attributes import Stored, encode_type
 from swiftfs.errors import AccessDenied, Ghost, Unavailable
 from swiftfs.filecache.block_map import FileRecord
@@ -21,16 +18,15 @@ from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.maintenance.check import Check, Subject
-from swiftfs.maintenance.file_hashes import SpanHasher
 from swiftfs.maintenance.findings import Finding
 from swiftfs.maintenance.item_check import LOST_AFTER, Wanted
-from swiftfs.maintenance.local_tree import local_tree
-from swiftfs.maintenance.pending_names import PendingNames
-from swiftfs.maintenance.remote_tree import remote_tree
+from swiftfs.maintenance.other_journals import PendingNames
 from swiftfs.objects import DIRECTORY_TYPE, Limits, Manifest, ObjectName, Segment
 from swiftfs.paths import Source
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
+
+pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 
 FOREIGN = Headers("text/plain")
 MARKER = Headers("application/directory")
@@ -40,11 +36,6 @@ FILE_MODE, LINK_MODE = 0o100644, 0o120777
 
 def ours(mode: int = FILE_MODE, slo: str | None = None) -> Headers:
     return Headers(encode_type("text/plain", Stored(mode=mode, mtime_ns=TIME_NS, slo=slo)))
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", "box_segments")
 
 
 @pytest.fixture
@@ -449,45 +440,6 @@ def test_changes_that_wait_here_are_no_differences(store: MemoryStore, folder: P
     assert (waiting.changes, waiting.cache) == (1, tmp_path / "caches" / "one")
     assert PendingNames(roots, Source("another"), lambda _cache: False).read() == []
     assert PendingNames(roots, Source("box"), lambda _cache: True).read() == []
-
-
-NAMES = some.lists(
-    some.lists(some.sampled_from(["a", "a-", "b", "a0", "é", "한", "~", ".x"]), min_size=1, max_size=4),
-    max_size=12,
-)
-
-
-@given(NAMES, some.randoms(use_true_random=False))
-def test_both_trees_have_one_order(
-    tmp_path_factory: pytest.TempPathFactory, names: list[list[str]], rng: random.Random
-) -> None:
-    root = tmp_path_factory.mktemp("tree")
-    store = MemoryStore("box")
-    for parts in names:
-        path = root.joinpath(*parts)
-        if any(parent.is_file() for parent in path.parents) or path.exists():
-            continue
-        write(path, b"text")
-        store.put(ObjectName("box", "/".join(parts)), b"text", ours())
-        for folder in parts[:-1]:
-            marker = "/".join(parts[: parts.index(folder) + 1]) + rng.choice(["", "/"])
-            if not (root / marker).is_file():
-                store.put(ObjectName("box", marker), b"", MARKER)
-    there = [one.place for one in remote_tree(store, Source("box"))]
-    assert there == [one.place for one in local_tree(root)]
-    assert there == sorted(there)
-
-
-@pytest.mark.parametrize("sizes", [[], [0], [3], [0, 3, 0, 0, 2, 0]])
-@pytest.mark.parametrize("step", [1, 2, 100])
-def test_spans_are_hashed_one_by_one(sizes: list[int], step: int) -> None:
-    data = noise(sum(sizes))
-    hasher = SpanHasher(sizes)
-    for start in range(0, len(data), step):
-        hasher = hasher.copy()
-        hasher.feed(data[start : start + step])
-    ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
-    assert hasher.digests == [md5(data[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
 def test_a_missing_segment_is_a_difference_although_its_bytes_cannot_be_read(store: MemoryStore) -> None:

@@ -17,7 +17,7 @@ from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.version_index import VersionIndex
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.schema import SCHEMA
-from swiftfs.maintenance.journaled_uploads import journaled
+from swiftfs.maintenance.other_journals import journaled
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.sqlite import OtherFormat, Schema, open_database
 

@@ -29,14 +29,11 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 
+pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
+
 DAY = 86_400
 NAME = "swift.delete_at"
 MIB = 1024**2
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore("box", "box_segments")
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.schema import SCHEMA
-from swiftfs.maintenance.journaled_uploads import Journaled, journaled
 from swiftfs.maintenance.orphan_segments import Search
+from swiftfs.maintenance.other_journals import Journaled, journaled
 from swiftfs.objects import History, Manifest, ObjectName, Segment
 from swiftfs.paths import Source
 from swiftfs.sqlite import make_tables

@@ -14,10 +14,9 @@ from support.noise import noise
 from support.stored_objects import foreign
 from swiftfs.config.options import OPTIONS
 from swiftfs.config.prices import Prices
-from swiftfs.control.live_options import LIVE, LiveOptions
+from swiftfs.control.live_options import LIVE, LiveOptions, live_options
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.live import live_options
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.transport import Counters
 
@@ -88,7 +87,7 @@ def test_each_is_carried_out(mount: Live) -> None:
     assert services.journal._writer._settle_seconds == 9
     assert services.journal._backlog.parallel == 12
     assert mount.filesystem.drain_seconds == 4
-    assert not mount.filesystem._files._prefetch._is_on
+    assert not mount.filesystem._parts.files._prefetch._is_on
     assert (shown["bwlimit"], shown["prefetch"], shown["settle"]) == ("2M:off", "no", "9")
 
 

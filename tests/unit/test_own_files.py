@@ -12,10 +12,10 @@ import pytest
 
 from support.deadlines import within
 from swiftfs.config.credentials import read_credentials
-from swiftfs.config.own_files import MOST_BYTES, read_own_file
 from swiftfs.config.prices import Prices
 from swiftfs.config.sources import from_file
 from swiftfs.errors import ConfigurationError
+from swiftfs.store.private_files import MOST_BYTES, read_own_file
 
 READERS: dict[str, Callable[[Path], object]] = {
     "credentials": read_credentials,
@@ -57,7 +57,7 @@ def writing(*texts: str, fifo: Path | None = None) -> Iterator[Path]:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", READERS)
 def test_a_fifo_to_which_nobody_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr("swiftfs.config.own_files.PIPE_SECONDS", 0.3)
+    monkeypatch.setattr("swiftfs.store.private_files.PIPE_SECONDS", 0.3)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo, 0o600)
     begun = time.monotonic()
@@ -86,7 +86,7 @@ def test_a_fifo_that_others_can_read(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_a_pipe_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swiftfs.config.own_files.PIPE_SECONDS", 0.3)
+    monkeypatch.setattr("swiftfs.store.private_files.PIPE_SECONDS", 0.3)
     start, end = os.pipe()
     os.write(end, LINE.encode())
     assert "did not come" in refusal(Path(f"/dev/fd/{start}"))

@@ -184,7 +184,7 @@ def test_what_runs_is_stored_first_and_the_rest_is_not(store: MemoryStore, cache
             write(filesystem, f"/old/{number}", b"data")
         wait_until(lambda: [method for method, _ in store.requests].count("put") == AT_ONCE)
         renamed = pool.submit(filesystem.rename, "/old", "/new")
-        wait_until(lambda: filesystem._services.open_files.barrier._moving)
+        wait_until(lambda: filesystem.services.open_files.barrier._moving)
         halt.go_on()
         renamed.result(20)
         copied = [method for method, _ in store.requests].count("copy")

@@ -104,7 +104,7 @@ def test_a_kill_leaves_it_under_the_old_name_or_under_the_new_one(
 def test_all_names_change_in_one_commit(filesystem: FileSystem) -> None:
     """The database refuses the last of its statements: then nothing has changed."""
     make(filesystem, "/old")
-    database = filesystem._services.journal._db._database
+    database = filesystem.services.journal._db._database
     database.execute(
         "CREATE TEMP TRIGGER refuse BEFORE INSERT ON intents WHEN NEW.path = '/new/sub/link' "
         "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
@@ -227,7 +227,7 @@ def test_a_file_at_the_target_that_libfuse_has_hidden_stays_deleted(
     if folder:
         filesystem.rmdir(folder)
     assert sent(store, partial(filesystem.rename, "/old", "/new")) == []
-    held = filesystem._services.journal._writer.held
+    held = filesystem.services.journal._writer.held
     wait_until(lambda: held.next_due() == math.inf)
     assert read(filesystem, "/new/a") == b"first"
     flush(filesystem)

@@ -16,16 +16,19 @@ from swiftfs.posix.filesystem import FileSystem
 
 MIB = 1024 * 1024
 
-OPTIONS = "cache_size=64M,prefetch=no,read_ahead=0,mtime=listing,segment_size=4M"
+SIZE = 4 * MIB
+"""Of each file. The cache has space for eight, less than the option `cache_size` allows."""
+
+OPTIONS = "prefetch=no,read_ahead=0,mtime=listing,segment_size=1M"
 
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """Files of 8 MiB: `kept/0` to `kept/7` and `other/0` to `other/7`."""
+    """Files of `SIZE`: `kept/0` to `kept/7` and `other/0` to `other/7`."""
     store = MemoryStore("box", "box_segments")
     for number in range(8):
-        foreign(store, f"kept/{number}", bytes([number]) * 8 * MIB)
-        foreign(store, f"other/{number}", bytes([100 + number]) * 8 * MIB)
+        foreign(store, f"kept/{number}", bytes([number]) * SIZE)
+        foreign(store, f"other/{number}", bytes([100 + number]) * SIZE)
     return store
 
 
@@ -34,6 +37,7 @@ def mounted(store: MemoryStore, tmp_path: Path, options: str = OPTIONS) -> Itera
     cache = tmp_path / "cache"
     cache.mkdir(exist_ok=True)
     with harness(store, cache, options) as filesystem:
+        filesystem.services.file_cache.set_limit(8 * SIZE)
         yield filesystem
 
 
@@ -42,7 +46,7 @@ def downloaded(store: MemoryStore, filesystem: FileSystem, *paths: str) -> list[
     found = []
     for path in paths:
         before = len(store.requests)
-        assert len(read(filesystem, path)) == 8 * MIB
+        assert len(read(filesystem, path)) == SIZE
         if any(method == "get" for method, _ in store.requests[before:]):
             found.append(path)
     return found
@@ -57,7 +61,7 @@ def test_pinned_copies_stay_and_others_go(store: MemoryStore, tmp_path: Path, pa
     with mounted(store, tmp_path) as filesystem:
         downloaded(store, filesystem, *KEPT)
         filesystem.getxattr("/kept", "swift.pin")
-        assert filesystem.services.file_cache.pinned.bytes >= 4 * 8 * MIB
+        assert filesystem.services.file_cache.pinned.bytes >= 4 * SIZE
         downloaded(store, filesystem, *OTHERS)
         assert downloaded(store, filesystem, *KEPT) == []
         assert downloaded(store, filesystem, OTHERS[0]) != []
@@ -75,7 +79,7 @@ def test_pinned_copies_stay_and_others_go(store: MemoryStore, tmp_path: Path, pa
 def test_new_files_in_a_pinned_folder_are_pinned(store: MemoryStore, tmp_path: Path) -> None:
     with mounted(store, tmp_path) as filesystem:
         filesystem.getxattr("/kept", "swift.pin")
-        write(filesystem, "/kept/new", bytes(8 * MIB))
+        write(filesystem, "/kept/new", bytes(SIZE))
         assert filesystem.getxattr("/kept/new", "swift.pinned") == b"1"
         downloaded(store, filesystem, *OTHERS)
         assert downloaded(store, filesystem, "/kept/new") == []
@@ -98,21 +102,21 @@ def test_a_cache_that_is_full_of_pins_still_reads_and_writes(
         cache = filesystem.services.file_cache
         assert "MiB is pinned" in caplog.text
         handle = filesystem.create("/new", 0o644, os.O_WRONLY, ME)
-        for number in range(24):
+        for number in range(6):
             put(filesystem, handle, number * MIB, bytes(MIB))
         filesystem.flush(handle)
         filesystem.release(handle)
-        assert len(read(filesystem, "/new")) == 24 * MIB
-        assert cache.disk_use()[0] <= cache.limit + 16 * MIB
+        assert len(read(filesystem, "/new")) == 6 * MIB
+        assert cache.disk_use()[0] <= cache.limit + 4 * MIB
 
 
 def test_an_old_version_is_pinned_no_more(store: MemoryStore, tmp_path: Path) -> None:
     with mounted(store, tmp_path, f"{OPTIONS},ttl=0") as filesystem:
         filesystem.getxattr("/kept", "swift.pin")
         downloaded(store, filesystem, "/kept/0")
-        foreign(store, "kept/0", os.urandom(8 * MIB))
+        foreign(store, "kept/0", os.urandom(SIZE))
         downloaded(store, filesystem, "/kept/0")
-        assert filesystem.services.file_cache.pinned.bytes < 12 * MIB
+        assert filesystem.services.file_cache.pinned.bytes < 3 * SIZE // 2
 
 
 def test_which_names_a_pin_covers(tmp_path: Path) -> None:

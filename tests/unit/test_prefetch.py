@@ -107,11 +107,11 @@ def test_a_reader_waits_for_a_download_that_has_begun(rig: PrefetchRig) -> None:
 
 def test_a_file_that_is_being_opened_is_not_fetched_again(rig: PrefetchRig) -> None:
     """A second reader comes to it when it is taken from the prefetch, and not an open file yet."""
-    ahead, services = NAMES[13:19], rig.filesystem._services
+    ahead, services = NAMES[13:19], rig.filesystem.services
     rig.read(*NAMES[10:13])
     wait_until(lambda: rig.fetched(*ahead))
     version = services.namespace.lookup(ahead[0]).version
-    taken = rig.filesystem._files._prefetch.acquire(version)
+    taken = rig.filesystem._parts.files._prefetch.acquire(version)
     assert taken is not None
     rig.read(*NAMES[:7])
     wait_until(lambda: rig.fetched(*NAMES[:21]))
@@ -121,7 +121,7 @@ def test_a_file_that_is_being_opened_is_not_fetched_again(rig: PrefetchRig) -> N
 
 def test_a_file_that_is_being_closed_is_not_fetched_again(rig: PrefetchRig) -> None:
     """A second reader comes to it when it is no open file any more, and not in the cache yet."""
-    ahead, services = NAMES[13:19], rig.filesystem._services
+    ahead, services = NAMES[13:19], rig.filesystem.services
     rig.read(*NAMES[10:13])
     wait_until(lambda: rig.fetched(*ahead))
     handle = rig.filesystem.open(ahead[0], os.O_RDONLY)

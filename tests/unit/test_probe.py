@@ -7,8 +7,7 @@ from support.probes import probe_of
 from support.stores import put
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import AccessDenied, Unavailable
-from swiftfs.maintenance.permission_probe import Finding, PermissionProbe
-from swiftfs.maintenance.server_probe import advice
+from swiftfs.maintenance.server_probe import Finding, PermissionProbe, advice
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.paths import Source
 

@@ -14,9 +14,9 @@ from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.objects import Usage
 from swiftfs.paths import Source
 from swiftfs.service import reconnection
+from swiftfs.service.first_requests import SourceMemory
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.service.reconnection import Mounted, Reconnection
-from swiftfs.service.source_memory import SourceMemory
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.transport import Counters
 

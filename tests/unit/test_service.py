@@ -13,8 +13,8 @@ from support.notify_socket import notify_socket
 from swiftfs.config.credentials import read_credentials
 from swiftfs.config.sources import build_options, from_environment
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service.daemon import notify
 from swiftfs.service.serving import _drain
-from swiftfs.service.systemd import notify
 
 UNITS = Path(__file__).parents[2] / "systemd"
 UNIT = UNITS / "swiftfs@.service"

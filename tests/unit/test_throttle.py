@@ -9,12 +9,11 @@ import pytest
 from simulation.runtime import SimRuntime
 from simulation.scheduler import Scheduler, SwitchRates, scheduling
 from swiftfs import concurrency
-from swiftfs.config.bandwidth import parse_bandwidth
 from swiftfs.config.options import parse_size
 from swiftfs.store.retry import deadline, remaining
 from swiftfs.store.sockets import Limits
 from swiftfs.store.throttle import SLACK_SECONDS, Lane, Throttle, busy_time, waited
-from swiftfs.store.timetable import NO_LIMIT, Timetable
+from swiftfs.store.timetable import NO_LIMIT, Timetable, parse_bandwidth
 
 KIB, MIB = 1024, 1024**2
 

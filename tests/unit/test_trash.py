@@ -1,6 +1,5 @@
 """The trash: what is deleted, replaced by a rename or truncated to nothing is copied there first."""
 
-import errno
 import os
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -12,6 +11,7 @@ import pytest
 from support.harness import ANY_END, ME, change, copy_live, harness, listed, names, put, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys, named_segments, refuse, segments
+from support.trash import LARGE, MIB, TRASH, kept, only
 from swiftfs.errors import AccessDenied, SwiftfsError, TooLarge, Unavailable
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
@@ -20,36 +20,14 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.trash import Trash
-from swiftfs.maintenance.trash import Occupied, TrashBin, newest, sweep
+from swiftfs.maintenance.trash import TrashBin
 from swiftfs.objects import History, ObjectName
-from swiftfs.paths import Source, split
+from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.trash_names import RESTORED, TrashNames, is_over, is_temporary, parse
+from swiftfs.store.trash_names import TrashNames
 
-MIB = 1024 * 1024
-DAY_NS = 86_400 * 10**9
-TRASH = "trash=30"
-LARGE = f"{TRASH},segment_size=1M"
-
-
-def store_of(*containers: str) -> MemoryStore:
-    return MemoryStore("box", "box_segments", *containers)
-
-
-def kept(store: MemoryStore, source: str = "box") -> dict[str, list[str]]:
-    """Return the keys in the trash by the paths of the files."""
-    found: dict[str, list[str]] = {}
-    for file in TrashBin(store, Source.parse(source)).files():
-        found.setdefault(file.path(Source.parse(source)), []).append(file.name.key)
-    return found
-
-
-def only(store: MemoryStore, path: str = "a") -> str:
-    """Return the key of the only file in the trash."""
-    assert list(kept(store)) == [path]
-    (key,) = kept(store)[path]
-    return key
+pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 
 
 def remove(filesystem: FileSystem) -> None:
@@ -138,9 +116,9 @@ ENDS = (
 @pytest.mark.parametrize("size", [100, 3 * MIB])
 @pytest.mark.parametrize("end", ENDS)
 def test_what_is_lost_is_in_the_trash(
-    tmp_path: Path, end: Callable[[FileSystem], None], size: int, settle: str
+    store: MemoryStore, tmp_path: Path, end: Callable[[FileSystem], None], size: int, settle: str
 ) -> None:
-    store, data = store_of(), os.urandom(size)
+    data = os.urandom(size)
     with harness(store, tmp_path, f"{LARGE},{settle}") as filesystem:
         write(filesystem, "/a", data)
         write(filesystem, "/other", b"other")
@@ -159,8 +137,7 @@ def test_what_is_lost_is_in_the_trash(
         assert named_segments(store, key) <= segments(store)
 
 
-def test_nothing_else_goes_there(tmp_path: Path) -> None:
-    store = store_of()
+def test_nothing_else_goes_there(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, f"{TRASH},settle=0.05") as filesystem:
         write(filesystem, "/empty", b"")
         write(filesystem, "/.a.jpg.Xy12ab", b"rsync")
@@ -181,20 +158,7 @@ def test_nothing_else_goes_there(tmp_path: Path) -> None:
     assert kept(store) == {}
 
 
-@pytest.mark.parametrize(
-    "name", [".a.XyZ123", "a.swp", ".b.swo", "a~", ".goutputstream-X", "4913", ".fuse_hidden0"]
-)
-def test_temporary_names(name: str) -> None:
-    assert is_temporary(f"folder/{name}")
-
-
-@pytest.mark.parametrize("name", ["a.XyZ123", ".a.backup", "swp", "a~b", "14913", ".bashrc"])
-def test_other_names(name: str) -> None:
-    assert not is_temporary(name)
-
-
-def test_each_deletion_of_a_name_is_kept(tmp_path: Path) -> None:
-    store = store_of()
+def test_each_deletion_of_a_name_is_kept(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, TRASH) as filesystem:
         for data in (b"one", b"two", b"three"):
             write(filesystem, "/a", data)
@@ -203,8 +167,7 @@ def test_each_deletion_of_a_name_is_kept(tmp_path: Path) -> None:
     assert found == [b"one", b"two", b"three"]
 
 
-def test_segments_go_when_the_trash_is_emptied(tmp_path: Path) -> None:
-    store = store_of()
+def test_segments_go_when_the_trash_is_emptied(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, LARGE) as filesystem:
         write(filesystem, "/a", os.urandom(3 * MIB))
         before = segments(store)
@@ -217,8 +180,9 @@ def test_segments_go_when_the_trash_is_emptied(tmp_path: Path) -> None:
     assert segments(store) == named_segments(store, "a") | named_segments(store, "kept")
 
 
-def test_segments_that_older_versions_need_stay_when_the_trash_is_emptied(tmp_path: Path) -> None:
-    store = store_of()
+def test_segments_that_older_versions_need_stay_when_the_trash_is_emptied(
+    store: MemoryStore, tmp_path: Path
+) -> None:
     store.set_history("box", History.KEPT)
     data = os.urandom(3 * MIB)
     with harness(store, tmp_path, LARGE) as filesystem:
@@ -232,9 +196,8 @@ def test_segments_that_older_versions_need_stay_when_the_trash_is_emptied(tmp_pa
         assert read(filesystem, f"/.versions/a/{oldest}") == data
 
 
-def test_a_copy_that_never_got_its_segments_leaves_them(tmp_path: Path) -> None:
+def test_a_copy_that_never_got_its_segments_leaves_them(store: MemoryStore, tmp_path: Path) -> None:
     """Two manifests name them, as after a crash between the copy and the deletion."""
-    store = store_of()
     with harness(store, tmp_path, LARGE) as filesystem:
         write(filesystem, "/a", os.urandom(3 * MIB))
     key = TrashNames(Source("box"), 1).entry_of(ObjectName("box", "a"), 1)
@@ -245,8 +208,9 @@ def test_a_copy_that_never_got_its_segments_leaves_them(tmp_path: Path) -> None:
     assert named_segments(store, "a") <= segments(store)
 
 
-def test_a_refused_copy_keeps_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = store_of()
+def test_a_refused_copy_keeps_the_file(
+    store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with harness(store, tmp_path, f"{TRASH},settle=0.05", close_error="1 changes were refused") as filesystem:
         write(filesystem, "/a", b"data")
         sync_all(filesystem)
@@ -260,8 +224,7 @@ def test_a_refused_copy_keeps_the_file(tmp_path: Path, caplog: pytest.LogCapture
     assert "/a: could not be deleted: the trash cannot take the stored version" in caplog.text
 
 
-def test_a_refused_copy_keeps_what_would_be_replaced(tmp_path: Path) -> None:
-    store = store_of()
+def test_a_refused_copy_keeps_what_would_be_replaced(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, TRASH) as filesystem:
         write(filesystem, "/a", b"data")
         write(filesystem, "/b", b"other")
@@ -273,8 +236,7 @@ def test_a_refused_copy_keeps_what_would_be_replaced(tmp_path: Path) -> None:
     assert (body(store, "a"), body(store, "b")) == (b"data", b"other")
 
 
-def test_a_refused_deletion_takes_the_copy_back(tmp_path: Path) -> None:
-    store = store_of()
+def test_a_refused_deletion_takes_the_copy_back(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, LARGE) as filesystem:
         write(filesystem, "/a", os.urandom(2 * MIB))
 
@@ -290,8 +252,7 @@ def test_a_refused_deletion_takes_the_copy_back(tmp_path: Path) -> None:
     assert named_segments(store, "a") <= segments(store)
 
 
-def test_what_another_client_has_deleted_is_no_failure(tmp_path: Path) -> None:
-    store = store_of()
+def test_what_another_client_has_deleted_is_no_failure(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, TRASH) as filesystem:
         write(filesystem, "/a", b"data")
         store.delete(ObjectName("box", "a"))
@@ -299,8 +260,7 @@ def test_what_another_client_has_deleted_is_no_failure(tmp_path: Path) -> None:
     assert keys(store) == []
 
 
-def test_a_second_attempt_does_not_copy_what_the_first_has_stored(tmp_path: Path) -> None:
-    store = store_of()
+def test_a_second_attempt_does_not_copy_what_the_first_has_stored(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, f"{TRASH},settle=0.05") as filesystem:
         write(filesystem, "/a", b"old")
         sync_all(filesystem)
@@ -324,9 +284,9 @@ def test_a_second_attempt_does_not_copy_what_the_first_has_stored(tmp_path: Path
     assert body(store, "a") == b"new"
 
 
-def test_a_version_that_an_attempt_has_stored_is_not_copied(tmp_path: Path) -> None:
+def test_a_version_that_an_attempt_has_stored_is_not_copied(store: MemoryStore, tmp_path: Path) -> None:
     """The PUT was answered, but the file was truncated meanwhile: it is repeated."""
-    store, old, new = store_of(), ObjectName("box", "a"), "replaced"
+    old, new = ObjectName("box", "a"), "replaced"
     foreign(store, ".trash/x", b"old")
     foreign(store, "a", b"stored by the attempt")
     with closing(JournalDB(tmp_path, "me")) as db:
@@ -344,9 +304,9 @@ def test_a_version_that_an_attempt_has_stored_is_not_copied(tmp_path: Path) -> N
 @pytest.mark.parametrize("end", [remove, write_anew, rename_new_over, rename_stored_over])
 @pytest.mark.parametrize("moment", ["copy", "after the copy", "post"])
 def test_a_kill_between_the_copy_and_the_rest(
-    tmp_path: Path, end: Callable[[FileSystem], None], size: int, moment: str
+    store: MemoryStore, tmp_path: Path, end: Callable[[FileSystem], None], size: int, moment: str
 ) -> None:
-    store, data = store_of(), os.urandom(size)
+    data = os.urandom(size)
     cache, image = tmp_path / "cache", tmp_path / "image"
     cache.mkdir()
     options = f"{LARGE},settle=0.05"
@@ -381,198 +341,3 @@ def test_a_kill_between_the_copy_and_the_rest(
     assert body(store, only(store)) == data
     if size > MIB:
         assert named_segments(store, only(store)) <= segments(store)
-
-
-def test_the_folder_is_hidden_and_nobody_can_make_it(tmp_path: Path) -> None:
-    store = store_of()
-    with harness(store, tmp_path, TRASH) as filesystem:
-        write(filesystem, "/a", b"data")
-        write(filesystem, "/b", b"data")
-        filesystem.mkdir("/folder", 0o755, ME)
-        filesystem.unlink("/a")
-        filesystem.refresh()
-        assert names(filesystem, "/") == ["b", "folder"]
-        with pytest.raises(FileNotFoundError):
-            filesystem.getattr("/.trash")
-        changes: list[Callable[[], object]] = [
-            lambda: filesystem.mkdir("/.trash", 0o755, ME),
-            lambda: filesystem.create("/.trash", 0o644, os.O_WRONLY, ME),
-            lambda: filesystem.create("/.trash/a", 0o644, os.O_WRONLY, ME),
-            lambda: filesystem.rename("/b", "/.trash"),
-            lambda: filesystem.rename("/folder", "/.trash"),
-            lambda: filesystem.rename("/folder", "/.trash/folder"),
-            lambda: filesystem.symlink("b", "/.trash/b", ME),
-        ]
-        for attempt in changes:
-            with pytest.raises(OSError, match="not permitted") as raised:
-                attempt()
-            assert raised.value.errno == errno.EPERM
-
-
-def test_it_can_be_shown_and_is_read_only_then(tmp_path: Path) -> None:
-    store = store_of()
-    with harness(store, tmp_path, f"{TRASH},show_trash") as filesystem:
-        write(filesystem, "/a", b"data")
-        filesystem.unlink("/a")
-        filesystem.refresh()
-        path = "/" + only(store)
-        assert names(filesystem, "/") == [".trash"]
-        assert read(filesystem, path) == b"data"
-        for attempt in (
-            lambda: filesystem.open(path, os.O_WRONLY),
-            lambda: filesystem.unlink(path),
-            lambda: filesystem.chmod(path, 0o600),
-            lambda: filesystem.setxattr(path, "user.a", b"b", 0),
-            lambda: filesystem.rename(path, "/a"),
-        ):
-            with pytest.raises(OSError, match="not permitted"):
-                attempt()
-
-
-def test_without_a_trash_the_folder_is_an_ordinary_one(tmp_path: Path) -> None:
-    store = store_of()
-    with harness(store, tmp_path) as filesystem:
-        filesystem.mkdir("/.trash", 0o755, ME)
-        write(filesystem, "/.trash/a", b"data")
-        filesystem.unlink("/.trash/a")
-        assert names(filesystem, "/") == [".trash"]
-        assert names(filesystem, "/.trash") == []
-
-
-@pytest.mark.parametrize(
-    ("source", "path", "key"), [("box/sub", "/d/a", "sub/.trash/"), ("/", "/box/d/a", ".trash/")]
-)
-def test_prefixes_and_accounts(tmp_path: Path, source: str, path: str, key: str) -> None:
-    store = store_of()
-    with harness(store, tmp_path, TRASH, source) as filesystem:
-        filesystem.mkdir(split(path)[0], 0o755, ME)
-        write(filesystem, path, b"data")
-        filesystem.unlink(path)
-        filesystem.refresh()
-        assert names(filesystem, split(path)[0]) == []
-        assert ".trash" not in names(filesystem, split(split(path)[0])[0])
-    ((kept_path, (name,)),) = kept(store, source).items()
-    assert f"/{kept_path}" == path
-    assert name.startswith(key)
-
-
-def test_restoring(tmp_path: Path) -> None:
-    store, data = store_of(), os.urandom(3 * MIB)
-    with harness(store, tmp_path, LARGE) as filesystem:
-        for path, content in (("/small", b"data"), ("/large", data)):
-            write(filesystem, path, content)
-            filesystem.utimens(path, 10**18, 123_456_789)
-            filesystem.chmod(path, 0o600)
-            filesystem.setxattr(path, "user.note", b"keep", 0)
-        before = {key: store.head(ObjectName("box", key)) for key in ("small", "large")}
-        filesystem.unlink("/small")
-        filesystem.unlink("/large")
-    trash = TrashBin(store, Source("box"))
-    for file in list(trash.files()):
-        trash.restore(file)
-    assert keys(store) == ["large", "small"]
-    for key, was in before.items():
-        info = store.head(ObjectName("box", key))
-        assert info.content_type == was.content_type
-        assert dict(info.metadata) == {**was.metadata, RESTORED: info.version.etag}
-        assert dict(info.preserved_headers) == dict(was.preserved_headers)
-    (tmp_path / "other").mkdir()
-    with harness(store, tmp_path / "other", "segment_size=1M") as filesystem:
-        assert read(filesystem, "/large") == data
-        filesystem.unlink("/large")
-    assert segments(store) == set()  # they were the restored file's own
-
-
-def test_restoring_does_not_replace_unless_forced(tmp_path: Path) -> None:
-    store = store_of()
-    with harness(store, tmp_path, LARGE) as filesystem:
-        write(filesystem, "/a", b"old")
-        filesystem.unlink("/a")
-        write(filesystem, "/a", os.urandom(2 * MIB))
-    trash = TrashBin(store, Source("box"))
-    (file,) = trash.files()
-    with pytest.raises(Occupied, match="a: there is a file"):
-        trash.restore(file)
-    assert only(store) == file.name.key
-    trash.restore(file, force=True)
-    assert body(store, "a") == b"old"
-    # What was replaced is in the trash, and owns its segments.
-    assert only(store) != file.name.key
-    trash.delete(trash.files())
-    assert segments(store) == set()
-
-
-@pytest.mark.parametrize("method", ["post", "copy", "delete"])
-def test_a_restoring_that_ends_halfway_loses_nothing(tmp_path: Path, method: str) -> None:
-    store, data = store_of(), os.urandom(2 * MIB)
-    with harness(store, tmp_path, LARGE) as filesystem:
-        write(filesystem, "/a", data)
-        filesystem.unlink("/a")
-    trash = TrashBin(store, Source("box"))
-    (file,) = trash.files()
-
-    def stop(asked: str, _subject: str) -> None:
-        if asked == method:
-            raise KeyboardInterrupt
-
-    store.hook = stop
-    with pytest.raises(KeyboardInterrupt):
-        trash.restore(file)
-    store.hook = lambda _method, _subject: None
-    if method == "delete":  # both are there now, and emptying must not take the segments of the file
-        trash.delete(trash.files())
-        assert body(store, "a") == data
-    else:
-        trash.restore(file)
-        assert (body(store, "a"), keys(store)) == (data, ["a"])
-
-
-def test_a_sweep_takes_what_is_over(tmp_path: Path) -> None:
-    store = store_of()
-    with harness(store, tmp_path, LARGE) as filesystem:
-        write(filesystem, "/a", os.urandom(2 * MIB))
-        write(filesystem, "/b", b"data")
-        filesystem.unlink("/a")
-        filesystem.unlink("/b")
-        foreign(store, ".trash/other/file", b"not ours")
-        trash = TrashBin(store, Source("box"))
-        now = max(file.origin.deleted for file in trash.files()).timestamp() * 1e9
-        assert sweep(trash, 30, lambda: int(now + 30 * DAY_NS)) == (0, 0)
-        assert sweep(trash, 30, lambda: int(now + 31 * DAY_NS)) == (2, 0)
-        filesystem.services.journal.trash.forget_ended("", 30, int(now + 31 * DAY_NS))
-    assert keys(store) == [".trash/other/file"]
-    assert segments(store) == set()
-
-
-def test_names_in_the_trash() -> None:
-    names = TrashNames(Source("box", "sub/"), 30)
-    first, second = (names.entry_of(ObjectName("box", "sub/d/a@b"), 1) for _ in range(2))
-    assert first != second
-    found = parse(first, "sub/")
-    assert found is not None
-    assert found.key == "sub/d/a@b"
-    assert first.startswith(f"sub/.trash/{found.day}/d/a@b@")
-    assert parse(first, "") is None
-    assert parse("sub/.trash/2026-13-45/a@000000.000000", "sub/") is None
-    assert names.entry_of(ObjectName("box", "sub/a"), 0) == ""
-    assert TrashNames(Source("box"), 0).entry_of(ObjectName("box", "a"), 1) == ""
-    with pytest.raises(OSError, match="too long"):
-        names.entry_of(ObjectName("box", "sub/" + "a" * 1010), 1)
-
-
-def test_a_day_is_over_when_its_last_file_is() -> None:
-    noon = 1_795_953_600 * 10**9  # 2026-11-29 12:00 UTC
-    assert not is_over("2026-10-30", 30, noon)
-    assert is_over("2026-10-29", 30, noon)
-    assert not is_over("other", 30, noon)
-    assert not is_over("2026-99-99", 30, noon)
-
-
-def test_the_newest_of_each_name(tmp_path: Path) -> None:
-    store = store_of()
-    with harness(store, tmp_path, TRASH) as filesystem:
-        for path, data in (("/a", b"one"), ("/a", b"two"), ("/b", b"three")):
-            write(filesystem, path, data)
-            filesystem.unlink(path)
-    found = newest(TrashBin(store, Source("box")).files())
-    assert [body(store, file.name.key) for file in found] == [b"two", b"three"]

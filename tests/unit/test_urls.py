@@ -2,7 +2,7 @@
 
 import pytest
 
-from swiftfs.store.login_adapter import BadUrl, as_sent, origin, server_of
+from swiftfs.store.login import BadUrl, as_sent, origin, server_of
 
 
 @pytest.mark.parametrize(

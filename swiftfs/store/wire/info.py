@@ -1,13 +1,17 @@
-"""A server's limits and features, read from `/info`. A feature that is not listed there is not used."""
+"""What a server says of itself in `/info`, and of accounts and containers in the headers of a HEAD.
+
+A feature that `/info` does not list is not used.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from swiftfs.objects import Limits
+from swiftfs.errors import Corrupt
+from swiftfs.objects import History, Limits, Usage
 from swiftfs.store.wire.json_stream import parse_small
 from swiftfs.store.wire.listings import MAX_ROWS
-from swiftfs.store.wire.object_headers import MAX_SIZE
+from swiftfs.store.wire.object_headers import MAX_SIZE, timestamp, whole_number
 
 INFO_BYTES = 1024**2
 """The longest answer to `/info`; that of a cluster with many policies has 20 KB."""
@@ -100,3 +104,60 @@ def _number(section: dict[str, Any], name: str, default: int, most: int) -> int:
     return (
         min(value, most) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
     )
+
+
+CONTAINER_META, ACCOUNT_META = "x-container-meta-", "x-account-meta-"
+
+
+def account_usage(headers: Mapping[str, str]) -> Usage:
+    """Return the account's usage; its quota has two spellings (Swift's account_quotas middleware)."""
+    return Usage(
+        bytes_used=_count(headers, "x-account-bytes-used"),
+        objects=_count(headers, "x-account-object-count"),
+        quota_bytes=_quota(headers, "x-account-quota-bytes", "x-account-meta-quota-bytes"),
+        quota_objects=_quota(headers, "x-account-quota-count"),
+        modified_ns=timestamp(headers),
+        metadata=_metadata(headers, ACCOUNT_META),
+    )
+
+
+def container_usage(headers: Mapping[str, str]) -> Usage:
+    """Return the container's usage and quota (Swift's container_quotas middleware)."""
+    return Usage(
+        bytes_used=_count(headers, "x-container-bytes-used"),
+        objects=_count(headers, "x-container-object-count"),
+        quota_bytes=_quota(headers, "x-container-meta-quota-bytes"),
+        quota_objects=_quota(headers, "x-container-meta-quota-count"),
+        modified_ns=timestamp(headers),
+        metadata=_metadata(headers, CONTAINER_META),
+        storage_policy=headers.get("x-storage-policy", ""),
+        history=_history(headers),
+    )
+
+
+def _history(headers: Mapping[str, str]) -> History:
+    """Return whether the container has older versions; it may have them also when versioning was disabled.
+
+    Sources: object_versioning.py and legacy.py in swift/common/middleware/versioned_writes.
+    """
+    if "x-versions-enabled" in headers:
+        return History.KEPT
+    is_legacy = headers.get("x-versions-location") or headers.get("x-history-location")
+    return History.ELSEWHERE if is_legacy else History.NONE
+
+
+def _metadata(headers: Mapping[str, str], begin: str) -> dict[str, str]:
+    return {name.removeprefix(begin): value for name, value in headers.items() if name.startswith(begin)}
+
+
+def _count(headers: Mapping[str, str], name: str) -> int:
+    value = headers.get(name, "")
+    count = whole_number(value)
+    if count is None:
+        raise Corrupt(f"the server's {name} is {value[:80]!r}")
+    return count
+
+
+def _quota(headers: Mapping[str, str], *names: str) -> int | None:
+    numbers = (whole_number(headers.get(name, "")) for name in names)
+    return min((number for number in numbers if number is not None), default=None)

@@ -10,8 +10,8 @@ from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
 from swiftfs.store.request import Request
+from swiftfs.store.wire.listings import version_query
 from swiftfs.store.wire.object_headers import content_length, from_wire
-from swiftfs.store.wire.versions import version_query
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _MD5 = re.compile(r"[0-9a-f]{32}")

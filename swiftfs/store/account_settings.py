@@ -1,4 +1,4 @@
-"""The storage URL that a user names, instead of the one in the answer to the login."""
+"""How an account is reached: its cloud, its storage URL, and what else a user names instead of the server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,3 +30,20 @@ class StorageChoice:
 
 ANY = StorageChoice()
 """Nothing is chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSettings:
+    """How an account is reached, besides the variables of the environment.
+
+    `cloud` is one of clouds.yaml. New containers get `storage_policy`, or the server's default one. With
+    `insecure_storage` the storage may have no TLS although the login has it.
+    """
+
+    cloud: str | None = None
+    storage: StorageChoice = ANY
+    storage_policy: str = ""
+    insecure_storage: bool = False
+
+
+DEFAULT_SETTINGS = AccountSettings()

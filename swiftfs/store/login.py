@@ -1,21 +1,31 @@
-"""Sends the requests of a login: within limits of time and size, and only to the servers that the user named.
+"""The requests of a login: within limits of time and size, and only to the servers that the user named.
 
-Also brings URLs into one form, so that the server that is compared is the one that gets the request.
+URLs are brought into one form: the server that is compared is the one that gets the request.
+
+Keystone says only that it refuses a password, so the likely cause is tried out: the same password is sent to
+the same server, twice at most, and only at the first login of a command. Servers may lock a user out after
+several refusals.
 """
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+import keystoneauth1.exceptions as keystone_errors
 import requests
+from keystoneauth1.identity import v3
 from keystoneauth1.identity.generic import BaseGenericPlugin
 from keystoneauth1.identity.v3 import FederationBaseAuth
 from keystoneauth1.session import Session
 
-from swiftfs.errors import printable
+from swiftfs.concurrency import unix_time
+from swiftfs.errors import in_words, printable
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import LimitedAdapter, Limits, limited
 
@@ -163,3 +173,107 @@ def _foreign(url: str, verb: str) -> ForeignServer:
         f"it {verb} to {printable(server)}, where no credentials are sent: if that is the right "
         "server, set the auth URL to it"
     )
+
+
+log = logging.getLogger(__name__)
+
+SKEW_SECONDS = 60.0
+"""A difference of the clocks that may be the cause: tokens and certificates have times."""
+
+MOST_SHOWN = 5
+"""How many projects a message names."""
+
+NAVER = ("ncloudstorage.com", "gov-ncloudstorage.com")
+"""The domains of NAVER's login servers."""
+
+DEFAULT_DOMAIN = "default"
+"""The id of Keystone's own domain, whose name differs in a capital only."""
+
+_SWAPPED = {"user_domain_id": "user_domain_name", "user_domain_name": "user_domain_id"}
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordLogin:
+    """A login by a password: `user` and `domain` are keyword arguments of keystoneauth's plugin.
+
+    `project` is what was asked for, an id or a name, for a message.
+    """
+
+    url: str
+    user: Mapping[str, Any]
+    domain: Mapping[str, Any]
+    project: str
+    password: str = field(repr=False)
+
+
+def likely_cause(session: Session, login: PasswordLogin) -> str:
+    """Return in words what is wrong about a login that was refused."""
+    token = _unscoped_token(session, login, login.domain)
+    if token:
+        return _wrong_project(session, login, token)
+    for kind, value in login.domain.items():
+        right = _SWAPPED[kind]
+        if value != DEFAULT_DOMAIN and _unscoped_token(session, login, {right: value}):
+            given = kind.rpartition("_")[2]
+            return f"{value!r} is not the {given} of the user's domain: set OS_{right.upper()} to it"
+    return "wrong user or key, or another domain of the user" + _about_naver(login.url)
+
+
+def clock_difference(error: BaseException) -> str:
+    """Return in words how far this machine's clock is off, by the Date of a refusal; empty if it is not."""
+    response = getattr(error, "response", None)
+    try:
+        moment = parsedate_to_datetime(response.headers["Date"])  # type: ignore[union-attr]
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        ahead = unix_time() - moment.timestamp()
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return ""
+    if abs(ahead) < SKEW_SECONDS:
+        return ""
+    side = "ahead of" if ahead > 0 else "behind"
+    return f"; this machine's clock is {in_words(abs(ahead))} {side} the server's"
+
+
+def _about_naver(url: str) -> str:
+    host = urlsplit(url).hostname or ""
+    if not host.endswith(NAVER):
+        return ""
+    # It gives no token without a project, so a wrong project looks like a wrong key.
+    return ", or, at NAVER, another project or the key of a sub account"
+
+
+def _unscoped_token(session: Session, login: PasswordLogin, domain: Mapping[str, Any]) -> str:
+    """Return a token without a project, empty if that is refused too."""
+    plugin = v3.Password(
+        auth_url=login.url, password=login.password, unscoped=True, **{**login.user, **domain}
+    )
+    try:
+        return str(session.get_token(plugin) or "")
+    except keystone_errors.ClientException as error:
+        log.debug("a login without a project: %s", type(error).__name__)
+    except (ValueError, LookupError, TypeError, AttributeError):  # as in `Account._ask`
+        log.debug("the answer to a login without a project makes no sense")
+    return ""
+
+
+def _wrong_project(session: Session, login: PasswordLogin, token: str) -> str:
+    wrong = f"user and key are right, but not the project {printable(login.project)!r}"
+    names = _projects(session, login.url, token)
+    if names is None:
+        return wrong
+    if not names:
+        return f"{wrong}: the user has no role in any project"
+    more = "" if len(names) <= MOST_SHOWN else f" and {len(names) - MOST_SHOWN} others"
+    return f"{wrong}: the user may use {', '.join(names[:MOST_SHOWN])}{more}"
+
+
+def _projects(session: Session, url: str, token: str) -> list[str] | None:
+    """Return the names and ids of the projects in which the user has a role; None if they are not told."""
+    headers = {"X-Auth-Token": token}
+    try:
+        answer: Any = session.get(f"{url}/auth/projects", headers=headers, authenticated=False).json()
+        found = [(str(one["name"])[:80], str(one["id"])[:80]) for one in answer["projects"]]
+    except (keystone_errors.ClientException, ValueError, LookupError, TypeError):
+        return None
+    return [printable(f"{name} ({number})") for name, number in found]
