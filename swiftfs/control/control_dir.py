@@ -278,12 +278,12 @@ class ControlDirFS(FileSystem):
         self._filesystem.fallocate(_writable(handle), mode, offset, length)
 
     def copy_file_range(
-        self, source: int, offset_in: int, target: int, offset_out: int, length: int, flags: int
+        self, handle_in: int, offset_in: int, handle_out: int, offset_out: int, length: int, flags: int
     ) -> int:
-        if source >= DIRECT_HANDLES:
+        if handle_in >= DIRECT_HANDLES:
             raise os_error(errno.EOPNOTSUPP)
         return self._filesystem.copy_file_range(
-            source, offset_in, _writable(target), offset_out, length, flags
+            handle_in, offset_in, _writable(handle_out), offset_out, length, flags
         )
 
     def lseek(self, handle: int, offset: int, whence: int) -> int:

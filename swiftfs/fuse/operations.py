@@ -133,7 +133,7 @@ class FileSystem(Protocol):
         """Do what fallocate(2) does."""
 
     def copy_file_range(
-        self, source: int, offset_in: int, target: int, offset_out: int, length: int, flags: int
+        self, handle_in: int, offset_in: int, handle_out: int, offset_out: int, length: int, flags: int
     ) -> int:
         """Copy bytes between two handles, and return how many.
 

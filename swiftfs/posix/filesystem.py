@@ -101,7 +101,8 @@ class FileSystem:
         self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
         self.truncate, self.truncate_handle = change(files.truncate), files.truncate_handle
         self.flush, self.fsync = files.flush, files.fsync
-        self.fallocate, self.release = files.fallocate, files.release
+        self.fallocate, self.release, self.lseek = files.fallocate, files.release, files.lseek
+        self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
         self.symlink = change(files.symlink, paths=slice(1, 2))
         self.readlink = before(versions.readlink, files.readlink)
 

@@ -281,7 +281,8 @@ class RetryingStore:
     ) -> ObjectVersion:
         # A copy of known bytes with given headers does what a PUT of them does, whatever the source is then.
         is_known = headers is not None and etag and span is None
-        sent = Effect("put", etag, headers) if is_known else Effect("copy", source=source)
+        # Nobody else makes an object of the name of a part, and the version that is copied is given.
+        sent = Effect("put", etag, headers) if is_known else Effect("copy", source=None if span else source)
         version = self._change(
             target,
             lambda _call: self._store.copy(
@@ -295,6 +296,8 @@ class RetryingStore:
             ),
             lambda _error: sent,
         )
+        if span is not None:
+            sent, is_known = Effect("put", version.etag, headers), True
         self._ambiguous.done(target, lambda: sent if is_known else self._effect_of_copy(version, source))
         return version
 

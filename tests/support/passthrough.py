@@ -182,9 +182,9 @@ class Passthrough:
         os.posix_fallocate(handle, offset, length)
 
     def copy_file_range(
-        self, source: int, offset_in: int, target: int, offset_out: int, length: int, flags: int
+        self, handle_in: int, offset_in: int, handle_out: int, offset_out: int, length: int, flags: int
     ) -> int:
-        return os.copy_file_range(source, target, length, offset_in, offset_out)
+        return os.copy_file_range(handle_in, handle_out, length, offset_in, offset_out)
 
     def lseek(self, handle: int, offset: int, whence: int) -> int:
         return os.lseek(handle, offset, whence)

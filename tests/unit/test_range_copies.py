@@ -360,3 +360,12 @@ def test_a_copied_object_is_renamed_before_it_is_stored(store: MemoryStore, medi
     sync_all(medium)
     assert body(store, "new") == MEDIUM
     assert keys(store) == ["medium", "new"]
+
+
+def test_from_one_container_to_another(store: MemoryStore, cache: Path) -> None:
+    store.create_container("other")
+    store.put(ObjectName("other", "their"), BIG, PLAIN)
+    with harness(store, cache, LARGE, "/") as account:
+        assert cp(account, "/other/their", "/box/copy") == len(BIG)
+    assert body(store, "copy") == BIG
+    assert left(store, "copy") == set()

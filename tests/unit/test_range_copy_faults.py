@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.harness import ANY_END, ME, copy_live, harness, read, sync_all, write
-from support.late_store import LateStore
+from support.late_store import LateStore, look
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.range_copies import PLAIN, append, copy_range, cp, left, opened, put_slo
@@ -145,6 +145,22 @@ def test_lost_answers(store: LateStore, cache: Path, options: str, is_late: bool
         assert body(store, "copy") == BIG
     ten_minutes_later(store, cache)
     assert left(store, "copy") == set()
+
+
+@pytest.mark.store(LateStore, "box")
+def test_a_part_that_is_copied_too_late_is_deleted(store: LateStore, cache: Path) -> None:
+    put_plain(store)
+    with harness(store, cache, LARGE) as filesystem:
+        store.lose("copy", "copy/", 1000)
+        assert cp(filesystem, "/their", "/copy") == 0
+        store.loses.clear()
+        sync_all(filesystem)
+        assert store.lost
+        store.land()
+        assert left(store, "copy")
+        look(filesystem)
+        assert left(store, "copy") == set()
+        assert body(store, "copy") == BIG
 
 
 @pytest.mark.parametrize("options", [LARGE, SMALL])
