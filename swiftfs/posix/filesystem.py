@@ -98,7 +98,6 @@ class FileSystem:
         self.create, self.mknod = change(files.create), change(files.mknod)
         self.open = before(versions.open, trash.reading(files.open))
         self.read, self.write, self.lseek = files.read, files.write, files.lseek
-        self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
         self.truncate, self.truncate_handle = change(files.truncate), files.truncate_handle
         self.flush, self.fsync = files.flush, files.fsync
         self.fallocate, self.release, self.lseek = files.fallocate, files.release, files.lseek
