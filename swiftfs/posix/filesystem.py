@@ -97,7 +97,7 @@ class FileSystem:
 
         self.create, self.mknod = change(files.create), change(files.mknod)
         self.open = before(versions.open, trash.reading(files.open))
-        self.read, self.write, self.lseek = files.read, files.write, files.lseek
+        self.read, self.write = files.read, files.write
         self.truncate, self.truncate_handle = change(files.truncate), files.truncate_handle
         self.flush, self.fsync = files.flush, files.fsync
         self.fallocate, self.release, self.lseek = files.fallocate, files.release, files.lseek
