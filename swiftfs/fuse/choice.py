@@ -1,5 +1,7 @@
 """Which libfuse serves a mount."""
 
+from contextlib import suppress
+
 from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE
 
@@ -8,21 +10,29 @@ NEITHER = (
 )
 
 
-def load_binding(choice: str) -> type[FUSE]:
-    """Return the binding on the libfuse of the option `fuse`: `2`, `3`, or `auto` for 3 where it is there.
+AUTO = ("2", "3")
+"""What `auto` takes, the first that is installed."""
 
-    Raise `ConfigurationError` where it is not.
+
+def load_binding(choice: str) -> type[FUSE]:
+    """Return the binding on the libfuse of the option `fuse`: `2`, `3`, or `auto`.
+
+    Raise `ConfigurationError` where it is not installed.
     """
-    if choice != "2":
-        try:
-            from swiftfs.fuse.libfuse3 import FUSE3  # noqa: PLC0415  this loads the library
-        except ConfigurationError:
-            if choice == "3":
-                raise
-        else:
-            return FUSE3
-    try:
-        from swiftfs.fuse.libfuse2 import FUSE2  # noqa: PLC0415  this loads the library
-    except ConfigurationError as error:
-        raise error if choice == "2" else ConfigurationError(NEITHER) from error
+    if choice != "auto":
+        return _load(choice)
+    for version in AUTO:
+        with suppress(ConfigurationError):
+            return _load(version)
+    raise ConfigurationError(NEITHER)
+
+
+def _load(version: str) -> type[FUSE]:
+    # The library is loaded on import.
+    if version == "3":
+        from swiftfs.fuse.libfuse3 import FUSE3  # noqa: PLC0415
+
+        return FUSE3
+    from swiftfs.fuse.libfuse2 import FUSE2  # noqa: PLC0415
+
     return FUSE2

@@ -16,14 +16,18 @@ from typing import Any
 import requests
 
 from swiftfs.errors import os_error
+from swiftfs.fuse.binding import FUSE
 from swiftfs.fuse.choice import load_binding
 from swiftfs.fuse.operations import FileSystem
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageUse
 
 READERS = 4
 
-BINDING = load_binding(os.environ.get("SWIFTFS_FUSE", "auto"))
-"""The binding on the libfuse of the option `fuse`."""
+
+def binding() -> type[FUSE]:
+    """Return the binding of the run, as `support.libfuse` says, which a program cannot import."""
+    return load_binding(os.environ.get("TEST_FUSE") or "auto")
+
 
 FAULTS: dict[str, Callable[[], BaseException]] = {
     "ConnectionError": lambda: requests.ConnectionError("the network\nis away"),
@@ -48,11 +52,16 @@ class Passthrough:
         self._folders: dict[int, str] = {}
         self._numbers = itertools.count(1)
         self._barrier = threading.Barrier(READERS)
+        self._lookups = threading.Barrier(READERS)
+        self._looked_up: set[str] = set()
 
     def _at(self, path: str) -> str:
         return self._root + path
 
     def getattr(self, path: str) -> Attributes:
+        if path.startswith("/looked-up-together-") and path not in self._looked_up:
+            self._looked_up.add(path)
+            self._lookups.wait(timeout=20)
         return attributes(os.lstat(self._at(path)))
 
     def getattr_handle(self, handle: int) -> Attributes:
@@ -225,7 +234,7 @@ def serve(*folders: str) -> None:
     def live() -> None:
         print("live", flush=True)
 
-    BINDING(
+    binding()(
         filesystem,
         mountpoint,
         source="con,tain\\er",

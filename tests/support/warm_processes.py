@@ -177,8 +177,10 @@ def main(number: int) -> None:
     concurrency.check()
     # After the check, for the locks of modules.
     from swiftfs.cli import app  # noqa: PLC0415
+    from swiftfs.fuse.choice import load_binding  # noqa: PLC0415
     from swiftfs.journal import codec, resting_segments  # noqa: PLC0415
 
+    load_binding(os.environ.get("TEST_FUSE") or "auto")
     for module in ("cli.mount", "service.mount", "service.serving"):
         importlib.import_module(f"swiftfs.{module}")
     codec.load()
