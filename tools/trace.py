@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import swiftfs
-from support.harness import ME, harness
+from support.harness import ME, harness, put
 from support.harness import write as write_file
 from support.memory_store import MemoryStore
 from swiftfs.posix.filesystem import FileSystem
@@ -18,31 +18,47 @@ PACKAGE = f"{Path(swiftfs.__file__).parent}{os.sep}"
 OLD, NEW = "/old", "/new"
 
 
-def _lookup(filesystem: FileSystem) -> None:
-    filesystem.getattr(OLD)
+def _lookup(filesystem: FileSystem) -> Callable[[], object]:
+    return lambda: filesystem.getattr(OLD)
 
 
-def _write(filesystem: FileSystem) -> None:
-    write_file(filesystem, NEW, b"bytes")
+def _write(filesystem: FileSystem) -> Callable[[], object]:
+    return lambda: write_file(filesystem, NEW, b"bytes")
 
 
-def _rename(filesystem: FileSystem) -> None:
-    filesystem.rename(OLD, NEW)
+def _rename(filesystem: FileSystem) -> Callable[[], object]:
+    return lambda: filesystem.rename(OLD, NEW)
 
 
-def _fsync(filesystem: FileSystem) -> None:
+def _fsync(filesystem: FileSystem) -> Callable[[], object]:
+    def call() -> None:
+        handle = filesystem.create(NEW, 0o644, os.O_WRONLY, ME)
+        filesystem.fsync(handle, False)
+        filesystem.release(handle)
+
+    return call
+
+
+def _upload(filesystem: FileSystem) -> Callable[[], object]:
     handle = filesystem.create(NEW, 0o644, os.O_WRONLY, ME)
-    filesystem.fsync(handle, False)
-    filesystem.release(handle)
+    put(filesystem, handle, 0, b"bytes")
+
+    def call() -> None:
+        filesystem.flush(handle)
+        filesystem.release(handle)
+
+    return call
 
 
-CALLS: dict[str, Callable[[FileSystem], None]] = {
+CALLS: dict[str, Callable[[FileSystem], Callable[[], object]]] = {
     "lookup": _lookup,
     "write": _write,
     "rename": _rename,
     "fsync": _fsync,
+    "upload": _upload,
 }
-"""A write is create, write, close and release; the upload follows later. An fsync waits for it."""
+"""Each makes what the traced call needs, and returns that. A write is create, write, close and release; its
+upload follows later. An fsync waits for it. An upload goes from the close of a new file to its PUT."""
 
 
 def trace(name: str) -> list[str]:
@@ -55,6 +71,10 @@ def trace(name: str) -> list[str]:
         if running.is_set() and event == "call" and file.startswith(PACKAGE):
             passed.setdefault(file.removeprefix(PACKAGE).removesuffix(".py").replace(os.sep, "."))
 
+    def begin_request(method: str, _subject: str) -> None:
+        if name == "upload" and method == "put":
+            running.clear()
+
     store = MemoryStore("box")
     # Threads take the profile function when they start, so it is set before the mount makes them.
     threading.setprofile(note)
@@ -64,8 +84,10 @@ def trace(name: str) -> list[str]:
             with harness(store, Path(folder)) as filesystem:
                 write_file(filesystem, OLD, b"bytes")
             with harness(store, Path(folder), "settle=1000,drain=0" if name == "write" else "") as filesystem:
+                call = CALLS[name](filesystem)
+                store.hook = begin_request
                 running.set()
-                CALLS[name](filesystem)
+                call()
                 running.clear()
                 if name == "write":
                     filesystem.unlink(NEW)  # so that nothing is pending at the end

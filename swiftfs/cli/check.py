@@ -15,11 +15,11 @@ from rich.filesize import decimal
 from swiftfs.cli.connection import account_options, connected
 from swiftfs.cli.gc import cache_roots, find_orphans
 from swiftfs.cli.local_changes import mounts_here
-from swiftfs.cli.wording import complain, pluralize
+from swiftfs.cli.wording import complain
 from swiftfs.config.options import Options
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.control.snapshot import MountStatus
-from swiftfs.errors import ConfigurationError, NotFound, SwiftfsError, printable
+from swiftfs.errors import ConfigurationError, NotFound, SwiftfsError, pluralize, printable
 from swiftfs.maintenance.check import Check, Subject
 from swiftfs.maintenance.findings import Finding, Tally, Weight
 from swiftfs.maintenance.item_check import Wanted

@@ -13,14 +13,14 @@ from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected, container_of
 from swiftfs.cli.local_changes import LocalChanges
-from swiftfs.cli.wording import complain, pluralize, spinner
+from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import unix_time
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.places import Place
-from swiftfs.errors import ConfigurationError, SwiftfsError, printable
+from swiftfs.errors import ConfigurationError, SwiftfsError, pluralize, printable
 from swiftfs.maintenance.trash import TrashBin, TrashedFile, newest
 from swiftfs.objects import ObjectName
-from swiftfs.paths import SCHEME, Source, is_below
+from swiftfs.paths import SCHEME, Source
 from swiftfs.store.connect import ConnectedAccount
 
 Flags = Mapping[str, Any]
@@ -103,7 +103,7 @@ def _chosen(files: Iterable[TrashedFile], source: Source, paths: Iterable[str]) 
 
 
 def _fits(file: TrashedFile, source: Source, path: str) -> bool:
-    return path == file.entry(source) or is_below("/" + file.path(source), "/" + path)
+    return path == file.entry(source) or file.lies_at(source, path)
 
 
 def _plain(path: str) -> str:

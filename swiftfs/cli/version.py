@@ -1,7 +1,5 @@
 """`swiftfs version`: the versions that a bug report must name."""
 
-import ctypes
-import ctypes.util
 import platform
 import re
 import shutil
@@ -11,10 +9,11 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import click
 
 from swiftfs import __version__
+from swiftfs.fuse.versions import libfuse2, libfuse3
 
 NONE = "not installed"
 
-_CLOUDS = re.compile("extra == .clouds.")
+_OF_USERS = re.compile("extra == .(clouds|fuse3).")
 
 
 def run() -> None:
@@ -29,19 +28,11 @@ def versions() -> dict[str, str]:
         "swiftfs": __version__,
         "python": platform.python_version(),
         "linux": platform.release(),
-        "libfuse": _libfuse(),
+        "libfuse2": libfuse2() or NONE,
+        "libfuse3": libfuse3() or NONE,
         "fusermount": _fusermount(),
         **{name: _installed(name) for name in _libraries()},
     }
-
-
-def _libfuse() -> str:
-    """Return the version of the library that fusepy loads: `fuse_version` returns 29 for libfuse 2.9."""
-    path = ctypes.util.find_library("fuse")
-    if path is None:
-        return NONE
-    number = ctypes.CDLL(path).fuse_version()
-    return f"{number // 10}.{number % 10} ({path})"
 
 
 def _fusermount() -> str:
@@ -53,8 +44,8 @@ def _fusermount() -> str:
 
 
 def _libraries() -> list[str]:
-    """Return the names of the required libraries, and of those that `--os-cloud` needs."""
-    needed = (line for line in requires("swiftfs") or [] if ";" not in line or _CLOUDS.search(line))
+    """Return the names of the required libraries, and of those that `--os-cloud` and libfuse 3 need."""
+    needed = (line for line in requires("swiftfs") or [] if ";" not in line or _OF_USERS.search(line))
     return sorted(match[0] for line in needed if (match := re.match(r"[\w.-]+", line)))
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import click
 from rich.filesize import decimal
 
-from swiftfs.attributes import PINNED_ATTRIBUTE
-from swiftfs.cli.wording import complain, pluralize, spinner
+from swiftfs.attributes import PINNED_ATTRIBUTE, REFRESH_ATTRIBUTE
+from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import Event, new_event, new_pool
 from swiftfs.control.client import mount_of, read_state
+from swiftfs.errors import pluralize
+from swiftfs.objects import CacheUse
 
 PARALLEL = 8
 """How many files to read at once: the mount downloads the pieces of each in parallel, too."""
@@ -99,6 +101,8 @@ def _files(paths: Iterable[Path], warmed: Warmed, progress: Callable[[], None]) 
 
 def _below(path: Path, warmed: Warmed, progress: Callable[[], None]) -> Iterator[Path]:
     """Yield the files below a folder; the mount lists a tree that is walked by flat listings."""
+    with suppress(OSError):  # the kernel refuses it for a read-only mount, which lists anew after `ttl`
+        os.setxattr(path, REFRESH_ATTRIBUTE, b"1")
     folders = [path]
     while folders:
         folder = folders.pop()
@@ -121,7 +125,7 @@ def _fitting(files: Iterable[Path], warmed: Warmed) -> Iterator[tuple[Path, int]
 
     So none evicts another, nor what is pinned.
     """
-    caches: dict[Path, _Space] = {}
+    caches: dict[Path, Space] = {}
     for file in files:
         try:
             size = file.lstat().st_size
@@ -130,8 +134,7 @@ def _fitting(files: Iterable[Path], warmed: Warmed) -> Iterator[tuple[Path, int]
             continue
         mountpoint = mount_of(file)
         if mountpoint not in caches:
-            cache = read_state(mountpoint).cache
-            caches[mountpoint] = _Space(cache.limit - cache.dirty - cache.pinned, cache.pinned)
+            caches[mountpoint] = Space.of(read_state(mountpoint).cache)
         if caches[mountpoint].take(file, size):
             yield file, size
         else:
@@ -140,11 +143,17 @@ def _fitting(files: Iterable[Path], warmed: Warmed) -> Iterator[tuple[Path, int]
 
 
 @dataclass(slots=True)
-class _Space:
+class Space:
     """The space of a cache in bytes: what is `left`, and what the copies of `pinned` files take by now."""
 
     left: int
     pinned: int
+
+    @classmethod
+    def of(cls, cache: CacheUse) -> "Space":
+        """Return the space that a cache has now."""
+        # Not less than nothing: a pinned copy that is there takes no space, however full the cache is.
+        return cls(max(0, cache.limit - cache.dirty - cache.pinned), cache.pinned)
 
     def take(self, file: Path, size: int) -> bool:
         """Take the space for a file; return False if it does not fit."""

@@ -252,6 +252,12 @@ class Options:
         "let the kernel check modes and owners (default: with allow_other and allow_root); "
         "`no_default_permissions` turns it off",
     )
+    fuse: str = _option(
+        "auto",
+        _choice("auto", "2", "3"),
+        "which libfuse serves the mount: 2, 3 (with the Python package mfusepy), or `auto`: 2 where it is "
+        "installed, else 3",
+    )
     special: bool = _option(
         False,
         SWITCH,

@@ -112,6 +112,10 @@ class ControlDir:
         _, descriptor = self._open[handle]
         return FileSpan(descriptor, offset, max(0, min(size, os.fstat(descriptor).st_size - offset)))
 
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
+        """Return where data or a hole begins."""
+        return os.lseek(self._open[handle][1], offset, whence)
+
     def release(self, handle: int) -> None:
         """Close a file."""
         os.close(self._open.pop(handle)[1])
@@ -188,10 +192,10 @@ class ControlDirFS(FileSystem):
     def unlink(self, path: str) -> None:
         self._filesystem.unlink(_changeable(path))
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
         if _is_control(old):
             self.unhide(new)  # it was hidden for this call if it is open
-        self._filesystem.rename(_changeable(old), _changeable(new))
+        self._filesystem.rename(_changeable(old), _changeable(new), flags)
 
     def hide(self, path: str, hidden: str) -> None:
         self._filesystem.hide(_changeable(path), hidden)
@@ -242,6 +246,9 @@ class ControlDirFS(FileSystem):
     def is_other_inode(self, path: str) -> bool:
         return not _is_control(path) and self._filesystem.is_other_inode(without_hidden(path))
 
+    def path_of_handle(self, handle: int) -> str:
+        return self._filesystem.path_of_handle(_writable(handle))
+
     def page_use(self, handle: int) -> PageUse:
         return PageUse.BYPASS if handle >= DIRECT_HANDLES else self._filesystem.page_use(handle)
 
@@ -269,6 +276,20 @@ class ControlDirFS(FileSystem):
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         self._filesystem.fallocate(_writable(handle), mode, offset, length)
+
+    def copy_file_range(
+        self, handle_in: int, offset_in: int, handle_out: int, offset_out: int, length: int, flags: int
+    ) -> int:
+        if handle_in >= DIRECT_HANDLES:
+            raise os_error(errno.EOPNOTSUPP)
+        return self._filesystem.copy_file_range(
+            handle_in, offset_in, _writable(handle_out), offset_out, length, flags
+        )
+
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
+        if handle >= DIRECT_HANDLES:
+            return self._control.lseek(handle, offset, whence)
+        return self._filesystem.lseek(handle, offset, whence)
 
     def statfs(self, path: str) -> FilesystemUsage:
         return self._filesystem.statfs("/" if _is_control(path) else without_hidden(path))

@@ -178,7 +178,8 @@ def find_program(name: str) -> str:
 
 def _check_fusermount() -> None:
     """Raise `ConfigurationError` unless fusermount can mount."""
-    find_program("fusermount")
+    # libfuse 3 looks for fusermount3, and libfuse 2 for fusermount; fuse3 has both in most distributions.
+    find_program("fusermount3" if shutil.which("fusermount3") else "fusermount")
     if os.geteuid() != 0 and not MTAB.exists():
         raise ConfigurationError(f"fusermount needs {MTAB}: 'ln -s /proc/self/mounts {MTAB}', as root")
 

@@ -104,7 +104,8 @@ class BaseVerifier:
         with state.changed:
             while (run := next(state.blocks.unverified(*block_range(offset, end)), None)) is not None:
                 if under_way := fetches.touching(*run):
-                    self._downloader.wait_for(under_way)
+                    if queued := self._downloader.wait_for(under_way, run[0]):
+                        return queued
                 # The result may save the request.
                 elif state.checks.is_checking(*run):
                     state.changed.wait()

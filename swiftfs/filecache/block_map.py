@@ -113,10 +113,15 @@ class BaseVersion:
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment:
-    """A segment with the file's bytes from `start` on."""
+    """A segment with the file's bytes from `start` on.
+
+    A `tail` ends where the file did when it was copied there, inside of a block or of what the layout makes
+    one segment: the rest of its last block is zeros. It is fetched back before the file grows.
+    """
 
     start: int
     segment: Segment
+    tail: bool = False
 
     @property
     def end(self) -> int:
@@ -125,8 +130,8 @@ class StoredSegment:
 
     @property
     def blocks(self) -> tuple[int, int]:
-        """The blocks, first and one past the last, that are completely in the segment."""
-        return -(-self.start // BLOCK), self.end // BLOCK
+        """The blocks, first and one past the last, of which the segment has all that the file has."""
+        return -(-self.start // BLOCK), -(-self.end // BLOCK) if self.tail else self.end // BLOCK
 
 
 class RemoteBlocks:
@@ -134,17 +139,21 @@ class RemoteBlocks:
 
     INVARIANT: a segment with an evicted block has the present bytes of the file. Before a byte of it changes,
     all of its blocks are fetched back.
-    `whole` has the offset in the file of each segment whose blocks are all evicted.
+    `whole` has the offset in the file of each segment whose blocks are all evicted. `_tail` is the segment
+    that is a tail, if any.
     """
 
     def __init__(self) -> None:
         self.blocks = Blocks()
         self.whole: set[int] = set()
+        self._tail: StoredSegment | None = None
         self._segments: Spans[StoredSegment] = Spans()
 
     def add(self, segment: StoredSegment, first: int, last: int) -> None:
         """Record that blocks of a segment were evicted."""
         self._segments.put(segment)
+        if segment.tail:
+            self._tail = segment
         self.blocks.add(first, last)
         if self.blocks.covers(*segment.blocks):
             self.whole.add(segment.start)
@@ -158,12 +167,15 @@ class RemoteBlocks:
             self.whole.discard(segment.start)
             if not self.blocks.touches(*segment.blocks):
                 self._segments.pop(segment.start)
+                if segment is self._tail:
+                    self._tail = None
 
     def clear(self) -> None:
         """Forget all blocks, because the base version has them now."""
         self.blocks = Blocks()
         self.whole.clear()
         self._segments.clear()
+        self._tail = None
 
     def segments(self) -> tuple[StoredSegment, ...]:
         """Return the segments that have evicted blocks, in the order of the file."""
@@ -182,9 +194,13 @@ class RemoteBlocks:
             begin, end = one.blocks
             yield from self.blocks.runs(max(first, begin), min(last, end))
 
-    def touched(self, offset: int, end: int) -> list[tuple[int, int]]:
-        """Return the blocks of the segments with evicted blocks that have a byte from `offset` to `end`."""
-        return [one.blocks for one in self._segments.touching(offset, end)]
+    def touched(self, offset: int, end: int, size: int) -> list[tuple[int, int]]:
+        """Return the blocks of the segments with evicted blocks that a change from `offset` to `end` touches.
+
+        That of a file of `size` bytes which becomes longer touches a tail.
+        """
+        found = [one.blocks for one in self._segments.touching(offset, end)]
+        return [*found, self._tail.blocks] if self._tail is not None and end > size else found
 
     def __bool__(self) -> bool:
         return bool(self._segments)
@@ -354,6 +370,16 @@ class BlockMap:
         self.size = max(self.size, end)
         if self.snapshot is not None:
             self.snapshot.changed = True
+
+    def copied(self, stored: StoredSegment) -> None:
+        """Record that the file has grown by a segment of which the local file has nothing."""
+        assert stored.start >= self.size
+        blocks = block_range(stored.start, stored.end)
+        # Whatever is there is of a file that was longer once.
+        self.drop(*blocks)
+        self.dirty.add(*blocks)
+        self.remote.add(stored, *stored.blocks)
+        self.size = stored.end
 
     def cut(self, size: int) -> None:
         """Forget the blocks behind the first `size` bytes. Call `resize` when their bytes are zeros."""

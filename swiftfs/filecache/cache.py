@@ -250,6 +250,8 @@ class FileCache:
             if cached_file.uploads.is_busy or cached_file.uploads.record.has_begun:
                 self._backlog.abandon(cached_file.uploads)
         else:
+            if cached_file.uploads.has_leftovers:
+                self._backlog.release(cached_file.uploads)
             self.keep(cached_file)
 
     def keep(self, cached_file: CachedFile) -> None:
@@ -267,6 +269,11 @@ class FileCache:
             replaced.discard()
         # Without waiting: close(2) of a reader must not take as long as its last download.
         cached_file.when_idle(lambda: self._store(version, cached_file))
+
+    def save_index(self) -> None:
+        """Write what is new in the index of cached files: a process that dies keeps these."""
+        with self._lock:
+            self._versions.save()
 
     def drop(self, cached_file: CachedFile) -> None:
         """Delete a file that nobody uses."""

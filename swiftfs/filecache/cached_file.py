@@ -19,7 +19,9 @@ from swiftfs.filecache.downloader import Downloader, SegmentFetcher
 from swiftfs.filecache.eviction import Evictor
 from swiftfs.filecache.file_state import Activity, FileState, LocalFile
 from swiftfs.filecache.frozen_copier import FrozenCopier
+from swiftfs.filecache.holes import HoleFinder
 from swiftfs.filecache.patch_plan import PIECE
+from swiftfs.filecache.range_copier import RangeCopier
 from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import CachedVersion
@@ -65,6 +67,8 @@ class CachedFile:
         self._base_verifier = BaseVerifier(state, store, self._resolver, self._downloader)
         self._evictor = Evictor(state, uploads, streams, self._activity.fetches)
         self._copier = FrozenCopier(state, uploads, self._downloader)
+        self.ranges = RangeCopier(state, store, uploads)
+        self.seek = HoleFinder(state).seek
 
     @property
     def size(self) -> int:
@@ -204,9 +208,8 @@ class CachedFile:
         edge = min(size, self.size)
         # The block in which the file ends, or will end: its rest becomes zeros, its beginning must be right.
         partly = {edge - edge % BLOCK} if edge % BLOCK else set()
-        behind = size if size < self.size else 0
         # In a shorter file no block changes: the rest of the last one is verified when it is stored.
-        with self._holding(partly, size - 1, behind, changing=size > self.size):
+        with self._holding(partly, min(size - 1, self.size), size, changing=size > self.size):
             before = self.size
             self._state.begin_change()
             if size < before:
@@ -252,14 +255,14 @@ class CachedFile:
             for start, stop in self._edge_pieces(edges, is_ready, whole=changing):
                 ensure(start, stop)
             with self._state.changed:
-                touched = blocks.remote.touched(offset, end)
+                touched = blocks.remote.touched(offset, end, blocks.size)
             for first, last in touched:
                 self._downloader.ensure(first * BLOCK, last * BLOCK)
             with self._state.changed:
                 # Once more, with the lock: since the download, blocks may have been evicted again, or
                 # changed.
                 ready = all(is_ready(edge, edge + BLOCK) for edge in edges)
-                if ready and not blocks.remote.touched(offset, end):
+                if ready and not blocks.remote.touched(offset, end, blocks.size):
                     yield
                     return
 
@@ -292,6 +295,9 @@ class CachedFile:
 
     def ensure_verified(self, offset: int, end: int) -> None:
         """Download what is missing of the bytes from `offset` to `end`; verify those of the base version."""
+        with self._state.changed:
+            if self._state.blocks.is_verified(offset, end):  # such as all of a new file
+                return
         self._base_verifier.ensure_verified(offset, end)
 
     def ensure_rest(self, size: int) -> None:
@@ -310,7 +316,7 @@ class CachedFile:
         for stored in self.evicted():
             yield position, stored.start
             position = stored.end
-        yield position, size
+        yield from [(position, size)] if position < size else []
 
     def ensure_all(self) -> None:
         """Download all that is missing, and evict nothing of it."""

@@ -46,7 +46,7 @@ class SegmentFetcher:
 
     def _get(self, source: StoredSegment, first: int, last: int, *, again: bool = False) -> None:
         """Fill evicted blocks from their segment; with `again` also those that were fetched back before."""
-        offset, length = first * BLOCK, (last - first) * BLOCK
+        offset, length = first * BLOCK, min(last * BLOCK, source.end) - first * BLOCK
         segment = source.segment
         # A manifest may name a range of the segment: the segment's own offsets differ from those of the file.
         behind = source.start - segment.first
@@ -177,28 +177,30 @@ class Downloader:
         if fetch.error is not None:
             raise fetch.error
 
-    def wait_for(self, under_way: Collection[Download]) -> bool:
-        """Wait for a change of the blocks; raise the error of any of the downloads. Lock held.
+    def wait_for(self, under_way: Collection[Download], block: int) -> Download | None:
+        """Wait until blocks change, above all `block`; raise the error of any of the downloads. Lock held.
 
-        Return False if one that has not begun did not do so for `QUEUE_SECONDS`.
+        Return a download that the caller is to run: it had to wait for a thread for `QUEUE_SECONDS`.
         """
         for fetch in under_way:
-            fetch.waiters += 1
+            fetch.waiting.append(block)
         try:
             # Any change wakes it, not only the end of a download: blocks count as they arrive.
             limit = QUEUE_SECONDS if any(fetch.queued for fetch in under_way) else None
             is_changed = self._state.changed.wait(limit)
         finally:
             for fetch in under_way:
-                fetch.waiters -= 1
+                fetch.waiting.remove(block)
         for fetch in under_way:
             if fetch.error is not None:
                 raise fetch.error
-        return is_changed
+        # All threads of the pool may be held up by downloads that stall.
+        queued = None if is_changed else next((one for one in under_way if one.queued), None)
+        return queued if queued is not None and self.fetches.begin(queued) else None
 
     def _claim(self, offset: int, end: int) -> Download | None:
         """Return a download for the caller to run, None when all is present; wait for those under way."""
-        state, is_begun = self._state, True
+        state = self._state
         with state.changed:
             while (run := state.blocks.first_missing(offset, end)) is not None:
                 # The MD5 of these bytes was wrong twice: another download would not help.
@@ -207,11 +209,8 @@ class Downloader:
                 under_way = self.fetches.touching(*run)
                 if not under_way:
                     return self._add(*run)
-                # All threads of the pool may be held up by downloads that stall.
-                if not is_begun and (queued := next((one for one in under_way if one.queued), None)):
-                    self.fetches.begin(queued)
+                if queued := self.wait_for(under_way, run[0]):
                     return queued
-                is_begun = self.wait_for(under_way)
         return None
 
     def _add(self, first: int, last: int, *, queued: bool = False, ahead: Stream | None = None) -> Download:
@@ -330,6 +329,6 @@ class Downloader:
                 last = end // BLOCK if end < blocks.base.size else -(-end // BLOCK)
                 # The first block is complete: a download begins at a block, and its chunks come in order.
                 blocks.present.add(offset // BLOCK, last)
-                # Not those who wait for other downloads: there may be one for each connection.
-                if fetch.waiters:
+                # Not those who wait for other blocks: there may be one for each connection.
+                if fetch.is_awaited(offset // BLOCK, last):
                     state.changed.notify_all()

@@ -15,8 +15,8 @@ class Download:
     """A download of the blocks from `first` to one before `last`; `error` is raised in all who wait for them.
 
     A `queued` download has not begun and may be cancelled. One that runs `ahead` of a stream may be stopped
-    while it has no `waiters`; it is `unwanted` then. `execute` carries it out. All blocks come from one
-    `source`: a segment of the file's own, or the base version if it is None.
+    while nobody is `waiting` for one of its blocks; it is `unwanted` then. `execute` carries it out. All
+    blocks come from one `source`: a segment of the file's own, or the base version if it is None.
     """
 
     def __init__(
@@ -35,9 +35,13 @@ class Download:
         self.source = source
         self.queued = queued
         self.ahead = ahead
-        self.waiters = 0
+        self.waiting: list[int] = []
         self.unwanted = False
         self.error: BaseException | None = None
+
+    def is_awaited(self, first: int, last: int) -> bool:
+        """Return whether anybody waits for a block of the range."""
+        return any(first <= block < last for block in self.waiting)
 
     def refuse_unwanted(self) -> None:
         """Raise `GivenUp` if nobody wants the bytes any more."""
@@ -79,7 +83,7 @@ class Downloads:
         ]
         self._under_way = [fetch for fetch in self._under_way if not (fetch.queued and fetch in left)]
         for fetch in left:
-            fetch.unwanted = fetch.unwanted or (fetch.ahead is not None and not fetch.waiters)
+            fetch.unwanted = fetch.unwanted or (fetch.ahead is not None and not fetch.waiting)
 
     def free(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of the range that nobody downloads."""

@@ -11,7 +11,7 @@ from swiftfs.concurrency import Executor, Future, Rank, new_future, new_lock, ne
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_state import FileState, WrongBytesCall, ignore_wrong_bytes
-from swiftfs.filecache.read_ahead import Streams
+from swiftfs.filecache.read_ahead import Link, Streams
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
@@ -108,7 +108,7 @@ class CachedFileFactory:
         limit: ParallelLimit | None = None,
         rate: Callable[[], float] = lambda: math.inf,
     ) -> None:
-        self._rate = rate
+        self._link = Link(rate)
         self.read_ahead = read_ahead
         self._store = store
         self._layout = layout
@@ -165,7 +165,7 @@ class CachedFileFactory:
         self._downloads.shutdown()
 
     def _compose(self, state: FileState, uploads: SegmentUploader) -> CachedFile:
-        streams = Streams(self.read_ahead, self._rate)
+        streams = Streams(self.read_ahead, self._link)
         return CachedFile(state, self._store, self._downloads, uploads, streams)
 
     def _segments(self, state: FileState, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:

@@ -155,8 +155,8 @@ class FileState:
     def extend(self, size: int) -> None:
         """Make the local file `size` bytes long, if it is shorter; bytes behind the file's end are zeros."""
         self.zero_tail()
-        # `max`, so that it never makes the file shorter.
-        os.ftruncate(self.descriptor, max(size, os.fstat(self.descriptor).st_size))
+        if size and os.fstat(self.descriptor).st_size < size:
+            os.ftruncate(self.descriptor, size)
 
     def zero_tail(self) -> None:
         """Make the bytes behind the file's end zeros, and free their disk space. Lock held."""

@@ -25,8 +25,14 @@ SHARE = 16
 GROWTH = 4
 """How many times the bytes that were read are downloaded ahead at most: a reader that stops wastes them."""
 
-GROWTH_FROM_BEGINNING = 32
-"""The same for a reader that began at the file's beginning: most of these read all."""
+GROWTH_FROM_BEGINNING = 64
+"""The same for a reader that began at the file's beginning: most of these read all. Over a long way all
+connections must be busy soon, because each of them is slow at first (TCP)."""
+
+HEADER = 512 * 1024
+"""Bytes at the beginning that do not count in that: many programs look at headers, and the kernel reads 128
+KiB further than they do. Less if a piece takes longer and the program does not read in small steps: then
+waiting for it costs more than what may be wasted."""
 
 REORDERED = 2 * 1024 * 1024
 """Bytes. The kernel, and programs with several threads, read so far out of order."""
@@ -49,17 +55,20 @@ class Pace:
         self._seconds = 0.0
         self._bytes = 0
         self._since: float | None = None
+        self._begun = 0.0
 
     def begin_read(self, now: float) -> None:
         """Record that a read begins."""
         if not self.under_way and self._since is not None:
             self._seconds += now - self._since
         self.under_way += 1
+        self._begun = now
 
-    def end_read(self, now: float) -> None:
-        """Record that a read is answered."""
+    def end_read(self, now: float) -> float:
+        """Record that a read is answered; return how long the last one has taken."""
         self.under_way -= 1
         self._since = now
+        return now - self._begun
 
     def is_idle(self, now: float) -> bool:
         """Return whether nobody has read for a while."""
@@ -100,6 +109,7 @@ class Stream:
         self._top: int = offset if before is None else before._top
         self._steps_back: int = 0 if before is None else before._steps_back + 1
         self._is_first = True
+        self._has_large_steps = False
 
     @property
     def is_backward(self) -> bool:
@@ -165,6 +175,8 @@ class Stream:
         more than `rate` bytes a second do.
         """
         begin, extent, is_first = self.begin, self.extent, self._is_first
+        if is_first:  # of a program that reads less at a time the kernel asks for less
+            self._has_large_steps = end - offset >= BLOCK
         self.begin, self.position, self._is_first = min(begin, offset), max(self.position, end), False
         if not self.limit:
             # A plan that a later limit allows begins behind what was read.
@@ -189,13 +201,16 @@ class Stream:
 
     def _lead(self, piece_seconds: float, rate: float) -> int:
         """Return how many bytes ahead of the reader the next piece is requested."""
-        least = self._smallest // 2
-        if self.extent <= FIRST_PIECE:  # it may read no more than a header
-            return least
-        most = self.extent * (GROWTH if self.begin else GROWTH_FROM_BEGINNING)
         # No reader gets further in that time than the rate allows, however fast it is.
         taken = min(self.pace.bytes_in(piece_seconds), rate * piece_seconds)
-        return max(least, int(min(most, MARGIN * taken)))
+        return max(self._smallest // 2, int(min(self._most_ahead(piece_seconds), MARGIN * taken)))
+
+    def _most_ahead(self, piece_seconds: float) -> float:
+        """Return how many bytes ahead of the reader are justified by what it has read."""
+        if self.begin:
+            return GROWTH * self.extent if self.extent > FIRST_PIECE else 0
+        header = HEADER * LEAST_SECONDS / piece_seconds if self._has_large_steps else HEADER
+        return GROWTH_FROM_BEGINNING * (self.extent - header)
 
     def _plan_first(self, offset: int, size: int, piece: int) -> Iterator[tuple[int, int]]:
         """Yield what the first read needs more: nothing for one in the middle, which may be a random one."""
@@ -242,18 +257,38 @@ def _whole_blocks(size: int) -> int:
     return size - size % BLOCK
 
 
+class Link:
+    """What was measured of the way to the server, for all files. Not locked: each call is one step.
+
+    `rate` returns how many bytes a second may come.
+    """
+
+    def __init__(self, rate: Callable[[], float] = lambda: math.inf) -> None:
+        self.rate = rate
+        self.piece_seconds = 0.0
+        """How long the last downloads ahead took, from the request to the last byte; 0 if unknown."""
+
+    def waited(self, seconds: float) -> None:
+        """Record how long a read has waited: the first piece takes so long at least."""
+        self.piece_seconds = self.piece_seconds or seconds
+
+    def came(self, seconds: float) -> None:
+        """Record how long a download ahead has taken."""
+        before = self.piece_seconds
+        self.piece_seconds = (3 * before + seconds) / 4 if before else seconds
+
+
 class Streams:
     """The sequential streams of one file, the most recently used one last. Not locked.
 
-    A read joins the stream that it continues, from whatever handle or thread it comes. `rate` returns how
-    many bytes a second may come.
+    A read joins the stream that it continues, from whatever handle or thread it comes. Files of one mount
+    share their `link`, so that a new one begins with what the others have measured.
     """
 
-    def __init__(self, limit: int, rate: Callable[[], float] = lambda: math.inf) -> None:
+    def __init__(self, limit: int, link: Link | None = None) -> None:
         self._limit = limit
-        self._rate = rate
+        self._link = link or Link()
         self._streams: list[Stream] = []
-        self._piece_seconds = 0.0
 
     def set_limit(self, limit: int) -> None:
         """Change how many bytes the plans of all streams together may run ahead."""
@@ -301,17 +336,16 @@ class Streams:
 
     def ended(self, stream: Stream) -> None:
         """Record that a read is answered."""
-        stream.pace.end_read(monotonic())
+        self._link.waited(stream.pace.end_read(monotonic()))
 
     def came(self, seconds: float) -> None:
         """Record how long a download ahead has taken, from its request to its last byte."""
-        before = self._piece_seconds
-        self._piece_seconds = (3 * before + seconds) / 4 if before else seconds
+        self._link.came(seconds)
 
     def plan(self, stream: Stream, offset: int, end: int, size: int) -> Iterable[tuple[int, int]]:
         """Return the ranges to download now; see `Stream.plan`."""
         others = sum(one.runs_ahead for one in self._streams if one is not stream)
-        return stream.plan(offset, end, size, 1 + others, self._piece_seconds, self._rate())
+        return stream.plan(offset, end, size, 1 + others, self._link.piece_seconds, self._link.rate())
 
     def forget(self) -> None:
         """Drop all streams, because downloaded blocks were wrong."""

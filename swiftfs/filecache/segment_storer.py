@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from swiftfs.concurrency import Future, new_future
-from swiftfs.errors import ChangedDuringUpload, Corrupt, NoSpace, NotFound, StoreError, check_transition
+from swiftfs.errors import (
+    ChangedDuringUpload,
+    Corrupt,
+    NoSpace,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+    check_transition,
+)
 from swiftfs.filecache.block_map import StoredSegment
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
@@ -42,7 +50,8 @@ class SegmentPut:
     """The upload of the bytes from `start` to `end` as a segment.
 
     It is `superseded` if the bytes changed after it began, whatever its `moment`. `zero_segment` is the
-    segment of a hole, which other uploads may share. If there is a copy `frozen`, its bytes are uploaded.
+    segment of a hole, which other uploads may share. If there is a copy `frozen`, its bytes are uploaded. One
+    made `by_server` is a copy of another object, or the only place of the bytes.
     """
 
     start: int
@@ -51,12 +60,13 @@ class SegmentPut:
     superseded: bool = False
     zero_segment: ObjectName | None = None
     frozen: FrozenCopy | None = None
+    by_server: bool = False
     stored: Future[Segment] = field(init=False)
 
     @classmethod
     def of(cls, stored: StoredSegment) -> "SegmentPut":
         """Return the ended upload of a stored segment."""
-        upload = cls(stored.start, stored.end)
+        upload = cls(stored.start, stored.end, by_server=True)
         upload.stored = new_future()
         upload.stored.set_result(stored.segment)
         return upload
@@ -81,6 +91,20 @@ class SegmentPut:
         if self.superseded or self.end != end or self.stored.cancelled():
             return False
         return not self.stored.done() or self.stored.exception() is None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPart:
+    """Bytes of an object for the segment of the file's bytes from `start` to `end`.
+
+    They are a `span` of the version `etag` of the object `source`; without one all of it, a plain object.
+    """
+
+    start: int
+    end: int
+    source: ObjectName
+    etag: str
+    span: tuple[int, int] | None = None
 
 
 def is_all_named(uploads: Iterable[SegmentPut], named: set[ObjectName]) -> bool:
@@ -189,6 +213,27 @@ class SegmentStorer:
             self.copies.append(target)
             self._record.segments_ended([target])
         return copied
+
+    def copy_part(self, part: CopyPart) -> Segment:
+        """Copy bytes of an object to a segment; raise what the store raises.
+
+        Raise `PreconditionFailed` if the copy has other bytes.
+        """
+        name = self._record.begin_segment(f"{part.start:0{_OFFSET_DIGITS}d}")
+        try:
+            # Without the source's headers: with its X-Delete-At the segment would end before its file.
+            headers = Headers(_MEDIA_TYPE)
+            copied = self._store.copy(part.source, name, headers=headers, etag=part.etag, span=part.span)
+            # The ETag of all of a plain object is the MD5 of that. A server that ignores the range returns it
+            # for a part, too.
+            if (copied.etag == part.etag) != (part.span is None):
+                raise PreconditionFailed(f"{part.source}: other bytes were copied", may_land=True)
+        except StoreError as error:
+            self._keep_failed(name, error)
+            raise
+        with self._lock:
+            self._record.segments_ended([name])
+        return Segment(name, copied.etag, part.end - part.start)
 
     def add_found(self, segments: Iterable[Segment]) -> None:
         """Add segments that an earlier process left. Lock held."""

@@ -1,8 +1,9 @@
 """Uploads of large files: segments are uploaded while the file is still being written."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from swiftfs.concurrency import Executor, Future, Lock, monotonic
 from swiftfs.errors import ChangedDuringUpload, drop_tracebacks
@@ -12,6 +13,7 @@ from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_storer import (
+    CopyPart,
     Moment,
     SegmentPut,
     SegmentStorer,
@@ -82,7 +84,7 @@ class SegmentUploader:
         self._container = name.container
         self._pool = pool
         self._descriptor = descriptor
-        self._layout = layout
+        self.layout = self._layout = layout
         self._on_stored = on_stored
         self.record = UploadRecord(lock, places, name, prefix, on_first_put, file, journal, on_put)
         self._storer = SegmentStorer(store, places, name.container, self.record)
@@ -298,6 +300,64 @@ class SegmentUploader:
         """Copy a whole object to a new segment; raise what the store raises."""
         return self._storer.copy(source)
 
+    def begin_copies(self, parts: Iterable[CopyPart], pool: Executor) -> list[SegmentPut]:
+        """Begin to copy bytes of objects, which the file does not have yet, to segments of it."""
+        with self._lock:
+            return [self._begin_copy(part, pool) for part in parts]
+
+    def _begin_copy(self, part: CopyPart, pool: Executor) -> SegmentPut:
+        if (before := self._uploads.pop(part.start)) is not None:
+            self._superseded.append(before)
+        upload = SegmentPut(part.start, part.end, Moment.NEXT, by_server=True)
+        upload.stored = pool.submit(self._storer.copy_part, part)
+        self._uploads.put(upload)
+        self._under_way.append(upload)
+        return upload
+
+    def end_copies(self, uploads: Sequence[SegmentPut]) -> list[StoredSegment]:
+        """Return what ended copies have stored, up to the first that cannot be used. Lock held.
+
+        The others are deleted when the file is stored, or given up.
+        """
+        usable = list(takewhile(self._is_usable_copy, uploads))
+        for upload in uploads[len(usable) :]:
+            if self._uploads.get(upload.start) is upload:
+                self._superseded.append(upload)
+                self._uploads.pop(upload.start)
+        for upload in usable:
+            if upload.start <= self._contiguous:
+                self._contiguous = max(self._contiguous, upload.end)
+        return [
+            StoredSegment(
+                one.start, one.stored.result(), tail=not self._layout.is_segment(one.start, one.end)
+            )
+            for one in usable
+        ]
+
+    def whole_copy(self, size: int) -> Segment | None:
+        """Return the segment that the server has copied, or only the server has, of a file of `size` bytes.
+
+        None if there is more than one, if the bytes have changed, or if a manifest names it.
+        """
+        with self._lock:
+            upload = self._uploads.get(0)
+            if upload is None or not (upload.by_server and upload.stored.done() and upload.is_good(size)):
+                return None
+            segment = upload.stored.result()
+            return None if upload.moment is Moment.MIXED or segment.name in self.record.named else segment
+
+    def supersede(self, start: int) -> None:
+        """Do not use the segment that begins at `start` any more."""
+        with self._lock:
+            if (upload := self._uploads.get(start)) is not None:
+                upload.superseded = True
+
+    def _is_usable_copy(self, upload: SegmentPut) -> bool:
+        # An upload of the file that began meanwhile has made the moment another one; when it ends, it deletes
+        # what its manifest does not name.
+        is_current = self._uploads.get(upload.start) is upload and upload.moment is Moment.NEXT
+        return is_current and upload.stored.done() and upload.is_good(upload.end)
+
     def commit_manifest(self, manifest: Manifest | None) -> list[ObjectName]:
         """Record that Swift has `manifest`, None for a file stored whole; return the segments to delete.
 
@@ -327,6 +387,25 @@ class SegmentUploader:
             recorded = set[ObjectName]().union(*self._recorded)
             self._held.extend(name for name in unused if name in recorded)
             return [name for name in unused if name not in recorded]
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether there are segments that no manifest names, of a file that is stored."""
+        with self._lock:
+            return bool(self._superseded or self._storer.copies or self._held)
+
+    def take_leftovers(self) -> tuple[list[ObjectName], list[ObjectName]]:
+        """Return and forget the segments that a stored file, which nobody uses, does not need.
+
+        Those of the second list were named by a record of the journal, the others by nothing.
+        """
+        with self._lock:
+            superseded, named = self._take_superseded(), self.record.named
+            held, self._held = self._held, []
+            held_before = set[ObjectName]().union(*self._recorded)
+        unused = [name for name in superseded() if name not in named]
+        held += [name for name in unused if name in held_before]
+        return [name for name in unused if name not in held_before], held
 
     def abandon(self) -> list[ObjectName]:
         """Return the segments to delete of a file that will not be stored: those that no manifest names."""

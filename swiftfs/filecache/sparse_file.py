@@ -6,7 +6,6 @@ import hashlib
 import mmap
 import os
 import resource
-import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,12 +66,13 @@ class SparseFile:
     @classmethod
     def create(cls, folder: Path) -> "SparseFile":
         """Create an empty file with a new name, and the folder if it is missing."""
+        path = folder / f"{_IN_USE}{uuid.uuid4().hex}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            descriptor, name = tempfile.mkstemp(dir=folder, prefix=_IN_USE)
+            return cls(os.open(path, flags, 0o600), path)
         except FileNotFoundError:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=folder, prefix=_IN_USE)
-        return cls(descriptor, Path(name))
+            return cls(os.open(path, flags, 0o600), path)
 
     @classmethod
     def open(cls, path: Path) -> "SparseFile":
@@ -120,6 +120,17 @@ class CachedVersion:
     present: Blocks
     checked: bool
     manifest: Manifest | None = None
+
+
+def body_of(descriptor: int, size: int, stopped: Callable[[], bool]) -> tuple[bytes, str]:
+    """Return the `size` bytes of a small file and their MD5; raise `OSError` EIO if it is shorter.
+
+    To map them, as those of large files, would take longer. Once `stopped` returns True the bytes are wrong.
+    """
+    data = os.pread(descriptor, size, 0)
+    if len(data) != size and not stopped():
+        raise os_error(errno.EIO)
+    return data, hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def md5_of(descriptor: int, start: int, end: int, stopped: Callable[[], bool]) -> str:

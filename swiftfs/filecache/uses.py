@@ -64,8 +64,8 @@ class Uses:
 class Backlog(Protocol):
     """The part of the journal that the cache calls.
 
-    `uses` are the uses of the cache's local files; the journal puts some of them away. `abandon` is called
-    with the cache's lock held, so it must not wait.
+    `uses` are the uses of the cache's local files; the journal puts some of them away. `abandon` and
+    `release` are called with the cache's lock held, so they must not wait.
     """
 
     @property
@@ -76,6 +76,9 @@ class Backlog(Protocol):
 
     def abandon(self, uploads: SegmentUploader) -> None:
         """Delete, in another thread, the segments of a file that will never be stored."""
+
+    def release(self, uploads: SegmentUploader) -> None:
+        """Delete, in another thread, the segments that a stored file does not need."""
 
 
 class NoBacklog:
@@ -89,6 +92,9 @@ class NoBacklog:
         return False
 
     def abandon(self, uploads: SegmentUploader) -> None:
+        """Do nothing: the segments stay."""
+
+    def release(self, uploads: SegmentUploader) -> None:
         """Do nothing: the segments stay."""
 
 

@@ -50,12 +50,14 @@ class VersionCache:
         """
         if not self.pins.add(pin):
             return False
+        self.save()
         self._index.set_pinned(*_range_of(pin), pinned=True)
         return True
 
     def unpin(self, pin: Pin) -> None:
         """Keep them no more, unless a folder above is pinned, too; raise `OSError`."""
         self.pins.remove(pin)
+        self.save()
         self._index.set_pinned(*_range_of(pin), pinned=False)
         for other in self.pins.all():
             self._index.set_pinned(*_range_of(other), pinned=True)
@@ -75,11 +77,14 @@ class VersionCache:
         # After the rename, which changes the ctime in the mark.
         pinned = self.pins.covers(version.name)
         of_file = (file.allocated(), file.mark(), cached.manifest, str(version.name))
-        row = Row(name, cached.present, cached.checked, *of_file, pinned)
-        if self._index.put(row):
-            file.close()
-        else:
-            _remove(file)
+        file.close()
+        if self._index.put(Row(name, cached.present, cached.checked, *of_file, pinned)):
+            self.save()
+
+    def save(self) -> None:
+        """Write the new rows of the index; remove the files of those that it does not take."""
+        for name in self._index.write():
+            (self._folder / name).unlink(missing_ok=True)
 
     def take(self, version: ObjectVersion) -> CachedVersion | None:
         """Remove the file of a version from the cache and return it; None if it is missing or was changed."""
@@ -126,6 +131,7 @@ class VersionCache:
         return freed
 
     def _evict(self, size: int, *, pinned: bool = False) -> int:
+        self.save()
         # Preferred versions count as just used, so that the order of the index is enough.
         for name in self._preferred:
             self._index.touch(name)
@@ -163,6 +169,7 @@ class VersionCache:
 
     def close(self) -> None:
         """Sync all files to the disk, and close the index."""
+        self.save()
         clean = True
         try:
             if self._index.bytes:

@@ -51,6 +51,9 @@ INSERT INTO session VALUES ('');
 """`used` grows with every row, so it orders rows by last use: a file in use has no row."""
 
 
+TOGETHER = 64
+"""So many rows are written at once: a commit for each small file takes longer than all else about it."""
+
 _COLUMNS = "name, present, checked, bytes, inode, size, mtime, ctime, manifest"
 
 
@@ -75,55 +78,85 @@ class Row:
 class VersionIndex:
     """The cached files by name, in the order of their last use; `bytes` is their disk space. Not locked.
 
-    `pinned_bytes` is that of the pinned ones.
+    `pinned_bytes` is that of the pinned ones. New rows wait for `write`, which all but `put`, `has` and `pop`
+    need first: if the process dies before, their files are downloaded again.
 
     No method raises errors of the disk.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = CacheDatabase(path, _SCHEMA, _begin, "cached files are downloaded again")
+        self._waiting: dict[str, Row] = {}
         self.bytes = self.pinned_bytes = 0
         self._database = self._file.open()
 
     def put(self, row: Row) -> bool:
-        """Write a row, replacing one of the same name; return whether that succeeded."""
-        values = (
-            row.name, row.present.to_bytes(), int(row.checked), row.bytes, *row.mark, _text_of(row.manifest)
-        )  # fmt: skip
+        """Add a row, replacing one of the same name; return whether `write` is due."""
+        self._forget(row.name)
+        self._waiting[row.name] = row
+        self.bytes += row.bytes
+        return row.pinned or len(self._waiting) >= TOGETHER
+
+    def write(self) -> list[str]:
+        """Write the rows that wait; return their names if that fails, and forget them."""
+        waiting = list(self._waiting.values())
+        if not waiting:
+            return []
 
         def insert() -> bool:
             with self._database:
-                self._delete(row.name)
-                if row.pinned:  # an older version is of no use any more
-                    self._database.execute("UPDATE files SET pinned = 0 WHERE object = ?", (row.object,))
-                self._database.execute(
-                    f"INSERT INTO files ({_COLUMNS}, checksum, object, pinned)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*values, _checksum(*values), row.object, row.pinned),
-                )
-            self.bytes += row.bytes
-            if row.pinned:
+                for row in waiting:
+                    self._insert(row)
+            if any(row.pinned for row in waiting):
                 self._count_pinned()
             return True
 
-        return self._try(insert, instead=False)
+        # Before the insertion counts them: they were counted as they came.
+        self._waiting.clear()
+        self.bytes -= sum(row.bytes for row in waiting)
+        return [] if self._try(insert, instead=False) else [row.name for row in waiting]
+
+    def _insert(self, row: Row) -> None:
+        values = (
+            row.name, row.present.to_bytes(), int(row.checked), row.bytes, *row.mark, _text_of(row.manifest)
+        )  # fmt: skip
+        self._delete(row.name)
+        if row.pinned:  # an older version is of no use any more
+            self._database.execute("UPDATE files SET pinned = 0 WHERE object = ?", (row.object,))
+        self._database.execute(
+            f"INSERT INTO files ({_COLUMNS}, checksum, object, pinned)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*values, _checksum(*values), row.object, row.pinned),
+        )
+        self.bytes += row.bytes
+
+    def _forget(self, name: str) -> Row | None:
+        """Take a row that waits."""
+        if (row := self._waiting.pop(name, None)) is not None:
+            self.bytes -= row.bytes
+        return row
 
     def has(self, name: str) -> bool:
         """Return whether there is a row of this name."""
+        if name in self._waiting:
+            return True
         query = "SELECT 1 FROM files WHERE name = ?"
         return self._try(lambda: self._database.execute(query, (name,)).fetchone() is not None, instead=False)
 
     def pop(self, name: str) -> Row | None:
         """Delete the row of a name and return it; None without one, or if it cannot be deleted."""
+        waiting = self._forget(name)
 
         def pop() -> Row | None:
             found = self._database.execute(
                 f"SELECT {_COLUMNS}, checksum FROM files WHERE name = ?", (name,)
             ).fetchone()
             if found is None:
-                return None
+                return waiting
             with self._database:
                 self._delete(name)
+            if waiting is not None:  # the row is that of an earlier file
+                return waiting
             *values, checksum = found
             # A wrong bit in `present` would show blocks that were never downloaded, as zeros.
             if checksum != _checksum(*values):
@@ -217,7 +250,7 @@ class VersionIndex:
     def _restart(self, error: Exception) -> None:
         self._database.close()
         self._database = self._file.recreate(error)
-        self.bytes = self.pinned_bytes = 0
+        self.bytes, self.pinned_bytes = sum(row.bytes for row in self._waiting.values()), 0
 
 
 def _begin(database: sqlite3.Connection) -> None:

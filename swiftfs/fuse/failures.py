@@ -5,7 +5,6 @@ import logging
 from typing import Any
 
 from swiftfs.errors import Offline, StoreError, SwiftfsError, errno_of
-from swiftfs.fuse.structs import handle_of
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +24,12 @@ _TOO_MANY = (
 """What to do about an EMFILE."""
 
 
-def log_failure(name: str, args: tuple[Any, ...], error: BaseException) -> int:
-    """Log `error`, an unexpected one as an error, and return its positive errno."""
+def log_failure(name: str, args: tuple[Any, ...], handle: int | None, error: BaseException) -> int:
+    """Log `error`, an unexpected one as an error, and return its positive errno.
+
+    `handle` is that of the open file that the callback `name` is about, None if it has none.
+    """
+    subject = _subject(name, args, handle)
     # A name that is not UTF-8 cannot be an object's: no fault of ours, so it is not logged as one.
     if isinstance(error, UnicodeDecodeError) and error.object in args:
         number = errno.EILSEQ
@@ -37,15 +40,15 @@ def log_failure(name: str, args: tuple[Any, ...], error: BaseException) -> int:
             log.error(
                 "%s %s failed: %r",
                 name,
-                _subject(name, args),
+                subject,
                 error,
                 exc_info=error if log.isEnabledFor(logging.DEBUG) else None,
             )
             return number
     if number == errno.ENOSPC and not isinstance(error, StoreError):
-        log.warning("%s %s: ENOSPC: %s", name, _subject(name, args), _FULL)
+        log.warning("%s %s: ENOSPC: %s", name, subject, _FULL)
     if number == errno.EMFILE:
-        log.warning("%s %s: EMFILE: %s", name, _subject(name, args), _TOO_MANY)
+        log.warning("%s %s: EMFILE: %s", name, subject, _TOO_MANY)
     # That the server is away was logged when that began.
     everyday = not isinstance(error, StoreError) or isinstance(error, Offline) or number in _EVERYDAY
     code = errno.errorcode.get(number, number)
@@ -53,19 +56,16 @@ def log_failure(name: str, args: tuple[Any, ...], error: BaseException) -> int:
         logging.DEBUG if everyday else logging.WARNING,
         "%s %s: %s (%s)",
         name,
-        _subject(name, args),
+        subject,
         code,
         error,
     )
     return number
 
 
-def _subject(name: str, args: tuple[Any, ...]) -> str:
+def _subject(name: str, args: tuple[Any, ...], handle: int | None) -> str:
     """Return the subject of a callback: its path or, since open files come without one, its handle."""
     path = args[1 if name == "symlink" else 0] if args else None
     if isinstance(path, bytes):
         return repr(path.decode("utf-8", "backslashreplace"))
-    info = args[-1] if args else None
-    if isinstance(info, int):
-        return f"handle {handle_of(info)}"
-    return f"handle {info.contents.fh}" if info else "the mount"
+    return "the mount" if handle is None else f"handle {handle}"

@@ -1,17 +1,16 @@
-"""fusepy's Operations for a `FileSystem`, which does not know FUSE: each method only converts arguments."""
-
-# ruff: noqa: ARG002  the methods have fusepy's arguments
+"""The operations of both libfuse versions for a `FileSystem`, which does not know FUSE."""
 
 from collections.abc import Callable, Mapping, Sequence
 from stat import S_IMODE
-from typing import Any, Protocol
-
-import fuse
+from typing import Protocol
 
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageUse
 
 _BLOCK = 4096
 """The unit in bytes in which `statfs` counts."""
+
+_UNCHANGED = 2**32 - 1
+"""The uid or gid in chown(2) that leaves it as it is."""
 
 
 class FileSystem(Protocol):
@@ -56,8 +55,8 @@ class FileSystem(Protocol):
     def unlink(self, path: str) -> None:
         """Remove a file."""
 
-    def rename(self, old: str, new: str) -> None:
-        """Move, replacing `new`; `unhide(new)` is included."""
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
+        """Move, replacing `new`; `flags` are those of renameat2(2). `unhide(new)` is included."""
 
     def hide(self, path: str, hidden: str) -> None:
         """Move an open file to the name `hidden`, as libfuse does before it is deleted or replaced."""
@@ -95,6 +94,9 @@ class FileSystem(Protocol):
     def open(self, path: str, flags: int) -> int:
         """Return a handle on a file."""
 
+    def path_of_handle(self, handle: int) -> str:
+        """Return the path by which libfuse knows an open file."""
+
     def page_use(self, handle: int) -> PageUse:
         """Return what the kernel does with its pages of a file that it opens with the new handle."""
 
@@ -130,6 +132,17 @@ class FileSystem(Protocol):
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Do what fallocate(2) does."""
 
+    def copy_file_range(
+        self, handle_in: int, offset_in: int, handle_out: int, offset_out: int, length: int, flags: int
+    ) -> int:
+        """Copy bytes between two handles, and return how many.
+
+        Raise `OSError` EOPNOTSUPP where the kernel has to read and write them.
+        """
+
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
+        """Do what lseek(2) does for SEEK_DATA and SEEK_HOLE."""
+
     def statfs(self, path: str) -> FilesystemUsage:
         """Return the result of statvfs(3)."""
 
@@ -146,110 +159,76 @@ class FileSystem(Protocol):
         """Remove an extended attribute."""
 
 
-class Operations(fuse.Operations):  # type: ignore[misc]
-    """The callbacks as fusepy calls them, answered by a `FileSystem`.
+class Operations:
+    """The calls of the kernel, answered by a `FileSystem`: each method only converts arguments.
 
-    A member that is None is not offered to the kernel, which then handles it itself: permissions, locks.
+    `caller` returns who made the system call that the current thread answers.
     """
 
-    use_ns = True
-    # With a handle no path is needed, and libfuse need not keep one for files that were renamed or deleted.
-    flag_nullpath_ok = True
-    flag_nopath = True
-    # UTIME_NOW and UTIME_OMIT arrive unchanged (fuse.h of libfuse 2.9); `binding.py` converts them.
-    flag_utime_omit_ok = True
-
-    access = bmap = ioctl = lock = flock = poll = None
-    read = write = None  # libfuse calls `read_buf` and `write_buf`, which need no copy of the data
-
-    def __init__(self, filesystem: FileSystem) -> None:
+    def __init__(self, filesystem: FileSystem, caller: Callable[[], Caller]) -> None:
         self._filesystem = filesystem
-        # These callbacks are the filesystem's own methods, without a call in between.
+        self._caller = caller
+        # These operations are the filesystem's own methods, without a call in between.
         self.getattr = filesystem.getattr
         self.fgetattr = filesystem.getattr_handle
         self.read_buf = filesystem.read
         self.write_buf = filesystem.write
         self.readlink = filesystem.readlink
         self.opendir = filesystem.opendir
+        self.readdir = filesystem.readdir
+        self.releasedir = filesystem.releasedir
+        self.fsyncdir = filesystem.fsyncdir
         self.open = filesystem.open
+        self.path_of_handle = filesystem.path_of_handle
         self.page_use = filesystem.page_use
         self.is_other_inode = filesystem.is_other_inode
         self.moves = filesystem.moves
         self.wait_for_move = filesystem.wait_for_move
+        self.link = filesystem.link
         self.unlink = filesystem.unlink
         self.rmdir = filesystem.rmdir
         self.rename = filesystem.rename
         self.hide = filesystem.hide
+        self.truncate = filesystem.truncate
+        self.ftruncate = filesystem.truncate_handle
+        self.utimens = filesystem.utimens
+        self.flush = filesystem.flush
+        self.fsync = filesystem.fsync
+        self.release = filesystem.release
         self.getxattr = filesystem.getxattr
         self.listxattr = filesystem.listxattr
         self.setxattr = filesystem.setxattr
         self.removexattr = filesystem.removexattr
         self.fallocate = filesystem.fallocate
-
-    def readdir(self, path: str | None, fh: int, start: int) -> Sequence[tuple[str, Attributes]]:
-        """Return entries of an open folder, from number `start` on."""
-        return self._filesystem.readdir(fh, start)
-
-    def releasedir(self, path: str | None, fh: int) -> None:
-        """Close a folder."""
-        self._filesystem.releasedir(fh)
-
-    def fsyncdir(self, path: str | None, datasync: int, fh: int) -> None:
-        """Return when a folder and its contents are stored."""
-        self._filesystem.fsyncdir(fh)
+        self.copy_file_range = filesystem.copy_file_range
+        self.lseek = filesystem.lseek
 
     def mkdir(self, path: str, mode: int) -> None:
         """Make a folder."""
-        self._filesystem.mkdir(path, S_IMODE(mode), caller())
+        self._filesystem.mkdir(path, S_IMODE(mode), self._caller())
 
-    def symlink(self, target: str, source: str) -> None:
-        """Make a symbolic link: fusepy calls the new path `target` and its contents `source`."""
-        self._filesystem.symlink(source, target, caller())
+    def symlink(self, target: str, path: str) -> None:
+        """Make `path` a symbolic link to `target`."""
+        self._filesystem.symlink(target, path, self._caller())
 
-    def link(self, target: str, source: str) -> None:
-        """Link or copy: fusepy calls the new path `target` and the existing one `source`."""
-        self._filesystem.link(source, target)
-
-    def mknod(self, path: str, mode: int, dev: int) -> None:
+    def mknod(self, path: str, mode: int, device: int) -> None:
         """Make a file, FIFO, socket or device."""
-        self._filesystem.mknod(path, mode, dev, caller())
+        self._filesystem.mknod(path, mode, device, self._caller())
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits."""
         self._filesystem.chmod(path, S_IMODE(mode))
 
     def chown(self, path: str, uid: int, gid: int) -> None:
-        """Set owner and group; fusepy passes -1 for "unchanged"."""
-        self._filesystem.chown(path, None if uid == -1 else uid, None if gid == -1 else gid, caller())
-
-    def utimens(self, path: str, times: tuple[int | None, int | None]) -> None:
-        """Set the times, already free of UTIME_NOW and UTIME_OMIT."""
-        self._filesystem.utimens(path, *times)
-
-    def truncate(self, path: str | None, length: int, fh: int | None = None) -> None:
-        """Set the size of a path or, with a handle, of an open file."""
-        if fh is not None:
-            self._filesystem.truncate_handle(fh, length)
-        elif path is not None:
-            self._filesystem.truncate(path, length)
+        """Set owner and group; -1 as a C number leaves one unchanged."""
+        owner, group = (None if number == _UNCHANGED else number for number in (uid, gid))
+        self._filesystem.chown(path, owner, group, self._caller())
 
     def create(self, path: str, mode: int, flags: int) -> int:
         """Make and open a file."""
-        return self._filesystem.create(path, S_IMODE(mode), flags, caller())
+        return self._filesystem.create(path, S_IMODE(mode), flags, self._caller())
 
-    def flush(self, path: str | None, fh: int) -> None:
-        """Handle a close(2)."""
-        self._filesystem.flush(fh)
-
-    def fsync(self, path: str | None, datasync: int, fh: int) -> None:
-        """Return when a file is stored."""
-        self._filesystem.fsync(fh, bool(datasync))
-
-    def release(self, path: str | None, fh: int) -> None:
-        """Close a file."""
-        self._filesystem.release(fh)
-
-    def statfs(self, path: str) -> dict[str, Any]:
+    def statfs(self, path: str) -> dict[str, int]:
         """Return the fields of `struct statvfs`."""
         usage = self._filesystem.statfs(path)
         free = usage.free_bytes // _BLOCK
@@ -264,9 +243,3 @@ class Operations(fuse.Operations):  # type: ignore[misc]
             "f_favail": usage.free_objects,
             "f_namemax": usage.name_bytes,
         }
-
-
-def caller() -> Caller:
-    """Return who made the system call that the current thread answers."""
-    uid, gid, _ = fuse.fuse_get_context()
-    return Caller(uid, gid)

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fuse
-
 from swiftfs.concurrency import Local, Rank, new_condition, thread_id
 from swiftfs.errors import os_error
+from swiftfs.fuse.library import Library
 
 _ensure = ctypes.PYFUNCTYPE(ctypes.c_int)(("PyGILState_Ensure", ctypes.pythonapi))
 _release = ctypes.PYFUNCTYPE(None, ctypes.c_int)(("PyGILState_Release", ctypes.pythonapi))
@@ -82,22 +81,11 @@ _HIDDEN = b".fuse_hidden"
 """How the names begin by which libfuse hides open files; a program may use such a name too."""
 
 
-class _Context(ctypes.Structure):
-    """libfuse's record of the call that a thread is serving (`struct fuse_context_i` in `fuse.c` of 2.9)."""
-
-    _fields_ = (("public", fuse.fuse_context), ("umask", fuse.c_mode_t), ("request", ctypes.c_void_p))
-
-
-class _Request(ctypes.Structure):
-    """How a request begins (`struct fuse_req` in `fuse_i.h` of 2.9); `unique` is the kernel's number."""
-
-    _fields_ = (("session", ctypes.c_void_p), ("unique", ctypes.c_uint64))
-
-
 class Callers:
     """What is known of the threads that make system calls. Not locked: one that is missed does no harm."""
 
-    def __init__(self) -> None:
+    def __init__(self, library: Library) -> None:
+        self._thread, self._request = library.calling_thread, library.request
         self._trying_again: set[tuple[bytes, int]] = set()
         # The path and the thread of each open(2), by its handle.
         self._openers: dict[int, tuple[bytes, int]] = {}
@@ -109,7 +97,7 @@ class Callers:
 
         With O_CREAT it creates a file that is gone. It tries once: a program would get the second ESTALE.
         """
-        call = _call_about(path)
+        call = self._call_about(path)
         if call in self._trying_again:
             self._trying_again.discard(call)
             return
@@ -120,11 +108,11 @@ class Callers:
 
     def done(self, path: bytes) -> None:
         """Record that the call has ended."""
-        self._trying_again.discard(_call_about(path))
+        self._trying_again.discard(self._call_about(path))
 
     def opened(self, path: bytes, handle: int) -> None:
         """Record that the call has opened a file."""
-        self._openers[handle] = path, _thread()
+        self._openers[handle] = path, self._thread()
 
     def closed(self, handle: int) -> None:
         """Record that a handle is closed."""
@@ -135,7 +123,7 @@ class Callers:
         if self._trying_again:
             self.done(path)
         if _HIDDEN in path:
-            self._missed[thread_id()] = path, _request()
+            self._missed[thread_id()] = path, self._request()
 
     def hides(self, new: bytes) -> bool:
         """Return whether a rename to `new` is libfuse's own.
@@ -143,35 +131,23 @@ class Callers:
         libfuse chooses a free name and renames to it within one request. The kernel looks up the new name of
         a program's rename(2) by another request.
         """
-        return _HIDDEN in new and self._missed.get(thread_id()) == (new, _request())
+        return _HIDDEN in new and self._missed.get(thread_id()) == (new, self._request())
 
     def patience(self, path: bytes) -> float:
         """Return how long the call may wait for the move of its path, in seconds."""
         # An fstat(2) looks like a lookup here, but the move waits for its end. Only a process that has the
         # file open can call fstat(2).
-        is_lookup = _call_about(path) in self._trying_again or not self._has_open(path)
+        is_lookup = self._call_about(path) in self._trying_again or not self._has_open(path)
         return LOOKUP_PATIENCE if is_lookup else FSTAT_PATIENCE
 
     def _has_open(self, path: bytes) -> bool:
         """Return whether the calling process has opened `path`, and not closed it."""
         threads = {thread for opened, thread in list(self._openers.values()) if opened == path}
-        return bool(threads) and _process_of(_thread()) in map(_process_of, threads)
+        return bool(threads) and _process_of(self._thread()) in map(_process_of, threads)
 
-
-def _call_about(path: bytes) -> tuple[bytes, int]:
-    """Return what identifies a call: its folder and thread. The name may be another one meanwhile."""
-    return path.rpartition(b"/")[0], _thread()
-
-
-def _request() -> int:
-    """Return the kernel's number of the request that this thread is serving."""
-    context = _Context.from_address(ctypes.addressof(fuse._libfuse.fuse_get_context().contents))
-    return int(_Request.from_address(context.request).unique)
-
-
-def _thread() -> int:
-    """Return the ID of the thread that has called."""
-    return int(fuse.fuse_get_context()[2])
+    def _call_about(self, path: bytes) -> tuple[bytes, int]:
+        """Return what identifies a call: its folder and thread. The name may be another one meanwhile."""
+        return path.rpartition(b"/")[0], self._thread()
 
 
 def _process_of(thread: int) -> int:

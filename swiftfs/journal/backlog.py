@@ -65,6 +65,21 @@ class Upkeep:
         with suppress(RuntimeError):  # the workers have ended: the next mount finds the segments
             self._workers.submit(self._delete_segments, uploads)
 
+    def release(self, uploads: SegmentUploader) -> None:
+        """Delete the segments that a stored file does not need, in a worker."""
+        with suppress(RuntimeError):  # the workers have ended: the next mount finds the segments
+            self._workers.submit(self._delete_leftovers, uploads)
+
+    def _delete_leftovers(self, uploads: SegmentUploader) -> None:
+        unused, recorded = uploads.take_leftovers()
+        # After a power cut the journal may have the record again, and store the file once more: later.
+        self._removal.keep_shared(recorded, uploads.record.state().objects)
+        failures = self._removal.delete_all(unused)
+        self._removal.log_unused(failures)
+        row = uploads.unreferenced()
+        if not failures and row is not None and row.named is None:
+            self._db.end_upload(row.prefix)
+
     def _discard_all(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
         for unreferenced in abandoned:
             self._discard(unreferenced)
@@ -145,3 +160,7 @@ class Backlog:
     def abandon(self, uploads: SegmentUploader) -> None:
         """Delete the segments of a file that will not be stored, in a worker."""
         self.upkeep.abandon(uploads)
+
+    def release(self, uploads: SegmentUploader) -> None:
+        """Delete the segments that a stored file does not need, in a worker."""
+        self.upkeep.release(uploads)

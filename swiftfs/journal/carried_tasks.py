@@ -147,6 +147,12 @@ class CarriedTasks:
         with self._changed:
             return self._writer.given_up.has(name, since)
 
+    def have_stayed(self, since: int) -> bool:
+        """Return whether what a rename had moved from or to either folder was refused `since`."""
+        with self._changed:
+            folders = (self._rename.source, self._rename.target)
+            return any(self._writer.given_up.has_stayed_below(one, since) for one in folders)
+
     def rename(self, record: RecordCarried, move: Task | None = None) -> None:
         """Give the tasks their new names, in one commit; `record` is called after that, with the lock held.
 

@@ -49,6 +49,9 @@ _KEYS: Mapping[type, Mapping[str, str]] = {
 }
 """Keys on disk of fields with another name in the code. INVARIANT: a key never changes."""
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+"""`json.dumps` would make another one for each record."""
+
 _REPEATED = {ObjectName: "container", ObjectMeta: "media_type"}
 """Fields with the same text in most records: one string serves all."""
 
@@ -142,7 +145,7 @@ def decode_entry(text: str) -> Entry:
 
 
 def _write(value: object, kind: Any) -> str:
-    return json.dumps(_converter().unstructure(value, kind), separators=(",", ":"))
+    return _ENCODER.encode(_converter().unstructure(value, kind))
 
 
 def _read(text: str, kind: Any, what: str) -> Any:

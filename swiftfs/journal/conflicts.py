@@ -8,7 +8,6 @@ from pathlib import PurePosixPath
 
 from swiftfs.errors import NotFound, Unavailable
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier
@@ -85,7 +84,7 @@ class Conflicts:
         """
         if not self._keep and operation.replaces_large is False:
             return operation
-        versions = [md5_of(cached_file.descriptor, 0, cached_file.size, bool)]
+        versions = [cached_file.ranges.md5()]
         if not cached_file.size:
             versions.append(operation.meta.headers().content_type)
         new = [one for one in versions if one not in operation.sent]
@@ -127,9 +126,7 @@ def _is_ours(info: ObjectInfo, cached_file: CachedFile) -> bool:
     base = cached_file.base
     if info.is_slo:
         return base is not None and base.etag == info.version.etag
-    return info.size == cached_file.size and info.version.etag == md5_of(
-        cached_file.descriptor, 0, cached_file.size, bool
-    )
+    return info.size == cached_file.size and info.version.etag == cached_file.ranges.md5()
 
 
 def _name_beside(name: ObjectName, info: ObjectInfo) -> ObjectName:

@@ -22,7 +22,7 @@ from cachetools import LRUCache
 
 from swiftfs.concurrency import Rank, new_lock, unix_time_ns
 from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_RESERVE, LATE, LOST, new_file
-from swiftfs.errors import ConfigurationError, os_error
+from swiftfs.errors import ConfigurationError, os_error, pluralize
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.codec import Unreadable, decode
@@ -325,8 +325,8 @@ class JournalDB:
             if (is_elsewhere or known not in ("", identity)) and waiting:
                 account = f", account {known_place}," if is_elsewhere else ""
                 raise ConfigurationError(
-                    f"cache folder {self._folder} holds {waiting} changes that are not in "
-                    f"{known}{account} yet: mount that again, or use another --cache-dir"
+                    f"cache folder {self._folder} holds {pluralize(waiting, 'change')} not yet in "
+                    f"{known}{account}: mount that again, or use another --cache-dir"
                 )
             if is_elsewhere or known not in ("", identity):
                 # They were about objects of another source.
@@ -339,7 +339,8 @@ class JournalDB:
     def _begin_boot(self) -> OlderRows:
         """Return the older rows; go back to the last sync first if the machine was started since."""
         boot, synced = boot_id(), int(self._fact("synced") or 0)
-        older = OlderRows(synced, self._current_row)
+        last_seq = self._database.execute("SELECT coalesce(max(seq), 0) FROM intents").fetchone()[0]
+        older = OlderRows(synced, self._current_row, last_seq)
         with self._lock:
             # The numbers go on: a new row with a number below `synced` would be trusted after a power cut.
             numbers = "SELECT max(written) FROM intents UNION ALL SELECT max(until) FROM older"
@@ -457,7 +458,8 @@ class JournalDB:
     def _execute(self, statements: Iterable[Statement]) -> None:
         with self._database:
             for text, rows in statements:
-                self._database.executemany(text, rows)
+                if rows:
+                    self._database.executemany(text, rows)
 
     def _os_error(self, error: sqlite3.Error) -> OSError:
         return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))

@@ -41,7 +41,7 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.journal.trash import Trash
 from swiftfs.objects import ObjectInfo, ObjectName
-from swiftfs.store.ambiguous import AmbiguousRequests
+from swiftfs.store.ambiguous import AmbiguousRequests, Effect
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_rows
 from swiftfs.store.presence import Presence
@@ -77,6 +77,7 @@ class Executor:
         self._segment_size = segment_size
         self._conflicts = conflicts
         self._copies = copies
+        self._ambiguous = ambiguous
         self._pool = new_pool("journal", PARALLEL)
         self._segment_expiry = SegmentExpiry(store, removal)
         self._file_upload = FileUpload(store, segment_size, removal, ambiguous)
@@ -98,7 +99,9 @@ class Executor:
         # A large file's manifest can name the base version's segments, so its bytes need not be here.
         if cached_file.size > self._segment_size or cached_file.is_unchanged_slo:
             return operation
-        return self._conflicts.record_sent(self._localize(operation, cached_file), cached_file)
+        if cached_file.ranges.whole_segment(cached_file.size) is None:
+            operation = self._localize(operation, cached_file)
+        return self._conflicts.record_sent(operation, cached_file)
 
     def _localize(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         if operation.file.is_whole:
@@ -223,10 +226,8 @@ class Executor:
                     return self._put_special(kept, ambiguous=ambiguous)
             case PutMarker():
                 return self._put_marker(operation, ambiguous=ambiguous)
-            case SetAttributes():
-                self._set_attributes(operation)
-            case ReplaceHeaders():
-                self._store.post(operation.name, operation.headers)
+            case SetAttributes() | ReplaceHeaders():
+                self._describe(operation)
             case Delete():
                 for error in self.delete_together([operation]).values():
                     raise error
@@ -293,6 +294,24 @@ class Executor:
         self._store.post(operation.name, Headers.of(found))
         return found
 
+    def _describe(self, operation: SetAttributes | ReplaceHeaders) -> None:
+        """Store attributes. What a late request has deleted comes back with them."""
+        try:
+            if isinstance(operation, SetAttributes):
+                self._set_attributes(operation)
+            else:
+                self._store.post(operation.name, operation.headers)
+        except NotFound:
+            found = self._ambiguous.dangerous_at(operation.name)
+            if found is None or found.last is None or found.is_gone:
+                raise
+            if isinstance(operation, SetAttributes):
+                slo = found.last.etag if found.last.manifest is not None else None
+                headers = operation.meta.with_slo(slo).headers()
+            else:
+                headers = operation.headers
+            self._ambiguous.done(operation.name, lambda: Effect("post", headers=headers))
+
     def _set_attributes(self, operation: SetAttributes) -> None:
         """Store the meta, that of an SLO with its ETag, so that a listing shows the ETag.
 
@@ -344,14 +363,6 @@ class Executor:
             # The dead process may have made any of the copies, and both names may be changed from now on.
             self.removal.share_all(operation.copies())
             raise
-
-    def was_not_copied(self, operation: Move) -> bool:
-        """Return whether the target of a move has an object of another version than the one to copy."""
-        try:
-            target = self._store.head(operation.target)
-        except NotFound:
-            return False
-        return operation.etag not in (None, target.version.etag)
 
     def delete_together(self, operations: Sequence[Delete]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of the SLOs, in few requests; return the failures."""

@@ -21,15 +21,18 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, with_stored
 from swiftfs.filecache.segment_storer import SegmentPut, map_bytes, results
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.sparse_file import md5_of
+from swiftfs.filecache.sparse_file import body_of, md5_of
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_expiry import SegmentExpiry
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import Body, ObjectStore
 
 log = logging.getLogger(__name__)
+
+READ_BYTES = 64 * 1024
+"""Files up to this size are read into memory for their upload, and not mapped."""
 
 RecordSuperseded = Callable[[set[ObjectName]], None]
 """Records on disk which objects are to be deleted after the next request has succeeded."""
@@ -93,15 +96,10 @@ class FileUpload:
         record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
         replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
-        cached_file.ensure_verified(0, snapshot.size)
-        source = cached_file.upload_source(snapshot.size)
-        etag = md5_of(source, 0, snapshot.size, lambda: cached_file.changed_during_upload)
-        if cached_file.changed_during_upload:  # the MD5 may be of bytes that the file never had together
-            raise ChangedDuringUpload(f"{operation.name}: the file changed before it was uploaded")
-        body = map_bytes(source, 0, snapshot.size)
+        send = self._ready(operation, cached_file, snapshot.size)
         if replaced:
             record_superseded(replaced)
-        info = self._store.put(operation.name, body, operation.meta.headers(), etag=etag)
+        info = send()
         self._removal.owners.forget(operation.name)
         _refuse_truncated(operation, cached_file, info.version.etag)
         cached_file.adopt(info)
@@ -112,6 +110,41 @@ class FileUpload:
             operation.name, cached_file.uploads, unused, never_named, is_slo=False, in_doubt=in_doubt
         )
         return info
+
+    def _ready(self, operation: PutFile, cached_file: CachedFile, size: int) -> Callable[[], ObjectInfo]:
+        """Return a function that stores the file's first `size` bytes as one object."""
+        # After the snapshot was taken: the segment of bytes that have changed since is not the whole file.
+        if (segment := cached_file.ranges.whole_segment(size)) is not None:
+            return lambda: self._put_copy(operation, cached_file, segment)
+        cached_file.ensure_verified(0, size)
+        source = cached_file.upload_source(size)
+
+        def is_changed() -> bool:
+            return cached_file.changed_during_upload
+
+        body: Body
+        if size <= READ_BYTES:
+            body, etag = body_of(source, size, is_changed)
+        else:
+            etag, body = md5_of(source, 0, size, is_changed), map_bytes(source, 0, size)
+        if is_changed():  # the MD5 may be of bytes that the file never had together
+            raise ChangedDuringUpload(f"{operation.name}: the file changed before it was uploaded")
+        return lambda: self._store.put(operation.name, body, operation.meta.headers(), etag=etag)
+
+    def _put_copy(self, operation: PutFile, cached_file: CachedFile, segment: Segment) -> ObjectInfo:
+        """Store what the server has copied to one segment, as an object of its own: no manifest names it."""
+        headers = operation.meta.headers()
+        try:
+            version = self._store.copy(segment.name, operation.name, headers=headers, etag=segment.etag)
+        except (NotFound, PreconditionFailed) as error:
+            log.info("%s is uploaded: %s", operation.name, error)
+            cached_file.ranges.forget_whole()
+            return self._ready(operation, cached_file, segment.size)()
+        if version.etag != segment.etag:
+            raise Corrupt(f"{operation.name}: {segment.name} has {version.etag}, not {segment.etag}")
+        return ObjectInfo(
+            version, segment.size, headers.content_type, 0, headers.metadata, headers.preserved_headers
+        )
 
     def _put_segments(
         self,

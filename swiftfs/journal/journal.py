@@ -431,6 +431,7 @@ class Journal:
 
     def sync(self) -> None:
         """Sync the records, and the files that they name, to the disk; raise `OSError` if it refuses."""
+        self._cache.save_index()
         self._db.sync()
         with self._changed:
             self._writer.pin_older()

@@ -327,7 +327,7 @@ class LateRequests:
         if effect.kind == "put":
             return effect.etag == info.version.etag or (not effect.etag and _has_attributes(effect, info))
         if effect.source is None:
-            return False
+            return effect.kind == "copy"
         source = self._head(effect.source)  # a copy can come late only while its source is there
         return source is not None and source.version.etag == info.version.etag
 

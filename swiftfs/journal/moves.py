@@ -109,7 +109,7 @@ class InterruptedMove:
             elif there is not None and item.row is not None and there.hash == item.row.hash:
                 item.copied = item.etag
                 moving.append(item)
-            elif there is not None or not self.operation.may_copy:
+            elif there is not None or self.operation.undone:
                 kept.append(item)
             else:
                 moving.append(item)

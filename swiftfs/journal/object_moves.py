@@ -111,7 +111,8 @@ class ObjectMoves:
     def resume_move(self, operation: Move, keeper: CopyKeeper = KEEPS_NOTHING) -> list[Remnant]:
         """Finish a move that a dead process left; a newer version at either name is kept.
 
-        Raise `StoreError` if the objects at both names are kept.
+        Raise `StoreError` if the objects at both names are kept, which they also are if a mount has served
+        files since: a program may have made either.
         """
         source, target = self._head(operation.source), self._head(operation.target)
         expected = source.version.etag if source is not None else operation.etag
@@ -122,7 +123,7 @@ class ObjectMoves:
                 self._record_done(operation, target)
             return []
         etag = source.version.etag
-        if operation.etag in (None, etag):
+        if operation.etag in (None, etag) and not operation.served:
             is_replaced = target is None or operation.replaces_etag in (target.version.etag, ANY_VERSION)
             is_copy = target is not None and target.version.etag == etag
             # What stands at the target may be what the move was to replace, an empty file for example. A COPY
@@ -137,7 +138,7 @@ class ObjectMoves:
                 return self.delete_unchanged(
                     [MoveItem(operation.source, operation.target, etag, copied=etag)]
                 )
-            if is_replaced and not operation.served:
+            if is_replaced:
                 return self.move(operation, keeper)
         self._removal.share(operation.source, operation.target)  # the copy may still be carried out
         if target is not None and target.version.etag == operation.etag:
@@ -199,8 +200,8 @@ class ObjectMoves:
     def resume_folder(self, operation: MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
         """Finish a move that a dead process left; newer versions at either place are kept.
 
-        Only objects that are absent at the target and unchanged at the source are copied, and only before a
-        mount has served files again: after that, they may have been deleted at the target on purpose. A move
+        Only objects that are absent at the target and unchanged at the source are copied. If a mount has
+        served files since, both places are kept: programs may have made and deleted files at either. A move
         that was being undone is given up: a late request of that process may delete any copy.
         """
         left = InterruptedMove(
@@ -216,14 +217,20 @@ class ObjectMoves:
                 left.correct(item, here, there)
             listed, kept = left.sort()
         self._record_found(left, (*listed, *kept))
+        if operation.served:
+            for item in (*listed, *kept):
+                self._keep_both(item, left)
+            raise Unmoved(StoreError("a mount has served files since: both places are kept"))
         items = [*self._markers_left(operation), *self._unlisted_left(operation, left.sources), *listed]
         found = [item for item in items if item.copied is not None]
         for item in kept:
             self._keep_both(item, left)
         # A late DELETE of the process that undid it may take any copy at the target: the sources must stay.
         if operation.undone:
-            rest = self._undo_rest(operation, found, (*items, *kept), left.targets)
-            raise Unmoved(StoreError("it was being undone when the process died"), rest)
+            for item in (*items, *kept):
+                if item.target.key not in left.targets:  # it may be made late
+                    self._late.found(item.target, None)
+            raise Unmoved(StoreError("it was being undone when the process died"), self._undo(found))
         try:
             prepare(items, keeper)
             missing = [item for item in items if item.copied is None]
@@ -331,21 +338,21 @@ class ObjectMoves:
             self._late.found(target, there, copy_of=source)
             if there is not None:
                 self._list_again(there)
-            if there is not None or operation.may_copy:
+            if there is not None or not operation.undone:
                 copied, keeps = EMPTY if there is not None else None, operation.over_folder
                 yield MoveItem(source, target, EMPTY, marker=True, copied=copied, keeps_target=keeps)
 
     def _unlisted_left(self, operation: MoveFolder, listed: Collection[str]) -> Iterable[MoveItem]:
         """Yield objects that had just been stored when the move began and that no listing shows yet."""
         for one in operation.recent if operation.objects is None else operation.objects:
-            if one.modified or one.key in listed or operation.served:
+            if one.modified or one.key in listed:
                 continue
             source, target = ObjectName(operation.container, one.key), operation.target_of(one.key)
             here, there = self._head(source), self._head(target)
             self._late.found(source, here)
             self._late.found(target, there, copy_of=source, etag=one.hash)
             if here is not None and here.version.etag == one.hash:
-                if there is None and operation.may_copy:
+                if there is None and not operation.undone:
                     yield MoveItem(source, target, one.hash)
                 elif there is not None and there.version.etag == one.hash:
                     yield MoveItem(source, target, one.hash, copied=one.hash)
@@ -412,24 +419,6 @@ class ObjectMoves:
                 info = self._head(operation.target)
                 if info is None or info.version.etag == operation.replaces_etag:
                     self._late.found(operation.target, info)
-
-    def _undo_rest(
-        self,
-        operation: MoveFolder,
-        found: Iterable[MoveItem],
-        items: Iterable[MoveItem],
-        targets: Collection[str],
-    ) -> tuple[Delete, ...]:
-        """Undo the copies that were `found` at the `targets`; others of the `items` may be made late.
-
-        When a mount has served files since, nobody knows who made them.
-        """
-        if operation.served:
-            return ()
-        for item in items:
-            if item.target.key not in targets:
-                self._late.found(item.target, None)
-        return self._undo(found)
 
     def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them.

@@ -156,13 +156,16 @@ class OlderRows:
     """The older rows that stay. Not locked: the database's lock guards it.
 
     `synced` is the last commit that is on the disk, or is being synced: rows up to it may be what a power cut
-    leaves. `read` returns a current row. `overtook` is the last commit that has overtaken any.
+    leaves. `read` returns a current row; none has a number above `last`. `overtook` is the last commit that
+    has overtaken any. `_unsynced` are the rows that were written since.
     """
 
-    def __init__(self, synced: int, read: Callable[[int], RowState | None]) -> None:
+    def __init__(self, synced: int, read: Callable[[int], RowState | None], last: int) -> None:
         self._synced = synced
         # Not kept in memory: there may be 100,000 rows, and each is needed once, when it is replaced.
         self._read = read
+        self._last = last
+        self._unsynced: set[int] = set()
         # The blocks of rows that this process wrote, while anything refers to them: two records with the same
         # object are of one hand-in.
         self._blocks: WeakValueDictionary[int, Blocks] = WeakValueDictionary()
@@ -188,8 +191,11 @@ class OlderRows:
 
         `carried` has the former numbers of the rows that a move has carried along.
         """
-        put = list(put)
-        current = self._current({*drop, *(seq for seq, _ in put)})
+        put, executed = list(put), list(executed)
+        # Most commits end the upload of a file: its row cannot come back, so the operation need not be read.
+        stored = {one.seq for one in executed if isinstance(one.operation, PutFile) and one.commit == inf}
+        ended_rows = stored.intersection(drop)
+        current = self._current({*drop, *(seq for seq, _ in put)} - ended_rows)
         states = [
             self._state(current.get(carried.get(seq, seq)), seq, operation, commit) for seq, operation in put
         ]
@@ -206,7 +212,8 @@ class OlderRows:
         changes = [one for one in synced if not _is_move(one.operation)]
         kept = [one for one in changes if not any(done.covers(one) for done in executed)]
         ended = {(one.seq, one.written): one for done in executed for one in self._covered(done)}
-        overtakes = len(kept) < len(synced) or bool(ended) or bool(moves)
+        is_overtaken = bool(ended_rows - self._unsynced) or len(kept) < len(synced)
+        overtakes = is_overtaken or bool(ended) or bool(moves)
         along = {carried[one.seq]: one for one in states if one.seq in carried}
         older = [state for key, (state, _) in self._older.items() if key not in ended] if along else []
         renamed = list(_renamed([*older, *kept], current, along))
@@ -228,7 +235,11 @@ class OlderRows:
         """Record that a change was written."""
         for seq in change.drop:
             self._blocks.pop(seq, None)
+            self._unsynced.discard(seq)
         for state in change.put:
+            self._last = max(self._last, state.seq)
+            if state.written == change.commit:
+                self._unsynced.add(state.seq)
             if isinstance(state.operation, PutFile):
                 self._blocks[state.seq] = state.operation.file.dirty
             else:
@@ -248,6 +259,7 @@ class OlderRows:
     def begin_sync(self, commit: int) -> None:
         """Record that all up to a commit may be on the disk from now on."""
         self._synced = commit
+        self._unsynced.clear()
 
     def end_sync(self, commit: int) -> None:
         """Record that all up to a commit is on the disk: what it replaced is not needed any more."""
@@ -273,7 +285,7 @@ class OlderRows:
         return pins
 
     def _current(self, numbers: Iterable[int]) -> dict[int, RowState]:
-        found = {seq: self._read(seq) for seq in numbers}
+        found = {seq: self._read(seq) for seq in numbers if seq <= self._last}
         return {seq: state for seq, state in found.items() if state is not None}
 
     def _state(self, before: RowState | None, seq: int, operation: Operation, commit: int) -> RowState:

@@ -154,7 +154,7 @@ class Move:
 
     - `etag`: the ETag of the source; None is unknown.
     - `replaces_etag`: the ETag of the target, empty if there is no object; None is unknown, and `ANY_VERSION`
-      means any object, because its deletion was due.
+      means any object, because its deletion was due: that of the version `deleted`, None if it is unknown.
     - `served`: whether a mount has served files since the move was interrupted.
     - `is_slo`: whether the object is an SLO; None is unknown.
     - `trash`: as in `PutFile`, for the object at the target.
@@ -168,6 +168,7 @@ class Move:
     served: bool = False
     is_slo: bool | None = None
     trash: str = ""
+    deleted: str | None = None
 
     def copies(self) -> list[tuple[ObjectName, ObjectName]]:
         """Return the old and new name of what may be a large object."""
@@ -258,11 +259,6 @@ class MoveFolder:
     background: FolderPaths | None = None
     is_handed_on: bool = False
     deleted: tuple[str, ...] = ()
-
-    @property
-    def may_copy(self) -> bool:
-        """Whether a process that takes this up may still copy what is absent at the target."""
-        return not (self.served or self.undone)
 
     def copies(self) -> list[tuple[ObjectName, ObjectName]]:
         """Return the old and new names of the objects; none before they are recorded, and so not copied."""

@@ -48,6 +48,7 @@ from swiftfs.journal.tasks import (
     nobody_waits,
     pause_after,
 )
+from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import path_below
 
@@ -291,8 +292,12 @@ class Outcomes:
             if self._is_needed(task):  # a program was faster
                 return False
             self.refusals.add(task, error)
-            is_marker = isinstance(task.operation, PutMarker)
-            spared = self._spared(task, names_of(task.operation)[0], error) if is_marker else ()
+            spared: Collection[Task] = ()
+            if isinstance(task.operation, PutMarker):
+                spared = self._spared(task, task.operation.name, error)
+            elif isinstance(task.operation, MoveObject):  # a marker: nothing else has followers here
+                self._queue.take_over(task.operation.source, task)
+                spared = self._spared(task, task.operation.target, error)
             self._end_with(task, Cancelled(error), spared)
         return True
 
@@ -341,9 +346,10 @@ class Outcomes:
     def _is_needed(self, task: Task) -> bool:
         """Return whether an object must stay shown at its new name, although Swift refuses to move it.
 
-        A change there may need its bytes, and one of the old name would overwrite them.
+        A change there may need its bytes, and one of the old name would overwrite them. The marker of a
+        folder has none.
         """
-        if not isinstance(task.operation, MoveObject):
+        if not isinstance(task.operation, MoveObject) or is_marker(task.operation.row):
             return False
         with self._changed:
             names = names_of(task.operation)

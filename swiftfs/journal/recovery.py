@@ -220,9 +220,10 @@ class Recovery:
         remnants: list[Remnant] = [(deletion, error) for deletion in getattr(error, "left", ())]
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
         if error.retryable:
-            # The mount serves files from now on, and programs may delete some at the target. So no later
-            # process may copy them again: it only deletes sources that have their copy.
+            # The mount serves files from now on, and programs make and delete some at both places. So a later
+            # process only looks which copies name the segments of their sources, and gives the move up.
             log.warning("the interrupted move of %s cannot be finished now: %s", names, error)
+            tasks += self._deletions_again(operation)
             return _End(carried, tasks, again=[Record(record.seq, record.path, _as_served(operation))])
         log.warning("the interrupted move of %s is given up: %s", names, error)
         self._refuse(record, operation, error)
@@ -235,17 +236,16 @@ class Recovery:
         return self._executor.resume(operation, record, self._late or KEEPS_NOTHING)
 
     def _deletions_again(self, operation: Move | MoveFolder) -> list[Task]:
-        """Return the deletion, if there was one, that a move which is given up was to replace."""
+        """Return the deletion, if there was one, that a move which is not finished was to replace."""
         if not isinstance(operation, Move) or operation.replaces_etag != ANY_VERSION or self._late is None:
             return []
         path, now = self._late.path_of(operation.target), monotonic()
-        try:
-            if path is None or not self._executor.was_not_copied(operation):
-                return []
-        except StoreError as error:
-            log.warning("%s was deleted, and may be there again: %s", path, error)
+        # Of that version only: what is there may be the copy, or what a program has stored since.
+        if path is None or operation.deleted in (None, operation.etag):
             return []
-        deletion = Delete(operation.target, operation.replaces_large)
+        deletion = Delete(
+            operation.target, operation.replaces_large, operation.deleted, waited=True, trash=operation.trash
+        )
         seq = self._queue.next_seq()
         return [Task(seq, path, deletion, nobody_waits, now, Waiting(now), promised=True, ambiguous=True)]
 

@@ -17,6 +17,10 @@ from swiftfs.objects import ObjectName
 MOVES = 250
 """Objects of a folder's rename that are moved together: one request lists or deletes them."""
 
+LEAST_WAIT = 0.02
+"""Seconds between two looks for tasks that have become due by themselves. Workers that end a task take some
+meanwhile, so that this thread need not wake up, and wake a worker, for each of many small files."""
+
 BATCH = 1000
 """Deletions sent together: a server answers a bulk delete of this size before its clients time out."""
 
@@ -121,7 +125,7 @@ class Scheduler:
                     due = next_due
                 due = min(due, self._writer.held.next_due())
                 self._looks_at = due
-                self._changed.wait(None if due == math.inf else max(0.0, due - monotonic()))
+                self._changed.wait(None if due == math.inf else max(LEAST_WAIT, due - monotonic()))
                 self._looks_at = -math.inf
         return []
 
@@ -156,10 +160,10 @@ class Scheduler:
             if isinstance(batch[0].operation, MoveObject):
                 self._queue.moving -= 1
             following = self._begin_batch()
-            if self._waiters or not following:
-                self._changed.notify_all()
-            else:
+            if len(self._queue):
                 self.look()  # more may run than before
+            else:
+                self._changed.notify_all()  # the end of a mount waits for that
             return following
 
     def _attempt(self, batch: list[Task]) -> None:
@@ -322,7 +326,10 @@ class Scheduler:
                 Waiting(0.0),
                 promised=True,
             )
-            self._add_remnants(task, operation, [left])
+            behind = self._queue.next_after(operation.target, task)
+            is_stored_later = behind is not None and not isinstance(behind.operation, Delete)
+            # Until then it is all that Swift has of the file; a power cut may take the new state.
+            self._add_remnants(task, operation, [left], after=behind if is_stored_later else None)
         self._outcomes.delete_instead(task, operation.target, error, etag_of(row))
         return True
 
@@ -332,18 +339,24 @@ class Scheduler:
         with self._changed:
             tasks = remnant_tasks(self._queue, task.path, operation, remnants)
             self._add_remnants(task, operation, tasks)
+        if tasks:  # a power cut must not take their records, and leave the one that ends the move
+            self._db.sync()
 
     def _add_remnants(
-        self, task: Task, operation: Move | MoveObject | MoveFolder, tasks: Collection[Task]
+        self,
+        task: Task,
+        operation: Move | MoveObject | MoveFolder,
+        tasks: Collection[Task],
+        after: Task | None = None,
     ) -> None:
-        """Add the deletions of what a move has left. Lock held."""
+        """Add the deletions of what a move has left, which wait for `after`. Lock held."""
         if isinstance(operation, MoveObject) and self._queue.take_over(operation.source, task):
             return
         self._db.finish([], [left.record() for left in tasks])
         # Recorded before the record of the move is dropped: a process that dies between the two commits
         # leaves both, and the next one deletes twice. In the other order the old names would stay.
         for left in tasks:
-            self._queue.add(left)
+            self._queue.add(left, after)
             task.left += names_of(left.operation)[:1]
 
     def _move_objects(self, batch: list[Task]) -> None:
@@ -368,8 +381,15 @@ class Scheduler:
             elif outcome.error is not None:
                 self._outcomes.abort([task], outcome.error)
             else:
-                self._keep_remnants(task, operation, outcome.left)
-                self._outcomes.succeed(task, None)
+                self._end_move(task, operation, outcome.left)
+
+    def _end_move(self, task: Task, operation: MoveObject, left: Collection[Remnant]) -> None:
+        try:
+            self._keep_remnants(task, operation, left)
+        except OSError as refused:
+            self._outcomes.fail(task, refused)
+        else:
+            self._outcomes.succeed(task, None)
 
 
 class _Flush:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from swiftfs.filecache.uses import Uses
+from swiftfs.journal.merging import attempted
 from swiftfs.journal.moves import etag_of
 from swiftfs.journal.operations import (
     Delete,
@@ -21,6 +22,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.sleeping_tasks import SleepingTask, SleepingTasks, can_sleep
 from swiftfs.journal.tasks import NONE, Failure, Retrying, State, Task, Waiting
+from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.paths import Folder, markers_above, parent_markers
 from swiftfs.store.moved_view import MovedNames
@@ -104,8 +106,9 @@ class TaskQueue:
             _block(task, after)
         self._append(task)
         if isinstance(task.operation, MoveObject):
-            version = ObjectVersion(task.operation.source, etag_of(task.operation.row))
-            self._moved.begin(version, task.operation.target)
+            row = task.operation.row
+            version = ObjectVersion(task.operation.source, etag_of(row))
+            self._moved.begin(version, task.operation.target, is_marker=is_marker(row))
         if isinstance(task.operation, Delete | Move):
             # Swift has no folders: one whose marker is not stored yet exists only by its objects.
             for name in parents_of(task.operation):
@@ -309,13 +312,13 @@ class TaskQueue:
     def take_over(self, name: ObjectName, task: Task) -> bool:
         """Return whether the next task about a name after `task` stores an object there.
 
-        Then the old object need not be deleted. A `PutMarker` becomes ambiguous by that: the old marker,
-        which it finds, counts as made.
+        Then the old object need not be deleted. A `PutMarker` becomes as after an attempt: the old marker,
+        which it finds, counts as made, and a deletion after it must be sent.
         """
-        after = self._after(name, task)
-        if isinstance(after, PutMarker):
-            next(one for one in self.chain(name) if one.operation is after).ambiguous = True
-        return isinstance(after, PutFile | PutSpecial | PutMarker)
+        after = self.next_after(name, task)
+        if after is not None and isinstance(after.operation, PutMarker):
+            after.ambiguous, after.operation = True, attempted(after.operation)
+        return after is not None and isinstance(after.operation, PutFile | PutSpecial | PutMarker)
 
     def next_after(self, name: ObjectName, task: Task) -> Task | None:
         """Return the next task about a name after `task`."""

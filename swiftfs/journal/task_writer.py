@@ -470,4 +470,10 @@ def _replacing(move: Operation, deletion: Operation) -> Operation:
     if not isinstance(move, Move) or not isinstance(deletion, Delete):
         return move
     trash = deletion.trash or move.trash
-    return replace(move, replaces_large=deletion.is_slo, replaces_etag=ANY_VERSION, trash=trash)
+    return replace(
+        move,
+        replaces_large=deletion.is_slo,
+        replaces_etag=ANY_VERSION,
+        trash=trash,
+        deleted=deletion.etag,
+    )

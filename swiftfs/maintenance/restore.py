@@ -11,14 +11,13 @@ from itertools import groupby, islice
 
 from swiftfs.concurrency import Executor
 from swiftfs.errors import ConfigurationError, Corrupt, NotFound, StoreError, SwiftfsError
-from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import History, Manifest, ObjectName, OlderName, VersionRow
 from swiftfs.paths import SEGMENTS_FOLDER
 from swiftfs.posix.versions import stored_at_ns
 from swiftfs.store.paging import iter_rows, iter_versions
-from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.trash_names import parse
+from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.trash_names import as_restored, parse
 
 PARALLEL = 8
 """How many objects are copied at once; the server does the work."""
@@ -150,7 +149,8 @@ class Restorer:
 
     def _copy(self, name: ObjectName, version: VersionRow) -> None:
         older = OlderName(name.container, name.key, version.version_id)
-        if may_be_manifest(version.row) and self._store.head(older).is_slo:
+        info = self._store.head(older)
+        if info.is_slo:
             manifest = self._store.manifest(older)
             if gone := missing_segments(self._store, manifest):
                 raise Corrupt(
@@ -158,7 +158,8 @@ class Restorer:
                     f"such as {gone[0]}"
                 )
         # The manifest, so that the bytes of a large object are not copied: the version's segments stay.
-        self._store.copy(older, name, manifest_only=True)
+        headers = None if info.is_symlink else as_restored(Headers.of(info), info.version.etag)
+        self._store.copy(older, name, manifest_only=True, headers=headers)
 
 
 def missing_segments(store: ObjectStore, manifest: Manifest) -> list[ObjectName]:

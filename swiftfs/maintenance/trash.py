@@ -17,16 +17,16 @@ from swiftfs.maintenance.careful_copy import copy_over, copy_to_free_name
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.maintenance.trees import still_listed
 from swiftfs.objects import ObjectInfo, ObjectName, Row
-from swiftfs.paths import Source
+from swiftfs.paths import Source, beside_hidden, unescape, without_hidden
 from swiftfs.store.histories import Histories
 from swiftfs.store.paging import iter_containers, iter_pages, iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.trash_names import (
     OWNER,
-    RESTORED,
     TRASH_PREFIX,
     Trashed,
     TrashNames,
+    as_restored,
     is_over,
     is_restored,
     parse,
@@ -57,7 +57,24 @@ class TrashedFile:
         return ObjectName(self.name.container, self.origin.key)
 
     def path(self, source: Source) -> str:
-        """Return its path in a mount of `source`, without the first slash."""
+        """Return its path in a mount of `source`, without the first slash.
+
+        Beside a folder of its name a mount shows it with `%file` at its end; `lies_at` knows both.
+        """
+        path = source.path(self.target)
+        if path is None:  # no mount shows this name
+            return self._inside(source)
+        first, slash, rest = path[1:].partition("/")
+        return f"{beside_hidden(first)}{slash}{rest}"
+
+    def lies_at(self, source: Source, path: str) -> bool:
+        """Return whether it has this path in a mount of `source`, or lies below it."""
+        components = [unescape(name) for name in without_hidden(f"/{path}")[1:].split("/")]
+        inside, wanted = self._inside(source), "/".join(component for component, _ in components)
+        is_beside_folder = components[-1][1]
+        return inside == wanted or (not is_beside_folder and inside.startswith(wanted + "/"))
+
+    def _inside(self, source: Source) -> str:
         inside = self.origin.key.removeprefix(source.prefix)
         return f"{self.name.container}/{inside}" if source.is_account else inside
 
@@ -281,5 +298,4 @@ def _without_marks(info: ObjectInfo) -> Headers:
     ends = () if is_large else ("X-Delete-At",)
     kept = {name: value for name, value in headers.preserved_headers.items() if name not in ends}
     metadata = {name: value for name, value in headers.metadata.items() if name != OWNER}
-    metadata[RESTORED] = info.version.etag
-    return replace(headers, metadata=metadata, preserved_headers=kept)
+    return as_restored(replace(headers, metadata=metadata, preserved_headers=kept), info.version.etag)

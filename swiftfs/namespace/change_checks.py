@@ -48,8 +48,8 @@ class ChangeChecker:
 
     def without_others(self, folder: Folder, names: Sequence[str]) -> list[str]:
         """Return the folders in which there is nothing but what this mount has deleted or moved."""
-        found = self._head_fetcher.map(lambda name: self._holds_others(folder, name), names)
-        return [name for name, holds in zip(names, found, strict=True) if not holds]
+        found = self._head_fetcher.map(lambda name: self._is_there(folder, name), names)
+        return [name for name, is_there in zip(names, found, strict=True) if not is_there]
 
     def implied(self, folder: Folder, components: Sequence[str]) -> list[str]:
         """Return the subfolders that exist because of this mount's changes, though no listing shows them.

@@ -186,7 +186,7 @@ class FolderLister:
         parts = parts_of(page, folder, root, marker)
         listings = listings_of(parts, self._defaults)
         with self._lock:
-            self._walk_detector.record_page(set(listings))
+            self._walk_detector.record_page(set(listings), _following(page, root, marker))
             listings = {other: new for other, new in listings.items() if not self._listings.fresh(other)}
         for other, listing in listings.items():
             self._finish(listing, begun, parts[other])
@@ -317,3 +317,16 @@ class FolderLister:
             shadowed = escape(component, shadowed=True)
             listing.update(shadowed, replace(file, name=shadowed))
         listing.update(name, implied_entry(name, listing.folder.subfolder(component), self._defaults))
+
+
+def _following(page: Page, root: Folder, marker: str) -> Folder | None:
+    """Return the folder that a walk lists next after a flat page of `root` from `marker` on, None if unknown.
+
+    It is the uppermost one that begins on the page, and ends behind it.
+    """
+    if page.last:
+        return None
+    end = page.marker.find("/", len(root.prefix))
+    while end >= 0 and page.marker[: end + 1] <= marker:
+        end = page.marker.find("/", end + 1)
+    return Folder(root.container, page.marker[: end + 1]) if end >= 0 else None

@@ -230,6 +230,12 @@ class ListingFetcher:
             self._outage.log_once()
         return expired
 
+    def list_ahead(self, folder: Folder) -> None:
+        """Begin to list a folder that will be needed. Lock held."""
+        if self._listings.fresh(folder) is None and self._joinable(folder) is None and not self._outage.lasts:
+            with suppress(RuntimeError):  # the threads have ended
+                self._begin(folder)
+
     def close(self) -> None:
         """Wait for the running requests and end the threads."""
         self._pool.shutdown(cancel_futures=True)

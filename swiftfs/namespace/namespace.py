@@ -402,5 +402,6 @@ class Namespace:
     def _listing(self, folder: Folder) -> Listing:
         listing = self._listing_fetcher.listing(folder)
         with self._lock:
-            self._walk_detector.record_use(folder)
+            if (following := self._walk_detector.record_use(folder)) is not None:
+                self._listing_fetcher.list_ahead(following)
         return listing

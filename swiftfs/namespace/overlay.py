@@ -104,6 +104,8 @@ class Overlay:
     ) -> LocalChange:
         """Add a change: `name` is now `entry`, or gone; the flags as in `LocalChange`."""
         before = self._in(folder).get(name)
+        # A listing that shows the folder may be of before its removal, and the next one lack it.
+        moved |= entry is not None and entry.is_directory and before is not None and before.shown is None
         shown = packed(entry) if pending and entry is not None else entry
         change = LocalChange(shown, PENDING if pending else monotonic(), moved=moved, left=left)
         self._has_left = self._has_left or left

@@ -25,6 +25,8 @@ class WalkDetector:
         self._recent: deque[tuple[float, Folder]] = deque(maxlen=REMEMBERED)
         self._served: set[Folder] = set()
         self._unused: set[Folder] = set()
+        self._next: Folder | None = None
+        self._asks_ahead = self._is_ahead = False
 
     def notice(self, folder: Folder) -> tuple[Folder, int] | None:
         """Record that `folder` must be listed; return the subtree to list flat, and how many rows.
@@ -45,17 +47,32 @@ class WalkDetector:
         self._recent.append((now, root))
         if not self._served:
             return root, FIRST_ROWS
-        used = len(self._served) - len(self._unused)
         # A walk that leaves most folders out (`find -prune`) costs less folder by folder.
-        if used * USED_SHARE < len(self._served):
-            self._served, self._unused = set(), set()
+        if not self._is_ahead and not self._is_used():
+            self._served, self._unused, self._next = set(), set(), None
             return None
         return root, 0
 
-    def record_page(self, folders: set[Folder]) -> None:
-        """Record which folders a flat page showed completely."""
-        self._served, self._unused = folders, set(folders)
+    def _is_used(self) -> bool:
+        used = len(self._served) - len(self._unused)
+        return used * USED_SHARE >= len(self._served)
 
-    def record_use(self, folder: Folder) -> None:
-        """Record that a folder's listing was used."""
-        self._unused.discard(folder)
+    def record_page(self, folders: set[Folder], following: Folder | None) -> None:
+        """Record which folders a flat page showed completely, and the `following` one, None if unknown."""
+        self._served, self._unused, self._next = folders, set(folders), following
+        # A page that was requested ahead is not used yet, but the one before it was.
+        self._is_ahead, self._asks_ahead = self._asks_ahead, False
+
+    def record_use(self, folder: Folder) -> Folder | None:
+        """Record that a folder's listing was used; return a folder to list ahead, or None.
+
+        It is where the page ended, as soon as the walk is seen to go on: so the server makes the next page
+        while the program reads this one.
+        """
+        if folder in self._unused:
+            self._unused.discard(folder)
+            self._is_ahead = False
+        if self._next is None or self._is_ahead or not self._is_used():
+            return None
+        following, self._next, self._asks_ahead = self._next, None, True
+        return following

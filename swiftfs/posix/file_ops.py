@@ -178,6 +178,10 @@ class FileOps:
                 self._namespace.invalidate(file.path)
             raise
 
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
+        """Return where data or a hole begins, as `HoleFinder.seek` does."""
+        return self._open_files.handle(handle).file.cached_file.seek(offset, whence)
+
     def write(self, handle: int, offset: int, size: int, fill: Fill) -> int:
         """Let `fill(descriptor, position)` copy `size` bytes, with O_APPEND to the end of the file.
 
@@ -190,7 +194,7 @@ class FileOps:
         with file.lock:
             # The end of the file as it is now: the kernel's offset is from an attribute that may be old.
             copied = file.cached_file.write(file.cached_file.size if opened.append else offset, size, fill)
-            self._touch(file)
+            self.touch(file)
         return copied
 
     def truncate(self, path: str, size: int) -> None:
@@ -386,7 +390,7 @@ class FileOps:
                 self._file_cache.release(before)
             elif size != file.cached_file.size:
                 file.cached_file.truncate(size, partial(self._record_cut, file))
-            self._touch(file)
+            self.touch(file)
 
     def _record_cut(self, file: OpenFile) -> bool:
         """Hand in a file that becomes shorter, if the journal has a record of its local file.
@@ -395,11 +399,12 @@ class FileOps:
         whether a power cut would bring back the file as it was: then its bytes must stay for now.
         """
         if self._file_cache.is_pinned(file.cached_file) and not file.unlinked:
-            self._touch(file)
+            self.touch(file)
             self._write_back.hand_in(file)
         return self._services.journal.needs_older(file.cached_file)
 
-    def _touch(self, file: OpenFile) -> None:
+    def touch(self, file: OpenFile) -> None:
+        """Record that the bytes of an open file have changed; its lock is held."""
         before, now = file.attributes, unix_time_ns()
         file.attributes = replace(before, mtime_ns=now)
         # Once for each hand-in, which does it again: this runs for every write.

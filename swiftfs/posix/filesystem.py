@@ -20,6 +20,7 @@ from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.link_ops import LinkOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
+from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
@@ -99,7 +100,8 @@ class FileSystem:
         self.read, self.write = files.read, files.write
         self.truncate, self.truncate_handle = change(files.truncate), files.truncate_handle
         self.flush, self.fsync = files.flush, files.fsync
-        self.fallocate, self.release = files.fallocate, files.release
+        self.fallocate, self.release, self.lseek = files.fallocate, files.release, files.lseek
+        self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
         self.symlink = change(files.symlink, paths=slice(1, 2))
         self.readlink = before(versions.readlink, files.readlink)
 
@@ -107,7 +109,8 @@ class FileSystem:
         self.unlink, self.unhide = change(parts.unlinks.unlink), parts.unlinks.unhide
         self.rename, self.hide = change(parts.renames.rename, paths=slice(2)), change(parts.renames.hide)
 
-        self.page_use, replaced = services.open_files.page_use, services.open_files.replaced
+        opened, replaced = services.open_files, services.open_files.replaced
+        self.path_of_handle, self.page_use = opened.path_of_handle, opened.page_use
         self.is_other_inode, self.moves = replaced.is_other_inode, replaced.moves
         self.wait_for_move = replaced.wait
         self._usage = UsageReport(services.store, services.source, services.options.segments)

@@ -189,6 +189,10 @@ class OpenFiles:
         self._handles[number] = Handle(shared, writable, append)
         return number, shared
 
+    def path_of_handle(self, number: int) -> str:
+        """Return the path by which libfuse knows the file of a handle."""
+        return self.handle(number).file.known_as
+
     def page_use(self, number: int) -> PageUse:
         """Return what the kernel does with the pages of a file that it opens with this handle."""
         with self._lock:

@@ -21,6 +21,7 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, check_new_name, is_below, join, path_below, plain_marker, split
 from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.directory_ops import DirectoryOps
+from swiftfs.posix.exclusive_rename import ExclusiveRename
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, pending_entry
@@ -65,9 +66,11 @@ class RenameOps:
         self._inodes = services.inodes
         self._times = services.times
         self._trash = services.trash
+        self._exclusive = ExclusiveRename(services, write_back, unlinks)
 
-    def rename(self, old: str, new: str) -> None:
-        """Rename a file or folder, and replace what POSIX allows to replace."""
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
+        """Rename a file or folder, and replace what POSIX and the flags of renameat2(2) allow."""
+        self._exclusive.check(new, flags)
         if old != new:
             self._rename(old, new, hides=False)
 
@@ -241,6 +244,8 @@ class RenameOps:
         rename = FolderRename(old, new, source, destination, over_folder=target is not None)
         self._hand_in_below(old, new)
         with self._journal.carrying(rename) as carried:
+            if carried.have_stayed(since):  # neither folder is as it was: the kernel begins again
+                raise os_error(errno.ESTALE, new)
             self._directories.keep_parent(old)
             # By the old paths, at which they are shown until now.
             before = {path: self._namespace.folder_moves.pending(path) for path in carried.paths()}

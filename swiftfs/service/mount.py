@@ -15,6 +15,7 @@ from swiftfs.config.credentials import account_settings
 from swiftfs.control.unmount import Drain
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
+from swiftfs.fuse.choice import load_binding
 from swiftfs.service.first_requests import check_policy, find_source
 from swiftfs.service.logging import HEADING
 from swiftfs.service.monitoring import Monitoring
@@ -52,7 +53,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         stack.callback(termination.stop)
         monitoring = Monitoring(request.options)
         stack.callback(monitoring.close)
-        with _loading():
+        with _loading(request.options.fuse):
             # Before the cache folder is touched: wrong credentials leave nothing behind.
             account = stack.enter_context(_connected(request, environment))
             folder = _cache_folder(request, account.label)
@@ -74,9 +75,9 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
 
 
 @contextlib.contextmanager
-def _loading() -> Iterator[None]:
+def _loading(libfuse: str) -> Iterator[None]:
     """Load the rest of the program during the block, which mostly waits for the server."""
-    thread = new_thread(_load, "loading")
+    thread = new_thread(_load, "loading", (libfuse,))
     thread.start()
     try:
         yield
@@ -84,11 +85,11 @@ def _loading() -> Iterator[None]:
         thread.join()
 
 
-def _load() -> None:
+def _load(libfuse: str) -> None:
     # What fails here fails again, and is reported, where it is needed.
     with contextlib.suppress(Exception):
-        for module in ("swiftfs.service.serving", "swiftfs.fuse.binding"):
-            importlib.import_module(module)
+        load_binding(libfuse)
+        importlib.import_module("swiftfs.service.serving")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.live_options import LiveOptions, live_options
 from swiftfs.control.unmount import Drain, detach, died
 from swiftfs.errors import SwiftfsError
+from swiftfs.fuse.choice import load_binding
 from swiftfs.journal.codec import load as load_codec
 from swiftfs.objects import Usage
 from swiftfs.paths import SCHEME
@@ -39,6 +40,10 @@ log = logging.getLogger(__name__)
 KERNEL_CACHE_SECONDS = 1.0
 """How long the kernel may answer from its own cache. It adds to `ttl`, so it is short."""
 
+
+COLLECT_AFTER = 10_000
+"""So many new objects are a reason to look for cycles, which few of them have. With Python's 700 one call in
+five looks."""
 
 ANSWER_SECONDS = 60.0
 """A mount that has not answered its first stat(2) after this time has failed."""
@@ -161,22 +166,22 @@ def _mount(
     ready: Callable[[], None],
     detached: DetachWatch,
 ) -> None:
-    # libfuse is loaded on import, and only a mount needs it.
+    # libfuse is loaded, and only a mount needs it.
     from swiftfs.control.control_dir import ControlDir, ControlDirFS  # noqa: PLC0415
-    from swiftfs.fuse.binding import FUSE  # noqa: PLC0415
-    from swiftfs.fuse.operations import Operations, caller  # noqa: PLC0415
 
+    binding = load_binding(request.options.fuse)
     # Only now, when everything else has succeeded: until then the dead mount keeps programs out of the empty
     # folder below.
     if died(request.mountpoint):
         detach(request.mountpoint)
     seconds = min(KERNEL_CACHE_SECONDS, request.options.ttl)
     watchers = _Watchers(filesystem, request.mountpoint, ready, detached)
+    gc.set_threshold(COLLECT_AFTER)
     gc.freeze()  # later collections need not look at what is there since the start
     gc.enable()
     try:
-        FUSE(
-            Operations(ControlDirFS(filesystem, ControlDir(files, caller, live))),
+        binding(
+            ControlDirFS(filesystem, ControlDir(files, binding.libfuse.caller, live)),
             request.mountpoint,
             source=f"{SCHEME}{request.source}",
             attr_timeout=seconds,

@@ -29,7 +29,8 @@ class Effect:
     """What a request does to an object; `kind` is `put`, `post`, `delete` or `copy`.
 
     An `etag` of "" and `headers` of None are unknown. `manifest` is that of an SLO, `body` that of a small
-    object. A PUT with `if_absent` takes effect only if there is no object. `source` is what a `copy` copies.
+    object. A PUT with `if_absent` takes effect only if there is no object. `source` is what a `copy` copies;
+    None of a part, whose target nobody else makes.
     """
 
     kind: str

@@ -1,11 +1,10 @@
-"""Reads the head of an answer: each of its lines, or an error, but never a part of them.
+"""Reads the headers of an answer: each of its lines, or an error, but never a part of them.
 
 http.client's own parser ends the headers at the first line that it does not understand, such as
 `X-Object-Meta-My Note: x`, which Swift stores and sends. A Content-Length behind that line would be lost,
-and a large file be an empty one.
+and a large file be an empty one. It also is the email package's, which takes five times as long.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from http.client import HTTPException
 from typing import BinaryIO
@@ -16,9 +15,6 @@ MAX_LINES = 1000
 MAX_LINE = 65536
 """The longest line in bytes; those of Swift have at most 8 KiB."""
 
-FRAMING = frozenset({"connection", "content-length", "keep-alive", "proxy-connection", "transfer-encoding"})
-"""The headers that say where the body ends, and whether the connection does: http.client acts on these."""
-
 _BLANK = " \t"
 
 
@@ -26,45 +22,11 @@ class BrokenHead(HTTPException):
     """The head of the answer is incomplete, or not HTTP."""
 
 
-class HeadReader:
-    """The file from which http.client reads the heads of an answer and of each `100 Continue` before it.
+def read_headers(file: BinaryIO) -> list[tuple[str, str]]:
+    """Read the headers and the empty line after them, their text decoded as Latin-1.
 
-    Of the headers it gets those in `FRAMING`; `others` are the rest of the last head.
+    Raise `BrokenHead` and network errors.
     """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.others: list[tuple[str, str]] = []
-        self._file = file
-        self._lines: deque[bytes] = deque()
-        self._in_head = False
-
-    def readline(self, limit: int = -1) -> bytes:
-        """Return the next line that http.client gets; raise `BrokenHead` and network errors."""
-        if not self._in_head:
-            self._in_head = True
-            return self._file.readline(limit)
-        if not self._lines:
-            self._read_headers()
-        line = self._lines.popleft()
-        self._in_head = bool(self._lines)
-        return line
-
-    def close(self) -> None:
-        """Close the file: http.client does so when the answer is not HTTP."""
-        self._file.close()
-
-    def _read_headers(self) -> None:
-        self.others = []
-        for name, value in _headers(self._file):
-            if name.lower() in FRAMING:
-                self._lines.append(f"{name}: {value}\r\n".encode("latin-1"))
-            else:
-                self.others.append((name, value))
-        self._lines.append(b"\r\n")
-
-
-def _headers(file: BinaryIO) -> list[tuple[str, str]]:
-    """Read the headers and the empty line after them; their text is decoded as Latin-1."""
     headers: list[tuple[str, str]] = []
     for line in _lines(file):
         if line[0] in _BLANK:  # it continues the line before (RFC 9112, 5.2)

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
+from http.client import HTTPException
 
 import requests
 from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError
@@ -33,7 +34,7 @@ from swiftfs.errors import (
 from swiftfs.store.answer_head import BrokenHead
 from swiftfs.store.request import RETRIEVAL_STATE, Request
 
-NETWORK_ERRORS = (requests.RequestException, Urllib3Error, OSError)
+NETWORK_ERRORS = (requests.RequestException, Urllib3Error, HTTPException, OSError)
 """Everything that a request may raise when the network fails."""
 
 STATUSES: Mapping[int, type[StoreError]] = {

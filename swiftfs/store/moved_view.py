@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
+from swiftfs.attributes import is_directory_type
 from swiftfs.errors import BadRequest, NotFound, PreconditionFailed, StoreError
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage, VersionPage
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
@@ -24,18 +25,26 @@ class MovedNames:
 
     def __init__(self) -> None:
         self._sources: dict[ObjectName, ObjectVersion] = {}
+        self._markers: set[ObjectName] = set()
 
-    def begin(self, source: ObjectVersion, target: ObjectName) -> None:
+    def begin(self, source: ObjectVersion, target: ObjectName, *, is_marker: bool) -> None:
         """Record that the version `source` is to be read when `target` is asked for."""
         self._sources[target] = source
+        if is_marker:
+            self._markers.add(target)
 
     def end(self, target: ObjectName) -> None:
         """Record that an object is at its new name, or will not come there."""
         self._sources.pop(target, None)
+        self._markers.discard(target)
 
     def source_of(self, target: ObjectName) -> ObjectVersion | None:
         """Return the old name and version of an object that was not copied yet, None for any other object."""
         return self._sources.get(target)
+
+    def is_marker(self, target: ObjectName) -> bool:
+        """Return whether such an object is the marker of a folder."""
+        return target in self._markers
 
 
 class MovedView:
@@ -67,7 +76,16 @@ class MovedView:
             return found  # it will be copied from there
 
     def head(self, name: ObjectName) -> ObjectInfo:
-        """Return the object's headers."""
+        """Return the object's headers.
+
+        A marker costs one request more: another client may have stored a file at its new name, which is shown
+        beside the folder. At that of a file it is not shown.
+        """
+        if self._moved.is_marker(name):
+            with suppress(NotFound):
+                there = self._store.head(name)
+                if there.size or not is_directory_type(there.content_type):
+                    return there
         return _named(self._read(name, self._store.head, lambda info: info.version.etag), name)
 
     def get(
@@ -105,7 +123,7 @@ class MovedView:
     def check_manifest(self, version: ObjectVersion) -> Manifest | None:
         """Raise `ForeignManifest` if the object may not be read."""
         source = self._moved.source_of(version.name)
-        if source is not None:
+        if source is not None and source.etag == version.etag:
             with suppress(NotFound):  # it has been moved since
                 return self._store.check_manifest(replace(version, name=source.name))
         return self._store.check_manifest(version)
@@ -187,10 +205,17 @@ class MovedView:
         headers: Headers | None = None,
         etag: str = "",
         delete_at: int | None = None,
+        span: tuple[int, int] | None = None,
     ) -> ObjectVersion:
         """Copy on the server."""
         return self._store.copy(
-            source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
+            source,
+            target,
+            manifest_only=manifest_only,
+            headers=headers,
+            etag=etag,
+            delete_at=delete_at,
+            span=span,
         )
 
     def post(self, name: ObjectName, headers: Headers) -> None:

@@ -1,6 +1,7 @@
 """A pool of swiftclient connections. One thread at a time uses each, because it keeps a request's state."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,25 +9,20 @@ from urllib.parse import urlsplit
 
 import requests
 import swiftclient
-from requests.utils import check_header_validity
-from urllib3 import BaseHTTPResponse
-from urllib3.util.retry import Retry
-from urllib3.util.timeout import Timeout
+from requests.exceptions import InvalidHeader
+from urllib3.util import parse_url
+from urllib3.util.connection import is_connection_dropped
 
 from swiftfs import __version__
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.store.auth import Account
-from swiftfs.store.protocol import Body
 from swiftfs.store.request import Request
-from swiftfs.store.sockets import LimitedAdapter, Limits, carried, limited
+from swiftfs.store.sockets import LimitedAdapter, Limits, Response, limited
 
 CONNECT_SECONDS = 5.0
 """Longest wait for a connection."""
 
 USER_AGENT = f"swiftfs/{__version__}"
-
-SLICE_BYTES = 1024**2
-"""A body is sent, and its progress counted, in slices of this size."""
 
 
 class Connection:
@@ -50,8 +46,9 @@ class Connection:
         for scheme in ("http://", "https://"):
             self._http.request_session.mount(scheme, self._adapter)
         self._read_environment_once(account.endpoint())
-        self._sockets: Any = None  # urllib3's types know neither bodies nor headers as it takes them
-        self._origin = ""
+        self._sockets: Any = None  # urllib3's types do not know our connections
+        self._connected: Any = None
+        self._origin, self._fixed = "", b""
 
     def _read_environment_once(self, url: str) -> None:
         """Read proxies and certificates from the environment now: requests would do so for each request."""
@@ -65,43 +62,68 @@ class Connection:
 
     def send(
         self, request: Request, token: str, timeout: float, limits: Limits, count: Callable[[int], None]
-    ) -> BaseHTTPResponse:
-        """Send `request` and return the answer with its body unread; raise what requests and urllib3 raise.
+    ) -> Response:
+        """Send `request` and return the answer with its body unread; raise the errors of the network.
 
         `timeout`, in seconds, limits the wait for a connection, and `limits` the rest, the reading of the
-        body included. `count` is called with the size of each slice of the body that was sent.
+        body included. `count` is called with the size of each slice of the body that was sent. Call `release`
+        when the answer was read.
+
         swiftclient's own functions are not used: they unquote every header they read, so that `%41` in an
-        object's metadata comes back as `A`. Nor is the session of requests: it prepares and checks each
-        request anew, which takes as much time as to send it.
+        object's metadata comes back as `A`. Nor are the session of requests and urllib3's pool: they prepare
+        and check each request anew, which takes several times as long as to send it. A redirect is not
+        followed: it would carry the token elsewhere.
         """
-        sockets = self._sockets or self._open_sockets()
-        body = _Slices(request.body, count) if request.body else None
         with limited(limits):
-            # A redirect is not followed: it would carry the token elsewhere.
-            answer: BaseHTTPResponse = sockets.urlopen(
-                request.method,
-                self._origin + request.path(self._base),
-                body,
-                self._headers(request, token),
-                retries=_NO_RETRY,
-                redirect=False,
-                assert_same_host=False,
-                timeout=Timeout(connect=min(CONNECT_SECONDS, timeout), read=timeout),
-                preload_content=False,
-                decode_content=False,
-            )
+            connected = self._connect(min(CONNECT_SECONDS, timeout))
+            head, body = self._head(request, token), memoryview(request.body or b"").cast("B")
+            try:
+                answer: Response = connected.exchange(request.method, head, body, count)
+            except BaseException:
+                connected.close()
+                raise
         return answer
 
-    def _headers(self, request: Request, token: str) -> dict[str, bytes]:
-        headers = {"User-Agent": USER_AGENT, **request.headers}
+    def release(self, answer: Response) -> None:
+        """End an answer; the socket stays open for the next request if all of it was read."""
+        may_go_on = answer.may_go_on
+        answer.close()
+        if not may_go_on:
+            self._connected.close()
+
+    def _connect(self, timeout: float) -> Any:
+        """Return the connection of urllib3, with a socket that the server has not closed."""
+        sockets = self._sockets or self._open_sockets()
+        connected = self._connected
+        if connected.sock is not None:
+            if not is_connection_dropped(connected):
+                return connected
+            connected.close()
+        connected.timeout = timeout
+        try:
+            if sockets.proxy is not None and sockets.scheme == "https":
+                sockets._prepare_proxy(connected)  # the tunnel
+            else:
+                connected.connect()
+        except BaseException:
+            connected.close()
+            raise
+        return connected
+
+    def _head(self, request: Request, token: str) -> bytes:
+        """Return the request line and the headers; raise `InvalidHeader` for what no header can carry."""
+        lines = [f"{request.method} {self._origin}{request.path(self._base)} HTTP/1.1".encode(), self._fixed]
         if not request.info:
-            headers["X-Auth-Token"] = token
+            lines.append(b"X-Auth-Token: " + token.encode())
         if request.method not in ("GET", "HEAD"):
-            headers["Content-Length"] = str(len(memoryview(request.body).cast("B")) if request.body else 0)
-        encoded = {carried(name): value.encode() for name, value in headers.items()}
-        for name, value in encoded.items():
-            check_header_validity((name, value))  # type: ignore[type-var]  # it takes both kinds
-        return encoded
+            size = len(memoryview(request.body).cast("B")) if request.body else 0
+            lines.append(b"Content-Length: %d" % size)
+        # Under its own name, in UTF-8, which other libraries refuse or change.
+        lines += [f"{name}: {value}".encode() for name, value in request.headers.items()]
+        for line in lines[2:]:
+            if not _HEADER.fullmatch(line):
+                raise InvalidHeader(f"{line[:80]!r} is no header")
+        return b"\r\n".join([*lines, b"", b""])
 
     def _open_sockets(self) -> Any:
         """Return the sockets that requests would use, with its certificates and its proxy."""
@@ -113,14 +135,21 @@ class Connection:
             url, verify, proxies=session.proxies, cert=cert
         )
         self._adapter.cert_verify(sockets, self._http.url, verify, cert)
+        target = parse_url(self._http.url)
+        host = f"{target.host}:{target.port}" if target.port else f"{target.host}"
+        fixed = {"Host": host, "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
         # A proxy without a tunnel gets whole URLs.
         if not self._adapter.request_url(url, session.proxies).startswith("/"):
             self._origin = "{0.scheme}://{0.netloc}".format(urlsplit(self._http.url))
-        self._sockets = sockets
+            fixed |= sockets.proxy_headers
+        self._fixed = "\r\n".join(f"{name}: {value}" for name, value in fixed.items()).encode()
+        self._sockets, self._connected = sockets, sockets._new_conn()
         return sockets
 
     def close(self) -> None:
         """Close the socket."""
+        if self._connected is not None:
+            self._connected.close()
         self._http.close()
 
 
@@ -158,14 +187,14 @@ class ConnectionPool:
             connection.close()
 
 
-_NO_RETRY = Retry(0, read=False)
+_HEADER = re.compile(rb"[^:\s\0][^:\r\n\0]*: (?:\S[^\r\n]*)?")
 
 
 class _ExactAdapter(LimitedAdapter):
     """Makes the sockets, one at a time."""
 
     def __init__(self) -> None:
-        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=_NO_RETRY)
+        super().__init__(pool_connections=1, pool_maxsize=1)
 
     def close(self) -> None:
         """Close the sockets now.
@@ -177,20 +206,3 @@ class _ExactAdapter(LimitedAdapter):
             for key in set(manager.pools.keys()):
                 manager.pools[key].close()
         super().close()
-
-
-class _Slices:
-    """A body of known length, sent in large views without a copy."""
-
-    def __init__(self, body: Body, count: Callable[[int], None]) -> None:
-        self._view = memoryview(body).cast("B")
-        self._count = count
-
-    def __len__(self) -> int:
-        return len(self._view)
-
-    def __iter__(self) -> Iterator[memoryview]:
-        for start in range(0, len(self._view), SLICE_BYTES):
-            piece = self._view[start : start + SLICE_BYTES]
-            yield piece
-            self._count(len(piece))

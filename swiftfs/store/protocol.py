@@ -151,6 +151,7 @@ class ObjectStore(Protocol):
         headers: Headers | None = None,
         delete_at: int | None = None,
         etag: str = "",
+        span: tuple[int, int] | None = None,
     ) -> ObjectVersion:
         """Copy on the server. Without `headers` the copy keeps the source's; with them it has only those.
 
@@ -163,6 +164,10 @@ class ObjectStore(Protocol):
         With an `etag`, raise `PreconditionFailed` unless the source is that version. A server may ignore it:
         look at the ETag of the answer. It is the MD5 of a plain object, whose bytes are its own, so that
         `check_manifest` is not needed.
+
+        With a `span`, the copy has only the bytes from the first number to before the second, and an ETag of
+        its own. A server that ignores ranges here copies all of the object: look at the size of the first
+        such copy. One that cannot verify a part raises `Corrupt` and copies nothing.
         """
 
     def post(self, name: ObjectName, headers: Headers) -> None:

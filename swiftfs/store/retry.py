@@ -3,13 +3,12 @@
 import hashlib
 import logging
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TypeVar
-
-import tenacity
 
 from swiftfs.concurrency import may_block, new_event
 from swiftfs.errors import (
@@ -277,15 +276,28 @@ class RetryingStore:
         headers: Headers | None = None,
         delete_at: int | None = None,
         etag: str = "",
+        span: tuple[int, int] | None = None,
     ) -> ObjectVersion:
+        # A copy of known bytes with given headers does what a PUT of them does, whatever the source is then.
+        is_known = headers is not None and etag and span is None
+        # Nobody else makes an object of the name of a part, and the version that is copied is given.
+        sent = Effect("put", etag, headers) if is_known else Effect("copy", source=None if span else source)
         version = self._change(
             target,
             lambda _call: self._store.copy(
-                source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
+                source,
+                target,
+                manifest_only=manifest_only,
+                headers=headers,
+                etag=etag,
+                delete_at=delete_at,
+                span=span,
             ),
-            lambda _error: Effect("copy", source=source),
+            lambda _error: sent,
         )
-        self._ambiguous.done(target, lambda: self._effect_of_copy(version, source))
+        if span is not None:
+            sent, is_known = Effect("put", version.etag, headers), True
+        self._ambiguous.done(target, lambda: sent if is_known else self._effect_of_copy(version, source))
         return version
 
     def _effect_of_copy(self, version: ObjectVersion, source: ObjectName) -> Effect:
@@ -385,58 +397,42 @@ class RetryingStore:
         self._presence.check()
         call = _Call(clashes)
         seconds = min(self._policy.deadline, remaining())
-        end = busy_time() + seconds  # tenacity would use its own clock
-
-        def pause(seconds: float) -> None:
-            may_block("waits to repeat a request")
-            # An event instead of a sleep: `close` ends all pauses, and an unmount does not wait for them.
-            self._closing.wait(seconds)
-
-        def remember(state: tenacity.RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            self._presence.suspect(error)
-            if isinstance(error, Clash):
-                call.clashes_left -= 1
-            else:
-                # A 503 may come from a proxy, behind which the request goes on.
-                call.lost = True
-            log.info("%s; again in %.1f s", error, state.upcoming_sleep)
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(call.repeats),
-            wait=self._pause,
-            # A pause that would reach beyond the deadline is not begun: the error is there now.
-            stop=lambda state: (
-                self._closing.is_set()
-                or self._presence.away is not None
-                or self._reading.has_ended()
-                or busy_time() + state.upcoming_sleep >= end
-            ),
-            sleep=pause,
-            before_sleep=remember,
-            reraise=True,
-        )
+        end, number = busy_time() + seconds, 0
         with deadline(seconds):
-            try:
-                return retrying(attempt, call)
-            except StoreError as error:
-                # Its traceback has a frame of tenacity that refers to the error. Until a garbage collection
-                # that cycle would keep what the callers use, such as the descriptor of a deleted file.
-                drop_tracebacks(error)
-                self._presence.suspect(error)
-                asked = error.retry_after or 0.0
-                if asked and type(error) is Unavailable and busy_time() + asked >= end:
-                    raise _postponed(error, asked) from None
-                raise
+            while True:
+                try:
+                    return attempt(call)
+                except StoreError as error:
+                    # Its traceback would keep what the callers use, such as the descriptor of a deleted file.
+                    drop_tracebacks(error)
+                    self._presence.suspect(error)
+                    pause = self._pause(error, number)
+                    # A pause that would reach beyond the deadline is not begun: the error is there now.
+                    if not call.repeats(error) or self._has_ended() or busy_time() + pause >= end:
+                        asked = error.retry_after or 0.0
+                        if asked and type(error) is Unavailable and busy_time() + asked >= end:
+                            raise _postponed(error, asked) from None
+                        raise
+                    if isinstance(error, Clash):
+                        call.clashes_left -= 1
+                    else:
+                        # A 503 may come from a proxy, behind which the request goes on.
+                        call.lost = True
+                    log.info("%s; again in %.1f s", error, pause)
+                number += 1
+                may_block("waits to repeat a request")
+                # An event instead of a sleep: `close` ends all pauses, and an unmount does not wait for them.
+                self._closing.wait(pause)
 
-    def _pause(self, state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, StoreError) else None
-        wait = tenacity.wait_random_exponential(
-            multiplier=self._policy.first_pause, max=self._policy.longest_pause
-        )
+    def _has_ended(self) -> bool:
+        """Return whether nothing is sent any more."""
+        return self._closing.is_set() or self._presence.away is not None or self._reading.has_ended()
+
+    def _pause(self, error: StoreError, number: int) -> float:
+        """Return the seconds to wait after attempt `number`, from 0 on."""
+        longest = min(self._policy.first_pause * 2.0 ** min(number, 32), self._policy.longest_pause)
         # A random pause, since many clients lose a server at one moment and would all come back at one.
-        return max(asked or 0.0, wait(state))
+        return max(error.retry_after or 0.0, random.uniform(0.0, longest))
 
 
 class _Unfinished(StoreError):

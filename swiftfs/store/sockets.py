@@ -7,15 +7,16 @@ after another, would hold a request for ever. Here each read and write gets the 
 import io
 import math
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from http.client import HTTPResponse
+from http import HTTPStatus
+from http.client import HTTPMessage, HTTPResponse, IncompleteRead, UnknownProtocol
 from typing import Any
 
 from requests.adapters import HTTPAdapter
 
-from swiftfs.store.answer_head import HeadReader
+from swiftfs.store.answer_head import BrokenHead, read_headers
 from swiftfs.store.throttle import UNTHROTTLED, Lane, Throttle, busy_time
 
 SEND_SECONDS = 30.0
@@ -23,6 +24,15 @@ SEND_SECONDS = 30.0
 
 PIECE_BYTES = 128 * 1024
 """The most that is handed to a socket at once: over TLS its timeout covers all of it."""
+
+SLICE_BYTES = 1024**2
+"""A body is sent, and its progress counted, in slices of this size."""
+
+JOINED_BYTES = 16 * 1024
+"""A body of up to so many bytes is sent together with the head of its request."""
+
+LONG_SECONDS = 10.0
+"""A longer timeout need not be exact."""
 
 WINDOW_SECONDS = 20.0
 """The time over which the rate of an answer's body is measured."""
@@ -36,6 +46,10 @@ HEADER_BYTES = 1024**2
 OVERHEAD = 16
 """How many bytes may come for each byte of a body: a chunk of one byte has six. Without a limit the lines
 that may follow the last chunk could be endless."""
+
+
+MAX_DIGITS = 100
+"""A longer Content-Length is no length: Python refuses to convert thousands of digits."""
 
 
 class AnswerTooLong(OSError):
@@ -84,6 +98,11 @@ class Limits:
         if self._sending is None:
             self._sending = _Pace(SEND_SECONDS, SEND_SECONDS)
         return min(SEND_SECONDS, self._sending.left())
+
+    @property
+    def sends_at_once(self) -> bool:
+        """Whether the user has set no limit for what is sent."""
+        return self._throttle.sending.is_open
 
     def turn(self, size: int) -> int:
         """Wait until some of the next `size` bytes of the request's body may be sent; return how many."""
@@ -180,21 +199,6 @@ def limited(limits: Limits) -> Iterator[None]:
         _limits.reset(token)
 
 
-_CARRIER = "X-Swiftfs-Name-"
-
-
-def carried(name: str) -> str:
-    """Return a stand-in for the name of a header that swiftclient and requests would refuse or change.
-
-    The connection sends the header under its own name, in UTF-8.
-    """
-    return name if name.isascii() and name.isprintable() else _CARRIER + name.encode().hex()
-
-
-def _uncarried(name: str) -> str | bytes:
-    return bytes.fromhex(name[len(_CARRIER) :]) if name.lower().startswith(_CARRIER.lower()) else name
-
-
 class LimitedAdapter(HTTPAdapter):
     """Sends requests over sockets that keep the limits of `limited`."""
 
@@ -218,12 +222,15 @@ def _limit_pools(manager: Any) -> None:
 
 
 def _limited_pool(pool: Any) -> Any:
-    connection = type("LimitedConnection", (_Connection, pool.ConnectionCls), {})
+    connection = type("LimitedConnection", (LimitedConnection, pool.ConnectionCls), {})
     return type(pool.__name__, (pool,), {"ConnectionCls": connection})
 
 
-class _Response(HTTPResponse):
-    """An answer that is read within the limits; also that of a proxy to CONNECT."""
+class Response(HTTPResponse):
+    """An answer that is read within the limits; also that of a proxy to CONNECT.
+
+    http.client and the email package would take longer for its head than for all else.
+    """
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         self._limits = _limits.get()
@@ -238,28 +245,88 @@ class _Response(HTTPResponse):
             self._limits.begin_body()
 
     def _read_head(self) -> None:
-        file, head = self.fp, HeadReader(self.fp)
-        self.fp = head  # type: ignore[assignment]
-        try:
-            super().begin()
-        finally:
-            if self.fp is not None:  # else it was closed
-                self.fp = file
-        for name, value in head.others:
-            # As its own parser does: `headers[name] = value` refuses such names in newer releases of Python.
+        """Read the head as `HTTPResponse.begin` does, but all of its lines."""
+        status = HTTPStatus.CONTINUE
+        while status == HTTPStatus.CONTINUE:
+            version, status, reason = self._read_status()  # type: ignore[attr-defined]
+            headers = read_headers(self.fp)
+        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
+            raise UnknownProtocol(version)
+        self.code = self.status = int(status)
+        self.reason, self.version = reason.strip(), 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
+        self.fields = headers
+        self.headers = self.msg = HTTPMessage()
+        for name, value in headers:
+            # As its own parser does: `headers[name] = value` refuses some names in newer releases of Python.
             self.headers.set_raw(name, value)
+        self._frame({name.lower(): value for name, value in reversed(headers)})
+        if len({value for name, value in headers if name.lower() == "content-length"}) > 1:
+            raise BrokenHead("it has several lengths")
+
+    def _frame(self, headers: Mapping[str, str]) -> None:
+        """Set where the body ends, and whether the connection does (RFC 9112, 6.3 and 9.3)."""
+        self.chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+        self.chunk_left, self.length = None, None
+        length = headers.get("content-length", "")
+        if not self.chunked and length.isascii() and length.isdecimal() and len(length) < MAX_DIGITS:
+            self.length = int(length)
+        has_body = self.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED) and self.status >= 200
+        if not has_body or self._method == "HEAD":  # type: ignore[attr-defined]
+            self.length = 0
+        is_endless = self.length is None and not self.chunked
+        self.will_close = is_endless or self._check_close()  # type: ignore[attr-defined]
+
+    def read1(self, n: int = -1) -> bytes:
+        """Return some bytes of the body, none only at its end; raise `IncompleteRead` if it ends early."""
+        data = super().read1(n)
+        if not data and n and self.length:
+            raise IncompleteRead(b"", self.length)
+        return data
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the connection may take another request: the body was read completely."""
+        is_read = self.fp is None or (self.length == 0 and not self.chunked)
+        return is_read and not self.will_close
 
 
-class _Connection:
+class LimitedConnection:
     """Overrides methods of urllib3's connections: it comes first among the base classes of ours."""
 
-    response_class = _Response
+    response_class = Response
     sock: socket.socket | None
     _in_body = False
 
-    def putheader(self, header: str, *values: Any) -> None:
-        """Add a header to the request, under the name that `carried` has hidden."""
-        super().putheader(_uncarried(header), *values)  # type: ignore[misc]
+    def exchange(self, method: str, head: bytes, body: memoryview, count: Callable[[int], None]) -> Response:
+        """Send a request, whose head is complete, and return the answer, its body unread.
+
+        `count` is called with the size of each slice of the body that was sent. urllib3's own methods take
+        ten times as long to build and to check a small request.
+        """
+        assert self.sock is not None
+        # The server may have answered, and closed, before it has read all.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._in_body = False
+            limits = _limits.get()
+            if len(body) <= JOINED_BYTES and limits is not None and limits.sends_at_once:
+                # Without a look at the time limit: the buffer of an idle socket has room for it.
+                joined = memoryview(head + body)
+                self._send_rest(joined[self.sock.send(joined) :], limits)
+                count(len(body))
+            else:
+                self.send(head)
+                self._in_body = True
+                for start in range(0, len(body), SLICE_BYTES):
+                    piece = body[start : start + SLICE_BYTES]
+                    self.send(piece)
+                    count(len(piece))
+        response = self.response_class(self.sock, method=method)
+        try:
+            response.begin()
+        except BaseException:
+            response.close()
+            raise
+        return response
 
     def putrequest(self, *args: Any, **options: Any) -> None:
         """Begin a request."""
@@ -281,11 +348,22 @@ class _Connection:
         while rest:
             piece = rest[: limits.turn(len(rest)) if self._in_body else PIECE_BYTES]
             rest = rest[len(piece) :]
-            while piece:
-                self.sock.settimeout(limits.send_seconds())
-                count = self.sock.send(piece)
-                limits.sent(count)
-                piece = piece[count:]
+            self._send_rest(piece, limits)
+
+    def _send_rest(self, piece: memoryview, limits: Limits) -> None:
+        assert self.sock is not None
+        while piece:
+            set_timeout(self.sock, limits.send_seconds())
+            count = self.sock.send(piece)
+            limits.sent(count)
+            piece = piece[count:]
+
+
+def set_timeout(sock: socket.socket, seconds: float) -> None:
+    """Set a socket's timeout; a long one in whole seconds, since each change is a system call."""
+    seconds = math.ceil(seconds) if seconds > LONG_SECONDS else seconds
+    if sock.gettimeout() != seconds:
+        sock.settimeout(seconds)
 
 
 class _Readable:
@@ -311,7 +389,7 @@ class _LimitedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._limits.read_seconds())
+        set_timeout(self._sock, self._limits.read_seconds())
         count = self._raw.readinto(memoryview(buffer)[: self._limits.read_bytes(len(buffer))])
         self._limits.received(count or 0)
         return count

@@ -371,6 +371,7 @@ class SwiftStore:
         headers: Headers | None = None,
         delete_at: int | None = None,
         etag: str = "",
+        span: tuple[int, int] | None = None,
     ) -> ObjectVersion:
         if not (manifest_only or etag):
             self._check_source(source)
@@ -383,6 +384,9 @@ class SwiftStore:
             sent |= {**to_wire(headers), "X-Fresh-Metadata": "true"}
         if delete_at is not None:
             sent["X-Delete-At"] = str(delete_at)
+        if span is not None:
+            # Swift passes it on to the GET of the source (swift/common/middleware/copy.py).
+            sent["Range"] = f"bytes={span[0]}-{span[1] - 1}"
         request = Request(
             "copy",
             "COPY",
@@ -395,10 +399,29 @@ class SwiftStore:
             read_timeout=WORK_SECONDS,
             long_running=True,
         )
-        stored = etag_of(self._send_copy(request, source, manifest_only=manifest_only))
-        if not stored:
-            stored = proved_copy(self.head, source, target, manifest_only=manifest_only)
+        try:
+            answer = self._send_copy(request, source, manifest_only=manifest_only)
+        except PreconditionFailed:
+            # As in `get`: a plain copy of an SLO has that one's ETag in its own metadata.
+            if not etag or self.head(source).version.etag != etag:
+                raise
+            return self._copy_unmatched(request, source, target, etag, is_part=span is not None)
+        stored = etag_of(answer) or proved_copy(
+            self.head, source, target, manifest_only=manifest_only, span=span
+        )
         return ObjectVersion(target, stored)
+
+    def _copy_unmatched(
+        self, request: Request, source: ObjectName, target: ObjectName, etag: str, *, is_part: bool
+    ) -> ObjectVersion:
+        """Send a COPY without its condition; raise `PreconditionFailed` if another version was copied."""
+        sent = {name: value for name, value in request.headers.items() if name != "If-Match"}
+        answer = self._send_copy(replace(request, headers=sent), source, manifest_only=False)
+        copied = ObjectVersion(target, etag_of(answer))
+        # The ETag of a part says nothing of the version.
+        if (self.head(source).version.etag if is_part else copied.etag) != etag:
+            raise PreconditionFailed(f"{source}: another version was copied", may_land=True)
+        return copied
 
     def _send_copy(self, request: Request, source: ObjectName, *, manifest_only: bool) -> Mapping[str, str]:
         """Send a COPY, and return the answer's headers.

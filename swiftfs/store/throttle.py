@@ -74,6 +74,11 @@ class Limiter:
         self._ended = False
         self.seconds = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether everything passes at once."""
+        return self._rate == math.inf == self._asked_rate()
+
     def quantum(self, most: int) -> int:
         """Return how many of `most` units to pass next."""
         rate = self._asked_rate()
@@ -83,7 +88,7 @@ class Limiter:
         self, units: float, lane: Lane = Lane.READS, is_given_up: Callable[[], bool] = lambda: False
     ) -> None:
         """Return when so many units may pass; raise `TimeoutError` if they are given up, or at the end."""
-        if self._rate == math.inf == self._asked_rate():  # mostly; without the lock
+        if self.is_open:  # mostly; without the lock
             return
         may_block("waits for a limit of the mount")
         with self._lock:

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from urllib3 import BaseHTTPResponse
-
 from swiftfs.concurrency import Rank, may_block, new_lock
 from swiftfs.errors import Corrupt, StoreError, TimedOut
 from swiftfs.objects import Count, Counts
@@ -28,7 +26,7 @@ from swiftfs.store.request import (
 )
 from swiftfs.store.retry import remaining
 from swiftfs.store.server_load import TOO_MANY, Pacer
-from swiftfs.store.sockets import Limits
+from swiftfs.store.sockets import Limits, Response
 from swiftfs.store.throttle import Lane, Throttle, busy_time
 from swiftfs.store.wire.object_headers import content_length, lower_name, text_of
 
@@ -99,8 +97,11 @@ class Reply:
 class Answer:
     """An answer whose body was not read yet. It is read at most once, and only inside `Transport.open`."""
 
-    def __init__(self, request: Request, response: BaseHTTPResponse, limits: Limits) -> None:
+    def __init__(
+        self, request: Request, response: Response, limits: Limits, release: Callable[[Response], None]
+    ) -> None:
         self.request = request
+        self._release = release
         self._limits = limits
         self.status = response.status
         self.headers: Mapping[str, str] = _headers(response)
@@ -116,9 +117,8 @@ class Answer:
         expected = content_length(self.headers)
         while True:
             try:
-                # `read1`: what has arrived is passed on at once. Not decoded: nobody has asked for gzip, and
-                # unpacked it may be a thousand times larger.
-                chunk = self._response.read1(CHUNK_BYTES, decode_content=False)
+                # `read1`: what has arrived is passed on at once.
+                chunk = self._response.read1(CHUNK_BYTES)
             except NETWORK_ERRORS as error:
                 raise network_error(self.request, error) from error
             if not chunk:
@@ -126,7 +126,7 @@ class Answer:
             self.received += len(chunk)
             self._limits.delivered += len(chunk)
             yield chunk
-        # urllib3 and requests do not check that in all versions, and a proxy may cut a body without an error.
+        # A proxy may cut a body without an error.
         if expected is not None and self.received != expected:
             raise Corrupt(
                 f"{self.request.operation} {self.request.subject}: {self.received} bytes of {expected} came"
@@ -148,8 +148,7 @@ class Answer:
 
     def close(self) -> None:
         """Release the connection; an unread body breaks it."""
-        self._response.close()
-        self._response.release_conn()
+        self._release(self._response)
 
     def limited_chunks(self) -> Iterator[bytes]:
         """Yield the body as `chunks` does, and raise `Corrupt` above the request's `max_bytes`."""
@@ -261,7 +260,8 @@ class Transport:
         limits = self._limits(request, timeout)
         try:
             with self._counters.body(f"{request.container}/{request.key}") as count:
-                return Answer(request, connection.send(request, token, timeout, limits, count), limits)
+                response = connection.send(request, token, timeout, limits, count)
+            return Answer(request, response, limits, connection.release)
         except NETWORK_ERRORS as error:
             raise network_error(request, error) from error
 
@@ -305,5 +305,5 @@ def _is_read(request: Request) -> bool:
     return request.method in ("GET", "HEAD")
 
 
-def _headers(response: BaseHTTPResponse) -> dict[str, str]:
-    return {lower_name(text_of(name)): text_of(value) for name, value in response.headers.items()}
+def _headers(response: Response) -> dict[str, str]:
+    return {lower_name(text_of(name)): text_of(value) for name, value in response.fields}

@@ -7,13 +7,14 @@ no request. INVARIANT: the names never change: another release must find what th
 
 import errno
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import os_error
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import MAX_KEY_BYTES, Source
+from swiftfs.store.protocol import Headers
 
 TRASH_FOLDER = ".trash"
 """The folder in a mount's root, or in each container of an account, with what was deleted."""
@@ -50,6 +51,11 @@ class Trashed:
     day: str
     key: str
     deleted: datetime
+
+
+def as_restored(headers: Headers, etag: str) -> Headers:
+    """Return the headers of a version that is put back."""
+    return replace(headers, metadata={**headers.metadata, RESTORED: etag})
 
 
 def is_restored(info: ObjectInfo) -> bool:

@@ -77,6 +77,44 @@ def test_copy_of_a_version(store: ObjectStore, box: str) -> None:
     assert read(store, target)[0] == b"old"
 
 
+def test_copy_of_a_part(store: ObjectStore, box: str) -> None:
+    """Swift passes the range on to the GET of the source, and makes the MD5 of what it stores."""
+    source, target = ObjectName(box, "a"), ObjectName(box, "b")
+    expiring = Headers(MODE, {"k": "1"}, {"X-Delete-At": "4102444800"})
+    etag = store.put(source, b"0123456789", expiring).version.etag
+    copied = store.copy(source, target, headers=TEXT, etag=etag, span=(2, 7))
+    assert copied.etag == md5(b"23456")
+    data, info = read(store, target)
+    assert (data, info.size, info.version) == (b"23456", 5, copied)
+    assert (info.content_type, info.metadata, info.preserved_headers) == (TEXT.content_type, {}, {})
+    store.put(source, b"0123456789+", TEXT)
+    with pytest.raises(PreconditionFailed):
+        store.copy(source, ObjectName(box, "c"), etag=etag, span=(2, 7))
+    assert "c" not in keys_of(store.list_page(box))
+
+
+def test_copy_of_a_part_of_a_large_object(store: ObjectStore, box: str) -> None:
+    """The copy is a plain object, of which a manifest can be made, and copies again."""
+    name, target, again = (ObjectName(box, key) for key in ("large", "part", "again"))
+    made = [put(store, box, f"s/{number}", body) for number, body in enumerate((b"abcdef", b"012345"))]
+    etag = store.put_manifest(name, Manifest(tuple(made)), TEXT).version.etag
+    copied = store.copy(name, target, headers=TEXT, etag=etag, span=(4, 9))
+    assert copied.etag == md5(b"ef012")
+    data, info = read(store, target)
+    assert (data, info.is_slo, info.version.etag) == (b"ef012", False, copied.etag)
+    # Its metadata has the ETag of the large object, with which Swift compares.
+    whole = store.copy(target, ObjectName(box, "whole"), headers=TEXT, etag=copied.etag)
+    assert whole.etag == copied.etag
+    less = store.copy(target, ObjectName(box, "less"), headers=TEXT, etag=copied.etag, span=(1, 3))
+    assert less.etag == md5(b"f0")
+    part = Segment(target, copied.etag, 5)
+    store.put_manifest(again, Manifest((part, made[0])), TEXT)
+    assert read(store, again)[0] == b"ef012abcdef"
+    store.put_manifest(name, Manifest(tuple(made[:1] * 2)), TEXT)
+    with pytest.raises(PreconditionFailed):
+        store.copy(name, again, headers=TEXT, etag=etag, span=(4, 9))
+
+
 def test_copy_of_a_large_object_is_refused_by_the_etag_of_a_listing(store: ObjectStore, box: str) -> None:
     """Nor is a DLO copied by that of the empty object that it is."""
     part, large, dlo, target = (ObjectName(box, key) for key in ("parts/1", "large", "dlo", "target"))

@@ -173,8 +173,23 @@ def test_a_server_that_takes_no_body(store: SwiftStore, monkeypatch: pytest.Monk
         fails_in_time(lambda: store.put(NAME, bytes(32 * 2**20), TEXT), 5)
 
 
-def test_keep_alive_after_an_answer_that_was_read(hostile: HostileServer, store: SwiftStore) -> None:
-    hostile.response = Response(raw=EMPTY)
+@pytest.mark.parametrize(
+    "call", [lambda store: store.head(NAME), lambda store: store.post(NAME, TEXT)], ids=["head", "post"]
+)
+def test_keep_alive_after_an_answer_that_was_read(
+    hostile: HostileServer, store: SwiftStore, call: Callable[[SwiftStore], object]
+) -> None:
+    hostile.response = Response(raw=EMPTY, stays=True)
     for _ in range(3):
-        store.head(NAME)
-    assert re.fullmatch("/v1/a/c/o", hostile.paths[-1])
+        call(store)
+    assert list(hostile.connections.values()) == [3]
+
+
+def test_a_connection_that_was_not_read_to_its_end_is_closed(
+    hostile: HostileServer, store: SwiftStore
+) -> None:
+    hostile.response = Response(raw=OK + b"Content-Length: 9\r\n\r\n<listing", stays=True)
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            store.list_page("c")
+    assert list(hostile.connections.values()) == [1, 1]

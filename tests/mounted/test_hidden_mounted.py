@@ -166,7 +166,7 @@ def test_commands_of_other_users_say_who_may_use_them(mounted: Mount) -> None:
     for command in ("status", "flush", "retry", "umount"):
         script = (
             "import os; from swiftfs.cli.app import main\n"
-            "from swiftfs.cli import running, status as showing\n"
+            "from swiftfs.cli import running, status as showing; from swiftfs.control import unmount\n"
             f"os.setgid({NOBODY}); os.setuid({NOBODY}); main(['{command}', {str(mounted.path)!r}])"
         )
         result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -32,9 +32,9 @@ def test_log_lines_of_ours_are_not_taken_for_those_of_libfuse(tmp_path: Path) ->
     code = """if True:
         import logging, os
         from swiftfs.service.daemon import log_to_terminal
-        from swiftfs.fuse.binding import _DivertedStderr
+        from swiftfs.fuse.messages import DivertedStderr
         log_to_terminal(20)
-        diverted = _DivertedStderr()
+        diverted = DivertedStderr()
         os.write(2, b"theirs")
         logging.info("ours")
         assert diverted.restore() == "theirs"

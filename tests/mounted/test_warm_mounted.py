@@ -49,6 +49,14 @@ def test_a_tree_is_listed_by_few_requests(mounted: Mount, swift: SwiftServer) ->
 
 
 @pytest.mark.usefixtures("tree")
+def test_a_tree_that_is_known_is_listed_anew(mounted: Mount, connection: Connection, container: str) -> None:
+    before = json.loads(succeeding("warm", mounted.path, "--json"))["names"]
+    connection.put_object(container, "top/00/new", b"")
+    assert not (mounted.path / "top/00/new").exists()
+    assert json.loads(succeeding("warm", mounted.path, "--json"))["names"] == before + 1
+
+
+@pytest.mark.usefixtures("tree")
 def test_bytes_are_in_the_cache(mounted: Mount, swift: SwiftServer) -> None:
     said = succeeding("warm", mounted.path / "top/00", mounted.path / "top/01/3", "--data")
     assert f"{FILES + 1} files" in said

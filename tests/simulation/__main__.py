@@ -6,6 +6,7 @@
     --histories N  how many at most (any number)
     --go-on        name every seed that fails, without details
     --jobs J       processes at once (as many as there are cores)
+    --hard         harder histories, all with background renames
     --settled      without background renames while listings lag: some of these fail, as
                    docs/decisions/simulation.md says
     --trash        in mounts with the option `trash`
@@ -25,6 +26,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from pathlib import Path
 
+from simulation.hard import make_hard
 from simulation.history import make, with_trash
 from simulation.plan import History
 from simulation.run import Outcome, close_left, run
@@ -50,6 +52,7 @@ class Limits:
     histories: int | None
     is_settled: bool = False
     has_trash: bool = False
+    is_hard: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,16 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--go-on", action="store_true")
     parser.add_argument("--settled", action="store_true")
     parser.add_argument("--trash", action="store_true")
+    parser.add_argument("--hard", action="store_true")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args(arguments)
     if os.environ.get("PYTHONHASHSEED") != "0":
         parser.error("run it as ./dev simulate, which sets PYTHONHASHSEED=0: else no seed repeats exactly")
     concurrency.check()
     if given.seed is not None:
-        return _print_failure(_made(given.seed, has_trash=given.trash))
+        limits = Limits(0.0, None, has_trash=given.trash, is_hard=given.hard)
+        return _print_failure(given.seed, limits)
     first = given.first if given.first is not None else random.SystemRandom().randrange(10**6) * 1000
     seconds = given.minutes * 60 if given.histories is None else math.inf
-    limits = Limits(seconds, given.histories, given.settled, given.trash)
+    limits = Limits(seconds, given.histories, given.settled, given.trash, given.hard)
     return explore(first, limits, given.jobs, go_on=given.go_on)
 
 
@@ -91,7 +96,7 @@ def explore(first: int, limits: Limits, jobs: int, *, go_on: bool) -> int:
     rate = f"{done} histories from seed {first} in {took:.1f} s: {done / took * 60:.0f} a minute"
     print(f"{rate}, {len(failed)} failed", flush=True)
     if failed and not go_on:
-        _print_failure(_made(failed[0][0], has_trash=limits.has_trash))
+        _print_failure(failed[0][0], limits)
     return 1 if failed else 0
 
 
@@ -117,7 +122,7 @@ def _batches(first: int, limits: Limits, jobs: int) -> Iterator[tuple[int, list[
 def _run_batch(first: int, limits: Limits) -> tuple[int, list[Failure]]:
     failed, done = list[Failure](), 0
     for seed in range(first, first + BATCH):
-        history = _made(seed, has_trash=limits.has_trash)
+        history = _made(seed, limits)
         if limits.is_settled and history.lag and "background_rename" in history.options:
             continue
         done += 1
@@ -127,24 +132,25 @@ def _run_batch(first: int, limits: Limits) -> tuple[int, list[Failure]]:
     return done, failed
 
 
-def _made(seed: int, *, has_trash: bool) -> History:
-    return with_trash(make(seed)) if has_trash else make(seed)
+def _made(seed: int, limits: Limits) -> History:
+    history = make_hard(seed) if limits.is_hard else make(seed)
+    return with_trash(history) if limits.has_trash else history
 
 
 def _run(history: History) -> Outcome:
     return run(history, SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
 
 
-def _print_failure(history: History) -> int:
+def _print_failure(seed: int, limits: Limits) -> int:
     """Run the history of a seed; if it fails, shorten it and print what happened."""
-    seed = history.seed
+    history = _made(seed, limits)
     outcome = _run(history)
     if not outcome.failures:
         print(f"seed {seed}: no failure; {outcome.points} points, checksum {outcome.digest:08x}")
         print(history.words())
         return 0
-    trash = " --trash" if "trash" in history.options else ""
-    print(f"seed {seed} FAILS, repeat it by ./dev simulate --seed {seed}{trash}")
+    more = " --hard" * limits.is_hard + " --trash" * limits.has_trash
+    print(f"seed {seed} FAILS, repeat it by ./dev simulate --seed {seed}{more}")
     print("\n".join(outcome.failures), flush=True)
     short = shrink(history, lambda one: _run(one).kind == outcome.kind)
     outcome = _run(short)

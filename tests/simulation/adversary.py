@@ -257,6 +257,7 @@ class Adversary(MemoryStore):
         headers: Headers | None = None,
         delete_at: int | None = None,
         etag: str = "",
+        span: tuple[int, int] | None = None,
     ) -> ObjectVersion:
         copy = super().copy
         self.was_separated |= target.container == SEGMENTS and "/copy-" in target.key
@@ -264,7 +265,13 @@ class Adversary(MemoryStore):
             "copy",
             [target, source],
             lambda: copy(
-                source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
+                source,
+                target,
+                manifest_only=manifest_only,
+                headers=headers,
+                etag=etag,
+                delete_at=delete_at,
+                span=span,
             ),
         )
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from simulation.model import Model, Node, World
+from simulation.model import Model, World
+from simulation.node import Node
 
 MODES = (0o600, 0o640, 0o755)
 NEW_MODE = 0o644

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from simulation.adversary import Adversary
 from simulation.attributes import KnownAttributes
-from simulation.model import Model, Node
+from simulation.model import Model
+from simulation.node import Node
 from simulation.runtime import SimLock
 from simulation.scheduler import Scheduler
 from swiftfs.posix.filesystem import FileSystem

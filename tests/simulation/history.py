@@ -34,18 +34,16 @@ DISK_FULL = 0.2
 def make(seed: int) -> History:
     """Return the history of a seed: a random one, or one of the scenarios."""
     rng = random.Random(f"history {seed}")
-    history = _random(seed, rng)
+    history = random_history(seed, rng)
     history = history if rng.random() < 0.6 else rng.choice(SCENARIOS)(rng, history)
     # What another client does is not promised to survive a power cut together with what is done here.
-    has_others = any("theirs" in fault.kind for fault in history.faults) or any(
-        step.verb.startswith("their") for life in history.lives for steps in life.programs for step in steps
-    )
+    has_others = history.has_others
     if seed % 2:
         # Of half of the seeds every folder that Swift has is moved in the background.
         history = replace(history, options={**history.options, "background_rename": 1})
     more = random.Random(f"disk {seed}")
     if not has_others and more.random() < POWER_CUTS:
-        history = _cut(history)
+        history = with_power_cuts(history)
     # A kill while the disk is full may leave the record of a file that was stored and freed.
     if more.random() < DISK_FULL and not any(life.kill for life in history.lives):
         full = Outage(more.choice((0.0, 0.5, 2.0, 6.0)), more.choice((0.5, 3.0, 30.0)))
@@ -65,7 +63,7 @@ def with_trash(history: History) -> History:
     return replace(history, options={**history.options, "trash": 30}, faults=faults)
 
 
-def _cut(history: History) -> History:
+def with_power_cuts(history: History) -> History:
     """Return a history in which every kill is a power cut."""
     lives = (
         replace(life, kill=replace(life.kill, cut=True)) if life.kill is not None else life
@@ -74,7 +72,8 @@ def _cut(history: History) -> History:
     return replace(history, lives=tuple(lives))
 
 
-def _random(seed: int, rng: random.Random) -> History:
+def random_history(seed: int, rng: random.Random) -> History:
+    """Return a history of random programs, faults and options."""
     kind = rng.choice((CALM, FAILING, LOSING, LOSING, REFUSING, MEAN))
     lives = [_life(rng) for _ in range(rng.choice((1, 1, 2, 2, 3)))]
     outages = []

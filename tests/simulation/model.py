@@ -6,8 +6,9 @@ a call that failed, or was running at a crash, several states of the names are p
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from simulation.node import Node
 from simulation.pages import is_mixture
 from simulation.words import describe_bytes
 
@@ -17,73 +18,6 @@ MOST_TWINS = 20
 
 MISSING = b"missing"
 """Stands for the content of a missing file."""
-
-
-@dataclass(eq=False)
-class Node:
-    """A file or a folder. `now` is what a program reads; that of a `foreign` one is unknown.
-
-    After a crash a file holds one of `kept`, its contents at the last close, or of `unclosed`, later contents
-    in place. `rewritten` are contents written after a truncation to 0, which count from the close on.
-    `past` are all contents in their order.
-    """
-
-    number: int
-    is_folder: bool = False
-    now: bytes = b""
-    kept: set[bytes] = field(default_factory=set)
-    unclosed: list[bytes] = field(default_factory=list)
-    rewritten: list[bytes] | None = None
-    handles: int = 0
-    writer: int = 0
-    vague: bool = False
-    dropped: bool = False
-    foreign: bool = False
-    past: list[bytes] = field(default_factory=list)
-
-    @property
-    def optional(self) -> bool:
-        """Whether the file may be missing after a crash: never closed, or its only close was refused."""
-        return not self.is_folder and (not self.kept or self.dropped)
-
-    def allows(self, body: bytes) -> bool:
-        """Return whether the file may hold these bytes after a crash; a `foreign` one may hold anything."""
-        return (
-            self.foreign
-            or body in self.kept
-            or body in self.unclosed
-            or any(body == torn for torn in self.torn())
-        )
-
-    def torn(self) -> Iterator[bytes]:
-        """Yield what a change in place may leave: its bytes with the size of the last close."""
-        for body in self.unclosed:
-            for kept in self.kept:
-                yield body[: len(kept)].ljust(len(kept), b"\0")
-
-    def wrote(self, body: bytes) -> None:
-        """Record new contents that are not closed."""
-        self.past.append(body)
-        (self.unclosed if self.rewritten is None else self.rewritten).append(body)
-
-    def hand_in(self) -> None:
-        """Record that the file may have been handed in without a close."""
-        if self.rewritten is not None:
-            self.unclosed += [b"", *self.rewritten]
-            self.rewritten = None
-
-    def closed(self, body: bytes) -> None:
-        """Record that a close or fsync has returned."""
-        self.past.append(body)
-        self.kept, self.unclosed, self.rewritten = {body}, [], None
-        self.vague = self.dropped = False
-
-    def refused(self) -> None:
-        """Record that a close has failed: the old or new state may remain, a new file may be missing."""
-        self.dropped = self.optional
-        self.hand_in()
-        self.kept |= {self.now, *self.unclosed}
-        self.vague = True
 
 
 World = Mapping[str, Node]
@@ -166,6 +100,7 @@ class Model:
         self.moving_folder = False
         self.has_stayed = False
         self._stayed: dict[str, set[bytes]] = {}
+        self.undeleted: set[str] = set()
         self._torn_moves: list[tuple[str, str]] = []
         self.due: dict[str, bytes] = {}
         self.changing = False
@@ -201,6 +136,10 @@ class Model:
         """Return the paths below a folder, in any world."""
         start = path.rstrip("/") + "/"
         return sorted({one for world in self.worlds for one in world if one.startswith(start)})
+
+    def paths_of(self, node: Node) -> set[str]:
+        """Return where a node may be."""
+        return {path for world in self.worlds for path, one in world.items() if one is node}
 
     def certain_below(self, path: str) -> list[str]:
         """Return the paths below a folder; raise `Uncertain` if the worlds disagree about one."""
@@ -243,6 +182,12 @@ class Model:
         self.bodies.add(body)
         if sure or not self.moving_folder:
             self.due[path] = body
+
+    def replaced(self, path: str) -> None:
+        """Record that a program replaces what is at a path: it may be a file that has stayed there."""
+        for one in _twins(path, self._torn_moves) if path in self._stayed else ():
+            for node in [world[one] for world in self.worlds if one in world]:
+                node.dropped = not node.is_folder
 
     def touch(self, path: str) -> None:
         """Record that a program changes what is at or below a path, whoever has stored it."""
@@ -408,7 +353,10 @@ class Model:
             twins = _twins(path, moves)
             own = world.get(path)
             node = own or next((world[one] for one in twins if one in world), None)
-            body = next((found[one] for one in (path, *twins) if one in found), MISSING)
+            body = found.get(path, MISSING)
+            if body is MISSING and node is not None:  # what it may not hold is another file of that place
+                there = [found[one] for one in twins if one in found]
+                body = next((one for one in there if node.may_be(one)), MISSING)
             if body is MISSING:
                 if node is not None and not node.optional:
                     lines.append(f"{path} is missing; it should hold {_describe_any(node)}")
@@ -423,7 +371,7 @@ class Model:
             ):
                 continue
             if node is None:
-                if body is None and self._holds_theirs(path, found):
+                if (body is None and self._holds_theirs(path, found)) or path in self.undeleted:
                     continue
                 lines.append(f"{path} is there, but should not be; it holds {describe_bytes(body)}")
             elif (body is None) != node.is_folder:

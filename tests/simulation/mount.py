@@ -14,9 +14,20 @@ from swiftfs.attributes import decode_type
 from swiftfs.config.cache_dir import HEADS, JOURNAL, VERSIONS
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError
+from swiftfs.journal.operations import (
+    ANY_VERSION,
+    Delete,
+    Move,
+    MoveObject,
+    PutFile,
+    PutMarker,
+    PutSpecial,
+)
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.open_file import OpenFile
+from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.service.build import build
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.ambiguous import AmbiguousRequests
@@ -30,6 +41,14 @@ SEGMENT = 128 * 1024
 
 UNREADABLE = b"unreadable"
 
+
+class EagerCopies(RangeCopies):
+    """Lets the server copy small files too."""
+
+    def _is_worth_it(self, source: OpenFile, length: int) -> bool:
+        return length == source.cached_file.size
+
+
 Tree = dict[str, bytes | None]
 """What each path holds; None for a folder."""
 
@@ -41,6 +60,9 @@ def mount(store: Adversary, cache: Path, changes: Mapping[str, Any]) -> FileSyst
     account = ConnectedAccount(patient, Counters(), "memory", ambiguous=ambiguous)
     options = replace(parse_options([]), segment_size=SEGMENT, read_ahead=4 * SEGMENT, **changes)
     filesystem = build(account, MountRequest(Source.parse(CONTAINER), Path("/nowhere"), options), cache)
+    services = filesystem.services
+    copies = EagerCopies(services.open_files, services.layout, filesystem._parts.files)
+    filesystem.copy_file_range = copies.copy_file_range
     try:
         filesystem.begin()
     except BaseException:
@@ -158,3 +180,23 @@ def orphans(store: Adversary) -> list[str]:
     there = store._containers.get(SEGMENTS)
     found = sorted(set(there.objects) - named) if there is not None else []
     return [key for key in found if not key.startswith(THEIRS)]
+
+
+def will_replace(filesystem: FileSystem, name: ObjectName) -> bool:
+    """Return whether a change waits that replaces or deletes whatever is at a name: the last writer wins.
+
+    No deletion does it of what the mount has shown there and Swift may still refuse. Those that a rename
+    replaces come back if it fails.
+    """
+    # Without the lock: this is called in the moment of a request, whoever has it.
+    operations = [task.operation for task in filesystem.services.journal._queue.chain(name)]
+    if any(isinstance(one, PutFile | PutSpecial) for one in operations):
+        return True
+    if any(isinstance(one, MoveObject | PutMarker) for one in operations):
+        return False
+    return any(
+        one.replaces_etag == ANY_VERSION
+        if isinstance(one, Move)
+        else isinstance(one, Delete) and not one.is_conditional
+        for one in operations
+    )

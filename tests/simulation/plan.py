@@ -59,6 +59,14 @@ class History:
     bulk: int = 10_000
     disk_full: tuple[Outage, ...] = ()
 
+    @property
+    def has_others(self) -> bool:
+        """Whether another client stores something."""
+        steps = (step for life in self.lives for steps in life.programs for step in steps)
+        return any("theirs" in one.kind for one in self.faults) or any(
+            step.verb.startswith("their") for step in steps
+        )
+
     def words(self) -> str:
         """Return a description."""
         lines = [f"options: {dict(self.options)}", f"switches and stalls: {self.rates}"]

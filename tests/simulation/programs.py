@@ -9,14 +9,15 @@ from typing import TypeVar
 
 from simulation.adversary import CONTAINER
 from simulation.context import Handle, MountContext, Skip
-from simulation.model import Node, Uncertain, added, distinct, moved, removed
+from simulation.copies import FileCopy
+from simulation.model import Uncertain, added, distinct, moved, removed
 from simulation.mount import stored_body
+from simulation.node import Node
 from simulation.steps import Step
 from simulation.words import describe_bytes
 from support.harness import ME, get
 from swiftfs.errors import NotFound, SwiftfsError, errno_of
 from swiftfs.journal.journal import HIDDEN_SECONDS
-from swiftfs.journal.operations import Delete, MoveObject, PutMarker
 from swiftfs.objects import ObjectName
 
 T = TypeVar("T")
@@ -73,6 +74,25 @@ class Program:
                     self._put(handle, len(handle.node.now), self._model.fresh(size))
         finally:
             self._close(handle)
+
+    def _copy(self, step: Step) -> None:
+        """Copy a file as cp(1) does."""
+        source = self._open(step.path, os.O_RDONLY)
+        node = source.node
+        try:
+            if node.writer or node.vague or node.foreign or node.now in self._model.theirs:
+                raise Skip
+            node.writer += 1  # nobody changes it meanwhile
+            try:
+                target = self._make(step.other)
+                try:
+                    FileCopy(self._context, self._call, self._put).run(source, target)
+                finally:
+                    self._close(target)
+            finally:
+                node.writer -= 1
+        finally:
+            self._release(source)
 
     def _append(self, step: Step) -> None:
         handle = self._open(step.path, os.O_WRONLY | os.O_APPEND)
@@ -208,6 +228,7 @@ class Program:
                 raise Skip
             if not node.is_folder:
                 self._model.due.pop(new, None)
+                self._model.replaced(new)
             before, hid = self._model.worlds, self._hidden_now(new)
             if target is not None and target.handles:
                 self._hide(new, target)
@@ -245,22 +266,7 @@ class Program:
         with self._names:
             self._new_name(step.path)
             name = ObjectName(CONTAINER, step.path[1:])
-            is_deleted = self._is_deleted(name)
             self._context.store.theirs(name, self._model.fresh(12))
-            if is_deleted:
-                self._model.touch(step.path)
-
-    def _is_deleted(self, name: ObjectName) -> bool:
-        """Return whether a deletion is not sent yet that deletes whatever is there: the last writer wins.
-
-        If the mount has shown there what may still be refused, it does not.
-        """
-        journal = self._fs.services.journal
-        with journal._changed:
-            operations = [task.operation for task in journal._queue.chain(name)]
-        if any(isinstance(one, MoveObject | PutMarker) for one in operations):
-            return False
-        return any(isinstance(one, Delete) and not one.is_conditional for one in operations)
 
     def _their_patch(self, step: Step) -> None:
         with self._names:
@@ -303,6 +309,7 @@ class Program:
             self._parent(path)
             self._model.touch(path)
             if node is None:
+                self._model.replaced(path)
                 node = self._model.new()
                 self._attributes.created(node)
                 with self._model.change(added(path, node)):
@@ -324,15 +331,26 @@ class Program:
             writable = flags & os.O_ACCMODE != os.O_RDONLY
             if writable:
                 self._may_write(node)
+                if self._is_theirs(path):
+                    raise Skip
                 self._model.touch(path)
             number = self._call(lambda: self._fs.open(path, flags))
             node.handles += 1
             node.writer += writable
             return Handle(number, node, writable)
 
+    def _is_theirs(self, path: str) -> bool:
+        """Return whether another client has stored a file at a path: no program knows what it holds."""
+        with suppress(NotFound):
+            stored = stored_body(self._context.store, ObjectName(CONTAINER, path[1:]))
+            return path in self._model.their_paths or stored in self._model.theirs
+        return path in self._model.their_paths
+
     def _put(self, handle: Handle, offset: int, data: bytes) -> None:
         node = handle.node
         self._attributes.written(node)
+        for path in self._model.paths_of(node):  # its folder may have been renamed since
+            self._model.touch(path)
         before = node.now
 
         def after(size: int) -> bytes:

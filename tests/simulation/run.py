@@ -33,6 +33,7 @@ from simulation.mount import (
     stored_body,
     stored_tree,
     tree_of,
+    will_replace,
 )
 from simulation.plan import History, Life
 from simulation.programs import Program
@@ -43,6 +44,7 @@ from swiftfs import concurrency
 from swiftfs.config.cache_dir import CONTENT
 from swiftfs.errors import NotFound, SwiftfsError
 from swiftfs.journal import backlog, task_queue
+from swiftfs.journal.queue_report import QueuedChange
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -63,6 +65,9 @@ PATIENCE = 4000.0
 
 STAYED = re.compile(r"(/\S+): could not be moved to (/\S+), and is at its old name")
 """Says that an object of a renamed folder stays at its old name."""
+
+UNDELETED = re.compile(r"(/\S+): could not be deleted")
+"""Says that Swift has refused to delete what is at a path."""
 
 Stayed = Callable[[str, str], None]
 """Is told the old and the new path of such an object."""
@@ -91,7 +96,7 @@ def run(history: History, folder: Path | None = None) -> Outcome:
         stack.callback(shutil.rmtree, cache, ignore_errors=True)
         scheduler = stack.enter_context(scheduling(history.seed, history.rates))
         simulation = _Simulation(history, scheduler, cache)
-        stack.enter_context(_seeded(scheduler, simulation.unfinished, simulation.stayed))
+        stack.enter_context(_seeded(scheduler, simulation.log_handler()))
         stack.enter_context(watched(simulation.disk, simulation.mark))
         # Of half of the seeds every file that waits is packed at once: else so few never are.
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -138,8 +143,9 @@ class _Simulation:
             seed=history.seed,
         )
         self._store.changed = self._check_object
-        self.unfinished: list[str] = []
-        self._had_power_cut = False
+        self._unfinished: list[str] = []
+        self._had_power_cut = self._needs_person = False
+        self._filesystem: FileSystem | None = None
 
     def run(self) -> None:
         """Run all lives; then check the result without faults."""
@@ -155,7 +161,7 @@ class _Simulation:
 
     def _run_life(self, life: Life) -> bool:
         """Mount, run the programs, and end the mount; return whether another life can follow."""
-        filesystem = self._mount()
+        self._filesystem = filesystem = self._mount()
         if filesystem is None:
             return False
         if not self._look(filesystem, "at the mount"):
@@ -197,7 +203,11 @@ class _Simulation:
         self._store.met.append("the disk is full")
         return True
 
-    def stayed(self, old: str, new: str) -> None:
+    def log_handler(self) -> logging.Handler:
+        """Return what learns from the log."""
+        return _UnexpectedErrors(self._scheduler, self._unfinished, self._stayed, self._model.undeleted)
+
+    def _stayed(self, old: str, new: str) -> None:
         """Record that an object may be at either name, for Swift has refused to move it."""
         self._model.stayed(old, new)
 
@@ -321,16 +331,25 @@ class _Simulation:
             self._scheduler.sleep(20.0)
         # A file changed here and elsewhere at once may wait for a person.
         for change in filesystem.waiting() if not self._model.mixed else ():
-            self._scheduler.failures.append(f"still waiting at the end: {change}")
+            if self._is_of_two(change):
+                self._needs_person = True
+            else:
+                self._scheduler.failures.append(f"still waiting at the end: {change}")
         # Segments that a lost manifest may name are kept for ten minutes.
         if orphans(self._store):
             self._scheduler.sleep(700.0)
         return True
 
+    def _is_of_two(self, change: QueuedChange) -> bool:
+        """Return whether a change waits because another client has stored something at its new name."""
+        if change.kind == "MoveObject":
+            return change.state == "parked" and "another client" in change.reason
+        return change.path in self._model.their_paths
+
     def _check_server(self) -> None:
         failures = self._scheduler.failures
         failures += [f"half an object: {problem}" for problem in broken_manifests(self._store)]
-        if failures:
+        if failures or self._needs_person:
             return
         found = stored_tree(self._store)
         problems = self._lasting(found)
@@ -357,7 +376,7 @@ class _Simulation:
         """
         if segment in self._store.unnamed:
             return True
-        return any(segment.startswith(f"{key.rstrip('/')}/") for key in self.unfinished)
+        return any(segment.startswith(f"{key.rstrip('/')}/") for key in self._unfinished)
 
     def _check_object(self, method: str, name: ObjectName) -> None:
         """Assert, after a change at the server, that other clients read no partial objects."""
@@ -375,6 +394,8 @@ class _Simulation:
         if method == "theirs" and body is not None:
             sure = any(fault.kind == "theirs first" for fault in self._history.faults)
             self._model.stored_theirs(path, body, sure=sure)
+            if self._filesystem is not None and will_replace(self._filesystem, name):
+                self._model.touch(path)
         is_known = body is None or body in self._model.bodies or self._model.may_be_mixed(body)
         if body is not None and not is_known and not self._model.mixed:
             self._scheduler.failures.append(f"invented: {method} made {name} {describe_bytes(body)}")
@@ -398,14 +419,17 @@ class _UnexpectedErrors(logging.Handler):
 
     `unfinished` gets the keys of what an interrupted rename was to move, if it cannot be finished now, and of
     large objects that were gone from the old place when it was taken up. `stayed` is told what Swift refused
-    to move after its folder's rename.
+    to move after its folder's rename, and `undeleted` gets what it refused to delete.
     """
 
-    def __init__(self, scheduler: Scheduler, unfinished: list[str], stayed: Stayed) -> None:
+    def __init__(
+        self, scheduler: Scheduler, unfinished: list[str], stayed: Stayed, undeleted: set[str]
+    ) -> None:
         super().__init__(logging.INFO)
         self._scheduler = scheduler
         self._unfinished = unfinished
         self._stayed = stayed
+        self._undeleted = undeleted
         self._format = logging.Formatter("%(levelname)s %(message)s").format
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -416,6 +440,8 @@ class _UnexpectedErrors(logging.Handler):
             self._scheduler.failures.append(f"unforeseen: {said}")
         if found := STAYED.search(said):
             self._stayed(*found.groups())
+        if found := UNDELETED.search(said):
+            self._undeleted.add(found[1])
         is_unfinished = record.msg.startswith("the interrupted move") and "cannot be finished" in record.msg
         if is_unfinished or "was gone when its interrupted move" in record.msg:
             assert isinstance(record.args, tuple)
@@ -425,11 +451,10 @@ class _UnexpectedErrors(logging.Handler):
 
 
 @contextmanager
-def _seeded(scheduler: Scheduler, unfinished: list[str], stayed: Stayed) -> Iterator[None]:
+def _seeded(scheduler: Scheduler, handler: logging.Handler) -> Iterator[None]:
     """Let swiftfs run on the scheduler, with names and delays from its seed."""
     names = random.Random(scheduler.random.random())
     before = concurrency.use(SimRuntime(scheduler))
-    handler = _UnexpectedErrors(scheduler, unfinished, stayed)
     log = logging.getLogger("swiftfs")
     log.addHandler(handler)
     level, propagate = log.level, log.propagate

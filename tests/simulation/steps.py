@@ -123,6 +123,30 @@ def patch_large(rng: random.Random) -> Steps:
     yield rng.choice((Step("fsync", path), pause(rng), Step("sync")))
 
 
+def copy(rng: random.Random) -> Steps:
+    """Yield copies of a file, and changes of it and of a copy."""
+    source, target = rng.sample(FILES, 2)
+    if rng.random() < 0.7:
+        yield Step("write", source, size=rng.choice(SIZES[4:]))
+        yield rng.choice((Step("fsync", source), Step("sync"), pause(rng)))
+    for _ in range(rng.randrange(1, 3)):
+        yield Step("copy", source, target)
+        path = rng.choice((source, target, target))
+        yield rng.choice(
+            (
+                change(rng, path),
+                change(rng, path),
+                Step("unlink", path),
+                Step("read", path),
+                Step("fsync", path),
+                Step("rename", target, rng.choice(FILES)),
+                pause(rng),
+            )
+        )
+        if rng.random() < 0.5:
+            yield rng.choice((change(rng, target), pause(rng), Step("read", target)))
+
+
 def move_folder(rng: random.Random) -> Steps:
     """Yield the steps of a folder with files that is renamed, and perhaps removed."""
     old, new = rng.sample(FOLDERS, 2)
@@ -203,6 +227,7 @@ WORKLOADS: tuple[Callable[[random.Random], Steps], ...] = (
     replace_by_hand,
     close_twice,
     patch_large,
+    copy,
     move_folder,
     remove_all,
     unlink_open,

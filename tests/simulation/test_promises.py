@@ -3,7 +3,8 @@
 import pytest
 
 from simulation.attributes import KnownAttributes
-from simulation.model import Model, Node, Uncertain, added, moved, removed
+from simulation.model import Model, Uncertain, added, moved, removed
+from simulation.node import Node
 
 
 def model_with(**files: bytes) -> Model:

@@ -37,6 +37,11 @@ def test_fixed_seeds() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_fixed_hard_seeds() -> None:
+    result = simulate("--hard", "--first", "3200100", "--histories", "20", "--jobs", "1")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 @pytest.mark.usual
 def test_fixed_seeds_with_a_trash() -> None:
     result = simulate("--first", "910000", "--histories", "60", "--jobs", "1", "--trash", "--settled")

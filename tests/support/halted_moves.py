@@ -6,16 +6,21 @@ from support.memory_store import MemoryStore
 
 
 class Halt:
-    """Holds the store's requests of one method until `go_on`; then they fail with `error`, if given."""
+    """Holds the store's requests of one method until `go_on`; then they fail with `error`, if given.
 
-    def __init__(self, store: MemoryStore, method: str, error: type[Exception] | None = None) -> None:
+    With a `subject` only those about it.
+    """
+
+    def __init__(
+        self, store: MemoryStore, method: str, error: type[Exception] | None = None, subject: str = ""
+    ) -> None:
         self.reached = threading.Event()
         self._released = threading.Event()
-        self._store, self._method, self._error = store, method, error
+        self._store, self._method, self._error, self._subject = store, method, error, subject
         store.hook = self._hook
 
-    def _hook(self, method: str, _subject: str) -> None:
-        if method != self._method:
+    def _hook(self, method: str, subject: str) -> None:
+        if method != self._method or self._subject not in ("", subject):
             return
         self.reached.set()
         assert self._released.wait(20)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ class Response:
     `trickles`: the body again and again, with pauses, until the client disconnects. `blanks`: so many spaces
     before the body, each with a pause. `silence`: seconds of silence after the body. `endless`: after `raw`,
     which replaces status, headers and body, these bytes again and again, with `pause` seconds between them.
+    `stays`: the connection stays open for more requests.
     """
 
     body: bytes = b""
@@ -30,6 +32,7 @@ class Response:
     raw: bytes = b""
     endless: bytes = b""
     pause: float = TRICKLE_PAUSE
+    stays: bool = False
 
 
 @dataclass
@@ -38,7 +41,7 @@ class HostileServer:
 
     `respond`, if set, is called with each request's body and returns the response, instead of `response`.
     `info`, if set, is the answer to `/info`. `logins_left` and then `login`, if set, are the answers to
-    logins. `logins` are the headers and the body of each.
+    logins. `logins` are the headers and the body of each. `connections` counts those of all requests.
     """
 
     url: str
@@ -50,6 +53,7 @@ class HostileServer:
     logins: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
+    connections: Counter[int] = field(default_factory=Counter)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -100,11 +104,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/info" and hostile.info:
             return self.send(hostile.info)
         hostile.paths.append(self.path)
+        hostile.connections[self.client_address[1]] += 1
         hostile.tokens.append(self.headers["X-Auth-Token"])
         return self.send(hostile.respond(body) if hostile.respond else hostile.response)
 
     def send(self, response: Response) -> None:
-        self.close_connection = True
+        self.close_connection = not response.stays
         if response.raw or response.endless:
             return self.send_raw(response)
         self.send_response(response.status)

@@ -90,10 +90,17 @@ class LateStore(MemoryStore):
         headers: Headers | None = None,
         etag: str = "",
         delete_at: int | None = None,
+        span: tuple[int, int] | None = None,
     ) -> ObjectVersion:
         def copy() -> ObjectVersion:
             return parent(
-                source, target, manifest_only=manifest_only, headers=headers, etag=etag, delete_at=delete_at
+                source,
+                target,
+                manifest_only=manifest_only,
+                headers=headers,
+                etag=etag,
+                delete_at=delete_at,
+                span=span,
             )
 
         parent = super().copy

@@ -247,6 +247,7 @@ class MemoryStore:
         headers: Headers | None = None,
         delete_at: int | None = None,
         etag: str = "",
+        span: tuple[int, int] | None = None,
     ) -> ObjectVersion:
         with self._request("copy", str(source)):
             found = self._object(source)
@@ -268,6 +269,8 @@ class MemoryStore:
                 wanted = replace(wanted, preserved_headers=kept)
             body = found.body if manifest_only else self._content(found)
             manifest = found.manifest if manifest_only else None
+            if span is not None:
+                body = body[span[0] : span[1]]
             if len(body) > self._limits.object_bytes:
                 raise TooLarge(str(source))
             copied = StoredObject(body, wanted, self._now(), manifest)

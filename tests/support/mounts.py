@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from support.deadlines import within
+from support.libfuse import OPTION
 from support.warm_processes import NURSERY, Process
 from swiftfs.demo.server import SwiftServer
 
@@ -175,10 +176,11 @@ class Mount:
 
 
 def clean_environment() -> Mapping[str, str]:
-    """Return the environment without credentials and options."""
-    return {
+    """Return the environment without credentials and options but that of the run's libfuse."""
+    others = {
         name: value for name, value in os.environ.items() if not name.startswith(("OS_", "ST_", "SWIFTFS_"))
     }
+    return {**others, **OPTION}
 
 
 @contextlib.contextmanager

@@ -17,10 +17,18 @@ import requests
 
 from swiftfs.errors import os_error
 from swiftfs.fuse.binding import FUSE
-from swiftfs.fuse.operations import FileSystem, Operations
+from swiftfs.fuse.choice import load_binding
+from swiftfs.fuse.operations import FileSystem
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageUse
 
 READERS = 4
+
+
+def binding() -> type[FUSE]:
+    """Return the binding of the run, as `support.libfuse` says, which a program cannot import."""
+    return load_binding(os.environ.get("TEST_FUSE") or "auto")
+
+
 FAULTS: dict[str, Callable[[], BaseException]] = {
     "ConnectionError": lambda: requests.ConnectionError("the network\nis away"),
     "TimeoutError": lambda: TimeoutError("x"),
@@ -44,11 +52,16 @@ class Passthrough:
         self._folders: dict[int, str] = {}
         self._numbers = itertools.count(1)
         self._barrier = threading.Barrier(READERS)
+        self._lookups = threading.Barrier(READERS)
+        self._looked_up: set[str] = set()
 
     def _at(self, path: str) -> str:
         return self._root + path
 
     def getattr(self, path: str) -> Attributes:
+        if path.startswith("/looked-up-together-") and path not in self._looked_up:
+            self._looked_up.add(path)
+            self._lookups.wait(timeout=20)
         return attributes(os.lstat(self._at(path)))
 
     def getattr_handle(self, handle: int) -> Attributes:
@@ -82,7 +95,9 @@ class Passthrough:
     def unlink(self, path: str) -> None:
         Path(self._at(path)).unlink()
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
+        if flags:
+            raise os_error(errno.EINVAL)
         Path(self._at(old)).rename(self._at(new))
 
     def hide(self, path: str, hidden: str) -> None:
@@ -128,6 +143,9 @@ class Passthrough:
     def open(self, path: str, flags: int) -> int:
         return os.open(self._at(path), flags & os.O_ACCMODE)
 
+    def path_of_handle(self, handle: int) -> str:
+        return os.readlink(f"/proc/self/fd/{handle}").removeprefix(self._root)  # noqa: PTH115
+
     def page_use(self, handle: int) -> PageUse:
         return PageUse.KEEP
 
@@ -162,6 +180,14 @@ class Passthrough:
         if mode:
             raise os_error(errno.EOPNOTSUPP)
         os.posix_fallocate(handle, offset, length)
+
+    def copy_file_range(
+        self, handle_in: int, offset_in: int, handle_out: int, offset_out: int, length: int, flags: int
+    ) -> int:
+        return os.copy_file_range(handle_in, handle_out, length, offset_in, offset_out)
+
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
+        return os.lseek(handle, offset, whence)
 
     def statfs(self, path: str) -> FilesystemUsage:
         return FilesystemUsage(1 << 40, 1 << 39, 1000, 900)
@@ -208,8 +234,8 @@ def serve(*folders: str) -> None:
     def live() -> None:
         print("live", flush=True)
 
-    FUSE(
-        Operations(filesystem),
+    binding()(
+        filesystem,
         mountpoint,
         source="con,tain\\er",
         attr_timeout=0,

@@ -13,7 +13,7 @@ from support.mounts import Mount
 from support.proxies import Proxy, write_certificate
 from support.troubleshooting import quoted
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.fuse.binding import _first_reason
+from swiftfs.fuse.messages import first_reason
 
 NOWHERE = "http://127.0.0.1:9"
 """The discard port, on which no server listens."""
@@ -166,7 +166,7 @@ def test_unusable_mount_points(refused: Refused, tmp_path: Path) -> None:
     ],
 )
 def test_refusals_of_fusermount(output: str, expected: str) -> None:
-    assert expected in quoted(f"swiftfs: cannot mount on /srv: {_first_reason(output)}")
+    assert expected in quoted(f"swiftfs: cannot mount on /srv: {first_reason(output)}")
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ HEAVY = {
     "rich.console",
     "sqlite3",
     "swiftclient",
-    "tenacity",
     "urllib3",
     "swiftfs.journal",
     "swiftfs.service.mount",
@@ -28,7 +27,7 @@ HEAVY = {
 }
 """Modules that take long to load."""
 
-LOGIN = {"keystoneauth1", "requests", "swiftclient", "swiftfs.store.connect", "tenacity", "urllib3"}
+LOGIN = {"keystoneauth1", "requests", "swiftclient", "swiftfs.store.connect", "urllib3"}
 """Those that a login needs."""
 
 SERVING = {"fuse", "swiftfs.fuse", "swiftfs.journal.journal", "swiftfs.posix", "swiftfs.service.serving"}

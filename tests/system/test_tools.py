@@ -42,6 +42,7 @@ def test_a_lab_has_a_mount_and_a_swift_and_leaves_nothing(tmp_path: Path) -> Non
         ("write", "filecache.cached_file", "journal.file_upload"),
         ("rename", "journal.object_moves", "journal.file_upload"),
         ("fsync", "journal.file_upload", "journal.object_moves"),
+        ("upload", "journal.file_upload", "filecache.downloader"),
     ],
 )
 def test_a_trace_names_the_modules_that_a_call_passes(call: str, passed: str, spared: str) -> None:

@@ -1,5 +1,6 @@
 """Renames of large folders: the objects move when the call has returned, and are shown as if they had."""
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.journal.queue_report import QueueReport, RenameProgress
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.store.protocol import Headers
 
 COUNT = 30
@@ -380,6 +382,20 @@ def test_what_was_deleted_does_not_come_back_when_swift_refuses_to_move_it(
     assert body(store, "e/04") == b"newer"
 
 
+def test_what_was_overwritten_is_in_swift_until_the_new_state_is(store: MemoryStore, cache: Path) -> None:
+    """A power cut may take that."""
+    with harness(store, cache, "settle=30,background_rename=10") as filesystem:
+        halt = Halt(store, "copy", AccessDenied, subject="box/d/04")
+        filesystem.rename("/d", "/e")
+        assert halt.reached.wait(20)
+        write(filesystem, "/e/04", b"newer")
+        halt.go_on()
+        wait_until(lambda: {one.kind for one in filesystem.waiting()} == {"PutFile", "Delete"})
+        assert body(store, "d/04") == b"4"
+    assert keys(store) == moved_keys()
+    assert body(store, "e/04") == b"newer"
+
+
 def test_what_is_needed_at_its_new_name_is_parked_when_swift_refuses_to_move_it(
     refused: FileSystem, store: MemoryStore
 ) -> None:
@@ -413,6 +429,87 @@ def test_an_object_of_another_client_at_the_new_name_stays(refused: FileSystem, 
     refused.refresh()
     assert read(refused, "/d/03") == b"3"
     assert read(refused, "/e/03") == b"theirs"
+
+
+def test_another_client_s_file_at_the_new_name_of_a_marker_is_shown_beside_the_folder(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    store.put(ObjectName("box", "d/sub"), b"", Headers(DIRECTORY_TYPE))
+    halt = Halt(store, "copy", AccessDenied, subject="box/d/sub")
+    refused.rename("/d", "/e")
+    wait_until(lambda: "e/sub/x" in keys(store) and halt.reached.is_set())
+    foreign(store, "e/sub", b"theirs")
+    refused.refresh()
+    assert names(refused, "/e") == [*ALL, "sub%file"]
+    assert refused.getattr("/e/sub%file").size == len(b"theirs")
+    assert read(refused, "/e/sub%file") == b"theirs"
+    assert names(refused, "/e/sub") == ["x"]
+    halt.go_on()
+    wait_until(is_quiet(refused))
+    assert body(store, "e/sub") == b"theirs"
+
+
+def test_a_marker_that_cannot_move_is_that_of_the_folder_that_was_made_again(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    """It has no bytes that anybody needs, so it is not parked."""
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+    halt = Halt(store, "copy", AccessDenied, subject="box/d")
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    refused.mkdir("/d", 0o755, ME)
+    refused.chmod("/e", 0o700)
+    foreign(store, "e", b"theirs")
+    halt.go_on()
+    wait_until(is_quiet(refused))
+    assert keys(store) == sorted(["d", "e", *moved_keys()])
+    assert body(store, "e") == b"theirs"
+    refused.refresh()
+    assert names(refused, "/") == ["d", "e", "e%file"]
+
+
+def test_a_rename_begins_again_when_a_move_is_refused_meanwhile(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stayed at its old name is in the target, which was looked at before that."""
+    halt = Halt(store, "copy", AccessDenied, subject="box/d/03")
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    hand_in = RenameOps._hand_in_below
+
+    def refuse_first(operations: RenameOps, old: str, new: str) -> None:
+        halt.go_on()
+        wait_until(is_quiet(refused))
+        hand_in(operations, old, new)
+
+    monkeypatch.setattr(RenameOps, "_hand_in_below", refuse_first)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        refused.rename("/e", "/d")
+    assert names(refused, "/d") == ["03"]
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTEMPTY)):
+        refused.rename("/e", "/d")
+
+
+def test_a_folder_that_was_made_again_where_a_marker_is_left_can_be_removed(
+    store: MemoryStore, cache: Path
+) -> None:
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+
+    def refuse_deletion(method: str, subject: str) -> None:
+        if method in ("delete", "delete_many") and subject == "box/d":
+            raise AccessDenied("no")
+
+    with harness(store, cache, "settle=30,background_rename=10") as filesystem:
+        halt = Halt(store, "copy", subject="box/d")
+        filesystem.rename("/d", "/e")
+        assert halt.reached.wait(20)
+        filesystem.mkdir("/d", 0o755, ME)
+        store.hook = refuse_deletion
+        halt.go_on()
+        wait_until(lambda: [one.kind for one in filesystem.waiting()] == ["PutMarker"])
+        store.hook = None
+        filesystem.rmdir("/d")
+    assert keys(store) == sorted(["e", *moved_keys()])
 
 
 def test_what_was_copied_is_shown_though_another_client_has_replaced_it_at_the_old_name(

@@ -63,7 +63,17 @@ def attempts(writer: Writer, most: int = 3 * OFTEN) -> int:
     raise AssertionError("the file was never stored")
 
 
-@pytest.mark.parametrize("size", [5000, BLOCK, 900_000])
+def test_a_file_that_is_read_at_once_is_stored_by_the_first_attempt(writer: Writer) -> None:
+    writer.write(0, noise(5000))
+    busy = ChangedDuringPuts(writer, [0, 4900])
+    assert attempts(writer) == 1
+    assert digest(writer.stored()) == busy.states[0]
+    writer.leave_alone()
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+@pytest.mark.parametrize("size", [BLOCK, 900_000])
 def test_a_small_file_is_stored_as_it_was_at_one_moment(writer: Writer, size: int) -> None:
     writer.write(0, noise(size))
     busy = ChangedDuringPuts(writer, [0, size - 100])

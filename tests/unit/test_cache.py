@@ -11,6 +11,7 @@ from support.cache_rig import CacheRig, read, write
 from support.noise import noise
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.sparse_file import SparseFile
+from swiftfs.filecache.version_index import TOGETHER
 from swiftfs.objects import ObjectName, ObjectVersion
 
 pytest_plugins = ["support.cache_fixtures"]
@@ -53,6 +54,40 @@ def test_the_blocks_of_a_version_survive_a_restart(rig: CacheRig) -> None:
     assert rig.gets() == 0
     assert rig.read(base) == body
     assert rig.gets() == 1
+
+
+def rows(rig: CacheRig) -> int:
+    """Return how many rows the database of the index has."""
+    index = rig.cache._versions._index._database
+    return int(index.execute("SELECT count(*) FROM files").fetchone()[0])
+
+
+def test_the_rows_of_many_files_are_written_together(rig: CacheRig) -> None:
+    for number in range(TOGETHER + 1):
+        rig.read(rig.put(f"file{number}", b"x"))
+    assert rows(rig) == TOGETHER
+    rig.cache.save_index()
+    assert rows(rig) == TOGETHER + 1
+
+
+def test_a_file_whose_row_is_not_written_yet_is_used_again(rig: CacheRig) -> None:
+    base = rig.put("file", b"bytes")
+    assert rig.read(base) == rig.read(base) == b"bytes"
+    assert (rig.gets(), rows(rig)) == (1, 0)
+    rig.cache.save_index()
+    assert rows(rig) == 1
+    assert rig.read(base) == b"bytes"
+    assert (rig.gets(), rows(rig)) == (0, 0)
+
+
+def test_files_whose_rows_are_refused_are_removed(rig: CacheRig) -> None:
+    rig.read(rig.put("file", b"bytes"))
+    assert len(rig.kept()) == 1
+    index = rig.cache._versions._index._database
+    index.execute("PRAGMA query_only = ON")
+    rig.cache.save_index()
+    index.execute("PRAGMA query_only = OFF")
+    assert (rig.kept(), rig.cache._versions.bytes) == ([], 0)
 
 
 def test_own_changes_are_kept_as_the_version_they_became(rig: CacheRig) -> None:

@@ -328,6 +328,26 @@ def test_a_reader_does_not_wait_for_a_pool_that_stalls(build: Callable[..., Cach
     assert stalled.result(within(10))
 
 
+def test_a_check_before_a_change_does_not_wait_for_a_pool_that_stalls(
+    build: Callable[..., CacheRig],
+) -> None:
+    rig = build(read_ahead=16 * MIB, threads=1)
+    content = rig.open(rig.put("file", noise(4 * MIB)))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stall() -> bool:
+        begun.set()
+        return go_on.wait(within(60))
+
+    stalled = rig.pool.submit(stall)
+    assert begun.wait(within(10))
+    content.begin(rig.pool)
+    content.ensure_verified(0, BLOCK)
+    assert not stalled.done()
+    go_on.set()
+    assert stalled.result(within(10))
+
+
 def test_an_idle_reader_and_a_release_end_running_read_ahead(
     build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +368,7 @@ def test_an_idle_reader_and_a_release_end_running_read_ahead(
     assert has(content, body[:MIB])
     assert begun.wait(within(10))
     rig.store.hook = None
-    (running,) = content._downloader.fetches._under_way
+    running = next(one for one in content._downloader.fetches._under_way if not one.queued)
     read(content, 40 * MIB, BLOCK)
     assert running.unwanted
     rig.keep(content)
@@ -379,7 +399,7 @@ def test_a_download_that_a_reader_waits_for_is_not_cancelled(build: Callable[...
         waiting = reader.submit(has, content, body)
         assert begun.wait(within(10))
         running = next(fetch for fetch in content._downloader.fetches._under_way if not fetch.queued)
-        while not running.waiters:
+        while not running.waiting:
             assert not waiting.done()
         read(content, 40 * MIB, BLOCK)
         assert not running.unwanted

@@ -44,7 +44,8 @@ CALLS = {name: call for name, call in vars(FileSystem).items() if not name.start
 
 def words_of(call: Callable[..., object], path: str, handle: int) -> list[object]:
     """Return arguments for a call of a file system: `path` for each path, `handle` for each handle."""
-    special: dict[str, object] = {"path": path, "old": path, "new": path, "handle": handle, "name": "user.a"}
+    special: dict[str, object] = {"path": path, "old": path, "new": path, "name": "user.a"}
+    special |= dict.fromkeys(("handle", "handle_in", "handle_out"), handle)
     names = list(inspect.signature(call).parameters)[1:]
     return [special.get(name, f"the {name}") for name in names]
 
@@ -63,7 +64,7 @@ def test_no_call_for_the_folder_reaches_the_file_system(name: str) -> None:
     handle = control.open(f"{ROOT}/log", os.O_RDONLY)
     both = ControlDirFS(plain, control)  # type: ignore[arg-type]
     words = words_of(CALLS[name], ROOT, handle)
-    if name in {"read", "open", "readdir"}:
+    if name in {"read", "open", "readdir", "lseek"}:
         words[1:] = [0, 1][: len(words) - 1]
     opened = set() if name == "release" else {handle}
     with contextlib.suppress(OSError):

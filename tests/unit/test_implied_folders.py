@@ -65,6 +65,21 @@ def test_the_next_mount_shows_a_file_whose_folder_is_gone(store: LaggingStore, t
         assert body(store, "a/b/ours") == b"closed and more"
 
 
+def test_the_next_mount_shows_a_file_beside_one_whose_deletion_waits(
+    store: LaggingStore, tmp_path: Path
+) -> None:
+    image = tmp_path / "image"
+    (tmp_path / "cache").mkdir()
+    with harness(store, tmp_path / "cache", NEVER) as filesystem:
+        begun(filesystem)
+        filesystem.unlink(f"{FOLDER}/theirs")
+        copy_live(tmp_path / "cache", image)
+    foreign(store, "a/b/theirs", b"of another client")
+    with harness(store, image, NEVER) as filesystem:
+        assert names(filesystem, "/a") == ["b"]
+        assert names(filesystem, FOLDER) == ["ours"]
+
+
 def test_a_file_that_waits_keeps_its_folder_when_another_client_empties_it(
     store: LaggingStore, tmp_path: Path
 ) -> None:

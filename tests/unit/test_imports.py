@@ -38,6 +38,7 @@ OWNERS = {
     "requests": "store",
     "urllib3": "store",
     "fuse": "fuse",
+    "mfusepy": "fuse",
     "swift": "demo",
     "eventlet": "demo",
     "threading": "concurrency",

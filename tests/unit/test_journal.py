@@ -256,7 +256,7 @@ def test_a_mount_of_another_source_refuses_a_cache_with_pending_changes(
     store.hook = None
     store.create_container("other")
     with (
-        pytest.raises(ConfigurationError, match="holds 1 changes that are not in box of memory yet"),
+        pytest.raises(ConfigurationError, match="holds 1 change not yet in box of memory"),
         harness(store, tmp_path, source="other"),
     ):
         pass

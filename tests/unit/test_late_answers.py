@@ -134,6 +134,24 @@ def test_a_late_deletion_of_what_was_made_anew(
     assert "Swift had nothing" in logged(caplog, logging.WARNING)[0]
 
 
+def test_a_file_that_a_late_deletion_has_taken_comes_back_with_its_newest_attributes(
+    store: LateStore, filesystem: FileSystem
+) -> None:
+    store_file(filesystem, b"old")
+    store.lose("delete", "file")
+    remove(filesystem)
+    store_file(filesystem, b"new")
+    store.land()
+    assert "file" not in keys(store)
+    filesystem.chmod("/file", 0o600)
+    wait_until(lambda: not filesystem.waiting())
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "file") == b"new"
+    filesystem.refresh()
+    assert filesystem.getattr("/file").mode & 0o777 == 0o600
+
+
 def test_a_late_bulk_deletion(store: LateStore, filesystem: FileSystem) -> None:
     names = [f"/{number}" for number in range(5)]
     for path in names:

@@ -19,7 +19,7 @@ from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -348,14 +348,14 @@ def test_one_that_found_no_server_keeps_the_segments_of_either_copy(
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_one_that_found_no_server_brings_nothing_back_later(
+def test_one_that_found_no_server_is_given_up_by_the_next_mount(
     store: MemoryStore, tmp_path: Path, *, recorded: bool
 ) -> None:
+    """Programs have used both places meanwhile, and a copy may be one that a program has made."""
     put_all(store, "d/a", "d/b", "d/c")
     intent = interrupted(store, recorded=recorded)
     copy(store, "d/a", "e/a")
     copy(store, "d/b", "e/b")
-    copy(store, "d/c", "e/c")
     leave(tmp_path, intent)
 
     def hook(method: str, subject: str) -> None:
@@ -367,11 +367,40 @@ def test_one_that_found_no_server_brings_nothing_back_later(
         store.hook = None
         write(filesystem, "/e/a", b"newer")
         filesystem.unlink("/e/b")
+        write(filesystem, "/e/c", b"d/c")
+        write(filesystem, "/d/d", b"d/d")
     assert len(records(tmp_path)) == 1
-    with harness(store, tmp_path):
+    with harness(store, tmp_path, close_error="a mount has served files since"):
         pass
-    assert contents(store) == {"d/a": b"d/a", "d/b": b"d/b", "e/a": b"newer", "e/c": b"d/c"}
+    kept = {f"d/{name}": f"d/{name}".encode() for name in "abcd"}
+    assert contents(store) == {**kept, "e/a": b"newer", "e/c": b"d/c"}
     assert records(tmp_path) == []
+
+
+def test_what_a_rename_was_to_replace_is_deleted_though_no_server_finishes_it(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """The call that deleted it had returned."""
+    put_all(store, "d", "e")
+    etags = [store.head(ObjectName("box", key)).version.etag for key in "de"]
+    move = Move(
+        ObjectName("box", "d"),
+        ObjectName("box", "e"),
+        etag=etags[0],
+        replaces_etag=ANY_VERSION,
+        deleted=etags[1],
+    )
+    leave(tmp_path, move)
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "head":
+            raise Unavailable("no")
+
+    store.hook = hook
+    with harness(store, tmp_path) as filesystem:
+        store.hook = None
+        assert names(filesystem, "/") == ["d"]
+    assert contents(store) == {"d": b"d"}
 
 
 def test_what_the_crash_left_undeletable_waits(store: MemoryStore, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from swiftfs import concurrency
+from swiftfs.filecache import read_ahead
 from swiftfs.filecache.block_map import BLOCK, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.read_ahead import STREAMS, Stream, Streams
@@ -33,18 +34,70 @@ def clock() -> Iterator[ManualClock]:
     concurrency.use(before)
 
 
-class Link:
-    """A file that is read over a link, as `Downloader` does it; `requests` are the downloads."""
+class Connection:
+    """Answers requests one after the other, each after a latency and then at a rate."""
 
-    def __init__(self, clock: ManualClock, latency: float, rate: float) -> None:
-        self.requests: list[tuple[int, int]] = []
-        self._clock = clock
+    def __init__(self, latency: float, rate: float) -> None:
+        self.free = 0.0
         self._latency = latency
         self._rate = rate
-        self._streams = Streams(LIMIT)
+
+    def request(self, now: float, blocks: int) -> Iterator[float]:
+        """Yield when each block of the answer to a request comes."""
+        begun = max(now, self.free)
+        for number in range(1, blocks + 1):
+            self.free = begun + self._latency + number * BLOCK / self._rate
+            yield self.free
+
+
+FIRST_FLIGHT, WINDOW = 10 * 1460, 3 * MIB
+STEPS = 100
+"""Of a round trip."""
+
+
+class LongConnection:
+    """A connection as TCP's over a long way: it carries twice as much in each round trip, up to a window."""
+
+    def __init__(self, round_trip: float) -> None:
+        self.free = 0.0
+        self._round_trip = round_trip
+        self._window = float(FIRST_FLIGHT)
+        self._handshake = round_trip
+
+    def request(self, now: float, blocks: int) -> Iterator[float]:
+        """Yield when each block of the answer to a request comes."""
+        came = float(FIRST_FLIGHT) if self._handshake else 0.0
+        self.free = max(now, self.free) + self._round_trip + self._handshake
+        self._handshake = 0.0
+        for number in range(1, blocks + 1):
+            while came < number * BLOCK:
+                came += self._window / STEPS
+                self.free += self._round_trip / STEPS
+                self._window = min(self._window * 2 ** (1 / STEPS), WINDOW)
+            yield self.free
+
+
+class Link:
+    """A file that is read over a link, as `Downloader` does it; `requests` are the downloads.
+
+    With a `rate` each connection has this rate, without one it begins slowly.
+    """
+
+    def __init__(
+        self,
+        clock: ManualClock,
+        latency: float,
+        rate: float | None = None,
+        measured: read_ahead.Link | None = None,
+    ) -> None:
+        self.requests: list[tuple[int, int]] = []
+        self._clock = clock
+        self._streams = Streams(LIMIT, measured)
         self._asked = Blocks()
         self._arrivals: dict[int, float] = {}
-        self._free = [0.0] * CONNECTIONS
+        self._connections = [
+            LongConnection(latency) if rate is None else Connection(latency, rate) for _ in range(CONNECTIONS)
+        ]
         self._ends: list[tuple[float, float]] = []
 
     @property
@@ -77,12 +130,11 @@ class Link:
 
     def _download(self, first: int, last: int) -> None:
         for start, stop in list(self._asked.missing(first, last)):
-            begun = max(self._clock.now, heapq.heappop(self._free))
-            for number, block in enumerate(range(start, stop), 1):
-                self._arrivals[block] = begun + self._latency + number * BLOCK / self._rate
-            end = self._arrivals[stop - 1]
-            heapq.heappush(self._free, end)
-            heapq.heappush(self._ends, (end, end - begun))
+            connection = min(self._connections, key=lambda one: one.free)
+            begun = max(self._clock.now, connection.free)
+            arrivals = connection.request(begun, stop - start)
+            self._arrivals |= zip(range(start, stop), arrivals, strict=True)
+            heapq.heappush(self._ends, (connection.free, connection.free - begun))
             self._asked.add(start, stop)
             self.requests.append((start * BLOCK, min(stop * BLOCK, SIZE)))
 
@@ -105,6 +157,40 @@ def test_a_fast_reader_soon_uses_the_link(clock: ManualClock, latency: float, ra
 def test_connections_with_a_limited_rate_are_used_together(clock: ManualClock) -> None:
     one_connection = 0.02 + SIZE / 10e6
     assert Link(clock, 0.02, 10e6).read_all(range(0, SIZE, BLOCK), FAST) < one_connection / 4
+
+
+@pytest.mark.parametrize(("latency", "faster"), [(0.02, 1.4), (0.1, 1.9)])
+def test_connections_that_begin_slowly_are_used_together_soon(
+    clock: ManualClock, latency: float, faster: float
+) -> None:
+    """Without the kernel, which has two reads under way."""
+    *_, one_connection = LongConnection(latency).request(0, SIZE // BLOCK)
+    link = Link(clock, latency)
+    assert link.read_all(range(0, SIZE, BLOCK), FAST) < one_connection / faster
+    assert link.bytes == SIZE
+    assert len(link.requests) <= 20
+
+
+@pytest.mark.parametrize(
+    ("latency", "step", "most"),
+    [(0.02, BLOCK, MIB), (0.1, BLOCK // 2, MIB), (0.1, BLOCK, 24 * MIB)],
+)
+def test_a_reader_of_a_header_wastes_little(clock: ManualClock, latency: float, step: int, most: int) -> None:
+    """What is requested ahead; what has not come when the file is closed is given up."""
+    link = Link(clock, latency, 100e6)
+    for offset in range(0, 3 * BLOCK, step):
+        link.read(offset, step)
+    assert link.bytes <= most
+
+
+def test_a_second_file_begins_with_what_was_measured_of_the_first(clock: ManualClock) -> None:
+    measured = read_ahead.Link()
+    Link(clock, 0.1, 10e6, measured).read_all(range(0, SIZE, BLOCK), FAST)
+    assert measured.piece_seconds > 0.5
+    fresh, second = Link(clock, 0.1, 10e6), Link(clock, 0.1, 10e6, measured)
+    for link in (fresh, second):
+        link.read_all(range(0, 4 * BLOCK, BLOCK), 0.01)
+    assert second.bytes > 2 * fresh.bytes
 
 
 @pytest.mark.parametrize("latency", [0.02, 0.1])

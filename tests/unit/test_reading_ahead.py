@@ -162,12 +162,12 @@ def test_a_limited_rate_lets_nobody_read_further_ahead(
     """What is read ahead would take the line from others, and comes no sooner."""
     rig, body = build_slow(64 * MIB), repeated_noise(32 * MIB)
     throttle = Throttle(parse_bandwidth("10M", parse_size))
-    monkeypatch.setattr(rig.cache.factory, "_rate", lambda: throttle.rates().received)
+    monkeypatch.setattr(rig.cache.factory._link, "rate", lambda: throttle.rates().received)
     content = rig.open(rig.put("file", body))
     rig.store.hook = lambda method, _subject: throttle.receiving.take(MIB) if method == "get" else None
     read_part(content, body, range(0, 5 * MIB, BLOCK))
     rig.store.hook = None
     settle(content)
     assert throttle.receiving.seconds > 0.1
-    assert content._downloader._streams._piece_seconds < 0.1
+    assert rig.cache.factory._link.piece_seconds < 0.1
     assert asked(rig) <= 8 * MIB

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.halted_moves import Halt
-from support.harness import copy_live, harness, names, write
+from support.harness import ME, copy_live, harness, names, write
 from support.jobs import wait_until
 from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
@@ -50,6 +50,26 @@ def killed_while_copying(
     filesystem.rename("/d", "/e")
     assert reached.wait(20)
     return twin[0], image
+
+
+def test_a_folder_that_was_made_again_is_shown_while_listings_show_the_time_between(
+    store: LaggingStore, cache: Path
+) -> None:
+    with harness(store, cache, FOREGROUND) as filesystem:
+        filesystem.mkdir("/e", 0o755, ME)
+        wait_until(lambda: is_quiet(filesystem))
+        store.stop()
+        filesystem.rmdir("/e")
+        wait_until(lambda: is_quiet(filesystem))
+        between = dict(store._containers["box"].objects)
+        filesystem.mkdir("/e", 0o755, ME)
+        wait_until(lambda: is_quiet(filesystem))
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["d", "e"]
+        store.shown = between
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["d", "e"]
+        store.go_on()
 
 
 def test_a_file_that_was_deleted_just_before_does_not_move(store: LaggingStore, cache: Path) -> None:

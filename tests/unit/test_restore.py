@@ -19,6 +19,7 @@ from swiftfs.maintenance.restore import (
 from swiftfs.objects import History, Manifest, ObjectName, OlderName, Segment
 from swiftfs.posix.versions import stored_at_ns
 from swiftfs.store.protocol import Headers
+from swiftfs.store.trash_names import is_restored
 
 STORED = Headers("text/plain;mtime=1700000000.5;mode=0100640", {"note": "1"})
 FOLDER = Headers("application/directory")
@@ -81,7 +82,10 @@ def test_a_folder_is_as_it_was(store: MemoryStore) -> None:
     bodies = {key: body(store, key) for key in keys(store)}
     assert [key for key, content in bodies.items() if content == b"now"] == ["d/gone", "d/later", "other"]
     info = store.head(name("d/changed"))
-    assert (info.content_type, info.metadata) == (STORED.content_type, STORED.metadata)
+    assert info.content_type == STORED.content_type
+    # A mount that has stored the same bytes before must not take it for a late request of its own.
+    assert is_restored(info)
+    assert STORED.metadata.items() < info.metadata.items()
 
 
 def test_what_is_replaced_becomes_a_version(store: MemoryStore) -> None:

@@ -12,10 +12,10 @@ from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys, segments
 from swiftfs.errors import AccessDenied, StoreError
 from swiftfs.maintenance.trash import Occupied, TrashBin, TrashedFile
-from swiftfs.objects import ObjectName, ObjectVersion
+from swiftfs.objects import ObjectName, ObjectVersion, Row
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.trash_names import RESTORED
+from swiftfs.store.trash_names import RESTORED, TrashNames, parse
 
 MIB = 1024 * 1024
 LARGE = "trash=30,segment_size=1M"
@@ -211,3 +211,34 @@ def test_the_copy_stays_if_the_restored_file_is_not_there(
     with pytest.raises(StoreError):
         trash_of(store).restore(file, force=force)
     assert body(store, file.name.key) == data
+
+
+NAMED = {
+    "d/": "d/%empty",
+    "d/.": "d/%dot",
+    "%empty": "%%empty",
+    "both": "both",
+    "a%file": "a%%file",
+    ".swiftfs": "%.swiftfs",
+    "ü b": "ü b",
+}
+"""Keys with their paths in a mount."""
+
+
+@pytest.mark.parametrize("source", ["box", "box/sub", "/"])
+@pytest.mark.parametrize(("key", "path"), NAMED.items())
+def test_a_file_in_the_trash_has_the_path_of_the_mount(source: str, key: str, path: str) -> None:
+    mounted = Source.parse(source)
+    if mounted.is_account:
+        path = f"box/{path.removeprefix('%') if key == '.swiftfs' else path}"
+    entry = TrashNames(mounted, 30).entry_of(ObjectName("box", mounted.prefix + key), 1)
+    origin = parse(entry, mounted.prefix)
+    assert origin is not None
+    row = Row(entry, 1, "", "text/plain", "")
+    file = TrashedFile(ObjectName("box", entry), row, origin)
+    assert file.path(mounted) == path
+    assert file.lies_at(mounted, path)
+    assert file.lies_at(mounted, path.split("/")[0])
+    assert not file.lies_at(mounted, f"{path}/below")
+    if key == "both":  # beside a folder of that name
+        assert file.lies_at(mounted, f"{path}%file")

@@ -210,10 +210,38 @@ def test_a_walk_ends_when_its_listings_are_not_used() -> None:
     walks.notice(top)
     walks.notice(others[0])
     assert walks.notice(others[1]) == (top, FIRST_ROWS)
-    walks.record_page(set(brought))
+    walks.record_page(set(brought), None)
     assert walks.notice(others[2]) is None
     assert walks.notice(others[3]) == (top, FIRST_ROWS)
-    walks.record_page(set(brought))
+    walks.record_page(set(brought), None)
     for folder in brought[:2]:
         walks.record_use(folder)
     assert walks.notice(others[4]) == (top, 0)
+
+
+def test_the_next_page_of_a_walk_is_requested_when_a_quarter_of_the_last_one_is_used() -> None:
+    walks = WalkDetector()
+    first, second = folders("a/", "b/", "c/", "d/"), folders("p/", "q/")
+    x, y, other = folders("x/", "y/", "z/")
+    for folder in folders("", "1/", "2/"):
+        walks.notice(folder)
+    walks.record_page(set(first), x)
+    assert [walks.record_use(folder) for folder in (other, *first)] == [None, x, None, None, None]
+    walks.record_page(set(second), y)
+    # The program still reads the page before.
+    assert [walks.record_use(folder) for folder in first] == [None] * 4
+    assert walks.notice(other) == (folders("")[0], 0)
+    assert walks.record_use(second[0]) == y
+
+
+def test_a_walk_lists_each_page_once_and_the_next_one_ahead() -> None:
+    held = {f"top/{part:03d}/{file}": (FILE, b"x") for part in range(300) for file in range(10)}
+    store = store_of(held, page=1000)
+    before = len(store.requests)
+    with namespace_of(store) as namespace:
+        assert len(list(namespace.children("/"))) == 1
+        assert len(list(namespace.children("/top"))) == 300
+        for part in range(300):
+            assert len(list(namespace.children(f"/top/{part:03d}"))) == 10
+        asked = store.requests[before:]
+    assert len(asked) <= 2 + 1 + 4, asked

@@ -1,0 +1,262 @@
+"""The callbacks that both libfuse versions call alike, and what the others have in common."""
+
+# ruff: noqa: ARG002  the callbacks have libfuse's arguments
+
+import ctypes
+import errno
+import os
+from functools import partial
+from typing import Any
+
+from swiftfs.concurrency import unix_time_ns
+from swiftfs.errors import SwiftfsError, errno_of
+from swiftfs.fuse.library import Library
+from swiftfs.fuse.operations import Operations
+from swiftfs.fuse.structs import UTIME_NOW, UTIME_OMIT, answer_from_file
+from swiftfs.fuse.threads import Callers
+from swiftfs.objects import PageUse
+
+DOTS = (b".", b"..")
+"""The first names of every folder."""
+
+_NOT_OURS = (b"security.", b"system.posix_acl")
+"""Attributes that never reach the filesystem: the kernel asks for `security.capability` at every write."""
+
+ANSWER_THAT_DROPS = -errno.ESTALE
+"""Any error would do: only libfuse sees it."""
+
+_NOT_SUPPORTED = -errno.EOPNOTSUPP
+"""With this answer `ls -l` asks only once; with ENODATA it would ask again for every file."""
+
+
+class Callbacks:
+    """libfuse's callbacks, which call `operations`. A failure is an exception; None is success.
+
+    Pointers are ctypes pointers, or addresses where `Library` reads them.
+    """
+
+    def __init__(self, library: Library, operations: Operations) -> None:
+        self.library = library
+        self.operations = operations
+        self._callers = Callers(library)
+        self._getattr = operations.getattr
+        self._fgetattr = operations.fgetattr
+        self._moves = operations.moves
+        self._read = operations.read_buf
+        self._write = operations.write_buf
+        self._write_stat = library.write_stat
+        self._handle_of = library.handle_of
+
+    def stat_path(self, path: bytes, stat: int) -> None:
+        """Fill `struct stat` of a path."""
+        try:
+            attributes = self._getattr(path.decode())
+            if self._moves and self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
+                attributes = self._getattr(path.decode())
+        except OSError:
+            self._callers.missed(path)
+            raise
+        self._write_stat(stat, attributes)
+
+    def stat_handle(self, stat: int, file_info: int) -> int | None:
+        """Fill `struct stat` of an open file."""
+        if self.library.is_marked_for_drop(file_info):
+            return ANSWER_THAT_DROPS
+        self._write_stat(stat, self._fgetattr(self._handle_of(file_info)))
+        return None
+
+    def read_buf(self, path: bytes | None, target: int, size: int, offset: int, file_info: int) -> None:
+        """Answer with a range of a local file, which libfuse splices to the kernel."""
+        span = self._read(self._handle_of(file_info), offset, size)
+        if not 0 <= span.length <= size:
+            raise ValueError(f"{span.length} bytes read where {size} were asked")
+        answer_from_file(target, span.descriptor, span.position, span.length)
+
+    def write_buf(self, path: bytes | None, source: int, offset: int, file_info: int) -> int:
+        """Ask the filesystem where in a local file the data goes, and move it there."""
+        size = self.library.buffer_size(source)
+        written = self._write(
+            self._handle_of(file_info), offset, size, partial(self.library.copy_to_file, source, size)
+        )
+        if not 0 <= written <= size:
+            raise ValueError(f"{written} bytes written where {size} were given")
+        return written
+
+    def open(self, path: bytes, file_info: Any) -> None:
+        """Open a file; a handle that bypasses the kernel's pages bypasses the size of stat(2) too."""
+        info = file_info.contents
+        if is_other := self.operations.is_other_inode(path.decode()):
+            self._callers.try_again(path)
+        try:
+            info.fh = self.operations.open(path.decode(), info.flags)
+        except (SwiftfsError, OSError) as error:
+            # The kernel opens only names that it has seen, so its cache is wrong.
+            if errno_of(error) == errno.ENOENT and not is_other:
+                self._callers.try_again(path)
+            raise
+        use = self.operations.page_use(info.fh)
+        # What O_TRUNC has emptied must not be closed, which would store it.
+        if use is PageUse.LOOK_AGAIN and not is_other and not info.flags & os.O_TRUNC:
+            use = self._look_again(path, info)
+        if use is PageUse.DROP or info.flags & os.O_TRUNC:
+            self.library.mark_for_drop(file_info)
+        info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
+        self._callers.done(path)
+        self._callers.opened(path, info.fh)
+
+    def _look_again(self, path: bytes, info: Any) -> PageUse:
+        """Let the kernel open the file again, once; then open what its inode has, and return how."""
+        try:
+            self._callers.try_again(path)
+        except OSError:
+            self.operations.release(info.fh)
+            raise
+        if self.operations.is_other_inode(path.decode()):  # it was replaced since the kernel looked
+            self.operations.release(info.fh)
+            info.fh = self.operations.open(path.decode(), info.flags)
+        return self.operations.page_use(info.fh)
+
+    def create(self, path: bytes, mode: int, file_info: Any) -> None:
+        """Create and open a file."""
+        info = file_info.contents
+        info.fh = self.operations.create(path.decode(), mode, info.flags)
+        # The kernel keeps no pages, and libfuse looks up the size within the call.
+        use = self.operations.page_use(info.fh)
+        is_other = use is PageUse.LOOK_AGAIN and self.operations.is_other_inode(path.decode())
+        info.direct_io = is_other or use is PageUse.BYPASS
+        self._callers.opened(path, info.fh)
+
+    def readlink(self, path: bytes, buffer: Any, size: int) -> None:
+        """Fill the buffer with a link's target, shortened to its size, and a zero byte."""
+        target = self.operations.readlink(path.decode()).encode()
+        ctypes.memmove(buffer, target[: size - 1] + b"\0", min(len(target) + 1, size))
+
+    def mknod(self, path: bytes, mode: int, device: int) -> None:
+        """Make a file of the type in `mode`."""
+        self.operations.mknod(path.decode(), mode, device)
+
+    def mkdir(self, path: bytes, mode: int) -> None:
+        """Make a folder."""
+        self.operations.mkdir(path.decode(), mode)
+
+    def unlink(self, path: bytes) -> None:
+        """Remove a file."""
+        self.operations.unlink(path.decode())
+
+    def rmdir(self, path: bytes) -> None:
+        """Remove a folder."""
+        self.operations.rmdir(path.decode())
+
+    def symlink(self, target: bytes, path: bytes) -> None:
+        """Make `path` a symbolic link."""
+        self.operations.symlink(target.decode(), path.decode())
+
+    def link(self, old: bytes, new: bytes) -> None:
+        """Make `new` another name of a file."""
+        self.operations.link(old.decode(), new.decode())
+
+    def rename_path(self, old: bytes, new: bytes, flags: int = 0) -> None:
+        """Rename a file or folder; libfuse hides an open file in this way."""
+        if self._callers.hides(new):
+            self.operations.hide(old.decode(), new.decode())
+        else:
+            self.operations.rename(old.decode(), new.decode(), flags)
+
+    def truncate_path(self, path: bytes, length: int) -> None:
+        """Set the size of a file that need not be open."""
+        if self.operations.is_other_inode(path.decode()):
+            self._callers.try_again(path)
+        try:
+            self.operations.truncate(path.decode(), length)
+        except OSError as error:
+            # The kernel tries this once more, too.
+            if error.errno == errno.ESTALE:
+                self._callers.try_again(path)
+            raise
+        self._callers.done(path)
+
+    def set_times(self, path: bytes, times: Any) -> None:
+        """Set times; utimensat(2)'s NOW becomes the current time and OMIT becomes None."""
+        if times:
+            atime, mtime = _nanoseconds(times.contents.actime), _nanoseconds(times.contents.modtime)
+        else:
+            atime = mtime = unix_time_ns()
+        self.operations.utimens(path.decode(), atime, mtime)
+
+    def flush(self, path: bytes | None, file_info: Any) -> None:
+        """Handle a close(2)."""
+        self.operations.flush(file_info.contents.fh)
+
+    def fsync(self, path: bytes | None, data_only: int, file_info: Any) -> None:
+        """Return when a file is stored."""
+        self.operations.fsync(file_info.contents.fh, bool(data_only))
+
+    def release(self, path: bytes | None, file_info: Any) -> None:
+        """Close a handle."""
+        handle = file_info.contents.fh
+        self._callers.closed(handle)
+        self.operations.release(handle)
+
+    def fallocate(self, path: bytes | None, mode: int, offset: int, length: int, file_info: int) -> None:
+        """Reserve, zero or punch a part of an open file."""
+        self.operations.fallocate(self._handle_of(file_info), mode, offset, length)
+
+    def opendir(self, path: bytes, file_info: Any) -> None:
+        """Open a folder."""
+        file_info.contents.fh = self.operations.opendir(path.decode())
+
+    def fsyncdir(self, path: bytes | None, data_only: int, file_info: Any) -> None:
+        """Return when a folder is stored."""
+        self.operations.fsyncdir(file_info.contents.fh)
+
+    def releasedir(self, path: bytes | None, file_info: Any) -> None:
+        """Close a folder."""
+        self.operations.releasedir(file_info.contents.fh)
+
+    def statfs(self, path: bytes, buffer: Any) -> None:
+        """Fill `struct statvfs`."""
+        for name, value in self.operations.statfs(path.decode()).items():
+            setattr(buffer.contents, name, value)
+
+    def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int) -> int:
+        """Fill the buffer with an xattr, and return its size; with size 0 there is no buffer."""
+        if name.startswith(_NOT_OURS):
+            return _NOT_SUPPORTED
+        return _fill(buffer, size, self.operations.getxattr(path.decode(), name.decode()))
+
+    def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
+        """Fill the buffer with the names of xattrs, each with a zero byte behind it, as `getxattr` does."""
+        names = self.operations.listxattr(path.decode())
+        return _fill(buffer, size, "".join(f"{name}\0" for name in names).encode())
+
+    def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> int | None:
+        """Set an xattr."""
+        if name.startswith(_NOT_OURS):
+            return _NOT_SUPPORTED
+        self.operations.setxattr(path.decode(), name.decode(), ctypes.string_at(value, size), flags)
+        return None
+
+    def removexattr(self, path: bytes, name: bytes) -> int | None:
+        """Remove an xattr."""
+        if name.startswith(_NOT_OURS):
+            return _NOT_SUPPORTED
+        self.operations.removexattr(path.decode(), name.decode())
+        return None
+
+
+def _fill(buffer: Any, size: int, data: bytes) -> int:
+    if not buffer:
+        return len(data)
+    if len(data) > size:
+        return -errno.ERANGE
+    ctypes.memmove(buffer, data, len(data))
+    return len(data)
+
+
+def _nanoseconds(moment: Any) -> int | None:
+    """Return a `struct timespec` of utimensat(2) in ns since the epoch, or None for UTIME_OMIT."""
+    if moment.tv_nsec == UTIME_NOW:
+        return unix_time_ns()
+    if moment.tv_nsec == UTIME_OMIT:
+        return None
+    return int(moment.tv_sec) * 1_000_000_000 + int(moment.tv_nsec)

@@ -1,0 +1,274 @@
+"""The binding on libfuse 3, by mfusepy. Sources: `fuse.h` and `fuse_common.h` of 3.14, 3.17 and 3.18."""
+
+# ruff: noqa: ARG002  the callbacks have libfuse's arguments
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from swiftfs.errors import ConfigurationError
+from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
+from swiftfs.fuse.callbacks import DOTS
+from swiftfs.fuse.init_reply import FIRST_RIGHT, answer_init
+from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
+from swiftfs.fuse.loading import ADVICE, load_mfusepy
+from swiftfs.fuse.structs import UNKNOWN_INODE
+
+LIBRARY = Library(load_mfusepy())
+
+OTHER_STRUCTS = f"this libfuse 3 has structs of its own: {ADVICE}"
+"""The refusal of a library that is not what its version says."""
+
+REQUEST_BYTES = 524288
+"""The largest read or write request. libfuse's own, of 1 MiB, are copied.
+
+To splice one, libfuse needs a pipe for it and a header, and a pipe of more than 1 MiB is only for root
+(`/proc/sys/fs/pipe-max-size`). These take as much CPU time as spliced ones of 1,020 KiB, and are whole blocks
+of the file cache.
+"""
+
+MOST_THREADS = 1000
+"""More than there are calls at a time. libfuse 2 has no limit, libfuse 3.12 ten threads by default."""
+
+IDLE_THREADS = 10
+"""So many threads wait for calls, as those of libfuse 2; others end."""
+
+CAP_PARALLEL_DIROPS = 1 << 18
+CAP_HANDLE_KILLPRIV = 1 << 20
+
+_int, _path, _address, _offset = ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_longlong
+_size, _unsigned = ctypes.c_size_t, ctypes.c_uint
+_callback = ctypes.CFUNCTYPE
+
+Filler = ctypes.PYFUNCTYPE(_int, _address, _path, _address, _offset, _int)
+"""libfuse's `fuse_fill_dir_t`. It only copies into memory, so it is called with the GIL held."""
+
+_RETYPED = {
+    "getattr": _callback(_int, _path, _address, _address),
+    "chmod": _callback(_int, _path, LIBRARY.module.c_mode_t, _address),
+    "chown": _callback(_int, _path, LIBRARY.module.c_uid_t, LIBRARY.module.c_gid_t, _address),
+    "truncate": _callback(_int, _path, _offset, _address),
+    "utimens": _callback(_int, _path, ctypes.POINTER(LIBRARY.module.c_utimbuf), _address),
+    "readdir": _callback(_int, _path, _address, Filler, _offset, LIBRARY.file_info, _int),
+    "write_buf": _callback(_int, _path, _address, _offset, _address),
+    "read_buf": _callback(_int, _path, _address, _size, _offset, _address),
+    "fallocate": _callback(_int, _path, _int, _offset, _offset, _address),
+    "copy_file_range": _callback(
+        ctypes.c_ssize_t, _path, _address, _offset, _path, _address, _offset, _size, _int
+    ),
+    "lseek": _callback(_offset, _path, _offset, _int, _address),
+}
+
+
+class FuseOperations(ctypes.Structure):
+    """`struct fuse_operations` up to `lseek`; libfuse takes its size from the caller."""
+
+    _fields_ = [(name, _RETYPED.get(name, kind)) for name, kind in LIBRARY.module.fuse_operations._fields_]
+
+
+class _Arguments(ctypes.Structure):
+    """`struct fuse_args`."""
+
+    _fields_ = (("count", _int), ("words", ctypes.POINTER(_path)), ("allocated", _int))
+
+
+class _LoopConfig(ctypes.Structure):
+    """`struct fuse_loop_config` before libfuse 3.12."""
+
+    _fields_ = (("clone_fd", _int), ("max_idle_threads", _unsigned))
+
+
+def _versioned(name: str, version: str, result: Any, *arguments: Any) -> Any:
+    """Return a function as it was in a version of libfuse 3: later ones keep it beside newer ones."""
+    find = ctypes.CDLL(None).dlvsym
+    find.restype, find.argtypes = _address, (_address, _path, _path)
+    found = find(LIBRARY.module._libfuse._handle, name.encode(), f"FUSE_{version}".encode())
+    if not found:
+        raise ConfigurationError(OTHER_STRUCTS)
+    return _callback(result, *arguments)(found)
+
+
+_new = _versioned("fuse_new", "3.1", _address, _address, _address, _size, _address)
+_mount = LIBRARY.function("fuse_mount", _int, _address, _path)
+_unmount = LIBRARY.function("fuse_unmount", None, _address)
+_destroy = LIBRARY.function("fuse_destroy", None, _address)
+_session = LIBRARY.function("fuse_get_session", _address, _address)
+_descriptor = LIBRARY.function("fuse_session_fd", _int, _address)
+_set_handlers = LIBRARY.function("fuse_set_signal_handlers", _int, _address)
+_remove_handlers = LIBRARY.function("fuse_remove_signal_handlers", None, _address)
+_parse_connection = LIBRARY.function("fuse_parse_conn_info_opts", _address, _address)
+_apply_connection = LIBRARY.function("fuse_apply_conn_info_opts", None, _address, _address)
+_free_arguments = LIBRARY.function("fuse_opt_free_args", None, _address)
+_free = ctypes.CDLL(None).free
+_free.restype, _free.argtypes = None, (_address,)
+
+
+def _loop(mount: int) -> int:
+    """Serve with several threads; return 0, the number of the signal that ended it, or a negative errno."""
+    if LIBRARY.version < (3, 12):
+        config = _LoopConfig(clone_fd=0, max_idle_threads=IDLE_THREADS)
+        return int(
+            _versioned("fuse_loop_mt", "3.2", _int, _address, _address)(mount, ctypes.addressof(config))
+        )
+    settings = LIBRARY.function("fuse_loop_cfg_create", _address)()
+    try:
+        LIBRARY.function("fuse_loop_cfg_set_max_threads", None, _address, _unsigned)(settings, MOST_THREADS)
+        LIBRARY.function("fuse_loop_cfg_set_idle_threads", None, _address, _unsigned)(settings, IDLE_THREADS)
+        return int(_versioned("fuse_loop_mt", "3.12", _int, _address, _address)(mount, settings))
+    finally:
+        LIBRARY.function("fuse_loop_cfg_destroy", None, _address)(settings)
+
+
+class FUSE3(FUSE):
+    """A mount by libfuse 3."""
+
+    libfuse = LIBRARY
+    table_type = FuseOperations
+    file_info_at: ClassVar[Mapping[str, int]] = {"readdir": 4, "copy_file_range": 1}
+    own_options: ClassVar[Mapping[str, OptionValue]] = {
+        **SHARED_OPTIONS,
+        "max_read": REQUEST_BYTES,
+        "max_write": REQUEST_BYTES,
+        # The kernel drops pages where `Library.mark_for_drop` says so, as with libfuse 2.
+        "no_auto_inval_data": True,
+    }
+
+    def run(self, options: bytes, mountpoint: bytes, table: ctypes.Structure) -> bool:
+        """Mount, serve, unmount, by the calls of fuse_main(3)."""
+        words = (_path * 3)(b"swiftfs", b"-o", options)
+        arguments = _Arguments(len(words), words, 0)
+        unlock_stderr()
+        # Of these options fuse_new(3) would say that it does not know them.
+        self._connection_options = _parse_connection(ctypes.addressof(arguments))
+        try:
+            mount = _new(ctypes.addressof(arguments), ctypes.addressof(table), ctypes.sizeof(table), None)
+            return not mount or self._serve_on(mount, mountpoint)
+        finally:
+            _free(self._connection_options)
+            _free_arguments(ctypes.addressof(arguments))
+
+    def _serve_on(self, mount: int, mountpoint: bytes) -> bool:
+        session = _session(mount)
+        try:
+            if _mount(mount, mountpoint):
+                return True
+            try:
+                if _set_handlers(session):
+                    return True
+                self._device = _descriptor(session)
+                return _loop(mount) < 0 and not has_ended(self._device)
+            finally:
+                block_interrupt()
+                _remove_handlers(session)
+                _unmount(mount)
+        finally:
+            _destroy(mount)
+
+    def init(self, connection: Any, config: Any) -> None:
+        """Begin, after the settings for which libfuse 3 has no option."""
+        try:
+            self._set_up(connection.contents, config.contents)
+        except BaseException as error:  # noqa: BLE001  raised again where FUSE() returns
+            self.end_with(error)
+        else:
+            self.begin()
+
+    def _set_up(self, connection: Any, config: Any) -> None:
+        # It was set by an option: a struct of another layout has something else there.
+        if config.ac_attr_timeout_set != 1:
+            raise ConfigurationError(OTHER_STRUCTS)
+        _apply_connection(self._connection_options, ctypes.addressof(connection))
+        # libfuse wants the same number here as in the mount options.
+        connection.max_read = REQUEST_BYTES
+        _want(connection, CAP_PARALLEL_DIROPS, CAP_HANDLE_KILLPRIV)
+        # Our inode numbers: libfuse's own are given by path, and forgotten.
+        config.use_ino = 1
+        # With a handle no path is needed, and libfuse need not look for one.
+        config.nullpath_ok = 1
+        if self.libfuse.version < FIRST_RIGHT:
+            answer_init(self._device, connection)
+
+    def getattr(self, path: bytes | None, stat: int, file_info: int | None) -> int | None:
+        """Fill `struct stat` of a path or an open file."""
+        if file_info:
+            return self.stat_handle(stat, file_info)
+        assert path is not None
+        self.stat_path(path, stat)
+        return None
+
+    def readdir(
+        self, path: bytes | None, buffer: int, filler: Any, offset: int, file_info: Any, flags: int
+    ) -> None:
+        """Pass the entries after `offset`, with inode and type, as many as libfuse takes.
+
+        An entry's offset is how many there are up to it. With offsets libfuse keeps none of them.
+        """
+        # One image for all names: to make one for each would take longer than the call.
+        image = LIBRARY.stat(st_ino=UNKNOWN_INODE, st_mode=0o040000)
+        stat = ctypes.addressof(image)
+        for name in DOTS[offset:]:
+            offset += 1
+            filler(buffer, name, stat, offset, 0)
+        for text, attributes in self.operations.readdir(file_info.contents.fh, offset - len(DOTS)):
+            offset += 1
+            image.st_ino = attributes.inode or UNKNOWN_INODE
+            image.st_mode = attributes.mode
+            if filler(buffer, text.encode(), stat, offset, 0):
+                return
+
+    def rename(self, old: bytes, new: bytes, flags: int) -> None:
+        """Rename a file or folder; `flags` are those of renameat2(2)."""
+        self.rename_path(old, new, flags)
+
+    def copy_file_range(
+        self,
+        path_in: bytes | None,
+        file_in: int,
+        offset_in: int,
+        path_out: bytes | None,
+        file_out: int,
+        offset_out: int,
+        length: int,
+        flags: int,
+    ) -> int:
+        """Copy bytes of an open file to another; after EOPNOTSUPP the kernel reads and writes them."""
+        source, target = self._handle_of(file_in), self._handle_of(file_out)
+        return self.operations.copy_file_range(source, offset_in, target, offset_out, length, flags)
+
+    def lseek(self, path: bytes | None, offset: int, whence: int, file_info: int) -> int:
+        """Find data or a hole."""
+        return self.operations.lseek(self._handle_of(file_info), offset, whence)
+
+    def chmod(self, path: bytes | None, mode: int, file_info: int | None) -> None:
+        """Set the permission bits."""
+        self.operations.chmod(self._path(path, file_info), mode)
+
+    def chown(self, path: bytes | None, uid: int, gid: int, file_info: int | None) -> None:
+        """Set owner and group."""
+        self.operations.chown(self._path(path, file_info), uid, gid)
+
+    def truncate(self, path: bytes | None, length: int, file_info: int | None) -> None:
+        """Set the size of a file or an open file."""
+        if file_info:
+            self.operations.ftruncate(self.libfuse.handle_of(file_info), length)
+        elif path is not None:
+            self.truncate_path(path, length)
+
+    def utimens(self, path: bytes | None, times: Any, file_info: int | None) -> None:
+        """Set times."""
+        self.set_times(self._path(path, file_info).encode(), times)
+
+    def _path(self, path: bytes | None, file_info: int | None) -> str:
+        """Return the path of a call that gets a handle instead: of an ftruncate(2) that also clears bits."""
+        if path is not None:
+            return path.decode()
+        assert file_info is not None
+        return self.operations.path_of_handle(self.libfuse.handle_of(file_info))
+
+
+def _want(connection: Any, wanted: int, unwanted: int) -> None:
+    """Ask the kernel for features; from libfuse 3.17 on only `want_ext` counts."""
+    extended = hasattr(connection, "want_ext")
+    capable, want = ("capable_ext", "want_ext") if extended else ("capable", "want")
+    now = getattr(connection, want)
+    setattr(connection, want, (now | wanted & getattr(connection, capable)) & ~unwanted)

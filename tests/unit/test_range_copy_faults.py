@@ -1,0 +1,268 @@
+"""copy_file_range while requests fail, another client changes the source, or the mount is killed."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.harness import ANY_END, ME, copy_live, harness, read, sync_all, write
+from support.late_store import LateStore, look
+from support.memory_store import MemoryStore
+from support.noise import noise
+from support.range_copies import PLAIN, append, copy_range, cp, left, opened, put_slo
+from support.stored_objects import body, keys, segments, ten_minutes_later
+from swiftfs.errors import (
+    AccessDenied,
+    NoSpace,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+    TooLarge,
+    Unavailable,
+)
+from swiftfs.objects import ObjectName, ObjectVersion
+from swiftfs.store.protocol import Headers
+
+MIB = 1024 * 1024
+BIG = noise(3 * MIB + 300_007)
+LARGE, SMALL = "segment_size=1M,settle=3600", "segment_size=4M,settle=3600"
+
+pytestmark = pytest.mark.mount_options(LARGE)
+
+
+class WithoutRanges(MemoryStore):
+    """A server that copies all of an object, whatever range is asked for."""
+
+    def copy(
+        self,
+        source: ObjectName,
+        target: ObjectName,
+        *,
+        manifest_only: bool = False,
+        headers: Headers | None = None,
+        delete_at: int | None = None,
+        etag: str = "",
+        span: tuple[int, int] | None = None,  # noqa: ARG002
+    ) -> ObjectVersion:
+        return super().copy(
+            source, target, manifest_only=manifest_only, headers=headers, delete_at=delete_at, etag=etag
+        )
+
+
+def put_plain(store: MemoryStore) -> None:
+    store.put(ObjectName("box", "their"), BIG, PLAIN)
+
+
+def put_large(store: MemoryStore) -> None:
+    put_slo(store, "their", BIG, 700_000)
+
+
+@pytest.mark.store(WithoutRanges, "box")
+@pytest.mark.parametrize("make", [put_plain, put_large])
+def test_a_server_that_ignores_ranges(
+    store: MemoryStore, cache: Path, make: Callable[[MemoryStore], None]
+) -> None:
+    make(store)
+    with harness(store, cache, LARGE) as filesystem:
+        assert cp(filesystem, "/their", "/copy") == 0
+        sync_all(filesystem)
+        assert body(store, "copy") == BIG
+    assert left(store, "copy") == set()
+
+
+class Refusals:
+    """Refuses the COPY with a number, and all after it, with an error."""
+
+    def __init__(self, number: int, error: type[StoreError]) -> None:
+        self._left = number
+        self._error = error
+
+    def __call__(self, method: str, _subject: str) -> None:
+        if method == "copy":
+            self._left -= 1
+            if self._left < 0:
+                raise self._error("no")
+
+
+@pytest.mark.parametrize("error", [AccessDenied, TooLarge, NoSpace, Unavailable, NotFound])
+@pytest.mark.parametrize("number", [0, 2])
+def test_copies_that_fail_are_left_to_the_kernel(
+    store: MemoryStore, cache: Path, error: type[StoreError], number: int
+) -> None:
+    put_plain(store)
+    with harness(store, cache, LARGE) as filesystem:
+        store.hook = Refusals(number, error)
+        assert cp(filesystem, "/their", "/copy") < len(BIG)
+        assert read(filesystem, "/copy") == BIG
+        sync_all(filesystem)
+        assert body(store, "copy") == BIG
+        store.hook = None
+    ten_minutes_later(store, cache)
+    assert left(store, "copy") == set()
+
+
+@pytest.mark.parametrize("error", [AccessDenied, TooLarge, Unavailable])
+def test_the_last_copy_fails_at_first(store: MemoryStore, cache: Path, error: type[StoreError]) -> None:
+    put_plain(store)
+    with harness(store, cache, SMALL, close_error=ANY_END) as filesystem:
+        cp(filesystem, "/their", "/copy")
+        store.hook = Refusals(0, error)
+        with pytest.raises(Exception, match="no"):
+            sync_all(filesystem)
+        assert read(filesystem, "/copy") == BIG
+        store.hook = None
+        sync_all(filesystem)
+        assert body(store, "copy") == BIG
+    ten_minutes_later(store, cache)
+    assert segments(store) == set()
+
+
+def test_the_segment_is_gone_and_its_bytes_are_here(store: MemoryStore, cache: Path) -> None:
+    put_plain(store)
+    with harness(store, cache, SMALL) as filesystem:
+        cp(filesystem, "/their", "/copy")
+        assert read(filesystem, "/copy") == BIG
+        store.delete_many([ObjectName("box_segments", key) for key in segments(store)])
+        sync_all(filesystem)
+        assert body(store, "copy") == BIG
+
+
+@pytest.mark.store(LateStore, "box")
+@pytest.mark.parametrize("options", [LARGE, SMALL])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_lost_answers(store: LateStore, cache: Path, options: str, is_late: bool) -> None:
+    put_plain(store)
+    with harness(store, cache, options) as filesystem:
+        store.loses["copy", "copy/"] = 1
+        store.loses["copy", "copy"] = 1
+        if not is_late:
+            store.answers_only |= store.loses.keys()
+        cp(filesystem, "/their", "/copy")
+        sync_all(filesystem)
+        assert body(store, "copy") == BIG
+    ten_minutes_later(store, cache)
+    assert left(store, "copy") == set()
+
+
+@pytest.mark.store(LateStore, "box")
+def test_a_part_that_is_copied_too_late_is_deleted(store: LateStore, cache: Path) -> None:
+    put_plain(store)
+    with harness(store, cache, LARGE) as filesystem:
+        store.lose("copy", "copy/", 1000)
+        assert cp(filesystem, "/their", "/copy") == 0
+        store.loses.clear()
+        sync_all(filesystem)
+        assert store.lost
+        store.land()
+        assert left(store, "copy")
+        look(filesystem)
+        assert left(store, "copy") == set()
+        assert body(store, "copy") == BIG
+
+
+@pytest.mark.parametrize("options", [LARGE, SMALL])
+def test_another_version_is_never_copied(store: MemoryStore, cache: Path, options: str) -> None:
+    put_plain(store)
+    with (
+        harness(store, cache, options) as filesystem,
+        opened(filesystem, "/their", "/copy") as (source, target),
+    ):
+        store.put(ObjectName("box", "their"), BIG[::-1], PLAIN)
+        with pytest.raises(OSError) as caught:  # noqa: PT011  the errno is compared
+            copy_range(filesystem, source, target)
+        assert caught.value.errno == errno.EOPNOTSUPP
+        assert filesystem.getattr("/copy").size == 0
+    assert left(store, "copy") == set()
+
+
+def test_a_source_that_is_replaced_meanwhile(store: MemoryStore, cache: Path) -> None:
+    put_plain(store)
+    copies: list[str] = []
+
+    def replace(method: str, subject: str) -> None:
+        if method == "copy":
+            copies.append(subject)
+            if len(copies) == 3:
+                store.hook = None
+                store.put(ObjectName("box", "their"), BIG[::-1], PLAIN)
+
+    with (
+        harness(store, cache, LARGE) as filesystem,
+        opened(filesystem, "/their", "/copy") as (source, target),
+    ):
+        store.hook = replace
+        with pytest.raises(PreconditionFailed):
+            append(filesystem, source, target)
+    data = body(store, "copy")
+    assert data == BIG[: len(data)]
+    ten_minutes_later(store, cache)
+    assert left(store, "copy") == set()
+
+
+def twin_of(store: MemoryStore) -> MemoryStore:
+    """Return a store with the same objects, which no later request reaches."""
+    twin = MemoryStore(*store._containers)
+    for name, container in store._containers.items():
+        twin._containers[name].objects.update(container.objects)
+    return twin
+
+
+class Crashes:
+    """What a kill -9 before each request, and at the end, leaves: the cache folder and the store."""
+
+    def __init__(self, store: MemoryStore, cache: Path, folder: Path) -> None:
+        self._store = store
+        self._cache = cache
+        self._folder = folder
+        self.is_closed = False
+        self.left: list[tuple[Path, MemoryStore, bool]] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, _method: str = "", _subject: str = "") -> None:
+        with self._lock:
+            image = self._folder / f"image{len(self.left)}"
+            copy_live(self._cache, image)
+            self.left.append((image, twin_of(self._store), self.is_closed))
+
+
+@pytest.mark.parametrize("options", [LARGE, SMALL])
+def test_a_kill_at_each_request(store: MemoryStore, cache: Path, tmp_path: Path, options: str) -> None:
+    put_plain(store)
+    crashes = Crashes(store, cache, tmp_path)
+    with harness(store, cache, options) as filesystem:
+        filesystem.getattr("/their")
+        store.hook = crashes
+        cp(filesystem, "/their", "/copy")
+        crashes.is_closed = True
+        crashes()
+        sync_all(filesystem)
+        crashes()
+        store.hook = None
+    assert len(crashes.left) > 4
+    for image, twin, is_closed in crashes.left:
+        with harness(twin, image, options) as again:
+            sync_all(again)
+            if is_closed:
+                assert read(again, "/copy") == BIG
+        assert body(twin, "copy") == BIG if is_closed else "copy" not in keys(twin)
+        ten_minutes_later(twin, image)
+        if "box_segments" in twin.list_containers().subdirs:
+            assert left(twin, *(["copy"] if is_closed else [])) == set()
+
+
+def test_a_copy_that_is_not_closed_is_deleted(store: MemoryStore, cache: Path) -> None:
+    put_plain(store)
+    with harness(store, cache, LARGE) as filesystem:
+        write(filesystem, "/copy", b"before")
+        sync_all(filesystem)
+        source = filesystem.open("/their", os.O_RDONLY)
+        target = filesystem.create("/new", 0o644, os.O_RDWR, ME)
+        append(filesystem, source, target)
+        filesystem.unlink("/new")
+        filesystem.release(target)
+        filesystem.release(source)
+    assert segments(store) == set()
+    assert body(store, "copy") == b"before"
