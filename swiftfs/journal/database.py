@@ -323,7 +323,7 @@ class JournalDB:
             is_elsewhere = known == identity and "" not in (place, known_place) and place != known_place
             waiting = self._database.execute("SELECT count(*) FROM intents").fetchone()[0]
             if (is_elsewhere or known not in ("", identity)) and waiting:
-                account = f", account {known_place}," if is_elsewhere else ""
+                account = f", account {known_place}" if is_elsewhere else ""
                 raise ConfigurationError(
                     f"cache folder {self._folder} holds {pluralize(waiting, 'change')} not yet in "
                     f"{known}{account}: mount that again, or use another --cache-dir"

@@ -17,7 +17,7 @@ from swiftfs.maintenance.careful_copy import copy_over, copy_to_free_name
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.maintenance.trees import still_listed
 from swiftfs.objects import ObjectInfo, ObjectName, Row
-from swiftfs.paths import Source, beside_hidden, unescape, without_hidden
+from swiftfs.paths import Source, beside_hidden, escape, unescape, without_hidden
 from swiftfs.store.histories import Histories
 from swiftfs.store.paging import iter_containers, iter_pages, iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -61,11 +61,8 @@ class TrashedFile:
 
         Beside a folder of its name a mount shows it with `%file` at its end; `lies_at` knows both.
         """
-        path = source.path(self.target)
-        if path is None:  # no mount shows this name
-            return self._inside(source)
-        first, slash, rest = path[1:].partition("/")
-        return f"{beside_hidden(first)}{slash}{rest}"
+        first, *rest = map(escape, self._inside(source).split("/"))
+        return "/".join((beside_hidden(first), *rest))
 
     def lies_at(self, source: Source, path: str) -> bool:
         """Return whether it has this path in a mount of `source`, or lies below it."""
