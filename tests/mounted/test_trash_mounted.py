@@ -53,6 +53,13 @@ def listed(mount: Mount, *words: object) -> list[dict[str, str]]:
     return found
 
 
+def put_into_trash(mounted: Mount, path: Path) -> None:
+    """Store a file with the text `old` and delete it."""
+    for change in (lambda: path.write_text("old"), path.unlink):
+        change()
+        assert swiftfs("flush", mounted.path, environment=mounted.swift.environment()).returncode == 0
+
+
 @pytest.mark.usual
 @pytest.mark.mount_options("settle=2,trash=30")
 def test_removing_a_tree_costs_a_copy_a_file(mounted: Mount, connection: Connection, container: str) -> None:
@@ -177,10 +184,7 @@ def test_restoring_spares_what_the_mount_cannot_store(
 ) -> None:
     path = mounted.path / "a"
     environment = mounted.swift.environment()
-    path.write_text("old")
-    assert swiftfs("flush", mounted.path, environment=environment).returncode == 0
-    path.unlink()
-    assert swiftfs("flush", mounted.path, environment=environment).returncode == 0
+    put_into_trash(mounted, path)
     mounted.expected = ["/a is parked, because it cannot be stored", "EDQUOT"]
     mounted.swift.inject(Fault("PUT", f"/{container}/a", status=413))
     path.write_text("new")
@@ -204,11 +208,7 @@ def test_restoring_by_the_container_sees_what_a_mount_here_has(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
     path = mounted.path / "a"
-    environment = mounted.swift.environment()
-    path.write_text("old")
-    assert swiftfs("flush", mounted.path, environment=environment).returncode == 0
-    path.unlink()
-    assert swiftfs("flush", mounted.path, environment=environment).returncode == 0
+    put_into_trash(mounted, path)
     with path.open("w") as file:
         file.write("new")
         file.flush()
