@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+def pluralize(count: int, one: str, more: str = "") -> str:
+    """Return a count with its noun: `1 change`, `2,000 changes`."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
 def in_words(seconds: float) -> str:
     """Return a duration in its two largest units, such as `4 h 12 min`."""
     whole = int(seconds + 0.5)

@@ -209,7 +209,8 @@ class Usage:
 
     `metadata` holds the `X-Container-Meta-*` or `X-Account-Meta-*` headers, as in `ObjectInfo`; `modified_ns`
     is when a container was made, in ns since the epoch, 0 if the server does not say it. `storage_policy` and
-    `history` are a container's.
+    `history` are a container's. With `versioning` each change makes a version in it now; Swift then takes no
+    X-Delete-At for its objects.
     """
 
     bytes_used: int
@@ -220,6 +221,7 @@ class Usage:
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     storage_policy: str = ""
     history: History = History.NONE
+    versioning: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import json
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
 from swiftfs.cli.gc import cache_roots, find_orphans
-from swiftfs.cli.wording import complain, pluralize
+from swiftfs.cli.local_changes import mounts_here
+from swiftfs.cli.wording import complain
 from swiftfs.config.options import Options
-from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.control.snapshot import MountStatus
-from swiftfs.errors import ConfigurationError, NotFound, SwiftfsError, printable
+from swiftfs.errors import ConfigurationError, NotFound, SwiftfsError, pluralize, printable
 from swiftfs.maintenance.check import Check, Subject
 from swiftfs.maintenance.findings import Finding, Tally, Weight
 from swiftfs.maintenance.item_check import Wanted
@@ -82,7 +82,7 @@ def _check(
     *,
     orphans: bool,
 ) -> dict[str, Any]:
-    mounts = _mounts()
+    mounts = mounts_here()
 
     def is_foreign(cache: Path) -> bool:
         state = mounts.get(cache.absolute())
@@ -142,16 +142,6 @@ def _path(text: str) -> str:
     if not path or any(part in ("", ".", "..") for part in path.split("/")):
         raise ConfigurationError(f"PATH {text!r}: write it as below the mount, without . and ..")
     return path
-
-
-def _mounts() -> dict[Path, MountStatus]:
-    """Return the mounts that this user may ask, by their cache folders."""
-    found = {}
-    for mountpoint in mountpoints():
-        with suppress(ConfigurationError):  # of another user, or dead
-            state = read_state(mountpoint)
-            found[Path(state.cache_folder)] = state
-    return found
 
 
 def _waiting(one: Waiting, mount: MountStatus | None) -> Finding:

@@ -15,11 +15,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from swiftfs.cli.connection import account_options, connected
 from swiftfs.cli.gc import journals_here
-from swiftfs.cli.wording import complain, pluralize, spinner
+from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import new_pool
 from swiftfs.config.cache_dir import COPIES
 from swiftfs.config.options import Options
 from swiftfs.control.places import Place, find_place
+from swiftfs.errors import pluralize
 from swiftfs.filecache.segment_container import SegmentContainerChooser, may_hold_bytes_of
 from swiftfs.maintenance import copy_run
 from swiftfs.maintenance.copy_records import CopyRecords

@@ -15,11 +15,11 @@ import click
 from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
-from swiftfs.cli.wording import complain, pluralize, spinner
+from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import new_pool, unix_time
 from swiftfs.config.options import parse_age, parse_date
 from swiftfs.control.places import Place, find_place
-from swiftfs.errors import ConfigurationError, printable
+from swiftfs.errors import ConfigurationError, pluralize, printable
 from swiftfs.maintenance.restore import (
     PARALLEL,
     Kept,

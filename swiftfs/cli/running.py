@@ -12,10 +12,10 @@ import click
 from rich.filesize import decimal
 
 from swiftfs.attributes import PIN_ATTRIBUTE, UNPIN_ATTRIBUTE
-from swiftfs.cli.wording import KINDS, complain, counts, pluralize, spinner
+from swiftfs.cli.wording import KINDS, complain, counts, spinner
 from swiftfs.config.sources import SET_COMMAND, from_words
 from swiftfs.control.client import flush, mount_of, read_state, retry, set_options
-from swiftfs.errors import ConfigurationError, DeadMount, printable
+from swiftfs.errors import ConfigurationError, DeadMount, pluralize, printable
 from swiftfs.journal.queue_report import AWAY, QueuedChange
 
 

@@ -9,11 +9,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from swiftfs.cli.wording import KINDS, counts, pluralize
+from swiftfs.cli.wording import KINDS, counts
 from swiftfs.config.options import readable_size, show_size
 from swiftfs.config.prices import Cost, MonthCost
 from swiftfs.control.snapshot import Bounds, MountStatus, Throttling
-from swiftfs.errors import printable
+from swiftfs.errors import pluralize, printable
 from swiftfs.journal.queue_report import AWAY, QueuedChange, QueueReport
 
 MOST_ROWS = 20

@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 
 from swiftfs.attributes import STATE_ATTRIBUTE, THAW_ATTRIBUTE
-from swiftfs.cli.wording import complain, pluralize, spinner
+from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import new_pool, sleep
-from swiftfs.errors import in_words, mount_error
+from swiftfs.errors import in_words, mount_error, pluralize
 from swiftfs.objects import UNSEALED
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 60.0

@@ -12,21 +12,23 @@ import click
 from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected, container_of
-from swiftfs.cli.wording import complain, pluralize, spinner
+from swiftfs.cli.local_changes import LocalChanges
+from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import unix_time
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.places import Place
-from swiftfs.errors import ConfigurationError, SwiftfsError, printable
+from swiftfs.errors import ConfigurationError, SwiftfsError, pluralize, printable
 from swiftfs.maintenance.trash import TrashBin, TrashedFile, newest
 from swiftfs.objects import ObjectName
-from swiftfs.paths import SCHEME, Source, is_below
+from swiftfs.paths import SCHEME, Source
+from swiftfs.store.connect import ConnectedAccount
 
 Flags = Mapping[str, Any]
 
 
 def run_list(source: str, paths: tuple[str, ...], flags: Flags, *, as_json: bool) -> None:
     """Print the files in the trash at or below the paths, or all."""
-    with _opened(source, flags) as (found, trash):
+    with _opened(source, flags) as (found, trash, _):
         files = list(_chosen(trash.files(), found, paths))
     if as_json:
         click.echo(json.dumps([_values(one, found) for one in files], indent=2))
@@ -38,10 +40,17 @@ def run_list(source: str, paths: tuple[str, ...], flags: Flags, *, as_json: bool
 
 def run_restore(source: str, paths: tuple[str, ...], flags: Flags, *, force: bool, as_json: bool) -> None:
     """Put back the last deleted file of each name at or below the paths; exit with 1 if one fails."""
-    with _opened(source, flags) as (found, trash):
+    with _opened(source, flags) as (found, trash, account):
+        changes = LocalChanges(account_options(flags), found, account.label)
+
+        def restore(file: TrashedFile) -> None:
+            # A mount would store it over the restored file, whose copy in the trash is gone then.
+            changes.check(file.target, file.path(found))
+            trash.restore(file, force=force)
+
         files, missing = _wanted(trash, found, paths)
         with spinner("restoring") as show:
-            failed = _each(files, found, lambda one: trash.restore(one, force=force), show)
+            failed = _each(files, found, restore, show)
     failed |= dict.fromkeys(missing, "nothing of that name is in the trash")
     _report("restored", [one for one in files if one.path(found) not in failed], failed, found, as_json)
 
@@ -49,7 +58,7 @@ def run_restore(source: str, paths: tuple[str, ...], flags: Flags, *, force: boo
 def run_empty(source: str, paths: tuple[str, ...], flags: Flags, *, age: int, as_json: bool) -> None:
     """Delete the files at or below the paths, or all, that were deleted at least `age` seconds ago."""
     latest = datetime.fromtimestamp(unix_time(), timezone.utc) - timedelta(seconds=age)
-    with _opened(source, flags) as (found, trash), spinner("deleting"):
+    with _opened(source, flags) as (found, trash, _), spinner("deleting"):
         files = [one for one in _chosen(trash.files(), found, paths) if one.origin.deleted <= latest]
         failures = trash.delete(files)
     failed = {one.entry(found): str(failures.pop(one.name)) for one in files if one.name in failures}
@@ -58,18 +67,18 @@ def run_empty(source: str, paths: tuple[str, ...], flags: Flags, *, age: int, as
 
 
 @contextmanager
-def _opened(text: str, flags: Flags) -> Iterator[tuple[Source, TrashBin]]:
+def _opened(text: str, flags: Flags) -> Iterator[tuple[Source, TrashBin, ConnectedAccount]]:
     """Provide the trash of a source, or of the mount at a path, which shows changes at the end at once."""
     mount = _mount(text) if _is_path(text) else None
     source = Source.parse(mount.mount.source if mount is not None and mount.mount is not None else text)
     with connected(account_options(flags)) as account, container_of(source.container):
         if mount is None:
-            yield source, TrashBin(account.store, source)
+            yield source, TrashBin(account.store, source), account
             return
         mount.check_account(account.label, account.place)
-        with suppress(ConfigurationError):  # a deletion that waits; what is parked must not stop this
+        with suppress(ConfigurationError):  # what else is parked must not stop this: see `LocalChanges`
             mount.flush()
-        yield source, TrashBin(account.store, source)
+        yield source, TrashBin(account.store, source), account
         mount.refresh()
 
 
@@ -94,7 +103,7 @@ def _chosen(files: Iterable[TrashedFile], source: Source, paths: Iterable[str]) 
 
 
 def _fits(file: TrashedFile, source: Source, path: str) -> bool:
-    return path == file.entry(source) or is_below("/" + file.path(source), "/" + path)
+    return path == file.entry(source) or file.lies_at(source, path)
 
 
 def _plain(path: str) -> str:

@@ -13,9 +13,10 @@ import click
 from rich.filesize import decimal
 
 from swiftfs.attributes import PINNED_ATTRIBUTE, REFRESH_ATTRIBUTE
-from swiftfs.cli.wording import complain, pluralize, spinner
+from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import Event, new_event, new_pool
 from swiftfs.control.client import mount_of, read_state
+from swiftfs.errors import pluralize
 from swiftfs.objects import CacheUse
 
 PARALLEL = 8

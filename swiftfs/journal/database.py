@@ -22,7 +22,7 @@ from cachetools import LRUCache
 
 from swiftfs.concurrency import Rank, new_lock, unix_time_ns
 from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_RESERVE, LATE, LOST, new_file
-from swiftfs.errors import ConfigurationError, os_error
+from swiftfs.errors import ConfigurationError, os_error, pluralize
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.codec import Unreadable, decode
@@ -323,10 +323,10 @@ class JournalDB:
             is_elsewhere = known == identity and "" not in (place, known_place) and place != known_place
             waiting = self._database.execute("SELECT count(*) FROM intents").fetchone()[0]
             if (is_elsewhere or known not in ("", identity)) and waiting:
-                account = f", account {known_place}," if is_elsewhere else ""
+                account = f", account {known_place}" if is_elsewhere else ""
                 raise ConfigurationError(
-                    f"cache folder {self._folder} holds {waiting} changes that are not in "
-                    f"{known}{account} yet: mount that again, or use another --cache-dir"
+                    f"cache folder {self._folder} holds {pluralize(waiting, 'change')} not yet in "
+                    f"{known}{account}: mount that again, or use another --cache-dir"
                 )
             if is_elsewhere or known not in ("", identity):
                 # They were about objects of another source.

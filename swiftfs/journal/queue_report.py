@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from swiftfs.errors import pluralize
+
 MOST_BYTES = 60_000
 """Limit of a report in JSON: the value of an extended attribute has at most 64 KiB (xattr(7))."""
 
@@ -84,7 +86,8 @@ class QueueReport:
         why = AWAY if self.away else "they could not be stored"
         if first is not None:
             why = f"the first is {first.path}: {first.reason}"
-        return f"{self.unflushed} changes are not stored yet: {why}"
+        changes = pluralize(self.unflushed, "change is", "changes are")
+        return f"{changes} not stored yet: {why}"
 
     def to_json(self) -> str:
         """Return it as JSON of at most `MOST_BYTES`, with as many changes as fit."""

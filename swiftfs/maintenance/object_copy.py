@@ -37,6 +37,7 @@ from swiftfs.journal.shared_copies import SegmentChanged, headers_of_copy, renam
 from swiftfs.maintenance.copy_records import CopyRecord, CopyRecords, Unfinished
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
+from swiftfs.store.histories import Histories
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_dlo_segments, iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -166,6 +167,7 @@ class ObjectCopier:
         self._segments = segments
         self._options = options
         self._on_bytes = on_bytes
+        self._histories = Histories(store)
 
     def copy(self, transfer: Transfer) -> bool:
         """Copy; return False if the target was the same already, or must stay. Raise the store's errors.
@@ -301,7 +303,7 @@ class ObjectCopier:
         """Copy the segments and then the manifest; `record` is there until the target names them."""
         unfinished, stored = self._resume(transfer.target, info.version, record)
         try:
-            headers = self._segment_headers(info)
+            headers = self._segment_headers(info, transfer.target)
             copied = self._copy_segments(manifest, unfinished.prefix, stored, headers)
         except SegmentChanged:
             self._discard(unfinished.prefix)
@@ -318,12 +320,15 @@ class ObjectCopier:
         record.remove()
         self._replaced.replaced(transfer.target, segments, is_slo=is_slo)
 
-    def _segment_headers(self, info: ObjectInfo) -> Headers:
+    def _segment_headers(self, info: ObjectInfo, target: ObjectName) -> Headers:
         """Return the headers of the segments of a copy, whatever those of the source's segments are.
 
-        They must not stay longer than the object, as they would be left behind, nor end before it.
+        They must not stay longer than the object, as they would be left behind, nor end before it: in a
+        container with versioning it gets no X-Delete-At.
         """
         expiry = info.preserved_headers.get("X-Delete-At", "") if self._options.expiry else ""
+        if expiry and self._histories.is_versioned(target.container):
+            expiry = ""
         return Headers(SEGMENT_TYPE, {}, {"X-Delete-At": expiry} if expiry else {})
 
     def _resume(

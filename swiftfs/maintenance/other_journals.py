@@ -3,6 +3,7 @@
 Mounts may have them open meanwhile.
 """
 
+import math
 import os
 import sqlite3
 import tempfile
@@ -23,8 +24,8 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Source
 from swiftfs.sqlite import is_empty, migrate
 
-FRESH_SECONDS = 10.0
-"""How long what was read of the journals is used: to read one with 100,000 changes takes seconds."""
+REST = 10
+"""The pause between reads of the journals, in times of a read: one with 100,000 changes takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +47,23 @@ class PendingNames:
         self._roots = roots
         self._source = source
         self._is_foreign = is_foreign
-        self._names: set[ObjectName] = set()
-        self._folders: set[ObjectName] = set()
+        # The cache folders of the changes, by the names that they are about.
+        self._names: dict[ObjectName, Path] = {}
+        self._folders: dict[ObjectName, Path] = {}
         self._above: set[ObjectName] = set()
-        self._read_at = -FRESH_SECONDS
+        self._read_again_at = -math.inf
 
     def read(self) -> list[Waiting]:
         """Read the journals; return where changes wait. Raise `ConfigurationError` if one cannot be read."""
         found = []
+        began = monotonic()
         for journal in self._journals():
             about = [one for one in _operations(journal) if self._concerns(one)]
             if about and not self._is_foreign(journal.parent):
                 found.append(Waiting(journal.parent, len(about)))
-                self._add(about)
-        self._read_at = monotonic()
+                self._add(about, journal.parent)
+        now = monotonic()
+        self._read_again_at = now + REST * (now - began)
         return found
 
     def covers(self, name: ObjectName) -> bool:
@@ -67,19 +71,22 @@ class PendingNames:
 
         The key of a folder ends in a slash.
         """
-        if monotonic() - self._read_at > FRESH_SECONDS:
+        return self.cache_of(name) is not None or name in self._above
+
+    def cache_of(self, name: ObjectName) -> Path | None:
+        """Return in which cache folder a change waits of an object or folder, or of a folder above it."""
+        if monotonic() > self._read_again_at:
             self.read()
         plain = ObjectName(name.container, name.key.removesuffix("/"))
-        return (
-            not self._names.isdisjoint((name, plain))
-            or name in self._above
-            or any(_is_below(name, folder) for folder in self._folders)
-        )
+        found = self._names.get(name) or self._names.get(plain)
+        if found is not None:
+            return found
+        return next((cache for folder, cache in self._folders.items() if _is_below(name, folder)), None)
 
-    def _add(self, operations: Iterable[Operation]) -> None:
+    def _add(self, operations: Iterable[Operation], cache: Path) -> None:
         for one in operations:
-            self._names.update(names_of(one))
-            self._folders.update(_folders_of(one))
+            self._names.update(dict.fromkeys(names_of(one), cache))
+            self._folders.update(dict.fromkeys(_folders_of(one), cache))
             for name in names_of(one):
                 self._above.update(ObjectName(name.container, folder) for folder in folders_above(name.key))
 
@@ -91,8 +98,8 @@ class PendingNames:
         )
 
     def _journals(self) -> Iterator[Path]:
-        for root in dict.fromkeys(self._roots):
-            yield from (journal for journal in _journals(root) if os.access(journal, os.R_OK))
+        found = (journal for root in self._roots for journal in _journals(root))
+        yield from (journal for journal in dict.fromkeys(found) if os.access(journal, os.R_OK))
 
 
 def _operations(journal: Path) -> list[Operation]:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from swiftfs.concurrency import Executor, new_pool, unix_time_ns
-from swiftfs.errors import BadRequest, ConfigurationError, NotFound, StoreError
+from swiftfs.errors import AlreadyExists, BadRequest, ConfigurationError, NotFound, StoreError
 from swiftfs.filecache.segment_container import is_segment_of
 from swiftfs.journal.kept_segments import KeptSegments
+from swiftfs.maintenance.careful_copy import copy_over, copy_to_free_name
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.maintenance.trees import still_listed
 from swiftfs.objects import ObjectInfo, ObjectName, Row
-from swiftfs.paths import Source
+from swiftfs.paths import Source, beside_hidden, escape, unescape, without_hidden
 from swiftfs.store.histories import Histories
 from swiftfs.store.paging import iter_containers, iter_pages, iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -56,7 +57,21 @@ class TrashedFile:
         return ObjectName(self.name.container, self.origin.key)
 
     def path(self, source: Source) -> str:
-        """Return its path in a mount of `source`, without the first slash."""
+        """Return its path in a mount of `source`, without the first slash.
+
+        Beside a folder of its name a mount shows it with `%file` at its end; `lies_at` knows both.
+        """
+        first, *rest = map(escape, self._inside(source).split("/"))
+        return "/".join((beside_hidden(first), *rest))
+
+    def lies_at(self, source: Source, path: str) -> bool:
+        """Return whether it has this path in a mount of `source`, or lies below it."""
+        components = [unescape(name) for name in without_hidden(f"/{path}")[1:].split("/")]
+        inside, wanted = self._inside(source), "/".join(component for component, _ in components)
+        is_beside_folder = components[-1][1]
+        return inside == wanted or (not is_beside_folder and inside.startswith(wanted + "/"))
+
+    def _inside(self, source: Source) -> str:
         inside = self.origin.key.removeprefix(source.prefix)
         return f"{self.name.container}/{inside}" if source.is_account else inside
 
@@ -91,8 +106,9 @@ class TrashBin:
     def restore(self, file: TrashedFile, *, force: bool = False) -> None:
         """Put a file back under its old name, with all it had; the copy in the trash is deleted.
 
-        Raise `Occupied` if there is a file, unless `force`: then that goes into the trash. Raise `NotFound`
-        if Swift has deleted the copy, and `StoreError`; the copy then stays.
+        Raise `Occupied` if there is a file, unless `force`: then that goes into the trash. Raise it too if
+        another client has stored one meanwhile. Raise `NotFound` if Swift has deleted the copy, and
+        `StoreError`; the copy then stays.
         """
         info = self._store.head(file.name)
         current = self._current(file.target)
@@ -104,18 +120,30 @@ class TrashBin:
         before, plain = Headers.of(info), _without_marks(info)
         # First: from now on the copy neither ends by itself nor takes the segments along.
         self._store.post(file.name, plain)
-        kept = None
         try:
-            kept = self._keep(current) if current is not None else None
-            self._store.copy(file.name, file.target, manifest_only=True)
+            kept = self._place(info, file.target, plain, current)
         except StoreError as error:
             if not error.may_land:
                 with suppress(StoreError):
                     self._store.post(file.name, before)
+            if isinstance(error, AlreadyExists):
+                text = "another client has stored a file meanwhile, which stays"
+                raise Occupied(f"{file.path(self._source)}: {text}") from None
             raise
         if kept is not None:
             self._give_segments(kept)
         self._store.delete(file.name)
+
+    def _place(
+        self, info: ObjectInfo, target: ObjectName, headers: Headers, current: ObjectInfo | None
+    ) -> ObjectName | None:
+        """Store the file at `target`; return the copy of what it replaces there."""
+        if current is None:
+            copy_to_free_name(self._store, info, target, headers)
+            return None
+        kept = self._keep(current)
+        copy_over(self._store, info, target, current)
+        return kept
 
     def delete(self, files: Iterable[TrashedFile]) -> dict[ObjectName, StoreError]:
         """Delete files of the trash with their segments; return the failures."""

@@ -76,6 +76,8 @@ class AttributeOps:
         self._files = files
         self._changes = changes
         self._inodes = services.inodes
+        self._source = services.source
+        self._histories = services.histories
         self._times = services.times
         # Other processes ask the mount by xattrs of its root.
         self._answers: Mapping[str, Callable[[], object]] = {
@@ -207,6 +209,8 @@ class AttributeOps:
         """Let Swift delete a file at `moment`, never if it is empty; raise `OSError` as setxattr(2) does."""
         meta = self._meta(path)
         if self._is_folder(path):
+            raise os_error(errno.EOPNOTSUPP, path)
+        if moment and self._histories.is_versioned(self._source.object(path).container):
             raise os_error(errno.EOPNOTSUPP, path)
         if flags & XATTR_CREATE and meta.delete_at:
             raise os_error(errno.EEXIST, path)

@@ -167,7 +167,8 @@ class FileSystem:
 
     def _learn_history(self, usage: Usage) -> None:
         if container := self._services.source.container:
-            self._services.histories.learn(container, usage.history)
+            histories = self._services.histories
+            histories.learn(container, usage.history, versioning=usage.versioning)
 
     def _recover(self) -> None:
         records, self._records = deque(self._records), ()  # there may be 100,000

@@ -123,6 +123,12 @@ class WriteBack:
             self._journal.was_closed(deletion.seq)
         self._services.file_cache.release(file.cached_file)
 
+    def _expiry_of(self, file: OpenFile) -> str:
+        """Return the X-Delete-At that the rules give a file; none where Swift would ignore it."""
+        if self._services.histories.known_versioned(file.name.container):
+            return ""
+        return self._expiry.moment(file.path)
+
     def hand_in(self, file: OpenFile) -> None:
         """Hand in the file as it is now; its lock is held. Raise `OSError` if the disk refuses the record."""
         if file.foreign_headers_unknown and file.cached_file.last_get_info is not None:
@@ -132,7 +138,7 @@ class WriteBack:
         # An earlier file of this name may still be read by its handles: its deletion must come before this
         # upload.
         self.free_name(file.name)
-        operation = file.put(self._expiry.moment(file.path))
+        operation = file.put(self._expiry_of(file))
         entry = unstored_entry(
             file.path,
             file.name,

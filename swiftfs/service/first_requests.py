@@ -134,6 +134,12 @@ def begin(
         raise _failure(error, request, account.label) from None
     if request.refused:
         log.info("%s is mounted read-only: %s may not write there", request.source, account.label, extra=TOLD)
+    if request.options.expire and filesystem.services.histories.known_versioned(request.source.container):
+        log.warning(
+            "%s: no file expires by the rules of 'expire': Swift takes no X-Delete-At in a container with "
+            "versioning",
+            request.source,
+        )
     if not request.options.create and _is_empty_prefix(filesystem, request, account):
         log.info("%s is mounted, but empty: its name may be a typo", request.source, extra=TOLD)
 

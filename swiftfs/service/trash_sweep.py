@@ -6,7 +6,7 @@ Swift deletes plain objects by itself. It would delete only the manifests of lar
 import logging
 
 from swiftfs.concurrency import new_event, new_thread, unix_time_ns
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import Offline, SwiftfsError
 from swiftfs.maintenance.trash import TrashBin, sweep
 from swiftfs.posix.filesystem import FileSystem
 
@@ -54,6 +54,9 @@ class TrashSweep:
         now = unix_time_ns()
         try:
             count, failed = sweep(self._bin, self._days, lambda: now)
+        except Offline as error:  # the log has said that the server is away
+            log.debug("the trash: %s", error)
+            return False
         except SwiftfsError as error:
             if not self._stopping.is_set():
                 log.warning("the trash could not be emptied, and is tried again in an hour: %s", error)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import suppress
 
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import NotFound, StoreError
@@ -20,22 +21,39 @@ class Histories:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._known: dict[str, tuple[float, History]] = {}
+        self._versioned: set[str] = set()
 
-    def learn(self, container: str, history: History) -> None:
+    def learn(self, container: str, history: History, *, versioning: bool = False) -> None:
         """Record what an answer has said about a container."""
         self._known[container] = monotonic(), history
+        if versioning:
+            self._versioned.add(container)
+        else:
+            self._versioned.discard(container)
 
     def of(self, container: str) -> History:
         """Return whether a container keeps older versions; raise `StoreError` if Swift does not say it."""
         since, history = self._known.get(container, (-math.inf, History.NONE))
         if monotonic() - since < FRESH_SECONDS:
             return history
-        try:
-            history = self._store.container_usage(container).history
-        except NotFound:
-            history = History.NONE
-        self.learn(container, history)
+        usage = None
+        with suppress(NotFound):
+            usage = self._store.container_usage(container)
+        history = usage.history if usage is not None else History.NONE
+        self.learn(container, history, versioning=usage is not None and usage.versioning)
         return history
+
+    def known_versioned(self, container: str) -> bool:
+        """Return whether each change makes a version in a container, as the last answer said; ask nothing."""
+        return container in self._versioned
+
+    def is_versioned(self, container: str) -> bool:
+        """Return the same, asked for once a minute; where Swift does not say it, as it was known before."""
+        try:
+            self.of(container)
+        except StoreError as error:
+            log.info("cannot find out whether %s keeps older versions: %s", container, error)
+        return self.known_versioned(container)
 
     def may_have_versions(self, container: str) -> bool:
         """Return whether older versions of objects may exist: also where Swift does not say it."""

@@ -46,6 +46,7 @@ from swiftfs.store.request import WORK_SECONDS, Reading, Request, quoted_path
 from swiftfs.store.server_load import ServerLoad
 from swiftfs.store.throttle import Throttle, busy_time
 from swiftfs.store.transport import Answer, Counters, Transport
+from swiftfs.store.unproved_copies import proved_copy
 from swiftfs.store.wire.info import (
     CONTAINER_META,
     INFO_BYTES,
@@ -405,7 +406,10 @@ class SwiftStore:
             if not etag or self.head(source).version.etag != etag:
                 raise
             return self._copy_unmatched(request, source, target, etag, is_part=span is not None)
-        return ObjectVersion(target, etag_of(answer))
+        stored = etag_of(answer) or proved_copy(
+            self.head, source, target, manifest_only=manifest_only, span=span
+        )
+        return ObjectVersion(target, stored)
 
     def _copy_unmatched(
         self, request: Request, source: ObjectName, target: ObjectName, etag: str, *, is_part: bool

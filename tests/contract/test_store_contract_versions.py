@@ -231,3 +231,17 @@ def test_a_conditional_copy(versioned_store: ObjectStore, versioned_box: str) ->
     with pytest.raises(PreconditionFailed):
         versioned_store.copy(name, target, etag=etag)
     assert read(versioned_store, target)[0] == b"bytes"
+
+
+def test_swift_takes_no_expiry_where_it_keeps_versions(
+    request: pytest.FixtureRequest, versioned_store: ObjectStore, versioned_box: str
+) -> None:
+    headers = Headers(MODE, {}, {"X-Delete-At": "9999999999"})
+    for enabled in (True, False):
+        set_versioning(request, versioned_store, versioned_box, enabled=enabled)
+        assert versioned_store.container_usage(versioned_box).versioning is enabled
+        for name in (ObjectName(versioned_box, f"{how}-{enabled}") for how in ("put", "post")):
+            versioned_store.put(name, b"data", headers if name.key.startswith("put") else Headers(MODE))
+            if name.key.startswith("post"):
+                versioned_store.post(name, headers)
+            assert bool(versioned_store.head(name).preserved_headers) is not enabled

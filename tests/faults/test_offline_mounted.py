@@ -132,3 +132,12 @@ def test_a_wrong_key_is_not_offline(server: SwiftServer, mount: Mount) -> None:
         assert "wrong" in fails(mount, server)
     finally:
         server.key = right
+
+
+def test_a_trash_that_cannot_be_emptied_offline_is_no_news(server: SwiftServer, mount: Mount) -> None:
+    server.kill()
+    mount.options += ",trash=30,debug"
+    mount.start()
+    assert is_offline(mount)
+    wait_until(lambda: "the trash: the server is away" in mount.log.read_text())
+    assert "could not be emptied" not in mount.log.read_text()

@@ -130,6 +130,25 @@ def test_what_swift_accepts_but_does_not_store_is_sent_again(
     assert read(plain, new)[0] == b"content"
 
 
+@pytest.mark.parametrize("status", [200, 201])
+def test_a_copy_that_is_only_said_to_be_made_is_an_error(
+    plain: SwiftStore, patient: RetryingStore, swift: SwiftServer, name: ObjectName, status: int
+) -> None:
+    new = replace(name, key="new")
+    for text in (b"", b"other content"):  # nothing, and what was there before
+        if text:
+            plain.put(new, text, TEXT)
+        swift.inject(Fault("COPY", name.container, status=status, times=1))
+        with pytest.raises(Corrupt, match="the server says that it is done") as caught:
+            plain.copy(name, new, manifest_only=True)
+        assert caught.value.may_land
+    swift.inject(Fault("COPY", name.container, status=status, times=1))
+    assert patient.copy(name, new).etag == md5(b"content")  # made again
+    swift.inject(Fault("COPY", name.container, status=status, after=True, times=1))
+    assert plain.copy(name, new).etag == md5(b"content")
+    assert methods_seen(swift, name)[-3:] == [("COPY", status), ("HEAD", 200), ("HEAD", 200)]
+
+
 def test_copy_413_is_too_large_unless_it_names_a_quota(
     plain: SwiftStore, swift: SwiftServer, name: ObjectName
 ) -> None:

@@ -53,6 +53,13 @@ def listed(mount: Mount, *words: object) -> list[dict[str, str]]:
     return found
 
 
+def put_into_trash(mounted: Mount, path: Path) -> None:
+    """Store a file with the text `old` and delete it."""
+    for change in (lambda: path.write_text("old"), path.unlink):
+        change()
+        assert swiftfs("flush", mounted.path, environment=mounted.swift.environment()).returncode == 0
+
+
 @pytest.mark.usual
 @pytest.mark.mount_options("settle=2,trash=30")
 def test_removing_a_tree_costs_a_copy_a_file(mounted: Mount, connection: Connection, container: str) -> None:
@@ -168,6 +175,53 @@ def test_a_mount_point_may_be_named_without_a_slash(mounted: Mount) -> None:
     done = subprocess.run(words, cwd=mounted.path.parent, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b"restored 1 file\n"), done.stderr
     assert (mounted.path / "a").read_text() == "one"
+
+
+@pytest.mark.mount_options("trash=30,settle=2")
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["plain", "force"])
+def test_restoring_spares_what_the_mount_cannot_store(
+    mounted: Mount, connection: Connection, container: str, force: tuple[str, ...]
+) -> None:
+    path = mounted.path / "a"
+    environment = mounted.swift.environment()
+    put_into_trash(mounted, path)
+    mounted.expected = ["/a is parked, because it cannot be stored", "EDQUOT"]
+    mounted.swift.inject(Fault("PUT", f"/{container}/a", status=413))
+    path.write_text("new")
+    assert swiftfs("flush", mounted.path, environment=environment).returncode == 1
+    for source in (mounted.path, container):
+        refused = trash(mounted, "restore", source, "a", *force)
+        assert (refused.returncode, refused.stdout) == (1, "restored 0 files\n"), refused
+        assert f"swiftfs: a: a change of it is not in Swift yet, but in the mount at {mounted.path}" in (
+            refused.stderr
+        )
+    mounted.swift.clear_faults()
+    assert swiftfs("retry", mounted.path, environment=environment).returncode == 0
+    assert swiftfs("flush", mounted.path, environment=environment).returncode == 0
+    assert connection.get_object(container, "a")[1] == b"new"
+    (key,) = (key for key in keys(connection, container) if key != "a")
+    assert connection.get_object(container, key)[1] == b"old"
+
+
+@pytest.mark.mount_options("trash=30,settle=600")
+def test_restoring_by_the_container_sees_what_a_mount_here_has(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    path = mounted.path / "a"
+    put_into_trash(mounted, path)
+    with path.open("w") as file:
+        file.write("new")
+        file.flush()
+        refused = trash(mounted, "restore", container, "a", "--force")
+        assert refused.stderr == f"swiftfs: a: it is open and being written in the mount at {mounted.path}\n"
+    refused = trash(mounted, "restore", container, "a", "--force")
+    assert (refused.returncode, refused.stdout) == (1, "restored 0 files\n"), refused
+    assert f"not in Swift yet, but in the mount at {mounted.path}" in refused.stderr
+    assert keys(connection, container) != []
+    forced = trash(mounted, "restore", mounted.path, "a", "--force")  # stores it first
+    assert (forced.returncode, path.read_text()) == (0, "old"), forced
+    (key,) = (key for key in keys(connection, container) if key != "a")
+    assert connection.get_object(container, key)[1] == b"new"
 
 
 @pytest.mark.mount_options("trash=30,settle=2")

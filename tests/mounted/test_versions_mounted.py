@@ -291,3 +291,13 @@ def test_copies_within_such_a_container(
         mounted.remount()
         assert (mounted.path / "d" / "large").read_bytes() == data
         assert (mounted.path / "d" / "small").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.mount_options("expire=/=90d")
+def test_a_mount_says_that_nothing_expires(mounted: Mount) -> None:
+    said = "no file expires by the rules of 'expire'"
+    mounted.expected = [said]
+    (mounted.path / "file").write_text("data")
+    with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
+        os.setxattr(mounted.path / "file", "swift.delete_at", b"+1d")
+    assert mounted.log.read_text().count(said) == 1

@@ -58,6 +58,7 @@ class Container:
     def store(self, key: str, found: StoredObject) -> None:
         """Store an object, and keep what was there before."""
         self._keep_unversioned(key)
+        found = self._without_expiry(found)
         self.objects[key] = found
         self.changed.discard(key)
         if self.is_versioned:
@@ -73,10 +74,19 @@ class Container:
     def replace(self, key: str, found: StoredObject) -> None:
         """Give an object other headers, which makes no new version."""
         kept = self.versions.get(key)
+        found = self._without_expiry(found)
         if kept and kept[-1][1] is self.objects[key]:
             kept[-1] = kept[-1][0], found
         self.objects[key] = found
         self.changed.add(key)
+
+    def _without_expiry(self, found: StoredObject) -> StoredObject:
+        """Return the object as it is stored: with versioning Swift takes no X-Delete-At."""
+        if not self.is_versioned:
+            return found
+        headers = found.headers.preserved_headers
+        kept = {name: value for name, value in headers.items() if name != "X-Delete-At"}
+        return replace(found, headers=replace(found.headers, preserved_headers=kept))
 
     def is_stripped(self, key: str) -> bool:
         """Return whether a listing shows an object without the parameters of its Content-Type."""

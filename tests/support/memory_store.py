@@ -437,6 +437,7 @@ class MemoryStore:
             container.quota_objects,
             metadata=dict(container.metadata),
             history=container.history,
+            versioning=container.is_versioned,
         )
 
 

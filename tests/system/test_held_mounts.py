@@ -106,7 +106,7 @@ def test_unstored_changes_are_reported_though_the_mount_is_held(
         swift.inject(Fault("PUT", "/file", status=403))
         result = swiftfs("umount", mounted.path)
         assert result.returncode == 1
-        assert "1 changes are not stored yet: the first is /file: " in result.stderr
+        assert "1 change is not stored yet: the first is /file: " in result.stderr
         assert "403" in result.stderr
         swift.clear_faults()
     ends(mounted)

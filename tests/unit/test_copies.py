@@ -10,7 +10,7 @@ from support.copies import Copies, keys, put, put_large, sent
 from support.memory_store import MemoryStore
 from support.stores import MODE, TEXT, read
 from swiftfs.errors import ConfigurationError, StoreError, Unavailable
-from swiftfs.objects import DIRECTORY_TYPE, Limits, Manifest, ObjectName
+from swiftfs.objects import DIRECTORY_TYPE, History, Limits, Manifest, ObjectName
 from swiftfs.store.protocol import Headers
 
 pytestmark = pytest.mark.store(MemoryStore, "box", "other")
@@ -360,6 +360,16 @@ def test_the_segments_of_a_copy_expire_with_it(store: MemoryStore, cp: Copies) -
     assert cp("box/film", "other/film").copied == 1
     names = [copy, *(segment.name for segment in store.manifest(copy).segments)]
     assert [dict(store.head(name).preserved_headers) for name in names] == [{"X-Delete-At": "9999999999"}] * 3
+
+
+def test_the_segments_of_a_copy_stay_where_swift_takes_no_expiry(store: MemoryStore, cp: Copies) -> None:
+    put_large(store, "box/film")
+    film, copy = ObjectName("box", "film"), ObjectName("other", "film")
+    store.post(film, replace(Headers.of(store.head(film)), preserved_headers={"X-Delete-At": "9999999999"}))
+    store.set_history("other", History.KEPT)
+    assert cp("box/film", "other/film").copied == 1
+    names = [copy, *(segment.name for segment in store.manifest(copy).segments)]
+    assert [dict(store.head(name).preserved_headers) for name in names] == [{}] * 3
 
 
 def test_the_segments_of_a_copy_that_stays_do_not_expire(store: MemoryStore, cp: Copies) -> None:

@@ -23,7 +23,7 @@ from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.operations import PutFile, SetAttributes
-from swiftfs.objects import ObjectName
+from swiftfs.objects import History, ObjectName
 from swiftfs.posix.expiry import ExpiryRules, parse_moment, show_moment
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.object_meta import ObjectMeta
@@ -309,3 +309,26 @@ def test_merged_changes_remember_that_segments_must_follow(
     assert isinstance(one, PutFile | SetAttributes)
     assert one.expiry_changed
     assert encode(decode(encode(one))) == encode(one)
+
+
+def test_nothing_expires_in_a_container_with_versioning(store: MemoryStore, tmp_path: Path) -> None:
+    store.set_history("box", History.KEPT)
+    with harness(store, tmp_path, "expire=logs/=90d,segment_size=1M") as filesystem:
+        filesystem.mkdir("/logs", 0o755, ME)
+        for path in ("/logs/small", "/logs/large"):
+            write(filesystem, path, os.urandom(2 * MIB if "large" in path else 5))
+            with fails(errno.EOPNOTSUPP):
+                filesystem.setxattr(path, NAME, b"+1d", 0)
+            with fails(errno.ENODATA):
+                filesystem.getxattr(path, NAME)
+            with fails(errno.ENODATA):
+                filesystem.removexattr(path, NAME)
+    assert of_segments(store) == {""}
+
+
+def test_a_file_may_expire_when_versioning_is_off_again(store: MemoryStore, tmp_path: Path) -> None:
+    store.set_history("box", History.KEPT, enabled=False)
+    with harness(store, tmp_path) as filesystem:
+        write(filesystem, "/file", b"data")
+        filesystem.setxattr("/file", NAME, b"+1d", 0)
+    assert in_days(delete_at(store, "file")) == 1

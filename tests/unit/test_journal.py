@@ -256,7 +256,7 @@ def test_a_mount_of_another_source_refuses_a_cache_with_pending_changes(
     store.hook = None
     store.create_container("other")
     with (
-        pytest.raises(ConfigurationError, match="holds 1 changes that are not in box of memory yet"),
+        pytest.raises(ConfigurationError, match="holds 1 change not yet in box of memory"),
         harness(store, tmp_path, source="other"),
     ):
         pass
@@ -271,7 +271,7 @@ def test_a_mount_of_another_project_refuses_a_cache_with_pending_changes(tmp_pat
     with closing(JournalDB(tmp_path, "box of me", "/v1/AUTH_a")) as journal:
         journal.commit([record])
     for place in ("/v1/AUTH_b", "/v1/AUTH_a north"):
-        with pytest.raises(ConfigurationError, match="not in box of me, account /v1/AUTH_a, yet: mount that"):
+        with pytest.raises(ConfigurationError, match="not yet in box of me, account /v1/AUTH_a: mount that"):
             JournalDB(tmp_path, "box of me", place)
     with closing(JournalDB(tmp_path, "box of me")) as journal:  # an older release does not say
         assert len(journal.records()) == 1

@@ -63,7 +63,7 @@ def test_restoring_does_not_replace_unless_forced(store: MemoryStore, tmp_path: 
     assert segments(store) == set()
 
 
-@pytest.mark.parametrize("method", ["post", "copy", "delete"])
+@pytest.mark.parametrize("method", ["post", "put_manifest", "delete"])
 def test_a_restoring_that_ends_halfway_loses_nothing(store: MemoryStore, tmp_path: Path, method: str) -> None:
     data = os.urandom(2 * MIB)
     with harness(store, tmp_path, LARGE) as filesystem:

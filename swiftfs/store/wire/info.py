@@ -132,6 +132,7 @@ def container_usage(headers: Mapping[str, str]) -> Usage:
         metadata=_metadata(headers, CONTAINER_META),
         storage_policy=headers.get("x-storage-policy", ""),
         history=_history(headers),
+        versioning=headers.get("x-versions-enabled", "").lower() == "true",
     )
 
 

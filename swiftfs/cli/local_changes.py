@@ -1,0 +1,66 @@
+"""What mounts on this machine have not stored yet: commands must not work beside it."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from swiftfs.cli.gc import cache_roots
+from swiftfs.config.options import Options
+from swiftfs.control.client import mountpoints, read_state
+from swiftfs.control.snapshot import MountStatus
+from swiftfs.errors import ConfigurationError
+from swiftfs.maintenance.other_journals import PendingNames
+from swiftfs.objects import ObjectName
+from swiftfs.paths import Source
+
+
+class Unstored(ConfigurationError):
+    """A mount on this machine has a change of the file that is not in Swift yet."""
+
+
+def mounts_here() -> dict[Path, MountStatus]:
+    """Return the mounts that this user may ask, by their cache folders."""
+    found = {}
+    for mountpoint in mountpoints():
+        with suppress(ConfigurationError):  # of another user, or dead
+            state = read_state(mountpoint)
+            found[Path(state.cache_folder)] = state
+    return found
+
+
+class LocalChanges:
+    """Knows of which files below `source` this machine has changes that are not in Swift.
+
+    They are in the journals of the account's mounts, and of dead mounts, and in open files.
+    """
+
+    def __init__(self, options: Options, source: Source, account: str) -> None:
+        mounts = mounts_here()
+        self._mounts = {cache: one for cache, one in mounts.items() if one.server.account == account}
+        foreign = mounts.keys() - self._mounts.keys()
+        roots = [*cache_roots(options), *self._mounts]
+        self._pending = PendingNames(roots, source, lambda cache: cache.absolute() in foreign)
+        self._open = {name: mount.mountpoint for mount in self._mounts.values() for name in _written(mount)}
+
+    def check(self, name: ObjectName, path: str) -> None:
+        """Raise `Unstored` if there is a change of the file `name`; the message begins with its `path`."""
+        if name in self._open:
+            raise Unstored(f"{path}: it is open and being written in the mount at {self._open[name]}")
+        cache = self._pending.cache_of(name)
+        if cache is None:
+            return
+        mount = self._mounts.get(cache.absolute())
+        if mount is not None:
+            where = f"the mount at {mount.mountpoint}: see 'swiftfs status {mount.mountpoint}'"
+        else:
+            where = f"the cache folder {cache}: mount it again to store it"
+        raise Unstored(f"{path}: a change of it is not in Swift yet, but in {where}")
+
+
+def _written(mount: MountStatus) -> list[ObjectName]:
+    """Return the files of a mount that are open with changes."""
+    source = Source.parse(mount.source)
+    found = []
+    for file in mount.writing:
+        with suppress(OSError):  # a file whose folder is the whole account
+            found.append(source.object(file.path))
+    return found
