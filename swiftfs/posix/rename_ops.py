@@ -66,7 +66,7 @@ class RenameOps:
         self._inodes = services.inodes
         self._times = services.times
         self._trash = services.trash
-        self._exclusive = ExclusiveRename(services, write_back, unlinks)
+        self._exclusive = ExclusiveRename(services, unlinks)
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
         """Rename a file or folder, and replace what POSIX and the flags of renameat2(2) allow."""

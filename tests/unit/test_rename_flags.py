@@ -7,7 +7,7 @@ import pytest
 
 from support.harness import ME, get, read, sync_all, write
 from support.memory_store import MemoryStore
-from support.stored_objects import body, foreign
+from support.stored_objects import body
 from swiftfs.errors import errno_of
 from swiftfs.posix.exclusive_rename import NOREPLACE
 from swiftfs.posix.filesystem import FileSystem
@@ -49,21 +49,6 @@ def test_a_file_or_folder_is_not_replaced(
     assert body(store, "new") == b"/a"
 
 
-@pytest.mark.mount_options("settle=3600,ttl=3600")
-@pytest.mark.parametrize("key", ["new", "new/file", "new/"])
-@pytest.mark.parametrize("old", ["/a", "/d"])
-def test_what_no_listing_shows_yet_is_not_replaced(
-    store: MemoryStore, filesystem: FileSystem, key: str, old: str
-) -> None:
-    write(filesystem, "/a", b"a")
-    filesystem.mkdir("/d", 0o755, ME)
-    sync_all(filesystem)
-    foreign(store, key, b"theirs")
-    assert refused(filesystem, old, "/new") == errno.EEXIST
-    assert body(store, key) == b"theirs"
-    assert filesystem.getattr("/new"), "it is shown from then on"
-
-
 def test_a_deleted_name_is_free(store: MemoryStore, filesystem: FileSystem) -> None:
     write(filesystem, "/a", b"a")
     write(filesystem, "/b", b"b")
@@ -84,8 +69,10 @@ def test_an_open_file_that_libfuse_has_hidden_gets_its_name_back(filesystem: Fil
     filesystem.release(handle)
 
 
-def test_a_new_name_costs_two_requests(store: MemoryStore, filesystem: FileSystem) -> None:
+def test_a_new_name_costs_no_request_where_the_folder_is_known(
+    store: MemoryStore, filesystem: FileSystem
+) -> None:
     write(filesystem, "/a", b"a")
     store.requests.clear()
     filesystem.rename("/a", "/b", NOREPLACE)
-    assert [method for method, _ in store.requests] == ["head", "list_page"]
+    assert store.requests == []
