@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.jobs import counted, methods, wait_until
+from support.jobs import counted, methods
 from support.large_files import manifest_names, segment_names
 from support.mounts import Mount, run
 from support.noise import noise
