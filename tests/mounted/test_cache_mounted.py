@@ -5,10 +5,10 @@ import os
 import select
 import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from swiftclient import Connection
 
@@ -16,6 +16,7 @@ from support.jobs import wait_until
 from support.mounts import Mount
 from support.noise import noise, repeated_noise
 from support.small_disk import small_disk
+from swiftfs.config.cache_dir import VERSIONS
 from swiftfs.demo.server import SwiftServer
 
 MIB = 1024 * 1024
@@ -44,10 +45,9 @@ def kill(mount: Mount, *descriptors: int) -> None:
 
 
 def is_kept(mount: Mount) -> bool:
-    """Return whether a file is named after its version and closed; its row is written between the two."""
-    kept = {str(path) for path in (mount.cache / "content").iterdir() if len(path.name) == 64}
-    held = {file.path for file in psutil.Process(mount.pid).open_files()}
-    return bool(kept) and not kept & held
+    """Return whether the index has a file that was closed: it is written up to half a second later."""
+    with contextlib.closing(sqlite3.connect(mount.cache / VERSIONS)) as index:
+        return bool(index.execute("SELECT * FROM files").fetchall())
 
 
 def disk(folder: Path) -> int:
