@@ -18,6 +18,7 @@ from support.noise import noise, repeated_noise
 from support.small_disk import small_disk
 from swiftfs.config.cache_dir import VERSIONS
 from swiftfs.demo.server import SwiftServer
+from swiftfs.journal.salvage import copy_journal
 
 MIB = 1024 * 1024
 
@@ -44,9 +45,12 @@ def kill(mount: Mount, *descriptors: int) -> None:
     mount.start()
 
 
-def is_kept(mount: Mount) -> bool:
-    """Return whether the index has a file that was closed: it is written up to half a second later."""
-    with contextlib.closing(sqlite3.connect(mount.cache / VERSIONS)) as index:
+def is_kept(mount: Mount, folder: Path) -> bool:
+    """Return whether the index has a file that was closed: it is written up to half a second later.
+
+    A copy in `folder` is read, because the mount locks the database.
+    """
+    with contextlib.closing(sqlite3.connect(copy_journal(mount.cache / VERSIONS, folder))) as index:
         return bool(index.execute("SELECT * FROM files").fetchall())
 
 
@@ -97,11 +101,11 @@ def test_the_cache_of_a_killed_mount_is_right(
 
 
 def test_a_cached_file_needs_no_request_after_a_kill(
-    mounted: Mount, connection: Connection, container: str, swift: SwiftServer
+    mounted: Mount, connection: Connection, container: str, swift: SwiftServer, tmp_path: Path
 ) -> None:
     connection.put_object(container, "file", noise(3 * MIB))
     assert (mounted.path / "file").read_bytes() == noise(3 * MIB)
-    wait_until(lambda: is_kept(mounted))
+    wait_until(lambda: is_kept(mounted, tmp_path))
     kill(mounted)
     swift.reset_requests()
     assert (mounted.path / "file").read_bytes() == noise(3 * MIB)
