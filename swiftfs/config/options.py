@@ -255,8 +255,8 @@ class Options:
     fuse: str = _option(
         "auto",
         _choice("auto", "2", "3"),
-        "which libfuse serves the mount: 2, 3 (with the Python package mfusepy), or `auto`: 2 where it is "
-        "installed, else 3",
+        "which libfuse serves the mount: 2, 3, or 3 where it and the Python package mfusepy are installed, "
+        "else 2",
     )
     special: bool = _option(
         False,

@@ -1,7 +1,5 @@
 """Which libfuse serves a mount."""
 
-from contextlib import suppress
-
 from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE
 
@@ -10,29 +8,21 @@ NEITHER = (
 )
 
 
-AUTO = ("2", "3")
-"""What `auto` takes, the first that is installed."""
-
-
 def load_binding(choice: str) -> type[FUSE]:
-    """Return the binding on the libfuse of the option `fuse`: `2`, `3`, or `auto`.
+    """Return the binding on the libfuse of the option `fuse`: `2`, `3`, or `auto` for 3 where it is there.
 
-    Raise `ConfigurationError` where it is not installed.
+    Raise `ConfigurationError` where it is not.
     """
-    if choice != "auto":
-        return _load(choice)
-    for version in AUTO:
-        with suppress(ConfigurationError):
-            return _load(version)
-    raise ConfigurationError(NEITHER)
-
-
-def _load(version: str) -> type[FUSE]:
-    # The library is loaded on import.
-    if version == "3":
-        from swiftfs.fuse.libfuse3 import FUSE3  # noqa: PLC0415
-
-        return FUSE3
-    from swiftfs.fuse.libfuse2 import FUSE2  # noqa: PLC0415
-
+    if choice != "2":
+        try:
+            from swiftfs.fuse.libfuse3 import FUSE3  # noqa: PLC0415  this loads the library
+        except ConfigurationError:
+            if choice == "3":
+                raise
+        else:
+            return FUSE3
+    try:
+        from swiftfs.fuse.libfuse2 import FUSE2  # noqa: PLC0415  this loads the library
+    except ConfigurationError as error:
+        raise error if choice == "2" else ConfigurationError(NEITHER) from error
     return FUSE2
