@@ -7,10 +7,10 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
+from swiftfs.lazy_dataclass import dataclass
 
 log = logging.getLogger(__name__)
 

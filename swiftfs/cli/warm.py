@@ -6,7 +6,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import click
@@ -16,6 +16,7 @@ from swiftfs.attributes import PINNED_ATTRIBUTE
 from swiftfs.cli.wording import complain, pluralize, spinner
 from swiftfs.concurrency import Event, new_event, new_pool
 from swiftfs.control.client import mount_of, read_state
+from swiftfs.lazy_dataclass import dataclass
 
 PARALLEL = 8
 """How many files to read at once: the mount downloads the pieces of each in parallel, too."""

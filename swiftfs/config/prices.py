@@ -4,12 +4,13 @@ import difflib
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import REQUEST_CLASSES, Counts
 
 if sys.version_info >= (3, 11):

@@ -4,7 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from swiftfs.config.bandwidth import goes_on
 from swiftfs.config.options import OPTIONS, PREFIX, Options, parse_rules, show_size
 from swiftfs.config.own_files import read_own_file
 from swiftfs.errors import ConfigurationError
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.store.private_files import check_trusted
 
 if sys.version_info >= (3, 11):

@@ -2,10 +2,11 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from swiftfs.config.cache_dir import DRAIN, write_whole
+from swiftfs.lazy_dataclass import dataclass
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from swiftfs.concurrency import Executor, Future, Lock, monotonic
 from swiftfs.errors import ChangedDuringUpload, drop_tracebacks
@@ -21,6 +21,7 @@ from swiftfs.filecache.segment_storer import (
 )
 from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.upload_record import UnreferencedPrefix, UploadRecord
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import ObjectStore
 

@@ -10,12 +10,13 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import TypeVar
 
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.sparse_file import Mark
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.sqlite import CacheDatabase, Schema, boot_id, row_checksum
 

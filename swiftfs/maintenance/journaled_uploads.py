@@ -5,7 +5,6 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.config.cache_dir import JOURNAL
@@ -14,6 +13,7 @@ from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.journal.schema import SCHEMA
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import is_empty, migrate
 

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR
 
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.remote_tree import Place
 from swiftfs.paths import HIDDEN_FOLDER, unescape, without_hidden
 from swiftfs.store.wire.object_headers import is_utf8

@@ -7,7 +7,7 @@ until then the target is as it was.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from urllib.parse import quote
 
 from swiftfs.attributes import NS, decode_type, is_directory_type, parse_last_modified
@@ -24,6 +24,7 @@ from swiftfs.errors import (
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.upload_record import NO_JOURNAL, segment_prefix
 from swiftfs.journal.shared_copies import SegmentChanged, headers_of_copy, renamed_segments
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.copy_records import CopyRecord, CopyRecords, Unfinished
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.maintenance.replaced_segments import ReplacedSegments

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.concurrency import monotonic
 from swiftfs.config.cache_dir import JOURNAL
 from swiftfs.journal.operations import MoveFolder, Operation, names_of
 from swiftfs.journal.salvage import salvage
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.remote_tree import folders_above
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source

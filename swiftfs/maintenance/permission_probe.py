@@ -1,10 +1,10 @@
 """What the user may do with a container: each permission is tried on small objects, and judged in words."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from swiftfs.errors import StoreError
 from swiftfs.filecache.segment_container import place_beside
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import Source
 from swiftfs.store.protocol import Headers, ObjectStore

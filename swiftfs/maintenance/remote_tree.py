@@ -6,11 +6,11 @@ A file's position is its key, a folder's its key and a slash; folders come befor
 
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import NotFound
 from swiftfs.filecache.segment_container import RCLONE_FOLDER
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Source

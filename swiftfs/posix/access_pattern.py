@@ -7,12 +7,13 @@ subfolders.
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 
 from cachetools import LRUCache
 
 from swiftfs.concurrency import monotonic
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.paths import is_below, join, split
 

@@ -1,7 +1,7 @@
 """An open file, which all its handles share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from functools import partial
 
@@ -9,6 +9,7 @@ from swiftfs.attributes import Stored
 from swiftfs.concurrency import Lock, Rank, new_lock
 from swiftfs.errors import check_transition
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.posix.kernel_pages import FilePages

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from swiftfs.concurrency import new_event, new_thread, unix_time
 from swiftfs.errors import (
@@ -13,6 +13,7 @@ from swiftfs.errors import (
     in_words,
     printable,
 )
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Usage
 from swiftfs.service.first_requests import check_policy, look_up, may_write
 from swiftfs.service.mountpoint import MountRequest

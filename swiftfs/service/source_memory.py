@@ -4,10 +4,11 @@ import json
 import logging
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from swiftfs.config.cache_dir import SOURCE, new_file
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import History, Usage
 from swiftfs.service.first_requests import as_allowed, look_up_if_there
 from swiftfs.service.mountpoint import MountRequest

@@ -2,29 +2,34 @@
 
 import logging
 import math
-import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import keystoneauth1.exceptions as keystone_errors
 import requests
-from keystoneauth1 import loading
-from keystoneauth1.identity import v3
 from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 from keystoneauth1.token_endpoint import Token
-from swiftclient.authv1 import PasswordPlugin
 
-from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
-from swiftfs.errors import ConfigurationError, LoginRefused, StoreError, TimedOut, Unavailable, printable
-from swiftfs.store.clouds import find_cloud, open_session
+from swiftfs.concurrency import Future, Rank, new_future, new_lock, unix_time, wait_all
+from swiftfs.errors import (
+    ConfigurationError,
+    LoginRefused,
+    StoreError,
+    TimedOut,
+    Unavailable,
+    in_words,
+    printable,
+)
 from swiftfs.store.error_map import causes_of, reason
 from swiftfs.store.login_adapter import BadUrl, ForeignServer, as_sent, guard_logins
-from swiftfs.store.login_diagnosis import PasswordLogin, clock_difference, likely_cause
+from swiftfs.store.login_checks import checked_storage_url, checked_token, checked_url, require, versioned
 from swiftfs.store.retry import remaining
 from swiftfs.store.storage_url import (
     ANY,
@@ -32,16 +37,22 @@ from swiftfs.store.storage_url import (
     TOKEN_VARIABLE,
     StorageChoice,
 )
+from swiftfs.store.v1_login import V1Login
+
+# What only Keystone needs is imported by the functions that log in there: other logins start sooner.
+if TYPE_CHECKING:
+    from swiftfs.store.login_diagnosis import PasswordLogin
 
 log = logging.getLogger(__name__)
 
 PASSWORD, TOKEN = "v3password", "v3token"
 
-_STORAGE_PATH = re.compile(r"/v1(\.0)?/[A-Za-z0-9]+_[^/]+/?$")
-"""How storage URLs end: with a version and the account, such as `/v1/AUTH_photos`."""
-
 UNKNOWN_ISSUER = {18, 19, 20, 21}
 """OpenSSL's X509_V_ERR codes for a certificate from an unknown issuer."""
+
+
+SKEW_SECONDS = 60.0
+"""A difference of the clocks that may be the cause: tokens and certificates have times."""
 
 
 class Account:
@@ -52,7 +63,7 @@ class Account:
     """
 
     def __init__(
-        self, session: Session, label: str, storage: StorageChoice, login: PasswordLogin | None = None
+        self, session: Session, label: str, storage: StorageChoice, login: "PasswordLogin | None" = None
     ) -> None:
         self.session = session
         self.label = label
@@ -61,7 +72,7 @@ class Account:
         self._lock = new_lock(Rank.RENEWALS)
         self._renewals: dict[str, Future[str]] = {}
         self._clock = ""
-        self._endpoint = _checked_storage_url(storage.url) if storage.url else ""
+        self._endpoint = checked_storage_url(storage.url) if storage.url else ""
 
     def __repr__(self) -> str:
         return f"Account({self.label})"
@@ -120,6 +131,8 @@ class Account:
         """Return a refusal of the first login with its likely cause, if that can be found out."""
         if self._login is None:
             return refusal
+        from swiftfs.store.login_diagnosis import likely_cause  # noqa: PLC0415
+
         return LoginRefused(f"{self.label}: {likely_cause(self.session, self._login)}{self._clock}")
 
     def _new_token(self, refused: str) -> str:
@@ -188,7 +201,7 @@ class Account:
 
     def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
         if isinstance(error, keystone_errors.Unauthorized | keystone_errors.Forbidden):
-            self._clock = clock_difference(error)
+            self._clock = _clock_difference(error)
             return LoginRefused(f"{self.label}: wrong user or key{self._clock}")
         if any(isinstance(cause, ForeignServer) for cause in causes_of(error)):
             return Unavailable(f"{self.label}: {reason(error)}", may_land=False)
@@ -251,23 +264,29 @@ def _label(url: str, who: str, storage: StorageChoice, storage_url: str) -> str:
 
 
 def _from_token(url: str, environment: Mapping[str, str]) -> Account:
-    url = _checked_storage_url(url)
-    plugin = Token(url, _checked_token(environment[TOKEN_VARIABLE]))
-    return Account(_session(plugin, environment, [url]), f"{url} (token)", StorageChoice(url))
+    url = checked_storage_url(url)
+    plugin = Token(url, checked_token(environment[TOKEN_VARIABLE]))
+    return Account(_session(plugin, environment, [url], keystone=False), f"{url} (token)", StorageChoice(url))
 
 
 def _from_v1(environment: Mapping[str, str], storage: StorageChoice) -> Account:
-    _require(environment, "ST_AUTH", "ST_USER", "ST_KEY")
+    require(environment, "ST_AUTH", "ST_USER", "ST_KEY")
     url, user = environment["ST_AUTH"], environment["ST_USER"]
-    plugin = PasswordPlugin(auth_url=_checked_url(url), username=user, password=environment["ST_KEY"])
+    plugin = V1Login(checked_url(url), user, environment["ST_KEY"])
     storage_url = storage.completed(environment).url
     label = _label(url, f"user {user}", ANY, storage_url)
     # The answer to a v1 login has one storage URL, without a region.
-    return Account(_session(plugin, environment, [url]), label, StorageChoice(storage_url, "public"))
+    return Account(
+        _session(plugin, environment, [url], keystone=False), label, StorageChoice(storage_url, "public")
+    )
 
 
 def _from_keystone(environment: Mapping[str, str], storage: StorageChoice) -> Account:
-    _require(environment, "OS_AUTH_URL")
+    from keystoneauth1.identity import v3  # noqa: PLC0415
+
+    from swiftfs.store.login_diagnosis import PasswordLogin  # noqa: PLC0415
+
+    require(environment, "OS_AUTH_URL")
     user = environment.get("OS_USERNAME") or environment.get("OS_USER_ID")
     project = environment.get("OS_PROJECT_ID") or environment.get("OS_PROJECT_NAME")
     missing = [] if user else ["OS_USERNAME or OS_USER_ID"]
@@ -275,7 +294,7 @@ def _from_keystone(environment: Mapping[str, str], storage: StorageChoice) -> Ac
     missing += [] if project else ["OS_PROJECT_ID or OS_PROJECT_NAME"]
     if missing:
         raise ConfigurationError(f"OS_AUTH_URL is set, but not {', '.join(missing)}")
-    url = _versioned(_checked_url(environment["OS_AUTH_URL"]))
+    url = versioned(checked_url(environment["OS_AUTH_URL"]))
     # Only a name needs its domain; an id is unique (Keystone API v3).
     by_name = bool(environment.get("OS_PROJECT_NAME")) and not environment.get("OS_PROJECT_ID")
     # One of the two, the one in the label: of both, keystoneauth would take the id.
@@ -301,11 +320,11 @@ def _at_keystone(
     url: str,
     who: str,
     named: Iterable[str],
-    login: PasswordLogin | None = None,
+    login: "PasswordLogin | None" = None,
 ) -> Account:
     completed = storage.completed(environment)
     label = _label(url, who, storage, completed.url)
-    return Account(_session(plugin, environment, named), label, completed, login)
+    return Account(_session(plugin, environment, named, keystone=True), label, completed, login)
 
 
 def _auth_type(environment: Mapping[str, str]) -> str:
@@ -320,6 +339,8 @@ def _auth_type(environment: Mapping[str, str]) -> str:
 
 def _from_loading(kind: str, environment: Mapping[str, str], storage: StorageChoice) -> Account:
     """Set the plugin's options from the variables that are named after them, as `openstack` does."""
+    from keystoneauth1 import loading  # noqa: PLC0415
+
     try:
         loader: Any = loading.get_plugin_loader(kind)
     except keystone_errors.NoMatchingPlugin:
@@ -333,7 +354,7 @@ def _from_loading(kind: str, environment: Mapping[str, str], storage: StorageCho
         raise ConfigurationError(f"to log in by {kind}, set OS_TOKEN too")
     url = given.get("auth_url")
     if url:
-        given["auth_url"] = url = _versioned(_checked_url(url))
+        given["auth_url"] = url = versioned(checked_url(url))
     try:
         plugin = loader.load_from_options(**given)
     except keystone_errors.MissingRequiredOptions as error:
@@ -349,12 +370,14 @@ def _from_loading(kind: str, environment: Mapping[str, str], storage: StorageCho
 def _from_clouds_yaml(
     cloud: str, environment: Mapping[str, str], option: str, storage: StorageChoice
 ) -> Account:
+    from swiftfs.store.clouds import find_cloud, open_session  # noqa: PLC0415
+
     region = find_cloud(cloud, environment, option, storage.region)
     session = open_session(region, cloud)
     options = region.get_auth_args()
     if options.get("auth_url"):
-        _checked_url(str(options["auth_url"]))
-    guard_logins(session, _urls_in(options))
+        checked_url(str(options["auth_url"]))
+    guard_logins(session, _urls_in(options), keystone=True)
     interface = region.get_interface("object-store")
     user = options.get("username") or options.get("user_id") or options.get("application_credential_id", "")
     # `object_store_endpoint_override`
@@ -381,12 +404,30 @@ def _proxy_of(label: str) -> str:
     return f" through the proxy {proxy.rpartition('@')[2]}" if proxy else ""
 
 
+def _clock_difference(error: BaseException) -> str:
+    """Return in words how far this machine's clock is off, by the Date of a refusal; empty if it is not."""
+    response = getattr(error, "response", None)
+    try:
+        moment = parsedate_to_datetime(response.headers["Date"])  # type: ignore[union-attr]
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        ahead = unix_time() - moment.timestamp()
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return ""
+    if abs(ahead) < SKEW_SECONDS:
+        return ""
+    side = "ahead of" if ahead > 0 else "behind"
+    return f"; this machine's clock is {in_words(abs(ahead))} {side} the server's"
+
+
 def _urls_in(options: Mapping[str, Any]) -> list[str]:
     """Return the URLs among the options of a way to log in."""
     return [str(value) for name, value in options.items() if value and name.endswith(("url", "endpoint"))]
 
 
-def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str], named: Iterable[str]) -> Session:
+def _session(
+    plugin: BaseAuthPlugin, environment: Mapping[str, str], named: Iterable[str], *, keystone: bool
+) -> Session:
     certificates = environment.get("OS_CACERT")
     if certificates:
         file, folder = (None, certificates) if Path(certificates).is_dir() else (certificates, None)
@@ -398,7 +439,7 @@ def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str], named: Iter
             why = reason(error) if isinstance(error, ssl.SSLError) else error.strerror
             raise ConfigurationError(f"OS_CACERT={certificates}: {why}") from None
     session = Session(auth=plugin, verify=certificates or True, app_name="swiftfs")
-    guard_logins(session, named)
+    guard_logins(session, named, keystone=keystone)
     return session
 
 
@@ -412,66 +453,6 @@ def _domain(environment: Mapping[str, str], of: str) -> dict[str, Any]:
     if of == "user" and environment.get("OS_USER_ID") and not environment.get("OS_USERNAME"):
         return {}
     return {f"{of}_domain_id": environment.get("OS_DEFAULT_DOMAIN") or "default"}
-
-
-def _require(environment: Mapping[str, str], *names: str) -> None:
-    missing = [name for name in names if not environment.get(name)]
-    if missing:
-        raise ConfigurationError(f"incomplete credentials: set {', '.join(missing)}")
-
-
-def _checked_url(url: str) -> str:
-    # First of all: URLs are logged, and so are those that no parser understands.
-    if "@" in url:
-        raise ConfigurationError("the auth URL must not contain a user or a password")
-    if not url.lower().startswith(("http://", "https://")):
-        raise ConfigurationError(f"the auth URL {url!r} is not an http or https URL")
-    try:
-        parts = urlsplit(as_sent(url))
-    except BadUrl as error:
-        raise ConfigurationError(f"the auth URL {error}") from None
-    if _STORAGE_PATH.search(parts.path):
-        raise ConfigurationError(
-            f"{url} is a storage URL, which the login answers with: set the auth URL, such as "
-            f"{parts.scheme}://{parts.netloc}/auth/v1.0"
-        )
-    return url
-
-
-def _checked_storage_url(url: str) -> str:
-    """Return the URL without slashes at its end; raise `ConfigurationError` for one that cannot be used."""
-    # First of all: URLs are logged.
-    if "@" in url:
-        raise ConfigurationError("the storage URL must not contain a user or a password")
-    if not url.lower().startswith(("http://", "https://")):
-        raise ConfigurationError(f"the storage URL {url!r} is not an http or https URL")
-    try:
-        parts = urlsplit(as_sent(url))
-    except BadUrl as error:
-        raise ConfigurationError(f"the storage URL {error}") from None
-    if parts.query or parts.fragment or not parts.path.strip("/"):
-        raise ConfigurationError(
-            f"the storage URL {url!r} does not end with an account: it is like "
-            f"{parts.scheme}://{parts.netloc}/v1/AUTH_photos"
-        )
-    return url.rstrip("/")
-
-
-def _checked_token(token: str) -> str:
-    """Return a token; raise `ConfigurationError`, without its value, for what no header can carry."""
-    # The library requests would show the whole token in its error.
-    if not (token.isascii() and token.isprintable()) or " " in token:
-        raise ConfigurationError("OS_AUTH_TOKEN is no token: it has blanks, or letters that no token has")
-    return token
-
-
-def _versioned(url: str) -> str:
-    """Return the Keystone URL with its version, which is often missing in `OS_AUTH_URL`."""
-    base = url.rstrip("/")
-    last = urlsplit(base).path.rsplit("/", 1)[-1]
-    if last in ("v2.0", "v2"):
-        raise ConfigurationError(f"{url} is Keystone v2; only v3 is supported")
-    return base if last == "v3" else f"{base}/v3"
 
 
 def _short(error: BaseException) -> str:

@@ -11,8 +11,6 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from keystoneauth1.identity.generic import BaseGenericPlugin
-from keystoneauth1.identity.v3 import FederationBaseAuth
 from keystoneauth1.session import Session
 
 from swiftfs.errors import printable
@@ -76,11 +74,11 @@ class NoVersions(requests.RequestException):
     """The authentication server does not tell which versions it has."""
 
 
-def guard_logins(session: Session, named: Iterable[str]) -> None:
+def guard_logins(session: Session, named: Iterable[str], *, keystone: bool) -> None:
     """Let all requests of a session of keystoneauth be sent by `LoginAdapter`.
 
     `named` are the URLs in the user's configuration. Requests are sent only to their servers, except in a
-    federated login, in which servers lead to each other. Invalid URLs are ignored.
+    federated login at a `keystone`, in which servers lead to each other. Invalid URLs are ignored.
     """
     # What it warns of is in the error, too, if the login fails.
     logging.getLogger("keystoneauth.identity").setLevel(logging.ERROR)
@@ -89,9 +87,16 @@ def guard_logins(session: Session, named: Iterable[str]) -> None:
     for url in named:
         with suppress(BadUrl):
             servers.add(origin(url))
-    if isinstance(session.auth, FederationBaseAuth):
-        servers = set()
-    adapter = LoginAdapter(servers, asks_versions=isinstance(session.auth, BaseGenericPlugin))
+    asks_versions = False
+    if keystone:
+        # Other logins do not need them, and they take a tenth of a start to load.
+        from keystoneauth1.identity.generic import BaseGenericPlugin  # noqa: PLC0415
+        from keystoneauth1.identity.v3 import FederationBaseAuth  # noqa: PLC0415
+
+        asks_versions = isinstance(session.auth, BaseGenericPlugin)
+        if isinstance(session.auth, FederationBaseAuth):
+            servers = set()
+    adapter = LoginAdapter(servers, asks_versions=asks_versions)
     for scheme in ("https://", "http://"):
         session.session.mount(scheme, adapter)
 

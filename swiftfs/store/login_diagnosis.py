@@ -6,9 +6,7 @@ may lock a user out after several refusals.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import timezone
-from email.utils import parsedate_to_datetime
+from dataclasses import field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,13 +14,10 @@ import keystoneauth1.exceptions as keystone_errors
 from keystoneauth1.identity import v3
 from keystoneauth1.session import Session
 
-from swiftfs.concurrency import unix_time
-from swiftfs.errors import in_words, printable
+from swiftfs.errors import printable
+from swiftfs.lazy_dataclass import dataclass
 
 log = logging.getLogger(__name__)
-
-SKEW_SECONDS = 60.0
-"""A difference of the clocks that may be the cause: tokens and certificates have times."""
 
 MOST_SHOWN = 5
 """How many projects a message names."""
@@ -61,22 +56,6 @@ def likely_cause(session: Session, login: PasswordLogin) -> str:
             given = kind.rpartition("_")[2]
             return f"{value!r} is not the {given} of the user's domain: set OS_{right.upper()} to it"
     return "wrong user or key, or another domain of the user" + _about_naver(login.url)
-
-
-def clock_difference(error: BaseException) -> str:
-    """Return in words how far this machine's clock is off, by the Date of a refusal; empty if it is not."""
-    response = getattr(error, "response", None)
-    try:
-        moment = parsedate_to_datetime(response.headers["Date"])  # type: ignore[union-attr]
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-        ahead = unix_time() - moment.timestamp()
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        return ""
-    if abs(ahead) < SKEW_SECONDS:
-        return ""
-    side = "ahead of" if ahead > 0 else "behind"
-    return f"; this machine's clock is {in_words(abs(ahead))} {side} the server's"
 
 
 def _about_naver(url: str) -> str:

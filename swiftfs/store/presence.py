@@ -1,9 +1,8 @@
 """Whether the server is there: while it is known to be away, no request is sent."""
 
-from dataclasses import dataclass
-
 from swiftfs.concurrency import Event, new_event, unix_time
 from swiftfs.errors import Offline, Postponed, Unavailable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits
 
 

@@ -1,7 +1,8 @@
 """The storage URL that a user names, instead of the one in the answer to the login."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from swiftfs.lazy_dataclass import dataclass
 
 STORAGE_VARIABLE, TOKEN_VARIABLE = "OS_STORAGE_URL", "OS_AUTH_TOKEN"
 """What `swift auth` prints."""

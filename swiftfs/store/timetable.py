@@ -3,7 +3,8 @@
 import math
 import time
 from bisect import bisect_right
-from dataclasses import dataclass
+
+from swiftfs.lazy_dataclass import dataclass
 
 DAY = 24 * 60
 """Minutes of a day."""
