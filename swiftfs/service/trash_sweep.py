@@ -7,7 +7,6 @@ import logging
 
 from swiftfs.concurrency import new_event, new_thread, unix_time_ns
 from swiftfs.errors import SwiftfsError
-from swiftfs.maintenance.trash import TrashBin, sweep
 from swiftfs.posix.filesystem import FileSystem
 
 log = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ class TrashSweep:
     def __init__(self, filesystem: FileSystem) -> None:
         services = filesystem.services
         self._days = 0 if services.options.ro else services.options.trash
-        self._bin = TrashBin(services.store, services.source)
+        self._store, self._source = services.store, services.source
         self._trash = services.journal.trash
         self._prefix = services.source.prefix
         self._stopping = new_event()
@@ -51,9 +50,11 @@ class TrashSweep:
 
     def _sweep(self) -> bool:
         """Empty the trash once; return whether that succeeded."""
+        from swiftfs.maintenance.trash import TrashBin, sweep  # noqa: PLC0415  few mounts have a trash
+
         now = unix_time_ns()
         try:
-            count, failed = sweep(self._bin, self._days, lambda: now)
+            count, failed = sweep(TrashBin(self._store, self._source), self._days, lambda: now)
         except SwiftfsError as error:
             if not self._stopping.is_set():
                 log.warning("the trash could not be emptied, and is tried again in an hour: %s", error)

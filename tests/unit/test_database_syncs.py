@@ -17,7 +17,8 @@ WRITES = ("CREATE", "INSERT", "UPDATE", "DELETE", "BEGIN", "PRAGMA journal_mode 
 @pytest.fixture
 def levels(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """Return the levels at which databases have been written since the last call: `OFF` never waits."""
-    connect, seen = sqlite3.connect, []
+    connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+    seen: list[str] = []
 
     def connected(*words: Any, **more: Any) -> sqlite3.Connection:
         database = connect(*words, **more)
