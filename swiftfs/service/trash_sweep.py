@@ -6,7 +6,7 @@ Swift deletes plain objects by itself. It would delete only the manifests of lar
 import logging
 
 from swiftfs.concurrency import new_event, new_thread, unix_time_ns
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import SwiftfsError, pluralize
 from swiftfs.posix.filesystem import FileSystem
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,10 @@ class TrashSweep:
             return False
         self._trash.forget_ended(self._prefix, self._days, now)
         if count:
-            log.info("%d files of the trash are over", count)
+            log.info("deleted from the trash, as their time is over: %s", pluralize(count, "file"))
         if failed:
             log.warning(
-                "%d objects of the trash could not be deleted, and are tried again in an hour", failed
+                "the trash: %s could not be deleted; the next attempt is in an hour",
+                pluralize(failed, "object"),
             )
         return not failed
