@@ -12,15 +12,16 @@ from rich.filesize import decimal
 
 from swiftfs.attributes import PIN_ATTRIBUTE, UNPIN_ATTRIBUTE
 from swiftfs.cli.wording import complain, pluralize
-from swiftfs.control.client import mount_of, read_state
+from swiftfs.control.client import mount_of, read_state, state_of
 from swiftfs.errors import printable
 
 
 def run(paths: Iterable[Path], *, is_pin: bool, as_json: bool) -> None:
     """Pin or unpin the paths; without one, or with only a mount point, show what is pinned there."""
     paths = list(paths)
-    if is_pin and len(paths) == 1 and os.path.ismount(paths[0]):
-        _show(paths[0], as_json=as_json)
+    if is_pin and len(paths) == 1 and os.path.ismount(paths[0].resolve()):
+        state_of(paths[0])  # says what is there instead of a mount
+        _show(mount_of(paths[0]), as_json=as_json)
         return
     failed = [path for path in paths if not _change(path, PIN_ATTRIBUTE if is_pin else UNPIN_ATTRIBUTE)]
     for mountpoint in dict.fromkeys(mount_of(path) for path in paths if path not in failed):
@@ -30,7 +31,7 @@ def run(paths: Iterable[Path], *, is_pin: bool, as_json: bool) -> None:
 
 
 def _change(path: Path, attribute: str) -> bool:
-    read_state(mount_of(path))  # says what is there instead of a mount
+    state_of(path)  # says what is there instead of a mount
     try:
         os.getxattr(path, attribute)
     except OSError as error:

@@ -112,7 +112,7 @@ class Reconnection:
             return max(min(2 * pause, LONGEST_PAUSE), error.retry_after or 0.0)
         except Exception as error:  # noqa: BLE001  whatever it is, the thread must try again
             reason = str(error) if isinstance(error, SwiftfsError) else printable(repr(error))
-            self._presence.leave(reason)
+            self._presence.leave(reason, answers=True)
             if reason != self._said:
                 self._said = reason
                 log.error("still offline, and every change is kept: %s", reason)

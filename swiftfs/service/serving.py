@@ -17,7 +17,7 @@ from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.drain import Drain
 from swiftfs.control.live_options import LiveOptions
 from swiftfs.control.unmount import detach, died
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import SwiftfsError, pluralize
 from swiftfs.journal.codec import load as load_codec
 from swiftfs.objects import Usage
 from swiftfs.paths import SCHEME
@@ -94,7 +94,7 @@ def serve(
         if account.presence.away is not None:
             filesystem.drain_seconds = 0.0  # whoever shuts down need not wait for the server
         try:
-            _drain(filesystem, cache)
+            _drain(filesystem, cache, str(account.presence.away or ""))
         finally:
             if budget is not None:
                 budget.close()  # the drain costs, too
@@ -121,19 +121,19 @@ def _remember(memory: SourceMemory | None, cache: Path) -> None:
         memory.save(cache)
 
 
-def _drain(filesystem: FileSystem, cache: Path) -> None:
+def _drain(filesystem: FileSystem, cache: Path, why: str) -> None:
     told = False
 
     def tell(waiting: int) -> None:
         nonlocal told
         if waiting and not told:
             told = True
-            log.info("%d changes are still to be stored", waiting)
+            log.info("still to be stored: %s", pluralize(waiting, "change"))
         Drain(waiting).write(cache)
-        notify(f"STATUS=unmounted, {waiting} changes are still to be stored")
+        notify(f"STATUS=unmounted, still to be stored: {pluralize(waiting, 'change')}")
 
     try:
-        filesystem.close(tell)
+        filesystem.close(tell, why)
     except SwiftfsError as error:
         Drain(0, str(error)).write(cache)
         raise
