@@ -26,6 +26,11 @@ def in_words(seconds: float) -> str:
     return f"{whole} s"
 
 
+def pluralize(count: int, one: str, more: str = "") -> str:
+    """Return a count with its noun: `1 change`, `2,000 changes`."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
 def check_transition(what: str, following: Mapping[T, Collection[T]], before: T, after: T) -> None:
     """Raise `RuntimeError` if `what` cannot change from `before` to `after`: that is not in its table."""
     if after not in following[before]:

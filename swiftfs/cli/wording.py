@@ -7,8 +7,10 @@ from contextlib import contextmanager
 import click
 from rich.filesize import decimal
 
-from swiftfs.errors import printable
+from swiftfs.errors import pluralize, printable
 from swiftfs.journal.queue_report import QueueReport
+
+__all__ = ["KINDS", "complain", "counts", "pluralize", "spinner"]
 
 KINDS = {
     "PutFile": "file",
@@ -22,11 +24,6 @@ KINDS = {
     "MoveFolder": "move",
 }
 """The names of the journal's operations in what users read."""
-
-
-def pluralize(count: int, one: str, more: str = "") -> str:
-    """Return a count with its noun: `1 change`, `2,000 changes`."""
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
 
 
 def counts(report: QueueReport) -> str:

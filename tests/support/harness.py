@@ -24,7 +24,7 @@ from swiftfs.store.transport import Counters
 SHORT_RETRIES = RetryPolicy(deadline=0.1, first_pause=0.01, longest_pause=0.02)
 """Failures that tests cause end soon."""
 
-LEFT = r"^\d+ changes stay in "
+LEFT = r"^\d+ changes? stays? in "
 """What the close of a mount says that leaves changes to the next one."""
 
 ANY_END = ""

@@ -163,12 +163,18 @@ def test_files_in_a_refused_folder_are_stored(store: MemoryStore, tmp_path: Path
 
 def test_changes_left_at_the_end_are_stored_by_the_next_mount(store: MemoryStore, tmp_path: Path) -> None:
     refuse(store, "put", AccessDenied)
-    with harness(store, tmp_path, NEVER, close_error="1 changes stay in") as filesystem:
+    with harness(store, tmp_path, NEVER, close_error="1 change stays in") as filesystem:
         write(filesystem, "/file", b"data")
     store.hook = None
     with harness(store, tmp_path, NEVER) as filesystem:
         assert read(filesystem, "/file") == b"data"
     assert body(store, "file") == b"data"
+
+
+def test_the_end_says_why_a_change_was_not_stored(store: MemoryStore, tmp_path: Path) -> None:
+    said = r"continues with it; it is /file: not sent within 0 s \(drain\)$"
+    with harness(store, tmp_path, f"{NEVER},drain=0", close_error=said) as filesystem:
+        write(filesystem, "/file", b"data")
 
 
 def test_an_outage_delays_and_loses_nothing(store: MemoryStore, tmp_path: Path) -> None:
