@@ -179,9 +179,8 @@ class FileSystem:
 
         `progress` is called with the number of pending changes. Changes that cannot be stored within
         `drain_seconds`, which may be changed until then, stay on the disk for the next mount; `why` is the
-        reason if none can be. Raise
-        `SwiftfsError` if there are such changes, if files could not be handed in, or if Swift refused changes
-        that were not reported yet.
+        reason if none can be. Raise `SwiftfsError` if there are such changes, if files could not be handed
+        in, or if Swift refused changes that were not reported yet.
         """
         journal = self._services.journal
         # Files first: they hand in changes. Then the journal stores these, which needs the cache and the

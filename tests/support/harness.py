@@ -101,7 +101,7 @@ def copy_live(cache: Path, image: Path) -> None:
 
     The journal comes first: later it could name bytes that a copied file does not have.
     """
-    image.mkdir()
+    image.mkdir(parents=True)
     if (cache / JOURNAL).exists():
         copy_journal(cache / JOURNAL, image)
     others = shutil.ignore_patterns(f"{JOURNAL}*")
