@@ -11,13 +11,13 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import DIRECTORY_TYPE, Attributes
 
 NS = 1_000_000_000

@@ -3,9 +3,11 @@
 import hashlib
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, auto
 from types import MappingProxyType
+
+from swiftfs.lazy_dataclass import dataclass
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 

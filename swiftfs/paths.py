@@ -15,10 +15,10 @@ each `%` is doubled, so that an odd number of them always marks the escape:
 import errno
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 
 from swiftfs.errors import ConfigurationError, os_error
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 
 SCHEME = "swift:"

@@ -7,11 +7,11 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
+from swiftfs.lazy_dataclass import dataclass
 
 log = logging.getLogger(__name__)
 
@@ -69,25 +69,34 @@ def migrate(database: sqlite3.Connection, schema: Schema, path: Path) -> None:
         _run_migrations(database, schema, schema.migrations[steps:])
 
 
-def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") -> sqlite3.Connection:
+def open_database(
+    path: Path, schema: Schema, *, synchronous: str = "NORMAL", is_cache: bool = False
+) -> sqlite3.Connection:
     """Open or create a file that only its owner may read; any thread may use the connection.
 
-    An older format is migrated. Raise `OtherFormat` if the database must not be changed,
-    `sqlite3.DatabaseError` if it is damaged or lacks a table, and `OSError` or `sqlite3.OperationalError` (a
-    subclass) if the file cannot be opened.
+    An older format is migrated. A new file that `is_cache` reaches the disk later. Raise `OtherFormat` if the
+    database must not be changed, `sqlite3.DatabaseError` if it is damaged or lacks a table, and `OSError` or
+    `sqlite3.OperationalError` (a subclass) if the file cannot be opened.
     """
     _check_format_read_only(path, schema)
     database = sqlite3.connect(path, check_same_thread=False)
     try:
         # Other modes keep an index in shared memory (`-shm`) for other processes, of which there are none.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        is_new = is_empty(database)
+        is_lazy = is_cache and is_new
+        if is_lazy:  # otherwise SQLite waits seven times for the disk, and whoever mounts waits for it
+            database.execute("PRAGMA synchronous = OFF")
         # A commit appends to one file, without an fsync(2): a close waits 0.2 ms for it.
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute(f"PRAGMA synchronous = {synchronous}")
+        if not is_lazy:
+            database.execute(f"PRAGMA synchronous = {synchronous}")
         path.chmod(0o600)
-        if is_empty(database):
+        if is_new:
             make_tables(database, schema)
-        else:
+        if is_lazy:
+            database.execute(f"PRAGMA synchronous = {synchronous}")
+        if not is_new:
             migrate(database, schema, path)
             # A damaged catalogue may have lost a table: an INSERT would fail only in the middle of the work.
             if missing := _all_tables(schema) - _tables(database):
@@ -157,7 +166,7 @@ class CacheDatabase:
         return database
 
     def _open(self, path: Path) -> sqlite3.Connection:
-        database = open_database(path, self._schema, synchronous=self._synchronous)
+        database = open_database(path, self._schema, synchronous=self._synchronous, is_cache=True)
         try:
             self._prepare(database)
         except BaseException:

@@ -258,7 +258,7 @@ def _progress() -> Iterator[Callable[[Tally], None]]:
         task = bar.add_task("checking", total=None)
 
         def show(tally: Tally) -> None:
-            text = f"{tally.files:,} files, {decimal(tally.bytes)}"
+            text = f"{pluralize(tally.files, 'file')}, {decimal(tally.bytes)}"
             done = tally.hashed + tally.downloaded
             bar.update(task, description=f"{text}, {decimal(done)} read" if done else text)
 

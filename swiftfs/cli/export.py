@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.filesize import decimal
 
-from swiftfs.cli.wording import KINDS, complain
+from swiftfs.cli.wording import KINDS, complain, pluralize
 from swiftfs.config.cache_dir import JOURNAL, LOST
 from swiftfs.errors import printable
 from swiftfs.journal import operations
@@ -50,7 +50,7 @@ def run_recover(origin: Path, target: Path | None) -> None:
         for one in salvages:
             _show(one, lines)
         files = len(list(lost.iterdir())) if lost.is_dir() else 0
-        click.echo(f"{files} files in {lost}; with DIR, all of this is copied there")
+        click.echo(f"{pluralize(files, 'file')} in {lost}; with DIR, all of this is copied there")
         return
     export = Export(cache, target, lines)
     for one in salvages:
@@ -77,7 +77,11 @@ def _line(found: Found) -> str:
 
 
 def _end(tally: Tally, target: Path, lines: _Lines) -> None:
-    others = f", {tally.links} links and special files" if tally.links else ""
-    click.echo(f"copied {tally.files} files{others}, {decimal(tally.bytes)}, to {target}")
+    others = (
+        f", {pluralize(tally.links, 'link or special file', 'links and special files')}"
+        if tally.links
+        else ""
+    )
+    click.echo(f"copied {pluralize(tally.files, 'file')}{others}, {decimal(tally.bytes)}, to {target}")
     if lines.count:
         sys.exit(1)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
-from swiftfs.cli.wording import complain
+from swiftfs.cli.wording import complain, pluralize
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.config.options import Options
 from swiftfs.errors import AccessDenied, printable
@@ -77,41 +77,46 @@ def _report(search: Search, account: ConnectedAccount) -> None:
     for upload in search.candidates.uploads():
         click.echo(_line(upload))
         uploads, segments, size = uploads + 1, segments + upload.segments, size + upload.size
-    click.echo(f"{uploads} uploads, {segments} segments, {decimal(size)} that no manifest names")
+    count = f"{pluralize(uploads, 'upload')}, {pluralize(segments, 'segment')}"
+    click.echo(f"{count}, {decimal(size)} that no manifest names")
     for upload in search.unfinished:
         click.echo(f"kept: {_line(upload)}")
     if search.unfinished:
+        kept = pluralize(len(search.unfinished), "unfinished upload")
         click.echo(
-            f"kept {len(search.unfinished)} unfinished uploads of swiftfs mounts whose journal is not on "
-            "this machine: use the --cache-dir of these mounts, or --unfinished-uploads if it is gone"
+            f"kept {kept} of swiftfs mounts whose journal is not on this machine: "
+            "use the --cache-dir of these mounts, or --unfinished-uploads if it is gone"
         )
     requests = account.counters.snapshot().total.requests
-    click.echo(f"checked {_looked(search.looked)}; {requests} requests")
+    click.echo(f"checked {_looked(search.looked)}; {pluralize(requests, 'request')}")
 
 
 def _looked(looked: ScanProgress) -> str:
-    text = f"{looked.containers} containers, {looked.objects} objects, {looked.manifests} manifests"
+    kinds = (("container", looked.containers), ("object", looked.objects), ("manifest", looked.manifests))
+    text = ", ".join(pluralize(count, kind) for kind, count in kinds)
     if looked.versions:
-        text += f", {looked.versions} versions"
+        text += f", {pluralize(looked.versions, 'version')}"
     if looked.unknown:
-        text += f"; skipped {looked.unknown} objects whose names match no known segment format"
+        text += f"; skipped {pluralize(looked.unknown, 'object')} of no known segment format"
     return text
 
 
 def _line(upload: OrphanUpload) -> str:
     newest = datetime.fromtimestamp(upload.newest_ns / 10**9, timezone.utc)
     where = printable(str(upload.prefix))
-    return f"{where}\t{upload.segments} segments\t{decimal(upload.size)}\t{newest:%Y-%m-%d %H:%M}"
+    return (
+        f"{where}\t{pluralize(upload.segments, 'segment')}\t{decimal(upload.size)}\t{newest:%Y-%m-%d %H:%M}"
+    )
 
 
 def _delete(search: Search, options: Options) -> None:
     for prefix in journals_here(options).prefixes:  # uploads that a mount has begun meanwhile
         search.candidates.clear_below(prefix)
     count = len(search.candidates)
-    with Console(stderr=True).status(f"deleting {count} segments"):
+    with Console(stderr=True).status(f"deleting {pluralize(count, 'segment')}"):
         failures = search.delete()
     for name, error in failures.items():
         complain(f"{name}: {error}")
-    click.echo(f"deleted {count - len(failures)} segments")
+    click.echo(f"deleted {pluralize(count - len(failures), 'segment')}")
     if failures:
         sys.exit(1)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import SwiftfsError, pluralize
 from swiftfs.maintenance.server_probe import Finding, Probe, advice
 from swiftfs.paths import Source
 
@@ -28,11 +28,10 @@ def run(source: str, size: int, flags: Mapping[str, Any]) -> None:
                 click.echo(f"{finding.subject}: {finding.text}")
         total = account.counters.snapshot().total
         click.echo(
-            f"cost: {total.requests} requests, {decimal(total.bytes_sent)} sent, "
+            f"cost: {pluralize(total.requests, 'request')}, {decimal(total.bytes_sent)} sent, "
             f"{decimal(total.bytes_received)} received"
         )
         click.echo(f"advice: -o {advice(findings)}" if advice(findings) else "advice: the defaults are fine")
         if left := found.left():
-            raise SwiftfsError(
-                f"{len(left)} objects could not be deleted, such as {left[0]}: delete them yourself"
-            )
+            objects = pluralize(len(left), "object")
+            raise SwiftfsError(f"{objects} could not be deleted, such as {left[0]}: delete them yourself")

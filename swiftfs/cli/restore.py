@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,7 @@ from swiftfs.concurrency import new_pool, unix_time
 from swiftfs.config.options import parse_age, parse_date
 from swiftfs.control.places import Place, find_place
 from swiftfs.errors import ConfigurationError, pluralize, printable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.restore import (
     PARALLEL,
     Kept,

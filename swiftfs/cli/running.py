@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from swiftfs.attributes import PIN_ATTRIBUTE, UNPIN_ATTRIBUTE
 from swiftfs.cli.wording import KINDS, complain, counts, spinner
 from swiftfs.config.sources import SET_COMMAND, from_words
-from swiftfs.control.client import flush, mount_of, read_state, retry, set_options
+from swiftfs.control.client import flush, mount_of, read_state, retry, set_options, state_of
 from swiftfs.errors import ConfigurationError, DeadMount, pluralize, printable
 from swiftfs.journal.queue_report import AWAY, QueuedChange
 
@@ -92,8 +92,9 @@ def run_set(mountpoint: Path, words: tuple[str, ...], *, as_json: bool) -> None:
 def run_pin(paths: Iterable[Path], *, is_pin: bool, as_json: bool) -> None:
     """Pin or unpin the paths; without one, or with only a mount point, show what is pinned there."""
     paths = list(paths)
-    if is_pin and len(paths) == 1 and os.path.ismount(paths[0]):
-        _show(paths[0], as_json=as_json)
+    if is_pin and len(paths) == 1 and os.path.ismount(paths[0].resolve()):
+        state_of(paths[0])  # says what is there instead of a mount
+        _show(mount_of(paths[0]), as_json=as_json)
         return
     failed = [path for path in paths if not _change(path, PIN_ATTRIBUTE if is_pin else UNPIN_ATTRIBUTE)]
     for mountpoint in dict.fromkeys(mount_of(path) for path in paths if path not in failed):
@@ -103,7 +104,7 @@ def run_pin(paths: Iterable[Path], *, is_pin: bool, as_json: bool) -> None:
 
 
 def _change(path: Path, attribute: str) -> bool:
-    read_state(mount_of(path))  # says what is there instead of a mount
+    state_of(path)  # says what is there instead of a mount
     try:
         os.getxattr(path, attribute)
     except OSError as error:

@@ -6,7 +6,6 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -15,6 +14,7 @@ from swiftfs.attributes import STATE_ATTRIBUTE, THAW_ATTRIBUTE
 from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import new_pool, sleep
 from swiftfs.errors import in_words, mount_error, pluralize
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import UNSEALED
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 60.0

@@ -6,7 +6,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import click
@@ -15,8 +15,9 @@ from rich.filesize import decimal
 from swiftfs.attributes import PINNED_ATTRIBUTE, REFRESH_ATTRIBUTE
 from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import Event, new_event, new_pool
-from swiftfs.control.client import mount_of, read_state
+from swiftfs.control.client import mount_of, read_state, state_of
 from swiftfs.errors import pluralize
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import CacheUse
 
 PARALLEL = 8
@@ -72,7 +73,7 @@ def run(paths: Iterable[Path], *, data: bool, as_json: bool) -> None:
     for path, error in warmed.failed[:MOST_SHOWN]:
         complain(f"{path}: {error}")
     if len(warmed.failed) > MOST_SHOWN:
-        complain(f"{len(warmed.failed) - MOST_SHOWN} more paths could not be read")
+        complain(f"{pluralize(len(warmed.failed) - MOST_SHOWN, 'more path')} could not be read")
     if warmed.left_out:
         complain(
             f"{pluralize(warmed.left_out, 'file')} of {decimal(warmed.left_out_bytes)} do not fit into the "
@@ -86,7 +87,7 @@ def _files(paths: Iterable[Path], warmed: Warmed, progress: Callable[[], None]) 
     """Yield all regular files at the paths and below, each once."""
     seen: set[Path] = set()
     for path in paths:
-        read_state(mount_of(path))  # says what is there instead of a mount
+        state_of(path)  # says what is there instead of a mount
         try:
             mode = path.lstat().st_mode
         except OSError as error:

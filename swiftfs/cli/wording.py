@@ -10,6 +10,8 @@ from rich.filesize import decimal
 from swiftfs.errors import pluralize, printable
 from swiftfs.journal.queue_report import QueueReport
 
+__all__ = ["KINDS", "complain", "counts", "pluralize", "spinner"]
+
 KINDS = {
     "PutFile": "file",
     "PutSmall": "link or special file",

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.store.timetable import NO_LIMIT, Timetable, parse_bandwidth
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -327,7 +328,7 @@ class Options:
     prefetch: bool = _option(
         True, SWITCH, "when the small files of a folder are read in order, download the next ones in advance"
     )
-    bwlimit: Timetable = _option(  # noqa: RUF009  a frozen value, as the others
+    bwlimit: Timetable = _option(
         NO_LIMIT,
         _BANDWIDTH,
         "bytes a second to send and to receive at most, such as 2M:10M or 2M:off, or a timetable such as "

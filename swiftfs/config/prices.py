@@ -1,21 +1,16 @@
 """What requests and traffic cost, by the user's own table: swiftfs knows no provider's prices."""
 
-import difflib
 import math
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from swiftfs.config.toml import parse_toml
 from swiftfs.errors import ConfigurationError
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import REQUEST_CLASSES, Counts
 from swiftfs.store.private_files import read_own_file
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 GB = 10**9
 """The unit in which providers charge traffic; not GiB."""
@@ -73,7 +68,7 @@ class Prices:
         """Read the TOML file at `path`; raise `ConfigurationError`, which says what is wrong in it."""
         try:
             # Whoever can change the prices can only mislead: they need no check.
-            values = tomllib.loads(read_own_file(path, lambda _descriptor: None))
+            values = parse_toml(read_own_file(path, lambda _descriptor: None))
         except OSError as error:
             raise ConfigurationError(f"option prices={path}: {error.strerror}") from None
         except ValueError as error:  # no UTF-8, or no TOML: its message names the line
@@ -119,6 +114,8 @@ def _prices(values: dict[str, Any], table: str, names: tuple[str, ...]) -> dict[
 def _check_names(values: dict[str, Any], names: tuple[str, ...], place: str) -> None:
     for name in values:
         if name not in names:
+            import difflib  # noqa: PLC0415  only a mistake needs it
+
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(names)}"
             raise ValueError(f"{place}{name} is not a known price{hint}")

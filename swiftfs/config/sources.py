@@ -1,10 +1,8 @@
 """Where options come from: a TOML file, the environment, `-o` and flags; the later ones win."""
 
-import difflib
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,11 @@ from typing import Any
 import platformdirs
 
 from swiftfs.config.options import OPTIONS, PREFIX, Options, parse_rules, show_size
+from swiftfs.config.toml import parse_toml
 from swiftfs.errors import ConfigurationError
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.store.private_files import check_trusted, read_own_file
 from swiftfs.store.timetable import goes_on
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 IGNORED = frozenset(
     {"auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "defaults"}
@@ -153,7 +148,7 @@ def from_file(path: Path) -> list[Setting]:
     try:
         # An option may turn checks off, or name the file with the credentials and the server that gets them.
         text = read_own_file(path, partial(check_trusted, f"configuration file {path}"))
-        values = tomllib.loads(text)
+        values = parse_toml(text)
     except OSError as error:
         raise ConfigurationError(f"configuration file {path}: {error.strerror}") from None
     except ValueError as error:  # no UTF-8, or no TOML: its message names the line
@@ -225,6 +220,8 @@ def check_together(options: Options, origins: Mapping[str, str]) -> None:
 def _parse(setting: Setting) -> Any:
     option = OPTIONS.get(setting.name)
     if option is None:
+        import difflib  # noqa: PLC0415  only a mistake needs it
+
         near = difflib.get_close_matches(setting.name, OPTIONS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigurationError(f"unknown option {setting.name!r} ({setting.origin}){hint}")

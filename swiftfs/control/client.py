@@ -18,7 +18,7 @@ from swiftfs.attributes import (
 from swiftfs.concurrency import monotonic, sleep
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.control.snapshot import MountStatus
-from swiftfs.errors import ConfigurationError, mount_error
+from swiftfs.errors import ConfigurationError, NotAMount, mount_error
 from swiftfs.journal.queue_report import QueueReport
 from swiftfs.paths import HIDDEN_FOLDER
 
@@ -38,8 +38,8 @@ def mountpoints() -> list[Path]:
 
 
 def mount_of(path: Path) -> Path:
-    """Return the mount point of the filesystem that `path` is in."""
-    path = path.absolute()
+    """Return the mount point of the filesystem that `path`, or what it links to, is in."""
+    path = path.resolve()
     return next(one for one in (path, *path.parents) if os.path.ismount(one))
 
 
@@ -54,6 +54,14 @@ def read_state(mountpoint: Path) -> MountStatus:
         raise mount_error(mountpoint, error) from None
     except ValueError:
         raise ConfigurationError(_INCOMPATIBLE.format(mountpoint)) from None
+
+
+def state_of(path: Path) -> MountStatus:
+    """Return the status of the mount that `path` is in; errors as in `read_report`."""
+    try:
+        return read_state(mount_of(path))
+    except NotAMount:
+        raise NotAMount(f"{path} is not in a swiftfs mount") from None
 
 
 def read_report(mountpoint: Path) -> QueueReport:

@@ -4,9 +4,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.paths import SCHEME
 
 PROCESSES = Path("/proc")

@@ -6,7 +6,6 @@ A path that lies in a mount is one there; any other is `container/path`, unless 
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.attributes import REFRESH_ATTRIBUTE
@@ -14,6 +13,7 @@ from swiftfs.control.client import read_state
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, mount_error
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.paths import HIDDEN_FOLDER, SCHEME, Source, unescape, without_hidden
 

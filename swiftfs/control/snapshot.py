@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from swiftfs.config.prices import Cost, MonthCost
 from swiftfs.journal.queue_report import QueueReport
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import CacheUse, Count
 
 SCHEMA = 1

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
@@ -23,6 +23,7 @@ from swiftfs.config.cache_dir import DRAIN, write_whole
 from swiftfs.control.client import flush, mountpoints
 from swiftfs.control.mount_table import Holder, find_holders, mounted_on
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
+from swiftfs.lazy_dataclass import dataclass
 
 log = logging.getLogger(__name__)
 

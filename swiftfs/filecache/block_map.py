@@ -5,11 +5,12 @@ The time of a call depends on the number of runs in its range, not on the file's
 
 from bisect import bisect_right, insort
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from heapq import merge
 from typing import Generic, Protocol, TypeVar
 
 from swiftfs.filecache.block_set import Blocks, missing_of_all
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName, Segment
 
 

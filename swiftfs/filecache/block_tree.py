@@ -7,7 +7,8 @@ numbers.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from swiftfs.lazy_dataclass import dataclass
 
 LEAF = 11
 """The height of a leaf. Larger leaves make each change slower, smaller ones make the tree higher."""

@@ -5,10 +5,11 @@ Source: the chapter "Segment ranges" of Swift's static large objects; tested wit
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from swiftfs.filecache.block_map import BLOCK, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Segment
 
 PIECE = 1024 * 1024

@@ -4,10 +4,10 @@ import json
 import logging
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.config.cache_dir import new_file
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ file does not need the object any more: another client may replace or delete it 
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from swiftfs.concurrency import new_pool, wait_all
 from swiftfs.errors import StoreError
@@ -16,6 +15,7 @@ from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_storer import CopyPart, SegmentPut
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import md5_of
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectVersion, Segment
 from swiftfs.store.protocol import ObjectStore
 

@@ -3,10 +3,10 @@
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from swiftfs.concurrency import Future, Rank, new_future, new_lock
 from swiftfs.errors import AccessDenied, BadName, BadRequest, NotFound
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName, Segment
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
 from swiftfs.store.protocol import ObjectStore

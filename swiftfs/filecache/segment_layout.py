@@ -2,9 +2,9 @@
 
 import errno
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from swiftfs.errors import os_error
+from swiftfs.lazy_dataclass import dataclass
 
 MAX_SEGMENT = 5 * 1024**3
 """The largest PUT that Swift and NAVER accept, in bytes."""

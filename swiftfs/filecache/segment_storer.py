@@ -4,7 +4,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from swiftfs.concurrency import Future, new_future
@@ -22,6 +22,7 @@ from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.sparse_file import is_hole, is_in_memory, map_zeros, next_data, next_hole
 from swiftfs.filecache.upload_record import UploadRecord
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
 

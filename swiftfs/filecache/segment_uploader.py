@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import takewhile
 
 from swiftfs.concurrency import Executor, Future, Lock, monotonic
@@ -23,6 +23,7 @@ from swiftfs.filecache.segment_storer import (
 )
 from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.upload_record import UnreferencedPrefix, UploadRecord
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import ObjectStore
 

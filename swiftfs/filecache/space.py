@@ -2,10 +2,10 @@
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from swiftfs.concurrency import Rank, monotonic, new_condition
+from swiftfs.lazy_dataclass import dataclass
 
 PATIENCE = 120.0
 """Seconds without progress after which a write fails because the disk is full. A server that restarts is back

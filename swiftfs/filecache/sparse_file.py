@@ -8,12 +8,12 @@ import os
 import resource
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_set import Blocks
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest
 
 _FALLOC_FL_KEEP_SIZE = 1

@@ -6,12 +6,13 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from swiftfs.concurrency import Lock, unix_time
 from swiftfs.errors import check_transition
 from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainer, SegmentContainerChooser
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName
 
 _UNIQUE = 12

@@ -1,11 +1,11 @@
 """Which local files are in use, and by whom: by openings, and by the journal."""
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 
 

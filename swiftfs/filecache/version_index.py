@@ -10,12 +10,13 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import TypeVar
 
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.sparse_file import Mark
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.sqlite import CacheDatabase, Schema, boot_id, row_checksum
 
@@ -225,7 +226,7 @@ class VersionIndex:
     def close(self, *, clean: bool) -> None:
         """Close the file; `clean` means that all files it names are on the disk."""
         if clean:
-            self._try(lambda: _begin_session(self._database, _CLEAN), instead=None)
+            self._try(lambda: _begin_session(self._database, _CLEAN, waits=True), instead=None)
         self._database.close()
 
     def _delete(self, name: str) -> None:
@@ -260,13 +261,14 @@ def _begin(database: sqlite3.Connection) -> None:
     if state is None or state[0] not in ({_CLEAN, boot} if boot else {_CLEAN}):
         with database:
             database.execute("DELETE FROM files")
-    _begin_session(database, boot)
+    # After a power cut the state of a clean end would make rows trusted whose files are not on the disk.
+    _begin_session(database, boot, waits=state == (_CLEAN,))
 
 
-def _begin_session(database: sqlite3.Connection, state: str) -> None:
-    """Record the session and wait until it is on the disk; other commits need not wait."""
-    # After a power cut an old state of this row would make rows trusted whose files are not on the disk.
-    database.execute("PRAGMA synchronous = FULL")
+def _begin_session(database: sqlite3.Connection, state: str, *, waits: bool) -> None:
+    """Record the session; with `waits`, return when it is on the disk. Other commits do not wait."""
+    if waits:
+        database.execute("PRAGMA synchronous = FULL")
     with database:
         database.execute("UPDATE session SET state = ?", (state,))
     database.execute("PRAGMA synchronous = NORMAL")

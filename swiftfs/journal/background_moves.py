@@ -7,7 +7,7 @@ the copy of an earlier attempt, or another client's.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from swiftfs.concurrency import Event, Executor, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, Unavailable
@@ -25,6 +25,7 @@ from swiftfs.journal.moves import (
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MoveFolder, MoveObject
 from swiftfs.journal.shared_copies import SharedCopies
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import is_marker, row_of
 from swiftfs.objects import DIRECTORY_TYPE, ObjectInfo, ObjectName, Row
 from swiftfs.paths import escape, join

@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import PreconditionFailed, os_error
@@ -22,6 +22,7 @@ from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.replaced import Replaced
 from swiftfs.journal.scheduler import Scheduler, with_blockers
 from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.paths import MAX_KEY_BYTES, Folder, plain_marker, slash_marker
 

@@ -2,11 +2,11 @@
 
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import Operation
+from swiftfs.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

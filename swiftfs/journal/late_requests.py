@@ -10,7 +10,6 @@ object was stored after it.
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -32,6 +31,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.repairs import Repairs, file_again, headers_again, is_marker, is_special, object_again
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below, split
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect

@@ -3,10 +3,10 @@
 import json
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 from swiftfs.journal.database import JournalDB
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)

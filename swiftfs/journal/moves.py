@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from hashlib import md5
 from typing import Protocol
@@ -11,6 +11,7 @@ from typing import Protocol
 from swiftfs.attributes import NS, decode_type, parse_last_modified
 from swiftfs.errors import NotFound, StoreError, errno_of
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder, MoveObject
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import row_of
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect

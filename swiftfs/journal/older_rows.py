@@ -9,7 +9,7 @@ The move of a folder does not go. So what it carried along comes back at its new
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -29,6 +29,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.replaced import Replaced
 from swiftfs.journal.schema import COLUMNS, NOT_WRITTEN, SELECT_OLDER, Statement
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import row_checksum
 

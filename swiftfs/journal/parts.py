@@ -1,13 +1,12 @@
 """What the modules that work on the journal's queue share."""
 
-from dataclasses import dataclass
-
 from swiftfs.filecache.cache import FileCache
 from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateRequests
 from swiftfs.journal.task_writer import TaskWriter
+from swiftfs.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ Clients import this without the rest of the journal.
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from swiftfs.errors import pluralize
+from swiftfs.lazy_dataclass import dataclass
 
 MOST_BYTES = 60_000
 """Limit of a report in JSON: the value of an extended attribute has at most 64 KiB (xattr(7))."""

@@ -9,7 +9,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from swiftfs.concurrency import monotonic, unix_time
 from swiftfs.errors import StoreError
@@ -24,6 +24,7 @@ from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.tasks import Cancelled, MakeDone, Task, Waiting, nobody_waits
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER
 

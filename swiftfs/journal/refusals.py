@@ -1,10 +1,10 @@
 """Changes that were given up, until a call or a report has named them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from swiftfs.journal.operations import Move, MoveFolder, PutMarker, names_of
 from swiftfs.journal.tasks import Failure, Task
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 

@@ -1,6 +1,6 @@
 """What is at the new name of a file that is renamed before it is stored."""
 
-from dataclasses import dataclass
+from swiftfs.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

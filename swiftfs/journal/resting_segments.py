@@ -5,9 +5,10 @@ Another mount may be about to replace the same version, by a manifest that names
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from swiftfs.concurrency import Rank, new_lock
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 
 REST_SECONDS = 2.0

@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.journal.schema import NOT_WRITTEN, SCHEMA, SELECT_OLDER
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.sqlite import OtherFormat, boot_id, is_empty, migrate, row_checksum
 
 ATTEMPTS = 10

@@ -11,12 +11,12 @@ records this as a share: it names the other object, whose manifest is read befor
 
 import logging
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from math import inf
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, is_segment_of, is_upload_of, places_of
 from swiftfs.journal.database import JournalDB
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ from swiftfs.journal.commits import Record
 from swiftfs.journal.merging import merge_while_running
 from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import Operation, PutFile
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 
 log = logging.getLogger(__name__)

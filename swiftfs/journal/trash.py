@@ -11,13 +11,14 @@ between for example, they stay until `swiftfs gc` finds them.
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from swiftfs.concurrency import Executor, Rank, new_lock, unix_time
 from swiftfs.errors import NotFound, StoreError, Unavailable
 from swiftfs.journal.operations import Delete, Move, PutFile, PutSpecial
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.trash_names import OWNER, is_over, parse

@@ -8,12 +8,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
 from swiftfs.concurrency import Executor, Future, new_pool, unix_time_ns
 from swiftfs.errors import StoreError, in_words
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.findings import Finding, Report, Tally, Weight
 from swiftfs.maintenance.item_check import ItemCheck, Outcome, Wanted
 from swiftfs.maintenance.large_objects import Needed, NeededSegments, problem_of

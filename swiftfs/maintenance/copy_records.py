@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName, ObjectVersion
 
 

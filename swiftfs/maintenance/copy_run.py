@@ -2,10 +2,11 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from swiftfs.concurrency import Executor, Future, new_pool
 from swiftfs.errors import SwiftfsError, Unavailable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.copy_records import CopyRecords
 from swiftfs.maintenance.copy_walk import Refused, Skipped, Step
 from swiftfs.maintenance.object_copy import Changed, ObjectCopier, ReplacedSegments, Transfer, check_kinds

@@ -2,11 +2,11 @@
 
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from swiftfs.attributes import SPECIAL_TYPES, decode_type, parse_last_modified
 from swiftfs.errors import ConfigurationError, NotFound
 from swiftfs.filecache.segment_container import RCLONE_FOLDER
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.copy_records import CopyRecords
 from swiftfs.maintenance.object_copy import Transfer, is_folder_marker
 from swiftfs.objects import ObjectName, Row

@@ -1,8 +1,10 @@
 """What a check finds: a difference, something that it cannot tell, or a note."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import Enum, auto
+
+from swiftfs.lazy_dataclass import dataclass
 
 
 class Weight(Enum):

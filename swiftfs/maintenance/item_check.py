@@ -5,13 +5,14 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from rich.filesize import decimal
 
 from swiftfs.attributes import NS, decode_type
 from swiftfs.errors import NotFound, StoreError, SwiftfsError, Unavailable, in_words
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.findings import Finding
 from swiftfs.maintenance.large_objects import Content, Needed, content_of, plain_content, problem_of
 from swiftfs.maintenance.trees import Local, Remote, still_listed

@@ -3,11 +3,11 @@
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count
 
 from swiftfs.attributes import decode_metadata, decode_type
 from swiftfs.errors import BadRequest, NotFound
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Row, Segment
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import ObjectStore

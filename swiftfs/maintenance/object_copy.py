@@ -12,7 +12,7 @@ is none: a private one in a temporary folder has what must be deleted. If the pr
 import tempfile
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,6 +34,7 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SegmentChanged, headers_of_copy, renamed_segments
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.copy_records import CopyRecord, CopyRecords, Unfinished
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment

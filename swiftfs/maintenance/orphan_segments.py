@@ -10,7 +10,6 @@ import sqlite3
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 
 from swiftfs.attributes import decode_type, is_directory_type, parse_last_modified
@@ -18,6 +17,7 @@ from swiftfs.concurrency import new_pool
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, SegmentContainer, places_of
 from swiftfs.filecache.upload_record import NO_JOURNAL, journal_of
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.trees import still_listed
 from swiftfs.objects import History, ObjectName, OlderName, Row
 from swiftfs.paths import SEGMENTS_SUFFIX, Source

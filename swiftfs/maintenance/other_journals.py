@@ -9,7 +9,6 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.concurrency import monotonic
@@ -19,6 +18,7 @@ from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.operations import MoveFolder, Operation, PutFile, names_of
 from swiftfs.journal.salvage import copy_journal, salvage
 from swiftfs.journal.schema import SCHEMA
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.trees import folders_above
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source

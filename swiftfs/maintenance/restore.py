@@ -5,12 +5,12 @@ What is there now becomes an older version by that, so nothing is lost. Only whe
 
 import os.path
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby, islice
 
 from swiftfs.concurrency import Executor
 from swiftfs.errors import ConfigurationError, Corrupt, NotFound, StoreError, SwiftfsError
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import History, Manifest, ObjectName, OlderName, VersionRow
 from swiftfs.paths import SEGMENTS_FOLDER

@@ -5,7 +5,7 @@ import shlex
 import statistics
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 from swiftfs.attributes import Stored, encode_type
@@ -13,6 +13,7 @@ from swiftfs.concurrency import Executor, monotonic, new_pool, sleep, unix_time
 from swiftfs.config.options import MIB, show_size
 from swiftfs.errors import AccessDenied, AlreadyExists, ConfigurationError, NotFound, StoreError
 from swiftfs.filecache.segment_container import place_beside
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits, Manifest, ObjectName, Page, Row, Segment
 from swiftfs.paths import Source
 from swiftfs.store.protocol import Headers, ObjectStore

@@ -3,9 +3,9 @@
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.temp_url import DIGESTS, Share, TempUrls

@@ -8,13 +8,13 @@ that name). Positions are compared as texts, as Swift does.
 import heapq
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR
 
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import NotFound
 from swiftfs.filecache.segment_container import RCLONE_FOLDER
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import HIDDEN_FOLDER, SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Source, unescape, without_hidden

@@ -6,7 +6,7 @@ Entries of pending changes are packed: there may be 100,000, and few are looked 
 import stat
 import struct
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
@@ -23,6 +23,7 @@ from swiftfs.attributes import (
     is_directory_type,
     parse_last_modified,
 )
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Folder, escape, plain_marker, slash_marker
 from swiftfs.store.object_meta import ObjectMeta

@@ -1,12 +1,13 @@
 """HEADs for attributes that listings lack: many in parallel, none twice; their answers go into listings."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TypeVar
 
 from swiftfs.attributes import decode_metadata
 from swiftfs.concurrency import Future, Lock, Rank, new_lock, new_pool
 from swiftfs.errors import Ghost, NotFound, Offline
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, with_head
 from swiftfs.namespace.head_cache import HeadCache, ObjectState
 from swiftfs.namespace.listing import HeadQueue, Listing

@@ -6,11 +6,12 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import NamedTuple
 
 from swiftfs.concurrency import Rank, new_lock, new_pool, unix_time
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.listing import Listing, PackedBlock, pack
 from swiftfs.namespace.overlay import LocalChange, RecentChange, RecentStore

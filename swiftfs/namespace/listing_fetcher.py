@@ -7,13 +7,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from weakref import WeakSet
 
 from cachetools import LRUCache
 
 from swiftfs.concurrency import Future, Lock, monotonic, new_pool, wait_all
 from swiftfs.errors import FolderTooLarge, Offline, StoreError, TimedOut, printable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.listing import PACKED_BYTES, Listing
 from swiftfs.objects import Page
 from swiftfs.paths import Folder

@@ -5,13 +5,14 @@ Paths are absolute in the mount. Failures are `OSError` with an errno, or `Swift
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
-from swiftfs.errors import StoreError, SwiftfsError
+from swiftfs.errors import StoreError, SwiftfsError, in_words, pluralize
 from swiftfs.journal.commits import Record
+from swiftfs.journal.queue_report import QueuedChange
 from swiftfs.objects import Usage
 from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.attribute_ops import AttributeOps
@@ -174,13 +175,13 @@ class FileSystem:
         records, self._records = deque(self._records), ()  # there may be 100,000
         self._services.journal.recover(records, self._parts.pending.recovered, self._parts.pending.show_moved)
 
-    def close(self, progress: Callable[[int], None] = lambda _: None) -> None:
+    def close(self, progress: Callable[[int], None] = lambda _: None, why: str = "") -> None:
         """Store all pending changes and end every thread; the mount is gone.
 
         `progress` is called with the number of pending changes. Changes that cannot be stored within
-        `drain_seconds`, which may be changed until then, stay on the disk for the next mount. Raise
-        `SwiftfsError` if there are such changes, if files could not be handed in, or if Swift refused changes
-        that were not reported yet.
+        `drain_seconds`, which may be changed until then, stay on the disk for the next mount; `why` is the
+        reason if none can be. Raise `SwiftfsError` if there are such changes, if files could not be handed
+        in, or if Swift refused changes that were not reported yet.
         """
         journal = self._services.journal
         # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
@@ -193,18 +194,23 @@ class FileSystem:
         self._services.namespace.close()
         problems = []
         if lost:
-            problems.append(f"{len(lost)} files were not stored: {', '.join(lost[:5])}")
+            problems.append(f"{pluralize(len(lost), 'file')} could not be stored: {', '.join(lost[:5])}")
         if left:
-            first = left[0]
+            stay, them = ("stays", "it") if len(left) == 1 else ("stay", "them")
+            why = why or f"not sent within {in_words(self.drain_seconds)} (drain)"
             problems.append(
-                f"{len(left)} changes stay in {self._services.cache_dir}, "
-                "and the next mount continues with them; "
-                f"the first is {first.path}: {first.reason or 'there was no time'}"
+                f"{pluralize(len(left), 'change')} {stay} in {self._services.cache_dir}, "
+                f"and the next mount continues with {them}; {_first(left, why)}"
             )
         if refused := journal.refused():
-            first = refused[0]
-            problems.append(
-                f"{len(refused)} changes were refused and given up; the first is {first.path}: {first.reason}"
-            )
+            were = "was" if len(refused) == 1 else "were"
+            changes = pluralize(len(refused), "change")
+            problems.append(f"{changes} {were} refused and given up; {_first(refused, why)}")
         if problems:
             raise SwiftfsError("; ".join(problems))
+
+
+def _first(changes: Sequence[QueuedChange], why: str) -> str:
+    """Return the first change and its reason, `why` if it has none of its own."""
+    one = changes[0]
+    return f"{'it' if len(changes) == 1 else 'the first'} is {one.path}: {one.reason or why}"

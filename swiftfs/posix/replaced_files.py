@@ -14,12 +14,12 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cachetools import LRUCache
 
 from swiftfs.concurrency import Condition, monotonic
 from swiftfs.errors import os_error
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.paths import is_below, join, split
 from swiftfs.posix.open_file import OpenFile
 

@@ -2,13 +2,14 @@
 
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from swiftfs.config.options import Options
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.journal import Journal
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.namespace.namespace import Namespace

@@ -4,11 +4,12 @@ They are kept in memory, so that a change of them costs no request. A folder's t
 change of its marker.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from swiftfs.attributes import NS, parse_last_modified
 from swiftfs.concurrency import unix_time_ns
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes

@@ -10,7 +10,7 @@ import errno
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cachetools import TTLCache
 
@@ -18,6 +18,7 @@ from swiftfs.concurrency import Rank, monotonic, new_lock, thread_id
 from swiftfs.errors import os_error
 from swiftfs.journal.journal import HIDDEN_SECONDS
 from swiftfs.journal.operations import Delete
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.open_file import Changes, HeldDeletion, OpenFile, Unlinked

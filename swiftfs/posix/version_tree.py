@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -19,6 +19,7 @@ from cachetools import TTLCache
 
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import StoreError, os_error
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry, folder_inode, with_head
 from swiftfs.objects import Attributes, History, ObjectName
 from swiftfs.paths import VERSIONS_FOLDER, Folder, escape, join, unescape

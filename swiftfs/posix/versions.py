@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import PurePosixPath
@@ -12,6 +12,7 @@ from cachetools import TTLCache
 from swiftfs.attributes import parse_last_modified
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import FolderTooLarge
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Defaults, Entry, file_entry, is_marker
 from swiftfs.objects import ObjectName, OlderName, VersionPage, VersionRow
 from swiftfs.paths import Folder, escape

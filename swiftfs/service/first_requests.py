@@ -10,12 +10,13 @@ import re
 import shlex
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swiftfs.config.cache_dir import SOURCE, new_file
 from swiftfs.errors import AccessDenied, ConfigurationError, LoginRefused, NotFound, StoreError, Unavailable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import History, ObjectName, Usage
 from swiftfs.paths import Source
 from swiftfs.service.logging import TOLD

@@ -15,7 +15,6 @@ from swiftfs.config.credentials import account_settings
 from swiftfs.control.unmount import Drain
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
-from swiftfs.fuse.choice import load_binding
 from swiftfs.service.first_requests import check_policy, find_source
 from swiftfs.service.logging import HEADING
 from swiftfs.service.monitoring import Monitoring
@@ -88,6 +87,8 @@ def _loading(libfuse: str) -> Iterator[None]:
 def _load(libfuse: str) -> None:
     # What fails here fails again, and is reported, where it is needed.
     with contextlib.suppress(Exception):
+        from swiftfs.fuse.choice import load_binding  # noqa: PLC0415
+
         load_binding(libfuse)
         importlib.import_module("swiftfs.service.serving")
 

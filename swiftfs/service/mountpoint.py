@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.config.cache_dir import missing_folders, remove_empty
@@ -11,6 +10,7 @@ from swiftfs.config.options import Options
 from swiftfs.control.mount_table import mounted_on
 from swiftfs.control.unmount import died
 from swiftfs.errors import ConfigurationError, mount_point_error
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.paths import Source
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from swiftfs.concurrency import new_event, new_thread, unix_time
 from swiftfs.errors import (
@@ -13,6 +13,7 @@ from swiftfs.errors import (
     in_words,
     printable,
 )
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Usage
 from swiftfs.service.first_requests import SourceMemory, check_policy, look_up, may_write
 from swiftfs.service.mountpoint import MountRequest
@@ -110,7 +111,7 @@ class Reconnection:
             return max(min(2 * pause, LONGEST_PAUSE), error.retry_after or 0.0)
         except Exception as error:  # noqa: BLE001  whatever it is, the thread must try again
             reason = str(error) if isinstance(error, SwiftfsError) else printable(repr(error))
-            self._presence.leave(reason)
+            self._presence.leave(reason, answers=True)
             if reason != self._said:
                 self._said = reason
                 log.error("still offline, and every change is kept: %s", reason)

@@ -17,7 +17,7 @@ from swiftfs.control.collector import StatusCollector
 from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.live_options import LiveOptions, live_options
 from swiftfs.control.unmount import Drain, detach, died
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import SwiftfsError, pluralize
 from swiftfs.fuse.choice import load_binding
 from swiftfs.journal.codec import load as load_codec
 from swiftfs.objects import Usage
@@ -126,22 +126,22 @@ def _store_rest(filesystem: FileSystem, account: ConnectedAccount, cache: Path) 
     Drain(0).write(cache)  # the mount is not held any more
     if account.presence.away is not None:
         filesystem.drain_seconds = 0.0  # whoever shuts down need not wait for the server
-    _drain(filesystem, cache)
+    _drain(filesystem, cache, str(account.presence.away or ""))
 
 
-def _drain(filesystem: FileSystem, cache: Path) -> None:
+def _drain(filesystem: FileSystem, cache: Path, why: str) -> None:
     told = False
 
     def tell(waiting: int) -> None:
         nonlocal told
         if waiting and not told:
             told = True
-            log.info("%d changes are still to be stored", waiting)
+            log.info("still to be stored: %s", pluralize(waiting, "change"))
         Drain(waiting).write(cache)
-        notify(f"STATUS=unmounted, {waiting} changes are still to be stored")
+        notify(f"STATUS=unmounted, still to be stored: {pluralize(waiting, 'change')}")
 
     try:
-        filesystem.close(tell)
+        filesystem.close(tell, why)
     except SwiftfsError as error:
         Drain(0, str(error)).write(cache)
         raise

@@ -6,8 +6,7 @@ Swift deletes plain objects by itself. It would delete only the manifests of lar
 import logging
 
 from swiftfs.concurrency import new_event, new_thread, unix_time_ns
-from swiftfs.errors import Offline, SwiftfsError
-from swiftfs.maintenance.trash import TrashBin, sweep
+from swiftfs.errors import Offline, SwiftfsError, pluralize
 from swiftfs.posix.filesystem import FileSystem
 
 log = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ class TrashSweep:
     def __init__(self, filesystem: FileSystem) -> None:
         services = filesystem.services
         self._days = 0 if services.options.ro else services.options.trash
-        self._bin = TrashBin(services.store, services.source)
+        self._store, self._source = services.store, services.source
         self._trash = services.journal.trash
         self._prefix = services.source.prefix
         self._stopping = new_event()
@@ -51,9 +50,11 @@ class TrashSweep:
 
     def _sweep(self) -> bool:
         """Empty the trash once; return whether that succeeded."""
+        from swiftfs.maintenance.trash import TrashBin, sweep  # noqa: PLC0415  few mounts have a trash
+
         now = unix_time_ns()
         try:
-            count, failed = sweep(self._bin, self._days, lambda: now)
+            count, failed = sweep(TrashBin(self._store, self._source), self._days, lambda: now)
         except Offline as error:  # the log has said that the server is away
             log.debug("the trash: %s", error)
             return False
@@ -67,9 +68,10 @@ class TrashSweep:
             return False
         self._trash.forget_ended(self._prefix, self._days, now)
         if count:
-            log.info("deleted %d files from the trash: their time there is over", count)
+            log.info("deleted from the trash, as their time is over: %s", pluralize(count, "file"))
         if failed:
             log.warning(
-                "%d objects of the trash could not be deleted, and are tried again in an hour", failed
+                "the trash: %s could not be deleted; the next attempt is in an hour",
+                pluralize(failed, "object"),
             )
         return not failed

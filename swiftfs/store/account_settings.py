@@ -1,7 +1,8 @@
 """How an account is reached: its cloud, its storage URL, and what else a user names instead of the server."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from swiftfs.lazy_dataclass import dataclass
 
 STORAGE_VARIABLE, TOKEN_VARIABLE = "OS_STORAGE_URL", "OS_AUTH_TOKEN"
 """What `swift auth` prints."""

@@ -4,9 +4,10 @@ A name is recorded from its first lost request on; while no answer is lost, noth
 """
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from swiftfs.concurrency import Rank, new_condition, unix_time
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName, ObjectVersion
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers

@@ -12,12 +12,9 @@ from urllib.parse import urlsplit
 
 import keystoneauth1.exceptions as keystone_errors
 import requests
-from keystoneauth1 import loading
-from keystoneauth1.identity import v3
 from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 from keystoneauth1.token_endpoint import Token
-from swiftclient.authv1 import PasswordPlugin
 
 from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
 from swiftfs.errors import ConfigurationError, LoginRefused, StoreError, TimedOut, Unavailable, printable
@@ -27,7 +24,6 @@ from swiftfs.store.account_settings import (
     TOKEN_VARIABLE,
     StorageChoice,
 )
-from swiftfs.store.clouds import find_cloud, open_session
 from swiftfs.store.error_map import causes_of, reason
 from swiftfs.store.login import (
     BadUrl,
@@ -39,6 +35,9 @@ from swiftfs.store.login import (
     likely_cause,
 )
 from swiftfs.store.retry import remaining
+from swiftfs.store.v1_login import V1Login
+
+# What only Keystone needs is imported by the functions that log in there: other logins start sooner.
 
 log = logging.getLogger(__name__)
 
@@ -260,20 +259,23 @@ def _label(url: str, who: str, storage: StorageChoice, storage_url: str) -> str:
 def _from_token(url: str, environment: Mapping[str, str]) -> Account:
     url = _checked_storage_url(url)
     plugin = Token(url, _checked_token(environment[TOKEN_VARIABLE]))
-    return Account(_session(plugin, environment, [url]), f"{url} (token)", StorageChoice(url))
+    return Account(_session(plugin, environment, [url], keystone=False), f"{url} (token)", StorageChoice(url))
 
 
 def _from_v1(environment: Mapping[str, str], storage: StorageChoice) -> Account:
     _require(environment, "ST_AUTH", "ST_USER", "ST_KEY")
     url, user = environment["ST_AUTH"], environment["ST_USER"]
-    plugin = PasswordPlugin(auth_url=_checked_url(url), username=user, password=environment["ST_KEY"])
+    plugin = V1Login(_checked_url(url), user, environment["ST_KEY"])
     storage_url = storage.completed(environment).url
     label = _label(url, f"user {user}", ANY, storage_url)
     # The answer to a v1 login has one storage URL, without a region.
-    return Account(_session(plugin, environment, [url]), label, StorageChoice(storage_url, "public"))
+    session = _session(plugin, environment, [url], keystone=False)
+    return Account(session, label, StorageChoice(storage_url, "public"))
 
 
 def _from_keystone(environment: Mapping[str, str], storage: StorageChoice) -> Account:
+    from keystoneauth1.identity import v3  # noqa: PLC0415
+
     _require(environment, "OS_AUTH_URL")
     user = environment.get("OS_USERNAME") or environment.get("OS_USER_ID")
     project = environment.get("OS_PROJECT_ID") or environment.get("OS_PROJECT_NAME")
@@ -312,7 +314,7 @@ def _at_keystone(
 ) -> Account:
     completed = storage.completed(environment)
     label = _label(url, who, storage, completed.url)
-    return Account(_session(plugin, environment, named), label, completed, login)
+    return Account(_session(plugin, environment, named, keystone=True), label, completed, login)
 
 
 def _auth_type(environment: Mapping[str, str]) -> str:
@@ -327,6 +329,8 @@ def _auth_type(environment: Mapping[str, str]) -> str:
 
 def _from_loading(kind: str, environment: Mapping[str, str], storage: StorageChoice) -> Account:
     """Set the plugin's options from the variables that are named after them, as `openstack` does."""
+    from keystoneauth1 import loading  # noqa: PLC0415
+
     try:
         loader: Any = loading.get_plugin_loader(kind)
     except keystone_errors.NoMatchingPlugin:
@@ -356,12 +360,14 @@ def _from_loading(kind: str, environment: Mapping[str, str], storage: StorageCho
 def _from_clouds_yaml(
     cloud: str, environment: Mapping[str, str], option: str, storage: StorageChoice
 ) -> Account:
+    from swiftfs.store.clouds import find_cloud, open_session  # noqa: PLC0415
+
     region = find_cloud(cloud, environment, option, storage.region)
     session = open_session(region, cloud)
     options = region.get_auth_args()
     if options.get("auth_url"):
         _checked_url(str(options["auth_url"]))
-    guard_logins(session, _urls_in(options))
+    guard_logins(session, _urls_in(options), keystone=True)
     interface = region.get_interface("object-store")
     user = options.get("username") or options.get("user_id") or options.get("application_credential_id", "")
     # `object_store_endpoint_override`
@@ -393,7 +399,9 @@ def _urls_in(options: Mapping[str, Any]) -> list[str]:
     return [str(value) for name, value in options.items() if value and name.endswith(("url", "endpoint"))]
 
 
-def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str], named: Iterable[str]) -> Session:
+def _session(
+    plugin: BaseAuthPlugin, environment: Mapping[str, str], named: Iterable[str], *, keystone: bool
+) -> Session:
     certificates = environment.get("OS_CACERT")
     if certificates:
         file, folder = (None, certificates) if Path(certificates).is_dir() else (certificates, None)
@@ -405,7 +413,7 @@ def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str], named: Iter
             why = reason(error) if isinstance(error, ssl.SSLError) else error.strerror
             raise ConfigurationError(f"OS_CACERT={certificates}: {why}") from None
     session = Session(auth=plugin, verify=certificates or True, app_name="swiftfs")
-    guard_logins(session, named)
+    guard_logins(session, named, keystone=keystone)
     return session
 
 

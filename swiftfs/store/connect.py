@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from swiftfs.concurrency import Future, new_future, new_thread, wait_all
 from swiftfs.errors import LoginRefused, Unavailable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits
 from swiftfs.store.account_settings import DEFAULT_SETTINGS, AccountSettings
 from swiftfs.store.ambiguous import AmbiguousRequests

@@ -5,12 +5,12 @@ then serves their bytes to the owner under the manifest's name, and a program th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from cachetools import LRUCache
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.errors import ForeignManifest, Unavailable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.wire.manifests import Named
 

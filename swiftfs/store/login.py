@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -19,13 +19,11 @@ from urllib.parse import urljoin, urlsplit
 
 import keystoneauth1.exceptions as keystone_errors
 import requests
-from keystoneauth1.identity import v3
-from keystoneauth1.identity.generic import BaseGenericPlugin
-from keystoneauth1.identity.v3 import FederationBaseAuth
 from keystoneauth1.session import Session
 
 from swiftfs.concurrency import unix_time
 from swiftfs.errors import in_words, printable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import LimitedAdapter, Limits, limited
 
@@ -86,11 +84,11 @@ class NoVersions(requests.RequestException):
     """The authentication server does not tell which versions it has."""
 
 
-def guard_logins(session: Session, named: Iterable[str]) -> None:
+def guard_logins(session: Session, named: Iterable[str], *, keystone: bool) -> None:
     """Let all requests of a session of keystoneauth be sent by `LoginAdapter`.
 
     `named` are the URLs in the user's configuration. Requests are sent only to their servers, except in a
-    federated login, in which servers lead to each other. Invalid URLs are ignored.
+    federated login at a `keystone`, in which servers lead to each other. Invalid URLs are ignored.
     """
     # What it warns of is in the error, too, if the login fails.
     logging.getLogger("keystoneauth.identity").setLevel(logging.ERROR)
@@ -99,9 +97,16 @@ def guard_logins(session: Session, named: Iterable[str]) -> None:
     for url in named:
         with suppress(BadUrl):
             servers.add(origin(url))
-    if isinstance(session.auth, FederationBaseAuth):
-        servers = set()
-    adapter = LoginAdapter(servers, asks_versions=isinstance(session.auth, BaseGenericPlugin))
+    asks_versions = False
+    if keystone:
+        # Other logins do not need them, and they take a tenth of a start to load.
+        from keystoneauth1.identity.generic import BaseGenericPlugin  # noqa: PLC0415
+        from keystoneauth1.identity.v3 import FederationBaseAuth  # noqa: PLC0415
+
+        asks_versions = isinstance(session.auth, BaseGenericPlugin)
+        if isinstance(session.auth, FederationBaseAuth):
+            servers = set()
+    adapter = LoginAdapter(servers, asks_versions=asks_versions)
     for scheme in ("https://", "http://"):
         session.session.mount(scheme, adapter)
 
@@ -245,6 +250,8 @@ def _about_naver(url: str) -> str:
 
 def _unscoped_token(session: Session, login: PasswordLogin, domain: Mapping[str, Any]) -> str:
     """Return a token without a project, empty if that is refused too."""
+    from keystoneauth1.identity import v3  # noqa: PLC0415  as in `guard_logins`
+
     plugin = v3.Password(
         auth_url=login.url, password=login.password, unscoped=True, **{**login.user, **domain}
     )

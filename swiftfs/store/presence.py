@@ -1,18 +1,24 @@
 """Whether the server is there: while it is known to be away, no request is sent."""
 
-from dataclasses import dataclass
-
 from swiftfs.concurrency import Event, new_event, unix_time
 from swiftfs.errors import Offline, Postponed, Unavailable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits
 
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """The server is away `since` some Unix time, for a `reason` in words."""
+    """The server is away `since` some Unix time, for a `reason` in words.
+
+    If it `answers`, the mount cannot go on with what it says.
+    """
 
     since: float
     reason: str
+    answers: bool = False
+
+    def __str__(self) -> str:
+        return f"{'the mount is offline' if self.answers else 'the server is away'}: {self.reason}"
 
 
 class Presence:
@@ -31,7 +37,7 @@ class Presence:
     def check(self, kind: type[Offline] = Offline) -> None:
         """Raise `Offline`, or an error of this `kind` of it, if the server is away."""
         if (away := self.away) is not None:
-            raise kind(f"the server is away: {away.reason}")
+            raise kind(str(away))
 
     def suspect(self, error: BaseException | None) -> None:
         """Record that a request failed; if the server may be away, whoever waits for that looks."""
@@ -49,9 +55,9 @@ class Presence:
             self._suspicion = new_event()
         return self._suspicion
 
-    def leave(self, reason: str) -> None:
-        """Record that the server is away, since now unless it was away before."""
-        self.away = Away(unix_time() if self.away is None else self.away.since, reason)
+    def leave(self, reason: str, *, answers: bool = False) -> None:
+        """Record that the server is away, as in `Away`, since now unless it was away before."""
+        self.away = Away(unix_time() if self.away is None else self.away.since, reason, answers)
 
     def come_back(self) -> None:
         """Record that the server is there."""

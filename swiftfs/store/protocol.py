@@ -1,10 +1,11 @@
 """The interface of an object store, which the adapters and decorators of this package implement."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from swiftfs.errors import StoreError
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import (
     NOTHING,
     Limits,

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import quote
 
 from swiftfs.errors import BadName, StoreError, printable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import NOTHING, ObjectName
 from swiftfs.store.protocol import Body
 

@@ -4,13 +4,13 @@ Source: swift/common/middleware/tempurl.py. The signature is made here, from a k
 account has in its metadata; no request is needed for it.
 """
 
-from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 import requests
 from swiftclient.utils import generate_temp_url
 
 from swiftfs.errors import Unavailable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.store.auth import Account
 from swiftfs.store.error_map import NETWORK_ERRORS

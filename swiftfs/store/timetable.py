@@ -8,7 +8,8 @@ import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from swiftfs.lazy_dataclass import dataclass
 
 DAY = 24 * 60
 """Minutes of a day."""

@@ -8,11 +8,11 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from swiftfs.concurrency import Rank, may_block, new_lock
 from swiftfs.errors import Corrupt, StoreError, TimedOut
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Count, Counts
 from swiftfs.store.auth import Account
 from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error

@@ -7,11 +7,12 @@ no request. INVARIANT: the names never change: another release must find what th
 
 import errno
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import os_error
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import MAX_KEY_BYTES, Source
 from swiftfs.store.protocol import Headers

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from swiftclient.authv1 import PasswordPlugin
 
 from support.deadlines import within
 from support.stores import QUICK, TEXT, md5, methods_seen, read
@@ -37,6 +36,7 @@ from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.request import Request
 from swiftfs.store.retry import RetryingStore
 from swiftfs.store.swift_store import SwiftStore
+from swiftfs.store.v1_login import V1Login
 from swiftfs.store.wire.info import UNKNOWN, read_limits
 
 pytest_plugins = ["support.store_fixtures"]
@@ -180,9 +180,10 @@ def test_another_user_is_refused(swift: SwiftServer, name: ObjectName) -> None:
 
 def test_one_login_for_many_threads(plain: SwiftStore, swift: SwiftServer, name: ObjectName) -> None:
     plugin = plain._account.session.auth
-    assert isinstance(plugin, PasswordPlugin)
+    assert isinstance(plugin, V1Login)
     plain._account.token()
-    plugin.auth_ref.auth_token = "AUTH_tk_expired"
+    assert plugin._access is not None
+    plugin._access = plugin._access._replace(token="AUTH_tk_expired")
     logins_before = sum("/auth" in one.path for one in swift.requests())
     barrier = threading.Barrier(12)
 

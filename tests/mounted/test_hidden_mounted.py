@@ -206,7 +206,7 @@ def test_flush_and_retry_of_a_read_only_mount_without_changes(mounted: Mount) ->
 def test_a_read_only_mount_stores_the_changes_of_an_earlier_mount(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
-    mounted.expected += ["is parked, because it cannot be stored", "stay in"]
+    mounted.expected += ["is parked, because it cannot be stored", "the next mount continues"]
     swift.inject(Fault("PUT", f"/{container}/file", status=403))
     (mounted.path / "file").write_text("left")
     mounted.exit_code = 1

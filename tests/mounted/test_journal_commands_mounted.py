@@ -127,7 +127,7 @@ def test_export_of_a_live_mount_disturbs_nothing(
     fill(mounted)
     result = swiftfs("export", mounted.path, tmp_path / "out")
     assert result.returncode == 0, result
-    assert result.stdout == f"copied 2 files, 1 links and special files, 3.1 MB, to {tmp_path / 'out'}\n"
+    assert result.stdout == f"copied 2 files, 1 link or special file, 3.1 MB, to {tmp_path / 'out'}\n"
     assert_filled(tmp_path / "out")
     assert status(mounted)["waiting"] == 5
     assert (mounted.path / "d" / "e" / "file").read_bytes() == b"deep"
@@ -158,7 +158,7 @@ def test_export_of_what_is_parked_after_its_mount_ended(
 ) -> None:
     (refused.path / "no").write_bytes(b"data")
     assert swiftfs("flush", refused.path).returncode == 1
-    refused.expected.append("stay in")
+    refused.expected.append("stays in")
     refused.exit_code = 1
     refused.stop()
     assert swiftfs("export", refused.cache, tmp_path / "out").returncode == 0

@@ -124,7 +124,7 @@ def test_an_unmount_does_not_wait_for_a_sender(
     (mounted.path / "file").write_bytes(data)
     wait_until(lambda: throttling(mounted).sent_waited > 0.5)
     mounted.exit_code = 1
-    mounted.expected += ["the mount ends", "stay in", "1 changes", "swiftfs: "]
+    mounted.expected += ["the mount ends", "stays in", "1 change", "swiftfs: "]
     assert seconds(mounted.stop) < within(15)
     mounted.exit_code, mounted.options = 0, "settle=0.1"
     mounted.start()

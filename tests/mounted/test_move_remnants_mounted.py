@@ -21,7 +21,7 @@ def test_a_large_file_survives_the_refusal_of_its_deletion(
 ) -> None:
     mounted.expected += [
         "until Swift deletes it",
-        "changes stay in",
+        "the next mount continues with",
         "is parked, because it cannot be stored",
     ]
     data = os.urandom(20_000_000)

@@ -56,7 +56,7 @@ def test_with_sync_a_refused_call_keeps_the_changes_of_an_earlier_mount(
         copy_live(tmp_path / "cache", tmp_path / "killed")
         filesystem.unlink("/new")
     refuse(store, AccessDenied, "put")
-    with harness(store, tmp_path / "killed", close_error="1 changes stay") as filesystem:
+    with harness(store, tmp_path / "killed", close_error="1 change stays") as filesystem:
         with pytest.raises(AccessDenied):
             call(filesystem)
         assert read(filesystem, "/new").startswith(b"bytes")
@@ -85,7 +85,7 @@ def test_umount_reports_what_was_not_deleted(refused: Mount, swift: SwiftServer,
     refused.exit_code = 1
     result = swiftfs("umount", refused.path)
     assert result.returncode == 1
-    assert "1 changes were refused and given up; the first is /one: " in result.stderr
+    assert "1 change was refused and given up; it is /one: " in result.stderr
     assert str(status) in result.stderr
     assert "WARNING: /one: could not be deleted" in refused.log.read_text().replace("WARNING:  ", "WARNING: ")
     process = refused.take_process()

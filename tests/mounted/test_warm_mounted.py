@@ -85,7 +85,7 @@ def test_what_is_pinned_keeps_its_space(mounted: Mount, connection: Connection, 
 
 
 def test_a_path_without_a_mount_fails(tmp_path: Path) -> None:
-    assert "is not a swiftfs mount" in failing("warm", tmp_path)
+    assert f"{tmp_path} is not in a swiftfs mount" in failing("warm", tmp_path)
 
 
 @pytest.mark.usefixtures("tree")
@@ -100,3 +100,12 @@ def test_pins_are_shown_and_kept(mounted: Mount) -> None:
     assert "pinned" in succeeding("status", mounted.path)
     assert succeeding("unpin", mounted.path / "top").startswith("0 paths pinned")
     assert "No such file" in failing("pin", mounted.path / "absent")
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_link_to_a_mount_leads_into_it(mounted: Mount, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(mounted.path)
+    assert f"{mounted.path}/top/00/\n" in succeeding("pin", link / "top/00")
+    assert "00" in succeeding("pin", link)
+    assert succeeding("unpin", link / "top").startswith("0 paths pinned")

@@ -72,7 +72,7 @@ def test_changes_that_unmounting_cannot_store_are_stored_by_the_next_mount(
 ) -> None:
     (mounted.path / "file").write_bytes(b"data")
     swift.inject(Fault(method="PUT", path=f".*/{container}/file", status=503))
-    mounted.expected.append("1 changes stay in")
+    mounted.expected.append("1 change stays in")
     mounted.exit_code = 1
     mounted.stop()
     swift.clear_faults()
@@ -90,7 +90,7 @@ def test_unmounting_ends_though_the_server_refuses_changes(
     """Each segment creates its container first, one after the other, with retries for 25 s."""
     swift.inject(Fault(method="PUT", status=503))
     (mounted.path / "file").write_bytes(bytes(8_000_000))
-    mounted.expected.append("1 changes stay in")
+    mounted.expected.append("1 change stays in")
     mounted.exit_code = 1
     mounted.stop()
     swift.clear_faults()

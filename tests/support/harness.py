@@ -8,8 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from support.memory_store import MemoryStore
+from swiftfs.config.cache_dir import JOURNAL
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import SwiftfsError
+from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import Attributes, Caller, Usage
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
@@ -24,7 +26,7 @@ from swiftfs.store.transport import Counters
 SHORT_RETRIES = RetryPolicy(deadline=0.1, first_pause=0.01, longest_pause=0.02)
 """Failures that tests cause end soon."""
 
-LEFT = r"^\d+ changes stay in "
+LEFT = r"^\d+ changes? stays? in "
 """What the close of a mount says that leaves changes to the next one."""
 
 ANY_END = ""
@@ -95,8 +97,15 @@ def _close(filesystem: FileSystem, progress: Callable[[int], None], error: str |
 
 
 def copy_live(cache: Path, image: Path) -> None:
-    """Copy the cache folder of a running mount, as a kill would leave it; files may disappear meanwhile."""
-    shutil.copytree(cache, image, copy_function=_copy_unless_gone)
+    """Copy the cache folder of a running mount, as a kill would leave it; files may disappear meanwhile.
+
+    The journal comes first: later it could name bytes that a copied file does not have.
+    """
+    image.mkdir(parents=True)
+    if (cache / JOURNAL).exists():
+        copy_journal(cache / JOURNAL, image)
+    others = shutil.ignore_patterns(f"{JOURNAL}*")
+    shutil.copytree(cache, image, copy_function=_copy_unless_gone, ignore=others, dirs_exist_ok=True)
 
 
 def _copy_unless_gone(source: str, target: str) -> None:

@@ -176,8 +176,9 @@ def kill_during(
     died = cache.with_name(f"{cache.name}-died")
 
     def kill() -> None:
+        store.hook = away  # before the copy: what is stored now has no local file any more
         copy_live(cache, died)
-        store.hook, store.on_loss = away, None
+        store.on_loss = None
 
     def prepare() -> None:
         store.lose(method, key)

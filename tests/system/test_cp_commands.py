@@ -224,7 +224,7 @@ def test_a_killed_run_is_continued_and_what_it_leaves_is_found(
     assert len(left) == 3
     assert "film" not in keys(connection, other)
     found = swiftfs("gc", other, "--older-than", "0s", environment=swift.environment())
-    assert "1 uploads, 3 segments" in found.stdout, found
+    assert "1 upload, 3 segments" in found.stdout, found
     assert "kept" not in found.stdout
     swift.reset_requests()
     cp(swift, f"{container}/film", f"{other}/film")

@@ -72,6 +72,9 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     ("swiftfs mount nobox full", FAILED, "mount point */full is not empty: choose an empty folder"),
     ("swiftfs mount nobox mp --cache-dir mp/cache", FAILED, "cache folder */mp/cache is inside the mount *"),
     ("swiftfs mount nobox mp --cache-dir full", FAILED, "cache folder */full holds other files: *"),
+    ("swiftfs pin full", FAILED, "*/full is not in a swiftfs mount"),
+    ("swiftfs unpin full/none", FAILED, "*/full/none is not in a swiftfs mount"),
+    ("swiftfs warm full", FAILED, "*/full is not in a swiftfs mount"),
     # The login
     ("ST_KEY=wrong swiftfs mount nobox mp", FAILED, "*: wrong user or key"),
     ("ST_KEY= swiftfs mount nobox mp", FAILED, "incomplete credentials: set ST_KEY"),

@@ -125,7 +125,7 @@ def leave_a_file(typed: Command, home: Path, swift: SwiftServer, source: str) ->
     assert told(typed(f"swiftfs mount --create {source} mp --drain 0")) == ""
     swift.inject(Fault(method="PUT", path="/file", status=503))
     (home / "mp" / "file").write_text("text")
-    assert "stay in" in one_line(typed("swiftfs umount mp"))
+    assert "the next mount continues" in one_line(typed("swiftfs umount mp"))
     swift.clear_faults()
 
 

@@ -19,6 +19,7 @@ from swiftfs.errors import AccessDenied, ConfigurationError, QuotaExceeded, Swif
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete
+from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.tasks import Task, Waiting
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -163,12 +164,22 @@ def test_files_in_a_refused_folder_are_stored(store: MemoryStore, tmp_path: Path
 
 def test_changes_left_at_the_end_are_stored_by_the_next_mount(store: MemoryStore, tmp_path: Path) -> None:
     refuse(store, "put", AccessDenied)
-    with harness(store, tmp_path, NEVER, close_error="1 changes stay in") as filesystem:
+    with harness(store, tmp_path, NEVER, close_error="1 change stays in") as filesystem:
         write(filesystem, "/file", b"data")
     store.hook = None
     with harness(store, tmp_path, NEVER) as filesystem:
         assert read(filesystem, "/file") == b"data"
     assert body(store, "file") == b"data"
+
+
+def test_the_end_says_why_a_change_was_not_stored(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A request is so fast here that it may be answered before the end looks at the time.
+    monkeypatch.setattr(TaskQueue, "run_all_now", lambda _: None)
+    said = r"continues with it; it is /file: not sent within 0 s \(drain\)$"
+    with harness(store, tmp_path, f"{NEVER},drain=0", close_error=said) as filesystem:
+        write(filesystem, "/file", b"data")
 
 
 def test_an_outage_delays_and_loses_nothing(store: MemoryStore, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = Fal
     return MoveFolder("box", "d/", "box", "e/", objects=objects if recorded else None, served=served)
 
 
-GIVEN_UP = "given up; the first is /d: source or target may have a newer version"
+GIVEN_UP = "given up; it is /d: source or target may have a newer version"
 
 
 @contextmanager
@@ -496,7 +496,7 @@ def test_a_file_that_could_not_be_moved_does_not_come_back(store: MemoryStore, t
         store.hook = None
         write(filesystem, "/new", b"newer")
         filesystem.unlink("/new")
-    with harness(store, tmp_path, close_error="given up; the first is /d: "):
+    with harness(store, tmp_path, close_error="given up; it is /d: "):
         pass
     assert contents(store) == {"old": b"old"}
     assert records(tmp_path) == []

@@ -396,7 +396,7 @@ def test_the_file_stays_deleted_when_the_next_mount_gives_up_the_rename(tmp_path
     with harness(store, cache, "settle=1000") as filesystem:
         for path in ("/a", "/b"):
             write(filesystem, path, path.encode())
-    with harness(store, cache, "settle=1000,drain=0", close_error="the first is /b") as filesystem:
+    with harness(store, cache, "settle=1000,drain=0", close_error="it is /b") as filesystem:
         filesystem.unlink("/b")
         store.hook = partial(_copy_and_refuse, cache, image)
         with pytest.raises(AccessDenied):

@@ -10,7 +10,7 @@ import pytest
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from swiftfs.config.sources import parse_options
-from swiftfs.errors import AccessDenied, Unavailable
+from swiftfs.errors import AccessDenied, Offline, Unavailable
 from swiftfs.objects import Usage
 from swiftfs.paths import Source
 from swiftfs.service import reconnection
@@ -80,6 +80,8 @@ def test_the_server_comes_back(store: MemoryStore, caplog: pytest.LogCaptureFixt
     fail(store, Unavailable("not yet"))
     with watching(store) as watched:
         wait_until(lambda: reason(watched) == "not yet")
+        with pytest.raises(Offline, match=r"^the server is away: not yet$"):
+            watched.presence.check()
         store.hook = None
         wait_until(lambda: watched.back == [PLACE])
         assert watched.presence.away is None
@@ -100,6 +102,8 @@ def test_a_request_that_fails_lets_it_look(store: MemoryStore) -> None:
 def test_another_account_is_refused(store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
     with watching(store, place="/v1/AUTH_b") as watched:
         wait_until(lambda: "leads to account /v1/AUTH_b now" in reason(watched))
+        with pytest.raises(Offline, match=r"^the mount is offline: .* leads to account"):
+            watched.presence.check()
         wait_until(lambda: len(store.requests) > 3)
         assert watched.back == []
     assert caplog.text.count("still offline, and every change is kept") == 1

@@ -102,7 +102,7 @@ def test_unmounting_reports_refused_changes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     prepared(store)
-    said = f"^1 changes were refused and given up; the first is {path}: no$"
+    said = f"^1 change was refused and given up; it is {path}: no$"
     with harness(store, tmp_path, NEVER, close_error=said) as filesystem:
         change(filesystem)
         refuse(store, error, "delete", "post")
@@ -136,7 +136,7 @@ def test_a_flush_reports_earlier_refusals(
 def test_an_slo_whose_manifest_cannot_be_read_is_not_deleted(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, "segment_size=1M") as filesystem:
         write(filesystem, "/file", bytes(3 * MIB))
-    said = "1 changes were refused and given up; the first is /file: no"
+    said = "1 change was refused and given up; it is /file: no"
     with harness(store, tmp_path, NEVER, close_error=said) as filesystem:
         filesystem.unlink("/file")
         refuse(store, AccessDenied, "manifest")

@@ -61,12 +61,12 @@ def test_a_drain_reports_the_number_of_pending_changes(
     channel: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Draining:
-        def close(self, tell: Callable[[int], None], **_: object) -> None:
+        def close(self, tell: Callable[[int], None], *_: object) -> None:
             tell(3)
 
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    _drain(cast(FileSystem, Draining()), tmp_path)
-    assert channel.recv(100) == b"STATUS=unmounted, 3 changes are still to be stored"
+    _drain(cast(FileSystem, Draining()), tmp_path, "")
+    assert channel.recv(100) == b"STATUS=unmounted, still to be stored: 3 changes"
 
 
 def test_notify_writes_to_files_and_abstract_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_copy_that_never_got_its_segments_leaves_them(store: MemoryStore, tmp_
 def test_a_refused_copy_keeps_the_file(
     store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with harness(store, tmp_path, f"{TRASH},settle=0.05", close_error="1 changes were refused") as filesystem:
+    with harness(store, tmp_path, f"{TRASH},settle=0.05", close_error="1 change was refused") as filesystem:
         write(filesystem, "/a", b"data")
         sync_all(filesystem)
         refuse(store, "copy", AccessDenied)

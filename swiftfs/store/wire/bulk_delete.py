@@ -5,11 +5,12 @@ server that has bulk delete only in `/info`, refuses the request: then nothing w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import quote, unquote
 
 from swiftfs.errors import BadRequest, Corrupt, NotFound, StoreError, Unavailable
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import NOTHING, ObjectName
 from swiftfs.store.error_map import status_error
 from swiftfs.store.request import WORK_SECONDS, Request, quoted_path

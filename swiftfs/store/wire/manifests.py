@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from swiftfs.errors import Corrupt
+from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.wire.json_stream import iter_entries
 from swiftfs.store.wire.object_headers import MAX_SIZE
