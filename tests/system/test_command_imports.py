@@ -144,7 +144,7 @@ def test_completion_loads_no_library(words: tuple[str, ...], incomplete: str, fo
     [
         ("import swiftfs.cli.mount", LOGIN | SERVING | RECORDS | RARE, 235),
         ("import swiftfs.cli.mount, swiftfs.service.mount", SERVING | RECORDS | RARE, 485),
-        ("from swiftfs.service import mount; mount._load('auto')", RECORDS | RARE, 605),
+        ("from swiftfs.service import mount; mount._load('2')", RECORDS | RARE, 605),
     ],
     ids=["in the command, which only waits", "until the login", "while it logs in"],
 )
