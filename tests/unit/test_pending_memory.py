@@ -4,6 +4,7 @@ It is counted, not measured: bytes that Python has allocated. The slow test meas
 `benchmarks/pending.py`, which makes 100,000 of its own.
 """
 
+import gc
 import os
 import re
 import subprocess
@@ -35,11 +36,16 @@ MANY_MIB = 82
 
 @contextmanager
 def counting() -> Iterator[Callable[[], float]]:
-    """Count what is allocated from now on; the function returns the bytes for each file."""
+    """Count what is allocated from now on, without garbage; the function returns the bytes for each file."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        yield lambda: (tracemalloc.get_traced_memory()[0] - before) / FILES
+
+        def allocated() -> float:
+            gc.collect()
+            return (tracemalloc.get_traced_memory()[0] - before) / FILES
+
+        yield allocated
     finally:
         tracemalloc.stop()
 
