@@ -21,12 +21,16 @@ MFUSEPY = "libfuse 3 needs the Python package mfusepy: pip install 'swiftfs[fuse
 ADVICE = "mount with -o fuse=2, or install a newer swiftfs"
 """What to do about a libfuse 3 that is not known."""
 
+LIBFUSE2_NAME = "libfuse.so.2"
 _PATH_VARIABLE = "FUSE_LIBRARY_PATH"
-"""By this variable mfusepy, as fusepy, is told which library it binds."""
+"""By this variable mfusepy, as fusepy, is told which library it binds. INVARIANT: it is never removed, for
+another thread may be reading the environment."""
 
 
 def load_fusepy() -> Any:
     """Return fusepy's module, which loads libfuse 2 when it is imported."""
+    if os.environ.get(_PATH_VARIABLE) in LIBFUSE3_NAMES:
+        os.environ[_PATH_VARIABLE] = LIBFUSE2_NAME
     try:
         return importlib.import_module("fuse")
     except OSError as error:
@@ -35,19 +39,11 @@ def load_fusepy() -> Any:
 
 def load_mfusepy() -> Any:
     """Return mfusepy's module, bound to libfuse 3."""
-    path = libfuse3_path()
-    before = os.environ.get(_PATH_VARIABLE)
-    os.environ[_PATH_VARIABLE] = path
+    os.environ[_PATH_VARIABLE] = libfuse3_path()
     try:
-        module = importlib.import_module("mfusepy")
+        return importlib.import_module("mfusepy")
     except ImportError as error:
         raise ConfigurationError(MFUSEPY) from error
-    finally:
-        if before is None:
-            del os.environ[_PATH_VARIABLE]
-        else:
-            os.environ[_PATH_VARIABLE] = before
-    return module
 
 
 def libfuse3_path() -> str:

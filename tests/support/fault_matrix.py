@@ -84,6 +84,10 @@ class Outcome:
     repeated: bool
 
 
+DOUBTED = {("get of a version", "412"), ("get of a version", "wrong ETag"), ("copy of a version", "412")}
+"""Faults in operations that have the version as a condition: it is sent again without it."""
+
+
 def outcome(operation: Operation, kind: Kind, *, always: bool) -> Outcome:
     """Return the outcome of a fault that happens once, or at every attempt."""
     error, done = _attempt(operation, kind)
@@ -94,7 +98,7 @@ def outcome(operation: Operation, kind: Kind, *, always: bool) -> Outcome:
     if kind.name == "401" and error is not None:
         return Outcome(error if always else None, done=not always, repeated=True)
     # A HEAD shows that the version is unchanged.
-    is_doubted = operation.name == "get of a version" and kind.name in ("412", "wrong ETag")
+    is_doubted = (operation.name, kind.name) in DOUBTED
     if error is None or not (error.retryable or is_doubted or _is_clash(operation, error)):
         # After a 409 a HEAD asks whether the object is a symlink of Swift that leads to itself.
         return Outcome(error, done, repeated=operation.name == "head" and error is Clash)

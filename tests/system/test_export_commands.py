@@ -56,7 +56,7 @@ def test_recover_restores_files_of_a_damaged_journal(tmp_path: Path, how: str, w
     if when == "after it was set aside":
         assert lost | set(named.values()) == set(files.values())
         assert not lost & set(named.values())
-    assert len(named) >= {"header": count, "tail": count // 4, "middle": count - 12, "text": 0}[how]
+    assert len(named) >= {"header": count, "tail": count // 5, "middle": count - 12, "text": 0}[how]
     for name in named:
         assert f"/{name}\tfile" in listed.stdout
     assert result.returncode == 1

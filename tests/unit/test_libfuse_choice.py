@@ -22,6 +22,7 @@ def without_libfuse3(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_libfuse2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make fusepy fail as it does without libfuse 2."""
     monkeypatch.setenv("FUSE_LIBRARY_PATH", "libfuse.so.none")
+    monkeypatch.setattr(loading, "LIBFUSE2_NAME", "libfuse.so.none")
     for name in ("swiftfs.fuse.libfuse2", "fuse"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
