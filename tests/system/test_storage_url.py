@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ def test_a_refused_token_is_told_in_one_line(swift: SwiftServer, tmp_path: Path)
     line = one_line(swiftfs("mount", "box", folder, environment=environment))
     assert "AUTH_tk-of-yesterday" not in line
     assert "mount again with a new token" in quoted(line)
-    with pytest.raises(LoginRefused):
-        connect(environment).store.account_usage()
+    with closing(connect(environment)) as connected, pytest.raises(LoginRefused):
+        connected.store.account_usage()
 
 
 def test_what_a_token_s_end_has_stopped_is_stored_with_the_next_one(
