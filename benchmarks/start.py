@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from contenders import find_rclone, machine, rclone_environment
-from mounts import OURS, RCLONE, await_calm
+from mounts import RCLONE, await_calm
 from swiftclient import Connection
 
 from swiftfs.demo.server import ServerSettings, SwiftServer
@@ -110,7 +110,7 @@ def programs(work: Path, swift: SwiftServer, swiftfs: Path) -> list[Program]:
     ours = [swiftfs, "mount", CONTAINER]
     theirs = [find_rclone() or "", "mount", "--daemon", "--vfs-cache-mode", "full", f"sw:{CONTAINER}"]
     return [
-        program(OURS, ours, swift.environment()),
+        program("swiftfs", ours, swift.environment()),
         program(RCLONE, theirs, rclone_environment(swift, work)),
     ]
 
