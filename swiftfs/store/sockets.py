@@ -247,7 +247,7 @@ class Response(HTTPResponse):
     def _read_head(self) -> None:
         """Read the head as `HTTPResponse.begin` does, but all of its lines."""
         status = HTTPStatus.CONTINUE
-        while status == HTTPStatus.CONTINUE:
+        while status < HTTPStatus.OK:  # interim answers, such as 103 (RFC 9110, 15.2)
             version, status, reason = self._read_status()  # type: ignore[attr-defined]
             headers = read_headers(self.fp)
         if not version.startswith(("HTTP/1.", "HTTP/0.9")):

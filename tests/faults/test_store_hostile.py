@@ -383,6 +383,18 @@ def test_a_head_is_read_whole_or_not_at_all(hostile: HostileServer, store: Swift
         one_line(caught.value)
 
 
+@pytest.mark.parametrize("interim", [b"100 Continue", b"102 Processing", b"103 Early Hints"])
+def test_an_interim_answer_is_not_the_answer(
+    hostile: HostileServer, store: SwiftStore, interim: bytes
+) -> None:
+    """Otherwise the answer itself would be taken for that of the next request."""
+    hostile.response = Response(
+        raw=b"HTTP/1.1 " + interim + b"\r\nLink: x\r\n\r\n" + OBJECT + LENGTH + b"hello"
+    )
+    for info in (store.head(NAME), store.get(NAME, lambda *_: None)):
+        assert info.size == 5
+
+
 @pytest.mark.parametrize("name", ["my note", "größe", "\x01"])
 def test_no_header_hides_those_behind_it(
     hostile: HostileServer, store: SwiftStore, caplog: pytest.LogCaptureFixture, name: str
