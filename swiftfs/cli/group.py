@@ -1,5 +1,6 @@
 """The group of commands: its help in the order of use, and each failure as one line."""
 
+import errno
 import os
 import re
 import sys
@@ -57,7 +58,7 @@ class CommandGroup(click.Group):
         try:
             return self._main(*arguments, **options)
         except OSError as error:
-            if not _output_fails():
+            if not _is_of_output(error):
                 raise
             OneLineError(f"the output cannot be written: {error.strerror}").show()
             sys.exit(1)
@@ -135,26 +136,26 @@ def _one_line(error: click.UsageError, path: str) -> click.ClickException:
 
 
 def _open_standard_streams() -> None:
-    """Open those of descriptors 0 to 2 that are closed.
+    """Open those of descriptors 0 to 2 that are closed; Python has None for these streams.
 
     Else files that are opened later get these numbers, and what libfuse and programs report goes into them.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)  # noqa: FBT003
+        os.set_inheritable(descriptor, True)
+        stream = os.fdopen(descriptor, "w" if descriptor else "r", closefd=False)
+        setattr(sys, ("stdin", "stdout", "stderr")[descriptor], stream)
     os.close(descriptor)
 
 
-def _output_fails() -> bool:
-    """Return whether standard output cannot be written to; then it leads nowhere from here on."""
-    try:
-        if sys.stdout:  # None, if it was closed when the interpreter began
-            sys.stdout.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.close(nowhere)
-        return True
-    return False
+def _is_of_output(error: OSError) -> bool:
+    """Return whether standard output could not be written to; then it leads nowhere from here on."""
+    # What fails with one of these elsewhere has the name of its file, or is reported where it is understood.
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) or error.filename:
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # Python writes what is left when it ends
+    os.close(nowhere)
+    return True
 
 
 def _looks_like(word: str, names: Iterable[str]) -> bool:

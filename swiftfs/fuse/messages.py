@@ -9,7 +9,10 @@ _REMEDIES = (
     ("mount failed: Operation not permitted", ": fusermount should belong to root and be set-user-ID"),
     ("option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf", ", by root"),
     # It runs as root, which the mount of a user does not let in.
-    ("failed to access mountpoint *: Permission denied", ": choose a folder that is not in another FUSE mount"),
+    (
+        "failed to access mountpoint *: Permission denied",
+        ": choose a folder that is not in another FUSE mount",
+    ),
 )
 """Messages of libfuse and fusermount, as patterns, and what to do about them; it is appended."""
 

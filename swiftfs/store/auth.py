@@ -240,8 +240,8 @@ def open_account(
         raise ConfigurationError(f"incomplete credentials: set {missing}, or the variables of a login")
     raise ConfigurationError(
         "no credentials: name a file of them with --credentials, or set ST_AUTH, ST_USER and ST_KEY, or "
-        f"OS_AUTH_URL and the other OS_* variables, or {STORAGE_VARIABLE} and {TOKEN_VARIABLE}, or name a cloud "
-        "in clouds.yaml with OS_CLOUD"
+        f"OS_AUTH_URL and the other OS_* variables, or {STORAGE_VARIABLE} and {TOKEN_VARIABLE}, or name a "
+        "cloud in clouds.yaml with OS_CLOUD"
     )
 
 
@@ -459,7 +459,7 @@ def _checked_storage_url(url: str) -> str:
 
 
 def _parts_of(what: str, url: str) -> SplitResult:
-    """Return the parts of a URL that somebody has typed; raise `ConfigurationError` that names `what` it is."""
+    """Return the parts of a URL that somebody has typed; raise `ConfigurationError`, with `what` it is."""
     # First of all: URLs are logged, and so are those that no parser understands.
     if "@" in url:
         raise ConfigurationError(f"the {what} must not contain a user or a password")

@@ -93,7 +93,11 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     # The login
     ("ST_KEY=wrong swiftfs mount nobox mp", FAILED, "*: wrong user or key"),
     ("ST_KEY= swiftfs mount nobox mp", FAILED, "incomplete credentials: set ST_KEY"),
-    ("ST_AUTH= ST_USER= ST_KEY= swiftfs mount nobox mp", FAILED, "no credentials: name a file of them with --credentials, *"),
+    (
+        "ST_AUTH= ST_USER= ST_KEY= swiftfs mount nobox mp",
+        FAILED,
+        "no credentials: name a file of them with --credentials, *",
+    ),
     ("ST_AUTH=127.0.0.1:8080/auth/v1.0 swiftfs mount nobox mp", FAILED, "*is not an http or https URL"),
     (
         "ST_AUTH=http://localhost/v1/AUTH_test swiftfs mount nobox mp",

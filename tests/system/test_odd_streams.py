@@ -39,8 +39,9 @@ def test_a_mount_begins_with_closed_streams(
 
 @pytest.mark.parametrize("words", ["--help", "mount --help", "version", "check {}", "check {} --json"])
 def test_a_full_disk_of_the_output_is_one_line(
-    swift: SwiftServer, container: str, tmp_path: Path, words: str
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, words: str
 ) -> None:
+    connection.put_container(container)
     result = shell(f"{SWIFTFS} {words.format(container)} >/dev/full", swift, tmp_path)
     assert result.stderr == "swiftfs: the output cannot be written: No space left on device\n"
     assert result.returncode == 1
