@@ -422,6 +422,11 @@ class PackedEntry:
         )
         _living[self] = entry
 
+    @property
+    def is_directory(self) -> bool:
+        """True for a folder."""
+        return stat.S_ISDIR(self._common[1][0])
+
     def unpack(self) -> Entry:
         """Return the entry."""
         entry = _living.get(self)

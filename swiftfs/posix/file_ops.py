@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import stat
-from dataclasses import replace
 from functools import partial
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type
@@ -406,7 +405,7 @@ class FileOps:
     def touch(self, file: OpenFile) -> None:
         """Record that the bytes of an open file have changed; its lock is held."""
         before, now = file.attributes, unix_time_ns()
-        file.attributes = replace(before, mtime_ns=now)
+        file.attributes = before.modified(now)
         # Once for each hand-in, which does it again: this runs for every write.
         if not file.dirty:
             self._times.wrote(file.known_as, now, before.mtime_ns)

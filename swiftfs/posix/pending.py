@@ -1,7 +1,7 @@
 """Pending changes: the namespace shows them, and the journal stores them in Swift."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -89,17 +89,17 @@ class PendingChanges:
         """True if each call returns only when its change is in Swift: there is no write delay."""
         return self._journal.mode is Mode.SYNC
 
-    @contextmanager
-    def changing(self, *paths: str) -> Iterator[None]:
-        """Make a change about `paths` while no folder above them moves.
+    def changing(self, *paths: str) -> AbstractContextManager[None]:
+        """Return the context of a change about `paths`, in which no folder above them moves.
 
-        Raise `OSError` ENOENT if the folder of one has moved away while this waited.
+        It raises `OSError` ENOENT if the folder of one has moved away while it waited.
         """
-        with self._open_files.barrier.passing(lambda: paths) as waited:
-            if waited:
-                for path in paths:
-                    self._namespace.lookup(split(path)[0], complete=False)
-            yield
+
+        def look() -> None:
+            for path in paths:
+                self._namespace.lookup(split(path)[0], complete=False)
+
+        return self._open_files.barrier.passing(lambda: paths, look)
 
     def begin_change(self) -> int:
         """Return the `since` of a change of an object; call this before looking at what is to be changed."""
