@@ -84,6 +84,7 @@ def _method(cls: type, name: str) -> Callable[..., Any]:
 def _init(cls: type, frozen: bool) -> Callable[..., Any]:
     """Return `__init__`. It is written here, as the standard library compiles more for a frozen class."""
     known: dict[str, Any] = {"_set": object.__setattr__, "_missing": _MISSING}
+    has_slots = "__slots__" in cls.__dict__
     fields = sorted(dataclasses.fields(cls), key=lambda one: bool(one.kw_only))
     words, lines = ["self"], []
     for one in fields:
@@ -94,7 +95,11 @@ def _init(cls: type, frozen: bool) -> Callable[..., Any]:
             words.append(word)
         elif word == one.name:
             continue  # it has no default, so somebody assigns it later
-        lines.append(f" _set(self, {one.name!r}, {value})" if frozen else f" self.{one.name} = {value}")
+        if frozen and has_slots:  # without looking up the slot each time
+            known[f"_set_{one.name}"] = getattr(cls, one.name).__set__
+            lines.append(f" _set_{one.name}(self, {value})")
+        else:
+            lines.append(f" _set(self, {one.name!r}, {value})" if frozen else f" self.{one.name} = {value}")
     if hasattr(cls, "__post_init__"):
         lines.append(" self.__post_init__()")
     exec(f"def __init__({', '.join(words)}):\n" + ("\n".join(lines) or " pass"), known)
