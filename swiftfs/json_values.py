@@ -20,6 +20,9 @@ Read = Callable[[Any], Any]
 """Returns the value of what `json.loads` has made of its JSON; raises `ValueError` or another error."""
 
 
+_DECODER = json.JSONDecoder()
+
+
 class JsonValues:
     """Writes and reads values.
 
@@ -51,7 +54,10 @@ class JsonValues:
 
     def read(self, text: str, kind: Any) -> Any:
         """Return the value that `write` wrote; raise `ValueError` for anything else."""
-        return self.structure(json.loads(text), kind)
+        raw, end = _DECODER.raw_decode(text)
+        if end != len(text):
+            raise ValueError("there is more behind it")
+        return self.structure(raw, kind)
 
     def structure(self, raw: object, kind: Any) -> Any:
         """Return the value of what `json.loads` has made of its text; errors as `read`."""
@@ -129,24 +135,30 @@ class JsonValues:
 
     def _reader(self, kind: Any) -> Read:
         hints, keys, repeated = get_type_hints(kind), self._keys.get(kind, {}), self._repeated.get(kind)
-        known = {
-            keys.get(one.name, one.name): (
-                one.name,
-                _shared_text if one.name == repeated else self._of(hints[one.name])[1],
-            )
-            for one in fields(kind)
-        }
+        known = {}
+        for one in fields(kind):
+            read = _shared_text if one.name == repeated else self._of(hints[one.name])[1]
+            # Most values are of a plain type, and as they should be: that needs no call.
+            plain = _as_it_is(hints[one.name]) if one.name != repeated else None
+            known[keys.get(one.name, one.name)] = one.name, plain, read
 
-        def read(raw: dict[str, Any]) -> Any:
+        def read_all(raw: dict[str, Any]) -> Any:
             given = {}
             for key, value in raw.items():
-                name, read = known[key]
-                given[name] = read(value)
+                name, plain, read = known[key]
+                given[name] = value if value.__class__ is plain else read(value)
             return kind(**given)
 
         if not self._skip_unknown:
-            return read
-        return lambda raw: read({key: value for key, value in raw.items() if key in known})
+            return read_all
+        return lambda raw: read_all({key: value for key, value in raw.items() if key in known})
+
+
+def _as_it_is(kind: Any) -> type | None:
+    """Return the type of the values that are read as they are, None if there are none."""
+    found = {str, int, float, bool}.intersection([kind, *get_args(kind)])
+    is_plain = kind in found or get_origin(kind) in (Union, UnionType)
+    return found.pop() if is_plain and len(found) == 1 else None
 
 
 def _default(one: "Field[Any]") -> Any:

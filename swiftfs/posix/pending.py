@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -22,7 +21,17 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.tasks import Done, Failure, Mode, nobody_waits
-from swiftfs.namespace.entry import Defaults, Entry, folder_inode, implied_entry, inode_of, moved_entry
+from swiftfs.lazy_dataclass import replace
+from swiftfs.namespace.entry import (
+    Defaults,
+    Entry,
+    Shown,
+    folder_inode,
+    implied_entry,
+    inode_of,
+    moved_entry,
+    packed,
+)
 from swiftfs.namespace.overlay import PendingChange
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, split
@@ -161,7 +170,7 @@ class PendingChanges:
             raise
         return seq, change
 
-    def record(self, path: str, entry: Entry | None) -> JournaledChange:
+    def record(self, path: str, entry: Shown | None) -> JournaledChange:
         """Show `entry` at `path` from now on (None for nothing); the caller submits it to the journal."""
         return JournaledChange(self._namespace.record_pending(path, entry), self._open_files)
 
@@ -206,7 +215,7 @@ class PendingChanges:
         entry = pending_entry(path, operation, self._services.defaults)
         if entry is None:
             return lambda _outcome: self._namespace.invalidate(path)
-        return self.record(path, entry)
+        return self.record(path, packed(entry, is_held=False))
 
     def show_moved(self, path: str, operation: Move | MoveFolder, rows: Sequence[Row]) -> str | None:
         """Show a move of `path` that was finished at the start; `rows` are the old ones of what it moved.
