@@ -152,7 +152,7 @@ class Inodes:
         return folder
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _own_place(source: Source, path: str, is_folder: bool) -> int:
     """Return the place of a name while no folder has moved: of a new file it is asked for three times."""
     if is_folder:
