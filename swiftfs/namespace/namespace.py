@@ -1,7 +1,7 @@
 """The namespace: which files and folders exist, from listings in memory or by one request for each folder."""
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -263,6 +263,17 @@ class Namespace:
         with self._lock:
             listing = self._listings.fresh(self._source.folder(parent))
             return None if listing is None else listing.known(name)
+
+    def known_in(self, folder: str, names: Sequence[str]) -> list[Entry | None]:
+        """Return the entries of names in a folder from memory, None for those that are not there."""
+        with self._lock:
+            listing = self._listings.fresh(self._source.folder(folder))
+            if listing is None:
+                return [None] * len(names)
+            deferred = self._deferred
+            return [
+                None if deferred and join(folder, name) in deferred else listing.known(name) for name in names
+            ]
 
     def known_children(self, path: str, near: str) -> list[Entry] | None:
         """Return the children of `path` from memory, None when its listing is not in memory.

@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -30,8 +30,10 @@ from swiftfs.attributes import (
 from swiftfs.errors import NotFound, os_error
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo
+from swiftfs.paths import join
 from swiftfs.posix.archive import Archive
 from swiftfs.posix.attribute_changes import AttributeChanges, MetaChange, Update
+from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.expiry import parse_moment, show_moment
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
@@ -65,7 +67,12 @@ class AttributeOps:
     """Returns and changes the attributes and xattrs of files and folders."""
 
     def __init__(
-        self, services: Services, pending: PendingChanges, files: FileOps, changes: AttributeChanges
+        self,
+        services: Services,
+        pending: PendingChanges,
+        files: FileOps,
+        directories: DirectoryOps,
+        changes: AttributeChanges,
     ) -> None:
         self._store = services.store
         self._namespace = services.namespace
@@ -74,6 +81,7 @@ class AttributeOps:
         self._open_files = services.open_files
         self._pending = pending
         self._files = files
+        self._directories = directories
         self._changes = changes
         self._inodes = services.inodes
         self._source = services.source
@@ -96,7 +104,31 @@ class AttributeOps:
             file = self._files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
         if file is not None:
             return self._attributes(file)
-        entry = self._namespace.dated(self._look_up(path))
+        return self._of_entry(path, self._look_up(path))
+
+    def known_attributes(self, handle: int, names: Sequence[str]) -> list[Attributes | None]:
+        """Return what `getattr` returns for names in an open folder, None where it could have to wait.
+
+        No request is sent for them.
+        """
+        folder = self._directories.path_of(handle)
+        if folder is None:
+            return [None] * len(names)
+        paths = [join(folder, name) for name in names]
+        entries = self._namespace.known_in(folder, names)
+        return [
+            self._of_entry(path, entry) if entry is not None and self._is_as_listed(path, entry) else None
+            for path, entry in zip(paths, entries, strict=True)
+        ]
+
+    def _is_as_listed(self, path: str, entry: Entry) -> bool:
+        """Return whether an entry says all that there is to say of `path`."""
+        late = self._journal.late
+        is_watched = late is not None and entry.object is not None and late.is_watched(entry.object)
+        return entry.complete and not is_watched and not self._open_files.concerns(path)
+
+    def _of_entry(self, path: str, entry: Entry) -> Attributes:
+        entry = self._namespace.dated(entry)
         attributes = entry.attributes
         self._open_files.shown_sizes.show(path, attributes.size)
         numbered = self._inodes.of(path, attributes)

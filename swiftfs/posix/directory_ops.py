@@ -54,7 +54,7 @@ class DirectoryOps:
         if not self._namespace.lookup(path, complete=False).is_directory:
             raise os_error(errno.ENOTDIR, path)
         handle = next(self._numbers)
-        self._open[handle] = _OpenFolder(path, self._begin)
+        self._open[handle] = _OpenFolder(path, self._inodes.number(path, is_folder=True), self._begin)
         return handle
 
     def readdir(self, handle: int, start: int = 0) -> Sequence[Listed]:
@@ -69,6 +69,11 @@ class DirectoryOps:
             return folder.names(start)
         except NotFound as error:
             raise os_error(errno.ESTALE, folder.path) from error
+
+    def path_of(self, handle: int) -> str | None:
+        """Return the path of an open folder, None if it was moved: then another may have that path."""
+        folder = self._open[handle]
+        return folder.path if self._inodes.number(folder.path, is_folder=True) == folder.inode else None
 
     def _begin(self, path: str) -> Callable[[], list[Listed] | None]:
         """Begin to read a folder; return what returns its next names, None after the last."""
@@ -192,14 +197,17 @@ class DirectoryOps:
 
 
 class _OpenFolder:
-    """An open folder, and the names that were read of it last; `begin` begins to read a path.
+    """An open folder with its inode number, and the names that were read of it last.
 
-    A name's number is its place in the order in which the names were read. seekdir(3) to a name that is not
-    kept any more reads the folder anew, and counts.
+    `begin` begins to read a path. A name's number is its place in the order in which the names were read.
+    seekdir(3) to a name that is not kept any more reads the folder anew, and counts.
     """
 
-    def __init__(self, path: str, begin: Callable[[str], Callable[[], list[Listed] | None]]) -> None:
+    def __init__(
+        self, path: str, inode: int, begin: Callable[[str], Callable[[], list[Listed] | None]]
+    ) -> None:
         self.path = path
+        self.inode = inode
         self._begin = begin
         self._following: Callable[[], list[Listed] | None] | None = None
         self._kept: list[Listed] = []

@@ -63,7 +63,7 @@ class _Parts:
         changes = AttributeChanges(services, pending, write_back)
         self.links = LinkOps(services, pending, write_back, changes)
         self.renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
-        self.attributes = AttributeOps(services, pending, files, changes)
+        self.attributes = AttributeOps(services, pending, files, directories, changes)
 
 
 class FileSystem:
@@ -92,6 +92,7 @@ class FileSystem:
 
         self.opendir = before(versions.opendir, directories.opendir)
         self.readdir = handles(versions.readdir, directories.readdir)
+        self.known_attributes = handles(versions.known_attributes, attributes.known_attributes)
         self.fsyncdir = handles(versions.fsyncdir, directories.fsyncdir)
         self.releasedir = handles(versions.releasedir, directories.releasedir)
         self.mkdir, self.rmdir = change(directories.mkdir), change(directories.rmdir)

@@ -150,6 +150,10 @@ class OpenFiles:
         there, file = meant
         return file.path if file is not None and file.users else there
 
+    def concerns(self, path: str) -> bool:
+        """Return whether a file is open at `path`, or what is to be shown there is not what is listed."""
+        return path in self._by_path or path in self._aliases or self.replaced.is_other_inode(path)
+
     def is_alias(self, path: str) -> bool:
         """Return whether a path is the name under which a file was hidden that has its own name again."""
         return path in self._aliases

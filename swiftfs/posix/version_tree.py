@@ -103,6 +103,10 @@ class VersionTree:
         """Return the names in a folder, as they were when it was opened."""
         return self._open[handle][start:]
 
+    def known_attributes(self, handle: int, names: Sequence[str]) -> Sequence[Attributes | None]:  # noqa: ARG002
+        """Return nothing: these folders are rarely listed."""
+        return [None] * len(names)
+
     def releasedir(self, handle: int) -> None:
         """Close a folder."""
         del self._open[handle]
