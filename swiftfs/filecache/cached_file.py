@@ -252,19 +252,17 @@ class CachedFile:
         is_ready = blocks.is_verified if changing else blocks.is_present
         ensure = self.ensure_verified if changing else self._downloader.ensure
         while True:
-            for start, stop in self._edge_pieces(edges, is_ready, whole=changing):
-                ensure(start, stop)
             with self._state.changed:
+                # Also after a download: since then blocks may have been evicted again, or changed.
+                is_missing = not all(is_ready(edge, edge + BLOCK) for edge in edges)
                 touched = blocks.remote.touched(offset, end, blocks.size)
-            for first, last in touched:
-                self._downloader.ensure(first * BLOCK, last * BLOCK)
-            with self._state.changed:
-                # Once more, with the lock: since the download, blocks may have been evicted again, or
-                # changed.
-                ready = all(is_ready(edge, edge + BLOCK) for edge in edges)
-                if ready and not blocks.remote.touched(offset, end, blocks.size):
+                if not (is_missing or touched):
                     yield
                     return
+            for start, stop in self._edge_pieces(edges, is_ready, whole=changing) if is_missing else ():
+                ensure(start, stop)
+            for first, last in touched:
+                self._downloader.ensure(first * BLOCK, last * BLOCK)
 
     def _edge_pieces(
         self, edges: Collection[int], is_ready: Callable[[int, int], bool], *, whole: bool

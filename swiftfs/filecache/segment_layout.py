@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Iterator
+from functools import lru_cache
 
 from swiftfs.errors import os_error
 from swiftfs.lazy_dataclass import dataclass
@@ -28,7 +29,7 @@ class SegmentLayout:
     def bounds(self, index: int) -> tuple[int, int]:
         """Return the first byte of a segment, and one past its last."""
         start = 0
-        for count, size in self._tiers():
+        for count, size in _tiers(self.segment_size):
             if index < count:
                 return start + index * size, start + (index + 1) * size
             start, index = start + count * size, index - count
@@ -37,7 +38,7 @@ class SegmentLayout:
     def index(self, offset: int) -> int:
         """Return the number of the segment that has the byte at `offset`."""
         before = start = 0
-        for count, size in self._tiers():
+        for count, size in _tiers(self.segment_size):
             if offset < start + count * size:
                 return before + (offset - start) // size
             start, before = start + count * size, before + count
@@ -50,7 +51,7 @@ class SegmentLayout:
     def segments(self, size: int) -> Iterator[tuple[int, int]]:
         """Yield the bounds of the complete segments of the first `size` bytes, in order."""
         start = 0
-        for count, length in self._tiers():
+        for count, length in _tiers(self.segment_size):
             for _ in range(min(count, (size - start) // length)):
                 yield start, start + length
                 start += length
@@ -58,10 +59,12 @@ class SegmentLayout:
     @property
     def largest_file(self) -> int:
         """The size of the largest file, in bytes."""
-        return sum(count * size for count, size in self._tiers())
+        return sum(count * size for count, size in _tiers(self.segment_size))
 
-    def _tiers(self) -> Iterator[tuple[int, int]]:
-        most = max(MAX_SEGMENT, self.segment_size)
-        for count, times in GROWTH:
-            yield count, min(self.segment_size * times, most)
-        yield SEGMENTS - sum(count for count, _ in GROWTH), most
+
+@lru_cache
+def _tiers(segment_size: int) -> tuple[tuple[int, int], ...]:
+    """Return pairs: a number of segments, and their size in bytes."""
+    most = max(MAX_SEGMENT, segment_size)
+    tiers = [(count, min(segment_size * times, most)) for count, times in GROWTH]
+    return *tiers, (SEGMENTS - sum(count for count, _ in GROWTH), most)

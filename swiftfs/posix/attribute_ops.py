@@ -98,12 +98,13 @@ class AttributeOps:
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
-        file = self._open_files.replaced.at(path)
-        if file is None:
-            path = self._open_files.resolve(path)
-            file = self._files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
-        if file is not None:
-            return self._attributes(file)
+        if self._open_files.concerns(path):  # rarely: this runs at every lookup
+            file = self._open_files.replaced.at(path)
+            if file is None:
+                path = self._open_files.resolve(path)
+                file = self._files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
+            if file is not None:
+                return self._attributes(file)
         return self._of_entry(path, self._look_up(path))
 
     def known_attributes(self, handle: int, names: Sequence[str]) -> list[Attributes | None]:

@@ -151,8 +151,8 @@ class OpenFiles:
         return file.path if file is not None and file.users else there
 
     def concerns(self, path: str) -> bool:
-        """Return whether a file is open at `path`, or what is to be shown there is not what is listed."""
-        return path in self._by_path or path in self._aliases or self.replaced.is_other_inode(path)
+        """Return whether a file is open at `path`, or the path may stand for another one than that listed."""
+        return path in self._by_path or path in self._aliases or self.replaced.concerns(path)
 
     def is_alias(self, path: str) -> bool:
         """Return whether a path is the name under which a file was hidden that has its own name again."""

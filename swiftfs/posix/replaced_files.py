@@ -136,6 +136,12 @@ class ReplacedFiles:
         """Return whether the kernel should look a name up again, as it may not have the current inode."""
         return path in self._moves or path in self._aside
 
+    def concerns(self, path: str) -> bool:
+        """Return whether a name is being moved, or is that of a file that is or will be aside."""
+        return bool(self._aliases or self._aside) and (
+            self.is_other_inode(path) or split(path)[1] in self._aliases
+        )
+
     def shares_inode(self, path: str) -> bool:
         """Return whether the kernel has pages and the size of an older version at `path`."""
         with self._changed:
