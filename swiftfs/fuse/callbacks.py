@@ -206,12 +206,14 @@ class Callbacks:
         """Open a folder."""
         file_info.contents.fh = self.operations.opendir(path.decode())
 
-    def entries_after(self, offset: int, handle: int) -> list[tuple[bytes, Attributes]]:
-        """Return the next entries after `offset`, of whose attributes the inode and the type are certain.
+    def entries_after(
+        self, offset: int, handle: int, most: int | None = None
+    ) -> list[tuple[bytes, Attributes]]:
+        """Return the next entries after `offset`, whose inodes and types are certain, `most` beside the dots.
 
         An entry's offset is how many there are up to it. With offsets libfuse keeps none of them.
         """
-        found = self.operations.readdir(handle, max(0, offset - len(_DOTS)))
+        found = self.operations.readdir(handle, max(0, offset - len(_DOTS)))[:most]
         return _DOTS[offset:] + [(name.encode(), attributes) for name, attributes in found]
 
     def fsyncdir(self, path: bytes | None, data_only: int, file_info: Any) -> None:

@@ -12,7 +12,7 @@ from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
 from swiftfs.fuse.init_reply import FIRST_RIGHT, answer_init
 from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
 from swiftfs.fuse.loading import ADVICE, load_mfusepy
-from swiftfs.fuse.readdir_plus import FIRST_COMPARED, MOST_NAMES, count_fitting, room_in
+from swiftfs.fuse.readdir_plus import ENTRY_BYTES, FIRST_COMPARED, MOST_NAMES, count_fitting, room_in
 from swiftfs.fuse.structs import UNKNOWN_INODE
 from swiftfs.objects import Attributes
 
@@ -213,11 +213,13 @@ class FUSE3(FUSE):
     ) -> None:
         """Pass the entries after `offset`, as many as libfuse takes, with all attributes that are known."""
         handle = file_info.contents.fh
-        entries = self.entries_after(offset, handle)
         known: Iterable[Attributes | None] = repeat(None)
         if flags & READDIR_PLUS and offset < MOST_NAMES and (room := room_in(buffer, self._mount)):
+            entries = self.entries_after(offset, handle, most=room // ENTRY_BYTES)
             del entries[count_fitting([name for name, _ in entries], room) :]
             known = self.operations.known_attributes(handle, [name.decode() for name, _ in entries])
+        else:
+            entries = self.entries_after(offset, handle)
         # One image for all names: to make one for each would take longer than the call.
         image = LIBRARY.stat()
         stat = ctypes.addressof(image)

@@ -18,7 +18,7 @@ longer to read more of them than the attributes are valid."""
 _LOCK_SIZES = (40, 48, 24, 32)
 """`pthread_mutex_t`: of x86-64, of ARM with 64 bits, and others."""
 
-_ENTRY_BYTES = 152
+ENTRY_BYTES = 152
 """`FUSE_NAME_OFFSET_DIRENTPLUS` of the kernel's protocol: what an entry takes besides its name."""
 
 
@@ -43,7 +43,7 @@ def room_in(buffer: int, mount: int) -> int:
 def count_fitting(names: Sequence[bytes], room: int) -> int:
     """Return how many of the names fit into so many bytes, each with attributes."""
     for count, name in enumerate(names):
-        room -= (_ENTRY_BYTES + len(name) + 7) & ~7
+        room -= (ENTRY_BYTES + len(name) + 7) & ~7
         if room < 0:
             return count
     return len(names)

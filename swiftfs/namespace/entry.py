@@ -30,12 +30,12 @@ from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.trash_names import TRASH_FOLDER
 
 
-class _WeaklyReferenced:
-    __slots__ = ("__weakref__",)
+class _Remembering:
+    __slots__ = ("__weakref__", "_listed")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry(_WeaklyReferenced):
+class Entry(_Remembering):
     """A name in a folder, and the file or folder behind it.
 
     `object` is the file's object or the folder's marker, None for a folder that only its children imply.
@@ -66,6 +66,17 @@ class Entry(_WeaklyReferenced):
     def is_directory(self) -> bool:
         """True for a folder."""
         return self.attributes.is_directory
+
+    @property
+    def listed(self) -> Attributes:
+        """The attributes with all times, as the listing shows them. Remembered: every stat(2) needs them."""
+        try:
+            return self._listed  # type: ignore[no-any-return]
+        except AttributeError:
+            changed = parse_last_modified(self.last_modified) if self.last_modified else 0
+            listed = self.attributes.with_times(self.attributes.mtime_ns, 0, changed)
+            object.__setattr__(self, "_listed", listed)
+            return listed
 
     @property
     def version(self) -> ObjectVersion:

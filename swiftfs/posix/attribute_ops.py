@@ -98,7 +98,7 @@ class AttributeOps:
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
-        if self._open_files.concerns(path):  # rarely: this runs at every lookup
+        if self._open_files.concerned((path,)):  # rarely: this runs at every lookup
             file = self._open_files.replaced.at(path)
             if file is None:
                 path = self._open_files.resolve(path)
@@ -116,24 +116,24 @@ class AttributeOps:
         if folder is None:
             return [None] * len(names)
         paths = [join(folder, name) for name in names]
+        unlike = self._open_files.concerned(paths)
         entries = self._namespace.known_in(folder, names)
         return [
-            self._of_entry(path, entry) if entry is not None and self._is_as_listed(path, entry) else None
+            self._of_entry(path, entry)
+            if entry is not None and entry.complete and path not in unlike and not self._is_watched(entry)
+            else None
             for path, entry in zip(paths, entries, strict=True)
         ]
 
-    def _is_as_listed(self, path: str, entry: Entry) -> bool:
-        """Return whether an entry says all that there is to say of `path`."""
+    def _is_watched(self, entry: Entry) -> bool:
         late = self._journal.late
-        is_watched = late is not None and entry.object is not None and late.is_watched(entry.object)
-        return entry.complete and not is_watched and not self._open_files.concerns(path)
+        return late is not None and entry.object is not None and late.is_watched(entry.object)
 
     def _of_entry(self, path: str, entry: Entry) -> Attributes:
         entry = self._namespace.dated(entry)
         attributes = entry.attributes
         self._open_files.shown_sizes.show(path, attributes.size)
-        numbered = self._inodes.of(path, attributes)
-        return self._defaults.shown(self._times.shown(numbered, entry.last_modified))
+        return self._defaults.shown(self._times.of_entry(entry, self._inodes.of(path, attributes)))
 
     def _look_up(self, path: str) -> Entry:
         """Return the entry of `path`; what a late request has done to it is undone first."""

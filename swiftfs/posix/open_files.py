@@ -1,7 +1,7 @@
 """The table of the open files and their handles, and the barrier for renames of folders."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cachetools import TTLCache
@@ -150,9 +150,16 @@ class OpenFiles:
         there, file = meant
         return file.path if file is not None and file.users else there
 
-    def concerns(self, path: str) -> bool:
-        """Return whether a file is open at `path`, or the path may stand for another one than that listed."""
-        return path in self._by_path or path in self._aliases or self.replaced.concerns(path)
+    def concerned(self, paths: Iterable[str]) -> list[str]:
+        """Return the paths at which a file is open, or which may stand for another one than that listed."""
+        replaced = self.replaced
+        return [
+            path
+            for path in paths
+            if path in self._by_path
+            or path in self._aliases
+            or (replaced.has_names and replaced.concerns(path))
+        ]
 
     def is_alias(self, path: str) -> bool:
         """Return whether a path is the name under which a file was hidden that has its own name again."""

@@ -58,14 +58,20 @@ class Times:
         listed = parse_last_modified(last_modified) if last_modified else 0
         kept = self._get(attributes.inode)
         if kept is None:
-            return _with_times(attributes, attributes.mtime_ns, 0, listed)
+            return attributes.with_times(attributes.mtime_ns, 0, listed)
         changed = kept.changed
         if listed and changed and not kept.listed:
             kept.listed = last_modified
             self._keep(attributes.inode, kept)
         if last_modified != kept.listed or not changed:
             changed = max(changed, listed)
-        return _with_times(attributes, _filled(kept, attributes.mtime_ns), kept.read, changed)
+        return attributes.with_times(_filled(kept, attributes.mtime_ns), kept.read, changed)
+
+    def of_entry(self, entry: Entry, numbered: Attributes) -> Attributes:
+        """Return `shown` of an entry's attributes with its own number."""
+        if numbered is entry.attributes and self._get(numbered.inode) is None:
+            return entry.listed
+        return self.shown(numbered, entry.last_modified)
 
     def dated(self, path: str, entry: Entry) -> Entry:
         """Return the entry of a folder with the time of the last change in it."""
@@ -143,19 +149,3 @@ def _filled(kept: KeptTimes, mtime_ns: int) -> int:
     if kept.base is None:
         kept.base = mtime_ns
     return kept.filled if kept.base == mtime_ns else mtime_ns
-
-
-def _with_times(attributes: Attributes, mtime_ns: int, atime_ns: int, ctime_ns: int) -> Attributes:
-    """Return the attributes with these times; 0 stands for the modification time."""
-    one = attributes
-    return Attributes(
-        one.mode,
-        one.size,
-        mtime_ns,
-        one.uid,
-        one.gid,
-        one.inode,
-        one.device,
-        atime_ns or mtime_ns,
-        ctime_ns or mtime_ns,
-    )
