@@ -126,7 +126,10 @@ class Downloader:
             self.run(fetch)
 
     def ensure_read(self, offset: int, end: int) -> None:
-        """Download what is missing of the bytes that are read; begin to download what comes next."""
+        """Download what is missing of the bytes that are read; begin to download what comes next.
+
+        What is here is not evicted: the caller has seen to that.
+        """
         state = self._state
         blocks = state.blocks
         with state.changed:
@@ -143,8 +146,11 @@ class Downloader:
                 state.changed.notify_all()
             if stream is not None:
                 self._plan(stream, offset, end)
+            elif not missing:
+                return
         try:
-            self.ensure(offset, end)
+            if missing:
+                self.ensure(offset, end)
         finally:
             if stream is not None:
                 with state.changed:
