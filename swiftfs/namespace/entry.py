@@ -33,6 +33,8 @@ from swiftfs.store.trash_names import TRASH_FOLDER
 class _Remembering:
     __slots__ = ("__weakref__", "_listed")
 
+    _listed: Attributes
+
 
 @dataclass(frozen=True, slots=True)
 class Entry(_Remembering):
@@ -71,7 +73,7 @@ class Entry(_Remembering):
     def listed(self) -> Attributes:
         """The attributes with all times, as the listing shows them. Remembered: every stat(2) needs them."""
         try:
-            return self._listed  # type: ignore[no-any-return]
+            return self._listed
         except AttributeError:
             changed = parse_last_modified(self.last_modified) if self.last_modified else 0
             listed = self.attributes.with_times(self.attributes.mtime_ns, 0, changed)
