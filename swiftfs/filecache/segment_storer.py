@@ -24,7 +24,7 @@ from swiftfs.filecache.sparse_file import is_hole, is_in_memory, map_zeros, next
 from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment
-from swiftfs.store.protocol import Body, Headers, ObjectStore
+from swiftfs.store.protocol import Body, CopyRequest, Headers, ObjectStore
 
 
 class Moment(Enum):
@@ -205,7 +205,7 @@ class SegmentStorer:
         """Copy a whole object to a new segment; raise what the store raises."""
         target = self._record.begin_segment("whole")
         try:
-            copied = self._store.copy(source, target)
+            copied = self._store.copy(CopyRequest(source, target))
         except StoreError as error:
             self._keep_failed(target, error)
             raise
@@ -224,10 +224,11 @@ class SegmentStorer:
         try:
             # Without the source's headers: with its X-Delete-At the segment would end before its file.
             headers = Headers(_MEDIA_TYPE)
-            copied = self._store.copy(part.source, name, headers=headers, etag=part.etag, span=part.span)
-            # The ETag of all of a plain object is the MD5 of that. A server that ignores the range returns it
-            # for a part, too.
-            if (copied.etag == part.etag) != (part.span is None):
+            copied = self._store.copy(
+                CopyRequest(part.source, name, headers=headers, etag=part.etag, span=part.span)
+            )
+            # The MD5 of all of the object: the server ignores ranges here.
+            if part.span is not None and copied.etag == part.etag:
                 raise PreconditionFailed(f"{part.source}: other bytes were copied", may_land=True)
         except StoreError as error:
             self._keep_failed(name, error)

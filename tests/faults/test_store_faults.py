@@ -32,7 +32,7 @@ from swiftfs.errors import (
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import CopyRequest, ObjectStore
 from swiftfs.store.request import Request
 from swiftfs.store.retry import RetryingStore
 from swiftfs.store.swift_store import SwiftStore
@@ -102,7 +102,7 @@ def test_statuses(
 STORING: list[tuple[str, Callable[[ObjectStore, ObjectName, ObjectName], object]]] = [
     ("PUT", lambda store, _name, new: store.put(new, b"content", TEXT)),
     ("PUT", lambda store, name, new: store.put_manifest(new, manifest_of(name), TEXT)),
-    ("COPY", lambda store, name, new: store.copy(name, new)),
+    ("COPY", lambda store, name, new: store.copy(CopyRequest(name, new))),
 ]
 
 
@@ -140,12 +140,12 @@ def test_a_copy_that_is_only_said_to_be_made_is_an_error(
             plain.put(new, text, TEXT)
         swift.inject(Fault("COPY", name.container, status=status, times=1))
         with pytest.raises(Corrupt, match="the server says that it is done") as caught:
-            plain.copy(name, new, manifest_only=True)
+            plain.copy(CopyRequest(name, new, manifest_only=True))
         assert caught.value.may_land
     swift.inject(Fault("COPY", name.container, status=status, times=1))
-    assert patient.copy(name, new).etag == md5(b"content")  # made again
+    assert patient.copy(CopyRequest(name, new)).etag == md5(b"content")  # made again
     swift.inject(Fault("COPY", name.container, status=status, after=True, times=1))
-    assert plain.copy(name, new).etag == md5(b"content")
+    assert plain.copy(CopyRequest(name, new)).etag == md5(b"content")
     assert methods_seen(swift, name)[-3:] == [("COPY", status), ("HEAD", 200), ("HEAD", 200)]
 
 
@@ -154,7 +154,7 @@ def test_copy_413_is_too_large_unless_it_names_a_quota(
 ) -> None:
     swift.inject(Fault("COPY", name.container, status=413))
     with pytest.raises(TooLarge):
-        plain.copy(name, replace(name, key="copy"))
+        plain.copy(CopyRequest(name, replace(name, key="copy")))
 
 
 def test_a_container_quota(plain: SwiftStore, swift: SwiftServer, name: ObjectName) -> None:
@@ -165,7 +165,7 @@ def test_a_container_quota(plain: SwiftStore, swift: SwiftServer, name: ObjectNa
     with pytest.raises(QuotaExceeded):
         plain.put(other, b"too much", TEXT)
     with pytest.raises(QuotaExceeded):
-        plain.copy(name, other)
+        plain.copy(CopyRequest(name, other))
 
 
 def test_another_user_is_refused(swift: SwiftServer, name: ObjectName) -> None:

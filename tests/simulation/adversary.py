@@ -18,7 +18,7 @@ from support.memory_store import MemoryStore
 from swiftfs.concurrency import may_block
 from swiftfs.errors import AccessDenied, Corrupt, NoSpace, QuotaExceeded, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Segment
-from swiftfs.store.protocol import Body, Headers, Sink
+from swiftfs.store.protocol import Body, CopyRequest, Headers, Sink
 
 T = TypeVar("T")
 
@@ -248,32 +248,10 @@ class Adversary(MemoryStore):
         post = super().post
         self._change("post", [name], lambda: post(name, headers))
 
-    def copy(
-        self,
-        source: ObjectName,
-        target: ObjectName,
-        *,
-        manifest_only: bool = False,
-        headers: Headers | None = None,
-        delete_at: int | None = None,
-        etag: str = "",
-        span: tuple[int, int] | None = None,
-    ) -> ObjectVersion:
-        copy = super().copy
+    def copy(self, request: CopyRequest) -> ObjectVersion:
+        copy, target = super().copy, request.target
         self.was_separated |= target.container == SEGMENTS and "/copy-" in target.key
-        return self._change(
-            "copy",
-            [target, source],
-            lambda: copy(
-                source,
-                target,
-                manifest_only=manifest_only,
-                headers=headers,
-                etag=etag,
-                delete_at=delete_at,
-                span=span,
-            ),
-        )
+        return self._change("copy", [target, request.source], lambda: copy(request))
 
     def delete(self, name: ObjectName) -> None:
         delete = super().delete

@@ -22,7 +22,7 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import CopyRequest, Headers
 
 
 def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = False) -> MoveFolder:
@@ -56,7 +56,7 @@ def contents(store: MemoryStore) -> dict[str, bytes]:
 
 
 def copy(store: MemoryStore, source: str, target: str) -> None:
-    store.copy(ObjectName("box", source), ObjectName("box", target), manifest_only=True)
+    store.copy(CopyRequest(ObjectName("box", source), ObjectName("box", target), manifest_only=True))
 
 
 def delete(store: MemoryStore, key: str) -> None:
@@ -110,7 +110,7 @@ def test_a_copy_of_a_server_that_died_before_it_listed_it_is_listed(tmp_path: Pa
     store = ForgetfulStore("box")
     source, target = ObjectName("box", "d"), ObjectName("box", "e")
     store.put(source, b"", Headers("application/directory" if folder else "text/plain"))
-    store.copy(source, target)
+    store.copy(CopyRequest(source, target))
     store.unlisted.add("e")
     move = MoveFolder("box", "d/", "box", "e/", ((source, target),)) if folder else Move(source, target)
     leave(tmp_path, move)
