@@ -140,9 +140,10 @@ class ObjectStore(Protocol):
         """Pass the bytes from `offset` on to `sink`: exactly `length` of them, or all up to the end.
 
         Fewer come only at the object's end. With an `etag`, raise `PreconditionFailed` unless the object is
-        that version; with a `size`, unless the object has that size. `size` also ends an answer of unknown
-        length. The returned size is that of the whole object. Do not use the bytes before this returns:
-        `Corrupt` means that the sink received wrong ones.
+        that version; with a `size`, unless the object has that size, or `Corrupt` if it is a plain one and of
+        the version: then the server says a wrong size. `size` also ends an answer of unknown length. The
+        returned size is that of the whole object. Do not use the bytes before this returns: `Corrupt` means
+        that the sink received wrong ones.
         """
 
     def put(

@@ -17,6 +17,7 @@ from swiftfs.errors import (
     BadRequest,
     BodyChanged,
     Conflict,
+    Corrupt,
     NameTooLong,
     NotFound,
     PreconditionFailed,
@@ -190,7 +191,8 @@ class MemoryStore:
             if (offset or length is not None) and offset >= info.size:
                 raise BadRange(str(name))
             if size not in (None, info.size):
-                raise PreconditionFailed(str(name))
+                is_plain = not info.is_slo and info.dlo_prefix is None
+                raise Corrupt(str(name)) if etag and is_plain else PreconditionFailed(str(name))
             body = self._range(self._object(name), offset, info.size if length is None else offset + length)
         for start in range(0, len(body), 65536):
             sink(offset + start, body[start : start + 65536])
