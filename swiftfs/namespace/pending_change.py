@@ -1,4 +1,4 @@
-"""A change that is not in Swift yet, for whoever stores it: it is shown until it is confirmed or taken back."""
+"""A change that is not in Swift yet. It is shown until whoever stores it confirms it, or takes it back."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -53,18 +53,23 @@ class NotAsBefore(SwiftfsError):
 
 
 class Reconnection:
-    """The thread that looks for the server: when a call has failed, and now and then while it is away."""
+    """The thread that looks for the server: when a call has failed, and now and then while it is away.
+
+    There is none unless the mount may be offline.
+    """
 
     def __init__(self, mounted: Mounted) -> None:
         self._mounted = mounted
-        self._presence = mounted.account.presence
+        self._presence = mounted.account.state.presence
         self._ended = new_event()
         self._said = ""
         # A daemon: a login that hangs must not keep the process.
         self._thread = new_thread(self._run, "reconnection", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch, if the mount may be offline."""
+        if not self._mounted.request.options.offline:
+            return
         if (away := self._presence.away) is not None:
             log.warning(_AWAY, away.reason)
         self._presence.watches = True

@@ -22,12 +22,10 @@ from swiftfs.errors import (
 )
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion
-from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
+from swiftfs.store.ambiguous import GONE, SMALL_BODY, Effect
 from swiftfs.store.error_map import when
-from swiftfs.store.presence import Presence
 from swiftfs.store.protocol import Body, CopyRequest, Headers, ObjectStore
-from swiftfs.store.request import Reading
-from swiftfs.store.server_load import ServerLoad
+from swiftfs.store.server_state import ServerState
 from swiftfs.store.throttle import busy_time
 
 log = logging.getLogger(__name__)
@@ -123,29 +121,25 @@ class RetryingStore:
     that they are listed. `close` ends every pause, and with it the call, at once; it closes the store beneath
     only if this one `owns` it.
 
-    Every attempt whose answer was lost is recorded in `ambiguous`, even if a later attempt is answered: the
-    server may carry out the lost one after it. When `reading` has ended, nothing is repeated. `load`
-    learns of each attempt of a PUT. While the server is away by `presence`, nothing is sent.
+    Every attempt whose answer was lost is recorded in the `ambiguous` requests of `state`, even if a later
+    attempt is answered: the server may carry out the lost one after it. When its `reading` has ended, nothing
+    is repeated. Its `load` learns of each attempt of a PUT. While the server is away by its `presence`,
+    nothing is sent.
     """
 
     def __init__(
         self,
         store: ObjectStore,
         policy: RetryPolicy = PATIENT,
+        state: ServerState | None = None,
         *,
         owns: bool = True,
-        ambiguous: AmbiguousRequests | None = None,
-        reading: Reading | None = None,
-        load: ServerLoad | None = None,
-        presence: Presence | None = None,
     ) -> None:
         self._store = store
-        self._presence = presence or Presence()
-        self._load = load or ServerLoad()
-        self._reading = reading or Reading()
         self._policy = policy
+        self._state = state or ServerState()
+        self._ambiguous = self._state.ambiguous
         self._owns = owns
-        self._ambiguous = ambiguous or AmbiguousRequests()
         self._closing = new_event()
         # Requests that change nothing, or do the same again, are repeated as they are.
         self.list_containers = self._repeating(store.list_containers)
@@ -161,9 +155,9 @@ class RetryingStore:
 
     def limits(self) -> Limits:
         """Return the server's limits; while it is away, the last ones, or those of most servers."""
-        if self._presence.away is None:
-            self._presence.limits = self._repeat(lambda _call: self._store.limits())
-        return self._presence.limits
+        if self._state.presence.away is None:
+            self._state.presence.limits = self._repeat(lambda _call: self._store.limits())
+        return self._state.presence.limits
 
     def create_container(self, container: str, *, storage_policy: str = "") -> bool:
         """Create the container; one that exists after a lost answer counts as created by this call."""
@@ -183,7 +177,7 @@ class RetryingStore:
 
         def attempt(call: _Call) -> ObjectInfo:
             try:
-                with self._load.put(size):
+                with self._state.load.put(size):
                     return self._store.put(name, body, headers, if_absent=if_absent, etag=etag)
             except AlreadyExists:
                 found = self._store.head(name) if call.lost else None
@@ -343,7 +337,7 @@ class RetryingStore:
         return send
 
     def _repeat(self, attempt: Callable[[_Call], T], clashes: int = 0) -> T:
-        self._presence.check()
+        self._state.presence.check()
         seconds = min(self._policy.deadline, remaining())
         call = _Call(busy_time() + seconds, clashes)
         with deadline(seconds):
@@ -361,7 +355,7 @@ class RetryingStore:
         """Return the seconds to wait until the next attempt, None if there is none. Raise `Postponed`."""
         # Its traceback would keep what the callers use, such as the descriptor of a deleted file.
         drop_tracebacks(error)
-        self._presence.suspect(error)
+        self._state.presence.suspect(error)
         asked = error.retry_after or 0.0
         longest = min(self._policy.first_pause * 2.0 ** min(call.repeated, 32), self._policy.longest_pause)
         # A random pause, since many clients lose a server at one moment and would all come back at one.
@@ -377,7 +371,9 @@ class RetryingStore:
 
     def _has_ended(self) -> bool:
         """Return whether nothing is sent any more."""
-        return self._closing.is_set() or self._presence.away is not None or self._reading.has_ended()
+        return (
+            self._closing.is_set() or self._state.presence.away is not None or self._state.reading.has_ended()
+        )
 
 
 class _Unfinished(StoreError):

@@ -41,11 +41,11 @@ from swiftfs.store.error_map import sealed
 from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Body, CopyRequest, Headers, Sink
-from swiftfs.store.request import WORK_SECONDS, Reading, Request
+from swiftfs.store.request import WORK_SECONDS, Request
 from swiftfs.store.server_copies import ServerCopies
-from swiftfs.store.server_load import ServerLoad
-from swiftfs.store.throttle import Throttle, busy_time
-from swiftfs.store.transport import Answer, Counters, Transport
+from swiftfs.store.server_state import ServerState
+from swiftfs.store.throttle import busy_time
+from swiftfs.store.transport import Answer, Transport
 from swiftfs.store.wire.info import (
     CONTAINER_META,
     INFO_BYTES,
@@ -89,8 +89,7 @@ class SwiftStore:
 
     New containers get the storage policy `storage_policy`, or the server's default one. No request waits for
     its answer longer than `longest_silence` seconds. Objects whose bytes lie elsewhere are only read where
-    `may_read` allows it. When its `reading` has ended, requests that change nothing fail. `throttle` has the
-    limits of the mount, and `load` how much the server takes.
+    `may_read` allows it. It keeps to what `state` says of the requests to the server, as `Transport` does.
     """
 
     def __init__(
@@ -99,17 +98,13 @@ class SwiftStore:
         storage_policy: str = "",
         longest_silence: float = math.inf,
         may_read: MayRead | None = None,
-        throttle: Throttle | None = None,
+        state: ServerState | None = None,
     ) -> None:
-        self.counters = Counters()
-        self.reading = Reading()
-        self.throttle = throttle = throttle or Throttle()
-        self.load = ServerLoad(lambda: throttle.rates().sent)
+        state = state or ServerState()
+        self.counters = state.counters
         self._account = account
         self._policy = {"X-Storage-Policy": storage_policy} if storage_policy else {}
-        self._transport = Transport(
-            account, self.counters, self.reading, throttle, self.load.pacer, longest_silence
-        )
+        self._transport = Transport(account, state, longest_silence)
         self._limits: Limits | None = None
         self._lock = new_lock(Rank.STORE)
         self._deletion = Deletion(

@@ -18,6 +18,7 @@ from swiftfs.objects import Limits, Manifest, ObjectName, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import CopyRequest, ObjectStore
 from swiftfs.store.retry import CLASHES_REPEATED, PATIENT, RetryingStore, RetryPolicy
+from swiftfs.store.server_state import ServerState
 
 pytest_plugins = ["support.store_fixtures"]
 
@@ -180,7 +181,7 @@ def test_a_clash_leaves_no_doubt_about_what_was_done() -> None:
     """It is refused, not lost: what is there or gone afterwards is the work of another client."""
     ambiguous = AmbiguousRequests()
     memory = ClashingStore(1)
-    store = RetryingStore(memory, QUICK, ambiguous=ambiguous)
+    store = RetryingStore(memory, QUICK, ServerState(ambiguous=ambiguous))
     with pytest.raises(NotFound):
         store.delete(ObjectName("c", "nothing"))
     memory.left = 1
