@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from simulation.scheduler import EPOCH, Scheduler
 from support.memory_container import StoredObject
@@ -212,22 +212,16 @@ class Adversary(MemoryStore):
             raise Corrupt(f"{name}: its checksum is wrong")
         return info
 
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        self._begin("list_page", ObjectName(container, prefix))
+    def list_page(self, container: str, **how: Any) -> Page:
+        self._begin("list_page", ObjectName(container, how.get("prefix", "")))
         now = self._containers.get(container)
         if now is None or not self._lag:
-            return super().list_page(
-                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
-            )
+            return super().list_page(container, **how)
         shown = {**now.objects, **self._as_before(container)}
         whole = now.objects
         now.objects = {key: found for key, found in shown.items() if found is not None}
         try:
-            return super().list_page(
-                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
-            )
+            return super().list_page(container, **how)
         finally:
             now.objects = whole
 

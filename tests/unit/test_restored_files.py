@@ -203,10 +203,10 @@ def test_the_copy_stays_if_the_restored_file_is_not_there(
         foreign(store, "a", b"replaced")
     copy = store.copy
 
-    def lie(source: ObjectName, target: ObjectName, **how: object) -> ObjectVersion:
-        if target.key != "a":
-            return copy(source, target, **how)  # type: ignore[arg-type]
-        return ObjectVersion(target, store.head(source).version.etag)
+    def lie(request: CopyRequest) -> ObjectVersion:
+        if request.target.key != "a":
+            return copy(request)
+        return ObjectVersion(request.target, store.head(request.source).version.etag)
 
     monkeypatch.setattr(store, "copy", lie)
     with pytest.raises(StoreError):
