@@ -272,8 +272,7 @@ class SwiftStore:
         return None if self._foreign is None else self._foreign.check_version(version)
 
     def _read_manifest(self, name: ObjectName) -> Found:
-        query = version_query(name, "multipart-manifest=get")
-        request = Request("manifest", "GET", name.container, name.key, query=query)
+        request = _manifest_request(name)
         with self._transport.open(request) as answer:
             info = from_wire(name, answer.headers, 0)
             chunks = answer.limited_chunks() if info.is_slo else [b"[]"]  # else it is an object's own bytes
@@ -346,8 +345,7 @@ class SwiftStore:
         return info
 
     def manifest(self, name: ObjectName) -> Manifest:
-        query = version_query(name, "multipart-manifest=get")
-        request = Request("manifest", "GET", name.container, name.key, query=query)
+        request = _manifest_request(name)
         with self._transport.open(request) as answer:
             # Before the body is read: for an object without a manifest the query has no effect, and the
             # answer is its bytes.
@@ -414,6 +412,11 @@ class SwiftStore:
 
 def _md5(body: memoryview) -> str:
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+
+def _manifest_request(name: ObjectName) -> Request:
+    query = version_query(name, "multipart-manifest=get")
+    return Request("manifest", "GET", name.container, name.key, query=query)
 
 
 def _listing(answer: Answer) -> Iterable[bytes]:
