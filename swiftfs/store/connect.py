@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import field, replace
+from functools import partial
 
 from swiftfs.concurrency import Future, new_future, new_thread, wait_all
 from swiftfs.errors import LoginRefused, Unavailable
@@ -89,14 +90,16 @@ def connect(
         known_limits=direct.known_limits,
         temp_urls=TempUrls(account),
     )
+    return replace(connected, reconnect=partial(_reconnect, connected, account, settings, direct))
 
-    def reconnect() -> ConnectedAccount:
-        log_in(account, insecure_storage=settings.insecure_storage)
-        # With a presence of its own, by which the server is not away.
-        store = RetryingStore(direct, BRIEF, ServerState(reading=state.reading), owns=False)
-        return replace(connected, store=store, place=account.place())
 
-    return replace(connected, reconnect=reconnect)
+def _reconnect(
+    connected: ConnectedAccount, account: Account, settings: AccountSettings, direct: SwiftStore
+) -> ConnectedAccount:
+    log_in(account, insecure_storage=settings.insecure_storage)
+    # With a presence of its own, by which the server is not away.
+    state = ServerState(reading=connected.state.reading)
+    return replace(connected, store=RetryingStore(direct, BRIEF, state, owns=False), place=account.place())
 
 
 def log_in(account: Account, *, insecure_storage: bool) -> None:

@@ -337,6 +337,10 @@ class RetryingStore:
         return send
 
     def _repeat(self, attempt: Callable[[_Call], T], clashes: int = 0) -> T:
+        """Return what `attempt` returns in the end; raise its last error.
+
+        The loop of a library would need the same clock, pauses, conditions and end, and be longer with them.
+        """
         self._state.presence.check()
         seconds = min(self._policy.deadline, remaining())
         call = _Call(busy_time() + seconds, clashes)
