@@ -84,8 +84,10 @@ def serve(
         if request.options.offline:
             _remember(source.memory, cache)
         monitoring.begin(collector)
-        for job in (reconnection, sweep, *([budget] if budget is not None else [])):
-            job.start()
+        reconnection.start()
+        sweep.start()
+        if budget is not None:
+            budget.start()
         termination.serve(account.state.reading.end)
         _mount(filesystem, request, monitoring.files(collector), live, ready, detached)
         log.info("%s is not mounted any more", request.mountpoint)

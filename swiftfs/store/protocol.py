@@ -173,7 +173,10 @@ class ObjectStore(Protocol):
         """
 
     def copy(self, request: CopyRequest) -> ObjectVersion:
-        """Copy an object on the server, and make sure that the copy is there."""
+        """Copy an object on the server, and make sure that the copy is there.
+
+        Raise `Corrupt` if it is not, and `PreconditionFailed` with `may_land` if it is of another version.
+        """
 
     def post(self, name: ObjectName, headers: Headers) -> None:
         """Replace the object's headers; the server drops every header that is not in `headers`."""

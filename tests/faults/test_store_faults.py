@@ -164,7 +164,8 @@ def test_a_copy_without_its_condition_is_of_the_version_that_was_seen(
     plain.delete(target)
     # Swift compares whole seconds.
     wait_until(lambda: time.time_ns() > plain.head(flat).last_modified_ns + NS)
-    send, seen = plain._transport.send, []
+    send = plain._transport.send
+    seen: list[Request] = []
 
     def change_after_head(request: Request) -> Reply:
         answer = send(request)
