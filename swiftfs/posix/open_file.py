@@ -13,7 +13,6 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, ObjectName
-from swiftfs.posix.kernel_pages import FilePages
 from swiftfs.store.object_meta import ObjectMeta
 
 
@@ -55,6 +54,21 @@ FOLLOWING: Mapping[Changes, tuple[Changes, ...]] = {
     Changes.DIRTY: (Changes.DIRTY, Changes.HANDED_IN, Changes.FAILED),
     Changes.FAILED: (Changes.DIRTY, Changes.HANDED_IN, Changes.FAILED),
 }
+
+
+@dataclass(slots=True)
+class FilePages:
+    """What the kernel has of one open file in its page cache.
+
+    At `began` (monotonic seconds) an open first made the kernel drop pages of other versions, -inf if there
+    were none; None while there may be some. The last such open was after `finds` finds of wrong bytes.
+    `is_bypassed` means that no handle uses the pages: the file may be written without them, or stat(2) shows
+    another size than the file has.
+    """
+
+    began: float | None = None
+    finds: int = 0
+    is_bypassed: bool = False
 
 
 @dataclass(slots=True)

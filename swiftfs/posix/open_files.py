@@ -10,10 +10,9 @@ from swiftfs.concurrency import Rank, monotonic, new_condition, thread_id
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import ObjectName, PageUse
 from swiftfs.paths import is_below, split
-from swiftfs.posix.kernel_pages import UNKNOWN, KernelPages, ShownSizes
+from swiftfs.posix.kernel_pages import UNKNOWN, KernelPages, ShownSizes, WrongPages
 from swiftfs.posix.open_file import Handle, OpenFile
 from swiftfs.posix.replaced_files import ReplacedFiles
-from swiftfs.posix.wrong_pages import WrongPages
 
 
 class RenameBarrier:
@@ -204,9 +203,7 @@ class OpenFiles:
             # As long as a handle of the old version is open its pages come back with every read. Of a file
             # that libfuse knows by two names the kernel has two caches.
             is_mixed = file.aliased or self.replaced.shares_inode(file.path)
-            use = self._pages.open(
-                file.path, file.pages, file.cached_file, writable=handle.writable, is_mixed=is_mixed
-            )
+            use = self._pages.open(file, writable=handle.writable, is_mixed=is_mixed)
             return PageUse.LOOK_AGAIN if file.path in self.replaced.moves else use
 
     def found_wrong(self, local_file: str) -> None:
@@ -244,7 +241,7 @@ class OpenFiles:
             if file.aliased:
                 self._forget_pages(file)
             else:
-                self._pages.close(file.path, file.pages, file.cached_file)
+                self._pages.close(file)
             # libfuse may still count the handle as open: see `UnlinkOps.hide`.
             self._released[file.path] = None
             return file

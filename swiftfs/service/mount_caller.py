@@ -15,8 +15,8 @@ from pathlib import Path
 
 from swiftfs.concurrency import new_thread
 from swiftfs.paths import beside_hidden, split
+from swiftfs.posix.kernel_pages import WrongPages
 from swiftfs.posix.replaced_files import Move, ReplacedFiles
-from swiftfs.posix.wrong_pages import WrongPages
 
 log = logging.getLogger(__name__)
 
