@@ -16,11 +16,14 @@ from swiftfs.attributes import (
     EXPIRY_ATTRIBUTE,
     FLUSH_ATTRIBUTE,
     PID_ATTRIBUTE,
+    PIN_ATTRIBUTE,
+    PINNED_ATTRIBUTE,
     REFRESH_ATTRIBUTE,
     RETRY_ATTRIBUTE,
     STATE_ATTRIBUTE,
     STATUS_ATTRIBUTE,
     THAW_ATTRIBUTE,
+    UNPIN_ATTRIBUTE,
     header_to_xattr,
     with_xattr,
     without_xattr,
@@ -28,15 +31,15 @@ from swiftfs.attributes import (
     xattr_to_header,
 )
 from swiftfs.errors import NotFound, os_error
+from swiftfs.filecache.pins import Pin
 from swiftfs.namespace.entry import Entry
-from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo
+from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo, ObjectName
 from swiftfs.posix.archive import Archive
 from swiftfs.posix.attribute_changes import AttributeChanges, MetaChange, Update
 from swiftfs.posix.expiry import parse_moment, show_moment
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
-from swiftfs.posix.pinning import Pinning
 from swiftfs.posix.services import Services
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_dlo_segments
@@ -85,7 +88,12 @@ class AttributeOps:
             CACHE_ATTRIBUTE: services.cache_dir.absolute,
             STATUS_ATTRIBUTE: lambda: services.journal.report().to_json(),
         }
-        self._pinning = Pinning(services)
+        self._pins = services.file_cache.pinned
+        self._pinning: Mapping[str, Callable[[str], str]] = {
+            PINNED_ATTRIBUTE: self._is_pinned,
+            PIN_ATTRIBUTE: self._pin,
+            UNPIN_ATTRIBUTE: self._unpin,
+        }
         self._orders = {FLUSH_ATTRIBUTE: services.journal.flush_all, RETRY_ATTRIBUTE: services.journal.retry}
 
     def getattr(self, path: str) -> Attributes:
@@ -158,8 +166,8 @@ class AttributeOps:
             # With the option `ro` the kernel refuses setxattr(2), so getxattr(2) starts it too.
             self._orders[name]()
             return b""
-        if name in self._pinning.answers:
-            return self._pinning.answers[name](path).encode()
+        if name in self._pinning:
+            return self._pinning[name](path).encode()
         if name == EXPIRY_ATTRIBUTE and (moment := self._meta(path).delete_at):
             return show_moment(moment)
         if name in _COMPUTED:
@@ -231,6 +239,28 @@ class AttributeOps:
     def _dated(self, path: str) -> Entry:
         """Return the entry of `path` as it is shown, to be changed."""
         return self._times.dated(path, self._namespace.dated(self._namespace.lookup(path)))
+
+    def _pin_of(self, path: str) -> Pin:
+        """Return the pin of a path; raise `OSError` ENOENT if there is nothing."""
+        if self._open_files.at(path) is None and self._namespace.lookup(path, complete=False).is_directory:
+            folder = self._source.folder(path)
+            return Pin(folder.container, folder.prefix)
+        name = self._source.object(path)
+        return Pin(name.container, name.key)
+
+    def _is_pinned(self, path: str) -> str:
+        pin = self._pin_of(path)
+        return str(int(self._pins.covers(ObjectName(pin.container, pin.key))))
+
+    def _pin(self, path: str) -> str:
+        """Keep the copies of a file, or of what is in a folder, in the cache; Swift does not learn of it."""
+        if not self._pins.pin(self._pin_of(path)):
+            raise os_error(errno.ENOSPC, path)
+        return "1"
+
+    def _unpin(self, path: str) -> str:
+        self._pins.unpin(self._pin_of(path))
+        return self._is_pinned(path)
 
     def _refresh(self, path: str) -> None:
         if path == "/":
