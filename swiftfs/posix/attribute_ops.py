@@ -141,10 +141,10 @@ class AttributeOps:
 
     def chown(self, path: str, uid: int | None, gid: int | None, caller: Caller) -> None:
         """Set owner and group, None for unchanged; only root may give a file away."""
-        if caller.uid != 0 and uid not in (None, self.getattr(path).uid):
-            raise os_error(errno.EPERM, path)
 
         def update(old: Attributes) -> Attributes:
+            if caller.uid != 0 and uid not in (None, old.uid):
+                raise os_error(errno.EPERM, path)
             return replace(old, uid=old.uid if uid is None else uid, gid=old.gid if gid is None else gid)
 
         self._change(path, update)
@@ -152,10 +152,11 @@ class AttributeOps:
     def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
         """Set the times in ns, None for unchanged; the access time is not stored."""
         path = self._open_files.resolve(path)
-        # First: a folder gets the time that is asked for, even if Swift has it already.
-        self._times.set(path, atime_ns, mtime_ns, is_folder=self._is_folder(path))
-        if mtime_ns is not None:
-            self._change(path, lambda old: replace(old, mtime_ns=mtime_ns))
+        with self._pending.changing(path):
+            # First: a folder gets the time that is asked for, even if Swift has it already.
+            self._times.set(path, atime_ns, mtime_ns, is_folder=self._is_folder(path))
+            if mtime_ns is not None:
+                self._submit(path, lambda old: replace(old, mtime_ns=mtime_ns))
 
     def getxattr(self, path: str, name: str) -> bytes:
         """Return an xattr's value; raise `OSError` ENODATA if there is none."""
@@ -329,7 +330,6 @@ class AttributeOps:
             self._changes.submit(path, entry, update, change, since)
             self._times.changed(path, is_folder=entry.is_directory)
             return
-        self._times.changed(path, is_folder=False)
         with file.lock:
             # A dirty file's attributes go with its upload.
             is_stored = not file.dirty and not file.unlinked
@@ -337,16 +337,16 @@ class AttributeOps:
                 file.entry = self._changes.submit(path, file.entry, update, change, file.since)
             # An open file has attributes of its own, which its next flush sends.
             file.attributes = update(file.attributes)
-            if change is None:
-                return
-            if is_stored and file.entry is not None:
-                new = self._changes.meta(file.entry)
-            else:
-                new = change(file.meta)
-                file.expiry_changed |= new.delete_at != file.meta.delete_at
-            kept = new.preserved_headers
-            file.meta = replace(file.meta, metadata=new.metadata, preserved_headers=kept)
-            file.foreign_headers_unknown = False
+            if change is not None:
+                if is_stored and file.entry is not None:
+                    new = self._changes.meta(file.entry)
+                else:
+                    new = change(file.meta)
+                    file.expiry_changed |= new.delete_at != file.meta.delete_at
+                kept = new.preserved_headers
+                file.meta = replace(file.meta, metadata=new.metadata, preserved_headers=kept)
+                file.foreign_headers_unknown = False
+        self._times.changed(path, is_folder=False)
 
     def _learn_headers(self, file: OpenFile) -> None:
         """Get the headers that another client gave an open file's object, before they are changed."""

@@ -18,10 +18,9 @@ from swiftfs.namespace.entry import Entry, inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan
 from swiftfs.paths import check_new_name
 from swiftfs.posix.open_file import Changes, OpenFile
-from swiftfs.posix.pending import PendingChanges, unstored_entry
+from swiftfs.posix.pending import PendingChanges, trash_key, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services, in_folder
-from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
 
@@ -71,8 +70,11 @@ class FileOps:
     def open(self, path: str, flags: int) -> int:
         """Open an existing file; with O_TRUNC it is empty, but its object is unchanged until the flush."""
         handle = None
+        is_read = flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY
+        if not is_read:
+            self._pending.refuse_change(path)
         older = self._open_files.replaced.at(path)  # by /proc/self/fd, for example
-        if older is None and flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+        if older is None and is_read:
             # The kernel has the inode and the size of that version, and does not look again.
             older = self._open_files.replaced.shown(path)
         if older is not None:
@@ -203,6 +205,7 @@ class FileOps:
         Raise `OSError` ESTALE if the kernel has to look the name up again: it is about to cut an older
         version.
         """
+        self._pending.refuse_change(path)
         replaced = self._open_files.replaced
         if (was_other := replaced.is_other_inode(path)) and replaced.at(path) is not None:
             raise os_error(errno.ESTALE, path)
@@ -270,15 +273,11 @@ class FileOps:
         may_make = caller.uid == 0 and self._services.options.special
         if kind not in (stat.S_IFIFO, stat.S_IFSOCK) and not (is_device and may_make):
             raise os_error(errno.EPERM, path)
-        mode, owner = in_folder(self._namespace, path, stat.S_IMODE(mode) | kind, caller)
-        number = device if is_device else None
-        self._make_special(path, b"", Stored(mode, unix_time_ns(), owner.uid, owner.gid, device=number))
+        self._make_special(path, stat.S_IMODE(mode) | kind, caller, device=device if is_device else None)
 
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         """Create a symbolic link at `path`."""
-        mode, owner = in_folder(self._namespace, path, stat.S_IFLNK | 0o777, caller)
-        stored = Stored(mode, unix_time_ns(), owner.uid, owner.gid, target)
-        self._make_special(path, target.encode(), stored)
+        self._make_special(path, stat.S_IFLNK | 0o777, caller, target=target)
 
     def readlink(self, path: str) -> str:
         """Return the target of a symbolic link."""
@@ -314,15 +313,18 @@ class FileOps:
             self._write_back.dispose(file)
         self._prefetch.close()
 
-    def _make_special(self, path: str, body: bytes, stored: Stored) -> None:
-        assert stored.mode is not None
+    def _make_special(
+        self, path: str, mode: int, caller: Caller, *, target: str | None = None, device: int | None = None
+    ) -> None:
         with self._pending.changing(path):
             name = self._namespace.new_object(path)
             if self._open_files.at(path) is not None or self._namespace.find(path) is not None:
                 raise os_error(errno.EEXIST, path)
             check_new_name(path)
             self._write_back.free_name(name)
-            meta = ObjectMeta(SPECIAL_TYPES[stat.S_IFMT(stored.mode)], stored)
+            mode, owner = in_folder(self._namespace, path, mode, caller)
+            stored = Stored(mode, unix_time_ns(), owner.uid, owner.gid, target, device=device)
+            meta, body = ObjectMeta(SPECIAL_TYPES[stat.S_IFMT(mode)], stored), (target or "").encode()
             entry = unstored_entry(path, name, len(body), meta, self._services.defaults)
             self._pending.submit(path, PutSpecial(name, body, meta, creates=True), entry)
             self._times.created(path, entry.attributes.mtime_ns)
@@ -383,7 +385,7 @@ class FileOps:
             raise os_error(errno.EFBIG, file.path)
         with file.lock:
             if size == 0 and not file.trash:
-                file.trash = trash_entry(file.entry, self._services.trash)
+                file.trash = trash_key(file.entry, self._services.trash)
             if size == 0 and self._file_cache.is_pinned(file.cached_file):
                 # The journal needs the bytes of its record until the next flush replaces them.
                 before, file.cached_file = file.cached_file, self._file_cache.new(file.name, None)

@@ -7,8 +7,6 @@ Paths are absolute in the mount. Failures are `OSError` with an errno, or `Swift
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial, wraps
-from typing import Any, TypeVar, cast
 
 from swiftfs.errors import StoreError, SwiftfsError, in_words, pluralize
 from swiftfs.journal.commits import Record
@@ -21,11 +19,11 @@ from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.link_ops import LinkOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
+from swiftfs.posix.protected_paths import ProtectedPaths
 from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
-from swiftfs.posix.trash_guard import TrashGuard
 from swiftfs.posix.unlink_ops import UnlinkOps
 from swiftfs.posix.version_tree import VersionTree
 from swiftfs.posix.write_back import WriteBack
@@ -35,27 +33,11 @@ ROOT_SECONDS = 8.0
 """How long a mount tries to get its root: whoever mounts waits for it."""
 
 
-Call = TypeVar("Call", bound=Callable[..., Any])
-
-
-def _refused_for(refuse: Iterable[Callable[[str], None]], call: Call, *, paths: slice = slice(1)) -> Call:
-    """Return the call, which fails where one of `refuse` does for its arguments `paths`."""
-
-    @wraps(call)
-    def checked(*arguments: Any, **named: Any) -> Any:
-        for path in arguments[paths]:
-            for check in refuse:
-                check(path)
-        return call(*arguments, **named)
-
-    return cast("Call", checked)
-
-
 class _Parts:
     """What carries out the calls on ordinary paths."""
 
-    def __init__(self, services: Services) -> None:
-        self.pending = pending = PendingChanges(services)
+    def __init__(self, services: Services, protected: ProtectedPaths) -> None:
+        self.pending = pending = PendingChanges(services, protected)
         self.write_back = write_back = WriteBack(services, pending)
         self.files = files = FileOps(services, pending, write_back)
         self.directories = directories = DirectoryOps(services, pending, write_back)
@@ -69,46 +51,44 @@ class _Parts:
 class FileSystem:
     """One mount; `records` are the changes that an earlier process left in the journal.
 
-    The methods that `fuse/operations.py` calls are bound directly to those of the parts. On its way there a
-    path may belong to the versions, and a change to what nobody may change.
+    The methods that `fuse/operations.py` calls are those of the parts, without a call in between; a call that
+    only reads may be about older versions instead.
     """
 
     def __init__(self, services: Services, records: Iterable[Record] = ()) -> None:
         self._services = services
         self._records = records
-        self._parts = parts = _Parts(services)
+        protected = ProtectedPaths(services)
+        self._parts = parts = _Parts(services, protected)
         attributes, directories, files = parts.attributes, parts.directories, parts.files
-        versions, trash = VersionTree(services, files), TrashGuard(services.source, services.trash)
+        versions = VersionTree(services, files, protected)
         before, handles = versions.before, versions.handles
-        change = partial(_refused_for, (versions.refuse_change, trash.refuse_change))
 
         self.getattr = before(versions.getattr, attributes.getattr)
         self.getattr_handle = attributes.getattr_handle
-        self.chmod, self.chown = change(attributes.chmod), change(attributes.chown)
-        self.utimens = change(attributes.utimens)
+        self.chmod, self.chown, self.utimens = attributes.chmod, attributes.chown, attributes.utimens
         self.getxattr = before(versions.getxattr, attributes.getxattr)
         self.listxattr = before(versions.listxattr, attributes.listxattr)
-        self.setxattr, self.removexattr = change(attributes.setxattr), change(attributes.removexattr)
+        self.setxattr, self.removexattr = attributes.setxattr, attributes.removexattr
 
         self.opendir = before(versions.opendir, directories.opendir)
         self.readdir = handles(versions.readdir, directories.readdir)
         self.fsyncdir = handles(versions.fsyncdir, directories.fsyncdir)
         self.releasedir = handles(versions.releasedir, directories.releasedir)
-        self.mkdir, self.rmdir = change(directories.mkdir), change(directories.rmdir)
+        self.mkdir, self.rmdir = directories.mkdir, directories.rmdir
 
-        self.create, self.mknod = change(files.create), change(files.mknod)
-        self.open = before(versions.open, trash.reading(files.open))
-        self.read, self.write = files.read, files.write
-        self.truncate, self.truncate_handle = change(files.truncate), files.truncate_handle
-        self.flush, self.fsync = files.flush, files.fsync
-        self.fallocate, self.release, self.lseek = files.fallocate, files.release, files.lseek
-        self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
-        self.symlink = change(files.symlink, paths=slice(1, 2))
+        self.open = before(versions.open, files.open)
+        self.create, self.mknod, self.symlink = files.create, files.mknod, files.symlink
         self.readlink = before(versions.readlink, files.readlink)
+        self.read, self.write, self.lseek = files.read, files.write, files.lseek
+        self.truncate, self.truncate_handle = files.truncate, files.truncate_handle
+        self.flush, self.fsync, self.release = files.flush, files.fsync, files.release
+        self.fallocate = files.fallocate
+        self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
 
-        self.link = change(parts.links.link, paths=slice(2))
-        self.unlink, self.unhide = change(parts.unlinks.unlink), parts.unlinks.unhide
-        self.rename, self.hide = change(parts.renames.rename, paths=slice(2)), change(parts.renames.hide)
+        self.link = parts.links.link
+        self.unlink, self.unhide = parts.unlinks.unlink, parts.unlinks.unhide
+        self.rename, self.hide = parts.renames.rename, parts.renames.hide
 
         opened, replaced = services.open_files, services.open_files.replaced
         self.path_of_handle, self.page_use = opened.path_of_handle, opened.page_use

@@ -37,6 +37,7 @@ class LinkOps:
         Raise `OSError` EPERM without the option, and for a folder; errors of the upload of `old`, which is
         stored first, and of the copy.
         """
+        self._pending.refuse_change(old, new)
         if not self._copies:
             raise os_error(errno.EPERM, new)
         old = self._open_files.resolve(old)

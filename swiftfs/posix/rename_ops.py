@@ -23,9 +23,8 @@ from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
-from swiftfs.posix.pending import PendingChanges, pending_entry
+from swiftfs.posix.pending import PendingChanges, pending_entry, trash_key
 from swiftfs.posix.services import Services
-from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of
 from swiftfs.posix.write_back import WriteBack
 
@@ -97,6 +96,7 @@ class RenameOps:
             self._inodes.move(old, new)
             return
         try:
+            self._pending.refuse_change(old, new)
             self._journal.undo_late_requests(old, moving=True)
             since = self._pending.begin_change()
             # Outside of the barrier: which part of it to pass depends on whether it is a folder.
@@ -139,7 +139,7 @@ class RenameOps:
     def _rename_open(self, file: OpenFile, new: str, target: Entry | None, since: int) -> None:
         """Rename an open file over `target`, of which nothing was given up `since`; its lock is held."""
         old, name = file.path, self._namespace.new_object(new)
-        trash = trash_entry(target, self._trash)
+        trash = trash_key(target, self._trash)
         if file.entry is None:  # only this process knows it: the flush will use the new name
             self._delete_replaced(file)
             file.meta = file.meta.renamed(file.name.key, name.key)
@@ -193,7 +193,7 @@ class RenameOps:
             etag=entry.etag or None,
             replaces_etag=(target.etag or None) if target else "",
             is_slo=entry.is_slo,
-            trash=trash_entry(target, self._trash),
+            trash=trash_key(target, self._trash),
         )
         try:
             self._journal.run_move(old, operation, record)
@@ -239,7 +239,7 @@ class RenameOps:
                 target.is_slo if target else False,
                 (target.etag or None) if target else None,
                 creates=target is None,
-                trash=trash_entry(target, self._trash),
+                trash=trash_key(target, self._trash),
             ),
         )
         if is_renamed and self._pending.is_sync:

@@ -22,9 +22,8 @@ from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.open_file import Changes, HeldDeletion, OpenFile, Unlinked
-from swiftfs.posix.pending import JournaledChange, PendingChanges
+from swiftfs.posix.pending import JournaledChange, PendingChanges, trash_key
 from swiftfs.posix.services import Services
-from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.trash_names import TrashNames
 
@@ -217,7 +216,7 @@ def deletion_of(entry: Entry, trash: TrashNames) -> Delete:
     assert entry.object is not None
     # A DLO is no SLO, but may have segments too: unknown means that the object is looked at.
     is_slo = None if entry.meta is not None and entry.meta.is_dlo else entry.is_slo
-    return Delete(entry.object, is_slo, entry.etag or None, trash=trash_entry(entry, trash))
+    return Delete(entry.object, is_slo, entry.etag or None, trash=trash_key(entry, trash))
 
 
 def _existing(entry: Entry | None, path: str) -> Entry:
