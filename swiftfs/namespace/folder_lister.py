@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
 
 from swiftfs.concurrency import Lock, monotonic, unix_time
 from swiftfs.errors import BadName, NotFound
@@ -31,30 +30,26 @@ from swiftfs.paths import Folder, escape, unescape
 from swiftfs.store.paging import iter_container_pages, iter_pages
 from swiftfs.store.protocol import ObjectStore
 
+FolderReader = Iterator[list[Entry]]
+"""The entries of a folder in parts, which may be empty. What is there all the time is in exactly one.
 
-class FolderReader(Protocol):
-    """What is in the folder all the time is in exactly one part. One thread at a time may use it."""
-
-    def next(self) -> list[Entry] | None:
-        """Return the next part, which may be empty, and None after the last; raise `StoreError`.
-
-        At most one page is requested. After an error it can be called again, and goes on where it was.
-        """
+For each at most one page is requested. After a `StoreError` it goes on where it was. One thread at a time may
+use it.
+"""
 
 
-class ListingReader:
-    """Reads a listing in memory. `lock` is the namespace's."""
+def read_listing(listing: Listing, lock: Lock) -> FolderReader:
+    """Read a listing in memory. `lock` is the namespace's."""
+    chunks = listing.chunks()
+    while True:
+        with lock:
+            part = next(chunks, None)
+        if part is None:
+            return
+        yield part
 
-    def __init__(self, listing: Listing, lock: Lock) -> None:
-        self._chunks = listing.chunks()
-        self._lock = lock
 
-    def next(self) -> list[Entry] | None:
-        with self._lock:
-            return next(self._chunks, None)
-
-
-class StreamReader:
+class StreamReader(FolderReader):
     """Reads a folder larger than a page from Swift, and makes its listing, which `finish` gets at the end.
 
     It begins with the pages that `start` has, and goes on with `pages`, which is called with the marker. The
@@ -91,9 +86,9 @@ class StreamReader:
         self._pages = pages(self._listing.end)
         self._has_all = False
 
-    def next(self) -> list[Entry] | None:
+    def __next__(self) -> list[Entry]:
         if self._listing is None:
-            return None
+            raise StopIteration
         if self._has_all:
             own = self._own(self._listing)
             self._listing = None  # the folder may stay open for long

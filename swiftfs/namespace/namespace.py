@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.concurrency import Rank, monotonic, new_lock, unix_time, unix_time_ns
@@ -17,7 +17,7 @@ from swiftfs.namespace.entry import (
     implied_entry,
     with_head,
 )
-from swiftfs.namespace.folder_lister import FolderLister, FolderReader, ListingReader
+from swiftfs.namespace.folder_lister import FolderLister, FolderReader, read_listing
 from swiftfs.namespace.folder_moves import FolderMoves
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
@@ -242,10 +242,8 @@ class Namespace:
         return self._source.object(path)
 
     def children(self, path: str) -> Iterator[Entry]:
-        """Yield the entries of the folder at `path`, as `read` does."""
-        reader = self.read(path)
-        while (part := reader.next()) is not None:
-            yield from part
+        """Return the entries of the folder at `path`, one by one, as `read` does."""
+        return chain.from_iterable(self.read(path))
 
     def read(self, path: str) -> FolderReader:
         """Begin to read the entries of the folder at `path`, with the attributes of the listing.
@@ -255,7 +253,7 @@ class Namespace:
         """
         listing = self._listing(self._source.folder(path))
         listing.was_read = True
-        return ListingReader(listing, self._lock) if listing.complete else self._lister.stream(listing)
+        return read_listing(listing, self._lock) if listing.complete else self._lister.stream(listing)
 
     def known(self, path: str) -> Entry | None:
         """Return the entry of `path` from memory; None if it does not exist or is not in memory."""
