@@ -145,7 +145,6 @@ class FolderLister:
         defaults: Defaults,
         shared: SharedState,
         completer: EntryCompleter,
-        walk_detector: WalkDetector,
         kept: KeptListings | None,
     ) -> None:
         self._store = store
@@ -154,9 +153,9 @@ class FolderLister:
         self._shared = shared
         self._lock, self._overlay, self._listings = shared
         self._completer = completer
-        self._walk_detector = walk_detector
+        self.walk_detector = WalkDetector()
         self._kept = kept
-        self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
+        self._change_checker = ChangeChecker(store, head_fetcher, defaults, shared)
 
     def fetch(self, folder: Folder) -> Listing:
         """List a folder; raise `StoreError`."""
@@ -165,7 +164,7 @@ class FolderLister:
             page = self._containers(folder)
             return self._finish(self._listing_of(folder, page), begun, page)
         with self._lock:
-            walk = self._walk_detector.notice(folder)
+            walk = self.walk_detector.notice(folder)
         if walk is not None and (listing := self._fetch_flat(folder, *walk)) is not None:
             return listing
         page = self._store.list_page(folder.container, prefix=folder.prefix, delimiter="/")
@@ -181,7 +180,7 @@ class FolderLister:
         parts = parts_of(page, folder, root, marker)
         listings = listings_of(parts, self._defaults)
         with self._lock:
-            self._walk_detector.record_page(set(listings), _following(page, root, marker))
+            self.walk_detector.record_page(set(listings), _following(page, root, marker))
             listings = {other: new for other, new in listings.items() if not self._listings.fresh(other)}
         for other, listing in listings.items():
             self._finish(listing, begun, parts[other])

@@ -24,7 +24,6 @@ from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
 from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore, SharedState
-from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page, Usage
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore
@@ -57,13 +56,10 @@ class Namespace:
         self._lock = new_lock(Rank.NAMESPACE)
         self._listings = Listings(ttl, max_entries)
         self._kept = kept
-        self._completer = EntryCompleter(head_fetcher, defaults, self._lock, self._listings)
         self._overlay = Overlay(recent if kept is None or recent is None else KeptChanges(recent, kept))
         self._shared = SharedState(self._lock, self._overlay, self._listings)
-        self._walk_detector = WalkDetector()
-        self._lister = FolderLister(
-            store, head_fetcher, defaults, self._shared, self._completer, self._walk_detector, kept
-        )
+        self._completer = EntryCompleter(head_fetcher, defaults, self._shared)
+        self._lister = FolderLister(store, head_fetcher, defaults, self._shared, self._completer, kept)
         self._listing_fetcher = ListingFetcher(
             self._lock, self._listings, self._lister.fetch, self._lister.recall
         )
@@ -400,6 +396,6 @@ class Namespace:
     def _listing(self, folder: Folder) -> Listing:
         listing = self._listing_fetcher.listing(folder)
         with self._lock:
-            if (following := self._walk_detector.record_use(folder)) is not None:
+            if (following := self._lister.walk_detector.record_use(folder)) is not None:
                 self._listing_fetcher.list_ahead(following)
         return listing
