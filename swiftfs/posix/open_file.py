@@ -27,16 +27,6 @@ class HeldDeletion:
     name: ObjectName
 
 
-@dataclass(slots=True)
-class Unlinked:
-    """A file has lost its name by unlink(2) or rename(2): it lives until its last handle is closed.
-
-    Then the `deletion` of its object is executed; None if it has no object, or the journal was told already.
-    """
-
-    deletion: HeldDeletion | None = None
-
-
 class Changes(Enum):
     """Where the changes of an open file are."""
 
@@ -76,7 +66,9 @@ class OpenFile:
     """The current state of an open file, which may be newer than the journal's.
 
     `entry` is its entry in the namespace, None for a new file before its first flush. Only `become` changes
-    where its `changes` are. `replaces` is the entry that a new file replaces. If what these two entries show
+    where its `changes` are. A file that is `unlinked` has lost its name by unlink(2) or rename(2), and lives
+    until its last handle is closed; `held_deletion` is that of its object, until the journal was told to
+    execute it. `replaces` is the entry that a new file replaces. If what these two entries show
     was given up after `since`, as in `GivenUp`, nothing of it is at the file's name. With
     `foreign_headers_unknown` the object may have headers of another client that were not requested yet.
     `expiry_changed` is whether its segments may have another X-Delete-At than `meta`. An `aliased` file was
@@ -97,7 +89,8 @@ class OpenFile:
     meta: ObjectMeta
     entry: Entry | None
     changes: Changes = Changes.HANDED_IN
-    unlinked: Unlinked | None = None
+    unlinked: bool = False
+    held_deletion: HeldDeletion | None = None
     replaces: Entry | None = None
     since: int = 0
     foreign_headers_unknown: bool = False
@@ -119,11 +112,6 @@ class OpenFile:
     def dirty(self) -> bool:
         """Whether changes are not in the journal."""
         return self.changes is not Changes.HANDED_IN
-
-    @property
-    def held_deletion(self) -> HeldDeletion | None:
-        """The deletion of the object that is executed after the last close."""
-        return self.unlinked.deletion if self.unlinked is not None else None
 
     @property
     def known_as(self) -> str:

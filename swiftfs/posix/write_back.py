@@ -85,8 +85,8 @@ class WriteBack:
         for file in self._open_files.unlinked(name):
             # Before the deletion: afterwards the missing bytes are nowhere.
             file.cached_file.ensure_all()
-            if (unlinked := file.unlinked) is not None and (deletion := unlinked.deletion) is not None:
-                unlinked.deletion = None
+            if (deletion := file.held_deletion) is not None:
+                file.held_deletion = None
                 self._journal.let_go(deletion.seq)
 
     @contextmanager
