@@ -89,7 +89,8 @@ def serve(
         sweep.start()
         if budget is not None:
             budget.start()
-        termination.serve(account.reading.end)
+        ended = Drain(0, "SIGTERM ended the mount before all changes were stored")
+        termination.serve(account.reading.end, partial(ended.write, cache))
         _mount(filesystem, request, monitoring.files(collector), live, ready, detached)
         log.info("%s is not mounted any more", request.mountpoint)
 

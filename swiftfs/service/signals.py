@@ -76,27 +76,29 @@ class Termination:
     """What SIGTERM does: it kills a process that starts, and ends a mount that serves.
 
     After an unmount the first SIGTERM is ignored: a machine that shuts down sends it to every process, and it
-    must not interrupt the last uploads. SIGINT does the same then. A second signal ends the process at once,
-    after a call of `at_once`. The function given to `serve` is called at the first signal, because libfuse
-    waits for the calls that are running.
+    must not interrupt the last uploads. SIGINT does the same then. A second signal ends the process at once.
     """
 
-    def __init__(self, at_once: Callable[[], None]) -> None:
-        self._at_once = at_once
+    def __init__(self) -> None:
         self._phase = _Phase.STARTING
         self._count = 0
         self._forwarded = False
         self._interrupted: Any = None
         self._end_calls: Callable[[], None] = lambda: None
+        self._at_once: Callable[[], None] = lambda: None
         self._watch = SignalWatch(signal.SIGTERM, self._terminate)
 
     def start(self) -> None:
         """Begin to watch."""
         self._watch.start()
 
-    def serve(self, end_calls: Callable[[], None]) -> None:
-        """Let SIGTERM end libfuse's loop from now on, after `end_calls` has ended long calls."""
-        self._end_calls = end_calls
+    def serve(self, end_calls: Callable[[], None], at_once: Callable[[], None]) -> None:
+        """Let SIGTERM end libfuse's loop from now on.
+
+        `end_calls` is called before, because libfuse waits for the calls that are running, and `at_once`
+        before a second signal ends the process.
+        """
+        self._end_calls, self._at_once = end_calls, at_once
         # libfuse takes it while it serves. Later Python would raise KeyboardInterrupt amid the last uploads.
         self._interrupted = signal.signal(signal.SIGINT, self._interrupt)
         self._phase = _Phase.SERVING
