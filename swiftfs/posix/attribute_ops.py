@@ -34,7 +34,7 @@ from swiftfs.errors import NotFound, os_error
 from swiftfs.filecache.pins import Pin
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo, ObjectName
-from swiftfs.posix.archive import Archive
+from swiftfs.posix.archive import Archive, segments_of
 from swiftfs.posix.attribute_changes import AttributeChanges, MetaChange, Update
 from swiftfs.posix.expiry import parse_moment, show_moment
 from swiftfs.posix.file_ops import FileOps
@@ -42,9 +42,7 @@ from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.retry import PATIENT, deadline
 
 log = logging.getLogger(__name__)
 
@@ -370,16 +368,6 @@ def _fits(metadata: Mapping[str, str], limits: Limits) -> bool:
     return is_short and is_few and is_sent and size <= limits.metadata_bytes
 
 
-def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:
-    """Return the number of objects that a large object consists of, 0 for an ordinary one."""
-    if info.is_slo:
-        return len(store.manifest(info.version.name).segments)
-    if info.dlo_prefix is None:
-        return 0
-    with deadline(PATIENT.deadline):  # of all pages: there may be no end of them
-        return sum(1 for _ in iter_dlo_segments(store, info.dlo_prefix))
-
-
 def _ask_for(store: ObjectStore, info: ObjectInfo) -> str:
     archive = Archive(store, info)
     archive.ask()
@@ -389,7 +377,7 @@ def _ask_for(store: ObjectStore, info: ObjectInfo) -> str:
 _COMPUTED: Mapping[str, Callable[[ObjectStore, ObjectInfo], object]] = {
     "swift.etag": lambda _, info: info.version.etag,
     "swift.content_type": lambda _, info: info.content_type,
-    "swift.segments": _count_segments,
+    "swift.segments": lambda store, info: sum(1 for _ in segments_of(store, info)),
     STATE_ATTRIBUTE: lambda store, info: Archive(store, info).state(),
     THAW_ATTRIBUTE: _ask_for,
 }
