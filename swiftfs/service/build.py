@@ -75,21 +75,21 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost, slowness)
     inodes = Inodes(request.source)
     services = Services(
-        store,
-        namespace,
-        file_cache,
-        _journal(account, request, db, file_cache, removal, backlog, factory.places),
-        layout,
-        options,
-        defaults,
-        cache,
-        request.source,
-        open_files,
-        inodes,
-        Times(inodes),
-        histories,
-        TrashNames(request.source, options.trash),
-        partial(_set_uploads, factory, backlog),
+        store=store,
+        namespace=namespace,
+        file_cache=file_cache,
+        journal=_journal(account, request, db, file_cache, removal, backlog, factory.places),
+        layout=layout,
+        options=options,
+        defaults=defaults,
+        cache_dir=cache,
+        source=request.source,
+        open_files=open_files,
+        inodes=inodes,
+        times=Times(inodes),
+        histories=histories,
+        trash=TrashNames(request.source, options.trash),
+        set_uploads=partial(_set_uploads, factory, backlog),
     )
     return FileSystem(services, records)
 
