@@ -23,10 +23,21 @@ from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
-from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore, SharedState
+from swiftfs.namespace.overlay import Overlay, PendingChange, RecentStore, SharedState
 from swiftfs.objects import ObjectInfo, ObjectName, Page, Usage
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore
+
+
+class DeferredChange:
+    """A pending change of a name whose entry is not known yet: `update` returns an entry with the change.
+
+    `pending` is the change as it is shown, None until the name is looked up. The namespace's lock guards it.
+    """
+
+    def __init__(self, update: Callable[[Entry], Entry]) -> None:
+        self.update = update
+        self.pending: PendingChange | None = None
 
 
 class Namespace:

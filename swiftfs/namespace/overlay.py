@@ -1,7 +1,7 @@
 """Local changes, which override listings until Swift's listings show them."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -376,17 +376,6 @@ class Overlay:
     def _keep(self, folder: Folder, name: str, stored: LocalChange) -> None:
         if self._recent is not None:
             self._recent.keep(folder, name, stored.entry, moved=stored.moved)
-
-
-class DeferredChange:
-    """A pending change of a name whose entry is not known yet: `update` returns an entry with the change.
-
-    `pending` is the change as it is shown, None until the name is looked up. The namespace's lock guards it.
-    """
-
-    def __init__(self, update: Callable[[Entry], Entry]) -> None:
-        self.update = update
-        self.pending: PendingChange | None = None
 
 
 class SharedState(NamedTuple):

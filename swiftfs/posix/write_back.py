@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from swiftfs.errors import SwiftfsError
 from swiftfs.objects import ObjectName
-from swiftfs.posix.expiry import ExpiryRules
+from swiftfs.posix.expiry import moment_by_rules
 from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.services import Services
@@ -24,7 +24,6 @@ class WriteBack:
         self._pending = pending
         self._open_files = services.open_files
         self._times = services.times
-        self._expiry = ExpiryRules(services.options.expire)
 
     def flush(self, file: OpenFile, *, durable: bool = False) -> None:
         """Hand in changes to the journal, unless the file was unlinked; raise the journal's error.
@@ -127,7 +126,7 @@ class WriteBack:
         """Return the X-Delete-At that the rules give a file; none where Swift would ignore it."""
         if self._services.histories.known_versioned(file.name.container):
             return ""
-        return self._expiry.moment(file.path)
+        return moment_by_rules(file.path, self._services.options.expire)
 
     def hand_in(self, file: OpenFile) -> None:
         """Hand in the file as it is now; its lock is held. Raise `OSError` if the disk refuses the record."""
