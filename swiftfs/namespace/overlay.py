@@ -309,7 +309,7 @@ class Overlay:
         Changes of this mount count more than those rows.
         """
         own = self._in(listing.folder)
-        for entry in [entry for chunk in listing.chunks() for entry in chunk if entry.name not in own]:
+        for entry in [entry for entry in listing.entries() if entry.name not in own]:
             # A listing will show the time of the copy.
             self.record(listing.folder, entry.name, replace(entry, last_modified=""), moved=True)
 
