@@ -37,7 +37,6 @@ from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo, ObjectName
 from swiftfs.posix.archive import Archive, segments_of
 from swiftfs.posix.attribute_changes import AttributeChanges, MetaChange, Update
 from swiftfs.posix.expiry import parse_moment, show_moment
-from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
@@ -65,16 +64,13 @@ _LINE_BYTES = len("X-Object-Meta-: \r\n")
 class AttributeOps:
     """Returns and changes the attributes and xattrs of files and folders."""
 
-    def __init__(
-        self, services: Services, pending: PendingChanges, files: FileOps, changes: AttributeChanges
-    ) -> None:
+    def __init__(self, services: Services, pending: PendingChanges, changes: AttributeChanges) -> None:
         self._store = services.store
         self._namespace = services.namespace
         self._journal = services.journal
         self._defaults = services.defaults
         self._open_files = services.open_files
         self._pending = pending
-        self._files = files
         self._changes = changes
         self._inodes = services.inodes
         self._source = services.source
@@ -99,7 +95,7 @@ class AttributeOps:
         file = self._open_files.replaced.at(path)
         if file is None:
             path = self._open_files.resolve(path)
-            file = self._files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
+            file = self._open_files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
         if file is not None:
             return self._attributes(file)
         entry = self._namespace.dated(self._look_up(path))

@@ -1,15 +1,14 @@
 """System calls on files: their bytes, and links and special files."""
 
 import errno
-import logging
 import os
 import stat
 from dataclasses import replace
 from functools import partial
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type
-from swiftfs.concurrency import monotonic, unix_time_ns
-from swiftfs.errors import NotFound, PreconditionFailed, Sealed, StoreError, SwiftfsError, os_error
+from swiftfs.concurrency import unix_time_ns
+from swiftfs.errors import NotFound, PreconditionFailed, Sealed, StoreError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.filecache.sparse_file import check_descriptors
@@ -23,11 +22,6 @@ from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services, in_folder
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
-
-log = logging.getLogger(__name__)
-
-UNCHECKED_SECONDS = 60.0
-"""How long after an error stat(2) takes an open file for current: each attempt may take long."""
 
 
 class FileOps:
@@ -52,7 +46,7 @@ class FileOps:
             existing = self._namespace.find(path)
             # The kernel sends CREATE only for names that it does not know: another program may have made the
             # file since.
-            if self.current(path) is not None or existing is not None:
+            if self._open_files.current(path) is not None or existing is not None:
                 if flags & os.O_EXCL:
                     raise os_error(errno.EEXIST, path)
                 return self.open(path, flags)
@@ -81,7 +75,7 @@ class FileOps:
             handle = self._open_files.share(older, **_access(flags))
         path = self._open_files.resolve(path)
         while handle is None:  # again when the last handle of an open file is closed meanwhile
-            if (file := self.current(path)) is not None:
+            if (file := self._open_files.current(path)) is not None:
                 handle = self._open_files.share(file, **_access(flags))
             else:
                 handle = self._open_stored(path, flags)
@@ -122,40 +116,6 @@ class FileOps:
                 check_descriptors()
                 handle = self._add_handle(self._open_object(path, entry), os.O_RDONLY)
         return handle
-
-    def current(self, path: str, *, for_stat: bool = False) -> OpenFile | None:
-        """Return the open file at `path`; None if there is none, or another client has replaced it.
-
-        Open handles keep the old version. A file with local changes is current: the last
-        writer wins. After an error a call `for_stat` sends no request for a while.
-        """
-        file = self._open_files.at(path)
-        before = file.entry if file is not None else None
-        if file is None or before is None or file.dirty or file.unlinked or not _etags(before):
-            return file
-        is_unchecked = for_stat and monotonic() < file.unchecked_until
-        if is_unchecked or not self._is_replaced(path, file, before):
-            return file
-        # A rename that is being made here shows the file at its new path before the file has that.
-        with self._open_files.barrier.passing(lambda: (path,)), file.lock:
-            if file.path != path:
-                return self._open_files.at(path)
-            # Once more: the lookup may have sent a request, during which the file was changed or stored.
-            if file.entry is not before or file.dirty or file.unlinked:
-                return file
-            log.info("%s: another client has replaced it, while a program has the older version open", path)
-            self._open_files.replace(file)
-            return None
-
-    def _is_replaced(self, path: str, file: OpenFile, before: Entry) -> bool:
-        """Return whether Swift has another version than `before`; False if it does not answer."""
-        try:
-            found = self._namespace.find(path)
-        except SwiftfsError as error:
-            file.unchecked_until = monotonic() + UNCHECKED_SECONDS
-            log.info("%s: cannot find out whether another client replaced it: %s", path, error)
-            return False
-        return found is None or _is_other(before, found)
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         """Return where the bytes are in a local file; fewer only at the file's end."""
@@ -210,7 +170,7 @@ class FileOps:
         if (was_other := replaced.is_other_inode(path)) and replaced.at(path) is not None:
             raise os_error(errno.ESTALE, path)
         path = self._open_files.resolve(path)
-        if self.current(path) is None and not was_other and path in replaced.moves:
+        if self._open_files.current(path) is None and not was_other and path in replaced.moves:
             raise os_error(errno.ESTALE, path)
         with self._pending.changing(path):
             handle = self.open(path, os.O_WRONLY)
@@ -420,18 +380,6 @@ class FileOps:
 def _access(flags: int) -> dict[str, bool]:
     """Return what a handle may do by the flags of open(2)."""
     return {"writable": flags & os.O_ACCMODE != os.O_RDONLY, "append": bool(flags & os.O_APPEND)}
-
-
-def _etags(entry: Entry) -> set[str]:
-    """Return the strings that identify the version; an SLO's hash in the listing differs from its ETag."""
-    return {entry.etag, entry.hash} - {""}
-
-
-def _is_other(before: Entry, found: Entry) -> bool:
-    """Return whether Swift has another version than `before`; False while a local change is pending."""
-    if found.is_directory:
-        return True
-    return bool(_etags(found)) and not _etags(found) & _etags(before)
 
 
 def _is_large(entry: Entry) -> bool:

@@ -39,13 +39,13 @@ class _Parts:
     def __init__(self, services: Services, protected: ProtectedPaths) -> None:
         self.pending = pending = PendingChanges(services, protected)
         self.write_back = write_back = WriteBack(services, pending)
-        self.files = files = FileOps(services, pending, write_back)
+        self.files = FileOps(services, pending, write_back)
         self.directories = directories = DirectoryOps(services, pending, write_back)
         self.unlinks = unlinks = UnlinkOps(services, pending, write_back, directories)
         changes = AttributeChanges(services, pending, write_back)
         self.links = LinkOps(services, pending, write_back, changes)
-        self.renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
-        self.attributes = AttributeOps(services, pending, files, changes)
+        self.renames = RenameOps(services, pending, write_back, directories, unlinks, changes)
+        self.attributes = AttributeOps(services, pending, changes)
 
 
 class FileSystem:

@@ -1,18 +1,23 @@
 """The table of the open files and their handles, and the barrier for renames of folders."""
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cachetools import TTLCache
 
 from swiftfs.concurrency import Rank, monotonic, new_condition, thread_id
+from swiftfs.errors import SwiftfsError
 from swiftfs.namespace.entry import Entry
+from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectName, PageUse
 from swiftfs.paths import is_below, split
 from swiftfs.posix.kernel_pages import UNKNOWN, KernelPages, ShownSizes, WrongPages
 from swiftfs.posix.open_file import Handle, OpenFile
 from swiftfs.posix.replaced_files import ReplacedFiles
+
+log = logging.getLogger(__name__)
 
 
 class RenameBarrier:
@@ -101,6 +106,10 @@ RELEASED_FILES = 1000
 """How long, and how many, files count as just released."""
 
 
+UNCHECKED_SECONDS = 60.0
+"""How long after an error stat(2) takes an open file for current: each attempt may take long."""
+
+
 class OpenFiles:
     """The open files by handle and by path. The lock guards the tables and the counts of users.
 
@@ -113,7 +122,8 @@ class OpenFiles:
     For a moment the kernel also opens what has replaced the file by its alias.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
         self.barrier = RenameBarrier()
         self._lock = changed = new_condition(Rank.OPEN_FILES)
         self._numbers = itertools.count(1)
@@ -129,6 +139,40 @@ class OpenFiles:
     def at(self, path: str) -> OpenFile | None:
         """Return the open file at `path`, if there is one."""
         return self._by_path.get(path)
+
+    def current(self, path: str, *, for_stat: bool = False) -> OpenFile | None:
+        """Return the open file at `path`; None if there is none, or another client has replaced it.
+
+        Open handles keep the old version. A file with local changes is current: the last
+        writer wins. After an error a call `for_stat` sends no request for a while.
+        """
+        file = self.at(path)
+        before = file.entry if file is not None else None
+        if file is None or before is None or file.dirty or file.unlinked or not _etags(before):
+            return file
+        is_unchecked = for_stat and monotonic() < file.unchecked_until
+        if is_unchecked or not self._is_replaced(path, file, before):
+            return file
+        # A rename that is being made here shows the file at its new path before the file has that.
+        with self.barrier.passing(lambda: (path,)), file.lock:
+            if file.path != path:
+                return self.at(path)
+            # Once more: the lookup may have sent a request, during which the file was changed or stored.
+            if file.entry is not before or file.dirty or file.unlinked:
+                return file
+            log.info("%s: another client has replaced it, while a program has the older version open", path)
+            self.replace(file)
+            return None
+
+    def _is_replaced(self, path: str, file: OpenFile, before: Entry) -> bool:
+        """Return whether Swift has another version than `before`; False if it does not answer."""
+        try:
+            found = self._namespace.find(path)
+        except SwiftfsError as error:
+            file.unchecked_until = monotonic() + UNCHECKED_SECONDS
+            log.info("%s: cannot find out whether another client replaced it: %s", path, error)
+            return False
+        return found is None or _is_other(before, found)
 
     def add_alias(self, alias: str, path: str, file: OpenFile | None) -> None:
         """Let calls about the path `alias` be about `file`, which was hidden under that name.
@@ -320,3 +364,15 @@ class OpenFiles:
 
     def _all(self) -> list[OpenFile]:
         return [*self._by_path.values(), *self.replaced.all()]
+
+
+def _etags(entry: Entry) -> set[str]:
+    """Return the strings that identify the version; an SLO's hash in the listing differs from its ETag."""
+    return {entry.etag, entry.hash} - {""}
+
+
+def _is_other(before: Entry, found: Entry) -> bool:
+    """Return whether Swift has another version than `before`; False while a local change is pending."""
+    if found.is_directory:
+        return True
+    return bool(_etags(found)) and not _etags(found) & _etags(before)

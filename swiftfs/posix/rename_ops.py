@@ -21,7 +21,6 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, check_new_name, is_below, join, path_below, plain_marker, split
 from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.directory_ops import DirectoryOps
-from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, pending_entry, trash_key
 from swiftfs.posix.services import Services
@@ -46,7 +45,6 @@ class RenameOps:
         services: Services,
         pending: PendingChanges,
         write_back: WriteBack,
-        files: FileOps,
         directories: DirectoryOps,
         unlinks: UnlinkOps,
         changes: AttributeChanges,
@@ -60,7 +58,6 @@ class RenameOps:
         self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
-        self._files = files
         self._directories = directories
         self._unlinks = unlinks
         self._changes = changes
@@ -116,7 +113,7 @@ class RenameOps:
 
     def _rename_file(self, old: str, new: str) -> None:
         # A version that another client has replaced is not what moves.
-        self._files.current(old)
+        self._open_files.current(old)
         with self._write_back.held_open(old) as file:
             since = self._pending.begin_change()
             moving, target = self._namespace.find(old), self._namespace.find(new)

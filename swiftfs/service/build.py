@@ -59,7 +59,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     defaults = _defaults(request)
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db), identity)
     layout = SegmentLayout(options.segment_size)
-    open_files = OpenFiles()
+    open_files = OpenFiles(namespace)
     factory = _file_factory(store, layout, db, options, open_files, account)
     # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
