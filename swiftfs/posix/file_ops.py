@@ -6,18 +6,19 @@ import stat
 from dataclasses import replace
 from functools import partial
 
-from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type
+from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type, type_after_rename
 from swiftfs.concurrency import unix_time_ns
-from swiftfs.errors import NotFound, PreconditionFailed, Sealed, StoreError, os_error
+from swiftfs.errors import AlreadyExists, NotFound, PreconditionFailed, Sealed, StoreError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.filecache.sparse_file import check_descriptors
-from swiftfs.journal.operations import PutSpecial
-from swiftfs.namespace.entry import Entry, inode_of
-from swiftfs.objects import Attributes, Caller, FileSpan
-from swiftfs.paths import check_new_name
+from swiftfs.journal.operations import CopyFile, PutSpecial
+from swiftfs.namespace.entry import Entry, inode_of, moved_entry
+from swiftfs.objects import Attributes, Caller, FileSpan, ObjectName
+from swiftfs.paths import check_new_name, split
+from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.open_file import Changes, OpenFile
-from swiftfs.posix.pending import PendingChanges, trash_key, unstored_entry
+from swiftfs.posix.pending import PendingChanges, stored_entry, trash_key, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services, in_folder
 from swiftfs.posix.write_back import WriteBack
@@ -27,13 +28,16 @@ from swiftfs.store.object_meta import ObjectMeta
 class FileOps:
     """Creates, opens, reads and writes files."""
 
-    def __init__(self, services: Services, pending: PendingChanges, write_back: WriteBack) -> None:
+    def __init__(
+        self, services: Services, pending: PendingChanges, write_back: WriteBack, changes: AttributeChanges
+    ) -> None:
         self._services = services
         self._namespace = services.namespace
         self._file_cache = services.file_cache
         self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
+        self._changes = changes
         self._inodes = services.inodes
         self._times = services.times
         self._prefetch = Prefetch(services.namespace, self._file_cache, self._open_files, services.options)
@@ -238,6 +242,59 @@ class FileOps:
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         """Create a symbolic link at `path`."""
         self._make_special(path, stat.S_IFLNK | 0o777, caller, target=target)
+
+    def link(self, old: str, new: str) -> None:
+        """Give the file `old` a copy at `new`, which is in Swift when this returns: an object has one name.
+
+        Raise `OSError` EPERM without the option, and for a folder; errors of the upload of `old`, which is
+        stored first, and of the copy.
+        """
+        self._pending.refuse_change(old, new)
+        if self._services.options.hardlinks != "copy":
+            raise os_error(errno.EPERM, new)
+        old = self._open_files.resolve(old)
+        self._services.journal.undo_late_requests(old)
+        with self._pending.changing(old, new):
+            name = self._free_for_link(new)
+            source = self._stored_as_it_is(old)
+            assert source.object is not None
+            try:
+                info = self._services.journal.run_unjournaled(CopyFile(source.object, name))
+            except AlreadyExists:
+                self._namespace.invalidate(new)
+                raise
+            assert info is not None
+            meta = source.meta.without_dlo() if source.meta is not None else None
+            entry = stored_entry(moved_entry(replace(source, meta=meta), split(new)[1], name), info)
+            self._namespace.record(new, entry)
+            self._times.created(new, source.attributes.mtime_ns)
+            self._times.changed(new, is_folder=False)
+            media_type = type_after_rename(entry.media_type, source.object.key, name.key)
+            if media_type != entry.media_type and stat.S_ISREG(entry.attributes.mode):
+                self._changes.retype(new, entry, media_type)
+
+    def _free_for_link(self, path: str) -> ObjectName:
+        """Return the object for a new path, of which no change waits; raise `OSError` EEXIST if it exists."""
+        if self._open_files.at(path) is not None or self._namespace.find(path) is not None:
+            raise os_error(errno.EEXIST, path)
+        check_new_name(path)
+        name = self._namespace.new_object(path)
+        self._write_back.free_name(name)
+        self._services.journal.flush([name])  # its deletion must not come after the copy
+        return name
+
+    def _stored_as_it_is(self, path: str) -> Entry:
+        """Store the file at `path` as it is now, and return its entry."""
+        with self._write_back.held_open(path) as file:
+            if file is not None:
+                self._write_back.hand_in_changes(file)
+        entry = self._namespace.lookup(path)
+        if entry.is_directory:
+            raise os_error(errno.EPERM, path)
+        assert entry.object is not None
+        self._services.journal.flush([entry.object])
+        self._services.journal.raise_refusal(entry.object)
+        return self._namespace.lookup(path)
 
     def readlink(self, path: str) -> str:
         """Return the target of a symbolic link."""

@@ -16,7 +16,6 @@ from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.link_ops import LinkOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.protected_paths import ProtectedPaths
@@ -39,24 +38,23 @@ class _Parts:
     def __init__(self, services: Services, protected: ProtectedPaths) -> None:
         self.pending = pending = PendingChanges(services, protected)
         self.write_back = write_back = WriteBack(services, pending)
-        self.files = FileOps(services, pending, write_back)
+        changes = AttributeChanges(services, pending, write_back)
+        self.files = FileOps(services, pending, write_back, changes)
         self.directories = directories = DirectoryOps(services, pending, write_back)
         self.unlinks = unlinks = UnlinkOps(services, pending, write_back, directories)
-        changes = AttributeChanges(services, pending, write_back)
-        self.links = LinkOps(services, pending, write_back, changes)
         self.renames = RenameOps(services, pending, write_back, directories, unlinks, changes)
         self.attributes = AttributeOps(services, pending, changes)
 
 
 class FileSystem:
-    """One mount; `records` are the changes that an earlier process left in the journal.
+    """One mount of `services`; `records` are the changes that an earlier process left in the journal.
 
     The methods that `fuse/operations.py` calls are those of the parts, without a call in between; a call that
     only reads may be about older versions instead.
     """
 
     def __init__(self, services: Services, records: Iterable[Record] = ()) -> None:
-        self._services = services
+        self.services = services
         self._records = records
         protected = ProtectedPaths(services)
         self._parts = parts = _Parts(services, protected)
@@ -78,15 +76,15 @@ class FileSystem:
         self.mkdir, self.rmdir = directories.mkdir, directories.rmdir
 
         self.open = before(versions.open, files.open)
-        self.create, self.mknod, self.symlink = files.create, files.mknod, files.symlink
+        self.create, self.mknod = files.create, files.mknod
+        self.symlink, self.link = files.symlink, files.link
         self.readlink = before(versions.readlink, files.readlink)
         self.read, self.write, self.lseek = files.read, files.write, files.lseek
         self.truncate, self.truncate_handle = files.truncate, files.truncate_handle
         self.flush, self.fsync, self.release = files.flush, files.fsync, files.release
-        self.fallocate = files.fallocate
+        self.fallocate, self.set_prefetch = files.fallocate, files.set_prefetch
         self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
 
-        self.link = parts.links.link
         self.unlink, self.unhide = parts.unlinks.unlink, parts.unlinks.unhide
         self.rename, self.hide = parts.renames.rename, parts.renames.hide
 
@@ -100,18 +98,9 @@ class FileSystem:
         self.waiting, self.retry = services.journal.waiting, services.journal.retry
         self.refresh = services.namespace.invalidate_all
 
-    @property
-    def services(self) -> Services:
-        """The parts of the mount, for its status."""
-        return self._services
-
-    def set_prefetch(self, on: bool) -> None:
-        """Download small files before they are opened, or not."""
-        self._parts.files.set_prefetch(on)
-
     def written(self) -> list[OpenFile]:
         """Return the open files with changes that the journal does not have."""
-        return [file for file in self._services.open_files.all() if file.dirty]
+        return [file for file in self.services.open_files.all() if file.dirty]
 
     def begin(self, usage: Usage | None = None) -> None:
         """Ask Swift for the root, and continue with the changes that an earlier process left.
@@ -125,7 +114,7 @@ class FileSystem:
 
     def begin_offline(self, usage: Usage) -> bool:
         """Begin without the server, as it answered before; return False if too little is known."""
-        if not self._services.namespace.recall_root():
+        if not self.services.namespace.recall_root():
             return False
         self._usage.assume(usage)
         self._learn_history(usage)
@@ -136,24 +125,24 @@ class FileSystem:
         """Continue with the server, which was away: learn of the root, and store what waits."""
         with suppress(StoreError), deadline(ROOT_SECONDS):
             self._learn_root(usage)
-        self._services.journal.retry()
+        self.services.journal.retry()
 
     def _learn_root(self, usage: Usage | None) -> None:
-        container = self._services.source.container
+        container = self.services.source.container
         if usage is None and container:
-            usage = self._services.store.container_usage(container)
+            usage = self.services.store.container_usage(container)
         if usage is not None:
             self._learn_history(usage)
-        self._services.namespace.load_root(usage)
+        self.services.namespace.load_root(usage)
 
     def _learn_history(self, usage: Usage) -> None:
-        if container := self._services.source.container:
-            histories = self._services.histories
+        if container := self.services.source.container:
+            histories = self.services.histories
             histories.learn(container, usage.history, versioning=usage.versioning)
 
     def _recover(self) -> None:
         records, self._records = deque(self._records), ()  # there may be 100,000
-        self._services.journal.recover(records, self._parts.pending.recovered, self._parts.pending.show_moved)
+        self.services.journal.recover(records, self._parts.pending.recovered, self._parts.pending.show_moved)
 
     def close(self, progress: Callable[[int], None] = lambda _: None, why: str = "") -> None:
         """Store all pending changes and end every thread; the mount is gone.
@@ -163,15 +152,15 @@ class FileSystem:
         reason if none can be. Raise `SwiftfsError` if there are such changes, if files could not be handed
         in, or if Swift refused changes that were not reported yet.
         """
-        journal = self._services.journal
+        journal = self.services.journal
         # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
         # namespace.
         drain = self._parts.write_back.drain
-        lost = [file.path for file in self._services.open_files.all() if not drain(file)]
+        lost = [file.path for file in self.services.open_files.all() if not drain(file)]
         self._parts.files.close()
-        left = journal.close(self.drain_seconds, progress, self._services.store.close)
-        self._services.file_cache.close()
-        self._services.namespace.close()
+        left = journal.close(self.drain_seconds, progress, self.services.store.close)
+        self.services.file_cache.close()
+        self.services.namespace.close()
         problems = []
         if lost:
             problems.append(f"{pluralize(len(lost), 'file')} could not be stored: {', '.join(lost[:5])}")
@@ -179,7 +168,7 @@ class FileSystem:
             stay, them = ("stays", "it") if len(left) == 1 else ("stay", "them")
             why = why or f"not sent within {in_words(self.drain_seconds)} (drain)"
             problems.append(
-                f"{pluralize(len(left), 'change')} {stay} in {self._services.cache_dir}, "
+                f"{pluralize(len(left), 'change')} {stay} in {self.services.cache_dir}, "
                 f"and the next mount continues with {them}; {_first(left, why)}"
             )
         if refused := journal.refused():
