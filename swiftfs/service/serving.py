@@ -29,7 +29,7 @@ from swiftfs.service.first_requests import FoundSource, SourceMemory, begin, ide
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.service.reconnection import Mounted, Reconnection
+from swiftfs.service.reconnection import Reconnection
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
 from swiftfs.service.trash_sweep import TrashSweep
 from swiftfs.store.connect import ConnectedAccount
@@ -115,7 +115,7 @@ def _reconnection(
         _remember(SourceMemory(identity, place, source.request.refused, usage), cache)
 
     waiting = filesystem.services.journal.waiting
-    return Reconnection(Mounted(source.request, account, source.memory, lambda: len(waiting()), back))
+    return Reconnection(source, account, lambda: len(waiting()), back)
 
 
 def _remember(memory: SourceMemory | None, cache: Path) -> None:
