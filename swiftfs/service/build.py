@@ -53,7 +53,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # Reads find objects at the names that renames give them; the journal sees Swift as it is.
     store = MovedView(account.store, moved)
     # First of all: a journal of another format stops the mount before any other file is changed.
-    identity = f"{request.source} of {account.label}"
+    identity = request.source.identity(account.label)
     db = JournalDB(cache, identity, account.place)
     records = db.records()
     defaults = _defaults(request)

@@ -233,11 +233,6 @@ class SourceMemory:
         return replace(request, options=replace(request.options, ro=True), refused=True)
 
 
-def identity_of(request: MountRequest, label: str) -> str:
-    """Return what tells a source from others, without a request."""
-    return f"{request.source} of {label}"
-
-
 @dataclass(frozen=True, slots=True)
 class FoundSource:
     """What is known of the source when a mount begins: from the server, or from `memory` while it is away."""
@@ -257,7 +252,7 @@ def find_source(request: MountRequest, account: ConnectedAccount, cache: Path) -
         request = as_allowed(request, account, usage)
     if not request.options.offline:
         return FoundSource(request, usage, None)
-    identity = identity_of(request, account.label)
+    identity = request.source.identity(account.label)
     if usage is not None:
         memory = SourceMemory(identity, account.place, request.refused, usage)
         return FoundSource(request, usage, memory)

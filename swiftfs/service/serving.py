@@ -25,7 +25,7 @@ from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import build
 from swiftfs.service.daemon import notify
-from swiftfs.service.first_requests import FoundSource, SourceMemory, begin, identity_of
+from swiftfs.service.first_requests import FoundSource, SourceMemory, begin
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
@@ -111,7 +111,7 @@ def _reconnection(
 
     def back(usage: Usage, place: str) -> None:
         filesystem.come_back(usage)
-        identity = identity_of(source.request, account.label)
+        identity = source.request.source.identity(account.label)
         _remember(SourceMemory(identity, place, source.request.refused, usage), cache)
 
     waiting = filesystem.services.journal.waiting
