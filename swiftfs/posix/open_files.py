@@ -73,6 +73,10 @@ class RenameBarrier:
                 del self._moving[thread]
                 self._changed.notify_all()
 
+    def is_passed(self, path: str) -> bool:
+        """Return whether a change about `path` is being made; it needs no lock."""
+        return any(path in paths for paths in list(self._passing.values()))
+
     def wait(self, path: Callable[[], str]) -> None:
         """Wait until no folder above `path` is moving."""
         with self._changed:
@@ -130,6 +134,14 @@ class OpenFiles:
     def at(self, path: str) -> OpenFile | None:
         """Return the open file at `path`, if there is one."""
         return self._by_path.get(path)
+
+    def is_being_made(self, path: str) -> bool:
+        """Return whether a call may be making a file at `path`, or one that is open has changes there.
+
+        It needs no lock: the journal asks with its own, of what its queue does not show yet.
+        """
+        file = self._by_path.get(path)
+        return (file is not None and file.dirty) or self.barrier.is_passed(path)
 
     def add_alias(self, alias: str, path: str, file: OpenFile | None) -> None:
         """Let calls about the path `alias` be about `file`, which was hidden under that name.

@@ -28,6 +28,7 @@ from simulation.mount import (
     broken_manifests,
     detach,
     mount,
+    moving_from,
     orphans,
     stored_attributes,
     stored_body,
@@ -396,6 +397,9 @@ class _Simulation:
             self._model.stored_theirs(path, body, sure=sure)
             if self._filesystem is not None and will_replace(self._filesystem, name):
                 self._model.touch(path)
+            if self._filesystem is not None:
+                for new in moving_from(self._filesystem, self._store, name):
+                    self._model.lost(new)
         is_known = body is None or body in self._model.bodies or self._model.may_be_mixed(body)
         if body is not None and not is_known and not self._model.mixed:
             self._scheduler.failures.append(f"invented: {method} made {name} {describe_bytes(body)}")
