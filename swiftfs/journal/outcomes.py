@@ -106,8 +106,8 @@ class Unforeseen(SwiftfsError):
 class Outcomes:
     """Ends attempts. `changed` is the journal's lock, which is taken here and guards every field.
 
-    With `late`, the records of lost requests are saved before an operation is reported as done. `is_being_made`
-    returns whether there may be a file at a path of which the queue does not know yet.
+    With `late`, the records of lost requests are saved before an operation is reported as done.
+    `is_being_made` returns whether there may be a file at a path of which the queue does not know yet.
     """
 
     def __init__(self, parts: JournalParts, mode: Mode, is_being_made: Callable[[str], bool]) -> None:

@@ -145,6 +145,11 @@ class FileOps:
             self._open_files.replace(file)
             return None
 
+    def check_exists(self, path: str) -> None:
+        """Raise `OSError` ENOENT if nothing is at `path` but an older version, whose name is being moved."""
+        if path in self._open_files.replaced.moves and self.current(path) is None:
+            self._namespace.lookup(path)
+
     def _is_replaced(self, path: str, file: OpenFile, before: Entry) -> bool:
         """Return whether Swift has another version than `before`; False if it does not answer."""
         try:
