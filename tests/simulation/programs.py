@@ -130,6 +130,11 @@ class Program:
             raise Skip
         self._handles[step.slot] = self._open(step.path, os.O_RDWR)
 
+    def _make_slot(self, step: Step) -> None:
+        if step.slot in self._handles:
+            raise Skip
+        self._handles[step.slot] = self._make(step.path)
+
     def _append_slot(self, step: Step) -> None:
         handle = self._slot(step)
         self._put(handle, len(handle.node.now), self._model.fresh(step.size))
