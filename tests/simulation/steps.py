@@ -276,3 +276,13 @@ def writer(rng: random.Random) -> tuple[Step, ...]:
             steps.append(rng.choice((Step("fsync slot", slot=2), pause(rng))))
         steps += [Step("close slot", slot=2), pause(rng)]
     return tuple(steps)
+
+
+def other(rng: random.Random) -> tuple[Step, ...]:
+    """Return the steps of a program in a second mount, which replaces and changes files."""
+    steps = [pause(rng)]
+    for _ in range(rng.randrange(1, 5)):
+        path = rng.choice(FILES)
+        write = Step("their write", path, size=rng.choice(SIZES))
+        steps += [rng.choice((write, Step("their patch", path, size=20), write)), pause(rng)]
+    return tuple(steps)
