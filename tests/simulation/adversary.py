@@ -95,8 +95,8 @@ class Adversary(MemoryStore):
     With a `lag` listings show changes of objects only after so many seconds. `changed` is called after every
     change of an object by any client. `was_overtaken` is set if a late request was executed, other than that
     of a segment of a dead client, `was_separated` if the copy of a large object got segments of its own.
-    `unnamed` are segments of large objects that another client has replaced, or whose deletion a kill has
-    interrupted.
+    `unnamed` are segments of large objects that another client has stored or replaced, or whose deletion a
+    kill has interrupted.
     """
 
     def __init__(
@@ -356,7 +356,7 @@ class Adversary(MemoryStore):
     def _change(self, method: str, names: list[ObjectName], do: Callable[[], T]) -> T:
         number = id(do)
         is_segment = method in ("put", "copy") and names[0].container == SEGMENTS
-        is_theirs = self._scheduler.running.is_other and method in STORING and names[0].container == CONTAINER
+        is_theirs = self._scheduler.running.is_other and method in STORING
 
         def apply() -> T:
             return self._apply(method, names, do, is_theirs=is_theirs)
@@ -399,8 +399,8 @@ class Adversary(MemoryStore):
     ) -> T:
         self._remember(names)
         if is_theirs:
-            self.trouble(f"another client stores {names[0]}")
-            self.unnamed |= self._segments_of(names[0])
+            self._will_store(names[0])
+            is_theirs = names[0].container == CONTAINER
         if method in STORING:
             self._kept.pop(names[0], None)
         elif method in ("delete", "delete_many"):
@@ -410,6 +410,14 @@ class Adversary(MemoryStore):
         for name in names:
             self.changed("theirs" if is_theirs and name is names[0] else method, name)
         return result
+
+    def _will_store(self, name: ObjectName) -> None:
+        """Record that the second mount stores an object or a segment."""
+        if name.container == SEGMENTS:
+            self.unnamed.add(name.key)  # who replaces the object, and has not seen it, leaves its segments
+            return
+        self.trouble(f"another client stores {name}")
+        self.unnamed |= self._segments_of(name)
 
     def _later(self, seconds: float, request: Callable[[], object], *, overtakes: bool = True) -> None:
         number = next(self._numbers)

@@ -45,7 +45,7 @@ from simulation.second import SecondMount
 from simulation.words import describe_bytes
 from swiftfs import concurrency
 from swiftfs.config.cache_dir import CONTENT
-from swiftfs.errors import NotFound, SwiftfsError
+from swiftfs.errors import NotFound, PreconditionFailed, SwiftfsError
 from swiftfs.journal import backlog, task_queue
 from swiftfs.journal.queue_report import QueuedChange
 from swiftfs.objects import ObjectName
@@ -295,7 +295,9 @@ class _Simulation:
             filesystem.refresh()
         try:
             return tree_of(filesystem, mixed=self._model.mixed)
-        except (SwiftfsError, OSError):
+        except (SwiftfsError, OSError) as error:
+            if lag and self._second is not None and isinstance(error, PreconditionFailed):
+                return self._tree(filesystem)  # replaced after the pause
             if not self._store.is_unsettled:
                 raise
             return None

@@ -82,6 +82,7 @@ class SecondMount:
 
     def differences(self) -> list[str]:
         """Return the paths at which it shows something else than the server has, when all is quiet."""
+        self._scheduler.sleep(self._history.lag)
         with self._as_other():
             self._mounted.refresh()
             shown = tree_of(self._mounted, mixed=True)
