@@ -81,13 +81,16 @@ class SecondMount:
             self._mounted.services.journal.retry()
 
     def differences(self) -> list[str]:
-        """Return the paths at which it shows something else than the server has, when all is quiet."""
+        """Return the paths at which it shows something else than the server has, when all is quiet.
+
+        What waits for a person is shown beside the server's state.
+        """
         self._scheduler.sleep(self._history.lag)
         with self._as_other():
             self._mounted.refresh()
             shown = tree_of(self._mounted, mixed=True)
         stored = stored_tree(self._store)
-        if any("%" in path for path in shown):  # a file and a folder of one name
+        if self._mounted.waiting() or any("%" in path for path in shown):  # a file and a folder of one name
             return []
         return sorted(
             path for path in {*shown, *stored} if shown.get(path, MISSING) != stored.get(path, MISSING)
