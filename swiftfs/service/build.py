@@ -78,7 +78,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
         store=store,
         namespace=namespace,
         file_cache=file_cache,
-        journal=_journal(account, request, db, file_cache, removal, backlog, factory.places),
+        journal=_journal(account, request, db, file_cache, removal, backlog, factory.places, open_files),
         layout=layout,
         options=options,
         defaults=defaults,
@@ -180,6 +180,7 @@ def _journal(
     removal: SegmentRemoval,
     backlog: Backlog,
     containers: SegmentContainerChooser,
+    open_files: OpenFiles,
 ) -> Journal:
     options, store = request.options, account.store
     copier = ManifestCopier(store, containers, db, removal)
@@ -203,5 +204,6 @@ def _journal(
         mode=Mode.WRITE_BACK if settle else Mode.SYNC,
         settle_seconds=settle,
         sent=progress(file_cache, account.state.counters.under_way),
+        is_being_made=open_files.is_being_made,
         watch=Watch(account.state.ambiguous, store, request.source),
     )
