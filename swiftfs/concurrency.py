@@ -436,6 +436,11 @@ def thread_id() -> int:
     return _runtime.thread_id()
 
 
+def thread_key() -> int:
+    """Return a number of the calling thread that no other running thread has, without a system call."""
+    return _runtime.thread_key()
+
+
 def ended_threads(threads: Collection[int]) -> set[int]:
     """Return the numbers, from `thread_id`, whose threads have ended; none if /proc cannot be read."""
     return _runtime.ended_threads(threads)

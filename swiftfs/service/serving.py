@@ -19,7 +19,6 @@ from swiftfs.control.live_options import LiveOptions, live_options
 from swiftfs.control.unmount import Drain, detach, died
 from swiftfs.errors import SwiftfsError, pluralize
 from swiftfs.fuse.choice import load_binding
-from swiftfs.journal.codec import load as load_codec
 from swiftfs.objects import Usage
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
@@ -270,4 +269,3 @@ def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: C
         # libfuse ends its loop at that, and `serve` stores what there is.
         end_loop()
         return
-    load_codec()
