@@ -287,6 +287,8 @@ class Downloader:
         def arrived(offset: int, data: bytes) -> None:
             # In the sink, which is the only place where a running request can be given up.
             fetch.refuse_unwanted()
+            if state.closed:  # its last user has ended, and the end of a mount waits for this
+                raise GivenUp
             if not state.is_certain:
                 with state.changed:
                     state.is_certain = True

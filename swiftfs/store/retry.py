@@ -17,6 +17,7 @@ from swiftfs.errors import (
     NotFound,
     Postponed,
     StoreError,
+    TimedOut,
     Unavailable,
     drop_tracebacks,
 )
@@ -389,13 +390,18 @@ class RetryingStore:
         return self._repeat(recorded, CLASHES_REPEATED)
 
     def close(self) -> None:
-        """End every pause; its call fails with its last error. Close the store if it is owned."""
+        """End every pause, and let each later call fail. Close the store if it is owned.
+
+        A call that pauses fails with its last error; a request that runs goes on.
+        """
         self._closing.set()
         if self._owns:
             self._store.close()
 
     def _repeat(self, attempt: Callable[[_Call], T], clashes: int = 0) -> T:
         self._presence.check()
+        if self._closing.is_set():
+            raise TimedOut("the mount ends", may_land=False)
         call = _Call(clashes)
         seconds = min(self._policy.deadline, remaining())
         end, number = busy_time() + seconds, 0

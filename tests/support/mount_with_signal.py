@@ -1,0 +1,38 @@
+"""`swiftfs` that gets a SIGTERM when it is about to mount: `python mount_with_signal.py ARGS…`."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from support.jobs import wait_until
+from swiftfs import concurrency
+from swiftfs.cli import app
+from swiftfs.service import serving
+from swiftfs.service.signals import Termination
+
+
+def serve(*arguments: str) -> None:
+    """Run the command."""
+    died, end, received = serving.died, Termination._end, concurrency.new_event()
+
+    def ended(termination: Termination) -> None:
+        end(termination)
+        received.set()
+
+    def signalled(mountpoint: Path) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(received.is_set)
+        return died(mountpoint)
+
+    patched: Any = serving
+    patched.died = signalled
+    patched = Termination
+    patched._end = ended
+    app.main(list(arguments))
+
+
+if __name__ == "__main__":
+    concurrency.check()
+    serve(*sys.argv[1:])
