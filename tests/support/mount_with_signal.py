@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from support.jobs import wait_until
 from swiftfs import concurrency
 from swiftfs.cli import app
 from swiftfs.service import serving
@@ -23,7 +22,7 @@ def serve(*arguments: str) -> None:
 
     def signalled(mountpoint: Path) -> bool:
         os.kill(os.getpid(), signal.SIGTERM)
-        wait_until(received.is_set)
+        assert received.wait(20)
         return died(mountpoint)
 
     patched: Any = serving
