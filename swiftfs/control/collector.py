@@ -11,11 +11,11 @@ from swiftfs.config.prices import Prices
 from swiftfs.control.budget import Budget
 from swiftfs.control.live_options import LiveOptions
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Throttling, Writing
+from swiftfs.filecache.pins import Pin
 from swiftfs.journal.report import sent_bytes
 from swiftfs.objects import CacheUse, Limits
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.posix.pinning import shown
 from swiftfs.store.connect import ConnectedAccount
 
 MOST_WRITING = 100
@@ -65,7 +65,7 @@ class StatusCollector:
             cache_folder=str(services.cache_dir.absolute()),
             set_aside=tuple(set_aside(services.cache_dir)),
             cache=CacheUse(used, dirty, services.file_cache.limit, pinned.bytes),
-            pins=tuple(shown(pin, self._source) for pin in pinned.all()),
+            pins=tuple(_path_of(pin, self._source) for pin in pinned.all()),
             requests=dict(counts.classes),
             cost=self._prices.cost(counts) if self._prices else None,
             writing=self._writing(),
@@ -118,6 +118,13 @@ def set_aside(cache: Path) -> list[str]:
     """Return the names of damaged journals in a cache folder, and of the folder `lost`."""
     lost = [LOST] if (cache / LOST).exists() else []
     return [*(path.name for path in damaged_journals(cache)), *lost]
+
+
+def _path_of(pin: Pin, source: Source) -> str:
+    """Return the path of a pin in the mount, of a folder with a slash at the end."""
+    if source.is_account:
+        return f"/{pin.container}/{pin.key}" if pin.container else "/"
+    return "/" + pin.key.removeprefix(source.prefix)
 
 
 def _software(limits: Limits | None) -> str:

@@ -135,7 +135,7 @@ def live_options(
     services, ahead = filesystem.services, Ahead(filesystem)
     options, budget = services.options, None
     if prices is not None:
-        source = f"{services.source} of {account.label}"
+        source = services.source.identity(account.label)
         budget = Budget(prices, options.budget, cache, source, account.state.counters.snapshot, ahead.save)
 
     def set_settle(seconds: float) -> None:

@@ -1,6 +1,5 @@
 """A change that is not in Swift yet. It is shown until whoever stores it confirms it, or takes it back."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from swiftfs.concurrency import Lock
@@ -8,17 +7,6 @@ from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.listing_fetcher import Listings
 from swiftfs.namespace.overlay import LocalChange, Overlay
 from swiftfs.paths import Folder
-
-
-class DeferredChange:
-    """A pending change of a name whose entry is not known yet: `update` returns an entry with the change.
-
-    `pending` is the change as it is shown, None until the name is looked up. The namespace's lock guards it.
-    """
-
-    def __init__(self, update: Callable[[Entry], Entry]) -> None:
-        self.update = update
-        self.pending: PendingChange | None = None
 
 
 class SharedState(NamedTuple):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
-from swiftfs.posix.expiry import ExpiryRules
+from swiftfs.posix.expiry import moment_by_rules
 from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import JournaledChange, PendingChanges, unstored_entry
 from swiftfs.posix.services import Services
@@ -25,7 +25,6 @@ class WriteBack:
         self._pending = pending
         self._open_files = services.open_files
         self._times = services.times
-        self._expiry = ExpiryRules(services.options.expire)
 
     def flush(self, file: OpenFile, *, durable: bool = False) -> None:
         """Hand in changes to the journal, unless the file was unlinked; raise the journal's error.
@@ -86,8 +85,8 @@ class WriteBack:
         for file in self._open_files.unlinked(name):
             # Before the deletion: afterwards the missing bytes are nowhere.
             file.cached_file.ensure_all()
-            if (unlinked := file.unlinked) is not None and (deletion := unlinked.deletion) is not None:
-                unlinked.deletion = None
+            if (deletion := file.held_deletion) is not None:
+                file.held_deletion = None
                 self._journal.let_go(deletion.seq)
 
     @contextmanager
@@ -152,7 +151,7 @@ class WriteBack:
         self.free_name(file.name)
         # Swift would ignore the time in a container with versioning.
         expires = not self._services.histories.known_versioned(file.name.container)
-        return file.put(self._expiry.moment(file.path) if expires else "")
+        return file.put(moment_by_rules(file.path, self._services.options.expire) if expires else "")
 
     def _show(self, file: OpenFile, operation: PutFile) -> JournaledChange:
         """Show a file as `operation` stores it.

@@ -53,13 +53,13 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # Reads find objects at the names that renames give them; the journal sees Swift as it is.
     store = MovedView(account.store, moved)
     # First of all: a journal of another format stops the mount before any other file is changed.
-    identity = f"{request.source} of {account.label}"
+    identity = request.source.identity(account.label)
     db = JournalDB(cache, identity, account.place)
     records = db.records()
     defaults = _defaults(request)
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db), identity)
     layout = SegmentLayout(options.segment_size)
-    open_files = OpenFiles()
+    open_files = OpenFiles(namespace)
     factory = _file_factory(store, layout, db, options, open_files, account)
     # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
@@ -75,21 +75,21 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost, slowness)
     inodes = Inodes(request.source)
     services = Services(
-        store,
-        namespace,
-        file_cache,
-        _journal(account, request, db, file_cache, removal, backlog, factory.places),
-        layout,
-        options,
-        defaults,
-        cache,
-        request.source,
-        open_files,
-        inodes,
-        Times(inodes),
-        histories,
-        TrashNames(request.source, options.trash),
-        partial(_set_uploads, factory, backlog),
+        store=store,
+        namespace=namespace,
+        file_cache=file_cache,
+        journal=_journal(account, request, db, file_cache, removal, backlog, factory.places, open_files),
+        layout=layout,
+        options=options,
+        defaults=defaults,
+        cache_dir=cache,
+        source=request.source,
+        open_files=open_files,
+        inodes=inodes,
+        times=Times(inodes),
+        histories=histories,
+        trash=TrashNames(request.source, options.trash),
+        set_uploads=partial(_set_uploads, factory, backlog),
     )
     return FileSystem(services, records)
 
@@ -180,6 +180,7 @@ def _journal(
     removal: SegmentRemoval,
     backlog: Backlog,
     containers: SegmentContainerChooser,
+    open_files: OpenFiles,
 ) -> Journal:
     options, store = request.options, account.store
     copier = ManifestCopier(store, containers, db, removal)
@@ -203,5 +204,6 @@ def _journal(
         mode=Mode.WRITE_BACK if settle else Mode.SYNC,
         settle_seconds=settle,
         sent=progress(file_cache, account.state.counters.under_way),
+        is_being_made=open_files.is_being_made,
         watch=Watch(account.state.ambiguous, store, request.source),
     )

@@ -180,6 +180,16 @@ def orphans(store: Adversary) -> list[str]:
     return [key for key in found if not key.startswith(THEIRS)]
 
 
+def moving_from(filesystem: FileSystem, store: Adversary, name: ObjectName) -> list[str]:
+    """Return the new path of an object that is to move from `name` and has not been copied yet."""
+    return [
+        task.operation.part_of.renamed(task.path)
+        for task in filesystem.services.journal._queue.chain(name)
+        if isinstance(task.operation, MoveObject) and task.operation.source == name
+        if stored_body(store, task.operation.target) is None
+    ]
+
+
 def will_replace(filesystem: FileSystem, name: ObjectName) -> bool:
     """Return whether a change waits that replaces or deletes whatever is at a name: the last writer wins.
 

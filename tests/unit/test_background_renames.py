@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.halted_moves import Halt
-from support.harness import LEFT, ME, change, copy_live, harness, names, read, write
+from support.harness import LEFT, ME, change, copy_live, harness, names, put, read, write
 from support.interrupted_moves import refusals
 from support.jobs import wait_until
 from support.lagging_store import LaggingStore
@@ -18,6 +18,7 @@ from support.memory_store import MemoryStore
 from support.outdated_store import OutdatedStore
 from support.stored_objects import as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied, Unavailable
+from swiftfs.journal.carried_tasks import FolderRename
 from swiftfs.journal.queue_report import QueueReport, RenameProgress
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -415,6 +416,51 @@ def test_what_is_needed_at_its_new_name_is_parked_when_swift_refuses_to_move_it(
     assert (body(store, "e/03"), body(store, "d/04"), body(store, "e/04")) == (b"3", b"new", b"4")
 
 
+def test_a_new_file_that_is_open_at_the_old_name_is_not_stored_over_what_stays(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    """Only its close hands it in, after Swift has refused the move."""
+    halt = Halt(store, "copy", AccessDenied)
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    refused.mkdir("/d", 0o755, ME)
+    handle = refused.create("/d/04", 0o644, os.O_WRONLY, ME)
+    halt.go_on()
+    wait_until(lambda: [one.path for one in refused.waiting() if one.kind == "MoveObject"] == ["/d/04"])
+    put(refused, handle, 0, b"new")
+    with pytest.raises(AccessDenied):  # the file waits for what is parked
+        refused.flush(handle)
+    refused.release(handle)
+    assert (read(refused, "/d/04"), read(refused, "/e/04")) == (b"new", b"4")
+    store.hook = None
+    refused.retry()
+    wait_until(is_quiet(refused))
+    assert (body(store, "d/04"), body(store, "e/04")) == (b"new", b"4")
+
+
+def test_a_link_is_not_stored_over_what_stays_while_it_is_made(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halt = Halt(store, "copy", AccessDenied)
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    refused.mkdir("/d", 0o755, ME)
+    submit = refused.services.journal.submit
+
+    def submit_late(*args: object, **options: object) -> object:
+        halt.go_on()
+        wait_until(lambda: [one.path for one in refused.waiting() if one.kind == "MoveObject"] == ["/d/04"])
+        submitting: Callable[..., object] = submit
+        return submitting(*args, **options)
+
+    monkeypatch.setattr(refused.services.journal, "submit", submit_late)
+    refused.symlink("target", "/d/04", ME)
+    store.hook = None
+    refused.retry()
+    wait_until(is_quiet(refused))
+    assert (body(store, "d/04"), body(store, "e/04")) == (b"target", b"4")
+
+
 def test_an_object_of_another_client_at_the_new_name_stays(refused: FileSystem, store: MemoryStore) -> None:
     def store_theirs(method: str, subject: str) -> None:
         if method == "list_page" and subject == "box/e/":
@@ -477,10 +523,10 @@ def test_a_rename_begins_again_when_a_move_is_refused_meanwhile(
     assert halt.reached.wait(20)
     hand_in = RenameOps._hand_in_below
 
-    def refuse_first(operations: RenameOps, old: str, new: str) -> None:
+    def refuse_first(operations: RenameOps, rename: FolderRename) -> None:
         halt.go_on()
         wait_until(is_quiet(refused))
-        hand_in(operations, old, new)
+        hand_in(operations, rename)
 
     monkeypatch.setattr(RenameOps, "_hand_in_below", refuse_first)
     with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
