@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 from swiftfs.errors import os_error
 from swiftfs.lazy_dataclass import dataclass
@@ -29,7 +29,7 @@ class SegmentLayout:
     def bounds(self, index: int) -> tuple[int, int]:
         """Return the first byte of a segment, and one past its last."""
         start = 0
-        for count, size in _tiers(self.segment_size):
+        for count, size in self._tiers():
             if index < count:
                 return start + index * size, start + (index + 1) * size
             start, index = start + count * size, index - count
@@ -38,7 +38,7 @@ class SegmentLayout:
     def index(self, offset: int) -> int:
         """Return the number of the segment that has the byte at `offset`."""
         before = start = 0
-        for count, size in _tiers(self.segment_size):
+        for count, size in self._tiers():
             if offset < start + count * size:
                 return before + (offset - start) // size
             start, before = start + count * size, before + count
@@ -51,7 +51,7 @@ class SegmentLayout:
     def segments(self, size: int) -> Iterator[tuple[int, int]]:
         """Yield the bounds of the complete segments of the first `size` bytes, in order."""
         start = 0
-        for count, length in _tiers(self.segment_size):
+        for count, length in self._tiers():
             for _ in range(min(count, (size - start) // length)):
                 yield start, start + length
                 start += length
@@ -59,12 +59,20 @@ class SegmentLayout:
     @property
     def largest_file(self) -> int:
         """The size of the largest file, in bytes."""
-        return sum(count * size for count, size in _tiers(self.segment_size))
+        return _largest_file(self.segment_size)
+
+    def _tiers(self) -> tuple[tuple[int, int], ...]:
+        return _tiers(self.segment_size)
 
 
-@lru_cache
+@cache  # each write asks for it
+def _largest_file(segment_size: int) -> int:
+    return sum(count * size for count, size in _tiers(segment_size))
+
+
+@cache
 def _tiers(segment_size: int) -> tuple[tuple[int, int], ...]:
-    """Return pairs: a number of segments, and their size in bytes."""
+    """Return pairs: a number of segments, and their size; the first segment has `segment_size`."""
     most = max(MAX_SEGMENT, segment_size)
-    tiers = [(count, min(segment_size * times, most)) for count, times in GROWTH]
-    return *tiers, (SEGMENTS - sum(count for count, _ in GROWTH), most)
+    growing = [(count, min(segment_size * times, most)) for count, times in GROWTH]
+    return (*growing, (SEGMENTS - sum(count for count, _ in GROWTH), most))

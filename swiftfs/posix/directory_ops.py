@@ -4,7 +4,7 @@ import errno
 import itertools
 import logging
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from swiftfs.concurrency import unix_time_ns
@@ -76,8 +76,8 @@ class DirectoryOps:
         folder = self._open[handle]
         return folder.path if self._inodes.number(folder.path, is_folder=True) == folder.inode else None
 
-    def _begin(self, path: str) -> Callable[[], list[Listed] | None]:
-        """Begin to read a folder; return what returns its next names, None after the last."""
+    def _begin(self, path: str) -> Iterator[list[Listed]]:
+        """Begin to read a folder, some names at a time; after an error it goes on where it was."""
         self._journal.undo_late_requests_in(path, lambda names: self._shown_of(path, names))
         # The namespace has no entry for them, as they are not in the journal yet. Looked at first: one that
         # is closed meanwhile is then found at least once.
@@ -85,22 +85,16 @@ class DirectoryOps:
             split(file.path)[1]: self._shown(self._inodes.of_open(file.path, file.current_attributes))
             for file in self._open_files.unstored_in(path)
         }
-        reader, first = self._namespace.read(path), list(unstored.items())
 
-        def following() -> list[Listed] | None:
-            if first:
-                names, first[:] = first[:], []
-                return names
-            part = reader.next()
-            if part is None:
-                return None
+        def shown(part: list[Entry]) -> list[Listed]:
             return [
                 (entry.name, self._shown(self._inodes.of(join(path, entry.name), entry.attributes)))
                 for entry in part
                 if entry.name not in unstored and _is_listable(entry.name, path)
             ]
 
-        return following
+        # No generator, which would end at the first error.
+        return itertools.chain([list(unstored.items())], map(shown, self._namespace.read(path)))
 
     def _shown_of(self, path: str, names: Collection[str]) -> set[str]:
         """Return which of the names a folder shows."""
@@ -204,13 +198,11 @@ class _OpenFolder:
     seekdir(3) to a name that is not kept any more reads the folder anew, and counts.
     """
 
-    def __init__(
-        self, path: str, inode: int, begin: Callable[[str], Callable[[], list[Listed] | None]]
-    ) -> None:
+    def __init__(self, path: str, inode: int, begin: Callable[[str], Iterator[list[Listed]]]) -> None:
         self.path = path
         self.inode = inode
         self._begin = begin
-        self._following: Callable[[], list[Listed] | None] | None = None
+        self._following: Iterator[list[Listed]] | None = None
         self._kept: list[Listed] = []
         self._dropped = 0
 
@@ -221,7 +213,7 @@ class _OpenFolder:
             self._kept, self._dropped, self._following = [], 0, None
             self._following = self._begin(self.path)
         while start >= self._dropped + len(self._kept):
-            part = self._following()
+            part = next(self._following, None)
             if part is None:
                 return ()
             # Only when there are others: of a folder of one part all names are kept.
