@@ -18,6 +18,7 @@ from support.memory_store import MemoryStore
 from support.outdated_store import OutdatedStore
 from support.stored_objects import as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied, Unavailable
+from swiftfs.journal.carried_tasks import FolderRename
 from swiftfs.journal.queue_report import QueueReport, RenameProgress
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -477,10 +478,10 @@ def test_a_rename_begins_again_when_a_move_is_refused_meanwhile(
     assert halt.reached.wait(20)
     hand_in = RenameOps._hand_in_below
 
-    def refuse_first(operations: RenameOps, old: str, new: str) -> None:
+    def refuse_first(operations: RenameOps, rename: FolderRename) -> None:
         halt.go_on()
         wait_until(is_quiet(refused))
-        hand_in(operations, old, new)
+        hand_in(operations, rename)
 
     monkeypatch.setattr(RenameOps, "_hand_in_below", refuse_first)
     with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
