@@ -47,7 +47,7 @@ class StatusCollector:
 
     def state(self) -> MountStatus:
         """Return the current status."""
-        services, counts = self._services, self._account.counters.snapshot()
+        services, counts = self._services, self._account.state.counters.snapshot()
         limits = self._account.known_limits()
         used, dirty = services.file_cache.disk_use()
         pinned = services.file_cache.pinned
@@ -70,7 +70,7 @@ class StatusCollector:
             cost=self._prices.cost(counts) if self._prices else None,
             writing=self._writing(),
             report=services.journal.report(),
-            offline=(away := self._account.presence.away) is not None,
+            offline=(away := self._account.state.presence.away) is not None,
             offline_since=away.since if away else None,
             offline_reason=away.reason if away else "",
             trashed=services.journal.trash.count,
@@ -80,7 +80,7 @@ class StatusCollector:
         )
 
     def _throttling(self) -> Throttling:
-        throttle = self._account.throttle
+        throttle = self._account.state.throttle
         rates = throttle.rates()
         return Throttling(
             self._live.options.bwlimit.text,
@@ -107,7 +107,7 @@ class StatusCollector:
     def _writing(self) -> tuple[Writing, ...]:
         files = [file for file in self._filesystem.written() if not file.unlinked]
         files.sort(key=lambda file: file.cached_file.size, reverse=True)
-        under_way = self._account.counters.under_way
+        under_way = self._account.state.counters.under_way
         return tuple(
             Writing(file.path, file.cached_file.size, sent_bytes(file.name, file.cached_file, under_way))
             for file in files[:MOST_WRITING]

@@ -243,6 +243,10 @@ class ControlDirFS(FileSystem):
     def wait_for_move(self, path: str, seconds: float) -> bool:
         return not _is_control(path) and self._filesystem.wait_for_move(without_hidden(path), seconds)
 
+    def check_exists(self, path: str) -> None:
+        if not _is_control(path):
+            self._filesystem.check_exists(without_hidden(path))
+
     def is_other_inode(self, path: str) -> bool:
         return not _is_control(path) and self._filesystem.is_other_inode(without_hidden(path))
 

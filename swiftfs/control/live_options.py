@@ -136,7 +136,7 @@ def live_options(
     options, budget = services.options, None
     if prices is not None:
         source = services.source.identity(account.label)
-        budget = Budget(prices, options.budget, cache, source, account.counters.snapshot, ahead.save)
+        budget = Budget(prices, options.budget, cache, source, account.state.counters.snapshot, ahead.save)
 
     def set_settle(seconds: float) -> None:
         services.journal.set_settle(seconds)
@@ -148,8 +148,8 @@ def live_options(
     return LiveOptions(
         options,
         {
-            "bwlimit": account.throttle.set_bandwidth,
-            "tpslimit": account.throttle.set_requests,
+            "bwlimit": account.state.throttle.set_bandwidth,
+            "tpslimit": account.state.throttle.set_requests,
             "budget": budget.set_amount if budget is not None else lambda _amount: None,
             "read_ahead": ahead.set_read_ahead,
             "prefetch": ahead.set_prefetch,

@@ -14,7 +14,7 @@ from swiftfs.fuse.library import Library
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import UTIME_NOW, UTIME_OMIT, answer_from_file
 from swiftfs.fuse.threads import Callers
-from swiftfs.objects import PageUse
+from swiftfs.objects import Attributes, PageUse
 
 DOTS = (b".", b"..")
 """The first names of every folder."""
@@ -51,12 +51,20 @@ class Callbacks:
         """Fill `struct stat` of a path."""
         try:
             attributes = self._getattr(path.decode())
-            if self._moves and self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
-                attributes = self._getattr(path.decode())
+            if self._moves:
+                attributes = self._after_move(path, attributes)
         except OSError:
             self._callers.missed(path)
             raise
         self._write_stat(stat, attributes)
+
+    def _after_move(self, path: bytes, attributes: Attributes) -> Attributes:
+        """Return the attributes of a path after the move of its name, the given ones if that takes long."""
+        if self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
+            return self._getattr(path.decode())
+        if self._callers.is_trying_again(path):  # it would open a file that is gone, instead of making one
+            self.operations.check_exists(path.decode())
+        return attributes
 
     def stat_handle(self, stat: int, file_info: int) -> int | None:
         """Fill `struct stat` of an open file."""

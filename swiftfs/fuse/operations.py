@@ -107,6 +107,9 @@ class FileSystem(Protocol):
     def wait_for_move(self, path: str, seconds: float) -> bool:
         """Wait until `path` has left `moves`, for `seconds` at most; return whether it has."""
 
+    def check_exists(self, path: str) -> None:
+        """Raise `OSError` ENOENT if what is shown at `path` is there only until it has left `moves`."""
+
     def is_other_inode(self, path: str) -> bool:
         """Return whether the kernel has to look a name up again before it opens it."""
 
@@ -184,6 +187,7 @@ class Operations:
         self.is_other_inode = filesystem.is_other_inode
         self.moves = filesystem.moves
         self.wait_for_move = filesystem.wait_for_move
+        self.check_exists = filesystem.check_exists
         self.link = filesystem.link
         self.unlink = filesystem.unlink
         self.rmdir = filesystem.rmdir

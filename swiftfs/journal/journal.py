@@ -51,7 +51,8 @@ class Journal:
     In `Mode.WRITE_BACK` a change is executed `settle_seconds` after it was handed in; in `Mode.SYNC` as soon
     as possible, and the caller flushes it. The lock guards the queue; it comes after those of open
     files, and before those of the namespace, of cached files and of the database. `sent` returns how many
-    bytes of a task's file need not be sent any more. `late` checks the objects of `watch` after a lost one.
+    bytes of a task's file need not be sent any more; `is_being_made` is as in `Outcomes`. `late` checks the
+    objects of `watch` after a lost one.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Journal:
         mode: Mode,
         settle_seconds: float,
         sent: Callable[[Task], int],
+        is_being_made: Callable[[str], bool],
         watch: Watch | None = None,
     ) -> None:
         self.mode = mode
@@ -80,7 +82,7 @@ class Journal:
         self._repairs = Repairs(backlog, self._writer, cache)
         self.late = LateRequests(watch, cache, db, self._repairs) if watch else None
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self.late)
-        self._outcomes = Outcomes(self._parts, mode)
+        self._outcomes = Outcomes(self._parts, mode, is_being_made)
         self._scheduler = Scheduler(self._parts, self._outcomes)
         self._is_flushing = False
 

@@ -8,7 +8,8 @@ from itertools import islice
 from swiftfs.errors import NotFound
 from swiftfs.namespace.entry import Defaults, Entry, head_entries, implied_entry
 from swiftfs.namespace.head_fetcher import HeadFetcher
-from swiftfs.namespace.overlay import PENDING, Contradiction, SharedState
+from swiftfs.namespace.overlay import PENDING, Contradiction
+from swiftfs.namespace.pending_change import SharedState
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, escape, unescape
 from swiftfs.store.paging import iter_rows

@@ -23,7 +23,8 @@ from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptFolder, KeptListings
 from swiftfs.namespace.listing import ENTRY_BYTES, Listing, Unlisted, listings_of, parts_of, unpack
 from swiftfs.namespace.listing_fetcher import LimitedPages
-from swiftfs.namespace.overlay import PENDING, SharedState
+from swiftfs.namespace.overlay import PENDING
+from swiftfs.namespace.pending_change import SharedState
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import Page
 from swiftfs.paths import Folder, escape, unescape

@@ -11,7 +11,7 @@ from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, with_head
 from swiftfs.namespace.head_cache import HeadCache, ObjectState
 from swiftfs.namespace.listing import HeadQueue, Listing
-from swiftfs.namespace.overlay import SharedState
+from swiftfs.namespace.pending_change import SharedState
 from swiftfs.objects import ObjectInfo
 from swiftfs.paths import Folder
 from swiftfs.store.protocol import ObjectStore

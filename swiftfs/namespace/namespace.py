@@ -23,7 +23,8 @@ from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
-from swiftfs.namespace.overlay import Overlay, PendingChange, RecentStore, SharedState
+from swiftfs.namespace.overlay import Overlay, RecentStore
+from swiftfs.namespace.pending_change import PendingChange, SharedState
 from swiftfs.objects import ObjectInfo, ObjectName, Page, Usage
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore

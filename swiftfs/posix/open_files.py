@@ -77,6 +77,10 @@ class RenameBarrier:
                 del self._moving[thread]
                 self._changed.notify_all()
 
+    def is_passed(self, path: str) -> bool:
+        """Return whether a change about `path` is being made; it needs no lock."""
+        return any(path in paths for paths in list(self._passing.values()))
+
     def wait(self, path: Callable[[], str]) -> None:
         """Wait until no folder above `path` is moving."""
         with self._changed:
@@ -164,6 +168,11 @@ class OpenFiles:
             self.replace(file)
             return None
 
+    def check_exists(self, path: str) -> None:
+        """Raise `OSError` ENOENT if nothing is at `path` but an older version, whose name is being moved."""
+        if path in self.replaced.moves and self.current(path) is None:
+            self._namespace.lookup(path)
+
     def _is_replaced(self, path: str, file: OpenFile, before: Entry) -> bool:
         """Return whether Swift has another version than `before`; False if it does not answer."""
         try:
@@ -173,6 +182,14 @@ class OpenFiles:
             log.info("%s: cannot find out whether another client replaced it: %s", path, error)
             return False
         return found is None or _is_other(before, found)
+
+    def is_being_made(self, path: str) -> bool:
+        """Return whether a call may be making a file at `path`, or one that is open has changes there.
+
+        It needs no lock: the journal asks with its own, of what its queue does not show yet.
+        """
+        file = self._by_path.get(path)
+        return (file is not None and file.dirty) or self.barrier.is_passed(path)
 
     def add_alias(self, alias: str, path: str, file: OpenFile | None) -> None:
         """Let calls about the path `alias` be about `file`, which was hidden under that name.

@@ -23,7 +23,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.tasks import Done, Failure, Mode, nobody_waits
 from swiftfs.namespace.entry import Defaults, Entry, folder_inode, implied_entry, inode_of, moved_entry
-from swiftfs.namespace.overlay import PendingChange
+from swiftfs.namespace.pending_change import PendingChange
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, split
 from swiftfs.posix.open_files import OpenFiles

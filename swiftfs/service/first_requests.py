@@ -77,7 +77,7 @@ def as_allowed(request: MountRequest, account: ConnectedAccount, usage: Usage) -
 
 def look_up_if_there(request: MountRequest, account: ConnectedAccount) -> Usage | None:
     """Return what `look_up` does; None if the server is away, and the mount may begin without it."""
-    presence = account.presence
+    presence = account.state.presence
     if request.options.offline and presence.away is None:
         try:
             _usage(request, account)
@@ -125,7 +125,7 @@ def begin(
 
     Raise `ConfigurationError` if the source cannot be used.
     """
-    if account.presence.away is not None:
+    if account.state.presence.away is not None:
         _begin_offline(filesystem, request, account, usage)
         return
     try:
@@ -147,7 +147,7 @@ def begin(
 def _begin_offline(
     filesystem: "FileSystem", request: MountRequest, account: ConnectedAccount, usage: Usage | None
 ) -> None:
-    away, source = account.presence.away, request.source
+    away, source = account.state.presence.away, request.source
     reason = "" if away is None else away.reason
     if usage is None or not filesystem.begin_offline(usage):
         raise ConfigurationError(

@@ -38,8 +38,8 @@ class NotAsBefore(SwiftfsError):
 class Reconnection:
     """The thread that looks for the server: when a call has failed, and now and then while it is away.
 
-    `waiting` returns the number of pending changes; `back` is called with the answer about the source and the
-    account's place when the server is back.
+    It watches only if the mount may be offline. `waiting` returns the number of pending changes; `back` is
+    called with the answer about the source and the account's place when the server is back.
     """
 
     def __init__(
@@ -54,14 +54,16 @@ class Reconnection:
         self._account = account
         self._waiting = waiting
         self._back = back
-        self._presence = account.presence
+        self._presence = account.state.presence
         self._ended = new_event()
         self._said = ""
         # A daemon: a login that hangs must not keep the process.
         self._thread = new_thread(self._run, "reconnection", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch, if the mount may be offline."""
+        if not self._request.options.offline:
+            return
         if (away := self._presence.away) is not None:
             log.warning(_AWAY, away.reason)
         self._presence.watches = True

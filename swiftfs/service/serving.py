@@ -77,38 +77,33 @@ def serve(
         end.callback(_store_rest, filesystem, account, cache)
         # Before the drain is written: it writes the same file.
         end.callback(detached.stop)
-        if reconnection is not None:
-            end.callback(reconnection.stop)
+        end.callback(reconnection.stop)
         end.callback(_stop_serving, account, termination)
         end.callback(sweep.stop)
         begin(filesystem, request, account, source.usage)
-        if reconnection is not None:
+        if request.options.offline:
             _remember(source.memory, cache)
-            reconnection.start()
         monitoring.begin(collector)
+        reconnection.start()
         sweep.start()
         if budget is not None:
             budget.start()
         ended = Drain(0, "SIGTERM ended the mount before all changes were stored")
-        termination.serve(account.reading.end, partial(ended.write, cache))
+        termination.serve(account.state.reading.end, partial(ended.write, cache))
         _mount(filesystem, request, monitoring.files(collector), live, ready, detached)
         log.info("%s is not mounted any more", request.mountpoint)
 
 
 def _stop_serving(account: ConnectedAccount, termination: Termination) -> None:
     termination.drain()
-    account.reading.resume()  # what is stored now may need bytes of what it replaces
+    account.state.reading.resume()  # what is stored now may need bytes of what it replaces
     notify("STOPPING=1")
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _reconnection(
     filesystem: FileSystem, source: FoundSource, account: ConnectedAccount, cache: Path
-) -> Reconnection | None:
-    """Return what looks for the server of a mount that may be offline."""
-    if not source.request.options.offline or account.reconnect is None:
-        return None
-
+) -> Reconnection:
     def back(usage: Usage, place: str) -> None:
         filesystem.come_back(usage)
         identity = source.request.source.identity(account.label)
@@ -125,9 +120,9 @@ def _remember(memory: SourceMemory | None, cache: Path) -> None:
 
 def _store_rest(filesystem: FileSystem, account: ConnectedAccount, cache: Path) -> None:
     Drain(0).write(cache)  # the mount is not held any more
-    if account.presence.away is not None:
+    if account.state.presence.away is not None:
         filesystem.drain_seconds = 0.0  # whoever shuts down need not wait for the server
-    _drain(filesystem, cache, str(account.presence.away or ""))
+    _drain(filesystem, cache, str(account.state.presence.away or ""))
 
 
 def _drain(filesystem: FileSystem, cache: Path, why: str) -> None:

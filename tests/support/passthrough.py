@@ -156,6 +156,9 @@ class Passthrough:
     def wait_for_move(self, path: str, seconds: float) -> bool:
         return False
 
+    def check_exists(self, path: str) -> None:
+        pass
+
     def is_other_inode(self, path: str) -> bool:
         return False
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.halted_moves import Halt
-from support.harness import LEFT, ME, change, copy_live, harness, names, read, write
+from support.harness import LEFT, ME, change, copy_live, harness, names, put, read, write
 from support.interrupted_moves import refusals
 from support.jobs import wait_until
 from support.lagging_store import LaggingStore
@@ -414,6 +414,51 @@ def test_what_is_needed_at_its_new_name_is_parked_when_swift_refuses_to_move_it(
     refused.retry()
     wait_until(is_quiet(refused))
     assert (body(store, "e/03"), body(store, "d/04"), body(store, "e/04")) == (b"3", b"new", b"4")
+
+
+def test_a_new_file_that_is_open_at_the_old_name_is_not_stored_over_what_stays(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    """Only its close hands it in, after Swift has refused the move."""
+    halt = Halt(store, "copy", AccessDenied)
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    refused.mkdir("/d", 0o755, ME)
+    handle = refused.create("/d/04", 0o644, os.O_WRONLY, ME)
+    halt.go_on()
+    wait_until(lambda: [one.path for one in refused.waiting() if one.kind == "MoveObject"] == ["/d/04"])
+    put(refused, handle, 0, b"new")
+    with pytest.raises(AccessDenied):  # the file waits for what is parked
+        refused.flush(handle)
+    refused.release(handle)
+    assert (read(refused, "/d/04"), read(refused, "/e/04")) == (b"new", b"4")
+    store.hook = None
+    refused.retry()
+    wait_until(is_quiet(refused))
+    assert (body(store, "d/04"), body(store, "e/04")) == (b"new", b"4")
+
+
+def test_a_link_is_not_stored_over_what_stays_while_it_is_made(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halt = Halt(store, "copy", AccessDenied)
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    refused.mkdir("/d", 0o755, ME)
+    submit = refused.services.journal.submit
+
+    def submit_late(*args: object, **options: object) -> object:
+        halt.go_on()
+        wait_until(lambda: [one.path for one in refused.waiting() if one.kind == "MoveObject"] == ["/d/04"])
+        submitting: Callable[..., object] = submit
+        return submitting(*args, **options)
+
+    monkeypatch.setattr(refused.services.journal, "submit", submit_late)
+    refused.symlink("target", "/d/04", ME)
+    store.hook = None
+    refused.retry()
+    wait_until(is_quiet(refused))
+    assert (body(store, "d/04"), body(store, "e/04")) == (b"target", b"4")
 
 
 def test_an_object_of_another_client_at_the_new_name_stays(refused: FileSystem, store: MemoryStore) -> None:

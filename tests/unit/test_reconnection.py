@@ -18,7 +18,6 @@ from swiftfs.service.first_requests import FoundSource, SourceMemory
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.service.reconnection import Reconnection
 from swiftfs.store.connect import ConnectedAccount
-from swiftfs.store.transport import Counters
 
 PLACE = "/v1/AUTH_a"
 
@@ -40,9 +39,9 @@ class Watched:
     """A reconnection that runs; `back` has the places that it has reported."""
 
     def __init__(self, store: MemoryStore, place: str, waiting: int) -> None:
-        connected = ConnectedAccount(store, Counters(), "memory", place=place)
+        connected = ConnectedAccount(store, "memory", place=place)
         self.account = replace(connected, reconnect=lambda: connected)
-        self.presence = self.account.presence
+        self.presence = self.account.state.presence
         self.back: list[str] = []
         memory = SourceMemory("box of memory", PLACE, refused=False, usage=Usage(0, 0))
         source = FoundSource(REQUEST, None, memory)
