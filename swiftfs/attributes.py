@@ -12,8 +12,8 @@ import re
 import stat
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
-from functools import cache
-from pathlib import Path, PurePosixPath
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -158,8 +158,16 @@ _MORE_TYPES = {
 
 def guess_type(name: str) -> str:
     """Return the media type that the end of a file's name suggests."""
-    # Only the end: `mimetypes` takes the rest for a URL.
-    media_type, encoding = _types().guess_type(f"x{PurePosixPath(name).suffix}", strict=False)
+    # As `PurePosixPath.suffix`, which takes longer than the rest of this.
+    last = name.rpartition("/")[2]
+    dot = last.rfind(".")
+    return _type_of_ending(last[dot:] if 0 < dot < len(last) - 1 else "")
+
+
+@lru_cache(maxsize=256)
+def _type_of_ending(ending: str) -> str:
+    # Only the ending: `mimetypes` takes the rest for a URL.
+    media_type, encoding = _types().guess_type(f"x{ending}", strict=False)
     if encoding is not None:
         return _COMPRESSED.get(encoding, OCTET_STREAM)
     return media_type or OCTET_STREAM

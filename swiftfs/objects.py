@@ -281,6 +281,21 @@ class Attributes:
     atime_ns: int | None = None
     ctime_ns: int | None = None
 
+    def modified(self, mtime_ns: int) -> "Attributes":
+        """Return the same with another modification time: each write(2) gives the file one."""
+        one = self
+        return Attributes(
+            one.mode,
+            one.size,
+            mtime_ns,
+            one.uid,
+            one.gid,
+            one.inode,
+            one.device,
+            one.atime_ns,
+            one.ctime_ns,
+        )
+
     @property
     def is_directory(self) -> bool:
         """Whether it is a directory."""

@@ -150,10 +150,11 @@ class FUSE3(FUSE):
     def _serve_on(self, mount: int, mountpoint: bytes) -> bool:
         session = _session(mount)
         try:
-            if _mount(mount, mountpoint):
+            # Before the mount: a SIGINT in between would leave a dead one.
+            if _set_handlers(session):
                 return True
             try:
-                if _set_handlers(session):
+                if _mount(mount, mountpoint):
                     return True
                 self._device = _descriptor(session)
                 return _loop(mount) < 0 and not has_ended(self._device)

@@ -6,7 +6,7 @@ pinned in the cache as long as a task in the queue or an older row of the databa
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from swiftfs.concurrency import monotonic
@@ -172,10 +172,11 @@ class TaskWriter:
         operation = self._with_present_base(operation)
         # A second record of the same local file could contradict the first after a crash: see
         # docs/decisions/one-record-a-file.md.
-        if isinstance(operation, PutFile) and (holder := self.holder_of(operation)) is not None:
+        chain = self._queue.chain(names_of(operation)[0])
+        if isinstance(operation, PutFile) and (holder := _holder_of(operation, chain)) is not None:
             self.keep_newer(holder, path, operation, done, at_least)
             return True
-        tail = self._queue.tail(names_of(operation)[0])
+        tail = chain[-1] if chain else None
         # Only a task that does not run can be changed: of a running one nobody knows what is sent already.
         merged = None if tail is None or tail.running else coalesce(tail.operation, operation)
         if tail is None or merged is None:
@@ -267,15 +268,6 @@ class TaskWriter:
         self._queue.remove(task)
         task.become(Cancelled())
         self._unpin(task.operation)
-
-    def holder_of(self, operation: PutFile) -> Task | None:
-        """Return the task with the operation's local file, unless it waits as the last of its name.
-
-        INVARIANT: no two tasks have the same local file, so that no record of it contradicts another.
-        """
-        chain = self._queue.chain(operation.name)
-        holder = next((task for task in chain if file_of(task.operation) == operation.file.file), None)
-        return holder if holder is not None and (holder.running or holder is not chain[-1]) else None
 
     def keep_newer(self, holder: Task, path: str, operation: PutFile, done: Done, at_least: float) -> None:
         """Merge `operation` into `holder`, or keep it there until a running upload has ended.
@@ -485,3 +477,12 @@ def _replacing(move: Operation, deletion: Operation) -> Operation:
         trash=trash,
         deleted=deletion.etag,
     )
+
+
+def _holder_of(operation: PutFile, chain: Sequence[Task]) -> Task | None:
+    """Return the task with the operation's local file, unless it waits as the last of its name.
+
+    INVARIANT: no two tasks have the same local file, so that no record of it contradicts another.
+    """
+    holder = next((task for task in chain if file_of(task.operation) == operation.file.file), None)
+    return holder if holder is not None and (holder.running or holder is not chain[-1]) else None

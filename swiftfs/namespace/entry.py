@@ -6,7 +6,6 @@ Entries of pending changes are packed: there may be 100,000, and few are looked 
 import stat
 import struct
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import replace
 from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
@@ -23,7 +22,7 @@ from swiftfs.attributes import (
     is_directory_type,
     parse_last_modified,
 )
-from swiftfs.lazy_dataclass import dataclass
+from swiftfs.lazy_dataclass import dataclass, replace
 from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Folder, escape, plain_marker, slash_marker
 from swiftfs.store.object_meta import ObjectMeta
@@ -406,7 +405,7 @@ class PackedEntry:
 
     __slots__ = ("__weakref__", "_common", "_name", "_numbers")
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, *, is_held: bool = True) -> None:
         stat = entry.attributes
         self._name = entry.name
         self._numbers = _NUMBERS.pack(stat.size, stat.mtime_ns, stat.inode)
@@ -420,7 +419,18 @@ class PackedEntry:
                 (entry.hinted, entry.missing),
             )
         )
-        _living[self] = entry
+        if is_held:
+            _living[self] = entry
+
+    @property
+    def name(self) -> str:
+        """The entry's name."""
+        return self._name
+
+    @property
+    def is_directory(self) -> bool:
+        """True for a folder."""
+        return stat.S_ISDIR(self._common[1][0])
 
     def unpack(self) -> Entry:
         """Return the entry."""
@@ -442,10 +452,15 @@ Shown = Entry | PackedEntry
 """An entry, packed or not."""
 
 
-def packed(entry: Entry) -> Shown:
-    """Return the entry packed, unless it has numbers that no file has: another client may store anything."""
+def packed(entry: Shown, *, is_held: bool = True) -> Shown:
+    """Return the entry packed, unless it has numbers that no file has: another client may store anything.
+
+    `is_held` is False if nobody has the entry, or will find it by identity.
+    """
+    if isinstance(entry, PackedEntry):
+        return entry
     try:
-        return PackedEntry(entry)
+        return PackedEntry(entry, is_held=is_held)
     except struct.error:
         return entry
 

@@ -304,7 +304,7 @@ class FolderLister:
     def show_implied(self, listing: Listing, component: str) -> None:
         """Show a folder without a marker in a listing that lacks it. Lock held."""
         name = escape(component)
-        if component in self._defaults.hidden_in(listing.folder) or not listing.lacks_folder(name):
+        if not listing.lacks_folder(name) or component in self._defaults.hidden_in(listing.folder):
             return
         if (file := listing.known(name)) is not None:
             if self._overlay.newest(listing.folder, name) is not None:

@@ -192,10 +192,13 @@ class Listing:
 
     def get(self, name: str) -> Entry | None:
         """Return the entry of that name, None if there is none; raise `Unlisted` if that is unknown."""
+        return unpacked(self._get(name))
+
+    def _get(self, name: str) -> Shown | None:
         if not self._huge:
-            return unpacked(self._entries.get(name))
+            return self._entries.get(name)
         if name in self._overrides:
-            return unpacked(self._overrides[name])
+            return self._overrides[name]
         decisive, index = self._place_of(name)
         if index < len(self._blocks):
             return self._expand(self._blocks[index]).get(name)
@@ -206,10 +209,10 @@ class Listing:
     def lacks_folder(self, name: str) -> bool:
         """Return whether there is no folder of this name; False in the part that was not listed yet."""
         try:
-            entry = self.get(name)
+            shown = self._get(name)
         except Unlisted:
             return False
-        return entry is None or not entry.is_directory
+        return shown is None or not shown.is_directory
 
     def near(self, name: str) -> list[Entry]:
         """Return the folder's entries; of a huge folder only some, beginning near `name`."""

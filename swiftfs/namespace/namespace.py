@@ -12,6 +12,7 @@ from swiftfs.namespace.entry import (
     NO_TIME,
     Defaults,
     Entry,
+    Shown,
     folder_inode,
     head_entries,
     implied_entry,
@@ -305,7 +306,7 @@ class Namespace:
         with self._lock:
             self._record(path, entry, pending=False)
 
-    def record_pending(self, path: str, entry: Entry | None, *, moved: bool = False) -> PendingChange:
+    def record_pending(self, path: str, entry: Shown | None, *, moved: bool = False) -> PendingChange:
         """Record a change that is not in Swift yet: `path` is now `entry`, or gone; it may be `moved`."""
         with self._lock:
             return self._record(path, entry, pending=True, moved=moved)
@@ -316,7 +317,7 @@ class Namespace:
             return self._record(path, None, pending=True, left=True)
 
     def _record(
-        self, path: str, entry: Entry | None, *, pending: bool, moved: bool = False, left: bool = False
+        self, path: str, entry: Shown | None, *, pending: bool, moved: bool = False, left: bool = False
     ) -> PendingChange:
         """Record a change, in place of a deferred one. Lock held."""
         parent, name = split(path)
@@ -324,12 +325,12 @@ class Namespace:
             name = entry.name  # one text for both
         folder = self._source.folder(parent)
         self._deferred.pop(path, None)
-        before, was = self._overlay.newest(folder, name), None
-        change = self._overlay.record(folder, name, entry, pending=pending, moved=moved, left=left)
+        change, before = self._overlay.put(folder, name, entry, pending=pending, moved=moved, left=left)
+        was = None
         if (listing := self._listings.get(folder)) is not None:
             was = listing.known(name)
             listing.update(name, change.shown)
-        if entry is not None:
+        if entry is not None and self._listings:
             self._imply(folder)
         return PendingChange(self._shared, folder, name, change, before, was)
 

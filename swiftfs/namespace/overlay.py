@@ -103,6 +103,12 @@ class Overlay:
         left: bool = False,
     ) -> LocalChange:
         """Add a change: `name` is now `entry`, or gone; the flags as in `LocalChange`."""
+        return self.put(folder, name, entry, pending=pending, moved=moved, left=left)[0]
+
+    def put(
+        self, folder: Folder, name: str, entry: Shown | None, *, pending: bool, moved: bool, left: bool
+    ) -> tuple[LocalChange, LocalChange | None]:
+        """Do what `record` does; return the change, and the one that it has replaced."""
         before = self._in(folder).get(name)
         # A listing that shows the folder may be of before its removal, and the next one lack it.
         moved |= entry is not None and entry.is_directory and before is not None and before.shown is None
@@ -117,7 +123,7 @@ class Overlay:
         self._recorded += 1
         if self._recorded % SWEEP == 0:
             self._sweep()
-        return change
+        return change, before
 
     def with_version(self, folder: Folder, name: str, entry: Entry) -> Entry:
         """Return the entry of new attributes with the version that this mount has stored, if it has none.
@@ -338,9 +344,10 @@ class Overlay:
 
     def _changes(self, folder: Folder) -> dict[str, LocalChange]:
         """Return the folder's changes by name, to add one."""
-        if folder not in self._folders:
+        if (changes := self._folders.get(folder)) is None:
             self._add_to_index(folder)
-        return self._folders.setdefault(folder, {})
+            changes = self._folders[folder] = {}
+        return changes
 
     def _index(self) -> None:
         self._subfolders.clear()

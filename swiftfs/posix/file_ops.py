@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-from dataclasses import replace
 from functools import partial
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type, type_after_rename
@@ -13,6 +12,7 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.filecache.sparse_file import check_descriptors
 from swiftfs.journal.operations import CopyFile, PutSpecial
+from swiftfs.lazy_dataclass import replace
 from swiftfs.namespace.entry import Entry, inode_of, moved_entry
 from swiftfs.objects import Attributes, Caller, FileSpan, ObjectName
 from swiftfs.paths import check_new_name, split
@@ -425,7 +425,7 @@ class FileOps:
     def touch(self, file: OpenFile) -> None:
         """Record that the bytes of an open file have changed; its lock is held."""
         before, now = file.attributes, unix_time_ns()
-        file.attributes = replace(before, mtime_ns=now)
+        file.attributes = before.modified(now)
         # Once for each hand-in, which does it again: this runs for every write.
         if not file.dirty:
             self._times.wrote(file.known_as, now, before.mtime_ns)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
+from swiftfs.concurrency import calling_after
 from swiftfs.errors import StoreError, SwiftfsError, in_words, pluralize
 from swiftfs.journal.commits import Record
 from swiftfs.journal.queue_report import QueuedChange
@@ -147,26 +148,27 @@ class FileSystem:
     def close(self, progress: Callable[[int], None] = lambda _: None, why: str = "") -> None:
         """Store all pending changes and end every thread; the mount is gone.
 
-        `progress` is called with the number of pending changes. Changes that cannot be stored within
-        `drain_seconds`, which may be changed until then, stay on the disk for the next mount; `why` is the
-        reason if none can be. Raise `SwiftfsError` if there are such changes, if files could not be handed
-        in, or if Swift refused changes that were not reported yet.
+        `progress` is called with the number of pending changes. After `drain_seconds`, which may be changed
+        until then, no request is begun any more, for whatever: changes stay on the disk for the next mount;
+        `why` is the reason if none can be stored. Raise `SwiftfsError` if there are such changes, if files
+        could not be handed in, or if Swift refused changes that were not reported yet.
         """
-        journal = self.services.journal
-        # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
-        # namespace.
-        drain = self._parts.write_back.drain
-        lost = [file.path for file in self.services.open_files.all() if not drain(file)]
-        self._parts.files.close()
-        left = journal.close(self.drain_seconds, progress, self.services.store.close)
-        self.services.file_cache.close()
-        self.services.namespace.close()
+        journal, seconds = self.services.journal, self.drain_seconds
+        with calling_after(seconds, self.services.store.close):
+            # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
+            # namespace.
+            drain = self._parts.write_back.drain
+            lost = [file.path for file in self.services.open_files.all() if not drain(file)]
+            self._parts.files.close()
+            left = journal.close(seconds, progress)
+            self.services.file_cache.close()
+            self.services.namespace.close()
         problems = []
         if lost:
             problems.append(f"{pluralize(len(lost), 'file')} could not be stored: {', '.join(lost[:5])}")
         if left:
             stay, them = ("stays", "it") if len(left) == 1 else ("stay", "them")
-            why = why or f"not sent within {in_words(self.drain_seconds)} (drain)"
+            why = why or f"not sent within {in_words(seconds)} (drain)"
             problems.append(
                 f"{pluralize(len(left), 'change')} {stay} in {self.services.cache_dir}, "
                 f"and the next mount continues with {them}; {_first(left, why)}"

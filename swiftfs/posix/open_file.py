@@ -1,7 +1,7 @@
 """An open file, which all its handles share."""
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from enum import Enum
 from functools import partial
 
@@ -10,7 +10,7 @@ from swiftfs.concurrency import Lock, Rank, new_lock
 from swiftfs.errors import check_transition
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.operations import PutFile
-from swiftfs.lazy_dataclass import dataclass
+from swiftfs.lazy_dataclass import dataclass, replace
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.store.object_meta import ObjectMeta

@@ -2,12 +2,11 @@
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from cachetools import TTLCache
-
-from swiftfs.concurrency import Rank, monotonic, new_condition, thread_id
+from swiftfs.concurrency import Rank, monotonic, new_condition, thread_key
 from swiftfs.errors import SwiftfsError
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.namespace import Namespace
@@ -36,33 +35,42 @@ class RenameBarrier:
         self._moving: dict[int, tuple[str, str]] = {}
         self._passing: dict[int, tuple[str, ...]] = {}
 
-    @contextmanager
-    def passing(self, paths: Callable[[], tuple[str, ...]]) -> Iterator[bool]:
-        """Make a change about `paths`, which is called again after a wait; yield whether it had to wait."""
-        thread = thread_id()
+    def passing(
+        self, paths: Callable[[], tuple[str, ...]], waited: Callable[[], None] | None = None
+    ) -> "_Passing":
+        """Return the context of a change about `paths`, which is called again after a wait.
+
+        If it had to wait, `waited` is called in the context before anything else.
+        """
+        return _Passing(self, paths, waited)
+
+    def begin(self, paths: Callable[[], tuple[str, ...]]) -> tuple[bool, bool]:
+        """Begin a change; return whether it is one of its own, which has to `end`, and whether it waited."""
+        thread = thread_key()
         waited = False
         with self._changed:
             # A call within a change (`truncate` opens, flushes and closes) would wait for a rename that waits
             # for it.
-            inner = thread in self._passing or thread in self._moving
-            if not inner:
-                while self._is_moving(paths()):
-                    waited = True
-                    self._changed.wait()
-                # Called again: an open file has a new path after its folder has moved.
-                self._passing[thread] = paths()
-        try:
-            yield waited
-        finally:
-            if not inner:
-                with self._changed:
-                    del self._passing[thread]
-                    self._changed.notify_all()
+            if thread in self._passing or thread in self._moving:
+                return False, False
+            while self._moving and self._is_moving(paths()):
+                waited = True
+                self._changed.wait()
+            # Called again: an open file has a new path after its folder has moved.
+            self._passing[thread] = paths()
+        return True, waited
+
+    def end(self) -> None:
+        """End the calling thread's change."""
+        with self._changed:
+            del self._passing[thread_key()]
+            if self._moving:  # only a rename waits for changes
+                self._changed.notify_all()
 
     @contextmanager
     def closed(self, old: str, new: str) -> Iterator[None]:
         """Rename a folder: wait for the changes below the two paths, and block others meanwhile."""
-        thread = thread_id()
+        thread = thread_key()
         with self._changed:
             self._changed.wait_for(lambda: not self._overlaps(old, new))
             # Before the changes that have begun are waited for: otherwise new ones could come for ever.
@@ -96,6 +104,33 @@ class RenameBarrier:
             for one in pair
             for other in (old, new)
         )
+
+
+class _Passing:
+    """A change that passes the barrier, for `with`. A class: this runs several times for each file."""
+
+    __slots__ = ("_barrier", "_is_own", "_paths", "_waited")
+
+    def __init__(
+        self,
+        barrier: RenameBarrier,
+        paths: Callable[[], tuple[str, ...]],
+        waited: Callable[[], None] | None,
+    ) -> None:
+        self._barrier, self._paths, self._waited = barrier, paths, waited
+
+    def __enter__(self) -> None:
+        self._is_own, had_to_wait = self._barrier.begin(self._paths)
+        if had_to_wait and self._waited is not None:
+            try:
+                self._waited()
+            except BaseException:
+                self.__exit__()
+                raise
+
+    def __exit__(self, *_error: object) -> None:
+        if self._is_own:
+            self._barrier.end()
 
 
 def _lies_below(paths: tuple[str, ...], folders: tuple[str, str]) -> bool:
@@ -138,7 +173,7 @@ class OpenFiles:
         self._aliases: dict[str, tuple[str, OpenFile | None]] = {}
         self.shown_sizes = ShownSizes()
         self._pages = KernelPages(self.shown_sizes)
-        self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS, monotonic)
+        self._released: dict[str, float] = {}  # when, in monotonic seconds
 
     def at(self, path: str) -> OpenFile | None:
         """Return the open file at `path`, if there is one."""
@@ -304,7 +339,10 @@ class OpenFiles:
             else:
                 self._pages.close(file)
             # libfuse may still count the handle as open: see `UnlinkOps.hide`.
-            self._released[file.path] = None
+            self._released.pop(file.path, None)
+            self._released[file.path] = monotonic()
+            if len(self._released) > RELEASED_FILES:
+                del self._released[next(iter(self._released))]
             return file
 
     def _forget_pages(self, file: OpenFile) -> None:
@@ -316,12 +354,15 @@ class OpenFiles:
     def was_just_released(self, path: str) -> bool:
         """Return whether the last handle of the file at `path` was closed a moment ago."""
         with self._lock:
-            return path in self._released
+            return self._was_released(path)
 
     def is_held(self, path: str) -> bool:
         """Return whether libfuse may count what it has at `path` as open, though no file is open there."""
         with self._lock:
-            return path in self._released or self.replaced.shares_inode(path)
+            return self._was_released(path) or self.replaced.shares_inode(path)
+
+    def _was_released(self, path: str) -> bool:
+        return monotonic() - self._released.get(path, -math.inf) < RELEASED_SECONDS
 
     def move(self, old: str, new: str, *, is_folder: bool = False) -> None:
         """Move the file at `old`, or those below it, to `new`."""
@@ -371,7 +412,8 @@ class OpenFiles:
 
     def unlinked(self, name: ObjectName) -> list[OpenFile]:
         """Return the unlinked files whose last close would delete the object `name`."""
-        held = ((file, file.held_deletion) for file in self.all())
+        files = [file for file in self.all() if file.unlinked is not None]
+        held = [(file, file.held_deletion) for file in files]
         return [file for file, deletion in held if deletion is not None and deletion.name == name]
 
     def all(self) -> list[OpenFile]:

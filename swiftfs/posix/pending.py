@@ -1,8 +1,7 @@
 """Pending changes: the namespace shows them, and the journal stores them in Swift."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from itertools import islice
 
@@ -22,7 +21,17 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.tasks import Done, Failure, Mode, nobody_waits
-from swiftfs.namespace.entry import Defaults, Entry, folder_inode, implied_entry, inode_of, moved_entry
+from swiftfs.lazy_dataclass import replace
+from swiftfs.namespace.entry import (
+    Defaults,
+    Entry,
+    Shown,
+    folder_inode,
+    implied_entry,
+    inode_of,
+    moved_entry,
+    packed,
+)
 from swiftfs.namespace.pending_change import PendingChange
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, split
@@ -92,19 +101,20 @@ class PendingChanges:
         """True if each call returns only when its change is in Swift: there is no write delay."""
         return self._journal.mode is Mode.SYNC
 
-    @contextmanager
-    def changing(self, *paths: str) -> Iterator[None]:
-        """Make a change about `paths` while no folder above them moves.
+    def changing(self, *paths: str) -> AbstractContextManager[None]:
+        """Return the context of a change about `paths`, in which no folder above them moves.
 
-        Raise `OSError` EROFS or EPERM if one is protected, and ENOENT if the folder of one has moved away
-        while this waited.
+
+        Raise `OSError` EROFS or EPERM if one is protected. The context raises ENOENT if the folder of one has
+        moved away while it waited.
         """
         self.refuse_change(*paths)
-        with self._open_files.barrier.passing(lambda: paths) as waited:
-            if waited:
-                for path in paths:
-                    self._namespace.lookup(split(path)[0], complete=False)
-            yield
+
+        def look() -> None:
+            for path in paths:
+                self._namespace.lookup(split(path)[0], complete=False)
+
+        return self._open_files.barrier.passing(lambda: paths, look)
 
     def begin_change(self) -> int:
         """Return the `since` of a change of an object; call this before looking at what is to be changed."""
@@ -166,7 +176,7 @@ class PendingChanges:
             raise
         return seq, change
 
-    def record(self, path: str, entry: Entry | None) -> JournaledChange:
+    def record(self, path: str, entry: Shown | None) -> JournaledChange:
         """Show `entry` at `path` from now on (None for nothing); the caller submits it to the journal."""
         return JournaledChange(self._namespace.record_pending(path, entry), self._open_files)
 
@@ -211,7 +221,7 @@ class PendingChanges:
         entry = pending_entry(path, operation, self._services.defaults)
         if entry is None:
             return lambda _outcome: self._namespace.invalidate(path)
-        return self.record(path, entry)
+        return self.record(path, packed(entry, is_held=False))
 
     def show_moved(self, path: str, operation: Move | MoveFolder, rows: Sequence[Row]) -> str | None:
         """Show a move of `path` that was finished at the start; `rows` are the old ones of what it moved.

@@ -19,7 +19,6 @@ from swiftfs.control.live_options import LiveOptions, live_options
 from swiftfs.control.unmount import Drain, detach, died
 from swiftfs.errors import SwiftfsError, pluralize
 from swiftfs.fuse.choice import load_binding
-from swiftfs.journal.codec import load as load_codec
 from swiftfs.objects import Usage
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
@@ -89,7 +88,8 @@ def serve(
             budget.start()
         ended = Drain(0, "SIGTERM ended the mount before all changes were stored")
         termination.serve(account.state.reading.end, partial(ended.write, cache))
-        _mount(filesystem, request, monitoring.files(collector), live, ready, detached)
+        files = monitoring.files(collector)
+        _mount(filesystem, request, files, live, ready, detached, termination.mounted)
         log.info("%s is not mounted any more", request.mountpoint)
 
 
@@ -160,6 +160,7 @@ def _mount(
     live: LiveOptions,
     ready: Callable[[], None],
     detached: DetachWatch,
+    is_to_end: Callable[[], bool],
 ) -> None:
     # libfuse is loaded, and only a mount needs it.
     from swiftfs.control.control_dir import ControlDir, ControlDirFS  # noqa: PLC0415
@@ -174,6 +175,13 @@ def _mount(
     gc.set_threshold(COLLECT_AFTER)
     gc.freeze()  # later collections need not look at what is there since the start
     gc.enable()
+
+    def answer() -> None:
+        if is_to_end():
+            binding.libfuse.exit()
+        else:
+            watchers.start()
+
     try:
         binding(
             ControlDirFS(filesystem, ControlDir(files, binding.libfuse.caller, live)),
@@ -182,7 +190,7 @@ def _mount(
             attr_timeout=seconds,
             entry_timeout=seconds,
             negative_timeout=seconds,
-            on_init=watchers.start,
+            on_init=answer,
             options=_kernel_options(request.options),
         )
     finally:
@@ -269,4 +277,3 @@ def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: C
         # libfuse ends its loop at that, and `serve` stores what there is.
         end_loop()
         return
-    load_codec()

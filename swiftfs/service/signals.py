@@ -68,6 +68,7 @@ class SignalWatch:
 
 class _Phase(enum.Enum):
     STARTING = enum.auto()
+    MOUNTING = enum.auto()
     SERVING = enum.auto()
     DRAINING = enum.auto()
 
@@ -77,6 +78,9 @@ class Termination:
 
     After an unmount the first SIGTERM is ignored: a machine that shuts down sends it to every process, and it
     must not interrupt the last uploads. SIGINT does the same then. A second signal ends the process at once.
+
+    A signal that comes while libfuse mounts counts when the mount answers: before that the loop cannot be
+    ended, and a process that dies then leaves a dead mount.
     """
 
     def __init__(self) -> None:
@@ -93,7 +97,7 @@ class Termination:
         self._watch.start()
 
     def serve(self, end_calls: Callable[[], None], at_once: Callable[[], None]) -> None:
-        """Let SIGTERM end libfuse's loop from now on.
+        """Let SIGTERM end the mount that is being made.
 
         `end_calls` is called before, because libfuse waits for the calls that are running, and `at_once`
         before a second signal ends the process.
@@ -101,7 +105,12 @@ class Termination:
         self._end_calls, self._at_once = end_calls, at_once
         # libfuse takes it while it serves. Later Python would raise KeyboardInterrupt amid the last uploads.
         self._interrupted = signal.signal(signal.SIGINT, self._interrupt)
+        self._phase = _Phase.MOUNTING
+
+    def mounted(self) -> bool:
+        """Let signals end libfuse's loop from now on; return whether one has come already."""
         self._phase = _Phase.SERVING
+        return self._count > 0
 
     def drain(self) -> None:
         """Let changes be stored; call it when the loop has ended."""
@@ -135,12 +144,13 @@ class Termination:
             self._at_once()
             # Not sys.exit(): threads may wait for a server that does not answer. The journal survives it.
             os._exit(1)
+        if self._phase is _Phase.DRAINING:
+            log.info("changes are still being stored; another signal ends this at once")
+            return
+        self._end_calls()
         if self._phase is _Phase.SERVING:
             self._forwarded = True
-            self._end_calls()
             end_loop()
-        else:
-            log.info("changes are still being stored; another signal ends this at once")
 
 
 def log_state(report: Callable[[], QueueReport]) -> None:

@@ -17,6 +17,7 @@ from swiftfs.errors import (
     NotFound,
     Postponed,
     StoreError,
+    TimedOut,
     Unavailable,
     drop_tracebacks,
 )
@@ -323,7 +324,10 @@ class RetryingStore:
         return self._repeat(recorded, CLASHES_REPEATED)
 
     def close(self) -> None:
-        """End every pause; its call fails with its last error. Close the store if it is owned."""
+        """End every pause, and let each later call fail. Close the store if it is owned.
+
+        A call that pauses fails with its last error; a request that runs goes on.
+        """
         self._closing.set()
         if self._owns:
             self._store.close()
@@ -342,6 +346,8 @@ class RetryingStore:
         The loop of a library would need the same clock, pauses, conditions and end, and be longer with them.
         """
         self._state.presence.check()
+        if self._closing.is_set():
+            raise TimedOut("the mount ends", may_land=False)
         seconds = min(self._policy.deadline, remaining())
         call = _Call(busy_time() + seconds, clashes)
         with deadline(seconds):
