@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from swiftfs.objects import DIRECTORY_TYPE, Attributes
 NS = 1_000_000_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
 
 DIRECTORY_TYPES = frozenset(
     {DIRECTORY_TYPE, "application/x-directory", "text/directory", "application/pseudo-folder"}
@@ -105,10 +104,11 @@ def parse_time(text: str | None) -> int | None:
 def parse_last_modified(text: str) -> int:
     """Return a listing's `last_modified` (UTC without a zone) in ns since the epoch; 0 for other text."""
     try:
-        moment = datetime.fromisoformat(text.removesuffix("Z"))
+        since = datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=timezone.utc) - _EPOCH
     except ValueError:
         return 0
-    return (moment.replace(tzinfo=timezone.utc) - _EPOCH) // _MICROSECOND * 1000
+    # Not by a division, which takes three times as long: this runs for every stat(2).
+    return (since.days * 86_400 + since.seconds) * NS + since.microseconds * 1000
 
 
 _COMPRESSED = {

@@ -306,6 +306,20 @@ class Attributes:
         """Whether it is a symbolic link."""
         return stat.S_ISLNK(self.mode)
 
+    def with_times(self, mtime_ns: int, atime_ns: int, ctime_ns: int) -> "Attributes":
+        """Return the attributes with these times; 0 stands for the modification time."""
+        return Attributes(
+            self.mode,
+            self.size,
+            mtime_ns,
+            self.uid,
+            self.gid,
+            self.inode,
+            self.device,
+            atime_ns or mtime_ns,
+            ctime_ns or mtime_ns,
+        )
+
 
 class PageUse(Enum):
     """What the kernel does at an open with the file's pages: use them, drop them, or go without.

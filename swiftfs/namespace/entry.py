@@ -29,12 +29,13 @@ from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.trash_names import TRASH_FOLDER
 
 
-class _WeaklyReferenced:
-    __slots__ = ("__weakref__",)
+class _Remembering:
+    __slots__ = ("__weakref__", "_listed")
+    _listed: Attributes
 
 
 @dataclass(frozen=True, slots=True)
-class Entry(_WeaklyReferenced):
+class Entry(_Remembering):
     """A name in a folder, and the file or folder behind it.
 
     `object` is the file's object or the folder's marker, None for a folder that only its children imply.
@@ -65,6 +66,16 @@ class Entry(_WeaklyReferenced):
     def is_directory(self) -> bool:
         """True for a folder."""
         return self.attributes.is_directory
+
+    @property
+    def listed(self) -> Attributes:
+        """The attributes with all times, as the listing shows them. Remembered: every stat(2) needs them."""
+        try:
+            return self._listed
+        except AttributeError:
+            times = self.attributes.mtime_ns, 0, parse_last_modified(self.last_modified)
+            object.__setattr__(self, "_listed", self.attributes.with_times(*times))
+            return self._listed
 
     @property
     def version(self) -> ObjectVersion:
@@ -205,11 +216,6 @@ def is_implied(entry: Entry) -> bool:
         and not entry.last_modified
         and (entry.object is None or entry.object.key.endswith("/"))
     )
-
-
-def container_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:
-    """Return the entry of a container, a top folder of an account."""
-    return Entry(name, None, defaults.directory(folder_inode(folder)))
 
 
 def marker_entry(name: str, folder: Folder, row: Row, defaults: Defaults) -> Entry:

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from swiftfs.lazy_dataclass import dataclass
@@ -265,6 +266,10 @@ class Listing:
             yield [entry for entry in entries if entry.name not in overrides]
         yield list(_unpacked(overrides.values()))
 
+    def entries(self) -> Iterator[Entry]:
+        """Yield the entries that are known, as `chunks` does."""
+        return chain.from_iterable(self.chunks())
+
     def _place_of(self, name: str) -> tuple[str, int]:
         """Return the key of a folder of that name, and the index of the block that may have the name."""
         component, _ = unescape(name)
@@ -347,13 +352,6 @@ def set_entry(entries: dict[str, _Any], name: str, entry: _Any | None) -> None:
         entries.pop(name, None)
     else:
         entries[name] = entry
-
-
-def listings_in(
-    page: Page, folder: Folder, root: Folder, marker: str, defaults: Defaults
-) -> dict[Folder, Listing]:
-    """Return the listings of `parts_of` a page."""
-    return listings_of(parts_of(page, folder, root, marker), defaults)
 
 
 def listings_of(parts: Mapping[Folder, Page], defaults: Defaults) -> dict[Folder, Listing]:

@@ -32,12 +32,14 @@ from swiftfs.namespace.entry import (
     moved_entry,
     packed,
 )
-from swiftfs.namespace.overlay import PendingChange
+from swiftfs.namespace.pending_change import PendingChange
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, split
 from swiftfs.posix.open_files import OpenFiles
+from swiftfs.posix.protected_paths import ProtectedPaths
 from swiftfs.posix.services import Services
 from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.trash_names import TrashNames
 
 MOST_UNLISTED = 100
 """How many objects of which no row is known are looked up after a move was finished, by a HEAD each."""
@@ -87,8 +89,9 @@ class JournaledChange:
 class PendingChanges:
     """Shows changes in the mount and hands them in to the journal, which stores them in Swift."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, protected: ProtectedPaths) -> None:
         self._services = services
+        self.refuse_change = protected.refuse_change
         self._namespace = services.namespace
         self._journal = services.journal
         self._open_files = services.open_files
@@ -101,8 +104,11 @@ class PendingChanges:
     def changing(self, *paths: str) -> AbstractContextManager[None]:
         """Return the context of a change about `paths`, in which no folder above them moves.
 
-        It raises `OSError` ENOENT if the folder of one has moved away while it waited.
+
+        Raise `OSError` EROFS or EPERM if one is protected. The context raises ENOENT if the folder of one has
+        moved away while it waited.
         """
+        self.refuse_change(*paths)
 
         def look() -> None:
             for path in paths:
@@ -282,6 +288,15 @@ def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
     etag = info.version.etag
     meta = entry.meta or ObjectMeta(entry.media_type).inherit(info)
     return replace(entry, etag=etag, hash="" if info.is_slo else etag, is_slo=info.is_slo, meta=meta)
+
+
+def trash_key(entry: Entry | None, trash: TrashNames) -> str:
+    """Return the key in the trash for the object of a file; empty if it is not kept."""
+    if entry is None or entry.object is None or entry.is_directory or entry.missing:
+        return ""
+    # A listing shows a DLO as empty.
+    is_dlo = entry.meta is not None and entry.meta.is_dlo
+    return trash.entry_of(entry.object, entry.attributes.size or int(is_dlo))
 
 
 def unstored_entry(
