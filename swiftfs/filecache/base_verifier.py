@@ -20,8 +20,7 @@ from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.checksum_ranges import is_md5
 from swiftfs.filecache.downloader import Downloader
-from swiftfs.filecache.downloads import Download
-from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.file_state import Download, FileState
 from swiftfs.filecache.sparse_file import write_all
 from swiftfs.objects import Manifest, ObjectInfo
 from swiftfs.store.protocol import ObjectStore
@@ -210,7 +209,7 @@ class BaseVerifier:
         yield answer
 
     def _empty_answer(self, offset: int, end: int) -> Answer:
-        return Answer(self._state.file.path.parent, offset, end)
+        return Answer(self._state.file.folder, offset, end)
 
     def _manifest(self, base: BaseVersion) -> Manifest | None:
         """Return an SLO's manifest, which the upload will need too; None when Swift does not give it."""

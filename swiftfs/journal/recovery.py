@@ -9,7 +9,6 @@ import logging
 import re
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from swiftfs.concurrency import monotonic, unix_time
 from swiftfs.errors import StoreError
@@ -24,7 +23,7 @@ from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.tasks import Cancelled, MakeDone, Task, Waiting, nobody_waits
-from swiftfs.lazy_dataclass import dataclass
+from swiftfs.lazy_dataclass import dataclass, replace
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER
 
@@ -79,7 +78,9 @@ _Sent = Mapping[ObjectName, Collection[str]]
 """ETags of manifests that earlier processes have sent without an answer, by the names of their objects."""
 
 RECOVERY_SECONDS = 1.0
-"""Seconds before the first upload: thousands of them would slow down the start of the mount."""
+RECORD_SECONDS = 0.0001
+"""Seconds before the first upload, and how many more for each record, as long as the records are read:
+thousands of uploads would slow down the start of the mount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class Recovery:
         self._refusals = refusals
         self._make_done = make_done
         self._show_moved = show_moved
+        self._delay = RECOVERY_SECONDS
 
     def run(self, found: deque[Record]) -> list[UnreferencedPrefix]:
         """Queue the records; return the prefixes of segments that none of their files needs.
@@ -118,6 +120,7 @@ class Recovery:
         The records are taken out of `found`. The prefixes are read now, before files are written: later there
         are segments of open files too.
         """
+        self._delay = RECOVERY_SECONDS + RECORD_SECONDS * len(found)
         records, replaced = one_a_file(found)
         found.clear()
         if replaced:  # an earlier release wrote two records of a file that was closed twice
@@ -160,12 +163,14 @@ class Recovery:
         operation = _with_sent(_with_prefix(attempted(record.operation), uploads), sent)
         now = monotonic()
         done = self._make_done(record.path, operation)
-        waiting = Waiting(now + RECOVERY_SECONDS)
+        waiting = Waiting(now + self._delay)
         # `promised`: a call may have returned success for it. `ambiguous`: its request may have been sent.
         task = Task(record.seq, record.path, operation, done, now, waiting, promised=True, ambiguous=True)
         with self._changed:
-            self._writer.add(task)
-            self._queue.rest()
+            # Awake ones take much memory, and there may be 100,000.
+            if not self._queue.add_asleep(task):
+                self._writer.add(task)
+                self._queue.rest()
 
     def _resume(self, record: Record, operation: Move | MoveFolder, carried: list[Record]) -> list[Record]:
         """Finish a move that an earlier process began, or give it up: a mount serves files from now on.
