@@ -1,4 +1,4 @@
-"""Says what is wrong in a TOML file, where the parser's words do not say how a key and a value are written."""
+"""Says what is wrong in a TOML file, where the parser does not say how a key and a value are written."""
 
 import re
 
