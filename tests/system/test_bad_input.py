@@ -162,6 +162,10 @@ def test_unusable_mount_points(refused: Refused, tmp_path: Path) -> None:
             "fusermount: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf",
             ", by root",
         ),
+        (
+            "fusermount3: failed to access mountpoint /srv: Permission denied",
+            "that is not in another FUSE mount",
+        ),
         ("fusermount: user has no write access to mountpoint /srv", "no write access to mountpoint FOLDER"),
     ],
 )
