@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 _REMEDIES = (
+    ("failed to exec fusermount*: No such file or directory", ": install the package fuse3"),
     ("failed to open /dev/fuse: Permission denied", ": its mode should be 666"),
     ("mount failed: Operation not permitted", ": fusermount should belong to root and be set-user-ID"),
     ("option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf", ", by root"),

@@ -156,6 +156,7 @@ def test_unusable_mount_points(refused: Refused, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
+        ("fuse: failed to exec fusermount3: No such file or directory", ": install the package fuse3"),
         ("fusermount: failed to open /dev/fuse: Permission denied", ": its mode should be 666"),
         ("fusermount3: mount failed: Operation not permitted", ": fusermount should belong to root and"),
         (
