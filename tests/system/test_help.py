@@ -54,8 +54,10 @@ def test_no_command_is_told_the_whole_help() -> None:
     assert "Commands:" in result.stdout + result.stderr
 
 
-def test_a_source_without_a_command_is_told_how_to_mount_it() -> None:
-    assert "'swiftfs mount photos mp' mounts it" in one_line(swiftfs("photos", "mp"), 2)
+def test_a_source_without_a_command_is_told_how_to_mount_it(tmp_path: Path) -> None:
+    (tmp_path / "mp").mkdir()
+    assert "'swiftfs mount photos mp' mounts it" in one_line(swiftfs("photos", "mp", folder=tmp_path), 2)
+    assert "'swiftfs mount photos ./mp' mounts it" in one_line(swiftfs("photos", "./mp"), 2)
     assert "did you mean 'mount'" in one_line(swiftfs("mont", "mp"), 2)
 
 
