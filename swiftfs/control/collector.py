@@ -7,7 +7,6 @@ from pathlib import Path
 from swiftfs import __version__
 from swiftfs.concurrency import unix_time
 from swiftfs.config.cache_dir import LOST, damaged_journals
-from swiftfs.config.prices import Prices
 from swiftfs.control.budget import Budget
 from swiftfs.control.live_options import LiveOptions
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Throttling, Writing
@@ -29,18 +28,14 @@ class StatusCollector:
         self,
         filesystem: FileSystem,
         account: ConnectedAccount,
-        source: Source,
         mountpoint: Path,
-        prices: Prices | None,
         live: LiveOptions,
         budget: Budget | None,
     ) -> None:
         self._filesystem = filesystem
         self._services = filesystem.services
         self._account = account
-        self._source = source
         self._mountpoint = mountpoint
-        self._prices = prices
         self._live = live
         self._budget = budget
         self._since = unix_time()
@@ -54,7 +49,7 @@ class StatusCollector:
         return MountStatus(
             schema=SCHEMA,
             version=__version__,
-            source=str(self._source),
+            source=str(services.source),
             mountpoint=str(self._mountpoint),
             pid=os.getpid(),
             read_only=services.options.ro,
@@ -65,9 +60,9 @@ class StatusCollector:
             cache_folder=str(services.cache_dir.absolute()),
             set_aside=tuple(set_aside(services.cache_dir)),
             cache=CacheUse(used, dirty, services.file_cache.limit, pinned.bytes),
-            pins=tuple(_path_of(pin, self._source) for pin in pinned.all()),
+            pins=tuple(_path_of(pin, services.source) for pin in pinned.all()),
             requests=dict(counts.classes),
-            cost=self._prices.cost(counts) if self._prices else None,
+            cost=self._budget.prices.cost(counts) if self._budget else None,
             writing=self._writing(),
             report=services.journal.report(),
             offline=(away := self._account.state.presence.away) is not None,

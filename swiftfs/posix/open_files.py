@@ -200,7 +200,7 @@ class OpenFiles:
             if file.entry is not before or file.dirty or file.unlinked:
                 return file
             log.info("%s: another client has replaced it, while a program has the older version open", path)
-            self.replace(file)
+            self._replace(file)
             return None
 
     def check_exists(self, path: str) -> None:
@@ -324,7 +324,7 @@ class OpenFiles:
                 if file.cached_file.file_name == local_file:
                     self.wrong_pages.add(file)
 
-    def replace(self, file: OpenFile) -> None:
+    def _replace(self, file: OpenFile) -> None:
         """Let `file` be found only by its handles: its path is another version's from now on."""
         with self._lock:
             if self._by_path.get(file.path) is file:

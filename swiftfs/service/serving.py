@@ -63,9 +63,8 @@ def serve(
     request = source.request
     filesystem = build(account, request, cache)
     _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
-    prices = monitoring.prices
-    live, budget = live_options(filesystem, account, prices, cache)
-    collector = StatusCollector(filesystem, account, request.source, request.mountpoint, prices, live, budget)
+    live, budget = live_options(filesystem, account, monitoring.prices)
+    collector = StatusCollector(filesystem, account, request.mountpoint, live, budget)
     Drain(0).write(cache)  # replaces the last state of an earlier process
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
     reconnection = _reconnection(filesystem, source, account, cache)

@@ -28,8 +28,7 @@ class Live:
     def __init__(self, filesystem: FileSystem, store: MemoryStore, prices: Prices | None = None) -> None:
         self.filesystem = filesystem
         self.account = ConnectedAccount(store, "memory")
-        folder = filesystem.services.cache_dir
-        self.options, self.budget = live_options(filesystem, self.account, prices, folder)
+        self.options, self.budget = live_options(filesystem, self.account, prices)
 
     def set(self, *words: str) -> dict[str, str]:
         answer = json.loads(self.options.answer("".join(f"\n{word}" for word in words)))
