@@ -49,6 +49,12 @@ class MountContext:
         self.names = SimLock(scheduler, reentrant=True)
         self.hidden: dict[Node, str] = {}
 
+    def renamed(self, old: str, new: str) -> None:
+        """Record that what is hidden below a folder has moved with it: libfuse knows where it is."""
+        for node, path in self.hidden.items():
+            if path.startswith(f"{old}/"):
+                self.hidden[node] = new + path[len(old) :]
+
     def fail(self, what: str) -> None:
         """Record a failure."""
         self.scheduler.failures.append(what)

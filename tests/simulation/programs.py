@@ -256,6 +256,7 @@ class Program:
                 raise
             else:
                 self._model.renamed(old, new)
+                self._context.renamed(old, new)
             finally:
                 self._model.moving, self._model.moving_folder = None, False
 
