@@ -174,6 +174,13 @@ class ControlDirFS(FileSystem):
             return [(beside_hidden(name), attributes) for name, attributes in entries]
         return entries
 
+    def known_attributes(self, handle: int, names: Sequence[str]) -> Sequence[Attributes | None]:
+        if handle >= DIRECT_HANDLES:
+            return [None] * len(names)
+        if handle in self._roots:
+            names = [without_hidden(f"/{name}")[1:] for name in names]
+        return self._filesystem.known_attributes(handle, names)
+
     def fsyncdir(self, handle: int) -> None:
         if handle < DIRECT_HANDLES:
             self._filesystem.fsyncdir(handle)

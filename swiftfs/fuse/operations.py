@@ -40,6 +40,12 @@ class FileSystem(Protocol):
         one thread at a time.
         """
 
+    def known_attributes(self, handle: int, names: Sequence[str]) -> Sequence[Attributes | None]:
+        """Return the results of stat(2) for names in an open folder, None where that could have to wait.
+
+        They are what the kernel is told with the names, so that it does not ask for them.
+        """
+
     def fsyncdir(self, handle: int) -> None:
         """Return when the folder and its contents are stored."""
 
@@ -179,6 +185,7 @@ class Operations:
         self.readlink = filesystem.readlink
         self.opendir = filesystem.opendir
         self.readdir = filesystem.readdir
+        self.known_attributes = filesystem.known_attributes
         self.releasedir = filesystem.releasedir
         self.fsyncdir = filesystem.fsyncdir
         self.open = filesystem.open

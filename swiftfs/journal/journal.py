@@ -438,13 +438,11 @@ class Journal:
         with self._changed:
             self._writer.pin_older()
 
-    def close(
-        self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]
-    ) -> list[QueuedChange]:
+    def close(self, seconds: float, progress: Callable[[int], None]) -> list[QueuedChange]:
         """Execute pending operations for at most `seconds`, and end the threads; return the rest.
 
-        `progress` is called with the number of pending operations, and `give_up` when the time is up:
-        it ends the store's retries.
+        `progress` is called with the number of pending operations. What runs when the time is up must end
+        by itself: the caller closes the store then.
         """
         deadline = monotonic() + seconds
         if self.late is not None:
@@ -457,10 +455,6 @@ class Journal:
             self._changed.notify_all()
         while (left := self._wait_for_fewer(deadline)) and monotonic() < deadline:
             progress(left)
-        if left:
-            # The running requests end, and none is repeated: otherwise the threads below could take until the
-            # end of the store's retries.
-            give_up()
         # Before the workers end: they delete the segments of files that no state needs any more.
         with suppress(OSError):
             self.sync()

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from simulation.scheduler import EPOCH, Scheduler
 from support.memory_container import StoredObject
@@ -18,7 +18,7 @@ from support.memory_store import MemoryStore
 from swiftfs.concurrency import may_block
 from swiftfs.errors import AccessDenied, Corrupt, NoSpace, QuotaExceeded, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Segment
-from swiftfs.store.protocol import Body, Headers, Sink
+from swiftfs.store.protocol import Body, CopyRequest, Headers, Sink
 
 T = TypeVar("T")
 
@@ -215,22 +215,16 @@ class Adversary(MemoryStore):
             raise Corrupt(f"{name}: its checksum is wrong")
         return info
 
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        self._begin("list_page", ObjectName(container, prefix))
+    def list_page(self, container: str, **how: Any) -> Page:
+        self._begin("list_page", ObjectName(container, how.get("prefix", "")))
         now = self._containers.get(container)
         if now is None or not self._lag:
-            return super().list_page(
-                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
-            )
+            return super().list_page(container, **how)
         shown = {**now.objects, **self._as_before(container)}
         whole = now.objects
         now.objects = {key: found for key, found in shown.items() if found is not None}
         try:
-            return super().list_page(
-                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
-            )
+            return super().list_page(container, **how)
         finally:
             now.objects = whole
 
@@ -251,32 +245,10 @@ class Adversary(MemoryStore):
         post = super().post
         self._change("post", [name], lambda: post(name, headers))
 
-    def copy(
-        self,
-        source: ObjectName,
-        target: ObjectName,
-        *,
-        manifest_only: bool = False,
-        headers: Headers | None = None,
-        delete_at: int | None = None,
-        etag: str = "",
-        span: tuple[int, int] | None = None,
-    ) -> ObjectVersion:
-        copy = super().copy
+    def copy(self, request: CopyRequest) -> ObjectVersion:
+        copy, target = super().copy, request.target
         self.was_separated |= target.container == SEGMENTS and "/copy-" in target.key
-        return self._change(
-            "copy",
-            [target, source],
-            lambda: copy(
-                source,
-                target,
-                manifest_only=manifest_only,
-                headers=headers,
-                etag=etag,
-                delete_at=delete_at,
-                span=span,
-            ),
-        )
+        return self._change("copy", [target, request.source], lambda: copy(request))
 
     def delete(self, name: ObjectName) -> None:
         delete = super().delete

@@ -261,8 +261,8 @@ class _Simulation:
 
         first = partial(mount, self._store, self._cache, self._history.options)
         filesystem = self._do(lambda: attempt(first), "mount")
-        if self._second is not None:
-            self._do(lambda: attempt(self._second.begin), "second mount")
+        if (second := self._second) is not None:
+            self._do(lambda: attempt(second.begin), "second mount")
         return filesystem
 
     def _look(self, filesystem: FileSystem, when: str) -> bool:

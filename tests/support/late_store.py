@@ -16,7 +16,7 @@ from swiftfs.journal.late_requests import LOOKS, LateRequests
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.protocol import Body, Headers
+from swiftfs.store.protocol import Body, CopyRequest, Headers
 
 FILE = ObjectName("box", "file")
 
@@ -81,33 +81,12 @@ class LateStore(MemoryStore):
         self._lose("post", name, lambda: parent(name, headers))
         parent(name, headers)
 
-    def copy(
-        self,
-        source: ObjectName,
-        target: ObjectName,
-        *,
-        manifest_only: bool = False,
-        headers: Headers | None = None,
-        etag: str = "",
-        delete_at: int | None = None,
-        span: tuple[int, int] | None = None,
-    ) -> ObjectVersion:
-        def copy() -> ObjectVersion:
-            return parent(
-                source,
-                target,
-                manifest_only=manifest_only,
-                headers=headers,
-                etag=etag,
-                delete_at=delete_at,
-                span=span,
-            )
-
+    def copy(self, request: CopyRequest) -> ObjectVersion:
         parent = super().copy
-        if target.key in self.refused_copies:
-            raise AccessDenied(f"copy {target}")
-        self._lose("copy", target, copy)
-        return copy()
+        if request.target.key in self.refused_copies:
+            raise AccessDenied(f"copy {request.target}")
+        self._lose("copy", request.target, lambda: parent(request))
+        return parent(request)
 
     def delete(self, name: ObjectName) -> None:
         parent = super().delete
