@@ -192,11 +192,11 @@ class Scheduler:
         deletions = [task.operation for task in batch if isinstance(task.operation, Delete)]
         try:
             self._db.sync_older([deletion.name for deletion in deletions])
-        except OSError as refused:
+            failures = self._executor.delete_together(deletions)
+        except (SwiftfsError, OSError) as refused:
             for task in batch:
                 self._outcomes.fail(task, refused)
             return
-        failures = self._executor.delete_together(deletions)
         for task, deletion in zip(batch, deletions, strict=True):
             # Each by itself: an unexpected error in one task must not leave the others of the batch running.
             try:
