@@ -304,10 +304,10 @@ def refuse_deletion(store: MemoryStore, subject: str) -> None:
     """Let Swift refuse every deletion of an object."""
     delete = store.delete_many
 
-    def delete_others(wanted: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
-        names = list(wanted)
-        failed = delete(name for name in names if f"{name}" != subject)
-        return {**failed, **{name: AccessDenied("no") for name in names if f"{name}" == subject}}
+    def delete_others(names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        wanted = list(names)
+        failed = delete(name for name in wanted if f"{name}" != subject)
+        return {**failed, **{name: AccessDenied("no") for name in wanted if f"{name}" == subject}}
 
     store.delete_many = delete_others  # type: ignore[method-assign]
 
