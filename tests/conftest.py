@@ -104,7 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str:
-    return f"of the slow cases of each matrix a third: TEST_SEED={tiers.SEED}" if tiers.SEED else ""
+    return f"of the cases of a test that are not fast a third: TEST_SEED={tiers.SEED}" if tiers.SEED else ""
 
 
 def _make_unicode_tables() -> None:

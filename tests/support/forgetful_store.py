@@ -1,6 +1,7 @@
 """A store whose listings lack objects, as those of a server that died before it added their rows."""
 
 from dataclasses import replace
+from typing import Any
 
 from support.memory_store import MemoryStore
 from swiftfs.errors import Unavailable
@@ -19,10 +20,8 @@ class ForgetfulStore(MemoryStore):
         self.forget = False
         self.unlisted: set[str] = set()
 
-    def put(
-        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
-    ) -> ObjectInfo:
-        info = super().put(name, body, headers, if_absent=if_absent, etag=etag)
+    def put(self, name: ObjectName, body: Body, headers: Headers, **how: Any) -> ObjectInfo:
+        info = super().put(name, body, headers, **how)
         if self.forget:
             self.unlisted.add(name.key)
             raise Unavailable("died")
@@ -32,8 +31,6 @@ class ForgetfulStore(MemoryStore):
         super().post(name, headers)
         self.unlisted.discard(name.key)
 
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        page = super().list_page(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+    def list_page(self, container: str, **how: Any) -> Page:
+        page = super().list_page(container, **how)
         return replace(page, rows=tuple(row for row in page.rows if row.key not in self.unlisted))

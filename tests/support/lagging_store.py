@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from support.memory_container import StoredObject
 from support.memory_store import MemoryStore
@@ -19,14 +20,10 @@ class LaggingStore(MemoryStore):
     def go_on(self) -> None:
         self.shown = None
 
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
+    def list_page(self, container: str, **how: Any) -> Page:
         # Else another thread's request would see the old objects too.
         with self._lock, self._listed(container):
-            return super().list_page(
-                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
-            )
+            return super().list_page(container, **how)
 
     @contextmanager
     def _listed(self, container: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,53 +62,28 @@ class LateStore(MemoryStore):
             except StoreError:
                 continue
 
-    def put(
-        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
-    ) -> ObjectInfo:
+    def put(self, name: ObjectName, body: Body, headers: Headers, **how: Any) -> ObjectInfo:
         sent = bytes(body)
         parent = super().put
-        self._lose("put", name, lambda: parent(name, sent, headers, if_absent=if_absent, etag=etag))
-        return parent(name, body, headers, if_absent=if_absent, etag=etag)
+        self._lose("put", name, lambda: parent(name, sent, headers, **how))
+        return parent(name, body, headers, **how)
 
-    def put_manifest(
-        self, name: ObjectName, manifest: Manifest, headers: Headers, *, if_absent: bool = False
-    ) -> ObjectInfo:
+    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers, **how: Any) -> ObjectInfo:
         parent = super().put_manifest
-        self._lose("put_manifest", name, lambda: parent(name, manifest, headers, if_absent=if_absent))
-        return parent(name, manifest, headers, if_absent=if_absent)
+        self._lose("put_manifest", name, lambda: parent(name, manifest, headers, **how))
+        return parent(name, manifest, headers, **how)
 
     def post(self, name: ObjectName, headers: Headers) -> None:
         parent = super().post
         self._lose("post", name, lambda: parent(name, headers))
         parent(name, headers)
 
-    def copy(
-        self,
-        source: ObjectName,
-        target: ObjectName,
-        *,
-        manifest_only: bool = False,
-        headers: Headers | None = None,
-        etag: str = "",
-        delete_at: int | None = None,
-        span: tuple[int, int] | None = None,
-    ) -> ObjectVersion:
-        def copy() -> ObjectVersion:
-            return parent(
-                source,
-                target,
-                manifest_only=manifest_only,
-                headers=headers,
-                etag=etag,
-                delete_at=delete_at,
-                span=span,
-            )
-
+    def copy(self, source: ObjectName, target: ObjectName, **how: Any) -> ObjectVersion:
         parent = super().copy
         if target.key in self.refused_copies:
             raise AccessDenied(f"copy {target}")
-        self._lose("copy", target, copy)
-        return copy()
+        self._lose("copy", target, lambda: parent(source, target, **how))
+        return parent(source, target, **how)
 
     def delete(self, name: ObjectName) -> None:
         parent = super().delete
@@ -203,6 +179,12 @@ def settle(filesystem: FileSystem) -> None:
     """Return when Swift has all changes."""
     filesystem.setxattr("/", "swift.flush", b"1", 0)
     wait_until(lambda: not filesystem.waiting())
+
+
+def repair(filesystem: FileSystem, seconds: float = LOOKS[0] + 5) -> None:
+    """Look for late requests; return when Swift has what that restores."""
+    look(filesystem, seconds)
+    settle(filesystem)
 
 
 def store_file(filesystem: FileSystem, data: bytes, path: str = "/file") -> None:

@@ -1,5 +1,7 @@
 """A store whose listings do not change."""
 
+from typing import Any
+
 from support.memory_store import MemoryStore
 from swiftfs.objects import Page
 
@@ -11,9 +13,7 @@ class OutdatedStore(MemoryStore):
         super().__init__(*containers)
         self.listed: MemoryStore | None = None
 
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
+    def list_page(self, container: str, **how: Any) -> Page:
         """Return one page of the listing of `listed`."""
         listed = super().list_page if self.listed is None else self.listed.list_page
-        return listed(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+        return listed(container, **how)

@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,10 +22,8 @@ class LaggingStore(MemoryStore):
 
     late = False
 
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        page = super().list_page(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+    def list_page(self, container: str, **how: Any) -> Page:
+        page = super().list_page(container, **how)
         return replace(page, rows=(), subdirs=()) if self.late else page
 
 

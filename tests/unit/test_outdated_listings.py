@@ -29,10 +29,8 @@ class StoreWithOutdatedAnswer(MemoryStore):
     filesystem: FileSystem | None = None
     refreshed = "/"
 
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        page = super().list_page(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+    def list_page(self, container: str, **how: Any) -> Page:
+        page = super().list_page(container, **how)
         if (filesystem := self.filesystem) is not None:
             self.filesystem = None
             store_file(self, b"newer")

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,6 @@ from swiftfs.errors import (
     Unavailable,
 )
 from swiftfs.objects import ObjectName, ObjectVersion
-from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024
 BIG = noise(3 * MIB + 300_007)
@@ -36,20 +36,8 @@ pytestmark = pytest.mark.mount_options(LARGE)
 class WithoutRanges(MemoryStore):
     """A server that copies all of an object, whatever range is asked for."""
 
-    def copy(
-        self,
-        source: ObjectName,
-        target: ObjectName,
-        *,
-        manifest_only: bool = False,
-        headers: Headers | None = None,
-        delete_at: int | None = None,
-        etag: str = "",
-        span: tuple[int, int] | None = None,  # noqa: ARG002
-    ) -> ObjectVersion:
-        return super().copy(
-            source, target, manifest_only=manifest_only, headers=headers, delete_at=delete_at, etag=etag
-        )
+    def copy(self, source: ObjectName, target: ObjectName, **how: Any) -> ObjectVersion:
+        return super().copy(source, target, **{**how, "span": None})
 
 
 def put_plain(store: MemoryStore) -> None:
