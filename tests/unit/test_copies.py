@@ -407,7 +407,7 @@ def test_a_failure_ends_only_its_file(store: MemoryStore, cp: Copies) -> None:
     for number in range(3):
         put(store, f"box/d/{number}")
 
-    refuse(store, "copy", StoreError, about="^box/d/1$")
+    refuse(store, "copy", StoreError("refused"), about="^box/d/1$")
     tally = cp("box/d", "box/e", recursive=True)
     store.hook = None
     assert (tally.copied, tally.stopped) == (2, False)

@@ -15,10 +15,10 @@ from swiftfs.paths import Source
 
 def test_refusals_become_advice() -> None:
     store = MemoryStore("box")
-    refuse(store, "create_container", AccessDenied)
+    refuse(store, "create_container", AccessDenied("403"))
     findings = probe_of(store)
     assert findings["segments"] == Finding("segments", "box_segments cannot be created: 403", "segments=same")
-    refuse(store, "put", AccessDenied)
+    refuse(store, "put", AccessDenied("403"))
     findings = probe_of(store)
     assert findings["may write"] == Finding("may write", "no: mounts are read-only (403)", "ro")
     assert "upload" not in findings
@@ -43,7 +43,7 @@ def test_each_permission_has_a_verdict(method: str, subject: str, text: str) -> 
     store = MemoryStore("box")
     findings = list(PermissionProbe(store, Source("box"), lambda key: ObjectName("box", key)).run())
     assert {one.subject: one.text for one in findings}[subject] == "yes"
-    refuse(store, method, AccessDenied)
+    refuse(store, method, AccessDenied("403"))
     findings = list(PermissionProbe(store, Source("box"), lambda key: ObjectName("box", key)).run())
     verdicts = {one.subject: one.text for one in findings}
     assert verdicts.pop(subject).startswith(text)
@@ -52,11 +52,11 @@ def test_each_permission_has_a_verdict(method: str, subject: str, text: str) -> 
 
 def test_who_may_only_read_is_asked_to_read_what_is_there() -> None:
     store = MemoryStore("box")
-    refuse(store, "put", AccessDenied)
+    refuse(store, "put", AccessDenied("403"))
     assert probe_of(store)["may read"].text == "not known: there is no object to read"
     store.hook = None
     put(store, "box", "file", b"text")
-    refuse(store, "put", AccessDenied)
+    refuse(store, "put", AccessDenied("403"))
     assert probe_of(store)["may read"].text == "yes"
 
 
