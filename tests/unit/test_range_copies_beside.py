@@ -10,7 +10,7 @@ from support.harness import ANY_END, harness, listed, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.range_copies import append, cp, left, opened
-from support.stored_objects import body, keys, segments, ten_minutes_later
+from support.stored_objects import body, keys, refuse, segments, ten_minutes_later
 from support.trash import kept, only
 from swiftfs.errors import QuotaExceeded, errno_of
 from swiftfs.objects import ObjectName
@@ -26,8 +26,8 @@ BOTH = pytest.mark.parametrize("options", [LARGE, SMALL])
 pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 
 
-def their(store: MemoryStore, data: bytes = BIG, **headers: str) -> None:
-    store.put(ObjectName("box", "their"), data, Headers("text/plain", {}, headers))
+def their(store: MemoryStore, **headers: str) -> None:
+    store.put(ObjectName("box", "their"), BIG, Headers("text/plain", {}, headers))
 
 
 def days(store: MemoryStore, key: str, container: str = "box") -> int | None:
@@ -102,12 +102,8 @@ def test_a_copy_expires_with_its_segments(store: MemoryStore, cache: Path, how: 
     assert body(store, "copy") == BIG
 
 
-class FullQuota:
-    """Refuses whatever would need space, as a container's quota does."""
-
-    def __call__(self, method: str, subject: str) -> None:
-        if method in ("put", "copy", "put_manifest"):
-            raise QuotaExceeded(subject)
+def fill_quota(store: MemoryStore) -> None:
+    refuse(store, "put copy put_manifest", QuotaExceeded)
 
 
 @BOTH
@@ -116,9 +112,10 @@ def test_a_full_quota(store: MemoryStore, cache: Path, options: str, since: str)
     """The bytes stay here, as those of a file that was written, and are stored when there is space."""
     their(store)
     with harness(store, cache, options, close_error=ANY_END) as filesystem:
-        store.hook = FullQuota() if since == "before the copy" else None
+        if since == "before the copy":
+            fill_quota(store)
         assert cp(filesystem, "/their", "/copy") == (0 if since == "before the copy" else len(BIG))
-        store.hook = FullQuota()
+        fill_quota(store)
         with pytest.raises(QuotaExceeded) as refused:
             sync_all(filesystem)
         assert errno_of(refused.value) == errno.EDQUOT
@@ -141,7 +138,7 @@ def test_a_copy_that_a_full_quota_refuses_can_be_deleted(
     their(store)
     with harness(store, cache, options, close_error=ANY_END) as filesystem:
         cp(filesystem, "/their", "/copy")
-        store.hook = FullQuota()
+        fill_quota(store)
         with pytest.raises(QuotaExceeded):
             sync_all(filesystem)
         filesystem.unlink("/copy")
