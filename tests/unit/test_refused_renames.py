@@ -240,8 +240,8 @@ def test_a_manifest_that_comes_to_stand_after_a_refusal_is_found(
         assert parked(filesystem) == ["/file"]
         store.hook = store.on_loss = None
         store.land()
+        store.requests.clear()  # before the change: its upload begins soon
         change(filesystem, "/file", 2_000_000, b"again")
-        store.requests.clear()
         assert parked(filesystem) == []
         # One to see whether it stands, and one for what it names.
         assert store.requests.count(("manifest", "box/file")) == 2
