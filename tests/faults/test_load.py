@@ -97,13 +97,14 @@ def random_faults(swift: SwiftServer) -> Iterator[None]:
 
 
 @pytest.fixture
-def stacks_on_abort(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let mounts write the stacks of their threads when they are aborted."""
+def busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers rest less, and mounts write the stacks of their threads when they are aborted."""
+    monkeypatch.setenv("SWIFTFS_STRESS_WITHOUT", "_pause,_burst,_remove_and_move")
     monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("stacks_on_abort")
+@pytest.mark.usefixtures("busy")
 @pytest.mark.timeout(5 * SECONDS + 300)
 def test_many_workers_on_one_mount(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
@@ -126,7 +127,7 @@ def test_many_workers_on_one_mount(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("stacks_on_abort")
+@pytest.mark.usefixtures("busy")
 @pytest.mark.timeout(5 * SECONDS + 300)
 def test_many_workers_during_random_faults(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path

@@ -136,7 +136,8 @@ class WorkerGroup:
         self._check_progress()
         assert self._process.returncode == 0
         oracles = []
-        for path in sorted(self._reports.glob("*.json")):
+        for number in range(self._workers):
+            path = self._reports / f"w{number}.json"
             left = json.loads(path.read_text())
             oracles.append([_states(one) for one in left.pop("states")])
             self.counts.update(left)
