@@ -54,42 +54,70 @@ static int pass_getattr(const char *path, struct stat *result FILE_TOO)
     return answer(lstat(real_path(buffer, path), result));
 }
 
+/* An open folder, and the entry after `offset` if it was read already but did not fit. */
+struct folder {
+    DIR *stream;
+    struct dirent *waiting;
+    off_t offset;
+};
+
+static struct folder *folder_of(const struct fuse_file_info *file)
+{
+    return (struct folder *)(uintptr_t)file->fh;
+}
+
 static int pass_opendir(const char *path, struct fuse_file_info *file)
 {
     char buffer[2 * PATH_MAX];
-    DIR *folder = opendir(real_path(buffer, path));
+    struct folder *folder = calloc(1, sizeof *folder);
     if (folder == NULL)
-        return -errno;
+        return -ENOMEM;
+    folder->stream = opendir(real_path(buffer, path));
     file->fh = (uintptr_t)folder;
-    return 0;
+    if (folder->stream != NULL)
+        return 0;
+    free(folder);
+    return -errno;
 }
 
+/* With offsets libfuse takes as many entries as fit, and libfuse 3 their attributes: the kernel looks none up. */
 static int pass_readdir(const char *path, void *names, fuse_fill_dir_t fill, off_t offset,
                         struct fuse_file_info *file FLAGS_TOO)
 {
-    DIR *folder = (DIR *)(uintptr_t)file->fh;
-    struct dirent *entry;
+    struct folder *folder = folder_of(file);
     (void)path;
-    (void)offset;
-    while ((entry = readdir(folder)) != NULL) {
+    if (offset != folder->offset) {
+        seekdir(folder->stream, offset);
+        folder->waiting = NULL;
+        folder->offset = offset;
+    }
+    for (;;) {
+        struct dirent *entry = folder->waiting ? folder->waiting : readdir(folder->stream);
+        if (entry == NULL)
+            return 0;
         struct stat known = {.st_ino = entry->d_ino, .st_mode = entry->d_type << 12};
 #if FUSE_USE_VERSION >= 30
         enum fuse_fill_dir_flags plus = 0;
-        if (flags & FUSE_READDIR_PLUS && fstatat(dirfd(folder), entry->d_name, &known, AT_SYMLINK_NOFOLLOW) == 0)
+        if (flags & FUSE_READDIR_PLUS
+            && fstatat(dirfd(folder->stream), entry->d_name, &known, AT_SYMLINK_NOFOLLOW) == 0)
             plus = FUSE_FILL_DIR_PLUS;
-        if (fill(names, entry->d_name, &known, 0, plus))
+        folder->waiting = fill(names, entry->d_name, &known, entry->d_off, plus) ? entry : NULL;
 #else
-        if (fill(names, entry->d_name, &known, 0))
+        folder->waiting = fill(names, entry->d_name, &known, entry->d_off) ? entry : NULL;
 #endif
-            return -ENOMEM;
+        if (folder->waiting != NULL)
+            return 0;
+        folder->offset = entry->d_off;
     }
-    return 0;
 }
 
 static int pass_releasedir(const char *path, struct fuse_file_info *file)
 {
+    struct folder *folder = folder_of(file);
+    int result = closedir(folder->stream);
     (void)path;
-    return answer(closedir((DIR *)(uintptr_t)file->fh));
+    free(folder);
+    return answer(result);
 }
 
 static int opened(int descriptor, struct fuse_file_info *file)

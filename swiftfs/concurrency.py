@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -399,6 +400,24 @@ def new_thread(
     return _runtime.thread(target, name, args, daemon=daemon)
 
 
+@contextmanager
+def calling_after(seconds: float, call: Callable[[], object]) -> Iterator[None]:
+    """Call `call`, in another thread, if the block takes longer than `seconds`."""
+    ended = new_event()
+
+    def watch() -> None:
+        if not ended.wait(seconds):
+            call()
+
+    thread = new_thread(watch, "time limit")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def report_thread_failures(report: Callable[[str, BaseException], None]) -> None:
     """Let `report` be called with the name of each thread that an exception ends, and that exception."""
 
@@ -434,6 +453,11 @@ Local = threading.local
 def thread_id() -> int:
     """Return the kernel's number of the calling thread."""
     return _runtime.thread_id()
+
+
+def thread_key() -> int:
+    """Return a number of the calling thread that no other running thread has, without a system call."""
+    return _runtime.thread_key()
 
 
 def ended_threads(threads: Collection[int]) -> set[int]:

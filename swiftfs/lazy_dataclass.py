@@ -5,18 +5,27 @@ of a mount that takes 0.1 s, a quarter of the time until it answers, and most of
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from operator import attrgetter
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["dataclass"]
+__all__ = ["dataclass", "replace"]
 
 _MISSING: Any = dataclasses.MISSING
 
 _ORDER = ("__lt__", "__le__", "__gt__", "__ge__")
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass
+    from dataclasses import dataclass, replace
 else:
+
+    def replace(one, /, **changes):
+        """Do what `dataclasses.replace` does, in a third of the time; for classes of this module."""
+        cls = one.__class__
+        names, values = _values(cls)
+        return cls(**{**dict(zip(names, values(one), strict=True)), **changes})
 
     def dataclass(cls=None, /, *, frozen=False, slots=False, eq=True, order=False):
         """Do what `dataclasses.dataclass` does; its other parameters and `InitVar` are not supported."""
@@ -25,6 +34,15 @@ else:
             return _made(cls, frozen=frozen, slots=slots, eq=eq, order=order)
 
         return made if cls is None else made(cls)
+
+
+@cache
+def _values(cls: type) -> tuple[Sequence[str], Callable[[Any], Sequence[Any]]]:
+    """Return the names of the fields that a class is made of, and what returns their values."""
+    names = [one.name for one in dataclasses.fields(cls) if one.init]
+    get = attrgetter(*names)
+    # `attrgetter` of one name returns the value itself.
+    return names, get if len(names) > 1 else lambda one: (get(one),)
 
 
 def _made(cls: type, *, frozen: bool, slots: bool, eq: bool, order: bool) -> type:
@@ -94,7 +112,12 @@ def _init(cls: type, frozen: bool) -> Callable[..., Any]:
             words.append(word)
         elif word == one.name:
             continue  # it has no default, so somebody assigns it later
-        lines.append(f" _set(self, {one.name!r}, {value})" if frozen else f" self.{one.name} = {value}")
+        slot = getattr(cls, one.name, None)
+        if frozen and isinstance(slot, MemberDescriptorType):  # `_set` would look it up each time
+            known[f"_set_{one.name}"] = slot.__set__
+            lines.append(f" _set_{one.name}(self, {value})")
+        else:
+            lines.append(f" _set(self, {one.name!r}, {value})" if frozen else f" self.{one.name} = {value}")
     if hasattr(cls, "__post_init__"):
         lines.append(" self.__post_init__()")
     exec(f"def __init__({', '.join(words)}):\n" + ("\n".join(lines) or " pass"), known)

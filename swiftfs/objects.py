@@ -281,6 +281,21 @@ class Attributes:
     atime_ns: int | None = None
     ctime_ns: int | None = None
 
+    def modified(self, mtime_ns: int) -> "Attributes":
+        """Return the same with another modification time: each write(2) gives the file one."""
+        one = self
+        return Attributes(
+            one.mode,
+            one.size,
+            mtime_ns,
+            one.uid,
+            one.gid,
+            one.inode,
+            one.device,
+            one.atime_ns,
+            one.ctime_ns,
+        )
+
     @property
     def is_directory(self) -> bool:
         """Whether it is a directory."""
@@ -290,6 +305,20 @@ class Attributes:
     def is_symlink(self) -> bool:
         """Whether it is a symbolic link."""
         return stat.S_ISLNK(self.mode)
+
+    def with_times(self, mtime_ns: int, atime_ns: int, ctime_ns: int) -> "Attributes":
+        """Return the attributes with these times; 0 stands for the modification time."""
+        return Attributes(
+            self.mode,
+            self.size,
+            mtime_ns,
+            self.uid,
+            self.gid,
+            self.inode,
+            self.device,
+            atime_ns or mtime_ns,
+            ctime_ns or mtime_ns,
+        )
 
 
 class PageUse(Enum):

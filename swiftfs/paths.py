@@ -185,6 +185,10 @@ class Source:
         """Whether the top folders are containers."""
         return not self.container
 
+    def identity(self, account: str) -> str:
+        """Return what tells it from the sources of other accounts, too."""
+        return f"{self} of {account}"
+
     def __str__(self) -> str:
         return "/" if self.is_account else f"{self.container}/{self.prefix}".rstrip("/")
 

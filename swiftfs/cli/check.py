@@ -101,7 +101,7 @@ def _check(
             raise ConfigurationError(
                 f"no container {subject.source.container!r} at {account.label}: check its name"
             ) from None
-    requests = account.counters.snapshot().total.requests
+    requests = account.state.counters.snapshot().total.requests
     counts = {name: number for name, number in asdict(check.tally).items() if name not in _WEIGHED}
     return {**counts, "requests": requests}
 

@@ -142,7 +142,7 @@ def _bars() -> Iterator[_Bars]:
 
 
 def _report(tally: Tally, account: ConnectedAccount, *, as_json: bool) -> None:
-    total = account.counters.snapshot().total
+    total = account.state.counters.snapshot().total
     if as_json:
         failed = [{"path": one.text, "error": one.reason} for one in tally.failures]
         shown = {"copied": tally.copied, "skipped": tally.skipped, "failed": failed}

@@ -87,7 +87,7 @@ def _report(search: Search, account: ConnectedAccount) -> None:
             f"kept {kept} of swiftfs mounts whose journal is not on this machine: "
             "use the --cache-dir of these mounts, or --unfinished-uploads if it is gone"
         )
-    requests = account.counters.snapshot().total.requests
+    requests = account.state.counters.snapshot().total.requests
     click.echo(f"checked {_looked(search.looked)}; {pluralize(requests, 'request')}")
 
 

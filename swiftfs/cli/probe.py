@@ -26,7 +26,7 @@ def run(source: str, size: int, flags: Mapping[str, Any]) -> None:
                     click.echo(f"account: {account.label}")
                 findings.append(finding)
                 click.echo(f"{finding.subject}: {finding.text}")
-        total = account.counters.snapshot().total
+        total = account.state.counters.snapshot().total
         click.echo(
             f"cost: {pluralize(total.requests, 'request')}, {decimal(total.bytes_sent)} sent, "
             f"{decimal(total.bytes_received)} received"

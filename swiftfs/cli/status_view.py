@@ -15,6 +15,7 @@ from swiftfs.config.prices import Cost, MonthCost
 from swiftfs.control.snapshot import Bounds, MountStatus, Throttling
 from swiftfs.errors import pluralize, printable
 from swiftfs.journal.queue_report import AWAY, QueuedChange, QueueReport
+from swiftfs.objects import Counts
 
 MOST_ROWS = 20
 """How many changes of a kind are shown at most; the others are counted."""
@@ -80,13 +81,10 @@ def _late(report: QueueReport) -> Iterator[RenderableType]:
 
 
 def _facts(state: MountStatus) -> Table:
-    count = sum(one.requests for one in state.requests.values())
-    failed = sum(one.failures for one in state.requests.values())
-    sent = sum(one.bytes_sent for one in state.requests.values())
-    received = sum(one.bytes_received for one in state.requests.values())
+    total = Counts(state.requests).total
     asked = (
-        f"{pluralize(count, 'request')}, {failed:,} failed; "
-        f"{decimal(sent)} sent, {decimal(received)} received"
+        f"{pluralize(total.requests, 'request')}, {total.failures:,} failed; "
+        f"{decimal(total.bytes_sent)} sent, {decimal(total.bytes_received)} received"
     )
     cost = f"; {_money(state.cost)}" if state.cost else ""
     only = ", read-only" if state.read_only else ""

@@ -6,11 +6,10 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from swiftfs.config.toml import parse_toml
+from swiftfs.config.sources import read_toml
 from swiftfs.errors import ConfigurationError
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import REQUEST_CLASSES, Counts
-from swiftfs.store.private_files import read_own_file
 
 GB = 10**9
 """The unit in which providers charge traffic; not GiB."""
@@ -66,17 +65,13 @@ class Prices:
     @classmethod
     def read(cls, path: Path) -> "Prices":
         """Read the TOML file at `path`; raise `ConfigurationError`, which says what is wrong in it."""
-        try:
-            # Whoever can change the prices can only mislead: they need no check.
-            values = parse_toml(read_own_file(path, lambda _descriptor: None))
-        except OSError as error:
-            raise ConfigurationError(f"option prices={path}: {error.strerror}") from None
-        except ValueError as error:  # no UTF-8, or no TOML: its message names the line
-            raise ConfigurationError(f"option prices={path}: {error}") from None
+        subject = f"option prices={path}"
+        # Whoever can change the prices can only mislead: they need no check.
+        _, values = read_toml(path, subject, lambda _descriptor: None)
         try:
             return cls._of(values)
         except ValueError as error:
-            raise ConfigurationError(f"option prices={path}: {error}") from None
+            raise ConfigurationError(f"{subject}: {error}") from None
 
     @classmethod
     def _of(cls, values: dict[str, Any]) -> "Prices":

@@ -1,7 +1,8 @@
 """Where options come from: a TOML file, the environment, `-o` and flags; the later ones win."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import platformdirs
 
 from swiftfs.config.options import OPTIONS, PREFIX, Options, parse_rules, show_size
-from swiftfs.config.toml import parse_toml
 from swiftfs.errors import ConfigurationError
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.store.private_files import check_trusted, read_own_file
@@ -144,15 +144,9 @@ def from_file(path: Path) -> list[Setting]:
 
     Raise `ConfigurationError` for a value that no option can have, and for a file that others can change.
     """
-
-    try:
-        # An option may turn checks off, or name the file with the credentials and the server that gets them.
-        text = read_own_file(path, partial(check_trusted, f"configuration file {path}"))
-        values = parse_toml(text)
-    except OSError as error:
-        raise ConfigurationError(f"configuration file {path}: {error.strerror}") from None
-    except ValueError as error:  # no UTF-8, or no TOML: its message names the line
-        raise ConfigurationError(f"configuration file {path}: {error}") from None
+    subject = f"configuration file {path}"
+    # An option may turn checks off, or name the file with the credentials and the server that gets them.
+    text, values = read_toml(path, subject, partial(check_trusted, subject))
     settings = []
     for name, value in values.items():
         place = f"{path}, line {_line_of(name, text)}"
@@ -170,6 +164,25 @@ def from_file(path: Path) -> list[Setting]:
                 f"table [{name}] ({place}): write the options at the top of the file, or in [mount]"
             )
     return settings
+
+
+def read_toml(path: Path, subject: str, check: Callable[[int], None]) -> tuple[str, dict[str, Any]]:
+    """Return the text and the values of a TOML file; `check` is called with its descriptor.
+
+    Raise `ConfigurationError`, whose message begins with `subject`, if it cannot be read.
+    """
+    # Most mounts have no such file, and the parser takes as long to load as a request to answer.
+    if sys.version_info >= (3, 11):
+        import tomllib  # noqa: PLC0415
+    else:
+        import tomli as tomllib  # noqa: PLC0415
+    try:
+        text = read_own_file(path, check)
+        return text, tomllib.loads(text)
+    except OSError as error:
+        raise ConfigurationError(f"{subject}: {error.strerror}") from None
+    except ValueError as error:  # no UTF-8, or no TOML: its message names the line
+        raise ConfigurationError(f"{subject}: {error}") from None
 
 
 def build_options(levels: Iterable[Sequence[Setting]]) -> Options:

@@ -41,7 +41,7 @@ class Budget:
         counts: Callable[[], Counts],
         save: Callable[[bool], None],
     ) -> None:
-        self._prices = prices
+        self.prices = prices
         self._amount = amount
         self._path = cache / SPENT
         self._source = source
@@ -77,7 +77,7 @@ class Budget:
         month, total = _month(), self._total()
         months, counted = self._sum
         cost = months.get(month, 0.0) + max(0.0, total - counted)
-        return MonthCost(month, self._prices.currency, cost, self._amount)
+        return MonthCost(month, self.prices.currency, cost, self._amount)
 
     def count(self) -> None:
         """Add what was spent since the last time to this month, and save the sums."""
@@ -95,7 +95,7 @@ class Budget:
             self.count()
 
     def _total(self) -> float:
-        return self._prices.cost(self._counts()).total
+        return self.prices.cost(self._counts()).total
 
     def _judge(self) -> None:
         """Warn once of each step, and save from the last one on."""
@@ -114,7 +114,7 @@ class Budget:
     def _read(self) -> dict[str, float]:
         try:
             found = self._all().get(self._source, {})
-            if found.get("currency") == self._prices.currency:
+            if found.get("currency") == self.prices.currency:
                 return {str(month): float(cost) for month, cost in found["months"].items()}
         except (TypeError, ValueError, KeyError, AttributeError):
             log.warning("%s cannot be read: this month's costs are counted from now on", self._path)
@@ -137,7 +137,7 @@ class Budget:
             others = self._all()
         except (TypeError, ValueError):
             others = {}
-        mine = {"currency": self._prices.currency, "months": months}
+        mine = {"currency": self.prices.currency, "months": months}
         try:
             write_whole(self._path, json.dumps({**others, self._source: mine}))
             self._is_dirty = False

@@ -7,15 +7,14 @@ from pathlib import Path
 from swiftfs import __version__
 from swiftfs.concurrency import unix_time
 from swiftfs.config.cache_dir import LOST, damaged_journals
-from swiftfs.config.prices import Prices
 from swiftfs.control.budget import Budget
 from swiftfs.control.live_options import LiveOptions
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Throttling, Writing
+from swiftfs.filecache.pins import Pin
 from swiftfs.journal.report import sent_bytes
 from swiftfs.objects import CacheUse, Limits
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.posix.pinning import shown
 from swiftfs.store.connect import ConnectedAccount
 
 MOST_WRITING = 100
@@ -29,32 +28,28 @@ class StatusCollector:
         self,
         filesystem: FileSystem,
         account: ConnectedAccount,
-        source: Source,
         mountpoint: Path,
-        prices: Prices | None,
         live: LiveOptions,
         budget: Budget | None,
     ) -> None:
         self._filesystem = filesystem
         self._services = filesystem.services
         self._account = account
-        self._source = source
         self._mountpoint = mountpoint
-        self._prices = prices
         self._live = live
         self._budget = budget
         self._since = unix_time()
 
     def state(self) -> MountStatus:
         """Return the current status."""
-        services, counts = self._services, self._account.counters.snapshot()
+        services, counts = self._services, self._account.state.counters.snapshot()
         limits = self._account.known_limits()
         used, dirty = services.file_cache.disk_use()
         pinned = services.file_cache.pinned
         return MountStatus(
             schema=SCHEMA,
             version=__version__,
-            source=str(self._source),
+            source=str(services.source),
             mountpoint=str(self._mountpoint),
             pid=os.getpid(),
             read_only=services.options.ro,
@@ -65,12 +60,12 @@ class StatusCollector:
             cache_folder=str(services.cache_dir.absolute()),
             set_aside=tuple(set_aside(services.cache_dir)),
             cache=CacheUse(used, dirty, services.file_cache.limit, pinned.bytes),
-            pins=tuple(shown(pin, self._source) for pin in pinned.all()),
+            pins=tuple(_path_of(pin, services.source) for pin in pinned.all()),
             requests=dict(counts.classes),
-            cost=self._prices.cost(counts) if self._prices else None,
+            cost=self._budget.prices.cost(counts) if self._budget else None,
             writing=self._writing(),
             report=services.journal.report(),
-            offline=(away := self._account.presence.away) is not None,
+            offline=(away := self._account.state.presence.away) is not None,
             offline_since=away.since if away else None,
             offline_reason=away.reason if away else "",
             trashed=services.journal.trash.count,
@@ -80,7 +75,7 @@ class StatusCollector:
         )
 
     def _throttling(self) -> Throttling:
-        throttle = self._account.throttle
+        throttle = self._account.state.throttle
         rates = throttle.rates()
         return Throttling(
             self._live.options.bwlimit.text,
@@ -107,7 +102,7 @@ class StatusCollector:
     def _writing(self) -> tuple[Writing, ...]:
         files = [file for file in self._filesystem.written() if not file.unlinked]
         files.sort(key=lambda file: file.cached_file.size, reverse=True)
-        under_way = self._account.counters.under_way
+        under_way = self._account.state.counters.under_way
         return tuple(
             Writing(file.path, file.cached_file.size, sent_bytes(file.name, file.cached_file, under_way))
             for file in files[:MOST_WRITING]
@@ -118,6 +113,13 @@ def set_aside(cache: Path) -> list[str]:
     """Return the names of damaged journals in a cache folder, and of the folder `lost`."""
     lost = [LOST] if (cache / LOST).exists() else []
     return [*(path.name for path in damaged_journals(cache)), *lost]
+
+
+def _path_of(pin: Pin, source: Source) -> str:
+    """Return the path of a pin in the mount, of a folder with a slash at the end."""
+    if source.is_account:
+        return f"/{pin.container}/{pin.key}" if pin.container else "/"
+    return "/" + pin.key.removeprefix(source.prefix)
 
 
 def _software(limits: Limits | None) -> str:

@@ -174,6 +174,13 @@ class ControlDirFS(FileSystem):
             return [(beside_hidden(name), attributes) for name, attributes in entries]
         return entries
 
+    def known_attributes(self, handle: int, names: Sequence[str]) -> Sequence[Attributes | None]:
+        if handle >= DIRECT_HANDLES:
+            return [None] * len(names)
+        if handle in self._roots:
+            names = [without_hidden(f"/{name}")[1:] for name in names]
+        return self._filesystem.known_attributes(handle, names)
+
     def fsyncdir(self, handle: int) -> None:
         if handle < DIRECT_HANDLES:
             self._filesystem.fsyncdir(handle)
@@ -242,6 +249,10 @@ class ControlDirFS(FileSystem):
 
     def wait_for_move(self, path: str, seconds: float) -> bool:
         return not _is_control(path) and self._filesystem.wait_for_move(without_hidden(path), seconds)
+
+    def check_exists(self, path: str) -> None:
+        if not _is_control(path):
+            self._filesystem.check_exists(without_hidden(path))
 
     def is_other_inode(self, path: str) -> bool:
         return not _is_control(path) and self._filesystem.is_other_inode(without_hidden(path))

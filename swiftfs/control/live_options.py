@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftfs.attributes import SET_SEPARATOR
@@ -129,14 +128,16 @@ class Ahead:
 
 
 def live_options(
-    filesystem: "FileSystem", account: "ConnectedAccount", prices: Prices | None, cache: Path
+    filesystem: "FileSystem", account: "ConnectedAccount", prices: Prices | None
 ) -> tuple[LiveOptions, Budget | None]:
     """Return the options of a mount that can be changed, and its budget, None without prices."""
     services, ahead = filesystem.services, Ahead(filesystem)
     options, budget = services.options, None
     if prices is not None:
-        source = f"{services.source} of {account.label}"
-        budget = Budget(prices, options.budget, cache, source, account.counters.snapshot, ahead.save)
+        source = services.source.identity(account.label)
+        budget = Budget(
+            prices, options.budget, services.cache_dir, source, account.state.counters.snapshot, ahead.save
+        )
 
     def set_settle(seconds: float) -> None:
         services.journal.set_settle(seconds)
@@ -148,8 +149,8 @@ def live_options(
     return LiveOptions(
         options,
         {
-            "bwlimit": account.throttle.set_bandwidth,
-            "tpslimit": account.throttle.set_requests,
+            "bwlimit": account.state.throttle.set_bandwidth,
+            "tpslimit": account.state.throttle.set_requests,
             "budget": budget.set_amount if budget is not None else lambda _amount: None,
             "read_ahead": ahead.set_read_ahead,
             "prefetch": ahead.set_prefetch,

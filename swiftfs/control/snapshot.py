@@ -7,6 +7,7 @@ from typing import Any
 
 from swiftfs.config.prices import Cost, MonthCost
 from swiftfs.journal.queue_report import QueueReport
+from swiftfs.json_values import JsonValues
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import CacheUse, Count
 
@@ -125,14 +126,13 @@ class MountStatus:
     @classmethod
     def from_json(cls, text: str) -> "MountStatus":
         """Return what `to_json` wrote; raise `ValueError` for anything else."""
-        import cattrs  # noqa: PLC0415  it takes time to load, and a mount writes only
-
         values: dict[str, Any] = json.loads(text)
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise ValueError("not a mount status that this version can read")
         names = [field.name for field in fields(QueueReport)]
         values["report"] = {name: values.pop(name) for name in names if name in values}
         try:
-            return cattrs.structure(values, cls)
-        except (cattrs.BaseValidationError, TypeError, KeyError) as error:
+            found: MountStatus = JsonValues(skip_unknown=True).structure(values, cls)
+        except ValueError as error:
             raise ValueError(f"not a mount status: {error}") from None
+        return found

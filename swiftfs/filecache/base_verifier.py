@@ -210,7 +210,7 @@ class BaseVerifier:
         yield answer
 
     def _empty_answer(self, offset: int, end: int) -> Answer:
-        return Answer(self._state.file.path.parent, offset, end)
+        return Answer(self._state.file.folder, offset, end)
 
     def _manifest(self, base: BaseVersion) -> Manifest | None:
         """Return an SLO's manifest, which the upload will need too; None when Swift does not give it."""

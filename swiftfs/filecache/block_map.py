@@ -311,10 +311,17 @@ class BlockMap:
 
     def is_present(self, offset: int, end: int) -> bool:
         """Return whether the bytes are in the local file."""
-        return self.first_missing(offset, end) is None
+        return self._is_all_here or self.first_missing(offset, end) is None
+
+    @property
+    def _is_all_here(self) -> bool:
+        """Whether it is a new file, of which nothing was evicted: the answer for most, without a search."""
+        return self.base is None and not self.remote
 
     def is_verified(self, offset: int, end: int) -> bool:
         """Return whether the bytes are in the local file, and those of the base version verified."""
+        if self._is_all_here:
+            return True
         return next(self.unverified(*block_range(offset, end)), None) is None and self.is_present(offset, end)
 
     def is_dirty(self) -> bool:

@@ -73,11 +73,11 @@ class FileCache:
         self.pinned = PinnedCopies(self._lock, self._versions)
         self._closing: dict[ObjectVersion, CachedFile] = {}
         self._used = self._uses.by_file
-        self._journaled = dict(journaled)
+        self._uses.expect(journaled)
         self._growth = 0
         self._space = SpaceWaiter(slowness)
         self._calls = SpaceCalls(self._on_growth, self._wait_for_space, self._space.progress)
-        self._versions.sweep(self._journaled, lost)
+        self._versions.sweep(journaled, lost)
         self.limit = self._automatic_limit() if limit is None else limit
         self.set_read_ahead(factory.read_ahead)
 
@@ -159,17 +159,10 @@ class FileCache:
         That of an `older` row may be gone already, if the disk refused to record that the row has ended.
         """
         with self._lock:
-            self._use_journaled(file)
+            self._uses.begin_journaled(file)
             if not older or file in self._used:
                 use = self._used[file]
                 use.pins, use.older = use.pins + 1, use.older + older
-
-    def _use_journaled(self, file: str) -> None:
-        """Begin the use of a file that was journaled before this mount."""
-        if (name := self._journaled.pop(file, None)) is not None:
-            self._used[file] = Use(name, None, users=0)
-            if not self._journaled:
-                self._journaled = {}  # an empty one that had 100,000 names still takes their memory
 
     def unpin(self, file: str, *, older: bool = False) -> None:
         """Record that an operation does not need a local file any more."""
@@ -271,7 +264,11 @@ class FileCache:
         cached_file.when_idle(lambda: self._store(version, cached_file))
 
     def save_index(self) -> None:
-        """Write what is new in the index of cached files: a process that dies keeps these."""
+        """Write what is new in the index of cached files: a process that dies keeps these.
+
+        With the lock, which guards the index and its one connection. The commit of all `TOGETHER` rows takes
+        a millisecond, since it does not wait for the disk; only a checkpoint does, each 1000 pages of it.
+        """
         with self._lock:
             self._versions.save()
 

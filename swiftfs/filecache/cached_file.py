@@ -92,7 +92,7 @@ class CachedFile:
     @property
     def file_name(self) -> str:
         """The local file's name in its folder. It stays the same while the file is used."""
-        return self._state.file.path.name
+        return self._state.file.name
 
     def allocated(self) -> int:
         """Return how many bytes of disk the file takes, including a copy for an upload."""
@@ -151,11 +151,12 @@ class CachedFile:
         The local file has all that was written; it may not be on the disk yet.
         """
         with self._state.changed:
-            # The record names these segments, so they stay until no record does.
-            self.uploads.protect(self._state.blocks.remote.segments())
             self._state.is_recorded = True
             prefix = self.uploads.record.prefix if self.uploads.record.has_begun else None
-            return self._state.blocks.to_record(self.file_name, prefix)
+            record = self._state.blocks.to_record(self.file_name, prefix)
+            # The record names these segments, so they stay until no record does.
+            self.uploads.protect(record.evicted)
+            return record
 
     def read(self, offset: int, size: int) -> FileSpan:
         """Download what is missing of the bytes from `offset`, and return where they are.
@@ -251,34 +252,28 @@ class CachedFile:
         blocks = self._state.blocks
         is_ready = blocks.is_verified if changing else blocks.is_present
         ensure = self.ensure_verified if changing else self._downloader.ensure
+        # Again after each download: since then blocks may have been evicted again, or changed.
         while True:
-            for start, stop in self._edge_pieces(edges, is_ready, whole=changing):
-                ensure(start, stop)
             with self._state.changed:
+                needed = [edge for edge in edges if not is_ready(edge, edge + BLOCK)]
                 touched = blocks.remote.touched(offset, end, blocks.size)
-            for first, last in touched:
-                self._downloader.ensure(first * BLOCK, last * BLOCK)
-            with self._state.changed:
-                # Once more, with the lock: since the download, blocks may have been evicted again, or
-                # changed.
-                ready = all(is_ready(edge, edge + BLOCK) for edge in edges)
-                if ready and not blocks.remote.touched(offset, end, blocks.size):
+                if not (needed or touched):
                     yield
                     return
+            for start, stop in self._edge_pieces(needed, whole=changing):
+                ensure(start, stop)
+            for first, last in touched:
+                self._downloader.ensure(first * BLOCK, last * BLOCK)
 
-    def _edge_pieces(
-        self, edges: Collection[int], is_ready: Callable[[int, int], bool], *, whole: bool
-    ) -> list[tuple[int, int]]:
-        """Return the ranges to download for the blocks that are not ready.
+    def _edge_pieces(self, needed: Collection[int], *, whole: bool) -> list[tuple[int, int]]:
+        """Return the ranges to download for blocks that are not ready.
 
         With `whole` they are pieces of a large object, which its upload needs. Two neighbours are one range.
         """
-        with self._state.changed:
-            base = self.base
-            # The upload of a patch needs whole pieces anyway, so the rest of the piece costs no request of
-            # its own later.
-            large = base is not None and base.object_size > LARGE_PIECES * PIECE
-            needed = [edge for edge in edges if not is_ready(edge, edge + BLOCK)]
+        base = self.base
+        # The upload of a patch needs whole pieces anyway, so the rest of the piece costs no request of its
+        # own later.
+        large = base is not None and base.object_size > LARGE_PIECES * PIECE
         step = PIECE if large and whole else BLOCK
         pieces = sorted({edge - edge % step for edge in needed})
         if len(pieces) == 2 and pieces[0] + step == pieces[1]:

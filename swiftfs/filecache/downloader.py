@@ -126,7 +126,10 @@ class Downloader:
             self.run(fetch)
 
     def ensure_read(self, offset: int, end: int) -> None:
-        """Download what is missing of the bytes that are read; begin to download what comes next."""
+        """Download what is missing of the bytes that are read; begin to download what comes next.
+
+        What is here is not evicted: the caller has seen to that.
+        """
         state = self._state
         blocks = state.blocks
         with state.changed:
@@ -143,8 +146,11 @@ class Downloader:
                 state.changed.notify_all()
             if stream is not None:
                 self._plan(stream, offset, end)
+            elif not missing:
+                return
         try:
-            self.ensure(offset, end)
+            if missing:
+                self.ensure(offset, end)
         finally:
             if stream is not None:
                 with state.changed:
@@ -199,10 +205,13 @@ class Downloader:
         return queued if queued is not None and self.fetches.begin(queued) else None
 
     def _claim(self, offset: int, end: int) -> Download | None:
-        """Return a download for the caller to run, None when all is present; wait for those under way."""
+        """Return a download for the caller to run, None when all is present; wait for those under way.
+
+        Of a file that is closed nobody reads anything any more.
+        """
         state = self._state
         with state.changed:
-            while (run := state.blocks.first_missing(offset, end)) is not None:
+            while not state.closed and (run := state.blocks.first_missing(offset, end)) is not None:
                 # The MD5 of these bytes was wrong twice: another download would not help.
                 if failure := state.checks.failure(*run):
                     raise Corrupt(failure)
@@ -287,6 +296,8 @@ class Downloader:
         def arrived(offset: int, data: bytes) -> None:
             # In the sink, which is the only place where a running request can be given up.
             fetch.refuse_unwanted()
+            if state.closed:  # its last user has ended, and the end of a mount waits for this
+                raise GivenUp
             if not state.is_certain:
                 with state.changed:
                     state.is_certain = True

@@ -180,7 +180,7 @@ class CachedFileFactory:
             prefix,
             self._on_first_put,
             self.settle_seconds,
-            state.file.path.name,
+            state.file.name,
             self._journal,
             state.space.on_stored,
             self._on_put,

@@ -131,7 +131,7 @@ class FileState:
 
         Raise `OSError` if the local file is missing or too short.
         """
-        file = SparseFile.open(folder / record.file)
+        file = SparseFile.open(folder, record.file)
         rest = file.mark().size - record.size
         # Longer is possible: see `punch_hole` below. A shorter file has lost bytes that close() had accepted.
         if rest < 0:
@@ -171,7 +171,7 @@ class FileState:
 
     def found_wrong_bytes(self) -> None:
         """Tell that bytes were found wrong, and are not in the local file any more. Lock not held."""
-        self._on_wrong_bytes(self.file.path.name)
+        self._on_wrong_bytes(self.file.name)
 
     def begin_change(self) -> None:
         """Forget the checks and the journal's record, because the bytes change. Lock held."""

@@ -41,7 +41,7 @@ class FrozenCopier:
         if self._changed_uploads < OFTEN:
             return None
         state = self._state
-        folder = state.file.path.parent
+        folder = state.file.folder
         try:
             state.pin()
             with state.changed:
@@ -59,7 +59,7 @@ class FrozenCopier:
                 frozen.copy(state.descriptor, wanted, size)
                 frozen.blocks = wanted
         except (OSError, SwiftfsError) as error:
-            log.info("%s: it is uploaded without a copy: %s", state.file.path.name, error)
+            log.info("%s: it is uploaded without a copy: %s", state.file.name, error)
             with state.changed:
                 self._touched = None
             return None
@@ -85,7 +85,7 @@ class FrozenCopier:
             frozen.copy(state.descriptor, todo, size)
             frozen.blocks.update(todo)
         except OSError as error:
-            log.info("%s: it is uploaded without a copy: %s", state.file.path.name, error)
+            log.info("%s: it is uploaded without a copy: %s", state.file.name, error)
             return None
         return frozen
 

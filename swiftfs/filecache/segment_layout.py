@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Iterator
+from functools import cache
 
 from swiftfs.errors import os_error
 from swiftfs.lazy_dataclass import dataclass
@@ -58,10 +59,20 @@ class SegmentLayout:
     @property
     def largest_file(self) -> int:
         """The size of the largest file, in bytes."""
-        return sum(count * size for count, size in self._tiers())
+        return _largest_file(self.segment_size)
 
-    def _tiers(self) -> Iterator[tuple[int, int]]:
-        most = max(MAX_SEGMENT, self.segment_size)
-        for count, times in GROWTH:
-            yield count, min(self.segment_size * times, most)
-        yield SEGMENTS - sum(count for count, _ in GROWTH), most
+    def _tiers(self) -> tuple[tuple[int, int], ...]:
+        return _tiers(self.segment_size)
+
+
+@cache  # each write asks for it
+def _largest_file(segment_size: int) -> int:
+    return sum(count * size for count, size in _tiers(segment_size))
+
+
+@cache
+def _tiers(segment_size: int) -> tuple[tuple[int, int], ...]:
+    """Return pairs: a number of segments, and their size; the first segment has `segment_size`."""
+    most = max(MAX_SEGMENT, segment_size)
+    growing = [(count, min(segment_size * times, most)) for count, times in GROWTH]
+    return (*growing, (SEGMENTS - sum(count for count, _ in GROWTH), most))

@@ -3,7 +3,8 @@
 import hashlib
 import mmap
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import field
 from enum import Enum
 
@@ -24,7 +25,7 @@ from swiftfs.filecache.sparse_file import is_hole, is_in_memory, map_zeros, next
 from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment
-from swiftfs.store.protocol import Body, Headers, ObjectStore
+from swiftfs.store.protocol import Body, CopyRequest, Headers, ObjectStore
 
 
 class Moment(Enum):
@@ -153,6 +154,11 @@ _OFFSET_DIGITS = 13
 """Digits of an offset in the largest file."""
 
 
+def _label(start: int) -> str:
+    """Return the end of a segment's name: the next process finds by it which bytes it has (`place_of`)."""
+    return f"{start:0{_OFFSET_DIGITS}d}"
+
+
 def map_bytes(descriptor: int, start: int, end: int) -> Body:
     """Return the file's bytes from `start` to `end`, if possible without reading them into the heap."""
     if start == end:
@@ -203,16 +209,11 @@ class SegmentStorer:
 
     def copy(self, source: ObjectName) -> ObjectVersion:
         """Copy a whole object to a new segment; raise what the store raises."""
-        target = self._record.begin_segment("whole")
-        try:
-            copied = self._store.copy(source, target)
-        except StoreError as error:
-            self._keep_failed(target, error)
-            raise
-        with self._lock:
-            # It is in no upload, so nobody else would delete it if no manifest comes to name it.
-            self.copies.append(target)
-            self._record.segments_ended([target])
+        with self._stored("whole") as target:
+            copied = self._store.copy(CopyRequest(source, target))
+            with self._lock:
+                # It is in no upload, so nobody else would delete it if no manifest comes to name it.
+                self.copies.append(target)
         return copied
 
     def copy_part(self, part: CopyPart) -> Segment:
@@ -220,20 +221,15 @@ class SegmentStorer:
 
         Raise `PreconditionFailed` if the copy has other bytes.
         """
-        name = self._record.begin_segment(f"{part.start:0{_OFFSET_DIGITS}d}")
-        try:
+        with self._stored(_label(part.start)) as name:
             # Without the source's headers: with its X-Delete-At the segment would end before its file.
             headers = Headers(_MEDIA_TYPE)
-            copied = self._store.copy(part.source, name, headers=headers, etag=part.etag, span=part.span)
-            # The ETag of all of a plain object is the MD5 of that. A server that ignores the range returns it
-            # for a part, too.
-            if (copied.etag == part.etag) != (part.span is None):
+            copied = self._store.copy(
+                CopyRequest(part.source, name, headers=headers, etag=part.etag, span=part.span)
+            )
+            # The MD5 of all of the object: the server ignores ranges here.
+            if part.span is not None and copied.etag == part.etag:
                 raise PreconditionFailed(f"{part.source}: other bytes were copied", may_land=True)
-        except StoreError as error:
-            self._keep_failed(name, error)
-            raise
-        with self._lock:
-            self._record.segments_ended([name])
         return Segment(name, copied.etag, part.end - part.start)
 
     def add_found(self, segments: Iterable[Segment]) -> None:
@@ -316,16 +312,21 @@ class SegmentStorer:
         return segment
 
     def _put(self, body: Body, start: int) -> Segment:
-        # The offset is in the name: the next process finds by it which bytes a segment has (`place_of`).
-        name = self._record.begin_segment(f"{start:0{_OFFSET_DIGITS}d}")
-        try:
+        with self._stored(_label(start)) as name:
             info = self._put_object(name, body)
+        return Segment(name, info.version.etag, len(body))
+
+    @contextmanager
+    def _stored(self, label: str) -> Iterator[ObjectName]:
+        """Provide the name of a new segment, which is recorded until it is stored, or certainly is not."""
+        name = self._record.begin_segment(label)
+        try:
+            yield name
         except StoreError as error:
             self._keep_failed(name, error)
             raise
         with self._lock:
             self._record.segments_ended([name])
-        return Segment(name, info.version.etag, len(body))
 
     def _keep_failed(self, name: ObjectName, error: StoreError) -> None:
         """Record a segment that may be stored although its request failed: no upload will delete it."""

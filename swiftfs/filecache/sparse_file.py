@@ -57,36 +57,43 @@ class Mark(NamedTuple):
 
 
 class SparseFile:
-    """An open file and its path. The descriptor is good until `close` or `remove`."""
+    """An open file of a folder. The descriptor is good until `close` or `remove`."""
 
-    def __init__(self, descriptor: int, path: Path) -> None:
+    def __init__(self, descriptor: int, folder: Path, name: str) -> None:
         self.descriptor = descriptor
-        self.path = path
+        self.folder = folder
+        self.name = name
+
+    @property
+    def path(self) -> Path:
+        """The file's present path."""
+        return self.folder / self.name
 
     @classmethod
     def create(cls, folder: Path) -> "SparseFile":
         """Create an empty file with a new name, and the folder if it is missing."""
-        path = folder / f"{_IN_USE}{uuid.uuid4().hex}"
+        name = _new_name()
+        path = f"{folder}/{name}"  # a `Path` of each new file takes longer than to open it
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            return cls(os.open(path, flags, 0o600), path)
+            return cls(os.open(path, flags, 0o600), folder, name)
         except FileNotFoundError:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return cls(os.open(path, flags, 0o600), path)
+            return cls(os.open(path, flags, 0o600), folder, name)
 
     @classmethod
-    def open(cls, path: Path) -> "SparseFile":
-        """Open the file at `path`; raise `OSError` if that fails."""
-        return cls(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), path)
+    def open(cls, folder: Path, name: str) -> "SparseFile":
+        """Open a file of the folder; raise `OSError` if that fails."""
+        return cls(os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), folder, name)
 
-    def move(self, path: Path) -> None:
-        """Rename the file; replace a file at `path`."""
-        self.path.rename(path)
-        self.path = path
+    def move(self, name: str) -> None:
+        """Rename the file; replace a file of that name."""
+        self.path.rename(self.folder / name)
+        self.name = name
 
     def rename_open(self) -> None:
         """Rename the file to a new name of a file in use."""
-        self.move(self.path.with_name(f"{_IN_USE}{uuid.uuid4().hex}"))
+        self.move(_new_name())
 
     def mark(self) -> Mark:
         """Return the mark of the file's present state; a rename changes it too."""
@@ -107,6 +114,10 @@ class SparseFile:
             os.close(self.descriptor)
         finally:
             self.path.unlink(missing_ok=True)
+
+
+def _new_name() -> str:
+    return f"{_IN_USE}{uuid.uuid4().hex}"
 
 
 @dataclass(frozen=True, slots=True)

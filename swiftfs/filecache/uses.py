@@ -1,5 +1,6 @@
 """Which local files are in use, and by whom: by openings, and by the journal."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from swiftfs.concurrency import Rank, new_lock
@@ -34,13 +35,37 @@ class Uses:
     """The uses by the names of the local files. The lock, which is the file cache's, guards all.
 
     A file that only waits for one operation of the journal can be put away: then it is not in `by_file`, and
-    only that operation knows of it. There are `away` such files, with `away_bytes` of disk.
+    only that operation knows of it. There are `away` such files, with `away_bytes` of disk. `_journaled` are
+    files of an earlier process that were not used yet, by the objects they are to be stored as.
     """
 
     def __init__(self) -> None:
         self.lock = new_lock(Rank.CACHE, reentrant=True)
         self.by_file: dict[str, Use] = {}
+        self._journaled: dict[str, ObjectName] = {}
         self.away = self.away_bytes = 0
+
+    def expect(self, journaled: Mapping[str, ObjectName]) -> None:
+        """Record the files that operations of an earlier process name, and the objects they are of."""
+        self._journaled = dict(journaled)
+
+    def begin_journaled(self, file: str) -> None:
+        """Begin the use of such a file, if it is one that is not used yet."""
+        if (name := self._take_journaled(file)) is not None:
+            self.by_file[file] = Use(name, None, users=0)
+
+    def put_away_unused(self, file: str) -> bool:
+        """Put away such a file that nobody has used yet; return False if it is none."""
+        with self.lock:
+            is_unused = self._take_journaled(file) is not None
+            self.away += is_unused
+            return is_unused
+
+    def _take_journaled(self, file: str) -> ObjectName | None:
+        name = self._journaled.pop(file, None)
+        if name is not None and not self._journaled:
+            self._journaled = {}  # an empty one that had 100,000 names still takes their memory
+        return name
 
     def put_away(self, file: str) -> int | None:
         """Forget a suspended file that one operation pins, and return its bytes; else None."""

@@ -69,7 +69,7 @@ class VersionCache:
         """Cache a file and close it; remove it if it cannot be cached."""
         name, file = _name(version), cached.file
         try:
-            file.move(self._folder / name)
+            file.move(name)
         except OSError as error:  # the folder was wiped, or the disk fails
             log.info("%s cannot be cached: %s", file.path, error)
             _remove(file)
@@ -95,7 +95,7 @@ class VersionCache:
         if row is None:
             return None
         try:
-            file = SparseFile.open(self._folder / name)
+            file = SparseFile.open(self._folder, name)
         except OSError:
             return None
         # Anything that wrote to the file or replaced it has changed its ctime.

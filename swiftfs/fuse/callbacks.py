@@ -6,18 +6,19 @@ import ctypes
 import errno
 import os
 from functools import partial
+from stat import S_IFDIR
 from typing import Any
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import SwiftfsError, errno_of
 from swiftfs.fuse.library import Library
 from swiftfs.fuse.operations import Operations
-from swiftfs.fuse.structs import UTIME_NOW, UTIME_OMIT, answer_from_file
+from swiftfs.fuse.structs import UNKNOWN_INODE, UTIME_NOW, UTIME_OMIT, answer_from_file
 from swiftfs.fuse.threads import Callers
-from swiftfs.objects import PageUse
+from swiftfs.objects import Attributes, PageUse
 
-DOTS = (b".", b"..")
-"""The first names of every folder."""
+_DOTS = [(name, Attributes(S_IFDIR, 0, 0, 0, 0, UNKNOWN_INODE)) for name in (b".", b"..")]
+"""The first entries of every folder."""
 
 _NOT_OURS = (b"security.", b"system.posix_acl")
 """Attributes that never reach the filesystem: the kernel asks for `security.capability` at every write."""
@@ -51,12 +52,20 @@ class Callbacks:
         """Fill `struct stat` of a path."""
         try:
             attributes = self._getattr(path.decode())
-            if self._moves and self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
-                attributes = self._getattr(path.decode())
+            if self._moves:
+                attributes = self._after_move(path, attributes)
         except OSError:
             self._callers.missed(path)
             raise
         self._write_stat(stat, attributes)
+
+    def _after_move(self, path: bytes, attributes: Attributes) -> Attributes:
+        """Return the attributes of a path after the move of its name, the given ones if that takes long."""
+        if self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
+            return self._getattr(path.decode())
+        if self._callers.is_trying_again(path):  # it would open a file that is gone, instead of making one
+            self.operations.check_exists(path.decode())
+        return attributes
 
     def stat_handle(self, stat: int, file_info: int) -> int | None:
         """Fill `struct stat` of an open file."""
@@ -204,6 +213,16 @@ class Callbacks:
     def opendir(self, path: bytes, file_info: Any) -> None:
         """Open a folder."""
         file_info.contents.fh = self.operations.opendir(path.decode())
+
+    def entries_after(
+        self, offset: int, handle: int, most: int | None = None
+    ) -> list[tuple[bytes, Attributes]]:
+        """Return the next entries after `offset`, whose inodes and types are certain, `most` beside the dots.
+
+        An entry's offset is how many there are up to it. With offsets libfuse keeps none of them.
+        """
+        found = self.operations.readdir(handle, max(0, offset - len(_DOTS)))[:most]
+        return _DOTS[offset:] + [(name.encode(), attributes) for name, attributes in found]
 
     def fsyncdir(self, path: bytes | None, data_only: int, file_info: Any) -> None:
         """Return when a folder is stored."""

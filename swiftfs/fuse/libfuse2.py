@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
-from swiftfs.fuse.callbacks import DOTS
 from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
 from swiftfs.fuse.loading import load_fusepy
 from swiftfs.fuse.structs import UNKNOWN_INODE
@@ -119,21 +118,14 @@ class FUSE2(FUSE):
         return self.stat_handle(stat, file_info)
 
     def readdir(self, path: bytes | None, buffer: int, filler: Any, offset: int, file_info: Any) -> None:
-        """Pass the entries after `offset`, with inode and type, as many as libfuse takes.
-
-        An entry's offset is how many there are up to it. With offsets libfuse keeps none of them.
-        """
+        """Pass the entries after `offset`, as many as libfuse takes."""
         # One image for all names: to make one for each would take longer than the call.
-        image = LIBRARY.stat(st_ino=UNKNOWN_INODE, st_mode=0o040000)
+        image = LIBRARY.stat()
         stat = ctypes.addressof(image)
-        for name in DOTS[offset:]:
-            offset += 1
-            filler(buffer, name, stat, offset)
-        for text, attributes in self.operations.readdir(file_info.contents.fh, offset - len(DOTS)):
-            offset += 1
-            image.st_ino = attributes.inode or UNKNOWN_INODE
-            image.st_mode = attributes.mode
-            if filler(buffer, text.encode(), stat, offset):
+        entries = self.entries_after(offset, file_info.contents.fh)
+        for place, (name, attributes) in enumerate(entries, offset + 1):
+            image.st_ino, image.st_mode = attributes.inode or UNKNOWN_INODE, attributes.mode
+            if filler(buffer, name, stat, place):
                 return
 
     def rename(self, old: bytes, new: bytes) -> None:

@@ -3,16 +3,18 @@
 # ruff: noqa: ARG002  the callbacks have libfuse's arguments
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import repeat
 from typing import Any, ClassVar
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
-from swiftfs.fuse.callbacks import DOTS
 from swiftfs.fuse.init_reply import FIRST_RIGHT, answer_init
 from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
 from swiftfs.fuse.loading import ADVICE, load_mfusepy
+from swiftfs.fuse.readdir_plus import ENTRY_BYTES, FIRST_COMPARED, MOST_NAMES, count_fitting, room_in
 from swiftfs.fuse.structs import UNKNOWN_INODE
+from swiftfs.objects import Attributes
 
 LIBRARY = Library(load_mfusepy())
 
@@ -32,6 +34,12 @@ MOST_THREADS = 1000
 
 IDLE_THREADS = 10
 """So many threads wait for calls, as those of libfuse 2; others end."""
+
+READDIR_PLUS = 1
+"""FUSE_READDIR_PLUS: the kernel takes attributes with the names."""
+
+FILL_DIR_PLUS = 1 << 1
+"""FUSE_FILL_DIR_PLUS: these are all attributes of a name."""
 
 CAP_PARALLEL_DIROPS = 1 << 18
 CAP_HANDLE_KILLPRIV = 1 << 20
@@ -131,6 +139,9 @@ class FUSE3(FUSE):
         "max_write": REQUEST_BYTES,
         # The kernel drops pages where `Library.mark_for_drop` says so, as with libfuse 2.
         "no_auto_inval_data": True,
+        # Not `auto`: then the kernel takes attributes with the first part of a folder, and with others only
+        # while names are looked up. `ls -l` looks them up after the last.
+        "readdirplus": "yes" if LIBRARY.version >= FIRST_COMPARED else "no",
     }
 
     def run(self, options: bytes, mountpoint: bytes, table: ctypes.Structure) -> bool:
@@ -148,12 +159,14 @@ class FUSE3(FUSE):
             _free_arguments(ctypes.addressof(arguments))
 
     def _serve_on(self, mount: int, mountpoint: bytes) -> bool:
+        self._mount = mount
         session = _session(mount)
         try:
-            if _mount(mount, mountpoint):
+            # Before the mount: a SIGINT in between would leave a dead one.
+            if _set_handlers(session):
                 return True
             try:
-                if _set_handlers(session):
+                if _mount(mount, mountpoint):
                     return True
                 self._device = _descriptor(session)
                 return _loop(mount) < 0 and not has_ended(self._device)
@@ -199,21 +212,24 @@ class FUSE3(FUSE):
     def readdir(
         self, path: bytes | None, buffer: int, filler: Any, offset: int, file_info: Any, flags: int
     ) -> None:
-        """Pass the entries after `offset`, with inode and type, as many as libfuse takes.
-
-        An entry's offset is how many there are up to it. With offsets libfuse keeps none of them.
-        """
+        """Pass the entries after `offset`, as many as libfuse takes, with all attributes that are known."""
+        handle = file_info.contents.fh
+        known: Iterable[Attributes | None] = repeat(None)
+        if flags & READDIR_PLUS and offset < MOST_NAMES and (room := room_in(buffer, self._mount)):
+            entries = self.entries_after(offset, handle, most=room // ENTRY_BYTES)
+            del entries[count_fitting([name for name, _ in entries], room) :]
+            known = self.operations.known_attributes(handle, [name.decode() for name, _ in entries])
+        else:
+            entries = self.entries_after(offset, handle)
         # One image for all names: to make one for each would take longer than the call.
-        image = LIBRARY.stat(st_ino=UNKNOWN_INODE, st_mode=0o040000)
+        image = LIBRARY.stat()
         stat = ctypes.addressof(image)
-        for name in DOTS[offset:]:
-            offset += 1
-            filler(buffer, name, stat, offset, 0)
-        for text, attributes in self.operations.readdir(file_info.contents.fh, offset - len(DOTS)):
-            offset += 1
-            image.st_ino = attributes.inode or UNKNOWN_INODE
-            image.st_mode = attributes.mode
-            if filler(buffer, text.encode(), stat, offset, 0):
+        for place, ((name, listed), attributes) in enumerate(zip(entries, known, strict=False), offset + 1):
+            if attributes is None:
+                image.st_ino, image.st_mode = listed.inode or UNKNOWN_INODE, listed.mode
+            else:
+                self._write_stat(stat, attributes)
+            if filler(buffer, name, stat, place, 0 if attributes is None else FILL_DIR_PLUS):
                 return
 
     def rename(self, old: bytes, new: bytes, flags: int) -> None:

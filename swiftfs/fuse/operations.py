@@ -40,6 +40,12 @@ class FileSystem(Protocol):
         one thread at a time.
         """
 
+    def known_attributes(self, handle: int, names: Sequence[str]) -> Sequence[Attributes | None]:
+        """Return the results of stat(2) for names in an open folder, None where that could have to wait.
+
+        They are what the kernel is told with the names, so that it does not ask for them.
+        """
+
     def fsyncdir(self, handle: int) -> None:
         """Return when the folder and its contents are stored."""
 
@@ -106,6 +112,9 @@ class FileSystem(Protocol):
 
     def wait_for_move(self, path: str, seconds: float) -> bool:
         """Wait until `path` has left `moves`, for `seconds` at most; return whether it has."""
+
+    def check_exists(self, path: str) -> None:
+        """Raise `OSError` ENOENT if what is shown at `path` is there only until it has left `moves`."""
 
     def is_other_inode(self, path: str) -> bool:
         """Return whether the kernel has to look a name up again before it opens it."""
@@ -176,6 +185,7 @@ class Operations:
         self.readlink = filesystem.readlink
         self.opendir = filesystem.opendir
         self.readdir = filesystem.readdir
+        self.known_attributes = filesystem.known_attributes
         self.releasedir = filesystem.releasedir
         self.fsyncdir = filesystem.fsyncdir
         self.open = filesystem.open
@@ -184,6 +194,7 @@ class Operations:
         self.is_other_inode = filesystem.is_other_inode
         self.moves = filesystem.moves
         self.wait_for_move = filesystem.wait_for_move
+        self.check_exists = filesystem.check_exists
         self.link = filesystem.link
         self.unlink = filesystem.unlink
         self.rmdir = filesystem.rmdir

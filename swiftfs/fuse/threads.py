@@ -106,6 +106,10 @@ class Callers:
         self._trying_again.add(call)
         raise os_error(errno.ESTALE, path.decode())
 
+    def is_trying_again(self, path: bytes) -> bool:
+        """Return whether the call is about to open a name for the second time."""
+        return self._call_about(path) in self._trying_again
+
     def done(self, path: bytes) -> None:
         """Record that the call has ended."""
         self._trying_again.discard(self._call_about(path))
@@ -137,7 +141,7 @@ class Callers:
         """Return how long the call may wait for the move of its path, in seconds."""
         # An fstat(2) looks like a lookup here, but the move waits for its end. Only a process that has the
         # file open can call fstat(2).
-        is_lookup = self._call_about(path) in self._trying_again or not self._has_open(path)
+        is_lookup = self.is_trying_again(path) or not self._has_open(path)
         return LOOKUP_PATIENCE if is_lookup else FSTAT_PATIENCE
 
     def _has_open(self, path: bytes) -> bool:

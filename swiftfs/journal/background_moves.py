@@ -29,7 +29,7 @@ from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import is_marker, row_of
 from swiftfs.objects import DIRECTORY_TYPE, ObjectInfo, ObjectName, Row
 from swiftfs.paths import escape, join
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import CopyRequest, ObjectStore
 
 MOST_OBJECTS = 20_000
 """Objects of one rename that move in the background: each is a task in memory and a record on the disk."""
@@ -250,7 +250,7 @@ class BackgroundMoves:
             return
         began, item = monotonic(), one.item
         try:
-            item.copied = self._store.copy(item.source, item.target, manifest_only=True).etag
+            item.copied = self._store.copy(CopyRequest(item.source, item.target, manifest_only=True)).etag
             item.seconds, one.was_copied = monotonic() - began, True
         except NotFound as error:
             self._settle_missing(one, error)

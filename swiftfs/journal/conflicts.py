@@ -13,7 +13,7 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import CopyRequest, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Conflicts:
         segments = self._copy_large(info, beside) if info.is_slo else set()
         if not info.is_slo:
             # `manifest_only` copies a DLO's manifest, and makes no difference for other objects.
-            self._store.copy(operation.name, beside, manifest_only=True)
+            self._store.copy(CopyRequest(operation.name, beside, manifest_only=True))
         if info.dlo_prefix is not None:  # then both name the same segments
             self._removal.share(operation.name, beside)
         log.warning("%s was changed by another client: its version is kept as %s", operation.name, beside.key)

@@ -45,7 +45,7 @@ from swiftfs.store.ambiguous import AmbiguousRequests, Effect
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_rows
 from swiftfs.store.presence import Presence
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +263,7 @@ class Executor:
             self._copies.copy(info, operation.target)
             return self._store.head(operation.target)
         # Of a DLO this copies the bytes. So the copy does not keep the header that names the segments.
-        version = self._store.copy(operation.source, operation.target)
+        version = self._store.copy(CopyRequest(operation.source, operation.target))
         kept = {name: value for name, value in info.preserved_headers.items() if name != "X-Object-Manifest"}
         return replace(info, version=version, dlo_prefix=None, preserved_headers=kept)
 

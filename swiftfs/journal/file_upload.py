@@ -27,7 +27,7 @@ from swiftfs.journal.segment_expiry import SegmentExpiry
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import Body, ObjectStore
+from swiftfs.store.protocol import Body, CopyRequest, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -135,13 +135,13 @@ class FileUpload:
         """Store what the server has copied to one segment, as an object of its own: no manifest names it."""
         headers = operation.meta.headers()
         try:
-            version = self._store.copy(segment.name, operation.name, headers=headers, etag=segment.etag)
+            version = self._store.copy(
+                CopyRequest(segment.name, operation.name, headers=headers, etag=segment.etag)
+            )
         except (NotFound, PreconditionFailed) as error:
             log.info("%s is uploaded: %s", operation.name, error)
             cached_file.ranges.forget_whole()
             return self._ready(operation, cached_file, segment.size)()
-        if version.etag != segment.etag:
-            raise Corrupt(f"{operation.name}: {segment.name} has {version.etag}, not {segment.etag}")
         return ObjectInfo(
             version, segment.size, headers.content_type, 0, headers.metadata, headers.preserved_headers
         )

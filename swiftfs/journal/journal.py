@@ -51,7 +51,8 @@ class Journal:
     In `Mode.WRITE_BACK` a change is executed `settle_seconds` after it was handed in; in `Mode.SYNC` as soon
     as possible, and the caller flushes it. The lock guards the queue; it comes after those of open
     files, and before those of the namespace, of cached files and of the database. `sent` returns how many
-    bytes of a task's file need not be sent any more. `late` checks the objects of `watch` after a lost one.
+    bytes of a task's file need not be sent any more; `is_being_made` is as in `Outcomes`. `late` checks the
+    objects of `watch` after a lost one.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Journal:
         mode: Mode,
         settle_seconds: float,
         sent: Callable[[Task], int],
+        is_being_made: Callable[[str], bool],
         watch: Watch | None = None,
     ) -> None:
         self.mode = mode
@@ -80,7 +82,7 @@ class Journal:
         self._repairs = Repairs(backlog, self._writer, cache)
         self.late = LateRequests(watch, cache, db, self._repairs) if watch else None
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self.late)
-        self._outcomes = Outcomes(self._parts, mode)
+        self._outcomes = Outcomes(self._parts, mode, is_being_made)
         self._scheduler = Scheduler(self._parts, self._outcomes)
         self._is_flushing = False
 
@@ -436,13 +438,11 @@ class Journal:
         with self._changed:
             self._writer.pin_older()
 
-    def close(
-        self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]
-    ) -> list[QueuedChange]:
+    def close(self, seconds: float, progress: Callable[[int], None]) -> list[QueuedChange]:
         """Execute pending operations for at most `seconds`, and end the threads; return the rest.
 
-        `progress` is called with the number of pending operations, and `give_up` when the time is up:
-        it ends the store's retries.
+        `progress` is called with the number of pending operations. What runs when the time is up must end
+        by itself: the caller closes the store then.
         """
         deadline = monotonic() + seconds
         if self.late is not None:
@@ -455,10 +455,6 @@ class Journal:
             self._changed.notify_all()
         while (left := self._wait_for_fewer(deadline)) and monotonic() < deadline:
             progress(left)
-        if left:
-            # The running requests end, and none is repeated: otherwise the threads below could take until the
-            # end of the store's retries.
-            give_up()
         # Before the workers end: they delete the segments of files that no state needs any more.
         with suppress(OSError):
             self.sync()

@@ -221,6 +221,10 @@ class LateRequests:
             below = [found for found in below if not found.is_gone and not self._is_checked(found)]
         return [found.name for found in below if self._look(found)]
 
+    def is_watched(self, name: ObjectName) -> bool:
+        """Return whether `look_at` may have to check an object."""
+        return self._ambiguous.dangerous_at(name) is not None
+
     def look_at(self, name: ObjectName, etag: str = "") -> bool:
         """Check an object that Swift has, at most once a second; return whether it is repaired.
 

@@ -1,7 +1,6 @@
 """Merging of operations about one name: intermediate states are not sent."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from swiftfs.journal.commits import Record
 from swiftfs.journal.operations import (
@@ -13,6 +12,7 @@ from swiftfs.journal.operations import (
     ReplaceHeaders,
     SetAttributes,
 )
+from swiftfs.lazy_dataclass import replace
 
 
 def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | None:

@@ -46,7 +46,7 @@ from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.paging import iter_rows, readable_rows
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,9 @@ class ObjectMoves:
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
         item = MoveItem(operation.source, operation.target, "", is_slo=operation.is_slo)
         try:
-            item.copied = self._store.copy(operation.source, operation.target, manifest_only=True).etag
+            item.copied = self._store.copy(
+                CopyRequest(operation.source, operation.target, manifest_only=True)
+            ).etag
         except StoreError:
             self._copies.share_copy(item)
             self._expect_copy(operation)
@@ -386,7 +388,7 @@ class ObjectMoves:
             return
         began = monotonic()
         try:
-            item.copied = self._store.copy(item.source, item.target, manifest_only=True).etag
+            item.copied = self._store.copy(CopyRequest(item.source, item.target, manifest_only=True)).etag
         except NotFound:
             raise
         except BaseException:

@@ -193,7 +193,11 @@ class OlderRows:
         `carried` has the former numbers of the rows that a move has carried along.
         """
         put, executed = list(put), list(executed)
-        # Most commits end the upload of a file: its row cannot come back, so the operation need not be read.
+        is_new = all(seq > self._last and not _is_move(one) for seq, one in put)
+        if is_new and not (drop or executed or carried):
+            # Nothing is replaced. Most commits are of this kind, for which a program waits in close().
+            return Change(commit, [RowState(seq, commit, one) for seq, one in put], (), [], [], [], False)
+        # Most others end the upload of a file: its row cannot come back, so the operation need not be read.
         stored = {one.seq for one in executed if isinstance(one.operation, PutFile) and one.commit == inf}
         ended_rows = stored.intersection(drop)
         current = self._current({*drop, *(seq for seq, _ in put)} - ended_rows)

@@ -1,11 +1,11 @@
 """Operations: changes of Swift, as values with everything that is needed to carry them out."""
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import field
 
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.journal.replaced import Replaced
-from swiftfs.lazy_dataclass import dataclass
+from swiftfs.lazy_dataclass import dataclass, replace
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Row
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers

@@ -2,7 +2,7 @@
 
 import errno
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from cachetools import LRUCache
@@ -107,13 +107,15 @@ class Outcomes:
     """Ends attempts. `changed` is the journal's lock, which is taken here and guards every field.
 
     With `late`, the records of lost requests are saved before an operation is reported as done.
+    `is_being_made` returns whether there may be a file at a path of which the queue does not know yet.
     """
 
-    def __init__(self, parts: JournalParts, mode: Mode) -> None:
+    def __init__(self, parts: JournalParts, mode: Mode, is_being_made: Callable[[str], bool]) -> None:
         self._queue = parts.backlog.queue
         self._changed = parts.backlog.changed
         self._writer = parts.writer
         self._late = parts.late
+        self._is_being_made = is_being_made
         # In sync mode the caller waits and gets the error: the log need not repeat it.
         self._level = logging.DEBUG if mode is Mode.SYNC else logging.WARNING
         self.refusals = Refusals()
@@ -353,7 +355,8 @@ class Outcomes:
             return False
         with self._changed:
             names = names_of(task.operation)
-            if self._writer.held.timed_of(names):
+            # The path is that of the old name, which a program may use again.
+            if self._writer.held.timed_of(names) or self._is_being_made(task.path):
                 return True
             return any(self._queue.tail(name) is not task for name in names)
 

@@ -9,7 +9,6 @@ import logging
 import re
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from swiftfs.concurrency import monotonic, unix_time
 from swiftfs.errors import StoreError
@@ -24,7 +23,7 @@ from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.tasks import Cancelled, MakeDone, Task, Waiting, nobody_waits
-from swiftfs.lazy_dataclass import dataclass
+from swiftfs.lazy_dataclass import dataclass, replace
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER
 
@@ -164,8 +163,10 @@ class Recovery:
         # `promised`: a call may have returned success for it. `ambiguous`: its request may have been sent.
         task = Task(record.seq, record.path, operation, done, now, waiting, promised=True, ambiguous=True)
         with self._changed:
-            self._writer.add(task)
-            self._queue.rest()
+            # Awake ones take much memory, and there may be 100,000.
+            if not self._queue.add_asleep(task):
+                self._writer.add(task)
+                self._queue.rest()
 
     def _resume(self, record: Record, operation: Move | MoveFolder, carried: list[Record]) -> list[Record]:
         """Finish a move that an earlier process began, or give it up: a mount serves files from now on.

@@ -19,7 +19,7 @@ from swiftfs.journal.moves import MoveItem, NotDeleted
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class ManifestCopier:
         self, manifest: Manifest, sources: Sequence[ObjectName], targets: Sequence[ObjectName]
     ) -> Manifest:
         with new_pool("segment copy", PARALLEL) as pool:
-            copies = list(pool.map(self._store.copy, sources, targets))
+            copies = list(pool.map(self._store.copy, map(CopyRequest, sources, targets)))
         made = {name: (one.name, one.etag) for name, one in zip(sources, copies, strict=True)}
         return Manifest(tuple(renamed_segments(manifest.segments, made)))
 

@@ -98,8 +98,11 @@ class SleepingTask:
     running: ClassVar[bool] = False
     blocked: ClassVar[bool] = False
 
-    def __init__(self, task: Task, name: ObjectName, allocated: int) -> None:
-        """Pack a task about `name`, whose file takes `allocated` bytes of disk."""
+    def __init__(self, task: Task, name: ObjectName, allocated: int, *, is_held: bool = True) -> None:
+        """Pack a task about `name`, whose file takes `allocated` bytes of disk.
+
+        `is_held` is False if nobody has the task.
+        """
         state, operation = task.state, task.operation
         assert isinstance(state, Waiting | Retrying)
         assert isinstance(operation, PutFile)
@@ -116,7 +119,8 @@ class SleepingTask:
             *(operation.trash, operation.expires, operation.expiry_changed),
         )
         self._rare = _ABSENT if rare == _ABSENT else rare
-        _living[self] = task
+        if is_held:
+            _living[self] = task
 
     @property
     def seq(self) -> int:

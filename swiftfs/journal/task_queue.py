@@ -244,6 +244,21 @@ class TaskQueue:
         self._sleeping.add(SleepingTask(task, name, allocated))
         del self._tasks[task.seq], self._chains[name]
 
+    def add_asleep(self, task: Task) -> bool:
+        """Add a task of an earlier mount that sleeps; return False if it cannot, or if few others are awake.
+
+        Its local file, which nobody has used yet, is put away.
+        """
+        if len(self._sleep_candidates) < AWAKE or not can_sleep(task):
+            return False
+        assert isinstance(task.operation, PutFile)
+        name, file = task.operation.name, task.operation.file.file
+        if self.has(name) or not self._uses.put_away_unused(file):
+            return False
+        self._last = max(self._last, task.seq)
+        self._sleeping.add(SleepingTask(task, name, 0, is_held=False))
+        return True
+
     def _wake(self, name: ObjectName) -> None:
         """Wake the sleeping task about a name, if there is one."""
         if (sleeping := self._sleeping.pop(name)) is None:

@@ -6,7 +6,7 @@ pinned in the cache as long as a task in the queue or an older row of the databa
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from swiftfs.concurrency import monotonic
@@ -172,10 +172,11 @@ class TaskWriter:
         operation = self._with_present_base(operation)
         # A second record of the same local file could contradict the first after a crash: see
         # docs/decisions/one-record-a-file.md.
-        if isinstance(operation, PutFile) and (holder := self.holder_of(operation)) is not None:
+        chain = self._queue.chain(names_of(operation)[0])
+        if isinstance(operation, PutFile) and (holder := _holder_of(operation, chain)) is not None:
             self.keep_newer(holder, path, operation, done, at_least)
             return True
-        tail = self._queue.tail(names_of(operation)[0])
+        tail = chain[-1] if chain else None
         # Only a task that does not run can be changed: of a running one nobody knows what is sent already.
         merged = None if tail is None or tail.running else coalesce(tail.operation, operation)
         if tail is None or merged is None:
@@ -268,15 +269,6 @@ class TaskWriter:
         task.become(Cancelled())
         self._unpin(task.operation)
 
-    def holder_of(self, operation: PutFile) -> Task | None:
-        """Return the task with the operation's local file, unless it waits as the last of its name.
-
-        INVARIANT: no two tasks have the same local file, so that no record of it contradicts another.
-        """
-        chain = self._queue.chain(operation.name)
-        holder = next((task for task in chain if file_of(task.operation) == operation.file.file), None)
-        return holder if holder is not None and (holder.running or holder is not chain[-1]) else None
-
     def keep_newer(self, holder: Task, path: str, operation: PutFile, done: Done, at_least: float) -> None:
         """Merge `operation` into `holder`, or keep it there until a running upload has ended.
 
@@ -318,19 +310,15 @@ class TaskWriter:
         it. `record` is called after the commit.
         """
         assert isinstance(task.operation, PutFile | PutSpecial)
-        source, was_there = task.operation, not task.operation.creates
+        was_there = not task.operation.creates
         # A new number: the next process takes the records up in their order, and this one belongs behind what
         # was recorded about the target.
-        seq, gone = self._queue.next_seq(), [task, *([overtaken] if overtaken else [])]
-        deletion = Delete(source.name, source.replaces_large, source.replaces_etag, trash=source.trash)
-        waiting = Waiting(task.created)  # due at once, but blocked by the task of the new name
-        leaves = Task(self._queue.next_seq(), task.path, deletion, nobody_waits, task.created, waiting)
+        seq, leaves = self._queue.next_seq(), self._leave(task, task.operation)
         records = [Record(seq, path, operation), *([leaves.record()] if was_there else [])]
-        taken_back = self.held.taken_back([source.name, operation.name])
+        gone = [task, *([overtaken] if overtaken else [])]
         # One commit: a crash leaves the file under its old name or under its new one, never under both or
         # none.
-        self.commit(records, [one.seq for one in (*gone, *taken_back)])
-        self.held.forget(taken_back)
+        self._commit_over(records, gone, [task.operation.name, operation.name])
         for one in gone:
             self._queue.remove(one)
         if overtaken:
@@ -351,6 +339,20 @@ class TaskWriter:
             self._queue.add(leaves, after=task)
         else:
             leaves.notify(None)
+
+    def _leave(self, task: Task, source: PutFile | PutSpecial) -> Task:
+        """Return a task that deletes Swift's object at the name that the operation `source` of a task has."""
+        deletion = Delete(source.name, source.replaces_large, source.replaces_etag, trash=source.trash)
+        waiting = Waiting(task.created)  # due at once, but blocked by the task of the new name
+        return Task(self._queue.next_seq(), task.path, deletion, nobody_waits, task.created, waiting)
+
+    def _commit_over(
+        self, put: Iterable[Record], drop: Iterable[Task], names: Collection[ObjectName]
+    ) -> None:
+        """Write and drop records in one commit, which also drops the deletions of `names` taken back."""
+        taken_back = self.held.taken_back(names)
+        self.commit(put, [one.seq for one in (*drop, *taken_back)])
+        self.held.forget(taken_back)
 
     def unblock(self, task: Task) -> None:
         """Let a blocked task be tried again after the write delay: another name may not be refused."""
@@ -373,11 +375,9 @@ class TaskWriter:
         """Add a move instead of the pending `deletion` of its target, which is put back if the move fails."""
         if deletion is not None:
             task.operation = _replacing(task.operation, deletion.operation)
-        taken_back = self.held.taken_back(names_of(task.operation))
         # One commit: the next process finishes moves before it executes deletions, so a record of the
         # deletion that was left beside the move would take the moved object.
-        self.commit([task.record()], [one.seq for one in (*([deletion] if deletion else []), *taken_back)])
-        self.held.forget(taken_back)
+        self._commit_over([task.record()], [deletion] if deletion else [], names_of(task.operation))
         if deletion is not None:
             self._queue.remove(deletion)
             task.overrides = deletion
@@ -477,3 +477,12 @@ def _replacing(move: Operation, deletion: Operation) -> Operation:
         trash=trash,
         deleted=deletion.etag,
     )
+
+
+def _holder_of(operation: PutFile, chain: Sequence[Task]) -> Task | None:
+    """Return the task with the operation's local file, unless it waits as the last of its name.
+
+    INVARIANT: no two tasks have the same local file, so that no record of it contradicts another.
+    """
+    holder = next((task for task in chain if file_of(task.operation) == operation.file.file), None)
+    return holder if holder is not None and (holder.running or holder is not chain[-1]) else None

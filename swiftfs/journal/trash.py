@@ -20,7 +20,7 @@ from swiftfs.journal.operations import Delete, Move, PutFile, PutSpecial
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 from swiftfs.store.trash_names import OWNER, is_over, parse
 
 log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class Trash:
         # If Swift deleted a DLO by itself, its segments would stay. `manifest_only` copies a symlink of Swift
         # as such.
         delete_at = None if is_dlo else int(self._clock()) + self._days * DAY
-        self._store.copy(name, entry, manifest_only=True, delete_at=delete_at)
+        self._store.copy(CopyRequest(name, entry, manifest_only=True, delete_at=delete_at))
         return Kept(name, entry, large=is_dlo)
 
     def _copy_manifest(self, name: ObjectName, entry: ObjectName) -> Kept | None:
@@ -194,7 +194,7 @@ class Trash:
         # Before the copy: from now on whatever would delete these segments reads its manifest first.
         owners.record_copy(name, entry, manifest.etag)
         self._removal.share(name, entry)
-        etag = self._store.copy(name, entry, manifest_only=True).etag
+        etag = self._store.copy(CopyRequest(name, entry, manifest_only=True)).etag
         return Kept(name, entry, large=True, owned=etag if is_own and etag == manifest.etag else "")
 
     def _hand_over(self, kept: Kept) -> None:

@@ -8,7 +8,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
@@ -128,8 +127,7 @@ class Check:
         return outcome
 
     def _take(self, outcome: Outcome, needed: NeededSegments) -> None:
-        for name in _NUMBERS:
-            setattr(self.tally, name, getattr(self.tally, name) + getattr(outcome, name))
+        self.tally.add(outcome.tally)
         needed.add(outcome.needed)
         for finding in outcome.findings:
             self._tell(finding)
@@ -176,10 +174,6 @@ class Check:
         if source.is_account:
             return ObjectName.parse(position)
         return ObjectName(source.container, source.prefix + position)
-
-
-_NUMBERS = [one.name for one in fields(Tally) if one.name in {other.name for other in fields(Outcome)}]
-"""The numbers that both have."""
 
 
 def _merged(remote: Iterator[Remote], local: Iterator[Local]) -> Iterator[Pair]:

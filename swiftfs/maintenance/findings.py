@@ -1,7 +1,7 @@
 """What a check finds: a difference, something that it cannot tell, or a note."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from enum import Enum, auto
 
 from swiftfs.lazy_dataclass import dataclass
@@ -72,6 +72,11 @@ class Tally:
     differences: int = 0
     unknown: int = 0
     notes: int = 0
+
+    def add(self, other: "Tally") -> None:
+        """Add the numbers of another part of what is checked."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
 
     def count(self, finding: Finding) -> None:
         """Count a finding."""

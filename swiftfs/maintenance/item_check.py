@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from swiftfs.attributes import NS, decode_type
 from swiftfs.errors import NotFound, StoreError, SwiftfsError, Unavailable, in_words
 from swiftfs.lazy_dataclass import dataclass
-from swiftfs.maintenance.findings import Finding
+from swiftfs.maintenance.findings import Finding, Tally
 from swiftfs.maintenance.large_objects import Content, Needed, content_of, plain_content, problem_of
 from swiftfs.maintenance.trees import Local, Remote, still_listed
 from swiftfs.namespace.entry import Defaults, Entry, file_entry
@@ -171,17 +171,11 @@ class Wanted:
 
 @dataclass(slots=True)
 class Outcome:
-    """What the check of some items has found; sizes in bytes. `expiries` are paths with an X-Delete-At."""
+    """What the check of some items has found, and its numbers. `expiries` are paths with an X-Delete-At."""
 
     findings: list[Finding] = field(default_factory=list)
     needed: list[Needed] = field(default_factory=list)
-    files: int = 0
-    folders: int = 0
-    links: int = 0
-    bytes: int = 0
-    large: int = 0
-    hashed: int = 0
-    downloaded: int = 0
+    tally: Tally = field(default_factory=Tally)
     expiries: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -232,7 +226,7 @@ class ItemCheck:
         if remote.unreadable:
             yield "unknown", "its row in the listing cannot be read"
         elif remote.is_folder:
-            outcome.folders += 1
+            outcome.tally.folders += 1
         else:
             yield from self._file(_File(self._store, remote), local, outcome)
 
@@ -296,7 +290,7 @@ class ItemCheck:
             yield from self._compare_ranges(file, digests, outcome)
 
     def _hash(self, file: "_File", local: Local, status: os.stat_result, outcome: Outcome) -> list[str]:
-        outcome.hashed += status.st_size
+        outcome.tally.hashed += status.st_size
         return hash_file(local.path, file.content.spans, status)
 
     def _compare_ranges(self, file: "_File", digests: list[str], outcome: Outcome) -> Iterator[Found]:
@@ -345,7 +339,7 @@ class ItemCheck:
         # The MD5 of a range is unknown: the whole segment is read.
         ranges = (one.segment for one in file.content.needed if one.segment.length is not None)
         for name, etag, size in dict.fromkeys((one.name, one.etag, one.size) for one in ranges):
-            outcome.downloaded += size
+            outcome.tally.downloaded += size
             if hash_object(self._store, name, [size], etag=etag) != [etag]:
                 yield "segment", f"segment {name} has other bytes than Swift says"
 
@@ -355,7 +349,7 @@ class ItemCheck:
                 file.ask()
             content = file.content
             file.digests = hash_object(self._store, file.remote.name, content.spans, etag=content.etag)
-            outcome.downloaded += content.size
+            outcome.tally.downloaded += content.size
         return file.digests
 
 
@@ -381,10 +375,10 @@ class _File:
 
     def count(self, outcome: Outcome) -> None:
         """Add the file to the numbers, and its segments to those that are needed."""
-        outcome.links += self.entry.attributes.is_symlink
-        outcome.files += not self.entry.attributes.is_symlink
-        outcome.bytes += self.content.size
-        outcome.large += self.content.is_large
+        outcome.tally.links += self.entry.attributes.is_symlink
+        outcome.tally.files += not self.entry.attributes.is_symlink
+        outcome.tally.bytes += self.content.size
+        outcome.tally.large += self.content.is_large
         outcome.needed += self.content.needed
         if self.content.expires:
             outcome.expiries.append((self.remote.position, self.content.expires))

@@ -41,7 +41,7 @@ from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.store.histories import Histories
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_dlo_segments, iter_rows
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 
 
 class ReplacedSegments:
@@ -197,9 +197,11 @@ class ObjectCopier:
             return self._copy_large(transfer, info)
         if info.is_symlink:
             # The symlink of Swift itself: its target may be what others may not read.
-            self._store.copy(transfer.source, transfer.target, manifest_only=True)
+            self._store.copy(CopyRequest(transfer.source, transfer.target, manifest_only=True))
             return True
-        self._copy_seen(transfer, info)
+        has_expiry = "X-Delete-At" in info.preserved_headers
+        headers = None if self._options.expiry or not has_expiry else self._headers(info)
+        self._copy_plain(transfer, info.version.etag, headers)
         return True
 
     def _may_be_copied_unseen(self, row: Row) -> bool:
@@ -213,27 +215,9 @@ class ObjectCopier:
 
     def _copy_plain(self, transfer: Transfer, etag: str, headers: Headers | None = None) -> None:
         segments = self._segments_at(transfer)
-        version = self._store.copy(transfer.source, transfer.target, headers=headers, etag=etag)
-        if version.etag != etag:
-            raise PreconditionFailed(f"{transfer.source}: another version was copied")
+        self._store.copy(CopyRequest(transfer.source, transfer.target, headers=headers, etag=etag))
         self._replaced.replaced(transfer.target, segments, is_slo=False)
         self._on_bytes(transfer.size)
-
-    def _copy_seen(self, transfer: Transfer, info: ObjectInfo) -> None:
-        """Copy the version `info` of a plain object."""
-        has_expiry = "X-Delete-At" in info.preserved_headers
-        headers = None if self._options.expiry or not has_expiry else self._headers(info)
-        etag = info.version.etag
-        try:
-            self._copy_plain(transfer, etag, headers)
-        except PreconditionFailed:
-            # Swift compares with the ETag in the object's metadata. A plain copy of an SLO inherits that of
-            # the SLO, which is not its own: see `SwiftStore.get`.
-            if self._store.head(transfer.source).version.etag != etag:
-                raise
-            version = self._store.copy(transfer.source, transfer.target, headers=headers)
-            if version.etag != etag:
-                raise
 
     def _headers(self, info: ObjectInfo) -> Headers:
         return self._allowed(Headers.of(info))
@@ -395,14 +379,11 @@ class ObjectCopier:
         try:
             # One that is an SLO itself becomes an ordinary object with another ETag.
             condition = "" if segment.nested else segment.etag
-            return self._store.copy(segment.name, target, headers=headers, etag=condition).etag
+            return self._store.copy(CopyRequest(segment.name, target, headers=headers, etag=condition)).etag
         except NotFound:
             raise SegmentChanged(f"{segment.name}: another client deleted it", may_land=False) from None
         except PreconditionFailed:
-            found = self._store.head(segment.name)
-            if found.version.etag != segment.etag:
-                raise SegmentChanged(f"{segment.name}: another client changed it", may_land=False) from None
-            return self._store.copy(segment.name, target, headers=headers).etag
+            raise SegmentChanged(f"{segment.name}: another client changed it", may_land=False) from None
 
     def _check_unchanged(self, target: ObjectName, listed: Row) -> None:
         """Raise `AlreadyExists` if another client has changed the target since it was listed."""

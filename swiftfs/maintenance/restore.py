@@ -16,7 +16,7 @@ from swiftfs.objects import History, Manifest, ObjectName, OlderName, VersionRow
 from swiftfs.paths import SEGMENTS_FOLDER
 from swiftfs.posix.versions import stored_at_ns
 from swiftfs.store.paging import iter_rows, iter_versions
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 from swiftfs.store.trash_names import as_restored, parse
 
 PARALLEL = 8
@@ -159,7 +159,7 @@ class Restorer:
                 )
         # The manifest, so that the bytes of a large object are not copied: the version's segments stay.
         headers = None if info.is_symlink else as_restored(Headers.of(info), info.version.etag)
-        self._store.copy(older, name, manifest_only=True, headers=headers)
+        self._store.copy(CopyRequest(older, name, manifest_only=True, headers=headers))
 
 
 def missing_segments(store: ObjectStore, manifest: Manifest) -> list[ObjectName]:

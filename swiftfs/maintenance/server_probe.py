@@ -16,7 +16,7 @@ from swiftfs.filecache.segment_container import place_beside
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits, Manifest, ObjectName, Page, Row, Segment
 from swiftfs.paths import Source
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 
 TEXT = Headers("text/plain")
 
@@ -61,7 +61,7 @@ class PermissionProbe:
         )
         yield self._try(
             "copy on the server (COPY)",
-            lambda: self._store.copy(name, copy),
+            lambda: self._store.copy(CopyRequest(name, copy)),
             "files and folders that are in Swift cannot be renamed",
         )
         yield self._try("delete", lambda: self._store.delete(name), "rm and mv fail")
@@ -280,7 +280,7 @@ class Probe:
         manifest = Manifest((Segment(part, etag, MIB), Segment(part, etag, MIB, 0, MIB // 2)))
         large, copy = self._name("large"), self._name("copy")
         self.store.put_manifest(large, manifest, Headers(TYPE))
-        self.store.copy(large, copy, manifest_only=True)
+        self.store.copy(CopyRequest(large, copy, manifest_only=True))
         same = self.store.manifest(copy) == self.store.manifest(large)
         ranges = "with ranges" if self.store.head(large).size == manifest.size else "without ranges"
         renamed = "COPY copies manifests" if same else "COPY does not copy manifests: renames copy all bytes"

@@ -21,7 +21,7 @@ from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Source, beside_hidden, escape, unescape, without_hidden
 from swiftfs.store.histories import Histories
 from swiftfs.store.paging import iter_containers, iter_pages, iter_rows
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 from swiftfs.store.trash_names import (
     OWNER,
     TRASH_PREFIX,
@@ -244,7 +244,7 @@ class TrashBin:
         if not key:
             return None
         kept = ObjectName(name.container, key)
-        self._store.copy(name, kept, manifest_only=True)
+        self._store.copy(CopyRequest(name, kept, manifest_only=True))
         return kept
 
     def _give_segments(self, kept: ObjectName) -> None:

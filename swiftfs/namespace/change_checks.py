@@ -5,11 +5,11 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-from swiftfs.concurrency import Lock
 from swiftfs.errors import NotFound
 from swiftfs.namespace.entry import Defaults, Entry, head_entries, implied_entry
 from swiftfs.namespace.head_fetcher import HeadFetcher
-from swiftfs.namespace.overlay import PENDING, Contradiction, Overlay
+from swiftfs.namespace.overlay import PENDING, Contradiction
+from swiftfs.namespace.pending_change import SharedState
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, escape, unescape
 from swiftfs.store.paging import iter_rows
@@ -23,16 +23,15 @@ MAX_CHILDREN = 8
 
 
 class ChangeChecker:
-    """Sends a HEAD for each change that a listing contradicts. `lock` is the namespace's."""
+    """Sends a HEAD for each change that a listing contradicts. The lock of `shared` is the namespace's."""
 
     def __init__(
-        self, store: ObjectStore, head_fetcher: HeadFetcher, defaults: Defaults, lock: Lock, overlay: Overlay
+        self, store: ObjectStore, head_fetcher: HeadFetcher, defaults: Defaults, shared: SharedState
     ) -> None:
         self._store = store
         self._head_fetcher = head_fetcher
         self._defaults = defaults
-        self._lock = lock
-        self._overlay = overlay
+        self._lock, self._overlay, _ = shared
 
     def check(
         self, folder: Folder, contradicted: Sequence[Contradiction]

@@ -6,7 +6,6 @@ Entries of pending changes are packed: there may be 100,000, and few are looked 
 import stat
 import struct
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import replace
 from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
@@ -23,19 +22,20 @@ from swiftfs.attributes import (
     is_directory_type,
     parse_last_modified,
 )
-from swiftfs.lazy_dataclass import dataclass
+from swiftfs.lazy_dataclass import dataclass, replace
 from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Folder, escape, plain_marker, slash_marker
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.trash_names import TRASH_FOLDER
 
 
-class _WeaklyReferenced:
-    __slots__ = ("__weakref__",)
+class _Remembering:
+    __slots__ = ("__weakref__", "_listed")
+    _listed: Attributes
 
 
 @dataclass(frozen=True, slots=True)
-class Entry(_WeaklyReferenced):
+class Entry(_Remembering):
     """A name in a folder, and the file or folder behind it.
 
     `object` is the file's object or the folder's marker, None for a folder that only its children imply.
@@ -66,6 +66,16 @@ class Entry(_WeaklyReferenced):
     def is_directory(self) -> bool:
         """True for a folder."""
         return self.attributes.is_directory
+
+    @property
+    def listed(self) -> Attributes:
+        """The attributes with all times, as the listing shows them. Remembered: every stat(2) needs them."""
+        try:
+            return self._listed
+        except AttributeError:
+            times = self.attributes.mtime_ns, 0, parse_last_modified(self.last_modified)
+            object.__setattr__(self, "_listed", self.attributes.with_times(*times))
+            return self._listed
 
     @property
     def version(self) -> ObjectVersion:
@@ -206,11 +216,6 @@ def is_implied(entry: Entry) -> bool:
         and not entry.last_modified
         and (entry.object is None or entry.object.key.endswith("/"))
     )
-
-
-def container_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:
-    """Return the entry of a container, a top folder of an account."""
-    return Entry(name, None, defaults.directory(folder_inode(folder)))
 
 
 def marker_entry(name: str, folder: Folder, row: Row, defaults: Defaults) -> Entry:
@@ -406,7 +411,7 @@ class PackedEntry:
 
     __slots__ = ("__weakref__", "_common", "_name", "_numbers")
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, *, is_held: bool = True) -> None:
         stat = entry.attributes
         self._name = entry.name
         self._numbers = _NUMBERS.pack(stat.size, stat.mtime_ns, stat.inode)
@@ -420,7 +425,18 @@ class PackedEntry:
                 (entry.hinted, entry.missing),
             )
         )
-        _living[self] = entry
+        if is_held:
+            _living[self] = entry
+
+    @property
+    def name(self) -> str:
+        """The entry's name."""
+        return self._name
+
+    @property
+    def is_directory(self) -> bool:
+        """True for a folder."""
+        return stat.S_ISDIR(self._common[1][0])
 
     def unpack(self) -> Entry:
         """Return the entry."""
@@ -442,10 +458,15 @@ Shown = Entry | PackedEntry
 """An entry, packed or not."""
 
 
-def packed(entry: Entry) -> Shown:
-    """Return the entry packed, unless it has numbers that no file has: another client may store anything."""
+def packed(entry: Shown, *, is_held: bool = True) -> Shown:
+    """Return the entry packed, unless it has numbers that no file has: another client may store anything.
+
+    `is_held` is False if nobody has the entry, or will find it by identity.
+    """
+    if isinstance(entry, PackedEntry):
+        return entry
     try:
-        return PackedEntry(entry)
+        return PackedEntry(entry, is_held=is_held)
     except struct.error:
         return entry
 

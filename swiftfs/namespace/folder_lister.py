@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
 
 from swiftfs.concurrency import Lock, monotonic, unix_time
 from swiftfs.errors import BadName, NotFound
@@ -15,8 +14,8 @@ from swiftfs.namespace.change_checks import ChangeChecker
 from swiftfs.namespace.entry import (
     Defaults,
     Entry,
-    container_entry,
     entries_of,
+    folder_inode,
     head_entries,
     implied_entry,
 )
@@ -24,37 +23,34 @@ from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptFolder, KeptListings
 from swiftfs.namespace.listing import ENTRY_BYTES, Listing, Unlisted, listings_of, parts_of, unpack
 from swiftfs.namespace.listing_fetcher import LimitedPages
-from swiftfs.namespace.overlay import PENDING, SharedState
+from swiftfs.namespace.overlay import PENDING
+from swiftfs.namespace.pending_change import SharedState
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import Page
 from swiftfs.paths import Folder, escape, unescape
 from swiftfs.store.paging import iter_container_pages, iter_pages
 from swiftfs.store.protocol import ObjectStore
 
+FolderReader = Iterator[list[Entry]]
+"""The entries of a folder in parts, which may be empty. What is there all the time is in exactly one.
 
-class FolderReader(Protocol):
-    """What is in the folder all the time is in exactly one part. One thread at a time may use it."""
-
-    def next(self) -> list[Entry] | None:
-        """Return the next part, which may be empty, and None after the last; raise `StoreError`.
-
-        At most one page is requested. After an error it can be called again, and goes on where it was.
-        """
+For each at most one page is requested. After a `StoreError` it goes on where it was. One thread at a time may
+use it.
+"""
 
 
-class ListingReader:
-    """Reads a listing in memory. `lock` is the namespace's."""
+def read_listing(listing: Listing, lock: Lock) -> FolderReader:
+    """Read a listing in memory. `lock` is the namespace's."""
+    chunks = listing.chunks()
+    while True:
+        with lock:
+            part = next(chunks, None)
+        if part is None:
+            return
+        yield part
 
-    def __init__(self, listing: Listing, lock: Lock) -> None:
-        self._chunks = listing.chunks()
-        self._lock = lock
 
-    def next(self) -> list[Entry] | None:
-        with self._lock:
-            return next(self._chunks, None)
-
-
-class StreamReader:
+class StreamReader(FolderReader):
     """Reads a folder larger than a page from Swift, and makes its listing, which `finish` gets at the end.
 
     It begins with the pages that `start` has, and goes on with `pages`, which is called with the marker. The
@@ -91,9 +87,9 @@ class StreamReader:
         self._pages = pages(self._listing.end)
         self._has_all = False
 
-    def next(self) -> list[Entry] | None:
+    def __next__(self) -> list[Entry]:
         if self._listing is None:
-            return None
+            raise StopIteration
         if self._has_all:
             own = self._own(self._listing)
             self._listing = None  # the folder may stay open for long
@@ -150,7 +146,6 @@ class FolderLister:
         defaults: Defaults,
         shared: SharedState,
         completer: EntryCompleter,
-        walk_detector: WalkDetector,
         kept: KeptListings | None,
     ) -> None:
         self._store = store
@@ -159,9 +154,9 @@ class FolderLister:
         self._shared = shared
         self._lock, self._overlay, self._listings = shared
         self._completer = completer
-        self._walk_detector = walk_detector
+        self.walk_detector = WalkDetector()
         self._kept = kept
-        self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
+        self._change_checker = ChangeChecker(store, head_fetcher, defaults, shared)
 
     def fetch(self, folder: Folder) -> Listing:
         """List a folder; raise `StoreError`."""
@@ -170,7 +165,7 @@ class FolderLister:
             page = self._containers(folder)
             return self._finish(self._listing_of(folder, page), begun, page)
         with self._lock:
-            walk = self._walk_detector.notice(folder)
+            walk = self.walk_detector.notice(folder)
         if walk is not None and (listing := self._fetch_flat(folder, *walk)) is not None:
             return listing
         page = self._store.list_page(folder.container, prefix=folder.prefix, delimiter="/")
@@ -186,7 +181,7 @@ class FolderLister:
         parts = parts_of(page, folder, root, marker)
         listings = listings_of(parts, self._defaults)
         with self._lock:
-            self._walk_detector.record_page(set(listings), _following(page, root, marker))
+            self.walk_detector.record_page(set(listings), _following(page, root, marker))
             listings = {other: new for other, new in listings.items() if not self._listings.fresh(other)}
         for other, listing in listings.items():
             self._finish(listing, begun, parts[other])
@@ -298,7 +293,8 @@ class FolderLister:
         listing.add_page(Page((), (), "", True))
         for container in filter(self._defaults.shows_container, page.subdirs):
             name = escape(container)
-            listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
+            attributes = self._defaults.directory(folder_inode(Folder(container, "")))
+            listing.update(name, Entry(name, None, attributes))
         return listing
 
     def _containers(self, folder: Folder) -> Page:
@@ -309,7 +305,7 @@ class FolderLister:
     def show_implied(self, listing: Listing, component: str) -> None:
         """Show a folder without a marker in a listing that lacks it. Lock held."""
         name = escape(component)
-        if component in self._defaults.hidden_in(listing.folder) or not listing.lacks_folder(name):
+        if not listing.lacks_folder(name) or component in self._defaults.hidden_in(listing.folder):
             return
         if (file := listing.known(name)) is not None:
             if self._overlay.newest(listing.folder, name) is not None:

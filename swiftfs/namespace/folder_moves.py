@@ -1,12 +1,13 @@
 """Folders that are renamed: what is known of them without a request, and how their new names are shown."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
-from swiftfs.namespace.listing import Listing, listings_in
-from swiftfs.namespace.overlay import PENDING, LocalChange, PendingChange, SharedState
+from swiftfs.namespace.listing import Listing, listings_of, parts_of
+from swiftfs.namespace.overlay import PENDING, LocalChange
+from swiftfs.namespace.pending_change import PendingChange, SharedState
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import Folder, Source, slash_marker, split, unescape
 
@@ -44,7 +45,7 @@ class FolderMoves:
                     return False
                 if listing.marked and slash_marker(folder) not in names:
                     return False
-                for entry in (entry for chunk in listing.chunks() for entry in chunk):
+                for entry in listing.entries():
                     if entry.object not in names:
                         return False
                     if entry.is_directory:
@@ -74,15 +75,16 @@ class FolderMoves:
         `rows` are those of the moved objects at the old place.
         """
         source, target = self._source.folder(old), self._source.folder(new)
-        gone, there = self._pages(source, target, rows[:MOST_MOVED])
+        rows = rows[:MOST_MOVED]
+        gone, there = self._made_of(source, rows), self._made_of(target, _moved(rows, source, target))
         with self._lock:
             # Listings may still show what was deleted at either place before, and so would the folder.
             deleted = self._overlay.deletions_below(source, target)
             self._move_below(source, target)
-            for listing in listings_in(there, target, target, "", self._defaults).values():
+            for listing in there:
                 self._overlay.record_moved(listing)
-            for listing in listings_in(gone, source, source, "", self._defaults).values():
-                for entry in _entries(listing):
+            for listing in gone:
+                for entry in listing.entries():
                     self._overlay.record(listing.folder, entry.name, None)
             self._overlay.put_back(deleted)
 
@@ -93,18 +95,18 @@ class FolderMoves:
         none, because no listing shows it as an entry.
         """
         source, target = self._source.folder(old), self._source.folder(new)
-        _, there = self._pages(source, target, rows)
-        keys, moving = {row.key for row in there.rows}, {}
+        moved = _moved(rows, source, target)
+        there, keys, moving = self._made_of(target, moved), {row.key for row in moved}, {}
         with self._lock:
             deleted = self._overlay.deletions_below(source, target)
             # Counts again where an object stays at its old name.
             stored = self._overlay.stored_in(source)
             self._move_below(source, target)
-            for listing in listings_in(there, target, target, "", self._defaults).values():
+            for listing in there:
                 folder = listing.folder
                 before = Folder(source.container, source.prefix + folder.prefix.removeprefix(target.prefix))
                 own = self._overlay.changes_in(folder)
-                for entry in _entries(listing):
+                for entry in listing.entries():
                     if entry.object is None or entry.object.key not in keys:
                         continue
                     change = own.get(entry.name)
@@ -135,10 +137,10 @@ class FolderMoves:
             own = found
         return replace(own, last_modified="")
 
-    def _pages(self, source: Folder, target: Folder, rows: Sequence[Row]) -> tuple[Page, Page]:
-        """Return the rows as listings of the old and of the new place."""
-        moved = [replace(row, key=target.prefix + row.key.removeprefix(source.prefix)) for row in rows]
-        return Page(tuple(rows), (), "", True), Page(tuple(moved), (), "", True)
+    def _made_of(self, folder: Folder, rows: Iterable[Row]) -> Collection[Listing]:
+        """Return the listings that rows make of a folder and of those below it."""
+        page = Page(tuple(rows), (), "", True)
+        return listings_of(parts_of(page, folder, folder, ""), self._defaults).values()
 
     def _move_below(self, source: Folder, target: Folder) -> None:
         """Let own changes count at the new place, and no listing of either place. Lock held."""
@@ -165,7 +167,7 @@ class FolderMoves:
             listing = self._listings.fresh(self._source.folder(parents.pop()))
             if listing is None or not listing.complete:
                 return False
-            return all(entry.name in names for chunk in listing.chunks() for entry in chunk)
+            return all(entry.name in names for entry in listing.entries())
 
     def has_just_listed(self, path: str) -> bool:
         """Return whether the folder that contains `path` was listed a moment ago, for the current call.
@@ -179,5 +181,6 @@ class FolderMoves:
             return monotonic() - listing.begun < MOMENT
 
 
-def _entries(listing: Listing) -> list[Entry]:
-    return [entry for chunk in listing.chunks() for entry in chunk]
+def _moved(rows: Iterable[Row], source: Folder, target: Folder) -> list[Row]:
+    """Return the rows at their new place."""
+    return [replace(row, key=target.prefix + row.key.removeprefix(source.prefix)) for row in rows]

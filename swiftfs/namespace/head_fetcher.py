@@ -5,13 +5,13 @@ from dataclasses import field, replace
 from typing import TypeVar
 
 from swiftfs.attributes import decode_metadata
-from swiftfs.concurrency import Future, Lock, Rank, new_lock, new_pool
+from swiftfs.concurrency import Future, Rank, new_lock, new_pool
 from swiftfs.errors import Ghost, NotFound, Offline
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, with_head
 from swiftfs.namespace.head_cache import HeadCache, ObjectState
 from swiftfs.namespace.listing import HeadQueue, Listing
-from swiftfs.namespace.listing_fetcher import Listings
+from swiftfs.namespace.pending_change import SharedState
 from swiftfs.objects import ObjectInfo
 from swiftfs.paths import Folder
 from swiftfs.store.protocol import ObjectStore
@@ -178,19 +178,12 @@ def _media_type(content_type: str) -> str:
 
 
 class EntryCompleter:
-    """Puts the answers of HEADs into listings. `lock` is the namespace's, which guards them."""
+    """Puts the answers of HEADs into listings. The lock of `shared` is the namespace's."""
 
-    def __init__(
-        self,
-        head_fetcher: HeadFetcher,
-        defaults: Defaults,
-        lock: Lock,
-        listings: Listings,
-    ) -> None:
+    def __init__(self, head_fetcher: HeadFetcher, defaults: Defaults, shared: SharedState) -> None:
         self._head_fetcher = head_fetcher
         self._defaults = defaults
-        self._lock = lock
-        self._listings = listings
+        self._lock, _, self._listings = shared
 
     def recall(self, listings: Mapping[Folder, Listing], head_queue: HeadQueue) -> None:
         """Put the answers of earlier HEADs into new listings, for rows that have not changed since."""

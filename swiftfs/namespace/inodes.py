@@ -7,6 +7,7 @@ numbers of files that come from another name than their current one.
 import itertools
 from collections import OrderedDict
 from dataclasses import replace
+from functools import lru_cache
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.namespace.entry import folder_inode, inode_of
@@ -133,6 +134,8 @@ class Inodes:
             del self._owners[number]
 
     def _place(self, path: str, *, is_folder: bool) -> int:
+        if not self._places:
+            return _own_place(self._source, path, is_folder)
         if is_folder and not (folder := self._source.folder(path)).prefix.removeprefix(self._source.prefix):
             return folder_inode(folder)  # the root, or a container: neither moves
         parent, name = split(path)
@@ -141,9 +144,18 @@ class Inodes:
 
     def _folder_place(self, folder: Folder) -> Folder:
         """Return the folder in which the names of `folder` have their places."""
-        prefix = folder.prefix if self._places else ""
+        prefix = folder.prefix
         while prefix:
             if (place := self._places.get(Folder(folder.container, prefix))) is not None:
                 return Folder(place.container, place.prefix + folder.prefix.removeprefix(prefix))
             prefix = prefix[: prefix[:-1].rfind("/") + 1]
         return folder
+
+
+@lru_cache(maxsize=128)
+def _own_place(source: Source, path: str, is_folder: bool) -> int:
+    """Return the place of a name while no folder has moved: of a new file it is asked for three times."""
+    if is_folder:
+        return folder_inode(source.folder(path))
+    parent, name = split(path)
+    return inode_of(source.folder(parent).child(unescape(name)[0]))

@@ -5,7 +5,7 @@ import sqlite3
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import field
 from pathlib import Path
 from typing import NamedTuple
@@ -224,8 +224,13 @@ class KeptListings:
             if self._bytes > self._capacity:
                 self._evict()
 
-    def _guarded(self) -> "_Guard":
-        return _Guard(self._failed)
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Go on after the block if it fails because of the database."""
+        try:
+            yield
+        except (sqlite3.Error, UnicodeError) as error:
+            self._failed(error)
 
     def _failed(self, error: sqlite3.Error | UnicodeError) -> None:
         """Continue after an error: with a new file if this one is damaged, else in memory."""
@@ -347,22 +352,6 @@ class KeptListings:
                 raise sqlite3.DatabaseError("a change has another checksum")
             text = row[3]
             yield row[2], None if text is None else self._codec.decode(text)
-
-
-class _Guard:
-    """Passes errors of the database to `failed` instead of raising them."""
-
-    def __init__(self, failed: Callable[[sqlite3.Error | UnicodeError], None]) -> None:
-        self._failed = failed
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        if isinstance(error, sqlite3.Error | UnicodeError):
-            self._failed(error)
-            return True
-        return False
 
 
 class KeptChanges:

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from swiftfs.lazy_dataclass import dataclass
@@ -191,10 +192,13 @@ class Listing:
 
     def get(self, name: str) -> Entry | None:
         """Return the entry of that name, None if there is none; raise `Unlisted` if that is unknown."""
+        return unpacked(self._get(name))
+
+    def _get(self, name: str) -> Shown | None:
         if not self._huge:
-            return unpacked(self._entries.get(name))
+            return self._entries.get(name)
         if name in self._overrides:
-            return unpacked(self._overrides[name])
+            return self._overrides[name]
         decisive, index = self._place_of(name)
         if index < len(self._blocks):
             return self._expand(self._blocks[index]).get(name)
@@ -205,10 +209,10 @@ class Listing:
     def lacks_folder(self, name: str) -> bool:
         """Return whether there is no folder of this name; False in the part that was not listed yet."""
         try:
-            entry = self.get(name)
+            shown = self._get(name)
         except Unlisted:
             return False
-        return entry is None or not entry.is_directory
+        return shown is None or not shown.is_directory
 
     def near(self, name: str) -> list[Entry]:
         """Return the folder's entries; of a huge folder only some, beginning near `name`."""
@@ -261,6 +265,10 @@ class Listing:
             entries = [entry for block in blocks for entry in self._expand(block).values()]
             yield [entry for entry in entries if entry.name not in overrides]
         yield list(_unpacked(overrides.values()))
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the entries that are known, as `chunks` does."""
+        return chain.from_iterable(self.chunks())
 
     def _place_of(self, name: str) -> tuple[str, int]:
         """Return the key of a folder of that name, and the index of the block that may have the name."""
@@ -344,13 +352,6 @@ def set_entry(entries: dict[str, _Any], name: str, entry: _Any | None) -> None:
         entries.pop(name, None)
     else:
         entries[name] = entry
-
-
-def listings_in(
-    page: Page, folder: Folder, root: Folder, marker: str, defaults: Defaults
-) -> dict[Folder, Listing]:
-    """Return the listings of `parts_of` a page."""
-    return listings_of(parts_of(page, folder, root, marker), defaults)
 
 
 def listings_of(parts: Mapping[Folder, Page], defaults: Defaults) -> dict[Folder, Listing]:

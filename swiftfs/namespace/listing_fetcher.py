@@ -95,6 +95,9 @@ class Listings:
         # Those in memory for whatever reason.
         self._packed: WeakSet[Listing] = WeakSet()
 
+    def __bool__(self) -> bool:
+        return bool(self._listings)
+
     def get(self, folder: Folder) -> Listing | None:
         """Return a folder's listing, expired or not, None when it is not in memory."""
         return self._listings.get(folder)

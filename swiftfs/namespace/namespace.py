@@ -1,9 +1,9 @@
 """The namespace: which files and folders exist, from listings in memory or by one request for each folder."""
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.concurrency import Rank, monotonic, new_lock, unix_time, unix_time_ns
@@ -12,22 +12,34 @@ from swiftfs.namespace.entry import (
     NO_TIME,
     Defaults,
     Entry,
+    Shown,
     folder_inode,
     head_entries,
     implied_entry,
     with_head,
 )
-from swiftfs.namespace.folder_lister import FolderLister, FolderReader, ListingReader
+from swiftfs.namespace.folder_lister import FolderLister, FolderReader, read_listing
 from swiftfs.namespace.folder_moves import FolderMoves
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
-from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore, SharedState
-from swiftfs.namespace.walk_detector import WalkDetector
+from swiftfs.namespace.overlay import Overlay, RecentStore
+from swiftfs.namespace.pending_change import PendingChange, SharedState
 from swiftfs.objects import ObjectInfo, ObjectName, Page, Usage
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore
+
+
+class DeferredChange:
+    """A pending change of a name whose entry is not known yet: `update` returns an entry with the change.
+
+    `pending` is the change as it is shown, None until the name is looked up. The namespace's lock guards it.
+    """
+
+    def __init__(self, update: Callable[[Entry], Entry]) -> None:
+        self.update = update
+        self.pending: PendingChange | None = None
 
 
 class Namespace:
@@ -57,13 +69,10 @@ class Namespace:
         self._lock = new_lock(Rank.NAMESPACE)
         self._listings = Listings(ttl, max_entries)
         self._kept = kept
-        self._completer = EntryCompleter(head_fetcher, defaults, self._lock, self._listings)
         self._overlay = Overlay(recent if kept is None or recent is None else KeptChanges(recent, kept))
         self._shared = SharedState(self._lock, self._overlay, self._listings)
-        self._walk_detector = WalkDetector()
-        self._lister = FolderLister(
-            store, head_fetcher, defaults, self._shared, self._completer, self._walk_detector, kept
-        )
+        self._completer = EntryCompleter(head_fetcher, defaults, self._shared)
+        self._lister = FolderLister(store, head_fetcher, defaults, self._shared, self._completer, kept)
         self._listing_fetcher = ListingFetcher(
             self._lock, self._listings, self._lister.fetch, self._lister.recall
         )
@@ -242,10 +251,8 @@ class Namespace:
         return self._source.object(path)
 
     def children(self, path: str) -> Iterator[Entry]:
-        """Yield the entries of the folder at `path`, as `read` does."""
-        reader = self.read(path)
-        while (part := reader.next()) is not None:
-            yield from part
+        """Return the entries of the folder at `path`, one by one, as `read` does."""
+        return chain.from_iterable(self.read(path))
 
     def read(self, path: str) -> FolderReader:
         """Begin to read the entries of the folder at `path`, with the attributes of the listing.
@@ -255,7 +262,7 @@ class Namespace:
         """
         listing = self._listing(self._source.folder(path))
         listing.was_read = True
-        return ListingReader(listing, self._lock) if listing.complete else self._lister.stream(listing)
+        return read_listing(listing, self._lock) if listing.complete else self._lister.stream(listing)
 
     def known(self, path: str) -> Entry | None:
         """Return the entry of `path` from memory; None if it does not exist or is not in memory."""
@@ -263,6 +270,17 @@ class Namespace:
         with self._lock:
             listing = self._listings.fresh(self._source.folder(parent))
             return None if listing is None else listing.known(name)
+
+    def known_in(self, folder: str, names: Sequence[str]) -> list[Entry | None]:
+        """Return the entries of names in a folder from memory, None for those that are not there."""
+        with self._lock:
+            listing = self._listings.fresh(self._source.folder(folder))
+            if listing is None:
+                return [None] * len(names)
+            deferred = self._deferred
+            return [
+                None if deferred and join(folder, name) in deferred else listing.known(name) for name in names
+            ]
 
     def known_children(self, path: str, near: str) -> list[Entry] | None:
         """Return the children of `path` from memory, None when its listing is not in memory.
@@ -299,7 +317,7 @@ class Namespace:
         with self._lock:
             self._record(path, entry, pending=False)
 
-    def record_pending(self, path: str, entry: Entry | None, *, moved: bool = False) -> PendingChange:
+    def record_pending(self, path: str, entry: Shown | None, *, moved: bool = False) -> PendingChange:
         """Record a change that is not in Swift yet: `path` is now `entry`, or gone; it may be `moved`."""
         with self._lock:
             return self._record(path, entry, pending=True, moved=moved)
@@ -310,7 +328,7 @@ class Namespace:
             return self._record(path, None, pending=True, left=True)
 
     def _record(
-        self, path: str, entry: Entry | None, *, pending: bool, moved: bool = False, left: bool = False
+        self, path: str, entry: Shown | None, *, pending: bool, moved: bool = False, left: bool = False
     ) -> PendingChange:
         """Record a change, in place of a deferred one. Lock held."""
         parent, name = split(path)
@@ -318,12 +336,12 @@ class Namespace:
             name = entry.name  # one text for both
         folder = self._source.folder(parent)
         self._deferred.pop(path, None)
-        before, was = self._overlay.newest(folder, name), None
-        change = self._overlay.record(folder, name, entry, pending=pending, moved=moved, left=left)
+        change, before = self._overlay.put(folder, name, entry, pending=pending, moved=moved, left=left)
+        was = None
         if (listing := self._listings.get(folder)) is not None:
             was = listing.known(name)
             listing.update(name, change.shown)
-        if entry is not None:
+        if entry is not None and self._listings:
             self._imply(folder)
         return PendingChange(self._shared, folder, name, change, before, was)
 
@@ -402,6 +420,6 @@ class Namespace:
     def _listing(self, folder: Folder) -> Listing:
         listing = self._listing_fetcher.listing(folder)
         with self._lock:
-            if (following := self._walk_detector.record_use(folder)) is not None:
+            if (following := self._lister.walk_detector.record_use(folder)) is not None:
                 self._listing_fetcher.list_ahead(following)
         return listing

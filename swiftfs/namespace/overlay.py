@@ -1,15 +1,14 @@
 """Local changes, which override listings until Swift's listings show them."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from swiftfs.concurrency import Lock, monotonic
+from swiftfs.concurrency import monotonic
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry, Shown, folder_inode, is_implied, moved_entry, packed, unpacked
 from swiftfs.namespace.listing import Listing, Unlisted
-from swiftfs.namespace.listing_fetcher import Listings
 from swiftfs.paths import Folder, escape
 
 LISTING_LAG = 300.0
@@ -104,6 +103,12 @@ class Overlay:
         left: bool = False,
     ) -> LocalChange:
         """Add a change: `name` is now `entry`, or gone; the flags as in `LocalChange`."""
+        return self.put(folder, name, entry, pending=pending, moved=moved, left=left)[0]
+
+    def put(
+        self, folder: Folder, name: str, entry: Shown | None, *, pending: bool, moved: bool, left: bool
+    ) -> tuple[LocalChange, LocalChange | None]:
+        """Do what `record` does; return the change, and the one that it has replaced."""
         before = self._in(folder).get(name)
         # A listing that shows the folder may be of before its removal, and the next one lack it.
         moved |= entry is not None and entry.is_directory and before is not None and before.shown is None
@@ -118,7 +123,7 @@ class Overlay:
         self._recorded += 1
         if self._recorded % SWEEP == 0:
             self._sweep()
-        return change
+        return change, before
 
     def with_version(self, folder: Folder, name: str, entry: Entry) -> Entry:
         """Return the entry of new attributes with the version that this mount has stored, if it has none.
@@ -309,7 +314,7 @@ class Overlay:
         Changes of this mount count more than those rows.
         """
         own = self._in(listing.folder)
-        for entry in [entry for chunk in listing.chunks() for entry in chunk if entry.name not in own]:
+        for entry in [entry for entry in listing.entries() if entry.name not in own]:
             # A listing will show the time of the copy.
             self.record(listing.folder, entry.name, replace(entry, last_modified=""), moved=True)
 
@@ -339,9 +344,10 @@ class Overlay:
 
     def _changes(self, folder: Folder) -> dict[str, LocalChange]:
         """Return the folder's changes by name, to add one."""
-        if folder not in self._folders:
+        if (changes := self._folders.get(folder)) is None:
             self._add_to_index(folder)
-        return self._folders.setdefault(folder, {})
+            changes = self._folders[folder] = {}
+        return changes
 
     def _index(self) -> None:
         self._subfolders.clear()
@@ -376,93 +382,6 @@ class Overlay:
     def _keep(self, folder: Folder, name: str, stored: LocalChange) -> None:
         if self._recent is not None:
             self._recent.keep(folder, name, stored.entry, moved=stored.moved)
-
-
-class DeferredChange:
-    """A pending change of a name whose entry is not known yet: `update` returns an entry with the change.
-
-    `pending` is the change as it is shown, None until the name is looked up. The namespace's lock guards it.
-    """
-
-    def __init__(self, update: Callable[[Entry], Entry]) -> None:
-        self.update = update
-        self.pending: PendingChange | None = None
-
-
-class SharedState(NamedTuple):
-    """What all pending changes of a namespace share; the lock guards the others."""
-
-    lock: Lock
-    overlay: Overlay
-    listings: Listings
-
-
-class PendingChange:
-    """A local change of a name that is not in Swift yet.
-
-    No listing contradicts it before one of the methods is called. They do nothing if the name has been
-    changed again: the newer change counts. It has replaced the change `before`, and the entry `was`. The lock
-    of `shared` is the namespace's.
-    """
-
-    __slots__ = ("_before", "_change", "_folder", "_name", "_shared", "_was")
-
-    def __init__(
-        self,
-        shared: SharedState,
-        folder: Folder,
-        name: str,
-        change: LocalChange,
-        before: LocalChange | None,
-        was: Entry | None,
-    ) -> None:
-        self._shared = shared
-        self._folder = folder
-        self._name = name
-        self._change = change
-        self._before = before
-        self._was = was
-
-    @property
-    def entry(self) -> Entry | None:
-        """The entry of the name after this change, None for nothing."""
-        with self._shared.lock:
-            return self._change.entry
-
-    def confirm(self, entry: Entry | None) -> None:
-        """Record that the change is in Swift, and that the name is now `entry`."""
-        with self._shared.lock:
-            if entry is not None:
-                entry = self._shared.overlay.with_version(self._folder, self._name, entry)
-            is_newest = self._shared.overlay.confirm(self._folder, self._name, self._change, entry)
-            # The same entry is in the listing since it was recorded, and a HEAD may have refined it there.
-            if not is_newest or entry is self._change.entry:
-                return
-            if (listing := self._shared.listings.get(self._folder)) is not None:
-                listing.update(self._name, entry)
-
-    def rollback(self) -> None:
-        """Show Swift's state again: the change could not be made."""
-        with self._shared.lock:
-            self._change.settled = True
-            if self._is_newest():
-                self._shared.overlay.roll_back(self._folder, self._name)
-                self._shared.listings.invalidate(self._folder)
-
-    def keep(self) -> None:
-        """Forget what the change has replaced: the change is in the journal, and will not be taken back."""
-        self._before = self._was = None
-
-    def take_back(self) -> None:
-        """Show the state before again: the change was not meant, and nothing was sent for it."""
-        with self._shared.lock:
-            if self._is_newest():
-                counts = self._shared.overlay.take_back(self._folder, self._name, self._before)
-                if (listing := self._shared.listings.get(self._folder)) is not None:
-                    listing.update(self._name, counts.shown if counts is not None else self._was)
-
-    def _is_newest(self) -> bool:
-        return self._shared.overlay.newest(self._folder, self._name) is self._change
 
 
 def _entry_in(folder: Folder, entry: Entry) -> Entry:

@@ -1,6 +1,6 @@
 """Objects of an archive, which cannot be read before they were asked for: OVH's Public Cloud Archive."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -76,22 +76,21 @@ class Archive:
     def _named(self) -> list[ObjectName]:
         """Return the segments, each once; they are requested once."""
         if self._segments is None:
-            self._segments = list(dict.fromkeys(self._request_names()))
+            self._segments = list(dict.fromkeys(segments_of(self._store, self._info)))
         return self._segments
-
-    def _request_names(self) -> Iterable[ObjectName]:
-        info = self._info
-        if info.is_slo:
-            return [segment.name for segment in self._store.manifest(info.version.name).segments]
-        prefix = info.dlo_prefix
-        if prefix is None:
-            return []
-        with deadline(PATIENT.deadline):  # of all pages: there may be no end of them
-            return [ObjectName(prefix.container, row.key) for row in iter_dlo_segments(self._store, prefix)]
 
     def _in_parallel(self, work: Callable[[ObjectName], T], names: Sequence[ObjectName]) -> list[T]:
         with new_pool("thaw", PARALLEL) as pool:
             return list(pool.map(work, names))
+
+
+def segments_of(store: ObjectStore, info: ObjectInfo) -> Iterator[ObjectName]:
+    """Yield the objects that a large object consists of, in its order; none for an ordinary one."""
+    if info.is_slo:
+        yield from (segment.name for segment in store.manifest(info.version.name).segments)
+    elif (prefix := info.dlo_prefix) is not None:
+        with deadline(PATIENT.deadline):  # of all pages: there may be no end of them
+            yield from (ObjectName(prefix.container, row.key) for row in iter_dlo_segments(store, prefix))
 
 
 def _rank(retrieval: Retrieval) -> int:

@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -16,11 +16,14 @@ from swiftfs.attributes import (
     EXPIRY_ATTRIBUTE,
     FLUSH_ATTRIBUTE,
     PID_ATTRIBUTE,
+    PIN_ATTRIBUTE,
+    PINNED_ATTRIBUTE,
     REFRESH_ATTRIBUTE,
     RETRY_ATTRIBUTE,
     STATE_ATTRIBUTE,
     STATUS_ATTRIBUTE,
     THAW_ATTRIBUTE,
+    UNPIN_ATTRIBUTE,
     header_to_xattr,
     with_xattr,
     without_xattr,
@@ -28,20 +31,19 @@ from swiftfs.attributes import (
     xattr_to_header,
 )
 from swiftfs.errors import NotFound, os_error
+from swiftfs.filecache.pins import Pin
 from swiftfs.namespace.entry import Entry
-from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo
-from swiftfs.posix.archive import Archive
+from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo, ObjectName
+from swiftfs.paths import join
+from swiftfs.posix.archive import Archive, segments_of
 from swiftfs.posix.attribute_changes import AttributeChanges, MetaChange, Update
+from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.expiry import parse_moment, show_moment
-from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
-from swiftfs.posix.pinning import Pinning
 from swiftfs.posix.services import Services
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.retry import PATIENT, deadline
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,11 @@ class AttributeOps:
     """Returns and changes the attributes and xattrs of files and folders."""
 
     def __init__(
-        self, services: Services, pending: PendingChanges, files: FileOps, changes: AttributeChanges
+        self,
+        services: Services,
+        pending: PendingChanges,
+        directories: DirectoryOps,
+        changes: AttributeChanges,
     ) -> None:
         self._store = services.store
         self._namespace = services.namespace
@@ -73,7 +79,7 @@ class AttributeOps:
         self._defaults = services.defaults
         self._open_files = services.open_files
         self._pending = pending
-        self._files = files
+        self._directories = directories
         self._changes = changes
         self._inodes = services.inodes
         self._source = services.source
@@ -85,22 +91,52 @@ class AttributeOps:
             CACHE_ATTRIBUTE: services.cache_dir.absolute,
             STATUS_ATTRIBUTE: lambda: services.journal.report().to_json(),
         }
-        self._pinning = Pinning(services)
+        self._pins = services.file_cache.pinned
+        self._pinning: Mapping[str, Callable[[str], str]] = {
+            PINNED_ATTRIBUTE: self._is_pinned,
+            PIN_ATTRIBUTE: self._pin,
+            UNPIN_ATTRIBUTE: self._unpin,
+        }
         self._orders = {FLUSH_ATTRIBUTE: services.journal.flush_all, RETRY_ATTRIBUTE: services.journal.retry}
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
-        file = self._open_files.replaced.at(path)
-        if file is None:
-            path = self._open_files.resolve(path)
-            file = self._files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
-        if file is not None:
-            return self._attributes(file)
-        entry = self._namespace.dated(self._look_up(path))
+        if self._open_files.concerned((path,)):  # rarely: this runs at every lookup
+            file = self._open_files.replaced.at(path)
+            if file is None:
+                path = self._open_files.resolve(path)
+                file = self._open_files.current(path, for_stat=True) or self._open_files.replaced.shown(path)
+            if file is not None:
+                return self._attributes(file)
+        return self._of_entry(path, self._look_up(path))
+
+    def known_attributes(self, handle: int, names: Sequence[str]) -> list[Attributes | None]:
+        """Return what `getattr` returns for names in an open folder, None where it could have to wait.
+
+        No request is sent for them.
+        """
+        folder = self._directories.path_of(handle)
+        if folder is None:
+            return [None] * len(names)
+        paths = [join(folder, name) for name in names]
+        unlike = self._open_files.concerned(paths)
+        entries = self._namespace.known_in(folder, names)
+        return [
+            self._of_entry(path, entry)
+            if entry is not None and entry.complete and path not in unlike and not self._is_watched(entry)
+            else None
+            for path, entry in zip(paths, entries, strict=True)
+        ]
+
+    def _is_watched(self, entry: Entry) -> bool:
+        late = self._journal.late
+        return late is not None and entry.object is not None and late.is_watched(entry.object)
+
+    def _of_entry(self, path: str, entry: Entry) -> Attributes:
+        entry = self._namespace.dated(entry)
         attributes = entry.attributes
         self._open_files.shown_sizes.show(path, attributes.size)
-        numbered = self._inodes.of(path, attributes)
-        return self._defaults.shown(self._times.shown(numbered, entry.last_modified))
+        return self._defaults.shown(self._times.of_entry(entry, self._inodes.of(path, attributes)))
 
     def _look_up(self, path: str) -> Entry:
         """Return the entry of `path`; what a late request has done to it is undone first."""
@@ -133,10 +169,10 @@ class AttributeOps:
 
     def chown(self, path: str, uid: int | None, gid: int | None, caller: Caller) -> None:
         """Set owner and group, None for unchanged; only root may give a file away."""
-        if caller.uid != 0 and uid not in (None, self.getattr(path).uid):
-            raise os_error(errno.EPERM, path)
 
         def update(old: Attributes) -> Attributes:
+            if caller.uid != 0 and uid not in (None, old.uid):
+                raise os_error(errno.EPERM, path)
             return replace(old, uid=old.uid if uid is None else uid, gid=old.gid if gid is None else gid)
 
         self._change(path, update)
@@ -144,10 +180,11 @@ class AttributeOps:
     def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
         """Set the times in ns, None for unchanged; the access time is not stored."""
         path = self._open_files.resolve(path)
-        # First: a folder gets the time that is asked for, even if Swift has it already.
-        self._times.set(path, atime_ns, mtime_ns, is_folder=self._is_folder(path))
-        if mtime_ns is not None:
-            self._change(path, lambda old: replace(old, mtime_ns=mtime_ns))
+        with self._pending.changing(path):
+            # First: a folder gets the time that is asked for, even if Swift has it already.
+            self._times.set(path, atime_ns, mtime_ns, is_folder=self._is_folder(path))
+            if mtime_ns is not None:
+                self._submit(path, lambda old: replace(old, mtime_ns=mtime_ns))
 
     def getxattr(self, path: str, name: str) -> bytes:
         """Return an xattr's value; raise `OSError` ENODATA if there is none."""
@@ -158,8 +195,8 @@ class AttributeOps:
             # With the option `ro` the kernel refuses setxattr(2), so getxattr(2) starts it too.
             self._orders[name]()
             return b""
-        if name in self._pinning.answers:
-            return self._pinning.answers[name](path).encode()
+        if name in self._pinning:
+            return self._pinning[name](path).encode()
         if name == EXPIRY_ATTRIBUTE and (moment := self._meta(path).delete_at):
             return show_moment(moment)
         if name in _COMPUTED:
@@ -232,6 +269,28 @@ class AttributeOps:
         """Return the entry of `path` as it is shown, to be changed."""
         return self._times.dated(path, self._namespace.dated(self._namespace.lookup(path)))
 
+    def _pin_of(self, path: str) -> Pin:
+        """Return the pin of a path; raise `OSError` ENOENT if there is nothing."""
+        if self._open_files.at(path) is None and self._namespace.lookup(path, complete=False).is_directory:
+            folder = self._source.folder(path)
+            return Pin(folder.container, folder.prefix)
+        name = self._source.object(path)
+        return Pin(name.container, name.key)
+
+    def _is_pinned(self, path: str) -> str:
+        pin = self._pin_of(path)
+        return str(int(self._pins.covers(ObjectName(pin.container, pin.key))))
+
+    def _pin(self, path: str) -> str:
+        """Keep the copies of a file, or of what is in a folder, in the cache; Swift does not learn of it."""
+        if not self._pins.pin(self._pin_of(path)):
+            raise os_error(errno.ENOSPC, path)
+        return "1"
+
+    def _unpin(self, path: str) -> str:
+        self._pins.unpin(self._pin_of(path))
+        return self._is_pinned(path)
+
     def _refresh(self, path: str) -> None:
         if path == "/":
             self._namespace.invalidate_all()
@@ -299,7 +358,6 @@ class AttributeOps:
             self._changes.submit(path, entry, update, change, since)
             self._times.changed(path, is_folder=entry.is_directory)
             return
-        self._times.changed(path, is_folder=False)
         with file.lock:
             # A dirty file's attributes go with its upload.
             is_stored = not file.dirty and not file.unlinked
@@ -307,16 +365,16 @@ class AttributeOps:
                 file.entry = self._changes.submit(path, file.entry, update, change, file.since)
             # An open file has attributes of its own, which its next flush sends.
             file.attributes = update(file.attributes)
-            if change is None:
-                return
-            if is_stored and file.entry is not None:
-                new = self._changes.meta(file.entry)
-            else:
-                new = change(file.meta)
-                file.expiry_changed |= new.delete_at != file.meta.delete_at
-            kept = new.preserved_headers
-            file.meta = replace(file.meta, metadata=new.metadata, preserved_headers=kept)
-            file.foreign_headers_unknown = False
+            if change is not None:
+                if is_stored and file.entry is not None:
+                    new = self._changes.meta(file.entry)
+                else:
+                    new = change(file.meta)
+                    file.expiry_changed |= new.delete_at != file.meta.delete_at
+                kept = new.preserved_headers
+                file.meta = replace(file.meta, metadata=new.metadata, preserved_headers=kept)
+                file.foreign_headers_unknown = False
+        self._times.changed(path, is_folder=False)
 
     def _learn_headers(self, file: OpenFile) -> None:
         """Get the headers that another client gave an open file's object, before they are changed."""
@@ -340,16 +398,6 @@ def _fits(metadata: Mapping[str, str], limits: Limits) -> bool:
     return is_short and is_few and is_sent and size <= limits.metadata_bytes
 
 
-def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:
-    """Return the number of objects that a large object consists of, 0 for an ordinary one."""
-    if info.is_slo:
-        return len(store.manifest(info.version.name).segments)
-    if info.dlo_prefix is None:
-        return 0
-    with deadline(PATIENT.deadline):  # of all pages: there may be no end of them
-        return sum(1 for _ in iter_dlo_segments(store, info.dlo_prefix))
-
-
 def _ask_for(store: ObjectStore, info: ObjectInfo) -> str:
     archive = Archive(store, info)
     archive.ask()
@@ -359,7 +407,7 @@ def _ask_for(store: ObjectStore, info: ObjectInfo) -> str:
 _COMPUTED: Mapping[str, Callable[[ObjectStore, ObjectInfo], object]] = {
     "swift.etag": lambda _, info: info.version.etag,
     "swift.content_type": lambda _, info: info.content_type,
-    "swift.segments": _count_segments,
+    "swift.segments": lambda store, info: sum(1 for _ in segments_of(store, info)),
     STATE_ATTRIBUTE: lambda store, info: Archive(store, info).state(),
     THAW_ATTRIBUTE: _ask_for,
 }

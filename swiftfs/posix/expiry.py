@@ -2,11 +2,10 @@
 
 import errno
 import re
-from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from swiftfs.concurrency import unix_time
-from swiftfs.config.options import parse_age, parse_date
+from swiftfs.config.options import Rules, parse_age, parse_date
 from swiftfs.errors import os_error
 from swiftfs.paths import is_below
 
@@ -16,19 +15,13 @@ LATEST = 2**33
 _SECONDS = re.compile(r"\d{1,10}")
 
 
-class ExpiryRules:
-    """Says when new files are deleted; `rules` are as in `config.options.Rules`."""
-
-    def __init__(self, rules: Sequence[tuple[str, int]]) -> None:
-        # The longest folder first: it wins.
-        self._rules = [(f"/{folder}", age) for folder, age in sorted(rules, key=lambda rule: -len(rule[0]))]
-
-    def moment(self, path: str) -> str:
-        """Return the X-Delete-At of a file that is stored at `path` now, empty for never."""
-        for folder, age in self._rules:
-            if path != folder and is_below(path, folder):
-                return str(int(unix_time()) + age)
-        return ""
+def moment_by_rules(path: str, rules: Rules) -> str:
+    """Return the X-Delete-At of a file that is stored at `path` now, empty for never."""
+    ages = {
+        len(folder): age for folder, age in rules if path != f"/{folder}" and is_below(path, f"/{folder}")
+    }
+    # The rule of the longest folder counts.
+    return str(int(unix_time()) + ages[max(ages)]) if ages else ""
 
 
 def parse_moment(value: bytes, path: str) -> str:

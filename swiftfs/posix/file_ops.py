@@ -1,46 +1,43 @@
 """System calls on files: their bytes, and links and special files."""
 
 import errno
-import logging
 import os
 import stat
-from dataclasses import replace
 from functools import partial
 
-from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type
-from swiftfs.concurrency import monotonic, unix_time_ns
-from swiftfs.errors import NotFound, PreconditionFailed, Sealed, StoreError, SwiftfsError, os_error
+from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type, type_after_rename
+from swiftfs.concurrency import unix_time_ns
+from swiftfs.errors import AlreadyExists, NotFound, PreconditionFailed, Sealed, StoreError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.filecache.sparse_file import check_descriptors
-from swiftfs.journal.operations import PutSpecial
-from swiftfs.namespace.entry import Entry, inode_of
-from swiftfs.objects import Attributes, Caller, FileSpan
-from swiftfs.paths import check_new_name
+from swiftfs.journal.operations import CopyFile, PutSpecial
+from swiftfs.lazy_dataclass import replace
+from swiftfs.namespace.entry import Entry, inode_of, moved_entry
+from swiftfs.objects import Attributes, Caller, FileSpan, ObjectName
+from swiftfs.paths import check_new_name, split
+from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.open_file import Changes, OpenFile
-from swiftfs.posix.pending import PendingChanges, unstored_entry
+from swiftfs.posix.pending import PendingChanges, stored_entry, trash_key, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services, in_folder
-from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
-
-log = logging.getLogger(__name__)
-
-UNCHECKED_SECONDS = 60.0
-"""How long after an error stat(2) takes an open file for current: each attempt may take long."""
 
 
 class FileOps:
     """Creates, opens, reads and writes files."""
 
-    def __init__(self, services: Services, pending: PendingChanges, write_back: WriteBack) -> None:
+    def __init__(
+        self, services: Services, pending: PendingChanges, write_back: WriteBack, changes: AttributeChanges
+    ) -> None:
         self._services = services
         self._namespace = services.namespace
         self._file_cache = services.file_cache
         self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
+        self._changes = changes
         self._inodes = services.inodes
         self._times = services.times
         self._prefetch = Prefetch(services.namespace, self._file_cache, self._open_files, services.options)
@@ -53,7 +50,7 @@ class FileOps:
             existing = self._namespace.find(path)
             # The kernel sends CREATE only for names that it does not know: another program may have made the
             # file since.
-            if self.current(path) is not None or existing is not None:
+            if self._open_files.current(path) is not None or existing is not None:
                 if flags & os.O_EXCL:
                     raise os_error(errno.EEXIST, path)
                 return self.open(path, flags)
@@ -71,15 +68,18 @@ class FileOps:
     def open(self, path: str, flags: int) -> int:
         """Open an existing file; with O_TRUNC it is empty, but its object is unchanged until the flush."""
         handle = None
+        is_read = flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY
+        if not is_read:
+            self._pending.refuse_change(path)
         older = self._open_files.replaced.at(path)  # by /proc/self/fd, for example
-        if older is None and flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+        if older is None and is_read:
             # The kernel has the inode and the size of that version, and does not look again.
             older = self._open_files.replaced.shown(path)
         if older is not None:
             handle = self._open_files.share(older, **_access(flags))
         path = self._open_files.resolve(path)
         while handle is None:  # again when the last handle of an open file is closed meanwhile
-            if (file := self.current(path)) is not None:
+            if (file := self._open_files.current(path)) is not None:
                 handle = self._open_files.share(file, **_access(flags))
             else:
                 handle = self._open_stored(path, flags)
@@ -120,40 +120,6 @@ class FileOps:
                 check_descriptors()
                 handle = self._add_handle(self._open_object(path, entry), os.O_RDONLY)
         return handle
-
-    def current(self, path: str, *, for_stat: bool = False) -> OpenFile | None:
-        """Return the open file at `path`; None if there is none, or another client has replaced it.
-
-        Open handles keep the old version. A file with local changes is current: the last
-        writer wins. After an error a call `for_stat` sends no request for a while.
-        """
-        file = self._open_files.at(path)
-        before = file.entry if file is not None else None
-        if file is None or before is None or file.dirty or file.unlinked or not _etags(before):
-            return file
-        is_unchecked = for_stat and monotonic() < file.unchecked_until
-        if is_unchecked or not self._is_replaced(path, file, before):
-            return file
-        # A rename that is being made here shows the file at its new path before the file has that.
-        with self._open_files.barrier.passing(lambda: (path,)), file.lock:
-            if file.path != path:
-                return self._open_files.at(path)
-            # Once more: the lookup may have sent a request, during which the file was changed or stored.
-            if file.entry is not before or file.dirty or file.unlinked:
-                return file
-            log.info("%s: another client has replaced it, while a program has the older version open", path)
-            self._open_files.replace(file)
-            return None
-
-    def _is_replaced(self, path: str, file: OpenFile, before: Entry) -> bool:
-        """Return whether Swift has another version than `before`; False if it does not answer."""
-        try:
-            found = self._namespace.find(path)
-        except SwiftfsError as error:
-            file.unchecked_until = monotonic() + UNCHECKED_SECONDS
-            log.info("%s: cannot find out whether another client replaced it: %s", path, error)
-            return False
-        return found is None or _is_other(before, found)
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         """Return where the bytes are in a local file; fewer only at the file's end."""
@@ -203,11 +169,12 @@ class FileOps:
         Raise `OSError` ESTALE if the kernel has to look the name up again: it is about to cut an older
         version.
         """
+        self._pending.refuse_change(path)
         replaced = self._open_files.replaced
         if (was_other := replaced.is_other_inode(path)) and replaced.at(path) is not None:
             raise os_error(errno.ESTALE, path)
         path = self._open_files.resolve(path)
-        if self.current(path) is None and not was_other and path in replaced.moves:
+        if self._open_files.current(path) is None and not was_other and path in replaced.moves:
             raise os_error(errno.ESTALE, path)
         with self._pending.changing(path):
             handle = self.open(path, os.O_WRONLY)
@@ -270,15 +237,64 @@ class FileOps:
         may_make = caller.uid == 0 and self._services.options.special
         if kind not in (stat.S_IFIFO, stat.S_IFSOCK) and not (is_device and may_make):
             raise os_error(errno.EPERM, path)
-        mode, owner = in_folder(self._namespace, path, stat.S_IMODE(mode) | kind, caller)
-        number = device if is_device else None
-        self._make_special(path, b"", Stored(mode, unix_time_ns(), owner.uid, owner.gid, device=number))
+        self._make_special(path, stat.S_IMODE(mode) | kind, caller, device=device if is_device else None)
 
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         """Create a symbolic link at `path`."""
-        mode, owner = in_folder(self._namespace, path, stat.S_IFLNK | 0o777, caller)
-        stored = Stored(mode, unix_time_ns(), owner.uid, owner.gid, target)
-        self._make_special(path, target.encode(), stored)
+        self._make_special(path, stat.S_IFLNK | 0o777, caller, target=target)
+
+    def link(self, old: str, new: str) -> None:
+        """Give the file `old` a copy at `new`, which is in Swift when this returns: an object has one name.
+
+        Raise `OSError` EPERM without the option, and for a folder; errors of the upload of `old`, which is
+        stored first, and of the copy.
+        """
+        self._pending.refuse_change(old, new)
+        if self._services.options.hardlinks != "copy":
+            raise os_error(errno.EPERM, new)
+        old = self._open_files.resolve(old)
+        self._services.journal.undo_late_requests(old)
+        with self._pending.changing(old, new):
+            name = self._free_for_link(new)
+            source = self._stored_as_it_is(old)
+            assert source.object is not None
+            try:
+                info = self._services.journal.run_unjournaled(CopyFile(source.object, name))
+            except AlreadyExists:
+                self._namespace.invalidate(new)
+                raise
+            assert info is not None
+            meta = source.meta.without_dlo() if source.meta is not None else None
+            entry = stored_entry(moved_entry(replace(source, meta=meta), split(new)[1], name), info)
+            self._namespace.record(new, entry)
+            self._times.created(new, source.attributes.mtime_ns)
+            self._times.changed(new, is_folder=False)
+            media_type = type_after_rename(entry.media_type, source.object.key, name.key)
+            if media_type != entry.media_type and stat.S_ISREG(entry.attributes.mode):
+                self._changes.retype(new, entry, media_type)
+
+    def _free_for_link(self, path: str) -> ObjectName:
+        """Return the object for a new path, of which no change waits; raise `OSError` EEXIST if it exists."""
+        if self._open_files.at(path) is not None or self._namespace.find(path) is not None:
+            raise os_error(errno.EEXIST, path)
+        check_new_name(path)
+        name = self._namespace.new_object(path)
+        self._write_back.free_name(name)
+        self._services.journal.flush([name])  # its deletion must not come after the copy
+        return name
+
+    def _stored_as_it_is(self, path: str) -> Entry:
+        """Store the file at `path` as it is now, and return its entry."""
+        with self._write_back.held_open(path) as file:
+            if file is not None:
+                self._write_back.hand_in_changes(file)
+        entry = self._namespace.lookup(path)
+        if entry.is_directory:
+            raise os_error(errno.EPERM, path)
+        assert entry.object is not None
+        self._services.journal.flush([entry.object])
+        self._services.journal.raise_refusal(entry.object)
+        return self._namespace.lookup(path)
 
     def readlink(self, path: str) -> str:
         """Return the target of a symbolic link."""
@@ -314,15 +330,18 @@ class FileOps:
             self._write_back.dispose(file)
         self._prefetch.close()
 
-    def _make_special(self, path: str, body: bytes, stored: Stored) -> None:
-        assert stored.mode is not None
+    def _make_special(
+        self, path: str, mode: int, caller: Caller, *, target: str | None = None, device: int | None = None
+    ) -> None:
         with self._pending.changing(path):
             name = self._namespace.new_object(path)
             if self._open_files.at(path) is not None or self._namespace.find(path) is not None:
                 raise os_error(errno.EEXIST, path)
             check_new_name(path)
             self._write_back.free_name(name)
-            meta = ObjectMeta(SPECIAL_TYPES[stat.S_IFMT(stored.mode)], stored)
+            mode, owner = in_folder(self._namespace, path, mode, caller)
+            stored = Stored(mode, unix_time_ns(), owner.uid, owner.gid, target, device=device)
+            meta, body = ObjectMeta(SPECIAL_TYPES[stat.S_IFMT(mode)], stored), (target or "").encode()
             entry = unstored_entry(path, name, len(body), meta, self._services.defaults)
             self._pending.submit(path, PutSpecial(name, body, meta, creates=True), entry)
             self._times.created(path, entry.attributes.mtime_ns)
@@ -383,7 +402,7 @@ class FileOps:
             raise os_error(errno.EFBIG, file.path)
         with file.lock:
             if size == 0 and not file.trash:
-                file.trash = trash_entry(file.entry, self._services.trash)
+                file.trash = trash_key(file.entry, self._services.trash)
             if size == 0 and self._file_cache.is_pinned(file.cached_file):
                 # The journal needs the bytes of its record until the next flush replaces them.
                 before, file.cached_file = file.cached_file, self._file_cache.new(file.name, None)
@@ -406,7 +425,7 @@ class FileOps:
     def touch(self, file: OpenFile) -> None:
         """Record that the bytes of an open file have changed; its lock is held."""
         before, now = file.attributes, unix_time_ns()
-        file.attributes = replace(before, mtime_ns=now)
+        file.attributes = before.modified(now)
         # Once for each hand-in, which does it again: this runs for every write.
         if not file.dirty:
             self._times.wrote(file.known_as, now, before.mtime_ns)
@@ -418,18 +437,6 @@ class FileOps:
 def _access(flags: int) -> dict[str, bool]:
     """Return what a handle may do by the flags of open(2)."""
     return {"writable": flags & os.O_ACCMODE != os.O_RDONLY, "append": bool(flags & os.O_APPEND)}
-
-
-def _etags(entry: Entry) -> set[str]:
-    """Return the strings that identify the version; an SLO's hash in the listing differs from its ETag."""
-    return {entry.etag, entry.hash} - {""}
-
-
-def _is_other(before: Entry, found: Entry) -> bool:
-    """Return whether Swift has another version than `before`; False while a local change is pending."""
-    if found.is_directory:
-        return True
-    return bool(_etags(found)) and not _etags(found) & _etags(before)
 
 
 def _is_large(entry: Entry) -> bool:

@@ -7,9 +7,8 @@ Paths are absolute in the mount. Failures are `OSError` with an errno, or `Swift
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial, wraps
-from typing import Any, TypeVar, cast
 
+from swiftfs.concurrency import calling_after
 from swiftfs.errors import StoreError, SwiftfsError, in_words, pluralize
 from swiftfs.journal.commits import Record
 from swiftfs.journal.queue_report import QueuedChange
@@ -18,14 +17,13 @@ from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.link_ops import LinkOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
+from swiftfs.posix.protected_paths import ProtectedPaths
 from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
-from swiftfs.posix.trash_guard import TrashGuard
 from swiftfs.posix.unlink_ops import UnlinkOps
 from swiftfs.posix.version_tree import VersionTree
 from swiftfs.posix.write_back import WriteBack
@@ -35,103 +33,76 @@ ROOT_SECONDS = 8.0
 """How long a mount tries to get its root: whoever mounts waits for it."""
 
 
-Call = TypeVar("Call", bound=Callable[..., Any])
-
-
-def _refused_for(refuse: Iterable[Callable[[str], None]], call: Call, *, paths: slice = slice(1)) -> Call:
-    """Return the call, which fails where one of `refuse` does for its arguments `paths`."""
-
-    @wraps(call)
-    def checked(*arguments: Any, **named: Any) -> Any:
-        for path in arguments[paths]:
-            for check in refuse:
-                check(path)
-        return call(*arguments, **named)
-
-    return cast("Call", checked)
-
-
 class _Parts:
     """What carries out the calls on ordinary paths."""
 
-    def __init__(self, services: Services) -> None:
-        self.pending = pending = PendingChanges(services)
+    def __init__(self, services: Services, protected: ProtectedPaths) -> None:
+        self.pending = pending = PendingChanges(services, protected)
         self.write_back = write_back = WriteBack(services, pending)
-        self.files = files = FileOps(services, pending, write_back)
+        changes = AttributeChanges(services, pending, write_back)
+        self.files = FileOps(services, pending, write_back, changes)
         self.directories = directories = DirectoryOps(services, pending, write_back)
         self.unlinks = unlinks = UnlinkOps(services, pending, write_back, directories)
-        changes = AttributeChanges(services, pending, write_back)
-        self.links = LinkOps(services, pending, write_back, changes)
-        self.renames = RenameOps(services, pending, write_back, files, directories, unlinks, changes)
-        self.attributes = AttributeOps(services, pending, files, changes)
+        self.renames = RenameOps(services, pending, write_back, directories, unlinks, changes)
+        self.attributes = AttributeOps(services, pending, directories, changes)
 
 
 class FileSystem:
-    """One mount; `records` are the changes that an earlier process left in the journal.
+    """One mount of `services`; `records` are the changes that an earlier process left in the journal.
 
-    The methods that `fuse/operations.py` calls are bound directly to those of the parts. On its way there a
-    path may belong to the versions, and a change to what nobody may change.
+    The methods that `fuse/operations.py` calls are those of the parts, without a call in between; a call that
+    only reads may be about older versions instead.
     """
 
     def __init__(self, services: Services, records: Iterable[Record] = ()) -> None:
-        self._services = services
+        self.services = services
         self._records = records
-        self._parts = parts = _Parts(services)
+        protected = ProtectedPaths(services)
+        self._parts = parts = _Parts(services, protected)
         attributes, directories, files = parts.attributes, parts.directories, parts.files
-        versions, trash = VersionTree(services, files), TrashGuard(services.source, services.trash)
+        versions = VersionTree(services, files, protected)
         before, handles = versions.before, versions.handles
-        change = partial(_refused_for, (versions.refuse_change, trash.refuse_change))
 
         self.getattr = before(versions.getattr, attributes.getattr)
         self.getattr_handle = attributes.getattr_handle
-        self.chmod, self.chown = change(attributes.chmod), change(attributes.chown)
-        self.utimens = change(attributes.utimens)
+        self.chmod, self.chown, self.utimens = attributes.chmod, attributes.chown, attributes.utimens
         self.getxattr = before(versions.getxattr, attributes.getxattr)
         self.listxattr = before(versions.listxattr, attributes.listxattr)
-        self.setxattr, self.removexattr = change(attributes.setxattr), change(attributes.removexattr)
+        self.setxattr, self.removexattr = attributes.setxattr, attributes.removexattr
 
         self.opendir = before(versions.opendir, directories.opendir)
         self.readdir = handles(versions.readdir, directories.readdir)
+        self.known_attributes = handles(versions.known_attributes, attributes.known_attributes)
         self.fsyncdir = handles(versions.fsyncdir, directories.fsyncdir)
         self.releasedir = handles(versions.releasedir, directories.releasedir)
-        self.mkdir, self.rmdir = change(directories.mkdir), change(directories.rmdir)
+        self.mkdir, self.rmdir = directories.mkdir, directories.rmdir
 
-        self.create, self.mknod = change(files.create), change(files.mknod)
-        self.open = before(versions.open, trash.reading(files.open))
-        self.read, self.write = files.read, files.write
-        self.truncate, self.truncate_handle = change(files.truncate), files.truncate_handle
-        self.flush, self.fsync = files.flush, files.fsync
-        self.fallocate, self.release, self.lseek = files.fallocate, files.release, files.lseek
-        self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
-        self.symlink = change(files.symlink, paths=slice(1, 2))
+        self.open = before(versions.open, files.open)
+        self.create, self.mknod = files.create, files.mknod
+        self.symlink, self.link = files.symlink, files.link
         self.readlink = before(versions.readlink, files.readlink)
+        self.read, self.write, self.lseek = files.read, files.write, files.lseek
+        self.truncate, self.truncate_handle = files.truncate, files.truncate_handle
+        self.flush, self.fsync, self.release = files.flush, files.fsync, files.release
+        self.fallocate, self.set_prefetch = files.fallocate, files.set_prefetch
+        self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
 
-        self.link = change(parts.links.link, paths=slice(2))
-        self.unlink, self.unhide = change(parts.unlinks.unlink), parts.unlinks.unhide
-        self.rename, self.hide = change(parts.renames.rename, paths=slice(2)), change(parts.renames.hide)
+        self.unlink, self.unhide = parts.unlinks.unlink, parts.unlinks.unhide
+        self.rename, self.hide = parts.renames.rename, parts.renames.hide
 
         opened, replaced = services.open_files, services.open_files.replaced
         self.path_of_handle, self.page_use = opened.path_of_handle, opened.page_use
         self.is_other_inode, self.moves = replaced.is_other_inode, replaced.moves
-        self.wait_for_move = replaced.wait
+        self.wait_for_move, self.check_exists = replaced.wait, opened.check_exists
         self._usage = UsageReport(services.store, services.source, services.options.segments)
         self.statfs = self._usage.of
         self.drain_seconds = services.options.drain
         self.waiting, self.retry = services.journal.waiting, services.journal.retry
         self.refresh = services.namespace.invalidate_all
 
-    @property
-    def services(self) -> Services:
-        """The parts of the mount, for its status."""
-        return self._services
-
-    def set_prefetch(self, on: bool) -> None:
-        """Download small files before they are opened, or not."""
-        self._parts.files.set_prefetch(on)
-
     def written(self) -> list[OpenFile]:
         """Return the open files with changes that the journal does not have."""
-        return [file for file in self._services.open_files.all() if file.dirty]
+        return [file for file in self.services.open_files.all() if file.dirty]
 
     def begin(self, usage: Usage | None = None) -> None:
         """Ask Swift for the root, and continue with the changes that an earlier process left.
@@ -145,7 +116,7 @@ class FileSystem:
 
     def begin_offline(self, usage: Usage) -> bool:
         """Begin without the server, as it answered before; return False if too little is known."""
-        if not self._services.namespace.recall_root():
+        if not self.services.namespace.recall_root():
             return False
         self._usage.assume(usage)
         self._learn_history(usage)
@@ -156,50 +127,51 @@ class FileSystem:
         """Continue with the server, which was away: learn of the root, and store what waits."""
         with suppress(StoreError), deadline(ROOT_SECONDS):
             self._learn_root(usage)
-        self._services.journal.retry()
+        self.services.journal.retry()
 
     def _learn_root(self, usage: Usage | None) -> None:
-        container = self._services.source.container
+        container = self.services.source.container
         if usage is None and container:
-            usage = self._services.store.container_usage(container)
+            usage = self.services.store.container_usage(container)
         if usage is not None:
             self._learn_history(usage)
-        self._services.namespace.load_root(usage)
+        self.services.namespace.load_root(usage)
 
     def _learn_history(self, usage: Usage) -> None:
-        if container := self._services.source.container:
-            histories = self._services.histories
+        if container := self.services.source.container:
+            histories = self.services.histories
             histories.learn(container, usage.history, versioning=usage.versioning)
 
     def _recover(self) -> None:
         records, self._records = deque(self._records), ()  # there may be 100,000
-        self._services.journal.recover(records, self._parts.pending.recovered, self._parts.pending.show_moved)
+        self.services.journal.recover(records, self._parts.pending.recovered, self._parts.pending.show_moved)
 
     def close(self, progress: Callable[[int], None] = lambda _: None, why: str = "") -> None:
         """Store all pending changes and end every thread; the mount is gone.
 
-        `progress` is called with the number of pending changes. Changes that cannot be stored within
-        `drain_seconds`, which may be changed until then, stay on the disk for the next mount; `why` is the
-        reason if none can be. Raise `SwiftfsError` if there are such changes, if files could not be handed
-        in, or if Swift refused changes that were not reported yet.
+        `progress` is called with the number of pending changes. After `drain_seconds`, which may be changed
+        until then, no request is begun any more, for whatever: changes stay on the disk for the next mount;
+        `why` is the reason if none can be stored. Raise `SwiftfsError` if there are such changes, if files
+        could not be handed in, or if Swift refused changes that were not reported yet.
         """
-        journal = self._services.journal
-        # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
-        # namespace.
-        drain = self._parts.write_back.drain
-        lost = [file.path for file in self._services.open_files.all() if not drain(file)]
-        self._parts.files.close()
-        left = journal.close(self.drain_seconds, progress, self._services.store.close)
-        self._services.file_cache.close()
-        self._services.namespace.close()
+        journal, seconds = self.services.journal, self.drain_seconds
+        with calling_after(seconds, self.services.store.close):
+            # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
+            # namespace.
+            drain = self._parts.write_back.drain
+            lost = [file.path for file in self.services.open_files.all() if not drain(file)]
+            self._parts.files.close()
+            left = journal.close(seconds, progress)
+            self.services.file_cache.close()
+            self.services.namespace.close()
         problems = []
         if lost:
             problems.append(f"{pluralize(len(lost), 'file')} could not be stored: {', '.join(lost[:5])}")
         if left:
             stay, them = ("stays", "it") if len(left) == 1 else ("stay", "them")
-            why = why or f"not sent within {in_words(self.drain_seconds)} (drain)"
+            why = why or f"not sent within {in_words(seconds)} (drain)"
             problems.append(
-                f"{pluralize(len(left), 'change')} {stay} in {self._services.cache_dir}, "
+                f"{pluralize(len(left), 'change')} {stay} in {self.services.cache_dir}, "
                 f"and the next mount continues with {them}; {_first(left, why)}"
             )
         if refused := journal.refused():

@@ -1,10 +1,13 @@
 """What the kernel may have in its page cache of each file."""
 
+from collections import deque
+
 from cachetools import LRUCache
 
-from swiftfs.concurrency import monotonic
+from swiftfs.concurrency import Condition, monotonic
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import PageUse
+from swiftfs.posix.open_file import FilePages, OpenFile
 
 CLOSED_FILES = 10_000
 """Limit of the closed files whose pages the kernel may use again."""
@@ -14,23 +17,6 @@ ATTRIBUTE_SECONDS = 1.0
 
 ANSWER_SECONDS = 1.0
 """After this time an open has been answered, and the kernel has dropped its pages."""
-
-
-class FilePages:
-    """What the kernel's pages have of one open file.
-
-    At `began` (monotonic seconds) an open first made the kernel drop pages of other versions, -inf if there
-    were none; None while there may be some. The last such open was after `finds` finds of wrong bytes.
-    `is_bypassed` means that no handle uses the pages: the file may be written without them, or stat(2) shows
-    another size than the file has.
-    """
-
-    __slots__ = ("began", "finds", "is_bypassed")
-
-    def __init__(self) -> None:
-        self.began: float | None = None
-        self.finds = 0
-        self.is_bypassed = False
 
 
 UNKNOWN = -1
@@ -86,10 +72,9 @@ class KernelPages:
         self._versions: LRUCache[str, str] = LRUCache(CLOSED_FILES)
         self._finds = 0
 
-    def open(
-        self, path: str, pages: FilePages, cached_file: CachedFile, *, writable: bool, is_mixed: bool
-    ) -> PageUse:
-        """Return how the kernel opens a file; `is_mixed` if it may read pages of two versions at `path`."""
+    def open(self, file: OpenFile, *, writable: bool, is_mixed: bool) -> PageUse:
+        """Return how the kernel opens a file; `is_mixed` if it may read pages of two versions at its path."""
+        path, pages, cached_file = file.path, file.pages, file.cached_file
         # The kernel knows the size of a file that is open already: it has sent the writes itself.
         is_resized = pages.began is None and self._shown_sizes.differs(path, cached_file.size)
         if is_resized or is_mixed or pages.is_bypassed:
@@ -107,8 +92,9 @@ class KernelPages:
         # The open before may not have been answered yet.
         return PageUse.KEEP if pages.began + ANSWER_SECONDS < now else PageUse.DROP
 
-    def close(self, path: str, pages: FilePages, cached_file: CachedFile) -> None:
+    def close(self, file: OpenFile) -> None:
         """Record what the kernel has of a file when its last handle is closed."""
+        path, pages, cached_file = file.path, file.pages, file.cached_file
         if pages.began is not None:
             self._shown_sizes.show(path, cached_file.size)
         is_right = pages.began is not None and pages.finds == self._finds
@@ -132,6 +118,51 @@ class KernelPages:
     def forget_all(self) -> None:
         """Let the next open of each closed file drop its pages."""
         self._versions.clear()
+
+
+class WrongPages:
+    """Open files of which the kernel may have bytes in its page cache that arrived wrong.
+
+    The local file is repaired, or its bytes are refused, but the kernel answers reads from its own pages. An
+    open makes it drop the pages of the file, also for existing handles and mappings. Programs may not open
+    the file again, so a thread does it. If none serves them, only the opens of programs drop pages.
+
+    `changed` guards every field, and is notified of every new file.
+    """
+
+    def __init__(self, changed: Condition) -> None:
+        self._changed = changed
+        self._files: deque[OpenFile] = deque()
+        self._is_served = False
+
+    def add(self, file: OpenFile) -> None:
+        """Add a file that is to be opened."""
+        with self._changed:
+            if self._is_served and not any(one is file for one in self._files):
+                self._files.append(file)
+                self._changed.notify_all()
+
+    def serve(self) -> None:
+        """Begin to take files: a thread calls `next_file` from now on."""
+        with self._changed:
+            self._is_served = True
+
+    def stop(self) -> None:
+        """Take no more files; `next_file` returns None."""
+        with self._changed:
+            self._is_served = False
+            self._files.clear()
+            self._changed.notify_all()
+
+    def next_file(self) -> OpenFile | None:
+        """Wait for the next file that is still open, and return it; None at the end."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: bool(self._files) or not self._is_served)
+                if not self._is_served:
+                    return None
+                if (file := self._files.popleft()).users:
+                    return file
 
 
 def _version(cached_file: CachedFile) -> str:

@@ -1,7 +1,7 @@
 """An open file, which all its handles share."""
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from enum import Enum
 from functools import partial
 
@@ -10,10 +10,9 @@ from swiftfs.concurrency import Lock, Rank, new_lock
 from swiftfs.errors import check_transition
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.operations import PutFile
-from swiftfs.lazy_dataclass import dataclass
+from swiftfs.lazy_dataclass import dataclass, replace
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, ObjectName
-from swiftfs.posix.kernel_pages import FilePages
 from swiftfs.store.object_meta import ObjectMeta
 
 
@@ -26,16 +25,6 @@ class HeldDeletion:
 
     seq: int
     name: ObjectName
-
-
-@dataclass(slots=True)
-class Unlinked:
-    """A file has lost its name by unlink(2) or rename(2): it lives until its last handle is closed.
-
-    Then the `deletion` of its object is executed; None if it has no object, or the journal was told already.
-    """
-
-    deletion: HeldDeletion | None = None
 
 
 class Changes(Enum):
@@ -58,11 +47,28 @@ FOLLOWING: Mapping[Changes, tuple[Changes, ...]] = {
 
 
 @dataclass(slots=True)
+class FilePages:
+    """What the kernel has of one open file in its page cache.
+
+    At `began` (monotonic seconds) an open first made the kernel drop pages of other versions, -inf if there
+    were none; None while there may be some. The last such open was after `finds` finds of wrong bytes.
+    `is_bypassed` means that no handle uses the pages: the file may be written without them, or stat(2) shows
+    another size than the file has.
+    """
+
+    began: float | None = None
+    finds: int = 0
+    is_bypassed: bool = False
+
+
+@dataclass(slots=True)
 class OpenFile:
     """The current state of an open file, which may be newer than the journal's.
 
     `entry` is its entry in the namespace, None for a new file before its first flush. Only `become` changes
-    where its `changes` are. `replaces` is the entry that a new file replaces. If what these two entries show
+    where its `changes` are. A file that is `unlinked` has lost its name by unlink(2) or rename(2), and lives
+    until its last handle is closed; `held_deletion` is that of its object, until the journal was told to
+    execute it. `replaces` is the entry that a new file replaces. If what these two entries show
     was given up after `since`, as in `GivenUp`, nothing of it is at the file's name. With
     `foreign_headers_unknown` the object may have headers of another client that were not requested yet.
     `expiry_changed` is whether its segments may have another X-Delete-At than `meta`. An `aliased` file was
@@ -83,7 +89,8 @@ class OpenFile:
     meta: ObjectMeta
     entry: Entry | None
     changes: Changes = Changes.HANDED_IN
-    unlinked: Unlinked | None = None
+    unlinked: bool = False
+    held_deletion: HeldDeletion | None = None
     replaces: Entry | None = None
     since: int = 0
     foreign_headers_unknown: bool = False
@@ -105,11 +112,6 @@ class OpenFile:
     def dirty(self) -> bool:
         """Whether changes are not in the journal."""
         return self.changes is not Changes.HANDED_IN
-
-    @property
-    def held_deletion(self) -> HeldDeletion | None:
-        """The deletion of the object that is executed after the last close."""
-        return self.unlinked.deletion if self.unlinked is not None else None
 
     @property
     def known_as(self) -> str:

@@ -1,19 +1,22 @@
 """The table of the open files and their handles, and the barrier for renames of folders."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from cachetools import TTLCache
-
-from swiftfs.concurrency import Rank, monotonic, new_condition, thread_id
+from swiftfs.concurrency import Rank, monotonic, new_condition, thread_key
+from swiftfs.errors import SwiftfsError
 from swiftfs.namespace.entry import Entry
+from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectName, PageUse
 from swiftfs.paths import is_below, split
-from swiftfs.posix.kernel_pages import UNKNOWN, KernelPages, ShownSizes
+from swiftfs.posix.kernel_pages import UNKNOWN, KernelPages, ShownSizes, WrongPages
 from swiftfs.posix.open_file import Handle, OpenFile
 from swiftfs.posix.replaced_files import ReplacedFiles
-from swiftfs.posix.wrong_pages import WrongPages
+
+log = logging.getLogger(__name__)
 
 
 class RenameBarrier:
@@ -32,33 +35,42 @@ class RenameBarrier:
         self._moving: dict[int, tuple[str, str]] = {}
         self._passing: dict[int, tuple[str, ...]] = {}
 
-    @contextmanager
-    def passing(self, paths: Callable[[], tuple[str, ...]]) -> Iterator[bool]:
-        """Make a change about `paths`, which is called again after a wait; yield whether it had to wait."""
-        thread = thread_id()
+    def passing(
+        self, paths: Callable[[], tuple[str, ...]], waited: Callable[[], None] | None = None
+    ) -> "_Passing":
+        """Return the context of a change about `paths`, which is called again after a wait.
+
+        If it had to wait, `waited` is called in the context before anything else.
+        """
+        return _Passing(self, paths, waited)
+
+    def begin(self, paths: Callable[[], tuple[str, ...]]) -> tuple[bool, bool]:
+        """Begin a change; return whether it is one of its own, which has to `end`, and whether it waited."""
+        thread = thread_key()
         waited = False
         with self._changed:
             # A call within a change (`truncate` opens, flushes and closes) would wait for a rename that waits
             # for it.
-            inner = thread in self._passing or thread in self._moving
-            if not inner:
-                while self._is_moving(paths()):
-                    waited = True
-                    self._changed.wait()
-                # Called again: an open file has a new path after its folder has moved.
-                self._passing[thread] = paths()
-        try:
-            yield waited
-        finally:
-            if not inner:
-                with self._changed:
-                    del self._passing[thread]
-                    self._changed.notify_all()
+            if thread in self._passing or thread in self._moving:
+                return False, False
+            while self._moving and self._is_moving(paths()):
+                waited = True
+                self._changed.wait()
+            # Called again: an open file has a new path after its folder has moved.
+            self._passing[thread] = paths()
+        return True, waited
+
+    def end(self) -> None:
+        """End the calling thread's change."""
+        with self._changed:
+            del self._passing[thread_key()]
+            if self._moving:  # only a rename waits for changes
+                self._changed.notify_all()
 
     @contextmanager
     def closed(self, old: str, new: str) -> Iterator[None]:
         """Rename a folder: wait for the changes below the two paths, and block others meanwhile."""
-        thread = thread_id()
+        thread = thread_key()
         with self._changed:
             self._changed.wait_for(lambda: not self._overlaps(old, new))
             # Before the changes that have begun are waited for: otherwise new ones could come for ever.
@@ -72,6 +84,10 @@ class RenameBarrier:
             with self._changed:
                 del self._moving[thread]
                 self._changed.notify_all()
+
+    def is_passed(self, path: str) -> bool:
+        """Return whether a change about `path` is being made; it needs no lock."""
+        return any(path in paths for paths in list(self._passing.values()))
 
     def wait(self, path: Callable[[], str]) -> None:
         """Wait until no folder above `path` is moving."""
@@ -90,6 +106,33 @@ class RenameBarrier:
         )
 
 
+class _Passing:
+    """A change that passes the barrier, for `with`. A class: this runs several times for each file."""
+
+    __slots__ = ("_barrier", "_is_own", "_paths", "_waited")
+
+    def __init__(
+        self,
+        barrier: RenameBarrier,
+        paths: Callable[[], tuple[str, ...]],
+        waited: Callable[[], None] | None,
+    ) -> None:
+        self._barrier, self._paths, self._waited = barrier, paths, waited
+
+    def __enter__(self) -> None:
+        self._is_own, had_to_wait = self._barrier.begin(self._paths)
+        if had_to_wait and self._waited is not None:
+            try:
+                self._waited()
+            except BaseException:
+                self.__exit__()
+                raise
+
+    def __exit__(self, *_error: object) -> None:
+        if self._is_own:
+            self._barrier.end()
+
+
 def _lies_below(paths: tuple[str, ...], folders: tuple[str, str]) -> bool:
     return any(is_below(path, folder) for path in paths for folder in folders)
 
@@ -100,6 +143,10 @@ ALIASES = 1000
 RELEASED_SECONDS = 1.0
 RELEASED_FILES = 1000
 """How long, and how many, files count as just released."""
+
+
+UNCHECKED_SECONDS = 60.0
+"""How long after an error stat(2) takes an open file for current: each attempt may take long."""
 
 
 class OpenFiles:
@@ -114,7 +161,8 @@ class OpenFiles:
     For a moment the kernel also opens what has replaced the file by its alias.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
         self.barrier = RenameBarrier()
         self._lock = changed = new_condition(Rank.OPEN_FILES)
         self._numbers = itertools.count(1)
@@ -125,11 +173,58 @@ class OpenFiles:
         self._aliases: dict[str, tuple[str, OpenFile | None]] = {}
         self.shown_sizes = ShownSizes()
         self._pages = KernelPages(self.shown_sizes)
-        self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS, monotonic)
+        self._released: dict[str, float] = {}  # when, in monotonic seconds
 
     def at(self, path: str) -> OpenFile | None:
         """Return the open file at `path`, if there is one."""
         return self._by_path.get(path)
+
+    def current(self, path: str, *, for_stat: bool = False) -> OpenFile | None:
+        """Return the open file at `path`; None if there is none, or another client has replaced it.
+
+        Open handles keep the old version. A file with local changes is current: the last
+        writer wins. After an error a call `for_stat` sends no request for a while.
+        """
+        file = self.at(path)
+        before = file.entry if file is not None else None
+        if file is None or before is None or file.dirty or file.unlinked or not _etags(before):
+            return file
+        is_unchecked = for_stat and monotonic() < file.unchecked_until
+        if is_unchecked or not self._is_replaced(path, file, before):
+            return file
+        # A rename that is being made here shows the file at its new path before the file has that.
+        with self.barrier.passing(lambda: (path,)), file.lock:
+            if file.path != path:
+                return self.at(path)
+            # Once more: the lookup may have sent a request, during which the file was changed or stored.
+            if file.entry is not before or file.dirty or file.unlinked:
+                return file
+            log.info("%s: another client has replaced it, while a program has the older version open", path)
+            self._replace(file)
+            return None
+
+    def check_exists(self, path: str) -> None:
+        """Raise `OSError` ENOENT if nothing is at `path` but an older version, whose name is being moved."""
+        if path in self.replaced.moves and self.current(path) is None:
+            self._namespace.lookup(path)
+
+    def _is_replaced(self, path: str, file: OpenFile, before: Entry) -> bool:
+        """Return whether Swift has another version than `before`; False if it does not answer."""
+        try:
+            found = self._namespace.find(path)
+        except SwiftfsError as error:
+            file.unchecked_until = monotonic() + UNCHECKED_SECONDS
+            log.info("%s: cannot find out whether another client replaced it: %s", path, error)
+            return False
+        return found is None or _is_other(before, found)
+
+    def is_being_made(self, path: str) -> bool:
+        """Return whether a call may be making a file at `path`, or one that is open has changes there.
+
+        It needs no lock: the journal asks with its own, of what its queue does not show yet.
+        """
+        file = self._by_path.get(path)
+        return (file is not None and file.dirty) or self.barrier.is_passed(path)
 
     def add_alias(self, alias: str, path: str, file: OpenFile | None) -> None:
         """Let calls about the path `alias` be about `file`, which was hidden under that name.
@@ -149,6 +244,17 @@ class OpenFiles:
             return path
         there, file = meant
         return file.path if file is not None and file.users else there
+
+    def concerned(self, paths: Iterable[str]) -> list[str]:
+        """Return the paths at which a file is open, or which may stand for another one than that listed."""
+        replaced = self.replaced
+        return [
+            path
+            for path in paths
+            if path in self._by_path
+            or path in self._aliases
+            or (replaced.has_names and replaced.concerns(path))
+        ]
 
     def is_alias(self, path: str) -> bool:
         """Return whether a path is the name under which a file was hidden that has its own name again."""
@@ -204,9 +310,7 @@ class OpenFiles:
             # As long as a handle of the old version is open its pages come back with every read. Of a file
             # that libfuse knows by two names the kernel has two caches.
             is_mixed = file.aliased or self.replaced.shares_inode(file.path)
-            use = self._pages.open(
-                file.path, file.pages, file.cached_file, writable=handle.writable, is_mixed=is_mixed
-            )
+            use = self._pages.open(file, writable=handle.writable, is_mixed=is_mixed)
             return PageUse.LOOK_AGAIN if file.path in self.replaced.moves else use
 
     def found_wrong(self, local_file: str) -> None:
@@ -220,7 +324,7 @@ class OpenFiles:
                 if file.cached_file.file_name == local_file:
                     self.wrong_pages.add(file)
 
-    def replace(self, file: OpenFile) -> None:
+    def _replace(self, file: OpenFile) -> None:
         """Let `file` be found only by its handles: its path is another version's from now on."""
         with self._lock:
             if self._by_path.get(file.path) is file:
@@ -244,9 +348,12 @@ class OpenFiles:
             if file.aliased:
                 self._forget_pages(file)
             else:
-                self._pages.close(file.path, file.pages, file.cached_file)
+                self._pages.close(file)
             # libfuse may still count the handle as open: see `UnlinkOps.hide`.
-            self._released[file.path] = None
+            self._released.pop(file.path, None)
+            self._released[file.path] = monotonic()
+            if len(self._released) > RELEASED_FILES:
+                del self._released[next(iter(self._released))]
             return file
 
     def _forget_pages(self, file: OpenFile) -> None:
@@ -258,12 +365,15 @@ class OpenFiles:
     def was_just_released(self, path: str) -> bool:
         """Return whether the last handle of the file at `path` was closed a moment ago."""
         with self._lock:
-            return path in self._released
+            return self._was_released(path)
 
     def is_held(self, path: str) -> bool:
         """Return whether libfuse may count what it has at `path` as open, though no file is open there."""
         with self._lock:
-            return path in self._released or self.replaced.shares_inode(path)
+            return self._was_released(path) or self.replaced.shares_inode(path)
+
+    def _was_released(self, path: str) -> bool:
+        return monotonic() - self._released.get(path, -math.inf) < RELEASED_SECONDS
 
     def move(self, old: str, new: str, *, is_folder: bool = False) -> None:
         """Move the file at `old`, or those below it, to `new`."""
@@ -313,7 +423,8 @@ class OpenFiles:
 
     def unlinked(self, name: ObjectName) -> list[OpenFile]:
         """Return the unlinked files whose last close would delete the object `name`."""
-        held = ((file, file.held_deletion) for file in self.all())
+        files = [file for file in self.all() if file.unlinked is not None]
+        held = [(file, file.held_deletion) for file in files]
         return [file for file, deletion in held if deletion is not None and deletion.name == name]
 
     def all(self) -> list[OpenFile]:
@@ -323,3 +434,15 @@ class OpenFiles:
 
     def _all(self) -> list[OpenFile]:
         return [*self._by_path.values(), *self.replaced.all()]
+
+
+def _etags(entry: Entry) -> set[str]:
+    """Return the strings that identify the version; an SLO's hash in the listing differs from its ETag."""
+    return {entry.etag, entry.hash} - {""}
+
+
+def _is_other(before: Entry, found: Entry) -> bool:
+    """Return whether Swift has another version than `before`; False while a local change is pending."""
+    if found.is_directory:
+        return True
+    return bool(_etags(found)) and not _etags(found) & _etags(before)

@@ -1,8 +1,7 @@
 """Pending changes: the namespace shows them, and the journal stores them in Swift."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from itertools import islice
 
@@ -22,13 +21,25 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.tasks import Done, Failure, Mode, nobody_waits
-from swiftfs.namespace.entry import Defaults, Entry, folder_inode, implied_entry, inode_of, moved_entry
-from swiftfs.namespace.overlay import PendingChange
+from swiftfs.lazy_dataclass import replace
+from swiftfs.namespace.entry import (
+    Defaults,
+    Entry,
+    Shown,
+    folder_inode,
+    implied_entry,
+    inode_of,
+    moved_entry,
+    packed,
+)
+from swiftfs.namespace.pending_change import PendingChange
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, split
 from swiftfs.posix.open_files import OpenFiles
+from swiftfs.posix.protected_paths import ProtectedPaths
 from swiftfs.posix.services import Services
 from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.trash_names import TrashNames
 
 MOST_UNLISTED = 100
 """How many objects of which no row is known are looked up after a move was finished, by a HEAD each."""
@@ -78,8 +89,9 @@ class JournaledChange:
 class PendingChanges:
     """Shows changes in the mount and hands them in to the journal, which stores them in Swift."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, protected: ProtectedPaths) -> None:
         self._services = services
+        self.refuse_change = protected.refuse_change
         self._namespace = services.namespace
         self._journal = services.journal
         self._open_files = services.open_files
@@ -89,17 +101,20 @@ class PendingChanges:
         """True if each call returns only when its change is in Swift: there is no write delay."""
         return self._journal.mode is Mode.SYNC
 
-    @contextmanager
-    def changing(self, *paths: str) -> Iterator[None]:
-        """Make a change about `paths` while no folder above them moves.
+    def changing(self, *paths: str) -> AbstractContextManager[None]:
+        """Return the context of a change about `paths`, in which no folder above them moves.
 
-        Raise `OSError` ENOENT if the folder of one has moved away while this waited.
+
+        Raise `OSError` EROFS or EPERM if one is protected. The context raises ENOENT if the folder of one has
+        moved away while it waited.
         """
-        with self._open_files.barrier.passing(lambda: paths) as waited:
-            if waited:
-                for path in paths:
-                    self._namespace.lookup(split(path)[0], complete=False)
-            yield
+        self.refuse_change(*paths)
+
+        def look() -> None:
+            for path in paths:
+                self._namespace.lookup(split(path)[0], complete=False)
+
+        return self._open_files.barrier.passing(lambda: paths, look)
 
     def begin_change(self) -> int:
         """Return the `since` of a change of an object; call this before looking at what is to be changed."""
@@ -161,7 +176,7 @@ class PendingChanges:
             raise
         return seq, change
 
-    def record(self, path: str, entry: Entry | None) -> JournaledChange:
+    def record(self, path: str, entry: Shown | None) -> JournaledChange:
         """Show `entry` at `path` from now on (None for nothing); the caller submits it to the journal."""
         return JournaledChange(self._namespace.record_pending(path, entry), self._open_files)
 
@@ -206,7 +221,7 @@ class PendingChanges:
         entry = pending_entry(path, operation, self._services.defaults)
         if entry is None:
             return lambda _outcome: self._namespace.invalidate(path)
-        return self.record(path, entry)
+        return self.record(path, packed(entry, is_held=False))
 
     def show_moved(self, path: str, operation: Move | MoveFolder, rows: Sequence[Row]) -> str | None:
         """Show a move of `path` that was finished at the start; `rows` are the old ones of what it moved.
@@ -273,6 +288,15 @@ def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
     etag = info.version.etag
     meta = entry.meta or ObjectMeta(entry.media_type).inherit(info)
     return replace(entry, etag=etag, hash="" if info.is_slo else etag, is_slo=info.is_slo, meta=meta)
+
+
+def trash_key(entry: Entry | None, trash: TrashNames) -> str:
+    """Return the key in the trash for the object of a file; empty if it is not kept."""
+    if entry is None or entry.object is None or entry.is_directory or entry.missing:
+        return ""
+    # A listing shows a DLO as empty.
+    is_dlo = entry.meta is not None and entry.meta.is_dlo
+    return trash.entry_of(entry.object, entry.attributes.size or int(is_dlo))
 
 
 def unstored_entry(

@@ -21,14 +21,14 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, check_new_name, is_below, join, path_below, plain_marker, split
 from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.directory_ops import DirectoryOps
-from swiftfs.posix.exclusive_rename import ExclusiveRename
-from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
-from swiftfs.posix.pending import PendingChanges, pending_entry
+from swiftfs.posix.pending import PendingChanges, pending_entry, trash_key
 from swiftfs.posix.services import Services
-from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of
 from swiftfs.posix.write_back import WriteBack
+
+NOREPLACE = 1
+"""RENAME_NOREPLACE of renameat2(2)."""
 
 Renamed = list[tuple[Entry, Entry]]
 """The old and the new entry of each file or folder that is renamed before Swift has it."""
@@ -45,7 +45,6 @@ class RenameOps:
         services: Services,
         pending: PendingChanges,
         write_back: WriteBack,
-        files: FileOps,
         directories: DirectoryOps,
         unlinks: UnlinkOps,
         changes: AttributeChanges,
@@ -59,20 +58,31 @@ class RenameOps:
         self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
-        self._files = files
         self._directories = directories
         self._unlinks = unlinks
         self._changes = changes
         self._inodes = services.inodes
         self._times = services.times
         self._trash = services.trash
-        self._exclusive = ExclusiveRename(services, unlinks)
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
         """Rename a file or folder, and replace what POSIX and the flags of renameat2(2) allow."""
-        self._exclusive.check(new, flags)
+        if flags:
+            self._check_flags(new, flags)
         if old != new:
             self._rename(old, new, hides=False)
+
+    def _check_flags(self, new: str, flags: int) -> None:
+        """Raise `OSError` EINVAL for a flag other than `NOREPLACE`, and EEXIST if stat(2) would find `new`.
+
+        Swift is not asked anew. It has no copy that fails if there is an object, so another client could
+        always be faster; and every rename of mv(1) has this flag, which would cost two requests.
+        """
+        self._unlinks.unhide(new)  # libfuse has hidden an open file that is about to be replaced
+        if flags & ~NOREPLACE:
+            raise os_error(errno.EINVAL, new)
+        if self._open_files.at(new) is not None or self._namespace.find(new) is not None:
+            raise os_error(errno.EEXIST, new)
 
     def hide(self, path: str, hidden: str) -> None:
         """Rename an open file to `hidden`, as libfuse does before the file is unlinked or replaced."""
@@ -83,6 +93,7 @@ class RenameOps:
             self._inodes.move(old, new)
             return
         try:
+            self._pending.refuse_change(old, new)
             self._journal.undo_late_requests(old, moving=True)
             since = self._pending.begin_change()
             # Outside of the barrier: which part of it to pass depends on whether it is a folder.
@@ -102,7 +113,7 @@ class RenameOps:
 
     def _rename_file(self, old: str, new: str) -> None:
         # A version that another client has replaced is not what moves.
-        self._files.current(old)
+        self._open_files.current(old)
         with self._write_back.held_open(old) as file:
             since = self._pending.begin_change()
             moving, target = self._namespace.find(old), self._namespace.find(new)
@@ -125,7 +136,7 @@ class RenameOps:
     def _rename_open(self, file: OpenFile, new: str, target: Entry | None, since: int) -> None:
         """Rename an open file over `target`, of which nothing was given up `since`; its lock is held."""
         old, name = file.path, self._namespace.new_object(new)
-        trash = trash_entry(target, self._trash)
+        trash = trash_key(target, self._trash)
         if file.entry is None:  # only this process knows it: the flush will use the new name
             self._delete_replaced(file)
             file.meta = file.meta.renamed(file.name.key, name.key)
@@ -179,7 +190,7 @@ class RenameOps:
             etag=entry.etag or None,
             replaces_etag=(target.etag or None) if target else "",
             is_slo=entry.is_slo,
-            trash=trash_entry(target, self._trash),
+            trash=trash_key(target, self._trash),
         )
         try:
             self._journal.run_move(old, operation, record)
@@ -225,7 +236,7 @@ class RenameOps:
                 target.is_slo if target else False,
                 (target.etag or None) if target else None,
                 creates=target is None,
-                trash=trash_entry(target, self._trash),
+                trash=trash_key(target, self._trash),
             ),
         )
         if is_renamed and self._pending.is_sync:
@@ -237,12 +248,12 @@ class RenameOps:
 
         The folder is `moving`, unless its marker has been given up `since`.
         """
-        source, destination = self._source.folder(old), self._source.folder(new)
         # After the barrier is closed: no change of this mount comes between this look and the move.
         target = self._namespace.find(new)
-        self._check_folder_rename(old, new, target)
+        source, destination = self._source.folder(old), self._source.folder(new)
         rename = FolderRename(old, new, source, destination, over_folder=target is not None)
-        self._hand_in_below(old, new)
+        self._check_folder_rename(rename, target)
+        self._hand_in_below(rename)
         with self._journal.carrying(rename) as carried:
             if carried.have_stayed(since):  # neither folder is as it was: the kernel begins again
                 raise os_error(errno.ESTALE, new)
@@ -258,7 +269,7 @@ class RenameOps:
             # Before any of it can be stored: then the open files must have the entry that gets its version.
             self._open_files.renamed(renamed)
         # Afterwards: a writer that waits for disk space has its file's lock, and what is stored gives some.
-        self._move_open(old, new, source, destination, since)
+        self._move_open(rename, since)
         self._inodes.move_folder(old, new)
         self._record_times(old, new, is_folder=True)
 
@@ -282,13 +293,10 @@ class RenameOps:
             renamed.extend(self._renamed_entries(changes, before))
             # Nothing else is in these folders: that saves the requests for their listings. A folder comes
             # before those in it.
-            folders = {
-                one.path: entry
-                for one, (_, entry) in zip(changes, renamed, strict=True)
-                if entry.is_directory
-            }
-            for path in sorted(folders):
-                self._namespace.record_new_folder(path, folders[path])
+            shown = zip(changes, renamed, strict=True)
+            for change, (_, entry) in sorted(shown, key=lambda one: one[0].path):
+                if entry.is_directory:
+                    self._namespace.record_new_folder(change.path, entry)
             return self._record_carried(changes, renamed)
 
         carried.rename(record)
@@ -301,8 +309,8 @@ class RenameOps:
         old, new, source, destination = rename.old, rename.new, rename.source, rename.target
         self._journal.flush_below(destination)
         marker = None if moving.object in carried.names() else moving.object
-        moves_marker = marker is not None and marker == plain_marker(source)
-        new_marker = rename.name(marker) if marker is not None and moves_marker else None
+        is_plain = marker is not None and marker == plain_marker(source)
+        new_marker = rename.new_marker if is_plain else None
         background = self._in_background(old, new)
         operation = MoveFolder(
             source.container,
@@ -327,12 +335,12 @@ class RenameOps:
 
         def record(task: Task) -> None:
             if task.later:
-                self._record_moving(task, old, new, entry)
+                self._record_moving(task, rename, entry)
             else:
-                self._record_folder_move(task, old, new, marker, entry)
+                self._record_folder_move(task, rename, marker, entry)
             carried.rename(record_carried, task)
 
-        self._run_folder_move(old, new, operation, record)
+        self._run_folder_move(rename, operation, record)
         return renamed
 
     def _in_background(self, old: str, new: str) -> FolderPaths | None:
@@ -341,9 +349,10 @@ class RenameOps:
             return None
         return FolderPaths(old, new, self._waits_below)
 
-    def _record_moving(self, task: Task, old: str, new: str, entry: Entry) -> None:
+    def _record_moving(self, task: Task, rename: FolderRename, entry: Entry) -> None:
         """Show a folder, `entry`, at its new name; its objects move afterwards."""
-        self._move_cached(old, self._source.folder(old), self._source.folder(new))
+        old, new = rename.old, rename.new
+        self._move_cached(old, rename)
         moves = {one: one.operation for one in task.later if isinstance(one.operation, MoveObject)}
         rows = [move.row for move in moves.values() if not move.is_marker]
         moving = self._namespace.folder_moves.record_moving(old, new, rows)
@@ -383,11 +392,12 @@ class RenameOps:
             for change, (_, now) in zip(changes, renamed, strict=True)
         ]
 
-    def _check_folder_rename(self, old: str, new: str, target: Entry | None) -> None:
-        """Raise `OSError` when POSIX, or the folder being a container, forbids the rename."""
+    def _check_folder_rename(self, rename: FolderRename, target: Entry | None) -> None:
+        """Raise `OSError` when POSIX, or the folder being a container, forbids the rename over `target`."""
+        old, new = rename.old, rename.new
         if is_below(new, old):
             raise os_error(errno.EINVAL, new)
-        if not self._source.folder(old).prefix or not self._source.folder(new).prefix:
+        if not rename.source.prefix or not rename.target.prefix:
             raise os_error(errno.EXDEV, new)
         _check_name(old, new, target)
         if target is not None:
@@ -395,30 +405,31 @@ class RenameOps:
                 raise os_error(errno.ENOTDIR, new)
             self._directories.refuse_unless_empty(new)
 
-    def _hand_in_below(self, old: str, new: str) -> None:
+    def _hand_in_below(self, rename: FolderRename) -> None:
         """Hand in open files below the two folders, and the deletions that wait for a last close."""
-        for file in self._open_files.below(old):
+        files = self._open_files.below(rename.old)
+        for file in files:
             self._write_back.hand_in_changes(file)
         # Deletions that wait for a last close: the objects would move with the folder and come back under the
         # new names, or fill a target that is shown as empty.
-        for file in [*self._open_files.below(old), *self._open_files.below(new)]:
+        for file in [*files, *self._open_files.below(rename.new)]:
             if file.held_deletion is not None:
                 self._write_back.free_name(file.held_deletion.name)
-        if (marker := plain_marker(self._source.folder(new))) is not None:
+        if (marker := plain_marker(rename.target)) is not None:
             self._write_back.free_name(marker)  # a file may have had it
 
     def _run_folder_move(
-        self, old: str, new: str, operation: MoveFolder, record: Callable[[Task], None]
+        self, rename: FolderRename, operation: MoveFolder, record: Callable[[Task], None]
     ) -> None:
         """Execute a folder's move; if it fails, delete the copies that are left."""
         try:
-            self._journal.run_move(old, operation, record)
+            self._journal.run_move(rename.old, operation, record)
         except Unmoved as error:
+            new = rename.new
             # The target is not as its listing showed it, or copies are left there.
             self._namespace.invalidate(new)
-            destination = self._source.folder(new)
             for deletion in error.left:
-                rest = deletion.name.key.removeprefix(destination.prefix)
+                rest = deletion.name.key.removeprefix(rename.target.prefix)
                 self._journal.submit(path_below(new, rest) if rest else new, deletion)
             raise
 
@@ -434,42 +445,40 @@ class RenameOps:
         )
 
     def _record_folder_move(
-        self, task: Task, old: str, new: str, marker: ObjectName | None, entry: Entry
+        self, task: Task, rename: FolderRename, marker: ObjectName | None, entry: Entry
     ) -> None:
         """Show a folder's move that was carried out: `entry` is the folder now, `marker` its old marker."""
-        source, destination = self._source.folder(old), self._source.folder(new)
-        self._move_cached(old, source, destination)
+        old, new = rename.old, rename.new
+        self._move_cached(old, rename)
         self._namespace.folder_moves.record_moved(old, new, task.rows)
         self._namespace.record(old, None)
         self._namespace.record(new, entry)
         for name in task.left:
-            path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
+            path = old if name == marker else path_below(old, name.key.removeprefix(rename.source.prefix))
             self._journal.watch(name, self._pending.record_left(path))
 
-    def _move_open(self, old: str, new: str, source: Folder, destination: Folder, since: int) -> None:
+    def _move_open(self, rename: FolderRename, since: int) -> None:
         """Give open files below a folder their new names; the rename began when `since` had been given up."""
-        for file in self._open_files.below(old):
+        for file in self._open_files.below(rename.old):
             with file.lock:
                 file.since = since
                 if file.entry is not None and not file.unlinked:
-                    key = destination.prefix + file.name.key.removeprefix(source.prefix)
-                    name = ObjectName(destination.container, key)
+                    name = rename.name(file.name)
                     # One that was renamed in the journal has its new entry, which another thread may be
                     # replacing by the stored one.
                     if file.entry.object == name:
                         file.take_name(name)
                     else:
                         file.rename_object(moved_entry(file.entry, file.entry.name, name))
-        self._open_files.move(old, new, is_folder=True)
+        self._open_files.move(rename.old, rename.new, is_folder=True)
 
-    def _move_cached(self, path: str, source: Folder, destination: Folder) -> None:
+    def _move_cached(self, path: str, rename: FolderRename) -> None:
         """Give the cached files below `path` their new names, as far as listings are in memory."""
         for entry in self._namespace.known_children(path, "") or ():
             if entry.is_directory:
-                self._move_cached(join(path, entry.name), source, destination)
+                self._move_cached(join(path, entry.name), rename)
             elif entry.object is not None and entry.version.etag:
-                key = destination.prefix + entry.object.key.removeprefix(source.prefix)
-                self._file_cache.moved(entry.version, ObjectName(destination.container, key))
+                self._file_cache.moved(entry.version, rename.name(entry.object))
 
 
 def _check_name(old: str, new: str, target: Entry | None) -> None:

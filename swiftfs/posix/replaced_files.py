@@ -136,6 +136,15 @@ class ReplacedFiles:
         """Return whether the kernel should look a name up again, as it may not have the current inode."""
         return path in self._moves or path in self._aside
 
+    @property
+    def has_names(self) -> bool:
+        """Whether any name is being moved, or that of a file that is aside."""
+        return bool(self._aliases or self._aside)
+
+    def concerns(self, path: str) -> bool:
+        """Return whether a path is one of these names, or will be one."""
+        return self.is_other_inode(path) or split(path)[1] in self._aliases
+
     def shares_inode(self, path: str) -> bool:
         """Return whether the kernel has pages and the size of an older version at `path`."""
         with self._changed:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import AccessDenied, NotFound, StoreError
@@ -41,8 +41,8 @@ class UsageReport:
         self._source = source
         self._counts_beside = segments == AUTO
         self._lock = new_lock(Rank.USAGE)
-        self._fresh: TTLCache[str, FilesystemUsage] = TTLCache(MAX_CONTAINERS, TTL, monotonic)
-        self._last: LRUCache[str, FilesystemUsage] = LRUCache(MAX_CONTAINERS)
+        # With the time until which an answer counts without another request (monotonic seconds).
+        self._answers: LRUCache[str, tuple[float, FilesystemUsage]] = LRUCache(MAX_CONTAINERS)
 
     def of(self, path: str) -> FilesystemUsage:
         """Return size and free space of the container that contains `path`, or of the account.
@@ -51,9 +51,9 @@ class UsageReport:
         """
         container = self._source.folder(path).container
         with self._lock:
-            if (fresh := self._fresh.get(container)) is not None:
-                return fresh
-            last = self._last.get(container)
+            until, last = self._answers.get(container, (0.0, None))
+        if last is not None and monotonic() < until:
+            return last
         try:
             with deadline(READ_TIMEOUT if last else math.inf):
                 answer = self._ask(container)
@@ -62,13 +62,13 @@ class UsageReport:
                 raise
             answer = last
         with self._lock:
-            self._fresh[container] = self._last[container] = answer
+            self._answers[container] = monotonic() + TTL, answer
         return answer
 
     def assume(self, usage: Usage) -> None:
         """Let `usage`, an earlier answer about the source, count until Swift answers."""
         with self._lock:
-            self._last[self._source.container] = _shown([usage], usage)
+            self._answers[self._source.container] = -math.inf, _shown([usage], usage)
 
     def _ask(self, container: str) -> FilesystemUsage:
         account = self._store.account_usage()

@@ -5,7 +5,6 @@ change of its marker.
 """
 
 from dataclasses import replace
-from functools import lru_cache
 
 from swiftfs.attributes import NS, parse_last_modified
 from swiftfs.concurrency import unix_time_ns
@@ -17,9 +16,6 @@ from swiftfs.paths import split
 
 MOST = 4000
 """Of at least so many files the times are kept, and of at most twice as many: about 2 MB."""
-
-_DIGITS = 6
-"""Swift writes microseconds."""
 
 STALE_ACCESS = 86_400 * NS
 """After this time (ns) reading renews the access time in any case, as `relatime` does; see mount(8)."""
@@ -59,17 +55,23 @@ class Times:
         has stored does not count as changed when the listing shows it: `tar` reports a file whose change
         time differs after it was read.
         """
-        listed = _listed_ns(last_modified) if last_modified else 0
+        listed = parse_last_modified(last_modified) if last_modified else 0
         kept = self._get(attributes.inode)
         if kept is None:
-            return _with_times(attributes, attributes.mtime_ns, 0, listed)
+            return attributes.with_times(attributes.mtime_ns, 0, listed)
         changed = kept.changed
         if listed and changed and not kept.listed:
             kept.listed = last_modified
             self._keep(attributes.inode, kept)
         if last_modified != kept.listed or not changed:
             changed = max(changed, listed)
-        return _with_times(attributes, _filled(kept, attributes.mtime_ns), kept.read, changed)
+        return attributes.with_times(_filled(kept, attributes.mtime_ns), kept.read, changed)
+
+    def of_entry(self, entry: Entry, numbered: Attributes) -> Attributes:
+        """Return `shown` of an entry's attributes with its own number."""
+        if numbered is entry.attributes and self._get(numbered.inode) is None:
+            return entry.listed
+        return self.shown(numbered, entry.last_modified)
 
     def dated(self, path: str, entry: Entry) -> Entry:
         """Return the entry of a folder with the time of the last change in it."""
@@ -140,20 +142,6 @@ class Times:
         return kept
 
 
-def _listed_ns(last_modified: str) -> int:
-    """Return the same as `parse_last_modified`, in a third of the time: this runs for every stat(2)."""
-    minute, seconds, fraction = last_modified[:16], last_modified[17:19], last_modified[20:]
-    # As Swift writes it, `2026-01-31T12:59:59.123456`.
-    if len(fraction) == _DIGITS and seconds.isdecimal() and fraction.isdecimal():
-        return _minute_ns(minute) + int(seconds) * NS + int(fraction) * 1000
-    return parse_last_modified(last_modified)
-
-
-@lru_cache(maxsize=1024)
-def _minute_ns(minute: str) -> int:
-    return parse_last_modified(minute)
-
-
 def _filled(kept: KeptTimes, mtime_ns: int) -> int:
     """Return a folder's time: that of the last change in it, unless another time was stored since."""
     if not kept.filled:
@@ -161,19 +149,3 @@ def _filled(kept: KeptTimes, mtime_ns: int) -> int:
     if kept.base is None:
         kept.base = mtime_ns
     return kept.filled if kept.base == mtime_ns else mtime_ns
-
-
-def _with_times(attributes: Attributes, mtime_ns: int, atime_ns: int, ctime_ns: int) -> Attributes:
-    """Return the attributes with these times; 0 stands for the modification time."""
-    one = attributes
-    return Attributes(
-        one.mode,
-        one.size,
-        mtime_ns,
-        one.uid,
-        one.gid,
-        one.inode,
-        one.device,
-        atime_ns or mtime_ns,
-        ctime_ns or mtime_ns,
-    )

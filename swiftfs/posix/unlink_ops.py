@@ -21,10 +21,9 @@ from swiftfs.journal.operations import Delete
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.posix.directory_ops import DirectoryOps
-from swiftfs.posix.open_file import Changes, HeldDeletion, OpenFile, Unlinked
-from swiftfs.posix.pending import JournaledChange, PendingChanges
+from swiftfs.posix.open_file import Changes, HeldDeletion, OpenFile
+from swiftfs.posix.pending import JournaledChange, PendingChanges, trash_key
 from swiftfs.posix.services import Services
-from swiftfs.posix.trash_guard import trash_entry
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.trash_names import TrashNames
 
@@ -135,7 +134,7 @@ class UnlinkOps:
             hidden.change.rollback()
         if hidden.file is not None:
             with hidden.file.lock:
-                hidden.file.unlinked, hidden.file.aliased = None, True
+                hidden.file.unlinked, hidden.file.held_deletion, hidden.file.aliased = False, None, True
                 self._open_files.move_one(hidden.file, path)
         self._open_files.add_alias(hidden.hidden, path, hidden.file)
         self._inodes.move(hidden.hidden, path)
@@ -151,14 +150,14 @@ class UnlinkOps:
                 yield _nothing
                 return
             with file.lock:
-                file.unlinked = Unlinked()
+                file.unlinked = True
             try:
                 # When its object is replaced, the missing bytes are nowhere.
                 file.cached_file.ensure_all()
                 yield lambda: self._move_away(file, path)
             except BaseException:
                 with file.lock:
-                    file.unlinked = None
+                    file.unlinked = False
                 if file.changes is Changes.DIRTY:  # a close(2) may have come meanwhile
                     self._write_back.drain(file)
                 raise
@@ -185,7 +184,7 @@ class UnlinkOps:
         until the last close.
         """
         path = file.path
-        seq = change = held = None
+        seq = change = None
         with file.lock:
             self._directories.keep_parent(path)
             if entry is not None and entry.object is not None:
@@ -198,8 +197,8 @@ class UnlinkOps:
                 # Committed at once: if the process dies the file is not open any more, and must not come
                 # back.
                 seq, change = self._pending.hold(path, deletion, until_closed=until_closed, since=since)
-                held = HeldDeletion(seq, entry.object)
-            file.unlinked = Unlinked(held)
+                file.held_deletion = HeldDeletion(seq, entry.object)
+            file.unlinked = True
             self._open_files.move_one(file, hidden)
         self._inodes.move(path, hidden)
         return Hidden(path, hidden, file, seq, change)
@@ -217,7 +216,7 @@ def deletion_of(entry: Entry, trash: TrashNames) -> Delete:
     assert entry.object is not None
     # A DLO is no SLO, but may have segments too: unknown means that the object is looked at.
     is_slo = None if entry.meta is not None and entry.meta.is_dlo else entry.is_slo
-    return Delete(entry.object, is_slo, entry.etag or None, trash=trash_entry(entry, trash))
+    return Delete(entry.object, is_slo, entry.etag or None, trash=trash_key(entry, trash))
 
 
 def _existing(entry: Entry | None, path: str) -> Entry:

@@ -8,55 +8,37 @@ that deleted folders can be entered too. A file or folder `.versions` of another
 import errno
 import itertools
 import os
-import re
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from cachetools import TTLCache
-
-from swiftfs.concurrency import Rank, monotonic, new_lock
-from swiftfs.errors import StoreError, os_error
+from swiftfs.errors import os_error
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry, folder_inode, with_head
-from swiftfs.objects import Attributes, History, ObjectName
-from swiftfs.paths import VERSIONS_FOLDER, Folder, escape, join, unescape
+from swiftfs.objects import Attributes, ObjectName
+from swiftfs.paths import Folder, escape, join, unescape
 from swiftfs.posix.file_ops import FileOps
+from swiftfs.posix.protected_paths import VERSIONS, ProtectedPaths
 from swiftfs.posix.services import Services
-from swiftfs.posix.versions import (
-    Node,
-    OlderVersions,
-    stored_at_ns,
-    version_entry,
-)
+from swiftfs.posix.versions import Node, OlderVersions, stored_at_ns, version_entry
 
 VERSION_HANDLES = 1 << 61
 """The first handle on one of these folders; those of other folders are smaller."""
-
-MOST_FOLDERS = 1000
-"""How many folders are remembered to have no `.versions` of another client."""
-
-_PART = f"/{VERSIONS_FOLDER}"
-_COMPONENT = re.compile(rf"/{re.escape(VERSIONS_FOLDER)}(?=/|$)")
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 class VersionTree:
-    """The calls about paths with a `.versions`. Other calls pass, at the cost of a search in their path.
+    """The calls about paths with a `.versions`, as far as `protected` knows them."""
 
-    The lock guards which folders were seen to have no `.versions` of another client.
-    """
-
-    def __init__(self, services: Services, files: FileOps) -> None:
+    def __init__(self, services: Services, files: FileOps, protected: ProtectedPaths) -> None:
         self._services = services
+        self._protected = protected
         self._namespace = services.namespace
         self._files = files
         self._versions = OlderVersions(services.store, services.options.ttl)
-        self._lock = new_lock(Rank.USAGE)
-        self._without_real: TTLCache[str, None] = TTLCache(MOST_FOLDERS, services.options.ttl, monotonic)
         self._numbers = itertools.count(VERSION_HANDLES)
         self._open: dict[int, list[tuple[str, Attributes]]] = {}
 
@@ -65,14 +47,9 @@ class VersionTree:
 
         @wraps(other)
         def call(path: str, *rest: Any, **named: Any) -> Any:
-            return (own if _PART in path and self._holds(path) else other)(path, *rest, **named)
+            return (own if self._protected.are_versions(path) else other)(path, *rest, **named)
 
         return cast("Call", call)
-
-    def refuse_change(self, path: str) -> None:
-        """Raise `OSError` EROFS for a path of this tree."""
-        if _PART in path and self._holds(path):
-            raise os_error(errno.EROFS, path)
 
     def handles(self, own: Call, other: Call) -> Call:
         """Return a call that is `own` for the handles of this tree, and else `other`."""
@@ -102,6 +79,10 @@ class VersionTree:
     def readdir(self, handle: int, start: int = 0) -> Sequence[tuple[str, Attributes]]:
         """Return the names in a folder, as they were when it was opened."""
         return self._open[handle][start:]
+
+    def known_attributes(self, handle: int, names: Sequence[str]) -> Sequence[Attributes | None]:  # noqa: ARG002
+        """Return nothing: these folders are rarely listed."""
+        return [None] * len(names)
 
     def releasedir(self, handle: int) -> None:
         """Close a folder."""
@@ -134,43 +115,9 @@ class VersionTree:
         """Return no names."""
         return []
 
-    def _holds(self, path: str) -> bool:
-        """Return whether a path is in this tree: its container keeps versions, and nobody else has the name.
-
-        Raise `StoreError` if Swift does not say it, and nothing else has the name.
-        """
-        if (found := _COMPONENT.search(path)) is None:
-            return False
-        folder = path[: found.start()] or "/"
-        container = self._services.source.folder(folder).container
-        if not container:
-            return False
-        failure: StoreError | None = None
-        try:
-            if self._services.histories.of(container) is not History.KEPT:
-                return False
-        except StoreError as error:
-            failure = error
-        if self._has_real_one(folder):
-            return False
-        if failure is not None:
-            raise failure
-        return True
-
-    def _has_real_one(self, folder: str) -> bool:
-        """Return whether a file or folder `.versions` exists; in a huge folder that costs requests."""
-        with self._lock:
-            if folder in self._without_real:
-                return False
-        if self._namespace.find(join(folder, VERSIONS_FOLDER)) is not None:
-            return True
-        with self._lock:
-            self._without_real[folder] = None
-        return False
-
     def _place(self, path: str) -> "_Place":
         """Return what a path of this tree is about; raise `OSError` ENOENT for an impossible name."""
-        folder, rest = _COMPONENT.split(path, maxsplit=1)
+        folder, rest = VERSIONS.split(path, maxsplit=1)
         keys = []
         for name in rest[1:].split("/") if rest else ():
             component, is_shadowed = unescape(name)

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from swiftfs.errors import SwiftfsError
+from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
-from swiftfs.posix.expiry import ExpiryRules
+from swiftfs.posix.expiry import moment_by_rules
 from swiftfs.posix.open_file import Changes, OpenFile
-from swiftfs.posix.pending import PendingChanges, unstored_entry
+from swiftfs.posix.pending import JournaledChange, PendingChanges, unstored_entry
 from swiftfs.posix.services import Services
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ class WriteBack:
         self._pending = pending
         self._open_files = services.open_files
         self._times = services.times
-        self._expiry = ExpiryRules(services.options.expire)
 
     def flush(self, file: OpenFile, *, durable: bool = False) -> None:
         """Hand in changes to the journal, unless the file was unlinked; raise the journal's error.
@@ -85,8 +85,8 @@ class WriteBack:
         for file in self._open_files.unlinked(name):
             # Before the deletion: afterwards the missing bytes are nowhere.
             file.cached_file.ensure_all()
-            if (unlinked := file.unlinked) is not None and (deletion := unlinked.deletion) is not None:
-                unlinked.deletion = None
+            if (deletion := file.held_deletion) is not None:
+                file.held_deletion = None
                 self._journal.let_go(deletion.seq)
 
     @contextmanager
@@ -123,36 +123,10 @@ class WriteBack:
             self._journal.was_closed(deletion.seq)
         self._services.file_cache.release(file.cached_file)
 
-    def _expiry_of(self, file: OpenFile) -> str:
-        """Return the X-Delete-At that the rules give a file; none where Swift would ignore it."""
-        if self._services.histories.known_versioned(file.name.container):
-            return ""
-        return self._expiry.moment(file.path)
-
     def hand_in(self, file: OpenFile) -> None:
         """Hand in the file as it is now; its lock is held. Raise `OSError` if the disk refuses the record."""
-        if file.foreign_headers_unknown and file.cached_file.last_get_info is not None:
-            info, file.foreign_headers_unknown = file.cached_file.last_get_info, False
-            file.meta = file.meta.inherit(info)
-        self._learn_version(file)
-        # An earlier file of this name may still be read by its handles: its deletion must come before this
-        # upload.
-        self.free_name(file.name)
-        operation = file.put(self._expiry_of(file))
-        entry = unstored_entry(
-            file.path,
-            file.name,
-            file.cached_file.size,
-            operation.meta,
-            self._services.defaults,
-            foreign_headers_unknown=file.foreign_headers_unknown,
-        )
-        self._times.wrote(file.known_as, file.attributes.mtime_ns)
-        # Shown before it is in the journal: as soon as it is, its upload may end and confirm the change.
-        change = self._pending.record(file.path, entry)
-        file.since = self._pending.begin_change()  # from now on the name is this file's
-        # Before the journal has the operation: its thread looks for the open file by this entry.
-        before, file.entry = file.entry, entry
+        operation, before = self._prepare(file), file.entry
+        change = self._show(file, operation)
         try:
             self._journal.submit(file.path, operation, change)
         except OSError:
@@ -165,6 +139,39 @@ class WriteBack:
         # Last: if anything above fails, the next flush hands the file in again.
         file.become(Changes.HANDED_IN)
         file.expiry_changed = False
+
+    def _prepare(self, file: OpenFile) -> PutFile:
+        """Return the operation that stores a file as it is now."""
+        if file.foreign_headers_unknown and file.cached_file.last_get_info is not None:
+            info, file.foreign_headers_unknown = file.cached_file.last_get_info, False
+            file.meta = file.meta.inherit(info)
+        self._learn_version(file)
+        # An earlier file of this name may still be read by its handles: its deletion must come before this
+        # upload.
+        self.free_name(file.name)
+        # Swift would ignore the time in a container with versioning.
+        expires = not self._services.histories.known_versioned(file.name.container)
+        return file.put(moment_by_rules(file.path, self._services.options.expire) if expires else "")
+
+    def _show(self, file: OpenFile, operation: PutFile) -> JournaledChange:
+        """Show a file as `operation` stores it.
+
+        Before that is in the journal: as soon as it is, its upload may end and confirm the change, and the
+        journal's thread looks for the open file by the entry.
+        """
+        entry = unstored_entry(
+            file.path,
+            file.name,
+            file.cached_file.size,
+            operation.meta,
+            self._services.defaults,
+            foreign_headers_unknown=file.foreign_headers_unknown,
+        )
+        self._times.wrote(file.known_as, file.attributes.mtime_ns)
+        change = self._pending.record(file.path, entry)
+        file.since = self._pending.begin_change()  # from now on the name is this file's
+        file.entry = entry
+        return change
 
     def _learn_version(self, file: OpenFile) -> None:
         """Record which version the file's bytes came from, if a download has shown it."""

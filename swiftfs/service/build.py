@@ -53,13 +53,13 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # Reads find objects at the names that renames give them; the journal sees Swift as it is.
     store = MovedView(account.store, moved)
     # First of all: a journal of another format stops the mount before any other file is changed.
-    identity = f"{request.source} of {account.label}"
+    identity = request.source.identity(account.label)
     db = JournalDB(cache, identity, account.place)
     records = db.records()
     defaults = _defaults(request)
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db), identity)
     layout = SegmentLayout(options.segment_size)
-    open_files = OpenFiles()
+    open_files = OpenFiles(namespace)
     factory = _file_factory(store, layout, db, options, open_files, account)
     # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
@@ -68,28 +68,28 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     removal = SegmentRemoval(account.store, db, SegmentOwnership(db, options.segments), histories=histories)
     # Made before both the cache, which calls it, and the journal, which needs the cache: no callback is
     # assigned later.
-    backlog = Backlog(db, removal, _parallel(options.uploads), moved, account.load.files)
+    backlog = Backlog(db, removal, _parallel(options.uploads), moved, account.state.load.files)
     # A record that could not be read may have named any of the local files, so none of them is deleted.
     lost = db.lost_folder if db.lost else None
-    slowness = partial(account.load.slowness, options.segment_size)
+    slowness = partial(account.state.load.slowness, options.segment_size)
     file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost, slowness)
     inodes = Inodes(request.source)
     services = Services(
-        store,
-        namespace,
-        file_cache,
-        _journal(account, request, db, file_cache, removal, backlog, factory.places),
-        layout,
-        options,
-        defaults,
-        cache,
-        request.source,
-        open_files,
-        inodes,
-        Times(inodes),
-        histories,
-        TrashNames(request.source, options.trash),
-        partial(_set_uploads, factory, backlog),
+        store=store,
+        namespace=namespace,
+        file_cache=file_cache,
+        journal=_journal(account, request, db, file_cache, removal, backlog, factory.places, open_files),
+        layout=layout,
+        options=options,
+        defaults=defaults,
+        cache_dir=cache,
+        source=request.source,
+        open_files=open_files,
+        inodes=inodes,
+        times=Times(inodes),
+        histories=histories,
+        trash=TrashNames(request.source, options.trash),
+        set_uploads=partial(_set_uploads, factory, backlog),
     )
     return FileSystem(services, records)
 
@@ -167,8 +167,8 @@ def _file_factory(
         # Not synced: a power cut ends no more than the requests of this moment, and `gc` finds what is left.
         on_put=db.write_upload,
         on_wrong_bytes=open_files.found_wrong,
-        limit=account.load.segments,
-        rate=lambda: account.throttle.rates().received,
+        limit=account.state.load.segments,
+        rate=lambda: account.state.throttle.rates().received,
     )
 
 
@@ -180,11 +180,12 @@ def _journal(
     removal: SegmentRemoval,
     backlog: Backlog,
     containers: SegmentContainerChooser,
+    open_files: OpenFiles,
 ) -> Journal:
     options, store = request.options, account.store
     copier = ManifestCopier(store, containers, db, removal)
-    copies = SharedCopies(store, copier, removal, account.ambiguous)
-    conflicts = Conflicts(store, copier, removal, account.ambiguous, keep=options.conflict == "keep")
+    copies = SharedCopies(store, copier, removal, account.state.ambiguous)
+    conflicts = Conflicts(store, copier, removal, account.state.ambiguous, keep=options.conflict == "keep")
     settle = _settle_seconds(options)
     return Journal(
         Executor(
@@ -193,15 +194,16 @@ def _journal(
             conflicts,
             removal,
             copies,
-            account.ambiguous,
+            account.state.ambiguous,
             Trash(store, removal, options.trash),
-            account.presence,
+            account.state.presence,
         ),
         file_cache,
         db,
         backlog,
         mode=Mode.WRITE_BACK if settle else Mode.SYNC,
         settle_seconds=settle,
-        sent=progress(file_cache, account.counters.under_way),
-        watch=Watch(account.ambiguous, store, request.source),
+        sent=progress(file_cache, account.state.counters.under_way),
+        is_being_made=open_files.is_being_made,
+        watch=Watch(account.state.ambiguous, store, request.source),
     )

@@ -5,7 +5,6 @@ The answers are kept for a start without the server.
 
 import json
 import logging
-import os
 import re
 import shlex
 import uuid
@@ -14,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swiftfs.config.cache_dir import SOURCE, new_file
+from swiftfs.config.cache_dir import SOURCE, write_whole
 from swiftfs.errors import AccessDenied, ConfigurationError, LoginRefused, NotFound, StoreError, Unavailable
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import History, ObjectName, Usage
@@ -78,7 +77,7 @@ def as_allowed(request: MountRequest, account: ConnectedAccount, usage: Usage) -
 
 def look_up_if_there(request: MountRequest, account: ConnectedAccount) -> Usage | None:
     """Return what `look_up` does; None if the server is away, and the mount may begin without it."""
-    presence = account.presence
+    presence = account.state.presence
     if request.options.offline and presence.away is None:
         try:
             _usage(request, account)
@@ -126,7 +125,7 @@ def begin(
 
     Raise `ConfigurationError` if the source cannot be used.
     """
-    if account.presence.away is not None:
+    if account.state.presence.away is not None:
         _begin_offline(filesystem, request, account, usage)
         return
     try:
@@ -148,7 +147,7 @@ def begin(
 def _begin_offline(
     filesystem: "FileSystem", request: MountRequest, account: ConnectedAccount, usage: Usage | None
 ) -> None:
-    away, source = account.presence.away, request.source
+    away, source = account.state.presence.away, request.source
     reason = "" if away is None else away.reason
     if usage is None or not filesystem.begin_offline(usage):
         raise ConfigurationError(
@@ -220,13 +219,10 @@ class SourceMemory:
     def save(self, cache: Path) -> None:
         """Write it to the cache folder; a disk that refuses it is only reported."""
         try:
-            new = cache / f"{SOURCE}.new"
             usage = {name: getattr(self.usage, name) for name in Usage.__dataclass_fields__}
             usage |= {"metadata": dict(self.usage.metadata), "history": self.usage.history.name}
             values = {"identity": self.identity, "place": self.place, "refused": self.refused, "usage": usage}
-            with os.fdopen(new_file(new), "w") as file:
-                json.dump(values, file)
-            new.replace(cache / SOURCE)
+            write_whole(cache / SOURCE, json.dumps(values))
         except OSError as error:
             log.warning("%s cannot be written: %s", cache / SOURCE, error.strerror)
 
@@ -235,11 +231,6 @@ class SourceMemory:
         if not self.refused or request.options.ro:
             return request
         return replace(request, options=replace(request.options, ro=True), refused=True)
-
-
-def identity_of(request: MountRequest, label: str) -> str:
-    """Return what tells a source from others, without a request."""
-    return f"{request.source} of {label}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +252,7 @@ def find_source(request: MountRequest, account: ConnectedAccount, cache: Path) -
         request = as_allowed(request, account, usage)
     if not request.options.offline:
         return FoundSource(request, usage, None)
-    identity = identity_of(request, account.label)
+    identity = request.source.identity(account.label)
     if usage is not None:
         memory = SourceMemory(identity, account.place, request.refused, usage)
         return FoundSource(request, usage, memory)

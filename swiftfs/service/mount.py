@@ -12,7 +12,6 @@ from swiftfs import __version__
 from swiftfs.concurrency import Event, new_event, new_thread
 from swiftfs.config.cache_dir import is_unused, locked, missing_folders, own_folder, remove_unused
 from swiftfs.config.credentials import account_settings
-from swiftfs.control.unmount import Drain
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
 from swiftfs.service.first_requests import check_policy, find_source
@@ -41,13 +40,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         stack.callback(gc.enable)
         # Before the first thread, as every thread inherits the mask of the one that starts it.
         block_signals()
-        cache: Path | None = None
-
-        def at_once() -> None:
-            if cache is not None:
-                Drain(0, "SIGTERM ended the mount before all changes were stored").write(cache)
-
-        termination = Termination(at_once)
+        termination = Termination()
         termination.start()
         stack.callback(termination.stop)
         monitoring = Monitoring(request.options)

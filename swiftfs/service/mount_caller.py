@@ -15,8 +15,8 @@ from pathlib import Path
 
 from swiftfs.concurrency import new_thread
 from swiftfs.paths import beside_hidden, split
+from swiftfs.posix.kernel_pages import WrongPages
 from swiftfs.posix.replaced_files import Move, ReplacedFiles
-from swiftfs.posix.wrong_pages import WrongPages
 
 log = logging.getLogger(__name__)
 
@@ -106,27 +106,38 @@ ATTEMPTS = 3
 """How often a move is tried: its path may change meanwhile."""
 
 
-class NameMover:
-    """Makes the moves that `replaced` asks for, by another process, which begins with the first move."""
+class MountThread:
+    """A thread that makes the calls which `queue` asks for, by another process."""
 
-    def __init__(self, replaced: ReplacedFiles, mountpoint: Path) -> None:
-        self._replaced = replaced
+    def __init__(self, name: str, queue: ReplacedFiles | WrongPages, mountpoint: Path) -> None:
+        self._queue = queue
         self._caller = MountCaller(mountpoint)
-        self._thread = new_thread(self._run, "replaced files")
+        self._thread = new_thread(self._run, name)
 
     def start(self, device: int) -> None:
         """Begin, now that the mount on `device` answers."""
         self._caller.mounted(device)
-        self._replaced.serve()
+        self._queue.serve()
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread and the process: the mount is gone."""
-        self._replaced.stop()
+        self._queue.stop()
         # The thread may wait for its answer.
         self._caller.kill()
         if self._thread.ident is not None:
             self._thread.join()
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class NameMover(MountThread):
+    """Makes the moves that `replaced` asks for; the process begins with the first one."""
+
+    def __init__(self, replaced: ReplacedFiles, mountpoint: Path) -> None:
+        super().__init__("replaced files", replaced, mountpoint)
+        self._replaced = replaced
 
     def _run(self) -> None:
         try:
@@ -157,27 +168,12 @@ class NameMover:
         self._replaced.end_move(move, is_moved=number == 0)
 
 
-class PageDropper:
-    """Opens the files of `wrong_pages`, by another process: the kernel drops their pages at that."""
+class PageDropper(MountThread):
+    """Opens the files of `wrong_pages`: the kernel drops their pages at that."""
 
     def __init__(self, wrong_pages: WrongPages, mountpoint: Path) -> None:
+        super().__init__("wrong pages", wrong_pages, mountpoint)
         self._wrong_pages = wrong_pages
-        self._caller = MountCaller(mountpoint)
-        self._thread = new_thread(self._run, "wrong pages")
-
-    def start(self, device: int) -> None:
-        """Begin, now that the mount on `device` answers."""
-        self._caller.mounted(device)
-        self._wrong_pages.serve()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread and the process: the mount is gone."""
-        self._wrong_pages.stop()
-        # The thread may wait for its answer.
-        self._caller.kill()
-        if self._thread.ident is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         while (file := self._wrong_pages.next_file()) is not None:

@@ -13,10 +13,8 @@ from swiftfs.errors import (
     in_words,
     printable,
 )
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Usage
-from swiftfs.service.first_requests import SourceMemory, check_policy, look_up, may_write
-from swiftfs.service.mountpoint import MountRequest
+from swiftfs.service.first_requests import FoundSource, check_policy, look_up, may_write
 from swiftfs.store.connect import ConnectedAccount
 
 log = logging.getLogger(__name__)
@@ -33,38 +31,39 @@ REFUSED_PAUSE = 60.0
 """Seconds after a refusal, which somebody has to put right."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mounted:
-    """What a reconnection needs of a mount.
-
-    `waiting` returns the number of pending changes; `back` is called with the answer about the source and the
-    account's place when the server is back.
-    """
-
-    request: MountRequest
-    account: ConnectedAccount
-    memory: SourceMemory | None
-    waiting: Callable[[], int]
-    back: Callable[[Usage, str], None]
-
-
 class NotAsBefore(SwiftfsError):
     """The server answers again, but what is mounted cannot go on with it; the message says what is wrong."""
 
 
 class Reconnection:
-    """The thread that looks for the server: when a call has failed, and now and then while it is away."""
+    """The thread that looks for the server: when a call has failed, and now and then while it is away.
 
-    def __init__(self, mounted: Mounted) -> None:
-        self._mounted = mounted
-        self._presence = mounted.account.presence
+    It watches only if the mount may be offline. `waiting` returns the number of pending changes; `back` is
+    called with the answer about the source and the account's place when the server is back.
+    """
+
+    def __init__(
+        self,
+        source: FoundSource,
+        account: ConnectedAccount,
+        waiting: Callable[[], int],
+        back: Callable[[Usage, str], None],
+    ) -> None:
+        self._request = source.request
+        self._place = source.memory.place if source.memory is not None else ""
+        self._account = account
+        self._waiting = waiting
+        self._back = back
+        self._presence = account.state.presence
         self._ended = new_event()
         self._said = ""
         # A daemon: a login that hangs must not keep the process.
         self._thread = new_thread(self._run, "reconnection", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch, if the mount may be offline."""
+        if not self._request.options.offline:
+            return
         if (away := self._presence.away) is not None:
             log.warning(_AWAY, away.reason)
         self._presence.watches = True
@@ -93,7 +92,7 @@ class Reconnection:
         if self._ended.is_set():
             return
         try:
-            _connect_again(self._mounted)
+            self._connect_again()
         except Postponed:
             return
         except Unavailable as error:
@@ -105,7 +104,7 @@ class Reconnection:
     def _come_back(self, pause: float) -> float:
         """Try to connect again; return how long to wait after a failure, in seconds."""
         try:
-            usage, place = _checked(self._mounted)
+            usage, place = self._checked()
         except Unavailable as error:
             self._presence.leave(str(error))
             return max(min(2 * pause, LONGEST_PAUSE), error.retry_after or 0.0)
@@ -122,46 +121,34 @@ class Reconnection:
         self._presence.come_back()
         if away is not None:
             log.info("the server is back, after %s", in_words(unix_time() - away.since))
-        self._mounted.back(usage, place)
+        self._back(usage, place)
         return FIRST_PAUSE
 
+    def _connect_again(self) -> ConnectedAccount:
+        """Log in, and make sure that the server answers; raise `Unavailable` if it does not."""
+        assert self._account.reconnect is not None
+        account = self._account.reconnect()
+        source = self._request.source
+        try:
+            if source.is_account:
+                account.store.account_usage()
+            else:
+                account.store.container_usage(source.container)
+        except Unavailable:
+            raise
+        except StoreError as error:  # the server is there; `look_up` says in words what it refuses
+            log.debug("%s", error)
+        return account
 
-def _connect_again(mounted: Mounted) -> ConnectedAccount:
-    """Log in, and make sure that the server answers; raise `Unavailable` if it does not."""
-    assert mounted.account.reconnect is not None
-    account = mounted.account.reconnect()
-    source = mounted.request.source
-    try:
-        if source.is_account:
-            account.store.account_usage()
-        else:
-            account.store.container_usage(source.container)
-    except Unavailable:
-        raise
-    except StoreError as error:  # the server is there; `look_up` says in words what it refuses
-        log.debug("%s", error)
-    return account
-
-
-def _checked(mounted: Mounted) -> tuple[Usage, str]:
-    """Log in, and check what a mount checks at its start; return Swift's answer and the account's place."""
-    request = mounted.request
-    account = _connect_again(mounted)
-    if (
-        mounted.memory is not None
-        and "" not in (mounted.memory.place, account.place)
-        and (mounted.memory.place != account.place)
-    ):
-        raise NotAsBefore(
-            f"{account.label} leads to account {account.place} now, and was {mounted.memory.place}"
-        )
-    check_policy(request.options.storage_policy, account)
-    # A container that is gone must not come back empty.
-    usage = look_up(replace(request, options=replace(request.options, create=False)), account)
-    if (
-        not request.options.ro
-        and mounted.waiting()
-        and not may_write(account.store, request.source, usage.history)
-    ):
-        raise NotAsBefore(f"{account.label} may not write to {request.source} any more")
-    return usage, account.place
+    def _checked(self) -> tuple[Usage, str]:
+        """Log in, and check what the start of a mount does; return Swift's answer and the account's place."""
+        request, account = self._request, self._connect_again()
+        if self._place and account.place not in ("", self._place):
+            raise NotAsBefore(f"{account.label} leads to account {account.place} now, and was {self._place}")
+        check_policy(request.options.storage_policy, account)
+        # A container that is gone must not come back empty.
+        usage = look_up(replace(request, options=replace(request.options, create=False)), account)
+        has_changes = not request.options.ro and self._waiting()
+        if has_changes and not may_write(account.store, request.source, usage.history):
+            raise NotAsBefore(f"{account.label} may not write to {request.source} any more")
+        return usage, account.place

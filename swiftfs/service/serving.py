@@ -19,17 +19,16 @@ from swiftfs.control.live_options import LiveOptions, live_options
 from swiftfs.control.unmount import Drain, detach, died
 from swiftfs.errors import SwiftfsError, pluralize
 from swiftfs.fuse.choice import load_binding
-from swiftfs.journal.codec import load as load_codec
 from swiftfs.objects import Usage
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import build
 from swiftfs.service.daemon import notify
-from swiftfs.service.first_requests import FoundSource, SourceMemory, begin, identity_of
+from swiftfs.service.first_requests import FoundSource, SourceMemory, begin
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.service.reconnection import Mounted, Reconnection
+from swiftfs.service.reconnection import Reconnection
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
 from swiftfs.service.trash_sweep import TrashSweep
 from swiftfs.store.connect import ConnectedAccount
@@ -64,9 +63,8 @@ def serve(
     request = source.request
     filesystem = build(account, request, cache)
     _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
-    prices = monitoring.prices
-    live, budget = live_options(filesystem, account, prices, cache)
-    collector = StatusCollector(filesystem, account, request.source, request.mountpoint, prices, live, budget)
+    live, budget = live_options(filesystem, account, monitoring.prices)
+    collector = StatusCollector(filesystem, account, request.mountpoint, live, budget)
     Drain(0).write(cache)  # replaces the last state of an earlier process
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
     reconnection = _reconnection(filesystem, source, account, cache)
@@ -77,44 +75,41 @@ def serve(
         end.callback(_store_rest, filesystem, account, cache)
         # Before the drain is written: it writes the same file.
         end.callback(detached.stop)
-        if reconnection is not None:
-            end.callback(reconnection.stop)
+        end.callback(reconnection.stop)
         end.callback(_stop_serving, account, termination)
         end.callback(sweep.stop)
         begin(filesystem, request, account, source.usage)
-        if reconnection is not None:
+        if request.options.offline:
             _remember(source.memory, cache)
-            reconnection.start()
         monitoring.begin(collector)
+        reconnection.start()
         sweep.start()
         if budget is not None:
             budget.start()
-        termination.serve(account.reading.end)
-        _mount(filesystem, request, monitoring.files(collector), live, ready, detached)
+        ended = Drain(0, "SIGTERM ended the mount before all changes were stored")
+        termination.serve(account.state.reading.end, partial(ended.write, cache))
+        files = monitoring.files(collector)
+        _mount(filesystem, request, files, live, ready, detached, termination.mounted)
         log.info("%s is not mounted any more", request.mountpoint)
 
 
 def _stop_serving(account: ConnectedAccount, termination: Termination) -> None:
     termination.drain()
-    account.reading.resume()  # what is stored now may need bytes of what it replaces
+    account.state.reading.resume()  # what is stored now may need bytes of what it replaces
     notify("STOPPING=1")
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _reconnection(
     filesystem: FileSystem, source: FoundSource, account: ConnectedAccount, cache: Path
-) -> Reconnection | None:
-    """Return what looks for the server of a mount that may be offline."""
-    if not source.request.options.offline or account.reconnect is None:
-        return None
-
+) -> Reconnection:
     def back(usage: Usage, place: str) -> None:
         filesystem.come_back(usage)
-        identity = identity_of(source.request, account.label)
+        identity = source.request.source.identity(account.label)
         _remember(SourceMemory(identity, place, source.request.refused, usage), cache)
 
     waiting = filesystem.services.journal.waiting
-    return Reconnection(Mounted(source.request, account, source.memory, lambda: len(waiting()), back))
+    return Reconnection(source, account, lambda: len(waiting()), back)
 
 
 def _remember(memory: SourceMemory | None, cache: Path) -> None:
@@ -124,9 +119,9 @@ def _remember(memory: SourceMemory | None, cache: Path) -> None:
 
 def _store_rest(filesystem: FileSystem, account: ConnectedAccount, cache: Path) -> None:
     Drain(0).write(cache)  # the mount is not held any more
-    if account.presence.away is not None:
+    if account.state.presence.away is not None:
         filesystem.drain_seconds = 0.0  # whoever shuts down need not wait for the server
-    _drain(filesystem, cache, str(account.presence.away or ""))
+    _drain(filesystem, cache, str(account.state.presence.away or ""))
 
 
 def _drain(filesystem: FileSystem, cache: Path, why: str) -> None:
@@ -165,6 +160,7 @@ def _mount(
     live: LiveOptions,
     ready: Callable[[], None],
     detached: DetachWatch,
+    is_to_end: Callable[[], bool],
 ) -> None:
     # libfuse is loaded, and only a mount needs it.
     from swiftfs.control.control_dir import ControlDir, ControlDirFS  # noqa: PLC0415
@@ -179,6 +175,13 @@ def _mount(
     gc.set_threshold(COLLECT_AFTER)
     gc.freeze()  # later collections need not look at what is there since the start
     gc.enable()
+
+    def answer() -> None:
+        if is_to_end():
+            binding.libfuse.exit()
+        else:
+            watchers.start()
+
     try:
         binding(
             ControlDirFS(filesystem, ControlDir(files, binding.libfuse.caller, live)),
@@ -187,7 +190,7 @@ def _mount(
             attr_timeout=seconds,
             entry_timeout=seconds,
             negative_timeout=seconds,
-            on_init=watchers.start,
+            on_init=answer,
             options=_kernel_options(request.options),
         )
     finally:
@@ -274,4 +277,3 @@ def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: C
         # libfuse ends its loop at that, and `serve` stores what there is.
         end_loop()
         return
-    load_codec()

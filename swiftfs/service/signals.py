@@ -68,6 +68,7 @@ class SignalWatch:
 
 class _Phase(enum.Enum):
     STARTING = enum.auto()
+    MOUNTING = enum.auto()
     SERVING = enum.auto()
     DRAINING = enum.auto()
 
@@ -76,30 +77,40 @@ class Termination:
     """What SIGTERM does: it kills a process that starts, and ends a mount that serves.
 
     After an unmount the first SIGTERM is ignored: a machine that shuts down sends it to every process, and it
-    must not interrupt the last uploads. SIGINT does the same then. A second signal ends the process at once,
-    after a call of `at_once`. The function given to `serve` is called at the first signal, because libfuse
-    waits for the calls that are running.
+    must not interrupt the last uploads. SIGINT does the same then. A second signal ends the process at once.
+
+    A signal that comes while libfuse mounts counts when the mount answers: before that the loop cannot be
+    ended, and a process that dies then leaves a dead mount.
     """
 
-    def __init__(self, at_once: Callable[[], None]) -> None:
-        self._at_once = at_once
+    def __init__(self) -> None:
         self._phase = _Phase.STARTING
         self._count = 0
         self._forwarded = False
         self._interrupted: Any = None
         self._end_calls: Callable[[], None] = lambda: None
+        self._at_once: Callable[[], None] = lambda: None
         self._watch = SignalWatch(signal.SIGTERM, self._terminate)
 
     def start(self) -> None:
         """Begin to watch."""
         self._watch.start()
 
-    def serve(self, end_calls: Callable[[], None]) -> None:
-        """Let SIGTERM end libfuse's loop from now on, after `end_calls` has ended long calls."""
-        self._end_calls = end_calls
+    def serve(self, end_calls: Callable[[], None], at_once: Callable[[], None]) -> None:
+        """Let SIGTERM end the mount that is being made.
+
+        `end_calls` is called before, because libfuse waits for the calls that are running, and `at_once`
+        before a second signal ends the process.
+        """
+        self._end_calls, self._at_once = end_calls, at_once
         # libfuse takes it while it serves. Later Python would raise KeyboardInterrupt amid the last uploads.
         self._interrupted = signal.signal(signal.SIGINT, self._interrupt)
+        self._phase = _Phase.MOUNTING
+
+    def mounted(self) -> bool:
+        """Let signals end libfuse's loop from now on; return whether one has come already."""
         self._phase = _Phase.SERVING
+        return self._count > 0
 
     def drain(self) -> None:
         """Let changes be stored; call it when the loop has ended."""
@@ -133,12 +144,13 @@ class Termination:
             self._at_once()
             # Not sys.exit(): threads may wait for a server that does not answer. The journal survives it.
             os._exit(1)
+        if self._phase is _Phase.DRAINING:
+            log.info("changes are still being stored; another signal ends this at once")
+            return
+        self._end_calls()
         if self._phase is _Phase.SERVING:
             self._forwarded = True
-            self._end_calls()
             end_loop()
-        else:
-            log.info("changes are still being stored; another signal ends this at once")
 
 
 def log_state(report: Callable[[], QueueReport]) -> None:

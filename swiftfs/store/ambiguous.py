@@ -230,7 +230,8 @@ class AmbiguousRequests:
 
     def dangerous_at(self, name: ObjectName) -> Ambiguity | None:
         """Return the record of a name if a request would undo a newer change of it."""
-        return self._dangerous.get(name)
+        # Mostly there are none, and every lookup asks.
+        return self._dangerous.get(name) if self._dangerous else None
 
     def dangerous(self) -> list[Ambiguity]:
         """Return the records of requests that would undo a newer change."""

@@ -3,24 +3,21 @@
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import field, replace
+from functools import partial
 
 from swiftfs.concurrency import Future, new_future, new_thread, wait_all
 from swiftfs.errors import LoginRefused, Unavailable
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits
 from swiftfs.store.account_settings import DEFAULT_SETTINGS, AccountSettings
-from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
 from swiftfs.store.foreign_manifests import MayRead
-from swiftfs.store.presence import Presence
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.request import Reading
 from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy, deadline
-from swiftfs.store.server_load import ServerLoad
+from swiftfs.store.server_state import ServerState
 from swiftfs.store.swift_store import SwiftStore
 from swiftfs.store.temp_url import TempUrls
 from swiftfs.store.throttle import Throttle
-from swiftfs.store.transport import Counters
 
 LOGIN_SECONDS = 12.0
 """The longest time for all requests of the login together: it may have redirects and several steps."""
@@ -35,29 +32,19 @@ BRIEF = RetryPolicy(deadline=8.0)
 
 @dataclass(frozen=True, slots=True)
 class ConnectedAccount:
-    """One account: its store, which repeats failed requests, the counters and the records of lost answers."""
+    """One account: its store, which repeats failed requests, and the state of the server."""
 
     store: ObjectStore
-    counters: Counters
     label: str
     """The auth URL and the user, for messages."""
+    state: ServerState = field(default_factory=ServerState)
     place: str = ""
     """Tells the account from others of the same user, see `Account.place`; empty is unknown."""
     known_limits: Callable[[], Limits | None] = lambda: None
     """Returns the limits that the server has reported, None before that; sends no request."""
-    ambiguous: AmbiguousRequests = field(default_factory=AmbiguousRequests)
-    """The requests whose answer was lost."""
-    reading: Reading = field(default_factory=Reading)
-    """Ends the calls that wait for Swift."""
-    load: ServerLoad = field(default_factory=ServerLoad)
-    """How many uploads the server takes at once."""
-    presence: Presence = field(default_factory=Presence)
-    """Whether the server is away; only a mount that may be offline looks for that."""
     reconnect: Callable[[], "ConnectedAccount"] | None = None
     """Logs in again while the server is away; errors as in `connect`. The store of what it returns asks the
     server itself, with few repetitions, and needs no `close`."""
-    throttle: Throttle = field(default_factory=Throttle)
-    """The limits of the mount."""
     temp_urls: TempUrls | None = None
     """Signs TempURLs; None only in tests without a server."""
 
@@ -83,51 +70,36 @@ def connect(
     Log in at once and without retries: wrong credentials are reported within seconds, and a login that hangs
     fails after 15 seconds. Raise `ConfigurationError` for missing variables and insecure storage,
     `LoginRefused` for a wrong key, `Unavailable` when the server is down; each message names the auth URL and
-    the user. If the server `may_be_away`, `Unavailable` is the state of the account's `presence` instead.
+    the user. If the server `may_be_away`, `Unavailable` is the state of the server's `presence` instead.
     """
     account = open_account(environment, cloud=settings.cloud, storage=settings.storage)
-    presence = Presence()
+    state = ServerState.limited_by(throttle or Throttle())
     try:
         log_in(account, insecure_storage=settings.insecure_storage)
     except BaseException as error:
         if not (may_be_away and isinstance(error, Unavailable)):
             account.close()
             raise
-        presence.leave(str(error))
-    store = SwiftStore(account, settings.storage_policy, may_read=may_read, throttle=throttle)
-    return _connected(account, settings, store, policy, presence)
-
-
-def _connected(
-    account: Account,
-    settings: AccountSettings,
-    store: SwiftStore,
-    policy: RetryPolicy,
-    presence: Presence,
-) -> ConnectedAccount:
-    ambiguous = AmbiguousRequests()
+        state.presence.leave(str(error))
+    direct = SwiftStore(account, settings.storage_policy, may_read=may_read, state=state)
     connected = ConnectedAccount(
-        store=RetryingStore(
-            store, policy, ambiguous=ambiguous, reading=store.reading, load=store.load, presence=presence
-        ),
-        counters=store.counters,
-        label=account.label,
-        place="" if presence.away is not None else account.place(),
-        known_limits=store.known_limits,
-        ambiguous=ambiguous,
-        reading=store.reading,
-        load=store.load,
-        presence=presence,
-        throttle=store.throttle,
+        RetryingStore(direct, policy, state),
+        account.label,
+        state,
+        place="" if state.presence.away is not None else account.place(),
+        known_limits=direct.known_limits,
         temp_urls=TempUrls(account),
     )
+    return replace(connected, reconnect=partial(_reconnect, connected, account, settings, direct))
 
-    def reconnect() -> ConnectedAccount:
-        log_in(account, insecure_storage=settings.insecure_storage)
-        direct = RetryingStore(store, BRIEF, owns=False, reading=store.reading)
-        return replace(connected, store=direct, place=account.place())
 
-    return replace(connected, reconnect=reconnect)
+def _reconnect(
+    connected: ConnectedAccount, account: Account, settings: AccountSettings, direct: SwiftStore
+) -> ConnectedAccount:
+    log_in(account, insecure_storage=settings.insecure_storage)
+    # With a presence of its own, by which the server is not away.
+    state = ServerState(reading=connected.state.reading)
+    return replace(connected, store=RetryingStore(direct, BRIEF, state, owns=False), place=account.place())
 
 
 def log_in(account: Account, *, insecure_storage: bool) -> None:

@@ -4,15 +4,15 @@ A folder that is renamed in the background has its new name at once, its objects
 other.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 from swiftfs.attributes import is_directory_type
-from swiftfs.errors import BadRequest, NotFound, PreconditionFailed, StoreError
-from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage, VersionPage
-from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
+from swiftfs.errors import BadRequest, NotFound, PreconditionFailed
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.store.protocol import ObjectStore, Sink
 
 T = TypeVar("T")
 
@@ -58,6 +58,22 @@ class MovedView:
     def __init__(self, store: ObjectStore, moved: MovedNames) -> None:
         self._store = store
         self._moved = moved
+        self.limits = store.limits
+        self.list_containers = store.list_containers
+        self.account_usage = store.account_usage
+        self.container_usage = store.container_usage
+        self.create_container = store.create_container
+        self.post_container = store.post_container
+        self.delete_container = store.delete_container
+        self.list_page = store.list_page
+        self.list_versions = store.list_versions
+        self.put = store.put
+        self.put_manifest = store.put_manifest
+        self.copy = store.copy
+        self.post = store.post
+        self.delete = store.delete
+        self.delete_many = store.delete_many
+        self.close = store.close
 
     def _read(self, name: ObjectName, request: Callable[[ObjectName], T], etag: Callable[[T], str]) -> T:
         """Send a read to where the object is now; `etag` returns the version that an answer is about."""
@@ -127,112 +143,6 @@ class MovedView:
             with suppress(NotFound):  # it has been moved since
                 return self._store.check_manifest(replace(version, name=source.name))
         return self._store.check_manifest(version)
-
-    def limits(self) -> Limits:
-        """Return the server's limits."""
-        return self._store.limits()
-
-    def list_containers(self, *, marker: str = "") -> Page:
-        """Return one page of the containers."""
-        return self._store.list_containers(marker=marker)
-
-    def account_usage(self) -> Usage:
-        """Return the account's usage."""
-        return self._store.account_usage()
-
-    def container_usage(self, container: str) -> Usage:
-        """Return the container's usage."""
-        return self._store.container_usage(container)
-
-    def create_container(self, container: str, *, storage_policy: str = "") -> bool:
-        """Create the container."""
-        return self._store.create_container(container, storage_policy=storage_policy)
-
-    def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
-        """Set metadata of the container."""
-        self._store.post_container(container, metadata)
-
-    def delete_container(self, container: str) -> None:
-        """Delete the container."""
-        self._store.delete_container(container)
-
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        """Return one page of a listing."""
-        return self._store.list_page(
-            container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
-        )
-
-    def list_versions(
-        self,
-        container: str,
-        *,
-        prefix: str = "",
-        delimiter: str = "",
-        marker: str = "",
-        version_marker: str = "",
-        limit: int = 0,
-    ) -> VersionPage:
-        """Return one page of the versions in a container."""
-        return self._store.list_versions(
-            container,
-            prefix=prefix,
-            delimiter=delimiter,
-            marker=marker,
-            version_marker=version_marker,
-            limit=limit,
-        )
-
-    def put(
-        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
-    ) -> ObjectInfo:
-        """Store the whole object."""
-        return self._store.put(name, body, headers, if_absent=if_absent, etag=etag)
-
-    def put_manifest(
-        self, name: ObjectName, manifest: Manifest, headers: Headers, *, if_absent: bool = False
-    ) -> ObjectInfo:
-        """Store an SLO."""
-        return self._store.put_manifest(name, manifest, headers, if_absent=if_absent)
-
-    def copy(
-        self,
-        source: ObjectName,
-        target: ObjectName,
-        *,
-        manifest_only: bool = False,
-        headers: Headers | None = None,
-        etag: str = "",
-        delete_at: int | None = None,
-        span: tuple[int, int] | None = None,
-    ) -> ObjectVersion:
-        """Copy on the server."""
-        return self._store.copy(
-            source,
-            target,
-            manifest_only=manifest_only,
-            headers=headers,
-            etag=etag,
-            delete_at=delete_at,
-            span=span,
-        )
-
-    def post(self, name: ObjectName, headers: Headers) -> None:
-        """Replace the object's headers."""
-        self._store.post(name, headers)
-
-    def delete(self, name: ObjectName) -> None:
-        """Delete the object."""
-        self._store.delete(name)
-
-    def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
-        """Delete the objects."""
-        return self._store.delete_many(names)
-
-    def close(self) -> None:
-        """Close every connection."""
-        self._store.close()
 
 
 def _named(info: ObjectInfo, name: ObjectName) -> ObjectInfo:

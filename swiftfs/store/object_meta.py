@@ -1,7 +1,7 @@
 """Everything that is stored with an object's bytes, converted to and from headers."""
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any
 
 from swiftfs.attributes import (
@@ -13,7 +13,7 @@ from swiftfs.attributes import (
     format_time,
     type_after_rename,
 )
-from swiftfs.lazy_dataclass import dataclass
+from swiftfs.lazy_dataclass import dataclass, replace
 from swiftfs.objects import DIRECTORY_TYPE, NOTHING, Attributes, ObjectInfo
 from swiftfs.store.protocol import Headers
 

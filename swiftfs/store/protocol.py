@@ -39,6 +39,34 @@ class Headers:
         return cls(info.content_type, info.metadata, info.preserved_headers)
 
 
+@dataclass(frozen=True, slots=True)
+class CopyRequest:
+    """A copy on the server, from `source` to `target`.
+
+    Without `headers` the copy keeps the source's; with them it has only those. With `delete_at` (Unix
+    seconds) Swift deletes the copy then; what else it keeps is the same.
+
+    With `manifest_only`, only the manifest of an SLO or DLO is copied, so that both objects share the
+    segments, and a symlink of Swift is copied as a symlink; a container with versioning needs a HEAD for
+    that. The answer contains neither size nor content type; they are the source's.
+
+    With an `etag`, `PreconditionFailed` is raised unless that version of the source is copied. It is the MD5
+    of a plain object, whose bytes are its own, so that `check_manifest` is not needed.
+
+    With a `span`, the copy has only the bytes from the first number to before the second, and an ETag of its
+    own. A server that ignores ranges here copies all of the object: look at the size of the first such copy.
+    One that cannot verify a part raises `Corrupt` and copies nothing.
+    """
+
+    source: ObjectName
+    target: ObjectName
+    manifest_only: bool = False
+    headers: Headers | None = None
+    delete_at: int | None = None
+    etag: str = ""
+    span: tuple[int, int] | None = None
+
+
 class ObjectStore(Protocol):
     """A Swift account. Every method is one request unless it says otherwise, and raises `StoreError`.
 
@@ -112,9 +140,10 @@ class ObjectStore(Protocol):
         """Pass the bytes from `offset` on to `sink`: exactly `length` of them, or all up to the end.
 
         Fewer come only at the object's end. With an `etag`, raise `PreconditionFailed` unless the object is
-        that version; with a `size`, unless the object has that size. `size` also ends an answer of unknown
-        length. The returned size is that of the whole object. Do not use the bytes before this returns:
-        `Corrupt` means that the sink received wrong ones.
+        that version; with a `size`, unless the object has that size, or `Corrupt` if it is a plain one and of
+        the version: then the server says a wrong size. `size` also ends an answer of unknown length. The
+        returned size is that of the whole object. Do not use the bytes before this returns: `Corrupt` means
+        that the sink received wrong ones.
         """
 
     def put(
@@ -143,32 +172,10 @@ class ObjectStore(Protocol):
         version was checked already. Return the manifest if it was read.
         """
 
-    def copy(
-        self,
-        source: ObjectName,
-        target: ObjectName,
-        *,
-        manifest_only: bool = False,
-        headers: Headers | None = None,
-        delete_at: int | None = None,
-        etag: str = "",
-        span: tuple[int, int] | None = None,
-    ) -> ObjectVersion:
-        """Copy on the server. Without `headers` the copy keeps the source's; with them it has only those.
+    def copy(self, request: CopyRequest) -> ObjectVersion:
+        """Copy an object on the server, and make sure that the copy is there.
 
-        With `delete_at` (Unix seconds) Swift deletes the copy then; what else it keeps is the same.
-
-        With `manifest_only`, only the manifest of an SLO or DLO is copied, so that both objects share the
-        segments, and a symlink of Swift is copied as a symlink; a container with versioning needs a HEAD for
-        that. The answer contains neither size nor content type; they are the source's.
-
-        With an `etag`, raise `PreconditionFailed` unless the source is that version. A server may ignore it:
-        look at the ETag of the answer. It is the MD5 of a plain object, whose bytes are its own, so that
-        `check_manifest` is not needed.
-
-        With a `span`, the copy has only the bytes from the first number to before the second, and an ETag of
-        its own. A server that ignores ranges here copies all of the object: look at the size of the first
-        such copy. One that cannot verify a part raises `Corrupt` and copies nothing.
+        Raise `Corrupt` if it is not, and `PreconditionFailed` with `may_land` if it is of another version.
         """
 
     def post(self, name: ObjectName, headers: Headers) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from swiftfs.concurrency import may_block, new_event
 from swiftfs.errors import (
@@ -17,17 +17,16 @@ from swiftfs.errors import (
     NotFound,
     Postponed,
     StoreError,
+    TimedOut,
     Unavailable,
     drop_tracebacks,
 )
 from swiftfs.lazy_dataclass import dataclass
-from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage, VersionPage
-from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
+from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.store.ambiguous import GONE, SMALL_BODY, Effect
 from swiftfs.store.error_map import when
-from swiftfs.store.presence import Presence
-from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
-from swiftfs.store.request import Reading
-from swiftfs.store.server_load import ServerLoad
+from swiftfs.store.protocol import Body, CopyRequest, Headers, ObjectStore
+from swiftfs.store.server_state import ServerState
 from swiftfs.store.throttle import busy_time
 
 log = logging.getLogger(__name__)
@@ -55,6 +54,7 @@ def remaining() -> float:
     return max(0.0, _END.get() - busy_time())
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -85,14 +85,16 @@ new timestamp. A server that goes on refusing it means something else by its 409
 
 @dataclass(slots=True)
 class _Call:
-    """The state of one call.
+    """The state of one call, which is repeated until `end`, a `busy_time`.
 
     `lost`: an earlier attempt may have taken effect although it failed here. Every retryable error leaves
     that open, wrong bytes in the answer too; a `Clash` does not. `may_land`: a request was sent and not
     answered, so the server may still carry it out.
     """
 
+    end: float
     clashes_left: int = 0
+    repeated: int = 0
     lost: bool = False
     may_land: bool = False
 
@@ -101,6 +103,15 @@ class _Call:
         if isinstance(error, Clash):
             return self.clashes_left > 0
         return isinstance(error, StoreError) and error.retryable
+
+    def repeat_after(self, error: BaseException) -> None:
+        """Record that the request that failed with `error` is sent again."""
+        self.repeated += 1
+        if isinstance(error, Clash):
+            self.clashes_left -= 1
+        else:
+            # A 503 may come from a proxy, behind which the request goes on.
+            self.lost = True
 
 
 class RetryingStore:
@@ -111,45 +122,43 @@ class RetryingStore:
     that they are listed. `close` ends every pause, and with it the call, at once; it closes the store beneath
     only if this one `owns` it.
 
-    Every attempt whose answer was lost is recorded in `ambiguous`, even if a later attempt is answered: the
-    server may carry out the lost one after it. When `reading` has ended, nothing is repeated. `load`
-    learns of each attempt of a PUT. While the server is away by `presence`, nothing is sent.
+    Every attempt whose answer was lost is recorded in the `ambiguous` requests of `state`, even if a later
+    attempt is answered: the server may carry out the lost one after it. When its `reading` has ended, nothing
+    is repeated. Its `load` learns of each attempt of a PUT. While the server is away by its `presence`,
+    nothing is sent.
     """
 
     def __init__(
         self,
         store: ObjectStore,
         policy: RetryPolicy = PATIENT,
+        state: ServerState | None = None,
         *,
         owns: bool = True,
-        ambiguous: AmbiguousRequests | None = None,
-        reading: Reading | None = None,
-        load: ServerLoad | None = None,
-        presence: Presence | None = None,
     ) -> None:
         self._store = store
-        self._presence = presence or Presence()
-        self._load = load or ServerLoad()
-        self._reading = reading or Reading()
         self._policy = policy
+        self._state = state or ServerState()
+        self._ambiguous = self._state.ambiguous
         self._owns = owns
-        self._ambiguous = ambiguous or AmbiguousRequests()
         self._closing = new_event()
+        # Requests that change nothing, or do the same again, are repeated as they are.
+        self.list_containers = self._repeating(store.list_containers)
+        self.account_usage = self._repeating(store.account_usage)
+        self.container_usage = self._repeating(store.container_usage)
+        self.post_container = self._repeating(store.post_container)
+        self.list_page = self._repeating(store.list_page)
+        self.list_versions = self._repeating(store.list_versions)
+        self.head = self._repeating(store.head)
+        self.get = self._repeating(store.get)
+        self.manifest = self._repeating(store.manifest)
+        self.check_manifest = self._repeating(store.check_manifest)
 
     def limits(self) -> Limits:
         """Return the server's limits; while it is away, the last ones, or those of most servers."""
-        if self._presence.away is None:
-            self._presence.limits = self._repeat(lambda _call: self._store.limits())
-        return self._presence.limits
-
-    def list_containers(self, *, marker: str = "") -> Page:
-        return self._repeat(lambda _call: self._store.list_containers(marker=marker))
-
-    def account_usage(self) -> Usage:
-        return self._repeat(lambda _call: self._store.account_usage())
-
-    def container_usage(self, container: str) -> Usage:
-        return self._repeat(lambda _call: self._store.container_usage(container))
+        if self._state.presence.away is None:
+            self._state.presence.limits = self._repeat(lambda _call: self._store.limits())
+        return self._state.presence.limits
 
     def create_container(self, container: str, *, storage_policy: str = "") -> bool:
         """Create the container; one that exists after a lost answer counts as created by this call."""
@@ -159,58 +168,8 @@ class RetryingStore:
             lambda call: self._store.create_container(container, storage_policy=storage_policy) or call.lost
         )
 
-    def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
-        self._repeat(lambda _call: self._store.post_container(container, metadata))
-
     def delete_container(self, container: str) -> None:
         self._repeat(lambda call: _delete_once(call, lambda: self._store.delete_container(container)))
-
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        return self._repeat(
-            lambda _call: self._store.list_page(
-                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
-            )
-        )
-
-    def list_versions(
-        self,
-        container: str,
-        *,
-        prefix: str = "",
-        delimiter: str = "",
-        marker: str = "",
-        version_marker: str = "",
-        limit: int = 0,
-    ) -> VersionPage:
-        return self._repeat(
-            lambda _call: self._store.list_versions(
-                container,
-                prefix=prefix,
-                delimiter=delimiter,
-                marker=marker,
-                version_marker=version_marker,
-                limit=limit,
-            )
-        )
-
-    def head(self, name: ObjectName) -> ObjectInfo:
-        return self._repeat(lambda _call: self._store.head(name))
-
-    def get(
-        self,
-        name: ObjectName,
-        sink: Sink,
-        *,
-        offset: int = 0,
-        length: int | None = None,
-        etag: str = "",
-        size: int | None = None,
-    ) -> ObjectInfo:
-        return self._repeat(
-            lambda _call: self._store.get(name, sink, offset=offset, length=length, etag=etag, size=size)
-        )
 
     def put(
         self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
@@ -219,7 +178,7 @@ class RetryingStore:
 
         def attempt(call: _Call) -> ObjectInfo:
             try:
-                with self._load.put(size):
+                with self._state.load.put(size):
                     return self._store.put(name, body, headers, if_absent=if_absent, etag=etag)
             except AlreadyExists:
                 found = self._store.head(name) if call.lost else None
@@ -262,41 +221,17 @@ class RetryingStore:
         self._ambiguous.done(name, lambda: effect(info.version.etag))
         return info
 
-    def manifest(self, name: ObjectName) -> Manifest:
-        return self._repeat(lambda _call: self._store.manifest(name))
-
-    def check_manifest(self, version: ObjectVersion) -> Manifest | None:
-        return self._repeat(lambda _call: self._store.check_manifest(version))
-
-    def copy(
-        self,
-        source: ObjectName,
-        target: ObjectName,
-        *,
-        manifest_only: bool = False,
-        headers: Headers | None = None,
-        delete_at: int | None = None,
-        etag: str = "",
-        span: tuple[int, int] | None = None,
-    ) -> ObjectVersion:
+    def copy(self, request: CopyRequest) -> ObjectVersion:
+        source, target, headers, etag = request.source, request.target, request.headers, request.etag
+        is_part = request.span is not None
         # A copy of known bytes with given headers does what a PUT of them does, whatever the source is then.
-        is_known = headers is not None and etag and span is None
+        is_known = headers is not None and etag and not is_part
         # Nobody else makes an object of the name of a part, and the version that is copied is given.
-        sent = Effect("put", etag, headers) if is_known else Effect("copy", source=None if span else source)
-        version = self._change(
-            target,
-            lambda _call: self._store.copy(
-                source,
-                target,
-                manifest_only=manifest_only,
-                headers=headers,
-                etag=etag,
-                delete_at=delete_at,
-                span=span,
-            ),
-            lambda _error: sent,
+        sent = (
+            Effect("put", etag, headers) if is_known else Effect("copy", source=None if is_part else source)
         )
-        if span is not None:
+        version = self._change(target, lambda _call: self._store.copy(request), lambda _error: sent)
+        if is_part:
             sent, is_known = Effect("put", version.etag, headers), True
         self._ambiguous.done(target, lambda: sent if is_known else self._effect_of_copy(version, source))
         return version
@@ -389,51 +324,66 @@ class RetryingStore:
         return self._repeat(recorded, CLASHES_REPEATED)
 
     def close(self) -> None:
-        """End every pause; its call fails with its last error. Close the store if it is owned."""
+        """End every pause, and let each later call fail. Close the store if it is owned.
+
+        A call that pauses fails with its last error; a request that runs goes on.
+        """
         self._closing.set()
         if self._owns:
             self._store.close()
 
+    def _repeating(self, request: Callable[P, T]) -> Callable[P, T]:
+        """Return a function that sends a request until it is answered."""
+
+        def send(*args: P.args, **kwargs: P.kwargs) -> T:
+            return self._repeat(lambda _call: request(*args, **kwargs))
+
+        return send
+
     def _repeat(self, attempt: Callable[[_Call], T], clashes: int = 0) -> T:
-        self._presence.check()
-        call = _Call(clashes)
+        """Return what `attempt` returns in the end; raise its last error.
+
+        The loop of a library would need the same clock, pauses, conditions and end, and be longer with them.
+        """
+        self._state.presence.check()
+        if self._closing.is_set():
+            raise TimedOut("the mount ends", may_land=False)
         seconds = min(self._policy.deadline, remaining())
-        end, number = busy_time() + seconds, 0
+        call = _Call(busy_time() + seconds, clashes)
         with deadline(seconds):
             while True:
                 try:
                     return attempt(call)
                 except StoreError as error:
-                    # Its traceback would keep what the callers use, such as the descriptor of a deleted file.
-                    drop_tracebacks(error)
-                    self._presence.suspect(error)
-                    pause = self._pause(error, number)
-                    # A pause that would reach beyond the deadline is not begun: the error is there now.
-                    if not call.repeats(error) or self._has_ended() or busy_time() + pause >= end:
-                        asked = error.retry_after or 0.0
-                        if asked and type(error) is Unavailable and busy_time() + asked >= end:
-                            raise _postponed(error, asked) from None
-                        raise
-                    if isinstance(error, Clash):
-                        call.clashes_left -= 1
-                    else:
-                        # A 503 may come from a proxy, behind which the request goes on.
-                        call.lost = True
-                    log.info("%s; again in %.1f s", error, pause)
-                number += 1
+                    if (pause := self._pause_after(error, call)) is None:
+                        raise  # here: in a frame with the error it would be a cycle, see `drop_tracebacks`
                 may_block("waits to repeat a request")
                 # An event instead of a sleep: `close` ends all pauses, and an unmount does not wait for them.
                 self._closing.wait(pause)
 
+    def _pause_after(self, error: StoreError, call: _Call) -> float | None:
+        """Return the seconds to wait until the next attempt, None if there is none. Raise `Postponed`."""
+        # Its traceback would keep what the callers use, such as the descriptor of a deleted file.
+        drop_tracebacks(error)
+        self._state.presence.suspect(error)
+        asked = error.retry_after or 0.0
+        longest = min(self._policy.first_pause * 2.0 ** min(call.repeated, 32), self._policy.longest_pause)
+        # A random pause, since many clients lose a server at one moment and would all come back at one.
+        pause = max(asked, random.uniform(0.0, longest))
+        # A pause that would reach beyond the deadline is not begun: the error is there now.
+        if not call.repeats(error) or self._has_ended() or busy_time() + pause >= call.end:
+            if asked and type(error) is Unavailable and busy_time() + asked >= call.end:
+                raise _postponed(error, asked) from None
+            return None
+        call.repeat_after(error)
+        log.info("%s; again in %.1f s", error, pause)
+        return pause
+
     def _has_ended(self) -> bool:
         """Return whether nothing is sent any more."""
-        return self._closing.is_set() or self._presence.away is not None or self._reading.has_ended()
-
-    def _pause(self, error: StoreError, number: int) -> float:
-        """Return the seconds to wait after attempt `number`, from 0 on."""
-        longest = min(self._policy.first_pause * 2.0 ** min(number, 32), self._policy.longest_pause)
-        # A random pause, since many clients lose a server at one moment and would all come back at one.
-        return max(error.retry_after or 0.0, random.uniform(0.0, longest))
+        return (
+            self._closing.is_set() or self._state.presence.away is not None or self._state.reading.has_ended()
+        )
 
 
 class _Unfinished(StoreError):

@@ -31,7 +31,6 @@ from swiftfs.objects import (
     ObjectInfo,
     ObjectName,
     ObjectVersion,
-    OlderName,
     Page,
     Usage,
     VersionPage,
@@ -41,12 +40,12 @@ from swiftfs.store.deletion import Deletion
 from swiftfs.store.error_map import sealed
 from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
 from swiftfs.store.paging import iter_dlo_segments
-from swiftfs.store.protocol import Body, Headers, Sink
-from swiftfs.store.request import WORK_SECONDS, Reading, Request, quoted_path
-from swiftfs.store.server_load import ServerLoad
-from swiftfs.store.throttle import Throttle, busy_time
-from swiftfs.store.transport import Answer, Counters, Transport
-from swiftfs.store.unproved_copies import proved_copy
+from swiftfs.store.protocol import Body, CopyRequest, Headers, Sink
+from swiftfs.store.request import WORK_SECONDS, Request
+from swiftfs.store.server_copies import ServerCopies
+from swiftfs.store.server_state import ServerState
+from swiftfs.store.throttle import busy_time
+from swiftfs.store.transport import Answer, Transport
 from swiftfs.store.wire.info import (
     CONTAINER_META,
     INFO_BYTES,
@@ -56,7 +55,6 @@ from swiftfs.store.wire.info import (
     read_limits,
 )
 from swiftfs.store.wire.listings import (
-    CURRENT,
     listing_query,
     read_containers,
     read_page,
@@ -91,8 +89,7 @@ class SwiftStore:
 
     New containers get the storage policy `storage_policy`, or the server's default one. No request waits for
     its answer longer than `longest_silence` seconds. Objects whose bytes lie elsewhere are only read where
-    `may_read` allows it. When its `reading` has ended, requests that change nothing fail. `throttle` has the
-    limits of the mount, and `load` how much the server takes.
+    `may_read` allows it. It keeps to what `state` says of the requests to the server, as `Transport` does.
     """
 
     def __init__(
@@ -101,17 +98,13 @@ class SwiftStore:
         storage_policy: str = "",
         longest_silence: float = math.inf,
         may_read: MayRead | None = None,
-        throttle: Throttle | None = None,
+        state: ServerState | None = None,
     ) -> None:
-        self.counters = Counters()
-        self.reading = Reading()
-        self.throttle = throttle = throttle or Throttle()
-        self.load = ServerLoad(lambda: throttle.rates().sent)
+        state = state or ServerState()
+        self.counters = state.counters
         self._account = account
         self._policy = {"X-Storage-Policy": storage_policy} if storage_policy else {}
-        self._transport = Transport(
-            account, self.counters, self.reading, throttle, self.load.pacer, longest_silence
-        )
+        self._transport = Transport(account, state, longest_silence)
         self._limits: Limits | None = None
         self._lock = new_lock(Rank.STORE)
         self._deletion = Deletion(
@@ -119,9 +112,9 @@ class SwiftStore:
             self.delete,
             lambda: self.limits().bulk_delete,
         )
+        self._copies = ServerCopies(lambda request: self._transport.send(request).headers, self.head)
         self._foreign = None if may_read is None else ForeignManifests(may_read, self._read_manifest)
         self._unmatched: LRUCache[ObjectVersion, None] = LRUCache(MAX_UNMATCHED)
-        self._versioned: set[str] = set()
 
     def __repr__(self) -> str:
         return f"SwiftStore({self._account.label})"
@@ -279,8 +272,7 @@ class SwiftStore:
         return None if self._foreign is None else self._foreign.check_version(version)
 
     def _read_manifest(self, name: ObjectName) -> Found:
-        query = version_query(name, "multipart-manifest=get")
-        request = Request("manifest", "GET", name.container, name.key, query=query)
+        request = _manifest_request(name)
         with self._transport.open(request) as answer:
             info = from_wire(name, answer.headers, 0)
             chunks = answer.limited_chunks() if info.is_slo else [b"[]"]  # else it is an object's own bytes
@@ -353,8 +345,7 @@ class SwiftStore:
         return info
 
     def manifest(self, name: ObjectName) -> Manifest:
-        query = version_query(name, "multipart-manifest=get")
-        request = Request("manifest", "GET", name.container, name.key, query=query)
+        request = _manifest_request(name)
         with self._transport.open(request) as answer:
             # Before the body is read: for an object without a manifest the query has no effect, and the
             # answer is its bytes.
@@ -362,94 +353,10 @@ class SwiftStore:
                 raise BadRequest(f"manifest {request.subject}: the object has none")
             return manifest_from_wire(answer.limited_chunks(), request.subject)
 
-    def copy(
-        self,
-        source: ObjectName,
-        target: ObjectName,
-        *,
-        manifest_only: bool = False,
-        headers: Headers | None = None,
-        delete_at: int | None = None,
-        etag: str = "",
-        span: tuple[int, int] | None = None,
-    ) -> ObjectVersion:
-        if not (manifest_only or etag):
-            self._check_source(source)
-        sent = {"Destination": quoted_path(target)}
-        meaning: dict[int, type[StoreError]] = {413: TooLarge}
-        if etag:
-            sent["If-Match"] = f'"{etag}"'
-            meaning[412] = PreconditionFailed
-        if headers is not None:
-            sent |= {**to_wire(headers), "X-Fresh-Metadata": "true"}
-        if delete_at is not None:
-            sent["X-Delete-At"] = str(delete_at)
-        if span is not None:
-            # Swift passes it on to the GET of the source (swift/common/middleware/copy.py).
-            sent["Range"] = f"bytes={span[0]}-{span[1] - 1}"
-        request = Request(
-            "copy",
-            "COPY",
-            source.container,
-            source.key,
-            # A symlink of Swift is copied itself too: its target may be what others may not read.
-            query=version_query(source, "multipart-manifest=get&symlink=get" if manifest_only else ""),
-            headers=sent,
-            meaning=meaning,
-            read_timeout=WORK_SECONDS,
-            long_running=True,
-        )
-        try:
-            answer = self._send_copy(request, source, manifest_only=manifest_only)
-        except PreconditionFailed:
-            # As in `get`: a plain copy of an SLO has that one's ETag in its own metadata.
-            if not etag or self.head(source).version.etag != etag:
-                raise
-            return self._copy_unmatched(request, source, target, etag, is_part=span is not None)
-        stored = etag_of(answer) or proved_copy(
-            self.head, source, target, manifest_only=manifest_only, span=span
-        )
-        return ObjectVersion(target, stored)
-
-    def _copy_unmatched(
-        self, request: Request, source: ObjectName, target: ObjectName, etag: str, *, is_part: bool
-    ) -> ObjectVersion:
-        """Send a COPY without its condition; raise `PreconditionFailed` if another version was copied."""
-        sent = {name: value for name, value in request.headers.items() if name != "If-Match"}
-        answer = self._send_copy(replace(request, headers=sent), source, manifest_only=False)
-        copied = ObjectVersion(target, etag_of(answer))
-        # The ETag of a part says nothing of the version.
-        if (self.head(source).version.etag if is_part else copied.etag) != etag:
-            raise PreconditionFailed(f"{source}: another version was copied", may_land=True)
-        return copied
-
-    def _send_copy(self, request: Request, source: ObjectName, *, manifest_only: bool) -> Mapping[str, str]:
-        """Send a COPY, and return the answer's headers.
-
-        In a container with versioning an object is a link to its version: that is what must be copied. Such a
-        server answers 409 for the link.
-        """
-        is_itself = manifest_only and not isinstance(source, OlderName)
-        if is_itself and source.container in self._versioned:
-            request = self._of_current_version(request, source)
-        try:
-            return self._transport.send(request).headers
-        except Clash:
-            current = self._of_current_version(request, source) if is_itself else request
-            if current == request:
-                raise
-            with self._lock:
-                self._versioned.add(source.container)
-            return self._transport.send(current).headers
-
-    def _of_current_version(self, request: Request, source: ObjectName) -> Request:
-        """Return a COPY of the version that the source is now; the same one if it has no versions."""
-        head = Request("head", "HEAD", source.container, source.key)
-        found = self._transport.send(head).headers.get("x-object-version-id", CURRENT)
-        if found == CURRENT:
-            return request
-        name = OlderName(source.container, source.key, found)
-        return replace(request, query=version_query(name, "multipart-manifest=get&symlink=get"))
+    def copy(self, request: CopyRequest) -> ObjectVersion:
+        if not (request.manifest_only or request.etag):
+            self._check_source(request.source)
+        return self._copies.copy(request)
 
     def _check_source(self, name: ObjectName) -> None:
         """Raise `ForeignManifest` if the bytes of an object may not be copied."""
@@ -505,6 +412,11 @@ class SwiftStore:
 
 def _md5(body: memoryview) -> str:
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+
+def _manifest_request(name: ObjectName) -> Request:
+    query = version_query(name, "multipart-manifest=get")
+    return Request("manifest", "GET", name.container, name.key, query=query)
 
 
 def _listing(answer: Answer) -> Iterable[bytes]:

@@ -3,17 +3,15 @@
 Requests are counted by class, because providers charge for each of them.
 """
 
-import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 
-from swiftfs.concurrency import Rank, may_block, new_lock
+from swiftfs.concurrency import may_block
 from swiftfs.errors import Corrupt, StoreError, TimedOut
 from swiftfs.lazy_dataclass import dataclass
-from swiftfs.objects import Count, Counts
+from swiftfs.objects import Count
 from swiftfs.store.auth import Account
 from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
 from swiftfs.store.pool import Connection, ConnectionPool
@@ -21,61 +19,14 @@ from swiftfs.store.request import (
     ANSWER_SECONDS,
     LONGEST_WORK_SECONDS,
     RETRIEVAL_STATE,
-    Reading,
     Request,
 )
 from swiftfs.store.retry import remaining
-from swiftfs.store.server_load import TOO_MANY, Pacer
+from swiftfs.store.server_load import TOO_MANY
+from swiftfs.store.server_state import ServerState
 from swiftfs.store.sockets import Limits, Response
-from swiftfs.store.throttle import Lane, Throttle, busy_time
+from swiftfs.store.throttle import Lane, busy_time
 from swiftfs.store.wire.object_headers import content_length, lower_name, text_of
-
-
-class Counters:
-    """Counts requests; may be used from many threads."""
-
-    def __init__(self) -> None:
-        self._lock = new_lock(Rank.COUNTERS)
-        self._classes: dict[str, Count] = {}
-        self._numbers = itertools.count()
-        self._bodies: dict[int, tuple[str, int]] = {}
-
-    def add(self, name: str, count: Count) -> None:
-        """Add `count` to the class `name`."""
-        with self._lock:
-            self._classes[name] = self._classes.get(name, Count()) + count
-
-    def snapshot(self) -> Counts:
-        """Return the counts so far."""
-        with self._lock:
-            return Counts(MappingProxyType(dict(self._classes)))
-
-    @contextmanager
-    def body(self, name: str) -> Iterator[Callable[[int], None]]:
-        """Provide a function that counts the bytes sent of a body to the object `name` (`container/key`).
-
-        The context ends when the request was answered or has failed.
-        """
-        number, sent = next(self._numbers), 0
-
-        def count(size: int) -> None:
-            nonlocal sent
-            sent += size
-            with self._lock:
-                self._bodies[number] = (name, sent)
-
-        try:
-            yield count
-        finally:
-            with self._lock:
-                self._bodies.pop(number, None)
-
-    def under_way(self, name: str) -> int:
-        """Return how many bytes were sent of unanswered bodies to `name`, or below it if it ends with `/`."""
-        with self._lock:
-            bodies = list(self._bodies.values())
-        return sum(sent for to, sent in bodies if to == name or (name.endswith("/") and to.startswith(name)))
-
 
 CHUNK_BYTES = 256 * 1024
 
@@ -168,26 +119,24 @@ class Answer:
 class Transport:
     """Sends requests to one account, from any thread.
 
-    No request waits for its answer longer than `longest_silence` seconds. When `reading` has ended,
-    requests that change nothing fail. Requests and bodies keep the limits of `throttle`, which `close` ends.
+    No request waits for its answer longer than `longest_silence` seconds. When the `reading` of `state` has
+    ended, requests that change nothing fail. Requests and bodies keep the limits of its `throttle`, which
+    `close` ends, and wait while its `load` says so.
     """
 
     def __init__(
         self,
         account: Account,
-        counters: Counters,
-        reading: Reading,
-        throttle: Throttle,
-        pacer: Pacer,
+        state: ServerState,
         longest_silence: float = math.inf,
     ) -> None:
-        self._throttle = throttle
+        self._throttle = state.throttle
         self._account = account
-        self._counters = counters
+        self._counters = state.counters
         self._longest_silence = longest_silence
-        self._reading = reading
+        self._reading = state.reading
         self._pool = ConnectionPool(account)
-        self._pacer = pacer
+        self._pacer = state.load.pacer
 
     def send(self, request: Request) -> Reply:
         """Send `request` and return the whole answer; raise `StoreError`."""

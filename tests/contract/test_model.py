@@ -212,7 +212,7 @@ class Machine(RuleBasedStateMachine):
             copy.parent.mkdir(exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy(path, copy)
-        self.real.services.journal.close(0.0, lambda _: None, lambda: None)
+        self.real.services.journal.close(0.0, lambda _: None)
         self.real.services.file_cache.close()
         self.real.services.namespace.close()
         shutil.rmtree(self.cache)

@@ -8,7 +8,7 @@ import pytest
 from support.stores import MODE, STRANGE_KEYS, TEXT, keys_of, md5, new_container, put, read
 from swiftfs.errors import AlreadyExists, BadRequest, NotFound, PreconditionFailed
 from swiftfs.objects import Manifest, ObjectName, Segment
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 
 pytest_plugins = ["support.store_fixtures"]
 
@@ -18,7 +18,7 @@ def test_strange_names_as_copy_target_and_segment(store: ObjectStore, box: str) 
     plain = put(store, box, "plain", b"x")
     for key in STRANGE_KEYS:
         target = ObjectName(box, key)
-        store.copy(plain.name, target)
+        store.copy(CopyRequest(plain.name, target))
         slo = ObjectName(box, "slo")
         made = Segment(target, plain.etag, 1)
         store.put_manifest(slo, Manifest((made,)), TEXT)
@@ -28,20 +28,20 @@ def test_strange_names_as_copy_target_and_segment(store: ObjectStore, box: str) 
 def test_delete_at_is_kept(store: ObjectStore, box: str) -> None:
     name, copy = ObjectName(box, "o"), ObjectName(box, "copy")
     store.put(name, b"", replace(TEXT, preserved_headers={"X-Delete-At": "4102444800"}))
-    store.copy(name, copy)
+    store.copy(CopyRequest(name, copy))
     assert (
         store.head(name).preserved_headers
         == store.head(copy).preserved_headers
         == {"X-Delete-At": "4102444800"}
     )
-    store.copy(name, copy, headers=TEXT)
+    store.copy(CopyRequest(name, copy, headers=TEXT))
     assert store.head(copy).preserved_headers == {}
 
 
 def test_copy_keeps_the_headers(store: ObjectStore, box: str) -> None:
     source, target = ObjectName(box, "a"), ObjectName(new_container(store), "d/b")
     store.put(source, b"body", Headers(MODE, {"k": "한"}, {"Content-Encoding": "gzip"}))
-    version = store.copy(source, target)
+    version = store.copy(CopyRequest(source, target))
     info = store.head(target)
     assert version == info.version
     assert (info.content_type, info.metadata, info.preserved_headers) == (
@@ -56,24 +56,24 @@ def test_a_copy_that_ends_keeps_the_rest(store: ObjectStore, box: str) -> None:
     source, target, back = (ObjectName(box, key) for key in ("source", "target", "back"))
     store.put(source, b"data", Headers("a/b;mtime=1", {"note": "1"}, {"Content-Encoding": "gzip"}))
     moment = int(time.time()) + 86_400
-    store.copy(source, target, manifest_only=True, delete_at=moment)
+    store.copy(CopyRequest(source, target, manifest_only=True, delete_at=moment))
     info = store.head(target)
     assert (info.content_type, info.metadata) == ("a/b;mtime=1", {"note": "1"})
     assert info.preserved_headers == {"Content-Encoding": "gzip", "X-Delete-At": str(moment)}
     assert store.head(source).preserved_headers == {"Content-Encoding": "gzip"}
     # A POST without it takes it off, so that a copy of this one stays.
     store.post(target, Headers("a/b;mtime=1", {"note": "1"}, {"Content-Encoding": "gzip"}))
-    store.copy(target, back, manifest_only=True)
+    store.copy(CopyRequest(target, back, manifest_only=True))
     assert store.head(back).preserved_headers == {"Content-Encoding": "gzip"}
 
 
 def test_copy_of_a_version(store: ObjectStore, box: str) -> None:
     source, target = ObjectName(box, "a"), ObjectName(box, "b")
     old = store.put(source, b"old", TEXT).version.etag
-    assert store.copy(source, target, etag=old).etag == old
+    assert store.copy(CopyRequest(source, target, etag=old)).etag == old
     store.put(source, b"newer", TEXT)
     with pytest.raises(PreconditionFailed):
-        store.copy(source, target, etag=old)
+        store.copy(CopyRequest(source, target, etag=old))
     assert read(store, target)[0] == b"old"
 
 
@@ -82,14 +82,14 @@ def test_copy_of_a_part(store: ObjectStore, box: str) -> None:
     source, target = ObjectName(box, "a"), ObjectName(box, "b")
     expiring = Headers(MODE, {"k": "1"}, {"X-Delete-At": "4102444800"})
     etag = store.put(source, b"0123456789", expiring).version.etag
-    copied = store.copy(source, target, headers=TEXT, etag=etag, span=(2, 7))
+    copied = store.copy(CopyRequest(source, target, headers=TEXT, etag=etag, span=(2, 7)))
     assert copied.etag == md5(b"23456")
     data, info = read(store, target)
     assert (data, info.size, info.version) == (b"23456", 5, copied)
     assert (info.content_type, info.metadata, info.preserved_headers) == (TEXT.content_type, {}, {})
     store.put(source, b"0123456789+", TEXT)
     with pytest.raises(PreconditionFailed):
-        store.copy(source, ObjectName(box, "c"), etag=etag, span=(2, 7))
+        store.copy(CopyRequest(source, ObjectName(box, "c"), etag=etag, span=(2, 7)))
     assert "c" not in keys_of(store.list_page(box))
 
 
@@ -98,21 +98,23 @@ def test_copy_of_a_part_of_a_large_object(store: ObjectStore, box: str) -> None:
     name, target, again = (ObjectName(box, key) for key in ("large", "part", "again"))
     made = [put(store, box, f"s/{number}", body) for number, body in enumerate((b"abcdef", b"012345"))]
     etag = store.put_manifest(name, Manifest(tuple(made)), TEXT).version.etag
-    copied = store.copy(name, target, headers=TEXT, etag=etag, span=(4, 9))
+    copied = store.copy(CopyRequest(name, target, headers=TEXT, etag=etag, span=(4, 9)))
     assert copied.etag == md5(b"ef012")
     data, info = read(store, target)
     assert (data, info.is_slo, info.version.etag) == (b"ef012", False, copied.etag)
     # Its metadata has the ETag of the large object, with which Swift compares.
-    whole = store.copy(target, ObjectName(box, "whole"), headers=TEXT, etag=copied.etag)
+    whole = store.copy(CopyRequest(target, ObjectName(box, "whole"), headers=TEXT, etag=copied.etag))
     assert whole.etag == copied.etag
-    less = store.copy(target, ObjectName(box, "less"), headers=TEXT, etag=copied.etag, span=(1, 3))
+    less = store.copy(
+        CopyRequest(target, ObjectName(box, "less"), headers=TEXT, etag=copied.etag, span=(1, 3))
+    )
     assert less.etag == md5(b"f0")
     part = Segment(target, copied.etag, 5)
     store.put_manifest(again, Manifest((part, made[0])), TEXT)
     assert read(store, again)[0] == b"ef012abcdef"
     store.put_manifest(name, Manifest(tuple(made[:1] * 2)), TEXT)
     with pytest.raises(PreconditionFailed):
-        store.copy(name, again, headers=TEXT, etag=etag, span=(4, 9))
+        store.copy(CopyRequest(name, again, headers=TEXT, etag=etag, span=(4, 9)))
 
 
 def test_copy_of_a_large_object_is_refused_by_the_etag_of_a_listing(store: ObjectStore, box: str) -> None:
@@ -124,7 +126,7 @@ def test_copy_of_a_large_object_is_refused_by_the_etag_of_a_listing(store: Objec
     for row in store.list_page(box).rows:
         if row.key in ("large", "dlo"):
             with pytest.raises(PreconditionFailed):
-                store.copy(ObjectName(box, row.key), target, etag=row.hash)
+                store.copy(CopyRequest(ObjectName(box, row.key), target, etag=row.hash))
     assert "target" not in keys_of(store.list_page(box))
 
 
@@ -141,12 +143,16 @@ def test_put_manifest_if_absent(store: ObjectStore, box: str) -> None:
 def test_copy_with_headers_has_only_those(store: ObjectStore, box: str) -> None:
     source, target = ObjectName(box, "a"), ObjectName(box, "b")
     store.put(source, b"body", Headers(MODE, {"old": "1"}, {"Content-Encoding": "gzip"}))
-    store.copy(source, target, headers=Headers("x/y;mtime=2", {"new": "2"}, {"Cache-Control": "no-store"}))
+    store.copy(
+        CopyRequest(
+            source, target, headers=Headers("x/y;mtime=2", {"new": "2"}, {"Cache-Control": "no-store"})
+        )
+    )
     info = store.head(target)
     assert (info.content_type, info.metadata) == ("x/y;mtime=2", {"new": "2"})
     assert info.preserved_headers == {"Cache-Control": "no-store"}
     assert read(store, target)[0] == b"body"
-    store.copy(source, source, headers=Headers("", {"self": "1"}))
+    store.copy(CopyRequest(source, source, headers=Headers("", {"self": "1"})))
     assert (store.head(source).content_type, store.head(source).metadata) == (MODE, {"self": "1"})
 
 
@@ -176,15 +182,15 @@ def test_copies_of_an_slo(store: ObjectStore, box: str) -> None:
     manifest = Manifest((first, replace(second, first=1, length=2)))
     slo, shared, fresh, flat = (ObjectName(box, key) for key in ("slo", "shared", "fresh", "flat"))
     original = store.put_manifest(slo, manifest, Headers(MODE, {"a": "1"}))
-    version = store.copy(slo, shared, manifest_only=True)
+    version = store.copy(CopyRequest(slo, shared, manifest_only=True))
     assert version.etag == original.version.etag == store.head(shared).version.etag
     assert store.manifest(shared) == manifest
     assert (store.head(shared).content_type, store.head(shared).metadata) == (MODE, {"a": "1"})
-    store.copy(slo, fresh, manifest_only=True, headers=Headers("n/n", {"b": "2"}))
+    store.copy(CopyRequest(slo, fresh, manifest_only=True, headers=Headers("n/n", {"b": "2"})))
     assert (store.head(fresh).content_type, store.head(fresh).metadata) == ("n/n", {"b": "2"})
     store.delete(slo)
     assert read(store, shared)[0] == read(store, fresh)[0] == b"abcef"
-    store.copy(shared, flat)
+    store.copy(CopyRequest(shared, flat))
     info = store.head(flat)
     assert (info.is_slo, info.size, info.version.etag) == (False, 5, md5(b"abcef"))
 
@@ -241,9 +247,9 @@ def test_dlo(store: ObjectStore, box: str) -> None:
     assert read(store, name)[0] == b"abcde"
     assert read(store, name, offset=2, length=2)[0] == b"cd"
     assert [row.size for row in store.list_page(box).rows if row.key == "dlo"] == [0]
-    store.copy(name, copy, manifest_only=True)
+    store.copy(CopyRequest(name, copy, manifest_only=True))
     assert store.head(copy).preserved_headers == {"X-Object-Manifest": value}
-    store.copy(name, copy)
+    store.copy(CopyRequest(name, copy))
     assert (store.head(copy).size, store.head(copy).preserved_headers) == (5, {})
     store.post(name, TEXT)
     assert store.head(name).size == 0

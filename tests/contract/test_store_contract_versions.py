@@ -8,7 +8,7 @@ from swiftfs.attributes import parse_last_modified
 from swiftfs.errors import NotFound, PreconditionFailed
 from swiftfs.objects import History, Manifest, ObjectName, OlderName, Segment, VersionRow
 from swiftfs.store.paging import iter_versions
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 
 pytest_plugins = ["support.store_fixtures", "support.version_fixtures"]
 
@@ -97,11 +97,11 @@ def test_a_version_is_copied_to_its_name(versioned_store: ObjectStore, versioned
     versioned_store.put(name, b"one", Headers(MODE, {"note": "1"}))
     versioned_store.put(name, b"two", TEXT)
     first = versions(versioned_store, versioned_box)[-1]
-    assert versioned_store.copy(older(name, first), name, manifest_only=True).etag == md5(b"one")
+    assert versioned_store.copy(CopyRequest(older(name, first), name, manifest_only=True)).etag == md5(b"one")
     info = versioned_store.head(name)
     assert (info.size, info.content_type, info.metadata) == (3, MODE, {"note": "1"})
     versioned_store.delete(name)
-    versioned_store.copy(older(name, first), name)
+    versioned_store.copy(CopyRequest(older(name, first), name))
     assert read(versioned_store, name)[0] == b"one"
     assert len(versions(versioned_store, versioned_box)) == 5
 
@@ -114,7 +114,7 @@ def test_a_copy_is_of_the_current_version(
     for body in (b"one", b"two"):
         versioned_store.put(source, body, Headers(MODE, {"note": "1"}))
     for _ in range(times):  # the second time the store knows the container
-        assert versioned_store.copy(source, target, manifest_only=True).etag == md5(b"two")
+        assert versioned_store.copy(CopyRequest(source, target, manifest_only=True)).etag == md5(b"two")
     versioned_store.delete(source)
     info = versioned_store.head(target)
     assert (info.size, info.content_type, info.metadata) == (3, MODE, {"note": "1"})
@@ -128,7 +128,7 @@ def test_an_object_from_before_is_copied_and_kept(
     name, target = ObjectName(box, "file"), ObjectName(box, "copy")
     versioned_store.put(name, b"before", TEXT)
     set_versioning(request, versioned_store, box, enabled=True)
-    versioned_store.copy(name, target, manifest_only=True)
+    versioned_store.copy(CopyRequest(name, target, manifest_only=True))
     assert read(versioned_store, target)[0] == b"before"
     (row,) = versions(versioned_store, box, "file")
     assert (row.version_id, row.is_latest) == ("null", True)
@@ -158,7 +158,7 @@ def test_an_older_large_object_is_read_and_copied(versioned_store: ObjectStore, 
     assert read(versioned_store, version)[0] == b"".join(bodies)
     assert read(versioned_store, version, offset=48, length=5, etag=manifest.etag)[0][-5:] == b"stsec"
     versioned_store.check_manifest(info.version)
-    assert versioned_store.copy(version, name, manifest_only=True).etag == manifest.etag
+    assert versioned_store.copy(CopyRequest(version, name, manifest_only=True)).etag == manifest.etag
     assert versioned_store.manifest(name) == manifest
 
 
@@ -226,10 +226,10 @@ def test_a_listing_strips_the_content_type_until_a_post(
 def test_a_conditional_copy(versioned_store: ObjectStore, versioned_box: str) -> None:
     name, target = ObjectName(versioned_box, "file"), ObjectName(versioned_box, "copy")
     etag = versioned_store.put(name, b"bytes", Headers(MODE)).version.etag
-    assert versioned_store.copy(name, target, etag=etag).etag == etag
+    assert versioned_store.copy(CopyRequest(name, target, etag=etag)).etag == etag
     versioned_store.put(name, b"other", Headers(MODE))
     with pytest.raises(PreconditionFailed):
-        versioned_store.copy(name, target, etag=etag)
+        versioned_store.copy(CopyRequest(name, target, etag=etag))
     assert read(versioned_store, target)[0] == b"bytes"
 
 

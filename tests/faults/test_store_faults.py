@@ -11,7 +11,9 @@ import psutil
 import pytest
 
 from support.deadlines import within
+from support.jobs import wait_until
 from support.stores import QUICK, TEXT, md5, methods_seen, read
+from swiftfs.attributes import NS
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.demo.values import READER
 from swiftfs.errors import (
@@ -23,6 +25,7 @@ from swiftfs.errors import (
     Corrupt,
     NoSpace,
     NotFound,
+    PreconditionFailed,
     QuotaExceeded,
     StoreError,
     TimedOut,
@@ -32,10 +35,11 @@ from swiftfs.errors import (
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import CopyRequest, ObjectStore
 from swiftfs.store.request import Request
 from swiftfs.store.retry import RetryingStore
 from swiftfs.store.swift_store import SwiftStore
+from swiftfs.store.transport import Reply
 from swiftfs.store.v1_login import V1Login
 from swiftfs.store.wire.info import UNKNOWN, read_limits
 
@@ -102,7 +106,7 @@ def test_statuses(
 STORING: list[tuple[str, Callable[[ObjectStore, ObjectName, ObjectName], object]]] = [
     ("PUT", lambda store, _name, new: store.put(new, b"content", TEXT)),
     ("PUT", lambda store, name, new: store.put_manifest(new, manifest_of(name), TEXT)),
-    ("COPY", lambda store, name, new: store.copy(name, new)),
+    ("COPY", lambda store, name, new: store.copy(CopyRequest(name, new))),
 ]
 
 
@@ -140,13 +144,43 @@ def test_a_copy_that_is_only_said_to_be_made_is_an_error(
             plain.put(new, text, TEXT)
         swift.inject(Fault("COPY", name.container, status=status, times=1))
         with pytest.raises(Corrupt, match="the server says that it is done") as caught:
-            plain.copy(name, new, manifest_only=True)
+            plain.copy(CopyRequest(name, new, manifest_only=True))
         assert caught.value.may_land
     swift.inject(Fault("COPY", name.container, status=status, times=1))
-    assert patient.copy(name, new).etag == md5(b"content")  # made again
+    assert patient.copy(CopyRequest(name, new)).etag == md5(b"content")  # made again
     swift.inject(Fault("COPY", name.container, status=status, after=True, times=1))
-    assert plain.copy(name, new).etag == md5(b"content")
+    assert plain.copy(CopyRequest(name, new)).etag == md5(b"content")
     assert methods_seen(swift, name)[-3:] == [("COPY", status), ("HEAD", 200), ("HEAD", 200)]
+
+
+def test_a_copy_without_its_condition_is_of_the_version_that_was_seen(
+    plain: SwiftStore, name: ObjectName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swift compares the condition with the ETag of the large object, which is in the copy's metadata."""
+    large, flat, target = (replace(name, key=key) for key in ("large", "flat", "target"))
+    plain.put_manifest(large, manifest_of(name), TEXT)
+    etag = plain.copy(CopyRequest(large, flat)).etag
+    plain.copy(CopyRequest(flat, target, etag=etag))
+    plain.delete(target)
+    # Swift compares whole seconds.
+    wait_until(lambda: time.time_ns() > plain.head(flat).last_modified_ns + NS)
+    send = plain._transport.send
+    seen: list[Request] = []
+
+    def change_after_head(request: Request) -> Reply:
+        answer = send(request)
+        if request.method == "HEAD" and request.key == flat.key and not seen:
+            seen.append(request)
+            plain.put(flat, b"another client's", TEXT)
+        return answer
+
+    monkeypatch.setattr(plain._transport, "send", change_after_head)
+    with pytest.raises(PreconditionFailed) as caught:
+        plain.copy(CopyRequest(flat, target, etag=etag))
+    assert seen
+    assert not caught.value.may_land
+    with pytest.raises(NotFound):
+        plain.head(target)
 
 
 def test_copy_413_is_too_large_unless_it_names_a_quota(
@@ -154,7 +188,7 @@ def test_copy_413_is_too_large_unless_it_names_a_quota(
 ) -> None:
     swift.inject(Fault("COPY", name.container, status=413))
     with pytest.raises(TooLarge):
-        plain.copy(name, replace(name, key="copy"))
+        plain.copy(CopyRequest(name, replace(name, key="copy")))
 
 
 def test_a_container_quota(plain: SwiftStore, swift: SwiftServer, name: ObjectName) -> None:
@@ -165,7 +199,7 @@ def test_a_container_quota(plain: SwiftStore, swift: SwiftServer, name: ObjectNa
     with pytest.raises(QuotaExceeded):
         plain.put(other, b"too much", TEXT)
     with pytest.raises(QuotaExceeded):
-        plain.copy(name, other)
+        plain.copy(CopyRequest(name, other))
 
 
 def test_another_user_is_refused(swift: SwiftServer, name: ObjectName) -> None:

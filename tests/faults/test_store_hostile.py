@@ -1,5 +1,6 @@
 """A server that breaks the protocol: each answer is one clear error, with little memory."""
 
+import errno
 import gc
 import gzip
 import json
@@ -243,6 +244,19 @@ def test_more_bytes_than_requested_do_not_reach_the_sink(hostile: HostileServer,
     with pytest.raises(Corrupt) as caught:
         store.get(NAME, sink, offset=0, length=4)
     assert received <= 4
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize("length", [4, 6])
+def test_a_wrong_length_of_the_right_version_is_an_error_of_the_server(
+    hostile: HostileServer, store: SwiftStore, length: int
+) -> None:
+    """Not ESTALE: the program would open the file again, with the same result."""
+    etag = md5(b"12345")
+    hostile.response = Response(b"123456"[:length], headers={"Content-Length": str(length), "Etag": etag})
+    with pytest.raises(Corrupt, match=f"{length} bytes were announced") as caught:
+        store.get(NAME, lambda *_: pytest.fail("a byte came"), etag=etag, size=5)
+    assert caught.value.errno == errno.EIO
     one_line(caught.value)
 
 

@@ -12,6 +12,7 @@ from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
 from swiftfs.errors import AccessDenied, AlreadyExists, NotFound, Postponed
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.connect import connect
+from swiftfs.store.protocol import CopyRequest
 from swiftfs.store.retry import RetryingStore
 
 pytest_plugins = ["support.store_fixtures"]
@@ -69,7 +70,7 @@ def test_a_lost_manifest_and_copy_are_sent_again(
     swift.inject(Fault("PUT", "multipart-manifest=put", status=500, after=True, times=1))
     patient.put_manifest(slo, Manifest((part, part)), TEXT)
     swift.inject(Fault("COPY", name.container, reset=True, after=True, times=1))
-    patient.copy(slo, copy, manifest_only=True)
+    patient.copy(CopyRequest(slo, copy, manifest_only=True))
     assert read(patient, copy)[0] == b"content" * 2
 
 

@@ -14,6 +14,7 @@ from swiftfs.errors import StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
+from swiftfs.store.protocol import CopyRequest
 from swiftfs.store.retry import RetryingStore, RetryPolicy, deadline
 from swiftfs.store.swift_store import SwiftStore
 
@@ -58,7 +59,7 @@ CALLS: dict[str, Callable[[SwiftStore], object]] = {
     "list": lambda store: store.list_page("c"),
     "get": lambda store: store.get(NAME, lambda *_: None),
     "put": lambda store: store.put(NAME, b"x", TEXT),
-    "copy": lambda store: store.copy(NAME, ObjectName("c", "p")),
+    "copy": lambda store: store.copy(CopyRequest(NAME, ObjectName("c", "p"))),
     "info": fresh_limits,
     "delete": lambda store: store.delete(NAME),
 }
@@ -131,7 +132,7 @@ def test_the_text_of_an_error_ends(
     """Also that of a long request, whose answer itself may take an hour."""
     monkeypatch.setattr("swiftfs.store.transport.ANSWER_SECONDS", 0.5)
     hostile.response = Response(raw=b"HTTP/1.1 403 No\r\n\r\nno", endless=b" ")
-    text = fails_in_time(lambda: store.copy(NAME, ObjectName("c", "p")), 3, StoreError)
+    text = fails_in_time(lambda: store.copy(CopyRequest(NAME, ObjectName("c", "p"))), 3, StoreError)
     assert "403" in text
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support import mount_with_signal
 from support.deadlines import within
 from support.jobs import wait_until
-from support.mounts import Mount
+from support.mounts import Mount, clean_environment
 from support.proxies import BLOCK, Proxy
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import Fault, ServerSettings
@@ -87,6 +89,26 @@ def test_sigterm_ends_a_mount_whose_folder_has_no_end(tmp_path: Path) -> None:
             program.wait(within(10))
         pages = sum("prefix=folder" in one.query for one in server.requests())
     assert pages < 2000
+
+
+def test_sigterm_during_the_start_ends_the_mount(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    """libfuse's loop does not run yet: the signal was lost, and the mount served on."""
+    (folder := tmp_path / "mnt").mkdir()
+    words = ["mount", container, folder, "--foreground", "--cache-dir", tmp_path / "cache"]
+    command = [sys.executable, mount_with_signal.__file__, *map(str, words)]
+    environment = {**clean_environment(), **swift.environment()}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stderr=log) as process,
+    ):
+        try:
+            assert process.wait(within(20)) == 0, (tmp_path / "log").read_text()
+            assert str(folder) not in mounts()
+        finally:
+            process.kill()
+            subprocess.run(["fusermount", "-uz", str(folder)], check=False, capture_output=True)
 
 
 class TricklingProxy(Proxy):

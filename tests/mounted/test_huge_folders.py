@@ -2,14 +2,17 @@
 
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from swiftclient import Connection
 
-from support.jobs import methods
+from support.deadlines import within
+from support.jobs import methods, wait_until
+from support.libfuse import is_libfuse3
 from support.mounts import Mount, run
-from swiftfs.demo.server import SwiftServer
+from swiftfs.demo.server import Fault, SwiftServer
 
 MIB = 2**20
 
@@ -80,6 +83,30 @@ def test_lookups_in_a_huge_folder_that_is_not_listed(
     assert not cost(swift)
     assert (mounted.path / "huge" / "name022222").read_bytes() == b"the body"
     assert os.listdir(mounted.path / "huge" / "zone") == ["child"]  # noqa: PTH208  the names are wanted
+
+
+@pytest.mark.skipif(not is_libfuse3(), reason="with libfuse 2 the kernel sends them one after another")
+@pytest.mark.mount_options("mtime=listing")
+def test_cold_lookups_in_one_folder_are_asked_at_once(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    """All are at the server before it answers one: they take the time of one."""
+    rows_of(swift, container, [f"huge/name{number:06d}" for number in range(12_000)])
+    wanted = [f"name01{number}" for number in range(1000, 1016)]
+    for name in wanted:
+        connection.put_object(container, f"huge/{name}", name.encode())
+    assert (mounted.path / "huge" / "name000001").stat().st_size == 1
+    swift.reset_requests()
+    swift.inject(Fault(method="HEAD", path="huge/", delay=within(60)))
+    with ThreadPoolExecutor(len(wanted)) as threads:
+        sizes = threads.map(lambda name: (mounted.path / "huge" / name).stat().st_size, wanted)
+        try:
+            wait_until(lambda: methods(swift.requests())["HEAD"] == len(wanted))
+            assert [one.seconds for one in swift.requests() if one.method == "HEAD" and one.status] == []
+        finally:
+            swift.clear_faults()
+            swift.end_delays()
+        assert list(sizes) == [len(name) for name in wanted]
 
 
 @pytest.mark.slow

@@ -381,6 +381,24 @@ def test_a_move_that_hangs_hinders_nobody(
     assert not movers_of(mounted)
 
 
+def test_a_file_is_made_anew_while_the_move_of_its_name_hangs(
+    halted: Path, mounted: Mount, connection: Connection, container: str
+) -> None:
+    """The lookup for open(2) with O_CREAT holds the lock for which the move waits."""
+    with opened(halted, LONG) as handle:
+        connection.delete_object(container, "d/file")
+        refresh(mounted)
+        halted.write_bytes(SHORT)
+        assert halted.read_bytes() == SHORT
+        os.kill(int(movers_of(mounted)[0]), signal.SIGCONT)
+        wait_until(lambda: os.fstat(handle).st_size == len(LONG))
+        wait_until(lambda: body_of(handle) == LONG)
+        wait_until(lambda: halted.stat().st_ino != os.fstat(handle).st_ino)
+        assert halted.read_bytes() == SHORT
+    mounted.stop()
+    assert connection.get_object(container, "d/file")[1] == SHORT
+
+
 def test_a_mover_that_has_ended_begins_again(
     halted: Path, mounted: Mount, connection: Connection, container: str
 ) -> None:

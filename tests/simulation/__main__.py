@@ -9,6 +9,7 @@
     --hard         harder histories, all with background renames
     --settled      without background renames while listings lag: some of these fail, as
                    docs/decisions/simulation.md says
+    --two          with a second mount of the container as the other client
     --trash        in mounts with the option `trash`
 
 The exit code is 1 if a history fails.
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simulation.hard import make_hard
-from simulation.history import make, with_trash
+from simulation.history import make, with_trash, with_two_mounts
 from simulation.plan import History
 from simulation.run import Outcome, close_left, run
 from simulation.shrink import shrink
@@ -53,6 +54,7 @@ class Limits:
     is_settled: bool = False
     has_trash: bool = False
     is_hard: bool = False
+    has_two: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,17 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--settled", action="store_true")
     parser.add_argument("--trash", action="store_true")
     parser.add_argument("--hard", action="store_true")
+    parser.add_argument("--two", action="store_true")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args(arguments)
     if os.environ.get("PYTHONHASHSEED") != "0":
         parser.error("run it as ./dev simulate, which sets PYTHONHASHSEED=0: else no seed repeats exactly")
     concurrency.check()
     if given.seed is not None:
-        limits = Limits(0.0, None, has_trash=given.trash, is_hard=given.hard)
+        limits = Limits(0.0, None, has_trash=given.trash, is_hard=given.hard, has_two=given.two)
         return _print_failure(given.seed, limits)
     first = given.first if given.first is not None else random.SystemRandom().randrange(10**6) * 1000
     seconds = given.minutes * 60 if given.histories is None else math.inf
-    limits = Limits(seconds, given.histories, given.settled, given.trash, given.hard)
+    limits = Limits(seconds, given.histories, given.settled, given.trash, given.hard, given.two)
     return explore(first, limits, given.jobs, go_on=given.go_on)
 
 
@@ -134,6 +137,7 @@ def _run_batch(first: int, limits: Limits) -> tuple[int, list[Failure]]:
 
 def _made(seed: int, limits: Limits) -> History:
     history = make_hard(seed) if limits.is_hard else make(seed)
+    history = with_two_mounts(history) if limits.has_two else history
     return with_trash(history) if limits.has_trash else history
 
 
@@ -149,7 +153,7 @@ def _print_failure(seed: int, limits: Limits) -> int:
         print(f"seed {seed}: no failure; {outcome.points} points, checksum {outcome.digest:08x}")
         print(history.words())
         return 0
-    more = " --hard" * limits.is_hard + " --trash" * limits.has_trash
+    more = " --hard" * limits.is_hard + " --two" * limits.has_two + " --trash" * limits.has_trash
     print(f"seed {seed} FAILS, repeat it by ./dev simulate --seed {seed}{more}")
     print("\n".join(outcome.failures), flush=True)
     short = shrink(history, lambda one: _run(one).kind == outcome.kind)

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from simulation.scheduler import EPOCH, Scheduler
 from support.memory_container import StoredObject
@@ -18,12 +18,15 @@ from support.memory_store import MemoryStore
 from swiftfs.concurrency import may_block
 from swiftfs.errors import AccessDenied, Corrupt, NoSpace, QuotaExceeded, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Segment
-from swiftfs.store.protocol import Body, Headers, Sink
+from swiftfs.store.protocol import Body, CopyRequest, Headers, Sink
 
 T = TypeVar("T")
 
 CHANGES = ("put", "put_manifest", "post", "copy", "delete", "delete_many")
 """The methods that change objects; most deletions of files and folders are `delete_many`."""
+
+STORING = ("put", "put_manifest", "copy")
+"""Those that store an object."""
 
 READS = ("head", "get", "manifest", "list_page")
 
@@ -92,8 +95,8 @@ class Adversary(MemoryStore):
     With a `lag` listings show changes of objects only after so many seconds. `changed` is called after every
     change of an object by any client. `was_overtaken` is set if a late request was executed, other than that
     of a segment of a dead client, `was_separated` if the copy of a large object got segments of its own.
-    `unnamed` are segments of large objects that another client has replaced, or whose deletion a kill has
-    interrupted.
+    `unnamed` are segments of large objects that another client has stored or replaced, or whose deletion a
+    kill has interrupted.
     """
 
     def __init__(
@@ -212,22 +215,16 @@ class Adversary(MemoryStore):
             raise Corrupt(f"{name}: its checksum is wrong")
         return info
 
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        self._begin("list_page", ObjectName(container, prefix))
+    def list_page(self, container: str, **how: Any) -> Page:
+        self._begin("list_page", ObjectName(container, how.get("prefix", "")))
         now = self._containers.get(container)
         if now is None or not self._lag:
-            return super().list_page(
-                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
-            )
+            return super().list_page(container, **how)
         shown = {**now.objects, **self._as_before(container)}
         whole = now.objects
         now.objects = {key: found for key, found in shown.items() if found is not None}
         try:
-            return super().list_page(
-                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
-            )
+            return super().list_page(container, **how)
         finally:
             now.objects = whole
 
@@ -248,32 +245,10 @@ class Adversary(MemoryStore):
         post = super().post
         self._change("post", [name], lambda: post(name, headers))
 
-    def copy(
-        self,
-        source: ObjectName,
-        target: ObjectName,
-        *,
-        manifest_only: bool = False,
-        headers: Headers | None = None,
-        delete_at: int | None = None,
-        etag: str = "",
-        span: tuple[int, int] | None = None,
-    ) -> ObjectVersion:
-        copy = super().copy
+    def copy(self, request: CopyRequest) -> ObjectVersion:
+        copy, target = super().copy, request.target
         self.was_separated |= target.container == SEGMENTS and "/copy-" in target.key
-        return self._change(
-            "copy",
-            [target, source],
-            lambda: copy(
-                source,
-                target,
-                manifest_only=manifest_only,
-                headers=headers,
-                etag=etag,
-                delete_at=delete_at,
-                span=span,
-            ),
-        )
+        return self._change("copy", [target, request.source], lambda: copy(request))
 
     def delete(self, name: ObjectName) -> None:
         delete = super().delete
@@ -353,7 +328,12 @@ class Adversary(MemoryStore):
     def _change(self, method: str, names: list[ObjectName], do: Callable[[], T]) -> T:
         number = id(do)
         is_segment = method in ("put", "copy") and names[0].container == SEGMENTS
-        self._in_flight[number] = is_segment, lambda: self._apply(method, names, do)
+        is_theirs = self._scheduler.running.is_other and method in STORING
+
+        def apply() -> T:
+            return self._apply(method, names, do, is_theirs=is_theirs)
+
+        self._in_flight[number] = is_segment, apply
         try:
             fault = self._begin(method, names[0])
         finally:
@@ -373,9 +353,9 @@ class Adversary(MemoryStore):
         if fault is not None and fault.kind == "late":
             seconds = self._random.choice(LATE)
             self.trouble(f"{method} {names[0]} is not answered, and will be done after {seconds:g} s")
-            self._later(seconds, lambda: self._apply(method, names, do))
+            self._later(seconds, apply)
             raise TimedOut(f"{method} {names[0]}: timed out")
-        result = self._apply(method, names, do)
+        result = apply()
         if fault is not None and fault.kind == "theirs":
             where = names[-1]
             self.trouble(f"another client stores {where} after {method}")
@@ -386,17 +366,30 @@ class Adversary(MemoryStore):
             raise TimedOut(f"{method} {names[0]}: timed out")
         return result
 
-    def _apply(self, method: str, names: list[ObjectName], do: Callable[[], T]) -> T:
+    def _apply(
+        self, method: str, names: list[ObjectName], do: Callable[[], T], *, is_theirs: bool = False
+    ) -> T:
         self._remember(names)
-        if method in ("put", "put_manifest", "copy"):
+        if is_theirs:
+            self._will_store(names[0])
+            is_theirs = names[0].container == CONTAINER
+        if method in STORING:
             self._kept.pop(names[0], None)
         elif method in ("delete", "delete_many"):
             deleted = set[str]().union(*map(self._segments_of, names))
             self._deleted.append((self._scheduler.now, deleted))
         result = do()
         for name in names:
-            self.changed(method, name)
+            self.changed("theirs" if is_theirs and name is names[0] else method, name)
         return result
+
+    def _will_store(self, name: ObjectName) -> None:
+        """Record that the second mount stores an object or a segment."""
+        if name.container == SEGMENTS:
+            self.unnamed.add(name.key)  # who replaces the object, and has not seen it, leaves its segments
+            return
+        self.trouble(f"another client stores {name}")
+        self.unnamed |= self._segments_of(name)
 
     def _later(self, seconds: float, request: Callable[[], object], *, overtakes: bool = True) -> None:
         number = next(self._numbers)

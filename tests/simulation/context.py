@@ -8,6 +8,7 @@ from simulation.model import Model
 from simulation.node import Node
 from simulation.runtime import SimLock
 from simulation.scheduler import Scheduler
+from simulation.second import SecondMount
 from swiftfs.posix.filesystem import FileSystem
 
 
@@ -36,6 +37,7 @@ class MountContext:
         attributes: KnownAttributes,
         *,
         doubts_reads: bool,
+        second: SecondMount | None,
     ) -> None:
         self.scheduler = scheduler
         self.store = store
@@ -43,6 +45,7 @@ class MountContext:
         self.filesystem = filesystem
         self.attributes = attributes
         self.doubts_reads = doubts_reads
+        self.second = second
         self.names = SimLock(scheduler, reentrant=True)
         self.hidden: dict[Node, str] = {}
 

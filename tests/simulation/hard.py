@@ -14,7 +14,7 @@ from simulation.scenarios import (
     remnants,
     write_while_moving,
 )
-from simulation.steps import program, writer
+from simulation.steps import maker, program, writer
 
 _MOVING = (moving_on, moving_on, moving_on, moving_on)
 
@@ -51,6 +51,10 @@ def make_hard(seed: int) -> History:
     if rng.random() < 0.1 and not any(life.kill for life in history.lives):
         full = Outage(rng.choice((0.0, 0.5, 2.0, 6.0)), rng.choice((0.5, 3.0, 30.0)))
         history = replace(history, disk_full=(full,))
+    if rng.random() < 0.25:
+        first, *others = history.lives
+        first = replace(first, programs=(*first.programs, maker(rng)))
+        history = replace(history, lives=(first, *others))
     return history
 
 

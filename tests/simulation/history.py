@@ -9,7 +9,7 @@ from simulation.adversary import CHANGES, READS, Fault, Outage
 from simulation.plan import History, Kill, Life
 from simulation.scenarios import SCENARIOS
 from simulation.scheduler import SwitchRates
-from simulation.steps import program, writer
+from simulation.steps import other, program, writer
 
 CALM, FAILING, LOSING, REFUSING, MEAN = range(5)
 """Kinds of faults that a history has; `MEAN` has all of them."""
@@ -61,6 +61,19 @@ def with_trash(history: History) -> History:
         one for one in history.faults if one.method != "copy" or one.kind in ("lost", "late", "fails")
     )
     return replace(history, options={**history.options, "trash": 30}, faults=faults)
+
+
+def with_two_mounts(history: History) -> History:
+    """Return a history in which the other client is a second mount, in which a program works in each life."""
+    rng = random.Random(f"two mounts {history.seed}")
+    lives = (
+        Life(
+            (*life.programs, other(rng)),
+            replace(life.kill, cut=False) if life.kill is not None else None,
+        )
+        for life in history.lives
+    )
+    return replace(history, lives=tuple(lives), disk_full=(), two_mounts=True)
 
 
 def with_power_cuts(history: History) -> History:

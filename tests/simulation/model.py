@@ -128,7 +128,7 @@ class Model:
         if len(found) != 1:
             raise Uncertain(path)
         node = found.pop()
-        if node is not None and node.dropped:
+        if node is not None and (node.dropped or node.lost):
             raise Uncertain(path)
         return node
 
@@ -188,6 +188,11 @@ class Model:
         for one in _twins(path, self._torn_moves) if path in self._stayed else ():
             for node in [world[one] for world in self.worlds if one in world]:
                 node.dropped = not node.is_folder
+
+    def lost(self, path: str) -> None:
+        """Record that another client has replaced what is to move to a path, before it was copied."""
+        for node in [world[path] for world in self.worlds if path in world]:
+            node.lost = not node.is_folder
 
     def touch(self, path: str) -> None:
         """Record that a program changes what is at or below a path, whoever has stored it."""
@@ -313,8 +318,9 @@ class Model:
         for path, node in kept.items():
             body = found[path]
             if body is not None:
-                node.now = body
+                is_lost, node.now = node.lost, body
                 node.closed(body)
+                node.lost = is_lost  # the mount may have shown a copy from its disk
                 self.bodies.add(body)
         self.worlds = [kept]
 

@@ -30,10 +30,9 @@ from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.service.build import build
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.retry import RetryingStore
-from swiftfs.store.transport import Counters
+from swiftfs.store.server_state import ServerState
 from swiftfs.store.trash_names import TRASH_PREFIX
 
 SEGMENT = 128 * 1024
@@ -55,9 +54,8 @@ Tree = dict[str, bytes | None]
 
 def mount(store: Adversary, cache: Path, changes: Mapping[str, Any]) -> FileSystem:
     """Build the file system as a mount does, and begin it; `changes` are fields of its options."""
-    ambiguous = AmbiguousRequests()
-    patient = RetryingStore(store, owns=False, ambiguous=ambiguous)
-    account = ConnectedAccount(patient, Counters(), "memory", ambiguous=ambiguous)
+    state = ServerState()
+    account = ConnectedAccount(RetryingStore(store, state=state, owns=False), "memory", state)
     options = replace(parse_options([]), segment_size=SEGMENT, read_ahead=4 * SEGMENT, **changes)
     filesystem = build(account, MountRequest(Source.parse(CONTAINER), Path("/nowhere"), options), cache)
     services = filesystem.services
@@ -180,6 +178,16 @@ def orphans(store: Adversary) -> list[str]:
     there = store._containers.get(SEGMENTS)
     found = sorted(set(there.objects) - named) if there is not None else []
     return [key for key in found if not key.startswith(THEIRS)]
+
+
+def moving_from(filesystem: FileSystem, store: Adversary, name: ObjectName) -> list[str]:
+    """Return the new path of an object that is to move from `name` and has not been copied yet."""
+    return [
+        task.operation.part_of.renamed(task.path)
+        for task in filesystem.services.journal._queue.chain(name)
+        if isinstance(task.operation, MoveObject) and task.operation.source == name
+        if stored_body(store, task.operation.target) is None
+    ]
 
 
 def will_replace(filesystem: FileSystem, name: ObjectName) -> bool:

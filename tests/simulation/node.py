@@ -10,7 +10,7 @@ class Node:
 
     After a crash a file holds one of `kept`, its contents at the last close, or of `unclosed`, later contents
     in place. `rewritten` are contents written after a truncation to 0, which count from the close on.
-    `past` are all contents in their order.
+    `past` are all contents in their order. Of a `lost` one another client has replaced the object.
     """
 
     number: int
@@ -23,13 +23,14 @@ class Node:
     writer: int = 0
     vague: bool = False
     dropped: bool = False
+    lost: bool = False
     foreign: bool = False
     past: list[bytes] = field(default_factory=list)
 
     @property
     def optional(self) -> bool:
         """Whether the file may be missing after a crash: never closed, or its only close was refused."""
-        return not self.is_folder and (not self.kept or self.dropped)
+        return not self.is_folder and (not self.kept or self.dropped or self.lost)
 
     def allows(self, body: bytes) -> bool:
         """Return whether the file may hold these bytes after a crash; a `foreign` one may hold anything."""
@@ -67,7 +68,7 @@ class Node:
         """Record that a close or fsync has returned."""
         self.past.append(body)
         self.kept, self.unclosed, self.rewritten = {body}, [], None
-        self.vague = self.dropped = False
+        self.vague = self.dropped = self.lost = False
 
     def refused(self) -> None:
         """Record that a close has failed: the old or new state may remain, a new file may be missing."""

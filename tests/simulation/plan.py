@@ -47,7 +47,10 @@ class Life:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All that happens in one simulation; the seed decides the order of the threads."""
+    """All that happens in one simulation; the seed decides the order of the threads.
+
+    With `two_mounts` the other client is a second mount, which begins and ends with the first.
+    """
 
     seed: int
     lives: tuple[Life, ...]
@@ -58,6 +61,7 @@ class History:
     lag: float = 0.0
     bulk: int = 10_000
     disk_full: tuple[Outage, ...] = ()
+    two_mounts: bool = False
 
     @property
     def has_others(self) -> bool:
@@ -74,6 +78,8 @@ class History:
         lines += [f"the disk is full from {one.begin:g} s for {one.seconds:g} s" for one in self.disk_full]
         if self.lag:
             lines.append(f"listings lag {self.lag:g} s")
+        if self.two_mounts:
+            lines.append("the other client is a second mount")
         if not self.bulk:
             lines.append("no bulk-delete")
         for number, life in enumerate(self.lives, 1):

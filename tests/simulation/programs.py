@@ -130,6 +130,11 @@ class Program:
             raise Skip
         self._handles[step.slot] = self._open(step.path, os.O_RDWR)
 
+    def _make_slot(self, step: Step) -> None:
+        if step.slot in self._handles:
+            raise Skip
+        self._handles[step.slot] = self._make(step.path)
+
     def _append_slot(self, step: Step) -> None:
         handle = self._slot(step)
         self._put(handle, len(handle.node.now), self._model.fresh(step.size))
@@ -268,10 +273,21 @@ class Program:
             name = ObjectName(CONTAINER, step.path[1:])
             self._context.store.theirs(name, self._model.fresh(12))
 
+    def _their_write(self, step: Step) -> None:
+        """Let the second mount make a file, or replace one."""
+        if self._context.second is not None:
+            self._context.second.write(step.path, self._model.fresh(step.size))
+
     def _their_patch(self, step: Step) -> None:
         with self._names:
             node = self._file(step.path)
-            if node.writer or not self._context.store.their_patch(ObjectName(CONTAINER, step.path[1:])):
+            if node.writer:
+                raise Skip
+            if (second := self._context.second) is not None:
+                node.foreign = node.vague = self._model.mixed = True
+                self._model.touch(step.path)
+                second.patch(step.path, step.offset, self._model.fresh(step.size))
+            elif not self._context.store.their_patch(ObjectName(CONTAINER, step.path[1:])):
                 raise Skip
             node.foreign = node.vague = self._model.mixed = True
 
@@ -377,6 +393,9 @@ class Program:
         node = handle.node
         if node.rewritten is not None:
             node.unclosed.append(node.now)
+        if self._context.second is not None and handle.writable:  # the last writer wins
+            for path in self._model.paths_of(node):
+                self._model.touch(path)
         try:
             self._call(lambda: self._fs.flush(handle.number))
         except OSError:

@@ -17,10 +17,11 @@ from typing import TypeVar
 
 import pytest
 
-from simulation.adversary import CONTAINER, REFUSALS, SEGMENTS, Adversary
+from simulation.adversary import REFUSALS, SEGMENTS, Adversary
 from simulation.attributes import KnownAttributes
 from simulation.context import MountContext
 from simulation.disk import Disk, watched
+from simulation.logs import UnexpectedErrors
 from simulation.model import Model
 from simulation.mount import (
     Tree,
@@ -28,6 +29,7 @@ from simulation.mount import (
     broken_manifests,
     detach,
     mount,
+    moving_from,
     orphans,
     stored_attributes,
     stored_body,
@@ -39,10 +41,11 @@ from simulation.plan import History, Life
 from simulation.programs import Program
 from simulation.runtime import SimRuntime
 from simulation.scheduler import Scheduler, SimThread, SimulationError, scheduling
+from simulation.second import SecondMount
 from simulation.words import describe_bytes
 from swiftfs import concurrency
 from swiftfs.config.cache_dir import CONTENT
-from swiftfs.errors import NotFound, SwiftfsError
+from swiftfs.errors import NotFound, PreconditionFailed, SwiftfsError
 from swiftfs.journal import backlog, task_queue
 from swiftfs.journal.queue_report import QueuedChange
 from swiftfs.objects import ObjectName
@@ -61,16 +64,6 @@ IDLE_SYNC_SECONDS = 15.0
 
 PATIENCE = 4000.0
 """Virtual seconds that programs may take: a call that takes longer hangs."""
-
-
-STAYED = re.compile(r"(/\S+): could not be moved to (/\S+), and is at its old name")
-"""Says that an object of a renamed folder stays at its old name."""
-
-UNDELETED = re.compile(r"(/\S+): could not be deleted")
-"""Says that Swift has refused to delete what is at a path."""
-
-Stayed = Callable[[str, str], None]
-"""Is told the old and the new path of such an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +88,8 @@ def run(history: History, folder: Path | None = None) -> Outcome:
         cache = Path(tempfile.mkdtemp(prefix=FOLDER, dir=folder))
         stack.callback(shutil.rmtree, cache, ignore_errors=True)
         scheduler = stack.enter_context(scheduling(history.seed, history.rates))
-        simulation = _Simulation(history, scheduler, cache)
+        second = cache / "second" if history.two_mounts else None
+        simulation = _Simulation(history, scheduler, cache, second)
         stack.enter_context(_seeded(scheduler, simulation.log_handler()))
         stack.enter_context(watched(simulation.disk, simulation.mark))
         # Of half of the seeds every file that waits is packed at once: else so few never are.
@@ -124,7 +118,7 @@ def close_left() -> None:
 class _Simulation:
     """The store, the model and the mounts of one history."""
 
-    def __init__(self, history: History, scheduler: Scheduler, cache: Path) -> None:
+    def __init__(self, history: History, scheduler: Scheduler, cache: Path, second: Path | None) -> None:
         self._history = history
         # Others wait until the listings show all: a mount finds the segments of a dead process by a listing.
         self._is_hasty = bool(history.seed % 2) and history.lag > 0.0
@@ -146,6 +140,7 @@ class _Simulation:
         self._unfinished: list[str] = []
         self._had_power_cut = self._needs_person = False
         self._filesystem: FileSystem | None = None
+        self._second = SecondMount(scheduler, self._store, second, history) if second is not None else None
 
     def run(self) -> None:
         """Run all lives; then check the result without faults."""
@@ -169,7 +164,13 @@ class _Simulation:
             return False
         doubts = any(fault.kind == "flipped" for fault in self._history.faults)
         context = MountContext(
-            self._scheduler, self._store, self._model, filesystem, self._attributes, doubts_reads=doubts
+            self._scheduler,
+            self._store,
+            self._model,
+            filesystem,
+            self._attributes,
+            doubts_reads=doubts,
+            second=self._second,
         )
         programs = [
             self._scheduler.spawn(
@@ -205,7 +206,7 @@ class _Simulation:
 
     def log_handler(self) -> logging.Handler:
         """Return what learns from the log."""
-        return _UnexpectedErrors(self._scheduler, self._unfinished, self._stayed, self._model.undeleted)
+        return UnexpectedErrors(self._scheduler, self._unfinished, self._stayed, self._model.undeleted)
 
     def _stayed(self, old: str, new: str) -> None:
         """Record that an object may be at either name, for Swift has refused to move it."""
@@ -227,11 +228,15 @@ class _Simulation:
             self._is_hasty = False  # what the mount has stored just now it may not know any more
         else:
             detach(self._cache)
+        if self._second is not None:
+            self._second.killed()
 
     def _unmount(self, filesystem: FileSystem) -> None:
         def close() -> None:
             with suppress(SwiftfsError):
                 filesystem.close()
+            if self._second is not None:
+                self._second.end()
 
         self._scheduler.record("unmount")
         self._wait_for([self._scheduler.spawn(close, "unmount")], "the unmount")
@@ -245,16 +250,20 @@ class _Simulation:
     def _mount(self) -> FileSystem | None:
         """Mount, with repetitions while the server does not answer."""
 
-        def attempt() -> FileSystem:
+        def attempt(begin: Callable[[], T]) -> T:
             self._scheduler.sleep(self._lag_of_others())
             while True:
                 try:
-                    return mount(self._store, self._cache, self._history.options)
+                    return begin()
                 except (SwiftfsError, OSError) as error:
                     self._scheduler.record(f"no mount: {error}")
                     self._scheduler.sleep(30.0)
 
-        return self._do(attempt, "mount")
+        first = partial(mount, self._store, self._cache, self._history.options)
+        filesystem = self._do(lambda: attempt(first), "mount")
+        if (second := self._second) is not None:
+            self._do(lambda: attempt(second.begin), "second mount")
+        return filesystem
 
     def _look(self, filesystem: FileSystem, when: str) -> bool:
         """Compare what the mount shows with the model; no request fails meanwhile.
@@ -286,7 +295,9 @@ class _Simulation:
             filesystem.refresh()
         try:
             return tree_of(filesystem, mixed=self._model.mixed)
-        except (SwiftfsError, OSError):
+        except (SwiftfsError, OSError) as error:
+            if lag and self._second is not None and isinstance(error, PreconditionFailed):
+                return self._tree(filesystem)  # replaced after the pause
             if not self._store.is_unsettled:
                 raise
             return None
@@ -310,6 +321,9 @@ class _Simulation:
         self._do(partial(self._settle, filesystem), "settle")
         if not self._scheduler.failures:
             self._look(filesystem, "when all is quiet")
+        if self._second is not None and not self._scheduler.failures:
+            differences = self._do(self._second.differences, "second look") or []
+            self._scheduler.failures += [f"the second mount shows another {path}" for path in differences]
         if self._scheduler.failures:
             return
         self._unmount(filesystem)
@@ -320,13 +334,16 @@ class _Simulation:
         journal = filesystem.services.journal
         end = self._scheduler.now + QUIET_SECONDS
         journal.retry()
+        if self._second is not None:
+            self._second.retry()
         self._scheduler.sleep(5.0)
         # The thread that syncs would make most of the points of a history. From now on nothing is killed.
         backlog.SYNC_SECONDS = IDLE_SYNC_SECONDS
         while self._scheduler.now < end:
             late = journal.late
             watched = late is not None and late.counts().watched > 0
-            if not filesystem.waiting() and not watched and not self._store.is_unsettled:
+            is_idle = self._second is None or self._second.is_idle()
+            if not filesystem.waiting() and not watched and is_idle and not self._store.is_unsettled:
                 break
             self._scheduler.sleep(20.0)
         # A file changed here and elsewhere at once may wait for a person.
@@ -396,6 +413,9 @@ class _Simulation:
             self._model.stored_theirs(path, body, sure=sure)
             if self._filesystem is not None and will_replace(self._filesystem, name):
                 self._model.touch(path)
+            if self._filesystem is not None:
+                for new in moving_from(self._filesystem, self._store, name):
+                    self._model.lost(new)
         is_known = body is None or body in self._model.bodies or self._model.may_be_mixed(body)
         if body is not None and not is_known and not self._model.mixed:
             self._scheduler.failures.append(f"invented: {method} made {name} {describe_bytes(body)}")
@@ -412,42 +432,6 @@ class _Simulation:
         self._scheduler.run(lambda: all(thread.ended for thread in threads) or self._scheduler.now > end)
         if self._scheduler.now > end and not self._scheduler.killed:
             raise SimulationError(f"{what} hang\n{self._scheduler.stacks()}")
-
-
-class _UnexpectedErrors(logging.Handler):
-    """Reports log records with a traceback as failures: they are unexpected errors.
-
-    `unfinished` gets the keys of what an interrupted rename was to move, if it cannot be finished now, and of
-    large objects that were gone from the old place when it was taken up. `stayed` is told what Swift refused
-    to move after its folder's rename, and `undeleted` gets what it refused to delete.
-    """
-
-    def __init__(
-        self, scheduler: Scheduler, unfinished: list[str], stayed: Stayed, undeleted: set[str]
-    ) -> None:
-        super().__init__(logging.INFO)
-        self._scheduler = scheduler
-        self._unfinished = unfinished
-        self._stayed = stayed
-        self._undeleted = undeleted
-        self._format = logging.Formatter("%(levelname)s %(message)s").format
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self._scheduler.dead:
-            return
-        said = self._format(record)
-        if record.exc_info:
-            self._scheduler.failures.append(f"unforeseen: {said}")
-        if found := STAYED.search(said):
-            self._stayed(*found.groups())
-        if found := UNDELETED.search(said):
-            self._undeleted.add(found[1])
-        is_unfinished = record.msg.startswith("the interrupted move") and "cannot be finished" in record.msg
-        if is_unfinished or "was gone when its interrupted move" in record.msg:
-            assert isinstance(record.args, tuple)
-            self._unfinished.append(str(record.args[0]).removeprefix(f"{CONTAINER}/"))
-        if record.levelno >= logging.WARNING:
-            self._scheduler.record(f"log: {said}")
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class SwitchRates:
 
 @dataclass(eq=False)
 class SimThread:
-    """A simulated thread, its greenlet, and whether it waits."""
+    """A simulated thread, its greenlet, and whether it waits; `is_other`: it is another client's."""
 
     scheduler: "Scheduler"
     name: str
@@ -58,6 +58,7 @@ class SimThread:
     error: BaseException | None = None
     ended: bool = False
     joiners: "list[SimThread]" = field(default_factory=list)
+    is_other: bool = False
 
     def stack(self) -> str:
         """Return the current stack, as Python prints stacks."""
@@ -127,7 +128,7 @@ class Scheduler:
     def begin(self, thread: SimThread, target: Callable[[], object]) -> None:
         """Begin a thread that was made before."""
         self.point()
-        thread.ident = next(self._numbers)
+        thread.ident, thread.is_other = next(self._numbers), self.running.is_other
 
         def run() -> None:
             try:

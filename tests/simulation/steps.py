@@ -247,6 +247,20 @@ def program(rng: random.Random) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def maker(rng: random.Random) -> tuple[Step, ...]:
+    """Return the steps of a program that makes a folder again, and has a new file open in it for long."""
+    folder = rng.choice(FOLDERS[:2])
+    return (
+        pause(rng),
+        Step("mkdir", folder),
+        Step("make slot", f"{folder}/{rng.choice('ab')}", slot=3),
+        pause(rng),
+        Step("append slot", slot=3, size=10),
+        pause(rng),
+        Step("close slot", slot=3),
+    )
+
+
 def writer(rng: random.Random) -> tuple[Step, ...]:
     """Return the steps of a program that changes files which it has open."""
     steps = [pause(rng)]
@@ -261,4 +275,14 @@ def writer(rng: random.Random) -> tuple[Step, ...]:
             )
             steps.append(rng.choice((Step("fsync slot", slot=2), pause(rng))))
         steps += [Step("close slot", slot=2), pause(rng)]
+    return tuple(steps)
+
+
+def other(rng: random.Random) -> tuple[Step, ...]:
+    """Return the steps of a program in a second mount, which replaces and changes files."""
+    steps = [pause(rng)]
+    for _ in range(rng.randrange(1, 5)):
+        path = rng.choice(FILES)
+        write = Step("their write", path, size=rng.choice(SIZES))
+        steps += [rng.choice((write, Step("their patch", path, size=20), write)), pause(rng)]
     return tuple(steps)

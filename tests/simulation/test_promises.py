@@ -32,6 +32,17 @@ def test_a_closed_file_must_exist() -> None:
     assert model.problems({"/a": b"1", "/b": b""}) == ["/b is there, but should not be; it holds 0 bytes ''"]
 
 
+def test_what_another_client_has_replaced_may_be_missing_until_it_is_stored_again() -> None:
+    model = model_with(a=b"1")
+    model.lost("/a")
+    model.adopt({"/a": b"1"})  # a copy on the disk
+    assert model.problems({}) == []
+    with pytest.raises(Uncertain):
+        model.at("/a")
+    model.worlds[0]["/a"].closed(b"2")
+    assert model.problems({}) == ["/a is missing; it should hold 1 bytes '2'"]
+
+
 def test_a_file_that_was_never_closed_may_exist() -> None:
     model = model_with(a=b"1")
     node = model.new()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from support.stores import TEXT, md5, raise_first, read
 from swiftfs.errors import AlreadyExists, NotFound, PreconditionFailed, StoreError, TooLarge
 from swiftfs.objects import Manifest, ObjectName, Segment
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 
 OLD, NEW = b"old content", b"new content, longer"
 POSTED = Headers("text/html", {"posted": "1"})
@@ -178,7 +178,7 @@ def manifest(store: ObjectStore, cell: Cell) -> None:
 
 
 def copy_manifest(store: ObjectStore, cell: Cell) -> None:
-    store.copy(cell.other, copied(cell), manifest_only=True)
+    store.copy(CopyRequest(cell.other, copied(cell), manifest_only=True))
 
 
 def copied(cell: Cell) -> ObjectName:
@@ -281,7 +281,7 @@ OPERATIONS = (
     Operation(
         "copy",
         "COPY",
-        lambda store, cell: store.copy(cell.name, cell.other),
+        lambda store, cell: store.copy(CopyRequest(cell.name, cell.other)),
         prepare=put_old,
         done=is_new(lambda cell: cell.other, None, OLD),
         meanings={413: TooLarge},
@@ -289,7 +289,7 @@ OPERATIONS = (
     Operation(
         "copy of a version",
         "COPY",
-        lambda store, cell: store.copy(cell.name, cell.other, etag=md5(OLD)),
+        lambda store, cell: store.copy(CopyRequest(cell.name, cell.other, etag=md5(OLD))),
         prepare=put_old,
         done=is_new(lambda cell: cell.other, None, OLD),
         meanings={412: PreconditionFailed, 413: TooLarge},

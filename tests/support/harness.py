@@ -17,11 +17,10 @@ from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import build
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.presence import Presence
 from swiftfs.store.retry import RetryingStore, RetryPolicy
-from swiftfs.store.transport import Counters
+from swiftfs.store.server_state import ServerState
 
 SHORT_RETRIES = RetryPolicy(deadline=0.1, first_pause=0.01, longest_pause=0.02)
 """Failures that tests cause end soon."""
@@ -60,9 +59,8 @@ def harness(
     presence = presence or Presence()
     if "settle" not in options:
         options = f"{options},sync".lstrip(",")
-    ambiguous = AmbiguousRequests()
-    retrying = RetryingStore(store, SHORT_RETRIES, ambiguous=ambiguous, presence=presence)
-    connected = ConnectedAccount(retrying, Counters(), "memory", ambiguous=ambiguous, presence=presence)
+    state = ServerState(presence=presence)
+    connected = ConnectedAccount(RetryingStore(store, SHORT_RETRIES, state), "memory", state)
     request = MountRequest(Source.parse(source), Path("/nowhere"), parse_options([options]))
     filesystem = build(connected, request, cache)
     try:

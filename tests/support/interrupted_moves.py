@@ -1,7 +1,10 @@
 """Moves as a process that dies leaves them in the journal, and how the next mount reports them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from support.harness import harness
 from support.memory_store import MemoryStore
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
@@ -27,3 +30,20 @@ def refusals(filesystem: FileSystem) -> list[tuple[str, str, str, str]]:
     """Return path, kind, state and reason of each refusal that the mount reports."""
     report = QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
     return [(one.path, one.kind, one.state, one.reason) for one in report.refusals]
+
+
+def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = False) -> MoveFolder:
+    """Return the move of `d` to `e` as a crash leaves it; if `recorded`, with all objects that move."""
+    rows = store.list_page("box", prefix="d/").rows
+    objects = tuple(MovedObject(row.key, row.hash, row.last_modified) for row in rows)
+    return MoveFolder("box", "d/", "box", "e/", objects=objects if recorded else None, served=served)
+
+
+@contextmanager
+def remounted(
+    store: MemoryStore, folder: Path, intent: Move | MoveFolder, close_error: str | None = None
+) -> Iterator[FileSystem]:
+    """Yield the mount that finds `intent` in its journal."""
+    leave(folder, intent)
+    with harness(store, folder, close_error=close_error) as filesystem:
+        yield filesystem

@@ -17,7 +17,7 @@ from swiftfs.journal.late_requests import LOOKS, LateRequests
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.protocol import Body, Headers
+from swiftfs.store.protocol import Body, CopyRequest, Headers
 
 FILE = ObjectName("box", "file")
 
@@ -78,12 +78,12 @@ class LateStore(MemoryStore):
         self._lose("post", name, lambda: parent(name, headers))
         parent(name, headers)
 
-    def copy(self, source: ObjectName, target: ObjectName, **how: Any) -> ObjectVersion:
+    def copy(self, request: CopyRequest) -> ObjectVersion:
         parent = super().copy
-        if target.key in self.refused_copies:
-            raise AccessDenied(f"copy {target}")
-        self._lose("copy", target, lambda: parent(source, target, **how))
-        return parent(source, target, **how)
+        if request.target.key in self.refused_copies:
+            raise AccessDenied(f"copy {request.target}")
+        self._lose("copy", request.target, lambda: parent(request))
+        return parent(request)
 
     def delete(self, name: ObjectName) -> None:
         parent = super().delete

@@ -16,6 +16,7 @@ from swiftfs.errors import (
     BadRequest,
     BodyChanged,
     Conflict,
+    Corrupt,
     NameTooLong,
     NotFound,
     PreconditionFailed,
@@ -38,7 +39,7 @@ from swiftfs.objects import (
     VersionPage,
     VersionRow,
 )
-from swiftfs.store.protocol import Body, Headers, Sink
+from swiftfs.store.protocol import Body, CopyRequest, Headers, Sink
 from swiftfs.store.wire.listings import AFTER_ALL
 from swiftfs.store.wire.manifests import manifest_to_wire
 from swiftfs.store.wire.object_headers import lower_name, to_wire
@@ -189,7 +190,8 @@ class MemoryStore:
             if (offset or length is not None) and offset >= info.size:
                 raise BadRange(str(name))
             if size not in (None, info.size):
-                raise PreconditionFailed(str(name))
+                is_plain = not info.is_slo and info.dlo_prefix is None
+                raise Corrupt(str(name)) if etag and is_plain else PreconditionFailed(str(name))
             body = self._range(self._object(name), offset, info.size if length is None else offset + length)
         for start in range(0, len(body), 65536):
             sink(offset + start, body[start : start + 65536])
@@ -237,42 +239,20 @@ class MemoryStore:
                 raise BadRequest(f"{name} has no manifest")
             return manifest
 
-    def copy(
-        self,
-        source: ObjectName,
-        target: ObjectName,
-        *,
-        manifest_only: bool = False,
-        headers: Headers | None = None,
-        delete_at: int | None = None,
-        etag: str = "",
-        span: tuple[int, int] | None = None,
-    ) -> ObjectVersion:
+    def copy(self, request: CopyRequest) -> ObjectVersion:
+        source, target, span = request.source, request.target, request.span
         with self._request("copy", str(source)):
             found = self._object(source)
-            if etag and self._info(source, found).version.etag != etag:
+            if request.etag and self._info(source, found).version.etag != request.etag:
                 raise PreconditionFailed(str(source))
             container = self._writable(target)
-            kept = dict(found.headers.preserved_headers)
-            dlo = kept.pop("X-Object-Manifest", None)
-            wanted = replace(found.headers, preserved_headers=kept)
-            if headers is not None:
-                stored = _stored(headers)
-                wanted = replace(stored, content_type=headers.content_type or wanted.content_type)
-            if manifest_only and dlo is not None:
-                wanted = replace(
-                    wanted, preserved_headers={**wanted.preserved_headers, "X-Object-Manifest": dlo}
-                )
-            if delete_at is not None:
-                kept = {**wanted.preserved_headers, "X-Delete-At": str(delete_at)}
-                wanted = replace(wanted, preserved_headers=kept)
-            body = found.body if manifest_only else self._content(found)
-            manifest = found.manifest if manifest_only else None
+            body = found.body if request.manifest_only else self._content(found)
+            manifest = found.manifest if request.manifest_only else None
             if span is not None:
                 body = body[span[0] : span[1]]
             if len(body) > self._limits.object_bytes:
                 raise TooLarge(str(source))
-            copied = StoredObject(body, wanted, self._now(), manifest)
+            copied = StoredObject(body, _headers_of_copy(found.headers, request), self._now(), manifest)
             container.store(target.key, copied)
             return self._info(target, copied).version
 
@@ -481,3 +461,18 @@ def _etag_part(segment: Segment) -> str:
     if segment.length is None:
         return segment.etag
     return f"{segment.etag}:{segment.first}-{segment.first + segment.length - 1};"
+
+
+def _headers_of_copy(found: Headers, request: CopyRequest) -> Headers:
+    kept = dict(found.preserved_headers)
+    dlo = kept.pop("X-Object-Manifest", None)
+    wanted = replace(found, preserved_headers=kept)
+    if request.headers is not None:
+        stored = _stored(request.headers)
+        wanted = replace(stored, content_type=request.headers.content_type or found.content_type)
+    kept = dict(wanted.preserved_headers)
+    if request.manifest_only and dlo is not None:
+        kept["X-Object-Manifest"] = dlo
+    if request.delete_at is not None:
+        kept["X-Delete-At"] = str(request.delete_at)
+    return replace(wanted, preserved_headers=kept)

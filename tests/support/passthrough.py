@@ -23,6 +23,9 @@ from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageU
 
 READERS = 4
 
+KERNEL_SECONDS = "KERNEL_SECONDS"
+"""The variable that tells how long the kernel may use names and attributes, by default not at all."""
+
 
 def binding() -> type[FUSE]:
     """Return the binding of the run, as `support.libfuse` says, which a program cannot import."""
@@ -79,6 +82,11 @@ class Passthrough:
         with os.scandir(self._folders[handle]) as entries:
             found = [(entry.name, attributes(entry.stat(follow_symlinks=False))) for entry in entries]
         return found[start:]
+
+    def known_attributes(self, handle: int, names: Sequence[str]) -> Sequence[Attributes | None]:
+        known = (None if name.startswith("unknown-") else name for name in names)
+        folder = self._folders[handle]
+        return [attributes(os.lstat(f"{folder}/{name}")) if name else None for name in known]
 
     def releasedir(self, handle: int) -> None:
         del self._folders[handle]
@@ -155,6 +163,9 @@ class Passthrough:
 
     def wait_for_move(self, path: str, seconds: float) -> bool:
         return False
+
+    def check_exists(self, path: str) -> None:
+        pass
 
     def is_other_inode(self, path: str) -> bool:
         return False
@@ -238,8 +249,8 @@ def serve(*folders: str) -> None:
         filesystem,
         mountpoint,
         source="con,tain\\er",
-        attr_timeout=0,
-        entry_timeout=0,
+        attr_timeout=float(os.environ.get(KERNEL_SECONDS, "0")),
+        entry_timeout=float(os.environ.get(KERNEL_SECONDS, "0")),
         on_init=live,
         on_destroy=lambda: print("destroyed", flush=True),
     )

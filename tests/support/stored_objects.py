@@ -11,7 +11,7 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import LATE_SECONDS, SegmentRemoval
 from swiftfs.objects import ObjectName
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import CopyRequest, Headers
 
 Failure = BaseException | type[BaseException]
 
@@ -72,6 +72,27 @@ def failing(store: MemoryStore, methods: str, error: Failure) -> Iterator[None]:
 def foreign(store: MemoryStore, key: str, data: bytes, container: str = "box") -> None:
     """Store an object as another client does."""
     store.put(ObjectName(container, key), data, Headers("text/plain"))
+
+
+def contents(store: MemoryStore) -> dict[str, bytes]:
+    """Return the bytes of all objects in `box`."""
+    return {key: body(store, key) for key in keys(store)}
+
+
+def copy(store: MemoryStore, source: str, target: str) -> None:
+    """Copy an object in `box`, of a large one the manifest."""
+    store.copy(CopyRequest(ObjectName("box", source), ObjectName("box", target), manifest_only=True))
+
+
+def delete(store: MemoryStore, key: str) -> None:
+    """Delete an object in `box`."""
+    store.delete(ObjectName("box", key))
+
+
+def put_all(store: MemoryStore, *names: str) -> None:
+    """Store objects whose bytes are their names."""
+    for name in names:
+        foreign(store, name, name.encode())
 
 
 def as_of_now(store: MemoryStore) -> MemoryStore:

@@ -11,7 +11,6 @@ from support.mounts import clean_environment
 from swiftfs.cli import app
 
 HEAVY = {
-    "cattrs",
     "fuse",
     "keystoneauth1",
     "openstack",
@@ -44,8 +43,8 @@ RARE = {
 }
 """Those that only a login at Keystone, a configuration file, a mistake or a trash needs."""
 
-RECORDS = {"attr", "cattrs", "openstack", "prometheus_client", "rich"}
-"""Those that records of the journal, options and other commands need."""
+RECORDS = {"openstack", "prometheus_client", "rich"}
+"""Those that options and other commands need."""
 
 COMMANDS = sorted(app.main.commands)
 

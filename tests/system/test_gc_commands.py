@@ -19,6 +19,7 @@ from swiftfs.control.client import retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.objects import ObjectName
 from swiftfs.store.auth import open_account
+from swiftfs.store.protocol import CopyRequest
 from swiftfs.store.swift_store import SwiftStore
 
 MIB = 1024 * 1024
@@ -162,7 +163,11 @@ def test_segments_that_our_own_mount_wrote_changed_and_renamed_stay(
     connection.put_container("other")
     store = SwiftStore(open_account(swift.environment()))
     with closing(store):
-        store.copy(ObjectName(mounted.source, "renamed"), ObjectName("other", "copy"), manifest_only=True)
+        store.copy(
+            CopyRequest(
+                ObjectName(mounted.source, "renamed"), ObjectName("other", "copy"), manifest_only=True
+            )
+        )
     connection.delete_object(mounted.source, "renamed")
     assert uploads_in(gc(swift, mounted.source, "--older-than", "0s", "--delete")) == [f"{stale}/one/{OURS}/"]
     assert connection.get_object("other", "copy")[1] == large.read_bytes()

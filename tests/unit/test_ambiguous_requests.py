@@ -12,6 +12,7 @@ from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.store.ambiguous import GONE, Ambiguity, AmbiguousRequests, Effect
 from swiftfs.store.protocol import Headers
 from swiftfs.store.retry import RetryingStore
+from swiftfs.store.server_state import ServerState
 
 NAME = ObjectName("box", "file")
 STORED = Effect("put", "an etag")
@@ -67,7 +68,9 @@ def test_a_marker_that_exists_when_it_is_made_again_counts_as_stored() -> None:
     headers = Headers(DIRECTORY_TYPE)
     store.put(NAME, b"", headers)
     with pytest.raises(AlreadyExists):
-        RetryingStore(store, SHORT_RETRIES, ambiguous=requests).put(NAME, b"", headers, if_absent=True)
+        RetryingStore(store, SHORT_RETRIES, ServerState(ambiguous=requests)).put(
+            NAME, b"", headers, if_absent=True
+        )
     (found,) = requests.all()
     assert found.last is not None
     assert found.last.kind == "put"

@@ -106,6 +106,8 @@ def test_last_modified_of_a_listing_is_read() -> None:
     assert parse_last_modified("2023-11-14T22:13:20.123450") == 1_700_000_000_123_450_000
     assert parse_last_modified("1969-12-31T23:59:59.500000") == -NS // 2
     assert parse_last_modified("2023-11-14T22:13:20Z") == 1_700_000_000 * NS
+    assert parse_last_modified("2023-11-14T22:13:20.123") == 1_700_000_000_123_000_000
+    assert parse_last_modified("") == 0
     assert parse_last_modified("yesterday") == 0
 
 

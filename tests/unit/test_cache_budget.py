@@ -21,6 +21,7 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.eviction import MOST_THREADS
 from swiftfs.objects import ObjectName, ObjectVersion
+from swiftfs.store.protocol import CopyRequest
 
 pytest_plugins = ["support.cache_fixtures"]
 
@@ -411,7 +412,7 @@ def test_a_moved_version_keeps_its_blocks(rig: CacheRig) -> None:
     base = rig.put("file", noise(3 * BLOCK))
     rig.read(base, 0, BLOCK)
     new = ObjectName("box", "new")
-    rig.store.copy(base.name, new)
+    rig.store.copy(CopyRequest(base.name, new))
     rig.cache.moved(ObjectVersion(base.name, base.etag), new)
     rig.cache.moved(ObjectVersion(ObjectName("box", "nothing"), base.etag), new)
     rig.gets()

@@ -12,7 +12,7 @@ from support.stored_objects import refuse
 from support.stores import MODE, TEXT, read
 from swiftfs.errors import ConfigurationError, StoreError, Unavailable
 from swiftfs.objects import DIRECTORY_TYPE, History, Limits, Manifest, ObjectName
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import CopyRequest, Headers
 
 pytestmark = pytest.mark.store(MemoryStore, "box", "other")
 
@@ -305,7 +305,7 @@ def test_replaced_segments_are_freed(store: MemoryStore, cp: Copies) -> None:
 
 def test_segments_of_others_stay_when_an_object_is_replaced(store: MemoryStore, cp: Copies) -> None:
     put_large(store, "box/film")
-    store.copy(ObjectName("box", "film"), ObjectName("box", "shared"), manifest_only=True)
+    store.copy(CopyRequest(ObjectName("box", "film"), ObjectName("box", "shared"), manifest_only=True))
     put(store, "box/small", b"small")
     assert cp("box/small", "box/shared").copied == 1
     assert read(store, ObjectName("box", "film"))[0] == b"onetwo"

@@ -15,7 +15,7 @@ from swiftfs.errors import FolderTooLarge, TimedOut
 from swiftfs.namespace.entry import Defaults, ForeignTimes
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
-from swiftfs.namespace.listing import Listing, Unlisted, listings_in
+from swiftfs.namespace.listing import Listing, Unlisted, listings_of, parts_of
 from swiftfs.namespace.listing_fetcher import LimitedPages, Listings
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectName, Page, Row
@@ -221,6 +221,6 @@ def test_few_blocks_of_long_names_stay_unpacked(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_page_of_names_of_hundreds_of_folders() -> None:
     deep = page_of(0, lambda at: f"{at:04d}/" + "q/" * 400 + "file", last=True)
-    assert listings_in(deep, TOP, TOP, "", DEFAULTS) == {}
+    assert listings_of(parts_of(deep, TOP, TOP, ""), DEFAULTS) == {}
     few = page_of(0, lambda at: f"{at:04d}/" + "q/" * 10 + "file", last=True)
-    assert len(listings_in(few, TOP, TOP, "", DEFAULTS)) == ROWS * 11
+    assert len(listings_of(parts_of(few, TOP, TOP, ""), DEFAULTS)) == ROWS * 11

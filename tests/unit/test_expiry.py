@@ -24,7 +24,7 @@ from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.operations import PutFile, SetAttributes
 from swiftfs.objects import History, ObjectName
-from swiftfs.posix.expiry import ExpiryRules, parse_moment, show_moment
+from swiftfs.posix.expiry import moment_by_rules, parse_moment, show_moment
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
@@ -102,11 +102,11 @@ def test_a_time_is_shown_in_utc() -> None:
 
 
 def test_the_rule_of_the_longest_folder_counts() -> None:
-    rules = ExpiryRules(parse_rules("/=1w; logs/=90d;logs/debug=2d"))
-    found = {path: rules.moment(path) for path in ("/a", "/logs/a", "/logs/debug/a/b", "/logs-old/a")}
-    assert [in_days(text) for text in found.values()] == [7, 90, 2, 7]
-    assert ExpiryRules(parse_rules("logs/=1d")).moment("/logs") == ""
-    assert ExpiryRules(()).moment("/logs/a") == ""
+    rules = parse_rules("/=1w; logs/=90d;logs/debug=2d")
+    found = [moment_by_rules(path, rules) for path in ("/a", "/logs/a", "/logs/debug/a/b", "/logs-old/a")]
+    assert list(map(in_days, found)) == [7, 90, 2, 7]
+    assert moment_by_rules("/logs", parse_rules("logs/=1d")) == ""
+    assert moment_by_rules("/logs/a", ()) == ""
 
 
 @pytest.mark.parametrize(

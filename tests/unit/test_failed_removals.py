@@ -22,6 +22,7 @@ from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import ANY_VERSION, Move
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import CopyRequest
 
 MIB = 1024 * 1024
 OPTIONS = "segment_size=1M,ttl=0"
@@ -202,7 +203,7 @@ def test_a_file_whose_manifest_another_client_copies_afterwards(
     with harness(store, folders[0], OPTIONS) as filesystem:
         fill(filesystem)
         fail(filesystem, store, DEEDS[operation], ERRORS[error])
-        store.copy(ObjectName("box", "d/x"), ObjectName("box", "y"), manifest_only=True)
+        store.copy(CopyRequest(ObjectName("box", "d/x"), ObjectName("box", "y"), manifest_only=True))
     ten_minutes_later(store, folders[0])
     assert body(store, "d/x") == body(store, "y") == LARGE
 

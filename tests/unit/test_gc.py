@@ -26,7 +26,7 @@ from swiftfs.objects import History, Manifest, ObjectName, Segment
 from swiftfs.paths import Source
 from swiftfs.sqlite import make_tables
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import CopyRequest, Headers
 
 MIB = 1024 * 1024
 OURS = "swiftfs-0123456789abcdef0123456789abcdef"
@@ -82,7 +82,7 @@ def test_a_file_that_is_renamed_while_we_look_is_found() -> None:
         nonlocal moved
         if method == "list_page" and subject.startswith("c") and not moved:  # `b` was listed before
             moved = True
-            store.copy(source, target, manifest_only=True)
+            store.copy(CopyRequest(source, target, manifest_only=True))
             store.delete(source)
 
     store.hook = move

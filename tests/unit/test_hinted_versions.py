@@ -13,7 +13,7 @@ from support.noise import LARGE, NEWER, OLD, noise
 from swiftfs.errors import PreconditionFailed, Unavailable, errno_of
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import CopyRequest, Headers
 
 MIB = 1024 * 1024
 
@@ -38,7 +38,7 @@ def type_of(store: MemoryStore, name: ObjectName = FILE) -> str:
 
 def copy_as_plain_object(store: MemoryStore) -> None:
     """As `swift copy` does: the bytes become a plain object with the same Content-Type."""
-    store.copy(FILE, COPY)
+    store.copy(CopyRequest(FILE, COPY))
 
 
 def copy_segments(store: MemoryStore) -> Manifest:
@@ -236,8 +236,8 @@ def test_a_stale_listing_puts_no_wrong_hint_into_a_type(
         (tmp_path / "other").mkdir()
         with harness(store, tmp_path / "other", "segment_size=1M") as other:
             change(other, "/file", 10, b"of another mount")
-        store.copy(FILE, COPY, manifest_only=True)
-        store.copy(COPY, FILE, manifest_only=True)
+        store.copy(CopyRequest(FILE, COPY, manifest_only=True))
+        store.copy(CopyRequest(COPY, FILE, manifest_only=True))
         wanted = stored(store, FILE)
         operations("/file")[operation](filesystem)
         filesystem.refresh()

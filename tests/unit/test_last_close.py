@@ -17,9 +17,7 @@ from swiftfs.posix.open_files import OpenFiles
 class ClosingFiles(OpenFiles):
     """Open files of which the last handle is closed right after a call has found the file by its path."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.close: Callable[[], None] | None = None
+    close: Callable[[], None] | None = None
 
     def at(self, path: str) -> OpenFile | None:
         found = super().at(path)

@@ -18,7 +18,6 @@ from swiftfs.control.live_options import LIVE, LiveOptions, live_options
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.connect import ConnectedAccount
-from swiftfs.store.transport import Counters
 
 MIB = 1024**2
 
@@ -28,9 +27,8 @@ class Live:
 
     def __init__(self, filesystem: FileSystem, store: MemoryStore, prices: Prices | None = None) -> None:
         self.filesystem = filesystem
-        self.account = ConnectedAccount(store, Counters(), "memory")
-        folder = filesystem.services.cache_dir
-        self.options, self.budget = live_options(filesystem, self.account, prices, folder)
+        self.account = ConnectedAccount(store, "memory")
+        self.options, self.budget = live_options(filesystem, self.account, prices)
 
     def set(self, *words: str) -> dict[str, str]:
         answer = json.loads(self.options.answer("".join(f"\n{word}" for word in words)))
@@ -75,7 +73,7 @@ def test_all_that_can_be_set_are_shown(mount: Live) -> None:
 
 
 def test_each_is_carried_out(mount: Live) -> None:
-    services, throttle = mount.filesystem.services, mount.account.throttle
+    services, throttle = mount.filesystem.services, mount.account.state.throttle
     shown = mount.set(
         *("bwlimit=2M:off", "tpslimit=7.5", "read_ahead=8M", "prefetch=no", "cache_size=80M"),
         *("uploads=3", "settle=9", "drain=4"),
@@ -105,7 +103,7 @@ def test_each_is_carried_out(mount: Live) -> None:
 )
 def test_what_is_refused_changes_nothing(mount: Live, words: list[str], expected: str) -> None:
     assert mount.refusal(*words).startswith(expected)
-    assert mount.account.throttle.request_rate == 0
+    assert mount.account.state.throttle.request_rate == 0
 
 
 def test_settle_stays_where_close_waits(tmp_path: Path) -> None:

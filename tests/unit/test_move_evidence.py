@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,12 +32,15 @@ class LaggingStore(MemoryStore):
         self.unlisted: set[str] = set()
         self.ghosts: dict[str, Page] = {}
 
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        page = super().list_page(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+    def list_page(self, container: str, **how: Any) -> Page:
+        page = super().list_page(container, **how)
         rows = [row for row in page.rows if row.key not in self.unlisted]
-        rows += [row for ghost in self.ghosts.values() for row in ghost.rows if row.key.startswith(prefix)]
+        rows += [
+            row
+            for ghost in self.ghosts.values()
+            for row in ghost.rows
+            if row.key.startswith(how.get("prefix", ""))
+        ]
         return Page(tuple(sorted(rows, key=lambda row: row.key)), page.subdirs, page.marker, page.last)
 
 

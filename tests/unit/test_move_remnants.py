@@ -20,7 +20,7 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import CopyRequest, Headers
 
 SEGMENT = ObjectName("box_segments", "large/1")
 
@@ -219,7 +219,7 @@ def test_a_copy_that_comes_late_keeps_its_segments(
         filesystem.rename(path, new)
     store.hook = None
     copy = ObjectName("box", "e/large" if path == "/d" else "large")
-    store.copy(ObjectName("box", "d/large"), copy, manifest_only=True)
+    store.copy(CopyRequest(ObjectName("box", "d/large"), copy, manifest_only=True))
     filesystem.unlink("/d/large")
     wait_until(lambda: "d/large" not in keys(store))
     assert keys(store, "box_segments") == [segment.key]
@@ -232,7 +232,7 @@ def test_a_source_that_stands_again_is_not_the_owner_of_the_segments(
     segment = ObjectName("box_segments", "d/large/swiftfs-0123456789abcdef0123456789abcdef/0-0")
     put_large(store, "d/large", segment)
     filesystem.rename("/d/large", "/large")
-    store.copy(ObjectName("box", "large"), ObjectName("box", "d/large"), manifest_only=True)
+    store.copy(CopyRequest(ObjectName("box", "large"), ObjectName("box", "d/large"), manifest_only=True))
     filesystem.services.namespace.discard_change("/d/large")
     filesystem.unlink("/d/large")
     wait_until(lambda: "d/large" not in keys(store))
@@ -298,6 +298,6 @@ def test_a_copy_that_a_killed_process_sent_keeps_its_segments(tmp_path: Path) ->
             moves = object_moves(store, database, pool, removal=removal)
             with pytest.raises(StoreError, match="both are kept"):
                 moves.resume_move(Move(source, target, replaces_etag="other"))
-        store.copy(source, target, manifest_only=True)
+        store.copy(CopyRequest(source, target, manifest_only=True))
         removal.discard(source, removal.segments_of(source, is_slo=True), is_slo=True)
     assert keys(store, "box_segments") == [segment.key]

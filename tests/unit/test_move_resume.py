@@ -1,47 +1,24 @@
 """Renames that a crash has interrupted: finished or given up, but never over newer versions."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.forgetful_store import ForgetfulStore
-from support.ghosts import GhostStore
 from support.harness import ME, copy_live, harness, names, read, write
-from support.interrupted_moves import leave, refusals, row_of
+from support.interrupted_moves import interrupted, leave, refusals, remounted, row_of
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.outdated_store import OutdatedStore
-from support.stored_objects import NEVER, body, foreign, keys, refuse
+from support.stored_objects import NEVER, body, contents, copy, delete, foreign, keys, put_all, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.objects import ObjectName
-from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.protocol import Headers
-
-
-def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = False) -> MoveFolder:
-    """Return the move of `d` to `e` as a crash leaves it; if `recorded`, with all objects that move."""
-    rows = store.list_page("box", prefix="d/").rows
-    objects = tuple(MovedObject(row.key, row.hash, row.last_modified) for row in rows)
-    return MoveFolder("box", "d/", "box", "e/", objects=objects if recorded else None, served=served)
-
 
 GIVEN_UP = "given up; it is /d: source or target may have a newer version"
-
-
-@contextmanager
-def remounted(
-    store: MemoryStore, folder: Path, intent: Move | MoveFolder, close_error: str | None = None
-) -> Iterator[FileSystem]:
-    leave(folder, intent)
-    with harness(store, folder, close_error=close_error) as filesystem:
-        yield filesystem
 
 
 def records(folder: Path) -> list[Record]:
@@ -49,23 +26,6 @@ def records(folder: Path) -> list[Record]:
     found = log.records()
     log.close()
     return found
-
-
-def contents(store: MemoryStore) -> dict[str, bytes]:
-    return {key: body(store, key) for key in keys(store)}
-
-
-def copy(store: MemoryStore, source: str, target: str) -> None:
-    store.copy(ObjectName("box", source), ObjectName("box", target), manifest_only=True)
-
-
-def delete(store: MemoryStore, key: str) -> None:
-    store.delete(ObjectName("box", key))
-
-
-def put_all(store: MemoryStore, *names: str) -> None:
-    for name in names:
-        foreign(store, name, name.encode())
 
 
 @pytest.mark.matrix(3)
@@ -105,38 +65,6 @@ def test_a_move_over_what_was_stored_just_before_it_is_finished(store: MemorySto
     assert contents(store) == {"b": b"a"}
 
 
-@pytest.mark.parametrize("folder", [True, False])
-def test_a_copy_of_a_server_that_died_before_it_listed_it_is_listed(tmp_path: Path, *, folder: bool) -> None:
-    store = ForgetfulStore("box")
-    source, target = ObjectName("box", "d"), ObjectName("box", "e")
-    store.put(source, b"", Headers("application/directory" if folder else "text/plain"))
-    store.copy(source, target)
-    store.unlisted.add("e")
-    move = MoveFolder("box", "d/", "box", "e/", ((source, target),)) if folder else Move(source, target)
-    leave(tmp_path, move)
-    (tmp_path / "another").mkdir()
-    with harness(store, tmp_path) as filesystem:
-        assert names(filesystem, "/") == ["e"]
-    with harness(store, tmp_path / "another") as filesystem:
-        assert names(filesystem, "/") == ["e"]
-
-
-@pytest.mark.parametrize("folder", [True, False])
-def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folder: bool) -> None:
-    store = GhostStore("box")
-    put_all(store, "d/a" if folder else "d")
-    etag = store.head(ObjectName("box", "d/a" if folder else "d")).version.etag
-    intent = interrupted(store) if folder else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
-    copy(store, "d/a" if folder else "d", "e/a" if folder else "e")
-    (row,) = store.list_page("box", prefix="d").rows
-    leave(tmp_path, intent)
-    store.hook = lambda method, _: store.ghosts.update({row.key: row}) if method == "list_page" else None
-    with harness(store, tmp_path) as filesystem:
-        assert names(filesystem, "/") == ["e"]
-        filesystem.refresh()
-        assert names(filesystem, "/") == ["e"]
-
-
 @pytest.mark.parametrize("marker", ["plain", "slash"])
 def test_a_refused_rename_onto_an_empty_folder_keeps_that(
     store: MemoryStore, tmp_path: Path, marker: str
@@ -153,49 +81,6 @@ def test_a_refused_rename_onto_an_empty_folder_keeps_that(
         assert names(filesystem, "/") == ["d", "e"]
         filesystem.rename("/d", "/e")
         assert names(filesystem, "/e") == ["file"]
-
-
-@pytest.mark.parametrize("folder", [True, False])
-def test_a_listing_that_lags_does_not_hide_the_new_name(tmp_path: Path, *, folder: bool) -> None:
-    store = OutdatedStore("box")
-    old, new = ("d/a/b", "e/a/b") if folder else ("d", "e")
-    put_all(store, old)
-    store.listed = MemoryStore("box")
-    put_all(store.listed, old)
-    etag = store.head(ObjectName("box", old)).version.etag
-    row = MovedObject(old, etag)
-    intent = (
-        MoveFolder("box", "d/", "box", "e/", objects=(row,))
-        if folder
-        else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
-    )
-    copy(store, old, new)
-    delete(store, old)
-    with remounted(store, tmp_path, intent) as filesystem:
-        assert names(filesystem, "/") == ["e"]
-        assert read(filesystem, f"/{new}") == old.encode()
-        with pytest.raises(FileExistsError):
-            filesystem.create(f"/{new}", 0o644, os.O_WRONLY | os.O_EXCL, ME)
-
-
-@pytest.mark.parametrize("stale", ["the copy", "an absent object", "the source"])
-def test_what_a_listing_shows_that_lags_does_not_keep_both_names(tmp_path: Path, stale: str) -> None:
-    """It may show what a program had deleted or replaced just before it renamed the folder."""
-    store = OutdatedStore("box")
-    put_all(store, "d/a")
-    store.listed = MemoryStore("box")
-    foreign(store.listed, "d/a", b"older" if stale == "the source" else b"d/a")
-    if stale != "the source":
-        foreign(store.listed, "e/a", b"deleted")
-    modified = "" if stale == "the source" else row_of(store, "d/a").modified
-    row = MovedObject("d/a", store.head(ObjectName("box", "d/a")).version.etag, modified)
-    if stale == "the copy":
-        copy(store, "d/a", "e/a")
-    with remounted(store, tmp_path, MoveFolder("box", "d/", "box", "e/", objects=(row,))) as filesystem:
-        assert names(filesystem, "/") == ["e"]
-        assert read(filesystem, "/e/a") == b"d/a"
-    store.listed = None
-    assert contents(store) == {"e/a": b"d/a"}
 
 
 def test_a_mount_starts_though_the_new_place_cannot_be_listed(store: MemoryStore, tmp_path: Path) -> None:

@@ -49,19 +49,20 @@ def test_the_next_lookup_lists_again(tmp_path: Path, refreshed: str) -> None:
 
 
 def test_a_lookup_does_not_join_a_listing_that_is_older_than_a_change(tmp_path: Path) -> None:
-    store = MemoryStore("box")
+    is_watched, is_listed, goes_on = threading.Event(), threading.Event(), threading.Event()
+
+    class PausedStore(MemoryStore):
+        def list_page(self, container: str, **how: Any) -> Page:
+            page = super().list_page(container, **how)
+            if is_watched.is_set() and not is_listed.is_set():
+                is_listed.set()
+                assert goes_on.wait(20)
+            return page
+
+    store = PausedStore("box")
     store_file(store, b"old")
-    is_listed, goes_on = threading.Event(), threading.Event()
-
-    def list_page(container: str, **which: Any) -> Page:
-        page = MemoryStore.list_page(store, container, **which)
-        if not is_listed.is_set():
-            is_listed.set()
-            assert goes_on.wait(20)
-        return page
-
     with ThreadPoolExecutor(1) as pool, harness(store, tmp_path) as filesystem:
-        store.list_page = list_page  # type: ignore[method-assign]
+        is_watched.set()
         early = pool.submit(filesystem.getattr, "/file")
         assert is_listed.wait(20)
         store_file(store, b"newer")

@@ -4,8 +4,8 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,6 +25,7 @@ from swiftfs.errors import (
     Unavailable,
 )
 from swiftfs.objects import ObjectName, ObjectVersion
+from swiftfs.store.protocol import CopyRequest
 
 MIB = 1024 * 1024
 BIG = noise(3 * MIB + 300_007)
@@ -36,8 +37,8 @@ pytestmark = pytest.mark.mount_options(LARGE)
 class WithoutRanges(MemoryStore):
     """A server that copies all of an object, whatever range is asked for."""
 
-    def copy(self, source: ObjectName, target: ObjectName, **how: Any) -> ObjectVersion:
-        return super().copy(source, target, **{**how, "span": None})
+    def copy(self, request: CopyRequest) -> ObjectVersion:
+        return super().copy(replace(request, span=None))
 
 
 def put_plain(store: MemoryStore) -> None:

@@ -24,6 +24,7 @@ from swiftfs.namespace.entry import Defaults, Entry
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import CopyRequest
 
 OPTIONS = "ttl=0,segment_size=1M,sync"
 
@@ -251,7 +252,7 @@ def test_a_rename_that_the_next_mount_finishes_is_shown_by_the_one_after_it(
     leave(cache, Move(source, target, etag=etag, replaces_etag=""), "/file")
     store.stop()
     if is_copied:
-        store.copy(source, target)
+        store.copy(CopyRequest(source, target))
     with harness(store, cache, OPTIONS):
         pass
     with harness(store, cache, OPTIONS) as filesystem:
@@ -286,7 +287,7 @@ def test_a_folder_s_rename_that_the_next_mount_finishes_is_shown_by_the_one_afte
     move = MoveFolder("box", "d/", "box", "e/", recent=(own,))
     leave(cache, replace(move, objects=(*objects, own)) if is_recorded else move)
     for path in paths[:copied]:
-        store.copy(ObjectName("box", f"d/{path}"), ObjectName("box", f"e/{path}"))
+        store.copy(CopyRequest(ObjectName("box", f"d/{path}"), ObjectName("box", f"e/{path}")))
     for path in paths[:deleted]:
         store.delete(ObjectName("box", f"d/{path}"))
     with harness(store, cache, OPTIONS):

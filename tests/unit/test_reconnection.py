@@ -15,11 +15,10 @@ from swiftfs.errors import AccessDenied, Offline, Unavailable
 from swiftfs.objects import Usage
 from swiftfs.paths import Source
 from swiftfs.service import reconnection
-from swiftfs.service.first_requests import SourceMemory
+from swiftfs.service.first_requests import FoundSource, SourceMemory
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.service.reconnection import Mounted, Reconnection
+from swiftfs.service.reconnection import Reconnection
 from swiftfs.store.connect import ConnectedAccount
-from swiftfs.store.transport import Counters
 
 PLACE = "/v1/AUTH_a"
 
@@ -41,15 +40,15 @@ class Watched:
     """A reconnection that runs; `back` has the places that it has reported."""
 
     def __init__(self, store: MemoryStore, place: str, waiting: int) -> None:
-        connected = ConnectedAccount(store, Counters(), "memory", place=place)
+        connected = ConnectedAccount(store, "memory", place=place)
         self.account = replace(connected, reconnect=lambda: connected)
-        self.presence = self.account.presence
+        self.presence = self.account.state.presence
         self.back: list[str] = []
         memory = SourceMemory("box of memory", PLACE, refused=False, usage=Usage(0, 0))
-        mounted = Mounted(
-            REQUEST, self.account, memory, lambda: waiting, lambda _usage, where: self.back.append(where)
+        source = FoundSource(REQUEST, None, memory)
+        self.reconnection = Reconnection(
+            source, self.account, lambda: waiting, lambda _usage, where: self.back.append(where)
         )
-        self.reconnection = Reconnection(mounted)
 
 
 @contextmanager

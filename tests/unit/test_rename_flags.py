@@ -9,8 +9,8 @@ from support.harness import ME, get, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.stored_objects import body
 from swiftfs.errors import errno_of
-from swiftfs.posix.exclusive_rename import NOREPLACE
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.rename_ops import NOREPLACE
 
 EXCHANGE, WHITEOUT = 2, 4
 

@@ -1,4 +1,4 @@
-"""Renames of folders whose listings do not show yet what this mount has just changed in them."""
+"""Renames while listings do not show yet what was just changed: by this mount, or by one that has died."""
 
 import os
 import threading
@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from support.forgetful_store import ForgetfulStore
+from support.ghosts import GhostStore
 from support.halted_moves import Halt
-from support.harness import ME, copy_live, harness, names, write
+from support.harness import ME, copy_live, harness, names, read, write
+from support.interrupted_moves import interrupted, leave, remounted, row_of
 from support.jobs import wait_until
 from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
-from support.stored_objects import as_of_now, foreign, keys
+from support.outdated_store import OutdatedStore
+from support.stored_objects import as_of_now, contents, copy, delete, foreign, keys, put_all
+from swiftfs.journal.operations import Move, MovedObject, MoveFolder
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import CopyRequest, Headers
 
 COUNT = 6
 BACKGROUND = "settle=0.05,background_rename=2"
@@ -111,3 +118,78 @@ def test_a_file_whose_mode_was_changed_just_before_moves_after_a_kill(
         assert filesystem.getattr("/e/3").mode & 0o777 == 0o600
         wait_until(lambda: is_quiet(filesystem))
     assert keys(twin) == [f"e/{number}" for number in range(COUNT)]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_copy_of_a_server_that_died_before_it_listed_it_is_listed(tmp_path: Path, *, folder: bool) -> None:
+    store = ForgetfulStore("box")
+    source, target = ObjectName("box", "d"), ObjectName("box", "e")
+    store.put(source, b"", Headers("application/directory" if folder else "text/plain"))
+    store.copy(CopyRequest(source, target))
+    store.unlisted.add("e")
+    move = MoveFolder("box", "d/", "box", "e/", ((source, target),)) if folder else Move(source, target)
+    leave(tmp_path, move)
+    (tmp_path / "another").mkdir()
+    with harness(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+    with harness(store, tmp_path / "another") as filesystem:
+        assert names(filesystem, "/") == ["e"]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folder: bool) -> None:
+    store = GhostStore("box")
+    put_all(store, "d/a" if folder else "d")
+    etag = store.head(ObjectName("box", "d/a" if folder else "d")).version.etag
+    intent = interrupted(store) if folder else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
+    copy(store, "d/a" if folder else "d", "e/a" if folder else "e")
+    (row,) = store.list_page("box", prefix="d").rows
+    leave(tmp_path, intent)
+    store.hook = lambda method, _: store.ghosts.update({row.key: row}) if method == "list_page" else None
+    with harness(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["e"]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_listing_that_lags_does_not_hide_the_new_name(tmp_path: Path, *, folder: bool) -> None:
+    store = OutdatedStore("box")
+    old, new = ("d/a/b", "e/a/b") if folder else ("d", "e")
+    put_all(store, old)
+    store.listed = MemoryStore("box")
+    put_all(store.listed, old)
+    etag = store.head(ObjectName("box", old)).version.etag
+    row = MovedObject(old, etag)
+    intent = (
+        MoveFolder("box", "d/", "box", "e/", objects=(row,))
+        if folder
+        else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
+    )
+    copy(store, old, new)
+    delete(store, old)
+    with remounted(store, tmp_path, intent) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+        assert read(filesystem, f"/{new}") == old.encode()
+        with pytest.raises(FileExistsError):
+            filesystem.create(f"/{new}", 0o644, os.O_WRONLY | os.O_EXCL, ME)
+
+
+@pytest.mark.parametrize("stale", ["the copy", "an absent object", "the source"])
+def test_what_a_listing_shows_that_lags_does_not_keep_both_names(tmp_path: Path, stale: str) -> None:
+    """It may show what a program had deleted or replaced just before it renamed the folder."""
+    store = OutdatedStore("box")
+    put_all(store, "d/a")
+    store.listed = MemoryStore("box")
+    foreign(store.listed, "d/a", b"older" if stale == "the source" else b"d/a")
+    if stale != "the source":
+        foreign(store.listed, "e/a", b"deleted")
+    modified = "" if stale == "the source" else row_of(store, "d/a").modified
+    row = MovedObject("d/a", store.head(ObjectName("box", "d/a")).version.etag, modified)
+    if stale == "the copy":
+        copy(store, "d/a", "e/a")
+    with remounted(store, tmp_path, MoveFolder("box", "d/", "box", "e/", objects=(row,))) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+        assert read(filesystem, "/e/a") == b"d/a"
+    store.listed = None
+    assert contents(store) == {"e/a": b"d/a"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import get, harness, names, put, read
+from support.harness import ME, get, harness, names, put, read
 from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign
 from swiftfs.objects import ObjectName, PageUse
@@ -261,6 +261,24 @@ def test_the_end_of_the_mount_ends_the_moves(
         assert filesystem.getattr("/d/file").size == len(NEW)
     assert replaced.next_move() is None
     filesystem.release(old)
+
+
+def test_a_program_that_opens_it_again_learns_whether_it_is_gone(
+    filesystem: FileSystem, replaced: ReplacedFiles, store: MemoryStore
+) -> None:
+    """The old version is shown until its name is moved, but it must not be opened instead of a new file."""
+    old = replace(filesystem, store)
+    filesystem.getattr("/d/file")
+    filesystem.check_exists("/d/file")  # another client has replaced it
+    store.delete(ObjectName("box", "d/file"))
+    filesystem.refresh()
+    assert filesystem.getattr("/d/file").size == len(OLD)
+    with pytest.raises(FileNotFoundError):
+        filesystem.check_exists("/d/file")
+    new = filesystem.create("/d/file", 0o644, os.O_WRONLY, ME)
+    filesystem.check_exists("/d/file")
+    for handle in (new, old):
+        filesystem.release(handle)
 
 
 @pytest.mark.parametrize("is_moved", [False, True])

@@ -15,6 +15,7 @@ from swiftfs.maintenance.trash import Occupied, TrashBin, TrashedFile
 from swiftfs.objects import ObjectName, ObjectVersion, Row
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import CopyRequest
 from swiftfs.store.trash_names import RESTORED, TrashNames, parse
 
 MIB = 1024 * 1024
@@ -75,7 +76,7 @@ def test_segments_that_the_file_names_again_stay_when_another_copy_ends(
 ) -> None:
     """Two mounts that delete a file at once may each put it into the trash, as its segments' owner."""
     (file,) = trash_of(box).files()
-    box.copy(file.name, twin_of(file), manifest_only=True)
+    box.copy(CopyRequest(file.name, twin_of(file), manifest_only=True))
     trash_of(box).restore(file)
     assert trash_of(box).delete(trash_of(box).files()) == {}
     assert (keys(box), body(box, "a")) == (["a"], data)
@@ -86,7 +87,7 @@ def test_segments_that_the_file_names_again_stay_when_another_copy_ends(
 
 def test_a_copy_that_ends_leaves_the_other_one_whole(box: MemoryStore, data: bytes) -> None:
     (file,) = trash_of(box).files()
-    box.copy(file.name, twin_of(file), manifest_only=True)
+    box.copy(CopyRequest(file.name, twin_of(file), manifest_only=True))
     assert trash_of(box).delete([file]) == {}
     (other,) = trash_of(box).files()
     trash_of(box).restore(other)
@@ -95,7 +96,7 @@ def test_a_copy_that_ends_leaves_the_other_one_whole(box: MemoryStore, data: byt
 
 def test_a_copy_that_cannot_be_deleted_keeps_the_segments(box: MemoryStore, data: bytes) -> None:
     (file,) = trash_of(box).files()
-    box.copy(file.name, twin_of(file), manifest_only=True)
+    box.copy(CopyRequest(file.name, twin_of(file), manifest_only=True))
     delete_many = box.delete_many
 
     def refuse_one(names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
@@ -112,7 +113,7 @@ def test_a_copy_that_cannot_be_deleted_keeps_the_segments(box: MemoryStore, data
 
 def test_two_copies_of_a_file_take_its_segments_along(box: MemoryStore) -> None:
     (file,) = trash_of(box).files()
-    box.copy(file.name, twin_of(file), manifest_only=True)
+    box.copy(CopyRequest(file.name, twin_of(file), manifest_only=True))
     assert trash_of(box).delete(trash_of(box).files()) == {}
     assert (keys(box), segments(box)) == ([], set())
 
@@ -201,10 +202,10 @@ def test_the_copy_stays_if_the_restored_file_is_not_there(
         foreign(store, "a", b"replaced")
     copy = store.copy
 
-    def lie(source: ObjectName, target: ObjectName, **how: object) -> ObjectVersion:
-        if target.key != "a":
-            return copy(source, target, **how)  # type: ignore[arg-type]
-        return ObjectVersion(target, store.head(source).version.etag)
+    def lie(request: CopyRequest) -> ObjectVersion:
+        if request.target.key != "a":
+            return copy(request)
+        return ObjectVersion(request.target, store.head(request.source).version.etag)
 
     monkeypatch.setattr(store, "copy", lie)
     with pytest.raises(StoreError):

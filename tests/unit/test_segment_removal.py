@@ -14,7 +14,7 @@ from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_removal import LATE_SECONDS, RETRY_SECONDS
 from swiftfs.objects import Manifest, ObjectName, Segment
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import CopyRequest, Headers
 
 pytest_plugins = ["support.segment_fixtures"]
 
@@ -335,7 +335,7 @@ def test_segments_of_a_late_manifest_that_was_moved_and_changed_stay(cleaner: Cl
     cleaner.removal.discard_replaced(NAME, {first, second}, is_slo=True, in_doubt=True)
     late = cleaner.manifest("file", first, second)
     moved = ObjectName("box", "moved")
-    cleaner.store.copy(NAME, moved, manifest_only=True)
+    cleaner.store.copy(CopyRequest(NAME, moved, manifest_only=True))
     cleaner.store.delete(NAME)
     cleaner.removal.record_move(NAME, moved, late.etag)
     new = cleaner.segment("moved/swiftfs-0123456789abcdef0123456789abcdef/1-a")

@@ -17,6 +17,7 @@ from swiftfs.filecache.file_factory import UploadPool
 from swiftfs.objects import ObjectName
 from swiftfs.store.retry import RetryingStore
 from swiftfs.store.server_load import CALM_SECONDS, FIRST_FILES, LARGE, MOST, ParallelLimit, ServerLoad
+from swiftfs.store.server_state import ServerState
 
 SMALL = 4096
 Answer = Callable[[int], float | None]
@@ -162,7 +163,7 @@ def test_the_store_reports_its_puts() -> None:
             raise refusals.pop(0)
 
     memory.hook = refuse
-    store = RetryingStore(memory, SHORT_RETRIES, load=load)
+    store = RetryingStore(memory, SHORT_RETRIES, ServerState(load=load))
     with pytest.raises(AccessDenied):
         store.put(ObjectName("c", "o"), b"x", TEXT)
     assert load.files.now == FIRST_FILES // 2

@@ -23,6 +23,7 @@ from swiftfs.journal.operations import Move
 from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import CopyRequest
 
 OPTIONS = "settle=0.01,segment_size=1M,ttl=1000"
 PATCHED = b"changed" + OLD[7:]
@@ -235,7 +236,7 @@ def test_the_next_mount_separates_what_a_killed_one_has_copied(tmp_path: Path, *
         write(filesystem, "/old", OLD)
         settle(filesystem)
     old, new = ObjectName("box", "old"), ObjectName("box", "new")
-    etag = store.copy(old, new, manifest_only=True).etag
+    etag = store.copy(CopyRequest(old, new, manifest_only=True)).etag
     segments = [ObjectName("box_segments", key) for key in keys(store, "box_segments")]
     foreign(store, "old", b"theirs")
     if not late:

@@ -16,8 +16,9 @@ from support.stores import QUICK, TEXT, md5, raise_first
 from swiftfs.errors import AccessDenied, AlreadyExists, Clash, Conflict, NotFound, StoreError, Unavailable
 from swiftfs.objects import Limits, Manifest, ObjectName, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import CopyRequest, ObjectStore
 from swiftfs.store.retry import CLASHES_REPEATED, PATIENT, RetryingStore, RetryPolicy
+from swiftfs.store.server_state import ServerState
 
 pytest_plugins = ["support.store_fixtures"]
 
@@ -115,7 +116,7 @@ def test_an_outage_is_an_error_before_users_give_up() -> None:
 CHANGES: list[tuple[str, Callable[[ObjectStore, ObjectName], object]]] = [
     ("put", lambda store, name: store.put(name, b"new", TEXT)),
     ("put_manifest", lambda store, name: store.put_manifest(name, MANIFEST, TEXT)),
-    ("copy", lambda store, name: store.copy(name, ObjectName("c", "copy"))),
+    ("copy", lambda store, name: store.copy(CopyRequest(name, ObjectName("c", "copy")))),
     ("post", lambda store, name: store.post(name, TEXT)),
     ("delete", lambda store, name: store.delete(name)),
     ("delete_many", lambda store, name: raise_first(store.delete_many([name]))),
@@ -180,7 +181,7 @@ def test_a_clash_leaves_no_doubt_about_what_was_done() -> None:
     """It is refused, not lost: what is there or gone afterwards is the work of another client."""
     ambiguous = AmbiguousRequests()
     memory = ClashingStore(1)
-    store = RetryingStore(memory, QUICK, ambiguous=ambiguous)
+    store = RetryingStore(memory, QUICK, ServerState(ambiguous=ambiguous))
     with pytest.raises(NotFound):
         store.delete(ObjectName("c", "nothing"))
     memory.left = 1

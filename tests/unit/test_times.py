@@ -203,23 +203,6 @@ def test_files_do_not_inherit_times_of_others_of_their_name(filesystem: FileSyst
     assert found.atime_ns >= before
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "2026-01-31T12:59:59.123456",
-        "1969-12-31T23:59:59.999999",
-        "2026-01-31T12:59:59",
-        "2026-01-31T12:59:59.123456Z",
-        "2026-01-31T12:59:59.123",
-        "nonsense",
-        "",
-    ],
-)
-def test_a_listings_time_is_read_quickly_and_right(text: str) -> None:
-    kept = Times(Inodes(Source("box")))
-    assert kept.shown(Attributes(0o100644, 0, 5, 0, 0, 7), text).ctime_ns == (parse_last_modified(text) or 5)
-
-
 def test_times_of_few_files_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(times, "MOST", 10)
     inodes = Inodes(Source("box"))

@@ -25,6 +25,7 @@ from swiftfs.objects import History, ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import CopyRequest
 from swiftfs.store.trash_names import TrashNames
 
 pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
@@ -201,7 +202,7 @@ def test_a_copy_that_never_got_its_segments_leaves_them(store: MemoryStore, tmp_
     with harness(store, tmp_path, LARGE) as filesystem:
         write(filesystem, "/a", os.urandom(3 * MIB))
     key = TrashNames(Source("box"), 1).entry_of(ObjectName("box", "a"), 1)
-    store.copy(ObjectName("box", "a"), ObjectName("box", key), manifest_only=True)
+    store.copy(CopyRequest(ObjectName("box", "a"), ObjectName("box", key), manifest_only=True))
     trash = TrashBin(store, Source("box"))
     trash.delete(trash.files())
     assert keys(store) == ["a"]

@@ -10,6 +10,7 @@ import pytest
 from support.harness import ME, harness, names, read, write
 from support.memory_store import MemoryStore
 from support.trash import TRASH, kept, only
+from swiftfs.objects import ObjectName
 from swiftfs.paths import split
 from swiftfs.posix.filesystem import FileSystem
 
@@ -91,3 +92,21 @@ def test_a_link_may_have_a_target_that_looks_like_a_path_in_the_trash(
 ) -> None:
     filesystem.symlink("/.trash/a", "/link", ME)
     assert filesystem.readlink("/link") == "/.trash/a"
+
+
+def test_a_refused_rename_leaves_the_open_file_that_it_would_have_replaced(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """libfuse hides an open file before it asks for the rename that replaces it."""
+    with harness(store, tmp_path, f"{TRASH},show_trash") as filesystem:
+        for path in ("/a", "/b"):
+            write(filesystem, path, path.encode())
+        filesystem.unlink("/a")
+        filesystem.refresh()
+        handle = filesystem.open("/b", os.O_RDONLY)
+        filesystem.hide("/b", "/.fuse_hidden0000000100000001")
+        with pytest.raises(OSError, match="not permitted"):
+            filesystem.rename("/" + only(store), "/b")
+        assert read(filesystem, "/b") == b"/b"
+        filesystem.release(handle)
+    assert store.head(ObjectName("box", "b")).size == 2

@@ -15,7 +15,7 @@ from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, entries_of
 from swiftfs.namespace.folder_lister import BEFORE_SLASH
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
-from swiftfs.namespace.listing import Listing, Unlisted, listings_in
+from swiftfs.namespace.listing import Listing, Unlisted, listings_of, parts_of
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.namespace.walk_detector import FIRST_ROWS, WINDOW, WalkDetector
 from swiftfs.objects import Limits, ObjectName
@@ -75,7 +75,7 @@ def test_a_listing_in_pages_is_the_listing(
             )
             check_names(listing, wanted)
         assert timeless(iter(shown)) == wanted
-        assert timeless(entry for chunk in listing.chunks() for entry in chunk) == wanted
+        assert timeless(listing.entries()) == wanted
         assert listing.marked == (held.get(folder.prefix, ("", b"x"))[1] == b"" and is_folder(held, folder))
 
 
@@ -111,7 +111,7 @@ def test_our_changes_lie_over_a_listing_in_pages(
         wanted.pop(name, None)
         if entry is not None:
             wanted[name] = timeless(iter([entry]))[name]
-    assert timeless(entry for chunk in listing.chunks() for entry in chunk) == wanted
+    assert timeless(listing.entries()) == wanted
     check_names(listing, wanted)
 
 
@@ -127,10 +127,10 @@ def test_a_flat_page_shows_whole_folders(
     folder = data.draw(st.sampled_from(below))
     marker = folder.prefix[:-1] + BEFORE_SLASH
     page = store_of(held).list_page("box", prefix=root.prefix, marker=marker, limit=rows)
-    listings = listings_in(page, folder, root, marker, DEFAULTS)
+    listings = listings_of(parts_of(page, folder, root, marker), DEFAULTS)
     for shown, listing in listings.items():
         assert shown.is_below(root)
-        assert timeless(entry for chunk in listing.chunks() for entry in chunk) == model(held, shown)
+        assert timeless(listing.entries()) == model(held, shown)
         alone = Listing(shown, DEFAULTS)
         alone.add_page(store_of(held).list_page("box", prefix=shown.prefix, delimiter="/"))
         assert listing.marked == alone.marked

@@ -102,11 +102,13 @@ class RangedGet:
         info = from_wire(self.name, answer.headers, size or 0)
         if self._etag and info.version.etag != self._etag:
             raise PreconditionFailed(f"get {answer.request.subject}: the object is {info.version.etag}")
+        plain = not info.is_slo and info.dlo_prefix is None and bool(_MD5.fullmatch(info.version.etag))
         if self._size is not None and size not in (None, self._size):
+            if plain and self._etag:  # the version is the right one, and all its bytes have this MD5
+                raise Corrupt(f"get {answer.request.subject}: {size} bytes were announced, not {self._size}")
             raise self._other_size(answer, f"{size} bytes")
         accept(info)
         whole = answer.status == 200 or content_length(answer.headers) == size
-        plain = not info.is_slo and info.dlo_prefix is None and bool(_MD5.fullmatch(info.version.etag))
         digest = hashlib.md5(usedforsecurity=False) if whole and plain else None
         position = self._offset
         end = self._end(size)

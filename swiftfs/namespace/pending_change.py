@@ -1,0 +1,85 @@
+"""A change that is not in Swift yet. It is shown until whoever stores it confirms it, or takes it back."""
+
+from typing import NamedTuple
+
+from swiftfs.concurrency import Lock
+from swiftfs.namespace.entry import Entry
+from swiftfs.namespace.listing_fetcher import Listings
+from swiftfs.namespace.overlay import LocalChange, Overlay
+from swiftfs.paths import Folder
+
+
+class SharedState(NamedTuple):
+    """What all pending changes of a namespace share; the lock guards the others."""
+
+    lock: Lock
+    overlay: Overlay
+    listings: Listings
+
+
+class PendingChange:
+    """A local change of a name that is not in Swift yet.
+
+    No listing contradicts it before one of the methods is called. They do nothing if the name has been
+    changed again: the newer change counts. It has replaced the change `before`, and the entry `was`. The lock
+    of `shared` is the namespace's.
+    """
+
+    __slots__ = ("_before", "_change", "_folder", "_name", "_shared", "_was")
+
+    def __init__(
+        self,
+        shared: SharedState,
+        folder: Folder,
+        name: str,
+        change: LocalChange,
+        before: LocalChange | None,
+        was: Entry | None,
+    ) -> None:
+        self._shared = shared
+        self._folder = folder
+        self._name = name
+        self._change = change
+        self._before = before
+        self._was = was
+
+    @property
+    def entry(self) -> Entry | None:
+        """The entry of the name after this change, None for nothing."""
+        with self._shared.lock:
+            return self._change.entry
+
+    def confirm(self, entry: Entry | None) -> None:
+        """Record that the change is in Swift, and that the name is now `entry`."""
+        with self._shared.lock:
+            if entry is not None:
+                entry = self._shared.overlay.with_version(self._folder, self._name, entry)
+            is_newest = self._shared.overlay.confirm(self._folder, self._name, self._change, entry)
+            # The same entry is in the listing since it was recorded, and a HEAD may have refined it there.
+            if not is_newest or entry is self._change.entry:
+                return
+            if (listing := self._shared.listings.get(self._folder)) is not None:
+                listing.update(self._name, entry)
+
+    def rollback(self) -> None:
+        """Show Swift's state again: the change could not be made."""
+        with self._shared.lock:
+            self._change.settled = True
+            if self._is_newest():
+                self._shared.overlay.roll_back(self._folder, self._name)
+                self._shared.listings.invalidate(self._folder)
+
+    def keep(self) -> None:
+        """Forget what the change has replaced: the change is in the journal, and will not be taken back."""
+        self._before = self._was = None
+
+    def take_back(self) -> None:
+        """Show the state before again: the change was not meant, and nothing was sent for it."""
+        with self._shared.lock:
+            if self._is_newest():
+                counts = self._shared.overlay.take_back(self._folder, self._name, self._before)
+                if (listing := self._shared.listings.get(self._folder)) is not None:
+                    listing.update(self._name, counts.shown if counts is not None else self._was)
+
+    def _is_newest(self) -> bool:
+        return self._shared.overlay.newest(self._folder, self._name) is self._change

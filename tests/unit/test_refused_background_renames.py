@@ -1,0 +1,300 @@
+"""Renames in the background of what Swift refuses to move, or of what other clients change meanwhile."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.background_renames import (
+    ALL,
+    OPTIONS,
+    folder_of_many,
+    held,
+    is_quiet,
+    moved_keys,
+    refuse,
+    remake,
+)
+from support.halted_moves import Halt
+from support.harness import ME, copy_live, harness, names, put, read, write
+from support.interrupted_moves import refusals
+from support.jobs import wait_until
+from support.memory_store import MemoryStore
+from support.stored_objects import as_of_now, body, foreign, keys
+from swiftfs.errors import AccessDenied, Unavailable
+from swiftfs.journal.carried_tasks import FolderRename
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.rename_ops import RenameOps
+from swiftfs.store.protocol import Headers
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return folder_of_many()
+
+
+@pytest.fixture
+def refused(store: MemoryStore, cache: Path) -> Iterator[FileSystem]:
+    """A mount whose end reports changes that were refused."""
+    with harness(store, cache, OPTIONS, close_error="^[0-9]+ changes? (was|were) refused") as built:
+        yield built
+
+
+pytestmark = pytest.mark.mount_options(OPTIONS)
+
+
+def test_what_swift_refuses_stays_at_its_old_name(
+    refused: FileSystem, store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse(store, "03", "04")
+    refused.rename("/d", "/e")
+    wait_until(is_quiet(refused))
+    stay = ["03", "04"]
+    assert keys(store) == sorted(["d/03", "d/04", *(key for key in moved_keys() if key[2:] not in stay)])
+    assert names(refused, "/") == ["d", "e"]
+    assert names(refused, "/d") == stay
+    assert names(refused, "/e") == [name for name in ALL if name not in stay]
+    assert read(refused, "/d/03") == b"3"
+    assert sorted(path for path, *_ in refusals(refused)) == ["/d/03", "/d/04"]
+    said = [record.message for record in caplog.records if "could not be moved" in record.message]
+    assert sorted(said)[0].startswith("/d/03: could not be moved to /e/03, and is at its old name again: ")
+
+
+def test_what_stays_is_shown_while_the_folder_s_marker_has_not_moved(store: MemoryStore, cache: Path) -> None:
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+    image = cache.with_name("image")
+
+    def refuse_some(method: str, subject: str) -> None:
+        if method == "copy" and subject.endswith("/03"):
+            raise AccessDenied(f"{subject} is refused")
+        if method == "copy" and "/" not in subject.removeprefix("box/"):
+            raise Unavailable("the folder's marker is not copied")
+
+    store.hook = refuse_some
+    with harness(store, cache, OPTIONS, close_error="^1 change was refused") as filesystem:
+        filesystem.rename("/d", "/e")
+        wait_until(lambda: [one.path for one in filesystem.waiting()] == ["/d"])
+        copy_live(cache, image)
+        twin = as_of_now(store)
+        assert names(filesystem, "/") == ["d", "e"]
+        store.hook = None
+    twin.hook = refuse_some
+    with harness(twin, image, OPTIONS) as filesystem:
+        assert names(filesystem, "/") == ["d", "e"]
+        assert names(filesystem, "/d") == ["03"]
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["d", "e"]
+        twin.hook = None
+    assert keys(twin) == [key for key in moved_keys("d/03", "e") if key != "e/03"]
+
+
+def test_what_was_deleted_does_not_come_back_when_swift_refuses_to_move_it(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    halt = Halt(store, "copy", AccessDenied)
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    refused.unlink("/e/03")
+    write(refused, "/e/04", b"newer")
+    halt.go_on()
+    wait_until(is_quiet(refused))
+    stay = [key.replace("e/", "d/", 1) for key in moved_keys() if key not in ("e/03", "e/04")]
+    assert keys(store) == [*stay, "e/04"]
+    assert body(store, "e/04") == b"newer"
+
+
+def test_what_was_overwritten_is_in_swift_until_the_new_state_is(store: MemoryStore, cache: Path) -> None:
+    """A power cut may take that."""
+    with harness(store, cache, "settle=30,background_rename=10") as filesystem:
+        halt = Halt(store, "copy", AccessDenied, subject="box/d/04")
+        filesystem.rename("/d", "/e")
+        assert halt.reached.wait(20)
+        write(filesystem, "/e/04", b"newer")
+        halt.go_on()
+        wait_until(lambda: {one.kind for one in filesystem.waiting()} == {"PutFile", "Delete"})
+        assert body(store, "d/04") == b"4"
+    assert keys(store) == moved_keys()
+    assert body(store, "e/04") == b"newer"
+
+
+def test_what_is_needed_at_its_new_name_is_parked_when_swift_refuses_to_move_it(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    halt = Halt(store, "copy", AccessDenied)
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    refused.chmod("/e/03", 0o600)
+    remake(refused, "/d", "/d/04")
+    halt.go_on()
+    wait_until(lambda: [one.path for one in refused.waiting() if one.state == "parked"] == ["/d/03", "/d/04"])
+    assert (body(store, "d/03"), body(store, "d/04")) == (b"3", b"4")
+    assert read(refused, "/e/03") == b"3"
+    assert (read(refused, "/d/04"), read(refused, "/e/04")) == (b"new", b"4")
+    store.hook = None
+    refused.retry()
+    wait_until(is_quiet(refused))
+    assert (body(store, "e/03"), body(store, "d/04"), body(store, "e/04")) == (b"3", b"new", b"4")
+
+
+def test_a_new_file_that_is_open_at_the_old_name_is_not_stored_over_what_stays(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    """Only its close hands it in, after Swift has refused the move."""
+    halt = Halt(store, "copy", AccessDenied)
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    refused.mkdir("/d", 0o755, ME)
+    handle = refused.create("/d/04", 0o644, os.O_WRONLY, ME)
+    halt.go_on()
+    wait_until(lambda: [one.path for one in refused.waiting() if one.kind == "MoveObject"] == ["/d/04"])
+    put(refused, handle, 0, b"new")
+    with pytest.raises(AccessDenied):  # the file waits for what is parked
+        refused.flush(handle)
+    refused.release(handle)
+    assert (read(refused, "/d/04"), read(refused, "/e/04")) == (b"new", b"4")
+    store.hook = None
+    refused.retry()
+    wait_until(is_quiet(refused))
+    assert (body(store, "d/04"), body(store, "e/04")) == (b"new", b"4")
+
+
+def test_a_link_is_not_stored_over_what_stays_while_it_is_made(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halt = Halt(store, "copy", AccessDenied)
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    refused.mkdir("/d", 0o755, ME)
+    submit = refused.services.journal.submit
+
+    def submit_late(*args: object, **options: object) -> object:
+        halt.go_on()
+        wait_until(lambda: [one.path for one in refused.waiting() if one.kind == "MoveObject"] == ["/d/04"])
+        submitting: Callable[..., object] = submit
+        return submitting(*args, **options)
+
+    monkeypatch.setattr(refused.services.journal, "submit", submit_late)
+    refused.symlink("target", "/d/04", ME)
+    store.hook = None
+    refused.retry()
+    wait_until(is_quiet(refused))
+    assert (body(store, "d/04"), body(store, "e/04")) == (b"target", b"4")
+
+
+def test_an_object_of_another_client_at_the_new_name_stays(refused: FileSystem, store: MemoryStore) -> None:
+    def store_theirs(method: str, subject: str) -> None:
+        if method == "list_page" and subject == "box/e/":
+            store.hook = None
+            foreign(store, "e/03", b"theirs")
+
+    store.hook = store_theirs
+    refused.rename("/d", "/e")
+    wait_until(is_quiet(refused))
+    assert keys(store) == ["d/03", *moved_keys()]
+    assert (body(store, "d/03"), body(store, "e/03")) == (b"3", b"theirs")
+    refused.refresh()
+    assert read(refused, "/d/03") == b"3"
+    assert read(refused, "/e/03") == b"theirs"
+
+
+def test_another_client_s_file_at_the_new_name_of_a_marker_is_shown_beside_the_folder(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    store.put(ObjectName("box", "d/sub"), b"", Headers(DIRECTORY_TYPE))
+    halt = Halt(store, "copy", AccessDenied, subject="box/d/sub")
+    refused.rename("/d", "/e")
+    wait_until(lambda: "e/sub/x" in keys(store) and halt.reached.is_set())
+    foreign(store, "e/sub", b"theirs")
+    refused.refresh()
+    assert names(refused, "/e") == [*ALL, "sub%file"]
+    assert refused.getattr("/e/sub%file").size == len(b"theirs")
+    assert read(refused, "/e/sub%file") == b"theirs"
+    assert names(refused, "/e/sub") == ["x"]
+    halt.go_on()
+    wait_until(is_quiet(refused))
+    assert body(store, "e/sub") == b"theirs"
+
+
+def test_a_marker_that_cannot_move_is_that_of_the_folder_that_was_made_again(
+    refused: FileSystem, store: MemoryStore
+) -> None:
+    """It has no bytes that anybody needs, so it is not parked."""
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+    halt = Halt(store, "copy", AccessDenied, subject="box/d")
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    refused.mkdir("/d", 0o755, ME)
+    refused.chmod("/e", 0o700)
+    foreign(store, "e", b"theirs")
+    halt.go_on()
+    wait_until(is_quiet(refused))
+    assert keys(store) == sorted(["d", "e", *moved_keys()])
+    assert body(store, "e") == b"theirs"
+    refused.refresh()
+    assert names(refused, "/") == ["d", "e", "e%file"]
+
+
+def test_a_rename_begins_again_when_a_move_is_refused_meanwhile(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stayed at its old name is in the target, which was looked at before that."""
+    halt = Halt(store, "copy", AccessDenied, subject="box/d/03")
+    refused.rename("/d", "/e")
+    assert halt.reached.wait(20)
+    hand_in = RenameOps._hand_in_below
+
+    def refuse_first(operations: RenameOps, rename: FolderRename) -> None:
+        halt.go_on()
+        wait_until(is_quiet(refused))
+        hand_in(operations, rename)
+
+    monkeypatch.setattr(RenameOps, "_hand_in_below", refuse_first)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        refused.rename("/e", "/d")
+    assert names(refused, "/d") == ["03"]
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTEMPTY)):
+        refused.rename("/e", "/d")
+
+
+def test_a_folder_that_was_made_again_where_a_marker_is_left_can_be_removed(
+    store: MemoryStore, cache: Path
+) -> None:
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+
+    def refuse_deletion(method: str, subject: str) -> None:
+        if method in ("delete", "delete_many") and subject == "box/d":
+            raise AccessDenied("no")
+
+    with harness(store, cache, "settle=30,background_rename=10") as filesystem:
+        halt = Halt(store, "copy", subject="box/d")
+        filesystem.rename("/d", "/e")
+        assert halt.reached.wait(20)
+        filesystem.mkdir("/d", 0o755, ME)
+        store.hook = refuse_deletion
+        halt.go_on()
+        wait_until(lambda: [one.kind for one in filesystem.waiting()] == ["PutMarker"])
+        store.hook = None
+        filesystem.rmdir("/d")
+    assert keys(store) == sorted(["e", *moved_keys()])
+
+
+def test_what_was_copied_is_shown_though_another_client_has_replaced_it_at_the_old_name(
+    store: MemoryStore, cache: Path
+) -> None:
+    image = cache.with_name("image")
+    with harness(store, cache, OPTIONS) as filesystem:
+        halt = held(filesystem, store, "delete_many")  # all were copied, none was deleted
+        copy_live(cache, image)
+        twin = as_of_now(store)
+        halt.go_on()
+    foreign(twin, "d/03", b"theirs")
+    with harness(twin, image, f"{OPTIONS}", close_error="^1 change was refused") as filesystem:
+        halt = Halt(twin, "delete_many")
+        assert read(filesystem, "/e/03") == b"3"
+        halt.go_on()
+        wait_until(is_quiet(filesystem))
+        assert (read(filesystem, "/d/03"), read(filesystem, "/e/03")) == (b"theirs", b"3")
+    assert keys(twin) == sorted(["d/03", *moved_keys()])
