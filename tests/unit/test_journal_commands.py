@@ -18,7 +18,7 @@ def test_flush_does_not_wait_for_a_server_that_does_not_answer(store: MemoryStor
     with harness(store, tmp_path, NEVER) as filesystem:
         for number in range(200):
             write(filesystem, f"/{number}", b"data")
-        refuse(store, "put", Unavailable)
+        refuse(store, "put", Unavailable("no answer"))
         filesystem.setxattr("/", "swift.flush", b"1", 0)
         wait_until(lambda: not report(filesystem).flushing)
         found = report(filesystem)
