@@ -64,7 +64,11 @@ class Callbacks:
         if self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
             return self._getattr(path.decode())
         if self._callers.is_trying_again(path):  # it would open a file that is gone, instead of making one
-            self.operations.check_exists(path.decode())
+            try:
+                self.operations.check_exists(path.decode())
+            except OSError:
+                self._callers.is_gone(path)
+                raise
         return attributes
 
     def stat_handle(self, stat: int, file_info: int) -> int | None:
@@ -129,6 +133,7 @@ class Callbacks:
         """Create and open a file."""
         info = file_info.contents
         info.fh = self.operations.create(path.decode(), mode, info.flags)
+        self._callers.done(path)
         # The kernel keeps no pages, and libfuse looks up the size within the call.
         use = self.operations.page_use(info.fh)
         is_other = use is PageUse.LOOK_AGAIN and self.operations.is_other_inode(path.decode())

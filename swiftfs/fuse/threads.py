@@ -86,7 +86,8 @@ class Callers:
 
     def __init__(self, library: Library) -> None:
         self._thread, self._request = library.calling_thread, library.request
-        self._trying_again: set[tuple[bytes, int]] = set()
+        # Whether the kernel was told that the name is gone: it looks it up once more.
+        self._trying_again: dict[tuple[bytes, int], bool] = {}
         # The path and the thread of each open(2), by its handle.
         self._openers: dict[int, tuple[bytes, int]] = {}
         # By libfuse's thread: the last hidden name that was looked up and not found, and the request.
@@ -98,21 +99,25 @@ class Callers:
         With O_CREAT it creates a file that is gone. It tries once: a program would get the second ESTALE.
         """
         call = self._call_about(path)
-        if call in self._trying_again:
-            self._trying_again.discard(call)
+        if self._trying_again.pop(call, None) is not None:
             return
         if len(self._trying_again) >= MOST_TRYING:
             self._trying_again.clear()  # of programs that have ended meanwhile
-        self._trying_again.add(call)
+        self._trying_again[call] = False
         raise os_error(errno.ESTALE, path.decode())
 
     def is_trying_again(self, path: bytes) -> bool:
         """Return whether the call is about to open a name for the second time."""
         return self._call_about(path) in self._trying_again
 
+    def is_gone(self, path: bytes) -> None:
+        """Record that such a call is told that there is nothing at the name, for the first or second time."""
+        call = self._call_about(path)
+        self._trying_again[call] = not self._trying_again.get(call)
+
     def done(self, path: bytes) -> None:
         """Record that the call has ended."""
-        self._trying_again.discard(self._call_about(path))
+        self._trying_again.pop(self._call_about(path), None)
 
     def opened(self, path: bytes, handle: int) -> None:
         """Record that the call has opened a file."""
@@ -124,7 +129,7 @@ class Callers:
 
     def missed(self, path: bytes) -> None:
         """Record that a path was not found: a call that was to try again creates the file, or has failed."""
-        if self._trying_again:
+        if self._trying_again and not self._trying_again.get(self._call_about(path)):
             self.done(path)
         if _HIDDEN in path:
             self._missed[thread_id()] = path, self._request()

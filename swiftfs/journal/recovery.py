@@ -10,7 +10,7 @@ import re
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from swiftfs.concurrency import monotonic, unix_time
+from swiftfs.concurrency import monotonic, steady_time
 from swiftfs.errors import StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.carried_tasks import carried_record, folder_rename
@@ -51,7 +51,7 @@ def _completed(
             return one
         if manifest is not None and _is_result(manifest, one):
             objects, asked = frozenset({put.name}), frozenset({manifest.etag})
-            return replace(one, file=put.file.file, objects=objects, asked=asked, since=unix_time())
+            return replace(one, file=put.file.file, objects=objects, asked=asked, since=steady_time())
     return one
 
 

@@ -192,11 +192,11 @@ class Scheduler:
         deletions = [task.operation for task in batch if isinstance(task.operation, Delete)]
         try:
             self._db.sync_older([deletion.name for deletion in deletions])
-        except OSError as refused:
+            failures = self._executor.delete_together(deletions)
+        except (SwiftfsError, OSError) as refused:
             for task in batch:
                 self._outcomes.fail(task, refused)
             return
-        failures = self._executor.delete_together(deletions)
         for task, deletion in zip(batch, deletions, strict=True):
             # Each by itself: an unexpected error in one task must not leave the others of the batch running.
             try:
@@ -350,8 +350,11 @@ class Scheduler:
         after: Task | None = None,
     ) -> None:
         """Add the deletions of what a move has left, which wait for `after`. Lock held."""
-        if isinstance(operation, MoveObject) and self._queue.take_over(operation.source, task):
-            return
+        if isinstance(operation, MoveObject):
+            newer = self._queue.take_over(operation.source, task, tasks)
+            if newer is not None:
+                self._db.finish([], [newer.record()])
+                return
         self._db.finish([], [left.record() for left in tasks])
         # Recorded before the record of the move is dropped: a process that dies between the two commits
         # leaves both, and the next one deletes twice. In the other order the old names would stay.

@@ -3,11 +3,11 @@
 import heapq
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from swiftfs.filecache.uses import Uses
-from swiftfs.journal.merging import attempted
+from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.moves import etag_of
 from swiftfs.journal.operations import (
     Delete,
@@ -324,16 +324,21 @@ class TaskQueue:
             return after.file.is_whole and not after.foreign_headers_unknown
         return isinstance(after, Delete | PutSpecial)
 
-    def take_over(self, name: ObjectName, task: Task) -> bool:
-        """Return whether the next task about a name after `task` stores an object there.
+    def take_over(self, name: ObjectName, task: Task, left: Collection[Task] = ()) -> Task | None:
+        """Return the next task about a name after `task` if it stores an object there, else None.
 
-        Then the old object need not be deleted. A `PutMarker` becomes as after an attempt: the old marker,
-        which it finds, counts as made, and a deletion after it must be sent.
+        Then the old object need not be deleted, if `left` are such deletions: a file replaces it. A
+        `PutMarker` becomes as after an attempt: the old marker, which it finds, counts as made, and a
+        deletion after it must be sent.
         """
         after = self.next_after(name, task)
-        if after is not None and isinstance(after.operation, PutMarker):
+        if after is None or not isinstance(after.operation, PutFile | PutSpecial | PutMarker):
+            return None
+        if isinstance(after.operation, PutMarker):
             after.ambiguous, after.operation = True, attempted(after.operation)
-        return after is not None and isinstance(after.operation, PutFile | PutSpecial | PutMarker)
+        for deletion in left:
+            after.operation = (coalesce(deletion.operation, after.operation) or (after.operation,))[0]
+        return after
 
     def next_after(self, name: ObjectName, task: Task) -> Task | None:
         """Return the next task about a name after `task`."""

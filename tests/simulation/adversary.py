@@ -432,7 +432,7 @@ class Adversary(MemoryStore):
 
     def _raise_refusal(self, method: str, name: ObjectName) -> None:
         end, error = self._refused.get(method, (0.0, QuotaExceeded))
-        if self._scheduler.now < end:
+        if self.loud and self._scheduler.now < end:
             self.trouble(f"{method} {name} is refused")
             raise error(f"{method} {name}: refused")
 

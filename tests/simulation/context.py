@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 
-from simulation.adversary import Adversary
+from simulation.adversary import CONTAINER, Adversary
 from simulation.attributes import KnownAttributes
 from simulation.model import Model
+from simulation.mount import stored_body
 from simulation.node import Node
 from simulation.runtime import SimLock
 from simulation.scheduler import Scheduler
 from simulation.second import SecondMount
+from simulation.words import describe_bytes
+from swiftfs.errors import NotFound
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
 
@@ -49,7 +53,37 @@ class MountContext:
         self.names = SimLock(scheduler, reentrant=True)
         self.hidden: dict[Node, str] = {}
 
+    def renamed(self, old: str, new: str) -> None:
+        """Record that what is hidden below a folder has moved with it: libfuse knows where it is."""
+        for node, path in self.hidden.items():
+            if path.startswith(f"{old}/"):
+                self.hidden[node] = new + path[len(old) :]
+
     def fail(self, what: str) -> None:
         """Record a failure."""
         self.scheduler.failures.append(what)
         self.scheduler.record(f"FAILURE: {what}")
+
+    def check_stored(self, node: Node) -> None:
+        """Assert that the server has what the node holds, unless that is uncertain."""
+        model, store = self.model, self.store
+        if model.changing or len(model.worlds) > 1 or node.vague or store.is_unsettled:
+            return
+        for path in [path for path, one in model.worlds[0].items() if one is node]:
+            try:
+                found = stored_body(store, ObjectName(CONTAINER, path[1:]))
+            except NotFound as error:
+                self.fail(f"{path} was fsynced, and {error} is not there")
+                return
+            if found != node.now and (found is None or found not in model.theirs) and not node.foreign:
+                self.fail(
+                    f"{path} was fsynced with {describe_bytes(node.now)}, and the server has "
+                    f"{'no such object' if found is None else describe_bytes(found)}"
+                )
+
+    def clean_nodes(self) -> list[Node]:
+        """Return the files of which all is stored, as far as is known."""
+        if len(self.model.worlds) > 1:
+            return []
+        nodes = self.model.worlds[0].values()
+        return [one for one in nodes if not one.is_folder and one.kept == {one.now} and not one.writer]

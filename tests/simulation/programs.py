@@ -170,15 +170,15 @@ class Program:
             self._release(handle)
 
     def _sync(self, _step: Step) -> None:
-        clean = {node: node.now for node in self._clean_nodes()}
+        clean = {node: node.now for node in self._context.clean_nodes()}
         handle = self._fs.opendir("/")
         try:
             self._call(lambda: self._fs.fsyncdir(handle))
         finally:
             self._fs.releasedir(handle)
-        for node in self._clean_nodes():
+        for node in self._context.clean_nodes():
             if clean.get(node) == node.now:
-                self._check_stored(node)
+                self._context.check_stored(node)
 
     def _read(self, step: Step) -> None:
         handle = self._open(step.path, os.O_RDONLY)
@@ -256,6 +256,7 @@ class Program:
                 raise
             else:
                 self._model.renamed(old, new)
+                self._context.renamed(old, new)
             finally:
                 self._model.moving, self._model.moving_folder = None, False
 
@@ -433,24 +434,7 @@ class Program:
             if handle.writable:
                 node.closed(body)
             self._model.fsynced(node, body)
-            self._check_stored(node)
-
-    def _check_stored(self, node: Node) -> None:
-        """Assert that the server has what the node holds, unless that is uncertain."""
-        model, store = self._model, self._context.store
-        if model.changing or len(model.worlds) > 1 or node.vague or store.is_unsettled:
-            return
-        for path in [path for path, one in model.worlds[0].items() if one is node]:
-            try:
-                found = stored_body(store, ObjectName(CONTAINER, path[1:]))
-            except NotFound as error:
-                self._context.fail(f"{path} was fsynced, and {error} is not there")
-                return
-            if found != node.now and (found is None or found not in model.theirs) and not node.foreign:
-                self._context.fail(
-                    f"{path} was fsynced with {describe_bytes(node.now)}, and the server has "
-                    f"{'no such object' if found is None else describe_bytes(found)}"
-                )
+            self._context.check_stored(node)
 
     def _compare(self, node: Node, body: bytes) -> None:
         if (
@@ -465,12 +449,6 @@ class Program:
                 f"{self._step}: it returned {describe_bytes(body)}, "
                 f"and should have {describe_bytes(node.now)}"
             )
-
-    def _clean_nodes(self) -> list[Node]:
-        if len(self._model.worlds) > 1:
-            return []
-        nodes = self._model.worlds[0].values()
-        return [one for one in nodes if not one.is_folder and one.kept == {one.now} and not one.writer]
 
     def _slot(self, step: Step) -> Handle:
         if step.slot not in self._handles:

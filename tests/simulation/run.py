@@ -347,8 +347,10 @@ class _Simulation:
                 break
             self._scheduler.sleep(20.0)
         # A file changed here and elsewhere at once may wait for a person.
-        for change in filesystem.waiting() if not self._model.mixed else ():
-            if self._is_of_two(change):
+        waiting = filesystem.waiting() if not self._model.mixed else []
+        parked = {change.path for change in waiting if self._is_of_two(change)}
+        for change in waiting:
+            if change.path in parked:  # or it waits behind that
                 self._needs_person = True
             else:
                 self._scheduler.failures.append(f"still waiting at the end: {change}")

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,12 @@ from support.background_renames import (
     remake,
 )
 from support.halted_moves import Halt
-from support.harness import ME, copy_live, harness, names, put, read, write
+from support.harness import ME, copy_live, harness, names, put, read, sync_all, write
 from support.interrupted_moves import refusals
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import as_of_now, body, foreign, keys
-from swiftfs.errors import AccessDenied, Unavailable
+from swiftfs.errors import AccessDenied, StoreError, Unavailable
 from swiftfs.journal.carried_tasks import FolderRename
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -298,3 +298,52 @@ def test_what_was_copied_is_shown_though_another_client_has_replaced_it_at_the_o
         wait_until(is_quiet(filesystem))
         assert (read(filesystem, "/d/03"), read(filesystem, "/e/03")) == (b"theirs", b"3")
     assert keys(twin) == sorted(["d/03", *moved_keys()])
+
+
+def refuse_deletion(store: MemoryStore, subject: str) -> None:
+    """Let Swift refuse every deletion of an object."""
+    delete = store.delete_many
+
+    def delete_others(names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        wanted = list(names)
+        failed = delete(name for name in wanted if f"{name}" != subject)
+        return {**failed, **{name: AccessDenied("no") for name in wanted if f"{name}" == subject}}
+
+    store.delete_many = delete_others  # type: ignore[method-assign]
+
+
+def test_a_new_file_is_deleted_again_at_the_name_of_an_object_that_could_not_be_deleted(
+    store: MemoryStore, cache: Path
+) -> None:
+    """The file replaces the object, and so does its deletion."""
+    delete = store.delete_many
+    with harness(store, cache, "settle=30,background_rename=10") as filesystem:
+        halt = held(filesystem, store)
+        refuse_deletion(store, "box/d/04")
+        remake(filesystem, "/d", "/d/04")
+        halt.go_on()
+        wait_until(lambda: all(one.kind != "MoveObject" for one in filesystem.waiting()))
+        assert body(store, "d/04") == b"4"
+        store.delete_many = delete  # type: ignore[method-assign]
+        filesystem.unlink("/d/04")
+    assert "d/04" not in keys(store)
+    assert body(store, "e/04") == b"4"
+
+
+def test_segments_are_deleted_of_what_is_replaced_at_both_names(cache: Path) -> None:
+    """Swift refuses to move a large file that was overwritten, and at its old name is a new one."""
+    store = MemoryStore("box", "box_segments")
+    options = "settle=0.05,background_rename=1,segment_size=1M"
+    with harness(store, cache, options) as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        write(filesystem, "/d/large", bytes(3_000_000))
+        sync_all(filesystem)
+        halt = Halt(store, "copy", AccessDenied, subject="box/d/large")
+        filesystem.rename("/d", "/e")
+        assert halt.reached.wait(20)
+        write(filesystem, "/e/large", b"newer")
+        remake(filesystem, "/d", "/d/large")
+        halt.go_on()
+        wait_until(is_quiet(filesystem))
+        wait_until(lambda: not keys(store, "box_segments"))
+    assert (body(store, "d/large"), body(store, "e/large")) == (b"new", b"newer")
