@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.jobs import counted, methods
+from support.jobs import counted, methods, wait_until
 from support.large_files import manifest_names, segment_names
 from support.mounts import Mount, run
 from support.noise import noise
+from swiftfs.control.client import read_report, retry
 from swiftfs.demo.server import SwiftServer
+from swiftfs.store.trash_names import TRASH_FOLDER
 
 MIB = 1024**2
 SIZE = 40 * MIB + 12_345
@@ -98,6 +100,39 @@ def test_a_large_object_of_another_client(mounted: Mount, connection: Connection
     assert (requests["COPY"], requests["PUT"], moved) == (11, 1, 0)
     assert body_of(connection, container, "copy") == data
     mounted.start()
+
+
+@pytest.mark.mount_options("fuse=3,segment_size=4M,trash=30,expire=/=90d")
+def test_cp_over_a_file_with_trash_and_expiry(mounted: Mount, connection: Connection, container: str) -> None:
+    data, before = noise(SIZE), noise(SMALL)
+    connection.put_object(container, "their", data)
+    (mounted.path / "copy").write_bytes(before)
+    run("cp", mounted.path / "their", mounted.path / "copy")
+    mounted.remount()
+    assert cost(mounted.swift)[0]["COPY"] >= 11
+    (old,) = (row["name"] for row in connection.get_container(container, prefix=f"{TRASH_FOLDER}/")[1])
+    assert body_of(connection, container, old) == before
+    assert body_of(connection, container, "copy") == data
+    moments = {connection.head_object(container, "copy")["x-delete-at"]}
+    for path in manifest_names(connection, container, "copy"):
+        moments.add(connection.head_object(*path[1:].split("/", 1))["x-delete-at"])
+    assert len(moments) == 1
+
+
+@pytest.mark.mount_options("fuse=3,segment_size=4M,settle=0.1")
+@pytest.mark.parametrize("size", [SMALL, SIZE])
+def test_cp_into_a_full_quota(mounted: Mount, connection: Connection, container: str, size: int) -> None:
+    mounted.expected.append("/copy is parked, because it cannot be stored")
+    data = noise(size)
+    connection.put_object(container, "their", data)
+    connection.post_container(container, {"X-Container-Meta-Quota-Bytes": "1"})
+    run("cp", mounted.path / "their", mounted.path / "copy")
+    wait_until(lambda: read_report(mounted.path).parked == 1)
+    assert (mounted.path / "copy").read_bytes() == data
+    connection.post_container(container, {"X-Container-Meta-Quota-Bytes": ""})
+    retry(mounted.path)
+    wait_until(lambda: read_report(mounted.path).total == 0)
+    assert body_of(connection, container, "copy") == data
 
 
 def test_files_are_joined(mounted: Mount, big: bytes, connection: Connection, container: str) -> None:

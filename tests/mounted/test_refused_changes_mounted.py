@@ -15,8 +15,7 @@ from support.harness import copy_live, harness, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.mounts import Mount
-from support.refused_changes import refuse
-from support.stored_objects import NEVER, body
+from support.stored_objects import NEVER, body, refuse
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied
 from swiftfs.posix.filesystem import FileSystem
@@ -55,7 +54,7 @@ def test_with_sync_a_refused_call_keeps_the_changes_of_an_earlier_mount(
         write(filesystem, "/new", b"bytes")
         copy_live(tmp_path / "cache", tmp_path / "killed")
         filesystem.unlink("/new")
-    refuse(store, AccessDenied, "put")
+    refuse(store, "put", AccessDenied)
     with harness(store, tmp_path / "killed", close_error="1 change stays") as filesystem:
         with pytest.raises(AccessDenied):
             call(filesystem)

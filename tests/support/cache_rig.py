@@ -3,6 +3,7 @@
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 from support.deadlines import within
 from support.memory_store import MemoryStore
@@ -28,16 +29,7 @@ class CorruptingStore(MemoryStore):
     wrong = 0
     wrong_at = -1
 
-    def get(
-        self,
-        name: ObjectName,
-        sink: Sink,
-        *,
-        offset: int = 0,
-        length: int | None = None,
-        etag: str = "",
-        size: int | None = None,
-    ) -> ObjectInfo:
+    def get(self, name: ObjectName, sink: Sink, **how: Any) -> ObjectInfo:
         wrong = self.wrong > 0
         self.wrong -= wrong
 
@@ -48,7 +40,7 @@ class CorruptingStore(MemoryStore):
                 body[self.wrong_at - position] ^= 1
             sink(position, bytes(body))
 
-        return super().get(name, corrupted, offset=offset, length=length, etag=etag, size=size)
+        return super().get(name, corrupted, **how)
 
 
 class CacheRig:

@@ -20,10 +20,8 @@ class ForgetfulStore(MemoryStore):
         self.forget = False
         self.unlisted: set[str] = set()
 
-    def put(
-        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
-    ) -> ObjectInfo:
-        info = super().put(name, body, headers, if_absent=if_absent, etag=etag)
+    def put(self, name: ObjectName, body: Body, headers: Headers, **how: Any) -> ObjectInfo:
+        info = super().put(name, body, headers, **how)
         if self.forget:
             self.unlisted.add(name.key)
             raise Unavailable("died")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,20 +62,16 @@ class LateStore(MemoryStore):
             except StoreError:
                 continue
 
-    def put(
-        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
-    ) -> ObjectInfo:
+    def put(self, name: ObjectName, body: Body, headers: Headers, **how: Any) -> ObjectInfo:
         sent = bytes(body)
         parent = super().put
-        self._lose("put", name, lambda: parent(name, sent, headers, if_absent=if_absent, etag=etag))
-        return parent(name, body, headers, if_absent=if_absent, etag=etag)
+        self._lose("put", name, lambda: parent(name, sent, headers, **how))
+        return parent(name, body, headers, **how)
 
-    def put_manifest(
-        self, name: ObjectName, manifest: Manifest, headers: Headers, *, if_absent: bool = False
-    ) -> ObjectInfo:
+    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers, **how: Any) -> ObjectInfo:
         parent = super().put_manifest
-        self._lose("put_manifest", name, lambda: parent(name, manifest, headers, if_absent=if_absent))
-        return parent(name, manifest, headers, if_absent=if_absent)
+        self._lose("put_manifest", name, lambda: parent(name, manifest, headers, **how))
+        return parent(name, manifest, headers, **how)
 
     def post(self, name: ObjectName, headers: Headers) -> None:
         parent = super().post
@@ -182,6 +179,12 @@ def settle(filesystem: FileSystem) -> None:
     """Return when Swift has all changes."""
     filesystem.setxattr("/", "swift.flush", b"1", 0)
     wait_until(lambda: not filesystem.waiting())
+
+
+def repair(filesystem: FileSystem, seconds: float = LOOKS[0] + 5) -> None:
+    """Look for late requests; return when Swift has what that restores."""
+    look(filesystem, seconds)
+    settle(filesystem)
 
 
 def store_file(filesystem: FileSystem, data: bytes, path: str = "/file") -> None:

@@ -1,21 +1,12 @@
-"""Workers that use one mount at the same time, each of which knows what its own files must be.
-
-`python load.py ROOT REPORTS WORKERS SECONDS SEED` works below the folder ROOT. The folder REPORTS has each
-worker's current step (`*.now`), its errors (`*.error`) and in the end the states of its files (`*.json`).
-"""
+"""What workers of load and stress tests do in a mount: random system calls, whose results they compare."""
 
 import contextlib
-import json
 import os
 import random
-import sys
-import time
-import traceback
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 
-from support.crash_oracle import CrashOracle, State, differences, look
+from support.crash_oracle import CrashOracle, State, look
 
 KIB, MIB = 1024, 1024**2
 
@@ -42,25 +33,6 @@ class Worker(CrashOracle):
         self._step_file = os.open(reports / f"{self.home}.now", os.O_CREAT | os.O_WRONLY)
         self._made = 0
 
-    def work(self, seconds: float) -> None:
-        """Work for so many seconds, compare all files, and write their states into the reports."""
-        self.log_step("begins")
-        self.mkdir(self.home)
-        end = time.monotonic() + seconds
-        steps, weights = zip(*self._steps(), strict=True)
-        while time.monotonic() < end:
-            step = self._random.choices(steps, weights)[0]
-            step()
-            self._bodies = {state.holds: self._bodies[state.holds] for state in self._files().values()}
-            if len(self.now) > MOST_PATHS:
-                self._tidy()
-        self.log_step("compares all")
-        self._compare_all()
-        states = {path: asdict(state) for path, state in self.now.items()}
-        text = json.dumps({"done": self.done, "states": states}, default=lambda tag: tag.decode())
-        (self._reports / f"{self.home}.json").write_text(text)
-        self.log_step("ends")
-
     def log_step(self, text: str) -> None:
         """Record the next step, for the watchdog."""
         self.done += 1
@@ -85,9 +57,6 @@ class Worker(CrashOracle):
             (self._rewrite, 8),
             (self._append, 8),
             (self._patch, 6),
-            (self._cut, 5),
-            (self._store_now, 3),
-            (self._rename_file, 8),
             (self._rename_folder, 2),
             (self._make_folder, 5),
             (self._remove_folder, 3),
@@ -146,32 +115,6 @@ class Worker(CrashOracle):
         size = len(self._bodies[self.now[path].holds])
         self.log_step(f"patches {path}")
         self.write(path, self._random.randbytes(500), offset=self._random.randint(0, size + 2000))
-
-    def _cut(self) -> None:
-        path = self._some_file()
-        body = self._bodies[self.now[path].holds]
-        size = self._random.randint(0, len(body) + 1000)
-        self.log_step(f"cuts {path} to {size}")
-        holds = self.body(body[:size].ljust(size, b"\0"))
-        new = replace(self.now[path], holds=holds, mtime_ns=None)
-        self.do(lambda: os.truncate(self.root / path, size), {path: new})
-        self.settle(path)
-
-    def _store_now(self) -> None:
-        path = self._some_file()
-        self.log_step(f"fsyncs {path}")
-        descriptor = os.open(self.root / path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _rename_file(self) -> None:
-        old = self._some_file()
-        new = self._some_file() if self._random.random() < 0.4 else self._new_path()
-        self.log_step(f"renames {old} to {new}")
-        if new != old:
-            self.rename(old, new)
 
     def _rename_folder(self) -> None:
         folders = self._folders()[1:]
@@ -255,42 +198,3 @@ class Worker(CrashOracle):
         path = f"{self._random.choice(self._folders())}/nothing{self._random.random()}"
         self.log_step(f"looks for {path}")
         assert not (self.root / path).exists()
-
-    def _compare_all(self) -> None:
-        found = {path: look(self.root / path) for path in self.now}
-        assert differences(found, self.now) == []
-
-
-def run_worker(worker: Worker, seconds: float) -> int:
-    """Let a worker work; return 0 if all was right, else 1, with the traceback in the reports."""
-    try:
-        worker.work(seconds)
-    except BaseException:  # noqa: BLE001 - whatever it is, the test shall read it
-        worker.report_error(traceback.format_exc())
-        return 1
-    return 0
-
-
-def run_workers(count: int, run: Callable[[int], int]) -> int:
-    """Run so many workers in processes of their own, `run` with each number; return how many failed."""
-    children = []
-    for number in range(count):
-        child = os.fork()
-        if not child:
-            os._exit(run(number))
-        children.append(child)
-    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
-
-
-def main(root: str, reports: str, workers: str, seconds: str, seed: str) -> int:
-    """Run the workers; return how many failed."""
-    (Path(root) / SHARED).mkdir(exist_ok=True)
-
-    def run(number: int) -> int:
-        return run_worker(Worker(Path(root), Path(reports), number, int(seed)), float(seconds))
-
-    return run_workers(int(workers), run)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

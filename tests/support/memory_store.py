@@ -1,6 +1,5 @@
 """An `ObjectStore` in memory that answers as Swift does; the contract tests compare it with a real Swift."""
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -462,16 +461,6 @@ def _etag_part(segment: Segment) -> str:
     if segment.length is None:
         return segment.etag
     return f"{segment.etag}:{segment.first}-{segment.first + segment.length - 1};"
-
-
-def dump(store: MemoryStore) -> str:
-    """Return container, key and content type of each object, for the message of an assertion."""
-    found = {
-        f"{container}/{key}": one.headers.content_type
-        for container, held in store._containers.items()
-        for key, one in held.objects.items()
-    }
-    return json.dumps(found, indent=1, sort_keys=True)
 
 
 def _headers_of_copy(found: Headers, request: CopyRequest) -> Headers:

@@ -88,6 +88,8 @@ class WorkerGroup:
         self._reports.mkdir()
         self._workers = workers
         self._epoch = 0
+        self.counts: Counter[str] = Counter()
+        """How many steps the workers have made, and which did not succeed, in the end."""
         self._progress: dict[Path, tuple[float, str]] = {}
         self._next_epoch()
         words = [mount.path, self._reports, mount.log, workers, seed]
@@ -133,13 +135,13 @@ class WorkerGroup:
         self.wait_until(lambda: self._process.poll() is not None)
         self._check_progress()
         assert self._process.returncode == 0
-        counts: Counter[str] = Counter()
         oracles = []
-        for path in sorted(self._reports.glob("*.json")):
+        for number in range(self._workers):
+            path = self._reports / f"w{number}.json"
             left = json.loads(path.read_text())
             oracles.append([_states(one) for one in left.pop("states")])
-            counts.update(left)
-        print(f"in the end: {dict(counts)}, {sum(len(one[0]) for one in oracles)} paths")
+            self.counts.update(left)
+        print(f"in the end: {dict(self.counts)}, {sum(len(one[0]) for one in oracles)} paths")
         return oracles
 
     def kill(self) -> None:

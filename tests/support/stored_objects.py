@@ -1,7 +1,9 @@
 """Objects of a store in memory: what it holds, and what it refuses."""
 
+import re
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from support.memory_store import MemoryStore
@@ -10,6 +12,8 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import LATE_SECONDS, SegmentRemoval
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import CopyRequest, Headers
+
+Failure = BaseException | type[BaseException]
 
 NEVER = "settle=1000"
 """Mount option: nothing is uploaded before a flush."""
@@ -42,14 +46,27 @@ def body(store: MemoryStore, key: str) -> bytes:
     return b"".join(parts)
 
 
-def refuse(store: MemoryStore, method: str, error: type[Exception]) -> None:
-    """Let the store's requests of a method fail with `error`."""
+def refuse(store: MemoryStore, methods: str, error: Failure, about: str = "") -> None:
+    """Let the store's requests of these methods, separated by blanks, fail with `error`; all of them for "".
 
-    def hook(called: str, _subject: object) -> None:
-        if called == method:
-            raise error("no")
+    `about` is a regular expression for their subjects.
+    """
+
+    def hook(method: str, subject: str) -> None:
+        if (not methods or method in methods.split()) and re.search(about, subject):
+            raise error if isinstance(error, BaseException) else error("no")
 
     store.hook = hook
+
+
+@contextmanager
+def failing(store: MemoryStore, methods: str, error: Failure) -> Iterator[None]:
+    """Do the same as `refuse` until the block ends."""
+    refuse(store, methods, error)
+    try:
+        yield
+    finally:
+        store.hook = None
 
 
 def foreign(store: MemoryStore, key: str, data: bytes, container: str = "box") -> None:

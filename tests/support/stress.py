@@ -27,7 +27,7 @@ from swiftclient import ClientException, Connection
 from urllib3.exceptions import HTTPError
 
 from support.crash_oracle import State, digest, look_below
-from support.load import KIB, MIB, MOST_PATHS, SHARED, Worker, run_worker, run_workers
+from support.load import KIB, MIB, MOST_PATHS, SHARED, Worker
 from support.uncertain_oracle import GONE, Piece, UncertainOracle, is_dead, moved
 from swiftfs.control.client import read_state
 from swiftfs.errors import SwiftfsError
@@ -66,13 +66,12 @@ class StressWorker(Worker, UncertainOracle):
         )
         self._container, _, self._prefix = os.environ["STRESS_SOURCE"].partition("/")
 
-    def work(self, seconds: float) -> None:
-        """Work until the file `stop` exists, or for so many seconds; then write the possible states."""
+    def work(self) -> None:
+        """Work until the file `stop` exists; then write the possible states."""
         left_out = os.environ.get("STRESS_WITHOUT", "").split(",")
         chosen = [(step, weight) for step, weight in self._all_steps() if step.__name__ not in left_out]
         steps, weights = zip(*chosen, strict=True)
-        end = time.monotonic() + seconds
-        while not (self._reports / "stop").exists() and time.monotonic() < end:
+        while not (self._reports / "stop").exists():
             if (self._reports / "pause").exists():
                 self._wait_for_mount("pauses")
                 self._look_again(stored=True)
@@ -179,6 +178,9 @@ class StressWorker(Worker, UncertainOracle):
     def _all_steps(self) -> list[tuple[Callable[[], object], int]]:
         return [
             *self._steps(),
+            (self._cut, 5),
+            (self._store_now, 3),
+            (self._rename_file, 8),
             (self._change_large, 8),
             (self._burst, 5),
             (self._remove_and_move, 6),
@@ -465,14 +467,25 @@ def raise_for(status: int) -> None:
 
 
 def main(root: str, reports: str, log: str, workers: str, seed: str) -> int:
-    """Run the workers; return how many failed."""
+    """Run the workers in processes of their own; return how many failed."""
     (Path(root) / SHARED).mkdir(exist_ok=True)
+    children = []
+    for number in range(int(workers)):
+        child = os.fork()
+        if not child:
+            os._exit(run_worker(StressWorker(Path(root), Path(reports), number, int(seed), Path(log))))
+        children.append(child)
+    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
 
-    def run(number: int) -> int:
-        worker = StressWorker(Path(root), Path(reports), number, int(seed), Path(log))
-        return run_worker(worker, float("inf"))
 
-    return run_workers(int(workers), run)
+def run_worker(worker: StressWorker) -> int:
+    """Let a worker work; return 0 if all was right, else 1, with the traceback in the reports."""
+    try:
+        worker.work()
+    except BaseException:  # noqa: BLE001 - whatever it is, the test shall read it
+        worker.report_error(traceback.format_exc())
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 `slow` is what takes long and says little more: loads, storms, and of each matrix all but a few cases. `usual`
 is what takes too long for the loop of a developer, and what is left of a test with many cases. `left_out` are
-the slow cases of a matrix that a run with a seed leaves to other runs.
+the cases of both kinds that a run with a seed leaves to other runs.
 """
 
 import os
@@ -20,8 +20,8 @@ SERVERS = frozenset({"swift_server", "small_server", "server"})
 SEED = os.environ.get("TEST_SEED", "")  # `SWIFTFS_…` would be an option of mounts
 """What a run chooses at random depends on it. Without one no case is left out."""
 SHARE = 3
-"""A run with a seed has one of so many slow cases of a matrix."""
-FAST_CASES = 4
+"""A run with a seed has one of so many slow cases of a matrix, and of the cases that are only usual."""
+FAST_CASES = 3
 """How many cases of a test `./dev test fast` has at most: of each parameter all values, if they are not more.
 
 The others are `usual`.
@@ -52,11 +52,9 @@ def _mark(items: Iterable[pytest.Item]) -> None:
         tests[item.path, item.originalname].append(item)
     for cases in tests.values():
         if (matrix := cases[0].get_closest_marker("matrix")) is not None:
-            slow = _keep(cases, matrix.args[0], "slow")
-            if SEED:
-                _leave_out(slow)
+            _leave_out(_keep(cases, matrix.args[0], "slow"))
         quick = [one for one in cases if one.get_closest_marker("slow") is None]
-        _keep(quick, min(FAST_CASES, _most_values(quick)), "usual")
+        _leave_out(_keep(quick, min(FAST_CASES, _most_values(quick)), "usual"))
 
 
 def _most_values(cases: Sequence[pytest.Function]) -> int:
@@ -84,16 +82,22 @@ def _keep(cases: Sequence[pytest.Function], kept: int, marker: str) -> list[pyte
 
 
 def _leave_out(cases: Sequence[pytest.Function]) -> None:
-    """Mark the cases of a test that are not in this run's sample."""
-    numbers = sample(len(cases), chosen(cases[0].originalname)) if cases else ()
+    """Mark the cases of a test that are not in this run's sample; without a seed all are."""
+    if not SEED or not cases:
+        return
+    numbers = sample(len(cases), chosen(cases[0].originalname))
     for number, case in enumerate(cases):
         if number not in numbers:
             case.add_marker("left_out")
 
 
 def sample(count: int, numbers: random.Random) -> set[int]:
-    """Return one of `SHARE` numbers below `count`, at least one."""
-    return set(numbers.sample(range(count), -(-count // SHARE)))
+    """Return one of `SHARE` numbers below `count`; of fewer numbers one, or by chance none.
+
+    So each of them is there in one of `SHARE` runs, also that of the only case that is slow.
+    """
+    padded = max(count, SHARE)
+    return {number for number in numbers.sample(range(padded), -(-padded // SHARE)) if number < count}
 
 
 def spread(cases: Sequence[Mapping[str, object]], kept: int) -> set[int]:

@@ -4,6 +4,7 @@ The model has one text for each block: that of the file, of its local copy, of i
 version. What the map names as the source of a block must have the file's text.
 """
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -172,6 +173,7 @@ STEPS = st.one_of(
 )
 
 
+@pytest.mark.usual
 @settings(max_examples=300)
 @given(SIZES, st.lists(STEPS, max_size=30))
 def test_each_block_is_where_the_map_says(size: int, steps: list[tuple[str, tuple[int, ...]]]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from support.memory_store import MemoryStore
 from support.noise import noise
+from support.stored_objects import refuse
 from support.stores import put
 from swiftfs.attributes import Stored, encode_type
 from swiftfs.errors import AccessDenied, Ghost, Unavailable
@@ -282,11 +283,7 @@ def test_what_cannot_be_told_has_a_line(store: MemoryStore, folder: Path) -> Non
     store_large(store, "film", b"x")
     write(folder / "film", b"x")
 
-    def refuse(method: str, subject: str) -> None:
-        if subject == "box/film":
-            raise AccessDenied("403 Forbidden")
-
-    store.hook = refuse
+    refuse(store, "", AccessDenied, about="^box/film$")
     assert kinds(found(store, folder)) == [("unknown", "film")]
     store.hook = None
     if os.geteuid():
@@ -316,11 +313,7 @@ def test_an_outage_ends_the_check(store: MemoryStore) -> None:
     for number in range(500):
         store.put(ObjectName("box", f"file{number}"), b"text", FOREIGN)
 
-    def fail(method: str, subject: str) -> None:
-        if method == "head":
-            raise Unavailable("503")
-
-    store.hook = fail
+    refuse(store, "head", Unavailable)
     with pytest.raises(Unavailable):
         found(store)
     assert methods(store).count("head") < 10 * LOST_AFTER
@@ -330,11 +323,7 @@ def test_one_object_that_the_server_cannot_serve_is_one_line(store: MemoryStore)
     for number in range(50):
         store.put(ObjectName("box", f"file{number}"), b"text", FOREIGN)
 
-    def fail(method: str, subject: str) -> None:
-        if subject == "box/file7":
-            raise Unavailable("503")
-
-    store.hook = fail
+    refuse(store, "", Unavailable, about="^box/file7$")
     assert kinds(found(store)) == [("unknown", "file7")]
 
 

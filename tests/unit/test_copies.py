@@ -8,6 +8,7 @@ import pytest
 
 from support.copies import Copies, keys, put, put_large, sent
 from support.memory_store import MemoryStore
+from support.stored_objects import refuse
 from support.stores import MODE, TEXT, read
 from swiftfs.errors import ConfigurationError, StoreError, Unavailable
 from swiftfs.objects import DIRECTORY_TYPE, History, Limits, Manifest, ObjectName
@@ -406,11 +407,7 @@ def test_a_failure_ends_only_its_file(store: MemoryStore, cp: Copies) -> None:
     for number in range(3):
         put(store, f"box/d/{number}")
 
-    def hook(method: str, subject: str) -> None:
-        if (method, subject) == ("copy", "box/d/1"):
-            raise StoreError("refused")
-
-    store.hook = hook
+    refuse(store, "copy", StoreError("refused"), about="^box/d/1$")
     tally = cp("box/d", "box/e", recursive=True)
     store.hook = None
     assert (tally.copied, tally.stopped) == (2, False)

@@ -90,6 +90,7 @@ clouds:
 """
 
 
+@pytest.mark.usual
 def test_a_cloud_that_others_can_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = secret_file(tmp_path, CLOUDS)
     environment = {"OS_CLIENT_CONFIG_FILE": str(file), "OS_CLOUD": "demo"}

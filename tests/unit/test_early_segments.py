@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from support.deadlines import within
 from support.jobs import wait_until
 from support.noise import noise
@@ -13,6 +15,7 @@ from swiftfs.errors import Unavailable
 pytest_plugins = ["support.writer_fixtures"]
 
 
+@pytest.mark.usual
 def test_holes_of_one_length_are_one_segment(writer: Writer) -> None:
     writer.truncate(20 * MIB)
     writer.write(7 * MIB + 100, b"data")

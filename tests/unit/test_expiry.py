@@ -14,7 +14,7 @@ import pytest
 from support.harness import ME, harness
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import foreign
+from support.stored_objects import foreign, refuse
 from swiftfs.config.options import parse_rules
 from swiftfs.config.sources import build_options, from_file, from_words
 from swiftfs.errors import AccessDenied, ConfigurationError
@@ -234,11 +234,7 @@ def test_a_file_keeps_its_time_if_its_segments_cannot_be_kept_longer(
         write(filesystem, "/film", noise(3 * MIB))
         filesystem.setxattr("/film", NAME, b"+5d", 0)
 
-        def refuse(method: str, subject: str) -> None:
-            if method == "post" and subject.startswith("box_segments/"):
-                raise AccessDenied("403")
-
-        store.hook = refuse
+        refuse(store, "post", AccessDenied, about="^box_segments/")
         with pytest.raises(AccessDenied):
             filesystem.removexattr("/film", NAME)
         store.hook = None

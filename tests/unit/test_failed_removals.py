@@ -15,7 +15,7 @@ from support.late_store import LateStore, settle
 from support.memory_store import MemoryStore
 from support.moves import object_moves
 from support.noise import LARGE
-from support.stored_objects import body, keys, segments, segments_of, ten_minutes_later
+from support.stored_objects import body, keys, refuse, segments, segments_of, ten_minutes_later
 from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.object_moves import ObjectMoves
@@ -340,11 +340,7 @@ def test_a_killed_rename_is_no_proof_of_an_older_deletion(
     etag = store.head(source).version.etag
     move = Move(source, target, replaces_large=is_large, etag=etag, replaces_etag=ANY_VERSION)
 
-    def die(method: str, _subject: str) -> None:
-        if method == "delete":
-            raise Killed
-
-    store.hook = die
+    refuse(store, "delete", Killed)
     with moves(store, folders[0]) as killed, pytest.raises(Killed):
         killed.move(move)
     store.hook = None

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,18 +25,16 @@ class RefusingStore(MemoryStore):
         self._refusals = refusals
         self._tries = 0
 
-    def put(
-        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
-    ) -> ObjectInfo:
+    def put(self, name: ObjectName, body: Body, headers: Headers, **how: Any) -> ObjectInfo:
         if "/0000000000000-" not in name.key:
-            return super().put(name, body, headers, if_absent=if_absent, etag=etag)
+            return super().put(name, body, headers, **how)
         self._tries += 1
         if self._tries == 1:
             super().put(name, body, headers)
             raise TimedOut("no answer", may_land=True)
         if self._tries <= 1 + self._refusals:
             raise self._refusal
-        return super().put(name, body, headers, if_absent=if_absent, etag=etag)
+        return super().put(name, body, headers, **how)
 
 
 @pytest.mark.parametrize("refusal", [NoSpace("full"), QuotaExceeded("full")], ids=["507", "413"])

@@ -13,7 +13,7 @@ import requests
 from support.harness import ME, get, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.stored_objects import keys
+from support.stored_objects import failing, keys, refuse
 from swiftfs.errors import (
     AccessDenied,
     Corrupt,
@@ -50,21 +50,6 @@ def fails(number: int) -> Iterator[None]:
     with pytest.raises(Exception) as caught:  # noqa: PT011  the errno is compared below
         yield
     assert errno.errorcode[errno_of(caught.value)] == errno.errorcode[number]
-
-
-@contextmanager
-def failing(store: MemoryStore, error: type[BaseException], *methods: str) -> Iterator[None]:
-    """Let the store's methods fail, without arguments all of them."""
-
-    def fail(method: str, subject: str) -> None:
-        if not methods or method in methods:
-            raise error(f"{method} {subject}")
-
-    store.hook = fail
-    try:
-        yield
-    finally:
-        store.hook = None
 
 
 def foreign(store: MemoryStore, key: str, body: bytes, content_type: str = "text/plain") -> None:
@@ -115,7 +100,7 @@ def test_failures_have_errnos_and_change_nothing(
     foreign(store, "file", b"old")
     foreign(store, "folder/file", b"below")
     assert names(filesystem, "/") == ["file", "folder"]
-    with failing(store, error), fails(number):
+    with failing(store, "", error), fails(number):
         action(filesystem)
     assert names(filesystem, "/") == ["file", "folder"]
     assert names(filesystem, "/folder") == ["file"]
@@ -128,7 +113,7 @@ def test_a_failed_listing_is_not_an_empty_folder(
     filesystem: FileSystem, store: MemoryStore, error: type[StoreError]
 ) -> None:
     foreign(store, "folder/file", b"here")
-    with failing(store, error, "list_page"):
+    with failing(store, "list_page", error):
         for _ in range(2):
             with pytest.raises(error):
                 names(filesystem, "/folder")
@@ -158,7 +143,7 @@ def test_a_passing_failure_is_not_told(filesystem: FileSystem, store: MemoryStor
 def test_a_failed_close_keeps_the_bytes_for_the_next(filesystem: FileSystem, store: MemoryStore) -> None:
     handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
     put(filesystem, handle, 0, b"precious")
-    with failing(store, Unavailable, "put"):
+    with failing(store, "put", Unavailable):
         for attempt in (filesystem.flush, lambda number: filesystem.fsync(number, False)):
             with pytest.raises(Unavailable):
                 attempt(handle)
@@ -169,14 +154,10 @@ def test_a_failed_close_keeps_the_bytes_for_the_next(filesystem: FileSystem, sto
 
 
 def test_what_cannot_be_stored_at_last_is_named(store: MemoryStore, tmp_path: Path) -> None:
-    def refuse(method: str, _subject: str) -> None:
-        if method == "put":
-            raise AccessDenied("put")
-
     with harness(store, tmp_path, close_error="/file") as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"x")
-        store.hook = refuse
+        refuse(store, "put", AccessDenied)
 
 
 def test_an_overwrite_is_one_put(filesystem: FileSystem, store: MemoryStore) -> None:
@@ -204,7 +185,7 @@ def test_a_rename_copies_before_it_deletes(filesystem: FileSystem, store: Memory
 def test_a_rename_that_cannot_copy_leaves_both(filesystem: FileSystem, store: MemoryStore) -> None:
     write(filesystem, "/old", b"wins")
     write(filesystem, "/new", b"loses")
-    with failing(store, QuotaExceeded, "copy"), pytest.raises(QuotaExceeded):
+    with failing(store, "copy", QuotaExceeded), pytest.raises(QuotaExceeded):
         filesystem.rename("/old", "/new")
     assert (read(filesystem, "/old"), read(filesystem, "/new")) == (b"wins", b"loses")
     assert names(filesystem, "/") == ["new", "old"]
@@ -265,7 +246,7 @@ def test_a_failed_segment_leaves_the_old_file(store: MemoryStore, tmp_path: Path
     store.create_container("box_segments")
     with harness(store, tmp_path, "segment_size=1M") as filesystem:
         write(filesystem, "/name", b"old")
-        with failing(store, QuotaExceeded, "put"), pytest.raises(QuotaExceeded):
+        with failing(store, "put", QuotaExceeded), pytest.raises(QuotaExceeded):
             write(filesystem, "/name", bytes(2_500_000))
         assert content(store, "name") == b"old"
         assert read(filesystem, "/name") == b"old"

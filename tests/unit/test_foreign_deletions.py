@@ -7,7 +7,7 @@ import pytest
 
 from support.harness import harness
 from support.memory_store import MemoryStore
-from support.stored_objects import foreign, keys, segments
+from support.stored_objects import foreign, keys, refuse, segments
 from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.journal.segment_search import FEWEST
 from swiftfs.objects import Limits, Manifest, ObjectName, Segment
@@ -95,11 +95,7 @@ def test_an_object_below_a_large_one(store: MemoryStore, tmp_path: Path) -> None
 def test_a_place_that_cannot_be_listed(store: MemoryStore, tmp_path: Path, error: type[Exception]) -> None:
     large(store, "folder/large", "folder/large")
 
-    def refuse(method: str, subject: object) -> None:
-        if method == "list_page" and str(subject).startswith("box_segments/"):
-            raise error("no")
-
-    store.hook = refuse
+    refuse(store, "list_page", error, about="^box_segments/")
     cost = remove_all(store, tmp_path)
     store.hook = None
     assert cost["head"] == len(FILES) + 1

@@ -9,6 +9,7 @@ import pytest
 
 from support.ghosts import GhostStore
 from support.harness import ME, harness, names, read, write
+from support.stored_objects import refuse
 from swiftfs.errors import BadName, BadRequest, Clash, Corrupt, NotFound, StoreError, errno_of
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.store.protocol import Headers
@@ -126,13 +127,9 @@ def test_a_refusal_never_means_something_else(
     for key in ("a", "d/x"):
         store.put(ObjectName("box", key), b"1", Headers(OURS))
 
-    def refuse(method: str, subject: str) -> None:
-        if method in ("copy", "delete", "delete_many", "post", "put", "get"):
-            raise error(f"{method} {subject}")
-
     with harness(store, tmp_path) as filesystem:
         assert names(filesystem, "/") == ["a", "d"]
-        store.hook = refuse
+        refuse(store, "copy delete delete_many post put get", error)
         with fails(errno.EIO):
             filesystem.rename("/a", "/b")
         with fails(errno.EIO):

@@ -10,6 +10,7 @@ import pytest
 
 from support.harness import ME, get, harness, listed, put, write
 from support.memory_store import MemoryStore
+from support.stored_objects import refuse
 from swiftfs.errors import AccessDenied
 from swiftfs.namespace import inodes
 from swiftfs.namespace.entry import folder_inode, inode_of
@@ -185,15 +186,11 @@ def test_the_next_mount_derives_numbers_from_names(store: MemoryStore, tmp_path:
 
 
 def test_a_rename_that_fails_changes_no_number(store: MemoryStore, tmp_path: Path) -> None:
-    def refuse(method: str, subject: str) -> None:
-        if method == "copy":
-            raise AccessDenied(subject)
-
     with harness(store, tmp_path) as filesystem:
         write(filesystem, "/a", b"1")
         write(filesystem, "/b", b"2")
         before = inode(filesystem, "/a"), inode(filesystem, "/b")
-        store.hook = refuse
+        refuse(store, "copy", AccessDenied)
         with pytest.raises(AccessDenied):
             filesystem.rename("/a", "/b")
         store.hook = None

@@ -7,7 +7,7 @@ import pytest
 from support.harness import harness, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.stored_objects import NEVER
+from support.stored_objects import NEVER, refuse
 from swiftfs.errors import Unavailable
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
 from swiftfs.posix.filesystem import FileSystem
@@ -15,14 +15,10 @@ from swiftfs.posix.filesystem import FileSystem
 
 @pytest.mark.usual
 def test_flush_does_not_wait_for_a_server_that_does_not_answer(store: MemoryStore, tmp_path: Path) -> None:
-    def hook(called: str, _subject: object) -> None:
-        if called == "put":
-            raise Unavailable("no answer")
-
     with harness(store, tmp_path, NEVER) as filesystem:
         for number in range(200):
             write(filesystem, f"/{number}", b"data")
-        store.hook = hook
+        refuse(store, "put", Unavailable("no answer"))
         filesystem.setxattr("/", "swift.flush", b"1", 0)
         wait_until(lambda: not report(filesystem).flushing)
         found = report(filesystem)

@@ -29,6 +29,7 @@ def rows(first: int, count: int) -> bytes:
     return ",".join(json.dumps({**ROW, "name": f"{first + n:07}"}) for n in range(count)).encode()
 
 
+@pytest.mark.usual
 @given(
     entries=st.lists(st.dictionaries(st.text(max_size=8), VALUES, max_size=4), max_size=8),
     size=st.integers(1, 60),

@@ -33,16 +33,7 @@ pytest_plugins = ["support.cache_fixtures", "support.writer_fixtures"]
 class RandomlyCorruptingStore(CorruptingStore):
     """A store whose next `wrong` answers have a wrong byte each, at different offsets."""
 
-    def get(
-        self,
-        name: ObjectName,
-        sink: Sink,
-        *,
-        offset: int = 0,
-        length: int | None = None,
-        etag: str = "",
-        size: int | None = None,
-    ) -> ObjectInfo:
+    def get(self, name: ObjectName, sink: Sink, **how: Any) -> ObjectInfo:
         place, self.wrong = self.wrong, max(0, self.wrong - 1)
 
         def corrupted(position: int, data: bytes) -> None:
@@ -51,7 +42,7 @@ class RandomlyCorruptingStore(CorruptingStore):
                 body[len(body) // (place + 1)] ^= 1
             sink(position, bytes(body))
 
-        return MemoryStore.get(self, name, corrupted, offset=offset, length=length, etag=etag, size=size)
+        return MemoryStore.get(self, name, corrupted, **how)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from support.segment_cleaner import NAME, PREFIX, Cleaner, pass_time
-from support.stored_objects import segments
+from support.stored_objects import refuse, segments
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import NotFound, Unavailable
 from swiftfs.filecache.upload_record import UnreferencedPrefix
@@ -40,11 +40,7 @@ def test_segments_stay_while_swift_does_not_say_whether_versions_are_kept(cleane
     used = cleaner.segment(PREFIX + "1-a")
     cleaner.manifest("file", used)
 
-    def fail(method: str, _subject: str) -> None:
-        if method == "container_usage":
-            raise Unavailable("503")
-
-    cleaner.store.hook = fail
+    refuse(cleaner.store, "container_usage", Unavailable)
     assert cleaner.removal.segments_of(NAME, is_slo=True) == set()
     cleaner.store.hook = None
     assert cleaner.removal.segments_of(NAME, is_slo=True) == {used}

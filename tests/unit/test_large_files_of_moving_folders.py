@@ -16,7 +16,7 @@ from support.harness import ME, harness, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import keys, ten_minutes_later
+from support.stored_objects import keys, refuse, ten_minutes_later
 from support.upload_rig import MIB
 from swiftfs.errors import BadRequest, Unavailable
 from swiftfs.objects import ObjectName
@@ -261,11 +261,7 @@ def test_an_outage_of_uploads_while_the_folder_moves(
         stored(rig)
         filesystem = rig.filesystem
 
-        def hook(called: str, subject: str) -> None:
-            if called == method and "/x" in subject:
-                raise Unavailable("no")
-
-        store.hook = hook
+        refuse(store, method, Unavailable, about="/x")
         handle = filesystem.open("/d/x", os.O_RDWR)
         rig.change(handle, MIB - 50, 1)
         filesystem.flush(handle)

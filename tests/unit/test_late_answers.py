@@ -18,6 +18,7 @@ from support.late_store import (
     logged,
     look,
     remove,
+    repair,
     settle,
     store_body,
     store_file,
@@ -43,8 +44,7 @@ def test_an_older_put_that_lands_over_a_newer_one(
     store_file(filesystem, b"the newer one")
     store.land()
     assert body(store, "file") == b"old"
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "file") == b"the newer one"
     assert read(filesystem, "/file") == b"the newer one"
     assert len(logged(caplog, logging.WARNING)) == 1
@@ -67,8 +67,7 @@ def test_the_attributes_come_back_with_the_bytes(store: LateStore, filesystem: F
     before = store.head(FILE)
     store.land()
     assert store.head(FILE).content_type != before.content_type
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     after = store.head(FILE)
     assert (after.version, after.content_type, after.metadata) == (
         before.version,
@@ -84,8 +83,7 @@ def test_bytes_beyond_the_journal_s_own_record(store: LateStore, filesystem: Fil
     store_file(filesystem, os.urandom(size))
     store_file(filesystem, newer)
     store.land()
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "file") == newer
 
 
@@ -96,8 +94,7 @@ def test_while_the_newer_file_is_open(store: LateStore, filesystem: FileSystem) 
     store_file(filesystem, newer)
     handle = filesystem.open("/file", os.O_RDONLY)
     store.land()
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     filesystem.release(handle)
     assert body(store, "file") == newer
 
@@ -128,8 +125,7 @@ def test_a_late_deletion_of_what_was_made_anew(
     store_file(filesystem, b"new")
     store.land()
     assert keys(store) == []
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "file") == b"new"
     assert "Swift had nothing" in logged(caplog, logging.WARNING)[0]
 
@@ -145,8 +141,7 @@ def test_a_file_that_a_late_deletion_has_taken_comes_back_with_its_newest_attrib
     assert "file" not in keys(store)
     filesystem.chmod("/file", 0o600)
     wait_until(lambda: not filesystem.waiting())
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "file") == b"new"
     filesystem.refresh()
     assert filesystem.getattr("/file").mode & 0o777 == 0o600
@@ -166,8 +161,7 @@ def test_a_late_bulk_deletion(store: LateStore, filesystem: FileSystem) -> None:
     settle(filesystem)
     store.land()
     assert "3" not in keys(store)
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert [body(store, path[1:]) for path in names] == [b"new" + path.encode() for path in names]
 
 
@@ -177,8 +171,7 @@ def test_a_file_that_was_deleted_comes_back_late(store: LateStore, filesystem: F
     remove(filesystem)
     store.land()
     assert keys(store) == ["file"]
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert keys(store) == []
 
 
@@ -191,8 +184,7 @@ def test_a_put_that_was_never_answered_before_the_deletion(store: LateStore, fil
     settle(filesystem)
     store.land()
     assert keys(store) == ["file"]
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert keys(store) == []
 
 
@@ -208,8 +200,7 @@ def test_a_late_manifest(store: LateStore, filesystem: FileSystem) -> None:
     store.land()
     assert body(store, "file") == old
     store.requests.clear()
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "file") == new
     assert sum(method in ("put", "put_manifest") for method, _ in store.requests) == 1
 
@@ -228,8 +219,7 @@ def test_the_segments_of_a_manifest_that_may_come_late_stay(
         if comes:
             store.land()
             assert body(store, "file") == old
-            look(filesystem)
-            settle(filesystem)
+            repair(filesystem)
     assert body(store, "file") == new
     if not comes:
         ten_minutes_later(store, tmp_path)
@@ -251,8 +241,7 @@ def test_a_late_file_over_an_slo_of_another_client_that_was_renamed(
     late(filesystem).fetch()
     store.land()
     assert body(store, "file") == b"old"
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "file") == data
     assert read(filesystem, "/file") == data
 
@@ -265,8 +254,7 @@ def test_a_late_deletion_of_a_large_file(store: LateStore, filesystem: FileSyste
     store_file(filesystem, new)
     store.land()
     assert "file" not in keys(store)
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "file") == new
 
 
@@ -279,8 +267,7 @@ def test_a_small_file_over_a_late_large_one(store: LateStore, filesystem: FileSy
         store.put(name, data, Headers("application/octet-stream"))
     store.land()
     assert store.head(FILE).is_slo
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "file") == b"small"
 
 
@@ -303,8 +290,7 @@ def test_another_client_s_deletion_is_left_alone(store: LateStore, filesystem: F
     store_file(filesystem, b"old")
     store_file(filesystem, b"new")
     store.delete(FILE)
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert keys(store) == []
 
 
@@ -363,6 +349,5 @@ def test_a_deletion_that_comes_late_in_the_rename_back(
     filesystem.rename(new, old)
     assert store.lost == 0
     assert "d/file" not in keys(store)
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "d/file") == noise(size)

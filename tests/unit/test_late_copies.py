@@ -7,7 +7,7 @@ import pytest
 
 from support.harness import ME, harness
 from support.interrupted_moves import leave
-from support.late_store import LATE, OPTIONS, LateStore, late, look, settle, store_file
+from support.late_store import LATE, OPTIONS, LateStore, late, repair, settle, store_file
 from support.noise import OLD
 from support.stored_objects import body, foreign, keys, ten_minutes_later
 from swiftfs.errors import StoreError
@@ -36,8 +36,7 @@ def land(store: LateStore, filesystem: FileSystem) -> None:
     store.refused_copies.clear()
     assert store.lost
     store.land()
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
 
 
 @pytest.mark.parametrize("size", [10, 3 * MIB])
@@ -97,8 +96,7 @@ def test_a_late_manifest_under_the_old_name_keeps_its_segments(
         filesystem.unlink("/e/a" if path == "/d" else moved)
         settle(filesystem)
         assert body(store, "d/a") == data
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert "d/a" not in keys(store)
     ten_minutes_later(store, tmp_path)
     assert keys(store, "box_segments") == []
@@ -111,6 +109,5 @@ def test_a_late_copy_of_a_killed_process_that_was_undoing_it(store: LateStore, t
     leave(tmp_path, MoveFolder("box", "d/", "box", "e/", objects=moved, undone=True))
     with harness(store, tmp_path, OPTIONS, close_error="it was being undone") as filesystem:
         foreign(store, "e/a", b"data")  # by the COPY of that process
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert keys(store) == ["d/a"]

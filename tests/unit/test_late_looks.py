@@ -26,6 +26,7 @@ from support.late_store import (
     look,
     recorded,
     remove,
+    repair,
     settle,
     store_file,
 )
@@ -83,8 +84,7 @@ def test_the_next_mount_goes_on_looking(store: LateStore, tmp_path: Path) -> Non
     store.land()
     with harness(store, tmp_path, NEVER) as filesystem:
         assert late(filesystem).counts().watched == 1
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
     assert body(store, "file") == newer
 
 
@@ -190,8 +190,7 @@ def test_the_newer_version_is_evicted_last(
             filesystem.services.file_cache.fit()
         assert filesystem.services.file_cache.disk_use()[0] <= 2 * MIB
         store.land()
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "file") == newer
 
 
@@ -207,8 +206,7 @@ def test_bytes_that_are_gone_are_told(
         shutil.rmtree(tmp_path / "late")
         store.land()
         old = store.head(FILE).version.etag
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "file") == b"old"
         (line,) = logged(caplog, logging.ERROR)
         assert "box/file" in line
@@ -229,8 +227,7 @@ def test_what_a_server_does_not_answer_is_looked_at_again(store: LateStore, file
     look(filesystem)
     store.hook = None
     assert body(store, "file") == b"old"
-    look(filesystem, LOOKS[0] + 60)
-    settle(filesystem)
+    repair(filesystem, LOOKS[0] + 60)
     assert body(store, "file") == b"new"
 
 
@@ -262,8 +259,7 @@ def test_what_a_process_sent_when_it_died_may_come_late(store: LateStore, tmp_pa
         store_file(filesystem, b"newer")
         store.put(FILE, b"old", Headers("text/plain"))
         assert store.head(FILE).version == sent
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
     assert body(store, "file") == b"newer"
 
 
@@ -281,8 +277,7 @@ def test_bytes_survive_a_kill_before_the_last_close(store: LateStore, tmp_path: 
         filesystem.release(handle)
     store.land()
     with harness(store, died, "settle=0.01") as filesystem:
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "file") == newer
         look(filesystem, LOOKS[-1] + 5)
         late(filesystem).save()
@@ -316,8 +311,7 @@ def test_what_an_interrupted_rename_moved_is_not_stored_at_the_old_place_again(
     for _ in range(2):
         with harness(store, died, "settle=0.01") as filesystem:
             assert "old/file" not in keys(store)
-            look(filesystem)
-            settle(filesystem)
+            repair(filesystem)
             assert "old/file" not in keys(store)
             assert read(filesystem, "/new/file") == b"newer"
 

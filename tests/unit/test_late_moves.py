@@ -17,11 +17,12 @@ from support.late_store import (
     logged,
     look,
     recorded,
+    repair,
     settle,
     store_body,
     store_file,
 )
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import body, foreign, keys, refuse
 from swiftfs.errors import Unavailable
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.journal.operations import Delete, Move, MoveFolder
@@ -74,8 +75,7 @@ def test_a_late_copy_of_a_new_file_at_the_old_name(store: LateStore, tmp_path: P
         assert late(filesystem).counts().watched == 2
         store.land()
         assert body(store, "b") == b"new"
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert (body(store, "a"), body(store, "b")) == (b"new", old)
         assert store.head(TARGET).content_type == was.content_type
         assert read(filesystem, "/b") == old
@@ -104,8 +104,7 @@ def test_a_late_deletion_of_what_another_client_stored_at_the_old_name(
         assert body(store, "a") == b"theirs"
         late(filesystem).fetch()
         store.delete(ObjectName("box", "a"))
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "a") == b"theirs"
 
 
@@ -116,8 +115,7 @@ def test_a_late_copy_after_two_new_files_at_the_old_name(store: LateStore, tmp_p
         store_file(filesystem, b"new", "/a")
         store.land()
         store_file(filesystem, b"newest", "/a")
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert (body(store, "a"), body(store, "b")) == (b"newest", b"old")
 
 
@@ -135,8 +133,7 @@ def test_a_late_copy_of_a_large_file_at_the_old_name_can_be_read_until_it_is_und
         store_file(filesystem, b"newest", "/a")
         settle(filesystem)
         assert body(store, "b") == large
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert (body(store, "a"), body(store, "b")) == (b"newest", b"old")
 
 
@@ -148,8 +145,7 @@ def test_a_late_deletion_of_a_new_file_at_the_old_name(store: LateStore, tmp_pat
         store_file(filesystem, b"new", "/a")
         store.land()
         assert keys(store) == ["b"]
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert (body(store, "a"), body(store, "b")) == (b"new", b"old")
 
 
@@ -169,8 +165,7 @@ def test_the_mount_after_the_next_one_watches_too(
         store_file(filesystem, b"new", "/a")
         store.land()
         assert body(store, "b") == b"new"
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert (body(store, "a"), body(store, "b")) == (b"new", b"old")
 
 
@@ -178,18 +173,13 @@ def test_the_mount_after_one_whose_recovery_found_no_server(store: LateStore, tm
     cache = before(store, tmp_path, ("/a", b"old"))
     died = kill_during(store, cache, "copy", "b", rename)
 
-    def no_heads(method: str, _subject: str) -> None:
-        if method == "head":
-            raise Unavailable("no answer")
-
-    store.hook = no_heads
+    refuse(store, "head", Unavailable)
     with harness(store, died, OPTIONS) as filesystem:
         store.hook = None
         store_file(filesystem, b"another", "/b")
         store.land()
         assert body(store, "b") == b"old"
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert (body(store, "a"), body(store, "b")) == (b"old", b"another")
 
 
@@ -206,8 +196,7 @@ def test_a_move_that_is_given_up(store: LateStore, tmp_path: Path, stands: bytes
         late(filesystem).fetch()
         store.land()
         assert body(store, "b") == b"their a"
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "a") == b"their a"
         assert keys(store) == (["a", "b"] if stands else ["a"])
         if stands:
@@ -223,8 +212,7 @@ def test_a_late_deletion_after_a_move_is_given_up(store: LateStore, tmp_path: Pa
         late(filesystem).fetch()
         store.land()
         assert keys(store) == ["b"]
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert (body(store, "a"), body(store, "b")) == (b"old", b"theirs")
 
 
@@ -237,8 +225,7 @@ def test_a_late_deletion_of_a_folder_s_objects(store: LateStore, tmp_path: Path)
         store_file(filesystem, b"new", "/d/f1")
         store.land()
         assert "d/f1" not in keys(store)
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert {key: body(store, key) for key in keys(store)} == {
             "d": b"",
             "d/f1": b"new",
@@ -259,8 +246,7 @@ def test_a_late_copy_of_a_folder_s_object(store: LateStore, tmp_path: Path, key:
         store_file(filesystem, b"new", "/d/f1")
         store.land()
         assert store.head(ObjectName("box", key)) != was
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         stands = store.head(ObjectName("box", key))
         assert (stands.version, stands.metadata) == (was.version, was.metadata)
         assert (body(store, "d/f1"), body(store, "e/f1")) == (b"new", b"one")
@@ -274,8 +260,7 @@ def test_a_folder_that_moves_back(store: LateStore, tmp_path: Path) -> None:
         filesystem.rename("/e", "/d")
         store.land()
         assert "e/f1" in keys(store)
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert [key for key in keys(store) if not key.startswith(".")] == ["d", "d/f1"]
         assert body(store, "d/f1") == old
 
@@ -292,8 +277,7 @@ def test_a_late_undo_deletion(store: LateStore, tmp_path: Path) -> None:
     store.refused_copies = set()
     with harness(store, died, OPTIONS, close_error="it was being undone") as filesystem:
         store.land()
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         (folder,) = {key[0] for key in keys(store)}
         assert [body(store, f"{folder}/{name}") for name in ("f1", "f2")] == [b"one", b"two"]
 
@@ -333,8 +317,7 @@ def test_a_copy_that_was_carried_out_does_no_harm(store: LateStore, tmp_path: Pa
     with harness(store, tmp_path / "mount", OPTIONS) as filesystem:
         store_file(filesystem, b"new", "/a")
         store_file(filesystem, b"newer", "/b")
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert (body(store, "a"), body(store, "b")) == (b"new", b"newer")
 
 

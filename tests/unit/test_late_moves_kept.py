@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from support.harness import ANY_END, ME, copy_live, harness
-from support.late_store import LATE, OPTIONS, LateStore, away, look, remove, settle, store_file
-from support.stored_objects import body, keys
+from support.late_store import LATE, OPTIONS, LateStore, away, remove, repair, store_file
+from support.stored_objects import body, keys, refuse
 from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.posix.filesystem import FileSystem
 
@@ -69,8 +69,7 @@ def test_a_late_deletion_within_a_rename_is_undone(
         rename(filesystem)
         store.hook = None
         store.land()  # if no such request was sent
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "e/file") == data
 
 
@@ -111,8 +110,7 @@ def test_a_late_deletion_within_a_rename_that_the_next_mount_finishes(
     store.hook = land
     with harness(store, died, OPTIONS) as filesystem:
         assert store.lost == 0
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "e/file") == data
 
 
@@ -124,19 +122,14 @@ def test_a_rename_whose_bytes_cannot_be_kept_fails_before_it_copies(
         store.lose("delete", "e/file")
         remove(filesystem, "/e/file")
 
-        def refuse(method: str, subject: str) -> None:
-            if method == "get" and subject.startswith("box/d/"):
-                raise AccessDenied("no")
-
         store.requests.clear()
-        store.hook = refuse
+        refuse(store, "get", AccessDenied, about="^box/d/")
         with pytest.raises(SwiftfsError):
             rename(filesystem)
         store.hook = None
         assert not any(method == "copy" for method, _ in store.requests)
         store.land()
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert any(key.startswith("d/") and key != "d/" for key in keys(store))
         rename(filesystem)
         assert body(store, "e/file") == b"new"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from support.harness import ME, change, names, read, write
-from support.late_store import FILE, LATE, LateStore, late, look, remove, settle, store_file
+from support.late_store import FILE, LATE, LateStore, late, remove, repair, settle, store_file
 from support.stored_objects import body, foreign, keys
 from swiftfs.journal import late_requests
 from swiftfs.objects import ObjectName
@@ -30,8 +30,7 @@ def test_a_late_symbolic_link(store: LateStore, filesystem: FileSystem) -> None:
     remove(filesystem)
     link(filesystem, "new")
     store.land()
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert filesystem.readlink("/file") == "new"
     assert body(store, "file") == b"new"
 
@@ -46,8 +45,7 @@ def test_a_late_removal_of_a_folder_made_anew(store: LateStore, filesystem: File
     settle(filesystem)
     store.land()
     assert keys(store) == []
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert keys(store) == ["folder"]
     assert stat.S_IMODE(filesystem.getattr("/folder").mode) == 0o700
     assert store.head(ObjectName("box", "folder")).metadata["mode"].endswith("700")
@@ -61,8 +59,7 @@ def test_a_folder_that_was_removed_comes_back_late(store: LateStore, filesystem:
     settle(filesystem)
     store.land()
     assert keys(store) == ["folder"]
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert keys(store) == []
 
 
@@ -74,8 +71,7 @@ def test_a_file_that_lands_over_a_folder(store: LateStore, filesystem: FileSyste
     settle(filesystem)
     store.land()
     assert store.head(FILE).content_type != "application/directory"
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     found = store.head(FILE)
     assert (found.content_type, found.size) == ("application/directory", 0)
     assert found.metadata["mode"].endswith("750")
@@ -90,8 +86,7 @@ def test_late_attributes(store: LateStore, filesystem: FileSystem) -> None:
     settle(filesystem)
     store.land()
     assert "mode=0100600" in store.head(FILE).content_type
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert "mode=0100444" in store.head(FILE).content_type
     assert body(store, "file") == b"data"
 
@@ -106,8 +101,7 @@ def test_attributes_that_land_on_newer_bytes(store: LateStore, filesystem: FileS
     settle(filesystem)
     before = store.head(FILE)
     store.land()
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert store.head(FILE).content_type == before.content_type
     assert store.head(FILE).metadata == before.metadata
 
@@ -121,8 +115,7 @@ def test_late_attributes_of_a_folder(store: LateStore, filesystem: FileSystem) -
         settle(filesystem)
     store.land()
     assert store.head(ObjectName("box", "folder")).metadata["mode"].endswith("700")
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert store.head(ObjectName("box", "folder")).metadata["mode"].endswith("711")
 
 
@@ -133,8 +126,7 @@ def test_a_late_deletion_of_a_move_s_source(store: LateStore, filesystem: FileSy
     store_file(filesystem, b"new")
     store.land()
     assert keys(store) == ["there"]
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert (body(store, "file"), body(store, "there")) == (b"new", b"moved")
 
 
@@ -210,8 +202,7 @@ def test_a_late_copy_whose_source_is_another_file_by_then(
     assert late(filesystem).counts().watched == 1
     store.land()
     assert body(store, "log.1") == b"the new log"
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "log.1") == old
     assert body(store, "log") == b"the new log"
 
@@ -236,8 +227,7 @@ def test_a_late_copy_to_a_name_that_is_moved_on(
         filesystem.rename("/dir", "/other")
     else:
         filesystem.rename("/dir/log.1", new)
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert read(filesystem, new) == body(store, new[1:]) == old
     assert body(store, "other/log" if new.startswith("/other") else "dir/log") == b"the new log"
 
@@ -250,8 +240,7 @@ def test_a_late_copy_over_what_was_stored_since(store: LateStore, filesystem: Fi
     foreign(store, "file", b"moved")  # a server that has opened the source before it went
     store.land()
     assert body(store, "there") == b"moved"
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "there") == b"new there"
 
 
@@ -263,8 +252,7 @@ def test_a_late_put_over_a_moved_file(store: LateStore, filesystem: FileSystem) 
     filesystem.rename("/file", "/there")
     store.land()
     assert body(store, "there") == b"old"
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert body(store, "there") == bytes(10_000)
 
 
@@ -278,8 +266,7 @@ def test_a_move_that_failed_is_carried_out_late(store: LateStore, filesystem: Fi
     store_file(filesystem, b"target", "/there")
     store.land()
     assert body(store, "there") == b"source"
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     assert (body(store, "there"), body(store, "file")) == (b"target", b"source")
 
 

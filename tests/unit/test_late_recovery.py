@@ -8,7 +8,17 @@ import pytest
 
 from support.harness import ME, harness, put, write
 from support.jobs import wait_until
-from support.late_store import FILE, LATE, OPTIONS, LateStore, kill_during, late, look, settle, store_file
+from support.late_store import (
+    FILE,
+    LATE,
+    OPTIONS,
+    LateStore,
+    kill_during,
+    late,
+    repair,
+    settle,
+    store_file,
+)
 from support.stored_objects import body, keys
 from swiftfs.posix.filesystem import FileSystem
 
@@ -46,8 +56,7 @@ def test_a_file_that_is_written_again(store: LateStore, tmp_path: Path, size: in
         if method == "put":  # the segments of the other have gone
             store.land()
             assert body(store, "file") == data
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "file") == b"newer"
 
 
@@ -59,8 +68,7 @@ def test_a_file_that_is_deleted(store: LateStore, tmp_path: Path) -> None:
         settle(filesystem)
         store.land()
         assert keys(store) == ["file"]
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert keys(store) == []
 
 
@@ -72,8 +80,7 @@ def test_a_file_that_is_renamed(store: LateStore, tmp_path: Path) -> None:
         settle(filesystem)
         store.land()
         assert keys(store) == ["file", "there"]
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert keys(store) == ["there"]
         assert body(store, "there") == b"sent"
 
@@ -87,8 +94,7 @@ def test_a_file_whose_attributes_change(store: LateStore, tmp_path: Path) -> Non
         was = store.head(FILE)
         store.land()
         assert store.head(FILE).content_type != was.content_type
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert store.head(FILE).content_type == was.content_type
         assert body(store, "file") == b"sent"
 
@@ -100,8 +106,7 @@ def test_a_deletion_that_a_new_file_makes_needless(store: LateStore, tmp_path: P
         store_file(filesystem, b"new")
         store.land()
         assert keys(store) == []
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "file") == b"new"
 
 
@@ -117,8 +122,7 @@ def test_a_deletion_that_a_move_over_it_makes_needless(store: LateStore, tmp_pat
         late(filesystem).fetch()
         store.land()
         assert keys(store) == []
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "file") == b"other"
 
 
@@ -130,8 +134,7 @@ def test_attributes_that_change_again(store: LateStore, tmp_path: Path) -> None:
         settle(filesystem)
         store.land()
         assert "mode=0100600" in store.head(FILE).content_type
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert "mode=0100444" in store.head(FILE).content_type
 
 
@@ -144,8 +147,7 @@ def test_attributes_that_new_bytes_make_needless(store: LateStore, tmp_path: Pat
         settle(filesystem)
         was = store.head(FILE)
         store.land()
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert store.head(FILE).content_type == was.content_type
         assert body(store, "file") == b"newer"
 
@@ -158,8 +160,7 @@ def test_a_folder_that_is_removed(store: LateStore, tmp_path: Path) -> None:
         settle(filesystem)
         store.land()
         assert keys(store) == ["d"]
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert keys(store) == []
 
 
@@ -172,8 +173,7 @@ def test_a_link_that_is_made_anew(store: LateStore, tmp_path: Path) -> None:
         settle(filesystem)
         store.land()
         assert body(store, "l") == b"old"
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "l") == b"new"
 
 
@@ -194,8 +194,7 @@ def test_a_second_loss_of_a_name_that_is_watched_already(store: LateStore, tmp_p
         store_file(filesystem, b"third")
         store.land()  # the second comes last
         assert body(store, "file") == b"second"
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "file") == b"third"
 
 
@@ -246,6 +245,5 @@ def test_a_second_close_during_the_upload(store: LateStore, tmp_path: Path) -> N
         assert body(store, "file") == b"second"
         store.land()
         assert body(store, "file") == b"first"
-        look(filesystem)
-        settle(filesystem)
+        repair(filesystem)
         assert body(store, "file") == b"second"

@@ -73,7 +73,8 @@ def observed(made: type) -> list[object]:
         one == equal,
         one == other,
         one == "a",
-        outcome(lambda: hash(made("a", 1, words=())) == hash(made("a", 1, words=(), hidden="?"))),
+        # Both live at once: a hash may be the address.
+        outcome(lambda: len({hash(each) for each in [made("a", 1, words=(), hidden=h) for h in "ab"]})),
         outcome(lambda: one < other),
         outcome(lambda: one >= equal),
         outcome(made),

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,14 +45,12 @@ class Gate(MemoryStore):
         self.bodies: list[bytes] = []
         self._open = threading.Event()
 
-    def put(
-        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
-    ) -> ObjectInfo:
+    def put(self, name: ObjectName, body: Body, headers: Headers, **how: Any) -> ObjectInfo:
         if name.container == "box_segments":
             self.waiting.append(name)
             assert self._open.wait(20)
             self.bodies.append(bytes(body))
-        return super().put(name, body, headers, if_absent=if_absent, etag=etag)
+        return super().put(name, body, headers, **how)
 
     def open(self) -> None:
         self._open.set()

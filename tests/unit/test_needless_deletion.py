@@ -197,11 +197,7 @@ def test_a_refused_rename_is_not_executed_later(store: MemoryStore, tmp_path: Pa
     with harness(store, tmp_path, NEVER) as filesystem:
         assert names(filesystem, "/d") == ["a"]
 
-        def hook(method: str, subject: str) -> None:
-            if method == "put":
-                raise QuotaExceeded("no")
-
-        store.hook = hook
+        refuse(store, "put", QuotaExceeded)
         with pytest.raises(QuotaExceeded):
             filesystem.rename("/d/a", "/a")
         store.hook = None

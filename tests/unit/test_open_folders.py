@@ -3,15 +3,14 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from support.harness import ME, change, listed, put, write
 from support.memory_store import MemoryStore
-from swiftfs.errors import NotFound, StoreError, Unavailable
+from support.stored_objects import failing
+from swiftfs.errors import NotFound, Unavailable
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.posix import directory_ops
 from swiftfs.posix.filesystem import FileSystem
@@ -62,20 +61,6 @@ class Reader:
 def requests(store: MemoryStore) -> int:
     """Return the number of requests for listings."""
     return sum(method == "list_page" for method, _ in store.requests)
-
-
-@contextmanager
-def failing(store: MemoryStore, error: StoreError) -> Iterator[None]:
-    """Let every request fail."""
-
-    def fail(*_: str) -> None:
-        raise error
-
-    store.hook = fail
-    try:
-        yield
-    finally:
-        store.hook = None
 
 
 @pytest.mark.parametrize("count", [30, 500])
@@ -134,7 +119,7 @@ def test_a_failed_page_is_asked_for_again(filesystem: FileSystem, store: MemoryS
     reader = Reader(filesystem)
     for _ in range(10):
         reader.step()
-    with failing(store, Unavailable("away")), pytest.raises(Unavailable):
+    with failing(store, "", Unavailable("away")), pytest.raises(Unavailable):
         reader.rest()
     before = requests(store)
     assert reader.rest() == names
@@ -147,7 +132,7 @@ def test_a_rewind_that_fails_is_made_up_for(filesystem: FileSystem, store: Memor
     for _ in range(10):
         reader.step()
     filesystem.refresh()
-    with failing(store, Unavailable("away")), pytest.raises(Unavailable):
+    with failing(store, "", Unavailable("away")), pytest.raises(Unavailable):
         reader.at(0)
     assert reader.at(60)[0] == names[60]
     assert reader.rest() == names
@@ -237,5 +222,5 @@ def test_the_container_of_an_open_folder_is_deleted(filesystem: FileSystem, stor
     fill(store, 200)
     reader = Reader(filesystem)
     reader.step(50)
-    with failing(store, NotFound("gone")), pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+    with failing(store, "", NotFound("gone")), pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
         reader.rest()

@@ -23,8 +23,8 @@ from support.halted_moves import Halt
 from support.harness import ME, change, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.refused_changes import flush, refuse
-from support.stored_objects import foreign, keys
+from support.refused_changes import flush
+from support.stored_objects import foreign, keys, refuse
 from swiftfs.errors import AccessDenied, StoreError
 from swiftfs.journal.moves import Unmoved
 from swiftfs.objects import ObjectName
@@ -141,7 +141,7 @@ def test_a_move_that_fails_leaves_all_at_the_old_name(
         names(filesystem, "/old")
         add_fresh(filesystem, "/old")
         handle = filesystem.open("/old/f", os.O_RDWR)
-        refuse(store, AccessDenied, "copy")
+        refuse(store, "copy", AccessDenied)
         with pytest.raises(Unmoved):
             filesystem.rename("/old", "/new")
         store.hook = None
@@ -167,7 +167,7 @@ def test_an_interrupted_move_that_is_given_up_leaves_all_at_the_old_name(
         filesystem.rename("/old", "/new")
         store.hook = None
     _, twin, image = images.taken[0]
-    refuse(twin, AccessDenied, "copy")
+    refuse(twin, "copy", AccessDenied)
     with harness(twin, image, OPTIONS, close_error="given up") as filesystem:
         twin.hook = None
         assert names(filesystem, "/") == ["old"]

@@ -26,8 +26,8 @@ from support.fresh_folders import (
 from support.harness import ME, copy_live, get, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.refused_changes import flush, refuse
-from support.stored_objects import body, keys, segments
+from support.refused_changes import flush
+from support.stored_objects import body, keys, refuse, segments
 from swiftfs.errors import QuotaExceeded, StoreError
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
@@ -181,7 +181,7 @@ def test_the_rename_of_a_fresh_folder_needs_no_server(filesystem: FileSystem, st
 
 def test_a_parked_file_moves_and_is_tried_again(filesystem: FileSystem, store: MemoryStore) -> None:
     make(filesystem, "/old")
-    refuse(store, QuotaExceeded, "put", "put_manifest")
+    refuse(store, "put put_manifest", QuotaExceeded)
     flush(filesystem)
     assert {one.state for one in filesystem.waiting()} == {"parked"}
     store.hook = None

@@ -56,6 +56,7 @@ KEPT = [f"/kept/{number}" for number in range(4)]
 OTHERS = [f"/other/{number}" for number in range(8)]
 
 
+@pytest.mark.usual
 @pytest.mark.parametrize("path", ["/kept", "/"])
 def test_pinned_copies_stay_and_others_go(store: MemoryStore, tmp_path: Path, path: str) -> None:
     with mounted(store, tmp_path) as filesystem:

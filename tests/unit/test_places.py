@@ -1,12 +1,12 @@
 """Containers of segments: beside the container, in a hidden folder of it, or one given by an option."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from support.memory_store import MemoryStore
+from support.stored_objects import refuse
 from support.stores import put
 from swiftfs.errors import AccessDenied, BadContainer, BadRequest, StoreError, Unavailable
 from swiftfs.filecache.segment_container import SegmentContainerChooser, may_hold_bytes_of
@@ -16,19 +16,11 @@ from swiftfs.paths import SEGMENTS_FOLDER, Source
 from swiftfs.store.wire.object_headers import symlink_source
 
 
-def refusing(error: StoreError) -> Callable[[str, str], None]:
-    def hook(method: str, _subject: str) -> None:
-        if method == "create_container":
-            raise error
-
-    return hook
-
-
 def test_without_the_right_to_make_containers_an_existing_one_is_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = MemoryStore("box", "box_segments", "other")
-    store.hook = refusing(AccessDenied("403"))
+    refuse(store, "create_container", AccessDenied("403"))
     caplog.set_level(logging.INFO)
     places = SegmentContainerChooser(store)
     assert str(places.of("box")) == "box_segments"
@@ -41,7 +33,7 @@ def test_without_the_right_to_make_containers_an_existing_one_is_used(
 @pytest.mark.parametrize("error", [AccessDenied("403"), BadRequest("400")])
 def test_a_container_given_by_an_option_is_not_replaced(error: StoreError) -> None:
     store = MemoryStore("box")
-    store.hook = refusing(error)
+    refuse(store, "create_container", error)
     assert str(SegmentContainerChooser(store, "pieces").of("box")) == "pieces/box"
 
 
@@ -83,7 +75,7 @@ def test_the_policy_is_not_asked_for_where_there_is_one_only() -> None:
 
 def test_an_outage_chooses_no_container() -> None:
     store = MemoryStore("box")
-    store.hook = refusing(Unavailable("down"))
+    refuse(store, "create_container", Unavailable("down"))
     places = SegmentContainerChooser(store)
     with pytest.raises(Unavailable):
         places.of("box")

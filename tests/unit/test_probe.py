@@ -4,6 +4,7 @@ import pytest
 
 from support.memory_store import MemoryStore
 from support.probes import probe_of
+from support.stored_objects import refuse
 from support.stores import put
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import AccessDenied, Unavailable
@@ -13,15 +14,11 @@ from swiftfs.paths import Source
 
 
 def test_refusals_become_advice() -> None:
-    def hook(method: str, _subject: str) -> None:
-        if method == "create_container":
-            raise AccessDenied("403")
-
     store = MemoryStore("box")
-    store.hook = hook
+    refuse(store, "create_container", AccessDenied("403"))
     findings = probe_of(store)
     assert findings["segments"] == Finding("segments", "box_segments cannot be created: 403", "segments=same")
-    store.hook = lambda method, _subject: _refuse(method == "put")
+    refuse(store, "put", AccessDenied("403"))
     findings = probe_of(store)
     assert findings["may write"] == Finding("may write", "no: mounts are read-only (403)", "ro")
     assert "upload" not in findings
@@ -46,7 +43,7 @@ def test_each_permission_has_a_verdict(method: str, subject: str, text: str) -> 
     store = MemoryStore("box")
     findings = list(PermissionProbe(store, Source("box"), lambda key: ObjectName("box", key)).run())
     assert {one.subject: one.text for one in findings}[subject] == "yes"
-    store.hook = lambda called, _subject: _refuse(called == method)
+    refuse(store, method, AccessDenied("403"))
     findings = list(PermissionProbe(store, Source("box"), lambda key: ObjectName("box", key)).run())
     verdicts = {one.subject: one.text for one in findings}
     assert verdicts.pop(subject).startswith(text)
@@ -55,17 +52,12 @@ def test_each_permission_has_a_verdict(method: str, subject: str, text: str) -> 
 
 def test_who_may_only_read_is_asked_to_read_what_is_there() -> None:
     store = MemoryStore("box")
-    store.hook = lambda called, _subject: _refuse(called == "put")
+    refuse(store, "put", AccessDenied("403"))
     assert probe_of(store)["may read"].text == "not known: there is no object to read"
     store.hook = None
     put(store, "box", "file", b"text")
-    store.hook = lambda called, _subject: _refuse(called == "put")
+    refuse(store, "put", AccessDenied("403"))
     assert probe_of(store)["may read"].text == "yes"
-
-
-def _refuse(refused: bool) -> None:
-    if refused:
-        raise AccessDenied("403")
 
 
 def test_without_slo_no_large_object_is_tried() -> None:

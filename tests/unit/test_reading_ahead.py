@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -29,18 +30,9 @@ class SlowCountingStore(CorruptingStore):
 
     asked = 0
 
-    def get(
-        self,
-        name: ObjectName,
-        sink: Sink,
-        *,
-        offset: int = 0,
-        length: int | None = None,
-        etag: str = "",
-        size: int | None = None,
-    ) -> ObjectInfo:
+    def get(self, name: ObjectName, sink: Sink, *, length: int | None = None, **how: Any) -> ObjectInfo:
         time.sleep(LATENCY)
-        info = super().get(name, sink, offset=offset, length=length, etag=etag, size=size)
+        info = super().get(name, sink, length=length, **how)
         self.asked += info.size if length is None else length
         return info
 

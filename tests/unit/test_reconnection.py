@@ -9,6 +9,7 @@ import pytest
 
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.stored_objects import refuse
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import AccessDenied, Offline, Unavailable
 from swiftfs.objects import Usage
@@ -66,17 +67,9 @@ def reason(watched: Watched) -> str:
     return watched.presence.away.reason if watched.presence.away is not None else ""
 
 
-def fail(store: MemoryStore, error: Exception, *methods: str) -> None:
-    def hook(method: str, _subject: str) -> None:
-        if not methods or method in methods:
-            raise error
-
-    store.hook = hook
-
-
 def test_the_server_comes_back(store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    fail(store, Unavailable("not yet"))
+    refuse(store, "", Unavailable("not yet"))
     with watching(store) as watched:
         wait_until(lambda: reason(watched) == "not yet")
         with pytest.raises(Offline, match=r"^the server is away: not yet$"):
@@ -93,7 +86,7 @@ def test_a_request_that_fails_lets_it_look(store: MemoryStore) -> None:
         watched.presence.suspect(Unavailable("one object"))
         wait_until(lambda: len(store.requests) > 0)
         assert watched.presence.away is None
-        fail(store, Unavailable("gone"))
+        refuse(store, "", Unavailable("gone"))
         watched.presence.suspect(Unavailable("another"))
         wait_until(lambda: reason(watched) == "gone")
 
@@ -117,7 +110,7 @@ def test_a_container_that_is_gone_is_not_made_again(store: MemoryStore) -> None:
 
 @pytest.mark.parametrize("waiting", [0, 1])
 def test_lost_rights_to_write_matter_to_changes_that_wait(store: MemoryStore, waiting: int) -> None:
-    fail(store, AccessDenied("403"), "delete")
+    refuse(store, "delete", AccessDenied("403"))
     with watching(store, waiting=waiting) as watched:
         if waiting:
             wait_until(lambda: "may not write" in reason(watched))
@@ -127,7 +120,7 @@ def test_lost_rights_to_write_matter_to_changes_that_wait(store: MemoryStore, wa
 
 
 def test_an_unexpected_error_does_not_end_it(store: MemoryStore) -> None:
-    fail(store, RuntimeError("bug"))
+    refuse(store, "", RuntimeError("bug"))
     with watching(store) as watched:
         wait_until(lambda: "bug" in reason(watched))
         store.hook = None

@@ -11,8 +11,8 @@ from support.forgetful_store import ForgetfulStore
 from support.harness import ME, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.refused_changes import flush, refuse, report
-from support.stored_objects import NEVER, body, foreign, keys
+from support.refused_changes import flush, report
+from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import (
     AccessDenied,
     AlreadyExists,
@@ -105,7 +105,7 @@ def test_unmounting_reports_refused_changes(
     said = f"^1 change was refused and given up; it is {path}: no$"
     with harness(store, tmp_path, NEVER, close_error=said) as filesystem:
         change(filesystem)
-        refuse(store, error, "delete", "post")
+        refuse(store, "delete post", error)
     store.hook = None
     assert keys(store) == ["file", "folder", "other"]
     assert [one.message for one in caplog.records if one.levelname == "WARNING"] == [
@@ -119,7 +119,7 @@ def test_a_flush_reports_earlier_refusals(
     store: MemoryStore, tmp_path: Path, change: Callable[[FileSystem], None], path: str
 ) -> None:
     prepared(store)
-    refuse(store, AccessDenied, "delete", "post")
+    refuse(store, "delete post", AccessDenied)
     with harness(store, tmp_path, "settle=0.05") as filesystem:
         change(filesystem)
         wait_until(lambda: report(filesystem).refused)
@@ -139,14 +139,14 @@ def test_an_slo_whose_manifest_cannot_be_read_is_not_deleted(store: MemoryStore,
     said = "1 change was refused and given up; it is /file: no"
     with harness(store, tmp_path, NEVER, close_error=said) as filesystem:
         filesystem.unlink("/file")
-        refuse(store, AccessDenied, "manifest")
+        refuse(store, "manifest", AccessDenied)
     store.hook = None
     assert store.head(ObjectName("box", "file")).size == 3 * MIB
 
 
 def test_only_the_call_that_waits_reports_a_refusal(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
-    refuse(store, AccessDenied, "delete")
+    refuse(store, "delete", AccessDenied)
     with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.unlink("/file")
         folder = filesystem.opendir("/")
@@ -160,7 +160,7 @@ def test_only_the_call_that_waits_reports_a_refusal(store: MemoryStore, tmp_path
 def test_fsync_of_the_folder_reports_earlier_refusals(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
     foreign(store, "folder/in", b"data")
-    refuse(store, AccessDenied, "delete", "delete_many")
+    refuse(store, "delete delete_many", AccessDenied)
     with harness(store, tmp_path, "settle=0.05") as filesystem:
         filesystem.unlink("/folder/in")
         wait_until(lambda: report(filesystem).refused)
@@ -176,7 +176,7 @@ def test_fsync_of_the_file_reports_that_its_attributes_were_refused(
     store: MemoryStore, tmp_path: Path
 ) -> None:
     prepared(store)
-    refuse(store, AccessDenied, "post")
+    refuse(store, "post", AccessDenied)
     with harness(store, tmp_path, "settle=0.05") as filesystem:
         filesystem.chmod("/file", 0o600)
         wait_until(lambda: report(filesystem).refused)
@@ -191,7 +191,7 @@ def test_fsync_of_the_file_reports_that_its_attributes_were_refused(
 
 def test_with_sync_the_call_reports_the_refusal(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
-    refuse(store, AccessDenied, "delete", "post")
+    refuse(store, "delete post", AccessDenied)
     with harness(store, tmp_path) as filesystem:
         for change, _ in CHANGES:
             with pytest.raises(AccessDenied):
@@ -202,7 +202,7 @@ def test_with_sync_the_call_reports_the_refusal(store: MemoryStore, tmp_path: Pa
 @pytest.mark.parametrize("size", [5, 3 * MIB])
 def test_a_refused_file_keeps_no_descriptor(store: MemoryStore, tmp_path: Path, size: int) -> None:
     """A thousand refused files must not use up the descriptors of the process."""
-    refuse(store, AccessDenied, "put", "put_segment")
+    refuse(store, "put put_segment", AccessDenied)
     with harness(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  the names are wanted
         for number in range(8):
@@ -221,7 +221,7 @@ def test_a_refused_file_keeps_no_descriptor(store: MemoryStore, tmp_path: Path, 
 def test_a_folder_whose_answer_was_lost_is_no_refusal(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.mkdir("/folder", 0o755, ME)
-        refuse(store, Unavailable, "put")
+        refuse(store, "put", Unavailable)
         flush(filesystem)
         store.hook = None
         with_marker(store)  # the server has executed the request nevertheless
@@ -254,7 +254,7 @@ def test_a_folder_is_not_made_where_another_client_made_a_file_after_a_lost_answ
 ) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.mkdir("/folder", 0o755, ME)
-        refuse(store, Unavailable, "put")
+        refuse(store, "put", Unavailable)
         flush(filesystem)
         store.hook = None
         foreign(store, "folder", data)
@@ -297,7 +297,7 @@ def test_a_lost_attempt_to_make_a_folder_counts_only_where_a_folder_is(
 
 def test_a_change_that_succeeds_later_is_no_refusal(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
-    refuse(store, AccessDenied, "delete")
+    refuse(store, "delete", AccessDenied)
     with harness(store, tmp_path, "settle=0.05") as filesystem:
         filesystem.unlink("/file")
         wait_until(lambda: report(filesystem).refused)

@@ -11,7 +11,7 @@ from support.harness import ME, copy_live, get, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_container import Container
 from support.memory_store import MemoryStore
-from support.stored_objects import body, keys
+from support.stored_objects import body, keys, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded
 from swiftfs.journal import journal
 from swiftfs.objects import ObjectName
@@ -30,16 +30,6 @@ def store() -> MemoryStore:
     for key, data in (("dir/new", NEW), ("dir/file", OLD), ("dir/other", b"other")):
         store.put(ObjectName("box", key), data, Headers("text/plain;mtime=1.000000;mode=0100644;uid=0;gid=0"))
     return store
-
-
-def refuse(store: MemoryStore) -> None:
-    """Refuse what a rename needs."""
-
-    def hook(method: str, _subject: str) -> None:
-        if method == "copy":
-            raise AccessDenied("no")
-
-    store.hook = hook
 
 
 def bring_to(state: str, filesystem: FileSystem) -> int | None:
@@ -76,7 +66,7 @@ def test_a_refused_rename_leaves_both_files(
     with harness(store, cache, options) as filesystem:
         handle = bring_to(state, filesystem)
         inode = filesystem.getattr("/dir/file").inode
-        refuse(store)
+        refuse(store, "copy", AccessDenied)
         with pytest.raises(AccessDenied):
             replace_as_libfuse(filesystem)
         store.hook = None
@@ -106,7 +96,7 @@ def test_after_a_refused_rename_the_open_file_is_the_one_of_its_name(
     (cache := tmp_path / "cache").mkdir()
     with harness(store, cache, options) as filesystem:
         handle = filesystem.open("/dir/file", os.O_RDWR)
-        refuse(store)
+        refuse(store, "copy", AccessDenied)
         with pytest.raises(AccessDenied):
             replace_as_libfuse(filesystem)
         store.hook = None
@@ -144,7 +134,7 @@ def test_a_rename_replaces_it(
     with harness(store, tmp_path, options) as filesystem:
         handle = bring_to(state, filesystem)
         for _ in range(refusals):
-            refuse(store)
+            refuse(store, "copy", AccessDenied)
             with pytest.raises(AccessDenied):
                 replace_as_libfuse(filesystem)
             store.hook = None
@@ -186,7 +176,7 @@ def test_a_deleted_file_does_not_come_back_by_a_later_refused_rename(
         handle = bring_to(state, filesystem)
         filesystem.hide("/dir/file", HIDDEN)  # unlink(2)
         wait_until(lambda: "dir/file" not in keys(store))
-        refuse(store)
+        refuse(store, "copy", AccessDenied)
         with pytest.raises(AccessDenied):
             filesystem.rename("/dir/new", "/dir/file")
         store.hook = None
@@ -221,11 +211,7 @@ def test_a_rename_that_waits_for_an_upload_does_not_delete_its_target(
         handle = bring_to("open", filesystem)
         assert handle is not None
 
-        def hook(method: str, subject: str) -> None:
-            if method == "put" and subject == "box/dir/new":
-                raise QuotaExceeded("full")
-
-        store.hook = hook
+        refuse(store, "put", QuotaExceeded, about="^box/dir/new$")
         write(filesystem, "/dir/new", b"changed")
         wait_until(lambda: filesystem.waiting()[0].state == "parked")
         with pytest.raises(QuotaExceeded):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.harness import harness, read, write
-from support.late_store import LateStore, look, remove, settle, store_file
+from support.late_store import LateStore, remove, repair, store_file
 from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys, segments
 from swiftfs.errors import AccessDenied, StoreError
@@ -127,8 +127,7 @@ def test_a_restored_version_is_not_taken_for_a_late_request(store: LateStore, fi
     remove(filesystem)
     (file,) = trash_of(store).files()
     trash_of(store).restore(file)
-    look(filesystem)
-    settle(filesystem)
+    repair(filesystem)
     filesystem.refresh()
     assert read(filesystem, "/file") == b"old"
     assert keys(store) == ["file"]

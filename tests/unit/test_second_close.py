@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from support.harness import LEFT, ME, copy_live, harness, names, put, read, writ
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import NEVER, body, foreign, keys, segments_of
+from support.stored_objects import NEVER, body, foreign, keys, segments, segments_of
 from swiftfs.errors import AccessDenied, QuotaExceeded, Unavailable
 from swiftfs.journal import tasks
 from swiftfs.journal.operations import PutFile
@@ -97,6 +98,37 @@ def test_what_is_closed_during_an_upload_outlives_a_crash(
         assert read(filesystem, "/file") == file.model
     assert body(store, "file") == file.model
     assert keys(store) == ["file"]
+
+
+@pytest.mark.parametrize("error", [QuotaExceeded, Unavailable])
+def test_a_file_without_some_of_its_bytes_is_closed_during_its_upload(
+    store: MemoryStore, tmp_path: Path, error: type[Exception]
+) -> None:
+    """Segments that were stored while it was written were evicted: the record of each close names them."""
+    data = noise(LARGE)
+    with harness(store, tmp_path, SOON) as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
+        for at in range(0, LARGE, 500_000):
+            put(filesystem, handle, at, data[at : at + 500_000])
+            time.sleep(0.02)  # longer than `settle`
+        wait_until(lambda: keys(store, "box_segments"))
+        files = filesystem.services.file_cache
+        files.set_limit(0)
+        files.set_limit(1 << 30)
+        assert files.disk_use()[0] < LARGE
+        gate = Gate(store, error("no"))
+        filesystem.release(handle)
+        assert gate.reached.wait(20)
+        file = Edited(filesystem, bytearray(data))
+        CHANGES["append"](file, 2)
+        CHANGES["append"](file, 3)
+        gate.open.set()
+        wait_until(lambda: all(one.reason for one in filesystem.waiting()))
+        store.hook = None
+        filesystem.retry()
+        settled(filesystem)
+        assert read(filesystem, "/file") == body(store, "file") == file.model
+    assert segments(store) == segments_of(store)
 
 
 @pytest.fixture

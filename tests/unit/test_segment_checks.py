@@ -9,6 +9,7 @@ import pytest
 from support.cache_rig import MIB, PLAIN, CacheRig, read, settle, write
 from support.memory_store import MemoryStore
 from support.noise import noise
+from support.stored_objects import refuse
 from swiftfs.errors import Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
@@ -105,11 +106,7 @@ def test_reading_a_small_part_needs_no_manifest(rig: CacheRig, large: BaseVersio
 
 
 def test_reading_continues_if_the_manifest_is_refused(rig: CacheRig, large: BaseVersion) -> None:
-    def refuse(method: str, _subject: str) -> None:
-        if method == "manifest":
-            raise Unavailable("503")
-
-    rig.store.hook = refuse
+    refuse(rig.store, "manifest", Unavailable)
     content = rig.open(large)
     assert read_slowly(content) == BODY
     assert [method for method, _ in rig.store.requests].count("manifest") == 1

@@ -7,7 +7,7 @@ import pytest
 
 from support.power_cut import refusing
 from support.segment_cleaner import NAME, PREFIX, Cleaner, pass_time
-from support.stored_objects import segments
+from support.stored_objects import refuse, segments
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.filecache.segment_container import LONGEST_KEY
 from swiftfs.filecache.upload_record import UnreferencedPrefix
@@ -48,11 +48,7 @@ def test_segments_of_an_object_that_was_moved_afterwards_stay(cleaner: Cleaner) 
 def test_no_segment_is_deleted_if_the_manifest_cannot_be_read(cleaner: Cleaner, error: StoreError) -> None:
     key = cleaner.segment(PREFIX + "1-a").key
 
-    def refuse(method: str, _subject: str) -> None:
-        if method == "manifest":
-            raise error
-
-    cleaner.store.hook = refuse
+    refuse(cleaner.store, "manifest", error)
     with pytest.raises(type(error)):
         cleaner.removal.discard_below(below(cleaner))
     assert segments(cleaner.store) == {key}
@@ -355,11 +351,7 @@ def test_segments_of_a_late_manifest_that_was_moved_and_changed_stay(cleaner: Cl
 def test_segments_whose_deletion_fails_for_now_are_tried_again_soon(cleaner: Cleaner) -> None:
     used = cleaner.segment(PREFIX + "1-a")
 
-    def refuse(method: str, _subject: str) -> None:
-        if method == "delete":
-            raise Unavailable("503")
-
-    cleaner.store.hook = refuse
+    refuse(cleaner.store, "delete", Unavailable)
     cleaner.removal.discard(NAME, {used}, is_slo=True)
     assert not cleaner.removal.is_due()
     cleaner.store.hook = None

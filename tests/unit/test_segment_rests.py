@@ -3,7 +3,7 @@
 import pytest
 
 from support.segment_cleaner import NAME, PREFIX, Cleaner, pass_time
-from support.stored_objects import segments
+from support.stored_objects import refuse, segments
 from swiftfs.errors import Unavailable
 from swiftfs.journal import resting_segments
 from swiftfs.objects import ObjectName
@@ -82,11 +82,7 @@ def test_resting_segments_wait_during_an_outage(cleaner: Cleaner, method: str) -
     cleaner.manifest("file", first, second)
     replaced(cleaner, new)
 
-    def refuse(called: str, _subject: object) -> None:
-        if called == method:
-            raise Unavailable("503")
-
-    cleaner.store.hook = refuse
+    refuse(cleaner.store, method, Unavailable)
     cleaner.removal.end_rests(at_once=True)
     cleaner.store.hook = None
     assert segments(cleaner.store) == {first.key, second.key, new.key}

@@ -13,6 +13,7 @@ from support.cache_rig import PLAIN
 from support.deadlines import within
 from support.memory_store import MemoryStore
 from support.noise import noise
+from support.stored_objects import refuse
 from support.upload_rig import MIB
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
@@ -126,11 +127,7 @@ def test_a_writer_waits_for_space_and_continues(rig: SpaceRig) -> None:
 def test_without_progress_a_write_fails_with_enospc(rig: SpaceRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 0.3)
 
-    def fail(method: str, _subject: str) -> None:
-        if method == "put":
-            raise Unavailable("503")
-
-    rig.store.hook = fail
+    refuse(rig.store, "put", Unavailable)
     content, body = rig.new(), noise(12 * MIB)
     with pytest.raises(OSError, match="No space left") as raised:
         put_in_blocks(content, 0, body)

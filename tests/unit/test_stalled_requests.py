@@ -16,7 +16,7 @@ from support.harness import write as store_file
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import foreign
+from support.stored_objects import foreign, refuse
 from support.upload_rig import Writer
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK
@@ -194,11 +194,7 @@ def test_a_slow_upload_of_a_hole_delays_no_other(
 def test_a_hole_that_could_not_be_stored_is_stored_by_the_next(writer: Writer) -> None:
     writer.truncate(3 * MIB)
 
-    def refuse(method: str, _subject: str) -> None:
-        if method == "put":
-            raise Unavailable("no")
-
-    writer.store.hook = refuse
+    refuse(writer.store, "put", Unavailable)
     with pytest.raises(Unavailable):
         writer.run()
     writer.store.hook = None

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -25,10 +26,8 @@ class SeenStore(MemoryStore):
         super().__init__(*containers)
         self.seen: list[bytes] = []
 
-    def put(
-        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
-    ) -> ObjectInfo:
-        info = super().put(name, body, headers, if_absent=if_absent, etag=etag)
+    def put(self, name: ObjectName, body: Body, headers: Headers, **how: Any) -> ObjectInfo:
+        info = super().put(name, body, headers, **how)
         parts: list[bytes] = []
         self.get(name, lambda _offset, data: parts.append(data))
         self.seen.append(b"".join(parts))

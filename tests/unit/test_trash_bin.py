@@ -7,7 +7,7 @@ import pytest
 
 from support.harness import harness, read, write
 from support.memory_store import MemoryStore
-from support.stored_objects import body, foreign, keys, segments
+from support.stored_objects import body, foreign, keys, refuse, segments
 from support.trash import LARGE, MIB, TRASH, only
 from swiftfs.maintenance.trash import Occupied, TrashBin, newest, sweep
 from swiftfs.objects import ObjectName
@@ -72,11 +72,7 @@ def test_a_restoring_that_ends_halfway_loses_nothing(store: MemoryStore, tmp_pat
     trash = TrashBin(store, Source("box"))
     (file,) = trash.files()
 
-    def stop(asked: str, _subject: str) -> None:
-        if asked == method:
-            raise KeyboardInterrupt
-
-    store.hook = stop
+    refuse(store, method, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         trash.restore(file)
     store.hook = lambda _method, _subject: None

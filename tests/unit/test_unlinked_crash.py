@@ -12,6 +12,7 @@ from support.harness import ME, copy_live, get, harness, names, put, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import LARGE
+from support.stored_objects import refuse
 from swiftfs.errors import AccessDenied
 from swiftfs.journal import journal
 from swiftfs.objects import ObjectName
@@ -185,12 +186,8 @@ def test_a_refusal_names_the_file(
 ) -> None:
     monkeypatch.setattr(journal, "HIDDEN_SECONDS", 0.02)
 
-    def refuse(method: str, _subject: object) -> None:
-        if method in ("delete", "delete_many"):
-            raise AccessDenied("no")
-
     with harness(store, tmp_path, "settle=0.01,read_ahead=0") as filesystem:
-        store.hook = refuse
+        refuse(store, "delete delete_many", AccessDenied)
         handle = open_partly(filesystem)
         unlink(filesystem, way)
         filesystem.release(handle)

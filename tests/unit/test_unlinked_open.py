@@ -8,6 +8,7 @@ from support.harness import get, names, read
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import LARGE
+from support.stored_objects import refuse
 from swiftfs.errors import AccessDenied
 from swiftfs.journal import journal
 from swiftfs.objects import ObjectName
@@ -62,11 +63,7 @@ def test_another_clients_new_file_of_that_name_is_seen(filesystem: FileSystem, s
 def test_a_deletion_that_is_refused_brings_the_file_back(filesystem: FileSystem, store: MemoryStore) -> None:
     handle = open_and_unlink(filesystem)
 
-    def refuse(method: str, _subject: object) -> None:
-        if method == "delete":
-            raise AccessDenied("no")
-
-    store.hook = refuse
+    refuse(store, "delete", AccessDenied)
     filesystem.release(handle)
     wait_until(lambda: not filesystem.waiting())
     store.hook = None

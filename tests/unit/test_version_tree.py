@@ -10,7 +10,7 @@ import pytest
 
 from support.harness import ME, harness, listed, names, read, write
 from support.memory_store import MemoryStore
-from support.stored_objects import body
+from support.stored_objects import body, refuse
 from swiftfs.errors import FolderTooLarge, Unavailable
 from swiftfs.objects import History, Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
@@ -205,11 +205,7 @@ def test_an_outage_is_an_error(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, "ttl=0", source="/") as filesystem:
         names(filesystem, "/box/d")
 
-        def fail(method: str, _subject: str) -> None:
-            if method in ("container_usage", "list_versions"):
-                raise Unavailable("503")
-
-        store.hook = fail
+        refuse(store, "container_usage list_versions", Unavailable)
         with pytest.raises(Unavailable):
             filesystem.getattr("/box/d/.versions")
         store.hook = None
