@@ -1,5 +1,16 @@
-"""`python -m swiftfs` is the `swiftfs` command."""
+"""The `swiftfs` command, and `python -m swiftfs`."""
 
-from swiftfs.cli.app import main
+import sys
 
-main(prog_name="swiftfs")
+
+def main() -> None:
+    """Run the command line; a Ctrl-C while it is still loaded ends it as later ones do."""
+    try:
+        from swiftfs.cli.app import main as run  # noqa: PLC0415  this takes most of the time of a command
+    except KeyboardInterrupt:
+        sys.exit("swiftfs: interrupted")
+    run(prog_name="swiftfs")
+
+
+if __name__ == "__main__":
+    main()

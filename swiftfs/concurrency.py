@@ -152,6 +152,8 @@ class Thread(Protocol):
 class Runtime:
     """Threads of the operating system and its clock."""
 
+    _began: float | None = None
+
     def lock(self, *, reentrant: bool) -> Lock:
         """Return a lock; a `reentrant` one may be taken again by the thread that holds it."""
         return threading.RLock() if reentrant else threading.Lock()
@@ -208,6 +210,12 @@ class Runtime:
     def unix_time(self) -> float:
         """Return Unix time in seconds."""
         return time.time()
+
+    def steady_time(self) -> float:
+        """Return the Unix time, in seconds, as if nobody had set the clock since the first call."""
+        if self._began is None:
+            self._began = self.unix_time() - self.monotonic()
+        return self._began + self.monotonic()
 
     def sleep(self, seconds: float) -> None:
         """Sleep for `seconds`."""
@@ -485,6 +493,14 @@ def monotonic() -> float:
 def unix_time() -> float:
     """Return Unix time in seconds."""
     return _runtime.unix_time()
+
+
+def steady_time() -> float:
+    """Return Unix time in seconds, for what must not end when the clock is set.
+
+    A step of the clock does not count in a process, but does in the next one: a journal may have such times.
+    """
+    return _runtime.steady_time()
 
 
 def unix_time_ns() -> int:

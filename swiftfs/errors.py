@@ -85,12 +85,14 @@ class StoreError(SwiftfsError):
     If it is `retryable`, it may succeed when sent again, after `retry_after` seconds if the server named a
     pause. If it `may_land`, it, or an earlier attempt of the same call, was sent and not answered: the server
     may have carried it out, or may do so later. `etag` is then the ETag of the object it would store, if the
-    sender knows it.
+    sender knows it. `subject` is what the request was about, as the message has it before its first colon,
+    empty if the error is not that of one request.
     """
 
     retryable = False
     may_land = False
     etag = ""
+    subject = ""
 
     def __init__(
         self, message: str, *, retry_after: float | None = None, may_land: bool | None = None

@@ -48,6 +48,8 @@ SEGMENTS_SUFFIX = "_segments"
 SEGMENTS_FOLDER = ".swiftfs-segments"
 """The folder at the top of a container for segments that may be in no other container. It has no path."""
 
+_URL = re.compile(r"(?:https?|s3|swift)://", re.IGNORECASE)
+
 _ESCAPES = {"": "%empty", ".": "%dot", "..": "%dotdot"}
 _UNESCAPES = {escape: component for component, escape in _ESCAPES.items()}
 _LOOKS_ESCAPED = re.compile(r"%+(?:empty|dot|dotdot)")
@@ -167,6 +169,8 @@ class Source:
 
         Raise `ConfigurationError` for anything else.
         """
+        if _URL.match(text):
+            raise ConfigurationError(f"source {text!r} is a URL: write CONTAINER or CONTAINER/PREFIX alone")
         text = text.removeprefix(SCHEME)
         if text == "/":
             return cls("")

@@ -9,9 +9,9 @@ from swiftfs.cli.options import given
 from swiftfs.config.credentials import account_settings, login_environment
 from swiftfs.config.options import Options
 from swiftfs.config.sources import build_options, gather
-from swiftfs.errors import ConfigurationError, NotFound
+from swiftfs.errors import ConfigurationError, NotFound, StoreError
 from swiftfs.service.daemon import log_to_terminal
-from swiftfs.store.connect import ConnectedAccount, connect
+from swiftfs.store.connect import ConnectedAccount, connect, explained
 from swiftfs.store.foreign_manifests import MayRead
 
 
@@ -22,7 +22,10 @@ def account_options(flags: Mapping[str, Any]) -> Options:
 
 @contextmanager
 def connected(options: Options, may_read: MayRead | None = None) -> Iterator[ConnectedAccount]:
-    """Log in and provide the account; `may_read` and errors as in `store.connect`."""
+    """Log in and provide the account; `may_read` and errors as in `store.connect`.
+
+    Raise `ConfigurationError` with what to do for a failed request that the block does not catch.
+    """
     log_to_terminal("DEBUG" if options.debug else "WARNING")
     account = connect(
         login_environment(options.credentials, os.environ),
@@ -31,6 +34,8 @@ def connected(options: Options, may_read: MayRead | None = None) -> Iterator[Con
     )
     try:
         yield account
+    except StoreError as error:
+        raise explained(error, account.label) from None
     finally:
         account.close()
 

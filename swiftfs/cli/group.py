@@ -1,8 +1,11 @@
 """The group of commands: its help in the order of use, and each failure as one line."""
 
+import errno
 import os
 import re
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,15 +37,15 @@ class OneLineError(click.ClickException):
 
 
 class WrongCommandLine(OneLineError):
-    """A command line that cannot be understood."""
+    """A command line that cannot be understood; `path` is the command where the error does not know it."""
 
     exit_code = WRONG_COMMAND_LINE
 
-    def __init__(self, error: click.UsageError) -> None:
+    def __init__(self, error: click.UsageError, path: str) -> None:
         message = _DID_YOU_MEAN.sub(r"; did you mean \1?", error.format_message()).rstrip(".")
         if re.search(r"extra argument.*[( ]=", message):
             message += ": write NAME=VALUE without blanks, or in quotes"
-        path = error.ctx.command_path if error.ctx else "swiftfs"
+        path = error.ctx.command_path if error.ctx else path
         super().__init__(f"{message[:1].lower()}{message[1:]} (see '{path} --help')")
 
 
@@ -51,6 +54,16 @@ class CommandGroup(click.Group):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run, or complete a command line for a shell."""
+        _open_standard_streams()
+        try:
+            return self._main(*arguments, **options)
+        except OSError as error:
+            if not _is_of_output(error):
+                raise
+            OneLineError(f"the output cannot be written: {error.strerror}").show()
+            sys.exit(1)
+
+    def _main(self, *arguments: Any, **options: Any) -> Any:
         if COMPLETION in os.environ:
             from swiftfs.cli.completion import install  # noqa: PLC0415  only completion needs it
 
@@ -74,7 +87,7 @@ class CommandGroup(click.Group):
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
-            raise _one_line(error) from error
+            raise _one_line(error, info_name or "") from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -88,6 +101,7 @@ class CommandGroup(click.Group):
                 or len(args) != 2
                 or args[0].startswith("-")
                 or _looks_like(args[0], self.commands)
+                or not ("/" in args[1] or Path(args[1]).is_dir())  # `swiftfs ls photos`
             ):
                 raise
             hint = f"'swiftfs mount {args[0]} {args[1]}' mounts it"
@@ -100,7 +114,7 @@ class CommandGroup(click.Group):
         except SwiftfsError as error:
             raise OneLineError(str(error)) from error
         except click.UsageError as error:
-            raise _one_line(error) from error
+            raise _one_line(error, f"{ctx.command_path} {ctx.invoked_subcommand or ''}".rstrip()) from error
         except KeyboardInterrupt as error:
             raise OneLineError("interrupted") from error
         except FileNotFoundError as error:
@@ -114,11 +128,34 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _one_line(error: click.UsageError) -> click.ClickException:
+def _one_line(error: click.UsageError, path: str) -> click.ClickException:
     # `swiftfs` without a command, whose message is the whole help.
     if type(error).__name__ == "NoArgsIsHelpError":
         return error
-    return WrongCommandLine(error)
+    return WrongCommandLine(error, path)
+
+
+def _open_standard_streams() -> None:
+    """Open those of descriptors 0 to 2 that are closed; Python has None for these streams.
+
+    Else files that are opened later get these numbers, and what libfuse and programs report goes into them.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+        stream = os.fdopen(descriptor, "w" if descriptor else "r", closefd=False)
+        setattr(sys, ("stdin", "stdout", "stderr")[descriptor], stream)
+    os.close(descriptor)
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Return whether standard output could not be written to; then it leads nowhere from here on."""
+    # What fails with one of these elsewhere has the name of its file, or is reported where it is understood.
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) or error.filename:
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # Python writes what is left when it ends
+    os.close(nowhere)
+    return True
 
 
 def _looks_like(word: str, names: Iterable[str]) -> bool:

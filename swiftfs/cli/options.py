@@ -23,6 +23,9 @@ class AbsolutePath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the absolute path; raise `OneLineError` if the current folder is gone."""
+        # As a rule a variable of the shell that is not set. `Path` would take the current folder.
+        if value == "":
+            self.fail("the path is empty", param, ctx)
         try:
             path: Any = super().convert(value, param, ctx)
             return Path(path).absolute()

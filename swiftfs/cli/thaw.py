@@ -13,6 +13,7 @@ import click
 from swiftfs.attributes import STATE_ATTRIBUTE, THAW_ATTRIBUTE
 from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import new_pool, sleep
+from swiftfs.control.client import state_of
 from swiftfs.errors import in_words, mount_error, pluralize
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import UNSEALED
@@ -55,6 +56,9 @@ class FileState:
 
 def run(paths: Iterable[Path], *, wait: bool, as_json: bool) -> None:
     """Ask for the files, and wait until all can be read unless `wait` is false; exit with 1 on a failure."""
+    paths = list(paths)
+    for path in paths:
+        state_of(path)  # says what is there instead of a mount
     found = list(dict.fromkeys(file for path in paths for file in _files(path)))
     with new_pool("thaw", PARALLEL) as pool:
         files = list(pool.map(lambda file: _look(file, THAW_ATTRIBUTE), found))

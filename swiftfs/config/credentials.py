@@ -41,8 +41,8 @@ def read_credentials(path: Path) -> dict[str, str]:
         lines = read_own_file(path, partial(_check_private, path)).splitlines()
     except OSError as error:
         raise ConfigurationError(f"credentials file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"credentials file {path} is not text in UTF-8") from None
+    except ValueError as error:
+        raise ConfigurationError(f"credentials file {path}: {error}") from None
     values = {}
     for number, line in enumerate(lines, 1):
         text = line.strip().removeprefix("export ")

@@ -246,7 +246,9 @@ class Options:
     allow_other: bool = _option(
         False, SWITCH, "let other users in (needs root, or user_allow_other in /etc/fuse.conf)"
     )
-    allow_root: bool = _option(False, SWITCH, "let root in, besides the user who mounts")
+    allow_root: bool = _option(
+        False, SWITCH, "let root in, besides the user who mounts (needs user_allow_other in /etc/fuse.conf)"
+    )
     default_permissions: bool | None = _option(
         None,
         SWITCH,

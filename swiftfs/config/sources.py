@@ -176,13 +176,16 @@ def read_toml(path: Path, subject: str, check: Callable[[int], None]) -> tuple[s
         import tomllib  # noqa: PLC0415
     else:
         import tomli as tomllib  # noqa: PLC0415
+    text = ""
     try:
         text = read_own_file(path, check)
         return text, tomllib.loads(text)
     except OSError as error:
         raise ConfigurationError(f"{subject}: {error.strerror}") from None
-    except ValueError as error:  # no UTF-8, or no TOML: its message names the line
-        raise ConfigurationError(f"{subject}: {error}") from None
+    except ValueError as error:  # no UTF-8, or no TOML
+        from swiftfs.config.toml_mistakes import in_words  # noqa: PLC0415  only a mistake needs it
+
+        raise ConfigurationError(f"{subject}: {in_words(str(error), text)}") from None
 
 
 def build_options(levels: Iterable[Sequence[Setting]]) -> Options:

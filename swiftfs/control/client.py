@@ -40,7 +40,9 @@ def mountpoints() -> list[Path]:
 def mount_of(path: Path) -> Path:
     """Return the mount point of the filesystem that `path`, or what it links to, is in."""
     path = path.resolve()
-    return next(one for one in (path, *path.parents) if os.path.ismount(one))
+    # By the table too, as only its user may look at a mount.
+    ours = set(mountpoints())
+    return next(one for one in (path, *path.parents) if one in ours or os.path.ismount(one))
 
 
 def read_state(mountpoint: Path) -> MountStatus:

@@ -20,8 +20,7 @@ from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.checksum_ranges import is_md5
 from swiftfs.filecache.downloader import Downloader
-from swiftfs.filecache.downloads import Download
-from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.file_state import Download, FileState
 from swiftfs.filecache.sparse_file import write_all
 from swiftfs.objects import Manifest, ObjectInfo
 from swiftfs.store.protocol import ObjectStore

@@ -11,8 +11,7 @@ from swiftfs.concurrency import Executor
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
 from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment, block_range
-from swiftfs.filecache.downloads import Download, GivenUp
-from swiftfs.filecache.file_state import Activity, FileState
+from swiftfs.filecache.file_state import Activity, Download, FileState, GivenUp
 from swiftfs.filecache.read_ahead import Stream, Streams
 from swiftfs.filecache.sparse_file import md5_of, write_all
 from swiftfs.filecache.verifier import Verifier

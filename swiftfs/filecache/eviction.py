@@ -6,8 +6,7 @@ from itertools import chain
 from swiftfs.concurrency import ended_threads, thread_id
 from swiftfs.filecache.block_map import BLOCK, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.downloads import Downloads
-from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.file_state import Downloads, FileState
 from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import punch_hole

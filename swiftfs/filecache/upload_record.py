@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import field
 from enum import Enum
 
-from swiftfs.concurrency import Lock, unix_time
+from swiftfs.concurrency import Lock, steady_time
 from swiftfs.errors import check_transition
 from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainer, SegmentContainerChooser
 from swiftfs.lazy_dataclass import dataclass
@@ -199,7 +199,7 @@ class UploadRecord:
             self._settled.discard(manifest.etag)
             self._objects.add(name)
             self._asked.add(manifest.etag)
-            self._since = unix_time()
+            self._since = steady_time()
             row = self._unreferenced()
         # Without the lock, which writers need: this waits for the journal's disk.
         self._on_first_put(row)

@@ -1,14 +1,21 @@
 """What libfuse and fusermount write to standard error, caught, and made a reason."""
 
 import os
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-_REMEDIES = {
-    "failed to open /dev/fuse: Permission denied": ": its mode should be 666",
-    "mount failed: Operation not permitted": ": fusermount should belong to root and be set-user-ID",
-    "option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf": ", by root",
-}
-"""What to do about a message of libfuse or fusermount; it is appended."""
+_REMEDIES = (
+    ("failed to exec fusermount*: No such file or directory", ": install the package fuse3"),
+    ("failed to open /dev/fuse: Permission denied", ": its mode should be 666"),
+    ("mount failed: Operation not permitted", ": fusermount should belong to root and be set-user-ID"),
+    ("option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf", ", by root"),
+    # It runs as root, which the mount of a user does not let in.
+    (
+        "failed to access mountpoint *: Permission denied",
+        ": choose a folder that is not in another FUSE mount",
+    ),
+)
+"""Messages of libfuse and fusermount, as patterns, and what to do about them; it is appended."""
 
 
 class DivertedStderr:
@@ -38,5 +45,5 @@ def first_reason(said: str) -> str:
         if line.strip():
             ours = colon and Path(program).name in {"fuse", "fusermount", "fusermount3", "swiftfs"}
             text = reason if ours else line
-            return text + _REMEDIES.get(text, "")
+            return text + next((todo for said, todo in _REMEDIES if fnmatchcase(text, said)), "")
     return "libfuse gives no reason"

@@ -16,10 +16,10 @@ from swiftfs.journal.operations import (
     PutFile,
     PutMarker,
     PutSpecial,
+    Replaced,
     names_of,
 )
 from swiftfs.journal.parts import JournalParts
-from swiftfs.journal.replaced import Replaced
 from swiftfs.journal.scheduler import Scheduler, with_blockers
 from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits
 from swiftfs.lazy_dataclass import dataclass

@@ -1,8 +1,13 @@
-"""What commits of the journal's database do, and those that the disk has refused."""
+"""What commits of the journal's database do, those that the disk has refused, and the space kept for them."""
 
+import os
+import shutil
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
+from swiftfs.config.cache_dir import new_file
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import Operation
@@ -91,3 +96,30 @@ class RefusedCommits:
     def written(self) -> None:
         """Forget the oldest one."""
         self._commits.popleft()
+
+
+RESERVE = 1024 * 1024
+"""Bytes of disk space reserved for the database: enough for thousands of records."""
+
+
+class Reserve:
+    """A file that takes disk space which only the database may have, for closes and mounts on a full disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def release(self) -> bool:
+        """Free the space; return whether there was any."""
+        try:
+            self._path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def fill(self) -> None:
+        """Reserve the space, unless the database may need it now."""
+        with suppress(OSError):
+            if not self._path.exists() and shutil.disk_usage(self._path.parent).free >= 2 * RESERVE:
+                # Written, and not a hole: a hole reserves nothing.
+                with os.fdopen(new_file(self._path), "wb") as file:
+                    file.write(bytes(RESERVE))

@@ -26,9 +26,8 @@ from swiftfs.errors import ConfigurationError, os_error, pluralize
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.codec import Unreadable, decode
-from swiftfs.journal.commits import Commit, Record, RefusedCommits
+from swiftfs.journal.commits import Commit, Record, RefusedCommits, Reserve
 from swiftfs.journal.older_rows import Executed, OlderRows, RowState, go_back, row_of
-from swiftfs.journal.reserve import Reserve
 from swiftfs.journal.schema import Statement, open_journal, read_unreferenced, upload_changes
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import boot_id, is_for_want_of_space, reason_of, row_checksum

@@ -22,13 +22,21 @@ from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.moves import ShowMoved
-from swiftfs.journal.operations import Delete, Move, MoveFolder, Operation, PutFile, PutSpecial, names_of
+from swiftfs.journal.operations import (
+    Delete,
+    Move,
+    MoveFolder,
+    Operation,
+    PutFile,
+    PutSpecial,
+    Replaced,
+    names_of,
+)
 from swiftfs.journal.outcomes import Outcomes
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.recovery import Recovery
 from swiftfs.journal.repairs import Repairs
-from swiftfs.journal.replaced import Replaced
 from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.sleeping_tasks import SleepingTask

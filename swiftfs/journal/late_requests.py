@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any
 
 from swiftfs.attributes import is_directory_type
-from swiftfs.concurrency import Rank, monotonic, new_event, new_lock, new_thread, unix_time
+from swiftfs.concurrency import Rank, monotonic, new_event, new_lock, new_thread, steady_time
 from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.journal.codec import Unreadable, decode_ambiguity, encode_ambiguity
@@ -271,7 +271,7 @@ class LateRequests:
             try:
                 self.save()
                 self.fetch()
-                self.look(unix_time())
+                self.look(steady_time())
             except Exception:  # the next check may succeed
                 # After the stop the database may be closed.
                 if not self._stopping.is_set():
@@ -279,7 +279,7 @@ class LateRequests:
             due = min(map(self._due, self._ambiguous.all()), default=None)
             # Each round takes time for every record, and every change of a record begins one.
             self._stopping.wait(min(1.0, BREAK * (monotonic() - begun)))
-            self._ambiguous.wait(None if due is None else max(0.1, due - unix_time()))
+            self._ambiguous.wait(None if due is None else max(0.1, due - steady_time()))
 
     def _due(self, found: Ambiguity) -> float:
         looked = self._looked.get(found.name, 0.0)

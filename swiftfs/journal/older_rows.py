@@ -25,9 +25,9 @@ from swiftfs.journal.operations import (
     PutFile,
     PutMarker,
     PutSpecial,
+    Replaced,
     names_of,
 )
-from swiftfs.journal.replaced import Replaced
 from swiftfs.journal.schema import COLUMNS, NOT_WRITTEN, SELECT_OLDER, Statement
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName

@@ -4,11 +4,20 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from swiftfs.filecache.block_map import FileRecord
-from swiftfs.journal.replaced import Replaced
 from swiftfs.lazy_dataclass import dataclass, replace
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Row
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Swift's object at the new name of a file that is renamed before it is stored, as in `PutFile`."""
+
+    large: bool | None = False
+    etag: str | None = None
+    creates: bool = False
+    trash: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import re
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from swiftfs.concurrency import monotonic, unix_time
+from swiftfs.concurrency import monotonic, steady_time
 from swiftfs.errors import StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.carried_tasks import carried_record, folder_rename
@@ -51,7 +51,7 @@ def _completed(
             return one
         if manifest is not None and _is_result(manifest, one):
             objects, asked = frozenset({put.name}), frozenset({manifest.etag})
-            return replace(one, file=put.file.file, objects=objects, asked=asked, since=unix_time())
+            return replace(one, file=put.file.file, objects=objects, asked=asked, since=steady_time())
     return one
 
 
@@ -78,7 +78,9 @@ _Sent = Mapping[ObjectName, Collection[str]]
 """ETags of manifests that earlier processes have sent without an answer, by the names of their objects."""
 
 RECOVERY_SECONDS = 1.0
-"""Seconds before the first upload: thousands of them would slow down the start of the mount."""
+RECORD_SECONDS = 0.0001
+"""Seconds before the first upload, and how many more for each record, as long as the records are read:
+thousands of uploads would slow down the start of the mount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class Recovery:
         self._refusals = refusals
         self._make_done = make_done
         self._show_moved = show_moved
+        self._delay = RECOVERY_SECONDS
 
     def run(self, found: deque[Record]) -> list[UnreferencedPrefix]:
         """Queue the records; return the prefixes of segments that none of their files needs.
@@ -117,6 +120,7 @@ class Recovery:
         The records are taken out of `found`. The prefixes are read now, before files are written: later there
         are segments of open files too.
         """
+        self._delay = RECOVERY_SECONDS + RECORD_SECONDS * len(found)
         records, replaced = one_a_file(found)
         found.clear()
         if replaced:  # an earlier release wrote two records of a file that was closed twice
@@ -159,7 +163,7 @@ class Recovery:
         operation = _with_sent(_with_prefix(attempted(record.operation), uploads), sent)
         now = monotonic()
         done = self._make_done(record.path, operation)
-        waiting = Waiting(now + RECOVERY_SECONDS)
+        waiting = Waiting(now + self._delay)
         # `promised`: a call may have returned success for it. `ambiguous`: its request may have been sent.
         task = Task(record.seq, record.path, operation, done, now, waiting, promised=True, ambiguous=True)
         with self._changed:

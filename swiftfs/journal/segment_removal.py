@@ -14,7 +14,7 @@ Where a container keeps the replaced version too, they stay (`KeptSegments`).
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from swiftfs.concurrency import Rank, new_lock, unix_time
+from swiftfs.concurrency import Rank, new_lock, steady_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
@@ -52,7 +52,7 @@ class SegmentRemoval:
         store: ObjectStore,
         db: JournalDB,
         owners: SegmentOwnership,
-        clock: Callable[[], float] = unix_time,
+        clock: Callable[[], float] = steady_time,
         histories: Histories | None = None,
     ) -> None:
         self.owners = owners

@@ -14,7 +14,6 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.given_up import GivenUp
 from swiftfs.journal.merging import coalesce, merge_hand_in, merge_while_running
 from swiftfs.journal.older_rows import Executed, file_of
 from swiftfs.journal.operations import (
@@ -29,6 +28,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
+from swiftfs.journal.refusals import GivenUp
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.tasks import Cancelled, Done, HandIn, Succeeded, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName

@@ -57,6 +57,9 @@ class Sharing:
     def _digest(self, share: Share) -> str:
         limits = self._store.limits()
         if not limits.temp_url_methods:
+            # Also a server that cannot serve now has named nothing in its `/info`: this request fails then.
+            with suppress(AccessDenied):
+                self._store.container_usage(share.name.container)
             raise ConfigurationError("the server has no TempURLs: its /info does not name tempurl")
         if share.method not in limits.temp_url_methods:
             known = ", ".join(limits.temp_url_methods)

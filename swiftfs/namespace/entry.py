@@ -70,12 +70,10 @@ class Entry(_Remembering):
     @property
     def listed(self) -> Attributes:
         """The attributes with all times, as the listing shows them. Remembered: every stat(2) needs them."""
-        try:
-            return self._listed
-        except AttributeError:
+        if not hasattr(self, "_listed"):
             times = self.attributes.mtime_ns, 0, parse_last_modified(self.last_modified)
             object.__setattr__(self, "_listed", self.attributes.with_times(*times))
-            return self._listed
+        return self._listed
 
     @property
     def version(self) -> ObjectVersion:

@@ -12,8 +12,7 @@ from swiftfs.attributes import type_after_rename
 from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.carried_tasks import Carried, CarriedTasks, FolderRename
 from swiftfs.journal.moves import EMPTY, Unmoved
-from swiftfs.journal.operations import FolderPaths, Move, MovedObject, MoveFolder, MoveObject
-from swiftfs.journal.replaced import Replaced
+from swiftfs.journal.operations import FolderPaths, Move, MovedObject, MoveFolder, MoveObject, Replaced
 from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.journal.tasks import Done, Task, nobody_waits
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry, retyped_entry

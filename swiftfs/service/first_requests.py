@@ -5,7 +5,6 @@ The answers are kept for a start without the server.
 
 import json
 import logging
-import re
 import shlex
 import uuid
 from contextlib import suppress
@@ -20,7 +19,7 @@ from swiftfs.objects import History, ObjectName, Usage
 from swiftfs.paths import Source
 from swiftfs.service.logging import TOLD
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.store.connect import ConnectedAccount
+from swiftfs.store.connect import ConnectedAccount, reason_of
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.retry import deadline
 
@@ -161,8 +160,7 @@ def _failure(error: StoreError, request: MountRequest, label: str) -> Configurat
     if isinstance(error, LoginRefused):
         return ConfigurationError(str(error))
     source = request.source
-    # Without the class of the request: that is a word of the counters.
-    reason = re.sub(rf"^\w+ (?:the account|{re.escape(source.container)}\S*): ", "", str(error))
+    reason = reason_of(error)
     if isinstance(error, NotFound):
         command = shlex.join(("swiftfs", "mount", "--create", str(source), str(request.mountpoint)))
         makes = "the option 'create'" if request.is_fixed else f"{command!r}"

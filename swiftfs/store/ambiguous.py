@@ -6,7 +6,7 @@ A name is recorded from its first lost request on; while no answer is lost, noth
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from swiftfs.concurrency import Rank, new_condition, unix_time
+from swiftfs.concurrency import Rank, new_condition, steady_time
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName, ObjectVersion
 from swiftfs.store.object_meta import ObjectMeta
@@ -115,7 +115,7 @@ class Ambiguity:
 class AmbiguousRequests:
     """The recorded names. Methods may be called from any thread; nothing that blocks runs under the lock."""
 
-    def __init__(self, clock: Callable[[], float] = unix_time) -> None:
+    def __init__(self, clock: Callable[[], float] = steady_time) -> None:
         self._clock = clock
         self._changed = new_condition(Rank.AMBIGUOUS)
         self._records: dict[ObjectName, Ambiguity] = {}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import keystoneauth1.exceptions as keystone_errors
 import requests
@@ -207,9 +207,10 @@ class Account:
             server = f"the authentication server{_proxy_of(self.label)}"
             answer = f"{server} cannot serve now" if status else f"no answer from {server}"
             return Unavailable(f"{self.label}: {answer}, {_short(error)}{': try again later' * bool(status)}")
-        return ConfigurationError(
-            f"{self.label}: cannot authenticate there, {_short(error)}: check the auth URL"
-        )
+        said = _short(error)
+        if isinstance(error, keystone_errors.InvalidResponse):
+            said = f"the answer has no token (HTTP {error.response.status_code})"
+        return ConfigurationError(f"{self.label}: cannot authenticate there, {said}: check the auth URL")
 
 
 def open_account(
@@ -238,8 +239,9 @@ def open_account(
         missing = TOKEN_VARIABLE if completed.url else STORAGE_VARIABLE
         raise ConfigurationError(f"incomplete credentials: set {missing}, or the variables of a login")
     raise ConfigurationError(
-        "no credentials: set ST_AUTH, ST_USER and ST_KEY, or OS_AUTH_URL and the other OS_* variables, "
-        f"or {STORAGE_VARIABLE} and {TOKEN_VARIABLE}, or name a cloud in clouds.yaml with OS_CLOUD"
+        "no credentials: name a file of them with --credentials, or set ST_AUTH, ST_USER and ST_KEY, or "
+        f"OS_AUTH_URL and the other OS_* variables, or {STORAGE_VARIABLE} and {TOKEN_VARIABLE}, or name a "
+        "cloud in clouds.yaml with OS_CLOUD"
     )
 
 
@@ -436,15 +438,7 @@ def _require(environment: Mapping[str, str], *names: str) -> None:
 
 
 def _checked_url(url: str) -> str:
-    # First of all: URLs are logged, and so are those that no parser understands.
-    if "@" in url:
-        raise ConfigurationError("the auth URL must not contain a user or a password")
-    if not url.lower().startswith(("http://", "https://")):
-        raise ConfigurationError(f"the auth URL {url!r} is not an http or https URL")
-    try:
-        parts = urlsplit(as_sent(url))
-    except BadUrl as error:
-        raise ConfigurationError(f"the auth URL {error}") from None
+    parts = _parts_of("auth URL", url)
     if _STORAGE_PATH.search(parts.path):
         raise ConfigurationError(
             f"{url} is a storage URL, which the login answers with: set the auth URL, such as "
@@ -455,21 +449,29 @@ def _checked_url(url: str) -> str:
 
 def _checked_storage_url(url: str) -> str:
     """Return the URL without slashes at its end; raise `ConfigurationError` for one that cannot be used."""
-    # First of all: URLs are logged.
-    if "@" in url:
-        raise ConfigurationError("the storage URL must not contain a user or a password")
-    if not url.lower().startswith(("http://", "https://")):
-        raise ConfigurationError(f"the storage URL {url!r} is not an http or https URL")
-    try:
-        parts = urlsplit(as_sent(url))
-    except BadUrl as error:
-        raise ConfigurationError(f"the storage URL {error}") from None
+    parts = _parts_of("storage URL", url)
     if parts.query or parts.fragment or not parts.path.strip("/"):
         raise ConfigurationError(
             f"the storage URL {url!r} does not end with an account: it is like "
             f"{parts.scheme}://{parts.netloc}/v1/AUTH_photos"
         )
     return url.rstrip("/")
+
+
+def _parts_of(what: str, url: str) -> SplitResult:
+    """Return the parts of a URL that somebody has typed; raise `ConfigurationError`, with `what` it is."""
+    # First of all: URLs are logged, and so are those that no parser understands.
+    if "@" in url:
+        raise ConfigurationError(f"the {what} must not contain a user or a password")
+    if not url.lower().startswith(("http://", "https://")):
+        raise ConfigurationError(f"the {what} {url!r} is not an http or https URL")
+    # As a rule a comment behind it. requests would quote it, and the server not know the path.
+    if " " in url:
+        raise ConfigurationError(f"the {what} {url!r} is no valid URL: there is a blank in it")
+    try:
+        return urlsplit(as_sent(url))
+    except BadUrl as error:
+        raise ConfigurationError(f"the {what} {error}") from None
 
 
 def _checked_token(token: str) -> str:
@@ -490,4 +492,4 @@ def _versioned(url: str) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(reason(error).split())[:200]
+    return " ".join(reason(error).split())[:200].rstrip(".")

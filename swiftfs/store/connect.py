@@ -6,7 +6,7 @@ from dataclasses import field, replace
 from functools import partial
 
 from swiftfs.concurrency import Future, new_future, new_thread, wait_all
-from swiftfs.errors import LoginRefused, Unavailable
+from swiftfs.errors import AccessDenied, ConfigurationError, LoginRefused, StoreError, Unavailable
 from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits
 from swiftfs.store.account_settings import DEFAULT_SETTINGS, AccountSettings
@@ -51,6 +51,28 @@ class ConnectedAccount:
     def close(self) -> None:
         """End every pause and close every connection."""
         self.store.close()
+
+
+def explained(error: StoreError, label: str) -> ConfigurationError:
+    """Return the failure of a request as a line for who has typed a command; `label` names the account."""
+    if isinstance(error, LoginRefused) or str(error).startswith(label):
+        return ConfigurationError(str(error))
+    reason = reason_of(error)
+    if error.subject and isinstance(error, AccessDenied):
+        return ConfigurationError(
+            f"{label} may not use {error.subject}: check the user's rights and the project ({reason})"
+        )
+    if error.subject and isinstance(error, Unavailable):
+        return ConfigurationError(
+            f"{label}: the server cannot serve {error.subject} now, {reason}: try again later"
+        )
+    return ConfigurationError(f"{label}: {error}")
+
+
+def reason_of(error: StoreError) -> str:
+    """Return the message of an error without the class of its request, which is a word of the counters."""
+    _, found, reason = str(error).partition(f" {error.subject}: ")
+    return reason if error.subject and found else str(error)
 
 
 def connect(

@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from http.client import HTTPException
+from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 
 import requests
 from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError
@@ -89,7 +89,12 @@ def status_error(request: Request, status: int, headers: Mapping[str, str], text
     message += f", {detail}" if detail else ""
     message += f" ({_printable(transaction, 80)})" if transaction else ""
     may_land = False if status in REFUSED_UNDONE else None
-    return kind(message, retry_after=retry_after, may_land=may_land)
+    return _about(request, kind(message, retry_after=retry_after, may_land=may_land))
+
+
+def _about(request: Request, error: StoreError) -> StoreError:
+    error.subject = request.subject
+    return error
 
 
 def sealed(subject: str, seconds: float | None) -> Sealed:
@@ -116,6 +121,10 @@ def is_refused_as_older(request: Request, status: int) -> bool:
 
 def network_error(request: Request, error: Exception) -> StoreError:
     """Return the error for a request without a complete answer."""
+    return _about(request, _network_error(request, error))
+
+
+def _network_error(request: Request, error: Exception) -> StoreError:
     message = f"{request.operation} {request.subject}: {reason(error)}"
     causes = list(causes_of(error))
     # These headers are the answer's: those of the request were checked.
@@ -134,6 +143,8 @@ def network_error(request: Request, error: Exception) -> StoreError:
 def reason(error: BaseException) -> str:
     """Return the innermost cause of `error` in a few words, without addresses in memory or URLs."""
     deepest = list(causes_of(error))[-1]
+    if isinstance(deepest, BadStatusLine) and not isinstance(deepest, RemoteDisconnected):
+        return f"it does not speak HTTP, but says {_printable(str(deepest).strip(), 80)!r}"
     text = re.sub(r"<[^>]*>:?\s*|\(?Caused by.*|\[(SSL|X509)[^]]*\] |\s*\(_ssl\.c:\d+\)", "", str(deepest))
     return _printable(_unbracketed(text.strip(" '")), 300) or type(deepest).__name__
 

@@ -95,7 +95,7 @@ def read_own_file(path: Path, check: Callable[[int], None]) -> str:
     """Return the text of a file or pipe that `check` accepts, given its open descriptor.
 
     Raise `OSError` if it cannot be read, is something else, or takes too long; its `strerror` is for users.
-    Raise `UnicodeDecodeError` unless it is in UTF-8.
+    Raise `ValueError` unless it is text in UTF-8.
     """
     # Otherwise opening a FIFO waits until somebody writes to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -110,6 +110,8 @@ def read_own_file(path: Path, check: Callable[[int], None]) -> str:
         check(descriptor)
         # `utf-8-sig`: editors of other systems begin a file with a byte order mark.
         return _read(descriptor).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("it is not text in UTF-8") from None
     finally:
         os.close(descriptor)
 

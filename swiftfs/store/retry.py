@@ -400,7 +400,9 @@ class _Unfinished(StoreError):
 def _postponed(error: StoreError, asked: float) -> Postponed:
     """Return the error of a call that has no time for the pause of `asked` seconds that the server wants."""
     text = f"{error}; the server asks for a pause of {when(asked)}"
-    return Postponed(text, retry_after=asked, may_land=error.may_land)
+    postponed = Postponed(text, retry_after=asked, may_land=error.may_land)
+    postponed.subject = error.subject
+    return postponed
 
 
 def _delete_once(call: _Call, delete: Callable[[], None]) -> None:

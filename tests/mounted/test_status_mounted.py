@@ -25,7 +25,7 @@ from support.mounts import Mount, clean_environment
 from support.other_users import as_root, refused_to_nobody
 from swiftfs import __version__
 from swiftfs.cli.status import look
-from swiftfs.control.client import mountpoints, read_state
+from swiftfs.control.client import mountpoints, read_state, state_of
 from swiftfs.demo.server import Fault, SwiftServer
 
 
@@ -212,6 +212,14 @@ def test_mounts_that_have_gone_are_passed_over(mounted: Mount, tmp_path: Path) -
 def test_mounts_of_others_are_counted_but_not_complained_of(mounted: Mount, tmp_path: Path) -> None:
     told = refused_to_nobody(lambda: look(None))
     assert re.fullmatch(r"no swiftfs mounts of yours on this machine, but \d+ of other users", told), told
+
+
+@as_root
+@pytest.mark.reachable
+def test_a_path_in_a_mount_of_others_is_one_in_a_mount(mounted: Mount) -> None:
+    for path in (mounted.path, mounted.path / "folder"):
+        told = refused_to_nobody(lambda path=path: state_of(path))  # type: ignore[misc]
+        assert told.startswith(f"{mounted.path}: only the user who mounted it may do this"), told
 
 
 def test_what_another_program_reads_has_whole_lines_and_no_padding(mounted: Mount) -> None:

@@ -156,11 +156,16 @@ def test_unusable_mount_points(refused: Refused, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
+        ("fuse: failed to exec fusermount3: No such file or directory", ": install the package fuse3"),
         ("fusermount: failed to open /dev/fuse: Permission denied", ": its mode should be 666"),
         ("fusermount3: mount failed: Operation not permitted", ": fusermount should belong to root and"),
         (
             "fusermount: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf",
             ", by root",
+        ),
+        (
+            "fusermount3: failed to access mountpoint /srv: Permission denied",
+            "that is not in another FUSE mount",
         ),
         ("fusermount: user has no write access to mountpoint /srv", "no write access to mountpoint FOLDER"),
     ],

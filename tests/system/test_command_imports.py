@@ -49,7 +49,7 @@ RECORDS = {"openstack", "prometheus_client", "rich"}
 COMMANDS = sorted(app.main.commands)
 
 ENTRY_POINTS = {
-    "swiftfs": "swiftfs.cli.app:main",
+    "swiftfs": "swiftfs.__main__:main",
     "mount.swiftfs": "swiftfs.cli.mount_helper:main",
     "umount.fuse.swiftfs": "swiftfs.cli.mount_helper:unmount_main",
 }

@@ -28,6 +28,13 @@ TYPED: tuple[tuple[str, int, str], ...] = (
         WRONG,
         "got unexpected extra arguments (= 1M): write NAME=VALUE *",
     ),
+    ("swiftfs mount photos mp -o", WRONG, "option '-o' requires an argument (see 'swiftfs mount --help')"),
+    ("swiftfs trash list photos --config", WRONG, "*requires an argument (see 'swiftfs trash list --help')"),
+    ("swiftfs ls photos", WRONG, "no such command 'ls' (see 'swiftfs --help')"),
+    ("swiftfs mount photos ''", WRONG, "invalid value for 'MOUNTPOINT': the path is empty (see *)"),
+    ("swiftfs umount ''", WRONG, "invalid value for 'MOUNTPOINT': the path is empty (see *)"),
+    ("swiftfs warm mp ''", WRONG, "invalid value for 'PATH...': the path is empty (see *)"),
+    ("swiftfs check photos --against ''", WRONG, "invalid value for '--against': the path is empty (see *)"),
     ("swiftfs status --jsn", WRONG, "no such option '--jsn'; did you mean '--json'? *"),
     ("swiftfs --verbose mount photos mp", WRONG, "no such option '--verbose'*(see 'swiftfs --help')"),
     ("cd gone; swiftfs mount photos mp", FAILED, "the current folder was deleted: cd to another one"),
@@ -42,7 +49,14 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     ("swiftfs mount photos mp -o remount,ro", FAILED, "remount is not supported: *"),
     ("swiftfs mount photos mp --config table.toml", FAILED, "table [photos] (table.toml, line 2): *"),
     ("swiftfs mount photos mp --config none.toml", FAILED, "configuration file none.toml: No such file*"),
+    ("swiftfs mount photos mp --config bare.toml", FAILED, "*: write the value in quotes at line 2, as in *"),
+    ("swiftfs mount photos mp --config mode.toml", FAILED, "*: write the value in quotes at line 1, as in *"),
+    ("swiftfs mount photos mp --config twice.toml", FAILED, "*: ttl is set a second time at line 3"),
+    ("swiftfs mount photos mp --config latin.toml", FAILED, "*latin.toml: it is not text in UTF-8"),
+    ("swiftfs mount photos mp -o prices=bare.toml", FAILED, "option prices=*: write the value in quotes *"),
     # Source and mount point
+    ("swiftfs mount swift://photos mp", FAILED, "source 'swift://photos' is a URL: write CONTAINER or *"),
+    ("swiftfs check https://localhost/v1/AUTH_test/photos", WRONG, "source 'https:*' is a URL: write *"),
     (
         "swiftfs mount nobox mp",
         FAILED,
@@ -75,16 +89,23 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     ("swiftfs pin full", FAILED, "*/full is not in a swiftfs mount"),
     ("swiftfs unpin full/none", FAILED, "*/full/none is not in a swiftfs mount"),
     ("swiftfs warm full", FAILED, "*/full is not in a swiftfs mount"),
+    ("swiftfs thaw full mp", FAILED, "*/full is not in a swiftfs mount"),
     # The login
     ("ST_KEY=wrong swiftfs mount nobox mp", FAILED, "*: wrong user or key"),
     ("ST_KEY= swiftfs mount nobox mp", FAILED, "incomplete credentials: set ST_KEY"),
-    ("ST_AUTH= ST_USER= ST_KEY= swiftfs mount nobox mp", FAILED, "no credentials: set ST_AUTH, *"),
+    (
+        "ST_AUTH= ST_USER= ST_KEY= swiftfs mount nobox mp",
+        FAILED,
+        "no credentials: name a file of them with --credentials, *",
+    ),
     ("ST_AUTH=127.0.0.1:8080/auth/v1.0 swiftfs mount nobox mp", FAILED, "*is not an http or https URL"),
     (
         "ST_AUTH=http://localhost/v1/AUTH_test swiftfs mount nobox mp",
         FAILED,
         "http://localhost/v1/AUTH_test is a storage URL, *: set the auth URL, such as *",
     ),
+    ("swiftfs mount nobox mp --credentials commented", FAILED, "the auth URL '*' is no valid URL: there *"),
+    ("swiftfs mount nobox mp --credentials latin.toml", FAILED, "*latin.toml: it is not text in UTF-8"),
     ("swiftfs mount nobox mp --credentials none", FAILED, "credentials file none: No such file or *"),
     ("swiftfs mount nobox mp --credentials open", FAILED, "credentials file open can be read by other *"),
     # clouds.yaml
@@ -150,6 +171,13 @@ def home(tmp_path: Path, swift: SwiftServer) -> Path:
     for name in ("mp", "full/x", "clouds"):
         (home / name).mkdir(parents=True)
     (home / "table.toml").write_text("ttl = 3\n[photos]\nttl = 4\n")
+    (home / "bare.toml").write_text("# mine\nread_ahead = 1M\n")
+    (home / "mode.toml").write_text("umask = 027\n")
+    (home / "twice.toml").write_text("ttl = 3\nro = true\nttl = 4\n")
+    (home / "latin.toml").write_bytes(b'cache_dir = "caf\xe9"\n')
+    (home / "latin.toml").chmod(0o600)
+    (home / "commented").write_text("ST_AUTH=http://localhost/auth/v1.0 # ours\nST_USER=u\nST_KEY=k\n")
+    (home / "commented").chmod(0o600)
     (home / "open").write_text("ST_KEY=x\n")
     (home / "open").chmod(0o644)
     for name, text in CLOUDS.items():

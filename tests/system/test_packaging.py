@@ -47,7 +47,7 @@ def test_the_wheel_contains_the_package_its_types_and_its_commands(wheel: Path) 
         points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
     assert {"swiftfs/cli/app.py", "swiftfs/py.typed", "swiftfs/demo/tour.py"} <= set(names)
     assert not [name for name in names if not name.startswith("swiftfs")]
-    assert "swiftfs = swiftfs.cli.app:main" in points
+    assert "swiftfs = swiftfs.__main__:main" in points
     assert "mount.swiftfs = swiftfs.cli.mount_helper:main" in points
     assert "umount.fuse.swiftfs = swiftfs.cli.mount_helper:unmount_main" in points
 

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
@@ -177,17 +176,14 @@ def test_a_block_evicted_just_before_a_write_keeps_its_other_bytes(
 ) -> None:
     body = bytearray(noise(4 * BLOCK + 100))
     content = rig.open(rig.put("file", bytes(body)))
-    read(content)
-    read(content, 0, 1)
-    needed, given_back = content._edge_pieces, [0]
+    ensure, given_back = content.ensure_verified, [0]
 
-    def find_and_lose(*edges: Any, **options: Any) -> list[tuple[int, int]]:
-        found = needed(*edges, **options)
-        if not any(given_back[1:]):
+    def ensure_and_lose(offset: int, end: int) -> None:
+        ensure(offset, end)
+        if not any(given_back):
             given_back.append(content.evict(2**40))
-        return found
 
-    monkeypatch.setattr(content, "_edge_pieces", find_and_lose)
+    monkeypatch.setattr(content, "ensure_verified", ensure_and_lose)
     write(content, 2 * BLOCK + 5, b"change")
     body[2 * BLOCK + 5 : 2 * BLOCK + 11] = b"change"
     assert given_back[-1] > 0

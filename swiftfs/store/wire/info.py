@@ -152,7 +152,9 @@ def _metadata(headers: Mapping[str, str], begin: str) -> dict[str, str]:
 
 
 def _count(headers: Mapping[str, str], name: str) -> int:
-    value = headers.get(name, "")
+    value = headers.get(name)
+    if value is None:
+        raise Corrupt(f"the answer is not Swift's, it has no {name}: check the storage URL and the proxy")
     count = whole_number(value)
     if count is None:
         raise Corrupt(f"the server's {name} is {value[:80]!r}")
