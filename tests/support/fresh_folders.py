@@ -1,6 +1,7 @@
 """Folders whose files are not in Swift yet, and what a kill leaves of them."""
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -62,6 +63,19 @@ def frozen(store: MemoryStore) -> MemoryStore:
     return twin
 
 
+def killed(store: MemoryStore, cache: Path, image: Path) -> MemoryStore:
+    """Copy the cache folder of a running mount as a kill would leave it; return the store as it was then.
+
+    A segment that was stored after the journal was copied would have no owner there.
+    """
+    while True:
+        twin = frozen(store)
+        copy_live(cache, image)
+        if twin._containers == store._containers:
+            return twin
+        shutil.rmtree(image)
+
+
 def drained(store: MemoryStore, image: Path) -> dict[str, bytes]:
     """Mount again on what a kill has left, until all is stored; return the objects."""
     with harness(store, image, OPTIONS):
@@ -83,8 +97,7 @@ class Images:
         """Copy both now."""
         with self._lock:
             image = self._folder / f"image{len(self.taken)}"
-            copy_live(self._cache, image)
-            self.taken.append((what, frozen(self._store), image))
+            self.taken.append((what, killed(self._store, self._cache, image), image))
 
     def _hook(self, method: str, subject: str) -> None:
         if method in self._methods:

@@ -13,14 +13,14 @@ from support.fresh_folders import (
     OPTIONS,
     Images,
     drained,
-    frozen,
+    killed,
     make,
     objects,
     sent,
     tree,
 )
 from support.halted_moves import Halt
-from support.harness import ME, change, copy_live, harness, names, put, read, write
+from support.harness import ME, change, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.refused_changes import flush
@@ -145,8 +145,7 @@ def test_a_move_that_fails_leaves_all_at_the_old_name(
         with pytest.raises(Unmoved):
             filesystem.rename("/old", "/new")
         store.hook = None
-        copy_live(cache, tmp_path / "image")
-        twin = frozen(store)
+        twin = killed(store, cache, tmp_path / "image")
         assert names(filesystem, "/old") == ["f", "more", "s", "sub"]
         assert names(filesystem, "/old/more") == ["f"]
         put(filesystem, handle, 0, b"F")

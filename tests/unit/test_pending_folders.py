@@ -17,7 +17,7 @@ from support.fresh_folders import (
     OPTIONS,
     TREE,
     drained,
-    frozen,
+    killed,
     make,
     objects,
     sent,
@@ -250,8 +250,7 @@ def test_deletions_at_the_target_are_merged_or_come_first(
         make(filesystem, "/old")
         assert sent(store, lambda: filesystem.rename("/old", "/new")) == []
         assert names(filesystem, "/new") == ["a", "empty", "large", "sub"]
-        copy_live(cache, tmp_path / "image")
-        twin = frozen(store)
+        twin = killed(store, cache, tmp_path / "image")
         flush(filesystem)
         assert not filesystem.waiting()
         assert objects(store) == tree("new")
@@ -274,8 +273,7 @@ def test_an_older_version_is_deleted_after_the_new_one_is_stored(
         requests = sent(store, lambda: filesystem.rename("/old", "/new"))
         assert "put" not in requests
         assert read(filesystem, "/new/file") == b"newer"
-        copy_live(cache, tmp_path / "image")
-        twin = frozen(store)
+        twin = killed(store, cache, tmp_path / "image")
     for one, folder in ((store, cache), (twin, tmp_path / "image")):
         assert drained(one, folder) == {"new": b"", "new/file": b"newer", "new/fresh": b"fresh"}
         assert segments(one) == set()
