@@ -48,8 +48,8 @@ JOBS = {
     "mv folder": Job("`mv` a folder of 20 files", 26),
     "cp big": Job("`cp` the large file in, until stored", 20, faster=1),
     "read big": Job("read the large file once", 40, faster=1),
-    "patch": Job("rewrite 4 KiB inside it", 6, fewer_bytes=10),
-    "append": Job("append 6 bytes to it", 5, fewer_bytes=10),
+    "patch": Job("rewrite 4 KiB inside it", 7, fewer_bytes=10),
+    "append": Job("append 6 bytes to it", 6, fewer_bytes=10),
     "mv big": Job("`mv` it", 4),
     "rm big": Job("`rm` it", 2),
 }
