@@ -161,8 +161,8 @@ class ObjectInfo(Struct, frozen=True):
     size: int
     content_type: str
     last_modified_ns: int
-    metadata: Mapping[str, str] = NOTHING
-    preserved_headers: Mapping[str, str] = NOTHING
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    preserved_headers: Mapping[str, str] = field(default_factory=dict)
     is_slo: bool = False
     dlo_prefix: ObjectName | None = None
     is_symlink: bool = False
@@ -232,7 +232,7 @@ class Usage(Struct, frozen=True):
     quota_bytes: int | None = None
     quota_objects: int | None = None
     modified_ns: int = 0
-    metadata: Mapping[str, str] = NOTHING
+    metadata: Mapping[str, str] = field(default_factory=dict)
     storage_policy: str = ""
     history: History = History.NONE
     versioning: bool = False

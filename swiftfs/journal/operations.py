@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from swiftfs.filecache.block_map import FileRecord
@@ -111,7 +111,7 @@ class PutMarker(Record, frozen=True, tag_field="kind", tag="PutMarker", rename={
     """Create a folder. Raises `AlreadyExists` and does not overwrite an object."""
 
     name: ObjectName
-    headers: Headers = field(default_factory=lambda: Headers(DIRECTORY_TYPE))
+    headers: Headers = Headers(DIRECTORY_TYPE)
     creates: bool = True
 
 

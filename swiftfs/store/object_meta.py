@@ -15,7 +15,7 @@ from swiftfs.attributes import (
     format_time,
     type_after_rename,
 )
-from swiftfs.objects import DIRECTORY_TYPE, NOTHING, Attributes, ObjectInfo, Record
+from swiftfs.objects import DIRECTORY_TYPE, Attributes, ObjectInfo, Record
 from swiftfs.store.protocol import Headers
 
 MetaValues = tuple[str, tuple[Any, ...], tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
@@ -35,8 +35,8 @@ class ObjectMeta(Record, frozen=True, rename={"preserved_headers": "kept"}):
 
     media_type: str
     stored: Stored = field(default_factory=lambda: NOTHING_STORED)  # so it is always written
-    metadata: Mapping[str, str] = NOTHING
-    preserved_headers: Mapping[str, str] = NOTHING
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    preserved_headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: Headers | ObjectInfo) -> "ObjectMeta":

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from swiftfs.errors import StoreError
 from swiftfs.objects import (
-    NOTHING,
     Limits,
     Manifest,
     ObjectInfo,
@@ -30,8 +29,8 @@ class Headers(Record, frozen=True, rename={"preserved_headers": "kept"}):
     """The headers of an object that a client sets; the fields are those of `ObjectInfo`."""
 
     content_type: str
-    metadata: Mapping[str, str] = NOTHING
-    preserved_headers: Mapping[str, str] = NOTHING
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    preserved_headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, info: ObjectInfo) -> "Headers":
