@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from swiftfs.config.cache_dir import SOURCE, write_whole
 from swiftfs.errors import AccessDenied, ConfigurationError, LoginRefused, NotFound, StoreError, Unavailable
@@ -217,7 +217,7 @@ class SourceMemory(Struct, frozen=True):
     def save(self, cache: Path) -> None:
         """Write it to the cache folder; a disk that refuses it is only reported."""
         try:
-            usage = {name: getattr(self.usage, name) for name in Usage.__dataclass_fields__}
+            usage = asdict(self.usage)
             usage |= {"metadata": dict(self.usage.metadata), "history": self.usage.history.name}
             values = {"identity": self.identity, "place": self.place, "refused": self.refused, "usage": usage}
             write_whole(cache / SOURCE, json.dumps(values))
