@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from swiftfs.lazy_dataclass import dataclass
-from swiftfs.objects import DIRECTORY_TYPE, Attributes
+from swiftfs.objects import DIRECTORY_TYPE, Attributes, Record
 
 NS = 1_000_000_000
 
@@ -65,8 +64,7 @@ _DEVICE = re.compile(r"(\d{1,4})\.(\d{1,7})")
 _TARGET = re.compile(r"[A-Za-z0-9._+~%-]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Record, frozen=True):
     """The attributes that an object stores; None for those it does not.
 
     `slo` is the ETag of a large object; without it a listing does not show the object's version.

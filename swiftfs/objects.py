@@ -3,11 +3,10 @@
 import hashlib
 import stat
 from collections.abc import Mapping
-from dataclasses import field
 from enum import Enum, auto
 from types import MappingProxyType
 
-from swiftfs.lazy_dataclass import dataclass
+from msgspec import Struct, field
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -15,8 +14,20 @@ DIRECTORY_TYPE = "application/directory"
 """The Content-Type of a directory marker, without parameters: with one, rclone treats a marker as a file."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ObjectName:
+class Record(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A value in records on disk. In JSON fields with their default are left out.
+
+    An unknown key is refused: a record would be executed without what that key means.
+    """
+
+
+def equal_but(left_out: str, one: Struct, other: object) -> bool:
+    """Return whether two values are of one type and have the same fields, but for one."""
+    names = (name for name in one.__struct_fields__ if name != left_out)
+    return type(one) is type(other) and all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+class ObjectName(Record, frozen=True, order=True):
     """An object's full name; `key` is the name inside the container, any UTF-8 text of 1 to 1024 bytes."""
 
     container: str
@@ -32,8 +43,7 @@ class ObjectName:
         return f"{self.container}/{self.key}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class OlderName(ObjectName):
+class OlderName(ObjectName, frozen=True, order=True):
     """A version of an object that a container with versioning has kept; it can be read and copied only.
 
     `version_id` is the server's: the time of the PUT in seconds, or `null`. It is never equal to the object.
@@ -42,8 +52,7 @@ class OlderName(ObjectName):
     version_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectVersion:
+class ObjectVersion(Struct, frozen=True):
     """One version of an object. Cached bytes belong to a version, never to a name.
 
     `etag` is the object's ETag without quotes; for an SLO it is not the `hash` of its listing row.
@@ -53,8 +62,7 @@ class ObjectVersion:
     etag: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Record, frozen=True):
     """One object in a listing. `last_modified` is the listing's own text, UTC without a zone.
 
     With `is_stripped` the parameters of the Content-Type are missing, and only a HEAD shows them.
@@ -68,8 +76,7 @@ class Row:
     is_stripped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """One page of a listing; `last` if no other page follows.
 
     `subdirs` are prefixes and end with the delimiter. `marker` continues the listing. Of `unreadable` keys
@@ -82,11 +89,16 @@ class Page:
     marker: str
     last: bool
     unreadable: tuple[str, ...] = ()
-    seconds: float = field(default=0.0, compare=False)
+    seconds: float = 0.0
+
+    def __eq__(self, other: object) -> bool:
+        return equal_but("seconds", self, other)
+
+    def __hash__(self) -> int:
+        raise TypeError("it is not hashed")
 
 
-@dataclass(frozen=True, slots=True)
-class VersionRow:
+class VersionRow(Struct, frozen=True):
     """One version of an object in a listing of versions, or its `is_deletion`.
 
     `is_latest` is what the object is now.
@@ -98,8 +110,7 @@ class VersionRow:
     is_deletion: bool
 
 
-@dataclass(frozen=True, slots=True)
-class VersionPage:
+class VersionPage(Struct, frozen=True):
     """One page of a listing of versions: names in their order, and of each name the newest version first.
 
     `marker` and `version_marker` continue the listing; `last` and `subdirs` are as in `Page`.
@@ -122,8 +133,7 @@ class History(Enum):
     """They are objects of another container (`X-Versions-Location`, `X-History-Location`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retrieval:
+class Retrieval(Struct, frozen=True):
     """What an archive says of an object: `state` is SEALED, UNSEALING, or UNSEALED, which can be read.
 
     `seconds` is how long it takes until it can be read, None where the server does not say it.
@@ -136,8 +146,7 @@ class Retrieval:
 SEALED, UNSEALING, UNSEALED = "sealed", "unsealing", "unsealed"
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(Struct, frozen=True):
     """What the answer to a HEAD, GET or PUT says about an object.
 
     `metadata` holds the `X-Object-Meta-*` headers with lower-case names without that prefix;
@@ -152,17 +161,22 @@ class ObjectInfo:
     size: int
     content_type: str
     last_modified_ns: int
-    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    preserved_headers: Mapping[str, str] = field(default_factory=dict)
     is_slo: bool = False
     dlo_prefix: ObjectName | None = None
     is_symlink: bool = False
     unreadable: bool = False
-    retrieval: Retrieval | None = field(default=None, compare=False)
+    retrieval: Retrieval | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return equal_but("retrieval", self, other)
+
+    def __hash__(self) -> int:
+        raise TypeError("it is not hashed")
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Record, frozen=True):
     """A segment of an SLO: a whole object, or `length` bytes of one from `first` on.
 
     A `nested` one is an SLO itself: its `etag` is not the MD5 of its bytes.
@@ -181,8 +195,7 @@ class Segment:
         return self.size if self.length is None else self.length
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Record, frozen=True):
     """The segments of an SLO in their order."""
 
     segments: tuple[Segment, ...]
@@ -205,8 +218,7 @@ class Manifest:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """The usage of a container or account; quotas are None where none is set. Sizes are in bytes.
 
     `metadata` holds the `X-Container-Meta-*` or `X-Account-Meta-*` headers, as in `ObjectInfo`; `modified_ns`
@@ -220,14 +232,13 @@ class Usage:
     quota_bytes: int | None = None
     quota_objects: int | None = None
     modified_ns: int = 0
-    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     storage_policy: str = ""
     history: History = History.NONE
     versioning: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """The server's limits and features from `/info`; the defaults are for values that it does not report.
 
     Sources: Swift's `/info` sections `swift`, `slo` and `bulk_delete`.
@@ -263,8 +274,7 @@ class Limits:
     """The digests by which TempURLs may be signed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Record, frozen=True):
     """The result of `stat`. `mode` includes the file type; `mtime_ns` is in ns since the epoch.
 
     `device` is the device number of a device node (makedev(3)). `atime_ns` and `ctime_ns` are None where they
@@ -334,8 +344,7 @@ class PageUse(Enum):
     LOOK_AGAIN = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class FileSpan:
+class FileSpan(Struct, frozen=True):
     """A range of a local file: `length` bytes from `position` in the open file `descriptor`."""
 
     descriptor: int
@@ -343,16 +352,14 @@ class FileSpan:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """The user and group of a system call; they own the files that it creates."""
 
     uid: int
     gid: int
 
 
-@dataclass(frozen=True, slots=True)
-class FilesystemUsage:
+class FilesystemUsage(Struct, frozen=True):
     """The result of `statfs`: sizes in bytes, numbers of objects, and bytes in the longest new name."""
 
     total_bytes: int
@@ -371,8 +378,7 @@ REQUEST_CLASSES = (
 """The classes of requests, named after the methods of `ObjectStore` that send them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(Struct, frozen=True):
     """The requests of one class: how many, body bytes sent and received, seconds until the answer's end.
 
     `failures` counts those without an answer or with one outside 2xx, except HEADs and DELETEs with 404.
@@ -394,8 +400,7 @@ class Count:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """The state of the counters at one moment; `classes` are named after the store's methods."""
 
     classes: Mapping[str, Count] = field(default_factory=dict)
@@ -406,8 +411,7 @@ class Counts:
         return sum(self.classes.values(), Count())
 
 
-@dataclass(frozen=True, slots=True)
-class CacheUse:
+class CacheUse(Struct, frozen=True):
     """The disk space of the cache in bytes: `used` of `limit`.
 
     Of the used bytes `dirty` are not in Swift, and `pinned` stay.

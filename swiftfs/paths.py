@@ -17,8 +17,9 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+from msgspec import Struct
+
 from swiftfs.errors import ConfigurationError, os_error
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 
 SCHEME = "swift:"
@@ -131,8 +132,7 @@ def is_below(path: str, folder: str) -> bool:
     return folder in ("/", path) or path.startswith(folder + "/")
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(Struct, frozen=True):
     """A folder in Swift: the keys of `container` that begin with `prefix` (empty, or ending in `/`)."""
 
     container: str
@@ -156,8 +156,7 @@ class Folder:
         return self.container == other.container and self.prefix.startswith(other.prefix)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """What is mounted: a container, a prefix in it (ending in `/`), or the account (no container)."""
 
     container: str

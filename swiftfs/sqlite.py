@@ -10,8 +10,9 @@ from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 
+from msgspec import Struct
+
 from swiftfs.errors import ConfigurationError
-from swiftfs.lazy_dataclass import dataclass
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,7 @@ class OtherFormat(ConfigurationError):
     """A database of another release or program; it was not changed. The message is a line for users."""
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
+class Schema(Struct, frozen=True):
     """The tables of a kind of database, identified by SQLite's `application_id` and `user_version`.
 
     `tables` is the SQL that creates format `first`, the oldest that can be read. Each of `migrations` is the

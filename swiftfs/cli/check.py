@@ -5,11 +5,11 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import to_builtins
 from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
@@ -102,7 +102,7 @@ def _check(
                 f"no container {subject.source.container!r} at {account.label}: check its name"
             ) from None
     requests = account.state.counters.snapshot().total.requests
-    counts = {name: number for name, number in asdict(check.tally).items() if name not in _WEIGHED}
+    counts = {name: number for name, number in to_builtins(check.tally).items() if name not in _WEIGHED}
     return {**counts, "requests": requests}
 
 

@@ -5,13 +5,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
@@ -20,7 +21,6 @@ from swiftfs.concurrency import new_pool, unix_time
 from swiftfs.config.options import parse_age, parse_date
 from swiftfs.control.places import Place, find_place
 from swiftfs.errors import ConfigurationError, pluralize, printable
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.restore import (
     PARALLEL,
     Kept,
@@ -39,8 +39,7 @@ from swiftfs.store.protocol import ObjectStore
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """What to restore: the state at `moment_ns` or the version `version_id`; without both it is listed."""
 
     moment_ns: int | None

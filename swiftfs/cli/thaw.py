@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
+from msgspec import Struct
 
 from swiftfs.attributes import STATE_ATTRIBUTE, THAW_ATTRIBUTE
 from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import new_pool, sleep
 from swiftfs.control.client import state_of
 from swiftfs.errors import in_words, mount_error, pluralize
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import UNSEALED
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -28,8 +28,7 @@ PAUSES = 20
 """How often to ask at least until the time that the archive has named."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(Struct, frozen=True):
     """What the archive says of a file; `seconds` until it can be read, 0 where it does not say it."""
 
     path: Path

@@ -6,10 +6,10 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import field
 from pathlib import Path
 
 import click
+from msgspec import Struct, field
 from rich.filesize import decimal
 
 from swiftfs.attributes import PINNED_ATTRIBUTE, REFRESH_ATTRIBUTE
@@ -17,7 +17,6 @@ from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import Event, new_event, new_pool
 from swiftfs.control.client import mount_of, read_state, state_of
 from swiftfs.errors import pluralize
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import CacheUse
 
 PARALLEL = 8
@@ -30,8 +29,7 @@ MOST_SHOWN = 20
 """How many failures are printed; the others are counted."""
 
 
-@dataclass(slots=True)
-class Warmed:
+class Warmed(Struct):
     """What the mount has learned, and the paths that it could not."""
 
     folders: int = 0
@@ -143,8 +141,7 @@ def _fitting(files: Iterable[Path], warmed: Warmed) -> Iterator[tuple[Path, int]
             warmed.left_out_bytes += size
 
 
-@dataclass(slots=True)
-class Space:
+class Space(Struct):
     """The space of a cache in bytes: what is `left`, and what the copies of `pinned` files take by now."""
 
     left: int

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import field, fields
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from swiftfs.lazy_dataclass import dataclass
+from msgspec import Struct
+from msgspec.structs import fields
+
 from swiftfs.store.timetable import NO_LIMIT, Timetable, parse_bandwidth
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -35,8 +36,7 @@ def _show(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """How values of one kind are written: `word` is its placeholder in the help.
 
     `parse` reads one, or raises `ValueError` with what is expected; `show` writes it again. `from_number` is
@@ -233,12 +233,16 @@ _RULES = Kind("FOLDER=AGE;…", parse_rules, show_rules)
 _PLACE = Kind("auto|same|CONTAINER", _parse_place)
 
 
+_DESCRIBED: list[tuple[Kind, str]] = []
+"""The kind and help of each option, in the order of the fields of `Options`."""
+
+
 def _option(default: Any, kind: Kind, text: str) -> Any:
-    return field(default=default, metadata={"kind": kind, "help": text})
+    _DESCRIBED.append((kind, text))
+    return default
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """The options of a mount. Sizes are in bytes, times in seconds."""
 
     ro: bool = _option(False, SWITCH, "mount read-only")
@@ -427,8 +431,7 @@ class Options:
         return self.default_permissions
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(Struct, frozen=True):
     """A row of the table: `default` is written as the user would type it."""
 
     name: str
@@ -451,12 +454,14 @@ PREFIX = "SWIFTFS_"
 """How the names of environment variables begin that set options."""
 
 
-def _row(name: str, default: Any, metadata: Mapping[str, Any]) -> Option:
-    kind: Kind = metadata["kind"]
-    return Option(name, kind, kind.show(default) if default is not None else "", metadata["help"])
+def _row(name: str, default: Any, kind: Kind, text: str) -> Option:
+    return Option(name, kind, kind.show(default) if default is not None else "", text)
 
 
 OPTIONS: Mapping[str, Option] = MappingProxyType(
-    {item.name: _row(item.name, item.default, item.metadata) for item in fields(Options)}
+    {
+        one.name: _row(one.name, one.default, *more)
+        for one, more in zip(fields(Options), _DESCRIBED, strict=True)
+    }
 )
 """The table's rows by name, in its order."""

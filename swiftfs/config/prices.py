@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+
 from swiftfs.config.sources import read_toml
 from swiftfs.errors import ConfigurationError
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import REQUEST_CLASSES, Counts
 
 GB = 10**9
@@ -17,8 +17,7 @@ GB = 10**9
 DEFAULT = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """What a mount's requests and its traffic have cost so far, without storage."""
 
     currency: str
@@ -31,8 +30,7 @@ class Cost:
         return self.requests + self.traffic
 
 
-@dataclass(frozen=True, slots=True)
-class MonthCost:
+class MonthCost(Struct, frozen=True):
     """What the `month` (local time, such as 2026-11) has cost so far, and its budget, None without one."""
 
     month: str
@@ -53,8 +51,7 @@ class MonthCost:
         return self.part >= 1
 
 
-@dataclass(frozen=True, slots=True)
-class Prices:
+class Prices(Struct, frozen=True):
     """Prices in one currency: `requests` for 1,000 of a class, `sent` and `received` for a GB of bodies."""
 
     currency: str

@@ -3,16 +3,16 @@
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.config.options import OPTIONS, PREFIX, Options, parse_rules, show_size
 from swiftfs.errors import ConfigurationError
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.store.private_files import check_trusted, read_own_file
 from swiftfs.store.timetable import goes_on
 
@@ -62,8 +62,7 @@ _MOUNTED = "as mounted"
 _OPTIONS_VARIABLE = "SWIFTFS_OPTIONS"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """An option as it was written; `origin` says where, for messages."""
 
     name: str

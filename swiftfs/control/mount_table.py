@@ -4,10 +4,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import field
 from pathlib import Path
 
-from swiftfs.lazy_dataclass import dataclass
+from msgspec import Struct
+
 from swiftfs.paths import SCHEME
 
 PROCESSES = Path("/proc")
@@ -18,18 +18,24 @@ _USER = re.compile(rb"(?:^|,)user_id=(\d+)")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
-class MountEntry:
+class MountEntry(Struct, frozen=True):
     """A swiftfs in a table of mounts: its device as in `st_dev`, its place, its source, its user."""
 
     device: int
     mountpoint: Path
-    source: str = field(default="", compare=False)
-    user: int | None = field(default=None, compare=False)
+    source: str = ""
+    user: int | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MountEntry):
+            return False
+        return (self.device, self.mountpoint) == (other.device, other.mountpoint)
+
+    def __hash__(self) -> int:
+        return hash((self.device, self.mountpoint))
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """A process whose mount namespace still has a mount, and where."""
 
     pid: int

@@ -8,18 +8,18 @@ import os
 import stat
 from pathlib import Path
 
+from msgspec import Struct
+
 from swiftfs.attributes import REFRESH_ATTRIBUTE
 from swiftfs.control.client import read_state
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, mount_error
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.paths import HIDDEN_FOLDER, SCHEME, Source, unescape, without_hidden
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A file or folder in Swift; an empty key is the container.
 
     `text` is as it was given. It `must_be_folder` if that ends in a slash, and means the `contents` of a

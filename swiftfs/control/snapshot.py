@@ -2,21 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from typing import Any
+
+from msgspec import Struct, convert, to_builtins
 
 from swiftfs.config.prices import Cost, MonthCost
 from swiftfs.journal.queue_report import QueueReport
-from swiftfs.json_values import JsonValues
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import CacheUse, Count
 
 SCHEMA = 1
 """Increased when a field is removed or changes its meaning, but not for new fields."""
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(Struct, frozen=True):
     """The account, and the name of the software in `/info`, empty if that does not say it.
 
     `place` tells the account from others of the same user, see `ConnectedAccount.place`; empty is unknown.
@@ -27,8 +25,7 @@ class Server:
     place: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """The limits of a mount, in bytes and numbers; the server's are None before the first `/info` request.
 
     `object_size` is the limit of a single PUT, `bulk_delete` the names in one request, 0 without bulk delete.
@@ -44,8 +41,7 @@ class Bounds:
     bulk_delete: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Writing:
+class Writing(Struct, frozen=True):
     """An open file with changes that are not in the journal yet; `sent` bytes are in segments."""
 
     path: str
@@ -53,8 +49,7 @@ class Writing:
     sent: int
 
 
-@dataclass(frozen=True, slots=True)
-class Throttling:
+class Throttling(Struct, frozen=True):
     """The limits that the user has set, and how many seconds all threads together have waited for them.
 
     `bwlimit` is as it was written; `sent` and `received` are its rates of the moment in bytes a second, None
@@ -75,8 +70,7 @@ class Throttling:
         return self.sent_waited + self.received_waited + self.requests_waited
 
 
-@dataclass(frozen=True, slots=True)
-class MountStatus:
+class MountStatus(Struct, frozen=True):
     """A mount at the moment `now`, mounted at `since`, both in seconds since the epoch.
 
     `report` has the pending changes, `writing` the open files with changes, `requests` the requests to Swift
@@ -115,7 +109,7 @@ class MountStatus:
 
     def to_json(self) -> str:
         """Return it as JSON; the report's fields are not nested."""
-        values = asdict(self)
+        values = to_builtins(self)
         values |= values.pop("report")
         if self.cost is not None:
             values["cost"]["total"] = self.cost.total
@@ -129,10 +123,9 @@ class MountStatus:
         values: dict[str, Any] = json.loads(text)
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise ValueError("not a mount status that this version can read")
-        names = [field.name for field in fields(QueueReport)]
+        names = QueueReport.__struct_fields__
         values["report"] = {name: values.pop(name) for name in names if name in values}
         try:
-            found: MountStatus = JsonValues(skip_unknown=True).structure(values, cls)
+            return convert(values, cls)
         except ValueError as error:
             raise ValueError(f"not a mount status: {error}") from None
-        return found

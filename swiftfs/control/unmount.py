@@ -14,8 +14,9 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
+
+from msgspec import Struct, to_builtins
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
 from swiftfs.concurrency import monotonic
@@ -23,13 +24,11 @@ from swiftfs.config.cache_dir import DRAIN, write_whole
 from swiftfs.control.client import flush, mountpoints
 from swiftfs.control.mount_table import Holder, find_holders, mounted_on
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
-from swiftfs.lazy_dataclass import dataclass
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(Struct, frozen=True):
     """How many files and deletions are pending, and why the rest could not be stored, empty without failure.
 
     A mount that is `held` was unmounted but is still mounted elsewhere: the process continues.
@@ -42,7 +41,7 @@ class Drain:
     def write(self, cache: Path) -> None:
         """Write it into `cache`; a failure of the disk is logged and ignored."""
         try:
-            write_whole(_file(cache), json.dumps(asdict(self)))
+            write_whole(_file(cache), json.dumps(to_builtins(self)))
         except OSError as error:
             log.info("%s: %s", _file(cache), error)
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from msgspec.structs import asdict
+
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.demo.values import OWNER, Fault, RecordedRequest, ServerSettings
 from swiftfs.errors import ConfigurationError
@@ -144,7 +146,7 @@ class SwiftServer:
 
     def inject(self, fault: Fault) -> None:
         """Apply the fault from now on; if several match a request, the first one applies."""
-        self._control("POST", "faults", {**vars(fault), "headers": dict(fault.headers)})
+        self._control("POST", "faults", {**asdict(fault), "headers": dict(fault.headers)})
 
     def clear_faults(self) -> None:
         """Remove all faults."""

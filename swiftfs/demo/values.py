@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from msgspec import Struct
 
 TOKEN_LIFE = 86_400
 """How long a token is valid, in seconds; tempauth's own default."""
@@ -76,8 +79,7 @@ class RecordedRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """A failure of the requests with `method` ("" is any) whose unquoted `path?query` matches `path`.
 
     `path` is a regular expression that is searched; requests for a token never match unless it contains
@@ -96,7 +98,7 @@ class Fault:
     method: str = ""
     path: str = ""
     status: int = 0
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     times: int = -1
     delay: float = 0.0
     truncate_body: int = -1

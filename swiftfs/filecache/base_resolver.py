@@ -1,7 +1,8 @@
 """Which version of the object fills a file, as Swift's answers show it."""
 
 import logging
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.attributes import decode_type
 from swiftfs.errors import NotFound

@@ -5,13 +5,14 @@ The time of a call depends on the number of runs in its range, not on the file's
 
 from bisect import bisect_right, insort
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from heapq import merge
 from typing import Generic, Protocol, TypeVar
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from swiftfs.filecache.block_set import Blocks, missing_of_all
-from swiftfs.lazy_dataclass import dataclass
-from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectName, Record, Segment
 
 
 class Span(Protocol):
@@ -97,8 +98,7 @@ def block_range(offset: int, end: int) -> tuple[int, int]:
     return offset // BLOCK, -(-end // BLOCK)
 
 
-@dataclass(frozen=True, slots=True)
-class BaseVersion:
+class BaseVersion(Record, frozen=True, rename={"object_size": "whole"}):
     """The version whose first `size` bytes fill the file; `etag` is empty while it is unknown.
 
     `object_size` is the size of the object, which `size` falls below when the file is truncated. `manifest`
@@ -112,8 +112,7 @@ class BaseVersion:
     manifest: Manifest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSegment:
+class StoredSegment(Record, frozen=True):
     """A segment with the file's bytes from `start` on.
 
     A `tail` ends where the file did when it was copied there, inside of a block or of what the layout makes
@@ -207,8 +206,7 @@ class RemoteBlocks:
         return bool(self._segments)
 
 
-@dataclass(frozen=True, slots=True)
-class FileRecord:
+class FileRecord(Record, frozen=True, rename={"base": "origin"}):
     """The journal's record of a cached file: the name of its local file, and where its blocks are.
 
     The `dirty` blocks are in the local file, and `evicted` ones in segments. All others are those of the base
@@ -242,8 +240,7 @@ class FileRecord:
         return replace(self, dirty=dirty, prefix=self.prefix or older.prefix)
 
 
-@dataclass(slots=True)
-class Snapshot:
+class Snapshot(Struct):
     """What an upload stores: the bytes as they were when it began.
 
     `dirty` are the blocks that differ from the base version. `least` is the smallest size that the file has

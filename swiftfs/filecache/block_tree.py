@@ -8,7 +8,7 @@ numbers.
 
 from collections.abc import Callable, Iterator
 
-from swiftfs.lazy_dataclass import dataclass
+from msgspec import Struct
 
 LEAF = 11
 """The height of a leaf. Larger leaves make each change slower, smaller ones make the tree higher."""
@@ -25,8 +25,7 @@ NONE = 0
 ALL = -1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Inner:
+class Inner(Struct, frozen=True, eq=False):
     """A node that is neither empty nor full; it has `count` numbers."""
 
     children: tuple["Node", ...]

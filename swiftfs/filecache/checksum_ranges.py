@@ -9,9 +9,10 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice, takewhile
 
+from msgspec import Struct
+
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,7 @@ def is_md5(etag: str) -> bool:
     return bool(_MD5.fullmatch(etag))
 
 
-@dataclass(slots=True, eq=False)
-class ChecksumRange:
+class ChecksumRange(Struct, eq=False):
     """The bytes of a file from `start` to `end`, whose MD5 is `etag`: those of the object or segment `name`.
 
     `right` means that the local bytes have this MD5. `changes` counts changes of them: a check that began

@@ -5,11 +5,12 @@ Source: the chapter "Segment ranges" of Swift's static large objects; tested wit
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.filecache.block_map import BLOCK, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Segment
 
 PIECE = 1024 * 1024
@@ -18,8 +19,7 @@ PIECE = 1024 * 1024
 BLOCKS_A_PIECE = PIECE // BLOCK
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """Bytes of the new file, from `start` to `end`, that no old segment has."""
 
     start: int

@@ -6,8 +6,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec import Struct
+
 from swiftfs.config.cache_dir import new_file
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)
@@ -16,8 +17,7 @@ MOST_PINS = 10_000
 """How many paths may be pinned: each folder counts once."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Pin:
+class Pin(Struct, frozen=True, order=True):
     """An object, or everything below a folder: then `key` ends with `/`, or is empty for a whole container.
 
     An empty `container` is the whole account.

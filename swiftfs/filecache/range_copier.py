@@ -7,6 +7,8 @@ file does not need the object any more: another client may replace or delete it 
 import logging
 from collections.abc import Iterator, Sequence
 
+from msgspec import Struct
+
 from swiftfs.concurrency import new_pool, wait_all
 from swiftfs.errors import StoreError
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
@@ -15,7 +17,6 @@ from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_storer import CopyPart, SegmentPut
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import md5_of
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectVersion, Segment
 from swiftfs.store.protocol import ObjectStore
 
@@ -28,8 +29,7 @@ MOST = 2 * 1024**3
 """Bytes that one call copies at most: nobody can interrupt it, and the answer to the kernel has 32 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class CopySource:
+class CopySource(Struct, frozen=True):
     """A version that may be copied; `manifest` is that of an SLO, None of a plain object."""
 
     version: ObjectVersion

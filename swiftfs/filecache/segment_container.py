@@ -4,9 +4,10 @@ import logging
 import re
 from collections.abc import Iterable
 
+from msgspec import Struct
+
 from swiftfs.concurrency import Future, Rank, new_future, new_lock
 from swiftfs.errors import AccessDenied, BadName, BadRequest, NotFound
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName, Segment
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
 from swiftfs.store.protocol import ObjectStore
@@ -51,8 +52,7 @@ _BEHIND_KEY = re.compile(rf"{_UPLOAD}/[^/]+", re.VERBOSE)
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentContainer:
+class SegmentContainer(Struct, frozen=True):
     """A place of segments: a container, and the prefix of their names in it."""
 
     container: str

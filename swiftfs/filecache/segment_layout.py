@@ -4,8 +4,9 @@ import errno
 from collections.abc import Iterator
 from functools import cache
 
+from msgspec import Struct
+
 from swiftfs.errors import os_error
-from swiftfs.lazy_dataclass import dataclass
 
 MAX_SEGMENT = 5 * 1024**3
 """The largest PUT that Swift and NAVER accept, in bytes."""
@@ -20,8 +21,7 @@ SEGMENTS = 1000
 """The most that a manifest may name, by Swift's default."""
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentLayout:
+class SegmentLayout(Struct, frozen=True):
     """Where a file's segments begin and end. It depends only on the size of the first one, in bytes."""
 
     segment_size: int

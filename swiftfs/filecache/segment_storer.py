@@ -5,8 +5,9 @@ import mmap
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field
 from enum import Enum
+
+from msgspec import Struct, field
 
 from swiftfs.concurrency import Future, new_future
 from swiftfs.errors import (
@@ -23,7 +24,6 @@ from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.sparse_file import is_hole, is_in_memory, map_zeros, next_data, next_hole
 from swiftfs.filecache.upload_record import UploadRecord
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.protocol import Body, CopyRequest, Headers, ObjectStore
 
@@ -47,8 +47,7 @@ FOLLOWING: Mapping[Moment, tuple[Moment, ...]] = {
 }
 
 
-@dataclass(slots=True)
-class SegmentPut:
+class SegmentPut(Struct):
     """The upload of the bytes from `start` to `end` as a segment.
 
     It is `superseded` if the bytes changed after it began, whatever its `moment`. `zero_segment` is the
@@ -63,13 +62,12 @@ class SegmentPut:
     zero_segment: ObjectName | None = None
     frozen: FrozenCopy | None = None
     by_server: bool = False
-    stored: Future[Segment] = field(init=False)
+    stored: Future[Segment] = field(default_factory=new_future)
 
     @classmethod
     def of(cls, stored: StoredSegment) -> "SegmentPut":
         """Return the ended upload of a stored segment."""
         upload = cls(stored.start, stored.end, by_server=True)
-        upload.stored = new_future()
         upload.stored.set_result(stored.segment)
         return upload
 
@@ -95,8 +93,7 @@ class SegmentPut:
         return not self.stored.done() or self.stored.exception() is None
 
 
-@dataclass(frozen=True, slots=True)
-class CopyPart:
+class CopyPart(Struct, frozen=True):
     """Bytes of an object for the segment of the file's bytes from `start` to `end`.
 
     They are a `span` of the version `etag` of the object `source`; without one all of it, a plain object.

@@ -2,8 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import field
 from itertools import takewhile
+
+from msgspec import Struct, field
 
 from swiftfs.concurrency import Executor, Future, Lock, monotonic
 from swiftfs.errors import ChangedDuringUpload, drop_tracebacks
@@ -23,7 +24,6 @@ from swiftfs.filecache.segment_storer import (
 )
 from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.upload_record import UnreferencedPrefix, UploadRecord
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import ObjectStore
 
@@ -32,8 +32,7 @@ RECORDS_KEPT = 3
 than the journal can still have records of."""
 
 
-@dataclass(slots=True)
-class _Running:
+class _Running(Struct):
     """The upload of the file's first `size` bytes; `changes` are the blocks that changed since it began.
 
     `frozen` is a copy of the bytes that are likely to change.

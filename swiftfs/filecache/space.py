@@ -4,8 +4,9 @@ import enum
 from collections.abc import Callable
 from typing import Protocol
 
+from msgspec import Struct
+
 from swiftfs.concurrency import Rank, monotonic, new_condition
-from swiftfs.lazy_dataclass import dataclass
 
 PATIENCE = 120.0
 """Seconds without progress after which a write fails because the disk is full. A server that restarts is back
@@ -43,8 +44,7 @@ def _ignore_progress() -> None:
     """Do nothing: nobody waits for space."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpaceCalls:
+class SpaceCalls(Struct, frozen=True):
     """The calls from a cached file to the cache. No lock is held during a call, except of `on_stored`.
 
     `on_growth` is called with the number of bytes that are about to be added. `wait_for_space` returns when

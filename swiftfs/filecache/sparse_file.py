@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest
 
 _FALLOC_FL_KEEP_SIZE = 1
@@ -120,8 +121,7 @@ def _new_name() -> str:
     return f"{_IN_USE}{uuid.uuid4().hex}"
 
 
-@dataclass(frozen=True, slots=True)
-class CachedVersion:
+class CachedVersion(Struct, frozen=True):
     """A local file with the `present` blocks of a version; `checked` means that their MD5 was right.
 
     `manifest` is that of an SLO, if it is known.

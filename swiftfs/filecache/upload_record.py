@@ -6,14 +6,14 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import field
 from enum import Enum
+
+from msgspec import Struct
 
 from swiftfs.concurrency import Lock, steady_time
 from swiftfs.errors import check_transition
 from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainer, SegmentContainerChooser
-from swiftfs.lazy_dataclass import dataclass
-from swiftfs.objects import Manifest, ObjectName
+from swiftfs.objects import Manifest, ObjectName, equal_but
 
 _UNIQUE = 12
 """Hexadecimal digits at the end of a segment's name."""
@@ -45,8 +45,7 @@ def journal_of(prefix: str) -> str | None:
     return match[1] if match else None
 
 
-@dataclass(frozen=True, slots=True)
-class UnreferencedPrefix:
+class UnreferencedPrefix(Struct, frozen=True):
     """A prefix with segments that no manifest names; `named` are the keys of those that a manifest does name.
 
     If `named` is None there are no others. `file` is the local file of the segments. A manifest of one of
@@ -65,7 +64,13 @@ class UnreferencedPrefix:
     since: float = 0.0
     landed: frozenset[str] = frozenset()
     sent: frozenset[str] = frozenset()
-    revision: float = field(default=math.inf, compare=False)
+    revision: float = math.inf
+
+    def __eq__(self, other: object) -> bool:
+        return equal_but("revision", self, other)
+
+    def __hash__(self) -> int:
+        raise TypeError("it is not hashed")
 
     @property
     def may_land_late(self) -> bool:

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from msgspec import Struct
+
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 
 
-@dataclass(slots=True)
-class Use:
+class Use(Struct):
     """The use of a local file: `users` counts the openings, `pins` the operations that need it.
 
     `older` of the pins are of states that only a power cut would bring back. While the file is suspended

@@ -10,13 +10,14 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import astuple
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec import Struct
+from msgspec.structs import astuple
+
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.sparse_file import Mark
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.sqlite import CacheDatabase, Schema, boot_id, row_checksum
 
@@ -58,8 +59,7 @@ TOGETHER = 64
 _COLUMNS = "name, present, checked, bytes, inode, size, mtime, ctime, manifest"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """A cached file: its blocks, whether their MD5 was right, its disk space in bytes, and its mark.
 
     `manifest` is that of an SLO, if it is known; `object` is the object's full name, and a `pinned` file
@@ -275,7 +275,9 @@ def _begin_session(database: sqlite3.Connection, state: str, *, waits: bool) -> 
 
 
 def _text_of(manifest: Manifest | None) -> str:
-    return json.dumps([astuple(one) for one in manifest.segments]) if manifest else ""
+    return (
+        json.dumps([(astuple(one.name), *astuple(one)[1:]) for one in manifest.segments]) if manifest else ""
+    )
 
 
 def _manifest_of(text: str) -> Manifest | None:

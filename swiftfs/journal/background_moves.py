@@ -7,7 +7,9 @@ the copy of an earlier attempt, or another client's.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Event, Executor, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, Unavailable
@@ -25,7 +27,6 @@ from swiftfs.journal.moves import (
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MoveFolder, MoveObject
 from swiftfs.journal.shared_copies import SharedCopies
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import is_marker, row_of
 from swiftfs.objects import DIRECTORY_TYPE, ObjectInfo, ObjectName, Row
 from swiftfs.paths import escape, join
@@ -41,8 +42,7 @@ LISTED_FROM = 4
 """From how many objects on a listing is requested instead of HEADs."""
 
 
-@dataclass(slots=True)
-class _Attempt:
+class _Attempt(Struct):
     """One object, its `item`, and what was found: `here` at the old name, `there` at the new one.
 
     An `is_ambiguous` one was tried before. It `was_copied` by this attempt; it `was_done` before.
@@ -58,8 +58,7 @@ class _Attempt:
     was_done: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What has become of an object: an `error` if it stays at its old name; else what it `left` there."""
 
     error: Exception | None = None

@@ -2,7 +2,9 @@
 
 import errno
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import PreconditionFailed, os_error
@@ -22,15 +24,13 @@ from swiftfs.journal.operations import (
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.scheduler import Scheduler, with_blockers
 from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.paths import MAX_KEY_BYTES, Folder, plain_marker, slash_marker
 
 Put = PutFile | PutSpecial | PutMarker
 
 
-@dataclass(frozen=True, slots=True)
-class FolderRename:
+class FolderRename(Struct, frozen=True):
     """The rename of the folder at the path `old` to `new`; in Swift that is from `source` to `target`.
 
     With `over_folder` an empty folder is at the target.
@@ -64,8 +64,7 @@ class FolderRename:
         return name in (plain_marker(self.source), slash_marker(self.source))
 
 
-@dataclass(frozen=True, slots=True)
-class Carried:
+class Carried(Struct, frozen=True):
     """A change that gets a new name: `operation` is about `path` now, and was about `old`.
 
     With `leaves` the object of the old name, which Swift has, is deleted after it.
@@ -82,8 +81,7 @@ RecordCarried = Callable[[Sequence[Carried]], Sequence[tuple[Done, Done]]]
 stored, and for when the old one is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Renaming:
+class _Renaming(Struct, frozen=True):
     """A task with its new number, path and operation.
 
     The task `overtaken` is replaced by it, and `leaves` deletes the object of the old name.

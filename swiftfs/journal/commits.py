@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec import Struct
+
 from swiftfs.config.cache_dir import new_file
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import Operation
-from swiftfs.lazy_dataclass import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """A pending operation about `path` in the mount.
 
     A folder's move that was executed gave it this name if it was `carried`: that is its number until then.
@@ -27,8 +27,7 @@ class Record:
     carried: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """What one commit does: it deletes the records `drop`, and then writes those of `put`, by their numbers.
 
     It also writes the prefixes `unreferenced`. What was synced before of the records comes back after a power

@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
+
+from msgspec.structs import replace
 
 from swiftfs.errors import NotFound, Unavailable
 from swiftfs.filecache.cached_file import CachedFile

@@ -6,8 +6,9 @@ INVARIANT: one request replaces the old state by the new one, and nothing of the
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from hashlib import md5
+
+from msgspec.structs import replace
 
 from swiftfs.attributes import is_directory_type
 from swiftfs.concurrency import new_pool

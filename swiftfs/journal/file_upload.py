@@ -5,7 +5,8 @@ INVARIANT: one request replaces the old state by the new one, and nothing of the
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.errors import (
     BadRequest,

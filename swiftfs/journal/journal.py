@@ -8,7 +8,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError

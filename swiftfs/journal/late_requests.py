@@ -14,6 +14,8 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from msgspec import Struct
+
 from swiftfs.attributes import is_directory_type
 from swiftfs.concurrency import Rank, monotonic, new_event, new_lock, new_thread, steady_time
 from swiftfs.errors import NotFound, StoreError
@@ -31,7 +33,6 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.repairs import Repairs, file_again, headers_again, is_marker, is_special, object_again
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below, split
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
@@ -61,8 +62,7 @@ BREAK = 10.0
 _BYTES_ARE_GONE = "its bytes are not in the cache any more"
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(Struct, frozen=True):
     """The requests to watch: those that `store` records in `ambiguous`, about objects of `source`."""
 
     ambiguous: AmbiguousRequests
@@ -70,8 +70,7 @@ class Watch:
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class LateCounts:
+class LateCounts(Struct, frozen=True):
     """How many objects are watched, were stored again, and could not be stored again, since the mount."""
 
     watched: int = 0

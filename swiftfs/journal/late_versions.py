@@ -9,13 +9,13 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from cachetools import LRUCache
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.config.cache_dir import new_file

@@ -5,8 +5,9 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 
+from msgspec import Struct
+
 from swiftfs.journal.database import JournalDB
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,7 @@ class Proof(IntEnum):
     """This mount has deleted or replaced the version that named it; other mounts may know that version."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(Struct, frozen=True):
     """A segment that a manifest of one of `objects` may name, which was sent at `since` (Unix seconds)."""
 
     objects: tuple[ObjectName, ...]

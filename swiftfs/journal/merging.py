@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from swiftfs.journal.commits import Record
 from swiftfs.journal.operations import (
     Delete,
@@ -12,7 +14,6 @@ from swiftfs.journal.operations import (
     ReplaceHeaders,
     SetAttributes,
 )
-from swiftfs.lazy_dataclass import replace
 
 
 def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | None:

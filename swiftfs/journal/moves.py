@@ -3,15 +3,16 @@
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from enum import Enum
 from hashlib import md5
 from typing import Protocol
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from swiftfs.attributes import NS, decode_type, parse_last_modified
 from swiftfs.errors import NotFound, StoreError, errno_of
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder, MoveObject
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import row_of
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
@@ -34,8 +35,7 @@ class NotDeleted(Enum):
     ABSENT = "another client has deleted or renamed it"
 
 
-@dataclass(slots=True)
-class MoveItem:
+class MoveItem(Struct):
     """An object that moves; `etag` is what it should have, `row` its row in the listing.
 
     `copied` is the ETag of its copy, None while there is none; `error` is why there is none. The copy took
@@ -238,8 +238,7 @@ Remnant = tuple[Delete, StoreError]
 """The deletion of a source that failed after the copy, and its error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(Struct, frozen=True):
     """What a move that was carried out has left; of a folder's, the old rows of what listings showed.
 
     Some may be of objects that another client has deleted meanwhile. If the objects of a folder are to move

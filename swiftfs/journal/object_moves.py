@@ -8,8 +8,9 @@ import errno
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import islice
+
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, StoreError, os_error

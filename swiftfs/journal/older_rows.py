@@ -9,10 +9,12 @@ The move of a folder does not go. So what it carried along comes back at its new
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 from weakref import WeakValueDictionary
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
@@ -29,7 +31,6 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.schema import COLUMNS, NOT_WRITTEN, SELECT_OLDER, Statement
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import row_checksum
 
@@ -80,8 +81,7 @@ def _is_usable(text: str, content: Path) -> bool:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class RowState:
+class RowState(Struct, frozen=True):
     """What a row held: the operation `seq`; `written` is as in the table."""
 
     seq: int
@@ -95,8 +95,7 @@ def row_of(state: RowState, path: str) -> tuple[object, ...]:
     return (*row, state.written, row_checksum(*row))
 
 
-@dataclass(frozen=True, slots=True)
-class Executed:
+class Executed(Struct, frozen=True):
     """An operation that Swift has executed, or is about to: what was synced before it must not come back.
 
     That is every state of an earlier row about its objects or its local file, and of its own row those that
@@ -119,8 +118,7 @@ class Executed:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """What a commit does: it writes the rows `put`, deletes `drop`, keeps and ends older states.
 
     Those of what a move has carried along are `renamed`. `overtakes` means that the disk may have a state

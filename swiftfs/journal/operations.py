@@ -1,17 +1,17 @@
 """Operations: changes of Swift, as values with everything that is needed to carry them out."""
 
 from collections.abc import Mapping
-from dataclasses import field
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.filecache.block_map import FileRecord
-from swiftfs.lazy_dataclass import dataclass, replace
-from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Row
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Record, Row
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 
 
-@dataclass(frozen=True, slots=True)
-class Replaced:
+class Replaced(Struct, frozen=True):
     """Swift's object at the new name of a file that is renamed before it is stored, as in `PutFile`."""
 
     large: bool | None = False
@@ -20,8 +20,18 @@ class Replaced:
     trash: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PutFile:
+class PutFile(
+    Record,
+    frozen=True,
+    tag_field="kind",
+    tag="PutFile",
+    rename={
+        "meta": "description",
+        "creates": "fresh",
+        "foreign_headers_unknown": "inherit",
+        "superseded_segments": "garbage",
+    },
+):
     """Store a file's bytes under `name`: whole, or as an SLO if they are in segments.
 
     - `replaces_large`: whether an SLO is overwritten, whose segments are deleted then; None is unknown.
@@ -72,8 +82,9 @@ class PutFile:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class PutSpecial:
+class PutSpecial(
+    Record, frozen=True, tag_field="kind", tag="PutSmall", rename={"meta": "description", "creates": "fresh"}
+):
     """Store a symbolic link or special file: `body` is its target, or empty; the rest is as in `PutFile`."""
 
     name: ObjectName
@@ -96,17 +107,17 @@ class PutSpecial:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class PutMarker:
+class PutMarker(Record, frozen=True, tag_field="kind", tag="PutMarker", rename={"creates": "fresh"}):
     """Create a folder. Raises `AlreadyExists` and does not overwrite an object."""
 
     name: ObjectName
-    headers: Headers = field(default_factory=lambda: Headers(DIRECTORY_TYPE))
+    headers: Headers = Headers(DIRECTORY_TYPE)
     creates: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class SetAttributes:
+class SetAttributes(
+    Record, frozen=True, tag_field="kind", tag="Describe", rename={"meta": "description", "is_slo": "large"}
+):
     """Replace the `meta` of a file's object, which may be an SLO; `is_slo` None is unknown.
 
     If `expiry_changed`, the segments get the X-Delete-At, too, or lose it.
@@ -118,16 +129,14 @@ class SetAttributes:
     expiry_changed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceHeaders:
+class ReplaceHeaders(Record, frozen=True, tag_field="kind", tag="SetHeaders"):
     """Replace all headers of an object: of a folder's marker, or of a DLO."""
 
     name: ObjectName
     headers: Headers
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Record, frozen=True, tag_field="kind", tag="Delete", rename={"is_slo": "large"}):
     """Delete a file's object or a folder's marker, then the segments of an SLO; `is_slo` None is unknown.
 
     `etag` is the object's ETag when its name was deleted in the mount, None is unknown. A `moved` object was
@@ -158,8 +167,7 @@ ANY_VERSION = "*"
 """Means any version of an object, instead of an ETag."""
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(Record, frozen=True, tag_field="kind", tag="Move", rename={"is_slo": "large"}):
     """Move a file's object by a copy on the server; `replaces_large` as in `PutFile`.
 
     - `etag`: the ETag of the source; None is unknown.
@@ -185,8 +193,7 @@ class Move:
         return [] if self.is_slo is False else [(self.source, self.target)]
 
 
-@dataclass(frozen=True, slots=True)
-class MovedObject:
+class MovedObject(Record, frozen=True):
     """An object that moves with its folder: its key, and the version that its row in the listing names.
 
     If no listing has shown it yet, `modified` is empty and `hash` is the ETag. If this mount `is_recent`ly
@@ -199,8 +206,7 @@ class MovedObject:
     is_recent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FolderPaths:
+class FolderPaths(Record, frozen=True):
     """The rename of the folder `old` to `new`, paths in the mount, which moves so many `objects`."""
 
     old: str
@@ -212,8 +218,7 @@ class FolderPaths:
         return self.new + path[len(self.old) :]
 
 
-@dataclass(frozen=True, slots=True)
-class MoveObject:
+class MoveObject(Record, frozen=True, tag_field="kind", tag="MoveObject"):
     """Move one object of a folder whose rename has returned: the mount shows it at `target` already.
 
     - `row`: the version that moves, as listed at the old place; without a time if no listing has shown it.
@@ -232,8 +237,7 @@ class MoveObject:
     is_recent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MoveFolder:
+class MoveFolder(Record, frozen=True, tag_field="kind", tag="MoveFolder"):
     """Move every object below the prefix `source` to `target`, and each of `markers` to its new name.
 
     - `recent`: objects that this mount has just stored: a listing may not show them yet, or an older version.
@@ -280,8 +284,7 @@ class MoveFolder:
         return ObjectName(self.target_container, self.target + key.removeprefix(self.source))
 
 
-@dataclass(frozen=True, slots=True)
-class CopyFile:
+class CopyFile(Record, frozen=True, tag_field="kind", tag="Copy"):
     """Copy a file's object with all its bytes, of an SLO to segments of its own.
 
     Raises `AlreadyExists` and does not overwrite an object.
@@ -291,23 +294,20 @@ class CopyFile:
     target: ObjectName
 
 
-@dataclass(frozen=True, slots=True)
-class CreateContainer:
+class CreateContainer(Record, frozen=True, tag_field="kind", tag="CreateContainer"):
     """Create a container."""
 
     container: str
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeContainer:
+class DescribeContainer(Record, frozen=True, tag_field="kind", tag="DescribeContainer"):
     """Set metadata of a container."""
 
     container: str
     metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteContainer:
+class DeleteContainer(Record, frozen=True, tag_field="kind", tag="DeleteContainer"):
     """Delete an empty container."""
 
     container: str

@@ -3,9 +3,9 @@
 import errno
 import logging
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 
 from cachetools import LRUCache
+from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import (

@@ -1,16 +1,16 @@
 """What the modules that work on the journal's queue share."""
 
+from msgspec import Struct
+
 from swiftfs.filecache.cache import FileCache
 from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateRequests
 from swiftfs.journal.task_writer import TaskWriter
-from swiftfs.lazy_dataclass import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class JournalParts:
+class JournalParts(Struct, frozen=True):
     """The parts of one journal.
 
     `backlog` has the queue and its lock. `writer` changes the tasks of the queue. `late` checks the objects

@@ -5,10 +5,10 @@ Clients import this without the rest of the journal.
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+
+from msgspec import Struct, to_builtins
 
 from swiftfs.errors import pluralize
-from swiftfs.lazy_dataclass import dataclass
 
 MOST_BYTES = 60_000
 """Limit of a report in JSON: the value of an extended attribute has at most 64 KiB (xattr(7))."""
@@ -18,8 +18,7 @@ AWAY = "the server does not answer, or asks for a pause"
 """What a report that is `away` says."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedChange:
+class QueuedChange(Struct, frozen=True):
     """An operation in a status: `state` is waiting, running or parked (blocked); `reason` its last error.
 
     `bytes` is the size of the file to be stored; while the operation runs, `sent` is how much of it
@@ -35,8 +34,7 @@ class QueuedChange:
     sent: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RenameProgress:
+class RenameProgress(Struct, frozen=True):
     """A folder that was renamed from `old` to `new`: `left` of its `objects` are to be moved yet."""
 
     old: str
@@ -45,8 +43,7 @@ class RenameProgress:
     left: int
 
 
-@dataclass(frozen=True, slots=True)
-class QueueReport:
+class QueueReport(Struct, frozen=True):
     """How many changes are not in Swift yet, by state, and the bytes of their files.
 
     - `oldest`: seconds since the first of them was handed in, or since the mount began.
@@ -92,11 +89,11 @@ class QueueReport:
 
     def to_json(self) -> str:
         """Return it as JSON of at most `MOST_BYTES`, with as many changes as fit."""
-        room = MOST_BYTES - len(json.dumps({**asdict(self), "changes": [], "refusals": []}))
+        room = MOST_BYTES - len(json.dumps({**to_builtins(self), "changes": [], "refusals": []}))
         refusals = _fitting(self.refusals, room // 2)
         shown = _fitting(self.changes, room - len(json.dumps(refusals)))
         left_out = self.total - len(shown)
-        return json.dumps({**asdict(self), "changes": shown, "refusals": refusals, "left_out": left_out})
+        return json.dumps({**to_builtins(self), "changes": shown, "refusals": refusals, "left_out": left_out})
 
     @classmethod
     def from_json(cls, text: str) -> "QueueReport":
@@ -112,8 +109,8 @@ def _fitting(changes: Iterable[QueuedChange], room: int) -> list[dict[str, objec
     """Return the first of the changes that take at most `room` bytes of JSON."""
     shown: list[dict[str, object]] = []
     for change in changes:
-        room -= len(json.dumps(asdict(change))) + 2
+        room -= len(json.dumps(to_builtins(change))) + 2
         if room < 0:
             break
-        shown.append(asdict(change))
+        shown.append(to_builtins(change))
     return shown

@@ -10,6 +10,9 @@ import re
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from swiftfs.concurrency import monotonic, steady_time
 from swiftfs.errors import StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
@@ -23,7 +26,6 @@ from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.tasks import Cancelled, MakeDone, Task, Waiting, nobody_waits
-from swiftfs.lazy_dataclass import dataclass, replace
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER
 
@@ -83,8 +85,7 @@ RECORD_SECONDS = 0.0001
 thousands of uploads would slow down the start of the mount."""
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
+class _End(Struct, frozen=True):
     """How the resumption of a move ends, in one commit: `dropped` are the numbers of dropped records."""
 
     carried: list[Record]

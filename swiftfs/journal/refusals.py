@@ -4,11 +4,11 @@ import errno
 from collections.abc import Callable
 
 from cachetools import LRUCache
+from msgspec import Struct
 
 from swiftfs.errors import os_error
 from swiftfs.journal.operations import Move, MoveFolder, MoveObject, Operation, PutMarker, names_of
 from swiftfs.journal.tasks import Failure, Task
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 
@@ -16,8 +16,7 @@ MOST_KEPT = 10_000
 """Refusals kept with their reasons; the rest are only counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """A task that was given up, and its error; `shown` if the report of a flush has named it."""
 
     task: Task

@@ -5,10 +5,11 @@ Another mount may be about to replace the same version, by a manifest that names
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, new_lock
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 
 REST_SECONDS = 2.0
@@ -16,8 +17,7 @@ REST_SECONDS = 2.0
 version and the answer to its own manifest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
+class Rest(Struct, frozen=True):
     """Segments of a version of `name` that was replaced; to be deleted at `due` (Unix seconds).
 
     `is_slo` tells whether the new version is an SLO.

@@ -10,16 +10,16 @@ import sqlite3
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import field
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.journal.schema import NOT_WRITTEN, SCHEMA, SELECT_OLDER
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.sqlite import OtherFormat, boot_id, is_empty, migrate, row_checksum
 
 ATTEMPTS = 10
@@ -36,8 +36,7 @@ _SELECT = "SELECT seq, path, intent, errno, reason, written, checksum FROM inten
 _INTENT = re.compile(rb'\{"name":\{"container":')
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """An operation about `path`; `doubt` is why it may not be as it was written, or empty."""
 
     path: str
@@ -45,8 +44,7 @@ class Found:
     doubt: str = ""
 
 
-@dataclass(slots=True)
-class Salvage:
+class Salvage(Struct):
     """The operations of a journal in their order, and the `problems` with unreadable ones."""
 
     found: list[Found] = field(default_factory=list)

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.errors import SwiftfsError

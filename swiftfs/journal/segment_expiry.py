@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from swiftfs.concurrency import new_pool, unix_time
 from swiftfs.errors import NotFound, StoreError

@@ -13,17 +13,17 @@ import logging
 from collections.abc import Collection, Iterable
 from math import inf
 
+from msgspec import Struct
+
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, is_segment_of, is_upload_of, places_of
 from swiftfs.journal.database import JournalDB
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """Segments that an object owns: those below the prefix `owner`, or those uploaded for object `owner`."""
 
     owner: ObjectName

@@ -7,7 +7,8 @@ the source deletes those segments, at once or soon after.
 import errno
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.attributes import decode_type, encode_type
 from swiftfs.concurrency import new_pool

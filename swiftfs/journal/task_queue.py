@@ -4,7 +4,8 @@ import heapq
 import itertools
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.filecache.uses import Uses
 from swiftfs.journal.merging import attempted, coalesce

@@ -7,7 +7,8 @@ pinned in the cache as long as a task in the queue or an older row of the databa
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cache import FileCache

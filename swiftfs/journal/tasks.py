@@ -3,16 +3,17 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from enum import Enum
 from typing import ClassVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.errors import SwiftfsError, check_transition
 from swiftfs.journal.commits import Record
 from swiftfs.journal.merging import merge_while_running
 from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import Operation, PutFile
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 
 log = logging.getLogger(__name__)
@@ -31,45 +32,39 @@ def pause_after(attempts: int) -> float:
     return min(FIRST_PAUSE * 2.0 ** min(attempts - 1, 32), LONGEST_PAUSE)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Waiting:
+class Waiting(Struct, frozen=True, eq=False):
     """It is executed at `due` (monotonic seconds), or when what it waits for has ended, if that is later."""
 
     due: float
     error: ClassVar[None] = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Retrying:
+class Retrying(Struct, frozen=True, eq=False):
     """Its last attempt has failed with `error`; it is tried again at `due` (monotonic seconds) or later."""
 
     due: float
     error: Failure
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Running:
+class Running(Struct, frozen=True, eq=False):
     """An attempt runs; `error` is that of the attempt before it."""
 
     error: Failure | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Blocked:
+class Blocked(Struct, frozen=True, eq=False):
     """It is parked, for users: its last attempt has failed, and it is not tried again by itself."""
 
     error: Failure
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Succeeded:
+class Succeeded(Struct, frozen=True, eq=False):
     """Swift has carried it out."""
 
     error: ClassVar[None] = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cancelled:
+class Cancelled(Struct, frozen=True, eq=False):
     """It was given up because of `error`; without one it is not needed, or another has taken over."""
 
     error: Failure | None = None
@@ -115,8 +110,7 @@ class _WeaklyReferenced:
 
 
 # Compared by identity: sets and waiters have tasks whose fields change.
-@dataclass(slots=True, eq=False)
-class Task(_WeaklyReferenced):
+class Task(_WeaklyReferenced, Struct, eq=False):
     """An operation about `path` that is not executed yet; it was `created` at a time in monotonic seconds.
 
     A task waits for its `blockers`, and its `dependents` wait for it.
@@ -257,8 +251,7 @@ class Task(_WeaklyReferenced):
         return Record(self.seq, path, self.newest)
 
 
-@dataclass(frozen=True, slots=True)
-class HandIn:
+class HandIn(Struct, frozen=True):
     """A newer state of a file whose upload runs: `operation` is stored next, at `due` or later.
 
     `created` is when it was handed in; both are monotonic seconds.

@@ -11,14 +11,15 @@ between for example, they stay until `swiftfs gc` finds them.
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Executor, Rank, new_lock, unix_time
 from swiftfs.errors import NotFound, StoreError, Unavailable
 from swiftfs.journal.operations import Delete, Move, PutFile, PutSpecial
 from swiftfs.journal.segment_removal import SegmentRemoval
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 from swiftfs.store.trash_names import OWNER, is_over, parse
@@ -30,8 +31,7 @@ DAY = 86_400
 Replacing = TypeVar("Replacing", PutFile, PutSpecial, Move)
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """The copy `entry` of the object `name` in the trash.
 
     A `large` one shares its segments with `name`; `owned` is its ETag if it gets them all, else empty.

@@ -11,9 +11,10 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+from msgspec import Struct
+
 from swiftfs.concurrency import Executor, Future, new_pool, unix_time_ns
 from swiftfs.errors import StoreError, in_words
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.findings import Finding, Report, Tally, Weight
 from swiftfs.maintenance.item_check import ItemCheck, Outcome, Wanted
 from swiftfs.maintenance.large_objects import Needed, NeededSegments, problem_of
@@ -45,8 +46,7 @@ SOON_NS = 30 * 86_400 * 10**9
 Pair = tuple[Remote | None, Local | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """What is checked: a source, `paths` in it (all without), and the local folder to compare it with."""
 
     source: Source

@@ -14,13 +14,13 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec import Struct
+
 from swiftfs.errors import ConfigurationError
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName, ObjectVersion
 
 
-@dataclass(frozen=True, slots=True)
-class Unfinished:
+class Unfinished(Struct, frozen=True):
     """A copy of the version `source` whose segments are below `prefix`.
 
     If it `may_stand`, its manifest was sent: the target, or an object that it was renamed to since, may name

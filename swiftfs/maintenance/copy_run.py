@@ -2,11 +2,11 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import field
+
+from msgspec import Struct, field
 
 from swiftfs.concurrency import Executor, Future, new_pool
 from swiftfs.errors import SwiftfsError, Unavailable
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.copy_records import CopyRecords
 from swiftfs.maintenance.copy_walk import Refused, Skipped, Step
 from swiftfs.maintenance.object_copy import Changed, ObjectCopier, ReplacedSegments, Transfer, check_kinds
@@ -19,8 +19,7 @@ AHEAD = 4 * PARALLEL
 """Objects that are found before they are copied: more would only fill the memory."""
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """What was done: objects `copied` and `skipped`, `failures` by name, and whether it was `stopped`.
 
     It was stopped if the server does not answer: then the next object would fail as well.
@@ -32,8 +31,7 @@ class Tally:
     stopped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """Called with the objects and bytes that were found to copy, and with the objects that are done."""
 
     found: Callable[[int, int], None]

@@ -3,10 +3,11 @@
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
+from msgspec import Struct
+
 from swiftfs.attributes import SPECIAL_TYPES, decode_type, parse_last_modified
 from swiftfs.errors import ConfigurationError, NotFound
 from swiftfs.filecache.segment_container import RCLONE_FOLDER
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.copy_records import CopyRecords
 from swiftfs.maintenance.object_copy import Transfer, is_folder_marker
 from swiftfs.objects import ObjectName, Row
@@ -18,8 +19,7 @@ SEGMENT_FOLDERS = (f"{SEGMENTS_FOLDER}/", f"{RCLONE_FOLDER}/")
 """Folders at the top of a container with the segments of its files, which are copied with the files."""
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     """A file or folder that the command line names as `text`; an empty key is the container.
 
     It `must_be_folder` if the text ends in a slash. `contents` means what is in the folder (`photos/.`), and
@@ -45,8 +45,7 @@ class Named:
         return self.name.key.rpartition("/")[2] if self.name.key else self.name.container
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """What is there: the object itself, and whether it is a folder."""
 
     row: Row | None
@@ -58,8 +57,7 @@ class Found:
         return self.row is not None or self.is_folder
 
 
-@dataclass(frozen=True, slots=True)
-class WalkOptions:
+class WalkOptions(Struct, frozen=True):
     """What is copied: folders too if `recursive`.
 
     With `no_clobber` nothing is copied over others, with `update` only over what is older.
@@ -70,15 +68,13 @@ class WalkOptions:
     update: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(Struct, frozen=True):
     """An object that is not copied, because it stands at its target already, or the options say so."""
 
     name: ObjectName
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """What was named and cannot be copied, and why."""
 
     text: str

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from msgspec import Struct
+
 from swiftfs.attributes import CACHE_ATTRIBUTE, Stored
 from swiftfs.config import cache_dir
 from swiftfs.config.cache_dir import CONTENT, JOURNAL, LOST
@@ -22,7 +24,6 @@ from swiftfs.filecache.sparse_file import next_data, next_hole, synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.operations import PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.paths import escape
 
 NAMELESS = "swiftfs-lost"
@@ -45,8 +46,7 @@ class NotCopied(SwiftfsError):
     """A file could not be copied, or changed meanwhile; the others may be."""
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """The numbers of copies; `bytes` are those of the files, without holes."""
 
     files: int = 0
@@ -242,8 +242,7 @@ class Export:
         return _free(place / (name + suffix), os.path.lexists)
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
+class _Copy(Struct, frozen=True):
     """A copy, the number of its `bytes`, and a `line` to report about it."""
 
     path: Path

@@ -1,10 +1,9 @@
 """What a check finds: a difference, something that it cannot tell, or a note."""
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
 from enum import Enum, auto
 
-from swiftfs.lazy_dataclass import dataclass
+from msgspec import Struct, to_builtins
 
 
 class Weight(Enum):
@@ -34,8 +33,7 @@ KINDS = {
 """The kinds of findings. Programs read them: a word never changes its meaning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """A sentence about `path`, which is relative to what is checked; `kind` is one of `KINDS`."""
 
     kind: str
@@ -50,14 +48,13 @@ class Finding:
     def to_json(self) -> dict[str, str]:
         """Return the fields that are printed; a path that is not UTF-8 has its bytes as `\\xNN`."""
         path = self.path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        return {**asdict(self), "path": path}
+        return {**to_builtins(self), "path": path}
 
 
 Report = Callable[[Finding], None]
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """The numbers of what was checked; sizes in bytes. `hashed` was read here, `downloaded` from Swift."""
 
     files: int = 0
@@ -75,8 +72,8 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         """Add the numbers of another part of what is checked."""
-        for one in fields(self):
-            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def count(self, finding: Finding) -> None:
         """Count a finding."""

@@ -5,14 +5,13 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import field
 from pathlib import Path
 
+from msgspec import Struct, field
 from rich.filesize import decimal
 
 from swiftfs.attributes import NS, decode_type
 from swiftfs.errors import NotFound, StoreError, SwiftfsError, Unavailable, in_words
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.findings import Finding, Tally
 from swiftfs.maintenance.large_objects import Content, Needed, content_of, plain_content, problem_of
 from swiftfs.maintenance.trees import Local, Remote, still_listed
@@ -145,8 +144,7 @@ Found = tuple[str, str]
 _DEFAULTS = Defaults(uid=0, gid=0, special=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What to compare besides type, size and MD5, and whether there is a local folder, called `against`.
 
     Of `percent` of the files the bytes are read; which ones depends on `seed` and their names. With `expiry`
@@ -169,8 +167,7 @@ class Wanted:
         return int.from_bytes(digest.digest()[:6], "big") < self.percent / 100 * 2**48
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct):
     """What the check of some items has found, and its numbers. `expiries` are paths with an X-Delete-At."""
 
     findings: list[Finding] = field(default_factory=list)

@@ -5,9 +5,10 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 
+from msgspec import Struct
+
 from swiftfs.attributes import decode_metadata, decode_type
 from swiftfs.errors import BadRequest, NotFound
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Row, Segment
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import ObjectStore
@@ -20,16 +21,14 @@ _DECLARED_SIZE = re.compile(r".*/\d+\.\d+/(\d+)(?:/\d+)?/?", re.DOTALL)
 """The size in the prefix of a DLO that the swift CLI or an older rclone has uploaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """Bytes of an object, in their order: `md5` is None for a range of a segment."""
 
     size: int
     md5: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Needed:
+class Needed(Struct, frozen=True):
     """A segment that the manifest `named_by` names, for the file at `path`."""
 
     segment: Segment
@@ -37,8 +36,7 @@ class Needed:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """The bytes of an object: its parts, the ETag to ask for them, the segments that it needs.
 
     `mtime_ns` is None if nothing that was read says it. A DLO has `gaps` if segments seem to be missing.

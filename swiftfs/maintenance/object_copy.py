@@ -12,9 +12,11 @@ is none: a private one in a temporary folder has what must be deleted. If the pr
 import tempfile
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.attributes import NS, decode_type, is_directory_type, parse_last_modified
 from swiftfs.concurrency import Executor, sleep, wait_all
@@ -34,7 +36,6 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SegmentChanged, headers_of_copy, renamed_segments
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.copy_records import CopyRecord, CopyRecords, Unfinished
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
@@ -117,8 +118,7 @@ class Changed(Unavailable):
     """Another client changes the source again and again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(Struct, frozen=True):
     """An object to copy, as it is listed, its target, and what is listed there, None if nothing is."""
 
     source: ObjectName
@@ -132,8 +132,7 @@ class Transfer:
         return self.row.size
 
 
-@dataclass(frozen=True, slots=True)
-class CopyOptions:
+class CopyOptions(Struct, frozen=True):
     """How objects are copied.
 
     Without `expiry` copies lose the date at which the source is deleted. With `no_clobber` an object that

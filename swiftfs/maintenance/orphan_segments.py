@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 
+from msgspec import Struct
+
 from swiftfs.attributes import decode_type, is_directory_type, parse_last_modified
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, SegmentContainer, places_of
 from swiftfs.filecache.upload_record import NO_JOURNAL, journal_of
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.trees import still_listed
 from swiftfs.objects import History, ObjectName, OlderName, Row
 from swiftfs.paths import SEGMENTS_SUFFIX, Source
@@ -36,8 +37,7 @@ DRIFT_NS = 3600 * 10**9
 """The largest difference, in ns, between the server's clock and ours for which no change is overlooked."""
 
 
-@dataclass(frozen=True, slots=True)
-class OrphanUpload:
+class OrphanUpload(Struct, frozen=True):
     """Orphans of one upload: their prefix, number, bytes, and the time of the newest in ns."""
 
     prefix: ObjectName
@@ -46,8 +46,7 @@ class OrphanUpload:
     newest_ns: int
 
 
-@dataclass(slots=True)
-class ScanProgress:
+class ScanProgress(Struct):
     """What has been checked so far; `unknown` are objects beside segments whose names have no known form.
 
     `versions` are older versions of objects.

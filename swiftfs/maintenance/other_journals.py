@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from msgspec import Struct
+
 from swiftfs.concurrency import monotonic
 from swiftfs.config.cache_dir import JOURNAL
 from swiftfs.errors import ConfigurationError
@@ -18,7 +20,6 @@ from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.operations import MoveFolder, Operation, PutFile, names_of
 from swiftfs.journal.salvage import copy_journal, salvage
 from swiftfs.journal.schema import SCHEMA
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.trees import folders_above
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source
@@ -28,8 +29,7 @@ REST = 10
 """The pause between reads of the journals, in times of a read: one with 100,000 changes takes seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """So many `changes` of names below a source wait in a cache folder."""
 
     cache: Path
@@ -120,8 +120,7 @@ def _is_below(name: ObjectName, folder: ObjectName) -> bool:
     return name.container == folder.container and f"{name.key.removesuffix('/')}/".startswith(folder.key)
 
 
-@dataclass(frozen=True, slots=True)
-class Journaled:
+class Journaled(Struct, frozen=True):
     """The `ids` of journals, and the `prefixes` of the segments that they name.
 
     Segments below the prefixes that are `shared` may belong to several objects.

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from itertools import groupby, islice
 
+from msgspec import Struct
+
 from swiftfs.concurrency import Executor
 from swiftfs.errors import ConfigurationError, Corrupt, NotFound, StoreError, SwiftfsError
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import History, Manifest, ObjectName, OlderName, VersionRow
 from swiftfs.paths import SEGMENTS_FOLDER
@@ -40,8 +41,7 @@ class Outcome(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """What was done to an object, and with which version."""
 
     name: ObjectName
@@ -50,8 +50,7 @@ class Result:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """An object with all its versions, the newest first."""
 
     name: ObjectName

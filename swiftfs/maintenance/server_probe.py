@@ -5,15 +5,15 @@ import shlex
 import statistics
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import field
 from functools import partial
+
+from msgspec import Struct, field
 
 from swiftfs.attributes import Stored, encode_type
 from swiftfs.concurrency import Executor, monotonic, new_pool, sleep, unix_time
 from swiftfs.config.options import MIB, show_size
 from swiftfs.errors import AccessDenied, AlreadyExists, ConfigurationError, NotFound, StoreError
 from swiftfs.filecache.segment_container import place_beside
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits, Manifest, ObjectName, Page, Row, Segment
 from swiftfs.paths import Source
 from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
@@ -21,8 +21,7 @@ from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 TEXT = Headers("text/plain")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """A result about `subject`; `options` are the mount options that it suggests."""
 
     subject: str
@@ -132,8 +131,7 @@ SKEW_SECONDS = 5.0
 TYPE = encode_type("application/x-swiftfs-probe", Stored(mode=0o100640, mtime_ns=1, uid=0, gid=0))
 
 
-@dataclass(slots=True)
-class Probe:
+class Probe(Struct):
     """The objects of one probe of `source`, all of which begin with `prefix`."""
 
     store: ObjectStore

@@ -4,8 +4,9 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
+from msgspec import Struct
+
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.temp_url import DIGESTS, Share, TempUrls
@@ -19,8 +20,7 @@ NOBODYS_NAME = "swiftfs-share-test"
 OF_ACCOUNT, OF_CONTAINER = "account", "container"
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(Struct, frozen=True):
     """A URL, and whose key has signed it: that of the `account` or of the `container`."""
 
     url: str

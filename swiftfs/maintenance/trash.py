@@ -6,14 +6,15 @@ other object names them. Other segments are left to `swiftfs gc`.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from itertools import islice
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Executor, new_pool, unix_time_ns
 from swiftfs.errors import AlreadyExists, BadRequest, ConfigurationError, NotFound, StoreError
 from swiftfs.filecache.segment_container import is_segment_of
 from swiftfs.journal.kept_segments import KeptSegments
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.maintenance.careful_copy import copy_over, copy_to_free_name
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.maintenance.trees import still_listed
@@ -44,8 +45,7 @@ class Occupied(ConfigurationError):
     """There is a file where another one is to be restored."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrashedFile:
+class TrashedFile(Struct, frozen=True):
     """A file in the trash: its object, as listed, and where it came from."""
 
     name: ObjectName

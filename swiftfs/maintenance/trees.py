@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from stat import S_ISDIR
 
+from msgspec import Struct
+
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import NotFound
 from swiftfs.filecache.segment_container import RCLONE_FOLDER
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import HIDDEN_FOLDER, SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Source, unescape, without_hidden
@@ -28,8 +29,7 @@ Place = tuple[str, bool]
 """A position, and whether it is that of a file: the order of both trees."""
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
+class Remote(Struct, frozen=True):
     """A file or folder in Swift; `row` is None for a folder without a marker.
 
     If it is `unreadable`, only the name of its row is certain.
@@ -53,8 +53,7 @@ class Remote:
         return ObjectName(self.container, self.row.key)
 
 
-@dataclass(frozen=True, slots=True)
-class _Listed:
+class _Listed(Struct, frozen=True):
     row: Row
     unreadable: bool
 
@@ -177,8 +176,7 @@ def still_listed(store: ObjectStore, name: ObjectName) -> bool:
     return any(row.key == name.key for row in page.rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
+class Local(Struct, frozen=True):
     """A local file or folder; `position` is as in `remote_tree`.
 
     `status` is None if it cannot be read, for the reason `error`. If it `has_no_object`, its name is not
@@ -198,8 +196,7 @@ class Local:
         return self.position, not self.is_folder
 
 
-@dataclass(frozen=True, slots=True)
-class _Child:
+class _Child(Struct, frozen=True):
     position: str
     is_folder: bool
     path: str

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import islice
+
+from msgspec.structs import replace
 
 from swiftfs.errors import NotFound
 from swiftfs.namespace.entry import Defaults, Entry, head_entries, implied_entry

@@ -12,6 +12,9 @@ from hashlib import blake2b
 from typing import Any
 from weakref import WeakValueDictionary
 
+from msgspec import Struct
+from msgspec.structs import force_setattr, replace
+
 from swiftfs.attributes import (
     MAX_LINK,
     NOTHING_STORED,
@@ -22,8 +25,7 @@ from swiftfs.attributes import (
     is_directory_type,
     parse_last_modified,
 )
-from swiftfs.lazy_dataclass import dataclass, replace
-from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Row
+from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Record, Row
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Folder, escape, plain_marker, slash_marker
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.trash_names import TRASH_FOLDER
@@ -34,8 +36,7 @@ class _Remembering:
     _listed: Attributes
 
 
-@dataclass(frozen=True, slots=True)
-class Entry(_Remembering):
+class Entry(_Remembering, Record, frozen=True):
     """A name in a folder, and the file or folder behind it.
 
     `object` is the file's object or the folder's marker, None for a folder that only its children imply.
@@ -72,7 +73,7 @@ class Entry(_Remembering):
         """The attributes with all times, as the listing shows them. Remembered: every stat(2) needs them."""
         if not hasattr(self, "_listed"):
             times = self.attributes.mtime_ns, 0, parse_last_modified(self.last_modified)
-            object.__setattr__(self, "_listed", self.attributes.with_times(*times))
+            force_setattr(self, "_listed", self.attributes.with_times(*times))
         return self._listed
 
     @property
@@ -109,8 +110,7 @@ class ForeignTimes(Enum):
     AUTO = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(Struct, frozen=True):
     """The attributes of objects that store none, and the mount's options about names.
 
     `times` tells whence the mtime of an object is that another client stored. With

@@ -6,7 +6,8 @@ A folder may also be read part by part, by a caller that takes as long as it lik
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Lock, monotonic, unix_time
 from swiftfs.errors import BadName, NotFound

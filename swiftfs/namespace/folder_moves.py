@@ -1,7 +1,8 @@
 """Folders that are renamed: what is known of them without a request, and how their new names are shown."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.namespace.entry import Defaults, Entry, entries_of

@@ -1,13 +1,14 @@
 """HEADs for attributes that listings lack: many in parallel, none twice; their answers go into listings."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field, replace
 from typing import TypeVar
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from swiftfs.attributes import decode_metadata
-from swiftfs.concurrency import Future, Rank, new_lock, new_pool
+from swiftfs.concurrency import Future, Rank, new_future, new_lock, new_pool
 from swiftfs.errors import Ghost, NotFound, Offline
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, with_head
 from swiftfs.namespace.head_cache import HeadCache, ObjectState
 from swiftfs.namespace.listing import HeadQueue, Listing
@@ -26,12 +27,11 @@ PARALLEL = 32
 """Parallel HEADs: enough to hide a latency of 20 to 200 ms, but not too many for the server."""
 
 
-@dataclass(slots=True)
-class _Request:
+class _Request(Struct):
     """A running HEAD, and the listeners to call with its answer before another may be sent."""
 
     listeners: list[Listener]
-    future: Future[ObjectInfo] = field(init=False)
+    future: Future[ObjectInfo] = field(default_factory=new_future)
 
 
 def key_of(entry: Entry) -> ObjectState:

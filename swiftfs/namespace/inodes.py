@@ -6,8 +6,9 @@ numbers of files that come from another name than their current one.
 
 import itertools
 from collections import OrderedDict
-from dataclasses import replace
 from functools import lru_cache
+
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.namespace.entry import folder_inode, inode_of

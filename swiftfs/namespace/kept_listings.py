@@ -6,12 +6,12 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import field
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import Struct, field
+
 from swiftfs.concurrency import Rank, new_lock, new_pool, unix_time
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.listing import Listing, PackedBlock, pack
 from swiftfs.namespace.overlay import LocalChange, RecentChange, RecentStore
@@ -64,8 +64,7 @@ class EntryCodec(NamedTuple):
     decode: Callable[[str], Entry]
 
 
-@dataclass(frozen=True, slots=True)
-class KeptFolder:
+class KeptFolder(Struct, frozen=True):
     """A folder's listing: its packed blocks, of a folder that is not `huge` only one, and later changes.
 
     `listed` is when Swift listed it (Unix time); `marked` as in `Listing`. The `changes` were stored by
@@ -80,8 +79,7 @@ class KeptFolder:
     changes: Mapping[str, Entry | None] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _NewListing:
+class _NewListing(Struct, frozen=True):
     """A listing to be written, a page or the blocks of a huge folder, and the changes that count over it."""
 
     folder: Folder
@@ -96,15 +94,13 @@ class _NewListing:
         return 0 if self.page is None else len(self.page.rows)
 
 
-@dataclass(frozen=True, slots=True)
-class _NewChange:
+class _NewChange(Struct, frozen=True):
     folder: Folder
     name: str
     entry: Entry | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Forgotten:
+class _Forgotten(Struct, frozen=True):
     """Folders whose listings do not count any more: `folder`, or all below it too."""
 
     folder: Folder

@@ -6,11 +6,12 @@ import zlib
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
-from swiftfs.lazy_dataclass import dataclass
+from msgspec import Struct
+from msgspec.structs import replace
+
 from swiftfs.namespace.entry import Defaults, Entry, Shown, entries_of, is_slash_marker, unpacked
 from swiftfs.objects import Page, Row
 from swiftfs.paths import Folder, unescape
@@ -69,8 +70,7 @@ class PackedBlock(NamedTuple):
     text: int
 
 
-@dataclass(slots=True)
-class _Block:
+class _Block(Struct):
     """The rows and subdirs of successive names, `end` (with its `/`) the last; `entries` while unpacked.
 
     `text` is how many bytes their texts take unpacked.

@@ -7,14 +7,13 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import field
 from weakref import WeakSet
 
 from cachetools import LRUCache
+from msgspec import Struct, field
 
-from swiftfs.concurrency import Future, Lock, monotonic, new_pool, wait_all
+from swiftfs.concurrency import Future, Lock, monotonic, new_future, new_pool, wait_all
 from swiftfs.errors import FolderTooLarge, Offline, StoreError, TimedOut, printable
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.listing import PACKED_BYTES, Listing
 from swiftfs.objects import Page
 from swiftfs.paths import Folder
@@ -175,12 +174,11 @@ OUTAGE_SECONDS = 30.0
 while there are lookups, one attempt follows another, and only the first is waited for."""
 
 
-@dataclass(slots=True)
-class _Request:
+class _Request(Struct):
     """A listing that is being fetched since `begun` (monotonic seconds)."""
 
     begun: float
-    future: Future[Listing] = field(init=False)
+    future: Future[Listing] = field(default_factory=new_future)
 
 
 class ListingFetcher:

@@ -2,8 +2,9 @@
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import chain, islice
+
+from msgspec.structs import replace
 
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.concurrency import Rank, monotonic, new_lock, unix_time, unix_time_ns

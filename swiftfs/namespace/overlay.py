@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from swiftfs.concurrency import monotonic
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry, Shown, folder_inode, is_implied, moved_entry, packed, unpacked
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.paths import Folder, escape
@@ -22,8 +23,7 @@ SWEEP = 10_000
 """After this many changes, those that every listing must show by now are dropped."""
 
 
-@dataclass(slots=True, eq=False)
-class LocalChange:
+class LocalChange(Struct, eq=False):
     """The last change of a name by this mount: what is `shown`, None for deleted, and when it was stored.
 
     `at` is in monotonic seconds, `PENDING` before it is in Swift. A pending change has replaced `stored`,
@@ -48,8 +48,7 @@ class LocalChange:
         return self if self.at != PENDING else self.stored
 
 
-@dataclass(frozen=True, slots=True)
-class Contradiction:
+class Contradiction(Struct, frozen=True):
     """A change of `name` that a newer listing does not show, which has `listed` for it."""
 
     name: str

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.attributes import Stored, encode_marker
 from swiftfs.errors import AccessDenied, NotFound, SwiftfsError

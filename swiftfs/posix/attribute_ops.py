@@ -9,7 +9,8 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.attributes import (
     CACHE_ATTRIBUTE,

@@ -5,7 +5,8 @@ import itertools
 import logging
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, os_error

@@ -5,6 +5,8 @@ import os
 import stat
 from functools import partial
 
+from msgspec.structs import replace
+
 from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type, type_after_rename
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import AlreadyExists, NotFound, PreconditionFailed, Sealed, StoreError, os_error
@@ -12,7 +14,6 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.filecache.sparse_file import check_descriptors
 from swiftfs.journal.operations import CopyFile, PutSpecial
-from swiftfs.lazy_dataclass import replace
 from swiftfs.namespace.entry import Entry, inode_of, moved_entry
 from swiftfs.objects import Attributes, Caller, FileSpan, ObjectName
 from swiftfs.paths import check_new_name, split

@@ -1,23 +1,23 @@
 """An open file, which all its handles share."""
 
 from collections.abc import Mapping
-from dataclasses import field
 from enum import Enum
 from functools import partial
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from swiftfs.attributes import Stored
 from swiftfs.concurrency import Lock, Rank, new_lock
 from swiftfs.errors import check_transition
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.operations import PutFile
-from swiftfs.lazy_dataclass import dataclass, replace
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.store.object_meta import ObjectMeta
 
 
-@dataclass(frozen=True, slots=True)
-class HeldDeletion:
+class HeldDeletion(Struct, frozen=True):
     """The deletion of an unlinked file's object `name`, which has the number `seq` in the journal.
 
     It waits for the last close while bytes of the file are missing, else for a moment.
@@ -46,8 +46,7 @@ FOLLOWING: Mapping[Changes, tuple[Changes, ...]] = {
 }
 
 
-@dataclass(slots=True)
-class FilePages:
+class FilePages(Struct):
     """What the kernel has of one open file in its page cache.
 
     At `began` (monotonic seconds) an open first made the kernel drop pages of other versions, -inf if there
@@ -61,8 +60,7 @@ class FilePages:
     is_bypassed: bool = False
 
 
-@dataclass(slots=True)
-class OpenFile:
+class OpenFile(Struct):
     """The current state of an open file, which may be newer than the journal's.
 
     `entry` is its entry in the namespace, None for a new file before its first flush. Only `become` changes
@@ -167,8 +165,7 @@ class OpenFile:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Handle:
+class Handle(Struct, frozen=True):
     """One open(): its file, whether it may write, and whether every write is at the end (O_APPEND)."""
 
     file: OpenFile

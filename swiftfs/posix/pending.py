@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from itertools import islice
 
+from msgspec.structs import replace
+
 from swiftfs.attributes import decode_metadata
 from swiftfs.errors import NotFound, StoreError, SwiftfsError
 from swiftfs.journal.operations import (
@@ -21,7 +23,6 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.tasks import Done, Failure, Mode, nobody_waits
-from swiftfs.lazy_dataclass import replace
 from swiftfs.namespace.entry import (
     Defaults,
     Entry,

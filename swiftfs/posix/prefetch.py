@@ -8,10 +8,10 @@ import stat
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import field
 from itertools import islice
 
 from cachetools import LRUCache
+from msgspec import Struct, field
 
 from swiftfs.concurrency import Rank, monotonic, new_lock, new_pool
 from swiftfs.config.options import Options
@@ -19,7 +19,6 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.read_ahead import FIRST_PIECE
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectVersion
@@ -137,8 +136,7 @@ class FileOrder:
         return names if not name or name in names else None
 
 
-@dataclass(slots=True, eq=False)
-class Reader:
+class Reader(Struct, eq=False):
     """A program that has opened `steps` files in order, the last at `path`.
 
     `orders` are those that fit. `top` is the folder that contains all files opened so far. `expected` are the

@@ -6,7 +6,8 @@ A file that is not in Swift yet gets its new name in the journal; other objects 
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.attributes import type_after_rename
 from swiftfs.errors import NotFound, os_error

@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Mapping
 
 from cachetools import LRUCache
+from msgspec import Struct
 
 from swiftfs.concurrency import Condition, monotonic
 from swiftfs.errors import os_error
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.paths import is_below, join, split
 from swiftfs.posix.open_file import OpenFile
 
@@ -30,8 +30,7 @@ REMOVED_NAMES = 1000
 """Limit of the names by which libfuse hid files that may still have to be removed."""
 
 
-@dataclass(eq=False, slots=True)
-class Move:
+class Move(Struct, eq=False):
     """The move of a name: libfuse's node at `path` becomes `alias` in the same folder.
 
     `asked` is when it was asked for (monotonic seconds). `is_looking` means that the mover is about to look

@@ -2,14 +2,15 @@
 
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.config.options import Options
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.journal import Journal
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.namespace.namespace import Namespace
@@ -22,8 +23,7 @@ from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.trash_names import TrashNames
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(Struct, frozen=True):
     """The parts of one mount that every kind of call needs; `service/build.py` makes them.
 
     `layout` limits the size of a file. `defaults` are the attributes of objects that store none.

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from cachetools import LRUCache
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import AccessDenied, NotFound, StoreError

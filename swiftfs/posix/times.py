@@ -4,11 +4,11 @@ They are kept in memory, so that a change of them costs no request. A folder's t
 change of its marker.
 """
 
-from dataclasses import replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.attributes import NS, parse_last_modified
 from swiftfs.concurrency import unix_time_ns
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes
@@ -21,8 +21,7 @@ STALE_ACCESS = 86_400 * NS
 """After this time (ns) reading renews the access time in any case, as `relatime` does; see mount(8)."""
 
 
-@dataclass(slots=True)
-class KeptTimes:
+class KeptTimes(Struct):
     """What is known of one file or folder, in ns since the epoch; 0 is unknown.
 
     `changed` is the last change by this mount. `listed` is the time in the row of the listing that first

@@ -10,15 +10,15 @@ import errno
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from cachetools import TTLCache
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, monotonic, new_lock, thread_id
 from swiftfs.errors import os_error
 from swiftfs.journal.journal import HIDDEN_SECONDS
 from swiftfs.journal.operations import Delete
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.open_file import Changes, HeldDeletion, OpenFile
@@ -31,8 +31,7 @@ THREADS = 1000
 """More threads than libfuse has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hidden:
+class Hidden(Struct, frozen=True):
     """A file that was renamed from `path` to `hidden`.
 
     `file` is the open file, `seq` the number of its held deletion in the journal, and `change` shows that

@@ -10,12 +10,13 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from swiftfs.errors import os_error
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Entry, folder_inode, with_head
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Folder, escape, join, unescape
@@ -178,8 +179,7 @@ class VersionTree:
         return with_head(entry, self._services.store.head(entry.object), self._services.defaults)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     """What a path is about: `keys` below the `.versions` of the folder at `real`, whose place is `top`."""
 
     path: str

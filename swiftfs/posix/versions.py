@@ -2,17 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import PurePosixPath
 
 from cachetools import TTLCache
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from swiftfs.attributes import parse_last_modified
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import FolderTooLarge
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.namespace.entry import Defaults, Entry, file_entry, is_marker
 from swiftfs.objects import ObjectName, OlderName, VersionPage, VersionRow
 from swiftfs.paths import Folder, escape
@@ -30,8 +30,7 @@ AT_ONCE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-@dataclass(slots=True)
-class Node:
+class Node(Struct):
     """What a container has kept of a key: older `versions` by their names as files, the newest first.
 
     It `has_children` if keys lie below.

@@ -8,13 +8,14 @@ import logging
 import shlex
 import uuid
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
 from swiftfs.config.cache_dir import SOURCE, write_whole
 from swiftfs.errors import AccessDenied, ConfigurationError, LoginRefused, NotFound, StoreError, Unavailable
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import History, ObjectName, Usage
 from swiftfs.paths import Source
 from swiftfs.service.logging import TOLD
@@ -191,8 +192,7 @@ def _is_empty_prefix(filesystem: "FileSystem", request: MountRequest, account: C
     return not page.rows and not services.journal.report().total
 
 
-@dataclass(frozen=True, slots=True)
-class SourceMemory:
+class SourceMemory(Struct, frozen=True):
     """The last answers about the source `identity`.
 
     `place` is as in `Account.place`; `refused` is whether the user might not write there.
@@ -217,7 +217,7 @@ class SourceMemory:
     def save(self, cache: Path) -> None:
         """Write it to the cache folder; a disk that refuses it is only reported."""
         try:
-            usage = {name: getattr(self.usage, name) for name in Usage.__dataclass_fields__}
+            usage = asdict(self.usage)
             usage |= {"metadata": dict(self.usage.metadata), "history": self.usage.history.name}
             values = {"identity": self.identity, "place": self.place, "refused": self.refused, "usage": usage}
             write_whole(cache / SOURCE, json.dumps(values))
@@ -231,8 +231,7 @@ class SourceMemory:
         return replace(request, options=replace(request.options, ro=True), refused=True)
 
 
-@dataclass(frozen=True, slots=True)
-class FoundSource:
+class FoundSource(Struct, frozen=True):
     """What is known of the source when a mount begins: from the server, or from `memory` while it is away."""
 
     request: MountRequest

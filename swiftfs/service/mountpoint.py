@@ -5,17 +5,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from msgspec import Struct
+
 from swiftfs.config.cache_dir import missing_folders, remove_empty
 from swiftfs.config.options import Options
 from swiftfs.control.mount_table import mounted_on
 from swiftfs.control.unmount import died
 from swiftfs.errors import ConfigurationError, mount_point_error
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.paths import Source
 
 
-@dataclass(frozen=True, slots=True)
-class MountRequest:
+class MountRequest(Struct, frozen=True):
     """The arguments of `swiftfs mount`."""
 
     source: Source

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.concurrency import new_event, new_thread, unix_time
 from swiftfs.errors import (

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 
-from swiftfs.lazy_dataclass import dataclass
+from msgspec import Struct
 
 STORAGE_VARIABLE, TOKEN_VARIABLE = "OS_STORAGE_URL", "OS_AUTH_TOKEN"
 """What `swift auth` prints."""
 
 
-@dataclass(frozen=True, slots=True)
-class StorageChoice:
+class StorageChoice(Struct, frozen=True):
     """The options that choose the storage: its URL, or the interface and the region of a catalog.
 
     What is empty is chosen by the environment or by clouds.yaml.
@@ -33,8 +32,7 @@ ANY = StorageChoice()
 """Nothing is chosen."""
 
 
-@dataclass(frozen=True, slots=True)
-class AccountSettings:
+class AccountSettings(Struct, frozen=True):
     """How an account is reached, besides the variables of the environment.
 
     `cloud` is one of clouds.yaml. New containers get `storage_policy`, or the server's default one. With

@@ -4,11 +4,11 @@ A name is recorded from its first lost request on; while no answer is lost, noth
 """
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, new_condition, steady_time
-from swiftfs.lazy_dataclass import dataclass
-from swiftfs.objects import Manifest, ObjectName, ObjectVersion
+from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Record
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 
@@ -25,8 +25,7 @@ ROOM = 2000
 """Of these, names that interrupted moves of an earlier process leave free for its other requests."""
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(Record, frozen=True):
     """What a request does to an object; `kind` is `put`, `post`, `delete` or `copy`.
 
     An `etag` of "" and `headers` of None are unknown. `manifest` is that of an SLO, `body` that of a small
@@ -76,8 +75,7 @@ class Effect:
 GONE = Effect("delete")
 
 
-@dataclass(frozen=True, slots=True)
-class Ambiguity:
+class Ambiguity(Record, frozen=True):
     """The lost requests of one name, the latest of them lost at `lost_at` (seconds since the epoch).
 
     `last` is the effect of our last answered request, or what was found there since; None when neither is

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
-from dataclasses import field, replace
 from functools import partial
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Future, new_future, new_thread, wait_all
 from swiftfs.errors import AccessDenied, ConfigurationError, LoginRefused, StoreError, Unavailable
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits
 from swiftfs.store.account_settings import DEFAULT_SETTINGS, AccountSettings
 from swiftfs.store.auth import Account, open_account
@@ -30,8 +31,7 @@ BRIEF = RetryPolicy(deadline=8.0)
 """For looks whether the server is back: the next one comes soon."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectedAccount:
+class ConnectedAccount(Struct, frozen=True):
     """One account: its store, which repeats failed requests, and the state of the server."""
 
     store: ObjectStore

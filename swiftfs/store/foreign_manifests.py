@@ -7,10 +7,10 @@ then serves their bytes to the owner under the manifest's name, and a program th
 from collections.abc import Callable
 
 from cachetools import LRUCache
+from msgspec import Struct
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.errors import ForeignManifest, Unavailable
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.wire.manifests import Named
 
@@ -24,8 +24,7 @@ MayRead = Callable[[ObjectName, ObjectName], bool]
 """Returns whether the first object may take its bytes from the second, or from all whose names begin so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """The answer to `?multipart-manifest=get`, with the segments that an SLO names.
 
     `source` is the target of a symlink.

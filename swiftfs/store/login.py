@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -23,7 +23,6 @@ from keystoneauth1.session import Session
 
 from swiftfs.concurrency import unix_time
 from swiftfs.errors import in_words, printable
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import LimitedAdapter, Limits, limited
 

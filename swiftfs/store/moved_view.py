@@ -6,8 +6,9 @@ other.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from swiftfs.attributes import is_directory_type
 from swiftfs.errors import BadRequest, NotFound, PreconditionFailed

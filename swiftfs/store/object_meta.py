@@ -1,8 +1,10 @@
 """Everything that is stored with an object's bytes, converted to and from headers."""
 
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Any
+
+from msgspec import field
+from msgspec.structs import replace
 
 from swiftfs.attributes import (
     NOTHING_STORED,
@@ -13,8 +15,7 @@ from swiftfs.attributes import (
     format_time,
     type_after_rename,
 )
-from swiftfs.lazy_dataclass import dataclass, replace
-from swiftfs.objects import DIRECTORY_TYPE, NOTHING, Attributes, ObjectInfo
+from swiftfs.objects import DIRECTORY_TYPE, Attributes, ObjectInfo, Record
 from swiftfs.store.protocol import Headers
 
 MetaValues = tuple[str, tuple[Any, ...], tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
@@ -26,17 +27,16 @@ SAME = "same"
 """Stands for an mtime that `from_values` gets as an argument."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectMeta:
+class ObjectMeta(Record, frozen=True, rename={"preserved_headers": "kept"}):
     """Everything that is stored with an object's bytes.
 
     `stored` are the attributes in its Content-Type. Markers of folders and DLOs have theirs in `metadata`.
     """
 
     media_type: str
-    stored: Stored = NOTHING_STORED
-    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    stored: Stored = field(default_factory=lambda: NOTHING_STORED)  # so it is always written
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    preserved_headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: Headers | ObjectInfo) -> "ObjectMeta":

@@ -1,13 +1,13 @@
 """Whether the server is there: while it is known to be away, no request is sent."""
 
+from msgspec import Struct
+
 from swiftfs.concurrency import Event, new_event, unix_time
 from swiftfs.errors import Offline, Postponed, Unavailable
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits
 
 
-@dataclass(frozen=True, slots=True)
-class Away:
+class Away(Struct, frozen=True):
     """The server is away `since` some Unix time, for a `reason` in words.
 
     If it `answers`, the mount cannot go on with what it says.

@@ -1,19 +1,19 @@
 """The interface of an object store, which the adapters and decorators of this package implement."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field
 from typing import Protocol
 
+from msgspec import Struct, field
+
 from swiftfs.errors import StoreError
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import (
-    NOTHING,
     Limits,
     Manifest,
     ObjectInfo,
     ObjectName,
     ObjectVersion,
     Page,
+    Record,
     Usage,
     VersionPage,
 )
@@ -25,13 +25,12 @@ Sink = Callable[[int, bytes], None]
 """Receives bytes and their offset in the object. A repeated request delivers the same offsets again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Headers:
+class Headers(Record, frozen=True, rename={"preserved_headers": "kept"}):
     """The headers of an object that a client sets; the fields are those of `ObjectInfo`."""
 
     content_type: str
-    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    preserved_headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, info: ObjectInfo) -> "Headers":
@@ -39,8 +38,7 @@ class Headers:
         return cls(info.content_type, info.metadata, info.preserved_headers)
 
 
-@dataclass(frozen=True, slots=True)
-class CopyRequest:
+class CopyRequest(Struct, frozen=True):
     """A copy on the server, from `source` to `target`.
 
     Without `headers` the copy keeps the source's; with them it has only those. With `delete_at` (Unix

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
 from urllib.parse import quote
 
+from msgspec import Struct, field
+
 from swiftfs.errors import BadName, StoreError, printable
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import NOTHING, ObjectName
 from swiftfs.store.protocol import Body
 
@@ -31,8 +31,7 @@ Source: "Unfreezing your data stored in the Public Cloud Archive", docs.ovhcloud
 _DOT_SEGMENT = re.compile(r"(?<=/)\.{1,2}(?=/|\?|$)")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A request about an account, a container or an object.
 
     `operation` is its class in the counters and its name in messages. `meaning` maps statuses to errors where
@@ -50,7 +49,7 @@ class Request:
     container: str | None = None
     key: str | None = None
     query: str = ""
-    headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    headers: Mapping[str, str] = NOTHING
     body: Body | None = None
     meaning: Mapping[int, type[StoreError]] = field(default_factory=dict)
     read_timeout: float = ANSWER_SECONDS

@@ -7,8 +7,10 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import ParamSpec, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.concurrency import may_block, new_event
 from swiftfs.errors import (
@@ -21,7 +23,6 @@ from swiftfs.errors import (
     Unavailable,
     drop_tracebacks,
 )
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, Effect
 from swiftfs.store.error_map import when
@@ -58,8 +59,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True):
     """How long a call is repeated; all values are in seconds.
 
     A call fails with its last error when `deadline` has passed, or would pass during the next pause. Pauses
@@ -83,8 +83,7 @@ CLASHES_REPEATED = 4
 new timestamp. A server that goes on refusing it means something else by its 409."""
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(Struct):
     """The state of one call, which is repeated until `end`, a `busy_time`.
 
     `lost`: an earlier attempt may have taken effect although it failed here. Every retryable error leaves

@@ -4,8 +4,9 @@ The source may be deleted next.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from email.utils import formatdate
+
+from msgspec.structs import replace
 
 from swiftfs.errors import Clash, Corrupt, NotFound, PreconditionFailed, StoreError, TooLarge
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, OlderName

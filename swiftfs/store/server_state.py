@@ -1,8 +1,7 @@
 """What the stores of an account share with the mount: the limits of its requests, and what became of them."""
 
-from dataclasses import field
+from msgspec import Struct, field
 
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.counters import Counters
 from swiftfs.store.presence import Presence
@@ -11,8 +10,7 @@ from swiftfs.store.server_load import ServerLoad
 from swiftfs.store.throttle import Throttle
 
 
-@dataclass(frozen=True, slots=True)
-class ServerState:
+class ServerState(Struct, frozen=True):
     """The state of the server and of the requests to it, as one process sees it."""
 
     throttle: Throttle = field(default_factory=Throttle)

@@ -6,10 +6,10 @@ Source: OpenStack Object Storage API v1 (docs.openstack.org/api-ref/object-store
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 from cachetools import LRUCache
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.errors import (

@@ -7,10 +7,10 @@ account has in its metadata; no request is needed for it.
 from urllib.parse import quote, urlsplit
 
 import requests
+from msgspec import Struct
 from swiftclient.utils import generate_temp_url
 
 from swiftfs.errors import Unavailable
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectName
 from swiftfs.store.auth import Account
 from swiftfs.store.error_map import NETWORK_ERRORS
@@ -20,8 +20,7 @@ DIGESTS = ("sha256", "sha512", "sha1")
 """The best one first: what takes SHA-512 takes SHA-256 too, whose URLs are shorter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """What a TempURL allows: `method` on the object `name` until `expires` (Unix seconds).
 
     With `prefix` it is for all objects whose names begin so. `ip` limits it to an address or a network.

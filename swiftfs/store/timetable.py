@@ -9,22 +9,20 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable
 
-from swiftfs.lazy_dataclass import dataclass
+from msgspec import Struct
 
 DAY = 24 * 60
 """Minutes of a day."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(Struct, frozen=True):
     """Bytes a second that may be sent and received, infinity without a limit."""
 
     sent: float = math.inf
     received: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class Timetable:
+class Timetable(Struct, frozen=True):
     """Rates, each from a minute of the week on; Monday begins at 0. `text` is how the user has written it.
 
     The last rates of a week count until the first ones of the next. The clock on the wall decides: an hour

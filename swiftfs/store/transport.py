@@ -8,9 +8,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from msgspec import Struct
+
 from swiftfs.concurrency import may_block
 from swiftfs.errors import Corrupt, StoreError, TimedOut
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Count
 from swiftfs.store.auth import Account
 from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
@@ -36,8 +37,7 @@ ERROR_TEXT_BYTES = 64 * 1024
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """A complete answer with a 2xx status; `headers` have lower-case names."""
 
     status: int

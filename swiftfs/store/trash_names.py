@@ -7,12 +7,13 @@ no request. INVARIANT: the names never change: another release must find what th
 
 import errno
 import re
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import os_error
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import MAX_KEY_BYTES, Source
 from swiftfs.store.protocol import Headers
@@ -45,8 +46,7 @@ _NEVER_KEPT = re.compile(
 """Temporary files of programs, by their names; docs/configuration.md lists them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trashed:
+class Trashed(Struct, frozen=True):
     """Where an object in the trash came from: its key then, and when it was deleted (UTC)."""
 
     day: str

@@ -3,9 +3,9 @@
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from support.stores import MODE, STRANGE_KEYS, TEXT, keys_of, md5, new_container, put, raise_first, read
 from swiftfs.attributes import parse_last_modified

@@ -1,9 +1,9 @@
 """What every store does with copies and large objects."""
 
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from support.stores import MODE, STRANGE_KEYS, TEXT, keys_of, md5, new_container, put, read
 from swiftfs.errors import AlreadyExists, BadRequest, NotFound, PreconditionFailed

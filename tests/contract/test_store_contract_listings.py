@@ -1,6 +1,6 @@
 """What every store does with listings and bulk deletions."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from support.memory_store import MemoryStore
 from support.stores import MODE, TEXT, keys_of, md5, new_container, pages_of, put, read

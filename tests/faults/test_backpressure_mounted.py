@@ -27,10 +27,11 @@ SLACK = 24 * MIB
 """Bytes of a step of the budget, of the segment being written, and of writes that have begun."""
 
 SHORT_TIMEOUTS = """
+from msgspec.structs import force_setattr
 from swiftfs.filecache import space as room
 from swiftfs.store import retry
 room.PATIENCE = 5.0
-object.__setattr__(retry.PATIENT, "deadline", 3.0)
+force_setattr(retry.PATIENT, "deadline", 3.0)
 """
 
 SMALL_DISK = "cache_size=64M,segment_size=8M,uploads=4"

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 from swiftclient import Connection
 from swiftclient.exceptions import ClientException
 
@@ -60,7 +61,7 @@ def test_a_late_put(
     mount: Mount, swift: SwiftServer, container: str, object_is: Callable[..., None], fault: Fault
 ) -> None:
     old, new = os.urandom(100_000), os.urandom(100_000)
-    swift.inject(Fault(**{**vars(fault), "method": "PUT", "path": f"/{container}/file", "times": 1}))
+    swift.inject(Fault(**{**asdict(fault), "method": "PUT", "path": f"/{container}/file", "times": 1}))
     store(mount.path / "file", old)
     store(mount.path / "file", new)
     object_is(new)

@@ -5,11 +5,12 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 from swiftclient import Connection
 
 from support.crashes import orphans, stored_states

@@ -5,10 +5,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from support.deadlines import within
 from support.jobs import wait_until

@@ -2,9 +2,9 @@
 
 import errno
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from support.deadlines import within
 from support.stores import QUICK, TEXT, methods_seen, read

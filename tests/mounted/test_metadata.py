@@ -7,10 +7,10 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from swiftclient import Connection
 
 from support.deadlines import within

@@ -2,10 +2,11 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from stat import S_IMODE
 from typing import Any
+
+from msgspec.structs import replace
 
 from simulation.adversary import CONTAINER, SEGMENTS, THEIRS, Adversary
 from simulation.attributes import Seen

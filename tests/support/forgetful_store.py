@@ -1,7 +1,8 @@
 """A store whose listings lack objects, as those of a server that died before it added their rows."""
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from support.memory_store import MemoryStore
 from swiftfs.errors import Unavailable

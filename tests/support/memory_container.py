@@ -1,17 +1,19 @@
 """The containers of `MemoryStore`, and the versions that one with versioning keeps."""
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import unquote
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.objects import History, Manifest, ObjectName
 from swiftfs.store.protocol import Headers
 from swiftfs.store.wire.listings import CURRENT, DELETED_TYPE
 
 
-@dataclass(frozen=True)
-class StoredObject:
+class StoredObject(Struct, frozen=True, dict=True):
     """An object, or with `DELETED_TYPE` its deletion."""
 
     body: bytes

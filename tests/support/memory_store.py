@@ -4,8 +4,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timezone
+
+from msgspec.structs import replace
 
 from support.memory_container import Container, StoredObject, md5
 from swiftfs.concurrency import may_block

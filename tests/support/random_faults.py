@@ -16,6 +16,7 @@ from contextlib import closing, suppress
 from http import HTTPStatus
 from pathlib import Path
 
+from msgspec.structs import asdict
 from swiftclient import ClientException, Connection
 
 from support import stress
@@ -238,10 +239,10 @@ class RandomFaults:
         for _ in range(self._random.randint(1, 5)):
             fault = self._random.choice(BRIEF_FAULTS)
             chosen = {"method": self._random.choice(METHODS), "times": self._random.randint(1, 3)}
-            self._inject(Fault(**{**vars(fault), **chosen}))
+            self._inject(Fault(**{**asdict(fault), **chosen}))
 
     def _inject(self, fault: Fault) -> None:
-        words = {name: value for name, value in vars(fault).items() if value and name != "path"}
+        words = {name: value for name, value in asdict(fault).items() if value and name != "path"}
         self._log(f"injects {words} {fault.path.removeprefix(SPARED)}")
         self._swift.inject(fault)
 

@@ -1,10 +1,10 @@
 """`swiftfs cp` over the store in memory: what is copied where, and that large objects share nothing."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from support.copies import Copies, keys, put, put_large, sent
 from support.memory_store import MemoryStore

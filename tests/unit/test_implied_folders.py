@@ -1,11 +1,11 @@
 """A folder without a marker, in which this mount has changes: they imply it when Swift has nothing of it."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from support.harness import ME, change, copy_live, harness, names, read, write
 from support.memory_store import MemoryStore

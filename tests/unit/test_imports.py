@@ -12,7 +12,7 @@ import swiftfs
 PACKAGE = Path(swiftfs.__file__).parent
 
 LAYERS = [
-    ["lazy_dataclass", "json_values", "errors", "objects", "paths", "attributes", "sqlite", "concurrency"],
+    ["errors", "objects", "paths", "attributes", "sqlite", "concurrency"],
     ["store.protocol", "store.request", "store.answer_head", "store.error_map"],
     ["store.wire"],
     ["store"],

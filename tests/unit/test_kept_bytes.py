@@ -3,10 +3,10 @@
 import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from support.cache_rig import MIB, PLAIN, CacheRig, CorruptingStore, read, settle, write
 from support.memory_store import MemoryStore

@@ -3,10 +3,10 @@
 import errno
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from support.halted_moves import Halt
 from support.harness import ME, harness, names, read, write

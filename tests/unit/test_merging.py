@@ -1,8 +1,7 @@
 """Which two operations on one name become one."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from swiftfs.attributes import Stored
 from swiftfs.filecache.block_map import FileRecord

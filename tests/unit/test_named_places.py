@@ -1,9 +1,9 @@
 """What `swiftfs cp` and `swiftfs share` take for a name in Swift, and of which account a mount must be."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from support.mount_states import STATE
 from swiftfs.control.places import Place, find_place

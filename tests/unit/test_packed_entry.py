@@ -2,10 +2,10 @@
 
 import stat
 import sys
-from dataclasses import fields
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
 from swiftfs.attributes import Stored
 from swiftfs.namespace.entry import Entry, PackedEntry, packed, unpacked

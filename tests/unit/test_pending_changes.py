@@ -1,9 +1,9 @@
 """A change that Swift does not have yet: what the namespace shows before and after it is executed."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from support.memory_store import MemoryStore
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes

@@ -1,9 +1,9 @@
 """Containers of segments: beside the container, in a hidden folder of it, or one given by an option."""
 
 import logging
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from support.memory_store import MemoryStore
 from support.stored_objects import refuse

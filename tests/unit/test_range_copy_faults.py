@@ -4,10 +4,10 @@ import errno
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from support.harness import ANY_END, ME, copy_live, harness, read, sync_all, write
 from support.late_store import LateStore, look

@@ -6,10 +6,10 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from support.harness import ME, copy_live, harness, names, read, write
 from support.interrupted_moves import leave, row_of

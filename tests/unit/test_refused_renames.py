@@ -3,10 +3,10 @@
 import os
 import threading
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from support.edited_file import Gate
 from support.harness import ME, SHORT_RETRIES, change, copy_live, harness, names, put, read, write

@@ -2,9 +2,9 @@
 
 import logging
 from contextlib import suppress
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from support.cache_rig import MIB, PLAIN, CacheRig, read, settle, write
 from support.memory_store import MemoryStore

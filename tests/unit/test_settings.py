@@ -1,11 +1,11 @@
 """Options: where they can be set, which place takes precedence, and the messages of errors."""
 
 import os
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import fields
 
 from support.other_users import NOBODY, as_root
 from swiftfs.cli import app

@@ -2,12 +2,12 @@
 
 import errno
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
 from support.harness import ME, copy_live, harness, read, write
 from support.memory_store import MemoryStore

@@ -2,10 +2,10 @@
 
 import json
 import re
-from dataclasses import replace
 from typing import get_args
 
 import pytest
+from msgspec.structs import replace
 
 from support.mount_states import NOTHING_WAITS, STATE, shown
 from swiftfs.cli.status_view import MOST_ROWS

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from support.harness import ANY_END, ME, change, copy_live, harness, listed, names, put, read, sync_all, write
 from support.memory_store import MemoryStore

@@ -3,11 +3,11 @@
 import errno
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from support.harness import ME, change, harness, names, read
 from support.memory_store import MemoryStore

@@ -3,12 +3,12 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from support.memory_store import MemoryStore
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, entries_of

@@ -5,12 +5,12 @@ server that has bulk delete only in `/info`, refuses the request: then nothing w
 """
 
 from collections.abc import Sequence
-from dataclasses import field
 from typing import Any
 from urllib.parse import quote, unquote
 
+from msgspec import Struct, field
+
 from swiftfs.errors import BadRequest, Corrupt, NotFound, StoreError, Unavailable
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import NOTHING, ObjectName
 from swiftfs.store.error_map import status_error
 from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
@@ -59,8 +59,7 @@ class NoVerdict(Corrupt):
     """The answer is complete, but not a verdict on the names."""
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct):
     """The result for the names in a bulk delete.
 
     `single` are names that it did not accept; they can be deleted one by one. With `outage` the answer was

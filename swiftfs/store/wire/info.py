@@ -4,8 +4,9 @@ A feature that `/info` does not list is not used.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from swiftfs.errors import Corrupt
 from swiftfs.objects import History, Limits, Usage

@@ -11,10 +11,11 @@ Source for versions: swift/common/middleware/versioned_writes/object_versioning.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise, repeat
 from typing import Any, TypeGuard, TypeVar
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from swiftfs.errors import BadName, Corrupt, TimedOut
 from swiftfs.objects import Limits, ObjectName, OlderName, Page, Row, VersionPage, VersionRow

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from msgspec import Struct
+
 from swiftfs.errors import Corrupt
-from swiftfs.lazy_dataclass import dataclass
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.wire.json_stream import iter_entries
 from swiftfs.store.wire.object_headers import MAX_SIZE
@@ -39,8 +40,7 @@ def manifest_from_wire(chunks: Iterable[bytes], subject: str) -> Manifest:
     return manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     """The objects that a manifest names, each with whether it is a manifest itself.
 
     `manifest` is None if an entry is of another kind, such as bytes of its own (`data`).
