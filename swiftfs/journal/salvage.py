@@ -33,7 +33,8 @@ LONGEST_TEXT = 64 * 1024
 
 _SELECT = "SELECT seq, path, intent, errno, reason, written, checksum FROM intents"
 
-_INTENT = re.compile(rb'\{"name":\{"container":')
+# Records of before have the kind last.
+_INTENT = re.compile(rb'\{(?:"kind":"\w+",)?"name":\{"container":')
 
 
 class Found(Struct, frozen=True):
@@ -220,7 +221,7 @@ def _carve(copy: Path) -> dict[str, PutFile]:
     for part in (copy, copy.with_name(f"{copy.name}-wal")):
         data = part.read_bytes() if part.exists() else b""
         for match in _INTENT.finditer(data):
-            text = data[match.start() : match.start() + LONGEST_TEXT].decode("ascii", "replace")
+            text = data[match.start() : match.start() + LONGEST_TEXT].decode(errors="replace")
             with suppress(ValueError):
                 operation = decode(text[: decoder.raw_decode(text)[1]])
                 if isinstance(operation, PutFile):
