@@ -161,6 +161,14 @@ def test_there_is_one_clock() -> None:
     assert offences(clocks) == {}
 
 
+def test_values_are_structs() -> None:
+    """The standard library would compile the methods of each at a start. A password hides itself by one."""
+    users = {
+        module_name(path) for path in MODULES if any("dataclasses" in one for one in facts(path).imports)
+    }
+    assert {name for name in users if not name.startswith("demo")} == {"store.login"}
+
+
 def test_a_module_has_a_docstring() -> None:
     assert offences(lambda path: not facts(path).has_docstring) == {}
 
