@@ -45,8 +45,8 @@ from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests, Effect
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_rows
-from swiftfs.store.presence import Presence
 from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.server_state import Presence
 
 log = logging.getLogger(__name__)
 
