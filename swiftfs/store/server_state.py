@@ -1,18 +1,69 @@
 """What the stores of an account share with the mount: the state of the server, and what became of requests.
 
-While the server is known to be away, no request is sent.
+While the server is known to be away, no request is sent. Requests are counted by class, because providers
+charge for each of them.
 """
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import MappingProxyType
 
 from msgspec import Struct, field
 
-from swiftfs.concurrency import Event, new_event, unix_time
+from swiftfs.concurrency import Event, Rank, new_event, new_lock, unix_time
 from swiftfs.errors import Offline, Postponed, Unavailable
-from swiftfs.objects import Limits
+from swiftfs.objects import Count, Counts, Limits
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.counters import Counters
 from swiftfs.store.request import Reading
 from swiftfs.store.server_load import ServerLoad
 from swiftfs.store.throttle import Throttle
+
+
+class Counters:
+    """Counts requests; may be used from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = new_lock(Rank.COUNTERS)
+        self._classes: dict[str, Count] = {}
+        self._numbers = itertools.count()
+        self._bodies: dict[int, tuple[str, int]] = {}
+
+    def add(self, name: str, count: Count) -> None:
+        """Add `count` to the class `name`."""
+        with self._lock:
+            self._classes[name] = self._classes.get(name, Count()) + count
+
+    def snapshot(self) -> Counts:
+        """Return the counts so far."""
+        with self._lock:
+            return Counts(MappingProxyType(dict(self._classes)))
+
+    @contextmanager
+    def body(self, name: str) -> Iterator[Callable[[int], None]]:
+        """Provide a function that counts the bytes sent of a body to the object `name` (`container/key`).
+
+        The context ends when the request was answered or has failed.
+        """
+        number, sent = next(self._numbers), 0
+
+        def count(size: int) -> None:
+            nonlocal sent
+            sent += size
+            with self._lock:
+                self._bodies[number] = (name, sent)
+
+        try:
+            yield count
+        finally:
+            with self._lock:
+                self._bodies.pop(number, None)
+
+    def under_way(self, name: str) -> int:
+        """Return how many bytes were sent of unanswered bodies to `name`, or below it if it ends with `/`."""
+        with self._lock:
+            bodies = list(self._bodies.values())
+        return sum(sent for to, sent in bodies if to == name or (name.endswith("/") and to.startswith(name)))
 
 
 class Away(Struct, frozen=True):
