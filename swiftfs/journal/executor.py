@@ -44,8 +44,7 @@ from swiftfs.journal.trash import Trash
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests, Effect
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.paging import iter_rows
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_rows
 from swiftfs.store.server_state import Presence
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,7 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_search import objects_of, without_segments
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.store.histories import Histories
-from swiftfs.store.paging import dlo_segments, iter_rows
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, dlo_segments, iter_rows
 
 log = logging.getLogger(__name__)
 

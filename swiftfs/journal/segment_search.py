@@ -8,8 +8,7 @@ from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainer, is_segment_of, places_of
 from swiftfs.objects import ObjectName, Page
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
-from swiftfs.store.paging import iter_pages, readable_rows
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, iter_pages, readable_rows
 
 FEWEST = 17
 """For fewer objects of a container HEADs are sent, in parallel: listings of its places come one by one."""

@@ -12,8 +12,7 @@ from swiftfs.maintenance.copy_records import CopyRecords
 from swiftfs.maintenance.object_copy import Transfer, is_folder_marker
 from swiftfs.objects import ObjectName, Row
 from swiftfs.paths import SEGMENTS_FOLDER
-from swiftfs.store.paging import iter_rows
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, iter_rows
 
 SEGMENT_FOLDERS = (f"{SEGMENTS_FOLDER}/", f"{RCLONE_FOLDER}/")
 """Folders at the top of a container with the segments of its files, which are copied with the files."""

@@ -41,8 +41,7 @@ from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.histories import Histories
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.paging import iter_dlo_segments, iter_rows
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_dlo_segments, iter_rows
 
 
 class ReplacedSegments:

@@ -21,8 +21,7 @@ from swiftfs.maintenance.trees import still_listed
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Source, beside_hidden, escape, unescape, without_hidden
 from swiftfs.store.histories import Histories
-from swiftfs.store.paging import iter_containers, iter_pages, iter_rows
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_containers, iter_pages, iter_rows
 from swiftfs.store.trash_names import (
     OWNER,
     TRASH_PREFIX,

@@ -30,8 +30,7 @@ from swiftfs.namespace.overlay import PENDING
 from swiftfs.namespace.pending_change import SharedState
 from swiftfs.objects import Page
 from swiftfs.paths import Folder, escape, unescape
-from swiftfs.store.paging import iter_container_pages, iter_pages
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, iter_container_pages, iter_pages
 
 WINDOW = 30.0
 """Seconds in which listings belong to one walk."""
