@@ -20,9 +20,8 @@ from swiftfs.config.sources import build_options, from_file, from_words
 from swiftfs.errors import AccessDenied, ConfigurationError
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.merging import coalesce
-from swiftfs.journal.operations import PutFile, SetAttributes
+from swiftfs.journal.operations import PutFile, SetAttributes, decode, encode
 from swiftfs.objects import History, ObjectName
 from swiftfs.posix.expiry import moment_by_rules, parse_moment, show_moment
 from swiftfs.posix.filesystem import FileSystem
