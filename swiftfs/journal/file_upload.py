@@ -19,7 +19,7 @@ from swiftfs.errors import (
 )
 from swiftfs.filecache.block_map import BaseVersion, Snapshot
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, with_stored
+from swiftfs.filecache.segment_layout import PIECE, Gap, Part, compact, plan, span, with_stored
 from swiftfs.filecache.segment_storer import SegmentPut, map_bytes, results
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import body_of, md5_of
