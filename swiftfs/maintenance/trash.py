@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from swiftfs.concurrency import Executor, new_pool, unix_time_ns
 from swiftfs.errors import AlreadyExists, BadRequest, ConfigurationError, Corrupt, NotFound, StoreError
 from swiftfs.filecache.segment_container import is_segment_of
-from swiftfs.journal.kept_segments import KeptSegments
+from swiftfs.journal.leftovers import KeptSegments
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.maintenance.trees import still_listed
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Row
