@@ -20,8 +20,7 @@ from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.leftovers import KeptSegments, Leftover, Leftovers, Proof, proven
 from swiftfs.journal.resting_segments import RestingSegments
-from swiftfs.journal.segment_ownership import SegmentOwnership
-from swiftfs.journal.segment_search import objects_of, without_segments
+from swiftfs.journal.segment_ownership import SegmentOwnership, objects_of, without_segments
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.store.histories import Histories
 from swiftfs.store.protocol import ObjectStore, dlo_segments, iter_rows
