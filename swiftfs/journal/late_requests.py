@@ -21,8 +21,7 @@ from swiftfs.concurrency import Rank, monotonic, new_event, new_lock, new_thread
 from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.in_flight import requests_of
-from swiftfs.journal.late_versions import LateVersions
+from swiftfs.journal.late_versions import LateVersions, requests_of
 from swiftfs.journal.operations import (
     Move,
     MoveFolder,
