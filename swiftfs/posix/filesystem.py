@@ -18,8 +18,7 @@ from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
-from swiftfs.posix.pending import PendingChanges
-from swiftfs.posix.protected_paths import ProtectedPaths
+from swiftfs.posix.pending import PendingChanges, ProtectedPaths
 from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
