@@ -33,8 +33,7 @@ from swiftfs.journal.operations import (
     Replaced,
     names_of,
 )
-from swiftfs.journal.outcomes import Outcomes
-from swiftfs.journal.parts import JournalParts
+from swiftfs.journal.outcomes import JournalParts, Outcomes
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.recovery import Recovery
 from swiftfs.journal.repairs import Repairs
