@@ -23,7 +23,7 @@ from support.leaks import Belongings
 from support.mounts import Mount
 from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
-from swiftfs.journal import recovery, resting_segments, tasks
+from swiftfs.journal import leftovers, recovery, tasks
 
 concurrency.check()
 
@@ -84,7 +84,7 @@ def short_pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let replaced segments be deleted at once, so that a test can look for them."""
-    monkeypatch.setattr(resting_segments, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(leftovers, "REST_SECONDS", 0.0)
 
 
 @pytest.fixture
