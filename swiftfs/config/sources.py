@@ -70,11 +70,6 @@ class Setting(Struct, frozen=True):
     origin: str
 
 
-def parse_options(words: Iterable[str], environment: Mapping[str, str] | None = None) -> Options:
-    """Build `Options` from `-o` arguments alone, or with all that `gather` finds; errors as there."""
-    return build_options([from_words(words)] if environment is None else gather(environment, words))
-
-
 def gather(
     environment: Mapping[str, str], words: Iterable[str] = (), flags: Iterable[Setting] = ()
 ) -> list[list[Setting]]:
