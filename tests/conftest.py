@@ -23,7 +23,7 @@ from support.leaks import Belongings
 from support.mounts import Mount
 from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
-from swiftfs.journal import recovery, resting_segments, tasks
+from swiftfs.journal import leftovers, recovery, tasks
 
 concurrency.check()
 
@@ -77,7 +77,7 @@ def short_pauses(request: pytest.FixtureRequest) -> Iterator[None]:
     """
     # Not `monkeypatch`, which a test may undo.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resting_segments, "REST_SECONDS", 0.0)
+        patch.setattr(leftovers, "REST_SECONDS", 0.0)
         if request.node.get_closest_marker("unit"):
             patch.setattr(tasks, "FIRST_PAUSE", 0.05)
             patch.setattr(tasks, "LONGEST_PAUSE", 0.2)

@@ -14,7 +14,7 @@ PACKAGE = Path(swiftfs.__file__).parent
 
 LAYERS = [
     ["errors", "objects", "paths", "attributes", "sqlite", "concurrency"],
-    ["store.protocol", "store.request", "store.answer_head", "store.error_map"],
+    ["store.protocol", "store.request", "store.error_map"],
     ["store.wire"],
     ["store"],
     ["config"],

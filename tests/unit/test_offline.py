@@ -15,7 +15,7 @@ from swiftfs.errors import Offline, StoreError, errno_of
 from swiftfs.namespace import kept_listings
 from swiftfs.objects import Limits
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.presence import Presence
+from swiftfs.store.server_state import Presence
 
 OPTIONS = "offline=yes,settle=0.01,mtime=listing"
 

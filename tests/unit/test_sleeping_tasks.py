@@ -18,8 +18,7 @@ from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.uses import Use, Uses
 from swiftfs.journal import task_queue
-from swiftfs.journal.codec import encode
-from swiftfs.journal.operations import Delete, PutFile
+from swiftfs.journal.operations import Delete, PutFile, encode
 from swiftfs.journal.sleeping_tasks import SleepingTask, can_sleep
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.tasks import Blocked, Failure, Retrying, Running, Task, Waiting, nobody_waits
