@@ -72,6 +72,7 @@ def assert_cost(swift: SwiftServer, folder: Path, name: str, *, busy: bool) -> N
     assert came <= pattern.multiple * pattern.needed
 
 
+@pytest.mark.matrix(len(PATTERNS))
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("name", PATTERNS)
 def test_a_way_to_read(near: SwiftServer, tmp_path: Path, name: str, busy: bool) -> None:
