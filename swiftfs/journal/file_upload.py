@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import accumulate
 
 from msgspec.structs import replace
 
@@ -238,7 +239,40 @@ class FileUpload:
         replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
         cached_file.verify_rest(snapshot.size)
         manifest = cached_file.uploads.finish(snapshot.size)
+        try:
+            return self._commit(operation, cached_file, manifest, replaced, before, record_superseded)
+        except BadRequest as error:
+            if not self._forget_gone(cached_file, manifest):
+                raise
+            log.info("%s is uploaded again: %s", operation.name, error)
+        manifest = cached_file.uploads.finish(snapshot.size)
         return self._commit(operation, cached_file, manifest, replaced, before, record_superseded)
+
+    def _forget_gone(self, cached_file: CachedFile, manifest: Manifest) -> bool:
+        """Let the file's segments that are gone be uploaded again; return False if that is of no use.
+
+        Another client has deleted them with the version of the file that it replaced.
+        """
+        with new_pool("lost segments", PARALLEL) as pool:
+            lost = list(pool.map(self._is_gone, manifest.segments))
+        ends = accumulate(segment.span for segment in manifest.segments)
+        parts = zip(manifest.segments, ends, lost, strict=True)
+        gone = [(end - segment.span, end) for segment, end, is_gone in parts if is_gone]
+        try:
+            for start, end in gone:
+                cached_file.ensure_verified(start, end)
+        except (NotFound, PreconditionFailed):  # nor are their bytes in the local file
+            return False
+        for start, _end in gone:
+            cached_file.uploads.supersede(start)
+        return bool(gone)
+
+    def _is_gone(self, segment: Segment) -> bool:
+        try:
+            self._store.head(segment.name)
+        except NotFound:
+            return True
+        return False
 
     def _commit(
         self,

@@ -316,7 +316,9 @@ class Scheduler:
             if not self._queue.is_replaced(operation.target, task):
                 return False
             row = operation.row
-            deletion = Delete(operation.source, None, etag_of(row), waited=True, modified=row.last_modified)
+            # A listing that lags shows the time of an earlier PUT of this mount.
+            modified = "" if operation.is_recent else row.last_modified
+            deletion = Delete(operation.source, None, etag_of(row), waited=True, modified=modified)
             left = Task(
                 self._queue.next_seq(),
                 task.path,

@@ -38,6 +38,8 @@ REFUSALS: dict[str, Callable[[str], StoreError]] = {
 
 CONTAINER, SEGMENTS = "box", "box_segments"
 
+DELETED_BY_THEM = "deleted by another client"
+
 THEIRS = "theirs/"
 """The beginning of the keys of another client's segments."""
 
@@ -328,7 +330,7 @@ class Adversary(MemoryStore):
     def _change(self, method: str, names: list[ObjectName], do: Callable[[], T]) -> T:
         number = id(do)
         is_segment = method in ("put", "copy") and names[0].container == SEGMENTS
-        is_theirs = self._scheduler.running.is_other and method in STORING
+        is_theirs = self._scheduler.running.is_other and method != "post"
 
         def apply() -> T:
             return self._apply(method, names, do, is_theirs=is_theirs)
@@ -370,9 +372,8 @@ class Adversary(MemoryStore):
         self, method: str, names: list[ObjectName], do: Callable[[], T], *, is_theirs: bool = False
     ) -> T:
         self._remember(names)
-        if is_theirs:
+        if is_theirs and method in STORING:
             self._will_store(names[0])
-            is_theirs = names[0].container == CONTAINER
         if method in STORING:
             self._kept.pop(names[0], None)
         elif method in ("delete", "delete_many"):
@@ -380,8 +381,17 @@ class Adversary(MemoryStore):
             self._deleted.append((self._scheduler.now, deleted))
         result = do()
         for name in names:
-            self.changed("theirs" if is_theirs and name is names[0] else method, name)
+            self.changed(self._told(method, name, is_first=name is names[0], is_theirs=is_theirs), name)
         return result
+
+    def _told(self, method: str, name: ObjectName, *, is_first: bool, is_theirs: bool) -> str:
+        """Return what happened to an object: what another client has stored or deleted is told apart."""
+        if not is_theirs or name.container != CONTAINER:
+            return method
+        if method in STORING:
+            return "theirs" if is_first else method
+        self.trouble(f"another client deletes {name}")
+        return DELETED_BY_THEM
 
     def _will_store(self, name: ObjectName) -> None:
         """Record that the second mount stores an object or a segment."""

@@ -67,7 +67,7 @@ class MountContext:
     def check_stored(self, node: Node) -> None:
         """Assert that the server has what the node holds, unless that is uncertain."""
         model, store = self.model, self.store
-        if model.changing or len(model.worlds) > 1 or node.vague or store.is_unsettled:
+        if model.changing or len(model.worlds) > 1 or node.vague or node.lost or store.is_unsettled:
             return
         for path in [path for path, one in model.worlds[0].items() if one is node]:
             try:

@@ -121,7 +121,8 @@ class Model:
         self.bodies: set[bytes] = {b""}
         self.theirs: set[bytes] = set()
         self.their_paths: set[str] = set()
-        self.mixed = False
+        self.their_folders: set[str] = set()
+        self.mixed = self.has_their_deletions = False
         self.moving: tuple[str, str] | None = None
         self.moving_folder = False
         self.remnants = Remnants()
@@ -217,6 +218,12 @@ class Model:
         for node in [world[path] for world in self.worlds if path in world]:
             node.lost = not node.is_folder
 
+    def shared(self, path: str) -> None:
+        """Record that two mounts change what is at a path: then no promise about its bytes is left."""
+        for node in [world[path] for world in self.worlds if path in world]:
+            if not node.is_folder:
+                node.foreign = node.vague = self.mixed = True
+
     def touch(self, path: str) -> None:
         """Record that a program changes what is at or below a path, whoever has stored it."""
         for one in [one for one in self.due if one == path or one.startswith(f"{path}/")]:
@@ -225,6 +232,7 @@ class Model:
     def crashed(self) -> None:
         """Record that no handle is open any more, and which requests may still be executed."""
         for node in self._nodes():
+            node.unfinished |= node.writer > 0
             node.handles = node.writer = 0
             node.rewritten = None
             self.bodies.update(node.torn())
@@ -273,7 +281,7 @@ class Model:
                 later = [*self._trail[number:], *self.worlds]
                 if all(node in world.values() for world in later):
                     certain.add(node)
-            bodies[node] = before | set(node.past[since:]) | node.kept
+            bodies[node] = before | {*node.past[since:], *node.unclosed} | node.kept
         self._cut = AfterCut(worlds, certain, bodies, self.remnants)
 
     def may_be_mixed(self, body: bytes) -> bool:
@@ -314,9 +322,7 @@ class Model:
         for path, node in kept.items():
             body = found[path]
             if body is not None:
-                is_lost, node.now = node.lost, body
-                node.closed(body)
-                node.lost = is_lost  # the mount may have shown a copy from its disk
+                node.seen(body)
                 self.bodies.add(body)
         self.worlds = [kept]
 
@@ -341,8 +347,10 @@ class Model:
         others = (one for one, other in world.items() if other is node and one != path)
         return any((body := found.get(one)) is not None and node.allows(body) for one in others)
 
-    def _holds_theirs(self, folder: str, found: Mapping[str, bytes | None]) -> bool:
-        return any(body in self.theirs for path, body in found.items() if path.startswith(f"{folder}/"))
+    def _may_be_theirs(self, folder: str, found: Mapping[str, bytes | None]) -> bool:
+        return folder in self.their_folders or any(
+            body in self.theirs for path, body in found.items() if path.startswith(f"{folder}/")
+        )
 
     def _nodes(self) -> list[Node]:
         return list({node: None for world in self.worlds for node in world.values()})
@@ -368,7 +376,7 @@ class Model:
             if torn and own is None and self.remnants.may_be_left(path, body):
                 continue
             if node is None:
-                if (body is None and self._holds_theirs(path, found)) or path in self.remnants.undeleted:
+                if (body is None and self._may_be_theirs(path, found)) or path in self.remnants.undeleted:
                     continue
                 lines.append(Difference("{0} is there, but should not be; it holds {1}", path, body))
             elif (body is None) != node.is_folder:

@@ -158,6 +158,12 @@ def stored_body(store: Adversary, name: ObjectName) -> bytes | None:
     return None if held is None else store._content(held)
 
 
+def is_marker(store: Adversary, name: ObjectName) -> bool:
+    """Return whether an object is the marker of a folder."""
+    held = store._containers[name.container].objects.get(name.key)
+    return held is not None and held.headers.content_type.startswith("application/directory")
+
+
 def stored_tree(store: Adversary) -> Tree:
     """Return what other clients see in the container, without segments and the trash."""
     found: Tree = {}
@@ -168,7 +174,7 @@ def stored_tree(store: Adversary) -> Tree:
         parents = [path[:at] for at in range(1, len(path)) if path[at] == "/"]
         for parent in parents:
             found.setdefault(parent, None)  # it may be a file of another client
-        is_folder = held.headers.content_type.startswith("application/directory")
+        is_folder = is_marker(store, ObjectName(CONTAINER, key))
         found[path] = None if is_folder else store._content(held)
     return found
 

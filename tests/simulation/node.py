@@ -10,7 +10,8 @@ class Node:
 
     After a crash a file holds one of `kept`, its contents at the last close, or of `unclosed`, later contents
     in place. `rewritten` are contents written after a truncation to 0, which count from the close on.
-    `past` are all contents in their order. Of a `lost` one another client has replaced the object.
+    `past` are all contents in their order. Of a `lost` one another client has replaced the object. Of an
+    `unfinished` one a kill has interrupted the writer: an upload of the moment before may still show.
     """
 
     number: int
@@ -25,6 +26,7 @@ class Node:
     dropped: bool = False
     lost: bool = False
     foreign: bool = False
+    unfinished: bool = False
     past: list[bytes] = field(default_factory=list)
 
     @property
@@ -68,7 +70,17 @@ class Node:
         """Record that a close or fsync has returned."""
         self.past.append(body)
         self.kept, self.unclosed, self.rewritten = {body}, [], None
-        self.vague = self.dropped = self.lost = False
+        self.vague = self.dropped = self.lost = self.unfinished = False
+
+    def seen(self, body: bytes) -> None:
+        """Record what a new mount shows of the file."""
+        is_lost, is_unfinished, others = self.lost, self.unfinished, {*self.kept, *self.unclosed}
+        self.now = body
+        self.closed(body)
+        self.lost = is_lost  # the mount may have shown a copy from its disk
+        if is_unfinished:
+            self.kept |= others
+            self.unfinished = self.vague = True
 
     def refused(self) -> None:
         """Record that a close has failed: the old or new state may remain, a new file may be missing."""

@@ -280,22 +280,25 @@ class Program:
             self._context.store.theirs(name, self._model.fresh(12))
 
     def _their_write(self, step: Step) -> None:
-        """Let the second mount make a file, or replace one."""
-        if self._context.second is not None:
-            self._context.second.write(step.path, self._model.fresh(step.size))
+        """Let the second mount replace, rename or delete a file, whoever has stored it."""
+        if (second := self._context.second) is not None:
+            for path in filter(None, (step.path, step.other)):
+                self._model.touch(path)
+            second.execute(step, self._model.fresh(step.size))
+
+    _their_rename = _their_unlink = _their_write
 
     def _their_patch(self, step: Step) -> None:
         with self._names:
             node = self._file(step.path)
             if node.writer:
                 raise Skip
-            if (second := self._context.second) is not None:
-                node.foreign = node.vague = self._model.mixed = True
-                self._model.touch(step.path)
-                second.patch(step.path, step.offset, self._model.fresh(step.size))
-            elif not self._context.store.their_patch(ObjectName(CONTAINER, step.path[1:])):
+            second, name = self._context.second, ObjectName(CONTAINER, step.path[1:])
+            if second is None and not self._context.store.their_patch(name):
                 raise Skip
             node.foreign = node.vague = self._model.mixed = True
+            if second is not None:
+                self._their_write(step)
 
     def _rmdir(self, path: str) -> None:
         # A file that its program closes just now was renamed, as libfuse does it: it is deleted next.
@@ -427,7 +430,7 @@ class Program:
     def _fsync_handle(self, handle: Handle) -> None:
         node = handle.node
         body = node.now
-        if handle.writable and node.rewritten is not None:
+        if node.rewritten is not None:  # also what another handle has written
             node.unclosed.append(body)
         try:
             self._call(lambda: self._fs.fsync(handle.number, False))
@@ -487,6 +490,7 @@ class Program:
         except (OSError, SwiftfsError) as error:
             number = errno_of(error)
             never = NEVER - (OTHERS if self._model.theirs else set())
+            never -= {errno.ENOENT} if self._model.has_their_deletions else set()
             # What Swift has refused to move is at its old name again, which a program cannot foresee.
             is_foreseen = number not in never or self._model.remnants.has_refused
             is_wrong = not (is_foreseen and self._context.store.met)

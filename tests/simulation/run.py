@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import pytest
 
-from simulation.adversary import REFUSALS, SEGMENTS, Adversary
+from simulation.adversary import DELETED_BY_THEM, REFUSALS, SEGMENTS, Adversary
 from simulation.attributes import KnownAttributes
 from simulation.context import MountContext
 from simulation.disk import Disk, watched
@@ -28,6 +28,7 @@ from simulation.mount import (
     attributes_of,
     broken_manifests,
     detach,
+    is_marker,
     mount,
     moving_from,
     orphans,
@@ -414,17 +415,29 @@ class _Simulation:
             self._scheduler.failures.append(f"half an object: {name} names {error}, which is gone")
             return
         path = f"/{name.key.rstrip('/')}"
-        if method == "theirs" and body is not None:
+        if method == "theirs" and is_marker(self._store, name):
+            self._model.their_folders.add(path)
+        elif method == "theirs" and body is not None:
             sure = any(fault.kind == "theirs first" for fault in self._history.faults)
             self._model.stored_theirs(path, body, sure=sure)
             if self._filesystem is not None and will_replace(self._filesystem, name):
                 self._model.touch(path)
-            if self._filesystem is not None:
-                for new in moving_from(self._filesystem, self._store, name):
-                    self._model.lost(new)
+            self._lost_below(name)
+        if self._second is not None and method in ("theirs", DELETED_BY_THEM):
+            self._model.shared(path)
+        if method == DELETED_BY_THEM:
+            self._model.has_their_deletions = True
+            self._model.lost(path)
+            self._lost_below(name)
         is_known = body is None or body in self._model.bodies or self._model.may_be_mixed(body)
         if body is not None and not is_known and not self._model.mixed:
             self._scheduler.failures.append(f"invented: {method} made {name} {describe_bytes(body)}")
+
+    def _lost_below(self, name: ObjectName) -> None:
+        """Record that another client has replaced or deleted what is to move from a name."""
+        if self._filesystem is not None:
+            for new in moving_from(self._filesystem, self._store, name):
+                self._model.lost(new)
 
     def _do(self, call: Callable[[], T], name: str) -> T | None:
         """Make a call in a simulated thread; return None if it failed."""

@@ -10,6 +10,7 @@ from simulation.model import MISSING
 from simulation.mount import detach, mount, stored_tree, tree_of
 from simulation.plan import History
 from simulation.scheduler import Scheduler
+from simulation.steps import Step
 from support import harness
 from swiftfs.errors import SwiftfsError
 from swiftfs.posix.filesystem import FileSystem
@@ -56,19 +57,17 @@ class SecondMount:
         assert self._filesystem is not None
         return self._filesystem
 
-    def call(self, call: Callable[[FileSystem], object]) -> None:
+    def execute(self, step: Step, body: bytes) -> None:
         """Let a program work in this mount; it does not mind errors."""
+        mounted, path = self._mounted, step.path
+        calls: dict[str, Callable[[], None]] = {
+            "their write": lambda: harness.write(mounted, path, body),
+            "their rename": lambda: mounted.rename(path, step.other),
+            "their unlink": lambda: mounted.unlink(path),
+            "their patch": lambda: _patch(mounted, path, step.offset, body),
+        }
         with self._as_other(), suppress(OSError, SwiftfsError):
-            call(self._mounted)
-
-    def write(self, path: str, body: bytes) -> None:
-        """Make a file, or replace one."""
-        self.call(lambda filesystem: harness.write(filesystem, path, body))
-
-    def patch(self, path: str, offset: int, body: bytes) -> None:
-        """Change a file in place, and return when that is stored."""
-        self.call(lambda filesystem: harness.change(filesystem, path, offset, body))
-        self.call(lambda filesystem: _fsync(filesystem, path))
+            calls[step.verb]()
 
     def is_idle(self) -> bool:
         """Return whether it has stored everything."""
@@ -97,7 +96,9 @@ class SecondMount:
         )
 
 
-def _fsync(filesystem: FileSystem, path: str) -> None:
+def _patch(filesystem: FileSystem, path: str, offset: int, body: bytes) -> None:
+    """Change a file in place, and return when that is stored."""
+    harness.change(filesystem, path, offset, body)
     handle = filesystem.open(path, os.O_RDWR)
     try:
         filesystem.fsync(handle, False)

@@ -279,10 +279,12 @@ def writer(rng: random.Random) -> tuple[Step, ...]:
 
 
 def other(rng: random.Random) -> tuple[Step, ...]:
-    """Return the steps of a program in a second mount, which replaces and changes files."""
+    """Return the steps of a program in a second mount, which replaces, changes, renames and deletes files."""
     steps = [pause(rng)]
     for _ in range(rng.randrange(1, 5)):
         path = rng.choice(FILES)
         write = Step("their write", path, size=rng.choice(SIZES))
-        steps += [rng.choice((write, Step("their patch", path, size=20), write)), pause(rng)]
+        rename = Step("their rename", path, rng.choice(FILES))
+        more = (Step("their patch", path, size=20), Step("their unlink", path), rename)
+        steps += [rng.choice((write, write, *more)), pause(rng)]
     return tuple(steps)

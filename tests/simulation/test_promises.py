@@ -43,6 +43,19 @@ def test_what_another_client_has_replaced_may_be_missing_until_it_is_stored_agai
     assert model.problems({}) == ["/a is missing; it should hold 1 bytes '2'"]
 
 
+def test_an_upload_of_a_file_that_a_kill_left_open_may_show_after_the_next_mount() -> None:
+    model = model_with(a=b"1")
+    node = file(model, "/a")
+    node.writer = 1
+    model.wrote(node, b"12")
+    model.crashed()
+    model.adopt({"/a": b"1"})
+    assert model.problems({"/a": b"1"}) == model.problems({"/a": b"12"}) == []
+    assert model.problems({"/a": b"3"}) != []
+    node.closed(b"1")
+    assert model.problems({"/a": b"12"}) != []
+
+
 def test_a_file_that_was_never_closed_may_exist() -> None:
     model = model_with(a=b"1")
     node = model.new()
@@ -155,6 +168,19 @@ def test_what_swift_refused_to_move_may_be_at_its_old_name_after_a_power_cut() -
     assert model.problems({"/e": None}) == model.problems({}) == []
     assert model.problems({"/e": b"1"}) != []
     assert model.problems({"/g": None}) != []
+
+
+def test_a_file_that_a_rename_has_handed_in_may_be_truncated_after_a_power_cut() -> None:
+    model = model_with(a=b"1")
+    node = file(model, "/a")
+    model.synced(model.moment())
+    node.rewritten, node.now = [], b""
+    node.hand_in()
+    model.crashed()
+    model.lost_power()
+    for found in ({"/a": b"1"}, {"/a": b""}):
+        assert model.problems(found) == []
+    assert model.problems({}) != []
 
 
 def test_after_a_power_cut_an_older_version_may_be_at_an_old_name_besides() -> None:

@@ -4,8 +4,10 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from support.background_renames import (
     ALL,
@@ -25,7 +27,7 @@ from support.memory_store import MemoryStore
 from support.stored_objects import as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied, StoreError, Unavailable
 from swiftfs.journal.carried_tasks import FolderRename
-from swiftfs.objects import DIRECTORY_TYPE, ObjectName
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Page
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.store.protocol import Headers
@@ -102,6 +104,30 @@ def test_what_was_deleted_does_not_come_back_when_swift_refuses_to_move_it(
     stay = [key.replace("e/", "d/", 1) for key in moved_keys() if key not in ("e/03", "e/04")]
     assert keys(store) == [*stay, "e/04"]
     assert body(store, "e/04") == b"newer"
+
+
+def test_what_this_mount_has_just_stored_and_deleted_does_not_come_back_though_listings_lag(
+    store: MemoryStore, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_page = MemoryStore.list_page
+
+    def before_the_last_put(self: MemoryStore, container: str, **how: Any) -> Page:
+        page = list_page(self, container, **how)
+        rows = [
+            replace(row, last_modified="2020-01-01T00:00:00.000000") if row.key == "d/03" else row
+            for row in page.rows
+        ]
+        return replace(page, rows=tuple(rows))
+
+    monkeypatch.setattr(MemoryStore, "list_page", before_the_last_put)
+    with harness(store, cache, f"{OPTIONS},ttl=0", close_error="refused") as filesystem:
+        write(filesystem, "/d/03", b"own")
+        sync_all(filesystem)
+        halt = held(filesystem, store, error=AccessDenied)
+        filesystem.unlink("/e/03")
+        halt.go_on()
+        wait_until(is_quiet(filesystem))
+        assert "d/03" not in keys(store)
 
 
 def test_what_was_overwritten_is_in_swift_until_the_new_state_is(store: MemoryStore, cache: Path) -> None:
