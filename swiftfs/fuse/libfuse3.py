@@ -12,6 +12,7 @@ from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
 from swiftfs.fuse.init_reply import FIRST_RIGHT, answer_init
 from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
 from swiftfs.fuse.loading import ADVICE, load_mfusepy
+from swiftfs.fuse.read_ahead import KernelReadAhead
 from swiftfs.fuse.readdir_plus import ENTRY_BYTES, FIRST_COMPARED, MOST_NAMES, count_fitting, room_in
 from swiftfs.fuse.structs import UNKNOWN_INODE
 from swiftfs.objects import Attributes
@@ -131,6 +132,7 @@ class FUSE3(FUSE):
     """A mount by libfuse 3."""
 
     libfuse = LIBRARY
+    read_ahead = KernelReadAhead(REQUEST_BYTES)
     table_type = FuseOperations
     file_info_at: ClassVar[Mapping[str, int]] = {"readdir": 4, "copy_file_range": 1}
     own_options: ClassVar[Mapping[str, OptionValue]] = {

@@ -106,6 +106,9 @@ class FileSystem(Protocol):
     def page_use(self, handle: int) -> PageUse:
         """Return what the kernel does with its pages of a file that it opens with the new handle."""
 
+    def is_local(self, handle: int) -> bool:
+        """Return whether no read of an open file has to wait; of a small one that does not matter."""
+
     @property
     def moves(self) -> Mapping[str, object]:
         """The files that will be shown as another inode in a moment, by paths; mostly empty."""
@@ -191,6 +194,7 @@ class Operations:
         self.open = filesystem.open
         self.path_of_handle = filesystem.path_of_handle
         self.page_use = filesystem.page_use
+        self.is_local = filesystem.is_local
         self.is_other_inode = filesystem.is_other_inode
         self.moves = filesystem.moves
         self.wait_for_move = filesystem.wait_for_move
