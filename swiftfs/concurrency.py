@@ -14,10 +14,9 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from concurrent import futures
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -406,24 +405,6 @@ def new_thread(
 ) -> Thread:
     """Return a thread that was not started."""
     return _runtime.thread(target, name, args, daemon=daemon)
-
-
-@contextmanager
-def calling_after(seconds: float, call: Callable[[], object]) -> Iterator[None]:
-    """Call `call`, in another thread, if the block takes longer than `seconds`."""
-    ended = new_event()
-
-    def watch() -> None:
-        if not ended.wait(seconds):
-            call()
-
-    thread = new_thread(watch, "time limit")
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def report_thread_failures(report: Callable[[str, BaseException], None]) -> None:

@@ -20,9 +20,9 @@ from swiftfs.filecache.eviction import Evictor
 from swiftfs.filecache.file_state import Activity, FileState, LocalFile
 from swiftfs.filecache.frozen_copier import FrozenCopier
 from swiftfs.filecache.holes import HoleFinder
-from swiftfs.filecache.patch_plan import PIECE
 from swiftfs.filecache.range_copier import RangeCopier
 from swiftfs.filecache.read_ahead import Streams
+from swiftfs.filecache.segment_layout import PIECE
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import CachedVersion
 from swiftfs.filecache.verifier import Verifier

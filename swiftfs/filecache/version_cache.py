@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from swiftfs.concurrency import Lock
-from swiftfs.filecache.pins import Pin, Pins
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, synchronize
+from swiftfs.filecache.uses import Pin, Pins
 from swiftfs.filecache.version_index import Row, VersionIndex
 from swiftfs.objects import ObjectName, ObjectVersion
 

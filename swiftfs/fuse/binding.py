@@ -16,9 +16,8 @@ from typing import Any, ClassVar
 from swiftfs.concurrency import is_main_thread
 from swiftfs.errors import ConfigurationError, mount_point_error
 from swiftfs.fuse.callbacks import Callbacks
-from swiftfs.fuse.failures import log_failure
+from swiftfs.fuse.failures import DivertedStderr, first_reason, log_failure
 from swiftfs.fuse.library import Library
-from swiftfs.fuse.messages import DivertedStderr, first_reason
 from swiftfs.fuse.operations import FileSystem, Operations
 from swiftfs.fuse.threads import AttachedThreads
 

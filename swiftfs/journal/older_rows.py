@@ -18,7 +18,6 @@ from msgspec.structs import replace
 
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.operations import (
     Move,
     MoveFolder,
@@ -28,6 +27,9 @@ from swiftfs.journal.operations import (
     PutMarker,
     PutSpecial,
     Replaced,
+    Unreadable,
+    decode,
+    encode,
     names_of,
 )
 from swiftfs.journal.schema import COLUMNS, NOT_WRITTEN, SELECT_OLDER, Statement

@@ -32,7 +32,7 @@ from swiftfs.attributes import (
     xattr_to_header,
 )
 from swiftfs.errors import NotFound, os_error
-from swiftfs.filecache.pins import Pin
+from swiftfs.filecache.uses import Pin
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo, ObjectName
 from swiftfs.paths import join

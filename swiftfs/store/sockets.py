@@ -16,7 +16,7 @@ from typing import Any
 
 from requests.adapters import HTTPAdapter
 
-from swiftfs.store.answer_head import BrokenHead, read_headers
+from swiftfs.store.request import BrokenHead, read_headers
 from swiftfs.store.throttle import UNTHROTTLED, Lane, Throttle, busy_time
 
 SEND_SECONDS = 30.0

@@ -14,7 +14,7 @@ from support import mount_with_folder_limit
 from support.deadlines import within
 from support.hostile_server import HostileServer, Response, hostile_server
 from support.mounts import Mount
-from swiftfs.fuse.readdir_plus import MOST_NAMES
+from swiftfs.fuse.libfuse3 import MOST_NAMES
 
 MIB = 2**20
 ROWS = 10_000
