@@ -335,16 +335,16 @@ class FUSE3(FUSE):
 
     def chmod(self, path: bytes | None, mode: int, file_info: int | None) -> None:
         """Set the permission bits."""
-        self.operations.chmod(self._path(path, file_info), mode)
+        self.set_mode(self._path(path, file_info), mode)
 
     def chown(self, path: bytes | None, uid: int, gid: int, file_info: int | None) -> None:
         """Set owner and group."""
-        self.operations.chown(self._path(path, file_info), uid, gid)
+        self.set_owner(self._path(path, file_info), uid, gid)
 
     def truncate(self, path: bytes | None, length: int, file_info: int | None) -> None:
         """Set the size of a file or an open file."""
         if file_info:
-            self.operations.ftruncate(self.libfuse.handle_of(file_info), length)
+            self.operations.truncate_handle(self.libfuse.handle_of(file_info), length)
         elif path is not None:
             self.truncate_path(path, length)
 
