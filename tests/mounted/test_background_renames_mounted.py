@@ -151,6 +151,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("call", CALLS)
 def test_calls_while_the_objects_move(
     mount: Mount, swift: SwiftServer, connection: Connection, container: str, call: str

@@ -68,7 +68,7 @@ LOOKS: dict[str, Callable[[Path], object]] = {
 """What other programs do with the name."""
 
 
-@pytest.mark.matrix(12)
+@pytest.mark.matrix(8)
 @pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("sizes", SIZES)
@@ -251,6 +251,7 @@ def moved_with_its_folder(path: Path) -> bytes:
 CHANGES = [truncated, copied_over, renamed_over, renamed_away, unlinked, moved_with_its_folder]
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("is_seen", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
 def test_it_keeps_its_bytes_when_a_program_here_changes_the_new_version(

@@ -72,12 +72,13 @@ def assert_cost(swift: SwiftServer, folder: Path, name: str, *, busy: bool) -> N
     assert came <= pattern.multiple * pattern.needed
 
 
+@pytest.mark.matrix(len(PATTERNS))
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("name", PATTERNS)
 def test_a_way_to_read(near: SwiftServer, tmp_path: Path, name: str, busy: bool) -> None:
     assert_cost(near, tmp_path, name, busy=busy)
 
 
-@pytest.mark.parametrize("name", ["in order", "quarters"])
+@pytest.mark.parametrize("name", ["in order", "quarters", "three blocks", "grid"])
 def test_a_way_to_read_from_far_away(far: SwiftServer, tmp_path: Path, name: str) -> None:
     assert_cost(far, tmp_path, name, busy=True)

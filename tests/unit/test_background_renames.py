@@ -77,9 +77,7 @@ def test_where_all_renames_wait_this_one_does(store: MemoryStore, cache: Path, o
 
 
 def test_an_fsync_of_one_file_waits_for_that_only(filesystem: FileSystem, store: MemoryStore) -> None:
-    halt = Halt(store, "copy")
-    filesystem.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    halt = held(filesystem, store)
     change(filesystem, "/e/11", 0, b"new")
     assert read(filesystem, "/e/11") == b"new"
     halt.go_on()
@@ -290,6 +288,7 @@ def test_a_status_shows_the_progress(filesystem: FileSystem, store: MemoryStore)
     assert filesystem.services.journal.report().renames == ()
 
 
+@pytest.mark.usual
 def test_the_requests_are_those_of_a_rename_that_waits_and_few_listings(
     store: MemoryStore, cache: Path
 ) -> None:

@@ -216,6 +216,7 @@ def test_a_copy_takes_disk_space_only_during_the_upload(writer: Writer) -> None:
     assert len(list(writer.folder.glob("open-*"))) == 1
 
 
+@pytest.mark.usual
 def test_writers_go_on_while_the_copy_is_made(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes before the moment of the copy are in it, later ones are not."""
     writer.fill(noise(5 * MIB))

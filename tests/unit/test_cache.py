@@ -34,6 +34,7 @@ def test_a_cached_version_is_used_once_with_its_blocks(rig: CacheRig) -> None:
     rig.keep(content)
 
 
+@pytest.mark.usual
 def test_a_closed_file_holds_no_descriptor(rig: CacheRig) -> None:
     for number in range(400):
         rig.read(rig.put(f"file{number}", b"x"))

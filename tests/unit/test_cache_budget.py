@@ -68,6 +68,7 @@ def test_blocks_that_the_kernel_still_reads_are_not_evicted(build: Callable[...,
         assert os.pread(span.descriptor, span.length, span.position) == body[:BLOCK]
 
 
+@pytest.mark.usual
 def test_changes_and_pinned_bytes_are_never_evicted(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=4 * MIB)
     body = noise(16 * MIB)
@@ -90,6 +91,7 @@ def test_changes_and_pinned_bytes_are_never_evicted(build: Callable[..., CacheRi
     rig.cache.keep(fresh)
 
 
+@pytest.mark.usual
 def test_random_reads_under_pressure_are_right(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=2 * MIB, read_ahead=MIB, threads=4)
     body = noise(5 * MIB)
@@ -247,6 +249,7 @@ def test_a_check_of_bytes_that_change_meanwhile_is_ignored(
     assert rig.gets() == 0
 
 
+@pytest.mark.usual
 def test_an_idle_reader_and_a_release_cancel_what_is_queued(
     build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,6 +383,7 @@ def has(content: CachedFile, body: bytes) -> bool:
     return all(read(content, at, BLOCK) == body[at : at + BLOCK] for at in range(0, len(body), BLOCK))
 
 
+@pytest.mark.usual
 def test_a_download_that_a_reader_waits_for_is_not_cancelled(build: Callable[..., CacheRig]) -> None:
     rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)

@@ -15,6 +15,7 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
+from swiftfs.journal import recovery
 from swiftfs.journal.database import JournalDB
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -329,6 +330,7 @@ def test_what_was_deleted_before_its_move_was_refused_stays_deleted_after_a_kill
         halt.go_on()
         settle(filesystem)
     monkeypatch.undo()
+    monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 0.0)
     assert len(killed) > 3
     for image, twin in killed:
         with harness(twin, image, OPTIONS) as filesystem:

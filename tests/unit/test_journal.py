@@ -182,6 +182,7 @@ def test_the_end_says_why_a_change_was_not_stored(
         write(filesystem, "/file", b"data")
 
 
+@pytest.mark.usual
 def test_an_outage_delays_and_loses_nothing(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, "settle=0") as filesystem:
         names(filesystem, "/")

@@ -103,6 +103,7 @@ def test_a_large_file_that_an_earlier_mount_described_keeps_that_when_it_is_open
     assert "one" in store.head(ObjectName("box", "file")).metadata
 
 
+@pytest.mark.usual
 def test_nothing_is_stored_before_the_mount_has_started(store: MemoryStore, tmp_path: Path) -> None:
     """Thousands of uploads would make the start slow; a flush begins them at once."""
     with harness(store, tmp_path, f"{NEVER},drain=0", close_error=LEFT) as filesystem:

@@ -174,6 +174,7 @@ def test_an_interrupted_move_that_is_given_up_leaves_all_at_the_old_name(
     assert set(keys(twin)) == {key.replace("new", "old", 1) for key in {**STORED, **FRESH}}
 
 
+@pytest.mark.usual
 def test_what_runs_is_stored_first_and_the_rest_is_not(store: MemoryStore, cache: Path) -> None:
     with harness(store, cache, "settle=0.3,uploads=1") as filesystem, ThreadPoolExecutor(1) as pool:
         names(filesystem, "/")

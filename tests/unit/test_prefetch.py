@@ -196,6 +196,7 @@ def test_prefetch_can_be_disabled(tmp_path: Path) -> None:
     assert rig.gets == objects(NAMES[:10])
 
 
+@pytest.mark.usual
 def test_files_of_a_folder_larger_than_a_page_are_fetched(tmp_path: Path) -> None:
     with stocked(tmp_path, limits=Limits(listing=16)) as rig:
         assert names(rig.filesystem, "/") == [name[1:] for name in NAMES]
@@ -205,6 +206,7 @@ def test_files_of_a_folder_larger_than_a_page_are_fetched(tmp_path: Path) -> Non
     assert rig.gets == objects(NAMES)
 
 
+@pytest.mark.usual
 def test_no_thread_is_left(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     with stocked(tmp_path) as rig:

@@ -85,6 +85,7 @@ def test_a_refused_file_is_renamed_without_a_request(
     assert len(segments(store)) == (3 if kind == "large" else 0)
 
 
+@pytest.mark.usual
 def test_the_other_segments_of_a_refused_file_that_is_open_are_not_sent(
     store: MemoryStore, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def values_of(task: Task) -> list[object]:
     return [*fields, type(task.state), task.state.due, task.error, encode(task.operation)]
 
 
+@pytest.mark.usual
 @given(tasks, counts)
 def test_a_task_comes_back_as_it_was(task: Task, allocated: int) -> None:
     operation, state = task.operation, task.state

@@ -108,6 +108,7 @@ def test_the_cache_does_not_wait_for_a_download(
     assert rig.read(other) == noise(MIB, 2)
 
 
+@pytest.mark.usual
 def test_programs_do_not_wait_for_the_last_close_of_a_changed_file(
     threads: ThreadPoolExecutor, tmp_path: Path
 ) -> None:

@@ -210,6 +210,7 @@ def change_the_end(content: CachedFile) -> None:
     read(content, size - 3, 10)
 
 
+@pytest.mark.usual
 def test_a_read_of_an_object_of_many_segments(tmp_path: Path) -> None:
     work = []
     for count in (60, 200):  # both far larger than what a read at the beginning has downloaded ahead
