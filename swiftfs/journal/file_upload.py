@@ -1,6 +1,8 @@
 """Uploads of files: whole, as segments, or as a patch of the existing large object.
 
 INVARIANT: one request replaces the old state by the new one, and nothing of the old one is deleted before it.
+
+Segments get the X-Delete-At of their object: Swift deletes only the manifest, or only the segments.
 """
 
 import logging
