@@ -55,28 +55,37 @@ def settle(filesystem: FileSystem) -> None:
     wait_until(lambda: not filesystem.waiting())
 
 
+def refuse_just_before_it(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Rename the folder, and let its move be refused just before the next change is handed in.
+
+    Then another client has a file at the new name of an object.
+    """
+    halt = held(refused, store)
+    journal = refused.services.journal
+    submit: Callable[..., object] = journal.submit
+
+    def submit_late(*args: object, **options: object) -> object:
+        monkeypatch.undo()
+        halt.go_on()
+        settle(refused)
+        foreign(store, f"e/{name}", b"theirs")
+        return submit(*args, **options)
+
+    monkeypatch.setattr(journal, "submit", submit_late)
+
+
 @pytest.mark.parametrize("name", ["a", "sub"])
 def test_a_move_is_refused_while_its_object_is_deleted(
     refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The deletion is for what is at its old name again; Linux begins the call again after ESTALE."""
-    halt = held(refused, store)
-    journal = refused.services.journal
-    submit = journal.submit
-
-    def submit_late(*args: object, **options: object) -> object:
-        halt.go_on()
-        settle(refused)
-        foreign(store, f"e/{name}", b"theirs")
-        submitting: Callable[..., object] = submit
-        return submitting(*args, **options)
-
-    monkeypatch.setattr(journal, "submit", submit_late)
+    refuse_just_before_it(refused, store, monkeypatch, name)
     delete = refused.rmdir if name == "sub" else refused.unlink
     with pytest.raises(OSError, match=name) as raised:
         delete(f"/e/{name}")
     assert raised.value.errno == errno.ESTALE
-    monkeypatch.undo()
     settle(refused)
     assert body(store, f"e/{name}") == b"theirs"
     assert names(refused, "/d") == ["a", "b", "c", "sub"]
@@ -194,19 +203,7 @@ CHANGES: dict[str, Callable[[FileSystem, str], object]] = {
 def test_a_move_is_refused_while_attributes_of_its_object_are_changed(
     refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, name: str, change: str
 ) -> None:
-    halt = held(refused, store)
-    journal = refused.services.journal
-    submit = journal.submit
-
-    def submit_late(*args: object, **options: object) -> object:
-        monkeypatch.undo()
-        halt.go_on()
-        settle(refused)
-        foreign(store, f"e/{name}", b"theirs")
-        submitting: Callable[..., object] = submit
-        return submitting(*args, **options)
-
-    monkeypatch.setattr(journal, "submit", submit_late)
+    refuse_just_before_it(refused, store, monkeypatch, name)
     with pytest.raises(OSError, match=name) as raised:
         CHANGES[change](refused, f"/e/{name}")
     assert raised.value.errno == errno.ESTALE
