@@ -376,7 +376,7 @@ def test_a_download_that_a_reader_waits_for_is_not_cancelled(build: Callable[...
         read(content, 40 * MIB, BLOCK)
         assert not running.unwanted
         go_on.set()
-        assert waiting.result(30)
+        assert waiting.result(within(30))
 
 
 def test_a_moved_version_keeps_its_blocks(rig: CacheRig) -> None:

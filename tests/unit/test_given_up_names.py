@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import ANY_END, ME, copy_live, get, harness, names, put, read, write
 from support.interrupted_moves import refusals
@@ -47,7 +48,7 @@ def held(filesystem: FileSystem, store: MemoryStore) -> Halt:
     """Rename the folder; Swift refuses the copies later."""
     halt = Halt(store, "copy", AccessDenied)
     filesystem.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     return halt
 
 
@@ -146,7 +147,7 @@ def test_a_folder_that_another_client_was_first_to_make_is_removed_before_that_i
 ) -> None:
     halt = Halt(store, "put")
     filesystem.mkdir("/new", 0o755, ME)
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     filesystem.rmdir("/new")
     store.hook = None
     foreign(store, "new", b"theirs")
@@ -160,7 +161,7 @@ def test_a_folder_that_another_client_was_first_to_make_is_removed_before_that_i
 def test_a_folder_that_this_mount_has_made_is_removed(filesystem: FileSystem, store: MemoryStore) -> None:
     halt = Halt(store, "put")
     filesystem.mkdir("/new", 0o755, ME)
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     filesystem.rmdir("/new")
     store.hook = None
     halt.go_on()
@@ -175,7 +176,7 @@ def test_a_new_file_is_deleted_while_it_is_sent(
     """If Swift has refused it, what is at its name is another client's; without an answer it may be ours."""
     halt = Halt(store, "put", error)
     write(filesystem, "/new", b"mine")
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     filesystem.unlink("/new")
     with_hook, store.hook = store.hook, None
     foreign(store, "new", b"theirs")
@@ -273,7 +274,7 @@ def test_a_folder_that_another_client_was_first_to_make_is_changed_before_that_i
 ) -> None:
     halt = Halt(store, "put")
     refused.mkdir("/new", 0o755, ME)
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     refused.chmod("/new", 0o700)
     store.hook = None
     foreign(store, "new", b"theirs")
@@ -289,7 +290,7 @@ def test_a_refused_new_file_and_its_deletion_end_in_one_commit(
 ) -> None:
     halt = Halt(store, "put", QuotaExceeded)
     write(filesystem, "/new", b"mine")
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     filesystem.unlink("/new")
     commits = []
     finish = JournalDB.finish
@@ -360,7 +361,7 @@ def test_a_folder_is_renamed_again_whose_marker_was_refused(store: MemoryStore, 
             wait_until(lambda: filesystem.services.journal._scheduler._waiters > 0)
             halt.go_on()
             try:
-                renaming.result(20)
+                renaming.result(within(20))
             except AccessDenied:
                 filesystem.rename("/e", "/f")
         settle(filesystem)
