@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from swiftfs.config.options import OPTIONS, PREFIX, Options, parse_rules, show_size
 from swiftfs.errors import ConfigurationError
 from swiftfs.store.private_files import check_trusted, read_own_file
-from swiftfs.store.timetable import goes_on
+from swiftfs.store.throttle import goes_on
 
 IGNORED = frozenset(
     {"auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "defaults"}
@@ -68,11 +68,6 @@ class Setting(Struct, frozen=True):
     name: str
     text: str
     origin: str
-
-
-def parse_options(words: Iterable[str], environment: Mapping[str, str] | None = None) -> Options:
-    """Build `Options` from `-o` arguments alone, or with all that `gather` finds; errors as there."""
-    return build_options([from_words(words)] if environment is None else gather(environment, words))
 
 
 def gather(

@@ -200,7 +200,7 @@ class Download:
         source: StoredSegment | None = None,
         *,
         queued: bool = False,
-        ahead: Stream | None = None,
+        ahead: object = None,
     ) -> None:
         self.first = first
         self.last = last

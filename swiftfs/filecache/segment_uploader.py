@@ -10,7 +10,6 @@ from swiftfs.concurrency import Executor, Future, Lock, monotonic
 from swiftfs.errors import ChangedDuringUpload, drop_tracebacks
 from swiftfs.filecache.block_map import Spans, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_storer import (
@@ -23,6 +22,7 @@ from swiftfs.filecache.segment_storer import (
     stored_names,
 )
 from swiftfs.filecache.space import UNLIMITED
+from swiftfs.filecache.sparse_file import FrozenCopy
 from swiftfs.filecache.upload_record import UnreferencedPrefix, UploadRecord
 from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import ObjectStore

@@ -256,6 +256,7 @@ class FolderLister:
         listings = listings_of(parts, self._defaults)
         with self._lock:
             self.walk_detector.record_page(set(listings), _following(page, root, marker))
+            self._listings.walked(folder, monotonic() - begun)
             listings = {other: new for other, new in listings.items() if not self._listings.fresh(other)}
         for other, listing in listings.items():
             self._finish(listing, begun, parts[other])

@@ -39,7 +39,7 @@ from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.histories import Histories
 from swiftfs.store.moved_view import MovedNames, MovedView
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.server_load import MOST
+from swiftfs.store.server_state import MOST
 from swiftfs.store.trash_names import TrashNames
 
 PER_UPLOAD = 4

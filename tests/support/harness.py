@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from support.memory_store import MemoryStore
+from support.options import parse_options
 from swiftfs.config.cache_dir import JOURNAL
-from swiftfs.config.sources import parse_options
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import Attributes, Caller, Usage

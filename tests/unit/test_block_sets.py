@@ -51,6 +51,8 @@ class Pair:
             assert all(one[1] < other[0] for one, other in itertools.pairwise(runs))
         assert blocks.covers(first, last) == (len(there) == len(asked))
         assert blocks.touches(first, last) == bool(there)
+        for end in (last, first, first):
+            assert blocks.has_all(end) == all(number in self.model for number in range(end))
         assert len(blocks) == len(self.model)
         assert bool(blocks) == bool(self.model)
 
@@ -122,6 +124,8 @@ class BlockSets(RuleBasedStateMachine):
         for pair in (self.one, self.other):
             assert numbers(pair.blocks.runs(0, 2 * END)) == sorted(pair.model)
             assert len(pair.blocks) == len(pair.model)
+            end = max(pair.model, default=0)
+            assert pair.blocks.has_all(end) == (len(pair.model - {end}) == end)
 
 
 TestBlockSets = pytest.mark.usual(BlockSets.TestCase)

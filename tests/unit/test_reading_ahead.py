@@ -15,8 +15,7 @@ from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
-from swiftfs.store.throttle import Throttle
-from swiftfs.store.timetable import parse_bandwidth
+from swiftfs.store.throttle import Throttle, parse_bandwidth
 
 pytest_plugins = ["support.cache_fixtures"]
 
