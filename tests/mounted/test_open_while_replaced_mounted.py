@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount
 from support.noise import noise
@@ -440,5 +441,5 @@ def test_an_open_file_that_is_replaced_does_not_keep_the_mount_from_ending(
         connection.put_object(container, "file", SHORT)
         assert body_of(handle) == LONG
     process = mounted.take_process()
-    assert process.wait(60) == 0
+    assert process.wait(within(60)) == 0
     assert not path.exists()
