@@ -14,7 +14,7 @@ from swiftfs.errors import SwiftfsError, errno_of
 from swiftfs.fuse.library import Library
 from swiftfs.fuse.operations import FileSystem
 from swiftfs.fuse.structs import UNKNOWN_INODE, UTIME_NOW, UTIME_OMIT, answer_from_file
-from swiftfs.fuse.threads import Callers
+from swiftfs.fuse.threads import MOVER_PATIENCE, Callers
 from swiftfs.objects import Attributes, PageUse
 
 _DOTS = [(name, Attributes(S_IFDIR, 0, 0, 0, 0, UNKNOWN_INODE)) for name in (b".", b"..")]
@@ -69,7 +69,7 @@ class Callbacks:
 
     def _after_move(self, path: bytes, attributes: Attributes) -> Attributes:
         """Return the attributes of a path after the move of its name, the given ones if that takes long."""
-        if self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
+        if self.operations.wait_for_move(path.decode(), *self._callers.patience(path)):
             return self._getattr(path.decode())
         if self._callers.is_trying_again(path):  # it would open a file that is gone, instead of making one
             try:
@@ -106,14 +106,15 @@ class Callbacks:
     def open(self, path: bytes, file_info: Any) -> None:
         """Open a file; a handle that bypasses the kernel's pages bypasses the size of stat(2) too."""
         info = file_info.contents
+        is_change = info.flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY
         if is_other := self.operations.is_other_inode(path.decode()):
-            self._callers.try_again(path)
+            self._try_again(path, is_change=is_change)
         try:
             info.fh = self.operations.open(path.decode(), info.flags)
         except (SwiftfsError, OSError) as error:
             # The kernel opens only names that it has seen, so its cache is wrong.
-            if errno_of(error) == errno.ENOENT and not is_other:
-                self._callers.try_again(path)
+            if errno_of(error) in {errno.ENOENT, errno.EBUSY} and not is_other:
+                self._try_again(path, is_change=is_change)
             raise
         use = self.operations.page_use(info.fh)
         # What O_TRUNC has emptied must not be closed, which would store it.
@@ -124,6 +125,15 @@ class Callbacks:
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
         self._callers.done(path)
         self._callers.opened(path, info.fh)
+
+    def _try_again(self, path: bytes, *, is_change: bool) -> None:
+        """Let the kernel look a name up again, once; for a change of the file after the move of its name.
+
+        The lookup of an open(2) with O_CREAT locks the folder, so the mover must have locked it before.
+        """
+        if is_change and self._moves:
+            self.operations.wait_for_move(path.decode(), MOVER_PATIENCE, 0.0)
+        self._callers.try_again(path)
 
     def _look_again(self, path: bytes, info: Any) -> PageUse:
         """Let the kernel open the file again, once; then open what its inode has, and return how."""
@@ -140,7 +150,12 @@ class Callbacks:
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
         """Create and open a file."""
         info = file_info.contents
-        info.fh = self.operations.create(path.decode(), S_IMODE(mode), info.flags, self._caller())
+        try:
+            info.fh = self.operations.create(path.decode(), S_IMODE(mode), info.flags, self._caller())
+        except OSError as error:
+            if error.errno == errno.EBUSY:  # the folder is locked: the mover begins before the second time
+                self._callers.try_again(path)
+            raise
         self._callers.done(path)
         # The kernel keeps no pages, and libfuse looks up the size within the call.
         use = self.operations.page_use(info.fh)
@@ -186,14 +201,14 @@ class Callbacks:
 
     def truncate_path(self, path: bytes, length: int) -> None:
         """Set the size of a file that need not be open."""
-        if self.operations.is_other_inode(path.decode()):
-            self._callers.try_again(path)
+        if is_other := self.operations.is_other_inode(path.decode()):
+            self._try_again(path, is_change=True)
         try:
             self.operations.truncate(path.decode(), length)
         except OSError as error:
             # The kernel tries this once more, too.
-            if error.errno == errno.ESTALE:
-                self._callers.try_again(path)
+            if error.errno in {errno.ESTALE, errno.EBUSY} and not is_other:
+                self._try_again(path, is_change=True)
             raise
         self._callers.done(path)
 

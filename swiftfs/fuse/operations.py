@@ -103,8 +103,11 @@ class FileSystem(Protocol):
     def moves(self) -> Mapping[str, object]:
         """The files that will be shown as another inode in a moment, by paths; mostly empty."""
 
-    def wait_for_move(self, path: str, seconds: float) -> bool:
-        """Wait until `path` has left `moves`, for `seconds` at most; return whether it has."""
+    def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:
+        """Wait until `path` has left `moves`; return whether it has.
+
+        It is waited for until `seconds` after it came there, and `begun_seconds` after its move has begun.
+        """
 
     def check_exists(self, path: str) -> None:
         """Raise `OSError` ENOENT if what is shown at `path` is there only until it has left `moves`."""
