@@ -236,9 +236,8 @@ class _Checks:
     def held(self) -> "list[_CheckedLock]":
         return self._held[_runtime.thread_key()]
 
-    def may_take(self, lock: "_CheckedLock") -> None:
-        """Assert that the calling thread may take `lock`."""
-        held = self.held
+    def may_take(self, lock: "_CheckedLock", held: "list[_CheckedLock]") -> None:
+        """Assert that the calling thread, which has the locks `held`, may take `lock`."""
         # Not only the last one: it may have been taken again, below others.
         if any(one.key >= lock.key for one in held) and not (lock.reentrant and lock in held):
             self.refuse(f"takes {lock}")
@@ -270,18 +269,21 @@ class _CheckedLock:
         return self.rank.name
 
     def __enter__(self) -> object:
-        self._checks.may_take(self)
+        if held := self._checks.held:
+            self._checks.may_take(self, held)
         # After the check: a thread that would deadlock here must report it first.
         self._raw.__enter__()
-        self._checks.held.append(self)
+        held.append(self)
         return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         held = self._checks.held
-        # The last one, as a reentrant lock may be in the list several times.
-        del held[len(held) - 1 - held[::-1].index(self)]
+        if held[-1] is self:
+            held.pop()
+        else:  # the last one, as a reentrant lock may be in the list several times
+            del held[len(held) - 1 - held[::-1].index(self)]
         self._raw.__exit__(kind, error, trace)
 
 
