@@ -108,6 +108,8 @@ class SegmentUploader:
 
     def unreferenced(self) -> UnreferencedPrefix | None:
         """Return the row to write about the prefix now, None if nothing has begun since the last time."""
+        if not self.record.has_begun:
+            return None
         with self._lock:
             left = self._superseded or self._storer.copies or self._held
             all_named = is_all_named(self._uploads.values(), self.record.named) and not left

@@ -429,7 +429,8 @@ class JournalDB:
         )
         for _ in later:
             self._later.popleft()
-        self._revisions.update((one.prefix, one.revision) for one in prefixes)
+        for one in prefixes:
+            self._revisions[one.prefix] = one.revision
         self._older.apply(change)
 
     def _checkpoint(self) -> None:
