@@ -104,7 +104,7 @@ class CachedFile:
     def is_complete(self) -> bool:
         """Return whether nothing is left to download."""
         with self._state.changed:
-            return self._state.blocks.is_present(0, self.size)
+            return self._state.blocks.is_complete
 
     def is_untouched(self) -> bool:
         """Return whether no byte was ever downloaded or written."""

@@ -7,12 +7,13 @@ import errno
 import os
 from functools import partial
 from stat import S_IFDIR, S_IMODE
-from typing import Any
+from typing import Any, ClassVar
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import SwiftfsError, errno_of
 from swiftfs.fuse.library import Library
 from swiftfs.fuse.operations import FileSystem
+from swiftfs.fuse.read_ahead import KernelReadAhead
 from swiftfs.fuse.structs import UNKNOWN_INODE, UTIME_NOW, UTIME_OMIT, answer_from_file
 from swiftfs.fuse.threads import MOVER_PATIENCE, Callers
 from swiftfs.objects import Attributes, PageUse
@@ -42,6 +43,9 @@ class Callbacks:
 
     Pointers are ctypes pointers, or addresses where `Library` reads them.
     """
+
+    read_ahead: ClassVar[KernelReadAhead]
+    """That of the mount of this process."""
 
     def __init__(self, library: Library, operations: FileSystem) -> None:
         self.library = library
@@ -123,6 +127,7 @@ class Callbacks:
         if use is PageUse.DROP or info.flags & os.O_TRUNC:
             self.library.mark_for_drop(file_info)
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
+        self.read_ahead.choose(is_local=self.operations.is_local(info.fh))
         self._callers.done(path)
         self._callers.opened(path, info.fh)
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
 from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
 from swiftfs.fuse.loading import load_fusepy
+from swiftfs.fuse.read_ahead import KernelReadAhead
 from swiftfs.fuse.structs import UNKNOWN_INODE
 
 LIBRARY = Library(load_fusepy())
@@ -63,6 +64,7 @@ class FUSE2(FUSE):
     """A mount by libfuse 2.9."""
 
     libfuse = LIBRARY
+    read_ahead = KernelReadAhead(REQUEST_BYTES)
     table_type = FuseOperations
     own_options: ClassVar[Mapping[str, OptionValue]] = {
         **SHARED_OPTIONS,

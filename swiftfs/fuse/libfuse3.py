@@ -15,6 +15,7 @@ from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
 from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
 from swiftfs.fuse.loading import ADVICE, load_mfusepy
+from swiftfs.fuse.read_ahead import KernelReadAhead
 from swiftfs.fuse.structs import UNKNOWN_INODE
 from swiftfs.objects import Attributes
 
@@ -219,6 +220,7 @@ class FUSE3(FUSE):
     """A mount by libfuse 3."""
 
     libfuse = LIBRARY
+    read_ahead = KernelReadAhead(REQUEST_BYTES)
     table_type = FuseOperations
     file_info_at: ClassVar[Mapping[str, int]] = {"readdir": 4, "copy_file_range": 1}
     own_options: ClassVar[Mapping[str, OptionValue]] = {

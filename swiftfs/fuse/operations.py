@@ -99,6 +99,9 @@ class FileSystem(Protocol):
     def page_use(self, handle: int) -> PageUse:
         """Return what the kernel does with its pages of a file that it opens with the new handle."""
 
+    def is_local(self, handle: int) -> bool:
+        """Return whether no read of an open file has to wait; of a small one that does not matter."""
+
     @property
     def moves(self) -> Mapping[str, object]:
         """The files that will be shown as another inode in a moment, by paths; mostly empty."""
