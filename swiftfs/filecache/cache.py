@@ -344,8 +344,8 @@ class FileCache:
         # Without the cache's lock: this takes the journal's, which comes first.
         hope = self._backlog.start_uploads_for_space()
         with self._lock:
-            journaled = self._uses.away or any(use.pins for use in self._used.values())
-            hope = self._upload_full_segments() or hope or bool(journaled)
+            # The journal keeps older states until it is synced, whatever becomes of its tasks.
+            hope = self._upload_full_segments() or hope or any(use.older for use in self._used.values())
             # Only if nothing else helps: a segment that is not full is uploaded again when more of it is
             # written.
             hope = hope or self._upload_full_segments(holes=True)

@@ -107,7 +107,7 @@ class Backlog(Protocol):
     def uses(self) -> Uses: ...
 
     def start_uploads_for_space(self) -> bool:
-        """Begin to store the files that wait; return whether anything is under way."""
+        """Begin to store the files that wait; return whether any change will be tried by itself."""
 
     def abandon(self, uploads: SegmentUploader) -> None:
         """Delete, in another thread, the segments of a file that will never be stored."""

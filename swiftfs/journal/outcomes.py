@@ -1,4 +1,7 @@
-"""Outcomes of attempts: a task is done, tried again, blocked or given up; given-up ones wait for a report."""
+"""Outcomes of attempts: a task is done, tried again, blocked or given up; given-up ones wait for a report.
+
+`JournalParts` is what the modules share that work on the tasks of the queue.
+"""
 
 import errno
 import logging

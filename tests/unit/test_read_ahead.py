@@ -198,6 +198,19 @@ def test_a_second_file_begins_with_what_was_measured_of_the_first(clock: ManualC
     assert second.bytes > 2 * fresh.bytes
 
 
+def test_a_reader_of_many_files_waits_for_the_latency_once_a_file(clock: ManualClock) -> None:
+    measured = read_ahead.Link()
+    blocks = range(0, 6 * MIB, BLOCK)
+    seconds = [Link(clock, 0.1, 1000e6, measured).read_all(blocks, FAST) for _ in range(4)]
+    assert seconds[0] > 0.2
+    assert max(seconds[1:]) < 0.1 + len(blocks) * 0.001
+    # A reader of headers in between wastes one window.
+    for most in (8 * MIB, MIB, MIB):
+        headers = Link(clock, 0.1, 1000e6, measured)
+        headers.read_all(range(0, 4 * BLOCK, BLOCK), FAST)
+        assert headers.bytes <= most
+
+
 @pytest.mark.parametrize("latency", [0.02, 0.1])
 @pytest.mark.parametrize("begin", [0, 40 * MIB])
 def test_little_is_downloaded_ahead_of_a_player(clock: ManualClock, latency: float, begin: int) -> None:

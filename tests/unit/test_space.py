@@ -11,11 +11,13 @@ import pytest
 
 from support.cache_rig import PLAIN
 from support.deadlines import within
+from support.harness import harness, write
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import refuse
+from support.refused_changes import flush
+from support.stored_objects import NEVER, refuse
 from support.upload_rig import MIB
-from swiftfs.errors import Unavailable
+from swiftfs.errors import QuotaExceeded, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
@@ -144,6 +146,28 @@ def test_no_writer_waits_when_nothing_will_free_space(rig: SpaceRig) -> None:
     with pytest.raises(OSError, match="No space left"):
         put_files(rig, 20)
     assert time.monotonic() - before < 30
+
+
+def test_no_writer_waits_when_all_changes_are_parked(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write waited for two minutes."""
+    monkeypatch.setattr("swiftfs.filecache.cache.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.space.PAUSE", 0.05)
+    monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 600.0)
+    refuse(store, "put", QuotaExceeded)
+    with harness(store, tmp_path, f"{NEVER},cache_size=64M,segment_size=8M,uploads=2") as filesystem:
+        for number in range(60):
+            write(filesystem, f"/file{number}", noise(MIB))
+        assert flush(filesystem).parked == 60
+        before = time.monotonic()
+        with pytest.raises(OSError, match="No space left"):
+            write(filesystem, "/large", noise(8 * MIB))
+        assert time.monotonic() - before < within(60)
+        # When it is stored there is space again.
+        store.hook = None
+        filesystem.setxattr("/", "swift.retry", b"1", 0)
+        write(filesystem, "/other", noise(8 * MIB))
 
 
 def test_uploads_of_the_journal_free_space(rig: SpaceRig) -> None:
