@@ -105,6 +105,11 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
     try:
         detach(mountpoint)
         held = _wait(process, pid, device, cache, progress)
+    except KeyboardInterrupt:
+        # Nobody may think that all is stored, or that it is mounted still.
+        raise SwiftfsError(
+            f"interrupted: {mountpoint} is unmounted, but its process may still store changes"
+        ) from None
     finally:
         os.close(process)
     if failure := Drain.read(cache).failure:
@@ -190,8 +195,7 @@ def detach(mountpoint: Path) -> None:
             raise _refused(mountpoint, os.strerror(number))
         return
     # A user who is not root may unmount FUSE only by this set-user-ID program.
-    command = shutil.which("fusermount") or shutil.which("fusermount3")
-    if command is None:
+    if (command := fusermount()) is None:
         raise SwiftfsError("fusermount is missing: install the package fuse3")
     result = subprocess.run([command, "-u", str(mountpoint)], capture_output=True, text=True, check=False)
     if result.returncode:
@@ -200,6 +204,13 @@ def detach(mountpoint: Path) -> None:
             words.partition(f"{mountpoint}: ")[2] or words or f"fusermount ended with {result.returncode}"
         )
         raise _refused(mountpoint, reason)
+
+
+def fusermount() -> str | None:
+    """Return the program by which users unmount, also if PATH lacks its usual places, as in a service's."""
+    # Not the current folder, which an empty entry of PATH stands for.
+    places = os.pathsep.join([*filter(None, os.environ.get("PATH", "").split(os.pathsep)), os.defpath])
+    return shutil.which("fusermount", path=places) or shutil.which("fusermount3", path=places)
 
 
 def _unmount_by_root(mountpoint: Path) -> int:
