@@ -265,6 +265,9 @@ class ControlDirFS(FileSystem):
     def page_use(self, handle: int) -> PageUse:
         return PageUse.BYPASS if handle >= DIRECT_HANDLES else self._filesystem.page_use(handle)
 
+    def is_local(self, handle: int) -> bool:
+        return handle >= DIRECT_HANDLES or self._filesystem.is_local(handle)
+
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         if handle >= DIRECT_HANDLES:
             return self._control.read(handle, offset, size)

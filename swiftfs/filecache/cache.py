@@ -15,10 +15,9 @@ from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_factory import CachedFileFactory
-from swiftfs.filecache.pins import Pins
 from swiftfs.filecache.space import HasSize, SpaceCalls, SpaceOutlook, SpaceWaiter
 from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.filecache.uses import Backlog, NoBacklog, Use, can_be_restored
+from swiftfs.filecache.uses import Backlog, NoBacklog, Pins, Use, can_be_restored
 from swiftfs.filecache.version_cache import PinnedCopies, VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 

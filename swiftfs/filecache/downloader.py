@@ -132,8 +132,8 @@ class Downloader:
         state = self._state
         blocks = state.blocks
         with state.changed:
-            # A new file: all of it is here.
-            if (blocks.base is None and not blocks.remote) or state.closed:
+            # Of a file that is here no reader needs a plan.
+            if blocks.is_complete or state.closed:
                 return
             missing = list(blocks.missing(*block_range(offset, end)))
             is_coming = all(self.fetches.covers(*run) for run in missing)
@@ -143,9 +143,9 @@ class Downloader:
             if left:
                 self.fetches.cancel(left)
                 state.changed.notify_all()
-            if stream is not None:
+            if stream is not None or self._streams.expects(offset):
                 self._plan(stream, offset, end)
-            elif not missing:
+            if stream is None and not missing:
                 return
         try:
             if missing:
@@ -160,14 +160,14 @@ class Downloader:
         with self._state.changed:
             self._streams.set_limit(limit)
 
-    def _plan(self, stream: Stream, offset: int, end: int) -> None:
-        """Begin to download what the readers of a stream will need. Lock held."""
-        blocks = self._state.blocks
+    def _plan(self, stream: Stream | None, offset: int, end: int) -> None:
+        """Begin to download what will be read after this. Lock held."""
+        blocks, ahead = self._state.blocks, stream or self._streams
         for start, stop in self._streams.plan(stream, offset, end, blocks.size):
             missing = list(blocks.missing(*block_range(start, stop)))
             # A list: `free` and `missing` must not see what the loop adds.
             for run in [free for one in missing for free in self.fetches.free(*one)]:
-                self._pool.submit(self._run_queued, self._add(*run, queued=True, ahead=stream))
+                self._pool.submit(self._run_queued, self._add(*run, queued=True, ahead=ahead))
 
     def begin(self, pool: Executor) -> None:
         """Begin to download, in a thread of `pool`, what is missing, unless a download is under way."""
@@ -221,7 +221,7 @@ class Downloader:
                     return queued
         return None
 
-    def _add(self, first: int, last: int, *, queued: bool = False, ahead: Stream | None = None) -> Download:
+    def _add(self, first: int, last: int, *, queued: bool = False, ahead: object = None) -> Download:
         source = self._state.blocks.remote.source(first)
         return self.fetches.add(Download(first, last, self._execute, source, queued=queued, ahead=ahead))
 
@@ -248,7 +248,7 @@ class Downloader:
                 # it.
                 self.fetches.end(fetch)
                 if took is not None:
-                    self._streams.came(took)
+                    self._streams.link.came(took)
                 self._state.changed.notify_all()
             self._activity.ended()
 
@@ -291,8 +291,11 @@ class Downloader:
         whole = offset == 0 and length == base.object_size
         # Bytes of a known version may be read as they come; those of a whole object are verified first.
         as_they_come = bool(base.etag) and not whole
+        start, began = offset, busy_time()
 
         def arrived(offset: int, data: bytes) -> None:
+            if offset == start:
+                self._streams.link.answered(busy_time() - began)
             # In the sink, which is the only place where a running request can be given up.
             fetch.refuse_unwanted()
             if state.closed:  # its last user has ended, and the end of a mount waits for this

@@ -1,10 +1,11 @@
 """Predicts which bytes the readers of a file will read next."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.grid import Grid
 
 FIRST_PIECE = 1024 * 1024
 """Bytes. Small, so that the first byte comes soon; a smaller file costs one request."""
@@ -31,8 +32,14 @@ connections must be busy soon, because each of them is slow at first (TCP)."""
 
 HEADER = 512 * 1024
 """Bytes at the beginning that do not count in that: many programs look at headers, and the kernel reads 128
-KiB further than they do. Less if a piece takes longer and the program does not read in small steps: then
-waiting for it costs more than what may be wasted."""
+KiB further than they do."""
+
+HEADER_ROUND_TRIPS = 2
+"""They do count for a program that would wait longer for the rest of them, if it does not read in small
+steps: on a connection that begins slowly that wait costs more than what may be wasted."""
+
+READS_ON = 2 * FIRST_PIECE
+"""A reader that has come so far is no reader of a header. The next file's is probably none, too."""
 
 REORDERED = 2 * 1024 * 1024
 """Bytes. The kernel, and programs with several threads, read so far out of order."""
@@ -52,7 +59,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.under_way = 0
-        self._seconds = 0.0
+        self.seconds = 0.0
         self._bytes = 0
         self._since: float | None = None
         self._begun = 0.0
@@ -60,7 +67,7 @@ class Pace:
     def begin_read(self, now: float) -> None:
         """Record that a read begins."""
         if not self.under_way and self._since is not None:
-            self._seconds += now - self._since
+            self.seconds += now - self._since
         self.under_way += 1
         self._begun = now
 
@@ -80,12 +87,16 @@ class Pace:
 
     def bytes_in(self, seconds: float) -> float:
         """Return how much the reader takes in so many seconds, infinity if it does nothing but read."""
-        return seconds * self._bytes / self._seconds if self._seconds else math.inf
+        return seconds * self._bytes / self.seconds if self.seconds else math.inf
+
+    def begin_as(self, other: "Pace") -> None:
+        """Begin with what was measured of another reader."""
+        self.seconds, self._bytes = other.seconds, other._bytes
 
     def age(self) -> None:
         """Let what comes count more than what was: a reader may pause."""
         self._bytes //= 2
-        self._seconds /= 2
+        self.seconds /= 2
 
 
 class Stream:
@@ -110,6 +121,10 @@ class Stream:
         self._steps_back: int = 0 if before is None else before._steps_back + 1
         self._is_first = True
         self._has_large_steps = False
+        self._header = HEADER
+        self._head_start = 0
+        self._reads_on_at = READS_ON
+        self._since = monotonic()
 
     @property
     def is_backward(self) -> bool:
@@ -136,6 +151,11 @@ class Stream:
         is_near = first <= offset <= max(self._planned, self.position) + slack
         return abs(offset - self.position) if is_near else None
 
+    def is_jump(self, offset: int, size: int) -> bool:
+        """Return whether it begins at `offset`, by no step back, and neither at the beginning nor the end."""
+        begins = self._is_first and not self._steps_back
+        return begins and FIRST_PIECE <= offset < size - FIRST_PIECE
+
     def is_step_back(self, offset: int) -> bool:
         """Return whether a read at `offset` may be the next one of a reader that goes backwards."""
         return 0 < self.begin - offset <= REORDERED
@@ -161,22 +181,19 @@ class Stream:
         return self.position, self.position + size
 
     def plan(
-        self,
-        offset: int,
-        end: int,
-        size: int,
-        streams: int = 1,
-        piece_seconds: float = math.inf,
-        rate: float = math.inf,
+        self, offset: int, end: int, size: int, link: "Link", streams: int = 1
     ) -> Iterator[tuple[int, int]]:
         """Yield the ranges to download now, for a read from `offset` to `end` of a file of `size` bytes.
 
-        The limit is shared by so many `streams`. A piece takes `piece_seconds` to come, and no
-        more than `rate` bytes a second do.
+        The limit is shared by so many `streams`.
         """
         begin, extent, is_first = self.begin, self.extent, self._is_first
+        if self._comes_slowly(link):
+            self._header = 0
         if is_first:  # of a program that reads less at a time the kernel asks for less
             self._has_large_steps = end - offset >= BLOCK
+            if not offset and size > FIRST_PIECE:
+                self._follow_last(link, size)
         self.begin, self.position, self._is_first = min(begin, offset), max(self.position, end), False
         if not self.limit:
             # A plan that a later limit allows begins behind what was read.
@@ -185,13 +202,15 @@ class Stream:
             return
         self.pace.advance(self.extent - extent)
         limit = self.limit // streams
-        lead = self._lead(max(piece_seconds, LEAST_SECONDS), rate)
+        lead = self._lead(link)
         largest = min(max(self._smallest, lead), LAST_PIECE, limit // 2)
         if self.is_backward:
             if offset < begin or is_first:
                 yield from self._plan_backwards(offset, lead, limit, largest)
         elif is_first:
             yield from self._plan_first(offset, size, self._piece(0, largest))
+            if self._head_start:
+                yield from self._plan_forwards(offset, size, lead, limit, largest)
         else:
             yield from self._plan_forwards(offset, size, lead, limit, largest)
 
@@ -199,18 +218,36 @@ class Stream:
     def _smallest(self) -> int:
         return max(FIRST_PIECE, self.extent // SHARE)
 
-    def _lead(self, piece_seconds: float, rate: float) -> int:
-        """Return how many bytes ahead of the reader the next piece is requested."""
-        # No reader gets further in that time than the rate allows, however fast it is.
-        taken = min(self.pace.bytes_in(piece_seconds), rate * piece_seconds)
-        return max(self._smallest // 2, int(min(self._most_ahead(piece_seconds), MARGIN * taken)))
+    def _follow_last(self, link: "Link", size: int) -> None:
+        """Expect this reader to read on if the last one of another file has done so."""
+        last, link.last = link.last, self
+        self._reads_on_at = min(size, READS_ON)
+        # Another kind of program if it reads in other steps.
+        is_alike = last is not None and last._has_large_steps == self._has_large_steps
+        if last is not None and is_alike and last.extent >= last._reads_on_at:
+            self._head_start = LAST_PIECE // 2
+            self.pace.begin_as(last.pace)
 
-    def _most_ahead(self, piece_seconds: float) -> float:
+    def _comes_slowly(self, link: "Link") -> bool:
+        """Return whether the reader would have to wait long for the rest of a header."""
+        if self.begin or not (self.position and self._has_large_steps):
+            return False
+        seconds = monotonic() - self._since - link.latency - self.pace.seconds
+        rest = seconds * (HEADER - self.position) / self.position
+        return rest > max(HEADER_ROUND_TRIPS * link.latency, LEAST_SECONDS)
+
+    def _lead(self, link: "Link") -> int:
+        """Return how many bytes ahead of the reader the next piece is requested."""
+        seconds = max(link.piece_seconds, LEAST_SECONDS)
+        # No reader gets further in that time than the rate allows, however fast it is.
+        taken = min(self.pace.bytes_in(seconds), link.rate() * seconds)
+        return max(self._smallest // 2, int(min(self._most_ahead(), MARGIN * taken)))
+
+    def _most_ahead(self) -> float:
         """Return how many bytes ahead of the reader are justified by what it has read."""
         if self.begin:
             return GROWTH * self.extent if self.extent > FIRST_PIECE else 0
-        header = HEADER * LEAST_SECONDS / piece_seconds if self._has_large_steps else HEADER
-        return GROWTH_FROM_BEGINNING * (self.extent - header)
+        return max(self._head_start, GROWTH_FROM_BEGINNING * (self.extent - self._header))
 
     def _plan_first(self, offset: int, size: int, piece: int) -> Iterator[tuple[int, int]]:
         """Yield what the first read needs more: nothing for one in the middle, which may be a random one."""
@@ -265,17 +302,28 @@ class Link:
 
     def __init__(self, rate: Callable[[], float] = lambda: math.inf) -> None:
         self.rate = rate
+        self.latency = 0.0
+        """How long the first bytes of the last downloads took; 0 if unknown."""
         self.piece_seconds = 0.0
         """How long the last downloads ahead took, from the request to the last byte; 0 if unknown."""
+        self.last: Stream | None = None
+        """The last stream that began at the beginning of a file of more than one piece."""
 
     def waited(self, seconds: float) -> None:
         """Record how long a read has waited: the first piece takes so long at least."""
         self.piece_seconds = self.piece_seconds or seconds
 
+    def answered(self, seconds: float) -> None:
+        """Record how long the first bytes of a download have taken."""
+        self.latency = _averaged(self.latency, seconds)
+
     def came(self, seconds: float) -> None:
         """Record how long a download ahead has taken."""
-        before = self.piece_seconds
-        self.piece_seconds = (3 * before + seconds) / 4 if before else seconds
+        self.piece_seconds = _averaged(self.piece_seconds, seconds)
+
+
+def _averaged(before: float, seconds: float) -> float:
+    return (3 * before + seconds) / 4 if before else seconds
 
 
 class Streams:
@@ -287,8 +335,9 @@ class Streams:
 
     def __init__(self, limit: int, link: Link | None = None) -> None:
         self._limit = limit
-        self._link = link or Link()
+        self.link = link or Link()
         self._streams: list[Stream] = []
+        self._grid = Grid(0)
 
     def set_limit(self, limit: int) -> None:
         """Change how many bytes the plans of all streams together may run ahead."""
@@ -299,8 +348,8 @@ class Streams:
     def join(self, offset: int, *, is_coming: bool) -> tuple[Stream | None, list[Stream]]:
         """Return the stream of a read at `offset`, and the streams whose downloads are to be cancelled.
 
-        There is none if the read continues no stream, and its bytes are here or coming: it needs no plan.
-        Else call `ended` when the read is answered.
+        There is none if the read continues no stream, and its bytes are here or coming: it needs a plan only
+        if `expects` says so. Else call `ended` when the read is answered.
         """
         stream = self._continued(offset)
         if stream is not None:
@@ -323,6 +372,10 @@ class Streams:
             self._replan()
         return stream, left
 
+    def expects(self, offset: int) -> bool:
+        """Return whether a read at `offset` is one that was predicted."""
+        return self._grid.expects(offset)
+
     def _continued(self, offset: int) -> Stream | None:
         """Return the stream that a read at `offset` continues, the nearest one of several."""
         found = [(far, one) for one in self._streams if (far := one.distance(offset)) is not None]
@@ -336,20 +389,21 @@ class Streams:
 
     def ended(self, stream: Stream) -> None:
         """Record that a read is answered."""
-        self._link.waited(stream.pace.end_read(monotonic()))
+        self.link.waited(stream.pace.end_read(monotonic()))
 
-    def came(self, seconds: float) -> None:
-        """Record how long a download ahead has taken, from its request to its last byte."""
-        self._link.came(seconds)
-
-    def plan(self, stream: Stream, offset: int, end: int, size: int) -> Iterable[tuple[int, int]]:
-        """Return the ranges to download now; see `Stream.plan`."""
-        others = sum(one.runs_ahead for one in self._streams if one is not stream)
-        return stream.plan(offset, end, size, 1 + others, self._link.piece_seconds, self._link.rate())
+    def plan(self, stream: Stream | None, offset: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges to download now; see `Stream.plan` and `Grid.plan`."""
+        if self._limit and (stream is None or stream.is_jump(offset, size)):
+            if not self._grid.has(offset):
+                self._grid = Grid(offset // BLOCK)
+            yield from self._grid.plan(offset, end, size)
+        if stream is not None:
+            others = sum(one.runs_ahead for one in self._streams if one is not stream)
+            yield from stream.plan(offset, end, size, self.link, 1 + others)
 
     def forget(self) -> None:
         """Drop all streams, because downloaded blocks were wrong."""
-        self._streams = []
+        self._streams, self._grid = [], Grid(0)
 
     @property
     def position(self) -> int:

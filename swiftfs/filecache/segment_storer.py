@@ -22,9 +22,8 @@ from swiftfs.errors import (
     check_transition,
 )
 from swiftfs.filecache.block_map import StoredSegment
-from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
-from swiftfs.filecache.sparse_file import is_hole, is_in_memory, map_zeros, next_data, next_hole
+from swiftfs.filecache.sparse_file import FrozenCopy, is_hole, is_in_memory, map_zeros, next_data, next_hole
 from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.protocol import Body, CopyRequest, Headers, ObjectStore

@@ -10,7 +10,6 @@ from swiftfs.concurrency import Executor, Future, Lock, monotonic
 from swiftfs.errors import ChangedDuringUpload, drop_tracebacks
 from swiftfs.filecache.block_map import Spans, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_storer import (
@@ -23,6 +22,7 @@ from swiftfs.filecache.segment_storer import (
     stored_names,
 )
 from swiftfs.filecache.space import UNLIMITED
+from swiftfs.filecache.sparse_file import FrozenCopy
 from swiftfs.filecache.upload_record import UnreferencedPrefix, UploadRecord
 from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import ObjectStore
@@ -108,6 +108,8 @@ class SegmentUploader:
 
     def unreferenced(self) -> UnreferencedPrefix | None:
         """Return the row to write about the prefix now, None if nothing has begun since the last time."""
+        if not self.record.has_begun:
+            return None
         with self._lock:
             left = self._superseded or self._storer.copies or self._held
             all_named = is_all_named(self._uploads.values(), self.record.named) and not left

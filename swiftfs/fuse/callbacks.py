@@ -6,13 +6,14 @@ import ctypes
 import errno
 import os
 from functools import partial
-from stat import S_IFDIR
-from typing import Any
+from stat import S_IFDIR, S_IMODE
+from typing import Any, ClassVar
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import SwiftfsError, errno_of
 from swiftfs.fuse.library import Library
-from swiftfs.fuse.operations import Operations
+from swiftfs.fuse.operations import FileSystem
+from swiftfs.fuse.read_ahead import KernelReadAhead
 from swiftfs.fuse.structs import UNKNOWN_INODE, UTIME_NOW, UTIME_OMIT, answer_from_file
 from swiftfs.fuse.threads import MOVER_PATIENCE, Callers
 from swiftfs.objects import Attributes, PageUse
@@ -30,21 +31,32 @@ _NOT_SUPPORTED = -errno.EOPNOTSUPP
 """With this answer `ls -l` asks only once; with ENODATA it would ask again for every file."""
 
 
+_BLOCK = 4096
+"""The unit in bytes in which `statfs` counts."""
+
+_UNCHANGED = 2**32 - 1
+"""The uid or gid in chown(2) that leaves it as it is."""
+
+
 class Callbacks:
     """libfuse's callbacks, which call `operations`. A failure is an exception; None is success.
 
     Pointers are ctypes pointers, or addresses where `Library` reads them.
     """
 
-    def __init__(self, library: Library, operations: Operations) -> None:
+    read_ahead: ClassVar[KernelReadAhead]
+    """That of the mount of this process."""
+
+    def __init__(self, library: Library, operations: FileSystem) -> None:
         self.library = library
         self.operations = operations
         self._callers = Callers(library)
+        self._caller = library.caller
         self._getattr = operations.getattr
-        self._fgetattr = operations.fgetattr
+        self._fgetattr = operations.getattr_handle
         self._moves = operations.moves
-        self._read = operations.read_buf
-        self._write = operations.write_buf
+        self._read = operations.read
+        self._write = operations.write
         self._write_stat = library.write_stat
         self._handle_of = library.handle_of
 
@@ -115,6 +127,7 @@ class Callbacks:
         if use is PageUse.DROP or info.flags & os.O_TRUNC:
             self.library.mark_for_drop(file_info)
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
+        self.read_ahead.choose(is_local=self.operations.is_local(info.fh))
         self._callers.done(path)
         self._callers.opened(path, info.fh)
 
@@ -143,7 +156,7 @@ class Callbacks:
         """Create and open a file."""
         info = file_info.contents
         try:
-            info.fh = self.operations.create(path.decode(), mode, info.flags)
+            info.fh = self.operations.create(path.decode(), S_IMODE(mode), info.flags, self._caller())
         except OSError as error:
             if error.errno == errno.EBUSY:  # the folder is locked: the mover begins before the second time
                 self._callers.try_again(path)
@@ -162,11 +175,11 @@ class Callbacks:
 
     def mknod(self, path: bytes, mode: int, device: int) -> None:
         """Make a file of the type in `mode`."""
-        self.operations.mknod(path.decode(), mode, device)
+        self.operations.mknod(path.decode(), mode, device, self._caller())
 
     def mkdir(self, path: bytes, mode: int) -> None:
         """Make a folder."""
-        self.operations.mkdir(path.decode(), mode)
+        self.operations.mkdir(path.decode(), S_IMODE(mode), self._caller())
 
     def unlink(self, path: bytes) -> None:
         """Remove a file."""
@@ -178,7 +191,7 @@ class Callbacks:
 
     def symlink(self, target: bytes, path: bytes) -> None:
         """Make `path` a symbolic link."""
-        self.operations.symlink(target.decode(), path.decode())
+        self.operations.symlink(target.decode(), path.decode(), self._caller())
 
     def link(self, old: bytes, new: bytes) -> None:
         """Make `new` another name of a file."""
@@ -203,6 +216,15 @@ class Callbacks:
                 self._try_again(path, is_change=True)
             raise
         self._callers.done(path)
+
+    def set_mode(self, path: str, mode: int) -> None:
+        """Set the permission bits."""
+        self.operations.chmod(path, S_IMODE(mode))
+
+    def set_owner(self, path: str, uid: int, gid: int) -> None:
+        """Set owner and group; -1 as a C number leaves one unchanged."""
+        owner, group = (None if number == _UNCHANGED else number for number in (uid, gid))
+        self.operations.chown(path, owner, group, self._caller())
 
     def set_times(self, path: bytes, times: Any) -> None:
         """Set times; utimensat(2)'s NOW becomes the current time and OMIT becomes None."""
@@ -254,8 +276,13 @@ class Callbacks:
 
     def statfs(self, path: bytes, buffer: Any) -> None:
         """Fill `struct statvfs`."""
-        for name, value in self.operations.statfs(path.decode()).items():
-            setattr(buffer.contents, name, value)
+        usage, answer = self.operations.statfs(path.decode()), buffer.contents
+        answer.f_bsize = answer.f_frsize = _BLOCK
+        answer.f_blocks = usage.total_bytes // _BLOCK
+        answer.f_bfree = answer.f_bavail = usage.free_bytes // _BLOCK
+        answer.f_files = usage.total_objects
+        answer.f_ffree = answer.f_favail = usage.free_objects
+        answer.f_namemax = usage.name_bytes
 
     def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int) -> int:
         """Fill the buffer with an xattr, and return its size; with size 0 there is no buffer."""

@@ -17,7 +17,7 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.objects import ObjectName
 from swiftfs.store.moved_view import MovedNames
-from swiftfs.store.server_load import MOST, ParallelLimit
+from swiftfs.store.server_state import MOST, ParallelLimit
 
 log = logging.getLogger(__name__)
 

@@ -88,7 +88,8 @@ class Listing:
     `marked` is True when the object `d/` is in it. Listing it took `seconds`; `begun` and `expires` are on
     the monotonic clock. `was_read` is True when a call has read the whole folder; `packed` is how many bytes
     the blocks of a huge one take. A listing that is not `complete` has the names before `end`, and raises
-    `Unlisted` for others. Not locked: the namespace's lock guards it.
+    `Unlisted` for others. A walk has come as far as the folder `walked_to`. Not locked: the namespace's lock
+    guards it.
     """
 
     def __init__(self, folder: Folder, defaults: Defaults) -> None:
@@ -99,6 +100,7 @@ class Listing:
         self.seconds = 0.0
         self.begun = 0.0
         self.expires = 0.0
+        self.walked_to = ""
         self.was_read = False
         self.packed = 0
         self.head_queue: HeadQueue = OrderedDict()

@@ -122,6 +122,21 @@ class Listings:
             if listing.packed:
                 self._packed.add(listing)
 
+    def walked(self, folder: Folder, seconds: float) -> None:
+        """Record that a walk has come to `folder`, by a page that took so many seconds.
+
+        The folders above it serve the walk to its end, as if that were a part of their listings. But the next
+        walk finds them expired after `ttl`.
+        """
+        now = monotonic()
+        for end in [0, *(at + 1 for at, char in enumerate(folder.prefix[:-1]) if char == "/")]:
+            listing = self.fresh(Folder(folder.container, folder.prefix[:end]))
+            if listing is not None and listing.walked_to < folder.prefix:
+                listing.walked_to = folder.prefix
+                listing.seconds += seconds
+                longest = listing.begun + SERVES_TIMES * listing.seconds
+                listing.expires = max(listing.expires, min(now + self._ttl, longest))
+
     def has_space(self, listing: Listing) -> bool:
         """Return whether the listing of a huge folder may become larger.
 

@@ -157,6 +157,9 @@ class Passthrough:
     def page_use(self, handle: int) -> PageUse:
         return PageUse.KEEP
 
+    def is_local(self, handle: int) -> bool:
+        return True
+
     @property
     def moves(self) -> Mapping[str, object]:
         return {}

@@ -139,11 +139,32 @@ def as_a_player(path: Path) -> None:
 PLACES = range(2 * MIB, SIZE - 2 * MIB, 4 * MIB)
 
 
-def here_and_there(path: Path) -> None:
-    """Read blocks in no order, as a database does."""
+def in_jumps(path: Path) -> None:
+    """Read blocks at one distance from each other, as a program that samples each chunk does."""
+    with opened(path) as file:
+        for offset in PLACES:
+            file.read(offset, 128 * KIB)
+
+
+def on_a_grid(path: Path) -> None:
+    """Read the same blocks in no order."""
     with opened(path) as file:
         for offset in random.Random(5).sample(PLACES, len(PLACES)):
             file.read(offset, 128 * KIB)
+
+
+def here_and_there(path: Path) -> None:
+    """Read blocks in no order and without a common distance, as a database does."""
+    dice = random.Random(5)
+    with opened(path) as file:
+        for offset in dice.sample(PLACES, len(PLACES)):
+            file.read(offset + dice.randrange(8) * 128 * KIB, 128 * KIB)
+
+
+def three_blocks(path: Path) -> None:
+    """Read the beginning, as `dd bs=128k count=3` does."""
+    with opened(path) as file:
+        file.read_all(0, 3 * 128 * KIB, 128 * KIB)
 
 
 def first_byte(path: Path) -> None:
@@ -175,8 +196,11 @@ PATTERNS: Mapping[str, Pattern] = {
     "player": Pattern(
         "head, tail, then the middle, as a player", as_a_player, PLAYED + 768 * KIB, multiple=1.5
     ),
+    "in jumps": Pattern("blocks of 128 KiB, 4 MiB apart", in_jumps, len(PLACES) * 128 * KIB, len(PLACES) + 1),
+    "grid": Pattern("the same blocks in no order", on_a_grid, len(PLACES) * 128 * KIB, len(PLACES)),
     "here and there": Pattern(
-        "blocks of 128 KiB, 4 MiB apart", here_and_there, len(PLACES) * 128 * KIB, len(PLACES)
+        "blocks of 128 KiB here and there", here_and_there, len(PLACES) * 128 * KIB, len(PLACES)
     ),
+    "three blocks": Pattern("three blocks, as `dd bs=128k count=3`", three_blocks, needed=MIB, requests=1),
     "first byte": Pattern("one byte", first_byte, needed=MIB, requests=1),
 }

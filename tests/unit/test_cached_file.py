@@ -19,7 +19,7 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_state import FileState
-from swiftfs.filecache.read_ahead import LAST_PIECE, Stream, Streams
+from swiftfs.filecache.read_ahead import LAST_PIECE, Link, Stream, Streams
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import MAX_SEGMENT, SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
@@ -88,7 +88,7 @@ def test_read_ahead_of_a_sequential_reader_covers_everything_once(size: int, lim
     ahead, planned, furthest = Stream(limit, 0), 0, 0
     for offset in range(0, size, BLOCK):
         end = min(offset + BLOCK, size)
-        for start, stop in ahead.plan(offset, end, size):
+        for start, stop in ahead.plan(offset, end, size, Link()):
             assert start == planned
             assert start < stop <= size
             assert stop - start <= LAST_PIECE

@@ -1,7 +1,9 @@
 """What is downloaded ahead of readers, in virtual time, over links with a latency and a rate."""
 
 import heapq
-from collections.abc import Iterable, Iterator
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -43,8 +45,9 @@ class Connection:
         self._rate = rate
 
     def request(self, now: float, blocks: int) -> Iterator[float]:
-        """Yield when each block of the answer to a request comes."""
+        """Yield when the answer to a request begins, and when each of its blocks comes."""
         begun = max(now, self.free)
+        yield begun + self._latency
         for number in range(1, blocks + 1):
             self.free = begun + self._latency + number * BLOCK / self._rate
             yield self.free
@@ -65,10 +68,11 @@ class LongConnection:
         self._handshake = round_trip
 
     def request(self, now: float, blocks: int) -> Iterator[float]:
-        """Yield when each block of the answer to a request comes."""
+        """Yield when the answer to a request begins, and when each of its blocks comes."""
         came = float(FIRST_FLIGHT) if self._handshake else 0.0
         self.free = max(now, self.free) + self._round_trip + self._handshake
         self._handshake = 0.0
+        yield self.free
         for number in range(1, blocks + 1):
             while came < number * BLOCK:
                 came += self._window / STEPS
@@ -98,7 +102,8 @@ class Link:
         self._connections = [
             LongConnection(latency) if rate is None else Connection(latency, rate) for _ in range(CONNECTIONS)
         ]
-        self._ends: list[tuple[float, float]] = []
+        self._events: list[tuple[float, int, Callable[[float], None], float]] = []
+        self._order = itertools.count()
 
     @property
     def bytes(self) -> int:
@@ -107,12 +112,13 @@ class Link:
 
     def read(self, offset: int, size: int = BLOCK) -> None:
         """Read a range, and wait for it."""
-        while self._ends and self._ends[0][0] <= self._clock.now:
-            self._streams.came(heapq.heappop(self._ends)[1])
+        while self._events and self._events[0][0] <= self._clock.now:
+            *_, record, seconds = heapq.heappop(self._events)
+            record(seconds)
         blocks = block_range(offset, offset + size)
         stream, left = self._streams.join(offset, is_coming=self._asked.covers(*blocks))
         assert left == []
-        if stream is not None:
+        if stream is not None or self._streams.expects(offset):
             for start, stop in self._streams.plan(stream, offset, offset + size, SIZE):
                 self._download(*block_range(start, stop))
         self._download(*blocks)
@@ -132,9 +138,11 @@ class Link:
         for start, stop in list(self._asked.missing(first, last)):
             connection = min(self._connections, key=lambda one: one.free)
             begun = max(self._clock.now, connection.free)
-            arrivals = connection.request(begun, stop - start)
+            answered, *arrivals = connection.request(begun, stop - start)
             self._arrivals |= zip(range(start, stop), arrivals, strict=True)
-            heapq.heappush(self._ends, (connection.free, connection.free - begun))
+            measured = self._streams.link
+            for at, record in ((answered, measured.answered), (connection.free, measured.came)):
+                heapq.heappush(self._events, (at, next(self._order), record, at - begun))
             self._asked.add(start, stop)
             self.requests.append((start * BLOCK, min(stop * BLOCK, SIZE)))
 
@@ -171,16 +179,13 @@ def test_connections_that_begin_slowly_are_used_together_soon(
     assert len(link.requests) <= 20
 
 
-@pytest.mark.parametrize(
-    ("latency", "step", "most"),
-    [(0.02, BLOCK, MIB), (0.1, BLOCK // 2, MIB), (0.1, BLOCK, 24 * MIB)],
-)
-def test_a_reader_of_a_header_wastes_little(clock: ManualClock, latency: float, step: int, most: int) -> None:
-    """What is requested ahead; what has not come when the file is closed is given up."""
+@pytest.mark.parametrize("latency", [0.001, 0.02, 0.1, 0.3])
+@pytest.mark.parametrize("step", [BLOCK // 2, BLOCK])
+def test_a_reader_of_a_header_costs_one_request(clock: ManualClock, latency: float, step: int) -> None:
     link = Link(clock, latency, 100e6)
-    for offset in range(0, 3 * BLOCK, step):
+    for offset in range(0, 4 * BLOCK, step):
         link.read(offset, step)
-    assert link.bytes <= most
+    assert link.requests == [(0, MIB)]
 
 
 def test_a_second_file_begins_with_what_was_measured_of_the_first(clock: ManualClock) -> None:
@@ -189,8 +194,21 @@ def test_a_second_file_begins_with_what_was_measured_of_the_first(clock: ManualC
     assert measured.piece_seconds > 0.5
     fresh, second = Link(clock, 0.1, 10e6), Link(clock, 0.1, 10e6, measured)
     for link in (fresh, second):
-        link.read_all(range(0, 4 * BLOCK, BLOCK), 0.01)
+        link.read_all(range(0, 6 * BLOCK, BLOCK), 0.01)
     assert second.bytes > 2 * fresh.bytes
+
+
+def test_a_reader_of_many_files_waits_for_the_latency_once_a_file(clock: ManualClock) -> None:
+    measured = read_ahead.Link()
+    blocks = range(0, 6 * MIB, BLOCK)
+    seconds = [Link(clock, 0.1, 1000e6, measured).read_all(blocks, FAST) for _ in range(4)]
+    assert seconds[0] > 0.2
+    assert max(seconds[1:]) < 0.1 + len(blocks) * 0.001
+    # A reader of headers in between wastes one window.
+    for most in (8 * MIB, MIB, MIB):
+        headers = Link(clock, 0.1, 1000e6, measured)
+        headers.read_all(range(0, 4 * BLOCK, BLOCK), FAST)
+        assert headers.bytes <= most
 
 
 @pytest.mark.parametrize("latency", [0.02, 0.1])
@@ -229,13 +247,43 @@ def test_a_reader_that_goes_backwards_in_steps(clock: ManualClock, step: int) ->
     assert seconds < 2
 
 
-def test_a_reader_that_jumps_downloads_nothing_else(clock: ManualClock) -> None:
+PLACES = range(2 * MIB, SIZE - 2 * MIB, 4 * MIB)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_reader_that_jumps_downloads_nothing_else(clock: ManualClock, seed: int) -> None:
+    dice = random.Random(seed)
     link = Link(clock, 0.02, 100e6)
-    places = range(2 * MIB, SIZE - 2 * MIB, 4 * MIB)
-    for place in [*places[::2], *places[1::2]]:
-        link.read(place)
+    for place in dice.sample(PLACES, len(PLACES)):
+        link.read(place + dice.randrange(8) * BLOCK)
+    assert len(link.requests) == len(PLACES)
+    assert link.bytes == len(PLACES) * BLOCK
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_places_of_a_grid_are_downloaded_together(clock: ManualClock, seed: int) -> None:
+    link = Link(clock, 0.1, 100e6)
+    places = random.Random(seed).sample(PLACES, len(PLACES))
+    assert link.read_all(places, FAST) < 0.12 * 14
+    assert link.bytes == len(link.requests) * BLOCK
     assert len(link.requests) == len(places)
-    assert link.bytes == len(places) * BLOCK
+
+
+@pytest.mark.parametrize("places", [PLACES, PLACES[::-1]])
+def test_places_of_a_grid_in_order_are_downloaded_ahead(clock: ManualClock, places: range) -> None:
+    link = Link(clock, 0.1, 100e6)
+    assert link.read_all(places, FAST) < 0.11 * 6
+    assert link.bytes <= 1.1 * len(places) * BLOCK
+    assert len(link.requests) <= len(places) + 1
+
+
+def test_a_grid_that_is_not_read_on_costs_2_mib(clock: ManualClock) -> None:
+    link = Link(clock, 0.02, 100e6)
+    link.read_all(PLACES[:3], FAST)
+    assert len(link.requests) == 3 + 16
+    elsewhere = [33 * MIB, 40 * MIB + BLOCK, 27 * MIB + 3 * BLOCK, 59 * MIB + 7 * BLOCK, 63 * MIB]
+    link.read_all(elsewhere, FAST)
+    assert len(link.requests) == 3 + 16 + len(elsewhere)
 
 
 def test_readers_by_turns_have_a_stream_each(clock: ManualClock) -> None:

@@ -1,9 +1,12 @@
 """Walks and listings in pages: with any size of pages, folders are as in one listing without pages."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,17 +14,18 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from support.memory_store import MemoryStore
+from swiftfs.concurrency import Runtime, use
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, entries_of
-from swiftfs.namespace.folder_lister import BEFORE_SLASH
+from swiftfs.namespace.folder_lister import BEFORE_SLASH, FIRST_ROWS, WINDOW, WalkDetector
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_of, parts_of
 from swiftfs.namespace.namespace import Namespace
-from swiftfs.namespace.walk_detector import FIRST_ROWS, WINDOW, WalkDetector
-from swiftfs.objects import Limits, ObjectName
+from swiftfs.objects import Limits, ObjectName, Page
 from swiftfs.paths import Folder, Source, join
 from swiftfs.store.protocol import Headers
 
+TTL = 60.0
 DEFAULTS = Defaults(0, 0, times=ForeignTimes.LISTING)
 FILE, MARKER = "text/plain;mode=0100644", "application/directory"
 
@@ -141,7 +145,7 @@ def test_a_flat_page_shows_whole_folders(
 def namespace_of(store: MemoryStore) -> Iterator[Namespace]:
     with tempfile.TemporaryDirectory() as cache:
         details = HeadFetcher(store, HeadCache(Path(cache) / "heads.sqlite"))
-        namespace = Namespace(store, details, Source("box"), DEFAULTS, ttl=60, max_entries=10_000)
+        namespace = Namespace(store, details, Source("box"), DEFAULTS, ttl=TTL, max_entries=10_000)
         try:
             yield namespace
         finally:
@@ -245,3 +249,65 @@ def test_a_walk_lists_each_page_once_and_the_next_one_ahead() -> None:
             assert len(list(namespace.children(f"/top/{part:03d}"))) == 10
         asked = store.requests[before:]
     assert len(asked) <= 2 + 1 + 4, asked
+
+
+class SetClock(Runtime):
+    """A clock that a test sets."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Iterator[SetClock]:
+    clock = SetClock()
+    before = use(clock)
+    yield clock
+    use(before)
+
+
+class SlowStore(MemoryStore):
+    """A store whose listings take five seconds each; `folders` are those that were listed alone."""
+
+    clock: SetClock
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.folders: list[str] = []
+
+    def list_page(self, container: str, *, prefix: str = "", delimiter: str = "", **options: Any) -> Page:
+        self.clock.now += 5
+        if delimiter:
+            self.folders.append(prefix)
+        return super().list_page(container, prefix=prefix, delimiter=delimiter, **options)
+
+
+def walk(namespace: Namespace) -> set[str]:
+    """Do what `find` does in a tree of two floors; return the folders."""
+    names = {child.name for child in namespace.children("/top")}
+    for name in sorted(names):
+        assert namespace.find(f"/top/{name}") is not None
+        assert len(list(namespace.children(f"/top/{name}"))) == 10
+    return names
+
+
+def test_a_walk_that_takes_longer_than_ttl_lists_each_folder_once(
+    clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SlowStore, "clock", clock, raising=False)
+    store = SlowStore("box", limits=Limits(listing=100))
+    for part, file in product(range(300), range(10)):
+        store.put(ObjectName("box", f"top/{part:03d}/{file}"), b"x", Headers(FILE))
+    with namespace_of(store) as namespace:
+        before = len(store.requests)
+        assert len(walk(namespace)) == 300
+        assert clock.now > 1000 + 2 * TTL
+        assert Counter(store.folders) == {"top/": 4, "top/000/": 1}
+        assert len(store.requests) - before <= 5 + 34
+        # Others' changes are seen by a walk that begins a `ttl` later, however long the last one took.
+        for file in range(10):
+            store.put(ObjectName("box", f"top/new/{file}"), b"x", Headers(FILE))
+        walk(namespace)
+        assert "new" in walk(namespace)
