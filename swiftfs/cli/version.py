@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import click
 
 from swiftfs import __version__
-from swiftfs.control.unmount import fusermount
+from swiftfs.control.mount_table import fusermount
 from swiftfs.fuse.loading import libfuse2, libfuse3
 
 NONE = "not installed"

@@ -10,7 +10,6 @@ import logging
 import os
 import pwd
 import select
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,7 +21,7 @@ from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
 from swiftfs.concurrency import monotonic
 from swiftfs.config.cache_dir import DRAIN, write_whole
 from swiftfs.control.client import flush, mountpoints
-from swiftfs.control.mount_table import Holder, find_holders, mounted_on
+from swiftfs.control.mount_table import Holder, find_holders, fusermount, mounted_on
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
 
 log = logging.getLogger(__name__)
@@ -204,13 +203,6 @@ def detach(mountpoint: Path) -> None:
             words.partition(f"{mountpoint}: ")[2] or words or f"fusermount ended with {result.returncode}"
         )
         raise _refused(mountpoint, reason)
-
-
-def fusermount() -> str | None:
-    """Return the program by which users unmount, also if PATH lacks its usual places, as in a service's."""
-    # Not the current folder, which an empty entry of PATH stands for.
-    places = os.pathsep.join([*filter(None, os.environ.get("PATH", "").split(os.pathsep)), os.defpath])
-    return shutil.which("fusermount", path=places) or shutil.which("fusermount3", path=places)
 
 
 def _unmount_by_root(mountpoint: Path) -> int:

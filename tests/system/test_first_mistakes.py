@@ -14,8 +14,7 @@ from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount, clean_environment
 from swiftfs.control.client import read_state
-from swiftfs.control.mount_table import mounted_on
-from swiftfs.control.unmount import fusermount
+from swiftfs.control.mount_table import fusermount, mounted_on
 from swiftfs.demo.server import Fault, SwiftServer
 
 
