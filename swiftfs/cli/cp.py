@@ -22,10 +22,8 @@ from swiftfs.config.options import Options
 from swiftfs.control.places import Place, find_place
 from swiftfs.errors import pluralize
 from swiftfs.filecache.segment_container import SegmentContainerChooser, may_hold_bytes_of
-from swiftfs.maintenance import copy_run
 from swiftfs.maintenance.copy_records import CopyRecords
-from swiftfs.maintenance.copy_run import CopyRun, Tally
-from swiftfs.maintenance.copy_walk import Named, Walk, WalkOptions
+from swiftfs.maintenance.copy_walk import PARALLEL, CopyProgress, CopyRun, Named, Tally, Walk, WalkOptions
 from swiftfs.maintenance.object_copy import CopyOptions, ObjectCopier, ReplacedSegments
 from swiftfs.objects import ObjectName
 from swiftfs.store.connect import ConnectedAccount
@@ -84,11 +82,11 @@ def _copy(
     replaced = ReplacedSegments(store, options.segments, lambda: _needed(options))
     records = CopyRecords(platformdirs.user_cache_path("swiftfs") / COPIES, account.place or account.label)
     steps = Walk(store, walk, records, complain).steps([_named(one) for one in sources], _named(target))
-    segments = new_pool("segment copy", copy_run.PARALLEL)
+    segments = new_pool("segment copy", PARALLEL)
     with closing(replaced), _bars() as bars:
         places = SegmentContainerChooser(store, options.segments)
         copier = ObjectCopier(store, places, records, replaced, segments, how, bars.copied)
-        one = CopyRun(copier, records, replaced, segments, copy_run.Progress(bars.found, bars.done))
+        one = CopyRun(copier, records, replaced, segments, CopyProgress(bars.found, bars.done))
         one.run(steps)
     segments.shutdown()
     return one.tally

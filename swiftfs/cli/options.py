@@ -95,13 +95,13 @@ def _flag(option: Option) -> Callable[[Command], Command]:
 
 def complete_words(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[Any]:
     """Return what may follow in a word after `-o`."""
-    from swiftfs.cli.completion import words  # noqa: PLC0415  only completion needs it
+    from swiftfs.cli.group import words  # noqa: PLC0415  only completion needs it
 
     return words(incomplete)
 
 
 def _complete_value(_context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
-    from swiftfs.cli.completion import choices  # noqa: PLC0415  only completion needs it
+    from swiftfs.cli.group import choices  # noqa: PLC0415  only completion needs it
 
     return list(choices(parameter.name or "", incomplete))
 

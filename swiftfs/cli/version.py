@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import click
 
 from swiftfs import __version__
-from swiftfs.fuse.versions import libfuse2, libfuse3
+from swiftfs.fuse.loading import libfuse2, libfuse3
 
 NONE = "not installed"
 

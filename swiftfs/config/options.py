@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import fields
 
-from swiftfs.store.timetable import NO_LIMIT, Timetable, parse_bandwidth
+from swiftfs.store.throttle import NO_LIMIT, Timetable, parse_bandwidth
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from swiftfs.config.options import OPTIONS, PREFIX, Options, parse_rules, show_size
 from swiftfs.errors import ConfigurationError
 from swiftfs.store.private_files import check_trusted, read_own_file
-from swiftfs.store.timetable import goes_on
+from swiftfs.store.throttle import goes_on
 
 IGNORED = frozenset(
     {"auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "defaults"}
@@ -68,11 +68,6 @@ class Setting(Struct, frozen=True):
     name: str
     text: str
     origin: str
-
-
-def parse_options(words: Iterable[str], environment: Mapping[str, str] | None = None) -> Options:
-    """Build `Options` from `-o` arguments alone, or with all that `gather` finds; errors as there."""
-    return build_options([from_words(words)] if environment is None else gather(environment, words))
 
 
 def gather(
@@ -182,8 +177,6 @@ def read_toml(path: Path, subject: str, check: Callable[[int], None]) -> tuple[s
     except OSError as error:
         raise ConfigurationError(f"{subject}: {error.strerror}") from None
     except ValueError as error:  # no UTF-8, or no TOML
-        from swiftfs.config.toml_mistakes import in_words  # noqa: PLC0415  only a mistake needs it
-
         raise ConfigurationError(f"{subject}: {in_words(str(error), text)}") from None
 
 
@@ -313,3 +306,24 @@ def _line_of(name: str, text: str) -> int:
     pattern = re.compile(rf"""\s*(\[+\s*)?(["']?){key}\2\s*[=.\]]""")
     lines = enumerate(text.splitlines(), 1)
     return next((number for number, line in lines if pattern.match(line)), 1)
+
+
+_PLACE = re.compile(r" \(at line (\d+), column \d+\)$")
+"""How a message of the parser ends."""
+
+_PAIR = re.compile(r"\s*([^=\"'\s]+)\s*=\s*([^\s\"'\[{].*)")
+"""A key, and a value that is neither a text nor a table nor an array."""
+
+
+def in_words(message: str, text: str) -> str:
+    """Return the parser's message about a text, or a clearer one; both name the line."""
+    place = _PLACE.search(message)
+    if place is None:
+        return message
+    pair = _PAIR.fullmatch(text.split("\n")[int(place[1]) - 1].rstrip("\r"))
+    if pair is None:
+        return message
+    where = f"at line {place[1]}"
+    if message.startswith("Cannot overwrite"):
+        return f"{pair[1]} is set a second time {where}"
+    return f'write the value in quotes {where}, as in {pair[1]} = "…"'

@@ -311,6 +311,11 @@ class BlockMap:
         return self._is_all_here or self.first_missing(offset, end) is None
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all is in the local file, as each read asks: without a search until blocks come or go."""
+        return self.present.has_all(self.base_end) and not self.remote
+
+    @property
     def _is_all_here(self) -> bool:
         """Whether it is a new file, of which nothing was evicted: the answer for most, without a search."""
         return self.base is None and not self.remote

@@ -111,11 +111,13 @@ class Blocks:
     `runs` and `missing` yield the state at the time of the call. A copy takes no time and no memory.
     """
 
-    __slots__ = ("__weakref__", "_height", "_root")
+    __slots__ = ("__weakref__", "_answer", "_height", "_root")
 
     def __init__(self) -> None:
         self._root: tree.Node = tree.NONE
         self._height = tree.LEAF
+        # The last answer of `has_all`, and to which question about which tree, which never changes.
+        self._answer: tuple[tree.Node, int, int, bool] = tree.NONE, tree.LEAF, 0, True
 
     def add(self, first: int, last: int) -> None:
         """Add the blocks of a range."""
@@ -154,6 +156,14 @@ class Blocks:
     def covers(self, first: int, last: int) -> bool:
         """Return whether all blocks of the range are in the set."""
         return next(self.missing(first, last), None) is None
+
+    def has_all(self, end: int) -> bool:
+        """Return whether all blocks before `end` are in the set; the same question again needs no search."""
+        root, height, asked, answer = self._answer
+        if root is not self._root or height != self._height or asked != end:
+            answer = len(self) >= end and self.covers(0, end)
+            self._answer = self._root, self._height, end, answer
+        return answer
 
     def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of the range that are not in the set, in order."""

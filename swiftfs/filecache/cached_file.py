@@ -20,9 +20,9 @@ from swiftfs.filecache.eviction import Evictor
 from swiftfs.filecache.file_state import Activity, FileState, LocalFile
 from swiftfs.filecache.frozen_copier import FrozenCopier
 from swiftfs.filecache.holes import HoleFinder
-from swiftfs.filecache.patch_plan import PIECE
 from swiftfs.filecache.range_copier import RangeCopier
 from swiftfs.filecache.read_ahead import Streams
+from swiftfs.filecache.segment_layout import PIECE
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import CachedVersion
 from swiftfs.filecache.verifier import Verifier
@@ -104,7 +104,7 @@ class CachedFile:
     def is_complete(self) -> bool:
         """Return whether nothing is left to download."""
         with self._state.changed:
-            return self._state.blocks.is_present(0, self.size)
+            return self._state.blocks.is_complete
 
     def is_untouched(self) -> bool:
         """Return whether no byte was ever downloaded or written."""
@@ -493,6 +493,7 @@ class CachedFile:
                 return None
             state.end(LocalFile.CACHED)
             # Nothing is under way, so no upload maps it. The cache takes its size for the version's.
-            os.ftruncate(self.descriptor, blocks.size)
+            if state.file.mark().size != blocks.size:
+                os.ftruncate(self.descriptor, blocks.size)
             manifest = blocks.base.manifest if blocks.base else None
             return CachedVersion(state.file, blocks.present, state.checks.done, manifest)

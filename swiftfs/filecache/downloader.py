@@ -132,8 +132,8 @@ class Downloader:
         state = self._state
         blocks = state.blocks
         with state.changed:
-            # A new file: all of it is here.
-            if (blocks.base is None and not blocks.remote) or state.closed:
+            # Of a file that is here no reader needs a plan.
+            if blocks.is_complete or state.closed:
                 return
             missing = list(blocks.missing(*block_range(offset, end)))
             is_coming = all(self.fetches.covers(*run) for run in missing)

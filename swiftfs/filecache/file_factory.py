@@ -20,7 +20,7 @@ from swiftfs.filecache.sparse_file import CachedVersion
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.server_load import FIRST_SEGMENTS, MOST, ParallelLimit
+from swiftfs.store.server_state import FIRST_SEGMENTS, MOST, ParallelLimit
 
 
 class UploadPool(Executor):

@@ -7,9 +7,9 @@ from swiftfs.filecache.block_map import BLOCK, Snapshot, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.downloader import Downloader
 from swiftfs.filecache.file_state import FileState
-from swiftfs.filecache.frozen_copy import FrozenCopy, refuse_without_space
-from swiftfs.filecache.patch_plan import PIECE, piece_of
+from swiftfs.filecache.segment_layout import PIECE, piece_of
 from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.sparse_file import FrozenCopy, refuse_without_space
 
 log = logging.getLogger(__name__)
 

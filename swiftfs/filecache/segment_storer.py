@@ -11,18 +11,19 @@ from msgspec import Struct, field
 
 from swiftfs.concurrency import Future, new_future
 from swiftfs.errors import (
+    AccessDenied,
     ChangedDuringUpload,
     Corrupt,
     NoSpace,
     NotFound,
     PreconditionFailed,
+    QuotaExceeded,
     StoreError,
     check_transition,
 )
 from swiftfs.filecache.block_map import StoredSegment
-from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
-from swiftfs.filecache.sparse_file import is_hole, is_in_memory, map_zeros, next_data, next_hole
+from swiftfs.filecache.sparse_file import FrozenCopy, is_hole, is_in_memory, map_zeros, next_data, next_hole
 from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.protocol import Body, CopyRequest, Headers, ObjectStore
@@ -91,6 +92,12 @@ class SegmentPut(Struct):
         if self.superseded or self.end != end or self.stored.cancelled():
             return False
         return not self.stored.done() or self.stored.exception() is None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether Swift has refused it, for a reason that does not go away by itself."""
+        ended = self.stored.done() and not self.stored.cancelled()
+        return ended and isinstance(self.stored.exception(), AccessDenied | NoSpace | QuotaExceeded)
 
 
 class CopyPart(Struct, frozen=True):

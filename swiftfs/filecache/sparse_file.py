@@ -1,12 +1,17 @@
-"""Sparse local files. One in use has a name of its own, a cached one the name of its version."""
+"""The sparse local file of a cached file, and the copy of its bytes of one moment, for a file that changes
+all the time.
+"""
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import mmap
 import os
 import resource
+import shutil
 import uuid
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +19,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from swiftfs.errors import os_error
+from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.objects import Manifest
 
@@ -85,21 +91,27 @@ class SparseFile:
     @classmethod
     def open(cls, folder: Path, name: str) -> "SparseFile":
         """Open a file of the folder; raise `OSError` if that fails."""
-        return cls(os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), folder, name)
+        return cls(os.open(f"{folder}/{name}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), folder, name)
 
     def move(self, name: str) -> None:
         """Rename the file; replace a file of that name."""
-        self.path.rename(self.folder / name)
+        # Three `Path`s would take longer than the system call.
+        os.rename(f"{self.folder}/{self.name}", f"{self.folder}/{name}")  # noqa: PTH104
         self.name = name
 
     def rename_open(self) -> None:
         """Rename the file to a new name of a file in use."""
         self.move(_new_name())
 
-    def mark(self) -> Mark:
-        """Return the mark of the file's present state; a rename changes it too."""
+    def measure(self) -> tuple[int, Mark]:
+        """Return how many bytes of disk the file takes, and its mark; a rename changes that too."""
         stat = os.fstat(self.descriptor)
-        return Mark(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        mark = Mark(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        return stat.st_blocks * _SECTOR, mark
+
+    def mark(self) -> Mark:
+        """Return the mark of the file's present state."""
+        return self.measure()[1]
 
     def allocated(self) -> int:
         """Return how many bytes of disk the file takes."""
@@ -234,3 +246,77 @@ def synchronize(folder: Path) -> None:
             raise os_error(ctypes.get_errno())
     finally:
         os.close(descriptor)
+
+
+_FICLONE = 0x40049409
+"""The ioctl by which a file system makes one file share the blocks of another (ioctl_ficlone(2))."""
+
+RESERVE = 32 * 1024 * 1024
+"""Bytes of disk that a copy leaves free."""
+
+_NO_COPY_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class FrozenCopy:
+    """A file without a name that holds `blocks` of another one. They do not change once an upload uses it.
+
+    The descriptor is closed when the object is freed, because uploads that have not begun will map it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        file = SparseFile.create(folder)
+        # Without a name nothing is left of it if the process dies.
+        file.path.unlink()
+        self.descriptor = file.descriptor
+        self.blocks = Blocks()
+        weakref.finalize(self, os.close, file.descriptor)
+
+    def covers(self, start: int, end: int) -> bool:
+        """Return whether it has the bytes from `start` to `end`."""
+        return self.blocks.covers(start // BLOCK, -(-end // BLOCK))
+
+    def allocated(self) -> int:
+        """Return how many bytes of disk it takes; blocks that it shares count too."""
+        return os.fstat(self.descriptor).st_blocks * 512
+
+    def clone(self, source: int) -> bool:
+        """Share all blocks of the file `source`, which takes no disk; return whether that is possible."""
+        try:
+            fcntl.ioctl(self.descriptor, _FICLONE, source)
+        except OSError:
+            return False
+        return True
+
+    def copy(self, source: int, blocks: Blocks, size: int) -> None:
+        """Copy blocks of the file `source`, `size` bytes long, in the kernel; holes stay holes.
+
+        Raise `OSError` ENOSPC when the disk has no space for it.
+        """
+        if os.fstat(self.descriptor).st_size < size:
+            os.ftruncate(self.descriptor, size)
+        for first, last in blocks.runs(0, -(-size // BLOCK)):
+            start, end = first * BLOCK, min(last * BLOCK, size)
+            # The copy may have older bytes here, from `FrozenCopier.begin`, where the source is a hole now.
+            punch_hole(self.descriptor, start, end - start)
+            while (start := next_data(source, start, end)) < end:
+                start += self._copy(source, start, next_hole(source, start, end) - start)
+
+    def _copy(self, source: int, start: int, length: int) -> int:
+        try:
+            # It shares blocks where the file system can; sendfile(2) is for kernels and file systems without
+            # it.
+            copied = os.copy_file_range(source, self.descriptor, length, start, start)
+        except OSError as error:
+            if error.errno not in _NO_COPY_RANGE:
+                raise
+            os.lseek(self.descriptor, start, os.SEEK_SET)
+            copied = os.sendfile(self.descriptor, source, start, length)
+        if not copied:  # the source was truncated: `FrozenCopier.end` copies these bytes again
+            return length
+        return copied
+
+
+def refuse_without_space(folder: Path, size: int) -> None:
+    """Raise `OSError` ENOSPC unless the disk has space for `size` bytes and `RESERVE`."""
+    if shutil.disk_usage(folder).free < size + RESERVE:
+        raise os_error(errno.ENOSPC, str(folder))

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from swiftfs.concurrency import Lock
-from swiftfs.filecache.pins import Pin, Pins
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, synchronize
+from swiftfs.filecache.uses import Pin, Pins
 from swiftfs.filecache.version_index import Row, VersionIndex
 from swiftfs.objects import ObjectName, ObjectVersion
 
@@ -76,7 +76,7 @@ class VersionCache:
             return
         # After the rename, which changes the ctime in the mark.
         pinned = self.pins.covers(version.name)
-        of_file = (file.allocated(), file.mark(), cached.manifest, str(version.name))
+        of_file = (*file.measure(), cached.manifest, str(version.name))
         file.close()
         if self._index.put(Row(name, cached.present, cached.checked, *of_file, pinned)):
             self.save()

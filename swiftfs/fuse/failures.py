@@ -1,7 +1,12 @@
-"""Turns the exception of a callback into its errno, and logs what the user should know of it."""
+"""Failures in words: what callbacks raise becomes an errno and a log line, what libfuse writes becomes a
+reason.
+"""
 
 import errno
 import logging
+import os
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from swiftfs.errors import Offline, StoreError, SwiftfsError, errno_of
@@ -69,3 +74,48 @@ def _subject(name: str, args: tuple[Any, ...], handle: int | None) -> str:
     if isinstance(path, bytes):
         return repr(path.decode("utf-8", "backslashreplace"))
     return "the mount" if handle is None else f"handle {handle}"
+
+
+_REMEDIES = (
+    ("failed to exec fusermount*: No such file or directory", ": install the package fuse3"),
+    ("failed to open /dev/fuse: Permission denied", ": its mode should be 666"),
+    ("mount failed: Operation not permitted", ": fusermount should belong to root and be set-user-ID"),
+    ("option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf", ", by root"),
+    # It runs as root, which the mount of a user does not let in.
+    (
+        "failed to access mountpoint *: Permission denied",
+        ": choose a folder that is not in another FUSE mount",
+    ),
+)
+"""Messages of libfuse and fusermount, as patterns, and what to do about them; it is appended."""
+
+
+class DivertedStderr:
+    """Descriptor 2, redirected to memory: libfuse reports only there why it cannot mount."""
+
+    def __init__(self) -> None:
+        self._stderr = os.dup(2)
+        self._memory = os.memfd_create("libfuse-stderr")
+        os.dup2(self._memory, 2)
+
+    def restore(self) -> str:
+        """Put descriptor 2 back and return what was written meanwhile (nothing the second time)."""
+        if self._memory < 0:
+            return ""
+        os.dup2(self._stderr, 2)
+        text = os.pread(self._memory, 65536, 0).decode("utf-8", "replace")
+        os.close(self._stderr)
+        os.close(self._memory)
+        self._memory = -1
+        return text
+
+
+def first_reason(said: str) -> str:
+    """Return the first line of libfuse or fusermount without the program's name, and what to do."""
+    for line in said.splitlines():
+        program, colon, reason = line.partition(": ")
+        if line.strip():
+            ours = colon and Path(program).name in {"fuse", "fusermount", "fusermount3", "swiftfs"}
+            text = reason if ours else line
+            return text + next((todo for said, todo in _REMEDIES if fnmatchcase(text, said)), "")
+    return "libfuse gives no reason"

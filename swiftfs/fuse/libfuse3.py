@@ -2,19 +2,108 @@
 
 # ruff: noqa: ARG002  the callbacks have libfuse's arguments
 
+import contextlib
 import ctypes
-from collections.abc import Iterable, Mapping
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, ClassVar
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
-from swiftfs.fuse.init_reply import FIRST_RIGHT, answer_init
 from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
 from swiftfs.fuse.loading import ADVICE, load_mfusepy
-from swiftfs.fuse.readdir_plus import ENTRY_BYTES, FIRST_COMPARED, MOST_NAMES, count_fitting, room_in
+from swiftfs.fuse.read_ahead import KernelReadAhead
 from swiftfs.fuse.structs import UNKNOWN_INODE
 from swiftfs.objects import Attributes
+
+FIRST_COMPARED = (3, 9)
+"""The first libfuse whose `struct fuse_dh` was compared with ours."""
+
+MOST_NAMES = 20_000
+"""So many names of an open folder have attributes. The kernel and libfuse keep a KiB for each, and it takes
+longer to read more of them than the attributes are valid."""
+
+_LOCK_SIZES = (40, 48, 24, 32)
+"""`pthread_mutex_t`: of x86-64, of ARM with 64 bits, and others."""
+
+ENTRY_BYTES = 152
+"""`FUSE_NAME_OFFSET_DIRENTPLUS` of the kernel's protocol: what an entry takes besides its name."""
+
+
+class _Buffer(ctypes.Structure):
+    """`struct fuse_dh` of fuse.c behind its lock, as far as `needlen`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("mount", "request", "contents", "first", "last")),
+        *((name, ctypes.c_uint) for name in ("used", "size", "wanted")),
+    )
+
+
+def room_in(buffer: int, mount: int) -> int:
+    """Return how many bytes are left in the buffer at an address, 0 if it is not one of the `struct fuse`."""
+    for size in _LOCK_SIZES:
+        found = _Buffer.from_address(buffer + size)
+        if found.mount == mount:
+            return int(found.wanted - found.used)
+    return 0
+
+
+def count_fitting(names: Sequence[bytes], room: int) -> int:
+    """Return how many of the names fit into so many bytes, each with attributes (FUSE_READDIRPLUS).
+
+    The kernel does not look such a name up. libfuse counts a lookup of each that it is given, the kernel
+    only of those that it gets: one that does not fit would be counted once too often, and libfuse would keep
+    it for ever (`fill_dir_plus` in fuse.c of 3.9 to 3.18). So libfuse gets none that does not fit.
+    """
+    for count, name in enumerate(names):
+        room -= (ENTRY_BYTES + len(name) + 7) & ~7
+        if room < 0:
+            return count
+    return len(names)
+
+
+FIRST_RIGHT = (3, 17)
+"""The first libfuse that passes the flag on."""
+
+_PROTOCOL = 7, 31
+"""The version of the kernel's protocol whose answer this is; Linux 5.3 has it."""
+
+_SAME_IN_KERNEL = 0x4F45B
+"""The bits of `want` that are those of the kernel, too (fuse_common.h and fuse_kernel.h)."""
+
+_BIG_WRITES, _MAX_PAGES = 1 << 5, 1 << 22
+
+_header = struct.Struct("=IiQ")
+"""`struct fuse_out_header`: length, error, number of the request."""
+
+_answer = struct.Struct("=IIIIHHIIHH32x")
+"""`struct fuse_init_out`: version, max_readahead, flags, background, threshold, max_write, grain, pages."""
+
+
+_FIRST_REQUEST = 2
+"""The number of a connection's first request (`fuse_get_unique` in fs/fuse/dev.c); all others wait for it."""
+
+
+def answer_init(device: int, connection: Any) -> None:
+    """Answer the first request (FUSE_INIT) at the descriptor `device`; leave it to libfuse if that fails.
+
+    libfuse 3 has a flag for parallel lookups, FUSE_CAP_PARALLEL_DIROPS, but before 3.17 it does not pass it
+    on (`do_init` in fuse_lowlevel.c of 3.14), and the kernel sends the lookups of one folder one after
+    another. So this says what libfuse would say, with that flag. libfuse's own answer comes too late: the
+    kernel does not know the request any more (ENOENT), which libfuse ignores.
+
+    `connection` is the `struct fuse_conn_info`, as it is after init.
+    """
+    flags = connection.want & _SAME_IN_KERNEL | _BIG_WRITES | _MAX_PAGES
+    pages = (connection.max_write - 1) // mmap.PAGESIZE + 1
+    numbers = connection.max_readahead, flags, 0, 0, connection.max_write, 1, pages, 0
+    body = _answer.pack(*_PROTOCOL, *numbers)
+    with contextlib.suppress(OSError):
+        os.write(device, _header.pack(_header.size + len(body), 0, _FIRST_REQUEST) + body)
+
 
 LIBRARY = Library(load_mfusepy())
 
@@ -131,6 +220,7 @@ class FUSE3(FUSE):
     """A mount by libfuse 3."""
 
     libfuse = LIBRARY
+    read_ahead = KernelReadAhead(REQUEST_BYTES)
     table_type = FuseOperations
     file_info_at: ClassVar[Mapping[str, int]] = {"readdir": 4, "copy_file_range": 1}
     own_options: ClassVar[Mapping[str, OptionValue]] = {
@@ -257,16 +347,16 @@ class FUSE3(FUSE):
 
     def chmod(self, path: bytes | None, mode: int, file_info: int | None) -> None:
         """Set the permission bits."""
-        self.operations.chmod(self._path(path, file_info), mode)
+        self.set_mode(self._path(path, file_info), mode)
 
     def chown(self, path: bytes | None, uid: int, gid: int, file_info: int | None) -> None:
         """Set owner and group."""
-        self.operations.chown(self._path(path, file_info), uid, gid)
+        self.set_owner(self._path(path, file_info), uid, gid)
 
     def truncate(self, path: bytes | None, length: int, file_info: int | None) -> None:
         """Set the size of a file or an open file."""
         if file_info:
-            self.operations.ftruncate(self.libfuse.handle_of(file_info), length)
+            self.operations.truncate_handle(self.libfuse.handle_of(file_info), length)
         elif path is not None:
             self.truncate_path(path, length)
 

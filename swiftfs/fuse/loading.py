@@ -1,6 +1,7 @@
-"""Finds libfuse and what binds it to Python, and says in words what is missing."""
+"""Finds libfuse, its version and what binds it to Python, and says in words what is missing."""
 
 import ctypes
+import ctypes.util
 import importlib
 import os
 from typing import Any
@@ -69,3 +70,26 @@ def check_version(version: tuple[int, int], name: str) -> None:
 
 def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
+
+
+def libfuse2() -> str:
+    """Return the version of the libfuse that fusepy loads, and its file; "" without one."""
+    path = ctypes.util.find_library("fuse")
+    return "" if path is None else _described(path)
+
+
+def libfuse3() -> str:
+    """Return the version of the libfuse that mfusepy loads, and its file; "" without one."""
+    for name in (*LIBFUSE3_NAMES, ctypes.util.find_library("fuse3")):
+        if name is not None and (text := _described(name)):
+            return text
+    return ""
+
+
+def _described(path: str) -> str:
+    try:
+        library = ctypes.CDLL(path)
+    except OSError:
+        return ""
+    major, minor = version_number(library.fuse_version())
+    return f"{major}.{minor} ({path})"

@@ -21,7 +21,7 @@ from swiftfs.journal.operations import (
     Replaced,
     names_of,
 )
-from swiftfs.journal.parts import JournalParts
+from swiftfs.journal.outcomes import JournalParts
 from swiftfs.journal.scheduler import Scheduler, with_blockers
 from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName

@@ -18,7 +18,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.journal.background_moves import BackgroundMoves, Outcome
 from swiftfs.journal.conflicts import Conflicts, was_sent
-from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
+from swiftfs.journal.file_upload import FileUpload, RecordSuperseded, SegmentExpiry, without_past_expiry
 from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
@@ -37,16 +37,14 @@ from swiftfs.journal.operations import (
     ReplaceHeaders,
     SetAttributes,
 )
-from swiftfs.journal.segment_expiry import SegmentExpiry, without_past_expiry
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.journal.trash import Trash
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests, Effect
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.paging import iter_rows
-from swiftfs.store.presence import Presence
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_rows
+from swiftfs.store.server_state import Presence
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +98,7 @@ class Executor:
         # A large file's manifest can name the base version's segments, so its bytes need not be here.
         if cached_file.size > self._segment_size or cached_file.is_unchanged_slo:
             return operation
-        if cached_file.ranges.whole_segment(cached_file.size) is None:
+        if cached_file.uploads.whole_copy(cached_file.size) is None:
             operation = self._localize(operation, cached_file)
         return self._conflicts.record_sent(operation, cached_file)
 

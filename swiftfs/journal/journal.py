@@ -33,8 +33,7 @@ from swiftfs.journal.operations import (
     Replaced,
     names_of,
 )
-from swiftfs.journal.outcomes import Outcomes
-from swiftfs.journal.parts import JournalParts
+from swiftfs.journal.outcomes import JournalParts, Outcomes
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.recovery import Recovery
 from swiftfs.journal.repairs import Repairs
@@ -89,6 +88,7 @@ class Journal:
         self.given_up = self._writer.given_up
         self.set_settle = self._writer.set_settle
         self._repairs = Repairs(backlog, self._writer, cache)
+        self.is_idle = self._repairs.is_idle
         self.late = LateRequests(watch, cache, db, self._repairs) if watch else None
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self.late)
         self._outcomes = Outcomes(self._parts, mode, is_being_made)
@@ -190,10 +190,6 @@ class Journal:
             if is_dropped:
                 with suppress(OSError):  # the next sync does it
                     self._db.make_final()
-
-    def is_idle(self, name: ObjectName) -> bool:
-        """Return whether no change of `name` waits or runs."""
-        return self._repairs.is_idle(name)
 
     def undo_late_request(self, name: ObjectName) -> bool:
         """Put an object right that a late request has changed; return whether one had.

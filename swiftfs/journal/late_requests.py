@@ -20,16 +20,17 @@ from swiftfs.attributes import is_directory_type
 from swiftfs.concurrency import Rank, monotonic, new_event, new_lock, new_thread, steady_time
 from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.cache import FileCache
-from swiftfs.journal.codec import Unreadable, decode_ambiguity, encode_ambiguity
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.in_flight import requests_of
-from swiftfs.journal.late_versions import LateVersions
+from swiftfs.journal.late_versions import LateVersions, requests_of
 from swiftfs.journal.operations import (
     Move,
     MoveFolder,
     MoveObject,
     Operation,
     PutSpecial,
+    Unreadable,
+    decode_ambiguity,
+    encode_ambiguity,
 )
 from swiftfs.journal.repairs import Repairs, file_again, headers_again, is_marker, is_special, object_again
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits

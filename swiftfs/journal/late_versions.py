@@ -1,15 +1,17 @@
 """The versions that may have to be stored again when a late request overwrites them: bytes and headers.
 
 `LateCopies` has a copy of each such file for some minutes after a request was lost. `LateVersions` decides
-what is copied, and fetches what only Swift has.
+what is copied, and fetches what only Swift has. What a process may have sent for an operation before it died
+may be carried out late, too: `requests_of` names it.
 """
 
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from hashlib import md5
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
@@ -24,6 +26,18 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.sparse_file import md5_of, write_all
+from swiftfs.journal.operations import (
+    Delete,
+    Move,
+    MoveFolder,
+    MoveObject,
+    Operation,
+    PutFile,
+    PutMarker,
+    PutSpecial,
+    ReplaceHeaders,
+    SetAttributes,
+)
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, Ambiguity, AmbiguousRequests, Effect
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -301,3 +315,54 @@ def _pwrite(descriptor: int, position: int, data: bytes) -> None:
 
 def _write(data: bytes, descriptor: int, position: int) -> int:
     return os.pwrite(descriptor, data, position)
+
+
+Request = tuple[ObjectName, Effect]
+
+
+def requests_of(operation: Operation) -> Iterator[Request]:
+    """Yield what an operation from the journal may have sent, each with its object.
+
+    The ETag of a file is not known before its bytes are read.
+    """
+    match operation:
+        case PutFile():
+            for meta in filter(None, (operation.running, operation.meta)):
+                yield operation.name, Effect("put", headers=meta.headers())
+        case PutSpecial():
+            yield operation.name, _put(operation.body, operation.meta.headers())
+        case PutMarker():
+            yield operation.name, _put(b"", operation.headers, if_absent=True)
+        case SetAttributes():
+            yield operation.name, Effect("post", headers=operation.meta.headers())
+        case ReplaceHeaders():
+            yield operation.name, Effect("post", headers=operation.headers)
+        case Delete():
+            yield operation.name, GONE
+        case Move() | MoveObject():
+            yield from _moving(operation.source, operation.target)
+        case MoveFolder():
+            yield from _moving_folder(operation)
+
+
+def _moving_folder(operation: MoveFolder) -> Iterator[Request]:
+    """Yield nothing if the objects are not recorded: that happens before the first request."""
+    if operation.objects is None:
+        return
+    for source, target in (*operation.markers, *operation.copies()):
+        yield from _moving(source, target)
+        # Its copies were being deleted again: both the COPY and the DELETE of a target may come late.
+        if operation.undone:
+            yield target, GONE
+
+
+def _moving(source: ObjectName, target: ObjectName) -> Iterator[Request]:
+    yield target, Effect("copy", source=source)
+    yield source, GONE
+
+
+def _put(body: bytes, headers: Headers, *, if_absent: bool = False) -> Effect:
+    small = body if len(body) <= SMALL_BODY else None
+    return Effect(
+        "put", md5(body, usedforsecurity=False).hexdigest(), headers, body=small, if_absent=if_absent
+    )

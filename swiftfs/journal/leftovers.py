@@ -1,14 +1,29 @@
-"""The journal's table of leftovers: segments that are deleted later, if no manifest names them then."""
+"""Segments that are not deleted at once, and why.
+
+Leftovers, a table of the journal, are deleted later, if no manifest names them then. Those of versions that
+were replaced just now rest for a moment: another mount may be about to replace the same version, by a
+manifest that names its segments again.
+
+In a container with versioning the manifest that is replaced or deleted stays as a version, and its segments
+with it. Nothing on the server tells which version names a segment, so the journal deletes none there that a
+manifest has named. `swiftfs gc` reads the manifests of all versions.
+"""
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import IntEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from swiftfs.concurrency import Rank, new_lock
+from swiftfs.filecache.segment_container import RCLONE_FOLDER
 from swiftfs.journal.database import JournalDB
 from swiftfs.objects import ObjectName
+from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
+from swiftfs.store.histories import Histories
 
 log = logging.getLogger(__name__)
 
@@ -117,3 +132,91 @@ class Leftovers:
 
 def _to_text(objects: Iterable[ObjectName]) -> str:
     return json.dumps([[name.container, name.key] for name in objects])
+
+
+class KeptSegments:
+    """Tells which segments must stay for older versions."""
+
+    def __init__(self, histories: Histories) -> None:
+        self._histories = histories
+
+    def stays(self, objects: Iterable[ObjectName], segments: Iterable[ObjectName]) -> bool:
+        """Return whether older versions may name the segments.
+
+        Those are versions of `objects`, which name the segments or did so, and of the object for which they
+        were uploaded: it may have been moved to another container.
+        """
+        containers = {name.container for name in objects} | set(map(_uploaded_for, segments))
+        return any(map(self._histories.may_have_versions, sorted(containers)))
+
+    def unneeded(
+        self, name: ObjectName, segments: Collection[ObjectName], never_named: Collection[ObjectName]
+    ) -> set[ObjectName]:
+        """Return the segments of `name` that no version names; `never_named` are those that none ever did."""
+        return set(segments).intersection(never_named) if self.stays({name}, segments) else set(segments)
+
+
+def _uploaded_for(segment: ObjectName) -> str:
+    """Return the container of the object for which a segment was uploaded; see `places_of`."""
+    if segment.container.endswith(SEGMENTS_SUFFIX):
+        return segment.container.removesuffix(SEGMENTS_SUFFIX)
+    first = segment.key.partition("/")[0]
+    return segment.container if first in (SEGMENTS_FOLDER, RCLONE_FOLDER) else first
+
+
+REST_SECONDS = 2.0
+"""How long the segments of a replaced version stay: longer than another mount takes between its look at that
+version and the answer to its own manifest."""
+
+
+class Rest(Struct, frozen=True):
+    """Segments of a version of `name` that was replaced; to be deleted at `due` (Unix seconds).
+
+    `is_slo` tells whether the new version is an SLO.
+    """
+
+    name: ObjectName
+    segments: frozenset[ObjectName]
+    due: float
+    is_slo: bool
+
+
+class RestingSegments:
+    """The segments that rest, in the order of their time, which the lock guards.
+
+    `clock` returns Unix seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = new_lock(Rank.REMOVAL)
+        self._resting: deque[Rest] = deque()
+
+    def add(self, name: ObjectName, segments: frozenset[ObjectName], *, is_slo: bool) -> None:
+        """Let segments rest that the version of `name` has named which was replaced."""
+        with self._lock:
+            self._resting.append(Rest(name, segments, self._clock() + REST_SECONDS, is_slo))
+
+    def do_rest(self) -> bool:
+        """Return whether what is added rests at all."""
+        return REST_SECONDS > 0
+
+    def has_rested(self) -> bool:
+        """Return whether any have rested enough."""
+        with self._lock:
+            return self._has_rested()
+
+    def take(self, *, at_once: bool) -> list[Rest]:
+        """Return and forget what has rested enough, or all `at_once`; one for each object."""
+        taken: dict[ObjectName, Rest] = {}
+        with self._lock:
+            while self._resting and (at_once or self._has_rested()):
+                rest = self._resting.popleft()
+                others = taken[rest.name].segments if rest.name in taken else frozenset[ObjectName]()
+                taken[rest.name] = replace(rest, segments=rest.segments | others)
+        return list(taken.values())
+
+    def _has_rested(self) -> bool:
+        """Return whether the first ones have rested enough. Lock held."""
+        # A time far in the future is from a clock that was set back since.
+        return bool(self._resting) and not 0 < self._resting[0].due - self._clock() <= REST_SECONDS

@@ -46,8 +46,7 @@ from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.paging import iter_rows, readable_rows
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_rows, readable_rows
 
 log = logging.getLogger(__name__)
 
@@ -207,19 +206,7 @@ class ObjectMoves:
         served files since, both places are kept: programs may have made and deleted files at either. A move
         that was being undone is given up: a late request of that process may delete any copy.
         """
-        left = InterruptedMove(
-            operation,
-            iter_rows(self._store, operation.container, operation.source),
-            iter_rows(self._store, operation.target_container, operation.target),
-        )
-        listed, kept = left.sort()
-        if kept:  # what seems to be newer may be a listing that lags
-            sources = self._pool.map(self._head, [item.source for item in kept])
-            targets = self._pool.map(self._head, [item.target for item in kept])
-            for item, here, there in zip(kept, sources, targets, strict=True):
-                left.correct(item, here, there)
-            listed, kept = left.sort()
-        self._record_found(left, (*listed, *kept))
+        left, listed, kept = self._found_left(operation)
         if operation.served:
             for item in (*listed, *kept):
                 self._keep_both(item, left)
@@ -251,6 +238,23 @@ class ObjectMoves:
                 some([item.source for item in kept]),
             )
         return Moved(self.delete_unchanged(copied, found), (*rows_of(items), *left.moved_rows()))
+
+    def _found_left(self, operation: MoveFolder) -> tuple[InterruptedMove, list[MoveItem], list[MoveItem]]:
+        """Return what is left of a move, and what `InterruptedMove.sort` does."""
+        left = InterruptedMove(
+            operation,
+            iter_rows(self._store, operation.container, operation.source),
+            iter_rows(self._store, operation.target_container, operation.target),
+        )
+        listed, kept = left.sort()
+        if kept:  # what seems to be newer may be a listing that lags
+            sources = self._pool.map(self._head, [item.source for item in kept])
+            targets = self._pool.map(self._head, [item.target for item in kept])
+            for item, here, there in zip(kept, sources, targets, strict=True):
+                left.correct(item, here, there)
+            listed, kept = left.sort()
+        self._record_found(left, (*listed, *kept))
+        return left, listed, kept
 
     def _list_again(self, copy: ObjectInfo) -> None:
         """Make Swift list a copy: a server may have died between the COPY and the update of the listing."""

@@ -1,10 +1,14 @@
-"""Outcomes of attempts: a task is done, tried again, blocked or given up; given-up ones wait for a report."""
+"""Outcomes of attempts: a task is done, tried again, blocked or given up; given-up ones wait for a report.
+
+`JournalParts` is what the modules share that work on the tasks of the queue.
+"""
 
 import errno
 import logging
 from collections.abc import Callable, Collection, Iterable
 
 from cachetools import LRUCache
+from msgspec import Struct
 from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
@@ -19,7 +23,12 @@ from swiftfs.errors import (
     Unavailable,
     drop_tracebacks,
 )
+from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.backlog import Backlog
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.executor import Executor
+from swiftfs.journal.late_requests import LateRequests
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.moves import Remnant
 from swiftfs.journal.operations import (
@@ -34,9 +43,9 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
-from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.task_queue import TaskQueue
+from swiftfs.journal.task_writer import TaskWriter
 from swiftfs.journal.tasks import (
     Blocked,
     Cancelled,
@@ -53,6 +62,21 @@ from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import path_below
 
 log = logging.getLogger(__name__)
+
+
+class JournalParts(Struct, frozen=True):
+    """The parts of one journal.
+
+    `backlog` has the queue and its lock. `writer` changes the tasks of the queue. `late` checks the objects
+    that a lost request may still change, None if nothing is checked.
+    """
+
+    backlog: Backlog
+    writer: TaskWriter
+    db: JournalDB
+    cache: FileCache
+    executor: Executor
+    late: LateRequests | None
 
 
 def complaint(task: Task, error: Failure) -> str:

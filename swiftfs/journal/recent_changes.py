@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from swiftfs.concurrency import monotonic, unix_time
-from swiftfs.journal.codec import Unreadable, decode_entry, encode_entry
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.operations import Unreadable, decode_entry, encode_entry
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.overlay import LISTING_LAG, RecentChange
 from swiftfs.paths import Folder

@@ -21,8 +21,7 @@ from swiftfs.journal.commits import Record
 from swiftfs.journal.merging import attempted, one_a_file
 from swiftfs.journal.moves import KEEPS_NOTHING, Moved, RecordMove, Remnant, ShowMoved
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile
-from swiftfs.journal.outcomes import remnant_tasks
-from swiftfs.journal.parts import JournalParts
+from swiftfs.journal.outcomes import JournalParts, remnant_tasks
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.tasks import Cancelled, MakeDone, Task, Waiting, nobody_waits

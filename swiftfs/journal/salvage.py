@@ -17,8 +17,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from swiftfs.errors import ConfigurationError
-from swiftfs.journal.codec import Unreadable, decode
-from swiftfs.journal.operations import Operation, PutFile
+from swiftfs.journal.operations import Operation, PutFile, Unreadable, decode
 from swiftfs.journal.schema import NOT_WRITTEN, SCHEMA, SELECT_OLDER
 from swiftfs.sqlite import OtherFormat, boot_id, is_empty, migrate, row_checksum
 

@@ -10,8 +10,7 @@ from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.moves import KEEPS_NOTHING, PlannedMove, Remnant, etag_of
 from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
-from swiftfs.journal.outcomes import Outcomes, remnant_tasks
-from swiftfs.journal.parts import JournalParts
+from swiftfs.journal.outcomes import JournalParts, Outcomes, remnant_tasks
 from swiftfs.journal.tasks import Failure, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
 

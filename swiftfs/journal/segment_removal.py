@@ -18,15 +18,11 @@ from swiftfs.concurrency import Rank, new_lock, steady_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.kept_segments import KeptSegments
-from swiftfs.journal.leftovers import Leftover, Leftovers, Proof, proven
-from swiftfs.journal.resting_segments import RestingSegments
-from swiftfs.journal.segment_ownership import SegmentOwnership
-from swiftfs.journal.segment_search import objects_of, without_segments
+from swiftfs.journal.leftovers import KeptSegments, Leftover, Leftovers, Proof, RestingSegments, proven
+from swiftfs.journal.segment_ownership import SegmentOwnership, objects_of, without_segments
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.store.histories import Histories
-from swiftfs.store.paging import dlo_segments, iter_rows
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, dlo_segments, iter_rows
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,7 @@ from swiftfs.errors import ConfigurationError, NotAMount, NotYours, SwiftfsError
 from swiftfs.filecache.block_map import BLOCK, FileRecord, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.sparse_file import next_data, next_hole, synchronize
-from swiftfs.journal.codec import Unreadable, decode, encode
-from swiftfs.journal.operations import PutFile, PutMarker, PutSpecial
+from swiftfs.journal.operations import PutFile, PutMarker, PutSpecial, Unreadable, decode, encode
 from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage
 from swiftfs.paths import escape
 

@@ -10,8 +10,7 @@ from msgspec import Struct
 from swiftfs.attributes import decode_metadata, decode_type
 from swiftfs.errors import BadRequest, NotFound
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Row, Segment
-from swiftfs.store.paging import iter_dlo_segments
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, iter_dlo_segments
 
 MAX_DEPTH = 10
 """How deep manifests may name manifests: Swift's own limit."""

@@ -31,7 +31,7 @@ from swiftfs.errors import (
 )
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.upload_record import NO_JOURNAL, segment_prefix
-from swiftfs.journal import resting_segments
+from swiftfs.journal import leftovers
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
@@ -41,8 +41,7 @@ from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.histories import Histories
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.paging import iter_dlo_segments, iter_rows
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_dlo_segments, iter_rows
 
 
 class ReplacedSegments:
@@ -92,7 +91,7 @@ class ReplacedSegments:
     def finish(self) -> None:
         """Delete what was replaced, after its rest; what fails is left to `swiftfs gc`."""
         if self._removal is not None and self._removal.leftovers.all():
-            sleep(resting_segments.REST_SECONDS)
+            sleep(leftovers.REST_SECONDS)
             try:
                 self._removal.end_rests(at_once=True)
             except StoreError:

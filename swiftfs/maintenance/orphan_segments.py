@@ -22,8 +22,7 @@ from swiftfs.filecache.upload_record import NO_JOURNAL, journal_of
 from swiftfs.maintenance.trees import still_listed
 from swiftfs.objects import History, ObjectName, OlderName, Row
 from swiftfs.paths import SEGMENTS_SUFFIX, Source
-from swiftfs.store.paging import iter_containers, iter_pages, iter_versions, readable_rows
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, iter_containers, iter_pages, iter_versions, readable_rows
 
 PARALLEL = 16
 """Parallel requests: all answers are small."""

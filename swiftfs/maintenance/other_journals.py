@@ -16,8 +16,7 @@ from msgspec import Struct
 from swiftfs.concurrency import monotonic
 from swiftfs.config.cache_dir import JOURNAL
 from swiftfs.errors import ConfigurationError
-from swiftfs.journal.codec import Unreadable, decode
-from swiftfs.journal.operations import MoveFolder, Operation, PutFile, names_of
+from swiftfs.journal.operations import MoveFolder, Operation, PutFile, Unreadable, decode, names_of
 from swiftfs.journal.salvage import copy_journal, salvage
 from swiftfs.journal.schema import SCHEMA
 from swiftfs.maintenance.trees import folders_above

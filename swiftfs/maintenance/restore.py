@@ -16,8 +16,7 @@ from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import History, Manifest, ObjectName, OlderName, VersionRow
 from swiftfs.paths import SEGMENTS_FOLDER
 from swiftfs.posix.versions import stored_at_ns
-from swiftfs.store.paging import iter_rows, iter_versions
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_rows, iter_versions
 from swiftfs.store.trash_names import as_restored, parse
 
 PARALLEL = 8

@@ -13,8 +13,7 @@ from swiftfs.namespace.overlay import PENDING, Contradiction
 from swiftfs.namespace.pending_change import SharedState
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, escape, unescape
-from swiftfs.store.paging import iter_rows
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, iter_rows
 
 MAX_CHECKED = 500
 """How many local changes that a listing contradicts are checked by HEADs; others wait for the next one."""

@@ -170,11 +170,6 @@ class KeptListings:
                 self._database = self._file.recreate(error)
                 return None
 
-    def write(self) -> None:
-        """Return when everything that has come is written."""
-        with self._lock:
-            self._write_waiting()
-
     def root(self) -> Entry | None:
         """Return the entry of the mount's root; None if it is not known, or no folder is."""
         with self._lock:

@@ -109,11 +109,6 @@ class Namespace:
         if self._kept is not None:
             self._kept.put_root(self._root)
 
-    def write_kept(self) -> None:
-        """Return when the listings that are kept on the disk are written."""
-        if self._kept is not None:
-            self._kept.write()
-
     def recall_root(self) -> bool:
         """Show the root as it was when the server said what it is; return False if nothing is known."""
         root = self._kept.root() if self._kept is not None else None

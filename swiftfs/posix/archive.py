@@ -7,8 +7,7 @@ from typing import TypeVar
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import NotFound, Sealed
 from swiftfs.objects import SEALED, UNSEALED, UNSEALING, ObjectInfo, ObjectName, Retrieval
-from swiftfs.store.paging import iter_dlo_segments
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, iter_dlo_segments
 from swiftfs.store.retry import PATIENT, deadline
 
 T = TypeVar("T")

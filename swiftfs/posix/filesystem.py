@@ -5,10 +5,10 @@ Paths are absolute in the mount. Failures are `OSError` with an errno, or `Swift
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
-from swiftfs.concurrency import calling_after
+from swiftfs.concurrency import new_event, new_thread
 from swiftfs.errors import StoreError, SwiftfsError, in_words, pluralize
 from swiftfs.journal.commits import Record
 from swiftfs.journal.queue_report import QueuedChange
@@ -18,8 +18,7 @@ from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
-from swiftfs.posix.pending import PendingChanges
-from swiftfs.posix.protected_paths import ProtectedPaths
+from swiftfs.posix.pending import PendingChanges, ProtectedPaths
 from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
@@ -92,6 +91,7 @@ class FileSystem:
 
         opened, replaced = services.open_files, services.open_files.replaced
         self.path_of_handle, self.page_use = opened.path_of_handle, opened.page_use
+        self.is_local = opened.is_local
         self.is_other_inode, self.moves = replaced.is_other_inode, replaced.moves
         self.wait_for_move, self.check_exists = replaced.wait, opened.check_exists
         self._usage = UsageReport(services.store, services.source, services.options.segments)
@@ -155,7 +155,7 @@ class FileSystem:
         could not be handed in, or if Swift refused changes that were not reported yet.
         """
         journal, seconds = self.services.journal, self.drain_seconds
-        with calling_after(seconds, self.services.store.close):
+        with _calling_after(seconds, self.services.store.close):
             # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
             # namespace.
             drain = self._parts.write_back.drain
@@ -186,3 +186,21 @@ def _first(changes: Sequence[QueuedChange], why: str) -> str:
     """Return the first change and its reason, `why` if it has none of its own."""
     one = changes[0]
     return f"{'it' if len(changes) == 1 else 'the first'} is {one.path}: {one.reason or why}"
+
+
+@contextmanager
+def _calling_after(seconds: float, call: Callable[[], object]) -> Iterator[None]:
+    """Call `call`, in another thread, if the block takes longer than `seconds`."""
+    ended = new_event()
+
+    def watch() -> None:
+        if not ended.wait(seconds):
+            call()
+
+    thread = new_thread(watch, "time limit")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -21,7 +21,7 @@ from swiftfs.namespace.entry import Entry, folder_inode, with_head
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Folder, escape, join, unescape
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.protected_paths import VERSIONS, ProtectedPaths
+from swiftfs.posix.pending import VERSIONS, ProtectedPaths
 from swiftfs.posix.services import Services
 from swiftfs.posix.versions import Node, OlderVersions, stored_at_ns, version_entry
 

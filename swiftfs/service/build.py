@@ -11,13 +11,12 @@ from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.backlog import Backlog
-from swiftfs.journal.codec import decode_entry, encode_entry
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.late_requests import Watch
-from swiftfs.journal.operations import PutFile
+from swiftfs.journal.operations import PutFile, decode_entry, encode_entry
 from swiftfs.journal.recent_changes import RecentChanges
 from swiftfs.journal.report import progress
 from swiftfs.journal.segment_ownership import SegmentOwnership
@@ -40,7 +39,7 @@ from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.histories import Histories
 from swiftfs.store.moved_view import MovedNames, MovedView
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.server_load import MOST
+from swiftfs.store.server_state import MOST
 from swiftfs.store.trash_names import TrashNames
 
 PER_UPLOAD = 4

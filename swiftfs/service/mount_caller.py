@@ -151,7 +151,7 @@ class NameMover(MountThread):
         for _ in range(ATTEMPTS):
             if not self._replaced.is_asked(move):
                 return
-            path, alias = names = self._replaced.names(move)
+            path, alias = names = self._replaced.begin_again(move)
             try:
                 # At once, and not when the new name is removed too.
                 moved = partial(self._replaced.end_move, move, is_moved=True)

@@ -29,13 +29,13 @@ from swiftfs.store.login import (
     BadUrl,
     ForeignServer,
     PasswordLogin,
+    V1Login,
     as_sent,
     clock_difference,
     guard_logins,
     likely_cause,
 )
 from swiftfs.store.retry import remaining
-from swiftfs.store.v1_login import V1Login
 
 # What only Keystone needs is imported by the functions that log in there: other logins start sooner.
 

@@ -31,8 +31,7 @@ from swiftfs.errors import (
     Unavailable,
     in_words,
 )
-from swiftfs.store.answer_head import BrokenHead
-from swiftfs.store.request import RETRIEVAL_STATE, Request
+from swiftfs.store.request import RETRIEVAL_STATE, BrokenHead, Request
 
 NETWORK_ERRORS = (requests.RequestException, Urllib3Error, HTTPException, OSError)
 """Everything that a request may raise when the network fails."""

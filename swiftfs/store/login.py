@@ -5,26 +5,34 @@ URLs are brought into one form: the server that is compared is the one that gets
 Keystone says only that it refuses a password, so the likely cause is tried out: the same password is sent to
 the same server, twice at most, and only at the first login of a command. Servers may lock a user out after
 several refusals.
+
+The v1 login is a GET with a user and a key, whose answer has the storage URL and a token. swiftclient's
+plugin for it, `swiftclient.authv1`, loads all plugins of keystoneauth: a tenth of the time until a mount
+answers.
 """
 
 import logging
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import keystoneauth1.exceptions as keystone_errors
 import requests
+from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 
-from swiftfs.concurrency import unix_time
-from swiftfs.errors import in_words, printable
+from swiftfs.concurrency import Future, Rank, monotonic, new_future, new_lock, unix_time, wait_all
+from swiftfs.errors import TimedOut, in_words, printable
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import LimitedAdapter, Limits, limited
+
+log = logging.getLogger(__name__)
 
 
 class BadUrl(ValueError):
@@ -179,8 +187,6 @@ def _foreign(url: str, verb: str) -> ForeignServer:
     )
 
 
-log = logging.getLogger(__name__)
-
 SKEW_SECONDS = 60.0
 """A difference of the clocks that may be the cause: tokens and certificates have times."""
 
@@ -283,3 +289,84 @@ def _projects(session: Session, url: str, token: str) -> list[str] | None:
     except (keystone_errors.ClientException, ValueError, LookupError, TypeError):
         return None
     return [printable(f"{name} ({number})") for name, number in found]
+
+
+RENEWED_SECONDS = 120.0
+"""A token that is valid for a shorter time is renewed, as keystoneauth does it."""
+
+
+class Access(NamedTuple):
+    """What a login has answered; the token is used until `renewal` (monotonic seconds)."""
+
+    token: str
+    storage_url: str
+    renewal: float
+
+
+class V1Login(BaseAuthPlugin):
+    """Logs in when a token or the storage URL is asked for. One thread logs in, the others wait for it.
+
+    `get_token` and `get_endpoint` raise what the session raises, and `InvalidResponse` for an answer that is
+    none of a login.
+    """
+
+    def __init__(self, url: str, user: str, key: str) -> None:
+        super().__init__()
+        self.auth_url = url
+        self._headers = {"X-Auth-User": user, "X-Auth-Key": key}
+        self._lock = new_lock(Rank.RENEWALS)
+        self._access: Access | None = None
+        self._login: Future[Access] | None = None
+
+    def get_token(self, session: Session, **_: Any) -> str:
+        """Return a token."""
+        return self._logged_in(session).token
+
+    def get_endpoint(self, session: Session, **_: Any) -> str:
+        """Return the storage URL: there is only one."""
+        return self._logged_in(session).storage_url
+
+    def invalidate(self) -> bool:
+        """Forget the token; return whether there was one."""
+        with self._lock:
+            known, self._access = self._access, None
+        return known is not None
+
+    def _logged_in(self, session: Session) -> Access:
+        with self._lock:
+            if self._access is not None and monotonic() < self._access.renewal:
+                return self._access
+            mine: Future[Access] | None = None
+            login = self._login
+            if login is None:
+                mine = login = self._login = new_future()
+        if mine is not None:
+            self._log_in(session, mine)
+        left = remaining()
+        if not wait_all([login], None if left == math.inf else left):
+            raise TimedOut(f"{self.auth_url}: no new token in time", may_land=False)
+        return login.result()
+
+    def _log_in(self, session: Session, login: Future[Access]) -> None:
+        access = None
+        try:
+            access = self._ask(session)
+            login.set_result(access)
+        except BaseException as error:  # noqa: BLE001  every thread that waits raises it
+            login.set_exception(error)
+        finally:
+            with self._lock:
+                self._access, self._login = access, None
+
+    def _ask(self, session: Session) -> Access:
+        # Without `log`: the headers have the key.
+        answer: Any = session.get(self.auth_url, headers=self._headers, authenticated=False, log=False)
+        headers = answer.headers
+        token = headers.get("X-Storage-Token", headers.get("X-Auth-Token"))
+        if answer.status_code // 100 != 2 or token is None or "X-Storage-Url" not in headers:
+            raise keystone_errors.InvalidResponse(response=answer)
+        try:
+            renewal = monotonic() + float(headers["X-Auth-Token-Expires"]) - RENEWED_SECONDS
+        except (KeyError, ValueError):
+            renewal = math.inf
+        return Access(token, headers["X-Storage-Url"], renewal)

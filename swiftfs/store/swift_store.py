@@ -39,8 +39,7 @@ from swiftfs.store.auth import Account
 from swiftfs.store.deletion import Deletion
 from swiftfs.store.error_map import sealed
 from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
-from swiftfs.store.paging import iter_dlo_segments
-from swiftfs.store.protocol import Body, CopyRequest, Headers, Sink
+from swiftfs.store.protocol import Body, CopyRequest, Headers, Sink, iter_dlo_segments
 from swiftfs.store.request import WORK_SECONDS, Request
 from swiftfs.store.server_copies import ServerCopies
 from swiftfs.store.server_state import ServerState

@@ -23,8 +23,7 @@ from swiftfs.store.request import (
     Request,
 )
 from swiftfs.store.retry import remaining
-from swiftfs.store.server_load import TOO_MANY
-from swiftfs.store.server_state import ServerState
+from swiftfs.store.server_state import TOO_MANY, ServerState
 from swiftfs.store.sockets import Limits, Response
 from swiftfs.store.throttle import Lane, busy_time
 from swiftfs.store.wire.object_headers import content_length, lower_name, text_of

@@ -21,8 +21,8 @@ from msgspec.structs import replace
 from swiftclient import Connection
 
 from support.harness import ME, names, put, read, write
+from support.options import parse_options
 from support.reference_model import ReferenceModel, Thing
-from swiftfs.config.sources import parse_options
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import SwiftfsError, Unavailable, errno_of
 from swiftfs.paths import Source, split

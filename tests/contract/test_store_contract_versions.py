@@ -7,8 +7,7 @@ from support.versions import set_versioning
 from swiftfs.attributes import parse_last_modified
 from swiftfs.errors import NotFound, PreconditionFailed
 from swiftfs.objects import History, Manifest, ObjectName, OlderName, Segment, VersionRow
-from swiftfs.store.paging import iter_versions
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_versions
 
 pytest_plugins = ["support.store_fixtures", "support.version_fixtures"]
 

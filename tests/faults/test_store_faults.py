@@ -35,12 +35,12 @@ from swiftfs.errors import (
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
+from swiftfs.store.login import V1Login
 from swiftfs.store.protocol import CopyRequest, ObjectStore
 from swiftfs.store.request import Request
 from swiftfs.store.retry import RetryingStore
 from swiftfs.store.swift_store import SwiftStore
 from swiftfs.store.transport import Reply
-from swiftfs.store.v1_login import V1Login
 from swiftfs.store.wire.info import UNKNOWN, read_limits
 
 pytest_plugins = ["support.store_fixtures"]
@@ -222,7 +222,7 @@ def test_one_login_for_many_threads(plain: SwiftStore, swift: SwiftServer, name:
     barrier = threading.Barrier(12)
 
     def work(_number: int) -> bytes:
-        barrier.wait(20)
+        barrier.wait(within(20))
         return read(plain, name)[0]
 
     with ThreadPoolExecutor(12) as pool:

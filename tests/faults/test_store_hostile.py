@@ -15,7 +15,7 @@ from support.stores import TEXT, md5
 from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectInfo, ObjectName
 from swiftfs.store.auth import open_account
-from swiftfs.store.paging import iter_rows
+from swiftfs.store.protocol import iter_rows
 from swiftfs.store.swift_store import SwiftStore
 
 NAME = ObjectName("c", "o")

@@ -18,7 +18,7 @@ from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import RecordedRequest
 from swiftfs.filecache.block_map import BLOCK, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span
+from swiftfs.filecache.segment_layout import PIECE, Gap, Part, compact, plan, span
 from swiftfs.objects import ObjectName, Segment
 
 MIB = 1024**2

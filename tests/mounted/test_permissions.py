@@ -12,8 +12,8 @@ import pytest
 from swiftclient import Connection
 
 from support.mounts import Mount
+from support.options import parse_options
 from support.other_users import NOBODY, as_root
-from swiftfs.config.sources import parse_options
 from swiftfs.service.serving import _kernel_options
 
 

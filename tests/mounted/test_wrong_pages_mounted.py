@@ -52,6 +52,7 @@ def put(mounted: Mount, connection: Connection, container: str, *, large: bool) 
     return path
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("options", ["settle=0.2,segment_size=4M", "ro"])
 @pytest.mark.parametrize("way", [read_path, read_handle, read_mapping])
 def test_bytes_that_were_found_wrong_are_not_read_again(

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from simulation.adversary import CONTAINER, SEGMENTS, THEIRS, Adversary
 from simulation.attributes import Seen
 from support.harness import get, listed
+from support.options import parse_options
 from swiftfs.attributes import decode_type
 from swiftfs.config.cache_dir import HEADS, JOURNAL, VERSIONS
-from swiftfs.config.sources import parse_options
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError
 from swiftfs.journal.operations import (
     ANY_VERSION,

@@ -71,6 +71,11 @@ class History:
             step.verb.startswith("their") for step in steps
         )
 
+    @property
+    def has_power_cuts(self) -> bool:
+        """Whether the power is cut."""
+        return any(life.kill is not None and life.kill.cut for life in self.lives)
+
     def words(self) -> str:
         """Return a description."""
         lines = [f"options: {dict(self.options)}", f"switches and stalls: {self.rates}"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import ME, names, write
 from support.memory_store import MemoryStore
@@ -29,11 +30,18 @@ def is_quiet(filesystem: FileSystem) -> Callable[[], bool]:
     return lambda: not filesystem.waiting()
 
 
-def held(filesystem: FileSystem, store: MemoryStore, method: str = "copy") -> Halt:
-    """Rename the folder, and hold the copies of its objects back."""
-    halt = Halt(store, method)
+def held(
+    filesystem: FileSystem,
+    store: MemoryStore,
+    method: str = "copy",
+    *,
+    error: type[Exception] | None = None,
+    subject: str = "",
+) -> Halt:
+    """Rename the folder, and hold the copies of its objects back, or other requests as `Halt` does."""
+    halt = Halt(store, method, error, subject)
     filesystem.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     return halt
 
 

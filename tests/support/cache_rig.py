@@ -2,6 +2,8 @@
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,22 @@ class CacheRig:
     def kept(self) -> list[Path]:
         """Return the local files in the cache folder."""
         return sorted(self.files.iterdir())
+
+    @contextmanager
+    def stalled_pool(self) -> Iterator[None]:
+        """Let the only thread of the pool be busy until the end of the `with`."""
+        begun, go_on = threading.Event(), threading.Event()
+
+        def stall() -> bool:
+            begun.set()
+            return go_on.wait(within(60))
+
+        stalled = self.pool.submit(stall)
+        assert begun.wait(within(10))
+        yield
+        assert not stalled.done()
+        go_on.set()
+        assert stalled.result(within(10))
 
     def close(self) -> None:
         """Close the open files and the cache folder."""

@@ -11,8 +11,8 @@ if __name__ == "__main__":
     concurrency.check()
     # After check(), because modules make locks when they are imported.
     from swiftfs.cli import app
-    from swiftfs.journal import resting_segments
+    from swiftfs.journal import leftovers
 
-    resting_segments.REST_SECONDS = 0.0
+    leftovers.REST_SECONDS = 0.0
 
     app.main(sys.argv[1:])

@@ -7,8 +7,7 @@ from support.stores import MODE, TEXT
 from swiftfs.concurrency import new_pool
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.maintenance.copy_records import CopyRecords
-from swiftfs.maintenance.copy_run import CopyRun, Progress, Tally
-from swiftfs.maintenance.copy_walk import Named, Walk, WalkOptions
+from swiftfs.maintenance.copy_walk import CopyProgress, CopyRun, Named, Tally, Walk, WalkOptions
 from swiftfs.maintenance.object_copy import CopyOptions, ObjectCopier, ReplacedSegments
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Headers
@@ -45,7 +44,11 @@ class Copies:
                 self._count,
             )
             run = CopyRun(
-                copier, records, replaced, segments, Progress(lambda _files, _size: None, lambda _files: None)
+                copier,
+                records,
+                replaced,
+                segments,
+                CopyProgress(lambda _files, _size: None, lambda _files: None),
             )
             *sources, target = map(named, names)
             try:

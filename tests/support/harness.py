@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from support.memory_store import MemoryStore
+from support.options import parse_options
 from swiftfs.config.cache_dir import JOURNAL
-from swiftfs.config.sources import parse_options
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import Attributes, Caller, Usage
@@ -18,9 +18,8 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import build
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount
-from swiftfs.store.presence import Presence
 from swiftfs.store.retry import RetryingStore, RetryPolicy
-from swiftfs.store.server_state import ServerState
+from swiftfs.store.server_state import Presence, ServerState
 
 SHORT_RETRIES = RetryPolicy(deadline=0.1, first_pause=0.01, longest_pause=0.02)
 """Failures that tests cause end soon."""

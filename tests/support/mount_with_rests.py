@@ -4,15 +4,15 @@ import sys
 
 from swiftfs import concurrency
 from swiftfs.cli import app
-from swiftfs.journal import resting_segments
+from swiftfs.journal import leftovers
 
 SECONDS = 2.0
-"""As `resting_segments.REST_SECONDS` is before a test changes it."""
+"""As `leftovers.REST_SECONDS` is before a test changes it."""
 
 
 def serve(*arguments: str) -> None:
     """Run the command."""
-    resting_segments.REST_SECONDS = SECONDS
+    leftovers.REST_SECONDS = SECONDS
     app.main(list(arguments))
 
 

@@ -21,8 +21,8 @@ SEED = os.environ.get("TEST_SEED", "")  # `SWIFTFS_…` would be an option of mo
 """What a run chooses at random depends on it. Without one no case is left out."""
 SHARE = 3
 """A run with a seed has one of so many slow cases of a matrix, and of the cases that are only usual."""
-FAST_CASES = 3
-"""How many cases of a test `./dev test fast` has at most: of each parameter all values, if they are not more.
+FAST_CASES = 2
+"""How many cases of a test `./dev test fast` has at most, which differ as far as they can.
 
 The others are `usual`.
 """
@@ -54,15 +54,7 @@ def _mark(items: Iterable[pytest.Item]) -> None:
         if (matrix := cases[0].get_closest_marker("matrix")) is not None:
             _leave_out(_keep(cases, matrix.args[0], "slow"))
         quick = [one for one in cases if one.get_closest_marker("slow") is None]
-        _leave_out(_keep(quick, min(FAST_CASES, _most_values(quick)), "usual"))
-
-
-def _most_values(cases: Sequence[pytest.Function]) -> int:
-    """Return how many values the parameter with the most has; 1 without parameters."""
-    if len(cases) < 2:
-        return 1
-    numbered = _numbered([case.callspec.params for case in cases])
-    return max(len(set(values)) for values in zip(*numbered, strict=True))
+        _leave_out(_keep(quick, FAST_CASES, "usual"))
 
 
 @cache

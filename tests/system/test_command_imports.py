@@ -178,7 +178,7 @@ def test_a_command_about_a_mount_loads_no_part_of_one(
     assert heavy(output) <= {"swiftfs.journal", *more}
     floors = ("filecache", "fuse", "journal", "namespace", "posix", "store")
     parts = {name for name in loaded(output) if name.startswith(tuple(f"swiftfs.{one}." for one in floors))}
-    # The values of a report and of a timetable, and the check of the files of a configuration: none loads
+    # The values of a report and of limits, and the check of the files of a configuration: none loads
     # more.
-    values = {"swiftfs.journal.queue_report", "swiftfs.store.timetable"}
+    values = {"swiftfs.journal.queue_report", "swiftfs.store.throttle"}
     assert parts <= {*values, "swiftfs.store.private_files"}

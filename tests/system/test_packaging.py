@@ -52,6 +52,7 @@ def test_the_wheel_contains_the_package_its_types_and_its_commands(wheel: Path) 
     assert "umount.fuse.swiftfs = swiftfs.cli.mount_helper:unmount_main" in points
 
 
+@pytest.mark.slow
 def test_a_clean_environment_runs_the_wheel(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path, symlinks=True)
     pip(sys.executable, "--python", tmp_path / "bin" / "python", "install", "--no-compile", wheel)

@@ -19,6 +19,7 @@ from support.background_renames import (
     refuse,
     remake,
 )
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import LEFT, change, copy_live, harness, names, read, write
 from support.jobs import wait_until
@@ -45,7 +46,7 @@ def test_a_rename_returns_before_anything_is_copied(filesystem: FileSystem, stor
     assert names(filesystem, "/") == ["e"]
     assert names(filesystem, "/e") == ALL
     assert names(filesystem, "/e/sub") == ["x"]
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     assert keys(store)[0] == "d/00"
     assert read(filesystem, "/e/07") == b"7"
     assert read(filesystem, "/e/sub/x") == b"below"
@@ -77,9 +78,7 @@ def test_where_all_renames_wait_this_one_does(store: MemoryStore, cache: Path, o
 
 
 def test_an_fsync_of_one_file_waits_for_that_only(filesystem: FileSystem, store: MemoryStore) -> None:
-    halt = Halt(store, "copy")
-    filesystem.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    halt = held(filesystem, store)
     change(filesystem, "/e/11", 0, b"new")
     assert read(filesystem, "/e/11") == b"new"
     halt.go_on()
@@ -243,7 +242,7 @@ def test_any_call_may_come_while_the_objects_move(
     with ThreadPoolExecutor(1) as pool:
         called = pool.submit(CALLS[call], filesystem)
         halt.go_on()
-        called.result(20)
+        called.result(within(20))
     store.hook = None
     wait_until(is_quiet(filesystem))
     assert keys(store) == EXPECTED.get(call, moved_keys())
@@ -290,6 +289,7 @@ def test_a_status_shows_the_progress(filesystem: FileSystem, store: MemoryStore)
     assert filesystem.services.journal.report().renames == ()
 
 
+@pytest.mark.usual
 def test_the_requests_are_those_of_a_rename_that_waits_and_few_listings(
     store: MemoryStore, cache: Path
 ) -> None:

@@ -18,8 +18,7 @@ from swiftfs.attributes import Stored
 from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.segment_uploader import RECORDS_KEPT
-from swiftfs.journal.codec import decode, encode
-from swiftfs.journal.operations import PutFile
+from swiftfs.journal.operations import PutFile, decode, encode
 from swiftfs.journal.segment_removal import LATE_SECONDS
 from swiftfs.objects import ObjectName
 from swiftfs.store.object_meta import ObjectMeta

@@ -51,6 +51,8 @@ class Pair:
             assert all(one[1] < other[0] for one, other in itertools.pairwise(runs))
         assert blocks.covers(first, last) == (len(there) == len(asked))
         assert blocks.touches(first, last) == bool(there)
+        for end in (last, first, first):
+            assert blocks.has_all(end) == all(number in self.model for number in range(end))
         assert len(blocks) == len(self.model)
         assert bool(blocks) == bool(self.model)
 
@@ -122,6 +124,8 @@ class BlockSets(RuleBasedStateMachine):
         for pair in (self.one, self.other):
             assert numbers(pair.blocks.runs(0, 2 * END)) == sorted(pair.model)
             assert len(pair.blocks) == len(pair.model)
+            end = max(pair.model, default=0)
+            assert pair.blocks.has_all(end) == (len(pair.model - {end}) == end)
 
 
 TestBlockSets = pytest.mark.usual(BlockSets.TestCase)
@@ -152,6 +156,7 @@ def test_a_huge_set_of_few_runs_is_saved_in_few_bytes() -> None:
     assert len(again) == HUGE - 1
 
 
+@pytest.mark.usual
 def test_many_runs_are_saved_in_about_a_bit_a_block() -> None:
     blocks = every_second(HUGE)
     assert len(blocks) == HUGE // 2
@@ -175,6 +180,7 @@ def test_small_sets_are_saved_as_release_0_1_saved_them() -> None:
     assert list(Blocks.from_bytes(bytes([4 << 2 | 2, 0x0B, 0])).runs(0, 9)) == [(0, 2), (3, 4)]
 
 
+@pytest.mark.usual
 def test_a_copy_does_not_change_with_the_original() -> None:
     blocks = every_second(HUGE)
     copy, runs = blocks.copy(), blocks.runs(HUGE // 2, HUGE // 2 + 4)

@@ -13,6 +13,7 @@ from swiftfs.paths import Folder
 COUNT = 300
 
 
+@pytest.mark.usual
 def test_the_changes_of_a_large_folder_are_not_copied_for_each_of_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,12 +20,12 @@ from swiftfs.config.sources import build_options, from_file, from_words
 from swiftfs.errors import AccessDenied, ConfigurationError
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.merging import coalesce
-from swiftfs.journal.operations import PutFile, SetAttributes
+from swiftfs.journal.operations import PutFile, SetAttributes, decode, encode
 from swiftfs.objects import History, ObjectName
-from swiftfs.posix.expiry import moment_by_rules, parse_moment, show_moment
+from swiftfs.posix.attribute_ops import parse_moment, show_moment
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.write_back import moment_by_rules
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 
@@ -258,7 +258,7 @@ def test_a_time_that_passed_before_the_upload_is_dropped(
         write(filesystem, "/file", b"text")
         filesystem.setxattr("/file", NAME, b"+1h", 0)
         now = time.time()
-        monkeypatch.setattr("swiftfs.journal.segment_expiry.unix_time", lambda: now + DAY)
+        monkeypatch.setattr("swiftfs.journal.file_upload.unix_time", lambda: now + DAY)
     assert delete_at(store, "file") == ""
     assert "passed before it could be stored" in caplog.text
 

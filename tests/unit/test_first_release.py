@@ -96,7 +96,7 @@ def failure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(version_index, "boot_id", lambda: BOOT)
 
 
-@pytest.mark.matrix(20)
+@pytest.mark.matrix(10)
 @pytest.mark.usefixtures("failure")
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_all_that_a_mount_of_the_first_release_left_is_shown_and_stored(

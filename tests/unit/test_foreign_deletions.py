@@ -9,7 +9,7 @@ from support.harness import harness
 from support.memory_store import MemoryStore
 from support.stored_objects import foreign, keys, refuse, segments
 from swiftfs.errors import AccessDenied, Unavailable
-from swiftfs.journal.segment_search import FEWEST
+from swiftfs.journal.segment_ownership import FEWEST
 from swiftfs.objects import Limits, Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 

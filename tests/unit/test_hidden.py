@@ -86,6 +86,7 @@ def test_only_its_own_paths_are_hidden() -> None:
             hidden.getattr(path)
 
 
+@pytest.mark.usual
 def test_the_log_kept_in_memory_is_bounded() -> None:
     recent = Recent()
     for number in range(RECENT_LINES + 5):

@@ -13,8 +13,7 @@ from support.noise import noise
 from support.upload_rig import MIB, Writer
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.frozen_copy import FrozenCopy
-from swiftfs.filecache.sparse_file import is_hole, next_data, next_hole
+from swiftfs.filecache.sparse_file import FrozenCopy, is_hole, next_data, next_hole
 
 pytest_plugins = ["support.writer_fixtures"]
 

@@ -14,10 +14,9 @@ from support.memory_store import MemoryStore
 from support.power_cut import refusing
 from support.stored_objects import NEVER, foreign, keys
 from swiftfs.journal import database
-from swiftfs.journal.codec import decode
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.operations import Delete
+from swiftfs.journal.operations import Delete, decode
 from swiftfs.objects import ObjectName
 
 NAMES = {number: ObjectName("box", f"file{number}") for number in range(10)}

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from swiftfs.journal.codec import decode, decode_ambiguity, encode, encode_ambiguity
-from swiftfs.journal.operations import KINDS
+from swiftfs.journal.operations import KINDS, decode, decode_ambiguity, encode, encode_ambiguity
 
 # Every field of each kind of operation, as a release wrote it. These texts never change.
 NAME = '{"container":"box","key":"a"}'

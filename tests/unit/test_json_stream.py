@@ -46,6 +46,7 @@ def test_any_list_in_any_pieces(entries: list[object], size: int, spaced: bool, 
     assert list(iter_entries(cut(body, size), "c")) == entries
 
 
+@pytest.mark.usual
 @settings(max_examples=300, deadline=None)
 @given(body=st.binary(max_size=40) | st.text('[]{}",: a1').map(str.encode), size=st.integers(1, 9))
 def test_anything_else_is_corrupt(body: bytes, size: int) -> None:

@@ -242,6 +242,7 @@ def test_memory_does_not_grow_with_an_object_that_is_verified_whole(rig: CacheRi
     assert rig.gets() == 0
 
 
+@pytest.mark.usual
 def test_memory_does_not_grow_with_the_pieces_that_are_fetched_twice(rig: CacheRig) -> None:
     """The store of the test itself needs 4 MiB for each answer."""
     content = rig.open(put_plain(rig.store, bytes(80 * MIB)))

@@ -120,6 +120,7 @@ def test_a_segment_must_fit_into_the_cache(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.usual
 def test_a_spent_budget_ends_what_is_downloaded_in_advance(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

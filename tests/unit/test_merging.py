@@ -6,7 +6,6 @@ from msgspec.structs import replace
 from swiftfs.attributes import Stored
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.operations import (
     Delete,
@@ -17,6 +16,9 @@ from swiftfs.journal.operations import (
     PutSpecial,
     ReplaceHeaders,
     SetAttributes,
+    Unreadable,
+    decode,
+    encode,
 )
 from swiftfs.objects import ObjectName
 from swiftfs.store.object_meta import ObjectMeta

@@ -15,7 +15,7 @@ from swiftfs.errors import Offline, StoreError, errno_of
 from swiftfs.namespace import kept_listings
 from swiftfs.objects import Limits
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.presence import Presence
+from swiftfs.store.server_state import Presence
 
 OPTIONS = "offline=yes,settle=0.01,mtime=listing"
 
@@ -78,7 +78,7 @@ def test_what_was_listed_is_shown(store: MemoryStore, cache: Path, is_killed: bo
     with online(store, cache) as first:
         before = {path: listed(first, path) for path in ("/", "/one", "/huge")}
         if is_killed:
-            first.services.namespace.write_kept()
+            assert first.services.namespace.recall_root()  # it writes what waits
             copy_live(cache, image)
     with offline(store, image if is_killed else cache) as filesystem:
         assert {path: listed(filesystem, path) for path in before} == before
@@ -230,7 +230,7 @@ def test_the_folders_used_longest_ago_go_first(
     with online(store, cache, f"{OPTIONS},ttl=0") as first:
         for path in ("/one", "/two", "/"):
             listed(first, path)
-            first.services.namespace.write_kept()
+            assert first.services.namespace.recall_root()  # it writes what waits
     with offline(store, cache) as filesystem:
         assert "one" in names(filesystem, "/")
         with pytest.raises(Offline):

@@ -65,6 +65,7 @@ def test_thousands_of_files_that_wait_need_no_descriptor(tmp_path: Path) -> None
     assert len(keys(store)) == FILES
 
 
+@pytest.mark.usual
 def test_programs_leave_descriptors_to_the_journal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

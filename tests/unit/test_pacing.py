@@ -2,8 +2,8 @@
 
 import pytest
 
-from swiftfs.store import server_load
-from swiftfs.store.server_load import Pacer
+from swiftfs.store import server_state
+from swiftfs.store.server_state import Pacer
 
 
 @pytest.mark.parametrize(("refusals", "is_slow"), [(3, False), (40, True)])
@@ -11,7 +11,7 @@ def test_only_many_refusals_slow_all_requests_down(
     monkeypatch: pytest.MonkeyPatch, refusals: int, is_slow: bool
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(server_load, "monotonic", lambda: now)
+    monkeypatch.setattr(server_state, "monotonic", lambda: now)
     pacer = Pacer()
     for _ in range(10 * refusals):
         pacer.refused()

@@ -79,6 +79,7 @@ def test_it_may_be_renamed_again_and_again(filesystem: FileSystem, store: Memory
     }
 
 
+@pytest.mark.usual
 @pytest.mark.usefixtures("no_retries")
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_kill_leaves_it_under_the_old_name_or_under_the_new_one(

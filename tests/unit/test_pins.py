@@ -10,7 +10,7 @@ import pytest
 from support.harness import ME, harness, put, read, write
 from support.memory_store import MemoryStore
 from support.stored_objects import foreign
-from swiftfs.filecache.pins import Pin, Pins
+from swiftfs.filecache.uses import Pin, Pins
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -77,6 +77,7 @@ def test_pinned_copies_stay_and_others_go(store: MemoryStore, tmp_path: Path, pa
         assert downloaded(store, again, *KEPT) != []
 
 
+@pytest.mark.usual
 def test_new_files_in_a_pinned_folder_are_pinned(store: MemoryStore, tmp_path: Path) -> None:
     with mounted(store, tmp_path) as filesystem:
         filesystem.getxattr("/kept", "swift.pin")
@@ -94,6 +95,7 @@ def test_a_pin_never_reaches_the_server(store: MemoryStore, tmp_path: Path) -> N
     assert [method for method, _ in store.requests if method == "post"] == []
 
 
+@pytest.mark.usual
 def test_a_cache_that_is_full_of_pins_still_reads_and_writes(
     store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -111,6 +113,7 @@ def test_a_cache_that_is_full_of_pins_still_reads_and_writes(
         assert cache.disk_use()[0] <= cache.limit + 4 * MIB
 
 
+@pytest.mark.usual
 def test_an_old_version_is_pinned_no_more(store: MemoryStore, tmp_path: Path) -> None:
     with mounted(store, tmp_path, f"{OPTIONS},ttl=0") as filesystem:
         filesystem.getxattr("/kept", "swift.pin")

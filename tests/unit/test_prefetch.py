@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.harness import harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -91,11 +92,11 @@ def test_a_reader_waits_for_a_download_that_has_begun(rig: PrefetchRig) -> None:
     def hook(method: str, subject: str) -> None:
         if (method, subject) == ("get", f"box{NAMES[3]}"):
             held.set()
-            assert go_on.wait(60)
+            assert go_on.wait(within(60))
 
     rig.store.hook = hook
     rig.read(*NAMES[:3])
-    assert held.wait(60)
+    assert held.wait(within(60))
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(read, rig.filesystem, NAMES[3])
         wait_until(lambda: rig.fetched(*NAMES[4:9]))
@@ -196,6 +197,7 @@ def test_prefetch_can_be_disabled(tmp_path: Path) -> None:
     assert rig.gets == objects(NAMES[:10])
 
 
+@pytest.mark.usual
 def test_files_of_a_folder_larger_than_a_page_are_fetched(tmp_path: Path) -> None:
     with stocked(tmp_path, limits=Limits(listing=16)) as rig:
         assert names(rig.filesystem, "/") == [name[1:] for name in NAMES]
@@ -205,6 +207,7 @@ def test_files_of_a_folder_larger_than_a_page_are_fetched(tmp_path: Path) -> Non
     assert rig.gets == objects(NAMES)
 
 
+@pytest.mark.usual
 def test_no_thread_is_left(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     with stocked(tmp_path) as rig:

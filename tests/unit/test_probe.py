@@ -3,10 +3,10 @@
 import pytest
 
 from support.memory_store import MemoryStore
+from support.options import parse_options
 from support.probes import probe_of
 from support.stored_objects import refuse
 from support.stores import put
-from swiftfs.config.sources import parse_options
 from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.maintenance.server_probe import Finding, PermissionProbe, advice
 from swiftfs.objects import Limits, ObjectName

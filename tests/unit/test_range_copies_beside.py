@@ -14,8 +14,8 @@ from support.stored_objects import body, keys, refuse, segments, ten_minutes_lat
 from support.trash import kept, only
 from swiftfs.errors import QuotaExceeded, errno_of
 from swiftfs.objects import ObjectName
-from swiftfs.store.presence import Presence
 from swiftfs.store.protocol import Headers
+from swiftfs.store.server_state import Presence
 
 MIB = 1024 * 1024
 BIG, OTHER = noise(3 * MIB + 300_007), noise(2 * MIB + 5, 1)

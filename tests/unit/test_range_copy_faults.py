@@ -217,6 +217,7 @@ class Crashes:
             self.left.append((image, twin_of(self._store), self.is_closed))
 
 
+@pytest.mark.usual
 @pytest.mark.parametrize("options", [LARGE, SMALL])
 def test_a_kill_at_each_request(store: MemoryStore, cache: Path, tmp_path: Path, options: str) -> None:
     put_plain(store)

@@ -15,8 +15,7 @@ from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
-from swiftfs.store.throttle import Throttle
-from swiftfs.store.timetable import parse_bandwidth
+from swiftfs.store.throttle import Throttle, parse_bandwidth
 
 pytest_plugins = ["support.cache_fixtures"]
 
@@ -138,6 +137,7 @@ def test_a_reader_that_reads_again_a_file_larger_than_the_cache(build: Callable[
         assert rig.gets() <= 40
 
 
+@pytest.mark.usual
 def test_readers_that_have_closed_keep_nothing_in_the_cache(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=16 * MIB, read_ahead=4 * MIB)
     body = repeated_noise(48 * MIB)

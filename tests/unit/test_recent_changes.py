@@ -119,6 +119,7 @@ def test_what_was_stored_is_shown_while_the_listings_lag(
         check(filesystem)
 
 
+@pytest.mark.usual
 def test_a_mount_with_listings_that_do_not_lag_costs_no_request_more(
     store: LaggingStore, cache: Path, first: Mounting
 ) -> None:

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.options import parse_options
 from support.stored_objects import refuse
-from swiftfs.config.sources import parse_options
 from swiftfs.errors import AccessDenied, Offline, Unavailable
 from swiftfs.objects import Usage
 from swiftfs.paths import Source

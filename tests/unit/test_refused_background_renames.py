@@ -94,9 +94,7 @@ def test_what_stays_is_shown_while_the_folder_s_marker_has_not_moved(store: Memo
 def test_what_was_deleted_does_not_come_back_when_swift_refuses_to_move_it(
     refused: FileSystem, store: MemoryStore
 ) -> None:
-    halt = Halt(store, "copy", AccessDenied)
-    refused.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    halt = held(refused, store, error=AccessDenied)
     refused.unlink("/e/03")
     write(refused, "/e/04", b"newer")
     halt.go_on()
@@ -109,9 +107,7 @@ def test_what_was_deleted_does_not_come_back_when_swift_refuses_to_move_it(
 def test_what_was_overwritten_is_in_swift_until_the_new_state_is(store: MemoryStore, cache: Path) -> None:
     """A power cut may take that."""
     with harness(store, cache, "settle=30,background_rename=10") as filesystem:
-        halt = Halt(store, "copy", AccessDenied, subject="box/d/04")
-        filesystem.rename("/d", "/e")
-        assert halt.reached.wait(20)
+        halt = held(filesystem, store, error=AccessDenied, subject="box/d/04")
         write(filesystem, "/e/04", b"newer")
         halt.go_on()
         wait_until(lambda: {one.kind for one in filesystem.waiting()} == {"PutFile", "Delete"})
@@ -123,9 +119,7 @@ def test_what_was_overwritten_is_in_swift_until_the_new_state_is(store: MemorySt
 def test_what_is_needed_at_its_new_name_is_parked_when_swift_refuses_to_move_it(
     refused: FileSystem, store: MemoryStore
 ) -> None:
-    halt = Halt(store, "copy", AccessDenied)
-    refused.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    halt = held(refused, store, error=AccessDenied)
     refused.chmod("/e/03", 0o600)
     remake(refused, "/d", "/d/04")
     halt.go_on()
@@ -143,9 +137,7 @@ def test_a_new_file_that_is_open_at_the_old_name_is_not_stored_over_what_stays(
     refused: FileSystem, store: MemoryStore
 ) -> None:
     """Only its close hands it in, after Swift has refused the move."""
-    halt = Halt(store, "copy", AccessDenied)
-    refused.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    halt = held(refused, store, error=AccessDenied)
     refused.mkdir("/d", 0o755, ME)
     handle = refused.create("/d/04", 0o644, os.O_WRONLY, ME)
     halt.go_on()
@@ -164,9 +156,7 @@ def test_a_new_file_that_is_open_at_the_old_name_is_not_stored_over_what_stays(
 def test_a_link_is_not_stored_over_what_stays_while_it_is_made(
     refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    halt = Halt(store, "copy", AccessDenied)
-    refused.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    halt = held(refused, store, error=AccessDenied)
     refused.mkdir("/d", 0o755, ME)
     submit = refused.services.journal.submit
 
@@ -223,9 +213,7 @@ def test_a_marker_that_cannot_move_is_that_of_the_folder_that_was_made_again(
 ) -> None:
     """It has no bytes that anybody needs, so it is not parked."""
     store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
-    halt = Halt(store, "copy", AccessDenied, subject="box/d")
-    refused.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    halt = held(refused, store, error=AccessDenied, subject="box/d")
     refused.mkdir("/d", 0o755, ME)
     refused.chmod("/e", 0o700)
     foreign(store, "e", b"theirs")
@@ -241,9 +229,7 @@ def test_a_rename_begins_again_when_a_move_is_refused_meanwhile(
     refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stayed at its old name is in the target, which was looked at before that."""
-    halt = Halt(store, "copy", AccessDenied, subject="box/d/03")
-    refused.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    halt = held(refused, store, error=AccessDenied, subject="box/d/03")
     hand_in = RenameOps._hand_in_below
 
     def refuse_first(operations: RenameOps, rename: FolderRename) -> None:
@@ -269,9 +255,7 @@ def test_a_folder_that_was_made_again_where_a_marker_is_left_can_be_removed(
             raise AccessDenied("no")
 
     with harness(store, cache, "settle=30,background_rename=10") as filesystem:
-        halt = Halt(store, "copy", subject="box/d")
-        filesystem.rename("/d", "/e")
-        assert halt.reached.wait(20)
+        halt = held(filesystem, store, subject="box/d")
         filesystem.mkdir("/d", 0o755, ME)
         store.hook = refuse_deletion
         halt.go_on()
@@ -338,9 +322,7 @@ def test_segments_are_deleted_of_what_is_replaced_at_both_names(cache: Path) -> 
         filesystem.mkdir("/d", 0o755, ME)
         write(filesystem, "/d/large", bytes(3_000_000))
         sync_all(filesystem)
-        halt = Halt(store, "copy", AccessDenied, subject="box/d/large")
-        filesystem.rename("/d", "/e")
-        assert halt.reached.wait(20)
+        halt = held(filesystem, store, error=AccessDenied, subject="box/d/large")
         write(filesystem, "/e/large", b"newer")
         remake(filesystem, "/d", "/d/large")
         halt.go_on()

@@ -16,8 +16,15 @@ from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.filecache.file_factory import UploadPool
 from swiftfs.objects import ObjectName
 from swiftfs.store.retry import RetryingStore
-from swiftfs.store.server_load import CALM_SECONDS, FIRST_FILES, LARGE, MOST, ParallelLimit, ServerLoad
-from swiftfs.store.server_state import ServerState
+from swiftfs.store.server_state import (
+    CALM_SECONDS,
+    FIRST_FILES,
+    LARGE,
+    MOST,
+    ParallelLimit,
+    ServerLoad,
+    ServerState,
+)
 
 SMALL = 4096
 Answer = Callable[[int], float | None]
@@ -30,7 +37,7 @@ class Uploads:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: ParallelLimit) -> None:
         self.now = 1000.0
         self.limit = limit
-        monkeypatch.setattr("swiftfs.store.server_load.monotonic", lambda: self.now)
+        monkeypatch.setattr("swiftfs.store.server_state.monotonic", lambda: self.now)
 
     def run(self, count: int, answer: Answer, size: int = SMALL) -> int:
         """Send `count` uploads; return how many ran at once at most."""

@@ -7,11 +7,12 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import fields
 
+from support.options import parse_options
 from support.other_users import NOBODY, as_root
 from swiftfs.cli import app
 from swiftfs.cli.options import given
 from swiftfs.config.options import OPTIONS, SWITCH, Options
-from swiftfs.config.sources import Setting, build_options, from_environment, from_file, gather, parse_options
+from swiftfs.config.sources import Setting, build_options, from_environment, from_file, gather
 from swiftfs.errors import ConfigurationError
 
 SAMPLES = {

@@ -18,8 +18,7 @@ from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.uses import Use, Uses
 from swiftfs.journal import task_queue
-from swiftfs.journal.codec import encode
-from swiftfs.journal.operations import Delete, PutFile
+from swiftfs.journal.operations import Delete, PutFile, encode
 from swiftfs.journal.sleeping_tasks import SleepingTask, can_sleep
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.tasks import Blocked, Failure, Retrying, Running, Task, Waiting, nobody_waits
@@ -97,6 +96,7 @@ def values_of(task: Task) -> list[object]:
     return [*fields, type(task.state), task.state.due, task.error, encode(task.operation)]
 
 
+@pytest.mark.usual
 @given(tasks, counts)
 def test_a_task_comes_back_as_it_was(task: Task, allocated: int) -> None:
     operation, state = task.operation, task.state

@@ -14,7 +14,7 @@ from swiftfs.config.prices import Cost, MonthCost
 from swiftfs.control.snapshot import MountStatus, Throttling, Writing
 from swiftfs.journal import operations
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
-from swiftfs.store.counters import Counters
+from swiftfs.store.server_state import Counters
 
 
 def test_the_status_of_a_mount_is_shown() -> None:

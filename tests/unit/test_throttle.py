@@ -12,8 +12,16 @@ from swiftfs import concurrency
 from swiftfs.config.options import parse_size
 from swiftfs.store.retry import deadline, remaining
 from swiftfs.store.sockets import Limits
-from swiftfs.store.throttle import SLACK_SECONDS, Lane, Throttle, busy_time, waited
-from swiftfs.store.timetable import NO_LIMIT, Timetable, parse_bandwidth
+from swiftfs.store.throttle import (
+    NO_LIMIT,
+    SLACK_SECONDS,
+    Lane,
+    Throttle,
+    Timetable,
+    busy_time,
+    parse_bandwidth,
+    waited,
+)
 
 KIB, MIB = 1024, 1024**2
 

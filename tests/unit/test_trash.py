@@ -139,7 +139,7 @@ def test_what_is_lost_is_in_the_trash(
 
 
 def test_nothing_else_goes_there(store: MemoryStore, tmp_path: Path) -> None:
-    with harness(store, tmp_path, f"{TRASH},settle=0.05") as filesystem:
+    with harness(store, tmp_path, f"{TRASH},settle=1000") as filesystem:
         write(filesystem, "/empty", b"")
         write(filesystem, "/.a.jpg.Xy12ab", b"rsync")
         write(filesystem, "/a.swp", b"vim")

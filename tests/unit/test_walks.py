@@ -16,12 +16,11 @@ from msgspec.structs import replace
 from support.memory_store import MemoryStore
 from swiftfs.concurrency import Runtime, use
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, entries_of
-from swiftfs.namespace.folder_lister import BEFORE_SLASH
+from swiftfs.namespace.folder_lister import BEFORE_SLASH, FIRST_ROWS, WINDOW, WalkDetector
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_of, parts_of
 from swiftfs.namespace.namespace import Namespace
-from swiftfs.namespace.walk_detector import FIRST_ROWS, WINDOW, WalkDetector
 from swiftfs.objects import Limits, ObjectName, Page
 from swiftfs.paths import Folder, Source, join
 from swiftfs.store.protocol import Headers

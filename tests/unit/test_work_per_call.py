@@ -16,8 +16,7 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_factory import CachedFileFactory
-from swiftfs.filecache.patch_plan import plan
-from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.segment_layout import SegmentLayout, plan
 from swiftfs.journal.report import sent_bytes
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
@@ -211,6 +210,7 @@ def change_the_end(content: CachedFile) -> None:
     read(content, size - 3, 10)
 
 
+@pytest.mark.usual
 def test_a_read_of_an_object_of_many_segments(tmp_path: Path) -> None:
     work = []
     for count in (60, 200):  # both far larger than what a read at the beginning has downloaded ahead
