@@ -247,8 +247,10 @@ class ControlDirFS(FileSystem):
     def moves(self) -> Mapping[str, object]:
         return self._filesystem.moves
 
-    def wait_for_move(self, path: str, seconds: float) -> bool:
-        return not _is_control(path) and self._filesystem.wait_for_move(without_hidden(path), seconds)
+    def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:
+        if _is_control(path):
+            return False
+        return self._filesystem.wait_for_move(without_hidden(path), seconds, begun_seconds)
 
     def check_exists(self, path: str) -> None:
         if not _is_control(path):

@@ -107,30 +107,13 @@ class Backlog(Protocol):
     def uses(self) -> Uses: ...
 
     def start_uploads_for_space(self) -> bool:
-        """Begin to store the files that wait; return whether anything is under way."""
+        """Begin to store the files that wait; return whether any change will be tried by itself."""
 
     def abandon(self, uploads: SegmentUploader) -> None:
         """Delete, in another thread, the segments of a file that will never be stored."""
 
     def release(self, uploads: SegmentUploader) -> None:
         """Delete, in another thread, the segments that a stored file does not need."""
-
-
-class NoBacklog:
-    """The backlog of a cache that has no journal."""
-
-    def __init__(self) -> None:
-        self.uses = Uses()
-
-    def start_uploads_for_space(self) -> bool:
-        """Return False: nothing waits to be stored."""
-        return False
-
-    def abandon(self, uploads: SegmentUploader) -> None:
-        """Do nothing: the segments stay."""
-
-    def release(self, uploads: SegmentUploader) -> None:
-        """Do nothing: the segments stay."""
 
 
 SMALL = 1024 * 1024

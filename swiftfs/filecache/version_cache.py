@@ -76,7 +76,7 @@ class VersionCache:
             return
         # After the rename, which changes the ctime in the mark.
         pinned = self.pins.covers(version.name)
-        of_file = (file.allocated(), file.mark(), cached.manifest, str(version.name))
+        of_file = (*file.measure(), cached.manifest, str(version.name))
         file.close()
         if self._index.put(Row(name, cached.present, cached.checked, *of_file, pinned)):
             self.save()

@@ -136,11 +136,11 @@ class FUSE2(FUSE):
 
     def chmod(self, path: bytes, mode: int) -> None:
         """Set the permission bits."""
-        self.operations.chmod(path.decode(), mode)
+        self.set_mode(path.decode(), mode)
 
     def chown(self, path: bytes, uid: int, gid: int) -> None:
         """Set owner and group."""
-        self.operations.chown(path.decode(), uid, gid)
+        self.set_owner(path.decode(), uid, gid)
 
     def truncate(self, path: bytes, length: int) -> None:
         """Set the size of a file."""
@@ -148,7 +148,7 @@ class FUSE2(FUSE):
 
     def ftruncate(self, path: bytes | None, length: int, file_info: Any) -> None:
         """Set the size of an open file."""
-        self.operations.ftruncate(file_info.contents.fh, length)
+        self.operations.truncate_handle(file_info.contents.fh, length)
 
     def utimens(self, path: bytes, times: Any) -> None:
         """Set times."""

@@ -72,10 +72,6 @@ class TaskQueue:
         self.under_way = self.moving = 0
         self.is_away = False
 
-    def is_busy(self) -> bool:
-        """Return whether the server is reachable and work is running or due."""
-        return not self.is_away and (self.under_way > 0 or self.next_due() is not None)
-
     def __len__(self) -> int:
         return len(self._tasks) + len(self._sleeping)
 

@@ -1,4 +1,7 @@
-"""Pending changes: the namespace shows them, and the journal stores them in Swift."""
+"""Pending changes: the namespace shows them, and the journal stores them in Swift.
+
+Nobody may change the paths of older versions, and the trash, which `swiftfs trash` changes.
+"""
 
 import errno
 import re

@@ -222,7 +222,9 @@ class _Watchers:
             device = mountpoint.stat().st_dev
             detached.start(device)
             # The kernel refuses each rename(2) in a mount that is read-only.
-            if not services.options.ro:
+            if services.options.ro:
+                services.open_files.replaced.serve(moves=False)
+            else:
                 self._mover.start(device)
             self._dropper.start(device)
             read_ahead(device)

@@ -16,6 +16,7 @@ The exit code is 1 if a history fails.
 """
 
 import argparse
+import gc
 import itertools
 import math
 import os
@@ -108,7 +109,7 @@ def _batches(first: int, limits: Limits, jobs: int) -> Iterator[tuple[int, list[
     most = limits.histories
     numbers = iter(itertools.count(first, BATCH) if most is None else range(first, first + most, BATCH))
     end = time.monotonic() + limits.seconds
-    with ProcessPoolExecutor(jobs, initializer=concurrency.check) as pool:
+    with ProcessPoolExecutor(jobs, initializer=_begin_process) as pool:
         pending: set[Future[tuple[int, list[Failure]]]] = set()
         while True:
             while len(pending) < jobs and time.monotonic() < end:
@@ -120,6 +121,13 @@ def _batches(first: int, limits: Limits, jobs: int) -> Iterator[tuple[int, list[
             ended, pending = wait(pending, return_when=FIRST_COMPLETED)
             for one in ended:
                 yield one.result()
+
+
+def _begin_process() -> None:
+    """Check the locks. Let `close_left` collect garbage, once a batch, and only what histories have made."""
+    concurrency.check()
+    gc.disable()
+    gc.freeze()
 
 
 def _run_batch(first: int, limits: Limits) -> tuple[int, list[Failure]]:

@@ -4,17 +4,17 @@ Names and contents are separate: a name stands for a `Node`, which keeps its con
 a call that failed, or was running at a crash, several states of the names are possible; each is a `World`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from simulation.node import Node
 from simulation.pages import is_mixture
+from simulation.remnants import Remnants
 from simulation.words import describe_bytes
 
 MOST_WORLDS = 64
-
-MOST_TWINS = 20
 
 MISSING = b"missing"
 """Stands for the content of a missing file."""
@@ -43,44 +43,70 @@ class Moment:
 class AfterCut:
     """What is possible after a power cut: the states of the names since the last sync, in any mixture.
 
-    A `certain` node has existed all the time. A file holds one of its `bodies`, or pages of several. What one
-    of the `moves` was moving may be at either place, or at both.
+    A `certain` node has existed all the time. A file holds one of its `bodies`, or pages of several; what is
+    at another name too may be older there.
     """
 
     worlds: list[World]
     certain: set[Node]
     bodies: Mapping[Node, frozenset[bytes]]
-    moves: tuple[tuple[str, str], ...]
+    remnants: Remnants
 
     def problems(self, found: Mapping[str, bytes | None]) -> list[str]:
         """Return what is wrong in a tree."""
         lines = [
             f"{path} is {describe_bytes(body)} after the power cut"
             for path, body in found.items()
-            if " (conflict " not in path and not any(self._fits(node, body) for node in self._at(path))
+            if " (conflict " not in path and not self._is_right(path, body, found)
         ]
         for node in self.certain:
-            paths = sorted({path for world in self.worlds for path, one in world.items() if one is node})
-            twins = (twin for path in paths for twin in _twins(path, self.moves))
-            there = [path for path in (*paths, *twins) if path in found]
-            if not there and not node.optional:
-                lines.append(f"nothing is left of {' or '.join(paths)}; it held {_describe_any(node)}")
+            if not self._places(node).intersection(found) and not node.optional:
+                places = " or ".join(sorted(self._places(node)))
+                lines.append(f"nothing is left of {places}; it held {_describe_any(node)}")
         return lines
 
     def allows_anywhere(self, body: bytes) -> bool:
         """Return whether any file may hold these bytes."""
         return any(is_mixture(body, bodies) for bodies in self.bodies.values())
 
+    def _is_right(self, path: str, body: bytes | None, found: Mapping[str, bytes | None]) -> bool:
+        if path in self.remnants.undeleted or self.remnants.may_be_left(path, body):
+            return True
+        return any(
+            self._fits(node, body) or (body in node.past and self._is_elsewhere(node, path, found))
+            for node in self._at(path)
+        )
+
+    def _is_elsewhere(self, node: Node, path: str, found: Mapping[str, bytes | None]) -> bool:
+        others = self._places(node).intersection(found) - {path}
+        return any(found[one] is not None and self._fits(node, found[one]) for one in others)
+
+    def _places(self, node: Node) -> set[str]:
+        paths = {path for world in self.worlds for path, one in world.items() if one is node}
+        return paths.union(*map(self.remnants.twins, paths))
+
     def _at(self, path: str) -> Iterator[Node]:
-        for world in self.worlds:
-            for one in (path, *_twins(path, self.moves)):
-                if one in world:
-                    yield world[one]
+        places = (path, *self.remnants.twins(path))
+        return (world[one] for world in self.worlds for one in places if one in world)
 
     def _fits(self, node: Node, body: bytes | None) -> bool:
         if body is None or node.is_folder:
             return body is None and node.is_folder
         return node.foreign or is_mixture(body, self.bodies[node])
+
+
+class Difference(NamedTuple):
+    """What is wrong at a path, and what it has and should have. Most are never put into words."""
+
+    text: str
+    path: str
+    body: bytes | None
+    node: Node | None = None
+
+    def words(self) -> str:
+        """Return it in words."""
+        right = _describe_any(self.node) if self.node is not None else ""
+        return self.text.format(self.path, describe_bytes(self.body), right)
 
 
 class Uncertain(Exception):
@@ -98,10 +124,7 @@ class Model:
         self.mixed = False
         self.moving: tuple[str, str] | None = None
         self.moving_folder = False
-        self.has_stayed = False
-        self._stayed: dict[str, set[bytes]] = {}
-        self.undeleted: set[str] = set()
-        self._torn_moves: list[tuple[str, str]] = []
+        self.remnants = Remnants()
         self.due: dict[str, bytes] = {}
         self.changing = False
         self._number = 0
@@ -185,7 +208,7 @@ class Model:
 
     def replaced(self, path: str) -> None:
         """Record that a program replaces what is at a path: it may be a file that has stayed there."""
-        for one in _twins(path, self._torn_moves) if path in self._stayed else ():
+        for one in self.remnants.twins_of_left(path):
             for node in [world[one] for world in self.worlds if one in world]:
                 node.dropped = not node.is_folder
 
@@ -206,7 +229,7 @@ class Model:
             node.rewritten = None
             self.bodies.update(node.torn())
         if self.moving is not None:
-            self._torn_moves.append(self.moving)
+            self.remnants.torn(*self.moving)
         self.moving, self.changing, self.moving_folder = None, False, False
 
     def moment(self) -> "Moment":
@@ -225,19 +248,9 @@ class Model:
 
     def stayed(self, old: str, new: str) -> None:
         """Record that what a rename has moved is at its old name again, and so is its folder."""
-        self.has_stayed = True
         # A program that replaces the file later makes a new one at its new name: the old one stays besides.
         nodes = [world[new] for world in self.worlds if new in world]
-        self._stayed[old] = {body for node in nodes for body in (*node.past, *node.kept)}
-        # Its folders are there too, although a program may have removed them.
-        above = old
-        while above := above.rpartition("/")[0]:
-            self._stayed.setdefault(above, set())
-        self._torn_moves.append((old, new))
-        # And so are its folders, up to the one that was renamed.
-        while old.rpartition("/")[2] == new.rpartition("/")[2] and old.count("/") > 1 < new.count("/"):
-            old, new = old.rpartition("/")[0], new.rpartition("/")[0]
-            self._torn_moves.append((old, new))
+        self.remnants.refused(old, new, (body for node in nodes for body in (*node.past, *node.kept)))
 
     def may_be_back(self, path: str, node: Node) -> None:
         """Record that a file, deleted while it was open, may be back: a rename to its name has failed.
@@ -246,23 +259,6 @@ class Model:
         """
         back: list[World] = [{**world, path: node} for world in self.worlds if path not in world]
         self.worlds = distinct([*self.worlds, *back])
-
-    def failed(self, old: str, new: str) -> None:
-        """Record that a folder was not renamed: copies may be at its new name until they are deleted."""
-        self._torn_moves.append((old, new))
-
-    def renamed(self, old: str, new: str) -> None:
-        """Record that a rename may have taken along what had stayed, or what had not come to its new name.
-
-        No program knows which of the two is there.
-        """
-        moved_on = [(path, new + path[len(old) :]) for path in self._stayed if _is_at_or_below(path, old)]
-        self._stayed |= {after: self._stayed[path] for path, after in moved_on}
-        is_known = self.has_stayed and any(
-            _is_at_or_below(path, old) for move in self._torn_moves for path in move
-        )
-        if is_known:
-            self._torn_moves += [(old, new), *moved_on]
 
     def lost_power(self) -> None:
         """Record a power cut, after `crashed`."""
@@ -278,7 +274,7 @@ class Model:
                 if all(node in world.values() for world in later):
                     certain.add(node)
             bodies[node] = before | set(node.past[since:]) | node.kept
-        self._cut = AfterCut(worlds, certain, bodies, tuple(self._torn_moves))
+        self._cut = AfterCut(worlds, certain, bodies, self.remnants)
 
     def may_be_mixed(self, body: bytes) -> bool:
         """Return whether a file may hold these bytes after a power cut."""
@@ -298,22 +294,22 @@ class Model:
         """
         if self._cut is not None:
             return self._cut.problems(found)
-        moves = self._torn_moves if torn else ()
-        return min((self._differences(found, world, moves) for world in self.worlds), key=len)
+        nearest = min((self._differences(found, world, torn=torn) for world in self.worlds), key=len)
+        return [one.words() for one in nearest]
 
     def fitting(self, found: Mapping[str, bytes | None]) -> list[World]:
         """Return the worlds that a tree fits; after a power cut none, for any mixture may be right."""
         if self._cut is not None:
             return []
-        return [world for world in self.worlds if not self._differences(found, world, ())]
+        return [world for world in self.worlds if not self._differences(found, world)]
 
     def adopt(self, found: Mapping[str, bytes | None]) -> None:
         """Make a tree that is allowed the only possible world."""
         if self._cut is not None:
             self._adopt_anew(found)
             return
-        world = min(self.worlds, key=lambda one: len(self._differences(found, one, ())))
-        self._torn_moves.clear()
+        world = min(self.worlds, key=lambda one: len(self._differences(found, one)))
+        self.remnants.forget()
         kept = {path: node for path, node in world.items() if path in found}
         for path, node in kept.items():
             body = found[path]
@@ -327,7 +323,7 @@ class Model:
     def _adopt_anew(self, found: Mapping[str, bytes | None]) -> None:
         """Begin again with what a power cut has left."""
         self._cut = None
-        self._torn_moves.clear()
+        self.remnants.forget()
         world = {}
         for path, body in found.items():
             world[path] = node = self.new(is_folder=body is None)
@@ -352,11 +348,11 @@ class Model:
         return list({node: None for world in self.worlds for node in world.values()})
 
     def _differences(
-        self, found: Mapping[str, bytes | None], world: World, moves: Sequence[tuple[str, str]]
-    ) -> list[str]:
-        lines = []
+        self, found: Mapping[str, bytes | None], world: World, *, torn: bool = False
+    ) -> "list[Difference]":
+        lines = list[Difference]()
         for path in sorted({*found, *world}):
-            twins = _twins(path, moves)
+            twins = self.remnants.twins(path) if torn else []
             own = world.get(path)
             node = own or next((world[one] for one in twins if one in world), None)
             body = found.get(path, MISSING)
@@ -365,47 +361,25 @@ class Model:
                 body = next((one for one in there if node.may_be(one)), MISSING)
             if body is MISSING:
                 if node is not None and not node.optional:
-                    lines.append(f"{path} is missing; it should hold {_describe_any(node)}")
+                    lines.append(Difference("{0} is missing; it should hold {2}", path, None, node))
                 continue
             if body is not None and (body in self.theirs or " (conflict " in path):
                 continue
-            if (
-                moves
-                and own is None
-                and path in self._stayed
-                and (body is None or body in self._stayed[path])
-            ):
+            if torn and own is None and self.remnants.may_be_left(path, body):
                 continue
             if node is None:
-                if (body is None and self._holds_theirs(path, found)) or path in self.undeleted:
+                if (body is None and self._holds_theirs(path, found)) or path in self.remnants.undeleted:
                     continue
-                lines.append(f"{path} is there, but should not be; it holds {describe_bytes(body)}")
+                lines.append(Difference("{0} is there, but should not be; it holds {1}", path, body))
             elif (body is None) != node.is_folder:
-                lines.append(f"{path} is {describe_bytes(body)}")
+                lines.append(Difference("{0} is {1}", path, body))
             elif body is not None and own is None and body in node.past:
                 continue  # it was not moved, and its new name was written to
             elif body is not None and not node.allows(body):
                 if body in node.past and self._is_elsewhere(node, path, found, world):
                     continue  # a copy of a rename that failed: only one of the two was written to
-                lines.append(f"{path} holds {describe_bytes(body)}; it should hold {_describe_any(node)}")
+                lines.append(Difference("{0} holds {1}; it should hold {2}", path, body, node))
         return lines
-
-
-def _is_at_or_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
-
-
-def _twins(path: str, moves: Sequence[tuple[str, str]]) -> list[str]:
-    """Return where else a path may be whose moves a kill has interrupted, or Swift has refused."""
-    found, waiting = {path: None}, [path]
-    while waiting and len(found) < MOST_TWINS:
-        one = waiting.pop(0)
-        for here, there in (*moves, *(pair[::-1] for pair in moves)):
-            twin = there + one[len(here) :]
-            if (one == here or one.startswith(f"{here}/")) and twin not in found:
-                found[twin] = None
-                waiting.append(twin)
-    return [one for one in found if one != path]
 
 
 def moved(old: str, new: str) -> Effect:

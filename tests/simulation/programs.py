@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from simulation.adversary import CONTAINER
+from simulation.attributes import TAG
 from simulation.context import Handle, MountContext, Skip
 from simulation.copies import FileCopy
 from simulation.model import Uncertain, added, distinct, moved, removed
@@ -196,6 +197,10 @@ class Program:
         with self._names, self._attributes.change_mode(self._file(step.path)) as mode:
             self._call(lambda: self._fs.chmod(step.path, mode))
 
+    def _tag(self, step: Step) -> None:
+        with self._names, self._attributes.change_tag(self._file(step.path)) as tag:
+            self._call(lambda: self._fs.setxattr(step.path, TAG, b"%d" % tag, 0))
+
     def _mkdir(self, step: Step) -> None:
         with self._names:
             self._new_name(step.path)
@@ -248,14 +253,14 @@ class Program:
                     self._call(lambda: self._fs.rename(old, new))
             except OSError:
                 if node.is_folder:
-                    self._model.failed(old, new)
-                    self._model.renamed(old, new)
+                    self._model.remnants.torn(old, new)  # copies, until they are deleted
+                    self._model.remnants.moved_on(old, new)
                 self._keep_target(
                     new, hid, is_certain=target is not None and all(new in one for one in before)
                 )
                 raise
             else:
-                self._model.renamed(old, new)
+                self._model.remnants.moved_on(old, new)
                 self._context.renamed(old, new)
             finally:
                 self._model.moving, self._model.moving_folder = None, False
@@ -483,7 +488,8 @@ class Program:
             number = errno_of(error)
             never = NEVER - (OTHERS if self._model.theirs else set())
             # What Swift has refused to move is at its old name again, which a program cannot foresee.
-            is_wrong = (number in never and not self._model.has_stayed) or not self._context.store.met
+            is_foreseen = number not in never or self._model.remnants.has_refused
+            is_wrong = not (is_foreseen and self._context.store.met)
             if is_wrong and number not in right:
                 name = errno.errorcode.get(number, str(number))
                 self._context.fail(f"{self.name}: {self._step}: {name} ({error})")

@@ -50,6 +50,7 @@ class SimThread:
 
     scheduler: "Scheduler"
     name: str
+    label: bytes = b""
     ident: int | None = None
     body: greenlet | None = None
     waiting: bool = False
@@ -100,7 +101,7 @@ class Scheduler:
         self._draw = self.random.random
         self.dead = False
         self._hub = getcurrent()
-        self._hub_thread = SimThread(self, "hub", 0)
+        self._hub_thread = SimThread(self, "hub", ident=0)
         self._numbers = itertools.count(1)
         self._order = itertools.count()
         self._timers: list[_Timer] = []
@@ -128,6 +129,7 @@ class Scheduler:
     def begin(self, thread: SimThread, target: Callable[[], object]) -> None:
         """Begin a thread that was made before."""
         self.point()
+        thread.label = thread.name.encode()
         thread.ident, thread.is_other = next(self._numbers), self.running.is_other
 
         def run() -> None:
@@ -242,7 +244,7 @@ class Scheduler:
 
     def _switch_to(self, thread: SimThread) -> None:
         assert thread.body is not None
-        self.digest = zlib.crc32(thread.name.encode(), self.digest)
+        self.digest = zlib.crc32(thread.label, self.digest)
         self.running = thread
         thread.body.switch()
         self.running = self._hub_thread

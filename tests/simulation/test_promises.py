@@ -134,12 +134,44 @@ def test_what_swift_refused_to_move_may_have_been_taken_along_by_the_next_rename
         pass
     found = {"/x": b"0", "/d": None, "/f": None, "/f/a": b"1"}
     assert model.problems(found, torn=True) != []
-    model.renamed("/e", "/f")
+    model.remnants.moved_on("/e", "/f")
     assert model.problems(found, torn=True) == []
     with model.change(added("/d/a", newer := model.new())):
         newer.closed(b"2")
     assert model.problems({**found, "/d/a": b"2"}, torn=True) == []
     assert model.problems({**found, "/d/a": b"2", "/f/a": b"3"}, torn=True) != []
+
+
+def test_what_swift_refused_to_move_may_be_at_its_old_name_after_a_power_cut() -> None:
+    model = Model()
+    with model.change(added("/f", model.new(is_folder=True))):
+        pass
+    model.stayed("/e", "/f")
+    with model.change(removed("/f")):
+        pass
+    model.synced(model.moment())
+    model.crashed()
+    model.lost_power()
+    assert model.problems({"/e": None}) == model.problems({}) == []
+    assert model.problems({"/e": b"1"}) != []
+    assert model.problems({"/g": None}) != []
+
+
+def test_after_a_power_cut_an_older_version_may_be_at_an_old_name_besides() -> None:
+    model = model_with(a=b"1")
+    node = file(model, "/a")
+    model.synced(model.moment())
+    node.now = b"2"
+    node.closed(b"2")
+    with model.change(moved("/a", "/b")):
+        pass
+    model.fsynced(node, b"2")
+    model.crashed()
+    model.lost_power()
+    for found in ({"/b": b"2"}, {"/a": b"2"}, {"/a": b"1", "/b": b"2"}):
+        assert model.problems(found) == []
+    assert model.problems({"/a": b"1"}) != []
+    assert model.problems({"/b": b"1"}) != []
 
 
 def test_a_deleted_open_file_may_be_back_if_a_rename_to_its_name_failed() -> None:

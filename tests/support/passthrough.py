@@ -164,7 +164,7 @@ class Passthrough:
     def moves(self) -> Mapping[str, object]:
         return {}
 
-    def wait_for_move(self, path: str, seconds: float) -> bool:
+    def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:
         return False
 
     def check_exists(self, path: str) -> None:
