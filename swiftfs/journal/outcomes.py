@@ -203,12 +203,11 @@ class Outcomes:
         return _is_temporary(error)
 
     def with_last_stored(self, operation: PutFile) -> PutFile:
-        """Return the operation with the version that this mount stored last under its name.
+        """Return the operation with the version that this mount stored last under its name. Lock held.
 
         The file may have been closed after the answer to that upload, but before it learned that version.
         """
-        with self._changed:
-            etag = self._stored.get(operation.name)
+        etag = self._stored.get(operation.name)
         if etag is None or etag in (operation.replaces_etag, *operation.sent):
             return operation
         return replace(operation, sent=(*operation.sent, etag))

@@ -214,11 +214,11 @@ class Scheduler:
                 newest = task.newest
                 assert isinstance(newest, PutFile)
                 cached_file = self._cache.acquire_pending(newest.file)
+                operation = self._outcomes.with_last_stored(operation)
         except OSError as error:
             self._outcomes.fail(task, error)
             return
         try:
-            operation = self._outcomes.with_last_stored(operation)
             operation = self._prepare(task, operation, cached_file)
             # Without the journal's lock: a hand-in, which close(2) waits for, only needs that lock.
             info = self._executor.put_file(

@@ -275,7 +275,8 @@ class _Simulation:
         """
         loud, self._store.loud, self._scheduler.may_stall = self._store.loud, False, False
         found = self._do(partial(self._tree, filesystem), "look")
-        seen = self._do(partial(attributes_of, filesystem, found), "look at attributes") if found else {}
+        look = partial(attributes_of, filesystem, found or {}, has_tags=self._history.has_tags)
+        seen = self._do(look, "look at attributes") if found else {}
         self._store.loud, self._scheduler.may_stall = loud, True
         if found is None:
             return False
