@@ -93,6 +93,7 @@ class FileSystem:
         self.path_of_handle, self.page_use = opened.path_of_handle, opened.page_use
         self.is_local = opened.is_local
         self.is_other_inode, self.moves = replaced.is_other_inode, replaced.moves
+        self.cut_off = replaced.cut_off
         self.wait_for_move, self.check_exists = replaced.wait, opened.check_exists
         self._usage = UsageReport(services.store, services.source, services.options.segments)
         self.statfs = self._usage.of
