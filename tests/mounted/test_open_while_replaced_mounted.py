@@ -303,6 +303,7 @@ def test_in_a_read_only_mount_new_handles_read_the_new_version(
     assert path.read_bytes() == new
 
 
+@pytest.mark.slow
 def test_many_files_that_are_open_are_replaced(
     mounted: Mount, connection: Connection, container: str
 ) -> None:

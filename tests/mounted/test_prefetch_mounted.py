@@ -204,6 +204,7 @@ def test_an_unmount_during_a_prefetch(reading: Reading, tree: dict[str, bytes]) 
     assert len(gets) <= 4 + 2 * 4
 
 
+@pytest.mark.slow
 def test_objects_of_other_clients(slow_swift: SwiftServer, tmp_path: Path) -> None:
     """Their times cost a HEAD each, but not with `mtime=listing`; the listing's hash is the ETag."""
     bodies = {f"others/file{number:03d}": body_of(number) for number in range(100)}

@@ -135,6 +135,7 @@ def test_cp_into_a_full_quota(mounted: Mount, connection: Connection, container:
     assert body_of(connection, container, "copy") == data
 
 
+@pytest.mark.slow
 def test_files_are_joined(mounted: Mount, big: bytes, connection: Connection, container: str) -> None:
     path = mounted.path
     run("sh", "-c", f"cat {path}/big {path}/big > {path}/both")

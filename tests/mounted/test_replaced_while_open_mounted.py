@@ -138,6 +138,7 @@ def test_a_program_appends_at_the_end_of_the_version_that_it_opens(
         assert path.read_bytes() == NEW[: after + count] + b"at the end"
 
 
+@pytest.mark.slow
 @pytest.mark.mount_options("settle=0.1,ttl=0,read_ahead=0")
 def test_a_file_can_be_opened_while_another_client_changes_its_size_all_the_time(
     mounted: Mount, connection: Connection, container: str
