@@ -116,7 +116,7 @@ def reading(slow_swift: SwiftServer, tree: dict[str, bytes], tmp_path: Path) -> 
     slow_swift.clear_faults()
 
 
-@pytest.mark.matrix(2)
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("job", JOBS)
 def test_a_tree_costs_one_get_a_file(
     reading: Reading, tree: dict[str, bytes], tmp_path: Path, job: str

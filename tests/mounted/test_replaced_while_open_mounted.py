@@ -79,6 +79,7 @@ def test_the_page_cache_has_no_page_of_the_old_version(
     assert path.read_bytes() == NEWER
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.mount_options("settle=0.1,ttl=60,read_ahead=0")
 @pytest.mark.parametrize("is_seen", [False, True])
 def test_a_version_that_was_there_before_is_read_when_another_client_restores_it(

@@ -48,6 +48,7 @@ def test_fixed_seeds_with_a_trash() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("seed", ["3", "17"])
 def test_a_seed_repeats_a_history_exactly(seed: str) -> None:
     first, second = simulate("--seed", seed), simulate("--seed", seed)
