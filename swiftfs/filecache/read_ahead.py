@@ -348,15 +348,15 @@ class Streams:
     def join(self, offset: int, *, is_coming: bool) -> tuple[Stream | None, list[Stream]]:
         """Return the stream of a read at `offset`, and the streams whose downloads are to be cancelled.
 
-        There is none if the read continues no stream, and its bytes are here or coming: it needs a plan only
-        if `expects` says so. Else call `ended` when the read is answered.
+        There is none if the read continues no stream, was not predicted, and its bytes are here or coming: it
+        needs no plan. Else call `ended` when the read is answered.
         """
         stream = self._continued(offset)
         if stream is not None:
             # Another stream was read in between: so there are two readers, not one that jumps.
             stream.lasts = stream.lasts or stream is not self._streams[-1]
             self._streams.remove(stream)
-        elif is_coming:
+        elif is_coming and not self._grid.expects(offset):
             return None, []
         else:
             stream = self._begun(offset)
@@ -371,10 +371,6 @@ class Streams:
         if left:
             self._replan()
         return stream, left
-
-    def expects(self, offset: int) -> bool:
-        """Return whether a read at `offset` is one that was predicted."""
-        return self._grid.expects(offset)
 
     def _continued(self, offset: int) -> Stream | None:
         """Return the stream that a read at `offset` continues, the nearest one of several."""
@@ -391,15 +387,14 @@ class Streams:
         """Record that a read is answered."""
         self.link.waited(stream.pace.end_read(monotonic()))
 
-    def plan(self, stream: Stream | None, offset: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    def plan(self, stream: Stream, offset: int, end: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges to download now; see `Stream.plan` and `Grid.plan`."""
-        if self._limit and (stream is None or stream.is_jump(offset, size)):
+        if self._limit and stream.is_jump(offset, size):
             if not self._grid.has(offset):
                 self._grid = Grid(offset // BLOCK)
             yield from self._grid.plan(offset, end, size)
-        if stream is not None:
-            others = sum(one.runs_ahead for one in self._streams if one is not stream)
-            yield from stream.plan(offset, end, size, self.link, 1 + others)
+        others = sum(one.runs_ahead for one in self._streams if one is not stream)
+        yield from stream.plan(offset, end, size, self.link, 1 + others)
 
     def forget(self) -> None:
         """Drop all streams, because downloaded blocks were wrong."""

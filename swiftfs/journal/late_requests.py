@@ -22,6 +22,7 @@ from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.late_versions import LateVersions, requests_of
+from swiftfs.journal.moves import CopyKeeper
 from swiftfs.journal.operations import (
     Move,
     MoveFolder,
@@ -79,7 +80,7 @@ class LateCounts(Struct, frozen=True):
     overwritten: int = 0
 
 
-class LateRequests:
+class LateRequests(CopyKeeper):
     """Watches the objects whose lost requests would undo a newer change.
 
     Its records are in `db` too, so that the next mount continues. The cache keeps the bytes of versions that

@@ -118,7 +118,7 @@ class Link:
         blocks = block_range(offset, offset + size)
         stream, left = self._streams.join(offset, is_coming=self._asked.covers(*blocks))
         assert left == []
-        if stream is not None or self._streams.expects(offset):
+        if stream is not None:
             for start, stop in self._streams.plan(stream, offset, offset + size, SIZE):
                 self._download(*block_range(start, stop))
         self._download(*blocks)
@@ -275,6 +275,14 @@ def test_places_of_a_grid_in_order_are_downloaded_ahead(clock: ManualClock, plac
     assert link.read_all(places, FAST) < 0.11 * 6
     assert link.bytes <= 1.1 * len(places) * BLOCK
     assert len(link.requests) <= len(places) + 1
+
+
+def test_a_place_of_a_grid_begins_a_stream(clock: ManualClock) -> None:
+    link = Link(clock, 0.1, 100e6)
+    seconds = sum(link.read_all(range(place, place + 2 * MIB, BLOCK), FAST) for place in PLACES[:7])
+    # The first read of each is predicted after three, and each has a stream, so few requests.
+    assert seconds < 0.11 * (3 * 3 + 4 * 2)
+    assert len(link.requests) <= 16 + 7 * 4
 
 
 def test_a_grid_that_is_not_read_on_costs_2_mib(clock: ManualClock) -> None:

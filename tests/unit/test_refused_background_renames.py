@@ -145,6 +145,10 @@ def test_a_new_file_that_is_open_at_the_old_name_is_not_stored_over_what_stays(
     put(refused, handle, 0, b"new")
     with pytest.raises(AccessDenied):  # the file waits for what is parked
         refused.flush(handle)
+    refused.flush(handle)
+    for _ in range(2):
+        with pytest.raises(AccessDenied):
+            refused.fsync(handle, data_only=False)
     refused.release(handle)
     assert (read(refused, "/d/04"), read(refused, "/e/04")) == (b"new", b"4")
     store.hook = None
