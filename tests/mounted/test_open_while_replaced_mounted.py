@@ -329,6 +329,7 @@ def test_in_a_read_only_mount_a_reader_meets_no_end_of_a_shorter_version(
     assert path.read_bytes() == new
 
 
+@pytest.mark.slow
 def test_many_files_that_are_open_are_replaced(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
