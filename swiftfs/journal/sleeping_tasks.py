@@ -22,9 +22,9 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 from swiftfs.store.object_meta import MetaValues, ObjectMeta
 
-_NUMBERS = struct.Struct("<QdQqQ")
+_NUMBERS = struct.Struct(">QdQqQ")
 """What differs from file to file: the task's number, when it was made, the size, the mtime, and the bytes of
-disk."""
+disk. In this order of bytes those of two tasks compare as their numbers do."""
 
 
 class _Common(NamedTuple):
@@ -199,7 +199,7 @@ class SleepingTask:
         return task
 
     def __lt__(self, other: "SleepingTask") -> bool:
-        return self.due < other.due if self.due != other.due else self.seq < other.seq
+        return self.due < other.due if self.due != other.due else self._numbers < other._numbers
 
     def _state(self) -> State:
         return Waiting(self.due) if self.error is None else Retrying(self.due, self.error)
@@ -303,7 +303,7 @@ class SleepingTasks:
     def _order(self) -> None:
         # With a key, because it compares 100,000 tasks in a tenth of the time of `__lt__`. A sorted list is a
         # heap.
-        self._due = sorted(self, key=lambda one: (one.due, one.seq))
+        self._due = sorted(self, key=lambda one: (one.due, one._numbers))
 
 
 def _common(task: Task, operation: PutFile, mtime_ns: int) -> _Common:
