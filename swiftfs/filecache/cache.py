@@ -17,7 +17,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.space import HasSize, SpaceCalls, SpaceOutlook, SpaceWaiter
 from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.filecache.uses import Backlog, NoBacklog, Pins, Use, can_be_restored
+from swiftfs.filecache.uses import Backlog, Pins, Use, can_be_restored
 from swiftfs.filecache.version_cache import PinnedCopies, VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 
@@ -59,13 +59,13 @@ class FileCache:
         limit: int | None,
         factory: CachedFileFactory,
         journaled: dict[str, ObjectName],
-        backlog: Backlog | None = None,
+        backlog: Backlog,
         lost: Path | None = None,
         slowness: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._folder = cache / CONTENT
         self.factory = factory
-        self._backlog = backlog or NoBacklog()
+        self._backlog = backlog
         self._uses = self._backlog.uses
         self._lock = self._uses.lock
         self._versions = VersionCache(self._folder, cache / VERSIONS, Pins(cache / PINS))

@@ -200,7 +200,7 @@ class Download:
         source: StoredSegment | None = None,
         *,
         queued: bool = False,
-        ahead: object = None,
+        ahead: Stream | None = None,
     ) -> None:
         self.first = first
         self.last = last

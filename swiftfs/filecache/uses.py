@@ -118,23 +118,6 @@ class Backlog(Protocol):
         """Delete, in another thread, the segments that a stored file does not need."""
 
 
-class NoBacklog:
-    """The backlog of a cache that has no journal."""
-
-    def __init__(self) -> None:
-        self.uses = Uses()
-
-    def start_uploads_for_space(self) -> bool:
-        """Return False: nothing waits to be stored."""
-        return False
-
-    def abandon(self, uploads: SegmentUploader) -> None:
-        """Do nothing: the segments stay."""
-
-    def release(self, uploads: SegmentUploader) -> None:
-        """Do nothing: the segments stay."""
-
-
 SMALL = 1024 * 1024
 """Files up to this size that only wait for the journal are closed: there may be more of them than
 descriptors."""

@@ -464,10 +464,13 @@ class JournalDB:
                 raise self._os_error(again) from again
 
     def _execute(self, statements: Iterable[Statement]) -> None:
+        work = [(text, rows) for text, rows in statements if rows]
         with self._database:
-            for text, rows in statements:
-                if rows:
-                    self._database.executemany(text, rows)
+            # The one row of a close is a transaction of its own.
+            if len(work) > 1 or any(len(rows) > 1 for _, rows in work):
+                self._database.execute("BEGIN")
+            for text, rows in work:
+                self._database.executemany(text, rows)
 
     def _os_error(self, error: sqlite3.Error) -> OSError:
         return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))

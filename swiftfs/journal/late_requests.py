@@ -23,6 +23,7 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.late_versions import LateVersions, requests_of
+from swiftfs.journal.moves import CopyKeeper
 from swiftfs.journal.operations import (
     Operation,
     PutSpecial,
@@ -77,7 +78,7 @@ class LateCounts(Struct, frozen=True):
     overwritten: int = 0
 
 
-class LateRequests:
+class LateRequests(CopyKeeper):
     """Watches the objects whose lost requests would undo a newer change.
 
     Its records are in `db` too, so that the next mount continues. The cache keeps the bytes of versions that

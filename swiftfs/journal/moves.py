@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from enum import Enum
 from hashlib import md5
-from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -266,8 +265,8 @@ RecordMove = Callable[[MoveFolder], None]
 """Records the operation: with all objects that it moves before the first copy, or as `undone`."""
 
 
-class CopyKeeper(Protocol):
-    """Keeps the copies of a move that a lost request may still destroy."""
+class CopyKeeper:
+    """Keeps the copies of a move that a lost request may still destroy; this one keeps nothing."""
 
     def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
         """Get the bytes of an object that is about to be copied; raise `StoreError` or `OSError`.
@@ -277,19 +276,6 @@ class CopyKeeper(Protocol):
 
     def keep_copies(self, copies: Collection[ObjectName]) -> None:
         """Keep what was copied just now, while the sources still exist."""
-
-
-class KeepsNothing:
-    """The `CopyKeeper` of a journal that does not check what lost requests have done."""
-
-    def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
-        """Do nothing."""
-
-    def keep_copies(self, copies: Collection[ObjectName]) -> None:
-        """Do nothing."""
-
-
-KEEPS_NOTHING = KeepsNothing()
 
 
 class Unmoved(StoreError):

@@ -21,7 +21,7 @@ from swiftfs.journal.carried_tasks import carried_record, folder_rename
 from swiftfs.journal.commits import Record
 from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.merging import attempted, one_a_file
-from swiftfs.journal.moves import KEEPS_NOTHING, Moved, RecordMove, Remnant
+from swiftfs.journal.moves import Moved, RecordMove, Remnant
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile
 from swiftfs.journal.outcomes import JournalParts, remnant_tasks
 from swiftfs.journal.refusals import Refusals
@@ -264,8 +264,7 @@ class Recovery:
         else:
             log.info("the interrupted move of %s to %s is done", operation.source, operation.target)
             end = self._finished(record, operation, carried, moved)
-        if self._late is not None:
-            self._late.save()  # else a later mount would take moved objects for lost, and store them again
+        self._late.save()  # else a later mount would take moved objects for lost, and store them again
         # One commit, in which deletions come first: `again` has the number that is dropped.
         tasks = (task.record() for task in end.tasks)
         self._db.finish([record.seq, *end.dropped], [*end.again, *end.carried, *tasks])
@@ -314,11 +313,11 @@ class Recovery:
         """Finish a move, unless its objects have records of their own, which become tasks."""
         if _is_handed_on(operation):
             return Moved([])
-        return self._executor.resume(operation, record, self._late or KEEPS_NOTHING)
+        return self._executor.resume(operation, record, self._late)
 
     def _deletions_again(self, operation: Move | MoveFolder) -> list[Task]:
         """Return the deletion, if there was one, that a move which is not finished was to replace."""
-        if not isinstance(operation, Move) or operation.replaces_etag != ANY_VERSION or self._late is None:
+        if not isinstance(operation, Move) or operation.replaces_etag != ANY_VERSION:
             return []
         path, now = self._late.path_of(operation.target), monotonic()
         # Of that version only: what is there may be the copy, or what a program has stored since.

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 
 from msgspec.structs import replace
@@ -17,6 +18,7 @@ from swiftfs.namespace.entry import (
     folder_inode,
     head_entries,
     implied_entry,
+    is_marker,
     with_head,
 )
 from swiftfs.namespace.folder_lister import FolderLister, FolderReader, read_listing
@@ -96,12 +98,11 @@ class Namespace:
         stored, marker = decode_metadata(usage.metadata), None
         mtime_ns = usage.modified_ns
         if folder.prefix:
-            marker = plain_marker(folder) or slash_marker(folder)
-            try:
-                info = self._store.head(marker)
-                stored, mtime_ns = decode_metadata(info.metadata), info.last_modified_ns
-            except NotFound:
-                stored, marker = Stored(), None
+            stored, name = Stored(), plain_marker(folder) or slash_marker(folder)
+            with suppress(NotFound):
+                info = self._store.head(name)
+                if is_marker(info) or name.key.endswith("/"):  # and no file
+                    stored, marker, mtime_ns = decode_metadata(info.metadata), name, info.last_modified_ns
         # Some servers do not say when an account was made: then it is the time of the mount, never 1970.
         made = replace(self._root.attributes, mtime_ns=mtime_ns or unix_time_ns())
         attributes = self._defaults.apply(made, stored)

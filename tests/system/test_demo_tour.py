@@ -89,6 +89,7 @@ def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path) -> None
     assert "big.bin" in output
 
 
+@pytest.mark.slow
 def test_with_a_mount_point_it_runs_until_a_signal(temporary: Path, tmp_path: Path) -> None:
     folder, data = tmp_path / "made" / "mnt", tmp_path / "data"
     with start(temporary, folder, "--data", data, demo=SHORT_DEMO) as process:
