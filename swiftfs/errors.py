@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 def printable(text: str) -> str:
     """Return text in one line, without characters that control a terminal."""
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 

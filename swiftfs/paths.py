@@ -28,6 +28,9 @@ SCHEME = "swift:"
 Without the prefix, mount(8) turns a source into a path if the current directory has a file of that name.
 """
 
+REPLACED = ".replaced_"
+"""How the names begin that libfuse has for a moment for open files which another client has replaced."""
+
 HIDDEN_FOLDER = ".swiftfs"
 """The control directory in a mount's root. No listing shows it; an object of that name gets one more `%`."""
 

@@ -247,8 +247,14 @@ class ControlDirFS(FileSystem):
     def moves(self) -> Mapping[str, object]:
         return self._filesystem.moves
 
-    def wait_for_move(self, path: str, seconds: float) -> bool:
-        return not _is_control(path) and self._filesystem.wait_for_move(without_hidden(path), seconds)
+    @property
+    def cut_off(self) -> Sequence[object]:
+        return self._filesystem.cut_off
+
+    def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:
+        if _is_control(path):
+            return False
+        return self._filesystem.wait_for_move(without_hidden(path), seconds, begun_seconds)
 
     def check_exists(self, path: str) -> None:
         if not _is_control(path):
@@ -262,6 +268,9 @@ class ControlDirFS(FileSystem):
 
     def page_use(self, handle: int) -> PageUse:
         return PageUse.BYPASS if handle >= DIRECT_HANDLES else self._filesystem.page_use(handle)
+
+    def is_local(self, handle: int) -> bool:
+        return handle >= DIRECT_HANDLES or self._filesystem.is_local(handle)
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         if handle >= DIRECT_HANDLES:

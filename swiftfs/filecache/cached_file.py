@@ -104,7 +104,7 @@ class CachedFile:
     def is_complete(self) -> bool:
         """Return whether nothing is left to download."""
         with self._state.changed:
-            return self._state.blocks.is_present(0, self.size)
+            return self._state.blocks.is_complete
 
     def is_untouched(self) -> bool:
         """Return whether no byte was ever downloaded or written."""
@@ -493,6 +493,7 @@ class CachedFile:
                 return None
             state.end(LocalFile.CACHED)
             # Nothing is under way, so no upload maps it. The cache takes its size for the version's.
-            os.ftruncate(self.descriptor, blocks.size)
+            if state.file.mark().size != blocks.size:
+                os.ftruncate(self.descriptor, blocks.size)
             manifest = blocks.base.manifest if blocks.base else None
             return CachedVersion(state.file, blocks.present, state.checks.done, manifest)

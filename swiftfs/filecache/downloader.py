@@ -143,9 +143,9 @@ class Downloader:
             if left:
                 self.fetches.cancel(left)
                 state.changed.notify_all()
-            if stream is not None or self._streams.expects(offset):
+            if stream is not None:
                 self._plan(stream, offset, end)
-            if stream is None and not missing:
+            elif not missing:
                 return
         try:
             if missing:
@@ -160,14 +160,14 @@ class Downloader:
         with self._state.changed:
             self._streams.set_limit(limit)
 
-    def _plan(self, stream: Stream | None, offset: int, end: int) -> None:
+    def _plan(self, stream: Stream, offset: int, end: int) -> None:
         """Begin to download what will be read after this. Lock held."""
-        blocks, ahead = self._state.blocks, stream or self._streams
+        blocks = self._state.blocks
         for start, stop in self._streams.plan(stream, offset, end, blocks.size):
             missing = list(blocks.missing(*block_range(start, stop)))
             # A list: `free` and `missing` must not see what the loop adds.
             for run in [free for one in missing for free in self.fetches.free(*one)]:
-                self._pool.submit(self._run_queued, self._add(*run, queued=True, ahead=ahead))
+                self._pool.submit(self._run_queued, self._add(*run, queued=True, ahead=stream))
 
     def begin(self, pool: Executor) -> None:
         """Begin to download, in a thread of `pool`, what is missing, unless a download is under way."""
@@ -221,7 +221,7 @@ class Downloader:
                     return queued
         return None
 
-    def _add(self, first: int, last: int, *, queued: bool = False, ahead: object = None) -> Download:
+    def _add(self, first: int, last: int, *, queued: bool = False, ahead: Stream | None = None) -> Download:
         source = self._state.blocks.remote.source(first)
         return self.fetches.add(Download(first, last, self._execute, source, queued=queued, ahead=ahead))
 

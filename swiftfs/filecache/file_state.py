@@ -200,7 +200,7 @@ class Download:
         source: StoredSegment | None = None,
         *,
         queued: bool = False,
-        ahead: object = None,
+        ahead: Stream | None = None,
     ) -> None:
         self.first = first
         self.last = last
@@ -321,7 +321,11 @@ class Activity:
         It is called in any thread, and at once when nothing is under way.
         """
         with self._state.changed:
-            self._idle = idle
+            is_idle = self.is_idle()
+            self._idle = None if is_idle else idle
+        if is_idle:  # mostly, such as a file that was just stored
+            idle()
+            return
         self.cancel_queued()
         self.ended()
 

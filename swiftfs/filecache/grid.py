@@ -50,7 +50,7 @@ class Grid:
         has_gaps = self._high - self._low > (self._reads - 1) * self._step
         if not self._step or self._reads < (EVIDENCE if has_gaps else EVIDENCE_WITHOUT_GAPS):
             return
-        for place in self._places(size // BLOCK):
+        for place in self._places((size - LEAST_STEP) // BLOCK):
             if len(self._predicted) >= AHEAD:
                 return
             if not self._known.covers(place, place + 1):

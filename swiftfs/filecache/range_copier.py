@@ -17,7 +17,7 @@ from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_storer import CopyPart, SegmentPut
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import md5_of
-from swiftfs.objects import Manifest, ObjectVersion, Segment
+from swiftfs.objects import Manifest, ObjectVersion
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -133,17 +133,13 @@ class RangeCopier:
         with self._state.changed:
             return self._state.blocks.is_present(offset, end)
 
-    def whole_segment(self, size: int) -> Segment | None:
-        """Return the segment that the server has made of the file's `size` bytes as they are; else None."""
-        return self._uploads.whole_copy(size)
-
     def forget_whole(self) -> None:
         """Do not use the segment of the whole file any more: it is gone, or has changed."""
         self._uploads.supersede(0)
 
     def md5(self) -> str:
         """Return the MD5 of all bytes: of a copy that of its segment, else of what is in the local file."""
-        if (segment := self.whole_segment(self._state.blocks.size)) is not None:
+        if (segment := self._uploads.whole_copy(self._state.blocks.size)) is not None:
             return segment.etag
         return md5_of(self._state.descriptor, 0, self._state.blocks.size, bool)
 

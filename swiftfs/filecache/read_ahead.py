@@ -38,6 +38,9 @@ HEADER_ROUND_TRIPS = 2
 """They do count for a program that would wait longer for the rest of them, if it does not read in small
 steps: on a connection that begins slowly that wait costs more than what may be wasted."""
 
+READS_ON = 2 * FIRST_PIECE
+"""A reader that has come so far is no reader of a header. The next file's is probably none, too."""
+
 REORDERED = 2 * 1024 * 1024
 """Bytes. The kernel, and programs with several threads, read so far out of order."""
 
@@ -86,6 +89,10 @@ class Pace:
         """Return how much the reader takes in so many seconds, infinity if it does nothing but read."""
         return seconds * self._bytes / self.seconds if self.seconds else math.inf
 
+    def begin_as(self, other: "Pace") -> None:
+        """Begin with what was measured of another reader."""
+        self.seconds, self._bytes = other.seconds, other._bytes
+
     def age(self) -> None:
         """Let what comes count more than what was: a reader may pause."""
         self._bytes //= 2
@@ -115,6 +122,8 @@ class Stream:
         self._is_first = True
         self._has_large_steps = False
         self._header = HEADER
+        self._head_start = 0
+        self._reads_on_at = READS_ON
         self._since = monotonic()
 
     @property
@@ -183,6 +192,8 @@ class Stream:
             self._header = 0
         if is_first:  # of a program that reads less at a time the kernel asks for less
             self._has_large_steps = end - offset >= BLOCK
+            if not offset and size > FIRST_PIECE:
+                self._follow_last(link, size)
         self.begin, self.position, self._is_first = min(begin, offset), max(self.position, end), False
         if not self.limit:
             # A plan that a later limit allows begins behind what was read.
@@ -198,12 +209,24 @@ class Stream:
                 yield from self._plan_backwards(offset, lead, limit, largest)
         elif is_first:
             yield from self._plan_first(offset, size, self._piece(0, largest))
+            if self._head_start:
+                yield from self._plan_forwards(offset, size, lead, limit, largest)
         else:
             yield from self._plan_forwards(offset, size, lead, limit, largest)
 
     @property
     def _smallest(self) -> int:
         return max(FIRST_PIECE, self.extent // SHARE)
+
+    def _follow_last(self, link: "Link", size: int) -> None:
+        """Expect this reader to read on if the last one of another file has done so."""
+        last, link.last = link.last, self
+        self._reads_on_at = min(size, READS_ON)
+        # Another kind of program if it reads in other steps.
+        is_alike = last is not None and last._has_large_steps == self._has_large_steps
+        if last is not None and is_alike and last.extent >= last._reads_on_at:
+            self._head_start = LAST_PIECE // 2
+            self.pace.begin_as(last.pace)
 
     def _comes_slowly(self, link: "Link") -> bool:
         """Return whether the reader would have to wait long for the rest of a header."""
@@ -224,7 +247,7 @@ class Stream:
         """Return how many bytes ahead of the reader are justified by what it has read."""
         if self.begin:
             return GROWTH * self.extent if self.extent > FIRST_PIECE else 0
-        return GROWTH_FROM_BEGINNING * (self.extent - self._header)
+        return max(self._head_start, GROWTH_FROM_BEGINNING * (self.extent - self._header))
 
     def _plan_first(self, offset: int, size: int, piece: int) -> Iterator[tuple[int, int]]:
         """Yield what the first read needs more: nothing for one in the middle, which may be a random one."""
@@ -283,6 +306,8 @@ class Link:
         """How long the first bytes of the last downloads took; 0 if unknown."""
         self.piece_seconds = 0.0
         """How long the last downloads ahead took, from the request to the last byte; 0 if unknown."""
+        self.last: Stream | None = None
+        """The last stream that began at the beginning of a file of more than one piece."""
 
     def waited(self, seconds: float) -> None:
         """Record how long a read has waited: the first piece takes so long at least."""
@@ -323,15 +348,15 @@ class Streams:
     def join(self, offset: int, *, is_coming: bool) -> tuple[Stream | None, list[Stream]]:
         """Return the stream of a read at `offset`, and the streams whose downloads are to be cancelled.
 
-        There is none if the read continues no stream, and its bytes are here or coming: it needs a plan only
-        if `expects` says so. Else call `ended` when the read is answered.
+        There is none if the read continues no stream, was not predicted, and its bytes are here or coming: it
+        needs no plan. Else call `ended` when the read is answered.
         """
         stream = self._continued(offset)
         if stream is not None:
             # Another stream was read in between: so there are two readers, not one that jumps.
             stream.lasts = stream.lasts or stream is not self._streams[-1]
             self._streams.remove(stream)
-        elif is_coming:
+        elif is_coming and not self._grid.expects(offset):
             return None, []
         else:
             stream = self._begun(offset)
@@ -346,10 +371,6 @@ class Streams:
         if left:
             self._replan()
         return stream, left
-
-    def expects(self, offset: int) -> bool:
-        """Return whether a read at `offset` is one that was predicted."""
-        return self._grid.expects(offset)
 
     def _continued(self, offset: int) -> Stream | None:
         """Return the stream that a read at `offset` continues, the nearest one of several."""
@@ -366,15 +387,14 @@ class Streams:
         """Record that a read is answered."""
         self.link.waited(stream.pace.end_read(monotonic()))
 
-    def plan(self, stream: Stream | None, offset: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    def plan(self, stream: Stream, offset: int, end: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges to download now; see `Stream.plan` and `Grid.plan`."""
-        if self._limit and (stream is None or stream.is_jump(offset, size)):
+        if self._limit and stream.is_jump(offset, size):
             if not self._grid.has(offset):
                 self._grid = Grid(offset // BLOCK)
             yield from self._grid.plan(offset, end, size)
-        if stream is not None:
-            others = sum(one.runs_ahead for one in self._streams if one is not stream)
-            yield from stream.plan(offset, end, size, self.link, 1 + others)
+        others = sum(one.runs_ahead for one in self._streams if one is not stream)
+        yield from stream.plan(offset, end, size, self.link, 1 + others)
 
     def forget(self) -> None:
         """Drop all streams, because downloaded blocks were wrong."""

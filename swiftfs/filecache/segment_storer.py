@@ -11,11 +11,13 @@ from msgspec import Struct, field
 
 from swiftfs.concurrency import Future, new_future
 from swiftfs.errors import (
+    AccessDenied,
     ChangedDuringUpload,
     Corrupt,
     NoSpace,
     NotFound,
     PreconditionFailed,
+    QuotaExceeded,
     StoreError,
     check_transition,
 )
@@ -90,6 +92,12 @@ class SegmentPut(Struct):
         if self.superseded or self.end != end or self.stored.cancelled():
             return False
         return not self.stored.done() or self.stored.exception() is None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether Swift has refused it, for a reason that does not go away by itself."""
+        ended = self.stored.done() and not self.stored.cancelled()
+        return ended and isinstance(self.stored.exception(), AccessDenied | NoSpace | QuotaExceeded)
 
 
 class CopyPart(Struct, frozen=True):

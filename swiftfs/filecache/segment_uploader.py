@@ -31,6 +31,9 @@ RECORDS_KEPT = 3
 """The number of stored states of a file for which the segments that its records named are kept: more states
 than the journal can still have records of."""
 
+REFUSED_SECONDS = 30.0
+"""How long no segment of a file is uploaded for its disk space after Swift has refused one."""
+
 
 class _Running(Struct):
     """The upload of the file's first `size` bytes; `changes` are the blocks that changed since it began.
@@ -101,9 +104,12 @@ class SegmentUploader:
         self._settle_seconds = settle_seconds
         self._resting: deque[tuple[float, int, int]] = deque()
         self._is_rewritten = False
+        self._refused_until = 0.0
 
     def unreferenced(self) -> UnreferencedPrefix | None:
         """Return the row to write about the prefix now, None if nothing has begun since the last time."""
+        if not self.record.has_begun:
+            return None
         with self._lock:
             left = self._superseded or self._storer.copies or self._held
             all_named = is_all_named(self._uploads.values(), self.record.named) and not left
@@ -173,8 +179,15 @@ class SegmentUploader:
             self._get(start, min(end, size), in_advance=True)
 
     def begin_full(self, size: int, is_full: Callable[[int, int], bool]) -> None:
-        """Begin to upload the segments of the first `size` bytes for which `is_full` returns True."""
+        """Begin to upload the segments of the first `size` bytes for which `is_full` returns True.
+
+        If Swift refuses them, the next time is `REFUSED_SECONDS` later, so that nobody waits for them.
+        """
         with self._lock:
+            if any(upload.is_refused for upload in self._uploads.values()):
+                if monotonic() < self._refused_until:
+                    return
+                self._refused_until = monotonic() + REFUSED_SECONDS
             for start, end in self._layout.segments(size):
                 known = self._uploads.get(start)
                 if (known is None or not known.is_good(end)) and is_full(start, end):

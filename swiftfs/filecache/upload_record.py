@@ -136,9 +136,9 @@ class UploadRecord:
         self._sent: set[str] = set()
         self._inherited: set[str] = set()
         self._since = 0.0
-        # The record of a close may name the prefix before anything is stored there. The server is not asked
-        # yet.
-        self.prefix = prefix or places.likely(name.container).name(segment_prefix(name, journal))
+        self._prefix = prefix
+        self._name = name
+        self._journal = journal
         self._is_placed = self.is_inherited = prefix is not None
         # The record of a file may name a prefix whose row is gone: a manifest named all its segments.
         self._state = PrefixState.UNUSED if prefix is None else PrefixState.INHERITED
@@ -148,6 +148,18 @@ class UploadRecord:
     def _become(self, state: PrefixState) -> None:
         check_transition("a prefix", FOLLOWING, self._state, state)
         self._state = state
+
+    @property
+    def prefix(self) -> ObjectName:
+        """Where the segments are; made when it is first needed, since most files have none.
+
+        The record of a close may name it before anything is stored there, so the server is not asked yet.
+        """
+        with self.lock:
+            if self._prefix is None:
+                place = self._places.likely(self._container)
+                self._prefix = place.name(segment_prefix(self._name, self._journal))
+            return self._prefix
 
     @property
     def has_begun(self) -> bool:
@@ -314,7 +326,7 @@ class UploadRecord:
     def _place(self, place: SegmentContainer) -> None:
         if not self._is_placed:
             # The server has refused the likely place.
-            self.prefix = place.instead(self._places.likely(self._container), self.prefix)
+            self._prefix = place.instead(self._places.likely(self._container), self.prefix)
             self._is_placed = True
 
 

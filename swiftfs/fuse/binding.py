@@ -18,7 +18,7 @@ from swiftfs.errors import ConfigurationError, mount_point_error
 from swiftfs.fuse.callbacks import Callbacks
 from swiftfs.fuse.failures import DivertedStderr, first_reason, log_failure
 from swiftfs.fuse.library import Library
-from swiftfs.fuse.operations import FileSystem, Operations
+from swiftfs.fuse.operations import FileSystem
 from swiftfs.fuse.threads import AttachedThreads
 
 log = logging.getLogger("swiftfs.fuse")
@@ -79,15 +79,15 @@ class FUSE(Callbacks):
         on_destroy: Callable[[], None] | None = None,
         options: Mapping[str, OptionValue] | None = None,
     ) -> None:
-        super().__init__(self.libfuse, Operations(filesystem, self.libfuse.caller))
+        super().__init__(self.libfuse, filesystem)
         self._mountpoint = Path(mountpoint)
         self._on_init, self._on_destroy = on_init, on_destroy
         self._failure: BaseException | None = None
         self._live = False
-        timeouts = {
-            "attr_timeout": attr_timeout,
+        self.timeouts = timeouts = {
             "entry_timeout": entry_timeout,
             "negative_timeout": negative_timeout,
+            "attr_timeout": attr_timeout,
         }
         self._serve(_mount_options(source, {**self.own_options, **timeouts, **(options or {})}))
 

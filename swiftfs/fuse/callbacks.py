@@ -6,15 +6,16 @@ import ctypes
 import errno
 import os
 from functools import partial
-from stat import S_IFDIR
-from typing import Any
+from stat import S_IFDIR, S_IMODE
+from typing import Any, ClassVar
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import SwiftfsError, errno_of
 from swiftfs.fuse.library import Library
-from swiftfs.fuse.operations import Operations
+from swiftfs.fuse.operations import FileSystem
+from swiftfs.fuse.read_ahead import KernelReadAhead
 from swiftfs.fuse.structs import UNKNOWN_INODE, UTIME_NOW, UTIME_OMIT, answer_from_file
-from swiftfs.fuse.threads import Callers
+from swiftfs.fuse.threads import MOVER_PATIENCE, Callers
 from swiftfs.objects import Attributes, PageUse
 
 _DOTS = [(name, Attributes(S_IFDIR, 0, 0, 0, 0, UNKNOWN_INODE)) for name in (b".", b"..")]
@@ -30,21 +31,35 @@ _NOT_SUPPORTED = -errno.EOPNOTSUPP
 """With this answer `ls -l` asks only once; with ENODATA it would ask again for every file."""
 
 
+_BLOCK = 4096
+"""The unit in bytes in which `statfs` counts."""
+
+_UNCHANGED = 2**32 - 1
+"""The uid or gid in chown(2) that leaves it as it is."""
+
+
 class Callbacks:
     """libfuse's callbacks, which call `operations`. A failure is an exception; None is success.
 
     Pointers are ctypes pointers, or addresses where `Library` reads them.
     """
 
-    def __init__(self, library: Library, operations: Operations) -> None:
+    read_ahead: ClassVar[KernelReadAhead]
+    """That of the mount of this process."""
+
+    def __init__(self, library: Library, operations: FileSystem) -> None:
         self.library = library
         self.operations = operations
         self._callers = Callers(library)
+        self._caller = library.caller
         self._getattr = operations.getattr
-        self._fgetattr = operations.fgetattr
+        self._fgetattr = operations.getattr_handle
         self._moves = operations.moves
-        self._read = operations.read_buf
-        self._write = operations.write_buf
+        self._cut_off = operations.cut_off
+        self._validity: ctypes.c_double | None = None
+        self._usual_validity, self._is_cut_off = 0.0, False
+        self._read = operations.read
+        self._write = operations.write
         self._write_stat = library.write_stat
         self._handle_of = library.handle_of
 
@@ -58,10 +73,26 @@ class Callbacks:
             self._callers.missed(path)
             raise
         self._write_stat(stat, attributes)
+        if self._cut_off or self._is_cut_off:
+            self._limit_validity()
+
+    def _limit_validity(self) -> None:
+        """Let the kernel use sizes for no time while files are cut off.
+
+        Else their readers would meet the end of a shorter version, and not ask for their own.
+        """
+        self._is_cut_off = bool(self._cut_off)
+        if self._validity is not None:
+            self._validity.value = 0.0 if self._is_cut_off else self._usual_validity
+
+    def find_validity(self, address: int) -> None:
+        """Take the number that libfuse has at `address`: how long the kernel may use attributes."""
+        self._validity = ctypes.c_double.from_address(address)
+        self._usual_validity = self._validity.value
 
     def _after_move(self, path: bytes, attributes: Attributes) -> Attributes:
         """Return the attributes of a path after the move of its name, the given ones if that takes long."""
-        if self.operations.wait_for_move(path.decode(), self._callers.patience(path)):
+        if self.operations.wait_for_move(path.decode(), *self._callers.patience(path)):
             return self._getattr(path.decode())
         if self._callers.is_trying_again(path):  # it would open a file that is gone, instead of making one
             try:
@@ -76,6 +107,8 @@ class Callbacks:
         if self.library.is_marked_for_drop(file_info):
             return ANSWER_THAT_DROPS
         self._write_stat(stat, self._fgetattr(self._handle_of(file_info)))
+        if self._cut_off or self._is_cut_off:
+            self._limit_validity()
         return None
 
     def read_buf(self, path: bytes | None, target: int, size: int, offset: int, file_info: int) -> None:
@@ -98,14 +131,15 @@ class Callbacks:
     def open(self, path: bytes, file_info: Any) -> None:
         """Open a file; a handle that bypasses the kernel's pages bypasses the size of stat(2) too."""
         info = file_info.contents
+        is_change = info.flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY
         if is_other := self.operations.is_other_inode(path.decode()):
-            self._callers.try_again(path)
+            self._try_again(path, is_change=is_change)
         try:
             info.fh = self.operations.open(path.decode(), info.flags)
         except (SwiftfsError, OSError) as error:
             # The kernel opens only names that it has seen, so its cache is wrong.
-            if errno_of(error) == errno.ENOENT and not is_other:
-                self._callers.try_again(path)
+            if errno_of(error) in {errno.ENOENT, errno.EBUSY} and not is_other:
+                self._try_again(path, is_change=is_change)
             raise
         use = self.operations.page_use(info.fh)
         # What O_TRUNC has emptied must not be closed, which would store it.
@@ -114,8 +148,20 @@ class Callbacks:
         if use is PageUse.DROP or info.flags & os.O_TRUNC:
             self.library.mark_for_drop(file_info)
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
+        self.read_ahead.choose(is_local=self.operations.is_local(info.fh))
         self._callers.done(path)
         self._callers.opened(path, info.fh)
+        if self._cut_off:
+            self._limit_validity()
+
+    def _try_again(self, path: bytes, *, is_change: bool) -> None:
+        """Let the kernel look a name up again, once; for a change of the file after the move of its name.
+
+        The lookup of an open(2) with O_CREAT locks the folder, so the mover must have locked it before.
+        """
+        if is_change and self._moves:
+            self.operations.wait_for_move(path.decode(), MOVER_PATIENCE, 0.0)
+        self._callers.try_again(path)
 
     def _look_again(self, path: bytes, info: Any) -> PageUse:
         """Let the kernel open the file again, once; then open what its inode has, and return how."""
@@ -132,7 +178,12 @@ class Callbacks:
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
         """Create and open a file."""
         info = file_info.contents
-        info.fh = self.operations.create(path.decode(), mode, info.flags)
+        try:
+            info.fh = self.operations.create(path.decode(), S_IMODE(mode), info.flags, self._caller())
+        except OSError as error:
+            if error.errno == errno.EBUSY:  # the folder is locked: the mover begins before the second time
+                self._callers.try_again(path)
+            raise
         self._callers.done(path)
         # The kernel keeps no pages, and libfuse looks up the size within the call.
         use = self.operations.page_use(info.fh)
@@ -147,11 +198,11 @@ class Callbacks:
 
     def mknod(self, path: bytes, mode: int, device: int) -> None:
         """Make a file of the type in `mode`."""
-        self.operations.mknod(path.decode(), mode, device)
+        self.operations.mknod(path.decode(), mode, device, self._caller())
 
     def mkdir(self, path: bytes, mode: int) -> None:
         """Make a folder."""
-        self.operations.mkdir(path.decode(), mode)
+        self.operations.mkdir(path.decode(), S_IMODE(mode), self._caller())
 
     def unlink(self, path: bytes) -> None:
         """Remove a file."""
@@ -163,7 +214,7 @@ class Callbacks:
 
     def symlink(self, target: bytes, path: bytes) -> None:
         """Make `path` a symbolic link."""
-        self.operations.symlink(target.decode(), path.decode())
+        self.operations.symlink(target.decode(), path.decode(), self._caller())
 
     def link(self, old: bytes, new: bytes) -> None:
         """Make `new` another name of a file."""
@@ -178,16 +229,25 @@ class Callbacks:
 
     def truncate_path(self, path: bytes, length: int) -> None:
         """Set the size of a file that need not be open."""
-        if self.operations.is_other_inode(path.decode()):
-            self._callers.try_again(path)
+        if is_other := self.operations.is_other_inode(path.decode()):
+            self._try_again(path, is_change=True)
         try:
             self.operations.truncate(path.decode(), length)
         except OSError as error:
             # The kernel tries this once more, too.
-            if error.errno == errno.ESTALE:
-                self._callers.try_again(path)
+            if error.errno in {errno.ESTALE, errno.EBUSY} and not is_other:
+                self._try_again(path, is_change=True)
             raise
         self._callers.done(path)
+
+    def set_mode(self, path: str, mode: int) -> None:
+        """Set the permission bits."""
+        self.operations.chmod(path, S_IMODE(mode))
+
+    def set_owner(self, path: str, uid: int, gid: int) -> None:
+        """Set owner and group; -1 as a C number leaves one unchanged."""
+        owner, group = (None if number == _UNCHANGED else number for number in (uid, gid))
+        self.operations.chown(path, owner, group, self._caller())
 
     def set_times(self, path: bytes, times: Any) -> None:
         """Set times; utimensat(2)'s NOW becomes the current time and OMIT becomes None."""
@@ -239,8 +299,13 @@ class Callbacks:
 
     def statfs(self, path: bytes, buffer: Any) -> None:
         """Fill `struct statvfs`."""
-        for name, value in self.operations.statfs(path.decode()).items():
-            setattr(buffer.contents, name, value)
+        usage, answer = self.operations.statfs(path.decode()), buffer.contents
+        answer.f_bsize = answer.f_frsize = _BLOCK
+        answer.f_blocks = usage.total_bytes // _BLOCK
+        answer.f_bfree = answer.f_bavail = usage.free_bytes // _BLOCK
+        answer.f_files = usage.total_objects
+        answer.f_ffree = answer.f_favail = usage.free_objects
+        answer.f_namemax = usage.name_bytes
 
     def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int) -> int:
         """Fill the buffer with an xattr, and return its size; with size 0 there is no buffer."""

@@ -3,18 +3,23 @@
 # ruff: noqa: ARG002  the callbacks have libfuse's arguments
 
 import ctypes
+import struct
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
 from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
 from swiftfs.fuse.loading import load_fusepy
+from swiftfs.fuse.read_ahead import KernelReadAhead
 from swiftfs.fuse.structs import UNKNOWN_INODE
 
 LIBRARY = Library(load_fusepy())
 
 REQUEST_BYTES = 131072
 """The largest read or write request that libfuse 2.9 can exchange with the kernel."""
+
+STRUCT_BYTES = 256
+"""Of `struct fuse` in fuse.c of libfuse 2.9, which is some larger."""
 
 Filler = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_longlong)
 """libfuse's `fuse_fill_dir_t`. It only copies into memory, so it is called with the GIL held."""
@@ -63,6 +68,7 @@ class FUSE2(FUSE):
     """A mount by libfuse 2.9."""
 
     libfuse = LIBRARY
+    read_ahead = KernelReadAhead(REQUEST_BYTES)
     table_type = FuseOperations
     own_options: ClassVar[Mapping[str, OptionValue]] = {
         **SHARED_OPTIONS,
@@ -97,6 +103,7 @@ class FUSE2(FUSE):
         )
         if not connection:
             return True
+        self._find_validity(connection)
         try:
             return bool(_loop(connection)) and not has_ended(
                 _descriptor(_channel(_session(connection), None))
@@ -104,6 +111,13 @@ class FUSE2(FUSE):
         finally:
             block_interrupt()
             _teardown(connection, place)
+
+    def _find_validity(self, connection: int) -> None:
+        """Find the timeouts in `struct fuse`, which is libfuse's own: they stand together in it."""
+        known = struct.pack("=4di", *self.timeouts.values(), 0.0, 1)  # then come those of `ac_attr_timeout`
+        place = ctypes.string_at(connection, STRUCT_BYTES).find(known)
+        if place >= 0:
+            self.find_validity(connection + place + 2 * ctypes.sizeof(ctypes.c_double))
 
     def init(self, connection: int) -> None:
         """Begin."""
@@ -134,11 +148,11 @@ class FUSE2(FUSE):
 
     def chmod(self, path: bytes, mode: int) -> None:
         """Set the permission bits."""
-        self.operations.chmod(path.decode(), mode)
+        self.set_mode(path.decode(), mode)
 
     def chown(self, path: bytes, uid: int, gid: int) -> None:
         """Set owner and group."""
-        self.operations.chown(path.decode(), uid, gid)
+        self.set_owner(path.decode(), uid, gid)
 
     def truncate(self, path: bytes, length: int) -> None:
         """Set the size of a file."""
@@ -146,7 +160,7 @@ class FUSE2(FUSE):
 
     def ftruncate(self, path: bytes | None, length: int, file_info: Any) -> None:
         """Set the size of an open file."""
-        self.operations.ftruncate(file_info.contents.fh, length)
+        self.operations.truncate_handle(file_info.contents.fh, length)
 
     def utimens(self, path: bytes, times: Any) -> None:
         """Set times."""

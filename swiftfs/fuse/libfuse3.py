@@ -15,6 +15,7 @@ from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
 from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
 from swiftfs.fuse.loading import ADVICE, load_mfusepy
+from swiftfs.fuse.read_ahead import KernelReadAhead
 from swiftfs.fuse.structs import UNKNOWN_INODE
 from swiftfs.objects import Attributes
 
@@ -51,7 +52,12 @@ def room_in(buffer: int, mount: int) -> int:
 
 
 def count_fitting(names: Sequence[bytes], room: int) -> int:
-    """Return how many of the names fit into so many bytes, each with attributes."""
+    """Return how many of the names fit into so many bytes, each with attributes (FUSE_READDIRPLUS).
+
+    The kernel does not look such a name up. libfuse counts a lookup of each that it is given, the kernel
+    only of those that it gets: one that does not fit would be counted once too often, and libfuse would keep
+    it for ever (`fill_dir_plus` in fuse.c of 3.9 to 3.18). So libfuse gets none that does not fit.
+    """
     for count, name in enumerate(names):
         room -= (ENTRY_BYTES + len(name) + 7) & ~7
         if room < 0:
@@ -82,7 +88,12 @@ _FIRST_REQUEST = 2
 
 
 def answer_init(device: int, connection: Any) -> None:
-    """Answer the first request at the descriptor `device`; leave it to libfuse if that fails.
+    """Answer the first request (FUSE_INIT) at the descriptor `device`; leave it to libfuse if that fails.
+
+    libfuse 3 has a flag for parallel lookups, FUSE_CAP_PARALLEL_DIROPS, but before 3.17 it does not pass it
+    on (`do_init` in fuse_lowlevel.c of 3.14), and the kernel sends the lookups of one folder one after
+    another. So this says what libfuse would say, with that flag. libfuse's own answer comes too late: the
+    kernel does not know the request any more (ENOENT), which libfuse ignores.
 
     `connection` is the `struct fuse_conn_info`, as it is after init.
     """
@@ -209,6 +220,7 @@ class FUSE3(FUSE):
     """A mount by libfuse 3."""
 
     libfuse = LIBRARY
+    read_ahead = KernelReadAhead(REQUEST_BYTES)
     table_type = FuseOperations
     file_info_at: ClassVar[Mapping[str, int]] = {"readdir": 4, "copy_file_range": 1}
     own_options: ClassVar[Mapping[str, OptionValue]] = {
@@ -276,6 +288,7 @@ class FUSE3(FUSE):
         config.use_ino = 1
         # With a handle no path is needed, and libfuse need not look for one.
         config.nullpath_ok = 1
+        self.find_validity(ctypes.addressof(config) + type(config).attr_timeout.offset)
         if self.libfuse.version < FIRST_RIGHT:
             answer_init(self._device, connection)
 
@@ -335,16 +348,16 @@ class FUSE3(FUSE):
 
     def chmod(self, path: bytes | None, mode: int, file_info: int | None) -> None:
         """Set the permission bits."""
-        self.operations.chmod(self._path(path, file_info), mode)
+        self.set_mode(self._path(path, file_info), mode)
 
     def chown(self, path: bytes | None, uid: int, gid: int, file_info: int | None) -> None:
         """Set owner and group."""
-        self.operations.chown(self._path(path, file_info), uid, gid)
+        self.set_owner(self._path(path, file_info), uid, gid)
 
     def truncate(self, path: bytes | None, length: int, file_info: int | None) -> None:
         """Set the size of a file or an open file."""
         if file_info:
-            self.operations.ftruncate(self.libfuse.handle_of(file_info), length)
+            self.operations.truncate_handle(self.libfuse.handle_of(file_info), length)
         elif path is not None:
             self.truncate_path(path, length)
 

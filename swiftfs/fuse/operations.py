@@ -1,16 +1,9 @@
-"""The operations of both libfuse versions for a `FileSystem`, which does not know FUSE."""
+"""The operations that the binding on both libfuse versions calls; whoever has them does not know FUSE."""
 
 from collections.abc import Callable, Mapping, Sequence
-from stat import S_IMODE
 from typing import Protocol
 
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageUse
-
-_BLOCK = 4096
-"""The unit in bytes in which `statfs` counts."""
-
-_UNCHANGED = 2**32 - 1
-"""The uid or gid in chown(2) that leaves it as it is."""
 
 
 class FileSystem(Protocol):
@@ -106,12 +99,22 @@ class FileSystem(Protocol):
     def page_use(self, handle: int) -> PageUse:
         """Return what the kernel does with its pages of a file that it opens with the new handle."""
 
+    def is_local(self, handle: int) -> bool:
+        """Return whether no read of an open file has to wait; of a small one that does not matter."""
+
     @property
     def moves(self) -> Mapping[str, object]:
         """The files that will be shown as another inode in a moment, by paths; mostly empty."""
 
-    def wait_for_move(self, path: str, seconds: float) -> bool:
-        """Wait until `path` has left `moves`, for `seconds` at most; return whether it has."""
+    @property
+    def cut_off(self) -> Sequence[object]:
+        """The open files whose size the kernel must ask for at each read behind it; mostly empty."""
+
+    def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:
+        """Wait until `path` has left `moves`; return whether it has.
+
+        It is waited for until `seconds` after it came there, and `begun_seconds` after its move has begun.
+        """
 
     def check_exists(self, path: str) -> None:
         """Raise `OSError` ENOENT if what is shown at `path` is there only until it has left `moves`."""
@@ -166,91 +169,3 @@ class FileSystem(Protocol):
 
     def removexattr(self, path: str, name: str) -> None:
         """Remove an extended attribute."""
-
-
-class Operations:
-    """The calls of the kernel, answered by a `FileSystem`: each method only converts arguments.
-
-    `caller` returns who made the system call that the current thread answers.
-    """
-
-    def __init__(self, filesystem: FileSystem, caller: Callable[[], Caller]) -> None:
-        self._filesystem = filesystem
-        self._caller = caller
-        # These operations are the filesystem's own methods, without a call in between.
-        self.getattr = filesystem.getattr
-        self.fgetattr = filesystem.getattr_handle
-        self.read_buf = filesystem.read
-        self.write_buf = filesystem.write
-        self.readlink = filesystem.readlink
-        self.opendir = filesystem.opendir
-        self.readdir = filesystem.readdir
-        self.known_attributes = filesystem.known_attributes
-        self.releasedir = filesystem.releasedir
-        self.fsyncdir = filesystem.fsyncdir
-        self.open = filesystem.open
-        self.path_of_handle = filesystem.path_of_handle
-        self.page_use = filesystem.page_use
-        self.is_other_inode = filesystem.is_other_inode
-        self.moves = filesystem.moves
-        self.wait_for_move = filesystem.wait_for_move
-        self.check_exists = filesystem.check_exists
-        self.link = filesystem.link
-        self.unlink = filesystem.unlink
-        self.rmdir = filesystem.rmdir
-        self.rename = filesystem.rename
-        self.hide = filesystem.hide
-        self.truncate = filesystem.truncate
-        self.ftruncate = filesystem.truncate_handle
-        self.utimens = filesystem.utimens
-        self.flush = filesystem.flush
-        self.fsync = filesystem.fsync
-        self.release = filesystem.release
-        self.getxattr = filesystem.getxattr
-        self.listxattr = filesystem.listxattr
-        self.setxattr = filesystem.setxattr
-        self.removexattr = filesystem.removexattr
-        self.fallocate = filesystem.fallocate
-        self.copy_file_range = filesystem.copy_file_range
-        self.lseek = filesystem.lseek
-
-    def mkdir(self, path: str, mode: int) -> None:
-        """Make a folder."""
-        self._filesystem.mkdir(path, S_IMODE(mode), self._caller())
-
-    def symlink(self, target: str, path: str) -> None:
-        """Make `path` a symbolic link to `target`."""
-        self._filesystem.symlink(target, path, self._caller())
-
-    def mknod(self, path: str, mode: int, device: int) -> None:
-        """Make a file, FIFO, socket or device."""
-        self._filesystem.mknod(path, mode, device, self._caller())
-
-    def chmod(self, path: str, mode: int) -> None:
-        """Set the permission bits."""
-        self._filesystem.chmod(path, S_IMODE(mode))
-
-    def chown(self, path: str, uid: int, gid: int) -> None:
-        """Set owner and group; -1 as a C number leaves one unchanged."""
-        owner, group = (None if number == _UNCHANGED else number for number in (uid, gid))
-        self._filesystem.chown(path, owner, group, self._caller())
-
-    def create(self, path: str, mode: int, flags: int) -> int:
-        """Make and open a file."""
-        return self._filesystem.create(path, S_IMODE(mode), flags, self._caller())
-
-    def statfs(self, path: str) -> dict[str, int]:
-        """Return the fields of `struct statvfs`."""
-        usage = self._filesystem.statfs(path)
-        free = usage.free_bytes // _BLOCK
-        return {
-            "f_bsize": _BLOCK,
-            "f_frsize": _BLOCK,
-            "f_blocks": usage.total_bytes // _BLOCK,
-            "f_bfree": free,
-            "f_bavail": free,
-            "f_files": usage.total_objects,
-            "f_ffree": usage.free_objects,
-            "f_favail": usage.free_objects,
-            "f_namemax": usage.name_bytes,
-        }

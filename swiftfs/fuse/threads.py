@@ -10,6 +10,7 @@ from typing import Any
 from swiftfs.concurrency import Local, Rank, new_condition, thread_id
 from swiftfs.errors import os_error
 from swiftfs.fuse.library import Library
+from swiftfs.paths import REPLACED
 
 _ensure = ctypes.PYFUNCTYPE(ctypes.c_int)(("PyGILState_Ensure", ctypes.pythonapi))
 _release = ctypes.PYFUNCTYPE(None, ctypes.c_int)(("PyGILState_Release", ctypes.pythonapi))
@@ -70,12 +71,17 @@ class AttachedThreads:
 MOST_TRYING = 1000
 """Limit of the calls that are being tried again."""
 
+MOVER_PATIENCE = 10.0
+"""How long, in seconds, a change waits until the mover has begun, or a lookup after that until it is done."""
+
 LOOKUP_PATIENCE = 1.0
-"""How long, in seconds, a lookup waits for the move of its name, which may itself wait for the lookup."""
+"""How long a lookup waits until the mover begins, which may itself wait for the lookup."""
 
 FSTAT_PATIENCE = 0.1
 """The same for a call that may be an fstat(2): the move always waits for its end."""
 
+_ALIAS = f"/{REPLACED}".encode()
+"""What only the mover looks up, mostly."""
 
 _HIDDEN = b".fuse_hidden"
 """How the names begin by which libfuse hides open files; a program may use such a name too."""
@@ -92,6 +98,7 @@ class Callers:
         self._openers: dict[int, tuple[bytes, int]] = {}
         # By libfuse's thread: the last hidden name that was looked up and not found, and the request.
         self._missed: dict[int, tuple[bytes, int]] = {}
+        self._mover = -1  # the kernel says 0 of whom it cannot name
 
     def try_again(self, path: bytes) -> None:
         """Let the kernel look a name up and try again, by `OSError` ESTALE; do nothing the second time.
@@ -117,7 +124,8 @@ class Callers:
 
     def done(self, path: bytes) -> None:
         """Record that the call has ended."""
-        self._trying_again.pop(self._call_about(path), None)
+        if self._trying_again:
+            self._trying_again.pop(self._call_about(path), None)
 
     def opened(self, path: bytes, handle: int) -> None:
         """Record that the call has opened a file."""
@@ -131,6 +139,8 @@ class Callers:
         """Record that a path was not found: a call that was to try again creates the file, or has failed."""
         if self._trying_again and not self._trying_again.get(self._call_about(path)):
             self.done(path)
+        if _ALIAS in path:
+            self._mover = self._thread()
         if _HIDDEN in path:
             self._missed[thread_id()] = path, self._request()
 
@@ -142,12 +152,14 @@ class Callers:
         """
         return _HIDDEN in new and self._missed.get(thread_id()) == (new, self._request())
 
-    def patience(self, path: bytes) -> float:
-        """Return how long the call may wait for the move of its path, in seconds."""
+    def patience(self, path: bytes) -> tuple[float, float]:
+        """Return how long the call may wait until the move of its path begins, and after that, in seconds."""
+        if self._thread() == self._mover:  # it must not wait for itself
+            return 0.0, 0.0
         # An fstat(2) looks like a lookup here, but the move waits for its end. Only a process that has the
         # file open can call fstat(2).
         is_lookup = self.is_trying_again(path) or not self._has_open(path)
-        return LOOKUP_PATIENCE if is_lookup else FSTAT_PATIENCE
+        return (LOOKUP_PATIENCE, MOVER_PATIENCE) if is_lookup else (FSTAT_PATIENCE, 0.0)
 
     def _has_open(self, path: bytes) -> bool:
         """Return whether the calling process has opened `path`, and not closed it."""

@@ -147,11 +147,11 @@ class Backlog:
         return self.queue.under_way >= most
 
     def start_uploads_for_space(self) -> bool:
-        """Begin to store files, because they fill the disk; return whether any upload is running."""
+        """Begin to store files, because they fill the disk; return whether any task is not parked."""
         with self.changed:
             self.queue.start_files()
             self.changed.notify_all()
-            return self.queue.is_busy()
+            return self.queue.runnable() > 0
 
     def stop(self) -> None:
         """Return when the workers have ended; no task runs then."""

@@ -1,5 +1,8 @@
-"""What commits of the journal's database do, those that the disk has refused, and the space kept for them."""
+"""Commits of the journal's database: what they do, the rows about uploads that they write, and those that the
+disk has refused, with the space that is kept for them.
+"""
 
+import json
 import os
 import shutil
 from collections import deque
@@ -13,6 +16,8 @@ from swiftfs.config.cache_dir import new_file
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import Operation
+from swiftfs.journal.schema import Statement
+from swiftfs.objects import ObjectName
 
 
 class Record(Struct, frozen=True):
@@ -122,3 +127,46 @@ class Reserve:
                 # Written, and not a hole: a hole reserves nothing.
                 with os.fdopen(new_file(self._path), "wb") as file:
                     file.write(bytes(RESERVE))
+
+
+def upload_changes(prefixes: Iterable[UnreferencedPrefix]) -> list[Statement]:
+    """Return statements that update the tables of uploads; of two about one prefix the newest counts."""
+    uploads = {one.prefix: one for one in sorted(prefixes, key=lambda one: one.revision)}
+    if not uploads:
+        return []
+    names: list[tuple[object, ...]] = [(prefix.container, prefix.key) for prefix in uploads]
+    left = [(prefix, one) for prefix, one in uploads.items() if one.named is not None]
+    return [
+        ("DELETE FROM uploads WHERE container = ? AND prefix = ?", names),
+        ("DELETE FROM upload_facts WHERE container = ? AND prefix = ?", names),
+        (
+            "INSERT INTO uploads VALUES (?, ?, ?)",
+            [(prefix.container, prefix.key, json.dumps(sorted(one.named or ()))) for prefix, one in left],
+        ),
+        (
+            "INSERT INTO upload_facts VALUES (?, ?, ?)",
+            [(prefix.container, prefix.key, _write_facts(one)) for prefix, one in left],
+        ),
+    ]
+
+
+def _write_facts(unreferenced: UnreferencedPrefix) -> str:
+    objects = [[name.container, name.key] for name in sorted(unreferenced.objects)]
+    facts = {"file": unreferenced.file, "objects": objects, "since": unreferenced.since}
+    asked, landed, sent = map(sorted, (unreferenced.asked, unreferenced.landed, unreferenced.sent))
+    return json.dumps({**facts, "asked": asked, "landed": landed, "sent": sent})
+
+
+def read_unreferenced(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
+    """Return what is recorded of a prefix: `named` in the table `uploads`, `text` in `upload_facts`."""
+    facts = json.loads(text)
+    return UnreferencedPrefix(
+        prefix,
+        frozenset(json.loads(named)),
+        facts.get("file", ""),
+        frozenset(ObjectName(container, key) for container, key in facts.get("objects", ())),
+        frozenset(facts.get("asked", ())),
+        facts.get("since", 0.0),
+        frozenset(facts.get("landed", ())),
+        frozenset(facts.get("sent", ())),
+    )

@@ -98,7 +98,7 @@ class Executor:
         # A large file's manifest can name the base version's segments, so its bytes need not be here.
         if cached_file.size > self._segment_size or cached_file.is_unchanged_slo:
             return operation
-        if cached_file.ranges.whole_segment(cached_file.size) is None:
+        if cached_file.uploads.whole_copy(cached_file.size) is None:
             operation = self._localize(operation, cached_file)
         return self._conflicts.record_sent(operation, cached_file)
 

@@ -1,6 +1,8 @@
 """Uploads of files: whole, as segments, or as a patch of the existing large object.
 
 INVARIANT: one request replaces the old state by the new one, and nothing of the old one is deleted before it.
+
+Segments get the X-Delete-At of their object: Swift deletes only the manifest, or only the segments.
 """
 
 import logging
@@ -191,7 +193,7 @@ class FileUpload:
     def _ready(self, operation: PutFile, cached_file: CachedFile, size: int) -> Callable[[], ObjectInfo]:
         """Return a function that stores the file's first `size` bytes as one object."""
         # After the snapshot was taken: the segment of bytes that have changed since is not the whole file.
-        if (segment := cached_file.ranges.whole_segment(size)) is not None:
+        if (segment := cached_file.uploads.whole_copy(size)) is not None:
             return lambda: self._put_copy(operation, cached_file, segment)
         cached_file.ensure_verified(0, size)
         source = cached_file.upload_source(size)

@@ -1,7 +1,8 @@
 """The versions that may have to be stored again when a late request overwrites them: bytes and headers.
 
 `LateCopies` has a copy of each such file for some minutes after a request was lost. `LateVersions` decides
-what is copied, and fetches what only Swift has.
+what is copied, and fetches what only Swift has. What a process may have sent for an operation before it died
+may be carried out late, too: `requests_of` names it.
 """
 
 import hashlib

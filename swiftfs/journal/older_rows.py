@@ -200,6 +200,10 @@ class OlderRows:
         # Most others end the upload of a file: its row cannot come back, so the operation need not be read.
         stored = {one.seq for one in executed if isinstance(one.operation, PutFile) and one.commit == inf}
         ended_rows = stored.intersection(drop)
+        if not put and ended_rows.issuperset(drop):
+            ended = self._ended_by(executed)
+            overtakes = bool(ended) or not ended_rows <= self._unsynced
+            return Change(commit, [], drop, [], list(ended.values()), [], overtakes)
         current = self._current({*drop, *(seq for seq, _ in put)} - ended_rows)
         states = [
             self._state(current.get(carried.get(seq, seq)), seq, operation, commit) for seq, operation in put
@@ -216,7 +220,7 @@ class OlderRows:
         # A move is never begun a second time: its requests may have been sent.
         changes = [one for one in synced if not _is_move(one.operation)]
         kept = [one for one in changes if not any(done.covers(one) for done in executed)]
-        ended = {(one.seq, one.written): one for done in executed for one in self._covered(done)}
+        ended = self._ended_by(executed)
         is_overtaken = bool(ended_rows - self._unsynced) or len(kept) < len(synced)
         overtakes = is_overtaken or bool(ended) or bool(moves)
         along = {carried[one.seq]: one for one in states if one.seq in carried}
@@ -313,6 +317,10 @@ class OlderRows:
         if self._blocks.get(before.seq) is not file.dirty:
             return False
         return replace(known, dirty=file.dirty) == file
+
+    def _ended_by(self, executed: Iterable[Executed]) -> dict[tuple[int, int], RowState]:
+        """Return the older rows that must not come back, by their keys."""
+        return {(one.seq, one.written): one for done in executed for one in self._covered(done)}
 
     def _covered(self, executed: Executed) -> Iterator[RowState]:
         keys: Iterable[tuple[int, int]]

@@ -1,4 +1,4 @@
-"""Operations: changes of Swift, as values with everything that is needed to carry them out."""
+"""Operations: changes of Swift, as values with everything that is needed to carry them out, and as text."""
 
 import base64
 from collections.abc import Mapping

@@ -1,12 +1,9 @@
-"""The journal's database: its tables, how it is opened, and the rows about uploads."""
+"""The journal's database: its tables, and how it is opened."""
 
-import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.objects import ObjectName
 from swiftfs.sqlite import Schema, open_database
 
 Statement = tuple[str, Sequence[tuple[object, ...]]]
@@ -94,6 +91,7 @@ A released format never changes: new tables and columns come as a migration."""
 def open_journal(path: Path) -> sqlite3.Connection:
     """Open or create the database, and check it; errors as in `open_database`."""
     database = open_database(path, SCHEMA)
+    database.isolation_level = None  # `JournalDB` begins its transactions itself
     database.execute("PRAGMA wal_autocheckpoint = 0")  # `sync` does it, in the background
     try:
         # At the start, when it can still be set aside: later it has changes that nothing else has.
@@ -104,46 +102,3 @@ def open_journal(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
-
-
-def upload_changes(prefixes: Iterable[UnreferencedPrefix]) -> list[Statement]:
-    """Return statements that update the tables of uploads; of two about one prefix the newest counts."""
-    uploads = {one.prefix: one for one in sorted(prefixes, key=lambda one: one.revision)}
-    if not uploads:
-        return []
-    names: list[tuple[object, ...]] = [(prefix.container, prefix.key) for prefix in uploads]
-    left = [(prefix, one) for prefix, one in uploads.items() if one.named is not None]
-    return [
-        ("DELETE FROM uploads WHERE container = ? AND prefix = ?", names),
-        ("DELETE FROM upload_facts WHERE container = ? AND prefix = ?", names),
-        (
-            "INSERT INTO uploads VALUES (?, ?, ?)",
-            [(prefix.container, prefix.key, json.dumps(sorted(one.named or ()))) for prefix, one in left],
-        ),
-        (
-            "INSERT INTO upload_facts VALUES (?, ?, ?)",
-            [(prefix.container, prefix.key, _write_facts(one)) for prefix, one in left],
-        ),
-    ]
-
-
-def _write_facts(unreferenced: UnreferencedPrefix) -> str:
-    objects = [[name.container, name.key] for name in sorted(unreferenced.objects)]
-    facts = {"file": unreferenced.file, "objects": objects, "since": unreferenced.since}
-    asked, landed, sent = map(sorted, (unreferenced.asked, unreferenced.landed, unreferenced.sent))
-    return json.dumps({**facts, "asked": asked, "landed": landed, "sent": sent})
-
-
-def read_unreferenced(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
-    """Return what is recorded of a prefix: `named` in the table `uploads`, `text` in `upload_facts`."""
-    facts = json.loads(text)
-    return UnreferencedPrefix(
-        prefix,
-        frozenset(json.loads(named)),
-        facts.get("file", ""),
-        frozenset(ObjectName(container, key) for container, key in facts.get("objects", ())),
-        frozenset(facts.get("asked", ())),
-        facts.get("since", 0.0),
-        frozenset(facts.get("landed", ())),
-        frozenset(facts.get("sent", ())),
-    )

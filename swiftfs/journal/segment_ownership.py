@@ -2,11 +2,12 @@
 
 A segment's name says for which object it was uploaded. An object that was moved keeps its segments, and a
 file that is renamed before it is stored has segments of its old name: the journal's database has claims for
-these.
-A claim is valid for one ETag of the object, so that a version of another client has none.
+these. A claim is valid for one ETag of the object, so that a version of another client has none.
 
 A move that failed, or left its source behind, may leave two objects that name the same segments. The database
 records this as a share: it names the other object, whose manifest is read before the segments are deleted.
+
+Which of many objects have segments at all is found out by a few listings: a HEAD each would cost more.
 """
 
 import logging

@@ -6,9 +6,11 @@ A change is one POST. Swift drops all metadata that a POST does not repeat, so i
 import errno
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timezone
 
 from msgspec.structs import replace
 
@@ -31,6 +33,8 @@ from swiftfs.attributes import (
     xattr_of,
     xattr_to_header,
 )
+from swiftfs.concurrency import unix_time
+from swiftfs.config.options import parse_age, parse_date
 from swiftfs.errors import NotFound, os_error
 from swiftfs.filecache.uses import Pin
 from swiftfs.namespace.entry import Entry
@@ -39,7 +43,6 @@ from swiftfs.paths import join
 from swiftfs.posix.archive import Archive, segments_of
 from swiftfs.posix.attribute_changes import AttributeChanges, MetaChange, Update
 from swiftfs.posix.directory_ops import DirectoryOps
-from swiftfs.posix.expiry import parse_moment, show_moment
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
@@ -62,6 +65,12 @@ MOST_BYTES = 60_000
 """More could not be sent: a server takes 64 KiB of header lines, with those that are not metadata."""
 
 _LINE_BYTES = len("X-Object-Meta-: \r\n")
+
+
+LATEST_EXPIRY = 2**33
+"""Seconds since the epoch, in the year 2242; Swift's own limit is ten digits."""
+
+_SECONDS = re.compile(r"\d{1,10}")
 
 
 class AttributeOps:
@@ -130,8 +139,7 @@ class AttributeOps:
         ]
 
     def _is_watched(self, entry: Entry) -> bool:
-        late = self._journal.late
-        return late is not None and entry.object is not None and late.is_watched(entry.object)
+        return entry.object is not None and self._journal.late.is_watched(entry.object)
 
     def _of_entry(self, path: str, entry: Entry) -> Attributes:
         entry = self._namespace.dated(entry)
@@ -417,3 +425,32 @@ _COMPUTED: Mapping[str, Callable[[ObjectStore, ObjectInfo], object]] = {
 
 def _unchanged(attributes: Attributes) -> Attributes:
     return attributes
+
+
+def parse_moment(value: bytes, path: str) -> str:
+    """Read `+30d`, a date and time (ISO 8601) or Unix seconds as an X-Delete-At; raise `OSError` EINVAL.
+
+    A date without a zone is in the machine's zone. A time that has passed is refused, as Swift does.
+    """
+    try:
+        seconds = _seconds(value.decode("ascii").strip().rstrip("\0"))
+    except ValueError:
+        raise os_error(errno.EINVAL, path) from None
+    if not unix_time() < seconds < LATEST_EXPIRY:
+        raise os_error(errno.EINVAL, path)
+    return str(seconds)
+
+
+def _seconds(text: str) -> int:
+    if text.startswith("+"):
+        return int(unix_time()) + parse_age(text[1:])
+    if _SECONDS.fullmatch(text):
+        return int(text)
+    return int(parse_date(text).timestamp())
+
+
+def show_moment(moment: str) -> bytes:
+    """Return an X-Delete-At as a date and time in UTC; unchanged if it is none."""
+    if not _SECONDS.fullmatch(moment):
+        return moment.encode()
+    return datetime.fromtimestamp(int(moment), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ").encode()

@@ -55,6 +55,7 @@ class FileOps:
                 if flags & os.O_EXCL:
                     raise os_error(errno.EEXIST, path)
                 return self.open(path, flags)
+            self._open_files.replaced.refuse_change(path)
             check_new_name(path)
             check_descriptors()
             permissions, owner = in_folder(self._namespace, path, stat.S_IMODE(mode) | stat.S_IFREG, caller)
@@ -67,7 +68,10 @@ class FileOps:
             return self._add_handle(file, flags)
 
     def open(self, path: str, flags: int) -> int:
-        """Open an existing file; with O_TRUNC it is empty, but its object is unchanged until the flush."""
+        """Open an existing file; with O_TRUNC it is empty, but its object is unchanged until the flush.
+
+        Raise `OSError` EBUSY for a change if the kernel still has an older version at `path`.
+        """
         handle = None
         is_read = flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY
         if not is_read:
@@ -80,7 +84,10 @@ class FileOps:
             handle = self._open_files.share(older, **_access(flags))
         path = self._open_files.resolve(path)
         while handle is None:  # again when the last handle of an open file is closed meanwhile
-            if (file := self._open_files.current(path)) is not None:
+            file = self._open_files.current(path)
+            if not is_read:
+                self._open_files.replaced.refuse_change(path)
+            if file is not None:
                 handle = self._open_files.share(file, **_access(flags))
             else:
                 handle = self._open_stored(path, flags)
@@ -125,6 +132,8 @@ class FileOps:
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         """Return where the bytes are in a local file; fewer only at the file's end."""
         file = self._open_files.handle(handle).file
+        if file.is_cut_off:
+            raise os_error(errno.ESTALE, file.path)
         name = file.name
         try:
             return file.cached_file.read(offset, size)
@@ -167,16 +176,13 @@ class FileOps:
     def truncate(self, path: str, size: int) -> None:
         """Make a file `size` bytes long; a file that is not open is handed in before this returns.
 
-        Raise `OSError` ESTALE if the kernel has to look the name up again: it is about to cut an older
-        version.
+        Raise `OSError` ESTALE, or EBUSY as `open` does, if the kernel has to look the name up again: it is
+        about to cut an older version.
         """
         self._pending.refuse_change(path)
-        replaced = self._open_files.replaced
-        if (was_other := replaced.is_other_inode(path)) and replaced.at(path) is not None:
+        if self._open_files.replaced.at(path) is not None:
             raise os_error(errno.ESTALE, path)
         path = self._open_files.resolve(path)
-        if self._open_files.current(path) is None and not was_other and path in replaced.moves:
-            raise os_error(errno.ESTALE, path)
         with self._pending.changing(path):
             handle = self.open(path, os.O_WRONLY)
             try:

@@ -71,10 +71,11 @@ class OpenFile(Struct):
     `foreign_headers_unknown` the object may have headers of another client that were not requested yet.
     `expiry_changed` is whether its segments may have another X-Delete-At than `meta`. An `aliased` file was
     hidden and is back: libfuse knows it by two names. `aside` is libfuse's path for a file that another
-    client has replaced, "" if it is its own path. `users` counts the handles. `pages` is what the kernel has
-    of the file. `trash` is the key to which the stored object is copied before the next upload, empty if it
-    is not kept. Until `unchecked_until` (monotonic seconds) stat(2) does not ask whether it was replaced: the
-    last answer was an error.
+    client has replaced, "" if it is its own path; such a file whose name cannot be moved `is_cut_off`: nobody
+    reads it any more. `users` counts the handles. `pages` is what the kernel has of the file. `trash` is the
+    key to which the stored object is copied before the next upload, empty if it is not kept. Until
+    `unchecked_until` (monotonic seconds) stat(2) does not ask whether it was replaced: the last answer was an
+    error.
 
     The lock excludes writers while the file is handed in. It is the only lock that may be held during a
     request.
@@ -95,6 +96,7 @@ class OpenFile(Struct):
     expiry_changed: bool = False
     aliased: bool = False
     aside: str = ""
+    is_cut_off: bool = False
     users: int = 0
     pages: FilePages = field(default_factory=FilePages)
     unchecked_until: float = 0.0

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from swiftfs.concurrency import Rank, monotonic, new_condition, thread_key
 from swiftfs.errors import SwiftfsError
+from swiftfs.filecache.block_map import BLOCK
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectName, PageUse
@@ -313,6 +314,11 @@ class OpenFiles:
             use = self._pages.open(file, writable=handle.writable, is_mixed=is_mixed)
             return PageUse.LOOK_AGAIN if file.path in self.replaced.moves else use
 
+    def is_local(self, number: int) -> bool:
+        """Return whether the file of a handle is all on the local disk, or has no more than a block."""
+        cached_file = self.handle(number).file.cached_file
+        return cached_file.size <= BLOCK or cached_file.is_complete()
+
     def found_wrong(self, local_file: str) -> None:
         """Record that downloaded bytes in a local file were wrong, which the kernel may have read.
 
@@ -423,8 +429,7 @@ class OpenFiles:
 
     def unlinked(self, name: ObjectName) -> list[OpenFile]:
         """Return the unlinked files whose last close would delete the object `name`."""
-        files = [file for file in self.all() if file.unlinked is not None]
-        held = [(file, file.held_deletion) for file in files]
+        held = ((file, file.held_deletion) for file in self.all())
         return [file for file, deletion in held if deletion is not None and deletion.name == name]
 
     def all(self) -> list[OpenFile]:

@@ -92,10 +92,12 @@ class UnlinkOps:
             if file is not None:
                 found = self._unlink_open(file, entry, hidden, since)
             # libfuse counts a handle as open until after its release.
-            elif self._open_files.is_held(path):
-                found = self._unlink_released(path, _existing(entry, path), hidden, since)
-            else:
+            elif not self._open_files.is_held(path):
                 return False
+            elif entry is None and self._open_files.replaced.shares_inode(path):
+                found = self._take_name(path, hidden)  # another client has deleted it
+            else:
+                found = self._unlink_released(path, _existing(entry, path), hidden, since)
         self._open_files.replaced.hide(path, hidden)
         self._times.filled(path)
         with self._lock:
@@ -202,12 +204,15 @@ class UnlinkOps:
         self._inodes.move(path, hidden)
         return Hidden(path, hidden, file, seq, change)
 
+    def _take_name(self, path: str, hidden: str) -> Hidden:
+        self._inodes.move(path, hidden)
+        return Hidden(path, hidden, None, None, None)
+
     def _unlink_released(self, path: str, entry: Entry, hidden: str, since: int) -> Hidden:
         self._directories.keep_parent(path)
         deletion = deletion_of(entry, self._trash)
         seq, change = self._pending.hold(path, deletion, until_closed=False, since=since)
-        self._inodes.move(path, hidden)
-        return Hidden(path, hidden, None, seq, change)
+        return replace(self._take_name(path, hidden), seq=seq, change=change)
 
 
 def deletion_of(entry: Entry, trash: TrashNames) -> Delete:

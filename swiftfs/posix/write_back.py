@@ -4,10 +4,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from swiftfs.concurrency import unix_time
+from swiftfs.config.options import Rules
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
-from swiftfs.posix.expiry import moment_by_rules
+from swiftfs.paths import is_below
 from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import JournaledChange, PendingChanges, unstored_entry
 from swiftfs.posix.services import Services
@@ -180,3 +182,12 @@ class WriteBack:
             return
         if info.version.etag == base.etag and (entry.hinted or entry.etag not in ("", base.etag)):
             file.entry = self._namespace.learn(file.path, entry, info)
+
+
+def moment_by_rules(path: str, rules: Rules) -> str:
+    """Return the X-Delete-At of a file that is stored at `path` now, empty for never."""
+    ages = {
+        len(folder): age for folder, age in rules if path != f"/{folder}" and is_below(path, f"/{folder}")
+    }
+    # The rule of the longest folder counts.
+    return str(int(unix_time()) + ages[max(ages)]) if ages else ""

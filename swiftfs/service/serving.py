@@ -171,7 +171,8 @@ def _mount(
     if died(request.mountpoint):
         detach(request.mountpoint)
     seconds = min(KERNEL_CACHE_SECONDS, request.options.ttl)
-    watchers = _Watchers(filesystem, request.mountpoint, ready, detached)
+    read_ahead = binding.read_ahead
+    watchers = _Watchers(filesystem, request.mountpoint, ready, detached, read_ahead.begin)
     gc.set_threshold(COLLECT_AFTER)
     gc.freeze()  # later collections need not look at what is there since the start
     gc.enable()
@@ -195,6 +196,7 @@ def _mount(
         )
     finally:
         watchers.stop()
+        read_ahead.end()
 
 
 class _Watchers:
@@ -205,7 +207,12 @@ class _Watchers:
     """
 
     def __init__(
-        self, filesystem: FileSystem, mountpoint: Path, ready: Callable[[], None], detached: DetachWatch
+        self,
+        filesystem: FileSystem,
+        mountpoint: Path,
+        ready: Callable[[], None],
+        detached: DetachWatch,
+        read_ahead: Callable[[int], None],
     ) -> None:
         services = filesystem.services
         self._mover = NameMover(services.open_files.replaced, mountpoint)
@@ -215,9 +222,12 @@ class _Watchers:
             device = mountpoint.stat().st_dev
             detached.start(device)
             # The kernel refuses each rename(2) in a mount that is read-only.
-            if not services.options.ro:
+            if services.options.ro:
+                services.open_files.replaced.serve(moves=False)
+            else:
                 self._mover.start(device)
             self._dropper.start(device)
+            read_ahead(device)
             ready()
 
         self._signals = (

@@ -5,6 +5,10 @@ URLs are brought into one form: the server that is compared is the one that gets
 Keystone says only that it refuses a password, so the likely cause is tried out: the same password is sent to
 the same server, twice at most, and only at the first login of a command. Servers may lock a user out after
 several refusals.
+
+The v1 login is a GET with a user and a key, whose answer has the storage URL and a token. swiftclient's
+plugin for it, `swiftclient.authv1`, loads all plugins of keystoneauth: a tenth of the time until a mount
+answers.
 """
 
 import logging

@@ -1,4 +1,7 @@
-"""The interface of an object store, which the adapters and decorators of this package implement."""
+"""The interface of an object store, which the adapters and decorators of this package implement.
+
+Listings of any length are walks over its pages: the server answers with pages, which continue after a marker.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol

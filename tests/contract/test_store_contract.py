@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from support.deadlines import within
 from support.stores import MODE, STRANGE_KEYS, TEXT, keys_of, md5, new_container, put, raise_first, read
 from swiftfs.attributes import parse_last_modified
 from swiftfs.errors import (
@@ -360,7 +361,7 @@ def test_many_threads_at_once(store: ObjectStore, box: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(within(60))
     assert [received.get(number) for number in range(24)] == contents
 
 

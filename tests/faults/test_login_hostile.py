@@ -278,7 +278,7 @@ def test_a_login_that_hangs_within_a_library(hostile: HostileServer, monkeypatch
     let_go, ended = threading.Event(), threading.Event()
 
     def hang(*_arguments: object, **_options: object) -> None:
-        let_go.wait(50)
+        let_go.wait(within(50))
         ended.set()
 
     monkeypatch.setattr("swiftfs.store.connect.HANG_SECONDS", 0.5)

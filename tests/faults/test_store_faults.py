@@ -222,7 +222,7 @@ def test_one_login_for_many_threads(plain: SwiftStore, swift: SwiftServer, name:
     barrier = threading.Barrier(12)
 
     def work(_number: int) -> bytes:
-        barrier.wait(20)
+        barrier.wait(within(20))
         return read(plain, name)[0]
 
     with ThreadPoolExecutor(12) as pool:

@@ -11,6 +11,7 @@ import pytest
 from swiftclient import Connection
 
 from support.commands import swiftfs
+from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount
 from swiftfs.demo.server import Fault, SwiftServer
@@ -101,10 +102,11 @@ def test_an_unmount_waits_for_the_copies(
         stopped = threads.submit(mount.stop)
         wait_until(lambda: any(one.method == "COPY" for one in swift.requests()))
         let_copies_go(swift)
-        stopped.result(60)
+        stopped.result(within(60))
     assert keys(connection, container) == expected("e")
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("method", ["COPY", "POST", "DELETE"])
 def test_the_next_mount_goes_on_after_a_kill(
     mount: Mount, swift: SwiftServer, connection: Connection, container: str, method: str
@@ -162,7 +164,7 @@ def test_calls_while_the_objects_move(
         called = threads.submit(CALLS[call], mount.path)
         wait_until(lambda: any(one.method == "COPY" for one in swift.requests()))
         let_copies_go(swift)
-        called.result(120)
+        called.result(within(120))
     assert swiftfs("flush", mount.path).returncode == 0
     want = {"rename again": expected("f"), "rename back": expected("d")}.get(call, expected("e"))
     if call == "rmdir":
@@ -186,7 +188,7 @@ def test_the_parent_is_renamed_while_the_objects_move(
         called = threads.submit((mount.path / "p").rename, mount.path / "q")
         wait_until(lambda: any(one.method == "COPY" for one in swift.requests()))
         let_copies_go(swift)
-        called.result(120)
+        called.result(within(120))
     assert (mount.path / "q" / "d" / "007").read_bytes() == b"007"
     assert swiftfs("flush", mount.path).returncode == 0
     assert [key for key in keys(connection, container) if key != "q"] == expected("q/d")

@@ -14,8 +14,6 @@ import pytest
 from support.libfuse import is_libfuse3
 from support.passthrough import KERNEL_SECONDS, Passthrough, binding
 from support.passthrough_mount import PassthroughMount
-from swiftfs.fuse.operations import Operations
-from swiftfs.objects import Caller
 
 pytestmark = pytest.mark.skipif(not is_libfuse3(), reason="libfuse 2 gives the kernel names only")
 
@@ -84,7 +82,7 @@ def test_libfuse_gets_no_attributes_that_do_not_fit(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     passthrough = Passthrough(tmp_path)
     served: Any = binding().__new__(binding())
-    served.operations = Operations(passthrough, lambda: Caller(0, 0))
+    served.operations = passthrough
     served._write_stat, served._mount = binding().libfuse.write_stat, 4711
     handle = passthrough.opendir("/")
     file_info = SimpleNamespace(contents=SimpleNamespace(fh=handle))

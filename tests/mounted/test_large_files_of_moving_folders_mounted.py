@@ -10,6 +10,7 @@ from pathlib import Path
 
 from swiftclient import Connection
 
+from support.deadlines import within
 from support.jobs import wait_until
 from support.large_files import manifest_names, segment_names
 from support.mounts import Mount
@@ -41,7 +42,7 @@ def test_a_mapped_large_file_of_a_real_mount(
                 mapping[10:110] = body[10:110] = noise(100, 2)
                 mapping.flush()
             os.close(os.dup(file.fileno()))
-            renamed.result(60)
+            renamed.result(within(60))
         assert (moved / "x").read_bytes() == body
         wait_until(lambda: connection.get_object(container, "e/x")[1] == body)
         (moved / "x").rename(moved / "z")

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from swiftclient import Connection
 
+from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount
 from swiftfs.demo.server import Fault, SwiftServer
@@ -29,7 +30,7 @@ def test_a_mapped_file_is_stored_under_its_folders_new_name(
             mapping[:3] = b"new"
             mapping.flush()
         os.close(os.dup(file.fileno()))
-        renamed.result(60)
+        renamed.result(within(60))
     new = b"new" + old[3:]
     assert (moved / "x").read_bytes() == new
     wait_until(lambda: connection.get_object(container, "e/x")[1] == new)

@@ -7,45 +7,35 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from mmap import MAP_SHARED, PROT_READ, mmap
 from pathlib import Path
 
 import pytest
 from swiftclient import Connection
 
+from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount
 from support.noise import noise
+from support.older_versions import (
+    LONG,
+    LONGER,
+    SHORT,
+    body_of,
+    halt_moves,
+    let_move,
+    movers_of,
+    opened,
+    refresh,
+    replace,
+)
 
 pytestmark = pytest.mark.mount_options("settle=0.2,ttl=1,read_ahead=0")
 
-LONG, SHORT, LONGER = noise(300_017), noise(5_003, 1), noise(400_009, 2)
 SIZES = [(LONG, SHORT), (SHORT, LONG), (LONG, LONGER), (LONG, b""), (LONG, noise(len(LONG), 3))]
 FOLDERS = ["", "sub/folder/"]
-
-
-def body_of(handle: int) -> bytes:
-    """Return the bytes of an open file up to its end."""
-    parts, offset = [], 0
-    while part := os.pread(handle, 65536, offset):
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts)
-
-
-@contextmanager
-def opened(path: Path, data: bytes, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """Open a file and read all of it."""
-    handle = os.open(path, flags)
-    try:
-        assert body_of(handle) == data
-        yield handle
-    finally:
-        with suppress(OSError):  # the mount may be gone
-            os.close(handle)
 
 
 def size_of(path: Path) -> int:
@@ -96,16 +86,6 @@ def test_an_open_file_keeps_its_size_and_bytes(
         assert [one.name for one in path.parent.iterdir()] == ["file"]
         mapped.close()
     assert path.read_bytes() == new
-
-
-def replace(connection: Connection, mounted: Mount, container: str, key: str, data: bytes) -> None:
-    """Replace an object as another client, and let the mount forget its listings."""
-    connection.put_object(container, key, data)
-    refresh(mounted)
-
-
-def refresh(mounted: Mount) -> None:
-    os.setxattr(mounted.path, "swift.refresh", b"1")
 
 
 def copied(connection: Connection, container: str) -> None:
@@ -304,17 +284,52 @@ def test_a_large_file_keeps_its_size(mounted: Mount, connection: Connection, con
 
 
 @pytest.mark.mount_options("ro,ttl=1")
+@pytest.mark.parametrize("new", [SHORT, LONGER])
 def test_in_a_read_only_mount_new_handles_read_the_new_version(
-    mounted: Mount, connection: Connection, container: str
+    mounted: Mount, connection: Connection, container: str, new: bytes
 ) -> None:
-    """The kernel has one size there, so handles of the old version may be cut."""
+    """The kernel has one size there, so handles of the old version would be cut, or read zeros."""
     connection.put_object(container, "file", LONG)
     path = mounted.path / "file"
-    with opened(path, LONG):
-        connection.put_object(container, "file", LONGER)
-        wait_until(lambda: path.read_bytes() == LONGER)
+    mounted.expected.append("ESTALE")
+    with opened(path, LONG) as handle:
+        connection.put_object(container, "file", new)
+        wait_until(lambda: path.read_bytes() == new)
+        for _ in range(3):
+            with pytest.raises(OSError, match="Stale"):
+                body_of(handle)
+            assert path.read_bytes() == new
+            assert path.stat().st_size == len(new)
+    assert path.read_bytes() == new
 
 
+@pytest.mark.mount_options("ro,ttl=1,read_ahead=0")
+@pytest.mark.parametrize("new", [SHORT, b""])
+def test_in_a_read_only_mount_a_reader_meets_no_end_of_a_shorter_version(
+    mounted: Mount, connection: Connection, container: str, new: bytes
+) -> None:
+    connection.put_object(container, "file", LONG)
+    path = mounted.path / "file"
+    mounted.expected.append("ESTALE")
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        assert os.pread(handle, 65536, 0) == LONG[:65536]
+        connection.put_object(container, "file", new)
+        wait_until(lambda: path.stat().st_size == len(new))
+        for _ in range(3):
+            assert path.stat().st_size == len(new)
+            with pytest.raises(OSError, match="Stale"):
+                os.pread(handle, 65536, 131072)
+            assert path.read_bytes() == new
+            with pytest.raises(OSError, match="Stale"):
+                os.pread(handle, 65536, 131072)
+    finally:
+        os.close(handle)
+    # From now on the kernel keeps attributes again.
+    assert path.read_bytes() == new
+
+
+@pytest.mark.slow
 def test_many_files_that_are_open_are_replaced(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
@@ -341,15 +356,7 @@ def test_many_files_that_are_open_are_replaced(
 
 @pytest.fixture
 def halted(mounted: Mount, connection: Connection, container: str) -> Path:
-    """Return a file that a program can open and another client replace, but no name is moved any more."""
-    path = mounted.path / "d" / "file"
-    connection.put_object(container, "d/file", LONGER)
-    with opened(path, LONGER):
-        replace(connection, mounted, container, "d/file", LONG)
-        wait_until(lambda: path.stat().st_size == len(LONG))
-    (mover,) = movers_of(mounted)
-    os.kill(int(mover), signal.SIGSTOP)
-    return path
+    return halt_moves(mounted, connection, container)
 
 
 def test_a_move_that_hangs_hinders_nobody(
@@ -378,15 +385,18 @@ def test_a_file_is_made_anew_while_the_move_of_its_name_hangs(
     halted: Path, mounted: Mount, connection: Connection, container: str
 ) -> None:
     """The lookup for open(2) with O_CREAT holds the lock for which the move waits."""
-    with opened(halted, LONG) as handle:
+    with opened(halted, LONG) as handle, ThreadPoolExecutor(1) as pool:
         connection.put_object(container, "d/other", SHORT)  # it keeps the folder
         connection.delete_object(container, "d/file")
         refresh(mounted)
-        halted.write_bytes(SHORT)
-        os.kill(int(movers_of(mounted)[0]), signal.SIGCONT)
-        wait_until(lambda: halted.stat().st_ino != os.fstat(handle).st_ino)
-        wait_until(lambda: halted.read_bytes() == SHORT)
-        wait_until(lambda: body_of(handle) == LONG)
+        written = pool.submit(halted.write_bytes, SHORT)
+        assert not wait([written], 2).done
+        assert body_of(handle) == LONG
+        let_move(mounted)
+        written.result()
+        assert halted.stat().st_ino != os.fstat(handle).st_ino
+        assert halted.read_bytes() == SHORT
+        assert body_of(handle) == LONG
         assert os.fstat(handle).st_size == len(LONG)
     mounted.stop()
     assert connection.get_object(container, "d/file")[1] == SHORT
@@ -422,14 +432,6 @@ def test_nothing_is_left_after_a_kill(mounted: Mount, connection: Connection, co
     assert path.read_bytes() == SHORT
 
 
-def movers_of(mounted: Mount) -> list[str]:
-    """Return the processes that move names in a mount."""
-    found = subprocess.run(
-        ["pgrep", "-f", f"mount_calls.py {mounted.path}"], check=False, capture_output=True, text=True
-    )
-    return found.stdout.split()
-
-
 def test_an_open_file_that_is_replaced_does_not_keep_the_mount_from_ending(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
@@ -440,5 +442,26 @@ def test_an_open_file_that_is_replaced_does_not_keep_the_mount_from_ending(
         connection.put_object(container, "file", SHORT)
         assert body_of(handle) == LONG
     process = mounted.take_process()
-    assert process.wait(60) == 0
+    assert process.wait(within(60)) == 0
     assert not path.exists()
+
+
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_a_file_is_renamed_to_a_name_at_which_another_client_has_deleted_an_open_one(
+    mounted: Mount, connection: Connection, container: str, is_seen: bool
+) -> None:
+    connection.put_object(container, "d/file", LONG)
+    path = mounted.path / "d" / "file"
+    path.with_name("new").write_bytes(LONGER)
+    with opened(path, LONG) as handle:
+        connection.delete_object(container, "d/file")
+        refresh(mounted)
+        if is_seen:
+            wait_until(lambda: not path.exists())
+        path.with_name("new").rename(path)
+        for _ in range(2):
+            assert path.read_bytes() == LONGER
+            assert body_of(handle) == LONG
+            assert os.fstat(handle).st_size == len(LONG)
+    mounted.remount()
+    assert path.read_bytes() == LONGER

@@ -3,6 +3,7 @@
 These run in a real mount.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ import pytest
 from swiftclient import Connection
 
 from support.jobs import counted
+from support.libfuse import is_libfuse3
 from support.mounts import Mount
-from support.read_patterns import MIB, PATTERNS, SIZE, parts
+from support.read_patterns import MIB, PATTERNS, SIZE, opened, parts
 from swiftfs.demo.server import ServerSettings, SwiftServer
 
 NEAR, FAR = 0.02, 0.3
@@ -79,6 +81,23 @@ def test_a_way_to_read(near: SwiftServer, tmp_path: Path, name: str, busy: bool)
     assert_cost(near, tmp_path, name, busy=busy)
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("name", ["in order", "quarters", "three blocks", "grid"])
 def test_a_way_to_read_from_far_away(far: SwiftServer, tmp_path: Path, name: str) -> None:
     assert_cost(far, tmp_path, name, busy=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not is_libfuse3(), reason="only root may set it, for large requests")
+def test_the_kernel_reads_further_ahead_in_a_local_file_only(near: SwiftServer, tmp_path: Path) -> None:
+    with Mount(near, "files", tmp_path) as mount:
+        device = mount.path.stat().st_dev
+        setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+        if not os.access(setting, os.W_OK):
+            pytest.skip("sysfs is read-only")
+        default = int(setting.read_text())
+        with opened(mount.path / "file") as file:
+            assert int(setting.read_text()) == default
+            file.read_all(0, SIZE, MIB)
+        with opened(mount.path / "file") as file:
+            assert int(setting.read_text()) == 512 > default
+            file.read(0, MIB)

@@ -19,6 +19,7 @@ import pytest
 from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
+from support.deadlines import within
 from support.jobs import wait_until
 from support.mount_states import MIB, shown
 from support.mounts import Mount, clean_environment
@@ -304,7 +305,7 @@ def test_watch_follows_until_interrupted(mounted: Mount) -> None:
         wait_until(lambda: printed(b"1 change waiting"))
         process.send_signal(signal.SIGINT)
         wait_until(lambda: printed(b"\x1b[?25h"))
-        assert process.wait(30) == 0
+        assert process.wait(within(30)) == 0
         assert not printed(b"Traceback")
         assert not printed(b"Aborted")
 
@@ -313,7 +314,7 @@ def test_watch_ends_with_the_mount(mounted: Mount) -> None:
     with terminal("status", mounted.path, "--watch") as (process, printed):
         wait_until(lambda: printed(b"nothing is waiting"))
         mounted.stop()
-        assert process.wait(30) == 0
+        assert process.wait(within(30)) == 0
 
 
 def test_watch_as_json_prints_a_line_each_second(mounted: Mount) -> None:
@@ -322,7 +323,7 @@ def test_watch_as_json_prints_a_line_each_second(mounted: Mount) -> None:
         assert process.stdout is not None
         first, second = (json.loads(process.stdout.readline()) for _ in range(2))
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(within(30)) == 0
     assert first["pid"] == second["pid"] == mounted.pid
     assert second["now"] > first["now"]
 

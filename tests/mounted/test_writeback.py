@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount, run
 from swiftfs.demo.server import Fault, SwiftServer
@@ -30,7 +31,7 @@ def test_rsync_outlives_an_outage(server: SwiftServer, tmp_path: Path) -> None:
         copied.start()
         wait_until(lambda: len([one for one in server.requests() if one.method == "PUT"]) > 50)
         server.kill()
-        copied.join(120)
+        copied.join(within(120))
         assert not copied.is_alive()
         server.start()
         assert run("rsync", "-ani", tmp_path / "tree", mounted.path) == ""

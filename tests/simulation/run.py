@@ -345,8 +345,7 @@ class _Simulation:
         # The thread that syncs would make most of the points of a history. From now on nothing is killed.
         backlog.SYNC_SECONDS = IDLE_SYNC_SECONDS
         while self._scheduler.now < end:
-            late = journal.late
-            watched = late is not None and late.counts().watched > 0
+            watched = journal.late.counts().watched > 0
             is_idle = self._second is None or self._second.is_idle()
             if not filesystem.waiting() and not watched and is_idle and not self._store.is_unsettled:
                 break

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import ME, names, write
 from support.memory_store import MemoryStore
@@ -40,7 +41,7 @@ def held(
     """Rename the folder, and hold the copies of its objects back, or other requests as `Halt` does."""
     halt = Halt(store, method, error, subject)
     filesystem.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     return halt
 
 

@@ -2,11 +2,14 @@
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from support.deadlines import within
 from support.memory_store import MemoryStore
+from support.no_backlog import NoBacklog
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
@@ -67,7 +70,7 @@ class CacheRig:
             read_ahead=self._read_ahead,
         )
         self.pool = maker._downloads
-        self.cache = FileCache(self.folder, self._limit, maker, {})
+        self.cache = FileCache(self.folder, self._limit, maker, {}, NoBacklog())
 
     def restart(self) -> None:
         """Close the cache folder and open it again."""
@@ -112,6 +115,22 @@ class CacheRig:
     def kept(self) -> list[Path]:
         """Return the local files in the cache folder."""
         return sorted(self.files.iterdir())
+
+    @contextmanager
+    def stalled_pool(self) -> Iterator[None]:
+        """Let the only thread of the pool be busy until the end of the `with`."""
+        begun, go_on = threading.Event(), threading.Event()
+
+        def stall() -> bool:
+            begun.set()
+            return go_on.wait(within(60))
+
+        stalled = self.pool.submit(stall)
+        assert begun.wait(within(10))
+        yield
+        assert not stalled.done()
+        go_on.set()
+        assert stalled.result(within(10))
 
     def close(self) -> None:
         """Close the open files and the cache folder."""

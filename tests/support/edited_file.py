@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from support.deadlines import within
 from support.harness import put
 from support.memory_store import MemoryStore
 from support.noise import noise
@@ -27,7 +28,7 @@ class Gate:
     def __call__(self, method: str, _subject: str) -> None:
         if method in ("put", "put_manifest"):
             self.reached.set()
-            assert self.open.wait(30)
+            assert self.open.wait(within(30))
             if self._error is not None:
                 raise self._error
 

@@ -2,6 +2,7 @@
 
 import threading
 
+from support.deadlines import within
 from support.memory_store import MemoryStore
 
 
@@ -23,7 +24,7 @@ class Halt:
         if method != self._method or self._subject not in ("", subject):
             return
         self.reached.set()
-        assert self._released.wait(20)
+        assert self._released.wait(within(20))
         if self._error is not None:
             raise self._error("no")
 

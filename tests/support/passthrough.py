@@ -157,11 +157,18 @@ class Passthrough:
     def page_use(self, handle: int) -> PageUse:
         return PageUse.KEEP
 
+    def is_local(self, handle: int) -> bool:
+        return True
+
+    @property
+    def cut_off(self) -> Sequence[object]:
+        return ()
+
     @property
     def moves(self) -> Mapping[str, object]:
         return {}
 
-    def wait_for_move(self, path: str, seconds: float) -> bool:
+    def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:
         return False
 
     def check_exists(self, path: str) -> None:

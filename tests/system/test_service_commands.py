@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.deadlines import within
 from support.mounts import Mount, clean_environment
 from support.notify_socket import notify_socket
 from swiftfs.demo.server import SwiftServer
@@ -91,7 +92,7 @@ def test_an_offline_service_starts_before_its_server(
             assert [path.name for path in folder.iterdir()] == ["file"]
             assert (folder / "file").read_text() == "text"
             subprocess.run(stop, env=environment, check=True)
-            assert service.wait(60) == 0
+            assert service.wait(within(60)) == 0
         assert channel.recv(100) == b"STOPPING=1"
         channel.setblocking(False)
         while select.select([channel], [], [], 0)[0]:

@@ -104,7 +104,7 @@ class _FailingKeystone(_Keystone):
             return
         self.rfile.read(int(self.headers["Content-Length"]))
         self.logins.append({})
-        self.let_go.wait(30)
+        self.let_go.wait(within(30))
         self.send_response(503)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -274,7 +274,7 @@ def test_threads_refused_together_share_a_login_that_fails() -> None:
             _FailingKeystone.let_go.set()
             for renewal in renewals:
                 with pytest.raises(Unavailable):
-                    renewal.result(30)
+                    renewal.result(within(30))
         account.close()
     assert len(_FailingKeystone.logins) == 2
 

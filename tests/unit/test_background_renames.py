@@ -19,6 +19,7 @@ from support.background_renames import (
     refuse,
     remake,
 )
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import LEFT, change, copy_live, harness, names, read, write
 from support.jobs import wait_until
@@ -45,7 +46,7 @@ def test_a_rename_returns_before_anything_is_copied(filesystem: FileSystem, stor
     assert names(filesystem, "/") == ["e"]
     assert names(filesystem, "/e") == ALL
     assert names(filesystem, "/e/sub") == ["x"]
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     assert keys(store)[0] == "d/00"
     assert read(filesystem, "/e/07") == b"7"
     assert read(filesystem, "/e/sub/x") == b"below"
@@ -241,7 +242,7 @@ def test_any_call_may_come_while_the_objects_move(
     with ThreadPoolExecutor(1) as pool:
         called = pool.submit(CALLS[call], filesystem)
         halt.go_on()
-        called.result(20)
+        called.result(within(20))
     store.hook = None
     wait_until(is_quiet(filesystem))
     assert keys(store) == EXPECTED.get(call, moved_keys())

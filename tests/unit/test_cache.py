@@ -300,8 +300,8 @@ def test_a_local_file_has_a_new_name_each_time(tmp_path: Path) -> None:
     for file, other in itertools.pairwise(files):
         assert file.mark() != other.mark()
     before = files[0].mark()
-    files[0].move(str(tmp_path / "moved"))
+    files[0].move("moved")
     assert files[0].mark().inode == before.inode
     for file in files:
         file.remove()
-    assert list(tmp_path.iterdir()) == [tmp_path / "new"]
+    assert not list((tmp_path / "new").iterdir())

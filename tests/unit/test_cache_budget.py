@@ -259,26 +259,17 @@ def test_an_idle_reader_and_a_release_cancel_what_is_queued(
     content = rig.open(rig.put("file", body))
     read(content, 0, BLOCK)
     settle(content)
-    begun, go_on = threading.Event(), threading.Event()
-
-    def block() -> bool:
-        begun.set()
-        return go_on.wait(within(10))
-
-    blocker = rig.pool.submit(block)
-    assert begun.wait(within(10))
-    assert has(content, body[:MIB])
-    assert content._downloader.fetches
-    assert read(content, 40 * MIB, BLOCK) == body[40 * MIB : 40 * MIB + BLOCK]
-    assert not content._downloader.fetches
-    other = rig.open(rig.put("other", body))
-    other.begin(rig.pool)
-    rig.gets()
-    rig.keep(content)
-    rig.keep(other)
-    assert len(rig.kept()) == 1
-    go_on.set()
-    assert blocker.result(within(10))
+    with rig.stalled_pool():
+        assert has(content, body[:MIB])
+        assert content._downloader.fetches
+        assert read(content, 40 * MIB, BLOCK) == body[40 * MIB : 40 * MIB + BLOCK]
+        assert not content._downloader.fetches
+        other = rig.open(rig.put("other", body))
+        other.begin(rig.pool)
+        rig.gets()
+        rig.keep(content)
+        rig.keep(other)
+        assert len(rig.kept()) == 1
     rig.pool.shutdown()
     assert rig.gets() == 0
 
@@ -314,18 +305,8 @@ def test_a_reader_does_not_wait_for_a_pool_that_stalls(build: Callable[..., Cach
     rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(4 * MIB)
     content = rig.open(rig.put("file", body))
-    begun, go_on = threading.Event(), threading.Event()
-
-    def stall() -> bool:
-        begun.set()
-        return go_on.wait(within(60))
-
-    stalled = rig.pool.submit(stall)
-    assert begun.wait(within(10))
-    assert has(content, body)
-    assert not stalled.done()
-    go_on.set()
-    assert stalled.result(within(10))
+    with rig.stalled_pool():
+        assert has(content, body)
 
 
 def test_a_check_before_a_change_does_not_wait_for_a_pool_that_stalls(
@@ -333,19 +314,9 @@ def test_a_check_before_a_change_does_not_wait_for_a_pool_that_stalls(
 ) -> None:
     rig = build(read_ahead=16 * MIB, threads=1)
     content = rig.open(rig.put("file", noise(4 * MIB)))
-    begun, go_on = threading.Event(), threading.Event()
-
-    def stall() -> bool:
-        begun.set()
-        return go_on.wait(within(60))
-
-    stalled = rig.pool.submit(stall)
-    assert begun.wait(within(10))
-    content.begin(rig.pool)
-    content.ensure_verified(0, BLOCK)
-    assert not stalled.done()
-    go_on.set()
-    assert stalled.result(within(10))
+    with rig.stalled_pool():
+        content.begin(rig.pool)
+        content.ensure_verified(0, BLOCK)
 
 
 def test_an_idle_reader_and_a_release_end_running_read_ahead(
@@ -405,7 +376,7 @@ def test_a_download_that_a_reader_waits_for_is_not_cancelled(build: Callable[...
         read(content, 40 * MIB, BLOCK)
         assert not running.unwanted
         go_on.set()
-        assert waiting.result(30)
+        assert waiting.result(within(30))
 
 
 def test_a_moved_version_keeps_its_blocks(rig: CacheRig) -> None:

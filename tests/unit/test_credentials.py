@@ -102,7 +102,6 @@ def test_a_cloud_that_others_can_read(tmp_path: Path, caplog: pytest.LogCaptureF
     caplog.clear()
 
 
-@pytest.mark.usual
 def test_a_cloud_that_others_can_change(tmp_path: Path) -> None:
     file = secret_file(tmp_path, CLOUDS, 0o662)
     with pytest.raises(ConfigurationError, match=f"{file} can be changed by other users: chmod 600 it"):

@@ -23,8 +23,9 @@ from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.operations import PutFile, SetAttributes, decode, encode
 from swiftfs.objects import History, ObjectName
-from swiftfs.posix.expiry import moment_by_rules, parse_moment, show_moment
+from swiftfs.posix.attribute_ops import parse_moment, show_moment
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.write_back import moment_by_rules
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 

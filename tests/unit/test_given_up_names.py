@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import ANY_END, ME, copy_live, get, harness, names, put, read, write
 from support.interrupted_moves import refusals
@@ -47,7 +48,7 @@ def held(filesystem: FileSystem, store: MemoryStore) -> Halt:
     """Rename the folder; Swift refuses the copies later."""
     halt = Halt(store, "copy", AccessDenied)
     filesystem.rename("/d", "/e")
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     return halt
 
 
@@ -55,28 +56,37 @@ def settle(filesystem: FileSystem) -> None:
     wait_until(lambda: not filesystem.waiting())
 
 
+def refuse_just_before_it(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Rename the folder, and let its move be refused just before the next change is handed in.
+
+    Then another client has a file at the new name of an object.
+    """
+    halt = held(refused, store)
+    journal = refused.services.journal
+    submit: Callable[..., object] = journal.submit
+
+    def submit_late(*args: object, **options: object) -> object:
+        monkeypatch.undo()
+        halt.go_on()
+        settle(refused)
+        foreign(store, f"e/{name}", b"theirs")
+        return submit(*args, **options)
+
+    monkeypatch.setattr(journal, "submit", submit_late)
+
+
 @pytest.mark.parametrize("name", ["a", "sub"])
 def test_a_move_is_refused_while_its_object_is_deleted(
     refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The deletion is for what is at its old name again; Linux begins the call again after ESTALE."""
-    halt = held(refused, store)
-    journal = refused.services.journal
-    submit = journal.submit
-
-    def submit_late(*args: object, **options: object) -> object:
-        halt.go_on()
-        settle(refused)
-        foreign(store, f"e/{name}", b"theirs")
-        submitting: Callable[..., object] = submit
-        return submitting(*args, **options)
-
-    monkeypatch.setattr(journal, "submit", submit_late)
+    refuse_just_before_it(refused, store, monkeypatch, name)
     delete = refused.rmdir if name == "sub" else refused.unlink
     with pytest.raises(OSError, match=name) as raised:
         delete(f"/e/{name}")
     assert raised.value.errno == errno.ESTALE
-    monkeypatch.undo()
     settle(refused)
     assert body(store, f"e/{name}") == b"theirs"
     assert names(refused, "/d") == ["a", "b", "c", "sub"]
@@ -137,7 +147,7 @@ def test_a_folder_that_another_client_was_first_to_make_is_removed_before_that_i
 ) -> None:
     halt = Halt(store, "put")
     filesystem.mkdir("/new", 0o755, ME)
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     filesystem.rmdir("/new")
     store.hook = None
     foreign(store, "new", b"theirs")
@@ -151,7 +161,7 @@ def test_a_folder_that_another_client_was_first_to_make_is_removed_before_that_i
 def test_a_folder_that_this_mount_has_made_is_removed(filesystem: FileSystem, store: MemoryStore) -> None:
     halt = Halt(store, "put")
     filesystem.mkdir("/new", 0o755, ME)
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     filesystem.rmdir("/new")
     store.hook = None
     halt.go_on()
@@ -166,7 +176,7 @@ def test_a_new_file_is_deleted_while_it_is_sent(
     """If Swift has refused it, what is at its name is another client's; without an answer it may be ours."""
     halt = Halt(store, "put", error)
     write(filesystem, "/new", b"mine")
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     filesystem.unlink("/new")
     with_hook, store.hook = store.hook, None
     foreign(store, "new", b"theirs")
@@ -194,19 +204,7 @@ CHANGES: dict[str, Callable[[FileSystem, str], object]] = {
 def test_a_move_is_refused_while_attributes_of_its_object_are_changed(
     refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, name: str, change: str
 ) -> None:
-    halt = held(refused, store)
-    journal = refused.services.journal
-    submit = journal.submit
-
-    def submit_late(*args: object, **options: object) -> object:
-        monkeypatch.undo()
-        halt.go_on()
-        settle(refused)
-        foreign(store, f"e/{name}", b"theirs")
-        submitting: Callable[..., object] = submit
-        return submitting(*args, **options)
-
-    monkeypatch.setattr(journal, "submit", submit_late)
+    refuse_just_before_it(refused, store, monkeypatch, name)
     with pytest.raises(OSError, match=name) as raised:
         CHANGES[change](refused, f"/e/{name}")
     assert raised.value.errno == errno.ESTALE
@@ -276,7 +274,7 @@ def test_a_folder_that_another_client_was_first_to_make_is_changed_before_that_i
 ) -> None:
     halt = Halt(store, "put")
     refused.mkdir("/new", 0o755, ME)
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     refused.chmod("/new", 0o700)
     store.hook = None
     foreign(store, "new", b"theirs")
@@ -292,7 +290,7 @@ def test_a_refused_new_file_and_its_deletion_end_in_one_commit(
 ) -> None:
     halt = Halt(store, "put", QuotaExceeded)
     write(filesystem, "/new", b"mine")
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     filesystem.unlink("/new")
     commits = []
     finish = JournalDB.finish
@@ -363,7 +361,7 @@ def test_a_folder_is_renamed_again_whose_marker_was_refused(store: MemoryStore, 
             wait_until(lambda: filesystem.services.journal._scheduler._waiters > 0)
             halt.go_on()
             try:
-                renaming.result(20)
+                renaming.result(within(20))
             except AccessDenied:
                 filesystem.rename("/e", "/f")
         settle(filesystem)

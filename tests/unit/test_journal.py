@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import LEFT, ME, change, copy_live, get, harness, names, put, read, write
 from support.jobs import wait_until
@@ -232,14 +233,14 @@ def test_writes_go_on_while_the_file_is_stored(store: MemoryStore, tmp_path: Pat
     def slow(method: str, _subject: object) -> None:
         if method == "put" and not arrived.is_set():
             arrived.set()
-            assert go_on.wait(20)
+            assert go_on.wait(within(20))
 
     with harness(store, tmp_path, "settle=0.01") as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
         put(filesystem, handle, 0, b"first")
         store.hook = slow
         filesystem.flush(handle)
-        assert arrived.wait(20)
+        assert arrived.wait(within(20))
         put(filesystem, handle, 5, b" second")
         assert get(filesystem, handle) == b"first second"
         go_on.set()
@@ -373,7 +374,7 @@ def test_a_close_during_an_upload_is_stored_after_the_write_delay(store: MemoryS
     halt = Halt(store, "put")
     with harness(store, tmp_path, "settle=0.01") as filesystem:
         write(filesystem, "/file", b"first")
-        assert halt.reached.wait(20)
+        assert halt.reached.wait(within(20))
         change(filesystem, "/file", 0, b"second")
         journal = filesystem.services.journal
         with journal._changed:

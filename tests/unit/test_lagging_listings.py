@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import ME, harness, names, read, write
 from support.jobs import wait_until
@@ -307,7 +308,7 @@ def test_a_file_whose_attributes_change_during_its_upload_is_not_taken_for_an_ol
         store.stop()
         halt = Halt(store, "put")
         write(filesystem, "/a", b"new")
-        assert halt.reached.wait(20)
+        assert halt.reached.wait(within(20))
         filesystem.utimens("/a", None, 10**18)
         halt.go_on()
         wait_until(lambda: not filesystem.waiting())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import ME, harness, put, read, write
 from support.jobs import wait_until
@@ -184,12 +185,12 @@ def change_while_it_moves(rig: LargeFileRig, pool: ThreadPoolExecutor, handle: i
     """Rename /d to /e, and change and close the file during the first request of method `stop`."""
     halt = LateHalt(rig.store, stop)
     renamed = pool.submit(rig.filesystem.rename, "/d", "/e")
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     rig.change(handle, 10, 2)
     closed = pool.submit(rig.filesystem.release, handle)
     halt.go_on()
-    renamed.result(20)
-    closed.result(20)
+    renamed.result(within(20))
+    closed.result(within(20))
     rig.store.hook = None
     rig.verify("/e/x")
 

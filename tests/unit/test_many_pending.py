@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import LEFT, harness, read, write
 from support.jobs import wait_until
@@ -71,7 +72,7 @@ def test_what_an_earlier_mount_wrote_and_described_has_both(
     with harness(store, tmp_path, f"{NEVER},drain=0", close_error=LEFT) as filesystem:
         write(filesystem, "/file", b"data")
         filesystem.services.journal.flush_all()
-        assert halt.reached.wait(20)
+        assert halt.reached.wait(within(20))
         filesystem.chmod("/file", 0o600)
         assert [one.kind for one in filesystem.waiting()] == ["PutFile", "Describe"]
         halt.go_on()

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from support.cache_rig import write
+from support.deadlines import within
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.no_backlog import NoBacklog
 from support.noise import noise
 from support.upload_rig import MIB, PLAIN, Writer
 from swiftfs.errors import ChangedDuringUpload
@@ -23,7 +25,6 @@ from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_storer import map_bytes, place_of
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.uses import NoBacklog
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Body, Headers
 
@@ -48,7 +49,7 @@ class Gate(MemoryStore):
     def put(self, name: ObjectName, body: Body, headers: Headers, **how: Any) -> ObjectInfo:
         if name.container == "box_segments":
             self.waiting.append(name)
-            assert self._open.wait(20)
+            assert self._open.wait(within(20))
             self.bodies.append(bytes(body))
         return super().put(name, body, headers, **how)
 
@@ -93,7 +94,7 @@ class Rig:
 
     def uploads_end(self) -> None:
         self.store.open()
-        self.maker._uploads.submit(int).result(20)
+        self.maker._uploads.submit(int).result(within(20))
 
     def close(self) -> None:
         self.store.open()
@@ -209,13 +210,13 @@ def test_the_segment_of_an_upload_that_begins_when_the_file_is_dropped_is_delete
     def hook(method: str, subject: object) -> None:
         if "box_segments" in str(subject) and not go_on.is_set():
             reached.set()
-            assert go_on.wait(20)
+            assert go_on.wait(within(20))
 
     rig.store.open()
     rig.store.hook = hook
     content = rig.cache.new(FILE, None)
     write(content, 0, noise(2 * MIB))
-    assert reached.wait(20)
+    assert reached.wait(within(20))
     uploads = content.uploads
     assert not uploads.record.has_begun or rig.store.waiting
     rig.cache.release(content)
@@ -246,7 +247,7 @@ def test_closing_a_file_waits_for_its_uploads(rig: Rig) -> None:
     closing_.join(0.2)
     assert is_open(content.descriptor, inode)
     rig.store.open()
-    closing_.join(20)
+    closing_.join(within(20))
     assert not closing_.is_alive()
     assert not is_open(content.descriptor, inode)
 

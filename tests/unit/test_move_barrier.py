@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import ME, get, harness, names, put, read, write
 from support.jobs import wait_until
@@ -53,7 +54,7 @@ def test_what_is_written_and_closed_meanwhile_is_stored_under_the_new_name(
     late = filesystem.open("/d/sub/y", os.O_RDWR)
     halt = Halt(store, stop)
     renamed = pool.submit(filesystem.rename, "/d", "/e")
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     put(filesystem, handle, 0, b"new")
     put(filesystem, late, 0, b"late")
     assert get(filesystem, handle) == b"new"
@@ -65,7 +66,7 @@ def test_what_is_written_and_closed_meanwhile_is_stored_under_the_new_name(
     assert waits(flushed[1])
     halt.go_on()
     for future in (renamed, *flushed):
-        future.result(20)
+        future.result(within(20))
     store.hook = None
     filesystem.release(handle)
     wait_until(lambda: not filesystem.waiting())
@@ -80,14 +81,14 @@ def test_a_move_that_fails_lets_them_be_stored_under_the_old_name(
     handle = filesystem.open("/d/x", os.O_RDWR)
     halt = Halt(store, "copy", AccessDenied)
     renamed = pool.submit(filesystem.rename, "/d", "/e")
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     put(filesystem, handle, 0, b"new")
     flushed = pool.submit(filesystem.fsync, handle, False)
     assert waits(flushed)
     halt.go_on()
     with pytest.raises(Unmoved):
-        renamed.result(20)
-    flushed.result(20)
+        renamed.result(within(20))
+    flushed.result(within(20))
     store.hook = None
     filesystem.release(handle)
     assert {key: body(store, key) for key in keys(store)} == {"d/x": b"new", "d/sub/y": b"old"}
@@ -121,13 +122,13 @@ def test_a_change_by_a_path_that_moved_away_finds_nothing(
         assert names(filesystem, folder) == ["sub", "x"]
         halt = Halt(store, "delete_many")
         renamed = pool.submit(filesystem.rename, "/d", "/e")
-        assert halt.reached.wait(20)
+        assert halt.reached.wait(within(20))
         changed = pool.submit(CHANGES[change], filesystem, folder)
         assert waits(changed)
         halt.go_on()
-        renamed.result(20)
+        renamed.result(within(20))
         with pytest.raises(FileNotFoundError):
-            changed.result(20)
+            changed.result(within(20))
         store.hook = None
     assert keys(store) == ["e/sub/sub/x", "e/sub/x", "e/x", "other"]
 
@@ -138,10 +139,10 @@ def test_a_reader_of_what_moves_goes_on(
     handle = filesystem.open("/d/x", os.O_RDONLY)
     halt = Halt(store, "delete_many")
     renamed = pool.submit(filesystem.rename, "/d", "/e")
-    assert halt.reached.wait(20)
-    assert pool.submit(get, filesystem, handle).result(20) == b"old"
+    assert halt.reached.wait(within(20))
+    assert pool.submit(get, filesystem, handle).result(within(20)) == b"old"
     halt.go_on()
-    renamed.result(20)
+    renamed.result(within(20))
     store.hook = None
     assert get(filesystem, handle) == b"old"
     filesystem.release(handle)
@@ -165,11 +166,11 @@ def test_a_reader_that_comes_when_the_old_name_is_gone_gets_the_bytes(
             for key in ("d/x", "d/sub/y"):
                 store.delete(ObjectName("box", key))
             reads.append(pool.submit(get, filesystem, handle))
-            assert asked.wait(20)
+            assert asked.wait(within(20))
 
     store.hook = hook
     filesystem.rename("/d", "/e")
-    assert reads[0].result(20) == b"old"
+    assert reads[0].result(within(20)) == b"old"
     store.hook = None
     filesystem.release(handle)
 
@@ -179,11 +180,11 @@ def test_what_goes_on_elsewhere_does_not_wait(
 ) -> None:
     halt = Halt(store, "delete_many")
     renamed = pool.submit(filesystem.rename, "/d", "/e")
-    assert halt.reached.wait(20)
-    pool.submit(write, filesystem, "/dd", b"elsewhere").result(20)
-    assert pool.submit(read, filesystem, "/dd").result(20) == b"elsewhere"
+    assert halt.reached.wait(within(20))
+    pool.submit(write, filesystem, "/dd", b"elsewhere").result(within(20))
+    assert pool.submit(read, filesystem, "/dd").result(within(20)) == b"elsewhere"
     halt.go_on()
-    renamed.result(20)
+    renamed.result(within(20))
 
 
 def test_a_rename_waits_for_a_change_that_has_begun(
@@ -193,12 +194,12 @@ def test_a_rename_waits_for_a_change_that_has_begun(
     put(filesystem, handle, 0, b"new")
     halt = Halt(store, "put")
     flushed = pool.submit(filesystem.fsync, handle, False)
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(within(20))
     renamed = pool.submit(filesystem.rename, "/d", "/e")
     assert waits(renamed)
     halt.go_on()
-    flushed.result(20)
-    renamed.result(20)
+    flushed.result(within(20))
+    renamed.result(within(20))
     store.hook = None
     filesystem.release(handle)
     assert {key: body(store, key) for key in keys(store)} == {"e/x": b"new", "e/sub/y": b"old"}
@@ -211,12 +212,12 @@ def test_folders_that_overlap_move_one_after_the_other(pool: ThreadPoolExecutor)
     def move(old: str, new: str) -> None:
         with barrier.closed(old, new):
             entered.set()
-            assert go_on.wait(20)
+            assert go_on.wait(within(20))
 
     first = pool.submit(move, "/a", "/b")
-    assert entered.wait(20)
+    assert entered.wait(within(20))
     overlapping = [pool.submit(move, *pair) for pair in (("/a/c", "/x"), ("/y", "/b/c"), ("/b", "/a"))]
     assert all(waits(future) for future in overlapping)
     go_on.set()
     for future in (first, *overlapping):
-        future.result(20)
+        future.result(within(20))

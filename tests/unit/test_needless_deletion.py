@@ -35,7 +35,7 @@ class Gate:
     def __call__(self, method: str, subject: str) -> None:
         if method == self._wanted[0] and subject.endswith(self._wanted[1]):
             self.reached.set()
-            assert self.open.wait(20)
+            assert self.open.wait(within(20))
             if self._error is not None:
                 raise self._error
 
@@ -77,7 +77,7 @@ def test_a_deletion_that_falls_due_during_the_rename_is_not_sent(
         deletion = journal._queue.awake()[0]
     gate = Gate(store, step, "/a")
     thread, raised = in_thread(filesystem.rename, "/a", "/b")
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(within(20))
     with journal._changed:
         journal._queue.schedule(deletion, 0.0)
         assert journal._queue.next_due() is None
@@ -89,7 +89,7 @@ def test_a_deletion_that_falls_due_during_the_rename_is_not_sent(
     filesystem.release(handle)
     assert ("delete", "box/b") not in store.requests
     gate.open.set()
-    thread.join(20)
+    thread.join(within(20))
     assert not raised
     assert names(filesystem, "/") == ["b", "other"]
     assert not filesystem.waiting()
@@ -113,13 +113,13 @@ def test_a_rename_does_not_wait_for_what_a_failed_upload_left_to_a_deletion(
     gate = Gate(store, "put", "/d/b", error)
     write(filesystem, "/d/b", b"old")
     fall_due(filesystem)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(within(20))
     filesystem.unlink("/d/b")
     thread, raised = in_thread(filesystem.rename, "/a", "/d/b")
     queue = filesystem.services.journal._queue
     wait_until(lambda: any(task.running and task.awaited_hand_in for task in queue.awake()))
     gate.open.set()
-    thread.join(20)
+    thread.join(within(20))
     assert not thread.is_alive()
     is_refused = isinstance(error, QuotaExceeded)
     assert [type(one) for one in raised] == ([] if is_refused else [QuotaExceeded])
@@ -135,7 +135,7 @@ def refused_rename(
     filesystem.unlink("/b")
     gate = Gate(store, "copy", "/a", AccessDenied("no"))
     thread, raised = in_thread(filesystem.rename, "/a", "/b")
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(within(20))
     return gate, thread, raised
 
 
@@ -145,7 +145,7 @@ def test_a_deletion_that_a_failed_rename_puts_back_is_executed(
     gate, thread, raised = refused_rename(filesystem, store)
     fall_due(filesystem)
     gate.open.set()
-    thread.join(20)
+    thread.join(within(20))
     assert [type(error) for error in raised] == [AccessDenied]
     store.hook = None
     fall_due(filesystem)
@@ -160,7 +160,7 @@ def test_changes_made_during_a_failed_rename_come_after_the_deletion(
     write(filesystem, "/b", b"newest")
     fall_due(filesystem)
     gate.open.set()
-    thread.join(20)
+    thread.join(within(20))
     assert len(raised) == 1
     store.hook = None
     fall_due(filesystem)
@@ -178,12 +178,12 @@ def test_a_call_that_waits_for_the_deletion_returns(store: MemoryStore, tmp_path
         filesystem.unlink("/d/b")
         gate = Gate(store, "copy", "/a", AccessDenied("no") if fails else None)
         rename, raised = in_thread(filesystem.rename, "/d/a", "/d/b")
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         folder = filesystem.opendir("/d")
         flush, wrong = in_thread(filesystem.fsyncdir, folder)
         gate.open.set()
-        rename.join(20)
-        flush.join(20)
+        rename.join(within(20))
+        flush.join(within(20))
         assert not rename.is_alive()
         assert not flush.is_alive()
         store.hook = None
@@ -246,7 +246,7 @@ def test_a_call_that_waits_for_a_deletion_returns_when_it_is_dropped(
         journal = filesystem.services.journal
         name = ObjectName("box", "second")
         blocked, _ = in_thread(journal.flush, [ObjectName("box", "first")])
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         write(filesystem, "/second", b"2")
         with journal._changed:
             journal._queue.is_away = True  # one request at a time
@@ -258,7 +258,7 @@ def test_a_call_that_waits_for_a_deletion_returns_when_it_is_dropped(
         assert not waiter.is_alive()
         assert not wrong
         gate.open.set()
-        blocked.join(20)
+        blocked.join(within(20))
     assert keys(store) == ["first"]
 
 
@@ -372,7 +372,7 @@ def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, larg
         filesystem.unlink("/b")
         gate = Gate(store, "copy", error=Unavailable("the server is away"))
         renaming, raised = in_thread(filesystem.rename, "/a", "/b")
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         copy_live(cache, tmp_path / "image")
         store.hook = die
         gate.open.set()

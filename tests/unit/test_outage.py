@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.deadlines import within
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from swiftfs.errors import AccessDenied, NotFound, StoreError, TimedOut, Unavailable
@@ -108,7 +109,7 @@ class Silence:
         self._over.set()
 
     def _wait(self) -> None:
-        assert self._over.wait(60)
+        assert self._over.wait(within(60))
 
 
 def listed(namespace: Namespace, path: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support.deadlines import within
 from support.harness import harness
 from support.memory_store import MemoryStore
 from swiftfs.namespace.entry import Defaults
@@ -56,7 +57,7 @@ def test_a_lookup_does_not_join_a_listing_that_is_older_than_a_change(tmp_path: 
             page = super().list_page(container, **how)
             if is_watched.is_set() and not is_listed.is_set():
                 is_listed.set()
-                assert goes_on.wait(20)
+                assert goes_on.wait(within(20))
             return page
 
     store = PausedStore("box")
@@ -64,12 +65,12 @@ def test_a_lookup_does_not_join_a_listing_that_is_older_than_a_change(tmp_path: 
     with ThreadPoolExecutor(1) as pool, harness(store, tmp_path) as filesystem:
         is_watched.set()
         early = pool.submit(filesystem.getattr, "/file")
-        assert is_listed.wait(20)
+        assert is_listed.wait(within(20))
         store_file(store, b"newer")
         filesystem.setxattr("/", "swift.refresh", b"1", 0)
         assert filesystem.getattr("/file").size == 5
         goes_on.set()
-        assert early.result(20).size == 3
+        assert early.result(within(20)).size == 3
         assert filesystem.getattr("/file").size == 5
         assert sum(method == "list_page" for method, _ in store.requests) == 2
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.fresh_folders import (
     FRESH_FOLDERS,
     LARGE,
@@ -186,7 +187,7 @@ def test_what_runs_is_stored_first_and_the_rest_is_not(store: MemoryStore, cache
         renamed = pool.submit(filesystem.rename, "/old", "/new")
         wait_until(lambda: filesystem.services.open_files.barrier._moving)
         halt.go_on()
-        renamed.result(20)
+        renamed.result(within(20))
         copied = [method for method, _ in store.requests].count("copy")
         wait_until(lambda: not filesystem.waiting())
     # One more may have begun before the rename looked.
@@ -256,7 +257,7 @@ def test_open_files_are_handed_in_meanwhile(store: MemoryStore, cache: Path) -> 
         for old, new in [("/old", "/new"), ("/new", "/old")] * 5:
             filesystem.rename(old, new)
         for future in done:
-            future.result(60)
+            future.result(within(60))
         for handle in handles:
             filesystem.release(handle)
     text = b"".join(b"%02d " % turn for turn in range(40))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from support.deadlines import within
 from support.halted_moves import Halt
 from support.harness import ME, change, copy_live, harness, names, read, write
 from support.jobs import wait_until
@@ -74,7 +75,7 @@ def test_new_attributes_make_no_bytes_doubtful(tmp_path: Path, monkeypatch: pyte
         write(filesystem, "/file", b"data")
         db = filesystem.services.journal._db
         wait_until(lambda: 0 < db._commits == db._synced)
-        monkeypatch.setattr(database, "synchronize", lambda _folder: go_on.wait(60))
+        monkeypatch.setattr(database, "synchronize", lambda _folder: go_on.wait(within(60)))
         filesystem.chmod("/file", 0o600)
         write(filesystem, "/other", b"too late")
         copy_live(cache, tmp_path / "left")
@@ -431,7 +432,7 @@ def test_a_change_that_a_folders_rename_carried_along_comes_back_at_its_new_name
             write(filesystem, "/d/file", NEW)
         halt = Halt(store, "copy") if objects else None
         filesystem.rename("/d", "/e")
-        assert halt is None or halt.reached.wait(20)  # no sync is under way then
+        assert halt is None or halt.reached.wait(within(20))  # no sync is under way then
         image, twin = disk.cut(journal_is_newest=journal_is_newest), as_of_now(store)
         if halt is not None:
             halt.go_on()

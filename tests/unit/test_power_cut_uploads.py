@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.edited_file import SOON
 from support.fresh_folders import frozen
 from support.harness import LEFT, ME, change, harness, names, read, write
@@ -125,14 +126,14 @@ def test_the_end_of_an_upload_leaves_what_was_closed_and_synced_during_it(
     with harness(store, disk.cache, SOON) as filesystem:
         write(filesystem, "/file", OLD)
         for number, data in enumerate([b"2", b"3"], 1):
-            puts[0].reached.wait(30)
+            puts[0].reached.wait(within(30))
             if synced >= number:
                 disk.sync(filesystem)
             add(filesystem, data)
         if synced == 3:
             disk.sync(filesystem)
         puts[0].open.set()
-        assert puts[1].reached.wait(30)
+        assert puts[1].reached.wait(within(30))
         image = disk.cut(journal_is_newest=True)
         puts[1].open.set()
     disk.restart()
@@ -152,7 +153,7 @@ class Pass:
     def wait(self) -> None:
         """Return when the request may go on."""
         self.reached.set()
-        assert self.open.wait(30)
+        assert self.open.wait(within(30))
 
 
 def test_a_local_file_that_ended_while_the_disk_refused_its_record_is_not_needed(disk: Disk) -> None:
@@ -169,7 +170,7 @@ def test_a_local_file_that_ended_while_the_disk_refused_its_record_is_not_needed
         wait_until(lambda: not filesystem.waiting())
         store.hook = hook
         write(filesystem, "/file", OLD)
-        assert upload.reached.wait(30)
+        assert upload.reached.wait(within(30))
         disk.sync(filesystem)
         filesystem.unlink("/file")
         with refusing(filesystem.services.journal._db):
@@ -196,7 +197,7 @@ def test_a_file_that_was_stored_just_before_is_not_parked(disk: Disk, journal_is
     store.hook = lambda method, _subject: upload.wait() if method == "put" else None
     with harness(store, disk.cache, SOON) as filesystem:
         write(filesystem, "/file", OLD)
-        assert upload.reached.wait(30)
+        assert upload.reached.wait(within(30))
         disk.sync(filesystem)
         upload.open.set()
         wait_until(lambda: not filesystem.waiting())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.harness import harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -91,11 +92,11 @@ def test_a_reader_waits_for_a_download_that_has_begun(rig: PrefetchRig) -> None:
     def hook(method: str, subject: str) -> None:
         if (method, subject) == ("get", f"box{NAMES[3]}"):
             held.set()
-            assert go_on.wait(60)
+            assert go_on.wait(within(60))
 
     rig.store.hook = hook
     rig.read(*NAMES[:3])
-    assert held.wait(60)
+    assert held.wait(within(60))
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(read, rig.filesystem, NAMES[3])
         wait_until(lambda: rig.fetched(*NAMES[4:9]))

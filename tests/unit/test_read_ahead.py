@@ -118,7 +118,7 @@ class Link:
         blocks = block_range(offset, offset + size)
         stream, left = self._streams.join(offset, is_coming=self._asked.covers(*blocks))
         assert left == []
-        if stream is not None or self._streams.expects(offset):
+        if stream is not None:
             for start, stop in self._streams.plan(stream, offset, offset + size, SIZE):
                 self._download(*block_range(start, stop))
         self._download(*blocks)
@@ -198,6 +198,19 @@ def test_a_second_file_begins_with_what_was_measured_of_the_first(clock: ManualC
     assert second.bytes > 2 * fresh.bytes
 
 
+def test_a_reader_of_many_files_waits_for_the_latency_once_a_file(clock: ManualClock) -> None:
+    measured = read_ahead.Link()
+    blocks = range(0, 6 * MIB, BLOCK)
+    seconds = [Link(clock, 0.1, 1000e6, measured).read_all(blocks, FAST) for _ in range(4)]
+    assert seconds[0] > 0.2
+    assert max(seconds[1:]) < 0.1 + len(blocks) * 0.001
+    # A reader of headers in between wastes one window.
+    for most in (8 * MIB, MIB, MIB):
+        headers = Link(clock, 0.1, 1000e6, measured)
+        headers.read_all(range(0, 4 * BLOCK, BLOCK), FAST)
+        assert headers.bytes <= most
+
+
 @pytest.mark.parametrize("latency", [0.02, 0.1])
 @pytest.mark.parametrize("begin", [0, 40 * MIB])
 def test_little_is_downloaded_ahead_of_a_player(clock: ManualClock, latency: float, begin: int) -> None:
@@ -262,6 +275,14 @@ def test_places_of_a_grid_in_order_are_downloaded_ahead(clock: ManualClock, plac
     assert link.read_all(places, FAST) < 0.11 * 6
     assert link.bytes <= 1.1 * len(places) * BLOCK
     assert len(link.requests) <= len(places) + 1
+
+
+def test_a_place_of_a_grid_begins_a_stream(clock: ManualClock) -> None:
+    link = Link(clock, 0.1, 100e6)
+    seconds = sum(link.read_all(range(place, place + 2 * MIB, BLOCK), FAST) for place in PLACES[:7])
+    # The first read of each is predicted after three, and each has a stream, so few requests.
+    assert seconds < 0.11 * (3 * 3 + 4 * 2)
+    assert len(link.requests) <= 16 + 7 * 4
 
 
 def test_a_grid_that_is_not_read_on_costs_2_mib(clock: ManualClock) -> None:

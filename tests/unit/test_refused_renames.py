@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from support.deadlines import within
 from support.edited_file import Gate
 from support.harness import ME, SHORT_RETRIES, change, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
@@ -94,7 +95,7 @@ def test_the_other_segments_of_a_refused_file_that_is_open_are_not_sent(
 
     def hook(method: str, subject: str) -> None:
         if method == "put":
-            assert "/0000000000000-" in subject or told.wait(30)
+            assert "/0000000000000-" in subject or told.wait(within(30))
             raise QuotaExceeded("no")
 
     with harness(store, tmp_path, f"{OPTIONS},uploads=2") as filesystem:
@@ -282,7 +283,7 @@ def test_a_file_that_is_deleted_while_swift_refuses_it_leaves_nothing(
         write(filesystem, "/file", b"data")
         gate = Gate(store, error("no"))
         filesystem.setxattr("/", "swift.flush", b"1", 0)
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         filesystem.unlink("/file")
         gate.open.set()
         wait_until(lambda: not report(filesystem).flushing)

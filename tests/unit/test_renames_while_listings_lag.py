@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.forgetful_store import ForgetfulStore
 from support.ghosts import GhostStore
 from support.halted_moves import Halt
@@ -55,7 +56,7 @@ def killed_while_copying(
 
     store.hook = hook
     filesystem.rename("/d", "/e")
-    assert reached.wait(20)
+    assert reached.wait(within(20))
     return twin[0], image
 
 
@@ -87,7 +88,7 @@ def test_a_file_that_was_deleted_just_before_does_not_move(store: LaggingStore, 
         wait_until(lambda: is_quiet(filesystem))
         halt = Halt(store, "copy")
         filesystem.rename("/d", "/e")
-        assert halt.reached.wait(20)
+        assert halt.reached.wait(within(20))
         assert names(filesystem, "/e") == left
         with pytest.raises(FileNotFoundError):
             filesystem.open("/e/3", os.O_RDONLY)

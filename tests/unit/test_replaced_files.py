@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,7 @@ def replace(filesystem: FileSystem, store: MemoryStore, data: bytes = NEW) -> in
 
 
 def next_move(replaced: ReplacedFiles) -> Move:
-    move = replaced.next_move()
+    move = replaced.next()
     assert move is not None
     return move
 
@@ -83,9 +84,9 @@ def test_a_lookup_waits_for_the_move(
     assert filesystem.getattr("/d/file") == before
     assert list(filesystem.moves) == ["/d/file"]
     with mover(filesystem, replaced):
-        filesystem.wait_for_move("/d/file", 60)  # not if the mover is there already
+        filesystem.wait_for_move("/d/file", 60, 60)  # not if the mover was faster
     assert not filesystem.moves
-    assert not filesystem.wait_for_move("/d/file", 60)
+    assert not filesystem.wait_for_move("/d/file", 60, 60)
     now = filesystem.getattr("/d/file")
     assert (now.size, before.size) == (len(NEW), len(OLD))
     assert now.inode != before.inode
@@ -108,11 +109,7 @@ def test_the_old_version_is_shown_until_the_name_is_moved(
     # The kernel has looked the name up twice, and takes the inode of the old version.
     again = filesystem.open("/d/file", os.O_RDONLY)
     assert get(filesystem, again) == OLD
-    writer = filesystem.open("/d/file", os.O_RDWR)
-    assert filesystem.page_use(writer) is PageUse.LOOK_AGAIN
-    assert get(filesystem, writer) == NEW
-    for handle in (again, writer):
-        filesystem.release(handle)
+    filesystem.release(again)
     target = make(filesystem, replaced)
     assert filesystem.getattr("/d/file").size == len(NEW)
     assert not filesystem.is_other_inode("/d/file")
@@ -244,9 +241,97 @@ def test_the_new_version_is_shown_when_the_name_cannot_be_moved(
     assert filesystem.getattr_handle(old).size == len(OLD)
     new = filesystem.open("/d/file", os.O_RDONLY)
     assert filesystem.page_use(new) in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
+    assert get(filesystem, new) == NEW
+    # The kernel may show it zeros behind its end, or cut it.
+    refuses(errno.ESTALE, lambda: get(filesystem, old))
+    filesystem.release(new)
+    # A change asks for another move.
+    refuses(errno.EBUSY, lambda: filesystem.open("/d/file", os.O_RDWR))
+    make(filesystem, replaced)
+    assert put_whole(filesystem, NEWER) == NEWER
+    filesystem.release(old)
+
+
+def put_whole(filesystem: FileSystem, data: bytes) -> bytes:
+    """Replace the file by its path, and return what it has then."""
+    handle = filesystem.open("/d/file", os.O_WRONLY | os.O_TRUNC)
+    put(filesystem, handle, 0, data)
+    filesystem.flush(handle)
+    filesystem.release(handle)
+    return read(filesystem, "/d/file")
+
+
+def refuses(number: int, call: Callable[[], object]) -> None:
+    with pytest.raises(OSError, match=os.strerror(number)) as raised:
+        call()
+    assert raised.value.errno == number
+
+
+CHANGES: list[Callable[[FileSystem], object]] = [
+    lambda filesystem: filesystem.open("/d/file", os.O_WRONLY),
+    lambda filesystem: filesystem.open("/d/file", os.O_RDONLY | os.O_TRUNC),
+    lambda filesystem: filesystem.truncate("/d/file", 1),
+    lambda filesystem: filesystem.create("/d/file", 0o644, os.O_WRONLY, ME),
+    lambda filesystem: filesystem.mknod("/d/file", stat.S_IFREG, 0, ME),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_nothing_is_changed_while_the_kernel_has_the_older_version_at_the_name(
+    filesystem: FileSystem,
+    replaced: ReplacedFiles,
+    store: MemoryStore,
+    change: Callable[[FileSystem], object],
+    is_deleted: bool,
+) -> None:
+    """The kernel would give the older version the size of the new one."""
+    foreign(store, "d/other", NEW)
+    old = replace(filesystem, store)
+    if is_deleted:
+        store.delete(ObjectName("box", "d/file"))
+    filesystem.getattr("/d/file")
+    is_node = change is CHANGES[-1]
+    refuses(errno.EEXIST if is_node and not is_deleted else errno.EBUSY, lambda: change(filesystem))
     assert get(filesystem, old) == OLD
-    for handle in (new, old):
-        filesystem.release(handle)
+    make(filesystem, replaced)
+    if is_deleted is (change in CHANGES[3:]):
+        handle = change(filesystem)
+        if isinstance(handle, int):
+            filesystem.release(handle)
+    assert get(filesystem, old) == OLD
+    filesystem.release(old)
+
+
+def test_in_a_mount_that_moves_no_names_the_older_version_is_cut_off(
+    filesystem: FileSystem, replaced: ReplacedFiles, store: MemoryStore
+) -> None:
+    """As with `ro`."""
+    replaced.serve(moves=False)
+    old = replace(filesystem, store)
+    assert get(filesystem, old) == OLD
+    assert read(filesystem, "/d/file") == NEW
+    refuses(errno.ESTALE, lambda: get(filesystem, old))
+    filesystem.release(old)
+
+
+def test_a_move_has_begun_when_the_kernel_looks_for_the_new_name(
+    filesystem: FileSystem, replaced: ReplacedFiles, store: MemoryStore
+) -> None:
+    """The mover has done so before, and then the folder is locked. If it begins anew, so does the count."""
+    old = replace(filesystem, store)
+    filesystem.getattr("/d/file")
+    move = next_move(replaced)
+    look(filesystem, move.target)
+    replaced.begin_again(move)
+    look(filesystem, move.target)
+    assert move.begun < 0
+    with ThreadPoolExecutor(1) as pool:
+        waited = pool.submit(filesystem.wait_for_move, "/d/file", 60, 0)
+        look(filesystem, move.target)
+        assert not waited.result(60)
+    assert move.begun > 0
+    filesystem.release(old)
 
 
 def test_the_end_of_the_mount_ends_the_moves(
@@ -255,11 +340,11 @@ def test_the_end_of_the_mount_ends_the_moves(
     old = replace(filesystem, store)
     with ThreadPoolExecutor(1) as pool:
         filesystem.getattr("/d/file")
-        ended = pool.submit(filesystem.wait_for_move, "/d/file", 60)
+        ended = pool.submit(filesystem.wait_for_move, "/d/file", 60, 60)
         replaced.stop()
         ended.result()
         assert filesystem.getattr("/d/file").size == len(NEW)
-    assert replaced.next_move() is None
+    assert replaced.next() is None
     filesystem.release(old)
 
 
@@ -275,6 +360,7 @@ def test_a_program_that_opens_it_again_learns_whether_it_is_gone(
     assert filesystem.getattr("/d/file").size == len(OLD)
     with pytest.raises(FileNotFoundError):
         filesystem.check_exists("/d/file")
+    make(filesystem, replaced)
     new = filesystem.create("/d/file", 0o644, os.O_WRONLY, ME)
     filesystem.check_exists("/d/file")
     for handle in (new, old):
@@ -339,8 +425,7 @@ def test_a_file_is_cut_only_when_the_kernel_knows_the_new_version(
     filesystem: FileSystem, replaced: ReplacedFiles, store: MemoryStore
 ) -> None:
     old = replace(filesystem, store)
-    with pytest.raises(OSError, match="Stale"):
-        filesystem.truncate("/d/file", 1)
+    refuses(errno.EBUSY, lambda: filesystem.truncate("/d/file", 1))
     make(filesystem, replaced)
     filesystem.truncate("/d/file", 1)
     assert body(store, "d/file") == NEW[:1]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.edited_file import CHANGES, SOON, Edited, Gate
 from support.harness import LEFT, ME, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
@@ -50,7 +51,7 @@ def test_what_is_closed_during_an_upload_is_stored(
         file = Edited(filesystem, bytearray(data))
         gate = Gate(store, error("no") if error else None)
         CHANGES[change](file, 1)
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         CHANGES[change](file, 2)
         CHANGES[change](file, 3)
         assert [one.path for one in filesystem.waiting()] == ["/file"]
@@ -86,7 +87,7 @@ def test_what_is_closed_during_an_upload_outlives_a_crash(
         file = Edited(filesystem, bytearray(data))
         gate = Gate(store, AccessDenied("no"))
         CHANGES[change](file, 1)
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         CHANGES[change](file, 2)
         CHANGES[change](file, 3)
         copy_live(tmp_path / "second", killed)
@@ -118,7 +119,7 @@ def test_a_file_without_some_of_its_bytes_is_closed_during_its_upload(
         assert files.disk_use()[0] < LARGE
         gate = Gate(store, error("no"))
         filesystem.release(handle)
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         file = Edited(filesystem, bytearray(data))
         CHANGES["append"](file, 2)
         CHANGES["append"](file, 3)
@@ -137,7 +138,7 @@ def uploading(store: MemoryStore, tmp_path: Path) -> Iterator[tuple[FileSystem, 
     with harness(store, tmp_path, SOON) as filesystem:
         gate = Gate(store, None)
         write(filesystem, "/file", b"first")
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         file = Edited(filesystem, bytearray(b"first"))
         file.append(b" second")
         yield filesystem, gate
@@ -157,7 +158,7 @@ def test_fsync_waits_for_the_newest_close(uploading: tuple[FileSystem, Gate], st
     thread = threading.Thread(target=sync)
     thread.start()
     gate.open.set()
-    thread.join(20)
+    thread.join(within(20))
     assert done.is_set()
     filesystem.release(handle)
 
@@ -188,7 +189,7 @@ def test_fsync_does_not_wait_for_later_closes(store: MemoryStore, tmp_path: Path
 
         thread = threading.Thread(target=sync)
         thread.start()
-        thread.join(20)
+        thread.join(within(20))
         assert returned.is_set()
         store.hook = None
         filesystem.release(handle)
@@ -204,7 +205,7 @@ def test_an_unmount_does_not_wait_for_the_settling_of_a_second_close(
     with harness(store, tmp_path, f"{NEVER},drain=30", progress=lambda _left: gate.open.set()) as filesystem:
         write(filesystem, "/file", b"first")
         filesystem.setxattr("/", "swift.flush", b"1", 0)
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         Edited(filesystem, bytearray(b"first")).append(b" second")
     assert body(store, "file") == b"first second"
 
@@ -221,7 +222,7 @@ def test_a_flush_does_not_wait_for_the_pause_of_a_file_that_was_cut_during_its_u
     with harness(store, tmp_path, f"{SOON},drain=30", progress=progress) as filesystem:
         data = noise(SIZES[size])
         write(filesystem, "/file", data)
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         file = Edited(filesystem, bytearray(data))
         file.truncate(len(data) // 2)
         if asked == "flush":
@@ -252,7 +253,7 @@ def test_a_description_behind_a_parked_file_makes_no_second_record(
     with harness(store, tmp_path, SOON) as filesystem:
         gate = Gate(store, QuotaExceeded("no"))
         write(filesystem, "/file", b"first")
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         filesystem.chmod("/file", 0o600)
         gate.open.set()
         wait_until(lambda: any(one.state == "parked" for one in filesystem.waiting()))
@@ -283,7 +284,7 @@ def test_what_replaces_a_file_does_not_wait_for_its_upload(
     with harness(store, tmp_path, SOON) as filesystem:
         gate = Gate(store, error("no"))
         write(filesystem, "/file", b"first")
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(within(20))
         Edited(filesystem, bytearray(b"first")).append(b" second")
         if anew:
             write(filesystem, "/file", b"anew")
@@ -301,7 +302,7 @@ def test_the_file_is_renamed_meanwhile(uploading: tuple[FileSystem, Gate], store
     thread = threading.Thread(target=filesystem.rename, args=("/file", "/other"))
     thread.start()
     gate.open.set()
-    thread.join(20)
+    thread.join(within(20))
     assert not thread.is_alive()
     settled(filesystem)
     assert names(filesystem, "/") == ["other"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.harness import ME, change, harness, write
 from support.memory_store import MemoryStore
 from support.stored_objects import body, segments
@@ -356,7 +357,7 @@ def test_nobody_waits_for_the_disk_to_learn_whose_a_segment_is(
     with ThreadPoolExecutor(1) as pool, closing(db):
 
         def sync(_log: Path) -> None:
-            answers.append(pool.submit(owners.owned, target, "etag", [segment]).result(20))
+            answers.append(pool.submit(owners.owned, target, "etag", [segment]).result(within(20)))
 
         monkeypatch.setattr(database, "_sync_data", sync)
         owners.record_move(source, target, "etag")

@@ -11,17 +11,19 @@ import pytest
 
 from support.cache_rig import PLAIN
 from support.deadlines import within
+from support.harness import harness, write
 from support.memory_store import MemoryStore
+from support.no_backlog import NoBacklog
 from support.noise import noise
-from support.stored_objects import refuse
+from support.refused_changes import flush
+from support.stored_objects import NEVER, refuse
 from support.upload_rig import MIB
-from swiftfs.errors import Unavailable
+from swiftfs.errors import QuotaExceeded, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.uses import NoBacklog
 from swiftfs.objects import ObjectName
 
 EVERYTHING = 2**40
@@ -107,7 +109,7 @@ def test_a_writer_waits_for_space_and_continues(rig: SpaceRig) -> None:
     def hold(method: str, _subject: str) -> None:
         if method == "put":
             reached.set()
-            assert go_on.wait(30)
+            assert go_on.wait(within(30))
 
     rig.store.hook = hold
     content, other = rig.new(), rig.new("other")
@@ -120,7 +122,7 @@ def test_a_writer_waits_for_space_and_continues(rig: SpaceRig) -> None:
     assert writing.is_alive()
     assert content.size <= 5 * MIB
     go_on.set()
-    writing.join(30)
+    writing.join(within(30))
     assert content.size == 12 * MIB
 
 
@@ -146,6 +148,28 @@ def test_no_writer_waits_when_nothing_will_free_space(rig: SpaceRig) -> None:
     assert time.monotonic() - before < 30
 
 
+def test_no_writer_waits_when_all_changes_are_parked(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write waited for two minutes."""
+    monkeypatch.setattr("swiftfs.filecache.cache.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.space.PAUSE", 0.05)
+    monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 600.0)
+    refuse(store, "put", QuotaExceeded)
+    with harness(store, tmp_path, f"{NEVER},cache_size=64M,segment_size=8M,uploads=2") as filesystem:
+        for number in range(60):
+            write(filesystem, f"/file{number}", noise(MIB))
+        assert flush(filesystem).parked == 60
+        before = time.monotonic()
+        with pytest.raises(OSError, match="No space left"):
+            write(filesystem, "/large", noise(8 * MIB))
+        assert time.monotonic() - before < within(60)
+        # When it is stored there is space again.
+        store.hook = None
+        filesystem.setxattr("/", "swift.retry", b"1", 0)
+        write(filesystem, "/other", noise(8 * MIB))
+
+
 def test_uploads_of_the_journal_free_space(rig: SpaceRig) -> None:
     content = rig.new("journaled")
     for offset in range(0, 3 * MIB + BLOCK, BLOCK):
@@ -161,7 +185,7 @@ def test_uploads_of_the_journal_free_space(rig: SpaceRig) -> None:
     content.begin_upload()
     content.adopt(rig.store.put(ObjectName("box", "journaled"), noise(3 * MIB + BLOCK), PLAIN))
     rig.cache.unpin(content.file_name)
-    writing.join(30)
+    writing.join(within(30))
     assert second.size == 2 * MIB
     # It may have written all between the two calls above, when nothing could be evicted yet.
     put(second, 2 * MIB, noise(BLOCK))
@@ -183,7 +207,7 @@ def test_a_writer_waits_for_the_space_of_a_deleted_file_which_is_not_uploaded(ri
     assert relieved.wait(within(10))
     assert writing.is_alive()
     rig.cache.unpin(deleted.file_name, older=True)
-    writing.join(30)
+    writing.join(within(30))
     assert second.size == MIB - 1
     assert len(rig.store.requests) == sent
 

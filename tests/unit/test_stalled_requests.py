@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from support.cache_rig import MIB, CacheRig, write
+from support.deadlines import within
 from support.harness import get, harness, names, put, read
 from support.harness import write as store_file
 from support.jobs import wait_until
@@ -42,7 +43,7 @@ class Stall:
         if method == self._method and self._what in subject:
             self.seen.append(subject)
             self.begun.set()
-            assert self._go_on.wait(20)
+            assert self._go_on.wait(within(20))
 
     def end(self) -> None:
         self._go_on.set()

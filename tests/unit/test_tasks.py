@@ -32,17 +32,6 @@ def test_a_hand_in_is_stored_with_a_later_one(queue: TaskQueue) -> None:
     assert [task.is_stored(hand_in) for hand_in in (1, 2, 3)] == [True, True, False]
 
 
-def test_a_queue_is_busy_while_something_runs_or_is_due_and_the_server_answers(queue: TaskQueue) -> None:
-    assert not queue.is_busy()
-    queue.under_way = 1
-    assert queue.is_busy()
-    queue.is_away = True
-    assert not queue.is_busy()
-    queue.under_way, queue.is_away = 0, False
-    add(queue, LINK)
-    assert queue.is_busy()
-
-
 @pytest.mark.parametrize("removed", [False, True])
 def test_a_deletion_waits_for_the_marker_of_its_folder(queue: TaskQueue, *, removed: bool) -> None:
     if removed:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, copy_live, get, harness, names, put, write
+from support.harness import ME, copy_live, get, harness, names, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import LARGE
@@ -141,35 +141,28 @@ def test_it_stays_deleted_when_its_folder_was_renamed(store: MemoryStore, tmp_pa
     assert "file" not in "".join(row.key for row in store.list_page("box").rows)
 
 
+def write_anew(filesystem: FileSystem) -> None:
+    write(filesystem, "/dir/file", b"new")
+
+
+def rename_over(filesystem: FileSystem) -> None:
+    write(filesystem, "/dir/new", b"new")
+    filesystem.rename("/dir/new", "/dir/file")
+
+
+@pytest.mark.parametrize("make", [write_anew, rename_over])
 @pytest.mark.parametrize("way", ["hidden", "at once"])
-def test_a_new_file_of_that_name_outlives_a_crash(store: MemoryStore, tmp_path: Path, way: str) -> None:
+def test_a_new_file_of_that_name_outlives_a_crash(
+    store: MemoryStore, tmp_path: Path, way: str, make: Callable[[FileSystem], None]
+) -> None:
     """The deletion is recorded before the new file, under the name of both."""
     (cache := tmp_path / "cache").mkdir()
     with harness(store, cache, NEVER) as filesystem:
         handle = open_partly(filesystem)
         unlink(filesystem, way)
-        new = filesystem.create("/dir/file", 0o644, os.O_WRONLY, ME)
-        put(filesystem, new, 0, b"new")
-        filesystem.flush(new)
-        filesystem.release(new)
+        make(filesystem)
         filesystem.release(handle)
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
-        copy_live(cache, tmp_path / "image")
-    with harness(store, tmp_path / "image", NEVER) as filesystem:
-        assert names(filesystem, "/dir") == ["file", "other"]
-        assert filesystem.getattr("/dir/file").size == 3
-
-
-@pytest.mark.parametrize("way", ["hidden", "at once"])
-def test_a_file_renamed_over_it_outlives_a_crash(store: MemoryStore, tmp_path: Path, way: str) -> None:
-    (cache := tmp_path / "cache").mkdir()
-    with harness(store, cache, NEVER) as filesystem:
-        handle = open_partly(filesystem)
-        unlink(filesystem, way)
-        write(filesystem, "/dir/new", b"new")
-        filesystem.rename("/dir/new", "/dir/file")
-        assert {one.path for one in filesystem.waiting()} == {"/dir/file"}
-        filesystem.release(handle)
         copy_live(cache, tmp_path / "image")
     with harness(store, tmp_path / "image", NEVER) as filesystem:
         assert names(filesystem, "/dir") == ["file", "other"]

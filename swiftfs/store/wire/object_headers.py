@@ -127,7 +127,7 @@ def etag_of(headers: Mapping[str, str]) -> str:
 def text_of(value: str) -> str:
     """Return a header's text as UTF-8: http.client decodes all headers as Latin-1."""
     try:
-        return value.encode("latin-1").decode("utf-8")
+        return value if value.isascii() else value.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return value
 
@@ -135,14 +135,15 @@ def text_of(value: str) -> str:
 def is_utf8(text: str) -> bool:
     """Return whether text can be sent: it has no surrogates."""
     try:
-        text.encode()
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def lower_name(name: str) -> str:
     """Return a header's name in lower case. Only ASCII letters have a case: for Swift `Ö` is not `ö`."""
+    if name.isascii():
+        return name.lower()
     return name.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
