@@ -155,7 +155,7 @@ def nothing_left_behind() -> Iterator[None]:
     assert process.num_fds() <= descriptors, process.net_connections()
 
 
-@pytest.mark.matrix(6)
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("operation", OPERATIONS[1:], ids=lambda operation: operation.name)
 def test_the_matrix(swift: SwiftServer, container: str, operation: Operation) -> None:
     with nothing_left_behind():

@@ -75,8 +75,11 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"{text!r} does not come: {seen}")
 
 
-def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path) -> None:
-    with start(temporary) as process:
+@pytest.mark.parametrize(
+    "demo", [SHORT_DEMO, pytest.param(DEMO, marks=pytest.mark.slow)], ids=["short", "all"]
+)
+def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path, demo: tuple[str, ...]) -> None:
+    with start(temporary, demo=demo) as process:
         output, _ = process.communicate(timeout=within(120))
     assert process.returncode == 0, output
     commands = re.findall(r"^  \$ (\S+)", output, re.MULTILINE)
