@@ -390,7 +390,9 @@ class Streams:
     def plan(self, stream: Stream, offset: int, end: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges to download now; see `Stream.plan` and `Grid.plan`."""
         if self._limit and stream.is_jump(offset, size):
-            if not self._grid.has(offset):
+            # Several reads at once are of several threads, each of which reads on at its place.
+            is_alone = not any(one.pace.under_way for one in self._streams if one is not stream)
+            if not (is_alone and self._grid.has(offset)):
                 self._grid = Grid(offset // BLOCK)
             yield from self._grid.plan(offset, end, size)
         others = sum(one.runs_ahead for one in self._streams if one is not stream)
