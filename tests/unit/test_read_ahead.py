@@ -179,6 +179,23 @@ def test_connections_that_begin_slowly_are_used_together_soon(
     assert len(link.requests) <= 20
 
 
+@pytest.mark.parametrize("seconds", [0.21, 0.47])
+def test_two_reads_of_the_kernel_show_that_a_connection_begins_slowly(
+    clock: ManualClock, seconds: float
+) -> None:
+    streams = Streams(LIMIT)
+    planned: list[tuple[int, int]] = []
+    for number in range(3):
+        stream, _ = streams.join(number * BLOCK, is_coming=number > 0)
+        assert stream is not None
+        planned += streams.plan(stream, number * BLOCK, (number + 1) * BLOCK, SIZE)
+        if number == 1:  # the first read is answered, the second is not yet
+            streams.link.answered(0.2)
+            clock.now += seconds
+            streams.ended(stream)
+    assert (len(planned) > 1) == (seconds > 0.4)
+
+
 @pytest.mark.parametrize("latency", [0.001, 0.02, 0.1, 0.3])
 @pytest.mark.parametrize("step", [BLOCK // 2, BLOCK])
 def test_a_reader_of_a_header_costs_one_request(clock: ManualClock, latency: float, step: int) -> None:
