@@ -9,15 +9,20 @@ import argparse
 import os
 import sqlite3
 import sys
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 
 from swiftfs.fuse.choice import load_binding
-from swiftfs.objects import Caller, FileSpan
+from swiftfs.objects import Attributes, Caller, FileSpan
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from support.passthrough import Passthrough
+
+PART = 512
+"""How many names of a folder are given at a time: more than the kernel asks for."""
 
 SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -30,6 +35,20 @@ ROW = "INSERT INTO change (handle, record) VALUES (?, zeroblob(300))"
 
 class Bare(Passthrough):
     """A passthrough that does nothing more than that of C does."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._found: dict[int, dict[str, Attributes]] = {}
+
+    def readdir(self, handle: int, start: int = 0) -> Sequence[tuple[str, Attributes]]:
+        """Read a folder once, from its beginning on."""
+        if not start:
+            self._found[handle] = dict(super().readdir(handle))
+        return list(islice(self._found[handle].items(), start, start + PART))
+
+    def known_attributes(self, handle: int, names: Sequence[str]) -> Sequence[Attributes | None]:
+        """Answer with what `readdir` has found."""
+        return [self._found[handle][name] for name in names]
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:  # noqa: ARG002
         """Create a file, whose owner is whoever runs this."""

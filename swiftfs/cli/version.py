@@ -2,13 +2,13 @@
 
 import platform
 import re
-import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import click
 
 from swiftfs import __version__
+from swiftfs.control.mount_table import fusermount
 from swiftfs.fuse.loading import libfuse2, libfuse3
 
 NONE = "not installed"
@@ -36,8 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def _fusermount() -> str:
-    command = shutil.which("fusermount") or shutil.which("fusermount3")
-    if command is None:
+    if (command := fusermount()) is None:
         return NONE
     result = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
     return result.stdout.rpartition(": ")[2].strip() or "unknown"

@@ -247,6 +247,10 @@ class ControlDirFS(FileSystem):
     def moves(self) -> Mapping[str, object]:
         return self._filesystem.moves
 
+    @property
+    def cut_off(self) -> Sequence[object]:
+        return self._filesystem.cut_off
+
     def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:
         if _is_control(path):
             return False

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -99,3 +100,10 @@ def find_holders(device: int) -> list[Holder]:
                     found[namespace] = Holder(int(folder.name), command, entry.mountpoint)
                     break
     return list(found.values())
+
+
+def fusermount() -> str | None:
+    """Return the program by which users unmount, also if PATH lacks its usual places, as in a service's."""
+    # Not the current folder, which an empty entry of PATH stands for.
+    places = os.pathsep.join([*filter(None, os.environ.get("PATH", "").split(os.pathsep)), os.defpath])
+    return shutil.which("fusermount", path=places) or shutil.which("fusermount3", path=places)

@@ -10,7 +10,6 @@ import logging
 import os
 import pwd
 import select
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,7 +21,7 @@ from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
 from swiftfs.concurrency import monotonic
 from swiftfs.config.cache_dir import DRAIN, write_whole
 from swiftfs.control.client import flush, mountpoints
-from swiftfs.control.mount_table import Holder, find_holders, mounted_on
+from swiftfs.control.mount_table import Holder, find_holders, fusermount, mounted_on
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
 
 log = logging.getLogger(__name__)
@@ -105,6 +104,11 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
     try:
         detach(mountpoint)
         held = _wait(process, pid, device, cache, progress)
+    except KeyboardInterrupt:
+        # Nobody may think that all is stored, or that it is mounted still.
+        raise SwiftfsError(
+            f"interrupted: {mountpoint} is unmounted, but its process may still store changes"
+        ) from None
     finally:
         os.close(process)
     if failure := Drain.read(cache).failure:
@@ -190,8 +194,7 @@ def detach(mountpoint: Path) -> None:
             raise _refused(mountpoint, os.strerror(number))
         return
     # A user who is not root may unmount FUSE only by this set-user-ID program.
-    command = shutil.which("fusermount") or shutil.which("fusermount3")
-    if command is None:
+    if (command := fusermount()) is None:
         raise SwiftfsError("fusermount is missing: install the package fuse3")
     result = subprocess.run([command, "-u", str(mountpoint)], capture_output=True, text=True, check=False)
     if result.returncode:

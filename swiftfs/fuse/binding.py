@@ -84,10 +84,10 @@ class FUSE(Callbacks):
         self._on_init, self._on_destroy = on_init, on_destroy
         self._failure: BaseException | None = None
         self._live = False
-        timeouts = {
-            "attr_timeout": attr_timeout,
+        self.timeouts = timeouts = {
             "entry_timeout": entry_timeout,
             "negative_timeout": negative_timeout,
+            "attr_timeout": attr_timeout,
         }
         self._serve(_mount_options(source, {**self.own_options, **timeouts, **(options or {})}))
 

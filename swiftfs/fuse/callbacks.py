@@ -55,6 +55,9 @@ class Callbacks:
         self._getattr = operations.getattr
         self._fgetattr = operations.getattr_handle
         self._moves = operations.moves
+        self._cut_off = operations.cut_off
+        self._validity: ctypes.c_double | None = None
+        self._usual_validity, self._is_cut_off = 0.0, False
         self._read = operations.read
         self._write = operations.write
         self._write_stat = library.write_stat
@@ -70,6 +73,22 @@ class Callbacks:
             self._callers.missed(path)
             raise
         self._write_stat(stat, attributes)
+        if self._cut_off or self._is_cut_off:
+            self._limit_validity()
+
+    def _limit_validity(self) -> None:
+        """Let the kernel use sizes for no time while files are cut off.
+
+        Else their readers would meet the end of a shorter version, and not ask for their own.
+        """
+        self._is_cut_off = bool(self._cut_off)
+        if self._validity is not None:
+            self._validity.value = 0.0 if self._is_cut_off else self._usual_validity
+
+    def find_validity(self, address: int) -> None:
+        """Take the number that libfuse has at `address`: how long the kernel may use attributes."""
+        self._validity = ctypes.c_double.from_address(address)
+        self._usual_validity = self._validity.value
 
     def _after_move(self, path: bytes, attributes: Attributes) -> Attributes:
         """Return the attributes of a path after the move of its name, the given ones if that takes long."""
@@ -88,6 +107,8 @@ class Callbacks:
         if self.library.is_marked_for_drop(file_info):
             return ANSWER_THAT_DROPS
         self._write_stat(stat, self._fgetattr(self._handle_of(file_info)))
+        if self._cut_off or self._is_cut_off:
+            self._limit_validity()
         return None
 
     def read_buf(self, path: bytes | None, target: int, size: int, offset: int, file_info: int) -> None:
@@ -130,6 +151,8 @@ class Callbacks:
         self.read_ahead.choose(is_local=self.operations.is_local(info.fh))
         self._callers.done(path)
         self._callers.opened(path, info.fh)
+        if self._cut_off:
+            self._limit_validity()
 
     def _try_again(self, path: bytes, *, is_change: bool) -> None:
         """Let the kernel look a name up again, once; for a change of the file after the move of its name.

@@ -34,6 +34,9 @@ def log_failure(name: str, args: tuple[Any, ...], handle: int | None, error: Bas
 
     `handle` is that of the open file that the callback `name` is about, None if it has none.
     """
+    # Before each new file its name is looked up: that takes no words which nobody reads.
+    if isinstance(error, FileNotFoundError) and error.errno and not log.isEnabledFor(logging.DEBUG):
+        return error.errno
     subject = _subject(name, args, handle)
     # A name that is not UTF-8 cannot be an object's: no fault of ours, so it is not logged as one.
     if isinstance(error, UnicodeDecodeError) and error.object in args:

@@ -41,6 +41,7 @@ class Library:
             ("fuse_buf_copy", self._functions)
         )
         self._context = _context_type(module)
+        self._context_address = ctypes.PYFUNCTYPE(pointer)(("fuse_get_context", self._functions))
 
     def function(self, name: str, result: Any, *arguments: Any) -> Any:
         """Return a function of libfuse."""
@@ -75,18 +76,19 @@ class Library:
 
     def caller(self) -> Caller:
         """Return who made the system call that the current thread answers."""
-        uid, gid, _ = self.module.fuse_get_context()
-        return Caller(uid, gid)
+        public = self._present_context().public
+        return Caller(public.uid, public.gid)
 
     def calling_thread(self) -> int:
         """Return the ID of the thread that has called."""
-        return int(self.module.fuse_get_context()[2])
+        return int(self._present_context().public.pid)
 
     def request(self) -> int:
         """Return the kernel's number of the request that this thread is serving."""
-        public = self._functions.fuse_get_context()
-        context = self._context.from_address(ctypes.addressof(public.contents))
-        return int(_Request.from_address(context.request).unique)
+        return int(_Request.from_address(self._present_context().request).unique)
+
+    def _present_context(self) -> Any:
+        return self._context.from_address(self._context_address())
 
     def exit(self) -> None:
         """Let the loop end, from within a callback."""

@@ -106,6 +106,10 @@ class FileSystem(Protocol):
     def moves(self) -> Mapping[str, object]:
         """The files that will be shown as another inode in a moment, by paths; mostly empty."""
 
+    @property
+    def cut_off(self) -> Sequence[object]:
+        """The open files whose size the kernel must ask for at each read behind it; mostly empty."""
+
     def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:
         """Wait until `path` has left `moves`; return whether it has.
 

@@ -124,7 +124,8 @@ class Callers:
 
     def done(self, path: bytes) -> None:
         """Record that the call has ended."""
-        self._trying_again.pop(self._call_about(path), None)
+        if self._trying_again:
+            self._trying_again.pop(self._call_about(path), None)
 
     def opened(self, path: bytes, handle: int) -> None:
         """Record that the call has opened a file."""

@@ -5,7 +5,6 @@ merged with others. `flush` executes it at once.
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -17,12 +16,11 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.carried_tasks import CarriedTasks, FolderRename
-from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.executor import Executor
-from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
+from swiftfs.journal.late_requests import LateRequests, Watch
 from swiftfs.journal.merging import coalesce
-from swiftfs.journal.moves import ShowMoved
 from swiftfs.journal.operations import (
     Delete,
     Move,
@@ -35,13 +33,13 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.outcomes import JournalParts, Outcomes
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
-from swiftfs.journal.recovery import Recovery
+from swiftfs.journal.recovery import Recovery, ShowsEarlier
 from swiftfs.journal.repairs import Repairs
 from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
-from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, Waiting, nobody_waits
+from swiftfs.journal.tasks import Done, Failure, Mode, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder
 
@@ -74,7 +72,7 @@ class Journal:
         settle_seconds: float,
         sent: Callable[[Task], int],
         is_being_made: Callable[[str], bool],
-        watch: Watch | None = None,
+        watch: Watch,
     ) -> None:
         self.mode = mode
         self._executor, self.trash = executor, executor.trash
@@ -89,25 +87,20 @@ class Journal:
         self.set_settle = self._writer.set_settle
         self._repairs = Repairs(backlog, self._writer, cache)
         self.is_idle = self._repairs.is_idle
-        self.late = LateRequests(watch, cache, db, self._repairs) if watch else None
+        self.late = LateRequests(watch, cache, db, self._repairs)
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self.late)
         self._outcomes = Outcomes(self._parts, mode, is_being_made)
         self._scheduler = Scheduler(self._parts, self._outcomes)
         self._is_flushing = False
 
-    def recover(self, records: deque[Record], make_done: MakeDone, show_moved: ShowMoved) -> None:
-        """Finish the moves that an earlier process began, queue its other operations, and start.
-
-        The records are taken out of `records` one after the other: both they and the tasks need much memory.
-        """
+    def recover(self, left: EarlierChanges, shows: ShowsEarlier) -> None:
+        """Finish the moves that an earlier process began, queue its other operations, and start."""
         # In this order: what the dead process may have sent must be known as lost before the recovery sends
         # any request of its own, and is looked for only when its moves are finished. The other way round an
         # object that a finished move took away would count as lost, and be stored at its old name again.
-        if self.late is not None:
-            self.late.load([record.operation for record in records])
-        abandoned = Recovery(self._parts, self._outcomes.refusals, make_done, show_moved).run(records)
-        if self.late is not None:
-            self.late.begin(make_done)
+        self.late.load(left)
+        abandoned = Recovery(self._parts, self._outcomes.refusals, shows).run(left)
+        self.late.begin(shows.recovered)
         # Not before the queue is complete: a task must not overtake one whose record was not read yet.
         self._scheduler.start()
         self._backlog.upkeep.start(abandoned, self.sync)
@@ -196,14 +189,14 @@ class Journal:
 
         Otherwise a program that opens it would change the older version. Raise the error of a failure.
         """
-        if self.late is None or not self.late.look_at(name):
+        if not self.late.look_at(name):
             return False
         self.flush([name])
         return True
 
     def undo_shown(self, name: ObjectName, etag: str) -> bool:
         """Queue and show the newer state if a late request made the shown version; return whether it did."""
-        return self.late is not None and self.late.look_at(name, etag)
+        return self.late.look_at(name, etag)
 
     def undo_late_requests(self, path: str, *, moving: bool = False) -> bool:
         """Store again what late requests have overwritten or deleted at and below a path; return whether any.
@@ -211,7 +204,7 @@ class Journal:
         Otherwise a program that misses a file would create it again, and a move would take the wrong version
         along: at its new name nothing would show that it is wrong. Raise the error of a failure.
         """
-        names = self.late.look_below(path, moving=moving) if self.late is not None else []
+        names = self.late.look_below(path, moving=moving)
         if names:
             self.flush(names)
         return bool(names)
@@ -222,8 +215,7 @@ class Journal:
         `shown` returns which of some names are in its listing. The repairs are handed in; nobody waits for
         them here.
         """
-        if self.late is not None:
-            self.late.look_in(folder, shown)
+        self.late.look_in(folder, shown)
 
     def rename(
         self,
@@ -403,7 +395,7 @@ class Journal:
 
     def report(self) -> QueueReport:
         """Return the counts of the operations that are not executed yet, and the first of them."""
-        late = self.late.counts() if self.late is not None else LateCounts()
+        late = self.late.counts()
         with self._changed:
             refusals = self._outcomes.refusals
             found = report(self._all(), refusals, away=self._queue.is_away, sent=self._sent)
@@ -450,8 +442,7 @@ class Journal:
         by itself: the caller closes the store then.
         """
         deadline = monotonic() + seconds
-        if self.late is not None:
-            self.late.stop()
+        self.late.stop()
         with self._changed:
             # What is handed in from now on must not get the write delay: nothing makes it due earlier.
             self._writer.begin_closing()
@@ -471,10 +462,9 @@ class Journal:
         self._backlog.stop()
         self._executor.close()
         self._backlog.upkeep.stop()
-        if self.late is not None:
-            self.late.join()  # its thread uses the database
-            # When no request runs any more: what was lost during the drain is for the next mount to check.
-            self.late.save()
+        self.late.join()  # its thread uses the database
+        # When no request runs any more: what was lost during the drain is for the next mount to check.
+        self.late.save()
         self._db.close()
         return self.waiting()
 

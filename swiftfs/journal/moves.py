@@ -5,14 +5,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from enum import Enum
 from hashlib import md5
-from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from swiftfs.attributes import NS, decode_type, parse_last_modified
 from swiftfs.errors import NotFound, StoreError, errno_of
-from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder, MoveObject
+from swiftfs.journal.operations import Delete, MovedObject, MoveFolder, MoveObject
 from swiftfs.namespace.entry import row_of
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
@@ -262,15 +261,12 @@ def all_at_once(_operation: MoveFolder, _items: Sequence[MoveItem]) -> Sequence[
     return ()
 
 
-ShowMoved = Callable[[str, Move | MoveFolder, Sequence[Row]], str | None]
-"""Shows in the mount that a path was moved, with the rows of `Moved`; returns the new path of a folder."""
-
 RecordMove = Callable[[MoveFolder], None]
 """Records the operation: with all objects that it moves before the first copy, or as `undone`."""
 
 
-class CopyKeeper(Protocol):
-    """Keeps the copies of a move that a lost request may still destroy."""
+class CopyKeeper:
+    """Keeps the copies of a move that a lost request may still destroy; this one keeps nothing."""
 
     def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
         """Get the bytes of an object that is about to be copied; raise `StoreError` or `OSError`.
@@ -280,19 +276,6 @@ class CopyKeeper(Protocol):
 
     def keep_copies(self, copies: Collection[ObjectName]) -> None:
         """Keep what was copied just now, while the sources still exist."""
-
-
-class KeepsNothing:
-    """The `CopyKeeper` of a journal that does not check what lost requests have done."""
-
-    def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
-        """Do nothing."""
-
-    def keep_copies(self, copies: Collection[ObjectName]) -> None:
-        """Do nothing."""
-
-
-KEEPS_NOTHING = KeepsNothing()
 
 
 class Unmoved(StoreError):

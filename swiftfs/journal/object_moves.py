@@ -16,7 +16,6 @@ from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, w
 from swiftfs.errors import NotFound, StoreError, os_error
 from swiftfs.journal.moves import (
     EMPTY,
-    KEEPS_NOTHING,
     CopyKeeper,
     HandOn,
     InterruptedMove,
@@ -82,7 +81,7 @@ class ObjectMoves:
         self._late = MoveEvidence(ambiguous)
         self._moment = moment
 
-    def move(self, operation: Move, keeper: CopyKeeper = KEEPS_NOTHING) -> list[Remnant]:
+    def move(self, operation: Move, keeper: CopyKeeper) -> list[Remnant]:
         """Copy, then delete the source if it is still the copied version; return it if that failed.
 
         Raise `CopyLost` if another client deleted or replaced a large object meanwhile, with its segments.
@@ -110,7 +109,7 @@ class ObjectMoves:
             raise item.error
         return remnants
 
-    def resume_move(self, operation: Move, keeper: CopyKeeper = KEEPS_NOTHING) -> list[Remnant]:
+    def resume_move(self, operation: Move, keeper: CopyKeeper) -> list[Remnant]:
         """Finish a move that a dead process left; a newer version at either name is kept.
 
         Raise `StoreError` if the objects at both names are kept, which they also are if a mount has served

@@ -68,7 +68,7 @@ class JournalParts(Struct, frozen=True):
     """The parts of one journal.
 
     `backlog` has the queue and its lock. `writer` changes the tasks of the queue. `late` checks the objects
-    that a lost request may still change, None if nothing is checked.
+    that a lost request may still change.
     """
 
     backlog: Backlog
@@ -76,7 +76,7 @@ class JournalParts(Struct, frozen=True):
     db: JournalDB
     cache: FileCache
     executor: Executor
-    late: LateRequests | None
+    late: LateRequests
 
 
 def complaint(task: Task, error: Failure) -> str:
@@ -130,7 +130,7 @@ class Unforeseen(SwiftfsError):
 class Outcomes:
     """Ends attempts. `changed` is the journal's lock, which is taken here and guards every field.
 
-    With `late`, the records of lost requests are saved before an operation is reported as done.
+    The records of lost requests are saved before an operation is reported as done.
     `is_being_made` returns whether there may be a file at a path of which the queue does not know yet.
     """
 
@@ -147,8 +147,7 @@ class Outcomes:
 
     def succeed(self, task: Task, info: ObjectInfo | None, cached_file: CachedFile | None = None) -> None:
         """End an attempt that succeeded; `info` is Swift's answer about a stored object."""
-        if self._late is not None:
-            self._late.save()  # recorded before anybody learns "stored"
+        self._late.save()  # recorded before anybody learns "stored"
         # Without the lock: the callback takes that of the open files, which comes first.
         task.notify(info)  # before it ends, so that its waiters see the result
         with self._changed:
@@ -204,12 +203,11 @@ class Outcomes:
         return _is_temporary(error)
 
     def with_last_stored(self, operation: PutFile) -> PutFile:
-        """Return the operation with the version that this mount stored last under its name.
+        """Return the operation with the version that this mount stored last under its name. Lock held.
 
         The file may have been closed after the answer to that upload, but before it learned that version.
         """
-        with self._changed:
-            etag = self._stored.get(operation.name)
+        etag = self._stored.get(operation.name)
         if etag is None or etag in (operation.replaces_etag, *operation.sent):
             return operation
         return replace(operation, sent=(*operation.sent, etag))
@@ -332,8 +330,7 @@ class Outcomes:
 
         Another task deletes it at its old name. `etag` is its version.
         """
-        if self._late is not None:  # as in `succeed`
-            self._late.save()
+        self._late.save()  # as in `succeed`
         task.notify(None)
         with self._changed:
             self.refusals.forget_earlier(task)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.moves import KEEPS_NOTHING, PlannedMove, Remnant, etag_of
+from swiftfs.journal.moves import PlannedMove, Remnant, etag_of
 from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
 from swiftfs.journal.outcomes import JournalParts, Outcomes, remnant_tasks
 from swiftfs.journal.tasks import Failure, Task, Waiting, nobody_waits
@@ -175,8 +175,7 @@ class Scheduler:
                 # A lost COPY of a rename may be carried out after a new object is stored at its source. It
                 # would copy the new bytes over the renamed file: what that file has is fetched while it still
                 # has it.
-                if self._late is not None:
-                    self._late.fetch_copies_of(name for task in batch for name in names_of(task.operation))
+                self._late.fetch_copies_of(name for task in batch for name in names_of(task.operation))
                 if isinstance(batch[0].operation, PutFile):
                     self._put_file(batch[0], batch[0].operation)
                 elif isinstance(batch[0].operation, MoveObject):
@@ -215,11 +214,11 @@ class Scheduler:
                 newest = task.newest
                 assert isinstance(newest, PutFile)
                 cached_file = self._cache.acquire_pending(newest.file)
+                operation = self._outcomes.with_last_stored(operation)
         except OSError as error:
             self._outcomes.fail(task, error)
             return
         try:
-            operation = self._outcomes.with_last_stored(operation)
             operation = self._prepare(task, operation, cached_file)
             # Without the journal's lock: a hand-in, which close(2) waits for, only needs that lock.
             info = self._executor.put_file(
@@ -286,7 +285,7 @@ class Scheduler:
 
         # What was synced of these names must not be carried out after the move.
         self._db.make_final()
-        moved = self._executor.move(operation, record, self._late or KEEPS_NOTHING)
+        moved = self._executor.move(operation, record, self._late)
         task.rows = moved.rows
         if moved.later and isinstance(operation, MoveFolder):
             self._hand_on(task, operation, moved.later)
@@ -369,7 +368,7 @@ class Scheduler:
         }
         try:
             self._db.make_final()  # as in `_move`; and the disk has what is about to be moved
-            outcomes = self._executor.move_objects(operations, self._late or KEEPS_NOTHING)
+            outcomes = self._executor.move_objects(operations, self._late)
         except (SwiftfsError, OSError) as refused:
             for task in batch:
                 self._outcomes.fail(task, refused)

@@ -91,6 +91,7 @@ A released format never changes: new tables and columns come as a migration."""
 def open_journal(path: Path) -> sqlite3.Connection:
     """Open or create the database, and check it; errors as in `open_database`."""
     database = open_database(path, SCHEMA)
+    database.isolation_level = None  # `JournalDB` begins its transactions itself
     database.execute("PRAGMA wal_autocheckpoint = 0")  # `sync` does it, in the background
     try:
         # At the start, when it can still be set aside: later it has changes that nothing else has.

@@ -249,9 +249,10 @@ class SegmentRemoval:
         That is one which names some of them and may still be stored late. Older versions may name all but
         the `never_named`.
         """
-        if segments:
-            segments = self.kept.unneeded(name, segments, () if in_doubt else never_named)
-        if in_doubt and segments:
+        if not segments:  # as of every small file
+            return
+        segments = self.kept.unneeded(name, segments, () if in_doubt else never_named)
+        if in_doubt:
             self.keep_shared(segments, {name})
         else:
             self.discard(name, segments, is_slo=is_slo)

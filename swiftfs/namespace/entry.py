@@ -358,9 +358,9 @@ def head_entries(
             yield with_head(replace(entry, attributes=attributes), info, defaults)
 
 
-def is_marker(row: Row) -> bool:
+def is_marker(found: Row | ObjectInfo) -> bool:
     """Return whether an object is a folder's marker. An object with bytes is a file, whatever its type."""
-    return row.size == 0 and is_directory_type(row.content_type)
+    return found.size == 0 and is_directory_type(found.content_type)
 
 
 def is_slash_marker(row: Row) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 
 from msgspec.structs import replace
@@ -17,6 +18,7 @@ from swiftfs.namespace.entry import (
     folder_inode,
     head_entries,
     implied_entry,
+    is_marker,
     with_head,
 )
 from swiftfs.namespace.folder_lister import FolderLister, FolderReader, read_listing
@@ -96,12 +98,11 @@ class Namespace:
         stored, marker = decode_metadata(usage.metadata), None
         mtime_ns = usage.modified_ns
         if folder.prefix:
-            marker = plain_marker(folder) or slash_marker(folder)
-            try:
-                info = self._store.head(marker)
-                stored, mtime_ns = decode_metadata(info.metadata), info.last_modified_ns
-            except NotFound:
-                stored, marker = Stored(), None
+            stored, name = Stored(), plain_marker(folder) or slash_marker(folder)
+            with suppress(NotFound):
+                info = self._store.head(name)
+                if is_marker(info) or name.key.endswith("/"):  # and no file
+                    stored, marker, mtime_ns = decode_metadata(info.metadata), name, info.last_modified_ns
         # Some servers do not say when an account was made: then it is the time of the mount, never 1970.
         made = replace(self._root.attributes, mtime_ns=mtime_ns or unix_time_ns())
         attributes = self._defaults.apply(made, stored)
@@ -317,6 +318,22 @@ class Namespace:
         """Record a change that is not in Swift yet: `path` is now `entry`, or gone; it may be `moved`."""
         with self._lock:
             return self._record(path, entry, pending=True, moved=moved)
+
+    def expect(self, path: str, entries: Iterator[Shown]) -> None:
+        """Record pending changes of an earlier mount in the folder at `path`, while no listing is in memory.
+
+        The entries are made when the folder is looked at, with the lock held: there may be 100,000.
+        """
+        with self._lock:
+            self._overlay.expect(self._source.folder(path), entries)
+
+    def take_expected(self, path: str) -> PendingChange:
+        """Return the change of `path` that was expected. Call it once, for its outcome."""
+        parent, name = split(path)
+        folder = self._source.folder(parent)
+        with self._lock:
+            change = self._overlay.take_expected(folder, name)
+        return PendingChange(self._shared, folder, name, change, None, None)
 
     def record_left(self, path: str) -> PendingChange:
         """Record that the object at `path` was moved, although it stays until Swift deletes it."""

@@ -139,8 +139,7 @@ class AttributeOps:
         ]
 
     def _is_watched(self, entry: Entry) -> bool:
-        late = self._journal.late
-        return late is not None and entry.object is not None and late.is_watched(entry.object)
+        return entry.object is not None and self._journal.late.is_watched(entry.object)
 
     def _of_entry(self, path: str, entry: Entry) -> Attributes:
         entry = self._namespace.dated(entry)

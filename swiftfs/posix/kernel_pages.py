@@ -1,13 +1,12 @@
 """What the kernel may have in its page cache of each file."""
 
-from collections import deque
-
 from cachetools import LRUCache
 
-from swiftfs.concurrency import Condition, monotonic
+from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import PageUse
 from swiftfs.posix.open_file import FilePages, OpenFile
+from swiftfs.posix.replaced_files import AskedCalls
 
 CLOSED_FILES = 10_000
 """Limit of the closed files whose pages the kernel may use again."""
@@ -120,49 +119,23 @@ class KernelPages:
         self._versions.clear()
 
 
-class WrongPages:
+class WrongPages(AskedCalls[OpenFile]):
     """Open files of which the kernel may have bytes in its page cache that arrived wrong.
 
     The local file is repaired, or its bytes are refused, but the kernel answers reads from its own pages. An
     open makes it drop the pages of the file, also for existing handles and mappings. Programs may not open
     the file again, so a thread does it. If none serves them, only the opens of programs drop pages.
-
-    `changed` guards every field, and is notified of every new file.
     """
-
-    def __init__(self, changed: Condition) -> None:
-        self._changed = changed
-        self._files: deque[OpenFile] = deque()
-        self._is_served = False
 
     def add(self, file: OpenFile) -> None:
         """Add a file that is to be opened."""
         with self._changed:
-            if self._is_served and not any(one is file for one in self._files):
-                self._files.append(file)
-                self._changed.notify_all()
+            if self._is_served and not any(one is file for one in self._queue):
+                self._ask(file)
 
-    def serve(self) -> None:
-        """Begin to take files: a thread calls `next_file` from now on."""
-        with self._changed:
-            self._is_served = True
-
-    def stop(self) -> None:
-        """Take no more files; `next_file` returns None."""
-        with self._changed:
-            self._is_served = False
-            self._files.clear()
-            self._changed.notify_all()
-
-    def next_file(self) -> OpenFile | None:
-        """Wait for the next file that is still open, and return it; None at the end."""
-        with self._changed:
-            while True:
-                self._changed.wait_for(lambda: bool(self._files) or not self._is_served)
-                if not self._is_served:
-                    return None
-                if (file := self._files.popleft()).users:
-                    return file
+    def is_asked(self, call: OpenFile) -> bool:
+        """Return whether a file is still open."""
+        return bool(call.users)
 
 
 def _version(cached_file: CachedFile) -> str:

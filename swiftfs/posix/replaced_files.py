@@ -17,6 +17,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 from cachetools import LRUCache
 from msgspec import Struct
@@ -25,6 +26,8 @@ from swiftfs.concurrency import Condition, monotonic
 from swiftfs.errors import os_error
 from swiftfs.paths import REPLACED, is_below, join, split
 from swiftfs.posix.open_file import OpenFile
+
+Call = TypeVar("Call")
 
 MOST_ASIDE = 10_000
 """Limit of the files that are known by other names; further ones share the inode of their name."""
@@ -57,27 +60,71 @@ class Move(Struct, eq=False):
         return join(split(self.path)[0], self.alias)
 
 
-class ReplacedFiles:
+class AskedCalls(Generic[Call]):
+    """Calls in the mount that are asked for, which one thread takes and makes, one after the other.
+
+    Nothing is asked for before `serve`. `changed` guards every field, and is notified of every new call.
+    """
+
+    def __init__(self, changed: Condition) -> None:
+        self._changed = changed
+        self._queue: deque[Call] = deque()
+        self._is_served = False
+
+    def serve(self) -> None:
+        """Begin to ask for calls: a thread calls `next` from now on."""
+        with self._changed:
+            self._is_served = True
+
+    def stop(self) -> None:
+        """Ask for no more calls; `next` returns None."""
+        with self._changed:
+            self._is_served = False
+            self._queue.clear()
+            self._changed.notify_all()
+
+    def next(self) -> Call | None:
+        """Wait for the next call that is still asked for, and return it; None at the end."""
+        with self._changed:
+            while self._is_served:
+                self._changed.wait_for(lambda: bool(self._queue) or not self._is_served)
+                while self._queue:
+                    if self.is_asked(call := self._queue.popleft()):
+                        return call
+            return None
+
+    def is_asked(self, call: Call) -> bool:
+        """Return whether a call is still to be made."""
+        raise NotImplementedError
+
+    def _ask(self, call: Call) -> None:
+        """Add a call. Lock held."""
+        self._queue.append(call)
+        self._changed.notify_all()
+
+
+class ReplacedFiles(AskedCalls[Move]):
     """The open files that are found only by their handles, and the moves of their names.
 
     A file stays at its name if nothing moves names, as in a read-only mount, or if the move fails: then it
     shares the kernel's inode with the version that has replaced it, and is *cut off*. Else it is moving for a
     moment, and then *aside*.
 
-    `changed` guards every field, and is notified of every end of a move and of every new one.
+    `changed` guards every field, and is notified of every end of a move and of every new one. The list
+    `cut_off` may be read without it.
     """
 
     def __init__(self, changed: Condition) -> None:
-        self._changed = changed
+        super().__init__(changed)
         self._files: list[OpenFile] = []
         self._aside: dict[str, OpenFile] = {}
         self._moves: dict[str, Move] = {}
         self._aliases: dict[str, Move] = {}
-        self._queue: deque[Move] = deque()
-        self._is_mounted = self._is_served = False
+        self._is_mounted = False
         self._prefix = f"{REPLACED}{os.urandom(8).hex()}_"
         self._numbers = itertools.count(1)
         self._removed: LRUCache[str, None] = LRUCache(REMOVED_NAMES)
+        self.cut_off: list[OpenFile] = []
 
     def add(self, file: OpenFile) -> None:
         """Add a file that was replaced, and ask for the move of its name."""
@@ -91,15 +138,16 @@ class ReplacedFiles:
         if self._is_served and len(self._aside) < MOST_ASIDE:
             move = Move(path, self._new_alias(), monotonic())
             self._moves[move.path] = self._aliases[move.alias] = move
-            self._queue.append(move)
-            self._changed.notify_all()
+            self._ask(move)
         elif self._is_mounted:
             self._cut_off(path)
 
     def _cut_off(self, path: str) -> None:
         """Let the files at the name be read no more: the kernel gets another size for them. Lock held."""
         for file in self._at_name(path):
-            file.is_cut_off = True
+            if not file.is_cut_off:
+                file.is_cut_off = True
+                self.cut_off.append(file)
 
     def _new_alias(self) -> str:
         return f"{self._prefix}{next(self._numbers)}"
@@ -110,6 +158,8 @@ class ReplacedFiles:
             if file not in self._files:
                 return False
             self._files.remove(file)
+            if file.is_cut_off:
+                self.cut_off.remove(file)
             if self._aside.get(file.aside) is file:
                 del self._aside[file.aside]
             move = self._moves.get(file.path)
@@ -273,32 +323,21 @@ class ReplacedFiles:
                 self._aside[new + path[len(old) :]] = self._aside.pop(path)
 
     def serve(self, *, moves: bool = True) -> None:
-        """Begin, now that the kernel knows the files; with `moves` a thread calls `next_move` from now on."""
+        """Begin, now that the kernel knows the files; with `moves` a thread calls `next` from now on."""
         with self._changed:
             self._is_mounted, self._is_served = True, moves
 
     def stop(self) -> None:
-        """Ask for no more moves; `next_move` returns None."""
+        """Ask for no more moves; `next` returns None."""
         with self._changed:
-            self._is_mounted = self._is_served = False
+            self._is_mounted = False
+            super().stop()
             for move in list(self._moves.values()):
                 self._end(move)
-            self._changed.notify_all()
 
-    def next_move(self) -> Move | None:
-        """Wait for the next move that is asked for, and return it; None at the end."""
-        with self._changed:
-            while self._is_served:
-                self._changed.wait_for(lambda: bool(self._queue) or not self._is_served)
-                while self._queue:
-                    move = self._queue.popleft()
-                    if self._moves.get(move.path) is move:
-                        return move
-            return None
-
-    def is_asked(self, move: Move) -> bool:
+    def is_asked(self, call: Move) -> bool:
         """Return whether a move is still to be made."""
-        return self._moves.get(move.path) is move
+        return self._moves.get(call.path) is call
 
     def names(self, move: Move) -> tuple[str, str]:
         """Return the path of a move and its alias, which may change until it is accepted."""

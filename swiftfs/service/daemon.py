@@ -80,9 +80,21 @@ def _child(work: Callable[[Ready], None], writer: int) -> int:
     return 0
 
 
+FEWEST_FILES = 64
+"""How many files a mount must be able to open: a third are open all the time, and requests need some."""
+
+
 def allow_many_files() -> None:
-    """Let this process open as many files as the system allows: 1024 may be too few for a mount."""
+    """Let this process open as many files as the system allows: 1024 may be too few for a mount.
+
+    Raise `ConfigurationError` if it cannot work with so few.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= most < FEWEST_FILES:
+        raise ConfigurationError(
+            f"this process may open only {most} files, and a mount needs {FEWEST_FILES}: "
+            "raise the hard limit ('ulimit -Hn', LimitNOFILE= of a service)"
+        )
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 

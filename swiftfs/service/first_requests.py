@@ -16,6 +16,7 @@ from msgspec.structs import asdict, replace
 
 from swiftfs.config.cache_dir import SOURCE, write_whole
 from swiftfs.errors import AccessDenied, ConfigurationError, LoginRefused, NotFound, StoreError, Unavailable
+from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import History, ObjectName, Usage
 from swiftfs.paths import Source
 from swiftfs.service.logging import TOLD
@@ -141,6 +142,7 @@ def begin(
             request.source,
         )
     if not request.options.create and _is_empty_prefix(filesystem, request, account):
+        _refuse_file(request.source, account.store)
         log.info("%s is mounted, but empty: its name may be a typo", request.source, extra=TOLD)
 
 
@@ -190,6 +192,20 @@ def _is_empty_prefix(filesystem: "FileSystem", request: MountRequest, account: C
         log.debug("cannot find out whether %s is empty: %s", source, error)
         return False
     return not page.rows and not services.journal.report().total
+
+
+def _refuse_file(source: Source, store: ObjectStore) -> None:
+    """Raise `ConfigurationError` if the source, below which nothing is, is a file."""
+    key = source.prefix.rstrip("/")
+    try:
+        with deadline(LOOK_SECONDS):
+            info = store.head(ObjectName(source.container, key))
+    except StoreError as error:
+        log.debug("cannot find out whether %s is a file: %s", source, error)
+        return
+    if not is_marker(info):
+        folder = "/".join([source.container, *key.split("/")[:-1]])
+        raise ConfigurationError(f"{source} is a file: mount the folder that it is in, {folder}")
 
 
 class SourceMemory(Struct, frozen=True):

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Generic
 
 from swiftfs.concurrency import new_thread
 from swiftfs.paths import beside_hidden, split
 from swiftfs.posix.kernel_pages import WrongPages
-from swiftfs.posix.replaced_files import Move, ReplacedFiles
+from swiftfs.posix.open_file import OpenFile
+from swiftfs.posix.replaced_files import AskedCalls, Call, Move, ReplacedFiles
 
 log = logging.getLogger(__name__)
 
@@ -106,85 +108,83 @@ ATTEMPTS = 3
 """How often a move is tried: its path may change meanwhile."""
 
 
-class MountThread:
-    """A thread that makes the calls which `queue` asks for, by another process."""
+class MountThread(Generic[Call]):
+    """A thread that makes the calls which `asked` gives it, by a process that begins with the first one."""
 
-    def __init__(self, name: str, queue: ReplacedFiles | WrongPages, mountpoint: Path) -> None:
-        self._queue = queue
+    def __init__(self, name: str, asked: AskedCalls[Call], mountpoint: Path) -> None:
+        self._asked = asked
         self._caller = MountCaller(mountpoint)
         self._thread = new_thread(self._run, name)
 
     def start(self, device: int) -> None:
         """Begin, now that the mount on `device` answers."""
         self._caller.mounted(device)
-        self._queue.serve()
+        self._asked.serve()
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread and the process: the mount is gone."""
-        self._queue.stop()
+        self._asked.stop()
         # The thread may wait for its answer.
         self._caller.kill()
         if self._thread.ident is not None:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            while (call := self._asked.next()) is not None:
+                self._make(call)
+        finally:
+            self._caller.end()
+
+    def _make(self, call: Call) -> None:
         raise NotImplementedError
 
 
-class NameMover(MountThread):
-    """Makes the moves that `replaced` asks for; the process begins with the first one."""
+class NameMover(MountThread[Move]):
+    """Makes the moves that `replaced` asks for."""
 
     def __init__(self, replaced: ReplacedFiles, mountpoint: Path) -> None:
         super().__init__("replaced files", replaced, mountpoint)
         self._replaced = replaced
 
-    def _run(self) -> None:
-        try:
-            while (move := self._replaced.next_move()) is not None:
-                self._make(move)
-        finally:
-            self._caller.end()
-
-    def _make(self, move: Move) -> None:
-        number, path = errno.EIO, move.path
+    def _make(self, call: Move) -> None:
+        number, path = errno.EIO, call.path
         for _ in range(ATTEMPTS):
-            if not self._replaced.is_asked(move):
+            if not self._replaced.is_asked(call):
                 return
-            path, alias = names = self._replaced.begin_again(move)
+            path, alias = names = self._replaced.begin_again(call)
             try:
                 # At once, and not when the new name is removed too.
-                moved = partial(self._replaced.end_move, move, is_moved=True)
+                moved = partial(self._replaced.end_move, call, is_moved=True)
                 number = self._caller.call(path, alias, moved)
             except (OSError, ValueError) as error:
                 log.info("the process that moves names has ended: %s", error)
                 self._caller.end()
                 continue
-            if number == 0 or names == self._replaced.names(move):
+            if number == 0 or names == self._replaced.names(call):
                 break
-        if number and self._replaced.is_asked(move):
+        if number and self._replaced.is_asked(call):
             reason = os.strerror(number)
             log.info("%s: the older version, which a program has open, keeps its name: %s", path, reason)
-        self._replaced.end_move(move, is_moved=number == 0)
+        self._replaced.end_move(call, is_moved=number == 0)
 
 
-class PageDropper(MountThread):
+class PageDropper(MountThread[OpenFile]):
     """Opens the files of `wrong_pages`: the kernel drops their pages at that."""
 
     def __init__(self, wrong_pages: WrongPages, mountpoint: Path) -> None:
         super().__init__("wrong pages", wrong_pages, mountpoint)
-        self._wrong_pages = wrong_pages
 
-    def _run(self) -> None:
-        while (file := self._wrong_pages.next_file()) is not None:
-            path, number = file.known_as, errno.EIO
-            try:
-                number = self._caller.call(path, "", lambda: None)
-            except (OSError, ValueError) as error:
-                log.info("the process that opens files has ended: %s", error)
-            finally:
-                # It is rarely needed.
-                self._caller.end()
-            if number:
-                reason = os.strerror(number)
-                log.info("%s: the kernel may keep wrong bytes until the next open: %s", path, reason)
+    def _make(self, call: OpenFile) -> None:
+        path, number = call.known_as, errno.EIO
+        try:
+            number = self._caller.call(path, "", lambda: None)
+        except (OSError, ValueError) as error:
+            log.info("the process that opens files has ended: %s", error)
+        finally:
+            # It is rarely needed.
+            self._caller.end()
+        if number:
+            reason = os.strerror(number)
+            log.info("%s: the kernel may keep wrong bytes until the next open: %s", path, reason)

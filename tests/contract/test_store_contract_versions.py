@@ -161,6 +161,7 @@ def test_an_older_large_object_is_read_and_copied(versioned_store: ObjectStore, 
     assert versioned_store.manifest(name) == manifest
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_pages_of_versions(versioned_store: ObjectStore, versioned_box: str, limit: int) -> None:
     for key in ("a", "b", "b/x", "bc"):

@@ -77,6 +77,7 @@ def test_a_mount_writes_a_file_larger_than_its_disk(mounted: Mount) -> None:
         assert file.read(1) == b""
 
 
+@pytest.mark.slow
 def test_another_process_finishes_what_was_evicted(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_another_process_finishes_what_was_evicted(
     assert {row["path"].partition("_segments/")[2] for row in json.loads(manifest)} == segments
 
 
+@pytest.mark.slow
 def test_an_outage_ends_a_write_and_nothing_hangs(
     swift: SwiftServer,
     connection: Connection,

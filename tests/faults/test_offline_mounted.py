@@ -93,6 +93,7 @@ def test_a_running_mount_goes_offline_and_comes_back(server: SwiftServer, mount:
     assert (mount.path / "folder/foreign").read_bytes() == Path(__file__).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_container_that_is_gone_costs_nothing(server: SwiftServer, mount: Mount) -> None:
     server.kill()
     mount.start()

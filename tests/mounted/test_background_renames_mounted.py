@@ -106,6 +106,7 @@ def test_an_unmount_waits_for_the_copies(
     assert keys(connection, container) == expected("e")
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("method", ["COPY", "POST", "DELETE"])
 def test_the_next_mount_goes_on_after_a_kill(
     mount: Mount, swift: SwiftServer, connection: Connection, container: str, method: str

@@ -224,6 +224,7 @@ def make_deep_tree(top: Path) -> int:
     return 1 + sum(path.is_dir() for path in top.rglob("*"))
 
 
+@pytest.mark.slow
 def test_a_deep_tree(budget: Budget, connections: list[Connection], container: str, tmp_path: Path) -> None:
     """Each folder has a marker."""
     deep = tmp_path / "deep"

@@ -84,7 +84,7 @@ def test_folders_have_a_time_that_stays(mount: Mount, filled: str) -> None:
     assert dated(mount, filled) == before
 
 
-@pytest.mark.matrix(4)
+@pytest.mark.matrix(2)
 def test_own_changes_give_folders_a_time_that_stays(mount: Mount, filled: str) -> None:
     top = mount.path / filled if mount.source == "/" else mount.path
     (top / "new").mkdir()

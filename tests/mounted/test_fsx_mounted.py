@@ -145,7 +145,7 @@ def upload_dlo(swift_file: Path, mount: Mount) -> None:
     swift_cli(mount.swift, *words)
 
 
-@pytest.mark.matrix(2)
+@pytest.mark.matrix(1)
 @pytest.mark.mount_options("segment_size=1M")
 @pytest.mark.parametrize("upload", [upload_plain, upload_slo, upload_dlo])
 def test_random_operations_on_what_another_client_uploaded(

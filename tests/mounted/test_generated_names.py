@@ -69,6 +69,7 @@ def files_in(mounted: Mount, folder: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @QUICKLY
 @given(keys=st.lists(KEYS, min_size=1, max_size=6, unique=True))
 @example(keys=["a", "a/b", "a/", "a//", "a//b", "%file", "a%file"])

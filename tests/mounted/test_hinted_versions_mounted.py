@@ -19,6 +19,7 @@ MIB = 1024 * 1024
 large = pytest.mark.mount_options("segment_size=1M")
 
 
+@pytest.mark.slow
 @large
 def test_copies_made_by_the_swift_command(
     mounted: Mount, swift: SwiftServer, container: str, connection: Connection

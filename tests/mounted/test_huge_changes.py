@@ -36,6 +36,7 @@ def filled(mounted: Mount) -> Mount:
     return mounted
 
 
+@pytest.mark.slow
 @pytest.mark.mount_options("settle=0.1,ttl=1000")
 def test_a_page_of_a_listing_says_nothing_about_names_outside_it(swift: SwiftServer, filled: Mount) -> None:
     """Otherwise each of our files behind the first page would cost a HEAD."""

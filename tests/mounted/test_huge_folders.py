@@ -49,6 +49,7 @@ def test_120000_names_in_one_folder(mounted: Mount, swift: SwiftServer, containe
     assert peak < 200 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.mount_options("mtime=listing")
 def test_lookups_in_the_order_of_inode_numbers(mounted: Mount, swift: SwiftServer, container: str) -> None:
     """Programs that walk a tree with fts(3) sort more than 10,000 names so."""

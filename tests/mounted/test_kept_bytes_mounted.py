@@ -71,6 +71,7 @@ def test_what_is_wrong_in_every_answer_is_not_stored(
     assert connection.get_object(container, "file")[1] in (body, patched)
 
 
+@pytest.mark.slow
 @pytest.mark.mount_options("settle=0.2")
 def test_a_patch_of_a_large_file_keeps_its_budget(
     mounted: Mount, connection: Connection, container: str

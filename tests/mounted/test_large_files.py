@@ -149,6 +149,7 @@ def test_a_cold_sequential_read_costs_few_requests(mounted: Mount, tmp_path: Pat
     target.unlink()
 
 
+@pytest.mark.slow
 @small_segments
 def test_segments_grow_so_that_their_number_stays_small(
     mounted: Mount, connection: Connection, container: str, tmp_path: Path

@@ -40,7 +40,7 @@ COPIERS: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-@pytest.mark.matrix(2)
+@pytest.mark.matrix(1)
 @pytest.mark.mount_options("hardlinks=copy,segment_size=1M")
 @pytest.mark.parametrize("name", COPIERS)
 def test_every_name_has_its_bytes(mounted: Mount, tree: Path, name: str) -> None:

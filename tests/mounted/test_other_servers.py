@@ -38,6 +38,7 @@ def make_tree(top: Path) -> None:
         os.utime(path, ns=(0, 10**18 + number * 1_000_000_001), follow_symlinks=False)
 
 
+@pytest.mark.matrix(1)
 def test_ordinary_work_on_other_servers(other: SwiftServer, tmp_path: Path) -> None:
     connection = Connection(other.auth_url, other.user, other.key)
     connection.put_container("box")

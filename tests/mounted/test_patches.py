@@ -195,6 +195,7 @@ def test_the_budget_of_a_large_file(
     assert not listed_segments(connection, container)
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("origin", ["ours", "swift-slo", "swift-dlo", "plain"])
 @pytest.mark.mount_options("segment_size=1M")
 def test_changes_of_every_kind_of_large_object(

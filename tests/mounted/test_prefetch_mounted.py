@@ -116,7 +116,7 @@ def reading(slow_swift: SwiftServer, tree: dict[str, bytes], tmp_path: Path) -> 
     slow_swift.clear_faults()
 
 
-@pytest.mark.matrix(2)
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("job", JOBS)
 def test_a_tree_costs_one_get_a_file(
     reading: Reading, tree: dict[str, bytes], tmp_path: Path, job: str
@@ -204,6 +204,7 @@ def test_an_unmount_during_a_prefetch(reading: Reading, tree: dict[str, bytes]) 
     assert len(gets) <= 4 + 2 * 4
 
 
+@pytest.mark.slow
 def test_objects_of_other_clients(slow_swift: SwiftServer, tmp_path: Path) -> None:
     """Their times cost a HEAD each, but not with `mtime=listing`; the listing's hash is the ETag."""
     bodies = {f"others/file{number:03d}": body_of(number) for number in range(100)}

@@ -64,6 +64,7 @@ def test_cp_moves_no_byte(mounted: Mount, big: bytes, connection: Connection, co
     assert (mounted.path / "copy").read_bytes() == big
 
 
+@pytest.mark.slow
 def test_cp_without_reflink_reads_and_writes(
     mounted: Mount, big: bytes, connection: Connection, container: str
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_large_object_of_another_client(mounted: Mount, connection: Connection
     mounted.start()
 
 
+@pytest.mark.slow
 @pytest.mark.mount_options("fuse=3,segment_size=4M,trash=30,expire=/=90d")
 def test_cp_over_a_file_with_trash_and_expiry(mounted: Mount, connection: Connection, container: str) -> None:
     data, before = noise(SIZE), noise(SMALL)
@@ -135,6 +137,7 @@ def test_cp_into_a_full_quota(mounted: Mount, connection: Connection, container:
     assert body_of(connection, container, "copy") == data
 
 
+@pytest.mark.slow
 def test_files_are_joined(mounted: Mount, big: bytes, connection: Connection, container: str) -> None:
     path = mounted.path
     run("sh", "-c", f"cat {path}/big {path}/big > {path}/both")
@@ -147,6 +150,7 @@ def test_files_are_joined(mounted: Mount, big: bytes, connection: Connection, co
     mounted.start()
 
 
+@pytest.mark.slow
 def test_a_file_goes_on_while_the_kernel_has_its_pages(mounted: Mount, big: bytes) -> None:
     with (mounted.path / "big").open("rb") as source, (mounted.path / "copy").open("w+b") as target:
         target.write(b"x" * 8 * MIB)

@@ -83,6 +83,7 @@ def test_a_way_to_read(near: SwiftServer, tmp_path: Path, name: str, busy: bool)
     assert_cost(near, tmp_path, name, busy=busy)
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("name", ["in order", "quarters", "three blocks", "grid"])
 def test_a_way_to_read_from_far_away(far: SwiftServer, tmp_path: Path, name: str) -> None:
     assert_cost(far, tmp_path, name, busy=True)

@@ -79,6 +79,7 @@ def test_the_page_cache_has_no_page_of_the_old_version(
     assert path.read_bytes() == NEWER
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.mount_options("settle=0.1,ttl=60,read_ahead=0")
 @pytest.mark.parametrize("is_seen", [False, True])
 def test_a_version_that_was_there_before_is_read_when_another_client_restores_it(
@@ -138,6 +139,7 @@ def test_a_program_appends_at_the_end_of_the_version_that_it_opens(
         assert path.read_bytes() == NEW[: after + count] + b"at the end"
 
 
+@pytest.mark.slow
 @pytest.mark.mount_options("settle=0.1,ttl=0,read_ahead=0")
 def test_a_file_can_be_opened_while_another_client_changes_its_size_all_the_time(
     mounted: Mount, connection: Connection, container: str

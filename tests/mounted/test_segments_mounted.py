@@ -41,6 +41,7 @@ def write_new(path: Path, data: bytearray) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("operation", [patch, append, cut, write_new])
 def test_a_mount_that_dies_after_a_lost_manifest(
     mount: Mount,

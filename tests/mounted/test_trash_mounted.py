@@ -22,7 +22,7 @@ from swiftfs.control.client import read_state
 from swiftfs.demo.server import Fault
 
 MIB = 1024**2
-FILES = 400
+FILES = 80
 
 
 def keys(connection: Connection, container: str) -> list[str]:

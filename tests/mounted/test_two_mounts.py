@@ -273,6 +273,7 @@ def has(connection: Connection, container: str, key: str) -> bool:
     return key in [row["name"] for row in connection.get_container(container)[1]]
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("what", ["patch", "replace", "remove"])
 def test_a_large_file_changes_while_the_other_renames_it(
     pair: Pair, swift: SwiftServer, connection: Connection, container: str, what: str
@@ -301,6 +302,7 @@ def test_a_large_file_changes_while_the_other_renames_it(
         assert (pair.other.path / name).read_bytes() == data
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("what", ["patch", "replace", "remove"])
 def test_a_large_file_changes_while_the_other_renames_its_folder(
     pair: Pair, swift: SwiftServer, connection: Connection, container: str, what: str
@@ -346,6 +348,7 @@ class UsersMount(Mount):
     program = (mount_with_rests.__file__,)
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("ahead", [0.0, 0.1, 0.2, 0.4])
 def test_two_changes_of_a_large_file_at_the_same_moment(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, ahead: float

@@ -53,6 +53,7 @@ def older(mounted: Mount, folder: str, name: str) -> list[Path]:
     return sorted((mounted.path / folder / ".versions" / name).iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.mount_options("ttl=0")
 def test_older_versions_are_read_only_files(mounted: Mount, connection: Connection, container: str) -> None:
     folder = mounted.path / "d"

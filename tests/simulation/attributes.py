@@ -1,4 +1,7 @@
-"""The modes and times that files may have: what a call has set stays, also after a kill and a rename."""
+"""The modes, times and tags that files may have: what a call has set stays, also after a kill and a rename.
+
+A tag is an extended attribute, 0 if there is none. To see one takes a HEAD.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +15,12 @@ NEW_MODE = 0o644
 TIMES = (1_600_000_000, 1_600_000_001, 1_700_000_000)
 """Seconds. Few, for two versions of a file may have one time, as after `cp -p`."""
 
-Seen = tuple[int, int]
-"""The permissions of a file and its time in ns."""
+TAGS = (1, 2, 3)
+
+TAG = "user.tag"
+
+Seen = tuple[int, ...]
+"""The permissions of a file, its time in ns, and its tag if any program sets one."""
 
 
 @dataclass(eq=False)
@@ -53,11 +60,14 @@ class KnownAttributes:
         self._has_refusals = has_refusals
         self._modes: dict[Node, Values] = {}
         self._times: dict[Node, Values] = {}
+        self._tags: dict[Node, Values] = {}
+        self._kinds = (("mode", self._modes), ("time", self._times), ("tag", self._tags))
         self._calls = 0
 
     def created(self, node: Node) -> None:
         """Record that a file is made."""
         self._modes[node] = Values(frozenset({NEW_MODE}), frozenset({NEW_MODE}))
+        self._tags[node] = Values(frozenset({0}), frozenset({0}))
 
     def written(self, node: Node) -> None:
         """Record that the bytes of a file change, and so its time."""
@@ -72,6 +82,11 @@ class KnownAttributes:
     def change_time(self, node: Node) -> Iterator[int]:
         """Call utimens with the time in ns that this yields."""
         yield from self._change(self._times, node, TIMES, 10**9)
+
+    @contextmanager
+    def change_tag(self, node: Node) -> Iterator[int]:
+        """Call setxattr with the tag that this yields."""
+        yield from self._change(self._tags, node, TAGS, 1)
 
     def _change(
         self, all_values: dict[Node, Values], node: Node, choice: tuple[int, ...], unit: int
@@ -89,9 +104,9 @@ class KnownAttributes:
 
     def adopt(self, seen: Mapping[str, Seen]) -> None:
         """Take what is seen for the only possible attributes of the model's only world."""
-        for path, (mode, time) in seen.items():
+        for path, attributes in seen.items():
             if (node := self._model.worlds[0].get(path)) is not None:
-                for values, value in ((self._modes, mode), (self._times, time)):
+                for (_, values), value in zip(self._kinds, attributes, strict=False):
                     past = values[node].past if node in values else frozenset[int]()
                     values[node] = Values(frozenset({value}), past | {value})
 
@@ -107,7 +122,7 @@ class KnownAttributes:
         if node.foreign:
             return
         also_past = self._has_refusals or node.vague
-        for what, values, value in (("mode", self._modes, seen[0]), ("time", self._times, seen[1])):
+        for (what, values), value in zip(self._kinds, seen, strict=False):
             known = values.get(node)
             if known is not None and not known.allows(value, also_past=also_past):
                 right = " or ".join(map(str, sorted(known.possible)))

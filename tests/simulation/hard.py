@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 from simulation.adversary import Fault, Outage
-from simulation.history import random_history, with_power_cuts
+from simulation.history import random_history, with_power_cuts, with_tags
 from simulation.plan import History, Kill, Life
 from simulation.scenarios import (
     fresh_folder,
@@ -55,7 +55,7 @@ def make_hard(seed: int) -> History:
         first, *others = history.lives
         first = replace(first, programs=(*first.programs, maker(rng)))
         history = replace(history, lives=(first, *others))
-    return history
+    return with_tags(history)
 
 
 def _fault(rng: random.Random) -> Fault:

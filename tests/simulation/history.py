@@ -9,7 +9,7 @@ from simulation.adversary import CHANGES, READS, Fault, Outage
 from simulation.plan import History, Kill, Life
 from simulation.scenarios import SCENARIOS
 from simulation.scheduler import SwitchRates
-from simulation.steps import other, program, writer
+from simulation.steps import Step, other, program, writer
 
 CALM, FAILING, LOSING, REFUSING, MEAN = range(5)
 """Kinds of faults that a history has; `MEAN` has all of them."""
@@ -31,6 +31,10 @@ DISK_FULL = 0.2
 """In how many histories without a kill the disk of the cache is full for some time."""
 
 
+TAGS = 0.2
+"""Of how many histories the programs may set extended attributes."""
+
+
 def make(seed: int) -> History:
     """Return the history of a seed: a random one, or one of the scenarios."""
     rng = random.Random(f"history {seed}")
@@ -41,6 +45,7 @@ def make(seed: int) -> History:
     if seed % 2:
         # Of half of the seeds every folder that Swift has is moved in the background.
         history = replace(history, options={**history.options, "background_rename": 1})
+    history = with_tags(history)
     more = random.Random(f"disk {seed}")
     if not has_others and more.random() < POWER_CUTS:
         history = with_power_cuts(history)
@@ -49,6 +54,28 @@ def make(seed: int) -> History:
         full = Outage(more.choice((0.0, 0.5, 2.0, 6.0)), more.choice((0.5, 3.0, 30.0)))
         history = replace(history, disk_full=(full,))
     return history
+
+
+def with_tags(history: History) -> History:
+    """Return a history in which programs may set an extended attribute of files that they have written."""
+    rng = random.Random(f"tags {history.seed}")
+    if rng.random() >= TAGS:
+        return history
+    return replace(history, lives=tuple(_with_tags(life, rng) for life in history.lives))
+
+
+def _with_tags(life: Life, rng: random.Random) -> Life:
+    kill, programs = life.kill, []
+    for number, steps in enumerate(life.programs):
+        more = list[Step]()
+        for index, step in enumerate(steps):
+            if kill is not None and number == 0 and index == kill.step:
+                kill = replace(kill, step=len(more))
+            more.append(step)
+            if step.verb in ("write", "append", "patch", "chmod", "utimens") and rng.random() < 0.3:
+                more.append(Step("tag", step.path))
+        programs.append(tuple(more))
+    return Life(tuple(programs), kill)
 
 
 def with_trash(history: History) -> History:

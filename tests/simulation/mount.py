@@ -1,5 +1,6 @@
 """A file system over the adversary: mounted, killed, mounted again, and read as a program does."""
 
+import errno
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from simulation.adversary import CONTAINER, SEGMENTS, THEIRS, Adversary
-from simulation.attributes import Seen
+from simulation.attributes import TAG, Seen
 from support.harness import get, listed
 from support.options import parse_options
-from swiftfs.attributes import decode_type
+from swiftfs.attributes import decode_type, xattr_of, xattr_to_header
 from swiftfs.config.cache_dir import HEADS, JOURNAL, VERSIONS
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError
 from swiftfs.journal.operations import (
@@ -101,21 +102,37 @@ def tree_of(filesystem: FileSystem, path: str = "/", *, mixed: bool = False) -> 
     return found
 
 
-def attributes_of(filesystem: FileSystem, found: Tree) -> dict[str, Seen]:
+def attributes_of(filesystem: FileSystem, found: Tree, *, has_tags: bool) -> dict[str, Seen]:
     """Return the attributes that a mount shows of the files of a tree."""
     seen = {path: filesystem.getattr(path) for path, body in found.items() if body is not None}
-    return {path: (S_IMODE(one.mode), one.mtime_ns) for path, one in seen.items()}
+    return {
+        path: (S_IMODE(one.mode), one.mtime_ns, *([_tag_of(filesystem, path)] if has_tags else []))
+        for path, one in seen.items()
+    }
+
+
+def _tag_of(filesystem: FileSystem, path: str) -> int:
+    try:
+        return int(filesystem.getxattr(path, TAG))
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+        return 0
 
 
 def stored_attributes(store: Adversary, found: Tree) -> dict[str, Seen]:
     """Return the attributes that the objects of the files of a tree store."""
     objects = store._containers[CONTAINER].objects
-    seen = {}
+    header = xattr_to_header(TAG)
+    assert header is not None
+    seen = dict[str, Seen]()
     for path, body in found.items():
         if body is not None:
-            stored = decode_type(objects[path[1:]].headers.content_type)[1]
+            headers = objects[path[1:]].headers
+            stored = decode_type(headers.content_type)[1]
             if stored.mode is not None and stored.mtime_ns is not None:
-                seen[path] = S_IMODE(stored.mode), stored.mtime_ns
+                tag = int(xattr_of(headers.metadata, header) or 0)
+                seen[path] = S_IMODE(stored.mode), stored.mtime_ns, tag
     return seen
 
 

@@ -66,15 +66,22 @@ class History:
     @property
     def has_others(self) -> bool:
         """Whether another client stores something."""
-        steps = (step for life in self.lives for steps in life.programs for step in steps)
         return any("theirs" in one.kind for one in self.faults) or any(
-            step.verb.startswith("their") for step in steps
+            step.verb.startswith("their") for step in self._steps()
         )
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether a program sets an extended attribute."""
+        return any(step.verb == "tag" for step in self._steps())
 
     @property
     def has_power_cuts(self) -> bool:
         """Whether the power is cut."""
         return any(life.kill is not None and life.kill.cut for life in self.lives)
+
+    def _steps(self) -> Iterator[Step]:
+        return (step for life in self.lives for steps in life.programs for step in steps)
 
     def words(self) -> str:
         """Return a description."""

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from simulation.adversary import CONTAINER
+from simulation.attributes import TAG
 from simulation.context import Handle, MountContext, Skip
 from simulation.copies import FileCopy
 from simulation.model import Uncertain, added, distinct, moved, removed
@@ -195,6 +196,10 @@ class Program:
     def _chmod(self, step: Step) -> None:
         with self._names, self._attributes.change_mode(self._file(step.path)) as mode:
             self._call(lambda: self._fs.chmod(step.path, mode))
+
+    def _tag(self, step: Step) -> None:
+        with self._names, self._attributes.change_tag(self._file(step.path)) as tag:
+            self._call(lambda: self._fs.setxattr(step.path, TAG, b"%d" % tag, 0))
 
     def _mkdir(self, step: Step) -> None:
         with self._names:

@@ -275,7 +275,8 @@ class _Simulation:
         """
         loud, self._store.loud, self._scheduler.may_stall = self._store.loud, False, False
         found = self._do(partial(self._tree, filesystem), "look")
-        seen = self._do(partial(attributes_of, filesystem, found), "look at attributes") if found else {}
+        look = partial(attributes_of, filesystem, found or {}, has_tags=self._history.has_tags)
+        seen = self._do(look, "look at attributes") if found else {}
         self._store.loud, self._scheduler.may_stall = loud, True
         if found is None:
             return False
@@ -343,8 +344,7 @@ class _Simulation:
         # The thread that syncs would make most of the points of a history. From now on nothing is killed.
         backlog.SYNC_SECONDS = IDLE_SYNC_SECONDS
         while self._scheduler.now < end:
-            late = journal.late
-            watched = late is not None and late.counts().watched > 0
+            watched = journal.late.counts().watched > 0
             is_idle = self._second is None or self._second.is_idle()
             if not filesystem.waiting() and not watched and is_idle and not self._store.is_unsettled:
                 break

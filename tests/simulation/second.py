@@ -73,7 +73,7 @@ class SecondMount:
     def is_idle(self) -> bool:
         """Return whether it has stored everything."""
         late = self._mounted.services.journal.late
-        return not self._mounted.waiting() and (late is None or not late.counts().watched)
+        return not self._mounted.waiting() and not late.counts().watched
 
     def retry(self) -> None:
         """Try again what waits."""

@@ -33,7 +33,7 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_fixed_seeds() -> None:
-    result = simulate("--first", "40280", "--histories", "50", "--jobs", "1")
+    result = simulate("--first", "40280", "--histories", "40", "--jobs", "1")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -44,10 +44,11 @@ def test_fixed_hard_seeds() -> None:
 
 @pytest.mark.usual
 def test_fixed_seeds_with_a_trash() -> None:
-    result = simulate("--first", "910000", "--histories", "40", "--jobs", "1", "--trash", "--settled")
+    result = simulate("--first", "910000", "--histories", "20", "--jobs", "1", "--trash", "--settled")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("seed", ["3", "17"])
 def test_a_seed_repeats_a_history_exactly(seed: str) -> None:
     first, second = simulate("--seed", seed), simulate("--seed", seed)

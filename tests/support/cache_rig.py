@@ -9,6 +9,7 @@ from typing import Any
 
 from support.deadlines import within
 from support.memory_store import MemoryStore
+from support.no_backlog import NoBacklog
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
@@ -69,7 +70,7 @@ class CacheRig:
             read_ahead=self._read_ahead,
         )
         self.pool = maker._downloads
-        self.cache = FileCache(self.folder, self._limit, maker, {})
+        self.cache = FileCache(self.folder, self._limit, maker, {}, NoBacklog())
 
     def restart(self) -> None:
         """Close the cache folder and open it again."""

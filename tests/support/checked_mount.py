@@ -3,11 +3,13 @@
 Replaced segments are deleted at once, so that a test can look for them.
 """
 
+import faulthandler
 import sys
 
 from swiftfs import concurrency
 
 if __name__ == "__main__":
+    faulthandler.enable()
     concurrency.check()
     # After check(), because modules make locks when they are imported.
     from swiftfs.cli import app

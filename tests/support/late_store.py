@@ -116,9 +116,7 @@ LATE = [pytest.mark.store(LateStore, "box"), pytest.mark.mount_options("settle=0
 
 def late(filesystem: FileSystem) -> LateRequests:
     """Return the part of a mount that looks for late requests."""
-    found = filesystem.services.journal.late
-    assert found is not None
-    return found
+    return filesystem.services.journal.late
 
 
 def look(filesystem: FileSystem, seconds: float = LOOKS[0] + 5) -> None:

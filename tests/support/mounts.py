@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -127,8 +128,8 @@ class Mount:
         try:
             code = process.wait(1 if reason else within(EXIT_SECONDS))
         except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # the stacks of all threads come into the log
             subprocess.run(["fusermount", "-uz", str(self.path)], check=False)
-            process.kill()
             process.wait()
             raise AssertionError(f"unmount: {reason}, log: {self.log.read_text()}") from None
         assert code == self.exit_code, self.log.read_text()

@@ -161,6 +161,10 @@ class Passthrough:
         return True
 
     @property
+    def cut_off(self) -> Sequence[object]:
+        return ()
+
+    @property
     def moves(self) -> Mapping[str, object]:
         return {}
 

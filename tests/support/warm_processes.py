@@ -7,6 +7,7 @@ command whose environment differs there is started by itself.
 """
 
 import atexit
+import faulthandler
 import gc
 import importlib
 import json
@@ -174,6 +175,7 @@ def main(number: int) -> None:
 
     from swiftfs import concurrency  # noqa: PLC0415
 
+    faulthandler.enable()
     concurrency.check()
     # After the check, for the locks of modules.
     from swiftfs.cli import app  # noqa: PLC0415

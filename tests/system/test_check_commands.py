@@ -45,7 +45,7 @@ def tree(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.mount_options("segment_size=1M")
+@pytest.mark.mount_options("segment_size=1M,settle=1000")
 def test_what_rsync_has_copied_is_the_same_without_a_download(
     mounted: Mount, swift: SwiftServer, tree: Path, connection: Connection, container: str
 ) -> None:
@@ -66,7 +66,7 @@ def test_what_rsync_has_copied_is_the_same_without_a_download(
     assert lines(check(swift, container, "data/film", code=1)) != []
 
 
-@pytest.mark.mount_options("segment_size=1M")
+@pytest.mark.mount_options("segment_size=1M,settle=1000")
 def test_a_change_of_either_side_is_found(mounted: Mount, swift: SwiftServer, tree: Path) -> None:
     run("rsync", "-a", f"{tree}/", f"{mounted.path}/")
     mounted.stop()

@@ -114,6 +114,7 @@ def test_the_help_loads_no_command(words: tuple[str]) -> None:
     assert commands <= {f"swiftfs.cli.{name}" for name in declared}
 
 
+@pytest.mark.matrix(10)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_a_command_loads_no_library(command: str) -> None:
     output = run(command, "--help")

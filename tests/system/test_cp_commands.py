@@ -299,6 +299,7 @@ def test_in_a_mount_of_the_account(
     assert keys(connection, other) == {"d/a"}
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_leaves_can_be_deleted(
     swift: SwiftServer, connection: Connection, container: str, other: str, large: Path
 ) -> None:

@@ -75,8 +75,11 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"{text!r} does not come: {seen}")
 
 
-def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path) -> None:
-    with start(temporary) as process:
+@pytest.mark.parametrize(
+    "demo", [SHORT_DEMO, pytest.param(DEMO, marks=pytest.mark.slow)], ids=["short", "all"]
+)
+def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path, demo: tuple[str, ...]) -> None:
+    with start(temporary, demo=demo) as process:
         output, _ = process.communicate(timeout=within(120))
     assert process.returncode == 0, output
     commands = re.findall(r"^  \$ (\S+)", output, re.MULTILINE)
@@ -89,6 +92,7 @@ def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path) -> None
     assert "big.bin" in output
 
 
+@pytest.mark.slow
 def test_with_a_mount_point_it_runs_until_a_signal(temporary: Path, tmp_path: Path) -> None:
     folder, data = tmp_path / "made" / "mnt", tmp_path / "data"
     with start(temporary, folder, "--data", data, demo=SHORT_DEMO) as process:

@@ -138,6 +138,7 @@ def run_commands(page: str, swift: SwiftServer, home: Path) -> dict[str, str]:
     return printed
 
 
+@pytest.mark.slow
 def test_the_commands_of_operations_run(swift: SwiftServer, connection: Connection, tmp_path: Path) -> None:
     connection.put_container("photos")
     assert len(run_commands("operations.md", swift, tmp_path)) >= 8

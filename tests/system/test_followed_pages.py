@@ -24,6 +24,7 @@ def environment(server: SwiftServer, tmp_path: Path) -> dict[str, str]:
     return environment
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize(
     ("page", "first", "end"),
     [

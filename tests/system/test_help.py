@@ -41,6 +41,7 @@ def test_the_help_of_a_command_has_examples(command: str) -> None:
         assert line.strip() in page
 
 
+@pytest.mark.matrix(8)
 @pytest.mark.parametrize("command", app.main.commands)
 def test_the_examples_are_understood(command: str) -> None:
     """Each option exists: the command line is read, and the help that is asked for then is printed."""

@@ -186,6 +186,7 @@ def home(tmp_path: Path, swift: SwiftServer) -> Path:
     return home
 
 
+@pytest.mark.matrix(24)
 @pytest.mark.parametrize(("typed", "code", "seen"), TYPED, ids=[typed for typed, _, _ in TYPED])
 def test_a_mistake_is_answered_in_one_line(
     home: Path, swift: SwiftServer, typed: str, code: int, seen: str

@@ -18,6 +18,7 @@ from support.noise import LARGE
 from support.stored_objects import body, keys, refuse, segments, segments_of, ten_minutes_later
 from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.moves import CopyKeeper
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import ANY_VERSION, Move
 from swiftfs.objects import ObjectName
@@ -315,10 +316,10 @@ def test_segments_of_the_target_of_a_killed_rename_go(tmp_path: Path, dies: tupl
 
     store.hook = die
     with moves(store, tmp_path) as killed, pytest.raises(Killed):
-        killed.move(move)
+        killed.move(move, CopyKeeper())
     store.hook = None
     with moves(store, tmp_path) as next_one:
-        assert not next_one.resume_move(move)
+        assert not next_one.resume_move(move, CopyKeeper())
     assert body(store, "x") == SMALL
     ten_minutes_later(store, tmp_path)
     assert segments(store) == set()
@@ -342,10 +343,10 @@ def test_a_killed_rename_is_no_proof_of_an_older_deletion(
 
     refuse(store, "delete", Killed)
     with moves(store, folders[0]) as killed, pytest.raises(Killed):
-        killed.move(move)
+        killed.move(move, CopyKeeper())
     store.hook = None
     with moves(store, folders[0]) as next_one:
-        assert not next_one.resume_move(move)
+        assert not next_one.resume_move(move, CopyKeeper())
     ten_minutes_later(store, folders[0])
     assert body(store, "y") == LARGE
 

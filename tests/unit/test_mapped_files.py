@@ -14,6 +14,7 @@ from support.cache_rig import write
 from support.deadlines import within
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.no_backlog import NoBacklog
 from support.noise import noise
 from support.upload_rig import MIB, PLAIN, Writer
 from swiftfs.errors import ChangedDuringUpload
@@ -24,7 +25,6 @@ from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_storer import map_bytes, place_of
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.uses import NoBacklog
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Body, Headers
 

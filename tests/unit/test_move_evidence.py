@@ -16,7 +16,7 @@ from support.moves import object_moves
 from support.stored_objects import body, foreign, keys
 from swiftfs.errors import AccessDenied, Unavailable, errno_of
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.moves import KEEPS_NOTHING, Unmoved
+from swiftfs.journal.moves import CopyKeeper, Unmoved
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MovedObject, MoveFolder
 from swiftfs.objects import Page
@@ -88,7 +88,7 @@ def test_what_another_client_writes_into_a_moving_folder_stays(
             foreign(store, "old/new", b"theirs")
 
     store.hook = hook
-    assert moving.move_folder(FOLDER, _ignore, KEEPS_NOTHING).remnants == []
+    assert moving.move_folder(FOLDER, _ignore, CopyKeeper()).remnants == []
     assert {key: body(store, key) for key in keys(store)} == {
         "old/a": b"theirs",
         "old/new": b"theirs",
@@ -102,7 +102,7 @@ def test_what_changed_between_the_listing_and_its_copy_is_asked_about(
 ) -> None:
     foreign(store, "old/a", b"first")
     after(store, "copy", "box/old/a", lambda: foreign(store, "old/a", b"second"))
-    assert moving.move_folder(FOLDER, _ignore, KEEPS_NOTHING).remnants == []
+    assert moving.move_folder(FOLDER, _ignore, CopyKeeper()).remnants == []
     assert keys(store) == ["new/a"]
     assert body(store, "new/a") == b"second"
     assert ("head", "box/old/a") in store.requests
@@ -121,7 +121,7 @@ def test_an_outage_after_the_copies_leaves_no_second_copy(store: LaggingStore, m
             raise Unavailable(f"{method} {subject}")
 
     store.hook = hook
-    left = moving.move_folder(FOLDER, _ignore, KEEPS_NOTHING).remnants
+    left = moving.move_folder(FOLDER, _ignore, CopyKeeper()).remnants
     assert sorted(deletion.name.key for deletion, _ in left) == ["old/a", "old/b"]
     assert all(isinstance(error, Unavailable) for _, error in left)
     assert {method for method, _ in store.requests} == {"put", "list_page", "copy"}
@@ -140,7 +140,7 @@ def test_the_record_names_all_that_moves_before_the_first_copy(
         noted.append(intent)
 
     (row,) = store.list_page("box", prefix="old/").rows
-    moving.move_folder(FOLDER, note, KEEPS_NOTHING)
+    moving.move_folder(FOLDER, note, CopyKeeper())
     assert noted[0].objects == (MovedObject(row.key, row.hash, row.last_modified),)
 
 
@@ -235,7 +235,7 @@ def test_a_failed_move_deletes_only_its_own_copies(
 
     store.hook = hook
     with pytest.raises(Unmoved) as caught:
-        moving.move_folder(FOLDER, _ignore, KEEPS_NOTHING)
+        moving.move_folder(FOLDER, _ignore, CopyKeeper())
     assert caught.value.left == ()
     left = {key: body(store, key) for key in keys(store) if key.startswith("new")}
     assert left == {"new/a": b"theirs", "new/c": b"theirs", "new/other": b"theirs"}

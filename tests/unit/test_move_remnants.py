@@ -15,6 +15,7 @@ from support.moves import object_moves
 from support.stored_objects import body, foreign, keys
 from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.moves import CopyKeeper
 from swiftfs.journal.operations import Move
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
@@ -297,7 +298,7 @@ def test_a_copy_that_a_killed_process_sent_keeps_its_segments(tmp_path: Path) ->
         with ThreadPoolExecutor() as pool:
             moves = object_moves(store, database, pool, removal=removal)
             with pytest.raises(StoreError, match="both are kept"):
-                moves.resume_move(Move(source, target, replaces_etag="other"))
+                moves.resume_move(Move(source, target, replaces_etag="other"), CopyKeeper())
         store.copy(CopyRequest(source, target, manifest_only=True))
         removal.discard(source, removal.segments_of(source, is_slo=True), is_slo=True)
     assert keys(store, "box_segments") == [segment.key]

@@ -44,7 +44,7 @@ def replace(filesystem: FileSystem, store: MemoryStore, data: bytes = NEW) -> in
 
 
 def next_move(replaced: ReplacedFiles) -> Move:
-    move = replaced.next_move()
+    move = replaced.next()
     assert move is not None
     return move
 
@@ -344,7 +344,7 @@ def test_the_end_of_the_mount_ends_the_moves(
         replaced.stop()
         ended.result()
         assert filesystem.getattr("/d/file").size == len(NEW)
-    assert replaced.next_move() is None
+    assert replaced.next() is None
     filesystem.release(old)
 
 

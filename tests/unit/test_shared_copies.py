@@ -19,6 +19,7 @@ from support.noise import NEW, OLD
 from support.stored_objects import body, foreign, keys, ten_minutes_later
 from swiftfs.errors import StoreError, Unavailable, errno_of
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.moves import CopyKeeper
 from swiftfs.journal.operations import Move
 from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.objects import ObjectName
@@ -246,7 +247,9 @@ def test_the_next_mount_separates_what_a_killed_one_has_copied(tmp_path: Path, *
         ThreadPoolExecutor() as pool,
         pytest.raises(StoreError, match="both are kept"),
     ):
-        object_moves(store, database, pool).resume_move(Move(old, new, etag=etag, replaces_etag=""))
+        object_moves(store, database, pool).resume_move(
+            Move(old, new, etag=etag, replaces_etag=""), CopyKeeper()
+        )
     store.delete_many(segments)
     assert bodies(store) == {"old": b"theirs", **({"new": OLD} if late else {})}
 

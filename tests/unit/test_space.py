@@ -13,6 +13,7 @@ from support.cache_rig import PLAIN
 from support.deadlines import within
 from support.harness import harness, write
 from support.memory_store import MemoryStore
+from support.no_backlog import NoBacklog
 from support.noise import noise
 from support.refused_changes import flush
 from support.stored_objects import NEVER, refuse
@@ -23,7 +24,6 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.uses import NoBacklog
 from swiftfs.objects import ObjectName
 
 EVERYTHING = 2**40

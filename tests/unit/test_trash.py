@@ -212,7 +212,7 @@ def test_a_copy_that_never_got_its_segments_leaves_them(store: MemoryStore, tmp_
 def test_a_refused_copy_keeps_the_file(
     store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with harness(store, tmp_path, f"{TRASH},settle=0.05", close_error="1 change was refused") as filesystem:
+    with harness(store, tmp_path, f"{TRASH},settle=1000", close_error="1 change was refused") as filesystem:
         write(filesystem, "/a", b"data")
         sync_all(filesystem)
         refuse(store, "copy", AccessDenied)
@@ -262,7 +262,7 @@ def test_what_another_client_has_deleted_is_no_failure(store: MemoryStore, tmp_p
 
 
 def test_a_second_attempt_does_not_copy_what_the_first_has_stored(store: MemoryStore, tmp_path: Path) -> None:
-    with harness(store, tmp_path, f"{TRASH},settle=0.05") as filesystem:
+    with harness(store, tmp_path, f"{TRASH},settle=1000") as filesystem:
         write(filesystem, "/a", b"old")
         sync_all(filesystem)
         lost: list[str] = []

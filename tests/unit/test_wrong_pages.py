@@ -64,7 +64,7 @@ def test_a_file_that_is_open_is_opened_once_more(filesystem: FileSystem, store: 
     handle = filesystem.open("/file", os.O_RDONLY)
     filesystem.page_use(handle)
     open_and_read(filesystem, "/file")
-    file = filesystem.services.open_files.wrong_pages.next_file()
+    file = filesystem.services.open_files.wrong_pages.next()
     assert file is not None
     assert file.path == "/file"
     filesystem.release(handle)
