@@ -160,7 +160,7 @@ class FUSE2(FUSE):
 
     def ftruncate(self, path: bytes | None, length: int, file_info: Any) -> None:
         """Set the size of an open file."""
-        self.operations.truncate_handle(file_info.contents.fh, length)
+        self.filesystem.truncate_handle(file_info.contents.fh, length)
 
     def utimens(self, path: bytes, times: Any) -> None:
         """Set times."""

@@ -76,8 +76,12 @@ class FileSystem:
         self.mkdir, self.rmdir = directories.mkdir, directories.rmdir
 
         self.open = before(versions.open, files.open)
-        self.create, self.mknod = files.create, files.mknod
-        self.symlink, self.link = files.symlink, files.link
+        self.create, self.mknod, self.symlink, self.link = (
+            files.create,
+            files.mknod,
+            files.symlink,
+            files.link,
+        )
         self.readlink = before(versions.readlink, files.readlink)
         self.read, self.write, self.lseek = files.read, files.write, files.lseek
         self.truncate, self.truncate_handle = files.truncate, files.truncate_handle
