@@ -1,4 +1,4 @@
-"""Predicts the reads of a program that jumps by multiples of one distance, in any order."""
+"""Predicts the reads of a program that jumps by multiples of one distance, in any order, with one thread."""
 
 import math
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ EVIDENCE = 5
 EVIDENCE_WITHOUT_GAPS = 3
 """The same if no place between them is left out."""
 
-LEAST_STEP = 1024 * 1024
-"""Bytes. Reads that are nearer to each other may be of one place."""
+LEAST_STEP = 2 * 1024 * 1024
+"""Bytes. Reads that are nearer to each other may be of one place, out of order."""
 
 AHEAD = 16
 """Predicted reads that the program has not made: two for each connection. Wasted if it stops."""

@@ -34,9 +34,10 @@ HEADER = 512 * 1024
 """Bytes at the beginning that do not count in that: many programs look at headers, and the kernel reads 128
 KiB further than they do."""
 
-HEADER_ROUND_TRIPS = 2
-"""They do count for a program that would wait longer for the rest of them, if it does not read in small
-steps: on a connection that begins slowly that wait costs more than what may be wasted."""
+HEADER_ROUND_TRIPS = 3
+HEADER_SECONDS = 0.1
+"""They do count for a program that would wait longer than both for the rest of them, if it does not read in
+small steps: on a connection that begins slowly that wait costs more than what may be wasted."""
 
 READS_ON = 2 * FIRST_PIECE
 """A reader that has come so far is no reader of a header. The next file's is probably none, too."""
@@ -230,11 +231,13 @@ class Stream:
 
     def _comes_slowly(self, link: "Link") -> bool:
         """Return whether the reader would have to wait long for the rest of a header."""
-        if self.begin or not (self.position and self._has_large_steps):
+        if self.begin or not self._has_large_steps:
             return False
         seconds = monotonic() - self._since - link.latency - self.pace.seconds
-        rest = seconds * (HEADER - self.position) / self.position
-        return rest > max(HEADER_ROUND_TRIPS * link.latency, LEAST_SECONDS)
+        # Without what the kernel has requested, and not got.
+        came = self.position - BLOCK * (self.pace.under_way - 1)
+        rest = seconds * (HEADER - came) / came if came > 0 else 0.0
+        return rest > max(HEADER_ROUND_TRIPS * link.latency, HEADER_SECONDS)
 
     def _lead(self, link: "Link") -> int:
         """Return how many bytes ahead of the reader the next piece is requested."""
@@ -390,7 +393,9 @@ class Streams:
     def plan(self, stream: Stream, offset: int, end: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges to download now; see `Stream.plan` and `Grid.plan`."""
         if self._limit and stream.is_jump(offset, size):
-            if not self._grid.has(offset):
+            # Several reads at once are of several threads, each of which reads on at its place.
+            is_alone = not any(one.pace.under_way for one in self._streams if one is not stream)
+            if not (is_alone and self._grid.has(offset)):
                 self._grid = Grid(offset // BLOCK)
             yield from self._grid.plan(offset, end, size)
         others = sum(one.runs_ahead for one in self._streams if one is not stream)

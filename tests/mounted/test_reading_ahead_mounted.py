@@ -63,6 +63,8 @@ def assert_cost(swift: SwiftServer, folder: Path, name: str, *, busy: bool) -> N
     pattern = PATTERNS[name]
     with Mount(swift, "files", folder) as mount, busy_cores(2 if busy else 0):
         assert (mount.path / "file").stat().st_size == SIZE
+        # libfuse answers a read that the kernel made ahead of the program, after the mount is gone.
+        mount.expected.append("fuse: splice from pipe: No such file or directory")
         swift.reset_requests()
         pattern.run(mount.path / "file")
         mount.stop()

@@ -196,7 +196,7 @@ PATTERNS: Mapping[str, Pattern] = {
     "player": Pattern(
         "head, tail, then the middle, as a player", as_a_player, PLAYED + 768 * KIB, multiple=1.5
     ),
-    "in jumps": Pattern("blocks of 128 KiB, 4 MiB apart", in_jumps, len(PLACES) * 128 * KIB, len(PLACES) + 1),
+    "in jumps": Pattern("blocks of 128 KiB, 4 MiB apart", in_jumps, len(PLACES) * 128 * KIB, len(PLACES)),
     "grid": Pattern("the same blocks in no order", on_a_grid, len(PLACES) * 128 * KIB, len(PLACES)),
     "here and there": Pattern(
         "blocks of 128 KiB here and there", here_and_there, len(PLACES) * 128 * KIB, len(PLACES)

@@ -179,6 +179,23 @@ def test_connections_that_begin_slowly_are_used_together_soon(
     assert len(link.requests) <= 20
 
 
+@pytest.mark.parametrize("seconds", [0.21, 0.47])
+def test_two_reads_of_the_kernel_show_that_a_connection_begins_slowly(
+    clock: ManualClock, seconds: float
+) -> None:
+    streams = Streams(LIMIT)
+    planned: list[tuple[int, int]] = []
+    for number in range(3):
+        stream, _ = streams.join(number * BLOCK, is_coming=number > 0)
+        assert stream is not None
+        planned += streams.plan(stream, number * BLOCK, (number + 1) * BLOCK, SIZE)
+        if number == 1:  # the first read is answered, the second is not yet
+            streams.link.answered(0.2)
+            clock.now += seconds
+            streams.ended(stream)
+    assert (len(planned) > 1) == (seconds > 0.4)
+
+
 @pytest.mark.parametrize("latency", [0.001, 0.02, 0.1, 0.3])
 @pytest.mark.parametrize("step", [BLOCK // 2, BLOCK])
 def test_a_reader_of_a_header_costs_one_request(clock: ManualClock, latency: float, step: int) -> None:
@@ -273,8 +290,8 @@ def test_places_of_a_grid_are_downloaded_together(clock: ManualClock, seed: int)
 def test_places_of_a_grid_in_order_are_downloaded_ahead(clock: ManualClock, places: range) -> None:
     link = Link(clock, 0.1, 100e6)
     assert link.read_all(places, FAST) < 0.11 * 6
-    assert link.bytes <= 1.1 * len(places) * BLOCK
-    assert len(link.requests) <= len(places) + 1
+    assert link.bytes == len(places) * BLOCK
+    assert len(link.requests) == len(places)
 
 
 def test_a_place_of_a_grid_begins_a_stream(clock: ManualClock) -> None:
@@ -311,6 +328,15 @@ def test_a_program_with_eight_threads_is_one_reader(clock: ManualClock) -> None:
         link.read_all((chunk + at for at in range(0, 2 * MIB, BLOCK) for chunk in chunks), FAST)
     assert link.bytes == SIZE
     assert len(link.requests) <= 30
+
+
+@pytest.mark.usefixtures("clock")
+def test_threads_that_read_a_part_each_are_on_no_grid() -> None:
+    streams = Streams(LIMIT)
+    for offset in range(4 * MIB, SIZE - MIB, 4 * MIB):  # none of these reads is answered
+        stream, _ = streams.join(offset, is_coming=False)
+        assert stream is not None
+        assert list(streams.plan(stream, offset, offset + BLOCK, SIZE)) == []
 
 
 def test_a_read_whose_bytes_are_here_begins_no_stream() -> None:

@@ -198,13 +198,28 @@ def test_folders_far_from_each_other_are_no_walk() -> None:
         assert walks.notice(folder) is None
 
 
-def test_listings_of_long_ago_are_no_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+class SetClock(Runtime):
+    """A clock that a test sets."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Iterator[SetClock]:
+    clock = SetClock()
+    before = use(clock)
+    yield clock
+    use(before)
+
+
+def test_listings_of_long_ago_are_no_walk(clock: SetClock) -> None:
     walks = WalkDetector()
     for folder in folders("", "a/", "b/"):
         assert walks.notice(folder) is None
-        now += WINDOW + 1
+        clock.now += WINDOW + 1
 
 
 def test_a_walk_ends_when_its_listings_are_not_used() -> None:
@@ -249,23 +264,6 @@ def test_a_walk_lists_each_page_once_and_the_next_one_ahead() -> None:
             assert len(list(namespace.children(f"/top/{part:03d}"))) == 10
         asked = store.requests[before:]
     assert len(asked) <= 2 + 1 + 4, asked
-
-
-class SetClock(Runtime):
-    """A clock that a test sets."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Iterator[SetClock]:
-    clock = SetClock()
-    before = use(clock)
-    yield clock
-    use(before)
 
 
 class SlowStore(MemoryStore):
