@@ -13,7 +13,7 @@ from swiftfs.attributes import EXPIRY_ATTRIBUTE, PRIVATE_ATTRIBUTES, SET_ATTRIBU
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.control.live_options import LiveOptions
 from swiftfs.errors import os_error
-from swiftfs.fuse.operations import FileSystem
+from swiftfs.fuse.filesystem import FileSystem
 from swiftfs.namespace.entry import inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName, PageUse
 from swiftfs.paths import HIDDEN_FOLDER, beside_hidden, split, without_hidden
@@ -246,6 +246,10 @@ class ControlDirFS(FileSystem):
     @property
     def moves(self) -> Mapping[str, object]:
         return self._filesystem.moves
+
+    @property
+    def cut_off(self) -> Sequence[object]:
+        return self._filesystem.cut_off
 
     def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:
         if _is_control(path):

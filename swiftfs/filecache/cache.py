@@ -6,7 +6,7 @@ unchanged, `VersionCache` keeps that local file for the next open.
 
 import errno
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,11 +46,11 @@ class FileCache:
     before the lock of a cached file. Nobody waits for a download while holding it, because every open and
     create needs it.
 
-    `journaled` maps the local files that wait to be stored to the names of their objects. `lost` is a folder
-    for local files that a damaged journal may have named. A writer waits while more than `limit` bytes, or
-    than the space that its segments need, are not in Swift and some of them are being stored. Meanwhile it
-    may hold the lock of its own open file and no other. A limit of the mount makes uploads slower by
-    `slowness` seconds.
+    `journaled` maps the local files that wait to be stored to the names of their objects; those that are used
+    are taken out of it. `lost` is a folder for local files that a damaged journal may have named. A writer
+    waits while more than `limit` bytes, or than the space that its segments need, are not in Swift and some
+    of them are being stored. Meanwhile it may hold the lock of its own open file and no other. A limit of the
+    mount makes uploads slower by `slowness` seconds.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class FileCache:
         cache: Path,
         limit: int | None,
         factory: CachedFileFactory,
-        journaled: Mapping[str, ObjectName],
+        journaled: dict[str, ObjectName],
         backlog: Backlog,
         lost: Path | None = None,
         slowness: Callable[[], float] = lambda: 0.0,

@@ -24,7 +24,7 @@ from swiftfs.filecache.segment_storer import (
 from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.sparse_file import FrozenCopy
 from swiftfs.filecache.upload_record import UnreferencedPrefix, UploadRecord
-from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Row, Segment
+from swiftfs.objects import Manifest, ObjectName, Row, Segment
 from swiftfs.store.protocol import ObjectStore
 
 RECORDS_KEPT = 3
@@ -91,6 +91,7 @@ class SegmentUploader:
         self._on_stored = on_stored
         self.record = UploadRecord(lock, places, name, prefix, on_first_put, file, journal, on_put)
         self._storer = SegmentStorer(store, places, name.container, self.record)
+        self.copy = self._storer.copy
         self._lock = lock
         self._uploads: Spans[SegmentPut] = Spans()
         self._under_way: list[SegmentPut] = []
@@ -308,10 +309,6 @@ class SegmentUploader:
     def found_beside(self, known: Iterable[Segment]) -> None:
         """Record segments that Swift has: their place exists, so new ones may go there."""
         self._places.found(self._container, known)
-
-    def copy(self, source: ObjectName) -> ObjectVersion:
-        """Copy a whole object to a new segment; raise what the store raises."""
-        return self._storer.copy(source)
 
     def begin_copies(self, parts: Iterable[CopyPart], pool: Executor) -> list[SegmentPut]:
         """Begin to copy bytes of objects, which the file does not have yet, to segments of it."""

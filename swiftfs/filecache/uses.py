@@ -5,7 +5,6 @@ pins of this mount, by the objects' names.
 import json
 import logging
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -55,9 +54,12 @@ class Uses:
         self._journaled: dict[str, ObjectName] = {}
         self.away = self.away_bytes = 0
 
-    def expect(self, journaled: Mapping[str, ObjectName]) -> None:
-        """Record the files that operations of an earlier process name, and the objects they are of."""
-        self._journaled = dict(journaled)
+    def expect(self, journaled: dict[str, ObjectName]) -> None:
+        """Record the files that operations of an earlier process name, and the objects they are of.
+
+        Each is taken out of `journaled` when it is used.
+        """
+        self._journaled = journaled
 
     def begin_journaled(self, file: str) -> None:
         """Begin the use of such a file, if it is one that is not used yet."""
@@ -74,7 +76,7 @@ class Uses:
     def _take_journaled(self, file: str) -> ObjectName | None:
         name = self._journaled.pop(file, None)
         if name is not None and not self._journaled:
-            self._journaled = {}  # an empty one that had 100,000 names still takes their memory
+            self._journaled.clear()  # an empty one that had 100,000 names still takes their memory
         return name
 
     def put_away(self, file: str) -> int | None:

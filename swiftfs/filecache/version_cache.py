@@ -154,11 +154,11 @@ class VersionCache:
 
         Given a folder `lost`, move them there instead.
         """
-        known = self._index.names() | set(used)
+        known = self._index.names()
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._folder.chmod(0o700)
         with os.scandir(self._folder) as entries:
-            unknown = [entry for entry in entries if entry.name not in known]
+            unknown = [entry for entry in entries if entry.name not in known and entry.name not in used]
         for entry in unknown:
             if entry.is_dir(follow_symlinks=False):
                 continue

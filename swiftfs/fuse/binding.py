@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 from swiftfs.concurrency import is_main_thread
 from swiftfs.errors import ConfigurationError, mount_point_error
-from swiftfs.fuse.callbacks import Callbacks
 from swiftfs.fuse.failures import DivertedStderr, first_reason, log_failure
+from swiftfs.fuse.filesystem import FileSystem
 from swiftfs.fuse.library import Library
-from swiftfs.fuse.operations import FileSystem
+from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.threads import AttachedThreads
 
 log = logging.getLogger("swiftfs.fuse")
@@ -41,7 +41,7 @@ SHARED_OPTIONS: Mapping[str, OptionValue] = {
 _threads = AttachedThreads()
 
 
-class FUSE(Callbacks):
+class FUSE(Operations):
     """A mount. Building one mounts, serves until the mount is unmounted or signalled, and then returns.
 
     `source` is the name that `df` and /proc/mounts show; the timeouts are in seconds. `on_init` runs in a
@@ -84,10 +84,10 @@ class FUSE(Callbacks):
         self._on_init, self._on_destroy = on_init, on_destroy
         self._failure: BaseException | None = None
         self._live = False
-        timeouts = {
-            "attr_timeout": attr_timeout,
+        self.timeouts = timeouts = {
             "entry_timeout": entry_timeout,
             "negative_timeout": negative_timeout,
+            "attr_timeout": attr_timeout,
         }
         self._serve(_mount_options(source, {**self.own_options, **timeouts, **(options or {})}))
 

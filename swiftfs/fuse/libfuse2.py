@@ -3,6 +3,7 @@
 # ruff: noqa: ARG002  the callbacks have libfuse's arguments
 
 import ctypes
+import struct
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,6 +17,9 @@ LIBRARY = Library(load_fusepy())
 
 REQUEST_BYTES = 131072
 """The largest read or write request that libfuse 2.9 can exchange with the kernel."""
+
+STRUCT_BYTES = 256
+"""Of `struct fuse` in fuse.c of libfuse 2.9, which is some larger."""
 
 Filler = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_longlong)
 """libfuse's `fuse_fill_dir_t`. It only copies into memory, so it is called with the GIL held."""
@@ -99,6 +103,7 @@ class FUSE2(FUSE):
         )
         if not connection:
             return True
+        self._find_validity(connection)
         try:
             return bool(_loop(connection)) and not has_ended(
                 _descriptor(_channel(_session(connection), None))
@@ -106,6 +111,13 @@ class FUSE2(FUSE):
         finally:
             block_interrupt()
             _teardown(connection, place)
+
+    def _find_validity(self, connection: int) -> None:
+        """Find the timeouts in `struct fuse`, which is libfuse's own: they stand together in it."""
+        known = struct.pack("=4di", *self.timeouts.values(), 0.0, 1)  # then come those of `ac_attr_timeout`
+        place = ctypes.string_at(connection, STRUCT_BYTES).find(known)
+        if place >= 0:
+            self.find_validity(connection + place + 2 * ctypes.sizeof(ctypes.c_double))
 
     def init(self, connection: int) -> None:
         """Begin."""
@@ -148,7 +160,7 @@ class FUSE2(FUSE):
 
     def ftruncate(self, path: bytes | None, length: int, file_info: Any) -> None:
         """Set the size of an open file."""
-        self.operations.truncate_handle(file_info.contents.fh, length)
+        self.filesystem.truncate_handle(file_info.contents.fh, length)
 
     def utimens(self, path: bytes, times: Any) -> None:
         """Set times."""

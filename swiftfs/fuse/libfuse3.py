@@ -288,6 +288,7 @@ class FUSE3(FUSE):
         config.use_ino = 1
         # With a handle no path is needed, and libfuse need not look for one.
         config.nullpath_ok = 1
+        self.find_validity(ctypes.addressof(config) + type(config).attr_timeout.offset)
         if self.libfuse.version < FIRST_RIGHT:
             answer_init(self._device, connection)
 
@@ -308,7 +309,7 @@ class FUSE3(FUSE):
         if flags & READDIR_PLUS and offset < MOST_NAMES and (room := room_in(buffer, self._mount)):
             entries = self.entries_after(offset, handle, most=room // ENTRY_BYTES)
             del entries[count_fitting([name for name, _ in entries], room) :]
-            known = self.operations.known_attributes(handle, [name.decode() for name, _ in entries])
+            known = self.filesystem.known_attributes(handle, [name.decode() for name, _ in entries])
         else:
             entries = self.entries_after(offset, handle)
         # One image for all names: to make one for each would take longer than the call.
@@ -339,11 +340,11 @@ class FUSE3(FUSE):
     ) -> int:
         """Copy bytes of an open file to another; after EOPNOTSUPP the kernel reads and writes them."""
         source, target = self._handle_of(file_in), self._handle_of(file_out)
-        return self.operations.copy_file_range(source, offset_in, target, offset_out, length, flags)
+        return self.filesystem.copy_file_range(source, offset_in, target, offset_out, length, flags)
 
     def lseek(self, path: bytes | None, offset: int, whence: int, file_info: int) -> int:
         """Find data or a hole."""
-        return self.operations.lseek(self._handle_of(file_info), offset, whence)
+        return self.filesystem.lseek(self._handle_of(file_info), offset, whence)
 
     def chmod(self, path: bytes | None, mode: int, file_info: int | None) -> None:
         """Set the permission bits."""
@@ -356,7 +357,7 @@ class FUSE3(FUSE):
     def truncate(self, path: bytes | None, length: int, file_info: int | None) -> None:
         """Set the size of a file or an open file."""
         if file_info:
-            self.operations.truncate_handle(self.libfuse.handle_of(file_info), length)
+            self.filesystem.truncate_handle(self.libfuse.handle_of(file_info), length)
         elif path is not None:
             self.truncate_path(path, length)
 
@@ -369,7 +370,7 @@ class FUSE3(FUSE):
         if path is not None:
             return path.decode()
         assert file_info is not None
-        return self.operations.path_of_handle(self.libfuse.handle_of(file_info))
+        return self.filesystem.path_of_handle(self.libfuse.handle_of(file_info))
 
 
 def _want(connection: Any, wanted: int, unwanted: int) -> None:

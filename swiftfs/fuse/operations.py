@@ -1,167 +1,353 @@
-"""The operations that the binding on both libfuse versions calls; whoever has them does not know FUSE."""
+"""The callbacks that both libfuse versions call alike, and what the others have in common."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+# ruff: noqa: ARG002  the callbacks have libfuse's arguments
 
-from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageUse
+import ctypes
+import errno
+import os
+from functools import partial
+from stat import S_IFDIR, S_IMODE
+from typing import Any, ClassVar
+
+from swiftfs.concurrency import unix_time_ns
+from swiftfs.errors import SwiftfsError, errno_of
+from swiftfs.fuse.filesystem import FileSystem
+from swiftfs.fuse.library import Library
+from swiftfs.fuse.read_ahead import KernelReadAhead
+from swiftfs.fuse.structs import UNKNOWN_INODE, UTIME_NOW, UTIME_OMIT, answer_from_file
+from swiftfs.fuse.threads import MOVER_PATIENCE, Callers
+from swiftfs.objects import Attributes, PageUse
+
+_DOTS = [(name, Attributes(S_IFDIR, 0, 0, 0, 0, UNKNOWN_INODE)) for name in (b".", b"..")]
+"""The first entries of every folder."""
+
+_NOT_OURS = (b"security.", b"system.posix_acl")
+"""Attributes that never reach the filesystem: the kernel asks for `security.capability` at every write."""
+
+ANSWER_THAT_DROPS = -errno.ESTALE
+"""Any error would do: only libfuse sees it."""
+
+_NOT_SUPPORTED = -errno.EOPNOTSUPP
+"""With this answer `ls -l` asks only once; with ENODATA it would ask again for every file."""
 
 
-class FileSystem(Protocol):
-    """The methods that the binding calls, from many threads at once.
+_BLOCK = 4096
+"""The unit in bytes in which `statfs` counts."""
 
-    Paths begin with `/`. Failures are `OSError` or `SwiftfsError` with an errno; everything else is EIO.
-    Times are in ns since the epoch, sizes and offsets in bytes; `mode` has only permission bits, except in
-    `mknod`.
+_UNCHANGED = 2**32 - 1
+"""The uid or gid in chown(2) that leaves it as it is."""
+
+
+class Operations:
+    """The calls of the kernel, answered by a `FileSystem`: each method only converts arguments.
+
+    A failure is an exception; None is success.
+
+    Pointers are ctypes pointers, or addresses where `Library` reads them.
     """
 
-    def getattr(self, path: str) -> Attributes:
-        """Return the result of stat(2)."""
+    read_ahead: ClassVar[KernelReadAhead]
+    """That of the mount of this process."""
 
-    def getattr_handle(self, handle: int) -> Attributes:
-        """Return the result of fstat(2)."""
+    def __init__(self, library: Library, filesystem: FileSystem) -> None:
+        self.library = library
+        self.filesystem = filesystem
+        self._callers = Callers(library)
+        self._caller = library.caller
+        self._getattr = filesystem.getattr
+        self._fgetattr = filesystem.getattr_handle
+        self._moves = filesystem.moves
+        self._cut_off = filesystem.cut_off
+        self._validity: ctypes.c_double | None = None
+        self._usual_validity, self._is_cut_off = 0.0, False
+        self._read = filesystem.read
+        self._write = filesystem.write
+        self._write_stat = library.write_stat
+        self._handle_of = library.handle_of
 
-    def readlink(self, path: str) -> str:
-        """Return a symbolic link's target."""
+    def stat_path(self, path: bytes, stat: int) -> None:
+        """Fill `struct stat` of a path."""
+        try:
+            attributes = self._getattr(path.decode())
+            if self._moves:
+                attributes = self._after_move(path, attributes)
+        except OSError:
+            self._callers.missed(path)
+            raise
+        self._write_stat(stat, attributes)
+        if self._cut_off or self._is_cut_off:
+            self._limit_validity()
 
-    def opendir(self, path: str) -> int:
-        """Return a handle for `readdir`."""
+    def _limit_validity(self) -> None:
+        """Let the kernel use sizes for no time while files are cut off.
 
-    def readdir(self, handle: int, start: int = 0) -> Sequence[tuple[str, Attributes]]:
-        """Return names in a folder without `.` and `..`, from number `start` on: none only at the end.
-
-        0 reads the folder anew. The caller may use fewer, and ask for the others again. A handle is read by
-        one thread at a time.
+        Else their readers would meet the end of a shorter version, and not ask for their own.
         """
+        self._is_cut_off = bool(self._cut_off)
+        if self._validity is not None:
+            self._validity.value = 0.0 if self._is_cut_off else self._usual_validity
 
-    def known_attributes(self, handle: int, names: Sequence[str]) -> Sequence[Attributes | None]:
-        """Return the results of stat(2) for names in an open folder, None where that could have to wait.
+    def find_validity(self, address: int) -> None:
+        """Take the number that libfuse has at `address`: how long the kernel may use attributes."""
+        self._validity = ctypes.c_double.from_address(address)
+        self._usual_validity = self._validity.value
 
-        They are what the kernel is told with the names, so that it does not ask for them.
+    def _after_move(self, path: bytes, attributes: Attributes) -> Attributes:
+        """Return the attributes of a path after the move of its name, the given ones if that takes long."""
+        if self.filesystem.wait_for_move(path.decode(), *self._callers.patience(path)):
+            return self._getattr(path.decode())
+        if self._callers.is_trying_again(path):  # it would open a file that is gone, instead of making one
+            try:
+                self.filesystem.check_exists(path.decode())
+            except OSError:
+                self._callers.is_gone(path)
+                raise
+        return attributes
+
+    def stat_handle(self, stat: int, file_info: int) -> int | None:
+        """Fill `struct stat` of an open file."""
+        if self.library.is_marked_for_drop(file_info):
+            return ANSWER_THAT_DROPS
+        self._write_stat(stat, self._fgetattr(self._handle_of(file_info)))
+        if self._cut_off or self._is_cut_off:
+            self._limit_validity()
+        return None
+
+    def read_buf(self, path: bytes | None, target: int, size: int, offset: int, file_info: int) -> None:
+        """Answer with a range of a local file, which libfuse splices to the kernel."""
+        span = self._read(self._handle_of(file_info), offset, size)
+        if not 0 <= span.length <= size:
+            raise ValueError(f"{span.length} bytes read where {size} were asked")
+        answer_from_file(target, span.descriptor, span.position, span.length)
+
+    def write_buf(self, path: bytes | None, source: int, offset: int, file_info: int) -> int:
+        """Ask the filesystem where in a local file the data goes, and move it there."""
+        size = self.library.buffer_size(source)
+        written = self._write(
+            self._handle_of(file_info), offset, size, partial(self.library.copy_to_file, source, size)
+        )
+        if not 0 <= written <= size:
+            raise ValueError(f"{written} bytes written where {size} were given")
+        return written
+
+    def open(self, path: bytes, file_info: Any) -> None:
+        """Open a file; a handle that bypasses the kernel's pages bypasses the size of stat(2) too."""
+        info = file_info.contents
+        is_change = info.flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY
+        if is_other := self.filesystem.is_other_inode(path.decode()):
+            self._try_again(path, is_change=is_change)
+        try:
+            info.fh = self.filesystem.open(path.decode(), info.flags)
+        except (SwiftfsError, OSError) as error:
+            # The kernel opens only names that it has seen, so its cache is wrong.
+            if errno_of(error) in {errno.ENOENT, errno.EBUSY} and not is_other:
+                self._try_again(path, is_change=is_change)
+            raise
+        use = self.filesystem.page_use(info.fh)
+        # What O_TRUNC has emptied must not be closed, which would store it.
+        if use is PageUse.LOOK_AGAIN and not is_other and not info.flags & os.O_TRUNC:
+            use = self._look_again(path, info)
+        if use is PageUse.DROP or info.flags & os.O_TRUNC:
+            self.library.mark_for_drop(file_info)
+        info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
+        self.read_ahead.choose(is_local=self.filesystem.is_local(info.fh))
+        self._callers.done(path)
+        self._callers.opened(path, info.fh)
+        if self._cut_off:
+            self._limit_validity()
+
+    def _try_again(self, path: bytes, *, is_change: bool) -> None:
+        """Let the kernel look a name up again, once; for a change of the file after the move of its name.
+
+        The lookup of an open(2) with O_CREAT locks the folder, so the mover must have locked it before.
         """
+        if is_change and self._moves:
+            self.filesystem.wait_for_move(path.decode(), MOVER_PATIENCE, 0.0)
+        self._callers.try_again(path)
 
-    def fsyncdir(self, handle: int) -> None:
-        """Return when the folder and its contents are stored."""
+    def _look_again(self, path: bytes, info: Any) -> PageUse:
+        """Let the kernel open the file again, once; then open what its inode has, and return how."""
+        try:
+            self._callers.try_again(path)
+        except OSError:
+            self.filesystem.release(info.fh)
+            raise
+        if self.filesystem.is_other_inode(path.decode()):  # it was replaced since the kernel looked
+            self.filesystem.release(info.fh)
+            info.fh = self.filesystem.open(path.decode(), info.flags)
+        return self.filesystem.page_use(info.fh)
 
-    def releasedir(self, handle: int) -> None:
-        """Release the handle."""
+    def create(self, path: bytes, mode: int, file_info: Any) -> None:
+        """Create and open a file."""
+        info = file_info.contents
+        try:
+            info.fh = self.filesystem.create(path.decode(), S_IMODE(mode), info.flags, self._caller())
+        except OSError as error:
+            if error.errno == errno.EBUSY:  # the folder is locked: the mover begins before the second time
+                self._callers.try_again(path)
+            raise
+        self._callers.done(path)
+        # The kernel keeps no pages, and libfuse looks up the size within the call.
+        use = self.filesystem.page_use(info.fh)
+        is_other = use is PageUse.LOOK_AGAIN and self.filesystem.is_other_inode(path.decode())
+        info.direct_io = is_other or use is PageUse.BYPASS
+        self._callers.opened(path, info.fh)
 
-    def mkdir(self, path: str, mode: int, caller: Caller) -> None:
-        """Make a folder."""
+    def readlink(self, path: bytes, buffer: Any, size: int) -> None:
+        """Fill the buffer with a link's target, shortened to its size, and a zero byte."""
+        target = self.filesystem.readlink(path.decode()).encode()
+        ctypes.memmove(buffer, target[: size - 1] + b"\0", min(len(target) + 1, size))
 
-    def rmdir(self, path: str) -> None:
-        """Remove an empty folder."""
-
-    def unlink(self, path: str) -> None:
-        """Remove a file."""
-
-    def rename(self, old: str, new: str, flags: int = 0) -> None:
-        """Move, replacing `new`; `flags` are those of renameat2(2). `unhide(new)` is included."""
-
-    def hide(self, path: str, hidden: str) -> None:
-        """Move an open file to the name `hidden`, as libfuse does before it is deleted or replaced."""
-
-    def unhide(self, path: str) -> None:
-        """Move back the file that this thread has hidden just now, if any."""
-
-    def symlink(self, target: str, path: str, caller: Caller) -> None:
-        """Make `path` a symbolic link to `target`."""
-
-    def link(self, old: str, new: str) -> None:
-        """Make `new` another name of the file `old`, or a copy."""
-
-    def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
+    def mknod(self, path: bytes, mode: int, device: int) -> None:
         """Make a file of the type in `mode`."""
+        self.filesystem.mknod(path.decode(), mode, device, self._caller())
 
-    def chmod(self, path: str, mode: int) -> None:
+    def mkdir(self, path: bytes, mode: int) -> None:
+        """Make a folder."""
+        self.filesystem.mkdir(path.decode(), S_IMODE(mode), self._caller())
+
+    def unlink(self, path: bytes) -> None:
+        """Remove a file."""
+        self.filesystem.unlink(path.decode())
+
+    def rmdir(self, path: bytes) -> None:
+        """Remove a folder."""
+        self.filesystem.rmdir(path.decode())
+
+    def symlink(self, target: bytes, path: bytes) -> None:
+        """Make `path` a symbolic link."""
+        self.filesystem.symlink(target.decode(), path.decode(), self._caller())
+
+    def link(self, old: bytes, new: bytes) -> None:
+        """Make `new` another name of a file."""
+        self.filesystem.link(old.decode(), new.decode())
+
+    def rename_path(self, old: bytes, new: bytes, flags: int = 0) -> None:
+        """Rename a file or folder; libfuse hides an open file in this way."""
+        if self._callers.hides(new):
+            self.filesystem.hide(old.decode(), new.decode())
+        else:
+            self.filesystem.rename(old.decode(), new.decode(), flags)
+
+    def truncate_path(self, path: bytes, length: int) -> None:
+        """Set the size of a file that need not be open."""
+        if is_other := self.filesystem.is_other_inode(path.decode()):
+            self._try_again(path, is_change=True)
+        try:
+            self.filesystem.truncate(path.decode(), length)
+        except OSError as error:
+            # The kernel tries this once more, too.
+            if error.errno in {errno.ESTALE, errno.EBUSY} and not is_other:
+                self._try_again(path, is_change=True)
+            raise
+        self._callers.done(path)
+
+    def set_mode(self, path: str, mode: int) -> None:
         """Set the permission bits."""
+        self.filesystem.chmod(path, S_IMODE(mode))
 
-    def chown(self, path: str, uid: int | None, gid: int | None, caller: Caller) -> None:
-        """Set the owner and group; None leaves them unchanged."""
+    def set_owner(self, path: str, uid: int, gid: int) -> None:
+        """Set owner and group; -1 as a C number leaves one unchanged."""
+        owner, group = (None if number == _UNCHANGED else number for number in (uid, gid))
+        self.filesystem.chown(path, owner, group, self._caller())
 
-    def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
-        """Set the times; None leaves them unchanged."""
+    def set_times(self, path: bytes, times: Any) -> None:
+        """Set times; utimensat(2)'s NOW becomes the current time and OMIT becomes None."""
+        if times:
+            atime, mtime = _nanoseconds(times.contents.actime), _nanoseconds(times.contents.modtime)
+        else:
+            atime = mtime = unix_time_ns()
+        self.filesystem.utimens(path.decode(), atime, mtime)
 
-    def truncate(self, path: str, size: int) -> None:
-        """Set a file's size."""
+    def flush(self, path: bytes | None, file_info: Any) -> None:
+        """Handle a close(2)."""
+        self.filesystem.flush(file_info.contents.fh)
 
-    def truncate_handle(self, handle: int, size: int) -> None:
-        """Set an open file's size."""
+    def fsync(self, path: bytes | None, data_only: int, file_info: Any) -> None:
+        """Return when a file is stored."""
+        self.filesystem.fsync(file_info.contents.fh, bool(data_only))
 
-    def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
-        """Make a file and return a handle on it."""
+    def release(self, path: bytes | None, file_info: Any) -> None:
+        """Close a handle."""
+        handle = file_info.contents.fh
+        self._callers.closed(handle)
+        self.filesystem.release(handle)
 
-    def open(self, path: str, flags: int) -> int:
-        """Return a handle on a file."""
+    def fallocate(self, path: bytes | None, mode: int, offset: int, length: int, file_info: int) -> None:
+        """Reserve, zero or punch a part of an open file."""
+        self.filesystem.fallocate(self._handle_of(file_info), mode, offset, length)
 
-    def path_of_handle(self, handle: int) -> str:
-        """Return the path by which libfuse knows an open file."""
+    def opendir(self, path: bytes, file_info: Any) -> None:
+        """Open a folder."""
+        file_info.contents.fh = self.filesystem.opendir(path.decode())
 
-    def page_use(self, handle: int) -> PageUse:
-        """Return what the kernel does with its pages of a file that it opens with the new handle."""
+    def entries_after(
+        self, offset: int, handle: int, most: int | None = None
+    ) -> list[tuple[bytes, Attributes]]:
+        """Return the next entries after `offset`, whose inodes and types are certain, `most` beside the dots.
 
-    def is_local(self, handle: int) -> bool:
-        """Return whether no read of an open file has to wait; of a small one that does not matter."""
-
-    @property
-    def moves(self) -> Mapping[str, object]:
-        """The files that will be shown as another inode in a moment, by paths; mostly empty."""
-
-    def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:
-        """Wait until `path` has left `moves`; return whether it has.
-
-        It is waited for until `seconds` after it came there, and `begun_seconds` after its move has begun.
+        An entry's offset is how many there are up to it. With offsets libfuse keeps none of them.
         """
+        found = self.filesystem.readdir(handle, max(0, offset - len(_DOTS)))[:most]
+        return _DOTS[offset:] + [(name.encode(), attributes) for name, attributes in found]
 
-    def check_exists(self, path: str) -> None:
-        """Raise `OSError` ENOENT if what is shown at `path` is there only until it has left `moves`."""
+    def fsyncdir(self, path: bytes | None, data_only: int, file_info: Any) -> None:
+        """Return when a folder is stored."""
+        self.filesystem.fsyncdir(file_info.contents.fh)
 
-    def is_other_inode(self, path: str) -> bool:
-        """Return whether the kernel has to look a name up again before it opens it."""
+    def releasedir(self, path: bytes | None, file_info: Any) -> None:
+        """Close a folder."""
+        self.filesystem.releasedir(file_info.contents.fh)
 
-    def read(self, handle: int, offset: int, size: int) -> FileSpan:
-        """Return where the bytes are; fewer than `size` only at the file's end.
+    def statfs(self, path: bytes, buffer: Any) -> None:
+        """Fill `struct statvfs`."""
+        usage, answer = self.filesystem.statfs(path.decode()), buffer.contents
+        answer.f_bsize = answer.f_frsize = _BLOCK
+        answer.f_blocks = usage.total_bytes // _BLOCK
+        answer.f_bfree = answer.f_bavail = usage.free_bytes // _BLOCK
+        answer.f_files = usage.total_objects
+        answer.f_ffree = answer.f_favail = usage.free_objects
+        answer.f_namemax = usage.name_bytes
 
-        The descriptor must stay open and the bytes in place until the handle is released: the kernel reads
-        them after this has returned.
-        """
+    def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int) -> int:
+        """Fill the buffer with an xattr, and return its size; with size 0 there is no buffer."""
+        if name.startswith(_NOT_OURS):
+            return _NOT_SUPPORTED
+        return _fill(buffer, size, self.filesystem.getxattr(path.decode(), name.decode()))
 
-    def write(self, handle: int, offset: int, size: int, fill: Callable[[int, int], int]) -> int:
-        """Call `fill(descriptor, position)` once, which writes the bytes there, and return its result."""
+    def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
+        """Fill the buffer with the names of xattrs, each with a zero byte behind it, as `getxattr` does."""
+        names = self.filesystem.listxattr(path.decode())
+        return _fill(buffer, size, "".join(f"{name}\0" for name in names).encode())
 
-    def flush(self, handle: int) -> None:
-        """Handle a close(2), possibly one of several; its failure is the result of close(2)."""
+    def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> int | None:
+        """Set an xattr."""
+        if name.startswith(_NOT_OURS):
+            return _NOT_SUPPORTED
+        self.filesystem.setxattr(path.decode(), name.decode(), ctypes.string_at(value, size), flags)
+        return None
 
-    def fsync(self, handle: int, data_only: bool) -> None:
-        """Return when the file is stored."""
+    def removexattr(self, path: bytes, name: bytes) -> int | None:
+        """Remove an xattr."""
+        if name.startswith(_NOT_OURS):
+            return _NOT_SUPPORTED
+        self.filesystem.removexattr(path.decode(), name.decode())
+        return None
 
-    def release(self, handle: int) -> None:
-        """Release the handle; a failure is not reported."""
 
-    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
-        """Do what fallocate(2) does."""
+def _fill(buffer: Any, size: int, data: bytes) -> int:
+    if not buffer:
+        return len(data)
+    if len(data) > size:
+        return -errno.ERANGE
+    ctypes.memmove(buffer, data, len(data))
+    return len(data)
 
-    def copy_file_range(
-        self, handle_in: int, offset_in: int, handle_out: int, offset_out: int, length: int, flags: int
-    ) -> int:
-        """Copy bytes between two handles, and return how many.
 
-        Raise `OSError` EOPNOTSUPP where the kernel has to read and write them.
-        """
-
-    def lseek(self, handle: int, offset: int, whence: int) -> int:
-        """Do what lseek(2) does for SEEK_DATA and SEEK_HOLE."""
-
-    def statfs(self, path: str) -> FilesystemUsage:
-        """Return the result of statvfs(3)."""
-
-    def getxattr(self, path: str, name: str) -> bytes:
-        """Return an extended attribute, never one of `security` or `system`."""
-
-    def listxattr(self, path: str) -> list[str]:
-        """Return the names of the extended attributes."""
-
-    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
-        """Set an extended attribute; `flags` are those of setxattr(2)."""
-
-    def removexattr(self, path: str, name: str) -> None:
-        """Remove an extended attribute."""
+def _nanoseconds(moment: Any) -> int | None:
+    """Return a `struct timespec` of utimensat(2) in ns since the epoch, or None for UTIME_OMIT."""
+    if moment.tv_nsec == UTIME_NOW:
+        return unix_time_ns()
+    if moment.tv_nsec == UTIME_OMIT:
+        return None
+    return int(moment.tv_sec) * 1_000_000_000 + int(moment.tv_nsec)

@@ -11,7 +11,7 @@ import sqlite3
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
@@ -72,21 +72,29 @@ class JournalDB:
             raise
 
     def records(self) -> list[Record]:
-        """Return all records in their order; a damaged one is set aside, and reported in `lost`."""
+        """Return all records in their order, as `read` does."""
+        found = list[Record]()
+        self.read(found.append)
+        return found
+
+    def read(self, take: Callable[[Record], None]) -> None:
+        """Call `take` with each record in their order; a damaged one is set aside, and reported in `lost`.
+
+        `take` is called with the lock held, and keeps what it needs: there may be 100,000.
+        """
         select = "SELECT seq, path, intent, errno, reason, checksum FROM intents ORDER BY seq"
         damaged = list[tuple[tuple[int, str, str], str]]()
-        found = list[Record]()
         with self._lock:
-            # One row after the other: there may be 100,000.
             for row in self._database.execute(select):
                 try:
-                    found.append(self._read(*row))
+                    record = self._read(*row)
                 except Unreadable as error:
                     damaged.append((row[:3], str(error)))
+                else:
+                    take(record)
             for row, reason in damaged:
                 self._set_row_aside(*row, reason)
                 self._commit(("DELETE FROM intents WHERE seq = ?", [row[:1]]))
-        return found
 
     def commit(
         self, put: Iterable[Record] = (), drop: Iterable[int] = (), executed: Executed | None = None

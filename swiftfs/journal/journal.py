@@ -5,7 +5,6 @@ merged with others. `flush` executes it at once.
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -17,12 +16,11 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.carried_tasks import CarriedTasks, FolderRename
-from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateRequests, Watch
 from swiftfs.journal.merging import coalesce
-from swiftfs.journal.moves import ShowMoved
 from swiftfs.journal.operations import (
     Delete,
     Move,
@@ -35,13 +33,13 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.outcomes import JournalParts, Outcomes
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
-from swiftfs.journal.recovery import Recovery
+from swiftfs.journal.recovery import Recovery, ShowsEarlier
 from swiftfs.journal.repairs import Repairs
 from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
-from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, Waiting, nobody_waits
+from swiftfs.journal.tasks import Done, Failure, Mode, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder
 
@@ -95,17 +93,14 @@ class Journal:
         self._scheduler = Scheduler(self._parts, self._outcomes)
         self._is_flushing = False
 
-    def recover(self, records: deque[Record], make_done: MakeDone, show_moved: ShowMoved) -> None:
-        """Finish the moves that an earlier process began, queue its other operations, and start.
-
-        The records are taken out of `records` one after the other: both they and the tasks need much memory.
-        """
+    def recover(self, left: EarlierChanges, shows: ShowsEarlier) -> None:
+        """Finish the moves that an earlier process began, queue its other operations, and start."""
         # In this order: what the dead process may have sent must be known as lost before the recovery sends
         # any request of its own, and is looked for only when its moves are finished. The other way round an
         # object that a finished move took away would count as lost, and be stored at its old name again.
-        self.late.load([record.operation for record in records])
-        abandoned = Recovery(self._parts, self._outcomes.refusals, make_done, show_moved).run(records)
-        self.late.begin(make_done)
+        self.late.load(left)
+        abandoned = Recovery(self._parts, self._outcomes.refusals, shows).run(left)
+        self.late.begin(shows.recovered)
         # Not before the queue is complete: a task must not overtake one whose record was not read yet.
         self._scheduler.start()
         self._backlog.upkeep.start(abandoned, self.sync)

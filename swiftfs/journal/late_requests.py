@@ -21,12 +21,10 @@ from swiftfs.concurrency import Rank, monotonic, new_event, new_lock, new_thread
 from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.late_versions import LateVersions, requests_of
 from swiftfs.journal.moves import CopyKeeper
 from swiftfs.journal.operations import (
-    Move,
-    MoveFolder,
-    MoveObject,
     Operation,
     PutSpecial,
     Unreadable,
@@ -111,24 +109,22 @@ class LateRequests(CopyKeeper):
         self._put_right = self._overwritten = 0
         self._versions = LateVersions(watch.ambiguous, watch.store, cache, db.late_folder)
 
-    def load(self, recovered: Collection[Operation]) -> None:
+    def load(self, left: EarlierChanges) -> None:
         """Read what an earlier mount watched. Call it before any request: each changes what is watched.
 
-        That mount may have sent the `recovered` operations already. What its moves may have sent is saved at
-        once: no task remembers them when they are finished.
+        That mount may have sent what it has `left` already. What its moves may have sent is saved at once: no
+        task remembers them when they are finished.
         """
         self._ambiguous.load(self._recorded())
         # Moves first: they leave `ROOM` to the others, which would leave nothing to them.
-        moves = [one for one in recovered if isinstance(one, Move | MoveObject | MoveFolder)]
-        dropped = self._ambiguous.suspect_moves(chain.from_iterable(map(requests_of, moves)))
+        dropped = self._ambiguous.suspect_moves(chain.from_iterable(map(requests_of, left.moves())))
         if dropped:
             log.warning(
                 "an interrupted rename has more objects than are watched: late requests about %d names would "
                 "not be noticed",
                 dropped,
             )
-        others = (one for one in recovered if not isinstance(one, Move | MoveObject | MoveFolder))
-        self._ambiguous.suspect(chain.from_iterable(map(requests_of, others)))
+        self._ambiguous.suspect(chain.from_iterable(map(requests_of, left.others())))
         self.save()
 
     def begin(self, make_done: MakeDone) -> None:

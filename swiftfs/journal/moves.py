@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from swiftfs.attributes import NS, decode_type, parse_last_modified
 from swiftfs.errors import NotFound, StoreError, errno_of
-from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder, MoveObject
+from swiftfs.journal.operations import Delete, MovedObject, MoveFolder, MoveObject
 from swiftfs.namespace.entry import row_of
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
@@ -260,9 +260,6 @@ def all_at_once(_operation: MoveFolder, _items: Sequence[MoveItem]) -> Sequence[
     """Return that nothing is moved later: a `HandOn`."""
     return ()
 
-
-ShowMoved = Callable[[str, Move | MoveFolder, Sequence[Row]], str | None]
-"""Shows in the mount that a path was moved, with the rows of `Moved`; returns the new path of a folder."""
 
 RecordMove = Callable[[MoveFolder], None]
 """Records the operation: with all objects that it moves before the first copy, or as `undone`."""

@@ -205,9 +205,7 @@ class OlderRows:
             overtakes = bool(ended) or not ended_rows <= self._unsynced
             return Change(commit, [], drop, [], list(ended.values()), [], overtakes)
         current = self._current({*drop, *(seq for seq, _ in put)} - ended_rows)
-        states = [
-            self._state(current.get(carried.get(seq, seq)), seq, operation, commit) for seq, operation in put
-        ]
+        states = [self._state(current.get(carried.get(seq, seq)), seq, one, commit) for seq, one in put]
         moves = [one for one in states if _is_move(one.operation)]
         # Not MoveObjects, of which there may be thousands: their folder's record has ended the older rows.
         alone = [one for one in moves if not isinstance(one.operation, MoveObject)]
@@ -221,8 +219,7 @@ class OlderRows:
         changes = [one for one in synced if not _is_move(one.operation)]
         kept = [one for one in changes if not any(done.covers(one) for done in executed)]
         ended = self._ended_by(executed)
-        is_overtaken = bool(ended_rows - self._unsynced) or len(kept) < len(synced)
-        overtakes = is_overtaken or bool(ended) or bool(moves)
+        overtakes = bool(ended_rows - self._unsynced or ended or moves) or len(kept) < len(synced)
         along = {carried[one.seq]: one for one in states if one.seq in carried}
         older = [state for key, (state, _) in self._older.items() if key not in ended] if along else []
         renamed = list(_renamed([*older, *kept], current, along))

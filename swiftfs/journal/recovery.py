@@ -8,7 +8,8 @@ have lost its base version: the result of its own upload has replaced it.
 import logging
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,24 +19,28 @@ from swiftfs.errors import StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.carried_tasks import carried_record, folder_rename
 from swiftfs.journal.commits import Record
+from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.merging import attempted, one_a_file
-from swiftfs.journal.moves import Moved, RecordMove, Remnant, ShowMoved
+from swiftfs.journal.moves import Moved, RecordMove, Remnant
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile
 from swiftfs.journal.outcomes import JournalParts, remnant_tasks
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.segment_removal import SegmentRemoval
-from swiftfs.journal.tasks import Cancelled, MakeDone, Task, Waiting, nobody_waits
-from swiftfs.objects import Manifest, ObjectName
+from swiftfs.journal.sleeping_tasks import DoneLater, SleepingTask
+from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits
+from swiftfs.objects import Manifest, ObjectName, Row
 from swiftfs.paths import SEGMENTS_FOLDER
 
 log = logging.getLogger(__name__)
 
 
 def with_uploads_of_0_1(
-    prefixes: Iterable[UnreferencedPrefix], records: Collection[Record], removal: SegmentRemoval
+    prefixes: Collection[UnreferencedPrefix], operations: Iterable[Operation], removal: SegmentRemoval
 ) -> list[UnreferencedPrefix]:
     """Return the prefixes, with the file and the manifest of an upload of 0.1 that had succeeded."""
-    puts = [record.operation for record in records if isinstance(record.operation, PutFile)]
+    if all(one.file for one in prefixes):
+        return list(prefixes)
+    puts = [operation for operation in operations if isinstance(operation, PutFile)]
     return [one if one.file else _completed(one, puts, removal) for one in prefixes]
 
 
@@ -75,13 +80,60 @@ def _is_result(manifest: Manifest, one: UnreferencedPrefix) -> bool:
     return any(key.startswith(one.prefix.key) for key in new)
 
 
-_Sent = Mapping[ObjectName, Collection[str]]
-"""ETags of manifests that earlier processes have sent without an answer, by the names of their objects."""
-
 RECOVERY_SECONDS = 1.0
-RECORD_SECONDS = 0.0001
-"""Seconds before the first upload, and how many more for each record, as long as the records are read:
-thousands of uploads would slow down the start of the mount."""
+"""Seconds from when all is queued to the first upload: thousands would slow down the start of the mount."""
+
+
+class ShowsEarlier(Protocol):
+    """Shows in the mount what an earlier process left."""
+
+    def recovered(self, path: str, operation: Operation) -> Done:
+        """Show a change; return the journal's callback for the outcome."""
+
+    def expect(self, waiting: Iterable[SleepingTask]) -> None:
+        """Show files that wait, when their folders are looked at."""
+
+    def expected(self, path: str) -> Done:
+        """Return the journal's callback for such a file."""
+
+    def show_moved(self, path: str, operation: Move | MoveFolder, rows: Sequence[Row]) -> str | None:
+        """Show that a path was moved, with the rows of `Moved`; return the new path of a folder."""
+
+
+class _Uploads:
+    """What earlier processes recorded of uploads.
+
+    `sent` are the ETags of manifests that they have sent without an answer, by the names of their objects.
+    """
+
+    def __init__(self, prefixes: Iterable[UnreferencedPrefix]) -> None:
+        self._by_file: dict[str, UnreferencedPrefix] = {}
+        self._sent: dict[ObjectName, set[str]] = {}
+        for one in prefixes:
+            if one.file:
+                self._by_file[one.file] = one
+            for name in one.objects if one.asked else ():
+                self._sent.setdefault(name, set()).update(one.asked)
+
+    def concern(self, sleeping: SleepingTask) -> bool:
+        """Return whether `complete` would change the operation of a task."""
+        return sleeping.file in self._by_file or sleeping.name in self._sent
+
+    def complete(self, operation: Operation) -> Operation:
+        """Return the operation with the prefix of its file's segments, which was recorded after it.
+
+        And with the manifests that were sent: they may be in the object's place by now. A newer file of the
+        name needs to know that too: it would take them for another client's.
+        """
+        if not isinstance(operation, PutFile):
+            return operation
+        upload = self._by_file.get(operation.file.file)
+        if operation.file.prefix is None and upload is not None:
+            operation = replace(operation, file=replace(operation.file, prefix=upload.prefix))
+        if operation.name in self._sent:
+            new = sorted(self._sent[operation.name].difference(operation.sent))
+            operation = replace(operation, sent=(*operation.sent, *new))
+        return operation
 
 
 class _End(Struct, frozen=True):
@@ -99,9 +151,7 @@ class Recovery:
     `changed` is the journal's lock; it is not held while a move is finished, which sends requests.
     """
 
-    def __init__(
-        self, parts: JournalParts, refusals: Refusals, make_done: MakeDone, show_moved: ShowMoved
-    ) -> None:
+    def __init__(self, parts: JournalParts, refusals: Refusals, shows: ShowsEarlier) -> None:
         self._queue = parts.backlog.queue
         self._changed = parts.backlog.changed
         self._writer = parts.writer
@@ -110,67 +160,92 @@ class Recovery:
         self._executor = parts.executor
         self._late = parts.late
         self._refusals = refusals
-        self._make_done = make_done
-        self._show_moved = show_moved
-        self._delay = RECOVERY_SECONDS
+        self._shows = shows
+        self._uploads = _Uploads(())
 
-    def run(self, found: deque[Record]) -> list[UnreferencedPrefix]:
-        """Queue the records; return the prefixes of segments that none of their files needs.
+    def run(self, left: EarlierChanges) -> list[UnreferencedPrefix]:
+        """Queue what is `left`; return the prefixes of segments that none of the files needs.
 
-        The records are taken out of `found`. The prefixes are read now, before files are written: later there
-        are segments of open files too.
+        The prefixes are read now, before files are written: later there are segments of open files too.
         """
-        self._delay = RECOVERY_SECONDS + RECORD_SECONDS * len(found)
-        records, replaced = one_a_file(found)
-        found.clear()
-        if replaced:  # an earlier release wrote two records of a file that was closed twice
+        found = left.take()
+        records = [one for one in found if isinstance(one, Record)]
+        if left.has_doubles:
+            records, replaced = one_a_file(records)
             self._db.finish([record.seq for record in replaced], records)
+            found = deque(records)
         with self._changed:
             self._writer.pin_older()
-        prefixes = with_uploads_of_0_1(self._db.uploads(), records, self._executor.removal)
-        by_file = {one.file: one for one in prefixes if one.file}
-        sent = _manifests_sent(prefixes)
+        operations = (one.operation for one in found)
+        prefixes = with_uploads_of_0_1(self._db.uploads(), operations, self._executor.removal)
+        self._uploads = _Uploads(prefixes)
         # The remnants of a move that is finished below get new numbers, which must not be those of records
         # that are not queued yet: such a deletion would replace somebody's change.
-        self._queue.skip(max((record.seq for record in records), default=0))
+        self._queue.skip(found[-1].seq if found else 0)
         moves = [record.operation for record in records if isinstance(record.operation, MoveFolder)]
-        carried = {seq for move in moves for seq in move.carried}
-        # The name of a carried change depends on what becomes of the move.
-        held = [record for record in records if record.seq in carried]
-        found.extend(record for record in records if record.seq not in carried)
         del records
-        while found:
-            record = found.popleft()
-            if not isinstance(record.operation, Move | MoveFolder):
-                self._take(record, by_file, sent)
-                continue
-            others = self._resume(record, record.operation, _carried_by(record.operation, held))
-            if _is_handed_on(record.operation):
-                found.extend(others)  # behind the moves of what they replace
-                continue
-            for other in others:
-                self._take(other, by_file, sent)
+        self._queue_all(found, {seq for move in moves for seq in move.carried})
         if len(self._queue):
             log.info("storing %d changes of an earlier mount", len(self._queue))
         # What sleeps has no segments.
-        operations = [task.operation for task in self._queue.awake()]
-        wanted = {operation.file.prefix for operation in operations if isinstance(operation, PutFile)}
+        awake = [task.operation for task in self._queue.awake()]
+        wanted = {operation.file.prefix for operation in awake if isinstance(operation, PutFile)}
         # Before any of the files is opened: its upload must know which manifests the dead process has sent.
         self._cache.recall(one for one in prefixes if one.prefix in wanted)
         return [one for one in prefixes if one.prefix not in wanted]
 
-    def _take(self, record: Record, uploads: Mapping[str, UnreferencedPrefix], sent: _Sent) -> None:
-        operation = _with_sent(_with_prefix(attempted(record.operation), uploads), sent)
+    def _queue_all(self, found: deque[Record | SleepingTask], carried: Collection[int]) -> None:
+        """Queue all, and let the tasks of files that only wait sleep."""
+        # The name of a carried change depends on what becomes of the move.
+        held = [one for one in found if isinstance(one, Record) and one.seq in carried]
+        if held:
+            found = deque(one for one in found if one.seq not in carried)
+        later, waiting = DoneLater(self._shows.expected), list[SleepingTask]()
+        while found:
+            one = found.popleft()
+            if isinstance(one, SleepingTask):
+                if self._let_sleep(one, later):
+                    waiting.append(one)
+                    continue
+                one = Record(one.seq, one.path, one.operation)
+            # In their order: a change of the same name counts more than one before it.
+            self._shows.expect(waiting)
+            waiting.clear()
+            found.extend(self._take_up(one, held))  # behind the moves of what they replace
+        self._shows.expect(waiting)
+        with self._changed:
+            self._queue.begin(monotonic() + RECOVERY_SECONDS)
+
+    def _let_sleep(self, sleeping: SleepingTask, later: DoneLater) -> bool:
+        sleeping.done = later
+        with self._changed:
+            return not self._uploads.concern(sleeping) and self._queue.add_asleep(sleeping)
+
+    def _take_up(self, record: Record, held: list[Record]) -> list[Record]:
+        """Queue a record, or finish a move; return the records that come behind all others.
+
+        They are of those in `held`, which the move carries along.
+        """
+        if not isinstance(record.operation, Move | MoveFolder):
+            self._take(record)
+            return []
+        others = self._resume(record, record.operation, _carried_by(record.operation, held))
+        if _is_handed_on(record.operation):
+            return others
+        for other in others:
+            self._take(other)
+        return []
+
+    def _take(self, record: Record) -> None:
+        operation = self._uploads.complete(attempted(record.operation))
         now = monotonic()
-        done = self._make_done(record.path, operation)
-        waiting = Waiting(now + self._delay)
+        done = self._shows.recovered(record.path, operation)
+        waiting = Waiting(now)
         # `promised`: a call may have returned success for it. `ambiguous`: its request may have been sent.
         task = Task(record.seq, record.path, operation, done, now, waiting, promised=True, ambiguous=True)
         with self._changed:
-            # Awake ones take much memory, and there may be 100,000.
-            if not self._queue.add_asleep(task):
-                self._writer.add(task)
-                self._queue.rest()
+            self._writer.add(task)
+            self._queue.rest()  # awake ones take much memory, and there may be 100,000
 
     def _resume(self, record: Record, operation: Move | MoveFolder, carried: list[Record]) -> list[Record]:
         """Finish a move that an earlier process began, or give it up: a mount serves files from now on.
@@ -195,7 +270,7 @@ class Recovery:
         self._db.finish([record.seq, *end.dropped], [*end.again, *end.carried, *tasks])
         with self._changed:
             for task in end.tasks:
-                task.done = self._make_done(task.path, task.operation)
+                task.done = self._shows.recovered(task.path, task.operation)
                 self._queue.add(task)
         return end.carried
 
@@ -206,7 +281,7 @@ class Recovery:
         # Before the record is dropped, as for a change that a task has made.
         new = None
         if not _is_handed_on(operation):
-            new = self._show_moved(record.path, operation, moved.rows)
+            new = self._shows.show_moved(record.path, operation, moved.rows)
         elif isinstance(operation, MoveFolder) and operation.background is not None:
             new = operation.background.new
         if not isinstance(operation, MoveFolder):
@@ -276,32 +351,3 @@ def _as_served(operation: Move | MoveFolder) -> Move | MoveFolder:
     if isinstance(operation, MoveFolder):
         return replace(operation, served=True, carried=())
     return replace(operation, served=True)
-
-
-def _with_prefix(operation: Operation, uploads: Mapping[str, UnreferencedPrefix]) -> Operation:
-    """Return the operation with the prefix of its file's segments, which was recorded after it."""
-    if not isinstance(operation, PutFile) or operation.file.prefix is not None:
-        return operation
-    upload = uploads.get(operation.file.file)
-    if upload is None:
-        return operation
-    return replace(operation, file=replace(operation.file, prefix=upload.prefix))
-
-
-def _manifests_sent(uploads: Iterable[UnreferencedPrefix]) -> _Sent:
-    sent: dict[ObjectName, set[str]] = {}
-    for one in uploads:
-        for name in one.objects if one.asked else ():
-            sent.setdefault(name, set()).update(one.asked)
-    return sent
-
-
-def _with_sent(operation: Operation, sent: _Sent) -> Operation:
-    """Return the operation with the manifests that were sent: they may be in the object's place by now.
-
-    A newer file of the name needs to know that too: it would take them for another client's.
-    """
-    if not isinstance(operation, PutFile) or operation.name not in sent:
-        return operation
-    new = sorted({*sent[operation.name]}.difference(operation.sent))
-    return replace(operation, sent=(*operation.sent, *new))

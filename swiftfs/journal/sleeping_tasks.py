@@ -10,17 +10,21 @@ from functools import lru_cache
 from typing import ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
+from msgspec import Struct
+
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
+from swiftfs.journal.commits import Record
+from swiftfs.journal.merging import attempted
 from swiftfs.journal.operations import PutFile
-from swiftfs.journal.tasks import Retrying, State, Task, Waiting
+from swiftfs.journal.tasks import Done, Retrying, State, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 from swiftfs.store.object_meta import MetaValues, ObjectMeta
 
-_NUMBERS = struct.Struct("<QdQqQ")
+_NUMBERS = struct.Struct(">QdQqQ")
 """What differs from file to file: the task's number, when it was made, the size, the mtime, and the bytes of
-disk."""
+disk. In this order of bytes those of two tasks compare as their numbers do."""
 
 
 class _Common(NamedTuple):
@@ -60,6 +64,21 @@ def _shared(values: _Common) -> _Common:
     return values
 
 
+def asleep(record: Record, now: float) -> "SleepingTask | None":
+    """Return the task of a record that an earlier process left, None if it cannot sleep.
+
+    It needs a callback, and gets another time when it is due.
+    """
+    operation = attempted(record.operation)
+    # `promised`: a call may have returned success for it. `ambiguous`: its request may have been sent.
+    task = Task(
+        record.seq, record.path, operation, nobody_waits, now, Waiting(now), promised=True, ambiguous=True
+    )
+    if not can_sleep(task) or not isinstance(operation, PutFile):
+        return None
+    return SleepingTask(task, operation.name, 0, is_held=False)
+
+
 def can_sleep(task: Task) -> bool:
     """Return whether a task only waits until it is due, to store a file without base version and segments."""
     operation = task.operation
@@ -75,10 +94,17 @@ def can_sleep(task: Task) -> bool:
     return file.base is None and not has_segments
 
 
+class DoneLater(Struct, frozen=True, eq=False):
+    """Stands for the callbacks of many tasks: `make` returns that of a path, when it is needed."""
+
+    make: Callable[[str], Done]
+
+
 class SleepingTask:
     """A task that `can_sleep`, packed; `awake` returns it.
 
-    It is due at `due` (monotonic seconds). `error` is that of its last attempt, None if there was none.
+    It is due at `due` (monotonic seconds). `error` is that of its last attempt, None if there was none;
+    `file` is its local file.
 
     INVARIANT: while anybody has the task, `awake` returns that object.
     """
@@ -86,12 +112,12 @@ class SleepingTask:
     __slots__ = (
         "__weakref__",
         "_common",
-        "_done",
-        "_file",
         "_numbers",
         "_rare",
+        "done",
         "due",
         "error",
+        "file",
         "name",
     )
 
@@ -109,8 +135,8 @@ class SleepingTask:
         self.name = name
         self.due = state.due
         self.error = state.error
-        self._done = task.done
-        self._file = operation.file.file
+        self.done: Done | DoneLater = task.done
+        self.file = operation.file.file
         mtime, size = operation.meta.stored.mtime_ns or 0, operation.file.size
         self._numbers = _NUMBERS.pack(task.seq, task.created, size, mtime, allocated)
         self._common = _shared(_common(task, operation, mtime))
@@ -143,6 +169,11 @@ class SleepingTask:
         return int(_NUMBERS.unpack(self._numbers)[4])
 
     @property
+    def path(self) -> str:
+        """The path of the file in the mount."""
+        return self._common.lead + self.name.key[self._common.skip :]
+
+    @property
     def attempts(self) -> int:
         """How many attempts have failed."""
         return self._common.attempts
@@ -168,17 +199,30 @@ class SleepingTask:
         return task
 
     def __lt__(self, other: "SleepingTask") -> bool:
-        return self.due < other.due if self.due != other.due else self.seq < other.seq
+        return self.due < other.due if self.due != other.due else self._numbers < other._numbers
 
     def _state(self) -> State:
         return Waiting(self.due) if self.error is None else Retrying(self.due, self.error)
 
     def _unpack(self) -> Task:
-        seq, created, size, mtime, _ = _NUMBERS.unpack(self._numbers)
+        common, path = self._common, self.path
+        done = self.done.make(path) if isinstance(self.done, DoneLater) else self.done
+        task = Task(self.seq, path, self.operation, done, self.created, self._state())
+        task.reported, task.promised, task.ambiguous = common.reported, common.promised, common.ambiguous
+        task.attempts, task.flush_mark = common.attempts, common.flush_mark
+        task.hand_ins, task.flush_hand_in = common.hand_ins, common.flush_hand_in
+        task.sent_hand_in, task.stored_hand_in = common.sent_hand_in, common.stored_hand_in
+        task.sent_commit = common.sent_commit
+        return task
+
+    @property
+    def operation(self) -> PutFile:
+        """The operation. It needs no lock."""
+        _, _, size, mtime, _ = _NUMBERS.unpack(self._numbers)
         common, (replaces_etag, sent, running, trash, expires, expiry_changed) = self._common, self._rare
-        operation = PutFile(
+        return PutFile(
             self.name,
-            FileRecord(self._file, size, None, Blocks.from_bytes(common.dirty), None),
+            FileRecord(self.file, size, None, Blocks.from_bytes(common.dirty), None),
             ObjectMeta.from_values(common.meta, mtime),
             common.replaces_large,
             replaces_etag,
@@ -190,14 +234,6 @@ class SleepingTask:
             expires=expires,
             expiry_changed=expiry_changed,
         )
-        path = common.lead + self.name.key[common.skip :]
-        task = Task(seq, path, operation, self._done, created, self._state())
-        task.reported, task.promised, task.ambiguous = common.reported, common.promised, common.ambiguous
-        task.attempts, task.flush_mark = common.attempts, common.flush_mark
-        task.hand_ins, task.flush_hand_in = common.hand_ins, common.flush_hand_in
-        task.sent_hand_in, task.stored_hand_in = common.sent_hand_in, common.stored_hand_in
-        task.sent_commit = common.sent_commit
-        return task
 
 
 _living: WeakValueDictionary[SleepingTask, Task] = WeakValueDictionary()
@@ -228,6 +264,16 @@ class SleepingTasks:
         if len(self._due) > 2 * len(self._by_name) + 64:
             self._order()
 
+    def expect(self, sleeping: SleepingTask) -> None:
+        """Add a task that does not become due before `begin`."""
+        self._by_name[sleeping.name] = sleeping
+
+    def begin(self, due: float) -> None:
+        """Make all tasks due at `due` (monotonic seconds)."""
+        for one in self:
+            one.due = due
+        self._order()
+
     def pop(self, name: ObjectName) -> SleepingTask | None:
         """Remove and return the task about a name, None if there is none."""
         return self._by_name.pop(name, None)
@@ -257,7 +303,7 @@ class SleepingTasks:
     def _order(self) -> None:
         # With a key, because it compares 100,000 tasks in a tenth of the time of `__lt__`. A sorted list is a
         # heap.
-        self._due = sorted(self, key=lambda one: (one.due, one.seq))
+        self._due = sorted(self, key=lambda one: (one.due, one._numbers))
 
 
 def _common(task: Task, operation: PutFile, mtime_ns: int) -> _Common:

@@ -241,20 +241,22 @@ class TaskQueue:
         self._sleeping.add(SleepingTask(task, name, allocated))
         del self._tasks[task.seq], self._chains[name]
 
-    def add_asleep(self, task: Task) -> bool:
-        """Add a task of an earlier mount that sleeps; return False if it cannot, or if few others are awake.
+    def add_asleep(self, sleeping: SleepingTask) -> bool:
+        """Add a task of an earlier mount; return False if its name has another one, or its file is used.
 
-        Its local file, which nobody has used yet, is put away.
+        Its local file, which nobody has used yet, is put away. It is due when `begin` says so.
         """
-        if len(self._sleep_candidates) < AWAKE or not can_sleep(task):
+        if self.has(sleeping.name) or not self._uses.put_away_unused(sleeping.file):
             return False
-        assert isinstance(task.operation, PutFile)
-        name, file = task.operation.name, task.operation.file.file
-        if self.has(name) or not self._uses.put_away_unused(file):
-            return False
-        self._last = max(self._last, task.seq)
-        self._sleeping.add(SleepingTask(task, name, 0, is_held=False))
+        self._sleeping.expect(sleeping)
         return True
+
+    def begin(self, due: float) -> None:
+        """Make the tasks that wait due at `due` (monotonic seconds): all of an earlier mount are queued."""
+        for task in self.awake():
+            if isinstance(task.state, Waiting):
+                self.schedule(task, due)
+        self._sleeping.begin(due)
 
     def _wake(self, name: ObjectName) -> None:
         """Wake the sleeping task about a name, if there is one."""

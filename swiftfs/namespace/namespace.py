@@ -319,6 +319,22 @@ class Namespace:
         with self._lock:
             return self._record(path, entry, pending=True, moved=moved)
 
+    def expect(self, path: str, entries: Iterator[Shown]) -> None:
+        """Record pending changes of an earlier mount in the folder at `path`, while no listing is in memory.
+
+        The entries are made when the folder is looked at, with the lock held: there may be 100,000.
+        """
+        with self._lock:
+            self._overlay.expect(self._source.folder(path), entries)
+
+    def take_expected(self, path: str) -> PendingChange:
+        """Return the change of `path` that was expected. Call it once, for its outcome."""
+        parent, name = split(path)
+        folder = self._source.folder(parent)
+        with self._lock:
+            change = self._overlay.take_expected(folder, name)
+        return PendingChange(self._shared, folder, name, change, None, None)
+
     def record_left(self, path: str) -> PendingChange:
         """Record that the object at `path` was moved, although it stays until Swift deletes it."""
         with self._lock:

@@ -85,6 +85,8 @@ class Overlay:
         self._recent = recent
         self._recalled = dict(recent.recall()) if recent is not None else {}
         self._recalled_until = monotonic() + LISTING_LAG
+        self._expected: dict[Folder, list[Iterator[Shown]]] = {}
+        self._awaited: dict[Folder, dict[str, LocalChange]] = {}
         self._folders: dict[Folder, dict[str, LocalChange]] = {}
         self._recorded = 0
         self._has_left = False
@@ -117,12 +119,25 @@ class Overlay:
         if not pending:
             self._keep(folder, name, change)
         elif before is not None:
-            change.stored = before.stored if before.at == PENDING else before
+            change.stored = before.in_swift()
         self._changes(folder)[name] = change
         self._recorded += 1
         if self._recorded % SWEEP == 0:
             self._sweep()
         return change, before
+
+    def expect(self, folder: Folder, entries: Iterator[Shown]) -> None:
+        """Add pending changes of an earlier mount to those of a folder that no listing in memory shows.
+
+        The entries are made when somebody asks for the folder's changes.
+        """
+        self._expected.setdefault(folder, []).append(entries)
+        self._add_to_index(folder)
+
+    def take_expected(self, folder: Folder, name: str) -> LocalChange:
+        """Return an expected change, once: the outcome of it is known."""
+        self._in(folder)
+        return self._awaited[folder].pop(name)
 
     def with_version(self, folder: Folder, name: str, entry: Entry) -> Entry:
         """Return the entry of new attributes with the version that this mount has stored, if it has none.
@@ -350,7 +365,7 @@ class Overlay:
 
     def _index(self) -> None:
         self._subfolders.clear()
-        for folder in [*self._folders, *self._recalled]:
+        for folder in [*self._folders, *self._recalled, *self._expected]:
             self._add_to_index(folder)
 
     def _add_to_index(self, folder: Folder) -> None:
@@ -362,7 +377,7 @@ class Overlay:
             known.add(component)
 
     def _in(self, folder: Folder) -> Mapping[str, LocalChange]:
-        """Return the folder's changes by name; at first those that an earlier mount has stored."""
+        """Return the folder's changes by name; at first those that an earlier mount has made."""
         if self._recalled and monotonic() > self._recalled_until:
             self._recalled.clear()
         if (recalled := self._recalled.pop(folder, None)) is not None:
@@ -370,11 +385,17 @@ class Overlay:
             self._folders[folder] = {
                 name: LocalChange(entry, at, moved=moved) for name, entry, at, moved in recalled
             }
+        for entries in self._expected.pop(folder, ()):
+            changes, awaited = self._changes(folder), self._awaited.setdefault(folder, {})
+            for entry in entries:
+                before = changes.get(entry.name)
+                stored = before.in_swift() if before is not None else None
+                changes[entry.name] = awaited[entry.name] = LocalChange(entry, PENDING, stored)
         return self._folders.get(folder, {})
 
     def _below(self, folder: Folder) -> list[Folder]:
         """Return the folder and all below it in which there are changes."""
-        for other in [other for other in self._recalled if other.is_below(folder)]:
+        for other in [other for other in (*self._recalled, *self._expected) if other.is_below(folder)]:
             self._in(other)
         return [other for other in self._folders if other.is_below(folder)]
 

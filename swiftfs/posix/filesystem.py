@@ -4,13 +4,12 @@ Paths are absolute in the mount. Failures are `OSError` with an errno, or `Swift
 `swiftfs.errors.errno_of` returns.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from swiftfs.concurrency import new_event, new_thread
 from swiftfs.errors import StoreError, SwiftfsError, in_words, pluralize
-from swiftfs.journal.commits import Record
+from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.queue_report import QueuedChange
 from swiftfs.objects import Usage
 from swiftfs.posix.attribute_changes import AttributeChanges
@@ -47,15 +46,15 @@ class _Parts:
 
 
 class FileSystem:
-    """One mount of `services`; `records` are the changes that an earlier process left in the journal.
+    """One mount of `services`; `left` are the changes that an earlier process left in the journal.
 
     The methods that `fuse/operations.py` calls are those of the parts, without a call in between; a call that
     only reads may be about older versions instead.
     """
 
-    def __init__(self, services: Services, records: Iterable[Record] = ()) -> None:
+    def __init__(self, services: Services, left: EarlierChanges) -> None:
         self.services = services
-        self._records = records
+        self._left = left
         protected = ProtectedPaths(services)
         self._parts = parts = _Parts(services, protected)
         attributes, directories, files = parts.attributes, parts.directories, parts.files
@@ -77,8 +76,12 @@ class FileSystem:
         self.mkdir, self.rmdir = directories.mkdir, directories.rmdir
 
         self.open = before(versions.open, files.open)
-        self.create, self.mknod = files.create, files.mknod
-        self.symlink, self.link = files.symlink, files.link
+        self.create, self.mknod, self.symlink, self.link = (
+            files.create,
+            files.mknod,
+            files.symlink,
+            files.link,
+        )
         self.readlink = before(versions.readlink, files.readlink)
         self.read, self.write, self.lseek = files.read, files.write, files.lseek
         self.truncate, self.truncate_handle = files.truncate, files.truncate_handle
@@ -93,6 +96,7 @@ class FileSystem:
         self.path_of_handle, self.page_use = opened.path_of_handle, opened.page_use
         self.is_local = opened.is_local
         self.is_other_inode, self.moves = replaced.is_other_inode, replaced.moves
+        self.cut_off = replaced.cut_off
         self.wait_for_move, self.check_exists = replaced.wait, opened.check_exists
         self._usage = UsageReport(services.store, services.source, services.options.segments)
         self.statfs = self._usage.of
@@ -143,8 +147,7 @@ class FileSystem:
             histories.learn(container, usage.history, versioning=usage.versioning)
 
     def _recover(self) -> None:
-        records, self._records = deque(self._records), ()  # there may be 100,000
-        self.services.journal.recover(records, self._parts.pending.recovered, self._parts.pending.show_moved)
+        self.services.journal.recover(self._left, self._parts.pending)
 
     def close(self, progress: Callable[[int], None] = lambda _: None, why: str = "") -> None:
         """Store all pending changes and end every thread; the mount is gone.

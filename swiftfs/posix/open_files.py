@@ -429,8 +429,7 @@ class OpenFiles:
 
     def unlinked(self, name: ObjectName) -> list[OpenFile]:
         """Return the unlinked files whose last close would delete the object `name`."""
-        files = [file for file in self.all() if file.unlinked is not None]
-        held = [(file, file.held_deletion) for file in files]
+        held = ((file, file.held_deletion) for file in self.all())
         return [file for file, deletion in held if deletion is not None and deletion.name == name]
 
     def all(self) -> list[OpenFile]:

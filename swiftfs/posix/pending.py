@@ -5,7 +5,8 @@ Nobody may change the paths of older versions, and the trash, which `swiftfs tra
 
 import errno
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from itertools import islice
@@ -29,6 +30,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
+from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.tasks import Done, Failure, Mode, nobody_waits
 from swiftfs.namespace.entry import (
     Defaults,
@@ -40,6 +42,7 @@ from swiftfs.namespace.entry import (
     moved_entry,
     packed,
 )
+from swiftfs.namespace.namespace import Namespace
 from swiftfs.namespace.pending_change import PendingChange
 from swiftfs.objects import History, ObjectInfo, ObjectName, Row
 from swiftfs.paths import VERSIONS_FOLDER, Folder, join, split
@@ -158,6 +161,23 @@ class JournaledChange:
         """Show the state before again: the journal did not accept the change, or has dropped it."""
         # That may be an earlier pending change.
         self._pending.take_back()
+
+
+class ExpectedChange:
+    """The same for the file at `path` that an earlier process left, which may not be shown yet."""
+
+    __slots__ = ("_change", "_namespace", "_open_files", "_path")
+
+    def __init__(self, namespace: Namespace, open_files: OpenFiles, path: str) -> None:
+        self._namespace, self._open_files, self._path = namespace, open_files, path
+        self._change: JournaledChange | None = None
+
+    def __call__(self, outcome: ObjectInfo | Failure | None) -> None:
+        """Do what `JournaledChange` does."""
+        if self._change is None:
+            pending = self._namespace.take_expected(self._path)
+            self._change = JournaledChange(pending, self._open_files)
+        self._change(outcome)
 
 
 class PendingChanges:
@@ -296,6 +316,23 @@ class PendingChanges:
         if entry is None:
             return lambda _outcome: self._namespace.invalidate(path)
         return self.record(path, packed(entry, is_held=False))
+
+    def expect(self, waiting: Iterable[SleepingTask]) -> None:
+        """Show files that an earlier process left, when their folders are looked at."""
+        folders = defaultdict[str, list[SleepingTask]](list)
+        for one in waiting:
+            folders[split(one.path)[0]].append(one)
+        for folder, files in folders.items():
+            self._namespace.expect(folder, map(self._entry_of, files))
+
+    def _entry_of(self, waiting: SleepingTask) -> Shown:
+        entry = pending_entry(waiting.path, waiting.operation, self._services.defaults)
+        assert entry is not None
+        return packed(entry, is_held=False)
+
+    def expected(self, path: str) -> Done:
+        """Return the journal's callback for such a file."""
+        return ExpectedChange(self._namespace, self._open_files, path)
 
     def show_moved(self, path: str, operation: Move | MoveFolder, rows: Sequence[Row]) -> str | None:
         """Show a move of `path` that was finished at the start; `rows` are the old ones of what it moved.

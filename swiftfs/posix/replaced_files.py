@@ -110,7 +110,8 @@ class ReplacedFiles(AskedCalls[Move]):
     shares the kernel's inode with the version that has replaced it, and is *cut off*. Else it is moving for a
     moment, and then *aside*.
 
-    `changed` guards every field, and is notified of every end of a move and of every new one.
+    `changed` guards every field, and is notified of every end of a move and of every new one. The list
+    `cut_off` may be read without it.
     """
 
     def __init__(self, changed: Condition) -> None:
@@ -123,6 +124,7 @@ class ReplacedFiles(AskedCalls[Move]):
         self._prefix = f"{REPLACED}{os.urandom(8).hex()}_"
         self._numbers = itertools.count(1)
         self._removed: LRUCache[str, None] = LRUCache(REMOVED_NAMES)
+        self.cut_off: list[OpenFile] = []
 
     def add(self, file: OpenFile) -> None:
         """Add a file that was replaced, and ask for the move of its name."""
@@ -143,7 +145,9 @@ class ReplacedFiles(AskedCalls[Move]):
     def _cut_off(self, path: str) -> None:
         """Let the files at the name be read no more: the kernel gets another size for them. Lock held."""
         for file in self._at_name(path):
-            file.is_cut_off = True
+            if not file.is_cut_off:
+                file.is_cut_off = True
+                self.cut_off.append(file)
 
     def _new_alias(self) -> str:
         return f"{self._prefix}{next(self._numbers)}"
@@ -154,6 +158,8 @@ class ReplacedFiles(AskedCalls[Move]):
             if file not in self._files:
                 return False
             self._files.remove(file)
+            if file.is_cut_off:
+                self.cut_off.remove(file)
             if self._aside.get(file.aside) is file:
                 del self._aside[file.aside]
             move = self._moves.get(file.path)

@@ -13,10 +13,11 @@ from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.late_requests import Watch
-from swiftfs.journal.operations import PutFile, decode_entry, encode_entry
+from swiftfs.journal.operations import decode_entry, encode_entry
 from swiftfs.journal.recent_changes import RecentChanges
 from swiftfs.journal.report import progress
 from swiftfs.journal.segment_ownership import SegmentOwnership
@@ -54,15 +55,12 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # First of all: a journal of another format stops the mount before any other file is changed.
     identity = request.source.identity(account.label)
     db = JournalDB(cache, identity, account.place)
-    records = db.records()
+    left = EarlierChanges(db)
     defaults = _defaults(request)
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db), identity)
     layout = SegmentLayout(options.segment_size)
     open_files = OpenFiles(namespace)
     factory = _file_factory(store, layout, db, options, open_files, account)
-    # Before the cache is made: it deletes the local files that no record names.
-    puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
-    needed = {**db.older_files(), **{put.file.file: put.name for put in puts}}
     histories = Histories(account.store)
     removal = SegmentRemoval(account.store, db, SegmentOwnership(db, options.segments), histories=histories)
     # Made before both the cache, which calls it, and the journal, which needs the cache: no callback is
@@ -71,7 +69,8 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     # A record that could not be read may have named any of the local files, so none of them is deleted.
     lost = db.lost_folder if db.lost else None
     slowness = partial(account.state.load.slowness, options.segment_size)
-    file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost, slowness)
+    # After `left` was read: it deletes the local files that no record names.
+    file_cache = FileCache(cache, options.cache_size, factory, left.files, backlog, lost, slowness)
     inodes = Inodes(request.source)
     services = Services(
         store=store,
@@ -90,7 +89,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
         trash=TrashNames(request.source, options.trash),
         set_uploads=partial(_set_uploads, factory, backlog),
     )
-    return FileSystem(services, records)
+    return FileSystem(services, left)
 
 
 def _set_uploads(factory: CachedFileFactory, backlog: Backlog, uploads: int) -> None:

@@ -82,7 +82,7 @@ def test_libfuse_gets_no_attributes_that_do_not_fit(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     passthrough = Passthrough(tmp_path)
     served: Any = binding().__new__(binding())
-    served.operations = passthrough
+    served.filesystem = passthrough
     served._write_stat, served._mount = binding().libfuse.write_stat, 4711
     handle = passthrough.opendir("/")
     file_info = SimpleNamespace(contents=SimpleNamespace(fh=handle))

@@ -303,6 +303,32 @@ def test_in_a_read_only_mount_new_handles_read_the_new_version(
     assert path.read_bytes() == new
 
 
+@pytest.mark.mount_options("ro,ttl=1,read_ahead=0")
+@pytest.mark.parametrize("new", [SHORT, b""])
+def test_in_a_read_only_mount_a_reader_meets_no_end_of_a_shorter_version(
+    mounted: Mount, connection: Connection, container: str, new: bytes
+) -> None:
+    connection.put_object(container, "file", LONG)
+    path = mounted.path / "file"
+    mounted.expected.append("ESTALE")
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        assert os.pread(handle, 65536, 0) == LONG[:65536]
+        connection.put_object(container, "file", new)
+        wait_until(lambda: path.stat().st_size == len(new))
+        for _ in range(3):
+            assert path.stat().st_size == len(new)
+            with pytest.raises(OSError, match="Stale"):
+                os.pread(handle, 65536, 131072)
+            assert path.read_bytes() == new
+            with pytest.raises(OSError, match="Stale"):
+                os.pread(handle, 65536, 131072)
+    finally:
+        os.close(handle)
+    # From now on the kernel keeps attributes again.
+    assert path.read_bytes() == new
+
+
 @pytest.mark.slow
 def test_many_files_that_are_open_are_replaced(
     mounted: Mount, connection: Connection, container: str

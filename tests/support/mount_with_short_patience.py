@@ -12,9 +12,9 @@ from swiftfs.cli import app
 
 def serve(*arguments: str) -> None:
     """Run the command."""
-    from swiftfs.fuse import callbacks  # noqa: PLC0415  it is loaded by the mount only
+    from swiftfs.fuse import operations  # noqa: PLC0415  it is loaded by the mount only
 
-    patched: Any = callbacks
+    patched: Any = operations
     patched.MOVER_PATIENCE = 0.2
     app.main(list(arguments))
 

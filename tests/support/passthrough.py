@@ -18,7 +18,7 @@ import requests
 from swiftfs.errors import os_error
 from swiftfs.fuse.binding import FUSE
 from swiftfs.fuse.choice import load_binding
-from swiftfs.fuse.operations import FileSystem
+from swiftfs.fuse.filesystem import FileSystem
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageUse
 
 READERS = 4
@@ -161,6 +161,10 @@ class Passthrough:
         return True
 
     @property
+    def cut_off(self) -> Sequence[object]:
+        return ()
+
+    @property
     def moves(self) -> Mapping[str, object]:
         return {}
 
@@ -226,7 +230,8 @@ class Faulty:
     def __init__(self, root: Path, control: Path) -> None:
         inner = Passthrough(root)
         for name in (name for name in vars(FileSystem) if not name.startswith("_")):
-            setattr(self, name, partial(self._call, control, name, getattr(inner, name)))
+            found = getattr(inner, name)
+            setattr(self, name, partial(self._call, control, name, found) if callable(found) else found)
 
     @staticmethod
     def _call(control: Path, name: str, method: Callable[..., Any], *args: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from support.log_records import record
 from swiftfs.control.control_dir import DIRECT_HANDLES, ROOT, ControlDir, ControlDirFS
-from swiftfs.fuse.operations import FileSystem
+from swiftfs.fuse.filesystem import FileSystem
 from swiftfs.objects import Caller
 from swiftfs.paths import beside_hidden, without_hidden
 from swiftfs.service.logging import RECENT_CHARACTERS, RECENT_LINES, Recent
