@@ -383,12 +383,18 @@ class _LimitedReader(io.RawIOBase):
 
     def __init__(self, sock: socket.socket, limits: Limits) -> None:
         self._sock, self._limits = sock, limits
+        self._raw = sock.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int | None:
         set_timeout(self._sock, self._limits.read_seconds())
-        count = self._sock.recv_into(buffer, self._limits.read_bytes(len(buffer)))
-        self._limits.received(count)
+        count = self._raw.readinto(memoryview(buffer)[: self._limits.read_bytes(len(buffer))])
+        self._limits.received(count or 0)
         return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()

@@ -56,7 +56,10 @@ def test_segments_of_a_lost_manifest_stay_as_long(clock: SetClock, tmp_path: Pat
     removal = SegmentRemoval(store, db, SegmentOwnership(db))
     places = SegmentContainerChooser(store, "auto")
     record = UploadRecord(
-        concurrency.new_lock(concurrency.Rank.CONTENT), places, NAME, on_first_put=db.begin_upload
+        concurrency.new_lock(concurrency.Rank.CONTENT, reentrant=True),
+        places,
+        NAME,
+        on_first_put=db.begin_upload,
     )
     record.asks(NAME, Manifest(()))
     segment = ObjectName("box_segments", f"{record.prefix.key}0-a")
