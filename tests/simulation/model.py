@@ -218,6 +218,11 @@ class Model:
         for node in [world[path] for world in self.worlds if path in world]:
             node.lost = not node.is_folder
 
+    @property
+    def lost_paths(self) -> set[str]:
+        """Return where files may be that cannot be read until the mount gives up their moves."""
+        return {path for world in self.worlds for path, node in world.items() if node.lost}
+
     def shared(self, path: str) -> None:
         """Record that two mounts change what is at a path: then no promise about its bytes is left."""
         for node in [world[path] for world in self.worlds if path in world]:

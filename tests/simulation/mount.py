@@ -2,7 +2,7 @@
 
 import errno
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from stat import S_IMODE
 from typing import Any
@@ -84,18 +84,25 @@ def detach(cache: Path) -> None:
                 copy.replace(path)
 
 
-def tree_of(filesystem: FileSystem, path: str = "/", *, mixed: bool = False) -> Tree:
-    """Return all that a mount shows below a folder; `mixed` files, of several clients, may be unreadable."""
+def tree_of(
+    filesystem: FileSystem, path: str = "/", *, mixed: bool = False, lost: Collection[str] = ()
+) -> Tree:
+    """Return all that a mount shows below a folder.
+
+    `mixed` files, of several clients, may be unreadable. So may those at the paths `lost`: they are left out.
+    """
     found: Tree = {}
     for name, attributes in listed(filesystem, path).items():
         one = f"{path.rstrip('/')}/{name}"
         if attributes.is_directory:
             found[one] = None
-            found.update(tree_of(filesystem, one, mixed=mixed))
+            found.update(tree_of(filesystem, one, mixed=mixed, lost=lost))
             continue
         try:
             found[one] = read(filesystem, one)
         except StoreError:
+            if one in lost:
+                continue
             if not mixed:
                 raise
             found[one] = UNREADABLE

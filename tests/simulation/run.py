@@ -299,7 +299,7 @@ class _Simulation:
             self._scheduler.sleep(lag)
             filesystem.refresh()
         try:
-            return tree_of(filesystem, mixed=self._model.mixed)
+            return tree_of(filesystem, mixed=self._model.mixed, lost=self._model.lost_paths)
         except (SwiftfsError, OSError) as error:
             if lag and self._second is not None and isinstance(error, PreconditionFailed):
                 return self._tree(filesystem)  # replaced after the pause
