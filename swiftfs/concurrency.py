@@ -187,17 +187,21 @@ class Runtime:
         """Return the kernel's number of the calling thread."""
         return threading.get_native_id()
 
-    # What many calls need is the function itself: a method around each would double the time that it takes.
+    # Every lock needs it: a method around it would double the time that it takes.
     thread_key = staticmethod(threading.get_ident)
+    """Return a number of the calling thread that no other running thread has, without a system call."""
 
     # Looked up at each call: tests set these clocks.
     def monotonic(self) -> float:
+        """Return seconds since some moment; never goes back."""
         return time.monotonic()
 
     def unix_time(self) -> float:
+        """Return Unix time in seconds."""
         return time.time()
 
     def unix_time_ns(self) -> int:
+        """Return Unix time in nanoseconds."""
         return time.time_ns()
 
     def ended_threads(self, threads: Collection[int]) -> set[int]:
