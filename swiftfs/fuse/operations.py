@@ -1,4 +1,4 @@
-"""The callbacks that both libfuse versions call alike, and what the others have in common."""
+"""Operations: the callbacks that both libfuse versions call alike, and what the others have in common."""
 
 # ruff: noqa: ARG002  the callbacks have libfuse's arguments
 
@@ -30,7 +30,6 @@ ANSWER_THAT_DROPS = -errno.ESTALE
 _NOT_SUPPORTED = -errno.EOPNOTSUPP
 """With this answer `ls -l` asks only once; with ENODATA it would ask again for every file."""
 
-
 _BLOCK = 4096
 """The unit in bytes in which `statfs` counts."""
 
@@ -39,10 +38,9 @@ _UNCHANGED = 2**32 - 1
 
 
 class Operations:
-    """The calls of the kernel, answered by a `FileSystem`: each method only converts arguments.
+    """The calls of the kernel, answered by a `FileSystem`. A failure is an exception; None is success.
 
-    A failure is an exception; None is success.
-
+    The methods convert arguments, and let the kernel look names up again whose files others have replaced.
     Pointers are ctypes pointers, or addresses where `Library` reads them.
     """
 
