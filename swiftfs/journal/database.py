@@ -5,13 +5,14 @@ damaged database is set aside for `swiftfs recover` and never deleted.
 """
 
 import errno
+import json
 import logging
 import os
 import sqlite3
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
@@ -228,6 +229,28 @@ class JournalDB:
                     [(name.container, name.key, text) for name, text in records.items() if text is not None],
                 ),
             )
+
+    def record_end(self, ambiguous: Iterable[int]) -> None:
+        """Record that nothing is sent any more, and which operations an earlier request may still execute.
+
+        After it comes only `close`. Raise `OSError` if the disk refuses it.
+        """
+        with self._lock:
+            self._put_fact("end", json.dumps(sorted(ambiguous)))
+
+    def take_end(self) -> Collection[int] | None:
+        """Return what `record_end` recorded, None if the process before died; it counts once.
+
+        It is deleted, and synced, before any request is sent. Raise `OSError` if the disk refuses that.
+        """
+        with self._lock:
+            if not (end := self._fact("end")):
+                return None
+            self._put_fact("end", "")
+            # Else older rows may be back after a power cut, for which other requests were sent.
+            is_synced = self._commits == int(self._fact("synced") or 0)
+        _sync_data(self._wal)
+        return frozenset(json.loads(end)) if is_synced else None
 
     def sync(self) -> None:
         """Sync all commits, and the files they name, to the disk, so that they survive a power cut."""

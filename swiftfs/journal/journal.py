@@ -99,7 +99,7 @@ class Journal:
         # any request of its own, and is looked for only when its moves are finished. The other way round an
         # object that a finished move took away would count as lost, and be stored at its old name again.
         self.late.load(left)
-        abandoned = Recovery(self._parts, self._outcomes.refusals, shows).run(left)
+        abandoned = Recovery(self._parts, self._outcomes.refusals, shows, left).run()
         self.late.begin(shows.recovered)
         # Not before the queue is complete: a task must not overtake one whose record was not read yet.
         self._scheduler.start()
@@ -465,6 +465,10 @@ class Journal:
         self.late.join()  # its thread uses the database
         # When no request runs any more: what was lost during the drain is for the next mount to check.
         self.late.save()
+        with suppress(OSError):  # the next mount takes all for ambiguous
+            with self._changed:
+                ambiguous = [task.seq for task in self._all() if task.ambiguous or task.running]
+            self._db.record_end(ambiguous)
         self._db.close()
         return self.waiting()
 

@@ -20,13 +20,13 @@ from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.carried_tasks import carried_record, folder_rename
 from swiftfs.journal.commits import Record
 from swiftfs.journal.earlier_changes import EarlierChanges
-from swiftfs.journal.merging import attempted, one_a_file
+from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.moves import Moved, RecordMove, Remnant
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile
 from swiftfs.journal.outcomes import JournalParts, remnant_tasks
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.segment_removal import SegmentRemoval
-from swiftfs.journal.sleeping_tasks import DoneLater, SleepingTask
+from swiftfs.journal.sleeping_tasks import DoneLater, SleepingTask, task_of_earlier
 from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits
 from swiftfs.objects import Manifest, ObjectName, Row
 from swiftfs.paths import SEGMENTS_FOLDER
@@ -146,12 +146,14 @@ class _End(Struct, frozen=True):
 
 
 class Recovery:
-    """Fills the queue, before anything is executed and before the mount serves files.
+    """Fills the queue with what is `left`, before anything is executed and before the mount serves files.
 
     `changed` is the journal's lock; it is not held while a move is finished, which sends requests.
     """
 
-    def __init__(self, parts: JournalParts, refusals: Refusals, shows: ShowsEarlier) -> None:
+    def __init__(
+        self, parts: JournalParts, refusals: Refusals, shows: ShowsEarlier, left: EarlierChanges
+    ) -> None:
         self._queue = parts.backlog.queue
         self._changed = parts.backlog.changed
         self._writer = parts.writer
@@ -162,15 +164,16 @@ class Recovery:
         self._refusals = refusals
         self._shows = shows
         self._uploads = _Uploads(())
+        self._left = left
 
-    def run(self, left: EarlierChanges) -> list[UnreferencedPrefix]:
-        """Queue what is `left`; return the prefixes of segments that none of the files needs.
+    def run(self) -> list[UnreferencedPrefix]:
+        """Queue what is left; return the prefixes of segments that none of the files needs.
 
         The prefixes are read now, before files are written: later there are segments of open files too.
         """
-        found = left.take()
+        found = self._left.take()
         records = [one for one in found if isinstance(one, Record)]
-        if left.has_doubles:
+        if self._left.has_doubles:
             records, replaced = one_a_file(records)
             self._db.finish([record.seq for record in replaced], records)
             found = deque(records)
@@ -237,12 +240,10 @@ class Recovery:
         return []
 
     def _take(self, record: Record) -> None:
-        operation = self._uploads.complete(attempted(record.operation))
-        now = monotonic()
-        done = self._shows.recovered(record.path, operation)
-        waiting = Waiting(now)
-        # `promised`: a call may have returned success for it. `ambiguous`: its request may have been sent.
-        task = Task(record.seq, record.path, operation, done, now, waiting, promised=True, ambiguous=True)
+        ambiguous = self._left.is_ambiguous(record.seq)
+        task = task_of_earlier(record, nobody_waits, monotonic(), ambiguous=ambiguous)
+        task.operation = self._uploads.complete(task.operation)
+        task.done = self._shows.recovered(record.path, task.operation)
         with self._changed:
             self._writer.add(task)
             self._queue.rest()  # awake ones take much memory, and there may be 100,000

@@ -64,16 +64,22 @@ def _shared(values: _Common) -> _Common:
     return values
 
 
-def asleep(record: Record, now: float) -> "SleepingTask | None":
-    """Return the task of a record that an earlier process left, None if it cannot sleep.
+def task_of_earlier(record: Record, done: Done, now: float, *, ambiguous: bool) -> Task:
+    """Return the task of a record that an earlier process left; `ambiguous` if it may have been sent."""
+    operation = attempted(record.operation) if ambiguous else record.operation
+    # `promised`: a call may have returned success for it.
+    return Task(
+        record.seq, record.path, operation, done, now, Waiting(now), promised=True, ambiguous=ambiguous
+    )
+
+
+def asleep(record: Record, now: float, *, ambiguous: bool) -> "SleepingTask | None":
+    """Return `task_of_earlier`, None if it cannot sleep.
 
     It needs a callback, and gets another time when it is due.
     """
-    operation = attempted(record.operation)
-    # `promised`: a call may have returned success for it. `ambiguous`: its request may have been sent.
-    task = Task(
-        record.seq, record.path, operation, nobody_waits, now, Waiting(now), promised=True, ambiguous=True
-    )
+    task = task_of_earlier(record, nobody_waits, now, ambiguous=ambiguous)
+    operation = task.operation
     if not can_sleep(task) or not isinstance(operation, PutFile):
         return None
     return SleepingTask(task, operation.name, 0, is_held=False)
@@ -177,6 +183,11 @@ class SleepingTask:
     def attempts(self) -> int:
         """How many attempts have failed."""
         return self._common.attempts
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether Swift may have executed the task in spite of its answer."""
+        return self._common.ambiguous
 
     @property
     def flush_mark(self) -> int | None:
