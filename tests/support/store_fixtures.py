@@ -5,14 +5,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.deadlines import within
 from support.memory_store import MemoryStore
 from support.stores import QUICK, TEXT, new_container
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.store.auth import open_account
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.retry import PATIENT, RetryingStore
+from swiftfs.store.retry import RetryingStore, RetryPolicy
 from swiftfs.store.swift_store import SwiftStore
+
+RETRIES = RetryPolicy(deadline=within(1.0), first_pause=0.1, longest_pause=0.5)
+"""Nothing here is worth waiting for: a temporary error is repeated, and then raised."""
 
 _numbers = itertools.count(1)
 
@@ -41,7 +45,7 @@ def open_store(request: pytest.FixtureRequest, server: str) -> ObjectStore:
         return MemoryStore()
     running: SwiftServer = request.getfixturevalue(server)
     opened = SwiftStore(open_account(running.environment()))
-    return RetryingStore(opened, PATIENT) if request.param == "retrying" else opened
+    return RetryingStore(opened, RETRIES) if request.param == "retrying" else opened
 
 
 @pytest.fixture(scope="module", params=["memory", SWIFT])

@@ -101,7 +101,7 @@ def test_an_interrupted_command_leaves_the_upload_to_the_mount(
         said = process.communicate(timeout=within(60))[1]
     where = f": {mounted.path} is unmounted, but its process may still store changes"
     assert (said, process.returncode) == (f"swiftfs: interrupted{where * (command == 'umount')}\n", 1)
-    swift.clear_faults()
+    swift.end_delays()
     if command == "umount":
         assert mounted.take_process().wait(within(60)) == 0
     wait_until(lambda: [one["name"] for one in connection.get_container(container)[1]] == ["file"])
