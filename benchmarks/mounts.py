@@ -43,7 +43,7 @@ _SHARED = (
     f"entry_timeout={KERNEL_SECONDS}"
 )
 C_OPTIONS = {
-    "2": f"{_SHARED},big_writes,max_read=131072,max_write=131072,use_ino",
+    "2": f"{_SHARED},hard_remove,big_writes,max_read=131072,max_write=131072,use_ino",
     "3": f"{_SHARED},max_write=524288,no_auto_inval_data,readdirplus=yes",
 }
 C_BUILDS = {"2": ("fuse", 29), "3": ("fuse3", 31)}

@@ -214,6 +214,8 @@ static void *pass_init(struct fuse_conn_info *connection, struct fuse_config *co
     fuse_apply_conn_info_opts(asked, connection);
     config->use_ino = 1;
     config->nullpath_ok = 1;
+    // A closed file may not be released yet when it is removed; libfuse would rename it.
+    config->hard_remove = 1;
     return NULL;
 }
 #endif

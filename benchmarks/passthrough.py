@@ -48,7 +48,7 @@ class Bare(Passthrough):
 
     def known_attributes(self, handle: int, names: Sequence[str]) -> Sequence[Attributes | None]:
         """Answer with what `readdir` has found."""
-        return [self._found[handle][name] for name in names]
+        return [self._found[handle].get(name) for name in names]  # none for the dots
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:  # noqa: ARG002
         """Create a file, whose owner is whoever runs this."""
