@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """How large the WAL may grow before a checkpoint, for which commits wait."""
 
-
 REVISIONS = 10_000
 """Limit of the prefixes whose revision is known. It is needed for a moment."""
 
@@ -231,17 +230,14 @@ class JournalDB:
             )
 
     def record_end(self, ambiguous: Iterable[int]) -> None:
-        """Record that nothing is sent any more, and which operations an earlier request may still execute.
-
-        After it comes only `close`. Raise `OSError` if the disk refuses it.
-        """
+        """Record, before `close`, which operations an earlier request may still execute; raise `OSError`."""
         with self._lock:
             self._put_fact("end", json.dumps(sorted(ambiguous)))
 
     def take_end(self) -> Collection[int] | None:
         """Return what `record_end` recorded, None if the process before died; it counts once.
 
-        It is deleted, and synced, before any request is sent. Raise `OSError` if the disk refuses that.
+        Call it before any request. Raise `OSError` if the disk refuses to forget it.
         """
         with self._lock:
             if not (end := self._fact("end")):
