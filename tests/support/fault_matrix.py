@@ -145,7 +145,7 @@ def _damaged(operation: Operation, kind: Kind) -> type[StoreError] | None:
     if kind.name == "wrong ETag":
         if not operation.checked:
             return None
-        return PreconditionFailed if operation.name == "get of a version" else Corrupt
+        return PreconditionFailed if operation.name.endswith("of a version") else Corrupt
     if not operation.body:
         return None
     if kind.fault.flip_byte:
