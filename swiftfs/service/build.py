@@ -48,15 +48,25 @@ PER_UPLOAD = 4
 
 
 def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:
-    """Build the layers and connect them."""
-    options, moved = request.options, MovedNames()
+    """Build the layers and connect them.
+
+    Raise `ConfigurationError` as `JournalDB` does, and `OSError` if the cache folder cannot be used.
+    """
+    # First of all: a journal of another format stops the mount before any other file is changed.
+    db = JournalDB(cache, request.source.identity(account.label), account.place)
+    try:
+        return _build(account, request, cache, db)
+    except BaseException:
+        db.close()  # it is locked: another attempt could not open it
+        raise
+
+
+def _build(account: ConnectedAccount, request: MountRequest, cache: Path, db: JournalDB) -> FileSystem:
+    options, moved, left = request.options, MovedNames(), EarlierChanges(db)
     # Reads find objects at the names that renames give them; the journal sees Swift as it is.
     store = MovedView(account.store, moved)
-    # First of all: a journal of another format stops the mount before any other file is changed.
-    identity = request.source.identity(account.label)
-    db = JournalDB(cache, identity, account.place)
-    left = EarlierChanges(db)
     defaults = _defaults(request)
+    identity = request.source.identity(account.label)
     namespace = _namespace(store, request, defaults, cache, RecentChanges(db), identity)
     layout = SegmentLayout(options.segment_size)
     open_files = OpenFiles(namespace)

@@ -86,3 +86,17 @@ def test_nobody_knows_what_a_killed_mount_has_sent(store: MemoryStore, tmp_path:
     with next_mount(store, image):
         pass
     assert ("head", "box/b") in sent(store)
+
+
+def test_a_mount_that_cannot_begin_leaves_the_journal_to_another_attempt(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "content"
+    in_the_way.write_bytes(b"")
+    with pytest.raises(FileExistsError) as failure, harness(store, tmp_path):
+        pass
+    in_the_way.unlink()
+    with harness(store, tmp_path) as filesystem:
+        write(filesystem, "/a", b"a")
+    assert body(store, "a") == b"a"
+    assert failure.tb is not None  # kept until here, with all that the first attempt had open
