@@ -137,7 +137,7 @@ class ControlDir:
         return os.lseek(self._open[handle][1], offset, whence)
 
     def page_use(self, handle: int) -> PageUse:  # noqa: ARG002
-        """Return that the kernel keeps no pages: it does not know the size of the text."""
+        """Return that the kernel keeps no pages: it has the size of another moment."""
         return PageUse.BYPASS
 
     def is_local(self, handle: int) -> bool:  # noqa: ARG002
