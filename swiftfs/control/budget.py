@@ -18,7 +18,7 @@ COUNT_SECONDS = 5.0
 """The interval in which costs are added up and saved: a kill loses the costs of so many seconds."""
 
 NEARLY = 0.8
-"""The part of the budget from which on the log warns."""
+"""The share of the budget at which the log warns."""
 
 MONTHS = 24
 """How many months are remembered. By month, so that a clock that was wrong for a while spoils none."""

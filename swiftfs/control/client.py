@@ -29,7 +29,8 @@ POLL_SECONDS = 0.1
 """The shortest interval in which the number of pending changes is read."""
 
 REST = 10
-"""The pause between reads of the report, in times of a read: reading 100,000 changes delays uploads."""
+"""The pause between reads of the report, as a multiple of the time of a read: to read 100,000 changes delays
+uploads."""
 
 
 def mountpoints() -> list[Path]:

@@ -8,6 +8,7 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
 
 from swiftfs.attributes import EXPIRY_ATTRIBUTE, PRIVATE_ATTRIBUTES, SET_ATTRIBUTE
 from swiftfs.concurrency import unix_time_ns
@@ -17,6 +18,9 @@ from swiftfs.fuse.filesystem import FileSystem
 from swiftfs.namespace.entry import inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName, PageUse
 from swiftfs.paths import HIDDEN_FOLDER, beside_hidden, split, without_hidden
+
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
 
 ROOT = f"/{HIDDEN_FOLDER}"
 
@@ -79,6 +83,22 @@ class ControlDir:
         status = os.fstat(descriptor)
         return self._attributes(path, stat.S_IFREG | 0o400, status.st_size, status.st_mtime_ns)
 
+    def readlink(self, path: str) -> str:
+        """Raise `OSError`: there are no links."""
+        raise os_error(errno.EINVAL, path)
+
+    def listxattr(self, path: str) -> list[str]:  # noqa: ARG002
+        """Return no names."""
+        return []
+
+    def is_other_inode(self, path: str) -> bool:  # noqa: ARG002
+        """Return False: nothing is replaced here."""
+        return False
+
+    def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:  # noqa: ARG002
+        """Return False: no name is moved here."""
+        return False
+
     def opendir(self, path: str) -> int:
         """Return a handle for `readdir`, which needs no release."""
         self.check_access(path)
@@ -116,6 +136,17 @@ class ControlDir:
         """Return where data or a hole begins."""
         return os.lseek(self._open[handle][1], offset, whence)
 
+    def page_use(self, handle: int) -> PageUse:  # noqa: ARG002
+        """Return that the kernel keeps no pages: it has the size of another moment."""
+        return PageUse.BYPASS
+
+    def is_local(self, handle: int) -> bool:  # noqa: ARG002
+        """Return True: a text is in memory."""
+        return True
+
+    def fsync(self, handle: int, data_only: bool) -> None:
+        """Do nothing: nothing changes here."""
+
     def release(self, handle: int) -> None:
         """Close a file."""
         os.close(self._open.pop(handle)[1])
@@ -131,7 +162,7 @@ class ControlDir:
         return Attributes(mode, size, mtime_ns, self._owner.uid, self._owner.gid, inode)
 
 
-class ControlDirFS(FileSystem):
+class ControlDirFS:
     """`filesystem` with `control` in its root; an object of that name gets another path.
 
     Each call goes to the one to which its path or its handle belongs.
@@ -142,20 +173,37 @@ class ControlDirFS(FileSystem):
         self._control = control
         self._roots: set[int] = set()
 
-    def getattr(self, path: str) -> Attributes:
-        if _is_control(path):
-            return self._control.getattr(path)
-        return self._filesystem.getattr(without_hidden(path))
+        self.getattr = _by_path(control.getattr, filesystem.getattr)
+        self.getattr_handle = _by_handle(control.getattr_handle, filesystem.getattr_handle)
+        self.readlink = _by_path(control.readlink, filesystem.readlink)
+        self.chmod, self.chown = _changing(filesystem.chmod), _changing(filesystem.chown)
+        self.utimens = _changing(filesystem.utimens)
 
-    def getattr_handle(self, handle: int) -> Attributes:
-        if handle >= DIRECT_HANDLES:
-            return self._control.getattr_handle(handle)
-        return self._filesystem.getattr_handle(handle)
+        self.fsyncdir = _by_handle(_do_nothing, filesystem.fsyncdir)
+        self.mkdir, self.rmdir = _changing(filesystem.mkdir), _changing(filesystem.rmdir)
+        self.unlink, self.mknod = _changing(filesystem.unlink), _changing(filesystem.mknod)
+        self.unhide = _by_path(_do_nothing, filesystem.unhide)
 
-    def readlink(self, path: str) -> str:
-        if _is_control(path):
-            raise os_error(errno.EINVAL, path)
-        return self._filesystem.readlink(without_hidden(path))
+        self.open = _by_path(control.open, filesystem.open)
+        self.create = _changing(filesystem.create)
+        self.read = _by_handle(control.read, filesystem.read)
+        self.write = _writing(filesystem.write)
+        self.lseek = _by_handle(control.lseek, filesystem.lseek)
+        self.truncate = _changing(filesystem.truncate)
+        self.truncate_handle = _writing(filesystem.truncate_handle)
+        self.fallocate = _writing(filesystem.fallocate)
+        self.flush = _by_handle(_do_nothing, filesystem.flush)
+        self.fsync = _by_handle(control.fsync, filesystem.fsync)
+        self.release = _by_handle(control.release, filesystem.release)
+
+        self.moves, self.cut_off = filesystem.moves, filesystem.cut_off
+        self.wait_for_move = _by_path(control.wait_for_move, filesystem.wait_for_move)
+        self.check_exists = _by_path(_do_nothing, filesystem.check_exists)
+        self.is_other_inode = _by_path(control.is_other_inode, filesystem.is_other_inode)
+        self.path_of_handle = _writing(filesystem.path_of_handle)
+        self.page_use = _by_handle(control.page_use, filesystem.page_use)
+        self.is_local = _by_handle(control.is_local, filesystem.is_local)
+        self.listxattr = _by_path(control.listxattr, filesystem.listxattr)
 
     def opendir(self, path: str) -> int:
         if _is_control(path):
@@ -181,23 +229,10 @@ class ControlDirFS(FileSystem):
             names = [without_hidden(f"/{name}")[1:] for name in names]
         return self._filesystem.known_attributes(handle, names)
 
-    def fsyncdir(self, handle: int) -> None:
-        if handle < DIRECT_HANDLES:
-            self._filesystem.fsyncdir(handle)
-
     def releasedir(self, handle: int) -> None:
         if handle < DIRECT_HANDLES:
             self._roots.discard(handle)
             self._filesystem.releasedir(handle)
-
-    def mkdir(self, path: str, mode: int, caller: Caller) -> None:
-        self._filesystem.mkdir(_changeable(path), mode, caller)
-
-    def rmdir(self, path: str) -> None:
-        self._filesystem.rmdir(_changeable(path))
-
-    def unlink(self, path: str) -> None:
-        self._filesystem.unlink(_changeable(path))
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
         if _is_control(old):
@@ -207,95 +242,11 @@ class ControlDirFS(FileSystem):
     def hide(self, path: str, hidden: str) -> None:
         self._filesystem.hide(_changeable(path), hidden)
 
-    def unhide(self, path: str) -> None:
-        if not _is_control(path):
-            self._filesystem.unhide(without_hidden(path))
-
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         self._filesystem.symlink(target, _changeable(path), caller)
 
     def link(self, old: str, new: str) -> None:
         self._filesystem.link(_changeable(old), _changeable(new))
-
-    def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
-        self._filesystem.mknod(_changeable(path), mode, device, caller)
-
-    def chmod(self, path: str, mode: int) -> None:
-        self._filesystem.chmod(_changeable(path), mode)
-
-    def chown(self, path: str, uid: int | None, gid: int | None, caller: Caller) -> None:
-        self._filesystem.chown(_changeable(path), uid, gid, caller)
-
-    def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
-        self._filesystem.utimens(_changeable(path), atime_ns, mtime_ns)
-
-    def truncate(self, path: str, size: int) -> None:
-        self._filesystem.truncate(_changeable(path), size)
-
-    def truncate_handle(self, handle: int, size: int) -> None:
-        self._filesystem.truncate_handle(_writable(handle), size)
-
-    def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
-        return self._filesystem.create(_changeable(path), mode, flags, caller)
-
-    def open(self, path: str, flags: int) -> int:
-        if _is_control(path):
-            return self._control.open(path, flags)
-        return self._filesystem.open(without_hidden(path), flags)
-
-    @property
-    def moves(self) -> Mapping[str, object]:
-        return self._filesystem.moves
-
-    @property
-    def cut_off(self) -> Sequence[object]:
-        return self._filesystem.cut_off
-
-    def wait_for_move(self, path: str, seconds: float, begun_seconds: float) -> bool:
-        if _is_control(path):
-            return False
-        return self._filesystem.wait_for_move(without_hidden(path), seconds, begun_seconds)
-
-    def check_exists(self, path: str) -> None:
-        if not _is_control(path):
-            self._filesystem.check_exists(without_hidden(path))
-
-    def is_other_inode(self, path: str) -> bool:
-        return not _is_control(path) and self._filesystem.is_other_inode(without_hidden(path))
-
-    def path_of_handle(self, handle: int) -> str:
-        return self._filesystem.path_of_handle(_writable(handle))
-
-    def page_use(self, handle: int) -> PageUse:
-        return PageUse.BYPASS if handle >= DIRECT_HANDLES else self._filesystem.page_use(handle)
-
-    def is_local(self, handle: int) -> bool:
-        return handle >= DIRECT_HANDLES or self._filesystem.is_local(handle)
-
-    def read(self, handle: int, offset: int, size: int) -> FileSpan:
-        if handle >= DIRECT_HANDLES:
-            return self._control.read(handle, offset, size)
-        return self._filesystem.read(handle, offset, size)
-
-    def write(self, handle: int, offset: int, size: int, fill: Callable[[int, int], int]) -> int:
-        return self._filesystem.write(_writable(handle), offset, size, fill)
-
-    def flush(self, handle: int) -> None:
-        if handle < DIRECT_HANDLES:
-            self._filesystem.flush(handle)
-
-    def fsync(self, handle: int, data_only: bool) -> None:
-        if handle < DIRECT_HANDLES:
-            self._filesystem.fsync(handle, data_only)
-
-    def release(self, handle: int) -> None:
-        if handle >= DIRECT_HANDLES:
-            self._control.release(handle)
-        else:
-            self._filesystem.release(handle)
-
-    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
-        self._filesystem.fallocate(_writable(handle), mode, offset, length)
 
     def copy_file_range(
         self, handle_in: int, offset_in: int, handle_out: int, offset_out: int, length: int, flags: int
@@ -305,11 +256,6 @@ class ControlDirFS(FileSystem):
         return self._filesystem.copy_file_range(
             handle_in, offset_in, _writable(handle_out), offset_out, length, flags
         )
-
-    def lseek(self, handle: int, offset: int, whence: int) -> int:
-        if handle >= DIRECT_HANDLES:
-            return self._control.lseek(handle, offset, whence)
-        return self._filesystem.lseek(handle, offset, whence)
 
     def statfs(self, path: str) -> FilesystemUsage:
         return self._filesystem.statfs("/" if _is_control(path) else without_hidden(path))
@@ -322,9 +268,6 @@ class ControlDirFS(FileSystem):
         if name in PRIVATE_ATTRIBUTES:
             self._control.check_access(path)
         return self._filesystem.getxattr(without_hidden(path), name)
-
-    def listxattr(self, path: str) -> list[str]:
-        return [] if _is_control(path) else self._filesystem.listxattr(without_hidden(path))
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
         path = _changeable(path)
@@ -345,6 +288,44 @@ class ControlDirFS(FileSystem):
         """
         if name == EXPIRY_ATTRIBUTE and not self._control.is_called_by(self._filesystem.getattr(path).uid):
             self._control.check_access(path, errno.EPERM)
+
+
+def _by_path(
+    own: Callable[Concatenate[str, Rest], Result], other: Callable[Concatenate[str, Rest], Result]
+) -> Callable[Concatenate[str, Rest], Result]:
+    """Return a call that is `own` for paths of the control folder, and else `other`."""
+
+    def call(path: str, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
+        if _is_control(path):
+            return own(path, *rest, **named)
+        return other(without_hidden(path), *rest, **named)
+
+    return call
+
+
+def _by_handle(
+    own: Callable[Concatenate[int, Rest], Result], other: Callable[Concatenate[int, Rest], Result]
+) -> Callable[Concatenate[int, Rest], Result]:
+    """Return a call that is `own` for handles of the control folder, and else `other`."""
+
+    def call(handle: int, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
+        return (own if handle >= DIRECT_HANDLES else other)(handle, *rest, **named)
+
+    return call
+
+
+def _changing(call: Callable[Concatenate[str, Rest], Result]) -> Callable[Concatenate[str, Rest], Result]:
+    """Return `call` for paths that may be changed; see `_changeable`."""
+    return lambda path, /, *rest, **named: call(_changeable(path), *rest, **named)
+
+
+def _writing(call: Callable[Concatenate[int, Rest], Result]) -> Callable[Concatenate[int, Rest], Result]:
+    """Return `call` for handles that may be written to; see `_writable`."""
+    return lambda handle, /, *rest, **named: call(_writable(handle), *rest, **named)
+
+
+def _do_nothing(_path_or_handle: object, /) -> None:
+    """Do nothing: nothing changes in the control folder."""
 
 
 def _is_control(path: str) -> bool:

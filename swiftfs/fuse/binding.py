@@ -119,7 +119,7 @@ class FUSE(Operations):
             log.error("libfuse stopped serving %s with an error", self._mountpoint)
 
     def _check_mountpoint(self) -> None:
-        """Refuse a mount point that one libfuse or the other would accept, or report with other words."""
+        """Refuse a mount point for which the two versions of libfuse differ, in what they accept or say."""
         try:
             if not S_ISDIR(self._mountpoint.stat().st_mode):
                 raise self._refusal("it is not a directory")

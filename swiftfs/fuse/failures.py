@@ -34,7 +34,7 @@ def log_failure(name: str, args: tuple[Any, ...], handle: int | None, error: Bas
 
     `handle` is that of the open file that the callback `name` is about, None if it has none.
     """
-    # Before each new file its name is looked up: that takes no words which nobody reads.
+    # Each new file begins with a lookup that fails: no message is made that nobody reads.
     if isinstance(error, FileNotFoundError) and error.errno and not log.isEnabledFor(logging.DEBUG):
         return error.errno
     subject = _subject(name, args, handle)

@@ -19,7 +19,7 @@ REQUEST_BYTES = 131072
 """The largest read or write request that libfuse 2.9 can exchange with the kernel."""
 
 STRUCT_BYTES = 256
-"""Of `struct fuse` in fuse.c of libfuse 2.9, which is some larger."""
+"""How many bytes of `struct fuse` (fuse.c of libfuse 2.9) are searched; it is a little larger."""
 
 Filler = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_longlong)
 """libfuse's `fuse_fill_dir_t`. It only copies into memory, so it is called with the GIL held."""

@@ -23,8 +23,8 @@ FIRST_COMPARED = (3, 9)
 """The first libfuse whose `struct fuse_dh` was compared with ours."""
 
 MOST_NAMES = 20_000
-"""So many names of an open folder have attributes. The kernel and libfuse keep a KiB for each, and it takes
-longer to read more of them than the attributes are valid."""
+"""Limit of the names of an open folder that are returned with attributes. The kernel and libfuse keep a KiB
+for each, and to read more names takes longer than the attributes are valid."""
 
 _LOCK_SIZES = (40, 48, 24, 32)
 """`pthread_mutex_t`: of x86-64, of ARM with 64 bits, and others."""
@@ -119,10 +119,10 @@ of the file cache.
 """
 
 MOST_THREADS = 1000
-"""More than there are calls at a time. libfuse 2 has no limit, libfuse 3.12 ten threads by default."""
+"""Limit of threads: more than there are ever calls. libfuse 2 has none, libfuse 3.12 ten by default."""
 
 IDLE_THREADS = 10
-"""So many threads wait for calls, as those of libfuse 2; others end."""
+"""Limit of threads that wait for calls, as in libfuse 2; others end."""
 
 READDIR_PLUS = 1
 """FUSE_READDIR_PLUS: the kernel takes attributes with the names."""

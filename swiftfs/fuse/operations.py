@@ -77,16 +77,16 @@ class Operations:
             self._limit_validity()
 
     def _limit_validity(self) -> None:
-        """Let the kernel use sizes for no time while files are cut off.
+        """Forbid the kernel to cache sizes while files are cut off.
 
-        Else their readers would meet the end of a shorter version, and not ask for their own.
+        Else their readers would meet the end of a shorter version, and not ask for the size of their own.
         """
         self._is_cut_off = bool(self._cut_off)
         if self._validity is not None:
             self._validity.value = 0.0 if self._is_cut_off else self._usual_validity
 
     def find_validity(self, address: int) -> None:
-        """Take the number that libfuse has at `address`: how long the kernel may use attributes."""
+        """Use the number at `address` in libfuse's memory: how long the kernel may cache attributes."""
         self._validity = ctypes.c_double.from_address(address)
         self._usual_validity = self._validity.value
 
@@ -282,9 +282,10 @@ class Operations:
     def entries_after(
         self, offset: int, handle: int, most: int | None = None
     ) -> list[tuple[bytes, Attributes]]:
-        """Return the next entries after `offset`, whose inodes and types are certain, `most` beside the dots.
+        """Return the next entries after `offset`, at most `most` besides the dots.
 
-        An entry's offset is how many there are up to it. With offsets libfuse keeps none of them.
+        Only their inodes and types are certain. An entry's offset is the number of entries up to it. As they
+        have offsets, libfuse keeps no copy of them.
         """
         found = self.filesystem.readdir(handle, max(0, offset - len(_DOTS)))[:most]
         return _DOTS[offset:] + [(name.encode(), attributes) for name, attributes in found]

@@ -81,14 +81,14 @@ FSTAT_PATIENCE = 0.1
 """The same for a call that may be an fstat(2): the move always waits for its end."""
 
 _ALIAS = f"/{REPLACED}".encode()
-"""What only the mover looks up, mostly."""
+"""Part of the names that the mover looks up; hardly any other program does."""
 
 _HIDDEN = b".fuse_hidden"
 """How the names begin by which libfuse hides open files; a program may use such a name too."""
 
 
 class Callers:
-    """What is known of the threads that make system calls. Not locked: one that is missed does no harm."""
+    """What is known of the threads that make system calls. Not locked: a lost update does no harm."""
 
     def __init__(self, library: Library) -> None:
         self._thread, self._request = library.calling_thread, library.request
@@ -98,7 +98,7 @@ class Callers:
         self._openers: dict[int, tuple[bytes, int]] = {}
         # By libfuse's thread: the last hidden name that was looked up and not found, and the request.
         self._missed: dict[int, tuple[bytes, int]] = {}
-        self._mover = -1  # the kernel says 0 of whom it cannot name
+        self._mover = -1  # the kernel gives 0 for a process that it cannot name
 
     def try_again(self, path: bytes) -> None:
         """Let the kernel look a name up and try again, by `OSError` ESTALE; do nothing the second time.
@@ -118,7 +118,7 @@ class Callers:
         return self._call_about(path) in self._trying_again
 
     def is_gone(self, path: bytes) -> None:
-        """Record that such a call is told that there is nothing at the name, for the first or second time."""
+        """Record that such a call gets ENOENT for the name, for the first or the second time."""
         call = self._call_about(path)
         self._trying_again[call] = not self._trying_again.get(call)
 

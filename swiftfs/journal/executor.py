@@ -18,7 +18,8 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.journal.background_moves import BackgroundMoves, Outcome
 from swiftfs.journal.conflicts import Conflicts, was_sent
-from swiftfs.journal.file_upload import FileUpload, RecordSuperseded, SegmentExpiry, without_past_expiry
+from swiftfs.journal.expiry import SegmentExpiry, with_rule, without_past
+from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
 from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
@@ -79,7 +80,7 @@ class Executor:
         self._ambiguous = ambiguous
         self._pool = new_pool("journal", PARALLEL)
         self._segment_expiry = SegmentExpiry(store, removal)
-        self._file_upload = FileUpload(store, segment_size, removal, ambiguous)
+        self._file_upload = FileUpload(store, segment_size, removal, self._segment_expiry, ambiguous)
         self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
         late = MoveEvidence(ambiguous)
         self._background_moves = BackgroundMoves(store, self._pool, self._object_moves, copies, late)
@@ -133,7 +134,7 @@ class Executor:
             self._find_own_manifest(operation, cached_file)
         if operation.foreign_headers_unknown:
             operation = self._with_headers(operation, cached_file)
-        operation = replace(operation, meta=without_past_expiry(operation.name, operation.meta))
+        operation = replace(operation, meta=without_past(operation.name, operation.meta))
         operation = self._conflicts.resolve(operation, cached_file, ambiguous=ambiguous)
         with self.trash.replacing(operation, ambiguous=ambiguous) as kept:
             return self._file_upload.run(kept, cached_file, record_superseded)
@@ -206,10 +207,10 @@ class Executor:
         try:
             info = self._store.head(operation.name)
         except NotFound:
-            return replace(operation, meta=_expiring(operation.meta, operation), replaces_large=False)
+            return replace(operation, meta=with_rule(operation.meta, operation.expires), replaces_large=False)
         cached_file.correct(info)
         # Without the manifest header of a DLO: Swift would serve the DLO's segments instead of the bytes.
-        meta = _expiring(operation.meta.inherit(info).without_dlo(), operation)
+        meta = with_rule(operation.meta.inherit(info).without_dlo(), operation.expires)
         return replace(operation, meta=meta, replaces_large=info.is_slo)
 
     def run(self, operation: Operation, *, ambiguous: bool = False) -> ObjectInfo | None:
@@ -246,7 +247,7 @@ class Executor:
             self.removal.record_replaced(operation.name)  # by an attempt that had no answer
         # Before the PUT: afterwards nobody can read the manifest that named them.
         replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
-        meta = without_past_expiry(operation.name, operation.meta)
+        meta = without_past(operation.name, operation.meta)
         info = self._store.put(operation.name, operation.body, meta.headers())
         self.removal.owners.forget(operation.name)
         self.removal.discard(operation.name, replaced, is_slo=False)
@@ -438,8 +439,3 @@ class Executor:
             return superseded | self.removal.segments_of(name, is_slo=operation.is_slo)
         except StoreError as error:
             return error
-
-
-def _expiring(meta: ObjectMeta, operation: PutFile) -> ObjectMeta:
-    """Return the meta with the X-Delete-At of a rule, unless the object has one."""
-    return meta if meta.delete_at or not operation.expires else meta.with_delete_at(operation.expires)

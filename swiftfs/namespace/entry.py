@@ -100,9 +100,9 @@ _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 class ForeignTimes(Enum):
-    """Whence the mtime of another client's object is; the values are those of the option `mtime`.
+    """Where the mtime of another client's object comes from; the values are those of the option `mtime`.
 
-    `AUTO` is the listing's time, unless an answer that is kept shows that the object had an mtime.
+    `AUTO` is the listing's time, unless a cached answer to a HEAD shows that the object had an mtime.
     """
 
     META = "meta"
@@ -113,10 +113,10 @@ class ForeignTimes(Enum):
 class Defaults(Struct, frozen=True):
     """The attributes of objects that store none, and the mount's options about names.
 
-    `times` tells whence the mtime of an object is that another client stored. With
-    `slash_markers` the markers of new folders are `d/`, with `typed_markers` a marker's Content-Type has its
-    attributes. `show_segments` shows the containers of segments too, `special` what `shown` leaves out. The
-    folder of the trash below the prefix `hidden_trash`, of each container, is not shown; None hides none.
+    `times` says where the mtime of another client's object comes from. With `slash_markers` the markers of
+    new folders are `d/`, with `typed_markers` a marker's Content-Type has its attributes. `show_segments`
+    shows the containers of segments too, `special` what `shown` leaves out. In each container the trash below
+    the prefix `hidden_trash` is not shown; None hides none.
     """
 
     uid: int
@@ -475,7 +475,7 @@ def unpacked(shown: Shown | None) -> Entry | None:
 
 
 _living: WeakValueDictionary[PackedEntry, Entry] = WeakValueDictionary()
-"""The entries that somebody has, of all namespaces."""
+"""The entries in use, of all namespaces."""
 
 
 @lru_cache(maxsize=1024)

@@ -106,10 +106,10 @@ class WalkDetector:
 
 
 FolderReader = Iterator[list[Entry]]
-"""The entries of a folder in parts, which may be empty. What is there all the time is in exactly one.
+"""Yields the entries of a folder in parts, which may be empty.
 
-For each at most one page is requested. After a `StoreError` it goes on where it was. One thread at a time may
-use it.
+A name that is there from the beginning to the end is in exactly one part. For each part at most one page is
+requested. After a `StoreError` it goes on where it was. One thread at a time may use it.
 """
 
 
@@ -204,7 +204,7 @@ BEFORE_SLASH = ".\U0010ffff"
 """After a folder's name it is a listing marker just before the folder's objects: `.` sorts before `/`."""
 
 ACCOUNT_BYTES = 64 * 1024**2
-"""The most memory that the containers of an account take: 100,000 with names of 30 bytes do."""
+"""Limit of the memory for the containers of an account: that of 100,000 with names of 30 bytes."""
 
 
 class FolderLister:

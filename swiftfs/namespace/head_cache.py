@@ -94,7 +94,7 @@ class HeadCache:
         return {one: info for one, known, info in found if one == known and not _expired(info, now)}
 
     def recall_older(self, states: Iterable[ObjectState]) -> dict[ObjectState, ObjectInfo]:
-        """Return the answers that are kept for other states of the objects of these, which are older ones."""
+        """Return the answers that are kept for older states of the objects."""
         return {one: info for one, known, info in self._find(states) if one != known}
 
     def _find(self, states: Iterable[ObjectState]) -> list[tuple[ObjectState, ObjectState, ObjectInfo]]:

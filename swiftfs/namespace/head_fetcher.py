@@ -65,7 +65,7 @@ class HeadFetcher:
         )
 
     def had_times(self, entries: Iterable[Entry]) -> set[ObjectState]:
-        """Return, by `key_of` the entries, those objects of which an earlier state had an mtime."""
+        """Return the keys (`key_of`) of the entries whose objects had an mtime in an earlier state."""
         older = self._cache.recall_older(map(key_of, entries))
         return {state for state, info in older.items() if decode_metadata(info.metadata).mtime_ns is not None}
 

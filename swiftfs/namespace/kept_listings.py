@@ -280,7 +280,7 @@ class KeptListings:
         else:
             self._forget(new.folder)
             if size > self._capacity // 2:
-                return  # the others would have to go for it
+                return  # it would displace most of the others
             row = (*where, new.listed, new.listed, new.page is None, new.marked, len(blocks), size, checksum)
             added = self._database.execute(
                 "INSERT INTO folders VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row

@@ -21,17 +21,17 @@ from swiftfs.paths import Folder
 log = logging.getLogger(__name__)
 
 FOLDER_BYTES = 512 * 1024**2
-"""The most that the names of one folder take: four million of 100 bytes do. The program that lists them keeps
-them in its memory."""
+"""Limit of the bytes that the names of one folder take: four million names of 100 bytes. The program that
+lists the folder keeps them in its memory."""
 
 NAME_BYTES = 24
-"""What counts besides each name's text."""
+"""Bytes that count for each name besides its text."""
 
 PATIENCE = 600.0
-"""Seconds that the pages of a folder may take, and more for its names."""
+"""Seconds that the pages of a folder may take, besides the time for its names."""
 
 NAMES_PER_SECOND = 10
-"""The rate from then on: a row has some 200 bytes, so a line of 20 kbit/s is fast enough."""
+"""The rate that gives the time for the names: a row has some 200 bytes, so a line of 20 kbit/s is enough."""
 
 
 class LimitedPages(Iterator[Page]):
@@ -91,7 +91,7 @@ class Listings:
         self._listings: LRUCache[Folder, Listing] = LRUCache(max_entries, getsizeof=lambda one: one.weight)
         self._invalidated: LRUCache[Folder, float] = LRUCache(MOST_INVALIDATED)
         self._all_invalidated = -math.inf
-        # Those in memory for whatever reason.
+        # All that are in memory, also those that only a reader keeps there.
         self._packed: WeakSet[Listing] = WeakSet()
 
     def __bool__(self) -> bool:

@@ -132,7 +132,7 @@ class Namespace:
     def dated(self, entry: Entry) -> Entry:
         """Return the entry; a folder that stores no time gets the root's.
 
-        When its marker was stored would not do: a rename makes a new marker.
+        Not the time at which its marker was stored: a rename makes a new marker.
         """
         if entry.attributes.mtime_ns != NO_TIME:
             return entry

@@ -1,4 +1,4 @@
-"""Objects of an archive, which cannot be read before they were asked for: OVH's Public Cloud Archive."""
+"""Objects of an archive, which must be restored before they can be read: OVH's Public Cloud Archive."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -13,10 +13,10 @@ from swiftfs.store.retry import PATIENT, deadline
 T = TypeVar("T")
 
 PARALLEL = 16
-"""Parallel requests about the segments of a large object, of which each is sealed or not."""
+"""Parallel requests about the segments of a large object: each is sealed, or is not."""
 
 _ORDER = (UNSEALED, UNSEALING, SEALED)
-"""The states, the one that takes the shortest time first."""
+"""The states, the one from which an object can be read first before the others."""
 
 
 class _CanBeRead(Exception):
@@ -38,13 +38,13 @@ class Archive:
         """
         found = [self._info.retrieval, *self._heads()]
         states = [one for one in found if one is not None]
-        # What the server calls otherwise cannot be read, as far as we know.
+        # Any other word of the server counts as a state in which nothing can be read.
         rank = max((_rank(one) for one in states), default=0)
         seconds = max((one.seconds or 0.0 for one in states if _rank(one) == rank), default=0.0)
         return f"{_ORDER[rank]} {seconds:.0f}" if rank and seconds else _ORDER[rank]
 
     def ask(self) -> None:
-        """Ask the archive for what is sealed, by a GET of each; raise `StoreError`."""
+        """Have the archive restore what is sealed, by a GET of each object; raise `StoreError`."""
         if self._info.is_slo or self._info.dlo_prefix is not None:
             self._store.check_manifest(self._info.version)  # another's objects are not thawed for it
         names = [self._info.version.name, *self._named()]
@@ -62,7 +62,7 @@ class Archive:
         if not names:
             return []
         first = self._retrieval(names[0])
-        # An ordinary server does not say it of any object.
+        # A server without an archive sends no such header.
         if first is None and self._info.retrieval is None:
             return []
         return [first, *self._in_parallel(self._retrieval, names[1:])]

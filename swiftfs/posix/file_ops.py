@@ -447,5 +447,5 @@ def _access(flags: int) -> dict[str, bool]:
 
 
 def _is_large(entry: Entry) -> bool:
-    """Return whether the object is known to take its bytes from others."""
+    """Return whether the object is known to be an SLO or a DLO."""
     return bool(entry.is_slo) or (entry.meta is not None and entry.meta.is_dlo)

@@ -131,7 +131,7 @@ class FileSystem:
         """Continue with the server, which was away: learn of the root, and store what waits."""
         with suppress(StoreError), deadline(ROOT_SECONDS):
             self._learn_root(usage)
-        self.services.journal.retry()
+        self.retry()
 
     def _learn_root(self, usage: Usage | None) -> None:
         container = self.services.source.container

@@ -19,7 +19,7 @@ ANSWER_SECONDS = 1.0
 
 
 UNKNOWN = -1
-"""A shown size that is no file's: the kernel may have any."""
+"""In place of a shown size: the kernel may have any size."""
 
 
 class ShownSizes:
@@ -62,8 +62,8 @@ class KernelPages:
     same as when libfuse last looked. But another version can have the same mtime and size, such as a restored
     backup, and that look may be older than a change. So only pages of the version that is opened are kept.
 
-    Nor are any kept that are older than the last find of wrong bytes, in whatever file: that is rare, and
-    the bytes are in the local files.
+    Pages that are older than the last discovery of wrong bytes, in any file, are dropped too: that is rare,
+    and the bytes are still in the local files.
     """
 
     def __init__(self, shown_sizes: ShownSizes) -> None:

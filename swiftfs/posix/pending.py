@@ -1,6 +1,6 @@
 """Pending changes: the namespace shows them, and the journal stores them in Swift.
 
-Nobody may change the paths of older versions, and the trash, which `swiftfs trash` changes.
+Calls cannot change the paths of older versions, nor the trash: `swiftfs trash` does that.
 """
 
 import errno
@@ -119,7 +119,7 @@ class ProtectedPaths:
 
 
 MOST_UNLISTED = 100
-"""How many objects of which no row is known are looked up after a move was finished, by a HEAD each."""
+"""How many moved objects that no known row shows are looked up after a move, by a HEAD each."""
 
 SUPERSEDE_SECONDS = 0.5
 """How long a deletion waits for a change that may replace it, which comes within milliseconds."""

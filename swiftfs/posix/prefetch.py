@@ -241,7 +241,7 @@ BYTES_AHEAD = 32 * 1024 * 1024 // READERS
 """How many bytes are downloaded ahead for one reader. All readers together may waste 32 MiB."""
 
 PER_CONNECTION = 2
-"""Downloads at once for each connection of the option: small files mostly wait for the answer."""
+"""Parallel downloads for each of `connections`: a small file mostly waits for the server's answer."""
 
 OPENED = 64
 """How many opened versions are remembered: more than are being opened at any moment. Later they are

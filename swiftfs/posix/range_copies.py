@@ -15,11 +15,11 @@ from swiftfs.posix.open_files import OpenFiles
 log = logging.getLogger(__name__)
 
 LEAST = 1024 * 1024
-"""The least bytes of an object without segments that the server copies. That takes two COPYs, and a HEAD and
-part of a bulk delete ten minutes later, instead of one GET and one PUT with the bytes."""
+"""Smaller objects without segments are not copied by the server. Its copy takes two COPYs, and ten minutes
+later a HEAD and a part of a bulk delete, instead of one GET and one PUT with the bytes."""
 
 CHUNK = 1024 * 1024
-"""Bytes that are copied at once where they come to this machine."""
+"""Bytes in each step of a copy through this machine."""
 
 
 class RangeCopies:

@@ -61,7 +61,7 @@ class Move(Struct, eq=False):
 
 
 class AskedCalls(Generic[Call]):
-    """Calls in the mount that are asked for, which one thread takes and makes, one after the other.
+    """A queue of calls in the mount, which one thread makes, one after the other.
 
     Nothing is asked for before `serve`. `changed` guards every field, and is notified of every new call.
     """
@@ -143,7 +143,7 @@ class ReplacedFiles(AskedCalls[Move]):
             self._cut_off(path)
 
     def _cut_off(self, path: str) -> None:
-        """Let the files at the name be read no more: the kernel gets another size for them. Lock held."""
+        """Cut off the files at the name: the kernel gets the size of another version for them. Lock held."""
         for file in self._at_name(path):
             if not file.is_cut_off:
                 file.is_cut_off = True

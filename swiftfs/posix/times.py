@@ -15,7 +15,7 @@ from swiftfs.objects import Attributes
 from swiftfs.paths import split
 
 MOST = 4000
-"""Of at least so many files the times are kept, and of at most twice as many: about 2 MB."""
+"""The times of at least this many files are kept, and of at most twice as many: about 2 MB."""
 
 STALE_ACCESS = 86_400 * NS
 """After this time (ns) reading renews the access time in any case, as `relatime` does; see mount(8)."""
@@ -24,9 +24,10 @@ STALE_ACCESS = 86_400 * NS
 class KeptTimes(Struct):
     """What is known of one file or folder, in ns since the epoch; 0 is unknown.
 
-    `changed` is the last change by this mount. `listed` is the time in the row of the listing that first
-    showed it: another one there is of another client's change. `filled` is when something in a folder was
-    made or removed; it stored the time `base` then, which is learned at the first look.
+    `changed` is the last change by this mount. `listed` is the time in the listing's row that first showed
+    that change: when a row has another time, another client has changed the object. `filled` is when a name
+    in a folder was last made or removed. The folder's stored time was `base` then, as the first look at it
+    shows; None before that look.
     """
 
     changed: int = 0

@@ -108,8 +108,7 @@ def _reconnection(
         identity = source.request.source.identity(account.label)
         _remember(SourceMemory(identity, place, source.request.refused, usage), cache)
 
-    waiting = filesystem.services.journal.waiting
-    return Reconnection(source, account, lambda: len(waiting()), back)
+    return Reconnection(source, account, lambda: len(filesystem.waiting()), back)
 
 
 def _remember(memory: SourceMemory | None, cache: Path) -> None:

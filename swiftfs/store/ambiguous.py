@@ -30,7 +30,7 @@ class Effect(Record, frozen=True):
 
     An `etag` of "" and `headers` of None are unknown. `manifest` is that of an SLO, `body` that of a small
     object. A PUT with `if_absent` takes effect only if there is no object. `source` is what a `copy` copies;
-    None of a part, whose target nobody else makes.
+    None for a part of an object, whose target nobody else makes.
     """
 
     kind: str

@@ -2,8 +2,8 @@
 
 Each line of the head is read, or it is an error, but never a part of them. http.client's own parser ends the
 headers at the first line that it does not understand, such as `X-Object-Meta-My Note: x`, which Swift stores
-and sends. A Content-Length behind that line would be lost, and a large file be an empty one. It also is the
-email package's, which takes five times as long.
+and sends. A Content-Length behind that line would be lost, and a large file be an empty one. It also uses the
+email package, and takes five times as long.
 """
 
 import re

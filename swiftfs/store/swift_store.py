@@ -80,7 +80,7 @@ MAX_UNMATCHED = 1000
 
 
 MAX_ASKED = 100
-"""Of how many segments to ask whether they are sealed."""
+"""How many segments of an object are asked whether an archive has sealed them."""
 
 
 class SwiftStore:

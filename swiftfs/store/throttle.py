@@ -119,10 +119,10 @@ def _rate(text: str, parse_size: Callable[[str], int]) -> float:
 
 
 SLACK_SECONDS = 0.1
-"""What was not used in so many seconds may be made up for: threads wake up late on a busy machine."""
+"""What was not used in this many seconds may be made up for: threads of a busy machine wake up late."""
 
 QUANTUM_SECONDS, LEAST_QUANTUM = 0.05, 4096
-"""A thread passes as many bytes in a turn as take so long, or so many: short turns make a smooth flow."""
+"""A turn of a thread: the bytes of so many seconds, and at least so many. Short turns make a smooth flow."""
 
 POLL_SECONDS = 0.5
 """How soon a waiting thread notices that a timetable has changed the rate, or that its answer is given up."""
@@ -147,7 +147,7 @@ def busy_time() -> float:
 
 
 class Lane(IntEnum):
-    """Who waits for a turn: when both do they take turns, so that many changes hold up no read."""
+    """The queue in which a request waits. The two alternate, so that many changes hold up no read."""
 
     READS = 0
     CHANGES = 1

@@ -20,6 +20,7 @@ from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.expiry import SegmentExpiry
 from swiftfs.journal.file_upload import FileUpload
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_ownership import SegmentOwnership
@@ -72,7 +73,8 @@ class Writer:
         self.log = JournalDB(folder / "journal", "box")
         self.removal = SegmentRemoval(self.store, self.log, SegmentOwnership(self.log), lambda: self.now)
         self.now = time.time()
-        self.storing = FileUpload(self.store, MIB, self.removal, AmbiguousRequests())
+        expiry = SegmentExpiry(self.store, self.removal)
+        self.storing = FileUpload(self.store, MIB, self.removal, expiry, AmbiguousRequests())
         self.places = SegmentContainerChooser(self.store)
         self.begun: list[UnreferencedPrefix] = []
         self.model = bytearray()

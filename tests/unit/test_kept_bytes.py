@@ -18,6 +18,7 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.expiry import SegmentExpiry
 from swiftfs.journal.file_upload import FileUpload
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_ownership import SegmentOwnership
@@ -143,7 +144,9 @@ def store_it(rig: CacheRig, content: CachedFile) -> None:
     intent = PutFile(NAME, content.to_record(), ObjectMeta("text/plain", Stored()), large)
     with closing(JournalDB(rig.folder, "box")) as log:
         removal = SegmentRemoval(rig.store, log, SegmentOwnership(log))
-        storing = FileUpload(rig.store, SEGMENT, removal, AmbiguousRequests())
+        storing = FileUpload(
+            rig.store, SEGMENT, removal, SegmentExpiry(rig.store, removal), AmbiguousRequests()
+        )
         storing.run(intent, content, lambda _: None)
 
 
