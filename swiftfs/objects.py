@@ -65,7 +65,8 @@ class ObjectVersion(Struct, frozen=True):
 class Row(Record, frozen=True):
     """One object in a listing. `last_modified` is the listing's own text, UTC without a zone.
 
-    With `is_stripped` the parameters of the Content-Type are missing, and only a HEAD shows them.
+    With `is_stripped` the parameters of the Content-Type are missing, and only a HEAD shows them. A symlink
+    of Swift that `is_symlink` is answered with 404 if it leads to no object.
     """
 
     key: str
@@ -74,6 +75,7 @@ class Row(Record, frozen=True):
     content_type: str
     last_modified: str
     is_stripped: bool = False
+    is_symlink: bool = False
 
 
 class Page(Struct, frozen=True):

@@ -55,7 +55,7 @@ IDLE_SECONDS = 2.0
 class Pace:
     """How fast a reader takes bytes that are here: only the time between its reads counts. Not locked.
 
-    `under_way` is the number of reads that are being answered.
+    `under_way` is the number of reads that are being answered; the last one has `begun` at that time.
     """
 
     def __init__(self) -> None:
@@ -63,20 +63,20 @@ class Pace:
         self.seconds = 0.0
         self._bytes = 0
         self._since: float | None = None
-        self._begun = 0.0
+        self.begun = 0.0
 
     def begin_read(self, now: float) -> None:
         """Record that a read begins."""
         if not self.under_way and self._since is not None:
             self.seconds += now - self._since
         self.under_way += 1
-        self._begun = now
+        self.begun = now
 
     def end_read(self, now: float) -> float:
         """Record that a read is answered; return how long the last one has taken."""
         self.under_way -= 1
         self._since = now
-        return now - self._begun
+        return now - self.begun
 
     def is_idle(self, now: float) -> bool:
         """Return whether nobody has read for a while."""
@@ -159,7 +159,21 @@ class Stream:
 
     def is_step_back(self, offset: int) -> bool:
         """Return whether a read at `offset` may be the next one of a reader that goes backwards."""
-        return 0 < self.begin - offset <= REORDERED
+        # Who has read further than a step goes forwards: a thread has come late with what lies before.
+        return 0 < self.begin - offset <= REORDERED and (self.is_backward or self.extent <= REORDERED)
+
+    def meets(self, other: "Stream") -> bool:
+        """Return whether it has come to where another thread of the same program has begun to read."""
+        # Of two that were not read at the same time one reads the same bytes again.
+        is_beside = self.pace.begun > other._since and other.pace.begun > self._since
+        is_forward = not self.is_backward and not other.is_backward
+        return is_beside and is_forward and self.begin < other.begin <= self.position
+
+    def absorb(self, other: "Stream") -> None:
+        """Go on where both are, having read what both have."""
+        self.begin, self.position = min(self.begin, other.begin), max(self.position, other.position)
+        self._planned = max(self._planned, other._planned)
+        self.lasts = self.lasts or other.lasts
 
     def is_left_for(self, other: "Stream") -> bool:
         """Return whether the reader has probably jumped, and reads the `other` stream now."""
@@ -359,6 +373,7 @@ class Streams:
             # Another stream was read in between: so there are two readers, not one that jumps.
             stream.lasts = stream.lasts or stream is not self._streams[-1]
             self._streams.remove(stream)
+            stream = self._merged(stream)
         elif is_coming and not self._grid.expects(offset):
             return None, []
         else:
@@ -379,6 +394,17 @@ class Streams:
         """Return the stream that a read at `offset` continues, the nearest one of several."""
         found = [(far, one) for one in self._streams if (far := one.distance(offset)) is not None]
         return min(found, key=lambda pair: pair[0])[1] if found else None
+
+    def _merged(self, stream: Stream) -> Stream:
+        """Return the stream of all that a stream and those that it meets have read, and drop the others."""
+        met = [one for one in self._streams if one.meets(stream) or stream.meets(one)]
+        if not met:
+            return stream
+        self._streams = [one for one in self._streams if one not in met]
+        first, *others = sorted([stream, *met], key=lambda one: one.begin)
+        for one in others:
+            first.absorb(one)
+        return first
 
     def _begun(self, offset: int) -> Stream:
         """Return a new stream; it replaces the last one if the reader steps back from that."""

@@ -14,7 +14,7 @@ from swiftfs.attributes import NS, decode_type
 from swiftfs.errors import NotFound, StoreError, SwiftfsError, Unavailable, in_words
 from swiftfs.maintenance.findings import Finding, Tally
 from swiftfs.maintenance.large_objects import Content, Needed, content_of, plain_content, problem_of
-from swiftfs.maintenance.trees import Local, Remote, still_listed
+from swiftfs.maintenance.trees import Local, Remote, listed_row
 from swiftfs.namespace.entry import Defaults, Entry, file_entry
 from swiftfs.objects import ObjectName, Row
 from swiftfs.paths import MAX_NAME_BYTES
@@ -242,7 +242,7 @@ class ItemCheck:
                 file.ask()
             found += self._read(file, outcome)
         except NotFound:
-            if still_listed(self._store, file.remote.name):
+            if listed_row(self._store, file.remote.name) is not None:
                 yield "missing", "the listing shows it, but there is no such object"
             return
         if file.is_asked:

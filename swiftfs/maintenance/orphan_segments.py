@@ -19,7 +19,7 @@ from swiftfs.concurrency import new_pool
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, SegmentContainer, places_of
 from swiftfs.filecache.upload_record import NO_JOURNAL, journal_of
-from swiftfs.maintenance.trees import still_listed
+from swiftfs.maintenance.trees import listed_row
 from swiftfs.objects import History, ObjectName, OlderName, Row
 from swiftfs.paths import SEGMENTS_SUFFIX, Source
 from swiftfs.store.protocol import ObjectStore, iter_containers, iter_pages, iter_versions, readable_rows
@@ -260,11 +260,7 @@ class Search:
 
     def _read(self, objects: Iterable[tuple[ObjectName, Row]]) -> None:
         """Drop the candidates that objects name."""
-        asked = [
-            (name, decode_type(row.content_type)[1].slo is not None)
-            for name, row in objects
-            if may_be_manifest(row) and not self._is_segment(name)
-        ]
+        asked = [(name, row) for name, row in objects if may_be_manifest(row) and not self._is_segment(name)]
         for named, prefix in self._pool.map(lambda one: self._named_by(*one), asked):
             self.looked.manifests += bool(named or prefix)
             self.candidates.clear(named)
@@ -280,19 +276,21 @@ class Search:
     def _is_segment(self, name: ObjectName) -> bool:
         return bool(SEGMENT_NAME.fullmatch(name.key)) and any(place.holds(name) for place in self._searched)
 
-    def _named_by(self, name: ObjectName, large: bool) -> tuple[list[ObjectName], ObjectName | None]:
+    def _named_by(self, name: ObjectName, row: Row) -> tuple[list[ObjectName], ObjectName | None]:
         """Return the segments that an object names, and the prefix of a DLO's segments."""
         try:
-            # `large` is only what the Content-Type says: it may have come with a copy.
+            # Only what the Content-Type says: it may have come with a copy.
             with suppress(BadRequest):
-                if large:
+                if decode_type(row.content_type)[1].slo is not None:
                     return self._segments_of(name), None
             info = self._store.head(name)
             if info.dlo_prefix is not None:
                 return [], info.dlo_prefix
             return (self._segments_of(name) if info.is_slo else []), None
         except NotFound:
-            self._check_gone(name)
+            # A symlink of Swift names nothing itself: its target has a row of its own.
+            if not row.is_symlink:
+                self._check_gone(name)
             return [], None
         except BadRequest:  # another client changed it; the second pass finds its new state
             return [], None
@@ -302,7 +300,7 @@ class Search:
 
         It may be that only these replicas lack it: what it names is needed.
         """
-        if isinstance(name, OlderName) or still_listed(self._store, name):
+        if isinstance(name, OlderName) or listed_row(self._store, name) is not None:
             raise ConfigurationError(
                 f"{name} is listed, but the server does not find it, so no segment is certain to be an "
                 "orphan: try again later, or delete it"

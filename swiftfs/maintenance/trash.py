@@ -20,7 +20,7 @@ from swiftfs.errors import AlreadyExists, BadRequest, ConfigurationError, Corrup
 from swiftfs.filecache.segment_container import is_segment_of
 from swiftfs.journal.leftovers import KeptSegments
 from swiftfs.maintenance.orphan_segments import may_be_manifest
-from swiftfs.maintenance.trees import still_listed
+from swiftfs.maintenance.trees import listed_row
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Row
 from swiftfs.paths import Source, beside_hidden, escape, unescape, without_hidden
 from swiftfs.store.histories import Histories
@@ -278,7 +278,7 @@ class TrashBin:
                 return set()
             return {segment.name for segment in self._store.manifest(name).segments}
         except NotFound as error:
-            return error if still_listed(self._store, name) else set()
+            return set() if listed_row(self._store, name) is None else error
         except BadRequest:
             return set()
         except StoreError as error:

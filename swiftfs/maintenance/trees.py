@@ -166,13 +166,13 @@ def folders_above(path: str) -> Iterator[str]:
         end = path.find("/", end + 1)
 
 
-def still_listed(store: ObjectStore, name: ObjectName) -> bool:
-    """Return whether the listing still shows an object."""
+def listed_row(store: ObjectStore, name: ObjectName) -> Row | None:
+    """Return the row of an object, None if the listing does not show it any more."""
     try:
         page = store.list_page(name.container, prefix=name.key, limit=1)
     except NotFound:
-        return False
-    return any(row.key == name.key for row in page.rows)
+        return None
+    return next((row for row in page.rows if row.key == name.key), None)
 
 
 class Local(Struct, frozen=True):

@@ -44,11 +44,21 @@ def counted(swift: SwiftServer) -> list[RecordedRequest]:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Return when `condition` holds; fail after a minute, or later on a busy machine."""
+    """Return when `condition` holds; fail after a minute, or later on a busy machine.
+
+    If it raises an `AssertionError` it does not hold yet; the last one is raised in the end, and says why.
+    """
     began = time.monotonic()
     pause = 0.001  # most conditions hold within milliseconds
-    while not condition():
-        assert time.monotonic() - began < within(WAIT_SECONDS), "the condition never held"
+    while True:
+        is_late = time.monotonic() - began >= within(WAIT_SECONDS)
+        try:
+            if condition():
+                return
+            assert not is_late, "the condition never held"
+        except AssertionError:
+            if is_late:
+                raise
         time.sleep(pause)
         pause = min(2 * pause, 0.02)
 

@@ -308,9 +308,14 @@ def test_what_a_killed_run_leaves_can_be_deleted(
     swift.inject(Fault("PUT", "multipart-manifest=put", delay=600.0, status=503))
     killed_cp(swift, f"{container}/film", f"{other}/film", copies=6)
     swift.clear_faults()
-    deleting = ("gc", other, "--older-than", "0s", "--delete")
+
+    def is_deleted() -> bool:
+        result = swiftfs("gc", other, "--older-than", "0s", "--delete", environment=swift.environment())
+        assert result.returncode == 0, result
+        return True
+
     # A copy whose client was killed may be listed a moment before it is there: `gc` says to try again then.
-    wait_until(lambda: swiftfs(*deleting, environment=swift.environment()).returncode == 0)
+    wait_until(is_deleted)
     assert segment_rows(connection, other) == []
     swift.end_delays()
     cp(swift, f"{container}/film", f"{other}/film")

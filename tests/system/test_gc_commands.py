@@ -244,6 +244,18 @@ def test_segments_that_an_unreadable_object_may_name_stay(
     assert keys(connection, f"{container}_segments") == {key}
 
 
+def test_links_without_a_target_keep_no_segment(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    """The server answers 404 for them, as for an object that it has lost; but what they are is listed."""
+    for key, target in (("one", f"{container}/none"), ("other", "nobox/none")):
+        connection.put_object(container, key, b"", headers={"X-Symlink-Target": target})
+    connection.put_container(f"{container}_segments")
+    connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
+    assert "deleted 1 segment\n" in gc(swift, container, "--older-than", "0s", "--delete")
+    assert keys(connection, container) == {"one", "other"}
+
+
 def test_a_deletion_that_fails_is_reported(
     swift: SwiftServer, connection: Connection, container: str
 ) -> None:

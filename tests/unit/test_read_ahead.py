@@ -112,6 +112,30 @@ class Link:
 
     def read(self, offset: int, size: int = BLOCK) -> None:
         """Read a range, and wait for it."""
+        stream, came = self._begin(offset, size)
+        self._clock.now = came
+        if stream is not None:
+            self._streams.ended(stream)
+
+    def read_in_threads(self, chunk: int, delays: Iterable[float]) -> None:
+        """Read all in threads, each of which takes the next chunk; they begin after these delays."""
+        chunks, order = iter(range(0, SIZE, chunk)), itertools.count()
+        due: list[tuple[float, int, int | None, Stream | None]] = [
+            (self._clock.now + delay, next(order), next(chunks), None) for delay in delays
+        ]
+        heapq.heapify(due)
+        while due:
+            self._clock.now, _, offset, stream = heapq.heappop(due)
+            if stream is not None:
+                self._streams.ended(stream)
+            if offset is not None:
+                stream, came = self._begin(offset, BLOCK)
+                after = offset + BLOCK
+                following = after if after % chunk else next(chunks, None)
+                heapq.heappush(due, (came, next(order), following, stream))
+
+    def _begin(self, offset: int, size: int) -> tuple[Stream | None, float]:
+        """Begin to read a range; return its stream, and when the bytes are here."""
         while self._events and self._events[0][0] <= self._clock.now:
             *_, record, seconds = heapq.heappop(self._events)
             record(seconds)
@@ -122,9 +146,7 @@ class Link:
             for start, stop in self._streams.plan(stream, offset, offset + size, SIZE):
                 self._download(*block_range(start, stop))
         self._download(*blocks)
-        self._clock.now = max(self._clock.now, *(self._arrivals[block] for block in range(*blocks)))
-        if stream is not None:
-            self._streams.ended(stream)
+        return stream, max(self._clock.now, *(self._arrivals[block] for block in range(*blocks)))
 
     def read_all(self, offsets: Iterable[int], pause: float) -> float:
         """Read blocks with a pause after each; return the seconds."""
@@ -328,6 +350,15 @@ def test_a_program_with_eight_threads_is_one_reader(clock: ManualClock) -> None:
         link.read_all((chunk + at for at in range(0, 2 * MIB, BLOCK) for chunk in chunks), FAST)
     assert link.bytes == SIZE
     assert len(link.requests) <= 30
+
+
+@pytest.mark.parametrize("late", [0.0, 0.02, 0.1, 0.5])
+def test_threads_that_read_one_range_become_one_stream(clock: ManualClock, late: float) -> None:
+    """The first of them comes so many seconds late: what the others have read and planned stays."""
+    link = Link(clock, 0.02, 100e6)
+    link.read_in_threads(2 * MIB, [late, *itertools.repeat(0.0, 7)])
+    assert link.bytes == SIZE
+    assert len(link.requests) <= 38
 
 
 @pytest.mark.usefixtures("clock")

@@ -165,7 +165,7 @@ def _row(entry: dict[str, Any], subject: str, broken: dict[str, str]) -> Row:
         broken[key] = "the time"
     # In a container with versioning the row is that of a link to the version, until the next POST.
     is_stripped = entry.get("version_symlink") is True and ";" not in content_type
-    return Row(key, size, digest, content_type, time or "", is_stripped)
+    return Row(key, size, digest, content_type, time or "", is_stripped, "symlink_path" in entry)
 
 
 def _is_size(value: object) -> TypeGuard[int]:
