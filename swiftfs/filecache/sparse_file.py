@@ -10,7 +10,6 @@ import mmap
 import os
 import resource
 import shutil
-import uuid
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -130,7 +129,7 @@ class SparseFile:
 
 
 def _new_name() -> str:
-    return f"{_IN_USE}{uuid.uuid4().hex}"
+    return f"{_IN_USE}{os.urandom(16).hex()}"
 
 
 class CachedVersion(Struct, frozen=True):

@@ -135,6 +135,11 @@ class Change(Struct, frozen=True):
     renamed: list[tuple[RowState, RowState]]
     overtakes: bool
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it only writes rows that are new."""
+        return not (self.drop or self.kept or self.ended or self.renamed)
+
     def statements(self, paths: Mapping[int, str]) -> list[Statement]:
         """Return the statements about older rows, to be run before the rows change to the new `paths`."""
         return [

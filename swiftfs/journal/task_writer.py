@@ -74,6 +74,8 @@ class HeldDeletions:
 
     def taken_back(self, names: Collection[ObjectName]) -> list[Task]:
         """Return the deletions of `names` that were taken back and still have a record."""
+        if not self._tasks:
+            return []
         return [task for task in self._tasks.values() if task.ended and names_of(task.operation)[0] in names]
 
     def taken_back_below(self, folder: Folder) -> list[Task]:
@@ -103,6 +105,8 @@ class HeldDeletions:
 
     def timed_of(self, names: Collection[ObjectName]) -> list[Task]:
         """Return those of `timed` that delete one of `names`."""
+        if not self._tasks:
+            return []
         return [task for task in self.timed() if names_of(task.operation)[0] in names]
 
     def timed_below(self, folder: Folder) -> list[Task]:

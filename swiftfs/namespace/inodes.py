@@ -59,12 +59,13 @@ class Inodes:
 
     def of_open(self, path: str, attributes: Attributes) -> Attributes:
         """Return the attributes of an open file, now at `path`, with its number."""
-        with self._lock:
-            number = self._number(self._place(path, is_folder=False))
-        return replace(attributes, inode=number)
+        number = self.number(path, is_folder=False)
+        return attributes if number == attributes.inode else replace(attributes, inode=number)
 
     def number(self, path: str, *, is_folder: bool) -> int:
         """Return the number of the file or folder at `path`, whether or not there is one."""
+        if not self._numbers and not self._places:  # as in `of`
+            return _own_place(self._source, path, is_folder)
         with self._lock:
             return self._number(self._place(path, is_folder=is_folder))
 

@@ -99,11 +99,14 @@ class Listings:
 
     def get(self, folder: Folder) -> Listing | None:
         """Return a folder's listing, expired or not, None when it is not in memory."""
-        return self._listings.get(folder)
+        try:  # `get` of an LRUCache takes twice as long, and this runs several times for each new file
+            return self._listings[folder]
+        except KeyError:
+            return None
 
     def fresh(self, folder: Folder) -> Listing | None:
         """Return a folder's listing unless it has expired."""
-        listing = self._listings.get(folder)
+        listing = self.get(folder)
         return listing if listing is not None and monotonic() < listing.expires else None
 
     def add(self, listing: Listing, *, is_expired: bool = False) -> None:

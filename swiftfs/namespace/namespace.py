@@ -354,7 +354,7 @@ class Namespace:
         if (listing := self._listings.get(folder)) is not None:
             was = listing.known(name)
             listing.update(name, change.shown)
-        if entry is not None and self._listings:
+        if entry is not None:
             self._imply(folder)
         return PendingChange(self._shared, folder, name, change, before, was)
 

@@ -57,7 +57,8 @@ MOST_FOLDERS = 1000
 VERSIONS = re.compile(rf"/{re.escape(VERSIONS_FOLDER)}(?=/|$)")
 """Where the folder of versions is in a path."""
 
-_PART = f"/{VERSIONS_FOLDER}"
+PART = f"/{VERSIONS_FOLDER}"
+"""What every path has that `VERSIONS` finds something in."""
 
 
 class ProtectedPaths:
@@ -88,7 +89,7 @@ class ProtectedPaths:
 
         Raise `StoreError` if Swift does not say it, and nothing else has the name.
         """
-        if _PART not in path or (found := VERSIONS.search(path)) is None:
+        if PART not in path or (found := VERSIONS.search(path)) is None:
             return False
         folder = path[: found.start()] or "/"
         container = self._services.source.folder(folder).container
