@@ -347,7 +347,8 @@ class CachedFile:
         with self._state.changed:
             # An upload of the file may run by now, or have stored it: then these segments would be of no use,
             # and nobody would delete them.
-            if not (self._state.closed or self._state.pinned) and self.is_dirty():
+            state = self._state
+            if not (state.closed or state.pinned) and state.blocks.is_dirty():
                 self.uploads.finished(self.size)
 
     def begin_upload(self) -> Snapshot:

@@ -232,8 +232,10 @@ class TaskWriter:
             tail.promised = True  # the call that deleted it has returned
         self._db.finish([held.seq])
 
-    def drop_taken_back(self, tasks: Iterable[Task]) -> bool:
+    def drop_taken_back(self, tasks: Collection[Task]) -> bool:
         """Drop the records of held deletions that were taken back; return whether there were any."""
+        if not tasks:
+            return False
         forgotten = self.held.forget(tasks)
         for task in forgotten:
             # After a power cut it must not come back: it would delete the file that has its name again.

@@ -11,7 +11,7 @@ from functools import lru_cache
 from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, new_lock
-from swiftfs.namespace.entry import folder_inode, inode_of
+from swiftfs.namespace.entry import folder_inode, inode_of, recent_inode_of
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Folder, Source, split, unescape
 
@@ -156,8 +156,8 @@ class Inodes:
 
 @lru_cache(maxsize=128)
 def _own_place(source: Source, path: str, is_folder: bool) -> int:
-    """Return the place of a name while no folder has moved: of a new file it is asked for three times."""
+    """Return the place of a name while no folder has moved: of a new file it is asked for several times."""
     if is_folder:
         return folder_inode(source.folder(path))
     parent, name = split(path)
-    return inode_of(source.folder(parent).child(unescape(name)[0]))
+    return recent_inode_of(source.folder(parent).child(unescape(name)[0]))

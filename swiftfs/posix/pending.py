@@ -38,9 +38,9 @@ from swiftfs.namespace.entry import (
     Shown,
     folder_inode,
     implied_entry,
-    inode_of,
     moved_entry,
     packed,
+    recent_inode_of,
 )
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.namespace.pending_change import PendingChange
@@ -426,7 +426,7 @@ def unstored_entry(
     return Entry(
         split(path)[1],
         name,
-        defaults.stored_file(size, 0, inode_of(name), meta.stored),
+        defaults.stored_file(size, 0, recent_inode_of(name), meta.stored),
         media_type=meta.media_type,
         target=meta.stored.target,
         is_slo=None,
