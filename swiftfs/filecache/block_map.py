@@ -369,8 +369,17 @@ class BlockMap:
         blocks = self.dirty.copy()
         if self.snapshot is not None:
             blocks.update(self.snapshot.dirty)
-        blocks.subtract(self.remote.blocks)
+        if self.remote:
+            blocks.subtract(self.remote.blocks)
         return blocks
+
+    def has_clean(self) -> bool:
+        """Return whether the local file has blocks that Swift has, too."""
+        if self.present.is_same(self.dirty) and self._is_all_here:  # a new file, as most that are closed
+            return False
+        clean = self.present.copy()
+        clean.subtract(self.unsaved())
+        return bool(clean)
 
     def write(self, offset: int, end: int) -> None:
         """Record that the bytes from `offset` to `end` were written."""

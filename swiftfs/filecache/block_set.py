@@ -181,6 +181,10 @@ class Blocks:
         other._root, other._height = self._root, self._height
         return other
 
+    def is_same(self, other: "Blocks") -> bool:
+        """Return whether the sets are equal, without a search: False also if that would need one."""
+        return self._root == other._root and self._height == other._height
+
     def to_bytes(self) -> bytes:
         """Encode the set for `from_bytes`."""
         if self._height == tree.LEAF:

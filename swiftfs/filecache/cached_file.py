@@ -68,7 +68,6 @@ class CachedFile:
         self._evictor = Evictor(state, uploads, streams, self._activity.fetches)
         self._copier = FrozenCopier(state, uploads, self._downloader)
         self.ranges = RangeCopier(state, store, uploads)
-        self.seek = HoleFinder(state).seek
 
     @property
     def size(self) -> int:
@@ -171,6 +170,10 @@ class CachedFile:
         self._evictor.keep_for_answer(offset, end)
         self._downloader.ensure_read(offset, end)
         return FileSpan(self.descriptor, offset, end - offset)
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Return where data or a hole begins, as `HoleFinder.seek` does."""
+        return HoleFinder(self._state).seek(offset, whence)
 
     def write(self, offset: int, size: int, fill: Fill) -> int:
         """Let `fill` copy `size` bytes to `offset`; return how many it copied.
@@ -344,7 +347,8 @@ class CachedFile:
         with self._state.changed:
             # An upload of the file may run by now, or have stored it: then these segments would be of no use,
             # and nobody would delete them.
-            if not (self._state.closed or self._state.pinned) and self.is_dirty():
+            state = self._state
+            if not (state.closed or state.pinned) and state.blocks.is_dirty():
                 self.uploads.finished(self.size)
 
     def begin_upload(self) -> Snapshot:
@@ -438,9 +442,7 @@ class CachedFile:
     def has_more_than_record(self) -> bool:
         """Return whether the local file has bytes that its record lacks, of Swift or of an older record."""
         with self._state.changed:
-            clean = self._state.blocks.present.copy()
-            clean.subtract(self._state.blocks.unsaved())
-            return bool(clean) or self._state.tail > self.size
+            return self._state.tail > self.size or self._state.blocks.has_clean()
 
     def suspend(self) -> int | None:
         """Close the local file, for `restore`; return its bytes of disk, or None if the file is busy."""

@@ -229,9 +229,11 @@ class SegmentUploader:
             ]
             return [one for one in found if not protected or one.segment.name in self._protected]
 
-    def protect(self, evicted: Iterable[StoredSegment]) -> None:
+    def protect(self, evicted: Collection[StoredSegment]) -> None:
         """Record that a record of the file names these segments."""
         with self._lock:
+            if not evicted and not self._protected:
+                return
             self._protected = frozenset(one.segment.name for one in evicted)
             self._recorded[-1] |= self._protected
 
@@ -249,7 +251,7 @@ class SegmentUploader:
             self._held = [name for name in self._held if name in recorded]
             return released
 
-    def restore(self, evicted: Iterable[StoredSegment]) -> None:
+    def restore(self, evicted: Collection[StoredSegment]) -> None:
         """Take over the stored segments of a record of an earlier process."""
         with self._lock:
             for one in evicted:

@@ -10,7 +10,6 @@ import mmap
 import os
 import resource
 import shutil
-import uuid
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -47,10 +46,15 @@ limit is low, a quarter of it."""
 
 def check_descriptors() -> None:
     """Raise `OSError` EMFILE if this process may open no more files but those that are reserved."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.open("/", os.O_PATH | os.O_CLOEXEC)  # the lowest number that is free: open(2)
     os.close(lowest)
-    if lowest >= most - min(RESERVED, most // 4):
+    check_descriptor(lowest)
+
+
+def check_descriptor(number: int) -> None:
+    """Raise `OSError` EMFILE if a descriptor is one of those that are reserved."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if number >= most - min(RESERVED, most // 4):
         raise os_error(errno.EMFILE)
 
 
@@ -130,7 +134,7 @@ class SparseFile:
 
 
 def _new_name() -> str:
-    return f"{_IN_USE}{uuid.uuid4().hex}"
+    return f"{_IN_USE}{os.urandom(16).hex()}"
 
 
 class CachedVersion(Struct, frozen=True):

@@ -32,6 +32,8 @@ class Library:
         self.file_info = ctypes.POINTER(info)
         self.stat: Any = module.c_stat
         self.write_stat = stat_writer(module.c_stat)
+        self.can_skip_flush = hasattr(info, "noflush")
+        """Whether the kernel can be told of a handle that its close is no request (libfuse 3.11)."""
         self._handle_offset: int = info.fh.offset
         self._owner_offset: int = info.lock_owner.offset
         # PYFUNCTYPE keeps the GIL for what returns at once; CFUNCTYPE releases it: a copy waits for the disk.

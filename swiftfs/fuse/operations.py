@@ -148,6 +148,8 @@ class Operations:
         if use is PageUse.DROP or info.flags & os.O_TRUNC:
             self.library.mark_for_drop(file_info)
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
+        if not is_change and self.library.can_skip_flush:
+            info.noflush = True  # to close it hands nothing in: the kernel need not ask
         self.read_ahead.choose(is_local=self.filesystem.is_local(info.fh))
         self._callers.done(path)
         self._callers.opened(path, info.fh)

@@ -27,7 +27,7 @@ from swiftfs.errors import ConfigurationError, os_error, pluralize
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.commits import Commit, Record, RefusedCommits, Reserve, read_unreferenced, upload_changes
-from swiftfs.journal.older_rows import Executed, OlderRows, RowState, go_back, row_of
+from swiftfs.journal.older_rows import Change, Executed, OlderRows, RowState, go_back, row_of
 from swiftfs.journal.operations import Unreadable, decode
 from swiftfs.journal.schema import Statement, open_journal
 from swiftfs.objects import ObjectName
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """How large the WAL may grow before a checkpoint, for which commits wait."""
+
+INSERT = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 REVISIONS = 10_000
 """Limit of the prefixes whose revision is known. It is needed for a moment."""
@@ -440,8 +442,16 @@ class JournalDB:
             commit.executed,
             {seq: one.carried for seq, one in commit.put.items() if one.carried is not None},
         )
+        insert = INSERT, [row_of(one, commit.put[one.seq].path) for one in change.put]
+        if change.is_new and not commit.unreferenced and not self._later:
+            self._commit(insert)  # mostly; a program waits for it in close()
+        else:
+            self._write_more(commit, change, insert)
+        self._older.apply(change)
+
+    def _write_more(self, commit: Commit, change: Change, insert: Statement) -> None:
+        """Write a commit that does not only `insert` rows."""
         paths = {seq: one.path for seq, one in commit.put.items()}
-        insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
         # Two threads may come here in another order than that in which they looked at a file's segments.
         prefixes = [one for one in commit.unreferenced if one.revision >= self._revisions.get(one.prefix, 0)]
         # By the index: others may be appended meanwhile.
@@ -450,7 +460,7 @@ class JournalDB:
             *change.statements(paths),
             # Deletions first: a commit may drop a record and write another one with its number.
             ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in commit.drop]),
-            (insert, [row_of(one, paths[one.seq]) for one in change.put]),
+            insert,
             *upload_changes(prefixes),
             *((sql, [row for _, row in group]) for sql, group in groupby(later, itemgetter(0))),
         )
@@ -458,7 +468,6 @@ class JournalDB:
             self._later.popleft()
         for one in prefixes:
             self._revisions[one.prefix] = one.revision
-        self._older.apply(change)
 
     def _checkpoint(self) -> None:
         try:
@@ -486,7 +495,7 @@ class JournalDB:
         work = [(text, rows) for text, rows in statements if rows]
         with self._database:
             # The one row of a close is a transaction of its own.
-            if len(work) > 1 or any(len(rows) > 1 for _, rows in work):
+            if len(work) > 1 or (work and len(work[0][1]) > 1):
                 self._database.execute("BEGIN")
             for text, rows in work:
                 self._database.executemany(text, rows)

@@ -213,6 +213,8 @@ class LateRequests(CopyKeeper):
 
         Unless they are `moving`, only those that should be there are checked, and only once a second.
         """
+        if not self._ambiguous.dangerous():  # mostly, and this runs at every lookup of a new name
+            return []
         below = [found for _, found in self._below(path)]
         if not moving:
             below = [found for found in below if not found.is_gone and not self._is_checked(found)]

@@ -135,6 +135,11 @@ class Change(Struct, frozen=True):
     renamed: list[tuple[RowState, RowState]]
     overtakes: bool
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it only writes rows that are new."""
+        return not (self.drop or self.kept or self.ended or self.renamed)
+
     def statements(self, paths: Mapping[int, str]) -> list[Statement]:
         """Return the statements about older rows, to be run before the rows change to the new `paths`."""
         return [
@@ -193,8 +198,10 @@ class OlderRows:
         `carried` has the former numbers of the rows that a move has carried along.
         """
         put, executed = list(put), list(executed)
-        is_new = all(seq > self._last and not _is_move(one) for seq, one in put)
-        if is_new and not (drop or executed or carried):
+        is_new = not (drop or executed or carried)
+        for seq, one in put:  # no `all`: its generator costs as much as the rest
+            is_new = is_new and seq > self._last and not _is_move(one)
+        if is_new:
             # Nothing is replaced. Most commits are of this kind, for which a program waits in close().
             return Change(commit, [RowState(seq, commit, one) for seq, one in put], (), [], [], [], False)
         # Most others end the upload of a file: its row cannot come back, so the operation need not be read.
@@ -234,6 +241,8 @@ class OlderRows:
 
     def end_refused(self) -> None:
         """Record that all that was refused is written."""
+        if not self._refused:
+            return
         self._pins += ((file, False) for file in self._refused)
         self._refused.clear()
 

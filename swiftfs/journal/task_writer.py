@@ -74,6 +74,8 @@ class HeldDeletions:
 
     def taken_back(self, names: Collection[ObjectName]) -> list[Task]:
         """Return the deletions of `names` that were taken back and still have a record."""
+        if not self._tasks:
+            return []
         return [task for task in self._tasks.values() if task.ended and names_of(task.operation)[0] in names]
 
     def taken_back_below(self, folder: Folder) -> list[Task]:
@@ -103,6 +105,8 @@ class HeldDeletions:
 
     def timed_of(self, names: Collection[ObjectName]) -> list[Task]:
         """Return those of `timed` that delete one of `names`."""
+        if not self._tasks:
+            return []
         return [task for task in self.timed() if names_of(task.operation)[0] in names]
 
     def timed_below(self, folder: Folder) -> list[Task]:
@@ -228,8 +232,10 @@ class TaskWriter:
             tail.promised = True  # the call that deleted it has returned
         self._db.finish([held.seq])
 
-    def drop_taken_back(self, tasks: Iterable[Task]) -> bool:
+    def drop_taken_back(self, tasks: Collection[Task]) -> bool:
         """Drop the records of held deletions that were taken back; return whether there were any."""
+        if not tasks:
+            return False
         forgotten = self.held.forget(tasks)
         for task in forgotten:
             # After a power cut it must not come back: it would delete the file that has its name again.

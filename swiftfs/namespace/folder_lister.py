@@ -90,6 +90,11 @@ class WalkDetector:
         # A page that was requested ahead is not used yet, but the one before it was.
         self._is_ahead, self._asks_ahead = self._asks_ahead, False
 
+    @property
+    def is_walking(self) -> bool:
+        """Whether `record_use` has anything to do."""
+        return self._next is not None or bool(self._unused)
+
     def record_use(self, folder: Folder) -> Folder | None:
         """Record that a folder's listing was used; return a folder to list ahead, or None.
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, new_lock
-from swiftfs.namespace.entry import folder_inode, inode_of
+from swiftfs.namespace.entry import folder_inode, inode_of, recent_inode_of
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Folder, Source, split, unescape
 
@@ -59,12 +59,13 @@ class Inodes:
 
     def of_open(self, path: str, attributes: Attributes) -> Attributes:
         """Return the attributes of an open file, now at `path`, with its number."""
-        with self._lock:
-            number = self._number(self._place(path, is_folder=False))
-        return replace(attributes, inode=number)
+        number = self.number(path, is_folder=False)
+        return attributes if number == attributes.inode else replace(attributes, inode=number)
 
     def number(self, path: str, *, is_folder: bool) -> int:
         """Return the number of the file or folder at `path`, whether or not there is one."""
+        if not self._numbers and not self._places:  # as in `of`
+            return _own_place(self._source, path, is_folder)
         with self._lock:
             return self._number(self._place(path, is_folder=is_folder))
 
@@ -155,8 +156,8 @@ class Inodes:
 
 @lru_cache(maxsize=128)
 def _own_place(source: Source, path: str, is_folder: bool) -> int:
-    """Return the place of a name while no folder has moved: of a new file it is asked for three times."""
+    """Return the place of a name while no folder has moved: of a new file it is asked for several times."""
     if is_folder:
         return folder_inode(source.folder(path))
     parent, name = split(path)
-    return inode_of(source.folder(parent).child(unescape(name)[0]))
+    return recent_inode_of(source.folder(parent).child(unescape(name)[0]))

@@ -5,6 +5,7 @@ The listing of one folder is bounded: a server may send pages without an end.
 
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from weakref import WeakSet
@@ -88,22 +89,40 @@ class Listings:
 
     def __init__(self, ttl: float, max_entries: int) -> None:
         self._ttl = ttl
-        self._listings: LRUCache[Folder, Listing] = LRUCache(max_entries, getsizeof=lambda one: one.weight)
+        # The most recently used one last, with its weight when it was added. No LRUCache: to look into one
+        # takes several times as long, and every lookup does that.
+        self._listings: OrderedDict[Folder, Listing] = OrderedDict()
+        self._weights: dict[Folder, int] = {}
+        self._left = self._most = max_entries
         self._invalidated: LRUCache[Folder, float] = LRUCache(MOST_INVALIDATED)
         self._all_invalidated = -math.inf
         # All that are in memory, also those that only a reader keeps there.
         self._packed: WeakSet[Listing] = WeakSet()
 
-    def __bool__(self) -> bool:
-        return bool(self._listings)
-
     def get(self, folder: Folder) -> Listing | None:
         """Return a folder's listing, expired or not, None when it is not in memory."""
-        return self._listings.get(folder)
+        listing = self._listings.get(folder)
+        if listing is not None:
+            self._listings.move_to_end(folder)
+        return listing
+
+    def _keep(self, folder: Folder, listing: Listing) -> None:
+        """Keep a listing, and drop others for it; do nothing if it is larger than all may be together."""
+        weight = listing.weight
+        if weight > self._most:
+            return
+        while weight > self._left:
+            self._drop(next(iter(self._listings)))
+        self._listings[folder], self._weights[folder] = listing, weight
+        self._left -= weight
+
+    def _drop(self, folder: Folder) -> None:
+        self._listings.pop(folder, None)
+        self._left += self._weights.pop(folder, 0)
 
     def fresh(self, folder: Folder) -> Listing | None:
         """Return a folder's listing unless it has expired."""
-        listing = self._listings.get(folder)
+        listing = self.get(folder)
         return listing if listing is not None and monotonic() < listing.expires else None
 
     def add(self, listing: Listing, *, is_expired: bool = False) -> None:
@@ -112,13 +131,12 @@ class Listings:
         if known is not None and known.begun > listing.begun:
             return
         # First: if the new one is too large to be kept, the older one must not stay either.
-        self._listings.pop(listing.folder, None)
+        self._drop(listing.folder)
         if self._ttl:
             is_valid = not is_expired and listing.begun >= self.invalidated_at(listing.folder)
             serves = max(self._ttl, SERVES_TIMES * listing.seconds) if is_valid else 0.0
             listing.expires = monotonic() + serves
-            with suppress(ValueError):  # a folder larger than `max_entries` is not kept
-                self._listings[listing.folder] = listing
+            self._keep(listing.folder, listing)
             if listing.packed:
                 self._packed.add(listing)
 
@@ -147,7 +165,7 @@ class Listings:
         for folder in packed:
             if self._has_space():
                 break
-            del self._listings[folder]
+            self._drop(folder)
         return self._has_space()
 
     def _has_space(self) -> bool:
@@ -160,18 +178,20 @@ class Listings:
     def invalidate(self, folder: Folder) -> None:
         """Drop the listing of a folder."""
         self._invalidated[folder] = monotonic()
-        self._listings.pop(folder, None)
+        self._drop(folder)
 
     def invalidate_below(self, folder: Folder) -> None:
         """Drop the listings of a folder and of all folders below it."""
         self._all_invalidated = monotonic()  # of all that are being fetched: that costs a request at most
         for other in [other for other in self._listings if other.is_below(folder)]:
-            self._listings.pop(other, None)
+            self._drop(other)
 
     def clear(self) -> None:
         """Drop every listing."""
         self._all_invalidated = monotonic()
         self._listings.clear()
+        self._weights.clear()
+        self._left = self._most
 
 
 MOST_INVALIDATED = 10_000

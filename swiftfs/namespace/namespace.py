@@ -139,6 +139,11 @@ class Namespace:
         return replace(entry, attributes=replace(entry.attributes, mtime_ns=self._root.attributes.mtime_ns))
 
     def _look_up_listed(self, path: str, *, complete: bool) -> Entry:
+        if (entry := self._find_listed(path, complete=complete)) is None:
+            raise os_error(errno.ENOENT, path)
+        return entry
+
+    def _find_listed(self, path: str, *, complete: bool) -> Entry | None:
         parent, name = split(path)
         listing = self._listing(self._source.folder(parent))
         try:
@@ -148,8 +153,6 @@ class Namespace:
             entry = self._lister.look_up(listing, name)
         if complete and entry is not None and not entry.complete:
             entry = self._completer.complete(listing, entry)
-        if entry is None:
-            raise os_error(errno.ENOENT, path)
         return entry
 
     def _show_deferred(self, path: str, entry: Entry) -> Entry:
@@ -226,6 +229,8 @@ class Namespace:
 
     def find(self, path: str) -> Entry | None:
         """Return the entry of `path` as in its folder's listing; None if it does not exist."""
+        if path != "/" and path not in self._deferred:
+            return self._find_listed(path, complete=False)
         try:
             return self.lookup(path, complete=False)
         except FileNotFoundError:
@@ -354,7 +359,7 @@ class Namespace:
         if (listing := self._listings.get(folder)) is not None:
             was = listing.known(name)
             listing.update(name, change.shown)
-        if entry is not None and self._listings:
+        if entry is not None:
             self._imply(folder)
         return PendingChange(self._shared, folder, name, change, before, was)
 
@@ -432,6 +437,8 @@ class Namespace:
 
     def _listing(self, folder: Folder) -> Listing:
         listing = self._listing_fetcher.listing(folder)
+        if not self._lister.walk_detector.is_walking:  # mostly; no lock, as to be late does no harm
+            return listing
         with self._lock:
             if (following := self._lister.walk_detector.record_use(folder)) is not None:
                 self._listing_fetcher.list_ahead(following)

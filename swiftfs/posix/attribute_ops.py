@@ -111,7 +111,7 @@ class AttributeOps:
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
-        if self._open_files.concerned((path,)):  # rarely: this runs at every lookup
+        if self._open_files.is_concerned(path):  # rarely: this runs at every lookup
             file = self._open_files.replaced.at(path)
             if file is None:
                 path = self._open_files.resolve(path)

@@ -11,10 +11,10 @@ from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type, type_after_ren
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import AlreadyExists, NotFound, PreconditionFailed, Sealed, StoreError, os_error
 from swiftfs.filecache.block_map import BaseVersion
-from swiftfs.filecache.cached_file import Fill
-from swiftfs.filecache.sparse_file import check_descriptors
+from swiftfs.filecache.cached_file import CachedFile, Fill
+from swiftfs.filecache.sparse_file import check_descriptor, check_descriptors
 from swiftfs.journal.operations import CopyFile, PutSpecial
-from swiftfs.namespace.entry import Entry, inode_of, moved_entry
+from swiftfs.namespace.entry import Entry, moved_entry, recent_inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan, ObjectName
 from swiftfs.paths import check_new_name, split
 from swiftfs.posix.attribute_changes import AttributeChanges
@@ -57,15 +57,23 @@ class FileOps:
                 return self.open(path, flags)
             self._open_files.replaced.refuse_change(path)
             check_new_name(path)
-            check_descriptors()
             permissions, owner = in_folder(self._namespace, path, stat.S_IMODE(mode) | stat.S_IFREG, caller)
-            now, inode = unix_time_ns(), inode_of(name)
+            now, inode = unix_time_ns(), recent_inode_of(name)
             attributes = Attributes(permissions, 0, now, owner.uid, owner.gid, inode)
             meta = ObjectMeta(guess_type(name.key))
-            cached_file = self._file_cache.new(name, None)
-            file = OpenFile(path, name, cached_file, attributes, meta, None, Changes.DIRTY)
+            file = OpenFile(path, name, self._new_file(name), attributes, meta, None, Changes.DIRTY)
             self._times.created(path, now)
             return self._add_handle(file, flags)
+
+    def _new_file(self, name: ObjectName) -> CachedFile:
+        """Return a new local file; raise `OSError` EMFILE if it has a descriptor that is reserved."""
+        cached_file = self._file_cache.new(name, None)
+        try:
+            check_descriptor(cached_file.descriptor)
+        except OSError:
+            self._file_cache.release(cached_file)
+            raise
+        return cached_file
 
     def open(self, path: str, flags: int) -> int:
         """Open an existing file; with O_TRUNC it is empty, but its object is unchanged until the flush.

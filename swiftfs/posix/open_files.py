@@ -257,6 +257,12 @@ class OpenFiles:
             or (replaced.has_names and replaced.concerns(path))
         ]
 
+    def is_concerned(self, path: str) -> bool:
+        """Return whether `concerned` returns this path."""
+        replaced = self.replaced
+        is_open = path in self._by_path or path in self._aliases
+        return is_open or (replaced.has_names and replaced.concerns(path))
+
     def is_alias(self, path: str) -> bool:
         """Return whether a path is the name under which a file was hidden that has its own name again."""
         return path in self._aliases
@@ -429,7 +435,7 @@ class OpenFiles:
 
     def unlinked(self, name: ObjectName) -> list[OpenFile]:
         """Return the unlinked files whose last close would delete the object `name`."""
-        held = ((file, file.held_deletion) for file in self.all())
+        held = [(file, file.held_deletion) for file in self.all()]
         return [file for file, deletion in held if deletion is not None and deletion.name == name]
 
     def all(self) -> list[OpenFile]:

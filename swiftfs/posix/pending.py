@@ -38,9 +38,9 @@ from swiftfs.namespace.entry import (
     Shown,
     folder_inode,
     implied_entry,
-    inode_of,
     moved_entry,
     packed,
+    recent_inode_of,
 )
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.namespace.pending_change import PendingChange
@@ -57,7 +57,8 @@ MOST_FOLDERS = 1000
 VERSIONS = re.compile(rf"/{re.escape(VERSIONS_FOLDER)}(?=/|$)")
 """Where the folder of versions is in a path."""
 
-_PART = f"/{VERSIONS_FOLDER}"
+PART = f"/{VERSIONS_FOLDER}"
+"""What every path has that `VERSIONS` finds something in."""
 
 
 class ProtectedPaths:
@@ -88,7 +89,7 @@ class ProtectedPaths:
 
         Raise `StoreError` if Swift does not say it, and nothing else has the name.
         """
-        if _PART not in path or (found := VERSIONS.search(path)) is None:
+        if PART not in path or (found := VERSIONS.search(path)) is None:
             return False
         folder = path[: found.start()] or "/"
         container = self._services.source.folder(folder).container
@@ -425,7 +426,7 @@ def unstored_entry(
     return Entry(
         split(path)[1],
         name,
-        defaults.stored_file(size, 0, inode_of(name), meta.stored),
+        defaults.stored_file(size, 0, recent_inode_of(name), meta.stored),
         media_type=meta.media_type,
         target=meta.stored.target,
         is_slo=None,

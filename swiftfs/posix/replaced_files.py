@@ -111,7 +111,7 @@ class ReplacedFiles(AskedCalls[Move]):
     moment, and then *aside*.
 
     `changed` guards every field, and is notified of every end of a move and of every new one. The list
-    `cut_off` may be read without it.
+    `cut_off` may be read without it, and so may whether there are any files at all.
     """
 
     def __init__(self, changed: Condition) -> None:
@@ -154,6 +154,8 @@ class ReplacedFiles(AskedCalls[Move]):
 
     def remove(self, file: OpenFile) -> bool:
         """Forget a file whose last handle was closed; return False if it was not replaced."""
+        if not self._files:
+            return False
         with self._changed:
             if file not in self._files:
                 return False
@@ -197,6 +199,8 @@ class ReplacedFiles(AskedCalls[Move]):
 
     def holds(self, file: OpenFile) -> bool:
         """Return whether a file was replaced and is still open."""
+        if not self._files:  # mostly; without the lock, as the other questions about each open file
+            return False
         with self._changed:
             return file in self._files
 
@@ -215,11 +219,15 @@ class ReplacedFiles(AskedCalls[Move]):
 
     def shares_inode(self, path: str) -> bool:
         """Return whether the kernel has pages and the size of an older version at `path`."""
+        if not self._files:
+            return False
         with self._changed:
             return bool(self._at_name(path))
 
     def refuse_change(self, path: str) -> None:
         """Raise `OSError` EBUSY if the kernel has an older version at `path`, and let its name be moved."""
+        if not self._files:
+            return
         with self._changed:
             if self._is_served and self._at_name(path):
                 if path not in self._moves:

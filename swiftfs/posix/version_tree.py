@@ -21,7 +21,7 @@ from swiftfs.namespace.entry import Entry, folder_inode, with_head
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Folder, escape, join, unescape
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.pending import VERSIONS, ProtectedPaths
+from swiftfs.posix.pending import PART, VERSIONS, ProtectedPaths
 from swiftfs.posix.services import Services
 from swiftfs.posix.versions import Node, OlderVersions, stored_at_ns, version_entry
 
@@ -45,10 +45,12 @@ class VersionTree:
 
     def before(self, own: Call, other: Call) -> Call:
         """Return a call that is `own` for the paths of this tree, and else `other`."""
+        are_versions = self._protected.are_versions
 
         @wraps(other)
         def call(path: str, *rest: Any, **named: Any) -> Any:
-            return (own if self._protected.are_versions(path) else other)(path, *rest, **named)
+            # Looked for here too: this runs at every lookup.
+            return (own if PART in path and are_versions(path) else other)(path, *rest, **named)
 
         return cast("Call", call)
 

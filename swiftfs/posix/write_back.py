@@ -186,6 +186,8 @@ class WriteBack:
 
 def moment_by_rules(path: str, rules: Rules) -> str:
     """Return the X-Delete-At of a file that is stored at `path` now, empty for never."""
+    if not rules:
+        return ""
     ages = {
         len(folder): age for folder, age in rules if path != f"/{folder}" and is_below(path, f"/{folder}")
     }

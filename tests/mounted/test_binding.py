@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import platform
 import random
 import signal
 import stat
@@ -226,7 +227,7 @@ TRIGGERS: dict[str, Callable[[Path], object]] = {
     "open": lambda path: (path / "file").read_bytes(),
     "read": lambda path: (path / "file").read_bytes(),
     "write": lambda path: _write(path / "file"),
-    "flush": lambda path: (path / "file").read_bytes(),
+    "flush": lambda path: (path / "file").open("r+b").close(),
     "fsync": lambda path: _fsync(path / "file"),
     "fallocate": lambda path: _fallocate(path / "file"),
     "statfs": os.statvfs,
@@ -268,6 +269,19 @@ def test_every_exception_becomes_an_errno_and_unexpected_ones_are_logged_in_one_
             assert line.startswith(f"ERROR {CALLBACKS.get(operation, operation)} ")
             assert "'/" in line or "handle " in line
         assert (mount.path / "file").stat().st_size >= 0
+
+
+def test_the_close_of_a_handle_that_only_reads_is_no_request(mount: PassthroughMount) -> None:
+    libfuse = binding().libfuse.version
+    kernel = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
+    file = mount.path / "file"
+    file.write_bytes(b"content")
+    (mount.control / "flush").write_text("ENOTEMPTY")
+    reader, writer = os.open(file, os.O_RDONLY), os.open(file, os.O_RDWR)
+    assert os.read(reader, 10) == b"content"
+    is_request = libfuse < (3, 11) or kernel < (5, 16)
+    failures = [failure_of(partial(os.close, descriptor)) for descriptor in (reader, writer)]
+    assert failures == [errno.ENOTEMPTY if is_request else None, errno.ENOTEMPTY]
 
 
 def test_a_folder_is_read_from_any_place(mount: PassthroughMount) -> None:
