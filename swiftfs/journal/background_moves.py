@@ -18,6 +18,7 @@ from swiftfs.journal.moves import (
     CopyKeeper,
     MoveEvidence,
     MoveItem,
+    Overwritten,
     PlannedMove,
     Remnant,
     as_listed,
@@ -30,7 +31,7 @@ from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, row_of
 from swiftfs.objects import DIRECTORY_TYPE, ObjectInfo, ObjectName, Row
 from swiftfs.paths import escape, join
-from swiftfs.store.protocol import CopyRequest, ObjectStore
+from swiftfs.store.protocol import ObjectStore
 
 MOST_OBJECTS = 20_000
 """Objects of one rename that move in the background: each is a task in memory and a record on the disk."""
@@ -45,7 +46,8 @@ LISTED_FROM = 4
 class _Attempt(Struct):
     """One object, its `item`, and what was found: `here` at the old name, `there` at the new one.
 
-    An `is_ambiguous` one was tried before. It `was_copied` by this attempt; it `was_done` before.
+    An `is_ambiguous` one was tried before. It `was_copied` by this attempt; it `was_done` before. Its source
+    `is_overwritten` if a late request has changed it.
     """
 
     operation: MoveObject
@@ -56,6 +58,7 @@ class _Attempt(Struct):
     error: Exception | None = None
     was_copied: bool = False
     was_done: bool = False
+    is_overwritten: bool = False
 
 
 class Outcome(Struct, frozen=True):
@@ -133,13 +136,13 @@ class BackgroundMoves:
         """
         attempts = [_Attempt(one, _item(one), was_tried) for one, was_tried in operations.items()]
         try:
-            self._look(attempts)
+            self._look(attempts, keeper)
         except StoreError as error:
             return {one.operation.source: Outcome(error) for one in attempts}
         for one in attempts:
             self._judge(one)
         self._prepare(attempts, keeper)
-        self._copy([one for one in attempts if one.error is None and not _has_copy(one)])
+        self._copy([one for one in attempts if one.error is None and not _has_copy(one)], keeper)
         there = [one for one in attempts if one.error is None]
         keeper.keep_copies([one.item.target for one in there])
         left = self._delete([one for one in there if not one.was_done])
@@ -148,7 +151,7 @@ class BackgroundMoves:
             for one in attempts
         }
 
-    def _look(self, attempts: Sequence[_Attempt]) -> None:
+    def _look(self, attempts: Sequence[_Attempt], keeper: CopyKeeper) -> None:
         """Find what is at the new name of each object, and at the old one after an earlier attempt.
 
         At a first attempt the version of the rename counts: the deletion checks that it is still there.
@@ -171,21 +174,25 @@ class BackgroundMoves:
         known = {
             one.operation.source
             for one in listed
-            if one.there is None and one.here is not None and _is_version(one.here, one.operation)
+            if one.there is None and one.here is not None and self._is_version(one.here, one.operation)
+            if not self._late.is_watched(one.operation.source)
         }
-        for _ in self._pool.map(
-            self._look_at, [one for one in attempts if one.operation.source not in known]
-        ):
+        unknown = [one for one in attempts if one.operation.source not in known]
+        for _ in self._pool.map(lambda one: self._look_at(one, keeper), unknown):
             pass
 
-    def _look_at(self, one: _Attempt) -> None:
+    def _look_at(self, one: _Attempt, keeper: CopyKeeper) -> None:
         """Send HEADs instead of trusting a listing."""
         there = self._head(one.item.target)
         one.there = as_listed(there, one.there)
-        if not one.is_ambiguous and there is None:
+        if not one.is_ambiguous and there is None and not self._late.is_watched(one.item.source):
             return
         here = self._head(one.item.source)
         one.here = as_listed(here, one.here)
+        if here is not None or there is None:
+            one.is_overwritten = keeper.has_overwritten(one.item.source, here)
+        if one.is_overwritten:
+            return
         if one.is_ambiguous:
             self._late.found(one.item.source, here)
             self._late.found(one.item.target, there, copy_of=one.item.source, etag=one.item.etag)
@@ -211,11 +218,16 @@ class BackgroundMoves:
     def _judge(self, one: _Attempt) -> None:
         """Decide what to do with an object: nothing if it has an error, else a copy unless it has one."""
         item, here, there = one.item, one.here, one.there
-        if here is None and there is None:
+        if one.is_overwritten:
+            if one.is_ambiguous and there is not None and etag_of(there) == item.etag:
+                item.copied, item.row = item.etag, None
+            else:
+                one.error = Overwritten(item.source)
+        elif here is None and there is None:
             one.error = NotFound(f"{item.source}: it does not exist any more")
         elif here is None:
             one.was_done = True  # by an attempt whose answer was lost, or by another client
-        elif one.is_ambiguous and not _is_version(here, one.operation):
+        elif one.is_ambiguous and not self._is_version(here, one.operation):
             # It was changed, or came to the old name, after an attempt that may have moved the version meant.
             one.error = PreconditionFailed(f"{item.source}: another client has changed it")
             self._copies.share_copy(item)
@@ -238,21 +250,23 @@ class BackgroundMoves:
             except (StoreError, OSError) as error:
                 one.error = error
 
-    def _copy(self, attempts: Sequence[_Attempt]) -> None:
+    def _copy(self, attempts: Sequence[_Attempt], keeper: CopyKeeper) -> None:
         away = new_event()
-        wait_all([self._pool.submit(self._copy_one, one, away) for one in attempts])
+        wait_all([self._pool.submit(self._copy_one, one, away, keeper) for one in attempts])
 
-    def _copy_one(self, one: _Attempt, away: Event) -> None:
+    def _copy_one(self, one: _Attempt, away: Event, keeper: CopyKeeper) -> None:
         """Copy an object, unless the server is `away`: each request would be retried to the end."""
         if away.is_set():
             one.error = Unavailable("the server did not answer", may_land=False)
             return
         began, item = monotonic(), one.item
         try:
-            item.copied = self._store.copy(CopyRequest(item.source, item.target, manifest_only=True)).etag
+            item.copied = self._late.copy(self._store, item.source, item.target)
             item.seconds, one.was_copied = monotonic() - began, True
         except NotFound as error:
-            self._settle_missing(one, error)
+            self._settle_missing(one, error, keeper)
+        except Overwritten as error:
+            one.error = error
         except StoreError as error:
             one.error = error
             if error.retryable:
@@ -260,15 +274,17 @@ class BackgroundMoves:
         if one.error is not None:
             self._copies.share_copy(item)
 
-    def _settle_missing(self, one: _Attempt, error: NotFound) -> None:
+    def _settle_missing(self, one: _Attempt, error: NotFound, keeper: CopyKeeper) -> None:
         """Find out whether an object is gone, or was moved by an attempt whose answer was lost."""
         one.error, one.is_ambiguous = error, True  # the container at the target may be missing
         try:
-            self._look_at(one)
+            self._look_at(one, keeper)
         except StoreError as unknown:
             one.error = unknown
         else:
-            if one.here is None and one.there is not None:
+            if one.is_overwritten:
+                one.error = Overwritten(one.item.source)
+            elif one.here is None and one.there is not None:
                 one.error, one.was_done = None, True
 
     def _delete(self, attempts: Sequence[_Attempt]) -> dict[ObjectName, list[Remnant]]:
@@ -290,6 +306,17 @@ class BackgroundMoves:
             if isinstance(one.item.error, Exception):
                 one.error = one.item.error
         return left
+
+    def _is_version(self, here: Row, operation: MoveObject) -> bool:
+        """Return whether an object is still the version that was to move.
+
+        A HEAD shows no time of a listing; what was stored again after a late request has another one.
+        """
+        was = operation.row
+        is_timeless = operation.is_recent or self._late.is_watched(operation.source)
+        if here.last_modified and was.last_modified and not is_timeless:
+            return (here.hash, here.last_modified) == (was.hash, was.last_modified)
+        return etag_of(here) == etag_of(was)
 
     def _head(self, name: ObjectName) -> ObjectInfo | None:
         try:
@@ -338,14 +365,6 @@ def _item(operation: MoveObject) -> MoveItem:
 
 def _plain(name: ObjectName) -> str:
     return name.key.removesuffix("/")
-
-
-def _is_version(here: Row, operation: MoveObject) -> bool:
-    """Return whether an object is still the version that was to move; a HEAD shows no time of a listing."""
-    was = operation.row
-    if here.last_modified and was.last_modified and not operation.is_recent:
-        return (here.hash, here.last_modified) == (was.hash, was.last_modified)
-    return etag_of(here) == etag_of(was)
 
 
 def _common(first: str, last: str) -> str:

@@ -20,7 +20,7 @@ from swiftfs.journal.background_moves import BackgroundMoves, Outcome
 from swiftfs.journal.conflicts import Conflicts, was_sent
 from swiftfs.journal.expiry import SegmentExpiry, with_rule, without_past
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
-from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, RecordMove
+from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, Overwritten, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
     CopyFile,
@@ -346,8 +346,31 @@ class Executor:
     def move_objects(
         self, operations: Mapping[MoveObject, bool], keeper: CopyKeeper
     ) -> dict[ObjectName, Outcome]:
-        """Move objects of folders that were renamed; see `BackgroundMoves.run`."""
-        return self._background_moves.run(operations, keeper)
+        """Move objects of folders that were renamed; see `BackgroundMoves.run`.
+
+        What a late request has overwritten or deleted is stored again first.
+        """
+        outcomes = self._background_moves.run(operations, keeper)
+        again = {}
+        for operation in operations:
+            source = operation.source
+            if isinstance(outcomes[source].error, Overwritten):
+                if (error := self._store_again(source, keeper)) is None:
+                    again[operation] = True
+                else:
+                    outcomes[source] = Outcome(error)
+        return outcomes | self._background_moves.run(again, keeper) if again else outcomes
+
+    def _store_again(self, source: ObjectName, keeper: CopyKeeper) -> StoreError | OSError | None:
+        try:
+            with keeper.restoring(source) as (operation, cached_file):
+                if isinstance(operation, PutFile) and cached_file is not None:
+                    self.put_file(operation, cached_file, lambda _: None, ambiguous=False)
+                elif operation is not None:
+                    self.run(operation)
+        except (StoreError, OSError) as error:
+            return error
+        return None
 
     def resume(self, operation: Move | MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:
         """Finish a move that an earlier process began; `record` is called if it is undone instead.

@@ -8,7 +8,7 @@ object was stored after it.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -23,7 +23,7 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.late_versions import LateVersions, requests_of
-from swiftfs.journal.moves import CopyKeeper
+from swiftfs.journal.moves import CopyKeeper, Restored
 from swiftfs.journal.operations import (
     Operation,
     PutSpecial,
@@ -31,12 +31,21 @@ from swiftfs.journal.operations import (
     decode_ambiguity,
     encode_ambiguity,
 )
-from swiftfs.journal.repairs import Repairs, file_again, headers_again, is_marker, is_special, object_again
+from swiftfs.journal.repairs import (
+    Repairs,
+    file_again,
+    has_attributes,
+    headers_again,
+    is_marker,
+    is_special,
+    object_again,
+    same_headers,
+    stands,
+)
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below, split
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
-from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.trash_names import is_restored
 
@@ -311,7 +320,7 @@ class LateRequests(CopyKeeper):
         """Return what a lost request has changed: `object`, `headers`, or None if nothing is to be done."""
         last = found.last
         assert last is not None
-        if _stands(last, info):
+        if stands(last, info):
             return None
         if info is None:
             landed = any(one.kind == "delete" for one in found.lost)
@@ -328,7 +337,7 @@ class LateRequests(CopyKeeper):
 
     def _has_made(self, effect: Effect, info: ObjectInfo) -> bool:
         if effect.kind == "put":
-            return effect.etag == info.version.etag or (not effect.etag and _has_attributes(effect, info))
+            return effect.etag == info.version.etag or (not effect.etag and has_attributes(effect, info))
         if effect.source is None:
             return effect.kind == "copy"
         source = self._head(effect.source)  # a copy can come late only while its source is there
@@ -336,31 +345,29 @@ class LateRequests(CopyKeeper):
 
     def _has_given_headers(self, effect: Effect, info: ObjectInfo) -> bool:
         if effect.headers is not None:
-            return _same_headers(effect.headers, info)
+            return same_headers(effect.headers, info)
         if effect.source is None:
             return False
         source = self._head(effect.source)
         return (
             source is not None
             and source.version.etag == info.version.etag
-            and _same_headers(Headers.of(source), info)
+            and same_headers(Headers.of(source), info)
         )
 
     def _repair(self, found: Ambiguity, info: ObjectInfo | None, *, headers_only: bool) -> bool:
         """Submit the repair of an object; return False if a newer change of the name is pending."""
         last, path = found.last, self._source.path(found.name)
         assert last is not None
-        stands = f"the version {info.version.etag}" if info is not None else "nothing"
         if path is None:  # a segment, or an object that the mount does not show
             if last.kind == "delete":
                 self._delete_segment(found)
             else:
-                self._give_up(found, stands, _BYTES_ARE_GONE)
+                self._give_up(found, info, _BYTES_ARE_GONE)
             return True
         try:
-            with self._restoring(found.name, last, info, headers_only=headers_only) as operation:
+            with self._restoring(found, info, headers_only=headers_only) as (operation, _):
                 if operation is None:
-                    self._give_up(found, stands, _BYTES_ARE_GONE)
                     return True
                 show = partial(self._done, path, operation)
                 # Under the journal's lock: a change of the name that was handed in since is newer than this
@@ -368,42 +375,73 @@ class LateRequests(CopyKeeper):
                 if not self._repairs.submit(path, operation, show, lambda: self._is_current(found)):
                     return False
         except OSError as error:
-            self._give_up(found, stands, str(error))
+            self._give_up(found, info, str(error))
             return True
+        self._report(path, info)
+        return True
+
+    def _report(self, what: str | ObjectName, info: ObjectInfo | None) -> None:
         self._put_right += 1
         log.warning(
             "%s: a request whose answer was lost was carried out late, after a newer change: Swift had %s. "
             "The newer version is sent again",
-            path,
-            stands,
+            what,
+            _described(info),
         )
-        return True
+
+    def has_overwritten(self, source: ObjectName, stands: ObjectInfo | None) -> bool:
+        """Return whether what stands at the name of a moving object was made by a late request.
+
+        Raise `StoreError`.
+        """
+        found = self._ambiguous.dangerous_at(source)
+        return found is not None and self._landed(found, stands) is not None
+
+    @contextmanager
+    def restoring(self, source: ObjectName) -> Iterator[Restored]:
+        """Yield what restores an object that is about to move; raise `StoreError` or `OSError`.
+
+        Its move is the oldest change of the name, and must not take a repair of its own record along.
+        """
+        info = self._head(source)
+        found = self._ambiguous.dangerous_at(source)
+        landed = self._landed(found, info) if found is not None else None
+        if found is None or landed is None:
+            yield None, None
+            return
+        with self._restoring(found, info, headers_only=landed == "headers") as restored:
+            if restored[0] is not None:
+                self._report(source, info)
+            yield restored
 
     @contextmanager
     def _restoring(
-        self, name: ObjectName, last: Effect, info: ObjectInfo | None, *, headers_only: bool
-    ) -> Iterator[Operation | None]:
-        """Yield the operation that restores an object, None if its bytes are gone; hold its file."""
+        self, found: Ambiguity, info: ObjectInfo | None, *, headers_only: bool
+    ) -> Iterator[Restored]:
+        """Yield the operation that restores an object, and hold its file; give up if its bytes are gone."""
+        name, last = found.name, found.last
+        assert last is not None
         if headers_only and info is not None:
-            yield headers_again(name, last, info)
+            yield headers_again(name, last, info), None
         elif last.kind == "delete" or is_marker(last) or is_special(last):
-            yield object_again(name, last, info)
+            yield object_again(name, last, info), None
         elif last.etag and last.headers is not None and (cached_file := self._versions.file_of(name, last)):
             try:
-                yield file_again(name, cached_file, last.headers, info)
+                yield file_again(name, cached_file, last.headers, info), cached_file
             finally:
                 self._cache.release(cached_file)
         else:
-            yield None
+            self._give_up(found, info, _BYTES_ARE_GONE)
+            yield None, None
 
-    def _give_up(self, found: Ambiguity, stands: str, why: str) -> None:
+    def _give_up(self, found: Ambiguity, info: ObjectInfo | None, why: str) -> None:
         self._overwritten += 1
         assert found.last is not None
         log.error(
             "%s: a request whose answer was lost was carried out late, after a newer change: Swift has %s, "
             "and the newer version %s cannot be stored again: %s",
             found.name,
-            stands,
+            _described(info),
             found.last.etag,
             why,
         )
@@ -452,36 +490,5 @@ class LateRequests(CopyKeeper):
         return found
 
 
-def _has_attributes(effect: Effect, info: ObjectInfo) -> bool:
-    """Return whether an object has the attributes that a PUT of unknown bytes would have given it."""
-    if effect.headers is None:
-        return False
-    sent, stored = ObjectMeta.of(effect.headers), ObjectMeta.of(info)
-    is_same = (sent.media_type, sent.with_slo(None).stored) == (
-        stored.media_type,
-        stored.with_slo(None).stored,
-    )
-    # The ETag of these bytes is not known. The time in ns makes it unlikely that another client has stored an
-    # object with the same attributes.
-    return is_same and sent.stored.mtime_ns is not None
-
-
-def _stands(last: Effect, info: ObjectInfo | None) -> bool:
-    if info is None or last.kind == "delete":
-        return info is None and last.kind == "delete"
-    if last.etag not in ("", info.version.etag):
-        return False
-    return last.headers is None or _same_headers(last.headers, info)
-
-
-def _same_headers(sent: Headers, info: ObjectInfo) -> bool:
-    """Return whether an object has the headers that were sent; an empty Content-Type leaves the old one."""
-    return (
-        sent.content_type in ("", info.content_type)
-        and _lower(sent.metadata) == _lower(info.metadata)
-        and _lower(sent.preserved_headers) == _lower(info.preserved_headers)
-    )
-
-
-def _lower(values: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in values.items()}
+def _described(info: ObjectInfo | None) -> str:
+    return f"the version {info.version.etag}" if info is not None else "nothing"

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import Enum
 from hashlib import md5
 
@@ -10,12 +10,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from swiftfs.attributes import NS, decode_type, parse_last_modified
-from swiftfs.errors import NotFound, StoreError, errno_of
-from swiftfs.journal.operations import Delete, MovedObject, MoveFolder, MoveObject
+from swiftfs.errors import NotFound, PreconditionFailed, StoreError, errno_of
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.operations import Delete, MovedObject, MoveFolder, MoveObject, Operation
 from swiftfs.namespace.entry import row_of
-from swiftfs.objects import Limits, ObjectInfo, ObjectName, Row
+from swiftfs.objects import Limits, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -265,8 +266,35 @@ RecordMove = Callable[[MoveFolder], None]
 """Records the operation: with all objects that it moves before the first copy, or as `undone`."""
 
 
+class Overwritten(StoreError):
+    """A late request has changed what is to move: the newer version must be stored again first."""
+
+    retryable = True
+
+    def __init__(self, source: ObjectName) -> None:
+        super().__init__(
+            f"{source}: a request whose answer was lost was carried out late, over a newer change"
+        )
+
+
+Restored = tuple[Operation | None, CachedFile | None]
+"""The operation that restores an object, None if none can, and the file with its bytes if it stores one."""
+
+
 class CopyKeeper:
     """Keeps the copies of a move that a lost request may still destroy; this one keeps nothing."""
+
+    def has_overwritten(self, _source: ObjectName, _stands: ObjectInfo | None) -> bool:
+        """Return whether what stands at the name of a moving object was made by a late request.
+
+        Raise `StoreError`.
+        """
+        return False
+
+    @contextmanager
+    def restoring(self, _source: ObjectName) -> Iterator[Restored]:
+        """Yield what restores an object that is about to move; raise `StoreError` or `OSError`."""
+        yield None, None
 
     def prepare_copy(self, source: ObjectName, target: ObjectName, etag: str) -> None:
         """Get the bytes of an object that is about to be copied; raise `StoreError` or `OSError`.
@@ -298,7 +326,11 @@ def prepare(items: Iterable[MoveItem], keeper: CopyKeeper) -> None:
 
 
 class MoveEvidence:
-    """Tells `ambiguous` what stands where a request of the process that died may be carried out late."""
+    """Tells `ambiguous` what stands where a request whose answer was lost may be carried out late.
+
+    What such a request has stored over a newer change is no other client's: it never moves, and may be
+    deleted.
+    """
 
     def __init__(self, ambiguous: AmbiguousRequests) -> None:
         self._ambiguous = ambiguous
@@ -306,6 +338,34 @@ class MoveEvidence:
     def __contains__(self, name: ObjectName) -> bool:
         """Return whether a lost request about a name is watched."""
         return name in self._ambiguous
+
+    def is_watched(self, name: ObjectName) -> bool:
+        """Return whether a lost request would undo a newer change of an object."""
+        return self._ambiguous.dangerous_at(name) is not None
+
+    def is_late(self, info: ObjectInfo) -> bool:
+        """Return whether a late request has stored this version over a newer change."""
+        return self._ambiguous.is_late(info.version)
+
+    def copy(self, store: ObjectStore, source: ObjectName, target: ObjectName) -> str:
+        """Copy an object, with the manifest alone; return its ETag.
+
+        Raise `Overwritten` instead of copying what a late request has stored over a newer version, and the
+        errors of `ObjectStore.copy`.
+        """
+        watched = self._ambiguous.dangerous_at(source)
+        last = watched.last if watched is not None else None
+        etag = last.etag if last is not None and last.kind == "put" else ""
+        request = CopyRequest(source, target, manifest_only=True, etag=etag)
+        try:
+            return store.copy(request).etag
+        except PreconditionFailed:
+            if not etag:
+                raise
+            stands = store.head(source)
+        if self.is_late(stands):
+            raise Overwritten(source)
+        return store.copy(replace(request, etag=stands.version.etag)).etag
 
     def found(
         self,
@@ -320,16 +380,28 @@ class MoveEvidence:
         """
         effect = GONE
         if info is not None:
+            if self._ambiguous.is_late(info.version):
+                return  # what must be stored again is known
             source = copy_of if etag in (None, info.version.etag) else None
             headers = None if info.is_slo else Headers.of(info)  # they are fetched with the manifest
             effect = Effect("put", info.version.etag, headers, source=source)
-        self._ambiguous.done(name, lambda: effect)
+        self._tell(name, effect)
 
     def found_rows(self, source: ObjectName, here: Row | None, target: ObjectName, there: Row | None) -> None:
         """Tell what listings show at both places of an object; what is absent at the target may come."""
         stands = GONE if here is None else Effect("put", etag_of(here))
-        self._ambiguous.done(source, lambda: stands)
+        if here is None or not self._ambiguous.is_late(ObjectVersion(source, etag_of(here))):
+            self._tell(source, stands)
         if there is not None:
             is_copy = here is None or here.hash == there.hash
             copy = Effect("put", etag_of(there), source=source if is_copy else None)
-            self._ambiguous.done(target, lambda: copy)
+            self._tell(target, copy)
+
+    def _tell(self, name: ObjectName, stands: Effect) -> None:
+        """Tell what stands at a name; what is known of the same version stays known."""
+        found = self._ambiguous.get(name)
+        last = found.last if found is not None else None
+        if last is not None and last.etag and (last.kind, last.etag) == (stands.kind, stands.etag):
+            headers = stands.headers or last.headers
+            stands = replace(stands, headers=headers, body=last.body, manifest=last.manifest)
+        self._ambiguous.done(name, lambda: stands)

@@ -45,7 +45,7 @@ from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_rows, readable_rows
+from swiftfs.store.protocol import Headers, ObjectStore, iter_rows, readable_rows
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +95,7 @@ class ObjectMoves:
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
         item = MoveItem(operation.source, operation.target, "", is_slo=operation.is_slo)
         try:
-            item.copied = self._store.copy(
-                CopyRequest(operation.source, operation.target, manifest_only=True)
-            ).etag
+            item.copied = self._late.copy(self._store, operation.source, operation.target)
         except StoreError:
             self._copies.share_copy(item)
             self._expect_copy(operation)
@@ -117,7 +115,8 @@ class ObjectMoves:
         """
         source, target = self._head(operation.source), self._head(operation.target)
         expected = source.version.etag if source is not None else operation.etag
-        self._late.found(operation.source, source)
+        if source is not None or target is not None:  # else the newest version may be lost: it comes back
+            self._late.found(operation.source, source)
         self._late.found(operation.target, target, copy_of=operation.source, etag=expected)
         if source is None:
             if target is not None and operation.etag in (None, target.version.etag):
@@ -283,8 +282,10 @@ class ObjectMoves:
         """Return whether the object of a conditional deletion is still that version; errors of a HEAD."""
         info = self._head(deletion.name)
         self._late.found(deletion.name, info)
-        if info is None or is_to_delete(info, deletion, self._store.limits()):
-            return info is not None
+        if info is None:
+            return False
+        if is_to_delete(info, deletion, self._store.limits()) or self._late.is_late(info):
+            return True
         log.warning("%s is kept: another client has stored a new version", deletion.name)
         return False
 
@@ -392,7 +393,7 @@ class ObjectMoves:
             return
         began = monotonic()
         try:
-            item.copied = self._store.copy(CopyRequest(item.source, item.target, manifest_only=True)).etag
+            item.copied = self._late.copy(self._store, item.source, item.target)
         except NotFound:
             raise
         except BaseException:
@@ -451,7 +452,9 @@ class ObjectMoves:
             if isinstance(found, StoreError):
                 item.not_deleted = NotDeleted.FAILED
                 remnants.append((deletion_of(item), found))
-            elif found is not None and (is_copied(found, item.copied) or self._is_at_target(item, found)):
+            elif found is not None and (
+                is_copied(found, item.copied) or self._late.is_late(found) or self._is_at_target(item, found)
+            ):
                 unchanged[item.source] = item
             else:
                 self._late.found(item.source, found)

@@ -1,7 +1,7 @@
 """Repairs of what late requests have changed: makes the operations from what is recorded, and queues them."""
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from swiftfs.attributes import decode_type, is_directory_type
 from swiftfs.errors import PreconditionFailed
@@ -71,6 +71,42 @@ def file_again(
     is_slo = info.is_slo if info is not None else False
     etag = info.version.etag if info is not None else None
     return PutFile(name, cached_file.to_record(), ObjectMeta.of(headers).with_slo(None), is_slo, etag)
+
+
+def has_attributes(effect: Effect, info: ObjectInfo) -> bool:
+    """Return whether an object has the attributes that a PUT of unknown bytes would have given it."""
+    if effect.headers is None:
+        return False
+    sent, stored = ObjectMeta.of(effect.headers), ObjectMeta.of(info)
+    is_same = (sent.media_type, sent.with_slo(None).stored) == (
+        stored.media_type,
+        stored.with_slo(None).stored,
+    )
+    # The ETag of these bytes is not known. The time in ns makes it unlikely that another client has stored an
+    # object with the same attributes.
+    return is_same and sent.stored.mtime_ns is not None
+
+
+def stands(last: Effect, info: ObjectInfo | None) -> bool:
+    """Return whether an object, or nothing, is what the last answered request has left."""
+    if info is None or last.kind == "delete":
+        return info is None and last.kind == "delete"
+    if last.etag not in ("", info.version.etag):
+        return False
+    return last.headers is None or same_headers(last.headers, info)
+
+
+def same_headers(sent: Headers, info: ObjectInfo) -> bool:
+    """Return whether an object has the headers that were sent; an empty Content-Type leaves the old one."""
+    return (
+        sent.content_type in ("", info.content_type)
+        and _lower(sent.metadata) == _lower(info.metadata)
+        and _lower(sent.preserved_headers) == _lower(info.preserved_headers)
+    )
+
+
+def _lower(values: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in values.items()}
 
 
 class Repairs:

@@ -210,6 +210,16 @@ class AmbiguousRequests:
         found = self._records.get(version.name)
         return found is not None and any(one.kind == "put" and one.etag == version.etag for one in found.lost)
 
+    def is_late(self, version: ObjectVersion) -> bool:
+        """Return whether a lost request has stored this version of an object over a newer one, or after a
+        deletion.
+        """
+        found = self.dangerous_at(version.name)
+        if found is None or found.last is None:
+            return False
+        is_last = not found.is_gone and found.last.etag in ("", version.etag)
+        return not is_last and self.may_have_stored(version)
+
     def may_store(self, name: ObjectName) -> bool:
         """Return whether a lost request may still store an object under a name."""
         found = self._records.get(name)

@@ -188,6 +188,9 @@ def test_copies_of_an_slo(store: ObjectStore, box: str) -> None:
     assert (store.head(shared).content_type, store.head(shared).metadata) == (MODE, {"a": "1"})
     store.copy(CopyRequest(slo, fresh, manifest_only=True, headers=Headers("n/n", {"b": "2"})))
     assert (store.head(fresh).content_type, store.head(fresh).metadata) == ("n/n", {"b": "2"})
+    with pytest.raises(PreconditionFailed):
+        store.copy(CopyRequest(slo, shared, manifest_only=True, etag=first.etag))
+    assert store.copy(CopyRequest(slo, shared, manifest_only=True, etag=version.etag)) == version
     store.delete(slo)
     assert read(store, shared)[0] == read(store, fresh)[0] == b"abcef"
     store.copy(CopyRequest(shared, flat))

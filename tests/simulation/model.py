@@ -201,6 +201,7 @@ class Model:
         At the moment in which a folder moves there is no such guarantee, unless it is `sure` that nothing was
         copied.
         """
+        self.replaced(path)
         self.theirs.add(body)
         self.their_paths.add(path)
         self.bodies.add(body)
@@ -208,7 +209,7 @@ class Model:
             self.due[path] = body
 
     def replaced(self, path: str) -> None:
-        """Record that a program replaces what is at a path: it may be a file that has stayed there."""
+        """Record that what is at a path is replaced: it may be a file that has stayed there."""
         for one in self.remnants.twins_of_left(path):
             for node in [world[one] for world in self.worlds if one in world]:
                 node.dropped = not node.is_folder

@@ -224,10 +224,14 @@ def moving_from(filesystem: FileSystem, store: Adversary, name: ObjectName) -> l
 def will_replace(filesystem: FileSystem, name: ObjectName) -> bool:
     """Return whether a change waits that replaces or deletes whatever is at a name: the last writer wins.
 
-    No deletion does it of what the mount has shown there and Swift may still refuse. Those that a rename
+    So does one of an open file. No deletion does it of what the mount has shown there and Swift may still
+    refuse. Those that a rename
     replaces come back if it fails.
     """
-    # Without the lock: this is called in the moment of a request, whoever has it.
+    # Without the locks: this is called in the moment of a request, whoever has them.
+    opened = filesystem.services.open_files.at(f"/{name.key}")
+    if opened is not None and opened.dirty:
+        return True
     operations = [task.operation for task in filesystem.services.journal._queue.chain(name)]
     if any(isinstance(one, PutFile | PutSpecial) for one in operations):
         return True

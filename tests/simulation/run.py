@@ -299,13 +299,20 @@ class _Simulation:
             self._scheduler.sleep(lag)
             filesystem.refresh()
         try:
-            return tree_of(filesystem, mixed=self._model.mixed, lost=self._model.lost_paths)
+            return self._tree_now(filesystem)
         except (SwiftfsError, OSError) as error:
             if lag and self._second is not None and isinstance(error, PreconditionFailed):
                 return self._tree(filesystem)  # replaced after the pause
             if not self._store.is_unsettled:
                 raise
             return None
+
+    def _tree_now(self, filesystem: FileSystem) -> Tree:
+        look = partial(tree_of, filesystem, mixed=self._model.mixed, lost=self._model.lost_paths)
+        try:
+            return look()
+        except FileNotFoundError:  # a folder was there only as long as a deletion below it waited
+            return look()
 
     def _lag_of_others(self) -> float:
         """Return for how many seconds listings may not show what another client has stored.
