@@ -13,9 +13,9 @@ from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import SwiftfsError, errno_of
 from swiftfs.fuse.filesystem import FileSystem
 from swiftfs.fuse.library import Library
+from swiftfs.fuse.name_moves import NameMoves
 from swiftfs.fuse.read_ahead import KernelReadAhead
 from swiftfs.fuse.structs import UNKNOWN_INODE, UTIME_NOW, UTIME_OMIT, answer_from_file
-from swiftfs.fuse.threads import MOVER_PATIENCE, Callers
 from swiftfs.objects import Attributes, PageUse
 
 _DOTS = [(name, Attributes(S_IFDIR, 0, 0, 0, 0, UNKNOWN_INODE)) for name in (b".", b"..")]
@@ -50,7 +50,7 @@ class Operations:
     def __init__(self, library: Library, filesystem: FileSystem) -> None:
         self.library = library
         self.filesystem = filesystem
-        self._callers = Callers(library)
+        self._names = NameMoves(library, filesystem)
         self._caller = library.caller
         self._getattr = filesystem.getattr
         self._fgetattr = filesystem.getattr_handle
@@ -68,9 +68,9 @@ class Operations:
         try:
             attributes = self._getattr(path.decode())
             if self._moves:
-                attributes = self._after_move(path, attributes)
+                attributes = self._names.after_move(path, attributes)
         except OSError:
-            self._callers.missed(path)
+            self._names.missed(path)
             raise
         self._write_stat(stat, attributes)
         if self._cut_off or self._is_cut_off:
@@ -89,18 +89,6 @@ class Operations:
         """Use the number at `address` in libfuse's memory: how long the kernel may cache attributes."""
         self._validity = ctypes.c_double.from_address(address)
         self._usual_validity = self._validity.value
-
-    def _after_move(self, path: bytes, attributes: Attributes) -> Attributes:
-        """Return the attributes of a path after the move of its name, the given ones if that takes long."""
-        if self.filesystem.wait_for_move(path.decode(), *self._callers.patience(path)):
-            return self._getattr(path.decode())
-        if self._callers.is_trying_again(path):  # it would open a file that is gone, instead of making one
-            try:
-                self.filesystem.check_exists(path.decode())
-            except OSError:
-                self._callers.is_gone(path)
-                raise
-        return attributes
 
     def stat_handle(self, stat: int, file_info: int) -> int | None:
         """Fill `struct stat` of an open file."""
@@ -133,49 +121,28 @@ class Operations:
         info = file_info.contents
         is_change = info.flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY
         if is_other := self.filesystem.is_other_inode(path.decode()):
-            self._try_again(path, is_change=is_change)
+            self._names.wait_and_try_again(path, is_change=is_change)
         try:
             info.fh = self.filesystem.open(path.decode(), info.flags)
         except (SwiftfsError, OSError) as error:
             # The kernel opens only names that it has seen, so its cache is wrong.
             if errno_of(error) in {errno.ENOENT, errno.EBUSY} and not is_other:
-                self._try_again(path, is_change=is_change)
+                self._names.wait_and_try_again(path, is_change=is_change)
             raise
         use = self.filesystem.page_use(info.fh)
         # What O_TRUNC has emptied must not be closed, which would store it.
         if use is PageUse.LOOK_AGAIN and not is_other and not info.flags & os.O_TRUNC:
-            use = self._look_again(path, info)
+            use = self._names.look_again(path, info)
         if use is PageUse.DROP or info.flags & os.O_TRUNC:
             self.library.mark_for_drop(file_info)
         info.direct_io = use in {PageUse.BYPASS, PageUse.LOOK_AGAIN}
         if not is_change and self.library.can_skip_flush:
             info.noflush = True  # to close it hands nothing in: the kernel need not ask
         self.read_ahead.choose(is_local=self.filesystem.is_local(info.fh))
-        self._callers.done(path)
-        self._callers.opened(path, info.fh)
+        self._names.done(path)
+        self._names.opened(path, info.fh)
         if self._cut_off:
             self._limit_validity()
-
-    def _try_again(self, path: bytes, *, is_change: bool) -> None:
-        """Let the kernel look a name up again, once; for a change of the file after the move of its name.
-
-        The lookup of an open(2) with O_CREAT locks the folder, so the mover must have locked it before.
-        """
-        if is_change and self._moves:
-            self.filesystem.wait_for_move(path.decode(), MOVER_PATIENCE, 0.0)
-        self._callers.try_again(path)
-
-    def _look_again(self, path: bytes, info: Any) -> PageUse:
-        """Let the kernel open the file again, once; then open what its inode has, and return how."""
-        try:
-            self._callers.try_again(path)
-        except OSError:
-            self.filesystem.release(info.fh)
-            raise
-        if self.filesystem.is_other_inode(path.decode()):  # it was replaced since the kernel looked
-            self.filesystem.release(info.fh)
-            info.fh = self.filesystem.open(path.decode(), info.flags)
-        return self.filesystem.page_use(info.fh)
 
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
         """Create and open a file."""
@@ -184,14 +151,14 @@ class Operations:
             info.fh = self.filesystem.create(path.decode(), S_IMODE(mode), info.flags, self._caller())
         except OSError as error:
             if error.errno == errno.EBUSY:  # the folder is locked: the mover begins before the second time
-                self._callers.try_again(path)
+                self._names.try_again(path)
             raise
-        self._callers.done(path)
+        self._names.done(path)
         # The kernel keeps no pages, and libfuse looks up the size within the call.
         use = self.filesystem.page_use(info.fh)
         is_other = use is PageUse.LOOK_AGAIN and self.filesystem.is_other_inode(path.decode())
         info.direct_io = is_other or use is PageUse.BYPASS
-        self._callers.opened(path, info.fh)
+        self._names.opened(path, info.fh)
 
     def readlink(self, path: bytes, buffer: Any, size: int) -> None:
         """Fill the buffer with a link's target, shortened to its size, and a zero byte."""
@@ -224,7 +191,7 @@ class Operations:
 
     def rename_path(self, old: bytes, new: bytes, flags: int = 0) -> None:
         """Rename a file or folder; libfuse hides an open file in this way."""
-        if self._callers.hides(new):
+        if self._names.hides(new):
             self.filesystem.hide(old.decode(), new.decode())
         else:
             self.filesystem.rename(old.decode(), new.decode(), flags)
@@ -232,15 +199,15 @@ class Operations:
     def truncate_path(self, path: bytes, length: int) -> None:
         """Set the size of a file that need not be open."""
         if is_other := self.filesystem.is_other_inode(path.decode()):
-            self._try_again(path, is_change=True)
+            self._names.wait_and_try_again(path, is_change=True)
         try:
             self.filesystem.truncate(path.decode(), length)
         except OSError as error:
             # The kernel tries this once more, too.
             if error.errno in {errno.ESTALE, errno.EBUSY} and not is_other:
-                self._try_again(path, is_change=True)
+                self._names.wait_and_try_again(path, is_change=True)
             raise
-        self._callers.done(path)
+        self._names.done(path)
 
     def set_mode(self, path: str, mode: int) -> None:
         """Set the permission bits."""
@@ -270,7 +237,7 @@ class Operations:
     def release(self, path: bytes | None, file_info: Any) -> None:
         """Close a handle."""
         handle = file_info.contents.fh
-        self._callers.closed(handle)
+        self._names.closed(handle)
         self.filesystem.release(handle)
 
     def fallocate(self, path: bytes | None, mode: int, offset: int, length: int, file_info: int) -> None:

@@ -12,10 +12,10 @@ from swiftfs.cli import app
 
 def serve(*arguments: str) -> None:
     """Run the command."""
-    from swiftfs.fuse import operations  # noqa: PLC0415  it is loaded by the mount only
+    from swiftfs.fuse import name_moves  # noqa: PLC0415  it is loaded by the mount only
 
-    patched: Any = operations
-    patched.MOVER_PATIENCE = 0.2
+    patched: Any = name_moves
+    patched.CHANGE_PATIENCE = 0.2
     app.main(list(arguments))
 
 
