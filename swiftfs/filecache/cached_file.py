@@ -19,7 +19,6 @@ from swiftfs.filecache.downloader import Downloader, SegmentFetcher
 from swiftfs.filecache.eviction import Evictor
 from swiftfs.filecache.file_state import Activity, FileState, LocalFile
 from swiftfs.filecache.frozen_copier import FrozenCopier
-from swiftfs.filecache.holes import HoleFinder
 from swiftfs.filecache.range_copier import RangeCopier
 from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_layout import PIECE
@@ -172,8 +171,8 @@ class CachedFile:
         return FileSpan(self.descriptor, offset, end - offset)
 
     def seek(self, offset: int, whence: int) -> int:
-        """Return where data or a hole begins, as `HoleFinder.seek` does."""
-        return HoleFinder(self._state).seek(offset, whence)
+        """Return where data or a hole begins, as `FileState.seek` does."""
+        return self._state.seek(offset, whence)
 
     def write(self, offset: int, size: int, fill: Fill) -> int:
         """Let `fill` copy `size` bytes to `offset`; return how many it copied.

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from swiftfs.concurrency import Rank, new_condition
 from swiftfs.errors import check_transition, os_error
-from swiftfs.filecache.block_map import BaseVersion, BlockMap, FileRecord, StoredSegment
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, BlockMap, FileRecord, StoredSegment
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.checksum_ranges import ChecksumRanges
 from swiftfs.filecache.read_ahead import Stream
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import SpaceCalls
-from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, punch_hole
+from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, next_data, next_hole, punch_hole
 
 WrongBytesCall = Callable[[str], None]
 
@@ -164,6 +164,39 @@ class FileState:
         # A hole instead of ftruncate(2): an upload may have these pages mapped, and would die of SIGBUS.
         punch_hole(self.descriptor, self.blocks.size, self.tail - self.blocks.size)
         self.tail = 0
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Return where data (SEEK_DATA) or a hole (SEEK_HOLE) begins, from `offset` on.
+
+        What is not in the local file counts as data, and the file's end as a hole. Raise `OSError` ENXIO
+        behind it, or if there is no data up to it.
+        """
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise os_error(errno.EINVAL)
+        with self.changed:
+            size = self.blocks.size
+            if not 0 <= offset < size:
+                raise os_error(errno.ENXIO)
+            if whence == os.SEEK_HOLE:
+                return self._hole(offset, size)
+            if (found := self._data(offset, size)) >= size:
+                raise os_error(errno.ENXIO)
+            return found
+
+    def _data(self, offset: int, size: int) -> int:
+        run = self.blocks.first_missing(offset, size)
+        # The local file has a hole where nothing was downloaded, or was evicted.
+        missing = max(run[0] * BLOCK, offset) if run is not None else size
+        return min(next_data(self.descriptor, offset, size), missing)
+
+    def _hole(self, offset: int, size: int) -> int:
+        at = offset
+        while (at := next_hole(self.descriptor, at, size)) < size:
+            run = self.blocks.first_missing(at, size)
+            if run is None or run[0] * BLOCK > at:
+                break
+            at = min(run[1] * BLOCK, size)
+        return at
 
     def pin(self) -> None:
         """Evict nothing before the next version is stored."""

@@ -163,7 +163,7 @@ class FileOps:
             raise
 
     def lseek(self, handle: int, offset: int, whence: int) -> int:
-        """Return where data or a hole begins, as `HoleFinder.seek` does."""
+        """Return where data or a hole begins, as `FileState.seek` does."""
         return self._open_files.handle(handle).file.cached_file.seek(offset, whence)
 
     def write(self, handle: int, offset: int, size: int, fill: Fill) -> int:
