@@ -1,17 +1,13 @@
 """Fixtures of all tests: one real Swift per session, a new container per test, checks for leaks and locks."""
 
-import contextlib
-import ctypes
-import gc
 import itertools
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -21,6 +17,7 @@ from swiftclient import Connection
 from support import comparisons, tiers
 from support.leaks import Belongings
 from support.mounts import Mount
+from support.worker_memory import WorkerMemory
 from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
 from swiftfs.journal import leftovers, recovery, tasks
@@ -31,13 +28,6 @@ concurrency.check()
 hypothesis.settings.register_profile("any load", deadline=None)
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("any load")
-
-GROWTH = 48 * 1024 * 1024
-"""Bytes by which resident memory grows before a worker frees unused memory after a test."""
-RESIDENT = pytest.StashKey[int]()
-"""Bytes of resident memory before the first test, or after memory was freed the last time."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Parameters of mallopt(3)."""
 
 _numbers = itertools.count(1)
 
@@ -94,9 +84,9 @@ def no_retries(short_pauses: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(comparisons)
+    config.pluginmanager.register(WorkerMemory())
     if not hasattr(config, "workerinput"):
         _make_unicode_tables()
-    _share_heaps()
     _let_children_get_signals()
 
 
@@ -115,56 +105,11 @@ def _make_unicode_tables() -> None:
         subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def _share_heaps() -> None:
-    """Let threads share two heaps: by default glibc has many, and what one has freed no other can use.
-
-    The bodies of large files lie outside the heaps, so that their memory is returned when they are freed. Of
-    the heaps 32 MiB that are free are kept: else the pages of most bodies would come and go with each test,
-    which took a tenth of the time.
-    """
-    with contextlib.suppress(AttributeError):  # not glibc
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**22)
-        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**25)
-
-
 def _let_children_get_signals() -> None:
     """Give children the default action of signals that pytest ignores, for example under nohup."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda _number, _frame: None)  # handlers do not survive exec
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Hide the modules and the collected tests from the garbage collector.
-
-    They stay until the end, and a collection that looks through them takes 0.1 s, after thousands of tests.
-    """
-    gc.collect()
-    gc.freeze()
-    session.config.stash[RESIDENT] = _resident()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Free what tests have left in cycles, if it is much, and return it to the system."""
-    result = yield
-    if _resident() > item.config.stash[RESIDENT] + GROWTH:
-        _free_memory()
-        # What is left now is in use: to look again after each test would take longer than most of them.
-        item.config.stash[RESIDENT] = _resident()
-    return result
-
-
-def _free_memory() -> None:
-    """Free what is left in cycles, and return it to the system."""
-    gc.collect()
-    with contextlib.suppress(AttributeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

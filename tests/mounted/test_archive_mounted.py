@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
 from support.deadlines import within
+from support.jobs import wait_until
 from support.mounts import Mount
-from swiftfs.concurrency import monotonic, sleep
+from swiftfs.concurrency import monotonic
 from swiftfs.demo.server import Fault, SwiftServer
 
 HOURS = 4 * 3600
@@ -37,13 +38,6 @@ def seal(swift: SwiftServer, path: str, *, state: str = "sealed", seconds: int =
         refusal = {**told, "Retry-After": str(seconds)}
         swift.inject(Fault("GET", path, status=429, headers=refusal))
     swift.inject(Fault("HEAD", path, headers=told))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = monotonic() + within(20)
-    while not condition():
-        assert monotonic() < end, "it does not happen"
-        sleep(0.02)
 
 
 def stored(mounted: Mount, name: str, data: bytes) -> Path:
@@ -94,7 +88,7 @@ def test_thaw_asks_and_waits(mounted: Mount, swift: SwiftServer) -> None:
     swift.reset_requests()
     with ThreadPoolExecutor(1) as pool:
         command = pool.submit(swiftfs, "thaw", mounted.path)
-        wait_for(lambda: gets(swift, "/film") == 1)
+        wait_until(lambda: gets(swift, "/film") == 1)
         swift.clear_faults()
         seal(swift, "/film", state="unsealing", seconds=1)
         assert not command.done()

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.mounts import Mount, run
-from support.noise import noise
-
-LARGE = noise(3 * 1024 * 1024)
+from support.noise import OLD
 
 
 @pytest.fixture
@@ -18,7 +16,7 @@ def tree(tmp_path: Path) -> Path:
     folder = tmp_path / "tree"
     (folder / "sub").mkdir(parents=True)
     (folder / "one").write_bytes(b"small")
-    (folder / "large").write_bytes(LARGE)
+    (folder / "large").write_bytes(OLD)
     (folder / "symlink").symlink_to("one")
     for old, new in (("one", "two"), ("one", "sub/three"), ("large", "sub/large")):
         (folder / new).hardlink_to(folder / old)
@@ -55,5 +53,5 @@ def test_every_name_has_its_bytes(mounted: Mount, tree: Path, name: str) -> None
     (target / "large").unlink()
     (target / "one").write_bytes(b"changed")
     mounted.remount()
-    assert (target / "sub" / "large").read_bytes() == LARGE
+    assert (target / "sub" / "large").read_bytes() == OLD
     assert (target / "two").read_bytes() == b"small"

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from swiftclient import Connection
 
-from support.deadlines import within
+from support.jobs import wait_until
 from support.mounts import Mount, run
 from swiftfs.demo.server import SwiftServer
 from swiftfs.objects import Manifest, ObjectName, Segment
@@ -53,13 +53,6 @@ def change_all(path: Path) -> None:
     path.chmod(0o600)
     os.utime(path, (5, 5))
     os.setxattr(path, "user.n", b"1")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + within(10)
-    while not condition():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.01)
 
 
 @pytest.fixture

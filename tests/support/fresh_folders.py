@@ -1,6 +1,5 @@
 """Folders whose files are not in Swift yet, and what a kill leaves of them."""
 
-import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ import pytest
 
 from support.harness import ME, copy_live, harness, write
 from support.memory_store import MemoryStore
+from support.noise import NEW
 from support.stored_objects import NEVER, body, keys, ten_minutes_later
 from swiftfs.posix.filesystem import FileSystem
 
@@ -18,8 +18,7 @@ OPTIONS = f"{NEVER},segment_size=1M"
 FRESH_FOLDERS = [pytest.mark.store(MemoryStore, "box", "box_segments"), pytest.mark.mount_options(OPTIONS)]
 """Marks of tests whose `filesystem` stores nothing before a flush."""
 
-LARGE = os.urandom(2_500_000)
-TREE: Mapping[str, bytes] = {"a": b"first", "sub/b": b"second", "sub/deep/c": b"third", "large": LARGE}
+TREE: Mapping[str, bytes] = {"a": b"first", "sub/b": b"second", "sub/deep/c": b"third", "large": NEW}
 FOLDERS = ("", "/sub", "/sub/deep", "/empty")
 
 

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 
 from support.harness import ME, get, put
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import segments, segments_of
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 PLAIN = Headers("application/octet-stream")
+BIG = noise(5 * 1024 * 1024 + 300_007)
 
 
 def copy_range(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from support.noise import noise
@@ -22,13 +23,16 @@ SIZE = 100 * MIB
 PERIOD = MIB + 77
 """Bytes after which the file repeats: no multiple of a block, so that no block is taken for another."""
 
-_PERIODS = 6 * noise(PERIOD)
+
+@cache
+def _periods() -> bytes:
+    return 6 * noise(PERIOD)
 
 
 def body(start: int, stop: int) -> bytes:
     """Return up to 4 MiB of the file, without holding all of it in memory."""
     first = start % PERIOD
-    return _PERIODS[first : first + stop - start]
+    return _periods()[first : first + stop - start]
 
 
 def parts() -> Iterator[bytes]:

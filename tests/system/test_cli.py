@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,21 +16,13 @@ from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
 from support.deadlines import within
+from support.jobs import wait_until
 from support.mounts import Mount, clean_environment
 from swiftfs.attributes import PID_ATTRIBUTE
 from swiftfs.demo.server import SwiftServer
 
 HELPER = Path("/sbin/mount.swiftfs")
 PROGRAMS = Path(sys.executable).parent
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    end = time.monotonic() + within(seconds)
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def is_mounted(folder: Path) -> bool:
@@ -85,7 +77,7 @@ def test_a_background_mount_answers_when_the_command_returns(background: Path) -
 def test_a_fault_of_a_background_process_is_in_a_file(background: Path, tmp_path: Path) -> None:
     pid = process_of(background)
     os.kill(pid, signal.SIGBUS)
-    assert eventually(lambda: has_ended(pid))
+    wait_until(lambda: has_ended(pid))
     assert "Fatal Python error: Bus error" in (tmp_path / "cache" / "swiftfs.log").read_text()
     subprocess.run(["fusermount", "-uz", str(background)], check=True)
 
@@ -105,7 +97,7 @@ def test_umount_returns_when_the_process_is_gone_and_all_is_stored(
 def test_fusermount_ends_the_process_too(background: Path) -> None:
     pid = process_of(background)
     subprocess.run(["fusermount", "-u", str(background)], check=True)
-    assert eventually(lambda: has_ended(pid))
+    wait_until(lambda: has_ended(pid))
 
 
 def test_a_file_open_at_sigterm_is_stored(mounted: Mount, connection: Connection) -> None:
@@ -167,7 +159,7 @@ def test_umount_reports_what_is_wrong(background: Path, tmp_path: Path) -> None:
 def test_a_mount_that_died_is_unmounted_as_was_asked(background: Path) -> None:
     pid = process_of(background)
     os.kill(pid, signal.SIGKILL)
-    assert eventually(lambda: has_ended(pid))
+    wait_until(lambda: has_ended(pid))
     assert one_line(swiftfs("umount", background), 0) == (
         f"swiftfs: {background} is unmounted; its process had died: mount it again to continue "
         "with what is not stored yet\n"
@@ -299,7 +291,7 @@ def test_mount_8_finds_the_helper(
         assert result.returncode == 0, result
         assert is_mounted(folder)
         subprocess.run(["umount", str(folder)], check=True)
-        assert eventually(lambda: not cache_is_locked(tmp_path / "cache"))
+        wait_until(lambda: not cache_is_locked(tmp_path / "cache"))
     refused = mount("-t", "swiftfs", "swift:no-such-box", folder, "-o", options)
     assert "no container 'no-such-box'" in one_line(refused, 32)
     assert "swift:CONTAINER" in one_line(mount("-t", "swiftfs", container, folder, "-o", options), 32)

@@ -23,6 +23,7 @@ import swiftclient
 from swiftclient.exceptions import ClientException
 
 from support.deadlines import within
+from support.jobs import wait_until
 from swiftfs.demo import server as server_module
 from swiftfs.demo.server import Fault, RecordedRequest, ServerSettings, SwiftServer
 from swiftfs.demo.values import OPERATOR, READER
@@ -75,13 +76,6 @@ def raw(
         yield connection.getresponse()
     finally:
         connection.close()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + within(seconds)
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
 
 
 def test_an_object_of_any_name_is_stored_listed_and_read(client: Any) -> None:
@@ -209,10 +203,7 @@ def test_a_late_request_is_carried_out_after_its_answer_was_lost(swift: SwiftSer
     assert status_of(client.put_object, "c", "late", b"late") == 504
     client.put_object("c", "late", b"new")
     assert client.get_object("c", "late")[1] == b"new"
-    end = time.monotonic() + 30
-    while client.get_object("c", "late")[1] != b"late":
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_until(lambda: client.get_object("c", "late")[1] == b"late")
     with pytest.raises(ValueError, match="after"):
         Fault(late=1.0)
 
@@ -319,7 +310,7 @@ def test_an_account_has_the_sum_of_its_containers(client: Any) -> None:
 
     before, _ = bytes_used()
     client.put_object("c", f"{before}", b"x" * 1234)
-    assert wait_until(lambda: bytes_used()[0] >= before + 1234)
+    wait_until(lambda: bytes_used()[0] >= before + 1234)
     assert len(set(bytes_used())) == 1
 
 
@@ -389,8 +380,8 @@ def test_the_child_dies_with_its_parent_and_removes_the_private_folder() -> None
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
     pid, data = done.stdout.split()
-    assert wait_until(lambda: not Path(data).exists())
-    assert wait_until(lambda: not _runs(int(pid)))
+    wait_until(lambda: not Path(data).exists())
+    wait_until(lambda: not _runs(int(pid)))
 
 
 def _runs(pid: int) -> bool:

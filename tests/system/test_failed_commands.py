@@ -16,6 +16,7 @@ from swiftclient import Connection
 from support import mount_with_time_limits
 from support.commands import swiftfs
 from support.deadlines import within
+from support.jobs import wait_until
 from support.mounts import Mount
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.demo.values import READER
@@ -181,8 +182,8 @@ def test_a_reader_sees_nothing_of_a_refused_mapping(
         with contextlib.suppress(OSError):
             stream.close()
     swift.clear_faults()
-    wait_for(lambda: "last changes are lost" in mounted.log.read_text())
-    wait_for(lambda: file.read_bytes() == b"old" * 5000)
+    wait_until(lambda: "last changes are lost" in mounted.log.read_text())
+    wait_until(lambda: file.read_bytes() == b"old" * 5000)
 
 
 def test_an_exceeded_quota_is_edquot(mounted: Mount, connection: Connection, container: str) -> None:
@@ -253,7 +254,7 @@ def test_a_server_killed_during_a_copy_leaves_the_old_file(tmp_path: Path) -> No
             mounted.expected += ["flush", "release", "getattr", "lost", "stay", "unused", "write"]
             server.inject(Fault(method="PUT", path="box_segments/.*/0000002097152", delay=60))
             with subprocess.Popen(["cp", new, mounted.path / "file"], stderr=subprocess.PIPE) as copy:
-                wait_for(lambda: any("/0000002097152" in one.path for one in server.requests()))
+                wait_until(lambda: any("/0000002097152" in one.path for one in server.requests()))
                 server.kill()
                 assert copy.stderr is not None
                 said = copy.stderr.read().decode()
@@ -265,10 +266,3 @@ def test_a_server_killed_during_a_copy_leaves_the_old_file(tmp_path: Path) -> No
             assert listed(mounted.path) == ["file"]
             assert (mounted.path / "file").read_bytes() == old
         connection.close()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

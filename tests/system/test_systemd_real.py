@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.mounts import run
 from swiftfs.demo.server import SwiftServer
 
@@ -32,13 +32,6 @@ pytestmark = pytest.mark.skipif(
 
 def systemctl(*words: str, check: bool = True) -> str:
     return run("systemctl", *words, check=check).strip()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 class Service:
@@ -144,10 +137,10 @@ def test_a_killed_mount_stays_broken_until_the_next_continues_its_journal(
     systemctl("start", service.name)
     (service.path / "file").write_text("text")
     os.kill(service.pid(), signal.SIGKILL)
-    wait_for(lambda: service.show("SubState") == "auto-restart")
+    wait_until(lambda: service.show("SubState") == "auto-restart")
     with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
         list(service.path.iterdir())
-    wait_for(lambda: service.state() == "active")
+    wait_until(lambda: service.state() == "active")
     assert (service.path / "file").read_text() == "text"
     assert service.show("NRestarts") == "1"
     systemctl("stop", service.name)
@@ -160,7 +153,7 @@ def test_a_server_that_is_down_is_reported_and_tried_again(server: SwiftServer, 
         assert "failed" in systemctl("start", service.name, check=False)
         assert "no answer from the authentication server" in service.journal()
         server.start()
-        wait_for(lambda: service.state() == "active")
+        wait_until(lambda: service.state() == "active")
         assert service.path.is_mount()
 
 
@@ -169,7 +162,7 @@ def test_reload_drops_cached_listings(service: Service, connection: Connection, 
     assert not (service.path / "new").exists()
     connection.put_object(container, "new", b"text")
     systemctl("reload", service.name)
-    wait_for((service.path / "new").exists)
+    wait_until((service.path / "new").exists)
     assert service.state() == "active"
 
 

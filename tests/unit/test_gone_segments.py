@@ -7,13 +7,12 @@ import pytest
 
 from support.harness import ME, get, put, write
 from support.memory_store import MemoryStore
+from support.noise import NEW
 from support.stored_objects import body
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
-MIB = 1024 * 1024
-BEFORE = os.urandom(3 * MIB + 5)
 NAME = ObjectName("box", "a")
 
 pytestmark = pytest.mark.mount_options("segment_size=1M")
@@ -42,17 +41,17 @@ OTHERS = pytest.mark.parametrize("other", [delete_all, delete_first_segment, rep
 
 
 @OTHERS
-@pytest.mark.parametrize("offset", [0, len(BEFORE)])
+@pytest.mark.parametrize("offset", [0, len(NEW)])
 def test_a_file_that_stays_open_is_stored_whole(
     store: MemoryStore, filesystem: FileSystem, other: Other, offset: int
 ) -> None:
     handle = filesystem.create("/a", 0o644, os.O_RDWR, ME)
-    put(filesystem, handle, 0, BEFORE)
+    put(filesystem, handle, 0, NEW)
     filesystem.fsync(handle, False)
     other(store)
     put(filesystem, handle, offset, b"new")
     filesystem.fsync(handle, False)
-    after = BEFORE[:offset] + b"new" + BEFORE[offset + 3 :]
+    after = NEW[:offset] + b"new" + NEW[offset + 3 :]
     assert body(store, "a") == get(filesystem, handle) == after
     filesystem.release(handle)
 
@@ -61,11 +60,11 @@ def test_a_file_that_stays_open_is_stored_whole(
 def test_a_file_of_which_all_bytes_are_here_is_stored_whole(
     store: MemoryStore, filesystem: FileSystem, other: Other
 ) -> None:
-    write(filesystem, "/a", BEFORE)
+    write(filesystem, "/a", NEW)
     handle = filesystem.open("/a", os.O_RDWR)
     filesystem.fsync(handle, False)
-    put(filesystem, handle, len(BEFORE), b"new")
+    put(filesystem, handle, len(NEW), b"new")
     other(store)
     filesystem.fsync(handle, False)
     filesystem.release(handle)
-    assert body(store, "a") == BEFORE + b"new"
+    assert body(store, "a") == NEW + b"new"

@@ -10,7 +10,6 @@ import pytest
 from support.deadlines import within
 from support.fresh_folders import (
     FRESH_FOLDERS,
-    LARGE,
     OPTIONS,
     Images,
     drained,
@@ -24,6 +23,7 @@ from support.halted_moves import Halt
 from support.harness import ME, change, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import NEW, OLD
 from support.refused_changes import flush
 from support.stored_objects import foreign, keys, refuse
 from swiftfs.errors import AccessDenied, StoreError
@@ -43,11 +43,11 @@ def stored(store: MemoryStore, cache: Path, top: str) -> None:
         filesystem.mkdir(top, 0o755, ME)
         filesystem.mkdir(f"{top}/sub", 0o755, ME)
         write(filesystem, f"{top}/s", b"stored")
-        write(filesystem, f"{top}/sub/s", LARGE)
+        write(filesystem, f"{top}/sub/s", NEW)
 
 
-STORED = {"new": b"", "new/sub": b"", "new/s": b"stored", "new/sub/s": LARGE}
-FRESH = {"new/f": b"fresh", "new/sub/f": LARGE[:2_000_000], "new/more": b"", "new/more/f": b"fresh too"}
+STORED = {"new": b"", "new/sub": b"", "new/s": b"stored", "new/sub/s": NEW}
+FRESH = {"new/f": b"fresh", "new/sub/f": OLD, "new/more": b"", "new/more/f": b"fresh too"}
 
 
 def add_fresh(filesystem: FileSystem, top: str) -> None:
@@ -71,7 +71,7 @@ def test_only_what_swift_has_is_copied(store: MemoryStore, cache: Path) -> None:
         assert names(filesystem, "/new") == ["f", "more", "s", "sub"]
         assert names(filesystem, "/new/sub") == ["f", "s"]
         assert read(filesystem, "/new/sub/f") == FRESH["new/sub/f"]
-        assert read(filesystem, "/new/sub/s") == LARGE
+        assert read(filesystem, "/new/sub/s") == NEW
         assert read(filesystem, "/new/more/f") == b"fresh too"
         assert set(keys(store)) == set(STORED)
     assert objects(store) == {**STORED, **FRESH}
@@ -201,7 +201,7 @@ def test_a_change_of_a_file_that_swift_has_is_stored_first(store: MemoryStore, c
     """Its other bytes are at the old name alone."""
     with harness(store, cache, OPTIONS) as filesystem:
         filesystem.mkdir("/old", 0o755, ME)
-        write(filesystem, "/old/large", LARGE)
+        write(filesystem, "/old/large", NEW)
     for path in (cache / "content").iterdir():
         path.unlink()
     with harness(store, cache, OPTIONS) as filesystem:
@@ -213,7 +213,7 @@ def test_a_change_of_a_file_that_swift_has_is_stored_first(store: MemoryStore, c
     assert objects(store) == {
         "new": b"",
         "new/fresh": b"fresh",
-        "new/large": LARGE[:5] + b"changed" + LARGE[12:],
+        "new/large": NEW[:5] + b"changed" + NEW[12:],
     }
 
 

@@ -13,7 +13,6 @@ import swiftfs
 from support.call_work import work_of
 from support.fresh_folders import (
     FRESH_FOLDERS,
-    LARGE,
     OPTIONS,
     TREE,
     drained,
@@ -26,6 +25,7 @@ from support.fresh_folders import (
 from support.harness import ME, copy_live, get, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import NEW
 from support.refused_changes import flush
 from support.stored_objects import body, keys, refuse, segments
 from swiftfs.errors import QuotaExceeded, StoreError
@@ -95,7 +95,7 @@ def test_a_kill_leaves_it_under_the_old_name_or_under_the_new_one(
     for _ in range(times):
         with harness(MemoryStore("box", "box_segments"), after, OPTIONS) as mounted:
             assert names(mounted, "/new/sub") == ["b", "deep", "link"]
-            assert read(mounted, "/new/large") == LARGE
+            assert read(mounted, "/new/large") == NEW
             copy_live(after, tmp_path / f"again{times}")
             after = tmp_path / f"again{times}"
             times += 1
@@ -153,7 +153,7 @@ def test_a_file_that_stays_open_knows_the_version_that_is_stored(store: MemorySt
         put(filesystem, handle, 5, b"changed")
         filesystem.release(handle)
         flush(filesystem)
-    assert objects(store) == {**tree("new"), "new/large": LARGE[:5] + b"changed" + LARGE[12:]}
+    assert objects(store) == {**tree("new"), "new/large": NEW[:5] + b"changed" + NEW[12:]}
 
 
 def test_inode_numbers_move_along(filesystem: FileSystem) -> None:
@@ -267,7 +267,7 @@ def test_an_older_version_is_deleted_after_the_new_one_is_stored(
     """The folder was deleted and made again, and Swift has its old files."""
     with harness(store, cache, OPTIONS) as filesystem:
         filesystem.mkdir("/old", 0o755, ME)
-        write(filesystem, "/old/file", LARGE[:size])
+        write(filesystem, "/old/file", NEW[:size])
         flush(filesystem)
         write(filesystem, "/old/file", b"newer")
         write(filesystem, "/old/fresh", b"fresh")
@@ -309,7 +309,7 @@ def test_it_moves_to_another_container(cache: Path) -> None:
         flush(filesystem)
         assert keys(store) == []
         assert keys(store, "other") == sorted(tree("new"))
-        assert read(filesystem, "/other/new/large") == LARGE
+        assert read(filesystem, "/other/new/large") == NEW
 
 
 @pytest.mark.parametrize("options", ["dir_marker=slash", "dir_attributes=content-type"])

@@ -13,7 +13,7 @@ from support.fresh_folders import frozen
 from support.harness import LEFT, ME, change, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.noise import noise
+from support.noise import NEWER, noise
 from support.power_cut import Disk, refusing
 from support.refused_changes import flush
 from support.stored_objects import NEVER, body, foreign, keys, segments
@@ -221,8 +221,6 @@ def test_an_unmount_deletes_the_segments_of_a_file_that_was_deleted_just_before(
     assert not list((disk.cache / "content").iterdir())
 
 
-LARGE = noise(3_000_000, seed=2)
-
 SEGMENTED = SOON
 """Mount options: uploads begin at once, and a large file has segments of 1 MiB."""
 
@@ -243,7 +241,7 @@ def test_a_rename_that_has_copied_a_large_file_is_finished(
 
     with harness(store, disk.cache, f"{SEGMENTED},drain=0", close_error=LEFT) as filesystem:
         filesystem.mkdir("/d", 0o755, ME)
-        write(filesystem, "/d/file", LARGE)
+        write(filesystem, "/d/file", NEWER)
         wait_until(lambda: not filesystem.waiting())
         disk.sync(filesystem)
         store.hook = hook
@@ -252,11 +250,11 @@ def test_a_rename_that_has_copied_a_large_file_is_finished(
     disk.restart()
     new, old = ("e/file", "/d/file") if folder else ("e", "/d/file")
     with harness(store, images[0], SEGMENTED) as filesystem:
-        assert read(filesystem, f"/{new}") == LARGE
+        assert read(filesystem, f"/{new}") == NEWER
         if folder:
             filesystem.mkdir("/d", 0o755, ME)
         write(filesystem, old, b"written anew")
-    assert body(store, new) == LARGE
+    assert body(store, new) == NEWER
 
 
 @both
@@ -284,7 +282,7 @@ def test_a_patch_that_was_stored_just_before_is_readable(
 
 def test_a_deletion_that_was_executed_just_before_leaves_no_change_without_its_base(disk: Disk) -> None:
     store = MemoryStore("box", "box_segments")
-    foreign(store, "file", LARGE)
+    foreign(store, "file", NEWER)
     with harness(store, disk.cache, f"{SEGMENTED},settle=1000") as filesystem:
         change(filesystem, "/file", 10, b"patched")
         disk.sync(filesystem)

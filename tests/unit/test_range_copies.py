@@ -12,7 +12,7 @@ from support.harness import get, harness, put, read, sync_all, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.range_copies import PLAIN, append, copy_range, cp, left, opened, put_slo
+from support.range_copies import BIG, PLAIN, append, copy_range, cp, left, opened, put_slo
 from support.stored_objects import body, keys, segments, ten_minutes_later
 from swiftfs.errors import errno_of
 from swiftfs.objects import ObjectName
@@ -20,7 +20,6 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024
-BIG = noise(5 * MIB + 300_007)
 MEDIUM = noise(MIB + 70_001)
 
 LARGE, SMALL = "segment_size=1M,settle=3600", "segment_size=2M,settle=3600"

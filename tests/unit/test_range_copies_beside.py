@@ -8,8 +8,8 @@ import pytest
 
 from support.harness import ANY_END, harness, listed, read, sync_all, write
 from support.memory_store import MemoryStore
-from support.noise import noise
-from support.range_copies import append, cp, left, opened
+from support.noise import NEW
+from support.range_copies import BIG, append, cp, left, opened
 from support.stored_objects import body, keys, refuse, segments, ten_minutes_later
 from support.trash import kept, only
 from swiftfs.errors import QuotaExceeded, errno_of
@@ -18,9 +18,8 @@ from swiftfs.store.protocol import Headers
 from swiftfs.store.server_state import Presence
 
 MIB = 1024 * 1024
-BIG, OTHER = noise(3 * MIB + 300_007), noise(2 * MIB + 5, 1)
 DAY = 86_400
-LARGE, SMALL = "segment_size=1M,settle=3600", "segment_size=4M,settle=3600"
+LARGE, SMALL = "segment_size=1M,settle=3600", "segment_size=6M,settle=3600"
 BOTH = pytest.mark.parametrize("options", [LARGE, SMALL])
 
 pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
@@ -45,11 +44,11 @@ def days_of_segments(store: MemoryStore, key: str) -> set[int | None]:
 def test_what_a_copy_replaces_is_in_the_trash(store: MemoryStore, cache: Path, options: str) -> None:
     their(store)
     with harness(store, cache, f"trash=30,{options}") as filesystem:
-        write(filesystem, "/copy", OTHER)
+        write(filesystem, "/copy", NEW)
         sync_all(filesystem)
         assert cp(filesystem, "/their", "/copy") == len(BIG)
         sync_all(filesystem)
-    assert body(store, only(store, "copy")) == OTHER
+    assert body(store, only(store, "copy")) == NEW
     assert body(store, "copy") == BIG
     ten_minutes_later(store, cache)
     assert left(store, "copy", only(store, "copy")) == set()

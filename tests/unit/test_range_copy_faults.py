@@ -12,8 +12,7 @@ from msgspec.structs import replace
 from support.harness import ANY_END, ME, copy_live, harness, read, sync_all, write
 from support.late_store import LateStore, look
 from support.memory_store import MemoryStore
-from support.noise import noise
-from support.range_copies import PLAIN, append, copy_range, cp, left, opened, put_slo
+from support.range_copies import BIG, PLAIN, append, copy_range, cp, left, opened, put_slo
 from support.stored_objects import body, keys, segments, ten_minutes_later
 from swiftfs.errors import (
     AccessDenied,
@@ -28,8 +27,7 @@ from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.store.protocol import CopyRequest
 
 MIB = 1024 * 1024
-BIG = noise(3 * MIB + 300_007)
-LARGE, SMALL = "segment_size=1M,settle=3600", "segment_size=4M,settle=3600"
+LARGE, SMALL = "segment_size=1M,settle=3600", "segment_size=6M,settle=3600"
 
 pytestmark = pytest.mark.mount_options(LARGE)
 

@@ -14,7 +14,7 @@ from support.harness import ME, SHORT_RETRIES, change, copy_live, harness, names
 from support.jobs import wait_until
 from support.late_store import LateStore
 from support.memory_store import MemoryStore
-from support.noise import noise
+from support.noise import NEW, noise
 from support.refused_changes import flush, report
 from support.stored_objects import (
     NEVER,
@@ -31,7 +31,7 @@ from swiftfs.posix.filesystem import FileSystem
 
 OPTIONS = f"{NEVER},segment_size=1M"
 PUTS = "put put_manifest"
-DATA = {"small": b"data", "large": os.urandom(3_000_000)}
+DATA = {"small": b"data", "large": NEW}
 
 
 pytestmark = pytest.mark.store(LateStore, "box", "box_segments")

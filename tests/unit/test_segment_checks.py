@@ -15,7 +15,7 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import Manifest, ObjectName, Segment
 
-SIZE = 2 * MIB + 777
+SIZE = MIB - 777
 """Bytes of a segment; its end is within a block."""
 
 BODY = noise(4 * SIZE)

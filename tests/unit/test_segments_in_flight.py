@@ -9,7 +9,7 @@ import pytest
 from support.harness import LEFT, ME, harness, put, read, write
 from support.jobs import wait_until
 from support.late_store import OPTIONS, LateStore, kill_during, remove, settle
-from support.noise import noise
+from support.noise import LARGE
 from support.stored_objects import keys, named_segments, segments, ten_minutes_later
 from swiftfs.errors import TimedOut
 from swiftfs.filecache.segment_container import SegmentContainerChooser
@@ -22,7 +22,6 @@ from swiftfs.posix.filesystem import FileSystem
 
 SEGMENTS = "file/"
 """The beginning of the keys of the file's segments."""
-DATA = noise(3_500_000)
 
 
 pytestmark = pytest.mark.store(LateStore, "box", "box_segments")
@@ -38,7 +37,7 @@ def first(tmp_path: Path) -> Path:
 
 def close_file(filesystem: FileSystem) -> None:
     """Write and close a file at once: no segment is stored before."""
-    write(filesystem, "/file", DATA)
+    write(filesystem, "/file", LARGE)
 
 
 def is_clean(store: LateStore, cache: Path) -> bool:
@@ -55,7 +54,7 @@ def test_the_next_mount_stores_the_file(store: LateStore, first: Path) -> None:
         before = segments(store)
         store.land()
         assert len(segments(store) - before) == 1
-        assert read(filesystem, "/file") == DATA
+        assert read(filesystem, "/file") == LARGE
     assert is_clean(store, died)
 
 
@@ -73,10 +72,10 @@ def test_the_next_mount_deletes_the_file(store: LateStore, first: Path) -> None:
 def test_the_file_was_never_closed(store: LateStore, first: Path) -> None:
     def write_file(filesystem: FileSystem) -> None:
         handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
-        for at in range(0, len(DATA), 500_000):
-            put(filesystem, handle, at, DATA[at : at + 500_000])
+        for at in range(0, len(LARGE), 500_000):
+            put(filesystem, handle, at, LARGE[at : at + 500_000])
         while not store.lost:  # a write begins to store the segments that were left before the write delay
-            put(filesystem, handle, len(DATA) - 1, DATA[-1:])
+            put(filesystem, handle, len(LARGE) - 1, LARGE[-1:])
 
     died = kill_during(store, first, "put", SEGMENTS, write_file)
     with harness(store, died, OPTIONS):
