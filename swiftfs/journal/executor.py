@@ -442,4 +442,4 @@ class Executor:
 
 def _expiring(meta: ObjectMeta, operation: PutFile) -> ObjectMeta:
     """Return the meta with the X-Delete-At of a rule, unless the object has one."""
-    return meta if meta.delete_at or not operation.expires else meta.with_delete_at(operation.expires)
+    return meta if meta.delete_at else meta.with_delete_at(operation.expires)
