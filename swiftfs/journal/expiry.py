@@ -92,5 +92,5 @@ def without_past(name: ObjectName, meta: ObjectMeta) -> ObjectMeta:
 
 
 def with_rule(meta: ObjectMeta, moment: str) -> ObjectMeta:
-    """Return the meta with `moment`, the X-Delete-At of a rule, if there is one and the object has none."""
-    return meta if meta.delete_at or not moment else meta.with_delete_at(moment)
+    """Return the meta with `moment`, the X-Delete-At of a rule, unless the object has one."""
+    return meta if meta.delete_at else meta.with_delete_at(moment)

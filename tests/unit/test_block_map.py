@@ -71,6 +71,15 @@ def test_a_stored_version_is_the_origin_and_later_changes_stay(blocks: BlockMap)
     assert blocks.is_verified(SIZE, SIZE + BLOCK)
 
 
+def test_zeros_that_nobody_wrote_are_here_and_verified_after_an_upload() -> None:
+    blocks = BlockMap(None)
+    blocks.write(2 * BLOCK, 3 * BLOCK)
+    blocks.freeze()
+    blocks.adopt(NAME, "2" * 32, None)
+    assert missing(blocks) == []
+    assert blocks.is_verified(0, 3 * BLOCK)
+
+
 def test_a_file_that_is_cut_during_an_upload_needs_no_more_of_the_stored_version(blocks: BlockMap) -> None:
     blocks.write(0, SIZE)
     taken = blocks.freeze()

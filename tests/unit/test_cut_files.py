@@ -1,11 +1,14 @@
-"""A kill just after a pending file was cut: the next mount stores the file as it was at its close, or cut."""
+"""A kill just after a pending file was cut: the next mount stores the file as it was at its close, or cut.
+
+And a local file that somebody has deleted: its upload fails, and does not hang.
+"""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from support.harness import LEFT, change, copy_live, harness, read, write
+from support.harness import LEFT, change, copy_live, harness, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.stored_objects import NEVER, body, refuse
@@ -35,3 +38,15 @@ def test_the_bytes_behind_a_cut_are_never_stored_as_zeros(tmp_path: Path, size: 
     with harness(store, image, SEGMENTS) as filesystem:
         assert read(filesystem, "/file") == closed[:size]
     assert body(store, "file") == closed[:size]
+
+
+def test_a_pending_file_whose_local_file_is_gone_is_reported(tmp_path: Path) -> None:
+    store = MemoryStore("box")
+    with harness(store, tmp_path, NEVER, close_error=LEFT) as filesystem:
+        write(filesystem, "/file", b"text")
+        for local in (tmp_path / "content").iterdir():
+            local.unlink()
+        with pytest.raises(OSError, match="Input/output error"):
+            sync_all(filesystem)
+        (waiting,) = filesystem.waiting()
+        assert "Input/output error" in waiting.reason

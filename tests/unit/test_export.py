@@ -17,7 +17,7 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.operations import Delete, PutMarker, PutSpecial
+from swiftfs.journal.operations import Delete, PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import copy_journal, salvage
 from swiftfs.maintenance.export import PARTIAL, Export, find_cache
 from swiftfs.objects import ObjectName, Segment
@@ -84,6 +84,17 @@ def test_missing_and_cut_local_files_are_reported(cache: CacheFolder) -> None:
     ]
     assert (cache.target / f"cut{PARTIAL}").read_bytes() == b"cut" + bytes(7)
     assert not (cache.target / "gone").exists()
+
+
+def test_a_file_is_found_in_the_bytes_of_a_journal_that_is_no_database_any_more(cache: CacheFolder) -> None:
+    cache.add_file("/f", b"data", "open-1")
+    cache.close()
+    with cache.journal.open("r+b") as file:
+        file.write(bytes(100))
+    (found,) = salvage(cache.journal).found
+    assert (found.path, found.doubt) == ("/f", "found in the rest of a damaged journal")
+    assert isinstance(found.operation, PutFile)
+    assert found.operation.file.file == "open-1"
 
 
 def test_a_file_that_is_stored_while_it_is_copied(cache: CacheFolder) -> None:

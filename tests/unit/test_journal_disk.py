@@ -7,6 +7,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from support.harness import ME, copy_live, harness, names, put, read
 from support.jobs import wait_until
@@ -69,6 +70,20 @@ def test_of_two_refused_records_the_later_counts(log: JournalDB) -> None:
         log.finish([1], [record(2, name=5)])
     log.commit([record(3)])
     assert recorded(log) == [(2, NAMES[5]), (3, NAMES[3])]
+
+
+@pytest.mark.parametrize(("carried", "commits"), [(None, 1), (7, 3)])
+def test_what_the_disk_refuses_for_hours_is_one_commit_but_for_a_folder_s_move(
+    log: JournalDB, carried: int | None, commits: int
+) -> None:
+    before = log.last_commit()
+    with refusing(log):
+        log.finish([], [record(1)])
+        log.finish([], [replace(record(2), carried=carried)])
+        log.finish([], [record(3)])
+    log.commit([record(4)])
+    assert recorded(log) == [(number, NAMES[number]) for number in (1, 2, 3, 4)]
+    assert log.last_commit() == before + commits + 1
 
 
 def test_a_refused_record_that_ended_or_changed_meanwhile_does_not_come_back(log: JournalDB) -> None:

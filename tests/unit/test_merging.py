@@ -67,6 +67,17 @@ CHANGED = Headers("application/directory", {"mode": "0700"})
         (SetAttributes(NAME, OLD, is_slo=False), Delete(NAME, is_slo=False), (Delete(NAME, is_slo=False),)),
         (SetAttributes(NAME, OLD, is_slo=False), LATER, (LATER,)),
         (FRESH, Move(NAME, ObjectName("box", "else")), None),
+        # The key in the trash of what is replaced or deleted: the first one, if there is any.
+        (
+            Delete(NAME, is_slo=False, etag="e", trash="first"),
+            LATER,
+            (replace(LATER, replaces_large=False, replaces_etag="e", trash="first"),),
+        ),
+        (replace(OVER, trash="first"), Delete(NAME, None, trash="second"), (replace(GONE, trash="first"),)),
+        (OVER, Delete(NAME, None, trash="second"), (replace(GONE, trash="second"),)),
+        (replace(OVER, trash="first"), replace(OVER, trash="second"), (replace(OVER, trash="first"),)),
+        (OVER, replace(OVER, trash="second"), (replace(OVER, trash="second"),)),
+        (FRESH, replace(OVER, trash="second"), (FRESH,)),
     ],
 )
 def test_which_two_operations_merge(

@@ -254,3 +254,8 @@ def test_a_copy_that_is_not_closed_is_deleted(store: MemoryStore, cache: Path) -
         filesystem.release(source)
     assert segments(store) == set()
     assert body(store, "copy") == b"before"
+    store.requests.clear()
+    with harness(store, cache, LARGE):
+        pass
+    # Its segments are gone: the next mount does not look for them.
+    assert [one for one in store.requests if one[1].startswith("box_segments")] == []

@@ -15,7 +15,7 @@ from support.harness import ME, copy_live, harness, names, read, write
 from support.interrupted_moves import leave, row_of
 from support.lagging_store import LaggingStore
 from support.old_databases import rewrite
-from support.stored_objects import foreign, keys
+from support.stored_objects import body, foreign, keys
 from swiftfs.errors import Ghost
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Move, MovedObject, MoveFolder
@@ -300,3 +300,17 @@ def test_a_folder_s_rename_that_the_next_mount_finishes_is_shown_by_the_one_afte
         assert read(filesystem, "/e/own") == b"own"
         filesystem.mkdir("/d", 0o755, ME)
         assert names(filesystem, "/d") == []
+
+
+def test_an_interrupted_rename_spares_what_no_listing_shows_if_another_client_has_its_new_name(
+    store: LaggingStore, cache: Path
+) -> None:
+    with harness(store, cache, OPTIONS) as filesystem:
+        store.stop()
+        write(filesystem, "/d/own", b"own")
+        own = MovedObject("d/own", store.head(ObjectName("box", "d/own")).version.etag)
+    leave(cache, MoveFolder("box", "d/", "box", "e/", recent=(own,), objects=(own,)))
+    foreign(store, "e/own", b"theirs")
+    with harness(store, cache, OPTIONS):
+        pass
+    assert (body(store, "d/own"), body(store, "e/own")) == (b"own", b"theirs")

@@ -8,7 +8,7 @@ import pytest
 from support.harness import ME, put, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.range_copies import cp
+from support.range_copies import append, cp, opened
 from swiftfs.errors import errno_of
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -75,3 +75,16 @@ def test_a_copy_made_by_the_server_is_data(filesystem: FileSystem) -> None:
     assert found(filesystem, "/copy") == [(0, END)]
     assert len(read(filesystem, "/copy")) == END
     assert found(filesystem, "/copy") == [(0, END)]
+
+
+def test_holes_before_and_behind_a_copy_made_by_the_server(filesystem: FileSystem) -> None:
+    write(filesystem, "/big", noise(4 * MIB))
+    sync_all(filesystem)
+    with opened(filesystem, "/big", "/copy") as (source, target):
+        put(filesystem, target, 0, noise(MIB))
+        filesystem.truncate_handle(target, 2 * MIB)
+        assert append(filesystem, source, target, 2 * MIB) > 0
+        filesystem.truncate_handle(target, 10 * MIB)
+        put(filesystem, target, 9 * MIB, noise(MIB))
+        assert found(filesystem, "/copy") == [(0, MIB), (2 * MIB, 6 * MIB), (9 * MIB, 10 * MIB)]
+        assert seek(filesystem, target, MIB, os.SEEK_DATA) == 2 * MIB

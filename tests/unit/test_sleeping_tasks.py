@@ -177,6 +177,13 @@ def test_sleeping_tasks_are_executed_when_they_are_due(rig: Rig) -> None:
     assert rig.queue.next_due() is None
 
 
+def test_sleeping_tasks_and_others_can_run(rig: Rig) -> None:
+    rig.add("file")
+    deletion = Delete(ObjectName("box", "deleted"), None)
+    rig.queue.add(Task(9, "/deleted", deletion, nobody_waits, 0.0, Waiting(6.0)))
+    assert rig.queue.runnable() == 2
+
+
 def test_a_later_task_of_the_name_waits_for_one_that_sleeps(rig: Rig) -> None:
     rig.add("file")
     later = Task(9, "/file", Delete(ObjectName("box", "file"), None), nobody_waits, 0.0, Waiting(0.0))
@@ -200,6 +207,16 @@ def test_sleeping_tasks_are_made_due(rig: Rig, hurry: Callable[[TaskQueue], None
     rig.add("failed", error=ERROR)
     hurry(rig.queue)
     assert {rig.pop(0.0), rig.pop(0.0)} - {None} == due
+
+
+def test_a_sleeping_task_that_somebody_looks_at_is_made_due(rig: Rig) -> None:
+    rig.add("file")
+    (sleeping,) = rig.queue.asleep()
+    looked_at = sleeping.awake()
+    rig.queue.run_all_now()
+    assert rig.queue.chain(ObjectName("box", "file")) == [looked_at]
+    assert looked_at.state == sleeping.awake().state
+    assert rig.pop(0.0) == "/file"
 
 
 def test_a_flush_is_recorded_for_a_sleeping_task(rig: Rig) -> None:
