@@ -195,7 +195,7 @@ def inode_of(name: ObjectName, *, folder: bool = False) -> int:
     return int.from_bytes(digest, "big") >> 1 | 2
 
 
-recent_inode_of = lru_cache(maxsize=128)(inode_of)
+recent_inode_of = lru_cache(maxsize=16)(inode_of)
 """The same for a file that is being made: it is asked for three times."""
 
 

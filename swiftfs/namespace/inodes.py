@@ -154,7 +154,7 @@ class Inodes:
         return folder
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=16)
 def _own_place(source: Source, path: str, is_folder: bool) -> int:
     """Return the place of a name while no folder has moved: of a new file it is asked for several times."""
     if is_folder:
