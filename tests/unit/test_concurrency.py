@@ -136,7 +136,9 @@ def test_locks_are_plain_where_nothing_is_checked() -> None:
         "from swiftfs.concurrency import Future, Rank, may_block, new_condition, new_future, new_lock\n"
         "assert type(new_lock(Rank.DATABASE)) is type(threading.Lock())\n"
         "assert type(new_lock(Rank.FILE, reentrant=True)) is type(threading.RLock())\n"
-        "assert type(new_condition(Rank.DATABASE)) is threading.Condition\n"
+        "condition = new_condition(Rank.DATABASE)\n"
+        "assert isinstance(condition, threading.Condition)\n"
+        "assert type(type(condition).__enter__.__get__(condition)) is type(len)  # no call of Python\n"
         "assert type(new_future()) is Future\n"
         "with new_lock(Rank.DATABASE): may_block('sends head')\n"
     )
