@@ -96,9 +96,10 @@ def put_all(store: MemoryStore, *names: str) -> None:
 
 
 def as_of_now(store: MemoryStore) -> MemoryStore:
-    """Return a store with the same objects in `box`, which no request of a killed mount reaches."""
-    twin = MemoryStore("box")
-    twin._containers["box"].objects.update(store._containers["box"].objects)
+    """Return a store with the same objects, which no request of a killed mount reaches."""
+    twin = MemoryStore(*store._containers)
+    for name, container in store._containers.items():
+        twin._containers[name].objects.update(container.objects)
     return twin
 
 

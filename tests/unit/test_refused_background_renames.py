@@ -20,7 +20,7 @@ from support.background_renames import (
     remake,
 )
 from support.halted_moves import Halt
-from support.harness import ME, copy_live, harness, names, put, read, sync_all, write
+from support.harness import ANY_END, ME, copy_live, get, harness, names, put, read, sync_all, write
 from support.interrupted_moves import refusals
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -361,3 +361,38 @@ def test_segments_are_deleted_of_what_is_replaced_at_both_names(cache: Path) -> 
     # At once only if `e/large` was stored first: until then it may name them.
     ten_minutes_later(store, cache)
     assert not keys(store, "box_segments")
+
+
+@pytest.mark.parametrize("size", [10, 200_000, 3 * 1024 * 1024])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_change_of_an_open_file_that_could_not_move_is_stored_by_the_next_mount(
+    store: MemoryStore, cache: Path, size: int, is_read: bool
+) -> None:
+    """What the change keeps is at the old name, where nobody may lose it."""
+    data, image, options = os.urandom(size), cache.with_name("image"), f"{OPTIONS},segment_size=1M"
+    changed = b"new" + data[3:]
+    with harness(store, cache, options) as filesystem:
+        write(filesystem, "/d/file", data)
+        sync_all(filesystem)
+    with harness(store, cache, f"{options},settle=60,drain=0", close_error=ANY_END) as filesystem:
+        if is_read:
+            assert read(filesystem, "/d/file") == data
+        handle = filesystem.open("/d/file", os.O_RDWR)
+        refuse(store, "file")
+        filesystem.rename("/d", "/e")
+        wait_until(is_quiet(filesystem))
+        assert (get(filesystem, handle), read(filesystem, "/d/file")) == (data, data)
+        put(filesystem, handle, 0, b"new")
+        filesystem.flush(handle)
+        assert get(filesystem, handle) == changed
+        copy_live(cache, image)
+        twin = as_of_now(store)
+        filesystem.release(handle)
+        store.hook = lambda _method, _subject: (_ for _ in ()).throw(Unavailable("away"))
+    with harness(twin, image, options) as filesystem:
+        assert (read(filesystem, "/d/file"), read(filesystem, "/e/file")) == (data, changed)
+        wait_until(is_quiet(filesystem))
+        filesystem.unlink("/e/file")
+        sync_all(filesystem)
+        filesystem.refresh()
+        assert read(filesystem, "/d/file") == data
