@@ -23,6 +23,7 @@ from support.halted_moves import Halt
 from support.harness import ANY_END, ME, copy_live, get, harness, names, put, read, sync_all, write
 from support.interrupted_moves import refusals
 from support.jobs import wait_until
+from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
 from support.stored_objects import as_of_now, body, foreign, keys, ten_minutes_later
 from swiftfs.errors import AccessDenied, StoreError, Unavailable
@@ -396,3 +397,29 @@ def test_a_change_of_an_open_file_that_could_not_move_is_stored_by_the_next_moun
         sync_all(filesystem)
         filesystem.refresh()
         assert read(filesystem, "/d/file") == data
+
+
+def test_what_cannot_move_back_is_not_shown_where_it_was_though_listings_lag(cache: Path) -> None:
+    """Neither by this mount, nor by the next one."""
+    store = LaggingStore("box")
+    foreign(store, "d/foreign", b"theirs")
+    with harness(store, cache, "settle=0.05,background_rename=1", close_error="refused") as filesystem:
+        write(filesystem, "/d/own", b"ours")
+        sync_all(filesystem)
+        store.stop()
+        filesystem.rename("/d", "/e")
+        wait_until(is_quiet(filesystem))
+        refuse(store, "own", "foreign")
+        filesystem.rename("/e", "/d")
+        wait_until(is_quiet(filesystem))
+        assert sorted(store._containers["box"].objects) == ["e/foreign", "e/own"]
+        for path in ("/d/own", "/d/foreign"):
+            with pytest.raises(FileNotFoundError):
+                filesystem.getattr(path)
+        assert names(filesystem, "/e") == ["foreign", "own"]
+    with harness(store, cache, "settle=0.05,background_rename=1") as filesystem:
+        for path in ("/d/own", "/d/foreign"):
+            with pytest.raises(FileNotFoundError):
+                filesystem.getattr(path)
+        assert names(filesystem, "/e") == ["foreign", "own"]
+        assert read(filesystem, "/e/own") == b"ours"
