@@ -271,8 +271,16 @@ class BackgroundMoves:
             one.error = error
             if error.retryable:
                 away.set()
+            else:
+                self._expect_copy(item.target)
         if one.error is not None:
             self._copies.share_copy(item)
+
+    def _expect_copy(self, target: ObjectName) -> None:
+        """Record what stands where a lost COPY may be carried out late, although its object stays."""
+        if target in self._late:
+            with suppress(StoreError):
+                self._late.found(target, self._head(target))
 
     def _settle_missing(self, one: _Attempt, error: NotFound, keeper: CopyKeeper) -> None:
         """Find out whether an object is gone, or was moved by an attempt whose answer was lost."""

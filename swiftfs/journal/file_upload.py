@@ -289,7 +289,8 @@ class FileUpload:
         """
         base = snapshot.base
         least = 0 if cached_file.is_unchanged_slo else PIECE
-        if base is None or not base.etag or base.size < least:
+        # The object of another name goes on naming its segments.
+        if base is None or not base.etag or base.size < least or base.name != operation.name:
             return None
         known = self._old_segments(base, operation.replaces_large)
         if known is None:

@@ -102,6 +102,7 @@ class FolderMoves:
             deleted = self._overlay.deletions_below(source, target)
             # Counts again where an object stays at its old name.
             stored = self._overlay.stored_in(source)
+            was_here = {(folder, name) for folder, name, _ in deleted}
             self._move_below(source, target)
             for listing in there:
                 folder = listing.folder
@@ -112,11 +113,14 @@ class FolderMoves:
                         continue
                     change = own.get(entry.name)
                     known = change.entry if change is not None else None
+                    # Nothing is there until the object has moved, though a listing that lags may show it.
+                    is_away = change is not None or (folder, entry.name) in was_here
+                    away = LocalChange(None, monotonic()) if is_away else None
                     if known is None or known.object != entry.object:
                         known = replace(entry, last_modified="")
                     moving[entry.object] = (
                         self._record_pending(before, entry.name, None, stored.get((before, entry.name))),
-                        self._record_pending(folder, entry.name, known, None),
+                        self._record_pending(folder, entry.name, known, away),
                     )
             self._overlay.put_back(deleted)
         return moving
@@ -157,6 +161,8 @@ class FolderMoves:
         is_new = entry is not None
         change = self._overlay.record(folder, name, entry, pending=True, moved=is_new, left=not is_new)
         change.stored = stored
+        if stored is not None:
+            self._overlay.keep(folder, name, stored)
         return PendingChange(self._shared, folder, name, change, None, None)
 
     def are_alone(self, *paths: str) -> bool:

@@ -117,7 +117,7 @@ class Overlay:
         change = LocalChange(shown, PENDING if pending else monotonic(), moved=moved, left=left)
         self._has_left = self._has_left or left
         if not pending:
-            self._keep(folder, name, change)
+            self.keep(folder, name, change)
         elif before is not None:
             change.stored = before.in_swift()
         self._changes(folder)[name] = change
@@ -162,7 +162,7 @@ class Overlay:
             newest.stored = stored
         else:
             return False
-        self._keep(folder, name, stored)
+        self.keep(folder, name, stored)
         return newest is change
 
     def roll_back(self, folder: Folder, name: str) -> None:
@@ -173,7 +173,7 @@ class Overlay:
         self.discard(folder, name)
         if change.stored is not None:
             self._changes(folder)[name] = change.stored
-            self._keep(folder, name, change.stored)
+            self.keep(folder, name, change.stored)
 
     def take_back(self, folder: Folder, name: str, before: LocalChange | None) -> LocalChange | None:
         """Drop the pending change of `name` as if it had never been made; return what counts again.
@@ -347,7 +347,7 @@ class Overlay:
         for folder, name, change in changes:
             counts = self._changes(folder).setdefault(name, change)
             if counts is change and change.at != PENDING:
-                self._keep(folder, name, change)
+                self.keep(folder, name, change)
 
     def discard_below(self, folder: Folder) -> None:
         """Drop the changes in a folder and in all folders below it."""
@@ -399,7 +399,8 @@ class Overlay:
             self._in(other)
         return [other for other in self._folders if other.is_below(folder)]
 
-    def _keep(self, folder: Folder, name: str, stored: LocalChange) -> None:
+    def keep(self, folder: Folder, name: str, stored: LocalChange) -> None:
+        """Let the next mount know what Swift has as `name`."""
         if self._recent is not None:
             self._recent.keep(folder, name, stored.entry, moved=stored.moved)
 

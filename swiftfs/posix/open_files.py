@@ -11,7 +11,7 @@ from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.namespace import Namespace
-from swiftfs.objects import ObjectName, PageUse
+from swiftfs.objects import ObjectName, ObjectVersion, PageUse
 from swiftfs.paths import is_below, split
 from swiftfs.posix.kernel_pages import UNKNOWN, KernelPages, ShownSizes, WrongPages
 from swiftfs.posix.open_file import Handle, OpenFile
@@ -413,6 +413,13 @@ class OpenFiles:
                 if file.entry is pending:
                     # What the upload has replaced is in the trash.
                     file.entry, file.trash = entry, ""
+
+    def stayed(self, version: ObjectVersion, name: ObjectName) -> None:
+        """Read the open files of a version from `name`, where its object has stayed: it could not move."""
+        for file in self.all():
+            base = file.cached_file.base
+            if base is not None and ObjectVersion(base.name, base.etag) == version:
+                file.cached_file.rename(name)
 
     def renamed(self, entries: Sequence[tuple[Entry, Entry]]) -> None:
         """Set the entry of each file that has the first one of a pair to the second: its name has changed."""

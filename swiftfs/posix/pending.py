@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from swiftfs.attributes import decode_metadata
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import NotFound, StoreError, SwiftfsError, os_error
+from swiftfs.journal.moves import etag_of
 from swiftfs.journal.operations import (
     Delete,
     Move,
@@ -44,7 +45,7 @@ from swiftfs.namespace.entry import (
 )
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.namespace.pending_change import PendingChange
-from swiftfs.objects import History, ObjectInfo, ObjectName, Row
+from swiftfs.objects import History, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.paths import VERSIONS_FOLDER, Folder, join, split
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
@@ -289,6 +290,7 @@ class PendingChanges:
             there(outcome)
             if isinstance(outcome, Exception):
                 gone(outcome)
+                self._open_files.stayed(ObjectVersion(move.target, etag_of(move.row)), move.source)
                 self._namespace.invalidate(move.part_of.old)  # the folder is there again
             else:  # the object may be left there
                 self._journal.watch(move.source, gone)

@@ -14,13 +14,14 @@ from support.late_store import (
     OPTIONS,
     LateStore,
     away,
+    late,
     remove,
     repair,
     settle,
     store_body,
     store_file,
 )
-from support.stored_objects import keys
+from support.stored_objects import foreign, keys
 from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -181,3 +182,34 @@ def test_what_comes_late_to_an_old_name_is_deleted(store: LateStore, filesystem:
     repair(filesystem)
     assert OLD.key not in keys(store)
     assert store_body(store, NEW) == b"new"
+
+
+@pytest.mark.parametrize("theirs", [b"", b"theirs"])
+def test_a_late_copy_to_where_the_object_could_not_move_is_undone(
+    store: LateStore, cache: Path, theirs: bytes
+) -> None:
+    """In the end Swift refuses the COPY, or another client has stored an object there."""
+    with harness(store, cache, BACKGROUND, close_error="^1 change was refused") as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        store_file(filesystem, b"ours", "/d/file")
+        store.lose("copy", NEW.key)
+
+        def then() -> None:
+            store.on_loss = None
+            store.refused_copies.add(NEW.key)
+            if theirs:
+                foreign(store, NEW.key, theirs)
+
+        store.on_loss = then
+        filesystem.rename("/d", "/e")
+        wait_until(lambda: not filesystem.waiting())
+        assert store_body(store, OLD) == b"ours"
+        late(filesystem).fetch()
+        store.land()
+        assert store_body(store, NEW) == b"ours"
+        repair(filesystem)
+        assert store_body(store, OLD) == b"ours"
+        if theirs:
+            assert store_body(store, NEW) == theirs
+        else:
+            assert NEW.key not in keys(store)

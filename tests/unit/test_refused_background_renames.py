@@ -20,9 +20,10 @@ from support.background_renames import (
     remake,
 )
 from support.halted_moves import Halt
-from support.harness import ME, copy_live, harness, names, put, read, sync_all, write
+from support.harness import ANY_END, ME, copy_live, get, harness, names, put, read, sync_all, write
 from support.interrupted_moves import refusals
 from support.jobs import wait_until
+from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
 from support.stored_objects import as_of_now, body, foreign, keys, ten_minutes_later
 from swiftfs.errors import AccessDenied, StoreError, Unavailable
@@ -361,3 +362,64 @@ def test_segments_are_deleted_of_what_is_replaced_at_both_names(cache: Path) -> 
     # At once only if `e/large` was stored first: until then it may name them.
     ten_minutes_later(store, cache)
     assert not keys(store, "box_segments")
+
+
+@pytest.mark.parametrize("size", [10, 200_000, 3 * 1024 * 1024])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_change_of_an_open_file_that_could_not_move_is_stored_by_the_next_mount(
+    store: MemoryStore, cache: Path, size: int, is_read: bool
+) -> None:
+    """What the change keeps is at the old name, where nobody may lose it."""
+    data, image, options = os.urandom(size), cache.with_name("image"), f"{OPTIONS},segment_size=1M"
+    changed = b"new" + data[3:]
+    with harness(store, cache, options) as filesystem:
+        write(filesystem, "/d/file", data)
+        sync_all(filesystem)
+    with harness(store, cache, f"{options},settle=60,drain=0", close_error=ANY_END) as filesystem:
+        if is_read:
+            assert read(filesystem, "/d/file") == data
+        handle = filesystem.open("/d/file", os.O_RDWR)
+        refuse(store, "file")
+        filesystem.rename("/d", "/e")
+        wait_until(is_quiet(filesystem))
+        assert (get(filesystem, handle), read(filesystem, "/d/file")) == (data, data)
+        put(filesystem, handle, 0, b"new")
+        filesystem.flush(handle)
+        assert get(filesystem, handle) == changed
+        copy_live(cache, image)
+        twin = as_of_now(store)
+        filesystem.release(handle)
+        store.hook = lambda _method, _subject: (_ for _ in ()).throw(Unavailable("away"))
+    with harness(twin, image, options) as filesystem:
+        assert (read(filesystem, "/d/file"), read(filesystem, "/e/file")) == (data, changed)
+        wait_until(is_quiet(filesystem))
+        filesystem.unlink("/e/file")
+        sync_all(filesystem)
+        filesystem.refresh()
+        assert read(filesystem, "/d/file") == data
+
+
+def test_what_cannot_move_back_is_not_shown_where_it_was_though_listings_lag(cache: Path) -> None:
+    """Neither by this mount, nor by the next one."""
+    store = LaggingStore("box")
+    foreign(store, "d/foreign", b"theirs")
+    with harness(store, cache, "settle=0.05,background_rename=1", close_error="refused") as filesystem:
+        write(filesystem, "/d/own", b"ours")
+        sync_all(filesystem)
+        store.stop()
+        filesystem.rename("/d", "/e")
+        wait_until(is_quiet(filesystem))
+        refuse(store, "own", "foreign")
+        filesystem.rename("/e", "/d")
+        wait_until(is_quiet(filesystem))
+        assert sorted(store._containers["box"].objects) == ["e/foreign", "e/own"]
+        for path in ("/d/own", "/d/foreign"):
+            with pytest.raises(FileNotFoundError):
+                filesystem.getattr(path)
+        assert names(filesystem, "/e") == ["foreign", "own"]
+    with harness(store, cache, "settle=0.05,background_rename=1") as filesystem:
+        for path in ("/d/own", "/d/foreign"):
+            with pytest.raises(FileNotFoundError):
+                filesystem.getattr(path)
+        assert names(filesystem, "/e") == ["foreign", "own"]
+        assert read(filesystem, "/e/own") == b"ours"
