@@ -305,9 +305,9 @@ class PendingChanges:
             entry = self._namespace.folder_moves.entry_of(new, row)
             # Counts if it stays at its old name: listings may not show yet that it came there.
             if (before := self._namespace.folder_moves.entry_of(path, operation.row)) is not None:
-                is_file = entry is not None and not entry.is_directory
-                was = moved_entry(entry, before.name, operation.source) if entry and is_file else before
-                self._namespace.record(path, was)
+                self._namespace.record(path, before)
+                if entry is not None and not entry.is_directory:
+                    entry = moved_entry(before, entry.name, operation.target)
             there = self._namespace.record_pending(new, entry, moved=True) if entry is not None else None
             return self.moving(operation, self._namespace.record_left(path), there)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
