@@ -218,16 +218,16 @@ class BackgroundMoves:
     def _judge(self, one: _Attempt) -> None:
         """Decide what to do with an object: nothing if it has an error, else a copy unless it has one."""
         item, here, there = one.item, one.here, one.there
-        if one.is_overwritten:
-            if one.is_ambiguous and there is not None and etag_of(there) == item.etag:
-                item.copied, item.row = item.etag, None
-            else:
-                one.error = Overwritten(item.source)
+        is_changed = one.is_ambiguous and here is not None and not self._is_version(here, one.operation)
+        if (one.is_overwritten or is_changed) and _is_copy(one):
+            item.copied, item.row = item.etag, None  # the deletion finds that the source has changed
+        elif one.is_overwritten:
+            one.error = Overwritten(item.source)
         elif here is None and there is None:
             one.error = NotFound(f"{item.source}: it does not exist any more")
         elif here is None:
             one.was_done = True  # by an attempt whose answer was lost, or by another client
-        elif one.is_ambiguous and not self._is_version(here, one.operation):
+        elif is_changed:
             # It was changed, or came to the old name, after an attempt that may have moved the version meant.
             one.error = PreconditionFailed(f"{item.source}: another client has changed it")
             self._copies.share_copy(item)
@@ -358,6 +358,14 @@ class _Folders:
 
 def _has_copy(one: _Attempt) -> bool:
     return one.was_done or one.item.copied is not None
+
+
+def _is_copy(one: _Attempt) -> bool:
+    """Return whether an earlier attempt has made what is at the new name, of the version that was to move."""
+    was, there = one.operation.row, one.there
+    if not one.is_ambiguous or there is None:
+        return False
+    return (etag_of(there), there.content_type) == (etag_of(was), was.content_type)
 
 
 def _item(operation: MoveObject) -> MoveItem:

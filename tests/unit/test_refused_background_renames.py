@@ -296,22 +296,28 @@ def test_a_folder_that_was_made_again_where_a_marker_is_left_can_be_removed(
     assert keys(store) == sorted(["e", *moved_keys()])
 
 
+@pytest.mark.parametrize("is_changed", [False, True])
 def test_what_was_copied_is_shown_though_another_client_has_replaced_it_at_the_old_name(
-    store: MemoryStore, cache: Path
+    store: MemoryStore, cache: Path, is_changed: bool
 ) -> None:
+    """A change of it that waits is stored."""
     image = cache.with_name("image")
     with harness(store, cache, OPTIONS) as filesystem:
         halt = held(filesystem, store, "delete_many")  # all were copied, none was deleted
+        if is_changed:
+            filesystem.chmod("/e/03", 0o600)
         copy_live(cache, image)
         twin = as_of_now(store)
         halt.go_on()
     foreign(twin, "d/03", b"theirs")
-    with harness(twin, image, f"{OPTIONS}", close_error="^1 change was refused") as filesystem:
+    with harness(twin, image, OPTIONS) as filesystem:
         halt = Halt(twin, "delete_many")
         assert read(filesystem, "/e/03") == b"3"
         halt.go_on()
         wait_until(is_quiet(filesystem))
+        filesystem.refresh()
         assert (read(filesystem, "/d/03"), read(filesystem, "/e/03")) == (b"theirs", b"3")
+        assert (filesystem.getattr("/e/03").mode & 0o777 == 0o600) is is_changed
     assert keys(twin) == sorted(["d/03", *moved_keys()])
 
 
