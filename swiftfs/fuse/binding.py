@@ -47,8 +47,8 @@ class FUSE(Operations):
     `source` is the name that `df` and /proc/mounts show; the timeouts are in seconds. `on_init` runs in a
     thread of libfuse once the mount is live, and may start threads; when it fails, the mount ends and its
     error is raised here. `on_destroy` runs after the last callback. `options` are further mount options
-    (fuse(8)), flags as True, and win over our own. Where nothing could be mounted, raise
-    `ConfigurationError` with libfuse's reason.
+    (fuse(8)), flags as True, and win over our own. Without `has_set_id` no file ever shows a setuid or
+    setgid bit. Where nothing could be mounted, raise `ConfigurationError` with libfuse's reason.
 
     Call it in the main thread, with the default actions for SIGTERM and SIGHUP: libfuse handles only those.
     There is one subclass for each version of libfuse.
@@ -78,10 +78,12 @@ class FUSE(Operations):
         on_init: Callable[[], None] | None = None,
         on_destroy: Callable[[], None] | None = None,
         options: Mapping[str, OptionValue] | None = None,
+        has_set_id: bool = True,
     ) -> None:
         super().__init__(self.libfuse, filesystem)
         self._mountpoint = Path(mountpoint)
         self._on_init, self._on_destroy = on_init, on_destroy
+        self.has_set_id = has_set_id
         self._failure: BaseException | None = None
         self._live = False
         self.timeouts = timeouts = {

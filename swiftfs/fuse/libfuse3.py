@@ -74,7 +74,7 @@ _PROTOCOL = 7, 31
 _SAME_IN_KERNEL = 0x4F45B
 """The bits of `want` that are those of the kernel, too (fuse_common.h and fuse_kernel.h)."""
 
-_BIG_WRITES, _MAX_PAGES = 1 << 5, 1 << 22
+_BIG_WRITES, _MAX_PAGES, _HANDLE_KILLPRIV_V2 = 1 << 5, 1 << 22, 1 << 28
 
 _header = struct.Struct("=IiQ")
 """`struct fuse_out_header`: length, error, number of the request."""
@@ -87,7 +87,7 @@ _FIRST_REQUEST = 2
 """The number of a connection's first request (`fuse_get_unique` in fs/fuse/dev.c); all others wait for it."""
 
 
-def answer_init(device: int, connection: Any) -> None:
+def answer_init(device: int, connection: Any, *, has_set_id: bool) -> None:
     """Answer the first request (FUSE_INIT) at the descriptor `device`; leave it to libfuse if that fails.
 
     libfuse 3 has a flag for parallel lookups, FUSE_CAP_PARALLEL_DIROPS, but before 3.17 it does not pass it
@@ -95,9 +95,13 @@ def answer_init(device: int, connection: Any) -> None:
     another. So this says what libfuse would say, with that flag. libfuse's own answer comes too late: the
     kernel does not know the request any more (ENOENT), which libfuse ignores.
 
-    `connection` is the `struct fuse_conn_info`, as it is after init.
+    `connection` is the `struct fuse_conn_info`, as it is after init. Without `has_set_id` the kernel is told
+    not to clear bits itself, which this libfuse cannot do either: before a write it asks for
+    `security.capability` then until it has an answer, and not each time (Linux 5.11).
     """
     flags = connection.want & _SAME_IN_KERNEL | _BIG_WRITES | _MAX_PAGES
+    if not has_set_id:
+        flags |= _HANDLE_KILLPRIV_V2
     pages = (connection.max_write - 1) // mmap.PAGESIZE + 1
     numbers = connection.max_readahead, flags, 0, 0, connection.max_write, 1, pages, 0
     body = _answer.pack(*_PROTOCOL, *numbers)
@@ -132,6 +136,8 @@ FILL_DIR_PLUS = 1 << 1
 
 CAP_PARALLEL_DIROPS = 1 << 18
 CAP_HANDLE_KILLPRIV = 1 << 20
+CAP_HANDLE_KILLPRIV_V2 = 1 << 21
+"""libfuse knows it from 3.17 on."""
 
 _int, _path, _address, _offset = ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_longlong
 _size, _unsigned = ctypes.c_size_t, ctypes.c_uint
@@ -283,14 +289,15 @@ class FUSE3(FUSE):
         _apply_connection(self._connection_options, ctypes.addressof(connection))
         # libfuse wants the same number here as in the mount options.
         connection.max_read = REQUEST_BYTES
-        _want(connection, CAP_PARALLEL_DIROPS, CAP_HANDLE_KILLPRIV)
+        privileges = 0 if self.has_set_id else CAP_HANDLE_KILLPRIV_V2
+        _want(connection, CAP_PARALLEL_DIROPS | privileges, CAP_HANDLE_KILLPRIV)
         # Our inode numbers: libfuse's own are given by path, and forgotten.
         config.use_ino = 1
         # With a handle no path is needed, and libfuse need not look for one.
         config.nullpath_ok = 1
         self.find_validity(ctypes.addressof(config) + type(config).attr_timeout.offset)
         if self.libfuse.version < FIRST_RIGHT:
-            answer_init(self._device, connection)
+            answer_init(self._device, connection, has_set_id=self.has_set_id)
 
     def getattr(self, path: bytes | None, stat: int, file_info: int | None) -> int | None:
         """Fill `struct stat` of a path or an open file."""

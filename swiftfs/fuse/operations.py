@@ -22,7 +22,7 @@ _DOTS = [(name, Attributes(S_IFDIR, 0, 0, 0, 0, UNKNOWN_INODE)) for name in (b".
 """The first entries of every folder."""
 
 _NOT_OURS = (b"security.", b"system.posix_acl")
-"""Attributes that never reach the filesystem: the kernel asks for `security.capability` at every write."""
+"""Attributes that never reach the filesystem: the kernel asks for `security.capability` before writes."""
 
 ANSWER_THAT_DROPS = -errno.ESTALE
 """Any error would do: only libfuse sees it."""

@@ -192,6 +192,7 @@ def _mount(
             negative_timeout=seconds,
             on_init=answer,
             options=_kernel_options(request.options),
+            has_set_id=request.options.special,
         )
     finally:
         watchers.stop()

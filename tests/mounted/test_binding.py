@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from support.deadlines import within
 from support.directory_streams import directory_stream, read_in_small_parts
 from support.libfuse import is_libfuse3
-from support.passthrough import FAULTS, READERS, Passthrough, binding
+from support.passthrough import FAULTS, NO_SET_ID, READERS, Passthrough, binding
 from support.passthrough_mount import PassthroughMount
 from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.structs import stat_layout
@@ -37,6 +37,10 @@ def failure_of(call: Callable[[], object]) -> int | None:
     except OSError as error:
         return error.errno
     return None
+
+
+def kernel_version() -> tuple[int, ...]:
+    return tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
 
 
 @pytest.fixture
@@ -272,16 +276,31 @@ def test_every_exception_becomes_an_errno_and_unexpected_ones_are_logged_in_one_
 
 
 def test_the_close_of_a_handle_that_only_reads_is_no_request(mount: PassthroughMount) -> None:
-    libfuse = binding().libfuse.version
-    kernel = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
     file = mount.path / "file"
     file.write_bytes(b"content")
     (mount.control / "flush").write_text("ENOTEMPTY")
     reader, writer = os.open(file, os.O_RDONLY), os.open(file, os.O_RDWR)
     assert os.read(reader, 10) == b"content"
-    is_request = libfuse < (3, 11) or kernel < (5, 16)
+    is_request = binding().libfuse.version < (3, 11) or kernel_version() < (5, 16)
     failures = [failure_of(partial(os.close, descriptor)) for descriptor in (reader, writer)]
     assert failures == [errno.ENOTEMPTY if is_request else None, errno.ENOTEMPTY]
+
+
+@pytest.mark.parametrize("has_set_id", [True, False])
+def test_where_no_file_has_setuid_bits_the_kernel_asks_for_privileges_once(
+    tmp_path: Path, *, has_set_id: bool
+) -> None:
+    mount = PassthroughMount(tmp_path, {} if has_set_id else {NO_SET_ID: "1"})
+    try:
+        with (mount.path / "file").open("wb", buffering=0) as file:
+            for _ in range(10):
+                file.write(b"x" * 1000)
+        asked = (mount.control / "xattrs").read_text().count("security.capability")
+    finally:
+        mount.close()
+    assert (mount.root / "file").read_bytes() == b"x" * 10_000
+    is_told = not has_set_id and is_libfuse3() and kernel_version() >= (5, 11)
+    assert asked == (1 if is_told else 10)
 
 
 def test_a_folder_is_read_from_any_place(mount: PassthroughMount) -> None:

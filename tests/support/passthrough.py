@@ -23,6 +23,9 @@ from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageU
 
 READERS = 4
 
+NO_SET_ID = "NO_SET_ID"
+"""The variable that tells that no file has a setuid or setgid bit."""
+
 KERNEL_SECONDS = "KERNEL_SECONDS"
 """The variable that tells how long the kernel may use names and attributes, by default not at all."""
 
@@ -253,7 +256,14 @@ def serve(*folders: str) -> None:
     def live() -> None:
         print("live", flush=True)
 
-    binding()(
+    kind = binding()
+
+    def getxattr(self: Any, path: bytes, name: bytes, *rest: Any) -> int:
+        with (control / "xattrs").open("ab") as asked:
+            asked.write(name + b"\n")
+        return kind.getxattr(self, path, name, *rest)
+
+    type("Counting", (kind,), {"getxattr": getxattr})(
         filesystem,
         mountpoint,
         source="con,tain\\er",
@@ -261,6 +271,7 @@ def serve(*folders: str) -> None:
         entry_timeout=float(os.environ.get(KERNEL_SECONDS, "0")),
         on_init=live,
         on_destroy=lambda: print("destroyed", flush=True),
+        has_set_id=not os.environ.get(NO_SET_ID),
     )
     print("returned", flush=True)
 
