@@ -65,6 +65,8 @@ def escape(component: str, *, shadowed: bool = False) -> str:
     """Return the file name for a component of a key; `shadowed` if a folder has the plain name."""
     if component in _ESCAPES:
         name = _ESCAPES[component]
+    elif "%" not in component:
+        name = component
     elif _LOOKS_ESCAPED.fullmatch(component):
         name = "%" + component
     elif component.endswith("file") and (match := _LOOKS_SHADOWED.fullmatch(component)):

@@ -197,6 +197,8 @@ class SegmentUploader:
     @property
     def is_busy(self) -> bool:
         """Whether any upload has not ended, even a superseded one."""
+        if not self._under_way:  # mostly; each close asks it twice
+            return False
         with self._lock:
             return any(not upload.stored.done() for upload in self._under_way)
 

@@ -313,6 +313,8 @@ class TaskQueue:
 
     def chain(self, name: ObjectName) -> list[Task]:
         """Return the tasks about a name in their order."""
+        if (chain := self._chains.get(name)) is not None:
+            return chain  # one that sleeps has none
         self._wake(name)
         return self._chains.get(name, [])
 
