@@ -82,11 +82,21 @@ class Names:
 
     def after(self, order: Order, name: str) -> Iterator[Entry]:
         """Yield the entries after `name`, which must be one of them, or all when it is empty."""
-        if order not in self._sorted:
-            entries = order(self._entries)
-            self._sorted[order] = entries, {entry.name: index for index, entry in enumerate(entries)}
-        entries, index = self._sorted[order]
+        entries, index = self._in_order(order)
         return map(entries.__getitem__, range(index[name] + 1 if name else 0, len(entries)))
+
+    def next(self, order: Order, name: str) -> Entry | None:
+        """Return the first of `after`, None at the end."""
+        entries, index = self._in_order(order)
+        place = index[name] + 1
+        return entries[place] if place < len(entries) else None
+
+    def _in_order(self, order: Order) -> tuple[list[Entry], dict[str, int]]:
+        if (found := self._sorted.get(order)) is None:
+            entries = order(self._entries)
+            found = entries, {entry.name: index for index, entry in enumerate(entries)}
+            self._sorted[order] = found
+        return found
 
 
 class FileOrder:
@@ -108,6 +118,23 @@ class FileOrder:
             if not known or folder == "/":
                 return
             folder, name = split(folder)
+
+    def fitting(self, orders: Iterable[Order], before: str, path: str) -> tuple[Order, ...]:
+        """Return those orders in which `path` is the first file after `before` that every program opens."""
+        folder, name = split(before)
+        if (names := self._names(folder, name)) is None:
+            return ()
+        found = []
+        for order in orders:
+            entry = names.next(order, name)
+            if entry is not None and join(folder, entry.name) == path:
+                found.append(order)
+            # Mostly the next name decides: each open comes here, for each reader.
+            elif entry is not None and not entry.is_directory and _is_read(entry):
+                continue
+            elif _is_first(path, self.after(order, before, "/")):
+                found.append(order)
+        return tuple(found)
 
     def _below(
         self, order: Order, folder: str, name: str, sight: Iterator[int]
@@ -141,7 +168,7 @@ class Reader(Struct, eq=False):
 
     `orders` are those that fit. `top` is the folder that contains all files opened so far. `expected` are the
     paths that it will probably open next. The caller of `Readers` adds to `decided` those that it has
-    handled.
+    handled, each with a number.
     """
 
     path: str
@@ -149,7 +176,7 @@ class Reader(Struct, eq=False):
     orders: tuple[Order, ...] = ORDERS
     steps: int = 1
     expected: list[str] = field(default_factory=list)
-    decided: set[str] = field(default_factory=set)
+    decided: dict[str, int] = field(default_factory=dict)
 
 
 class Readers:
@@ -181,37 +208,47 @@ class Readers:
             self._candidates.appendleft(reader)
             return reader
         self._readers.appendleft(reader)
-        ahead = self._files.after(reader.orders[0], reader.path, reader.top)
-        reader.expected = [path for path, _ in islice(ahead, min(GAIN * reader.steps, self._window))]
-        reader.decided.intersection_update(reader.expected)
+        self._expect(reader, min(GAIN * reader.steps, self._window))
+        reader.decided = {path: reader.decided[path] for path in reader.expected if path in reader.decided}
         return reader
+
+    def _expect(self, reader: Reader, count: int) -> None:
+        """Expect the next `count` files of a reader: those that are expected still, and the ones after."""
+        known = reader.expected
+        ahead = self._files.after(reader.orders[0], known[-1] if known else reader.path, reader.top)
+        more = islice(ahead, max(0, count - len(known)))
+        reader.expected = [*known[:count], *(path for path, _ in more)]
 
     def _follow(self, reader: Reader, path: str) -> bool:
         """Return whether the file is the reader's next; if so, move the reader there."""
         folder = split(path)[0]
-        if fitting := tuple(order for order in reader.orders if self._is_next(order, reader.path, path)):
+        before = reader.orders[0], reader.top
+        if fitting := self._files.fitting(reader.orders, reader.path, path):
             reader.orders = fitting
             reader.top = _common_folder(reader.top, folder)
-        elif fitting := tuple(order for order in reader.orders if self._begins(order, reader.path, path)):
+        elif fitting := self._beginning(reader.orders, reader.path, path):
             reader.orders, reader.top = fitting, folder
         elif path in reader.expected[:SLACK]:
             # It looks less certain, so less is fetched ahead.
             reader.steps = max(CERTAIN, reader.steps // 2)
         else:
             return False
+        is_expected = reader.expected[:1] == [path] and before == (reader.orders[0], reader.top)
+        reader.expected = reader.expected[1:] if is_expected else []
         reader.path = path
         reader.steps += 1
         return True
 
-    def _is_next(self, order: Order, before: str, path: str) -> bool:
-        return _is_first(path, self._files.after(order, before, "/"))
+    def _beginning(self, orders: Iterable[Order], before: str, path: str) -> tuple[Order, ...]:
+        """Return those in which a folder was read to its end, and `path` is the first file of another one."""
+        folder, done = split(path)[0], split(before)[0]
+        if is_below(folder, done):
+            return ()
+        return tuple(order for order in orders if self._begins(order, before, path))
 
     def _begins(self, order: Order, before: str, path: str) -> bool:
-        """Return whether a folder was read to its end, and `path` is the first file of another one."""
         folder, done = split(path)[0], split(before)[0]
-        if is_below(folder, done) or any(
-            _is_read(entry) for _, entry in self._files.after(order, before, done)
-        ):
+        if any(_is_read(entry) for _, entry in self._files.after(order, before, done)):
             return False
         return _is_first(path, self._files.after(order, join(folder, ""), folder))
 
@@ -317,18 +354,20 @@ class Prefetch:
     def _fetch_for(self, reader: Reader) -> None:
         budget = BYTES_AHEAD
         for path in reader.expected:
+            # Each file once: what was left out or has been dropped is not tried again at every open.
+            if (size := reader.decided.get(path)) is not None:
+                budget -= size
+                continue
             entry = self._namespace.known(path)
             if entry is None or not entry.complete:
                 continue  # a HEAD may be running
-            if _is_small_file(entry):
-                budget -= entry.attributes.size
+            size = entry.attributes.size if _is_small_file(entry) else 0
+            budget -= size
             if budget < 0:
                 return
-            # Each file once: what was left out or has been dropped is not tried again at every open.
-            if path not in reader.decided:
-                reader.decided.add(path)
-                if _is_small_file(entry) and not self._is_used(path):
-                    self._fetch(entry)
+            reader.decided[path] = size
+            if size and not self._is_used(path):
+                self._fetch(entry)
 
     def _is_used(self, path: str) -> bool:
         """Return whether the file is open, or was a moment ago: then it may not be in the cache yet."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import swiftfs.posix
+from support.call_work import work_of
 from support.deadlines import within
 from support.harness import harness, names, read, write
 from support.jobs import wait_until
@@ -208,6 +210,16 @@ def test_files_of_a_folder_larger_than_a_page_are_fetched(tmp_path: Path) -> Non
 
 
 @pytest.mark.usual
+@pytest.mark.parametrize("connections", [2, 32])
+def test_an_open_hardly_looks_at_files_that_are_expected_already(tmp_path: Path, connections: int) -> None:
+    expected = NAMES[71 : 70 + 4 * connections]
+    with stocked(tmp_path, f"connections={connections}") as rig:
+        rig.read(*NAMES[:70])
+        wait_until(lambda: rig.fetched(*expected))
+        work = work_of(lambda: rig.read(NAMES[70]), swiftfs.posix)
+    assert work.lines < 500 + 8 * len(expected)
+
+
 def test_no_thread_is_left(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     with stocked(tmp_path) as rig:
