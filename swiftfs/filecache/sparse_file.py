@@ -44,15 +44,8 @@ RESERVED = 128
 limit is low, a quarter of it."""
 
 
-def check_descriptors() -> None:
-    """Raise `OSError` EMFILE if this process may open no more files but those that are reserved."""
-    lowest = os.open("/", os.O_PATH | os.O_CLOEXEC)  # the lowest number that is free: open(2)
-    os.close(lowest)
-    check_descriptor(lowest)
-
-
 def check_descriptor(number: int) -> None:
-    """Raise `OSError` EMFILE if a descriptor is one of those that are reserved."""
+    """Raise `OSError` EMFILE if a new descriptor, the lowest that was free, is one of those reserved."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if number >= most - min(RESERVED, most // 4):
         raise os_error(errno.EMFILE)

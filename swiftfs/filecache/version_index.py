@@ -150,15 +150,15 @@ class VersionIndex:
 
         def pop() -> Row | None:
             found = self._database.execute(
-                f"SELECT {_COLUMNS}, checksum FROM files WHERE name = ?", (name,)
+                f"SELECT bytes, pinned, {_COLUMNS}, checksum FROM files WHERE name = ?", (name,)
             ).fetchone()
             if found is None:
                 return waiting
             with self._database:
-                self._delete(name)
+                self._delete_row(name, *found[:2])
             if waiting is not None:  # the row is that of an earlier file
                 return waiting
-            *values, checksum = found
+            *values, checksum = found[2:]
             # A wrong bit in `present` would show blocks that were never downloaded, as zeros.
             if checksum != _checksum(*values):
                 return None
@@ -232,9 +232,12 @@ class VersionIndex:
     def _delete(self, name: str) -> None:
         found = self._database.execute("SELECT bytes, pinned FROM files WHERE name = ?", (name,)).fetchall()
         for size, pinned in found:
-            self._database.execute("DELETE FROM files WHERE name = ?", (name,))
-            self.bytes -= size
-            self.pinned_bytes -= size * pinned
+            self._delete_row(name, size, pinned)
+
+    def _delete_row(self, name: str, size: int, pinned: int) -> None:
+        self._database.execute("DELETE FROM files WHERE name = ?", (name,))
+        self.bytes -= size
+        self.pinned_bytes -= size * pinned
 
     def _try(self, step: Callable[[], Result], *, instead: Result) -> Result:
         before = self.bytes, self.pinned_bytes

@@ -12,7 +12,7 @@ from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import AlreadyExists, NotFound, PreconditionFailed, Sealed, StoreError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile, Fill
-from swiftfs.filecache.sparse_file import check_descriptor, check_descriptors
+from swiftfs.filecache.sparse_file import check_descriptor
 from swiftfs.journal.operations import CopyFile, PutSpecial
 from swiftfs.namespace.entry import Entry, moved_entry, recent_inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan, ObjectName
@@ -61,13 +61,13 @@ class FileOps:
             now, inode = unix_time_ns(), recent_inode_of(name)
             attributes = Attributes(permissions, 0, now, owner.uid, owner.gid, inode)
             meta = ObjectMeta(guess_type(name.key))
-            file = OpenFile(path, name, self._new_file(name), attributes, meta, None, Changes.DIRTY)
+            cached_file = self._permitted(self._file_cache.new(name, None))
+            file = OpenFile(path, name, cached_file, attributes, meta, None, Changes.DIRTY)
             self._times.created(path, now)
             return self._add_handle(file, flags)
 
-    def _new_file(self, name: ObjectName) -> CachedFile:
-        """Return a new local file; raise `OSError` EMFILE if it has a descriptor that is reserved."""
-        cached_file = self._file_cache.new(name, None)
+    def _permitted(self, cached_file: CachedFile) -> CachedFile:
+        """Return a file that is being opened; if too many are, release it and raise `OSError` EMFILE."""
         try:
             check_descriptor(cached_file.descriptor)
         except OSError:
@@ -117,8 +117,8 @@ class FileOps:
         # A ghost has no bytes, but it can be overwritten.
         if entry.missing and not flags & os.O_TRUNC:
             raise os_error(errno.ENOENT, path)
-        check_descriptors()
         file = self._open_object(path, entry, is_read=not flags & os.O_TRUNC)
+        self._permitted(file.cached_file)
         file.since = since
         # A read with the kernel's pages would end at the size that is shown.
         file.pages.is_bypassed = file.cached_file.size != file.attributes.size
@@ -133,8 +133,9 @@ class FileOps:
             if (file := self._open_files.at(path)) is not None:
                 handle = self._open_files.share(file, writable=False)
             else:
-                check_descriptors()
-                handle = self._add_handle(self._open_object(path, entry), os.O_RDONLY)
+                file = self._open_object(path, entry)
+                self._permitted(file.cached_file)
+                handle = self._add_handle(file, os.O_RDONLY)
         return handle
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
@@ -397,6 +398,8 @@ class FileOps:
 
         Without cached bytes the download finds the version. While Swift does not answer the cache is used.
         """
+        if not entry.hinted:
+            return entry
         try:
             return self._namespace.verify(path, entry, ask=entry.version in self._file_cache)
         except StoreError as error:
