@@ -68,6 +68,7 @@ class CachedFile:
         self._evictor = Evictor(state, uploads, streams, self._activity.fetches)
         self._copier = FrozenCopier(state, uploads, self._downloader)
         self.ranges = RangeCopier(state, store, uploads)
+        self.seek = HoleFinder(state).seek
 
     @property
     def size(self) -> int:
@@ -170,10 +171,6 @@ class CachedFile:
         self._evictor.keep_for_answer(offset, end)
         self._downloader.ensure_read(offset, end)
         return FileSpan(self.descriptor, offset, end - offset)
-
-    def seek(self, offset: int, whence: int) -> int:
-        """Return where data or a hole begins, as `HoleFinder.seek` does."""
-        return HoleFinder(self._state).seek(offset, whence)
 
     def write(self, offset: int, size: int, fill: Fill) -> int:
         """Let `fill` copy `size` bytes to `offset`; return how many it copied.
