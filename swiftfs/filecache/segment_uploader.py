@@ -197,10 +197,8 @@ class SegmentUploader:
     @property
     def is_busy(self) -> bool:
         """Whether any upload has not ended, even a superseded one."""
-        if not self._under_way:  # mostly; each close asks it twice
-            return False
         with self._lock:
-            return any(not upload.stored.done() for upload in self._under_way)
+            return bool(self._under_way) and any(not upload.stored.done() for upload in self._under_way)
 
     def under_way(self) -> list[SegmentPut]:
         """Return the uploads that have not ended, superseded ones too."""
@@ -234,10 +232,9 @@ class SegmentUploader:
     def protect(self, evicted: Collection[StoredSegment]) -> None:
         """Record that a record of the file names these segments."""
         with self._lock:
-            if not evicted and not self._protected:
-                return
-            self._protected = frozenset(one.segment.name for one in evicted)
-            self._recorded[-1] |= self._protected
+            if evicted or self._protected:
+                self._protected = frozenset(one.segment.name for one in evicted)
+                self._recorded[-1] |= self._protected
 
     def record_ended(self) -> None:
         """Record that the journal has dropped or replaced the record of a state that is stored."""
