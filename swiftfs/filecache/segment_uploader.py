@@ -226,10 +226,9 @@ class SegmentUploader:
     def protect(self, evicted: Collection[StoredSegment]) -> None:
         """Record that a record of the file names these segments."""
         with self._lock:
-            if not evicted and not self._protected:
-                return
-            self._protected = frozenset(one.segment.name for one in evicted)
-            self._recorded[-1] |= self._protected
+            if evicted or self._protected:
+                self._protected = frozenset(one.segment.name for one in evicted)
+                self._recorded[-1] |= self._protected
 
     def record_ended(self) -> None:
         """Record that the journal has dropped or replaced the record of a state that is stored."""

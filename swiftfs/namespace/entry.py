@@ -195,10 +195,6 @@ def inode_of(name: ObjectName, *, folder: bool = False) -> int:
     return int.from_bytes(digest, "big") >> 1 | 2
 
 
-recent_inode_of = lru_cache(maxsize=16)(inode_of)
-"""The same for a file that is being made: it is asked for three times."""
-
-
 def folder_inode(folder: Folder) -> int:
     """Return the inode number of a folder. It does not depend on the folder's marker."""
     return inode_of(ObjectName(folder.container, folder.prefix.removesuffix("/")), folder=True)

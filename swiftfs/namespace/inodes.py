@@ -11,7 +11,7 @@ from functools import lru_cache
 from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, new_lock
-from swiftfs.namespace.entry import folder_inode, inode_of, recent_inode_of
+from swiftfs.namespace.entry import folder_inode, inode_of
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Folder, Source, split, unescape
 
@@ -21,6 +21,9 @@ their name's number again."""
 
 REMEMBERED_FOLDERS = 4096
 """Folders that moved, or whose name a moved folder had. Beyond that all get their names' numbers again."""
+
+recent_inode_of = lru_cache(maxsize=16)(inode_of)
+"""`inode_of` for a file that is being made, for which it is asked three times."""
 
 _NOWHERE = "\0"
 """No container's name begins with this, so numbers made of such names belong to no object."""

@@ -14,7 +14,8 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile, Fill
 from swiftfs.filecache.sparse_file import check_descriptor
 from swiftfs.journal.operations import CopyFile, PutSpecial
-from swiftfs.namespace.entry import Entry, moved_entry, recent_inode_of
+from swiftfs.namespace.entry import Entry, moved_entry
+from swiftfs.namespace.inodes import recent_inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan, ObjectName
 from swiftfs.paths import check_new_name, split
 from swiftfs.posix.attribute_changes import AttributeChanges

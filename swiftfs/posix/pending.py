@@ -41,8 +41,8 @@ from swiftfs.namespace.entry import (
     implied_entry,
     moved_entry,
     packed,
-    recent_inode_of,
 )
+from swiftfs.namespace.inodes import recent_inode_of
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.namespace.pending_change import PendingChange
 from swiftfs.objects import History, ObjectInfo, ObjectName, ObjectVersion, Row
