@@ -2,8 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -74,14 +73,13 @@ class Connection:
         and check each request anew, which takes several times as long as to send it. A redirect is not
         followed: it would carry the token elsewhere.
         """
-        with limited(limits):
-            connected = self._connect(min(CONNECT_SECONDS, timeout))
-            head, body = self._head(request, token), memoryview(request.body or b"").cast("B")
-            try:
-                answer: Response = connected.exchange(request.method, head, body, count)
-            except BaseException:
-                connected.close()
-                raise
+        connected = self._connect(min(CONNECT_SECONDS, timeout), limits)
+        head, body = self._head(request, token), memoryview(request.body or b"").cast("B")
+        try:
+            answer: Response = connected.exchange(request.method, head, body, limits, count)
+        except BaseException:
+            connected.close()
+            raise
         return answer
 
     def release(self, answer: Response) -> None:
@@ -91,7 +89,7 @@ class Connection:
         if not may_go_on:
             self._connected.close()
 
-    def _connect(self, timeout: float) -> Any:
+    def _connect(self, timeout: float, limits: Limits) -> Any:
         """Return the connection of urllib3, with a socket that the server has not closed."""
         sockets = self._sockets or self._open_sockets()
         connected = self._connected
@@ -101,10 +99,11 @@ class Connection:
             connected.close()
         connected.timeout = timeout
         try:
-            if sockets.proxy is not None and sockets.scheme == "https":
-                sockets._prepare_proxy(connected)  # the tunnel
-            else:
-                connected.connect()
+            with limited(limits):
+                if sockets.proxy is not None and sockets.scheme == "https":
+                    sockets._prepare_proxy(connected)  # the tunnel
+                else:
+                    connected.connect()
         except BaseException:
             connected.close()
             raise
@@ -162,21 +161,20 @@ class ConnectionPool:
         self._idle: list[Connection] = []
         self._closed = False
 
-    @contextmanager
-    def lease(self) -> Iterator[Connection]:
-        """Lease a connection to the calling thread until the block ends."""
+    def lease(self) -> Connection:
+        """Lease a connection to the calling thread until it is returned with `give_back`."""
         with self._lock:
             connection = self._idle.pop() if self._idle else None
-        connection = connection or Connection(self._account)
-        try:
-            yield connection
-        finally:
-            with self._lock:
-                kept = not self._closed
-                if kept:
-                    self._idle.append(connection)
-            if not kept:
-                connection.close()
+        return connection or Connection(self._account)
+
+    def give_back(self, connection: Connection) -> None:
+        """End the lease of a connection."""
+        with self._lock:
+            kept = not self._closed
+            if kept:
+                self._idle.append(connection)
+        if not kept:
+            connection.close()
 
     def close(self) -> None:
         """Close the idle connections now, and the leased ones when they are returned."""

@@ -9,7 +9,7 @@ email package, and takes five times as long.
 import re
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
-from typing import BinaryIO
+from io import BufferedReader
 from urllib.parse import quote
 
 from msgspec import Struct, field
@@ -158,11 +158,21 @@ class BrokenHead(HTTPException):
     """The head of the answer is incomplete, or not HTTP."""
 
 
-def read_headers(file: BinaryIO) -> list[tuple[str, str]]:
+_PLAIN_HEAD = re.compile(rb"(?:[^ \t:\r\n\0][^:\r\n\0]*:[^\r\n\0]*\r\n){1,1000}\r\n")
+"""Headers as nearly all servers send them."""
+
+_PLAIN_LINE = re.compile(r"([^:]+):[ \t]*([^\r]*[^\r \t]|)[ \t]*\r\n")
+
+
+def read_headers(file: BufferedReader) -> list[tuple[str, str]]:
     """Read the headers and the empty line after them, their text decoded as Latin-1.
 
     Raise `BrokenHead` and network errors.
     """
+    # Mostly all of it has come, and is plain: one look takes a fifth of the time.
+    if (plain := _PLAIN_HEAD.match(file.peek(1))) is not None:
+        text = file.read(plain.end()).decode("latin-1")
+        return _PLAIN_LINE.findall(text)
     headers: list[tuple[str, str]] = []
     for line in _lines(file):
         if line[0] in _BLANK:  # it continues the line before (RFC 9112, 5.2)
@@ -179,7 +189,7 @@ def read_headers(file: BinaryIO) -> list[tuple[str, str]]:
     return headers
 
 
-def _lines(file: BinaryIO) -> Iterator[str]:
+def _lines(file: BufferedReader) -> Iterator[str]:
     """Yield the lines up to the empty one, without their ends."""
     for _ in range(MAX_LINES + 1):
         line = file.readline(MAX_LINE + 1)

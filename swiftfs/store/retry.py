@@ -4,8 +4,8 @@ import hashlib
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
@@ -36,18 +36,22 @@ log = logging.getLogger(__name__)
 _END: ContextVar[float] = ContextVar("swiftfs_deadline", default=math.inf)
 
 
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Let every request made inside end within `seconds` from now; a nested deadline only shortens that.
+class deadline:  # noqa: N801  a context, not a function, since each request has one
+    """Lets every request made inside end within `seconds` from now; a nested deadline only shortens that.
 
-    What this thread waits for the mount's own limits does not count.
+    What this thread waits for the mount's own limits does not count. `end` is a `busy_time`.
     """
-    # A context variable, so that no layer in between has to pass it on.
-    token = _END.set(min(_END.get(), busy_time() + seconds))
-    try:
-        yield
-    finally:
-        _END.reset(token)
+
+    def __init__(self, seconds: float) -> None:
+        # A context variable, so that no layer in between has to pass it on.
+        self.end = min(_END.get(), busy_time() + seconds)
+
+    def __enter__(self) -> "deadline":
+        self._token = _END.set(self.end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _END.reset(self._token)
 
 
 def remaining() -> float:
@@ -347,9 +351,8 @@ class RetryingStore:
         self._state.presence.check()
         if self._closing.is_set():
             raise TimedOut("the mount ends", may_land=False)
-        seconds = min(self._policy.deadline, remaining())
-        call = _Call(busy_time() + seconds, clashes)
-        with deadline(seconds):
+        with deadline(self._policy.deadline) as limit:
+            call = _Call(limit.end, clashes)
             while True:
                 try:
                     return attempt(call)

@@ -6,8 +6,7 @@ fewer when the server refuses. Requests are counted by class, because providers 
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import MappingProxyType, TracebackType
 
 from msgspec import Struct, field
@@ -73,11 +72,11 @@ class Pacer:
         self._next = self._changed = self._refused = self._counted = 0.0
         self._refusals = 0
 
-    def wait(self, longest: float) -> None:
-        """Wait for the turn of a request, at most `longest` seconds."""
+    def wait(self, longest: Callable[[], float]) -> None:
+        """Wait for the turn of a request, at most `longest()` seconds."""
         if not self._gap:  # mostly; without the lock, as one request more or less does not matter
             return
-        pause = min(self._turn(), longest)
+        pause = min(self._turn(), longest())
         if pause > 0:
             sleep(pause)
 
@@ -236,31 +235,38 @@ class Counters:
         with self._lock:
             return Counts(MappingProxyType(dict(self._classes)))
 
-    @contextmanager
-    def body(self, name: str) -> Iterator[Callable[[int], None]]:
-        """Provide a function that counts the bytes sent of a body to the object `name` (`container/key`).
+    def body(self, name: str) -> "_Sent":
+        """Return a context with a function that counts the bytes sent of a body to the object `name`.
 
-        The context ends when the request was answered or has failed.
+        That is `container/key`. The context ends when the request was answered or has failed.
         """
-        number, sent = next(self._numbers), 0
-
-        def count(size: int) -> None:
-            nonlocal sent
-            sent += size
-            with self._lock:
-                self._bodies[number] = (name, sent)
-
-        try:
-            yield count
-        finally:
-            with self._lock:
-                self._bodies.pop(number, None)
+        return _Sent(self._lock, self._bodies, next(self._numbers), name)
 
     def under_way(self, name: str) -> int:
         """Return how many bytes were sent of unanswered bodies to `name`, or below it if it ends with `/`."""
         with self._lock:
             bodies = list(self._bodies.values())
         return sum(sent for to, sent in bodies if to == name or (name.endswith("/") and to.startswith(name)))
+
+
+class _Sent:
+    """How much was sent of one body, in the `bodies` that the lock guards, by its `number`."""
+
+    def __init__(self, lock: Lock, bodies: dict[int, tuple[str, int]], number: int, name: str) -> None:
+        self._lock, self._bodies, self._number, self._name = lock, bodies, number, name
+        self._bytes = 0
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self._count
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._bodies.pop(self._number, None)
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        with self._lock:
+            self._bodies[self._number] = (self._name, self._bytes)
 
 
 class Away(Struct, frozen=True):

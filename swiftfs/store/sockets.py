@@ -10,7 +10,6 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from http import HTTPStatus
 from http.client import HTTPMessage, HTTPResponse, IncompleteRead, UnknownProtocol
 from typing import Any
 
@@ -227,16 +226,16 @@ def _limited_pool(pool: Any) -> Any:
 
 
 class Response(HTTPResponse):
-    """An answer that is read within the limits; also that of a proxy to CONNECT.
+    """An answer that is read within `limits`; in `fields` are its headers.
 
     http.client and the email package would take longer for its head than for all else.
     """
 
-    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
-        self._limits = _limits.get()
-        if self._limits is not None:
-            self._limits.begin_headers()
-        super().__init__(_Readable(sock, self._limits), *args, **options)  # type: ignore[arg-type]
+    def __init__(self, sock: socket.socket, limits: Limits | None, method: str | None = None) -> None:
+        self._limits = limits
+        if limits is not None:
+            limits.begin_headers()
+        super().__init__(_Readable(sock, limits), method=method)  # type: ignore[arg-type]
 
     def begin(self) -> None:
         if self.headers is None:
@@ -246,22 +245,21 @@ class Response(HTTPResponse):
 
     def _read_head(self) -> None:
         """Read the head as `HTTPResponse.begin` does, but all of its lines."""
-        status = HTTPStatus.CONTINUE
-        while status < HTTPStatus.OK:  # interim answers, such as 103 (RFC 9110, 15.2)
+        status = 100
+        while status < 200:  # interim answers, such as 103 (RFC 9110, 15.2)
             version, status, reason = self._read_status()  # type: ignore[attr-defined]
-            headers = read_headers(self.fp)
+            fields = read_headers(self.fp)
         if not version.startswith(("HTTP/1.", "HTTP/0.9")):
             raise UnknownProtocol(version)
         self.code = self.status = int(status)
         self.reason, self.version = reason.strip(), 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
-        self.fields = headers
-        self.headers = self.msg = HTTPMessage()
-        for name, value in headers:
-            # As its own parser does: `headers[name] = value` refuses some names in newer releases of Python.
-            self.headers.set_raw(name, value)
-        self._frame({name.lower(): value for name, value in reversed(headers)})
-        if len({value for name, value in headers if name.lower() == "content-length"}) > 1:
+        self.fields = fields
+        headers: Any = {name.lower(): value for name, value in reversed(fields)}
+        lengths = [value for name, value in fields if name.lower() == "content-length"]
+        if len(lengths) > 1 and len(set(lengths)) > 1:
             raise BrokenHead("it has several lengths")
+        self.headers = headers  # which `_check_close` looks into
+        self._frame(headers)
 
     def _frame(self, headers: Mapping[str, str]) -> None:
         """Set where the body ends, and whether the connection does (RFC 9112, 6.3 and 9.3)."""
@@ -270,7 +268,8 @@ class Response(HTTPResponse):
         length = headers.get("content-length", "")
         if not self.chunked and length.isascii() and length.isdecimal() and len(length) < MAX_DIGITS:
             self.length = int(length)
-        has_body = self.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED) and self.status >= 200
+        # No Content, Not Modified. The names of HTTPStatus take longer than all else here.
+        has_body = self.status not in (204, 304) and self.status >= 200
         if not has_body or self._method == "HEAD":  # type: ignore[attr-defined]
             self.length = 0
         is_endless = self.length is None and not self.chunked
@@ -290,14 +289,30 @@ class Response(HTTPResponse):
         return is_read and not self.will_close
 
 
+class _LibraryResponse(Response):
+    """The answer that urllib3 gets, and that of a proxy to CONNECT: within the limits of `limited`."""
+
+    def __init__(self, sock: socket.socket, *_: Any, method: str | None = None, **__: Any) -> None:
+        super().__init__(sock, _limits.get(), method)
+
+    def begin(self) -> None:
+        super().begin()
+        self.headers = self.msg = HTTPMessage()
+        for name, value in self.fields:
+            # As its own parser does: `headers[name] = value` refuses some names in newer releases of Python.
+            self.headers.set_raw(name, value)
+
+
 class LimitedConnection:
     """Overrides methods of urllib3's connections: it comes first among the base classes of ours."""
 
-    response_class = Response
+    response_class = _LibraryResponse
     sock: socket.socket | None
     _in_body = False
 
-    def exchange(self, method: str, head: bytes, body: memoryview, count: Callable[[int], None]) -> Response:
+    def exchange(
+        self, method: str, head: bytes, body: memoryview, limits: Limits, count: Callable[[int], None]
+    ) -> Response:
         """Send a request, whose head is complete, and return the answer, its body unread.
 
         `count` is called with the size of each slice of the body that was sent. urllib3's own methods take
@@ -306,21 +321,19 @@ class LimitedConnection:
         assert self.sock is not None
         # The server may have answered, and closed, before it has read all.
         with suppress(BrokenPipeError, ConnectionResetError):
-            self._in_body = False
-            limits = _limits.get()
-            if len(body) <= JOINED_BYTES and limits is not None and limits.sends_at_once:
+            if len(body) <= JOINED_BYTES and limits.sends_at_once:
                 # Without a look at the time limit: the buffer of an idle socket has room for it.
-                joined = memoryview(head + body)
-                self._send_rest(joined[self.sock.send(joined) :], limits)
+                joined = head + body
+                if (sent := self.sock.send(joined)) < len(joined):
+                    self._send_rest(memoryview(joined)[sent:], limits)
                 count(len(body))
             else:
-                self.send(head)
-                self._in_body = True
+                self._send_pieces(memoryview(head), limits, in_body=False)
                 for start in range(0, len(body), SLICE_BYTES):
                     piece = body[start : start + SLICE_BYTES]
-                    self.send(piece)
+                    self._send_pieces(piece, limits, in_body=True)
                     count(len(piece))
-        response = self.response_class(self.sock, method=method)
+        response = Response(self.sock, limits, method)
         try:
             response.begin()
         except BaseException:
@@ -344,9 +357,11 @@ class LimitedConnection:
         if limits is None or self.sock is None or not isinstance(data, bytes | bytearray | memoryview):
             super().send(data)  # type: ignore[misc]
             return
-        rest = memoryview(data).cast("B")
+        self._send_pieces(memoryview(data).cast("B"), limits, in_body=self._in_body)
+
+    def _send_pieces(self, rest: memoryview, limits: Limits, *, in_body: bool) -> None:
         while rest:
-            piece = rest[: limits.turn(len(rest)) if self._in_body else PIECE_BYTES]
+            piece = rest[: limits.turn(len(rest)) if in_body else PIECE_BYTES]
             rest = rest[len(piece) :]
             self._send_rest(piece, limits)
 

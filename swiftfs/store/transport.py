@@ -6,7 +6,7 @@ Requests are counted by class, because providers charge for each of them.
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -57,6 +57,13 @@ class Answer:
         self.headers: Mapping[str, str] = _headers(response)
         self.received = 0
         self._response = response
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no body to read."""
+        if self.request.method == "HEAD":
+            return True
+        return self._response.length == 0 and self.headers.get("content-length", "0") == "0"
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives.
@@ -140,33 +147,35 @@ class Transport:
     def send(self, request: Request) -> Reply:
         """Send `request` and return the whole answer; raise `StoreError`."""
         with self.open(request) as answer:
-            body = b"" if request.method == "HEAD" else answer.body()
+            body = b"" if answer.is_empty else answer.body()
             return Reply(answer.status, answer.headers, body)
 
-    @contextmanager
-    def open(self, request: Request) -> Iterator[Answer]:
-        """Send `request` and provide the answer, its body unread; raise `StoreError` unless it is within 2xx.
+    def open(self, request: Request) -> "_Exchange":
+        """Return a context that sends `request` and provides the answer, its body unread.
 
-        After a 401 the token is renewed, once for all threads, and the request is sent once more.
+        Raise `StoreError` unless the status is within 2xx. After a 401 the token is renewed, once for all
+        threads, and the request is sent once more.
         """
+        return _Exchange(self, request)
+
+    def begin(self, request: Request) -> Connection:
+        """Wait for the turn of a request; return a connection for it, for `end`."""
         may_block(f"sends {request.operation}")
         if _is_read(request) and self._reading.has_ended():
             raise _ended(request)
         # Before the connection is taken: a server closes one that is idle meanwhile.
-        self._wait_for_turn(request)
-        with self._pool.lease() as connection:
-            token = "" if request.info else self._account.token()
-            with self._attempt(connection, request, token) as answer:
-                if answer.status != 401 or request.info:
-                    yield _good(answer)
-                    return
-            # Once: a new token that is refused too says that the user may not do this.
-            token = self._account.renew(token)
-            self._wait_for_turn(request)
-            with self._attempt(connection, request, token) as answer:
-                yield _good(answer)
+        self.wait_for_turn(request)
+        return self._pool.lease()
 
-    def _wait_for_turn(self, request: Request) -> None:
+    def end(self, connection: Connection) -> None:
+        """End the use of a connection."""
+        self._pool.give_back(connection)
+
+    def token(self, refused: str | None = None) -> str:
+        """Return a token, a new one if one was `refused`."""
+        return self._account.token() if refused is None else self._account.renew(refused)
+
+    def wait_for_turn(self, request: Request) -> None:
         """Return when the limit of requests a second allows one more."""
         is_read = _is_read(request)
         lane, ends = (Lane.READS, self._reading.has_ended) if is_read else (Lane.CHANGES, lambda: False)
@@ -182,21 +191,13 @@ class Transport:
         self._pool.close()
         self._account.close()
 
-    @contextmanager
-    def _attempt(self, connection: Connection, request: Request, token: str) -> Iterator[Answer]:
-        self._pacer.wait(remaining())
-        began = busy_time()
-        answer: Answer | None = None
-        try:
-            answer = self._send(connection, request, token)
-            if answer.status in TOO_MANY and RETRIEVAL_STATE not in answer.headers:
-                self._pacer.refused()
-            yield answer
-        finally:
-            seconds = busy_time() - began
-            if answer is not None:
-                answer.close()
-            self._count(request, answer, seconds)
+    def attempt(self, connection: Connection, request: Request, token: str) -> Answer:
+        """Send a request once; call `count` when it has ended."""
+        self._pacer.wait(remaining)
+        answer = self._send(connection, request, token)
+        if answer.status in TOO_MANY and RETRIEVAL_STATE not in answer.headers:
+            self._pacer.refused()
+        return answer
 
     def _send(self, connection: Connection, request: Request, token: str) -> Answer:
         # A long request is not cut off at the deadline: the server would go on with it, and its result be
@@ -229,14 +230,64 @@ class Transport:
             throttle=self._throttle,
         )
 
-    def _count(self, request: Request, answer: Answer | None, seconds: float) -> None:
+    def count(self, request: Request, answer: Answer | None, seconds: float) -> None:
+        """Count an attempt that took so long; None is no answer."""
         status = answer.status if answer else 0
         sent = len(memoryview(request.body).cast("B")) if request.body else 0
         received = answer.received if answer else 0
         # A 404 to a HEAD or DELETE is an ordinary answer: the write probe of a mount expects it.
         failed = not (200 <= status < 300 or (status == 404 and request.method in ("HEAD", "DELETE")))
         self._counters.add(request.operation, Count(1, int(failed), sent, received, seconds))
-        log.debug("%s %s: %s in %.3f s", request.operation, request.subject, status or "no answer", seconds)
+        if log.isEnabledFor(logging.DEBUG):
+            subject, result = request.subject, status or "no answer"
+            log.debug("%s %s: %s in %.3f s", request.operation, subject, result, seconds)
+
+
+class _Exchange:
+    """A request and its answer."""
+
+    def __init__(self, transport: Transport, request: Request) -> None:
+        self._transport = transport
+        self._request = request
+        self._answer: Answer | None = None
+        self._began: float | None = None
+
+    def __enter__(self) -> Answer:
+        request, transport = self._request, self._transport
+        self._connection = transport.begin(request)
+        try:
+            token = "" if request.info else transport.token()
+            answer = self._attempt(token)
+            if answer.status == 401 and not request.info:
+                self._end_attempt()
+                # Once: a new token that is refused too says that the user may not do this.
+                token = transport.token(token)
+                transport.wait_for_turn(request)
+                answer = self._attempt(token)
+            return _good(answer)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._end_attempt()
+        finally:
+            self._transport.end(self._connection)
+
+    def _attempt(self, token: str) -> Answer:
+        self._began = busy_time()
+        self._answer = self._transport.attempt(self._connection, self._request, token)
+        return self._answer
+
+    def _end_attempt(self) -> None:
+        if self._began is None:
+            return
+        answer, seconds = self._answer, busy_time() - self._began
+        self._answer = self._began = None
+        if answer is not None:
+            answer.close()
+        self._transport.count(self._request, answer, seconds)
 
 
 def _good(answer: Answer) -> Answer:
@@ -254,4 +305,12 @@ def _is_read(request: Request) -> bool:
 
 
 def _headers(response: Response) -> dict[str, str]:
-    return {lower_name(text_of(name)): text_of(value) for name, value in response.fields}
+    return {
+        _lower_name(name): value if value.isascii() else text_of(value) for name, value in response.fields
+    }
+
+
+@lru_cache(maxsize=256)
+def _lower_name(name: str) -> str:
+    """Return a header's name, decoded as Latin-1, in lower case; a server sends the same ones always."""
+    return lower_name(text_of(name))
