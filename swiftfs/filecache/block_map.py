@@ -455,10 +455,11 @@ class BlockMap:
         self.present.add(*ours)
         self.verified.add(*ours)
         self.verified.update(taken.dirty)
-        # `ours` may have evicted blocks among them, which only their segments had.
-        self.present.subtract(self.remote.blocks)
-        self.verified.subtract(self.remote.blocks)
-        self.remote.clear()
+        if self.remote:
+            # `ours` may have evicted blocks among them, which only their segments had.
+            self.present.subtract(self.remote.blocks)
+            self.verified.subtract(self.remote.blocks)
+            self.remote.clear()
         self.base = BaseVersion(name, etag, size, taken.size, manifest)
         return taken
 

@@ -198,7 +198,7 @@ class SegmentUploader:
     def is_busy(self) -> bool:
         """Whether any upload has not ended, even a superseded one."""
         with self._lock:
-            return any(not upload.stored.done() for upload in self._under_way)
+            return bool(self._under_way) and any(not upload.stored.done() for upload in self._under_way)
 
     def under_way(self) -> list[SegmentPut]:
         """Return the uploads that have not ended, superseded ones too."""
@@ -377,6 +377,8 @@ class SegmentUploader:
         returns the ones that a record named.
         """
         named = {segment.name for segment in manifest.segments} if manifest else set()
+        if not named and self._has_none():
+            return []
         with self._lock:
             uploads = [upload for upload in self._uploads.values() if upload.moment is not Moment.NEXT]
         # Without the lock: `stored_names` waits for uploads.
@@ -399,6 +401,11 @@ class SegmentUploader:
             recorded = set[ObjectName]().union(*self._recorded)
             self._held.extend(name for name in unused if name in recorded)
             return [name for name in unused if name not in recorded]
+
+    def _has_none(self) -> bool:
+        """Return whether there never was a segment of the file, nor a manifest: mostly of a small one."""
+        with self._lock:
+            return not (self._uploads or self._superseded or self.record.has_prefix or self.record.named)
 
     @property
     def has_leftovers(self) -> bool:

@@ -162,6 +162,11 @@ class UploadRecord:
             return self._prefix
 
     @property
+    def has_prefix(self) -> bool:
+        """Whether anybody has needed the prefix."""
+        return self._prefix is not None
+
+    @property
     def has_begun(self) -> bool:
         """Whether there may be segments that no manifest names."""
         return self._state is not PrefixState.UNUSED

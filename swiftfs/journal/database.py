@@ -456,14 +456,17 @@ class JournalDB:
         prefixes = [one for one in commit.unreferenced if one.revision >= self._revisions.get(one.prefix, 0)]
         # By the index: others may be appended meanwhile.
         later = [self._later[at] for at in range(len(self._later))]
-        self._commit(
-            *change.statements(paths),
-            # Deletions first: a commit may drop a record and write another one with its number.
-            ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in commit.drop]),
-            insert,
-            *upload_changes(prefixes),
-            *((sql, [row for _, row in group]) for sql, group in groupby(later, itemgetter(0))),
-        )
+        # Most others end one row.
+        statements = change.statements(paths) if change.kept or change.ended or change.renamed else []
+        # Deletions first: a commit may drop a record and write another one with its number.
+        if commit.drop:
+            statements.append(("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in commit.drop]))
+        statements.append(insert)
+        if prefixes:
+            statements += upload_changes(prefixes)
+        for sql, group in groupby(later, itemgetter(0)):
+            statements.append((sql, [row for _, row in group]))
+        self._commit(*statements)
         for _ in later:
             self._later.popleft()
         for one in prefixes:

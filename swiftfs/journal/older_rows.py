@@ -326,6 +326,8 @@ class OlderRows:
 
     def _ended_by(self, executed: Iterable[Executed]) -> dict[tuple[int, int], RowState]:
         """Return the older rows that must not come back, by their keys."""
+        if not self._older:
+            return {}
         return {(one.seq, one.written): one for done in executed for one in self._covered(done)}
 
     def _covered(self, executed: Executed) -> Iterator[RowState]:

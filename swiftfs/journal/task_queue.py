@@ -384,13 +384,15 @@ class TaskQueue:
 
     def next_due(self) -> float | None:
         """Return when the next task can run (monotonic seconds), None while all wait for other tasks."""
+        due = self._next_awake(self._due)
         sleeping = self._sleeping.first()
-        due = [self._next_awake(self._due), sleeping.due if sleeping is not None else None]
-        if (move := self._next_awake(self._due_moves)) is not None:
+        if sleeping is not None and (due is None or sleeping.due < due):
+            due = sleeping.due
+        if self._due_moves and (move := self._next_awake(self._due_moves)) is not None:
             is_awaited = self._tasks[self._due_moves[0][2]].is_awaited
-            if self.moving < (MOST_MOVING if is_awaited else 1):
-                due.append(move)
-        return min((one for one in due if one is not None), default=None)
+            if self.moving < (MOST_MOVING if is_awaited else 1) and (due is None or move < due):
+                due = move
+        return due
 
     def _next_awake(self, heap: list[_Due]) -> float | None:
         # A task that waits for others loses its entry here; `remove` makes a new one when they have ended.

@@ -10,7 +10,7 @@ between for example, they stay until `swiftfs gc` finds them.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TypeVar
 
 from msgspec import Struct
@@ -69,20 +69,23 @@ class Trash:
         with self._lock:
             return self._count
 
-    @contextmanager
-    def replacing(self, operation: Replacing, *, ambiguous: bool) -> Iterator[Replacing]:
+    def replacing(self, operation: Replacing, *, ambiguous: bool) -> AbstractContextManager[Replacing]:
         """Keep what an operation replaces; provide the operation to carry out, and end when it is.
 
         An `ambiguous` one may have been carried out already: then a copy that is there is not made again, for
         it would have the new version. Raise `StoreError` if there can be no copy.
         """
-        name = operation.target if isinstance(operation, Move) else operation.name
         is_new = not isinstance(operation, Move) and operation.creates
+        if is_new or not operation.trash:
+            return nullcontext(operation)
+        return self._keeping(operation, ambiguous=ambiguous)
+
+    @contextmanager
+    def _keeping(self, operation: Replacing, *, ambiguous: bool) -> Iterator[Replacing]:
+        name = operation.target if isinstance(operation, Move) else operation.name
         # An answered PUT may have to be repeated too, if the file was truncated meanwhile.
         ambiguous = ambiguous or (isinstance(operation, PutFile) and bool(operation.sent))
-        kept = None
-        if operation.trash and not is_new:
-            kept = self._keep(name, operation.trash, is_slo=operation.replaces_large, ambiguous=ambiguous)
+        kept = self._keep(name, operation.trash, is_slo=operation.replaces_large, ambiguous=ambiguous)
         try:
             yield _sparing_segments(operation) if kept is not None and kept.large else operation
         except StoreError as error:

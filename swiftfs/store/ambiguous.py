@@ -193,6 +193,8 @@ class AmbiguousRequests:
 
     def copies_of(self, source: ObjectName) -> list[Ambiguity]:
         """Return the records of the names to which lost requests copy `source`."""
+        if source not in self._copies:  # without the lock, as in `done`
+            return []
         with self._changed:
             return [self._records[target] for target in self._copies.get(source, ())]
 

@@ -16,7 +16,7 @@ from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 from keystoneauth1.token_endpoint import Token
 
-from swiftfs.concurrency import Future, Rank, new_future, new_lock, wait_all
+from swiftfs.concurrency import Future, Rank, monotonic, new_future, new_lock, wait_all
 from swiftfs.errors import ConfigurationError, LoginRefused, StoreError, TimedOut, Unavailable, printable
 from swiftfs.store.account_settings import (
     ANY,
@@ -46,6 +46,10 @@ PASSWORD, TOKEN = "v3password", "v3token"
 _STORAGE_PATH = re.compile(r"/v1(\.0)?/[A-Za-z0-9]+_[^/]+/?$")
 """How storage URLs end: with a version and the account, such as `/v1/AUTH_photos`."""
 
+TOKEN_SECONDS = 1.0
+"""How long a token is used before keystoneauth is asked whether it is still valid. That takes as much CPU
+time as to read an answer. It renews a token 30 seconds before its end."""
+
 UNKNOWN_ISSUER = {18, 19, 20, 21}
 """OpenSSL's X509_V_ERR codes for a certificate from an unknown issuer."""
 
@@ -67,6 +71,7 @@ class Account:
         self._lock = new_lock(Rank.RENEWALS)
         self._renewals: dict[str, Future[str]] = {}
         self._clock = ""
+        self._known_token = "", -math.inf
         self._endpoint = _checked_storage_url(storage.url) if storage.url else ""
 
     def __repr__(self) -> str:
@@ -92,8 +97,15 @@ class Account:
 
     def token(self) -> str:
         """Return a token, a new one shortly before the old one expires; errors as in `endpoint`."""
+        token, until = self._known_token
+        return token if monotonic() < until else self._ask_token()
+
+    def _ask_token(self) -> str:
         headers = self._ask(self.session.get_auth_headers) or {}
-        return str(headers.get("X-Auth-Token", ""))
+        token = str(headers.get("X-Auth-Token", ""))
+        # In one step, without a lock. If an older token stays here, its refusal replaces it.
+        self._known_token = token, monotonic() + TOKEN_SECONDS
+        return token
 
     def renew(self, refused: str) -> str:
         """Return a token that is not `refused`; errors as in `endpoint`.
@@ -130,10 +142,10 @@ class Account:
 
     def _new_token(self, refused: str) -> str:
         # Another thread may have logged in between the 401 and this.
-        if (token := self.token()) != refused:
+        if (token := self._ask_token()) != refused:
             return token
         can_log_in = self.session.invalidate()
-        token = self.token()
+        token = self._ask_token()
         if token == refused and not can_log_in:
             raise LoginRefused(
                 f"{self.label}: the token is refused, and there is no key to get another one: "

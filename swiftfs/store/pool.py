@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +11,6 @@ import requests
 import swiftclient
 from requests.exceptions import InvalidHeader
 from urllib3.util import parse_url
-from urllib3.util.connection import is_connection_dropped
 
 from swiftfs import __version__
 from swiftfs.concurrency import Rank, new_lock
@@ -47,6 +47,8 @@ class Connection:
         self._read_environment_once(account.endpoint())
         self._sockets: Any = None  # urllib3's types do not know our connections
         self._connected: Any = None
+        # What can be read from an idle socket is its end.
+        self._incoming = select.poll()
         self._origin, self._fixed = "", b""
 
     def _read_environment_once(self, url: str) -> None:
@@ -94,7 +96,7 @@ class Connection:
         sockets = self._sockets or self._open_sockets()
         connected = self._connected
         if connected.sock is not None:
-            if not is_connection_dropped(connected):
+            if not self._incoming.poll(0):
                 return connected
             connected.close()
         connected.timeout = timeout
@@ -107,6 +109,8 @@ class Connection:
         except BaseException:
             connected.close()
             raise
+        self._incoming = select.poll()
+        self._incoming.register(connected.sock, select.POLLIN)
         return connected
 
     def _head(self, request: Request, token: str) -> bytes:

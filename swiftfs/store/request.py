@@ -128,7 +128,13 @@ def quoted_path(name: ObjectName) -> str:
     return f"/{quoted_container(name.container)}/{quoted_key(name.key)}"
 
 
+_UNQUOTED = re.compile(r"[A-Za-z0-9_.~/-]+")
+"""Names that `quote` returns as they are."""
+
+
 def _quoted(text: str, safe: str) -> str:
+    if _UNQUOTED.fullmatch(text) and (safe or "/" not in text):
+        return text
     try:
         # Strict: a name that is not UTF-8 would become another object's with replacement characters.
         return quote(text, safe=safe, errors="strict")

@@ -231,11 +231,14 @@ class Response(HTTPResponse):
     http.client and the email package would take longer for its head than for all else.
     """
 
+    may_outlive_socket = False
+
     def __init__(self, sock: socket.socket, limits: Limits | None, method: str | None = None) -> None:
         self._limits = limits
         if limits is not None:
             limits.begin_headers()
-        super().__init__(_Readable(sock, limits), method=method)  # type: ignore[arg-type]
+        readable: Any = _Readable(sock, limits, may_be_closed=self.may_outlive_socket)
+        super().__init__(readable, method=method)
 
     def begin(self) -> None:
         if self.headers is None:
@@ -291,6 +294,8 @@ class Response(HTTPResponse):
 
 class _LibraryResponse(Response):
     """The answer that urllib3 gets, and that of a proxy to CONNECT: within the limits of `limited`."""
+
+    may_outlive_socket = True
 
     def __init__(self, sock: socket.socket, *_: Any, method: str | None = None, **__: Any) -> None:
         super().__init__(sock, _limits.get(), method)
@@ -384,32 +389,40 @@ def set_timeout(sock: socket.socket, seconds: float) -> None:
 class _Readable:
     """The part of a socket that `HTTPResponse` uses."""
 
-    def __init__(self, sock: socket.socket, limits: Limits | None) -> None:
-        self._sock, self._limits = sock, limits
+    def __init__(self, sock: socket.socket, limits: Limits | None, *, may_be_closed: bool) -> None:
+        self._sock, self._limits, self._may_be_closed = sock, limits, may_be_closed
 
     def makefile(self, mode: str) -> Any:
         if self._limits is None:
             return self._sock.makefile(mode)  # type: ignore[call-overload]
-        return io.BufferedReader(_LimitedReader(self._sock, self._limits))
+        reader = _HoldingReader if self._may_be_closed else _LimitedReader
+        return io.BufferedReader(reader(self._sock, self._limits))
 
 
 class _LimitedReader(io.RawIOBase):
-    """Reads a socket, each time within what is left of the limits."""
+    """Reads a socket, each time within what is left of the limits; the socket is closed after it."""
 
     def __init__(self, sock: socket.socket, limits: Limits) -> None:
         self._sock, self._limits = sock, limits
-        self._raw = sock.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
+    def readinto(self, buffer: Any) -> int:
         set_timeout(self._sock, self._limits.read_seconds())
-        count = self._raw.readinto(memoryview(buffer)[: self._limits.read_bytes(len(buffer))])
-        self._limits.received(count or 0)
+        count = self._sock.recv_into(buffer, self._limits.read_bytes(len(buffer)))
+        self._limits.received(count)
         return count
+
+
+class _HoldingReader(_LimitedReader):
+    """Goes on when the socket is closed: http.client does that first when the server will close it."""
+
+    def __init__(self, sock: socket.socket, limits: Limits) -> None:
+        super().__init__(sock, limits)
+        self._held = sock.makefile("rb", buffering=0)
 
     def close(self) -> None:
         if not self.closed:
-            self._raw.close()
+            self._held.close()
         super().close()

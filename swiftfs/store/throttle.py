@@ -289,7 +289,7 @@ class Throttle:
     def rates(self) -> Rates:
         """Return the rates of this moment."""
         bandwidth = self._bandwidth
-        return bandwidth.at(unix_time() if len(bandwidth.rates) > 1 else 0.0)
+        return bandwidth.rates[0] if len(bandwidth.rates) == 1 else bandwidth.at(unix_time())
 
     @property
     def request_rate(self) -> float:

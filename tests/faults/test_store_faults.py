@@ -1,5 +1,6 @@
 """What the store does when the server or the network fails."""
 
+import math
 import os
 import threading
 import time
@@ -218,6 +219,7 @@ def test_one_login_for_many_threads(plain: SwiftStore, swift: SwiftServer, name:
     plain._account.token()
     assert plugin._access is not None
     plugin._access = plugin._access._replace(token="AUTH_tk_expired")
+    plain._account._known_token = "AUTH_tk_expired", math.inf
     logins_before = sum("/auth" in one.path for one in swift.requests())
     barrier = threading.Barrier(12)
 
