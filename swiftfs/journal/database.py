@@ -456,13 +456,12 @@ class JournalDB:
         prefixes = [one for one in commit.unreferenced if one.revision >= self._revisions.get(one.prefix, 0)]
         # By the index: others may be appended meanwhile.
         later = [self._later[at] for at in range(len(self._later))]
-        # Most commits only add a row, or end one.
+        # Most others end one row.
         statements = change.statements(paths) if change.kept or change.ended or change.renamed else []
         # Deletions first: a commit may drop a record and write another one with its number.
         if commit.drop:
             statements.append(("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in commit.drop]))
-        if change.put:
-            statements.append(insert)
+        statements.append(insert)
         if prefixes:
             statements += upload_changes(prefixes)
         for sql, group in groupby(later, itemgetter(0)):
