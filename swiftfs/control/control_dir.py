@@ -19,8 +19,12 @@ from swiftfs.namespace.entry import inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName, PageUse
 from swiftfs.paths import HIDDEN_FOLDER, beside_hidden, split, without_hidden
 
+Subject = TypeVar("Subject")
 Rest = ParamSpec("Rest")
 Result = TypeVar("Result")
+
+Call = Callable[Concatenate[Subject, Rest], Result]
+"""A call about a path or a handle, its first argument."""
 
 ROOT = f"/{HIDDEN_FOLDER}"
 
@@ -290,9 +294,7 @@ class ControlDirFS:
             self._control.check_access(path, errno.EPERM)
 
 
-def _by_path(
-    own: Callable[Concatenate[str, Rest], Result], other: Callable[Concatenate[str, Rest], Result]
-) -> Callable[Concatenate[str, Rest], Result]:
+def _by_path(own: Call[str, Rest, Result], other: Call[str, Rest, Result]) -> Call[str, Rest, Result]:
     """Return a call that is `own` for paths of the control folder, and else `other`."""
 
     def call(path: str, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
@@ -303,9 +305,7 @@ def _by_path(
     return call
 
 
-def _by_handle(
-    own: Callable[Concatenate[int, Rest], Result], other: Callable[Concatenate[int, Rest], Result]
-) -> Callable[Concatenate[int, Rest], Result]:
+def _by_handle(own: Call[int, Rest, Result], other: Call[int, Rest, Result]) -> Call[int, Rest, Result]:
     """Return a call that is `own` for handles of the control folder, and else `other`."""
 
     def call(handle: int, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
@@ -314,12 +314,12 @@ def _by_handle(
     return call
 
 
-def _changing(call: Callable[Concatenate[str, Rest], Result]) -> Callable[Concatenate[str, Rest], Result]:
+def _changing(call: Call[str, Rest, Result]) -> Call[str, Rest, Result]:
     """Return `call` for paths that may be changed; see `_changeable`."""
     return lambda path, /, *rest, **named: call(_changeable(path), *rest, **named)
 
 
-def _writing(call: Callable[Concatenate[int, Rest], Result]) -> Callable[Concatenate[int, Rest], Result]:
+def _writing(call: Call[int, Rest, Result]) -> Call[int, Rest, Result]:
     """Return `call` for handles that may be written to; see `_writable`."""
     return lambda handle, /, *rest, **named: call(_writable(handle), *rest, **named)
 

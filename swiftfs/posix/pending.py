@@ -55,10 +55,10 @@ MOST_FOLDERS = 1000
 """How many folders are remembered to have no `.versions` of another client."""
 
 VERSIONS = re.compile(rf"/{re.escape(VERSIONS_FOLDER)}(?=/|$)")
-"""Where the folder of versions is in a path."""
+"""Finds the folder of versions in a path."""
 
 PART = f"/{VERSIONS_FOLDER}"
-"""What every path has that `VERSIONS` finds something in."""
+"""Part of every path in which `VERSIONS` finds something."""
 
 
 class ProtectedPaths:
@@ -76,7 +76,7 @@ class ProtectedPaths:
     def refuse_change(self, *paths: str) -> None:
         """Raise `OSError` EROFS if one of the paths is about older versions, EPERM if one is in the trash.
 
-        Without a trash its folder is one like the others.
+        Without the option `trash` a folder of that name is an ordinary one.
         """
         for path in paths:
             if self.are_versions(path):
@@ -85,9 +85,10 @@ class ProtectedPaths:
                 raise os_error(errno.EPERM, path)
 
     def are_versions(self, path: str) -> bool:
-        """Return whether a path is about older versions: its container keeps them, and nobody has the name.
+        """Return whether a path is about older versions.
 
-        Raise `StoreError` if Swift does not say it, and nothing else has the name.
+        It is if the container keeps them, unless another client has made a file or folder `.versions`. Raise
+        `StoreError` if there is none, and Swift does not say whether the container keeps versions.
         """
         if PART not in path or (found := VERSIONS.search(path)) is None:
             return False

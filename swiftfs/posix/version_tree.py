@@ -10,8 +10,7 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -28,7 +27,12 @@ from swiftfs.posix.versions import Node, OlderVersions, stored_at_ns, version_en
 VERSION_HANDLES = 1 << 61
 """The first handle on one of these folders; those of other folders are smaller."""
 
-Call = TypeVar("Call", bound=Callable[..., Any])
+Subject = TypeVar("Subject")
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
+
+Call = Callable[Concatenate[Subject, Rest], Result]
+"""A call about a path or a handle, its first argument."""
 
 
 class VersionTree:
@@ -43,25 +47,25 @@ class VersionTree:
         self._numbers = itertools.count(VERSION_HANDLES)
         self._open: dict[int, list[tuple[str, Attributes]]] = {}
 
-    def before(self, own: Call, other: Call) -> Call:
+    def before(self, own: Call[str, Rest, Result], other: Call[str, Rest, Result]) -> Call[str, Rest, Result]:
         """Return a call that is `own` for the paths of this tree, and else `other`."""
         are_versions = self._protected.are_versions
 
-        @wraps(other)
-        def call(path: str, *rest: Any, **named: Any) -> Any:
+        def call(path: str, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
             # Looked for here too: this runs at every lookup.
             return (own if PART in path and are_versions(path) else other)(path, *rest, **named)
 
-        return cast("Call", call)
+        return call
 
-    def handles(self, own: Call, other: Call) -> Call:
+    def handles(
+        self, own: Call[int, Rest, Result], other: Call[int, Rest, Result]
+    ) -> Call[int, Rest, Result]:
         """Return a call that is `own` for the handles of this tree, and else `other`."""
 
-        @wraps(other)
-        def call(handle: int, *rest: Any, **named: Any) -> Any:
+        def call(handle: int, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
             return (own if handle >= VERSION_HANDLES else other)(handle, *rest, **named)
 
-        return cast("Call", call)
+        return call
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of a folder or version."""
