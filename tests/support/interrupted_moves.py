@@ -19,10 +19,10 @@ def row_of(store: MemoryStore, key: str) -> MovedObject:
     return MovedObject(key, row.hash, row.last_modified)
 
 
-def leave(folder: Path, intent: Delete | Move | MoveFolder, path: str = "/d") -> None:
+def leave(folder: Path, operation: Delete | Move | MoveFolder, path: str = "/d") -> None:
     """Write an operation about `path` into a cache folder's journal, as a process that dies leaves it."""
     log = JournalDB(folder, "box of memory")
-    log.commit([Record(1, path, intent)])
+    log.commit([Record(1, path, operation)])
     log.close()
 
 
@@ -41,9 +41,9 @@ def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = Fal
 
 @contextmanager
 def remounted(
-    store: MemoryStore, folder: Path, intent: Move | MoveFolder, close_error: str | None = None
+    store: MemoryStore, folder: Path, operation: Move | MoveFolder, close_error: str | None = None
 ) -> Iterator[FileSystem]:
-    """Yield the mount that finds `intent` in its journal."""
-    leave(folder, intent)
+    """Yield the mount that finds `operation` in its journal."""
+    leave(folder, operation)
     with harness(store, folder, close_error=close_error) as filesystem:
         yield filesystem

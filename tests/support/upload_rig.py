@@ -74,7 +74,7 @@ class Writer:
         self.removal = SegmentRemoval(self.store, self.log, SegmentOwnership(self.log), lambda: self.now)
         self.now = time.time()
         expiry = SegmentExpiry(self.store, self.removal)
-        self.storing = FileUpload(self.store, MIB, self.removal, expiry, AmbiguousRequests())
+        self.file_upload = FileUpload(self.store, MIB, self.removal, expiry, AmbiguousRequests())
         self.places = SegmentContainerChooser(self.store)
         self.begun: list[UnreferencedPrefix] = []
         self.model = bytearray()
@@ -134,7 +134,7 @@ class Writer:
         operation = PutFile(
             NAME, file, description, large, superseded_segments=tuple(sorted(self.superseded))
         )
-        info = self.storing.run(operation, self.content, self.superseded.update)
+        info = self.file_upload.run(operation, self.content, self.superseded.update)
         self.superseded.clear()
         return info
 

@@ -37,10 +37,10 @@ def evict(writer: Writer) -> int:
 
 def restart(writer: Writer) -> None:
     """Let the next process continue with the journal's record of the file."""
-    intent = PutFile(NAME, writer.content.to_record(), ObjectMeta("text/plain", Stored()))
-    again = decode(encode(intent))
+    operation = PutFile(NAME, writer.content.to_record(), ObjectMeta("text/plain", Stored()))
+    again = decode(encode(operation))
     assert isinstance(again, PutFile)
-    assert again.file.evicted == intent.file.evicted
+    assert again.file.evicted == operation.file.evicted
     old, saved = writer.content, again.file
     writer.content = writer.restore(saved)
     writer.content.uploads.restore(saved.evicted)

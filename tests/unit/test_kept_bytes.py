@@ -141,13 +141,13 @@ def store_it(rig: CacheRig, content: CachedFile) -> None:
     """Upload the file as the journal does."""
     content.uploads._layout = SegmentLayout(SEGMENT)
     large = rig.store.head(NAME).is_slo
-    intent = PutFile(NAME, content.to_record(), ObjectMeta("text/plain", Stored()), large)
+    operation = PutFile(NAME, content.to_record(), ObjectMeta("text/plain", Stored()), large)
     with closing(JournalDB(rig.folder, "box")) as log:
         removal = SegmentRemoval(rig.store, log, SegmentOwnership(log))
-        storing = FileUpload(
+        file_upload = FileUpload(
             rig.store, SEGMENT, removal, SegmentExpiry(rig.store, removal), AmbiguousRequests()
         )
-        storing.run(intent, content, lambda _: None)
+        file_upload.run(operation, content, lambda _: None)
 
 
 def stored(store: MemoryStore) -> bytes:

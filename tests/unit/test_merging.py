@@ -83,12 +83,12 @@ def test_an_attempted_operation_may_have_been_executed() -> None:
 
 
 @pytest.mark.parametrize(
-    "intent", [FRESH, OVER, LINK, MARKER, SetAttributes(NAME, NEW, None), Delete(NAME, None)]
+    "operation", [FRESH, OVER, LINK, MARKER, SetAttributes(NAME, NEW, None), Delete(NAME, None)]
 )
-def test_an_operation_is_decoded_as_it_was_encoded(intent: Operation) -> None:
-    read = decode(encode(intent))
-    assert encode(read) == encode(intent)
-    assert type(read) is type(intent)
+def test_an_operation_is_decoded_as_it_was_encoded(operation: Operation) -> None:
+    read = decode(encode(operation))
+    assert encode(read) == encode(operation)
+    assert type(read) is type(operation)
 
 
 @pytest.mark.parametrize(

@@ -135,9 +135,9 @@ def test_the_record_names_all_that_moves_before_the_first_copy(
     foreign(store, "old/a", b"first")
     noted: list[MoveFolder] = []
 
-    def note(intent: MoveFolder) -> None:
+    def note(operation: MoveFolder) -> None:
         assert not any(method == "copy" for method, _ in store.requests)
-        noted.append(intent)
+        noted.append(operation)
 
     (row,) = store.list_page("box", prefix="old/").rows
     moving.move_folder(FOLDER, note, CopyKeeper())

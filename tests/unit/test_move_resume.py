@@ -35,10 +35,10 @@ def test_a_move_is_finished(
     store: MemoryStore, tmp_path: Path, copied: tuple[str, ...], *, recorded: bool
 ) -> None:
     put_all(store, "d/a", "d/b")
-    intent = interrupted(store, recorded=recorded)
+    operation = interrupted(store, recorded=recorded)
     for name in copied:
         copy(store, f"d/{name}", f"e/{name}")
-    with remounted(store, tmp_path, intent) as filesystem:
+    with remounted(store, tmp_path, operation) as filesystem:
         assert names(filesystem, "/") == ["e"]
     assert contents(store) == {"e/a": b"d/a", "e/b": b"d/b"}
     assert records(tmp_path) == []
@@ -86,8 +86,8 @@ def test_a_refused_rename_onto_an_empty_folder_keeps_that(
 def test_a_mount_starts_though_the_new_place_cannot_be_listed(store: MemoryStore, tmp_path: Path) -> None:
     """The rename is finished; only its listing is missing."""
     put_all(store, "d/a")
-    intent = interrupted(store)
-    leave(tmp_path, intent)
+    operation = interrupted(store)
+    leave(tmp_path, operation)
     listed = 0
 
     def hook(method: str, subject: str) -> None:
@@ -116,13 +116,13 @@ def test_a_large_file_that_had_moved_takes_its_segments_along(
         write(filesystem, "/d/big", bytes(3 * 2**20))
     source = ObjectName("box", "d/big")
     etag = store.head(source).version.etag
-    intent: Move | MoveFolder = interrupted(store, recorded=True)
+    operation: Move | MoveFolder = interrupted(store, recorded=True)
     if not folder:
-        intent = Move(source, ObjectName("box", new), etag=etag, replaces_etag="", is_slo=True)
+        operation = Move(source, ObjectName("box", new), etag=etag, replaces_etag="", is_slo=True)
     copy(store, "d/big", new)
     if gone:
         delete(store, "d/big")
-    with remounted(store, tmp_path, intent) as filesystem:
+    with remounted(store, tmp_path, operation) as filesystem:
         filesystem.unlink(f"/{new}")
     assert len(keys(store, "box_segments")) == (3 if gone else 0)
 
@@ -130,9 +130,9 @@ def test_a_large_file_that_had_moved_takes_its_segments_along(
 @pytest.mark.parametrize("recorded", [True, False])
 def test_what_is_newer_at_the_target_stays(store: MemoryStore, tmp_path: Path, *, recorded: bool) -> None:
     put_all(store, "d/a", "d/b")
-    intent = interrupted(store, recorded=recorded)
+    operation = interrupted(store, recorded=recorded)
     foreign(store, "e/a", b"newer")
-    with remounted(store, tmp_path, intent) as filesystem:
+    with remounted(store, tmp_path, operation) as filesystem:
         assert read(filesystem, "/e/a") == b"newer"
         assert read(filesystem, "/d/a") == b"d/a"
     assert contents(store) == {"d/a": b"d/a", "e/a": b"newer", "e/b": b"d/b"}
@@ -143,11 +143,11 @@ def test_what_is_newer_at_the_source_stays(
     store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     put_all(store, "d/a", "d/b")
-    intent = interrupted(store)
+    operation = interrupted(store)
     copy(store, "d/a", "e/a")
     foreign(store, "d/a", b"newer")
     foreign(store, "d/c", b"new")
-    with remounted(store, tmp_path, intent):
+    with remounted(store, tmp_path, operation):
         pass
     assert contents(store) == {"d/a": b"newer", "d/c": b"new", "e/a": b"d/a", "e/b": b"d/b"}
     assert "box/d/a, box/d/c is kept" in caplog.text
@@ -174,11 +174,11 @@ def test_one_that_cannot_be_finished_is_undone_and_given_up(
     store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, error: type[Exception]
 ) -> None:
     put_all(store, "d/a", "d/b", "d/c")
-    intent = interrupted(store)
+    operation = interrupted(store)
     copy(store, "d/a", "e/a")
     foreign(store, "e/theirs", b"theirs")
     refuse(store, "copy", error)
-    with remounted(store, tmp_path, intent) as filesystem:
+    with remounted(store, tmp_path, operation) as filesystem:
         store.hook = None
         assert names(filesystem, "/d") == ["a", "b", "c"]
         told = [("/d", "MoveFolder", "refused", "the folder was not moved: no")]
@@ -213,11 +213,11 @@ def test_one_that_found_no_server_keeps_the_segments_of_either_copy(
         write(filesystem, "/d/big", data)
     source, target = ObjectName("box", "d/big"), ObjectName("box", "e/big")
     etag = store.head(source).version.etag
-    intent: Move | MoveFolder = interrupted(store)
+    operation: Move | MoveFolder = interrupted(store)
     if not folder:
-        intent = Move(source, target, etag=etag, replaces_etag="", is_slo=True)
+        operation = Move(source, target, etag=etag, replaces_etag="", is_slo=True)
     copy(store, "d/big", "e/big")
-    leave(tmp_path, intent)
+    leave(tmp_path, operation)
 
     def hook(method: str, subject: str) -> None:
         if method == ("list_page" if folder else "head") and subject.startswith("box/e/"):
@@ -238,10 +238,10 @@ def test_one_that_found_no_server_is_given_up_by_the_next_mount(
 ) -> None:
     """Programs have used both places meanwhile, and a copy may be one that a program has made."""
     put_all(store, "d/a", "d/b", "d/c")
-    intent = interrupted(store, recorded=recorded)
+    operation = interrupted(store, recorded=recorded)
     copy(store, "d/a", "e/a")
     copy(store, "d/b", "e/b")
-    leave(tmp_path, intent)
+    leave(tmp_path, operation)
 
     def hook(method: str, subject: str) -> None:
         if (method, subject) == ("list_page", "box/d/"):
@@ -290,10 +290,10 @@ def test_what_a_rename_was_to_replace_is_deleted_though_no_server_finishes_it(
 
 def test_what_the_crash_left_undeletable_waits(store: MemoryStore, tmp_path: Path) -> None:
     put_all(store, "d/a")
-    intent = interrupted(store)
+    operation = interrupted(store)
     copy(store, "d/a", "e/a")
     store.hook = _refuse_deletions
-    leave(tmp_path, intent)
+    leave(tmp_path, operation)
     with harness(store, tmp_path) as filesystem:
         assert [(one.path, one.state) for one in filesystem.waiting()] == [("/d/a", "parked")]
         assert names(filesystem, "/e") == ["a"]
@@ -311,9 +311,9 @@ def _refuse_deletions(method: str, subject: str) -> None:
 def test_other_changes_of_the_same_process_keep_their_records(store: MemoryStore, tmp_path: Path) -> None:
     """The rest of the move gets a record of its own, not that of a later change."""
     put_all(store, "d/a", "other")
-    intent = interrupted(store)
+    operation = interrupted(store)
     copy(store, "d/a", "e/a")
-    leave(tmp_path, intent)
+    leave(tmp_path, operation)
     log = JournalDB(tmp_path, "box of memory")
     log.commit([Record(2, "/other", Delete(ObjectName("box", "other"), is_slo=False))])
     log.close()

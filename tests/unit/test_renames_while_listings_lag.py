@@ -142,10 +142,12 @@ def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folde
     store = GhostStore("box")
     put_all(store, "d/a" if folder else "d")
     etag = store.head(ObjectName("box", "d/a" if folder else "d")).version.etag
-    intent = interrupted(store) if folder else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
+    operation = (
+        interrupted(store) if folder else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
+    )
     copy(store, "d/a" if folder else "d", "e/a" if folder else "e")
     (row,) = store.list_page("box", prefix="d").rows
-    leave(tmp_path, intent)
+    leave(tmp_path, operation)
     store.hook = lambda method, _: store.ghosts.update({row.key: row}) if method == "list_page" else None
     with harness(store, tmp_path) as filesystem:
         assert names(filesystem, "/") == ["e"]
@@ -162,14 +164,14 @@ def test_a_listing_that_lags_does_not_hide_the_new_name(tmp_path: Path, *, folde
     put_all(store.listed, old)
     etag = store.head(ObjectName("box", old)).version.etag
     row = MovedObject(old, etag)
-    intent = (
+    operation = (
         MoveFolder("box", "d/", "box", "e/", objects=(row,))
         if folder
         else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
     )
     copy(store, old, new)
     delete(store, old)
-    with remounted(store, tmp_path, intent) as filesystem:
+    with remounted(store, tmp_path, operation) as filesystem:
         assert names(filesystem, "/") == ["e"]
         assert read(filesystem, f"/{new}") == old.encode()
         with pytest.raises(FileExistsError):
