@@ -194,10 +194,6 @@ class Journal:
         self.flush([name])
         return True
 
-    def undo_shown(self, name: ObjectName, etag: str) -> bool:
-        """Queue and show the newer state if a late request made the shown version; return whether it did."""
-        return self.late.look_at(name, etag)
-
     def undo_late_requests(self, path: str, *, moving: bool = False) -> bool:
         """Store again what late requests have overwritten or deleted at and below a path; return whether any.
 
@@ -208,14 +204,6 @@ class Journal:
         if names:
             self.flush(names)
         return bool(names)
-
-    def undo_late_requests_in(self, folder: str, shown: Callable[[Collection[str]], Collection[str]]) -> None:
-        """Show what late requests have deleted in a folder, and hide what they have brought back there.
-
-        `shown` returns which of some names are in its listing. The repairs are handed in; nobody waits for
-        them here.
-        """
-        self.late.look_in(folder, shown)
 
     def rename(
         self,

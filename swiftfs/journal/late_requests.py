@@ -248,7 +248,8 @@ class LateRequests(CopyKeeper):
         """Check what should be in a folder and is not shown there, or is shown and should not be there.
 
         `shown` returns which of some names are in its listing. It is called only if anything there is
-        watched, and only names that differ cost a request, once a second.
+        watched, and only names that differ cost a request, once a second. Nobody waits here until the repairs
+        are stored; the overlay shows them.
         """
         inside = [(split(at), found) for at, found in self._below(folder) if at != folder]
         here = [(name, found) for (parent, name), found in inside if parent == folder]

@@ -155,7 +155,7 @@ class AttributeOps:
             if not self._journal.undo_late_requests(path):
                 raise
         else:
-            if entry.object is None or not self._journal.undo_shown(entry.object, entry.etag):
+            if entry.object is None or not self._journal.late.look_at(entry.object, entry.etag):
                 return entry
         return self._namespace.lookup(path)
 

@@ -79,7 +79,7 @@ class DirectoryOps:
 
     def _begin(self, path: str) -> Iterator[list[Listed]]:
         """Begin to read a folder, some names at a time; after an error it goes on where it was."""
-        self._journal.undo_late_requests_in(path, lambda names: self._shown_of(path, names))
+        self._journal.late.look_in(path, lambda names: self._shown_of(path, names))
         # The namespace has no entry for them, as they are not in the journal yet. Looked at first: one that
         # is closed meanwhile is then found at least once.
         unstored = {
