@@ -17,7 +17,7 @@ from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED, SpaceCalls
 from swiftfs.filecache.sparse_file import CachedVersion
-from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.filecache.upload_record import SharedUploads, UnreferencedPrefix, write_no_row
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.server_state import FIRST_SEGMENTS, MOST, ParallelLimit
@@ -83,12 +83,12 @@ class CachedFileFactory:
 
     At most `uploads` segments are uploaded at once, and no more than `limit` allows.
 
-    `segments` says which container the segments go to; see `SegmentContainerChooser`. `on_first_put` is
-    called with a prefix before the first segment is stored below it, `on_put` before each later one. The
-    prefix ends in the id of the `journal`. `recalled` has what an earlier process recorded of its uploads, by
-    their prefix. A full segment of a file that is being written is uploaded `settle_seconds` after its writer
-    has left it. For `on_wrong_bytes` see `FileState`. `read_ahead` and `settle_seconds` may be changed: files
-    that are made later get the new value. `rate` returns how many bytes a second may be downloaded.
+    `segments` says which container the segments go to; see `SegmentContainerChooser`. For `on_first_put`,
+    `on_put` and `journal` see `SharedUploads`, for `on_wrong_bytes` `FileState`. `recalled` has what an
+    earlier process recorded of its uploads, by their prefix. A full segment of a file that is being written
+    is uploaded `settle_seconds` after its writer has left it. `read_ahead` and `settle_seconds` may be
+    changed: files that are made later get the new value. `rate` returns how many bytes a second may be
+    downloaded.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class CachedFileFactory:
         segments: str = AUTO,
         settle_seconds: float = 0.0,
         journal: str = "",
-        on_put: Callable[[UnreferencedPrefix], None] | None = None,
+        on_put: Callable[[UnreferencedPrefix], None] = write_no_row,
         on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
         limit: ParallelLimit | None = None,
         rate: Callable[[], float] = lambda: math.inf,
@@ -112,15 +112,13 @@ class CachedFileFactory:
         self.read_ahead = read_ahead
         self._store = store
         self._layout = layout
-        self._on_first_put = on_first_put
-        self._on_put = on_put
         self.settle_seconds = settle_seconds
-        self._journal = journal
         self._on_wrong_bytes = on_wrong_bytes
         self.places = SegmentContainerChooser(store, segments)
         self.recalled: dict[ObjectName, UnreferencedPrefix] = {}
         self._downloads = new_pool("download", connections)
         self._uploads = UploadPool(limit or ParallelLimit(uploads), uploads)
+        self._shared = SharedUploads(store, self.places, self._uploads, layout, on_first_put, on_put, journal)
 
     def make(
         self,
@@ -170,18 +168,12 @@ class CachedFileFactory:
 
     def _segments(self, state: FileState, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
         return SegmentUploader(
-            self._store,
-            self.places,
-            self._uploads,
+            self._shared,
             state.descriptor,
             state.changed,
             name,
-            self._layout,
             prefix,
-            self._on_first_put,
-            self.settle_seconds,
-            state.file.name,
-            self._journal,
-            state.space.on_stored,
-            self._on_put,
+            file=state.file.name,
+            settle_seconds=self.settle_seconds,
+            on_stored=state.space.on_stored,
         )

@@ -22,11 +22,10 @@ from swiftfs.errors import (
     check_transition,
 )
 from swiftfs.filecache.block_map import StoredSegment
-from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.sparse_file import FrozenCopy, is_hole, is_in_memory, map_zeros, next_data, next_hole
-from swiftfs.filecache.upload_record import UploadRecord
+from swiftfs.filecache.upload_record import SharedUploads, UploadRecord
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment
-from swiftfs.store.protocol import Body, CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import Body, CopyRequest, Headers
 
 
 class Moment(Enum):
@@ -194,11 +193,9 @@ class SegmentStorer:
     as often as needed.
     """
 
-    def __init__(
-        self, store: ObjectStore, places: SegmentContainerChooser, container: str, record: UploadRecord
-    ) -> None:
-        self._store = store
-        self._places = places
+    def __init__(self, shared: SharedUploads, container: str, record: UploadRecord) -> None:
+        self._store = shared.store
+        self._places = shared.places
         self._container = container
         self._record = record
         self._lock = record.lock

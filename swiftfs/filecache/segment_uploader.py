@@ -10,8 +10,6 @@ from swiftfs.concurrency import Executor, Future, Lock, monotonic
 from swiftfs.errors import ChangedDuringUpload, drop_tracebacks
 from swiftfs.filecache.block_map import Spans, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.segment_container import SegmentContainerChooser
-from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_storer import (
     CopyPart,
     Moment,
@@ -23,9 +21,8 @@ from swiftfs.filecache.segment_storer import (
 )
 from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.sparse_file import FrozenCopy
-from swiftfs.filecache.upload_record import UnreferencedPrefix, UploadRecord
+from swiftfs.filecache.upload_record import SharedUploads, UnreferencedPrefix, UploadRecord
 from swiftfs.objects import Manifest, ObjectName, Row, Segment
-from swiftfs.store.protocol import ObjectStore
 
 RECORDS_KEPT = 3
 """The number of stored states of a file for which the segments that its records named are kept: more states
@@ -68,29 +65,24 @@ class SegmentUploader:
 
     def __init__(
         self,
-        store: ObjectStore,
-        places: SegmentContainerChooser,
-        pool: Executor,
+        shared: SharedUploads,
         descriptor: int,
         lock: Lock,
         name: ObjectName,
-        layout: SegmentLayout,
         prefix: ObjectName | None = None,
-        on_first_put: Callable[[UnreferencedPrefix], None] | None = None,
-        settle_seconds: float = 0.0,
+        *,
         file: str = "",
-        journal: str = "",
+        settle_seconds: float = 0.0,
         on_stored: Callable[[], None] = UNLIMITED.on_stored,
-        on_put: Callable[[UnreferencedPrefix], None] | None = None,
     ) -> None:
-        self._places = places
+        self._places = shared.places
         self._container = name.container
-        self._pool = pool
+        self._pool = shared.pool
         self._descriptor = descriptor
-        self.layout = self._layout = layout
+        self.layout = self._layout = shared.layout
         self._on_stored = on_stored
-        self.record = UploadRecord(lock, places, name, prefix, on_first_put, file, journal, on_put)
-        self._storer = SegmentStorer(store, places, name.container, self.record)
+        self.record = UploadRecord(shared, lock, name, prefix, file)
+        self._storer = SegmentStorer(shared, name.container, self.record)
         self.copy = self._storer.copy
         self._lock = lock
         self._uploads: Spans[SegmentPut] = Spans()

@@ -10,10 +10,12 @@ from enum import Enum
 
 from msgspec import Struct
 
-from swiftfs.concurrency import Lock, steady_time
+from swiftfs.concurrency import Executor, Lock, steady_time
 from swiftfs.errors import check_transition
 from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainer, SegmentContainerChooser
+from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.objects import Manifest, ObjectName, equal_but
+from swiftfs.store.protocol import ObjectStore
 
 _UNIQUE = 12
 """Hexadecimal digits at the end of a segment's name."""
@@ -78,6 +80,27 @@ class UnreferencedPrefix(Struct, frozen=True):
         return bool(self.asked - self.landed)
 
 
+def write_no_row(_row: UnreferencedPrefix) -> None:
+    """Do nothing: there is no journal."""
+
+
+class SharedUploads(Struct, frozen=True):
+    """What the uploads of the segments of all files share.
+
+    `places` says which container the segments go to, `layout` where in a file they begin. `on_first_put` is
+    called with a prefix before the first segment is stored below it, `on_put` before each later one. The
+    prefix ends in the id of the `journal`.
+    """
+
+    store: ObjectStore
+    places: SegmentContainerChooser
+    pool: Executor
+    layout: SegmentLayout
+    on_first_put: Callable[[UnreferencedPrefix], None] = write_no_row
+    on_put: Callable[[UnreferencedPrefix], None] = write_no_row
+    journal: str = ""
+
+
 class PrefixState(Enum):
     """Whether there may be segments below a prefix that no manifest names, and whether a row tells of them.
 
@@ -115,19 +138,15 @@ class UploadRecord:
 
     def __init__(
         self,
+        shared: SharedUploads,
         lock: Lock,
-        places: SegmentContainerChooser,
         name: ObjectName,
         prefix: ObjectName | None = None,
-        on_first_put: Callable[[UnreferencedPrefix], None] | None = None,
         file: str = "",
-        journal: str = "",
-        on_put: Callable[[UnreferencedPrefix], None] | None = None,
     ) -> None:
-        self._places = places
+        self._places = shared.places
         self._container = name.container
-        self._on_first_put = on_first_put or _write_no_row
-        self._on_put = on_put or _write_no_row
+        self._on_first_put, self._on_put = shared.on_first_put, shared.on_put
         self._file = file
         self._objects = {name}
         self._asked: set[str] = set()
@@ -138,7 +157,7 @@ class UploadRecord:
         self._since = 0.0
         self._prefix = prefix
         self._name = name
-        self._journal = journal
+        self._journal = shared.journal
         self._is_placed = self.is_inherited = prefix is not None
         # The record of a file may name a prefix whose row is gone: a manifest named all its segments.
         self._state = PrefixState.UNUSED if prefix is None else PrefixState.INHERITED
@@ -328,7 +347,3 @@ class UploadRecord:
             # The server has refused the likely place.
             self._prefix = place.instead(self._places.likely(self._container), self.prefix)
             self._is_placed = True
-
-
-def _write_no_row(_row: UnreferencedPrefix) -> None:
-    """Do nothing: there is no journal."""

@@ -18,7 +18,7 @@ from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED
-from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.filecache.upload_record import SharedUploads, UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.expiry import SegmentExpiry
 from swiftfs.journal.file_upload import FileUpload
@@ -90,17 +90,8 @@ class Writer:
 
     def compose(self, state: FileState, prefix: ObjectName | None = None) -> CachedFile:
         """Return a content with this state, whose segments have this prefix."""
-        uploads = SegmentUploader(
-            self.store,
-            self.places,
-            self.pool,
-            state.descriptor,
-            state.changed,
-            NAME,
-            SegmentLayout(MIB),
-            prefix,
-            self.begun.append,
-        )
+        shared = SharedUploads(self.store, self.places, self.pool, SegmentLayout(MIB), self.begun.append)
+        uploads = SegmentUploader(shared, state.descriptor, state.changed, NAME, prefix)
         return CachedFile(state, self.store, self.pool, uploads, Streams(0))
 
     def reopen(self) -> None:

@@ -24,7 +24,7 @@ from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import MAX_SEGMENT, SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED
-from swiftfs.filecache.upload_record import segment_prefix
+from swiftfs.filecache.upload_record import SharedUploads, segment_prefix
 from swiftfs.objects import ObjectName, Row
 from swiftfs.store.protocol import Headers
 
@@ -121,8 +121,8 @@ def compose(
 ) -> CachedFile:
     """Return a file with segments of 1 MiB that belongs to no cache."""
     state = FileState.create(folder, base, None, UNLIMITED)
-    chooser = SegmentContainerChooser(store)
-    uploads = SegmentUploader(store, chooser, pool, state.descriptor, state.changed, NAME, SegmentLayout(MIB))
+    shared = SharedUploads(store, SegmentContainerChooser(store), pool, SegmentLayout(MIB))
+    uploads = SegmentUploader(shared, state.descriptor, state.changed, NAME)
     return CachedFile(state, store, pool, uploads, Streams(read_ahead))
 
 

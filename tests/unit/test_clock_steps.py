@@ -1,6 +1,7 @@
 """The system's clock is set while a mount runs: what waits for a late request waits as long as before."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from support.memory_store import MemoryStore
 from support.segment_cleaner import NAME
 from swiftfs import concurrency
 from swiftfs.filecache.segment_container import SegmentContainerChooser
-from swiftfs.filecache.upload_record import UploadRecord
+from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.upload_record import SharedUploads, UploadRecord
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
@@ -54,13 +56,10 @@ def test_segments_of_a_lost_manifest_stay_as_long(clock: SetClock, tmp_path: Pat
     """A manifest whose segments are gone would come to stand, if its PUT is carried out late."""
     store, db = MemoryStore("box", "box_segments"), JournalDB(tmp_path, "me")
     removal = SegmentRemoval(store, db, SegmentOwnership(db))
-    places = SegmentContainerChooser(store, "auto")
-    record = UploadRecord(
-        concurrency.new_lock(concurrency.Rank.CONTENT, reentrant=True),
-        places,
-        NAME,
-        on_first_put=db.begin_upload,
-    )
+    chooser = SegmentContainerChooser(store, "auto")
+    with ThreadPoolExecutor(1) as pool:
+        shared = SharedUploads(store, chooser, pool, SegmentLayout(1024 * 1024), db.begin_upload)
+    record = UploadRecord(shared, concurrency.new_lock(concurrency.Rank.CONTENT, reentrant=True), NAME)
     record.asks(NAME, Manifest(()))
     segment = ObjectName("box_segments", f"{record.prefix.key}0-a")
     store.put(segment, b"x", PLAIN)
