@@ -211,6 +211,18 @@ class OlderRows:
             ended = self._ended_by(executed)
             overtakes = bool(ended) or not ended_rows <= self._unsynced
             return Change(commit, [], drop, [], list(ended.values()), [], overtakes)
+        return self._replacing(commit, put, drop, executed, carried, ended_rows)
+
+    def _replacing(
+        self,
+        commit: int,
+        put: list[tuple[int, Operation]],
+        drop: Collection[int],
+        executed: list[Executed],
+        carried: Mapping[int, int],
+        ended_rows: set[int],
+    ) -> Change:
+        """Return what a commit changes that may replace rows; the `ended_rows` cannot come back."""
         current = self._current({*drop, *(seq for seq, _ in put)} - ended_rows)
         states = [self._state(current.get(carried.get(seq, seq)), seq, one, commit) for seq, one in put]
         moves = [one for one in states if _is_move(one.operation)]

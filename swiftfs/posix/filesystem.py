@@ -17,6 +17,7 @@ from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
+from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.pending import PendingChanges, ProtectedPaths
 from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.posix.rename_ops import RenameOps
@@ -57,52 +58,52 @@ class FileSystem:
         self._left = left
         protected = ProtectedPaths(services)
         self._parts = parts = _Parts(services, protected)
-        attributes, directories, files = parts.attributes, parts.directories, parts.files
-        versions = VersionTree(services, files, protected)
-        before, handles = versions.before, versions.handles
+        self._set_reads(VersionTree(services, parts.files, protected))
+        self._set_page_calls(services.open_files)
 
-        self.getattr = before(versions.getattr, attributes.getattr)
+        attributes, directories, files = parts.attributes, parts.directories, parts.files
         self.getattr_handle = attributes.getattr_handle
         self.chmod, self.chown, self.utimens = attributes.chmod, attributes.chown, attributes.utimens
-        self.getxattr = before(versions.getxattr, attributes.getxattr)
-        self.listxattr = before(versions.listxattr, attributes.listxattr)
         self.setxattr, self.removexattr = attributes.setxattr, attributes.removexattr
-
-        self.opendir = before(versions.opendir, directories.opendir)
-        self.readdir = handles(versions.readdir, directories.readdir)
-        self.known_attributes = handles(versions.known_attributes, attributes.known_attributes)
-        self.fsyncdir = handles(versions.fsyncdir, directories.fsyncdir)
-        self.releasedir = handles(versions.releasedir, directories.releasedir)
         self.mkdir, self.rmdir = directories.mkdir, directories.rmdir
-
-        self.open = before(versions.open, files.open)
-        self.create, self.mknod, self.symlink, self.link = (
-            files.create,
-            files.mknod,
-            files.symlink,
-            files.link,
-        )
-        self.readlink = before(versions.readlink, files.readlink)
+        self.create, self.mknod = files.create, files.mknod
+        self.symlink, self.link = files.symlink, files.link
         self.read, self.write, self.lseek = files.read, files.write, files.lseek
         self.truncate, self.truncate_handle = files.truncate, files.truncate_handle
         self.flush, self.fsync, self.release = files.flush, files.fsync, files.release
         self.fallocate, self.set_prefetch = files.fallocate, files.set_prefetch
         self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
-
         self.unlink, self.unhide = parts.unlinks.unlink, parts.unlinks.unhide
         self.rename, self.hide = parts.renames.rename, parts.renames.hide
 
-        opened, replaced = services.open_files, services.open_files.replaced
-        self.path_of_handle, self.page_use = opened.path_of_handle, opened.page_use
-        self.is_local = opened.is_local
-        self.is_other_inode, self.moves = replaced.is_other_inode, replaced.moves
-        self.cut_off = replaced.cut_off
-        self.wait_for_move, self.check_exists = replaced.wait, opened.check_exists
         self._usage = UsageReport(services.store, services.source, services.options.segments)
         self.statfs = self._usage.of
         self.drain_seconds = services.options.drain
         self.waiting, self.retry = services.journal.waiting, services.journal.retry
         self.refresh = services.namespace.invalidate_all
+
+    def _set_reads(self, versions: VersionTree) -> None:
+        """Set the calls that may be about older versions."""
+        attributes, directories, files = self._parts.attributes, self._parts.directories, self._parts.files
+        before, handles = versions.before, versions.handles
+        self.getattr = before(versions.getattr, attributes.getattr)
+        self.getxattr = before(versions.getxattr, attributes.getxattr)
+        self.listxattr = before(versions.listxattr, attributes.listxattr)
+        self.open = before(versions.open, files.open)
+        self.readlink = before(versions.readlink, files.readlink)
+        self.opendir = before(versions.opendir, directories.opendir)
+        self.readdir = handles(versions.readdir, directories.readdir)
+        self.known_attributes = handles(versions.known_attributes, attributes.known_attributes)
+        self.fsyncdir = handles(versions.fsyncdir, directories.fsyncdir)
+        self.releasedir = handles(versions.releasedir, directories.releasedir)
+
+    def _set_page_calls(self, opened: OpenFiles) -> None:
+        """Set the calls by which the kernel's pages and inodes follow the versions of open files."""
+        replaced = opened.replaced
+        self.path_of_handle, self.page_use = opened.path_of_handle, opened.page_use
+        self.is_local, self.check_exists = opened.is_local, opened.check_exists
+        self.is_other_inode, self.wait_for_move = replaced.is_other_inode, replaced.wait
+        self.moves, self.cut_off = replaced.moves, replaced.cut_off
 
     def written(self) -> list[OpenFile]:
         """Return the open files with changes that the journal does not have."""
