@@ -1,10 +1,11 @@
-"""Commits of the journal's database: what they do, the rows about uploads that they write, and those that the
-disk has refused, with the space that is kept for them.
+"""Commits of the journal's database: what they do, their rows about uploads and lost requests, and those that
+the disk has refused, with the space that is kept for them.
 """
 
 import json
 import os
 import shutil
+import sqlite3
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -157,7 +158,30 @@ def _write_facts(unreferenced: UnreferencedPrefix) -> str:
     return json.dumps({**facts, "asked": asked, "landed": landed, "sent": sent})
 
 
-def read_unreferenced(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
+def read_uploads(database: sqlite3.Connection) -> list[UnreferencedPrefix]:
+    """Return what the tables `uploads` and `upload_facts` say of all prefixes."""
+    rows = database.execute("SELECT container, prefix, named FROM uploads").fetchall()
+    facts = database.execute("SELECT * FROM upload_facts").fetchall()
+    known = {(container, prefix): text for container, prefix, text in facts}
+    return [
+        _read_unreferenced(ObjectName(container, prefix), named, known.get((container, prefix), "{}"))
+        for container, prefix, named in rows
+    ]
+
+
+def ambiguous_changes(records: Mapping[ObjectName, str | None]) -> list[Statement]:
+    """Return statements that record lost requests by the object's name; None deletes a record."""
+    kept = [(name.container, name.key, text) for name, text in records.items() if text is not None]
+    return [
+        (
+            "DELETE FROM ambiguous WHERE container = ? AND key = ?",
+            [(one.container, one.key) for one in records],
+        ),
+        ("INSERT INTO ambiguous VALUES (?, ?, ?)", kept),
+    ]
+
+
+def _read_unreferenced(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
     """Return what is recorded of a prefix: `named` in the table `uploads`, `text` in `upload_facts`."""
     facts = json.loads(text)
     return UnreferencedPrefix(

@@ -26,7 +26,15 @@ from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_
 from swiftfs.errors import ConfigurationError, os_error, pluralize
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.journal.commits import Commit, Record, RefusedCommits, Reserve, read_unreferenced, upload_changes
+from swiftfs.journal.commits import (
+    Commit,
+    Record,
+    RefusedCommits,
+    Reserve,
+    ambiguous_changes,
+    read_uploads,
+    upload_changes,
+)
 from swiftfs.journal.older_rows import Change, Executed, OlderRows, RowState, go_back, row_of
 from swiftfs.journal.operations import Unreadable, decode
 from swiftfs.journal.schema import Statement, open_journal
@@ -49,11 +57,14 @@ class JournalDB:
 
     Raise `ConfigurationError` if the folder has operations of another source or account, or a journal that
     cannot be opened or has another format. An empty `place` is unknown, and any account. The lock guards the
-    database and every field but `_later`, the statements that the next commit runs.
+    database and every field but `_later`, the statements that the next commit runs. `lost_folder` is for
+    records that cannot be read, and the local files that they may name; `late_folder` for copies of files
+    that a late request may overwrite.
     """
 
     def __init__(self, folder: Path, identity: str, place: str = "") -> None:
         self._folder = folder
+        self.lost_folder, self.late_folder = folder / LOST, folder / LATE
         self._path = folder / JOURNAL
         self._wal = folder / f"{JOURNAL}-wal"
         self._lock = new_lock(Rank.DATABASE)
@@ -182,13 +193,7 @@ class JournalDB:
     def uploads(self) -> list[UnreferencedPrefix]:
         """Return the prefixes below which there may be segments that no manifest names."""
         with self._lock:
-            rows = self._database.execute("SELECT container, prefix, named FROM uploads").fetchall()
-            facts = self._database.execute("SELECT * FROM upload_facts").fetchall()
-        known = {(container, prefix): text for container, prefix, text in facts}
-        return [
-            read_unreferenced(ObjectName(container, prefix), named, known.get((container, prefix), "{}"))
-            for container, prefix, named in rows
-        ]
+            return read_uploads(self._database)
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         """Return the rows of a table that belongs to another class."""
@@ -220,16 +225,7 @@ class JournalDB:
     def keep_ambiguous(self, records: Mapping[ObjectName, str | None]) -> None:
         """Record lost requests by the object's name; None deletes a record."""
         with self._lock:
-            self._commit(
-                (
-                    "DELETE FROM ambiguous WHERE container = ? AND key = ?",
-                    [(name.container, name.key) for name in records],
-                ),
-                (
-                    "INSERT INTO ambiguous VALUES (?, ?, ?)",
-                    [(name.container, name.key, text) for name, text in records.items() if text is not None],
-                ),
-            )
+            self._commit(*ambiguous_changes(records))
 
     def record_end(self, ambiguous: Iterable[int]) -> None:
         """Record, before `close`, which operations an earlier request may still execute; raise `OSError`."""
@@ -322,16 +318,6 @@ class JournalDB:
         with suppress(FileNotFoundError):
             if not self._path.stat().st_size and any((self._folder / CONTENT).iterdir()):
                 raise sqlite3.DatabaseError("it is empty")
-
-    @property
-    def lost_folder(self) -> Path:
-        """The folder for records that cannot be read, and for the local files that they may name."""
-        return self._folder / LOST
-
-    @property
-    def late_folder(self) -> Path:
-        """The folder for copies of files that a late request may overwrite."""
-        return self._folder / LATE
 
     def _set_aside(self) -> Path:
         self.lost_folder.mkdir(mode=0o700, exist_ok=True)

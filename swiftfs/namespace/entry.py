@@ -209,11 +209,8 @@ def implied_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:
 
 def is_implied(entry: Entry) -> bool:
     """Return whether an entry of a listing is a folder that only its children show."""
-    return (
-        entry.is_directory
-        and not entry.last_modified
-        and (entry.object is None or entry.object.key.endswith("/"))
-    )
+    has_plain_marker = entry.object is not None and not entry.object.key.endswith("/")
+    return entry.is_directory and not entry.last_modified and not has_plain_marker
 
 
 def marker_entry(name: str, folder: Folder, row: Row, defaults: Defaults) -> Entry:
@@ -402,9 +399,8 @@ _NUMBERS = struct.Struct("<QqQ")
 class PackedEntry:
     """An entry in about 130 bytes instead of 500: files of one folder have most in common.
 
-    INVARIANT: while anybody has the entry, `unpack` returns that object: others find it by identity.
-
-    The namespace's lock is held for every call.
+    INVARIANT: while anybody has the entry, `unpack` returns that object: others find it by identity. The
+    namespace's lock is held for every call.
     """
 
     __slots__ = ("__weakref__", "_common", "_name", "_numbers")

@@ -84,26 +84,26 @@ class CacheRig:
 
     def open(self, base: BaseVersion) -> CachedFile:
         """Open a file of this version, with the blocks that the cache has."""
-        content = self.cache.acquire_version(ObjectVersion(base.name, base.etag)) or self.cache.new(
+        cached_file = self.cache.acquire_version(ObjectVersion(base.name, base.etag)) or self.cache.new(
             base.name, base
         )
-        self._lent.append(content)
-        return content
+        self._lent.append(cached_file)
+        return cached_file
 
-    def forget(self, content: CachedFile) -> None:
+    def forget(self, cached_file: CachedFile) -> None:
         """Do not close a file in `close`: the test does that."""
-        self._lent.remove(content)
+        self._lent.remove(cached_file)
 
-    def keep(self, content: CachedFile) -> None:
+    def keep(self, cached_file: CachedFile) -> None:
         """Close a file, and leave its blocks in the cache."""
-        self.forget(content)
-        self.cache.keep(content)
+        self.forget(cached_file)
+        self.cache.keep(cached_file)
 
     def read(self, base: BaseVersion, offset: int = 0, size: int = 2**40) -> bytes:
         """Open a file of this version, read a range, and close it."""
-        content = self.open(base)
-        data = read(content, offset, size)
-        self.keep(content)
+        cached_file = self.open(base)
+        data = read(cached_file, offset, size)
+        self.keep(cached_file)
         return data
 
     def gets(self) -> int:
@@ -134,8 +134,8 @@ class CacheRig:
 
     def close(self) -> None:
         """Close the open files and the cache folder."""
-        for content in self._lent:
-            self.cache.drop(content)
+        for cached_file in self._lent:
+            self.cache.drop(cached_file)
         self.cache.close()
 
 
@@ -146,24 +146,24 @@ class DiskUsage:
         self.free = free
 
 
-def read(content: CachedFile, offset: int = 0, size: int = 2**40) -> bytes:
+def read(cached_file: CachedFile, offset: int = 0, size: int = 2**40) -> bytes:
     """Read a range of a file."""
-    span = content.read(offset, size)
+    span = cached_file.read(offset, size)
     return os.pread(span.descriptor, span.length, span.position)
 
 
-def write(content: CachedFile, offset: int, data: bytes) -> None:
+def write(cached_file: CachedFile, offset: int, data: bytes) -> None:
     """Write bytes at an offset."""
-    assert content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
+    assert cached_file.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
 
 
-def read_in_pieces(content: CachedFile) -> bytes:
+def read_in_pieces(cached_file: CachedFile) -> bytes:
     """Read a file in order, a block at a time."""
-    return b"".join(read(content, offset, BLOCK) for offset in range(0, content.size, BLOCK))
+    return b"".join(read(cached_file, offset, BLOCK) for offset in range(0, cached_file.size, BLOCK))
 
 
-def settle(content: CachedFile) -> None:
+def settle(cached_file: CachedFile) -> None:
     """Wait until no download and no check of the file runs."""
     idle = threading.Event()
-    content.when_idle(idle.set)
+    cached_file.when_idle(idle.set)
     assert idle.wait(within(10))

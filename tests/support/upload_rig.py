@@ -78,31 +78,33 @@ class Writer:
         self.places = SegmentContainerChooser(self.store)
         self.begun: list[UnreferencedPrefix] = []
         self.model = bytearray()
-        self.content = self.make(None)
+        self.cached_file = self.make(None)
 
     def make(self, base: BaseVersion | None) -> CachedFile:
-        """Return a new content based on a version, or empty."""
+        """Return a new cached file based on a version, or empty."""
         return self.compose(FileState.create(self.folder, base, None, UNLIMITED))
 
     def restore(self, record: FileRecord) -> CachedFile:
-        """Return the content that the next process makes of the record of one that died."""
+        """Return the cached file that the next process makes of the record of one that died."""
         return self.compose(FileState.restore(self.folder, record, UNLIMITED), record.prefix)
 
     def compose(self, state: FileState, prefix: ObjectName | None = None) -> CachedFile:
-        """Return a content with this state, whose segments have this prefix."""
+        """Return a cached file with this state, whose segments have this prefix."""
         shared = SharedUploads(self.store, self.places, self.pool, SegmentLayout(MIB), self.begun.append)
         uploads = SegmentUploader(shared, state.descriptor, state.changed, NAME, prefix)
         return CachedFile(state, self.store, self.pool, uploads, Streams(0))
 
     def reopen(self) -> None:
-        """Replace the content by one that only knows the stored version."""
-        self.content.close()
+        """Replace the cached file by one that only knows the stored version."""
+        self.cached_file.close()
         info = self.store.head(NAME)
-        self.content = self.make(BaseVersion(NAME, info.version.etag, info.size, info.size))
+        self.cached_file = self.make(BaseVersion(NAME, info.version.etag, info.size, info.size))
 
     def write(self, offset: int, data: bytes) -> None:
         """Write bytes at an offset."""
-        assert self.content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
+        assert self.cached_file.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(
+            data
+        )
         self.model.extend(bytes(max(0, offset + len(data) - len(self.model))))
         self.model[offset : offset + len(data)] = data
 
@@ -113,19 +115,19 @@ class Writer:
 
     def truncate(self, size: int) -> None:
         """Set the size."""
-        self.content.truncate(size)
+        self.cached_file.truncate(size)
         del self.model[size:]
         self.model.extend(bytes(size - len(self.model)))
 
     def run(self, *, replaces_large: bool | None = None) -> ObjectInfo:
         """Upload the file as the journal does; `replaces_large`: whether an SLO is replaced, if known."""
         large = self.is_large() if replaces_large is None else replaces_large
-        file, description = self.content.to_record(), ObjectMeta("text/plain", Stored())
+        file, description = self.cached_file.to_record(), ObjectMeta("text/plain", Stored())
         # As in the journal, segments that a failed attempt has replaced are deleted after the next success.
         operation = PutFile(
             NAME, file, description, large, superseded_segments=tuple(sorted(self.superseded))
         )
-        info = self.file_upload.run(operation, self.content, self.superseded.update)
+        info = self.file_upload.run(operation, self.cached_file, self.superseded.update)
         self.superseded.clear()
         return info
 
@@ -140,8 +142,8 @@ class Writer:
         return download(self.store)
 
     def read(self) -> bytes:
-        """Return the content's bytes."""
-        span = self.content.read(0, 2**40)
+        """Return the cached file's bytes."""
+        span = self.cached_file.read(0, 2**40)
         return os.pread(span.descriptor, span.length, span.position)
 
     def segments(self) -> set[ObjectName]:
@@ -164,7 +166,7 @@ class Writer:
 
     def wait(self) -> None:
         """Wait until no upload runs."""
-        while self.content.uploads.is_busy:
+        while self.cached_file.uploads.is_busy:
             self.pool.submit(int).result()
 
     def leave_alone(self) -> None:
@@ -173,9 +175,9 @@ class Writer:
         self.wait()
 
     def close(self) -> None:
-        """End the uploads, and close the content and the journal."""
+        """End the uploads, and close the cached file and the journal."""
         self.pool.shutdown()
-        self.content.close()
+        self.cached_file.close()
         self.log.close()
 
 

@@ -30,20 +30,20 @@ EVERYTHING = 2**40
 
 def evict(writer: Writer) -> int:
     """Evict all blocks that can be; return their bytes."""
-    writer.content.upload_full_segments()
+    writer.cached_file.upload_full_segments()
     writer.wait()
-    return writer.content.evict(EVERYTHING)
+    return writer.cached_file.evict(EVERYTHING)
 
 
 def restart(writer: Writer) -> None:
     """Let the next process continue with the journal's record of the file."""
-    operation = PutFile(NAME, writer.content.to_record(), ObjectMeta("text/plain", Stored()))
+    operation = PutFile(NAME, writer.cached_file.to_record(), ObjectMeta("text/plain", Stored()))
     again = decode(encode(operation))
     assert isinstance(again, PutFile)
     assert again.file.evicted == operation.file.evicted
-    old, saved = writer.content, again.file
-    writer.content = writer.restore(saved)
-    writer.content.uploads.restore(saved.evicted)
+    old, saved = writer.cached_file, again.file
+    writer.cached_file = writer.restore(saved)
+    writer.cached_file.uploads.restore(saved.evicted)
     old._state.file.close()
 
 
@@ -56,8 +56,8 @@ def gets(writer: Writer) -> int:
 def test_an_uploaded_segment_needs_no_disk_and_is_not_sent_again(writer: Writer) -> None:
     writer.write(0, noise(5 * MIB + 1000))
     writer.wait()
-    assert writer.content.evict(EVERYTHING) == 5 * MIB
-    assert writer.content.allocated() < MIB
+    assert writer.cached_file.evict(EVERYTHING) == 5 * MIB
+    assert writer.cached_file.allocated() < MIB
     writer.puts()
     writer.run()
     assert writer.puts() == 1
@@ -71,7 +71,7 @@ def test_evicted_bytes_are_read_from_their_segments(writer: Writer) -> None:
     writer.write(0, noise(4 * MIB))
     evict(writer)
     gets(writer)
-    span = writer.content.read(MIB - 10, 20)
+    span = writer.cached_file.read(MIB - 10, 20)
     assert os.pread(span.descriptor, span.length, span.position) == writer.model[MIB - 10 : MIB + 10]
     assert gets(writer) == 2
     assert writer.read() == writer.model
@@ -81,7 +81,7 @@ def test_a_write_into_an_evicted_segment_sends_it_again(writer: Writer) -> None:
     writer.write(0, noise(4 * MIB))
     assert evict(writer) == 4 * MIB
     writer.write(2 * MIB + 5, b"change")
-    assert writer.content.evicted() != ()
+    assert writer.cached_file.evicted() != ()
     writer.puts()
     writer.run()
     assert writer.puts() == 1
@@ -107,7 +107,7 @@ def test_segments_filled_in_any_order_can_be_evicted(writer: Writer) -> None:
         if index == 1:
             assert evict(writer) == 2 * MIB
     evict(writer)
-    assert writer.content.allocated() == 0
+    assert writer.cached_file.allocated() == 0
     writer.run()
     assert writer.stored() == writer.model
 
@@ -115,7 +115,7 @@ def test_segments_filled_in_any_order_can_be_evicted(writer: Writer) -> None:
 def test_the_next_process_knows_what_was_evicted(writer: Writer) -> None:
     writer.write(0, noise(5 * MIB))
     writer.wait()
-    assert writer.content.evict(2 * MIB) == 2 * MIB
+    assert writer.cached_file.evict(2 * MIB) == 2 * MIB
     restart(writer)
     assert writer.read() == writer.model
     restart(writer)
@@ -129,31 +129,31 @@ def test_the_next_process_knows_what_was_evicted(writer: Writer) -> None:
 def test_recorded_blocks_are_not_evicted_before_the_next_change(writer: Writer) -> None:
     writer.write(0, noise(3 * MIB))
     writer.wait()
-    saved = writer.content.to_record()
+    saved = writer.cached_file.to_record()
     assert saved.is_whole
     assert evict(writer) == 0
-    assert writer.content.evict(EVERYTHING, journaled=True) == 0
+    assert writer.cached_file.evict(EVERYTHING, journaled=True) == 0
     writer.write(3 * MIB, b"more")
-    assert writer.content.evict(EVERYTHING, journaled=True) == 0
+    assert writer.cached_file.evict(EVERYTHING, journaled=True) == 0
     assert evict(writer) > 0
 
 
 def test_blocks_recorded_as_evicted_may_be_evicted_again(writer: Writer) -> None:
     writer.write(0, noise(4 * MIB))
     writer.wait()
-    assert writer.content.evict(2 * MIB) == 2 * MIB
-    assert len(writer.content.to_record().evicted) == 2
+    assert writer.cached_file.evict(2 * MIB) == 2 * MIB
+    assert len(writer.cached_file.to_record().evicted) == 2
     assert writer.read() == writer.model
-    assert writer.content.evicted() == ()
-    writer.content.read(3 * MIB, 1)
-    assert writer.content.evict(EVERYTHING, journaled=True) == 2 * MIB
+    assert writer.cached_file.evicted() == ()
+    writer.cached_file.read(3 * MIB, 1)
+    assert writer.cached_file.evict(EVERYTHING, journaled=True) == 2 * MIB
     assert writer.read() == writer.model
 
 
 def test_a_segment_in_a_record_is_kept_when_another_replaces_it(writer: Writer) -> None:
     writer.write(0, noise(3 * MIB))
     evict(writer)
-    promised = {placed.segment.name for placed in writer.content.to_record().evicted}
+    promised = {placed.segment.name for placed in writer.cached_file.to_record().evicted}
     writer.write(5, b"change")
     writer.run()
     assert writer.stored() == writer.model
@@ -164,7 +164,7 @@ def test_an_upload_that_runs_keeps_its_bytes(writer: Writer) -> None:
     writer.write(0, noise(4 * MIB + 5))
     writer.wait()
     freed: list[int] = []
-    writer.store.during = lambda _name: freed.append(writer.content.evict(EVERYTHING))
+    writer.store.during = lambda _name: freed.append(writer.cached_file.evict(EVERYTHING))
     writer.run()
     assert freed == [0]
     assert writer.stored() == writer.model
@@ -252,9 +252,9 @@ def test_evictions_never_change_the_bytes(
     evicted = 0
     for _ in range(25):
         changes.change()
-        writer.content.upload_full_segments()
+        writer.cached_file.upload_full_segments()
         writer.wait()
-        evicted += writer.content.evict(changes.random.randrange(8 * MIB))
+        evicted += writer.cached_file.evict(changes.random.randrange(8 * MIB))
         if changes.random.random() < 0.5:
             continue
         if changes.random.random() < 0.3:
@@ -270,14 +270,14 @@ def test_a_segment_that_a_record_named_goes_some_uploads_later(writer: Writer) -
     """A mount may write to a file for months: nobody but the next mount deleted such segments."""
     writer.write(0, noise(4 * MIB))
     evict(writer)
-    writer.content.to_record()
-    (first,) = (one.segment.name for one in writer.content.evicted() if one.start == 0)
+    writer.cached_file.to_record()
+    (first,) = (one.segment.name for one in writer.cached_file.evicted() if one.start == 0)
     for number in range(RECORDS_KEPT):
         writer.write(0, noise(100, number))
         writer.run()
         assert first in writer.segments()
         assert not writer.removal.leftovers.all()
-        writer.content.uploads.record_ended()
+        writer.cached_file.uploads.record_ended()
     writer.write(0, b"last")
     writer.run()
     assert first in writer.segments()  # a manifest that names it may still be carried out
@@ -290,13 +290,13 @@ def test_a_segment_that_a_record_named_goes_some_uploads_later(writer: Writer) -
 def test_what_the_newest_record_names_stays(writer: Writer) -> None:
     writer.write(0, noise(4 * MIB))
     evict(writer)
-    saved = {one.segment.name for one in writer.content.to_record().evicted}
+    saved = {one.segment.name for one in writer.cached_file.to_record().evicted}
     for _ in range(2 * RECORDS_KEPT):
-        writer.content.uploads.record_ended()
+        writer.cached_file.uploads.record_ended()
     writer.truncate(MIB)
-    writer.content.uploads.commit_manifest(None)
+    writer.cached_file.uploads.commit_manifest(None)
     assert saved <= writer.segments()
-    assert writer.content.uploads.take_released() == []
+    assert writer.cached_file.uploads.take_released() == []
 
 
 def test_the_journal_says_when_the_record_of_a_stored_state_is_gone(tmp_path: Path) -> None:

@@ -200,19 +200,19 @@ def test_a_file_system_that_clones(writer: Writer, monkeypatch: pytest.MonkeyPat
 
 def test_a_copy_takes_disk_space_only_during_the_upload(writer: Writer) -> None:
     writer.write(0, noise(900_000))
-    plain = writer.content.allocated()
+    plain = writer.cached_file.allocated()
     seen: list[int] = []
 
     def change(count: int) -> None:
         writer.write(0, noise(100, count))
-        seen.append(writer.content.allocated())
+        seen.append(writer.cached_file.allocated())
 
     ChangedDuringPuts(writer, [], change)
     attempts(writer)
     assert seen[-1] > 1.5 * plain
     assert max(seen[:-1]) <= plain
     # A thread of the upload may keep the copy open for a moment.
-    wait_until(lambda: writer.content.allocated() <= plain)
+    wait_until(lambda: writer.cached_file.allocated() <= plain)
     assert len(list(writer.folder.glob("open-*"))) == 1
 
 

@@ -25,13 +25,13 @@ def test_a_cached_version_is_used_once_with_its_blocks(rig: CacheRig) -> None:
     version = ObjectVersion(base.name, base.etag)
     assert version in rig.cache
     assert rig.cache.acquire_version(ObjectVersion(base.name, "another")) is None
-    content = rig.open(base)
+    cached_file = rig.open(base)
     assert version not in rig.cache
     assert rig.cache.acquire_version(version) is None
     assert rig.gets() == 1
-    read(content, BLOCK, 2 * BLOCK)
+    read(cached_file, BLOCK, 2 * BLOCK)
     assert rig.gets() == 0
-    rig.keep(content)
+    rig.keep(cached_file)
 
 
 @pytest.mark.usual
@@ -92,12 +92,12 @@ def test_files_whose_rows_are_refused_are_removed(rig: CacheRig) -> None:
 
 
 def test_own_changes_are_kept_as_the_version_they_became(rig: CacheRig) -> None:
-    content = rig.cache.new(ObjectName("box", "file"), None)
-    write(content, 0, noise(3 * BLOCK))
-    content.truncate(2 * BLOCK)
+    cached_file = rig.cache.new(ObjectName("box", "file"), None)
+    write(cached_file, 0, noise(3 * BLOCK))
+    cached_file.truncate(2 * BLOCK)
     base = rig.put("file", noise(3 * BLOCK)[: 2 * BLOCK])
-    content.adopt(rig.store.head(base.name))
-    rig.cache.keep(content)
+    cached_file.adopt(rig.store.head(base.name))
+    rig.cache.keep(cached_file)
     rig.restart()
     assert rig.read(base) == noise(3 * BLOCK)[: 2 * BLOCK]
     assert rig.gets() == 0
@@ -105,9 +105,9 @@ def test_own_changes_are_kept_as_the_version_they_became(rig: CacheRig) -> None:
 
 def test_a_file_that_is_no_stored_version_is_not_kept(rig: CacheRig) -> None:
     base = rig.put("file", noise(BLOCK))
-    content = rig.cache.new(base.name, base)
-    write(content, 0, b"changed")
-    rig.cache.keep(content)
+    cached_file = rig.cache.new(base.name, base)
+    write(cached_file, 0, b"changed")
+    rig.cache.keep(cached_file)
     assert rig.kept() == []
     untouched = rig.cache.new(base.name, base)
     rig.cache.keep(untouched)
@@ -267,13 +267,13 @@ def test_the_folder_can_be_wiped_while_it_is_used(rig: CacheRig) -> None:
     body = noise(4 * BLOCK)
     closed, used = rig.put("closed", body), rig.put("used", body)
     rig.read(closed)
-    content = rig.open(used)
-    read(content, 0, 1)
+    cached_file = rig.open(used)
+    read(cached_file, 0, 1)
     for path in rig.kept():
         path.unlink()
     rig.files.rmdir()
-    assert read(content) == body
-    rig.keep(content)
+    assert read(cached_file) == body
+    rig.keep(cached_file)
     assert rig.read(closed) == body
     rig.gets()
     assert rig.read(closed) == body

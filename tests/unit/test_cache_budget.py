@@ -45,13 +45,13 @@ def test_a_file_larger_than_the_budget_is_read_within_it(build: Callable[..., Ca
     limit = 4 * MIB
     rig = build(limit=limit, read_ahead=MIB)
     body = noise(10 * MIB)
-    content = rig.open(rig.put("file", body))
+    cached_file = rig.open(rig.put("file", body))
     rig.read(rig.put("small", b"x" * MIB))
     most = 0
     for rounds in range(2):
         for offset in range(0, len(body), BLOCK):
-            assert read(content, offset, BLOCK) == body[offset : offset + BLOCK]
-            most = max(most, content.allocated())
+            assert read(cached_file, offset, BLOCK) == body[offset : offset + BLOCK]
+            most = max(most, cached_file.allocated())
         assert most <= limit + 3 * MIB, rounds
     assert not list(rig.files.glob("[0-9a-f]*"))
 
@@ -59,12 +59,12 @@ def test_a_file_larger_than_the_budget_is_read_within_it(build: Callable[..., Ca
 def test_blocks_that_the_kernel_still_reads_are_not_evicted(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=2 * MIB)
     body = noise(8 * MIB)
-    content = rig.open(rig.put("file", body))
+    cached_file = rig.open(rig.put("file", body))
     with ThreadPoolExecutor(1) as slow:
-        span = slow.submit(content.read, 0, BLOCK).result()
+        span = slow.submit(cached_file.read, 0, BLOCK).result()
         for offset in range(0, len(body), BLOCK):
-            read(content, offset, BLOCK)
-        assert content.allocated() < 5 * MIB
+            read(cached_file, offset, BLOCK)
+        assert cached_file.allocated() < 5 * MIB
         assert os.pread(span.descriptor, span.length, span.position) == body[:BLOCK]
 
 
@@ -95,12 +95,12 @@ def test_changes_and_pinned_bytes_are_never_evicted(build: Callable[..., CacheRi
 def test_random_reads_under_pressure_are_right(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=2 * MIB, read_ahead=MIB, threads=4)
     body = noise(5 * MIB)
-    content = rig.open(rig.put("file", body))
+    cached_file = rig.open(rig.put("file", body))
 
     def read_some(seed: int) -> bool:
         dice = random.Random(seed)
         places = [dice.randrange(len(body)) for _ in range(60)]
-        return all(read(content, at, 2 * BLOCK) == body[at : at + 2 * BLOCK] for at in places)
+        return all(read(cached_file, at, 2 * BLOCK) == body[at : at + 2 * BLOCK] for at in places)
 
     with ThreadPoolExecutor(4) as readers:
         assert all(readers.map(read_some, range(4)))
@@ -129,42 +129,42 @@ def test_the_cache_shrinks_when_others_fill_the_disk(rig: CacheRig, monkeypatch:
 
 def test_the_answer_to_a_thread_that_has_ended_takes_no_disk(rig: CacheRig) -> None:
     """libfuse's threads come and go while a file stays open."""
-    content = rig.open(rig.put("file", noise(4 * BLOCK)))
-    read(content, 0, BLOCK)
+    cached_file = rig.open(rig.put("file", noise(4 * BLOCK)))
+    read(cached_file, 0, BLOCK)
     with ThreadPoolExecutor(1) as living:
-        living.submit(read, content, BLOCK, BLOCK).result()
-        ended = threading.Thread(target=read, args=(content, 3 * BLOCK, BLOCK))
+        living.submit(read, cached_file, BLOCK, BLOCK).result()
+        ended = threading.Thread(target=read, args=(cached_file, 3 * BLOCK, BLOCK))
         ended.start()
         ended.join()
-        settle(content)
+        settle(cached_file)
 
         def is_evicted() -> bool:
-            content.evict(2**40)
-            return not content._state.blocks.present.covers(3, 4)
+            cached_file.evict(2**40)
+            return not cached_file._state.blocks.present.covers(3, 4)
 
         wait_until(is_evicted)  # the kernel's thread ends a moment after Python's
-        assert content._state.blocks.present.covers(0, 2)
+        assert cached_file._state.blocks.present.covers(0, 2)
 
 
 def test_ended_threads_are_forgotten_without_eviction(rig: CacheRig) -> None:
-    content = rig.open(rig.put("file", noise(4 * BLOCK)))
+    cached_file = rig.open(rig.put("file", noise(4 * BLOCK)))
     for _ in range(3 * MOST_THREADS):
-        thread = threading.Thread(target=read, args=(content, 0, BLOCK))
+        thread = threading.Thread(target=read, args=(cached_file, 0, BLOCK))
         thread.start()
         thread.join()
-    assert len(content._evictor._answers) <= 2 * MOST_THREADS
+    assert len(cached_file._evictor._answers) <= 2 * MOST_THREADS
 
 
 def test_a_write_cut_by_a_full_disk_leaves_no_partial_block(rig: CacheRig) -> None:
     body = noise(6 * BLOCK)
-    content = rig.open(rig.put("file", body))
+    cached_file = rig.open(rig.put("file", body))
     new = noise(3 * BLOCK, 1)
 
     def cut(file: int, at: int) -> int:
         return os.pwrite(file, new[: BLOCK + 1000], at)
 
-    assert content.write(BLOCK, len(new), cut) == BLOCK
-    assert read(content) == body[:BLOCK] + new[:BLOCK] + body[2 * BLOCK :]
+    assert cached_file.write(BLOCK, len(new), cut) == BLOCK
+    assert read(cached_file) == body[:BLOCK] + new[:BLOCK] + body[2 * BLOCK :]
 
     def fail(file: int, at: int) -> int:
         return os.pwrite(file, new[:1000], at)
@@ -177,51 +177,51 @@ def test_a_block_evicted_just_before_a_write_keeps_its_other_bytes(
     rig: CacheRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = bytearray(noise(4 * BLOCK + 100))
-    content = rig.open(rig.put("file", bytes(body)))
-    ensure, given_back = content.ensure_verified, [0]
+    cached_file = rig.open(rig.put("file", bytes(body)))
+    ensure, given_back = cached_file.ensure_verified, [0]
 
     def ensure_and_lose(offset: int, end: int) -> None:
         ensure(offset, end)
         if not any(given_back):
-            given_back.append(content.evict(2**40))
+            given_back.append(cached_file.evict(2**40))
 
-    monkeypatch.setattr(content, "ensure_verified", ensure_and_lose)
-    write(content, 2 * BLOCK + 5, b"change")
+    monkeypatch.setattr(cached_file, "ensure_verified", ensure_and_lose)
+    write(cached_file, 2 * BLOCK + 5, b"change")
     body[2 * BLOCK + 5 : 2 * BLOCK + 11] = b"change"
     assert given_back[-1] > 0
-    assert read(content) == body
+    assert read(cached_file) == body
 
 
 def test_bytes_downloaded_in_pieces_are_verified(rig: CacheRig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     body = noise(4 * BLOCK)
-    content = rig.open(rig.put("file", body))
+    cached_file = rig.open(rig.put("file", body))
     rig.store.wrong = 1
-    read_in_pieces(content)
-    settle(content)
+    read_in_pieces(cached_file)
+    settle(cached_file)
     assert "box/file" in caplog.text
     assert "downloaded again" in caplog.text
-    assert read_in_pieces(content) == body
-    settle(content)
+    assert read_in_pieces(cached_file) == body
+    settle(cached_file)
     rig.gets()
-    assert read_in_pieces(content) == body
+    assert read_in_pieces(cached_file) == body
     assert rig.gets() == 0
 
 
 def test_bytes_that_are_wrong_twice_are_an_error(rig: CacheRig, caplog: pytest.LogCaptureFixture) -> None:
     base = rig.put("file", noise(4 * BLOCK))
-    content = rig.open(base)
+    cached_file = rig.open(base)
     rig.store.wrong = 8
-    read_in_pieces(content)
-    settle(content)
+    read_in_pieces(cached_file)
+    settle(cached_file)
     with suppress(Corrupt):  # if the last piece is read after the check has ended
-        read_in_pieces(content)
-    settle(content)
+        read_in_pieces(cached_file)
+    settle(cached_file)
     for _ in range(2):
         with pytest.raises(Corrupt, match="box/file"):
-            read(content)
+            read(cached_file)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    rig.keep(content)
+    rig.keep(cached_file)
     assert rig.kept() == []
     assert rig.read(base) == noise(4 * BLOCK)
 
@@ -238,14 +238,14 @@ def test_a_check_of_bytes_that_change_meanwhile_is_ignored(
 
     monkeypatch.setattr("swiftfs.filecache.verifier.md5_of", wait)
     body = noise(2 * BLOCK)
-    content = rig.open(rig.put("file", body))
-    read_in_pieces(content)
+    cached_file = rig.open(rig.put("file", body))
+    read_in_pieces(cached_file)
     assert reached.wait(within(10))
-    write(content, 0, noise(BLOCK, 1))  # of a part of a block, the rest would have to be checked first
+    write(cached_file, 0, noise(BLOCK, 1))  # of a part of a block, the rest would have to be checked first
     go_on.set()
-    settle(content)
+    settle(cached_file)
     rig.gets()
-    assert read(content) == noise(BLOCK, 1) + body[BLOCK:]
+    assert read(cached_file) == noise(BLOCK, 1) + body[BLOCK:]
     assert rig.gets() == 0
 
 
@@ -256,18 +256,18 @@ def test_an_idle_reader_and_a_release_cancel_what_is_queued(
     monkeypatch.setattr(read_ahead, "IDLE_SECONDS", 0.0)
     rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)
-    content = rig.open(rig.put("file", body))
-    read(content, 0, BLOCK)
-    settle(content)
+    cached_file = rig.open(rig.put("file", body))
+    read(cached_file, 0, BLOCK)
+    settle(cached_file)
     with rig.stalled_pool():
-        assert has(content, body[:MIB])
-        assert content._downloader.fetches
-        assert read(content, 40 * MIB, BLOCK) == body[40 * MIB : 40 * MIB + BLOCK]
-        assert not content._downloader.fetches
+        assert has(cached_file, body[:MIB])
+        assert cached_file._downloader.fetches
+        assert read(cached_file, 40 * MIB, BLOCK) == body[40 * MIB : 40 * MIB + BLOCK]
+        assert not cached_file._downloader.fetches
         other = rig.open(rig.put("other", body))
         other.begin(rig.pool)
         rig.gets()
-        rig.keep(content)
+        rig.keep(cached_file)
         rig.keep(other)
         assert len(rig.kept()) == 1
     rig.pool.shutdown()
@@ -285,12 +285,12 @@ def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., Cac
             assert go_on.wait(within(10))
 
     rig.store.hook = hold
-    content = rig.open(base)
-    content.begin(rig.pool)
+    cached_file = rig.open(base)
+    cached_file.begin(rig.pool)
     assert begun.wait(within(10))
-    rig.keep(content)
-    assert rig.open(base) is content
-    rig.keep(content)
+    rig.keep(cached_file)
+    assert rig.open(base) is cached_file
+    rig.keep(cached_file)
     assert [path.name[:5] for path in rig.kept()] == ["open-"]
     go_on.set()
     rig.pool.shutdown()
@@ -304,19 +304,19 @@ def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., Cac
 def test_a_reader_does_not_wait_for_a_pool_that_stalls(build: Callable[..., CacheRig]) -> None:
     rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(4 * MIB)
-    content = rig.open(rig.put("file", body))
+    cached_file = rig.open(rig.put("file", body))
     with rig.stalled_pool():
-        assert has(content, body)
+        assert has(cached_file, body)
 
 
 def test_a_check_before_a_change_does_not_wait_for_a_pool_that_stalls(
     build: Callable[..., CacheRig],
 ) -> None:
     rig = build(read_ahead=16 * MIB, threads=1)
-    content = rig.open(rig.put("file", noise(4 * MIB)))
+    cached_file = rig.open(rig.put("file", noise(4 * MIB)))
     with rig.stalled_pool():
-        content.begin(rig.pool)
-        content.ensure_verified(0, BLOCK)
+        cached_file.begin(rig.pool)
+        cached_file.ensure_verified(0, BLOCK)
 
 
 def test_an_idle_reader_and_a_release_end_running_read_ahead(
@@ -326,39 +326,39 @@ def test_an_idle_reader_and_a_release_end_running_read_ahead(
     rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)
     base = rig.put("file", body)
-    content = rig.open(base)
+    cached_file = rig.open(base)
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(_method: str, _subject: str) -> None:
         # Not the first piece, which is read.
-        if any(one.first and not one.queued for one in content._downloader.fetches._under_way):
+        if any(one.first and not one.queued for one in cached_file._downloader.fetches._under_way):
             begun.set()
             assert go_on.wait(within(10))
 
     rig.store.hook = hold
-    assert has(content, body[:MIB])
+    assert has(cached_file, body[:MIB])
     assert begun.wait(within(10))
     rig.store.hook = None
-    running = next(one for one in content._downloader.fetches._under_way if not one.queued)
-    read(content, 40 * MIB, BLOCK)
+    running = next(one for one in cached_file._downloader.fetches._under_way if not one.queued)
+    read(cached_file, 40 * MIB, BLOCK)
     assert running.unwanted
-    rig.keep(content)
+    rig.keep(cached_file)
     go_on.set()
     rig.pool.shutdown()
     again = rig.open(base)
     assert not again._state.blocks.present.covers(running.first, running.last)
 
 
-def has(content: CachedFile, body: bytes) -> bool:
+def has(cached_file: CachedFile, body: bytes) -> bool:
     """Read a file in order, a block at a time, and return whether it holds these bytes."""
-    return all(read(content, at, BLOCK) == body[at : at + BLOCK] for at in range(0, len(body), BLOCK))
+    return all(read(cached_file, at, BLOCK) == body[at : at + BLOCK] for at in range(0, len(body), BLOCK))
 
 
 @pytest.mark.usual
 def test_a_download_that_a_reader_waits_for_is_not_cancelled(build: Callable[..., CacheRig]) -> None:
     rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)
-    content = rig.open(rig.put("file", body))
+    cached_file = rig.open(rig.put("file", body))
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(method: str, _subject: str) -> None:
@@ -368,12 +368,12 @@ def test_a_download_that_a_reader_waits_for_is_not_cancelled(build: Callable[...
 
     rig.store.hook = hold
     with ThreadPoolExecutor(1) as reader:
-        waiting = reader.submit(has, content, body)
+        waiting = reader.submit(has, cached_file, body)
         assert begun.wait(within(10))
-        running = next(fetch for fetch in content._downloader.fetches._under_way if not fetch.queued)
+        running = next(fetch for fetch in cached_file._downloader.fetches._under_way if not fetch.queued)
         while not running.waiting:
             assert not waiting.done()
-        read(content, 40 * MIB, BLOCK)
+        read(cached_file, 40 * MIB, BLOCK)
         assert not running.unwanted
         go_on.set()
         assert waiting.result(within(30))

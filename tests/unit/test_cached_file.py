@@ -127,7 +127,7 @@ def compose(
 
 
 @pytest.fixture
-def open_content(store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path) -> Iterator[Open]:
+def open_object(store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path) -> Iterator[Open]:
     """Return a function that opens an object of the given bytes."""
     opened: list[CachedFile] = []
 
@@ -138,19 +138,19 @@ def open_content(store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path) -
         return opened[-1]
 
     yield open_it
-    for content in opened:
-        content.close()
+    for cached_file in opened:
+        cached_file.close()
 
 
-def read(content: CachedFile, offset: int, size: int) -> bytes:
-    span = content.read(offset, size)
+def read(cached_file: CachedFile, offset: int, size: int) -> bytes:
+    span = cached_file.read(offset, size)
     data = os.pread(span.descriptor, span.length, span.position)
     assert len(data) == span.length
     return data
 
 
-def write(content: CachedFile, offset: int, data: bytes) -> None:
-    copied = content.write(offset, len(data), lambda file, position: os.pwrite(file, data, position))
+def write(cached_file: CachedFile, offset: int, data: bytes) -> None:
+    copied = cached_file.write(offset, len(data), lambda file, position: os.pwrite(file, data, position))
     assert copied == len(data)
 
 
@@ -160,37 +160,37 @@ def ranges(store: MemoryStore) -> int:
 
 @pytest.mark.matrix(4)
 @pytest.mark.parametrize("seed", range(12))
-def test_random_changes_agree_with_a_bytearray(open_content: Open, seed: int) -> None:
+def test_random_changes_agree_with_a_bytearray(open_object: Open, seed: int) -> None:
     dice = random.Random(seed)
     model = bytearray(dice.randbytes(dice.choice([0, 1, BLOCK - 1, BLOCK, 5 * BLOCK + 77, 20 * BLOCK])))
-    content = open_content(bytes(model))
+    cached_file = open_object(bytes(model))
     for _ in range(120):
         offset, size = dice.randrange(len(model) + 2 * BLOCK), dice.randrange(1, 2 * BLOCK)
         match dice.randrange(5):
             case 0 | 1:
                 data = dice.randbytes(size)
-                write(content, offset, data)
+                write(cached_file, offset, data)
                 model.extend(bytes(max(0, offset - len(model))))
                 model[offset : offset + size] = data
             case 2:
-                content.truncate(offset)
+                cached_file.truncate(offset)
                 del model[offset:]
                 model.extend(bytes(offset - len(model)))
             case _:
-                assert read(content, offset, size) == model[offset : offset + size]
-        assert content.size == len(model)
-    content.ensure_all()
-    assert content.is_complete()
-    assert read(content, 0, len(model)) == model
+                assert read(cached_file, offset, size) == model[offset : offset + size]
+        assert cached_file.size == len(model)
+    cached_file.ensure_all()
+    assert cached_file.is_complete()
+    assert read(cached_file, 0, len(model)) == model
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_parallel_writers_and_readers(open_content: Open, seed: int) -> None:
+def test_parallel_writers_and_readers(open_object: Open, seed: int) -> None:
     """Each writer has a range of its own; a reader sees the old or the new byte."""
     dice = random.Random(seed)
     old = dice.randbytes(24 * BLOCK + 1234)
     new = dice.randbytes(len(old))
-    content = open_content(old)
+    cached_file = open_object(old)
     step = 50_000
     stripes = list(range(0, len(old), step))
     dice.shuffle(stripes)
@@ -198,13 +198,13 @@ def test_parallel_writers_and_readers(open_content: Open, seed: int) -> None:
 
     def write_some(places: list[int]) -> None:
         for place in places:
-            write(content, place, new[place : place + step])
+            write(cached_file, place, new[place : place + step])
 
     def read_along(seeded: random.Random) -> int:
         rounds = 0
         while not done.is_set() or not rounds:
             place = seeded.randrange(len(old))
-            got = read(content, place, 5000)
+            got = read(cached_file, place, 5000)
             pairs = zip(got, old[place:], new[place:], strict=False)
             assert all(byte in {before, after} for byte, before, after in pairs)
             rounds += 1
@@ -219,63 +219,63 @@ def test_parallel_writers_and_readers(open_content: Open, seed: int) -> None:
         finally:
             done.set()
         assert all(reader.result() for reader in readers)
-    assert read(content, 0, len(old)) == new
+    assert read(cached_file, 0, len(old)) == new
 
 
-def test_truncated_bytes_do_not_come_back(open_content: Open) -> None:
-    content = open_content(b"x" * (3 * BLOCK))
-    content.truncate(10)
-    content.truncate(2 * BLOCK)
-    assert read(content, 0, 3 * BLOCK) == b"x" * 10 + bytes(2 * BLOCK - 10)
+def test_truncated_bytes_do_not_come_back(open_object: Open) -> None:
+    cached_file = open_object(b"x" * (3 * BLOCK))
+    cached_file.truncate(10)
+    cached_file.truncate(2 * BLOCK)
+    assert read(cached_file, 0, 3 * BLOCK) == b"x" * 10 + bytes(2 * BLOCK - 10)
 
 
-def test_a_file_is_downloaded_once_for_many_readers(open_content: Open, store: MemoryStore) -> None:
+def test_a_file_is_downloaded_once_for_many_readers(open_object: Open, store: MemoryStore) -> None:
     body = random.Random(1).randbytes(3 * BLOCK)
-    content = open_content(body)
+    cached_file = open_object(body)
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda _: read(content, 0, len(body)), range(8)))
+        answers = list(threads.map(lambda _: read(cached_file, 0, len(body)), range(8)))
     assert answers == [body] * 8
     assert ranges(store) == 1
 
 
-def test_bytes_of_a_new_version_are_never_mixed_in(open_content: Open, store: MemoryStore) -> None:
-    content = open_content(b"old" * BLOCK)
+def test_bytes_of_a_new_version_are_never_mixed_in(open_object: Open, store: MemoryStore) -> None:
+    cached_file = open_object(b"old" * BLOCK)
     store.put(NAME, b"new" * BLOCK, PLAIN)
     with pytest.raises(PreconditionFailed):
-        read(content, 0, 100)
+        read(cached_file, 0, 100)
 
 
-def test_a_deleted_version_is_stale_and_not_missing(open_content: Open, store: MemoryStore) -> None:
-    content = open_content(b"old" * BLOCK)
+def test_a_deleted_version_is_stale_and_not_missing(open_object: Open, store: MemoryStore) -> None:
+    cached_file = open_object(b"old" * BLOCK)
     store.delete(NAME)
     with pytest.raises(PreconditionFailed):
-        read(content, 0, 100)
+        read(cached_file, 0, 100)
 
 
-def test_a_failed_download_is_reported_and_repeated(open_content: Open, store: MemoryStore) -> None:
-    content = open_content(b"abc" * BLOCK)
+def test_a_failed_download_is_reported_and_repeated(open_object: Open, store: MemoryStore) -> None:
+    cached_file = open_object(b"abc" * BLOCK)
 
     def fail(method: str, _subject: str) -> None:
         raise Unavailable(method)
 
     store.hook = fail
     with pytest.raises(Unavailable):
-        read(content, 0, 10)
+        read(cached_file, 0, 10)
     store.hook = None
-    assert read(content, 0, 3) == b"abc"
+    assert read(cached_file, 0, 3) == b"abc"
 
 
 def test_a_segment_written_to_again_is_uploaded_again(
     store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    content = compose(store, pool, tmp_path, None, 0)
-    upload = content.uploads
+    cached_file = compose(store, pool, tmp_path, None, 0)
+    upload = cached_file.uploads
     body = bytearray(random.Random(2).randbytes(3 * MIB + 5))
     for offset in range(0, len(body), BLOCK):
-        write(content, offset, bytes(body[offset : offset + BLOCK]))
-    write(content, 10, b"changed")
+        write(cached_file, offset, bytes(body[offset : offset + BLOCK]))
+    write(cached_file, 10, b"changed")
     body[10:17] = b"changed"
-    manifest = upload.finish(content.size)
+    manifest = upload.finish(cached_file.size)
     info = store.put_manifest(NAME, manifest, PLAIN)
     assert info.size == len(body)
     got = bytearray(len(body))
@@ -288,22 +288,22 @@ def test_a_segment_written_to_again_is_uploaded_again(
     garbage = upload.commit_manifest(manifest)
     assert len(garbage) == 1
     assert set(garbage).isdisjoint(segment.name for segment in manifest.segments)
-    content.close()
+    cached_file.close()
 
 
 def test_a_writer_waits_for_no_listing_of_leftovers(
     store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     """The listing comes in pages, and in an outage no page comes for minutes."""
-    content = compose(store, pool, tmp_path, None, 0)
-    upload = content.uploads
+    cached_file = compose(store, pool, tmp_path, None, 0)
+    upload = cached_file.uploads
 
     def rows() -> Iterator[Row]:
-        pool.submit(write, content, 0, b"text").result(within(10))
+        pool.submit(write, cached_file, 0, b"text").result(within(10))
         yield Row(f"{upload.record.prefix.key}{0:013d}-abc", 4, "hash", "", "")
 
     upload.adopt_leftovers(rows())
     assert upload.commit_manifest(None) == [
         ObjectName(upload.record.prefix.container, f"{upload.record.prefix.key}{0:013d}-abc")
     ]
-    content.close()
+    cached_file.close()

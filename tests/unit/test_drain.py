@@ -71,8 +71,8 @@ def test_no_other_old_segment_is_looked_at(tmp_path: Path, monkeypatch: pytest.M
 def test_a_file_that_nobody_uses_is_not_downloaded_to_its_end(
     rig: CacheRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = rig.open(rig.put("file", noise(MIB)))
-    rig.forget(content)
+    cached_file = rig.open(rig.put("file", noise(MIB)))
+    rig.forget(cached_file)
     begun, may_go_on = new_event(), new_event()
     came: list[int] = []
     get = rig.store.get
@@ -87,9 +87,9 @@ def test_a_file_that_nobody_uses_is_not_downloaded_to_its_end(
         return get(name, slowly, **limits)
 
     monkeypatch.setattr(rig.store, "get", slow_get)
-    content.begin(rig.pool)
+    cached_file.begin(rig.pool)
     assert begun.wait(within(20))
-    rig.cache.drop(content)
+    rig.cache.drop(cached_file)
     may_go_on.set()
     rig.restart()
     assert came == [0]

@@ -47,7 +47,7 @@ def test_a_hole_that_is_made_again_is_stored_again(writer: Writer) -> None:
 
 def test_a_full_segment_is_uploaded_after_the_write_delay(build_writer: Callable[..., Writer]) -> None:
     writer = build_writer()
-    uploads = writer.content.uploads
+    uploads = writer.cached_file.uploads
     uploads._settle_seconds = 3600.0
     writer.write(0, noise(4 * MIB))
     assert not uploads.is_busy
@@ -57,13 +57,13 @@ def test_a_full_segment_is_uploaded_after_the_write_delay(build_writer: Callable
     assert writer.puts() == 4
     uploads._settle_seconds = 3600.0
     writer.write(4 * MIB, noise(3 * MIB))
-    assert writer.content.upload_full_segments()  # a writer waits for disk space
+    assert writer.cached_file.upload_full_segments()  # a writer waits for disk space
     writer.run()
     assert writer.stored() == writer.model
 
 
 def test_a_segment_that_is_cut_within_the_write_delay_is_not_uploaded(writer: Writer) -> None:
-    uploads = writer.content.uploads
+    uploads = writer.cached_file.uploads
     uploads._settle_seconds = 3600.0
     writer.write(0, noise(4 * MIB))
     writer.truncate(MIB + 10)
@@ -78,16 +78,16 @@ def test_a_segment_that_is_cut_within_the_write_delay_is_not_uploaded(writer: Wr
 
 def rests(writer: Writer) -> None:
     """Let no segment be uploaded while the file is written."""
-    writer.content.uploads._settle_seconds = 3600.0
+    writer.cached_file.uploads._settle_seconds = 3600.0
 
 
 def test_the_rest_is_uploaded_at_the_close(writer: Writer) -> None:
     rests(writer)
     writer.write(0, noise(3 * MIB + 10))
     assert writer.puts() == 0
-    writer.content.upload_rest()
+    writer.cached_file.upload_rest()
     assert writer.puts() == 4
-    writer.content.upload_rest()
+    writer.cached_file.upload_rest()
     assert writer.puts() == 0
     writer.run()
     assert writer.stored() == writer.model
@@ -97,10 +97,10 @@ def test_the_rest_is_uploaded_at_the_close(writer: Writer) -> None:
 def test_a_file_that_goes_on_after_a_close_is_stored(writer: Writer) -> None:
     rests(writer)
     writer.write(0, noise(2 * MIB + 10))
-    writer.content.upload_rest()
+    writer.cached_file.upload_rest()
     assert writer.puts() == 3
     writer.write(2 * MIB + 10, noise(2 * MIB))
-    writer.content.upload_rest()
+    writer.cached_file.upload_rest()
     writer.run()
     assert writer.stored() == writer.model
     assert writer.segments() == writer.named()
@@ -109,10 +109,10 @@ def test_a_file_that_goes_on_after_a_close_is_stored(writer: Writer) -> None:
 def test_a_file_that_is_rewritten_after_a_close_waits_for_its_write_delay(writer: Writer) -> None:
     rests(writer)
     writer.write(0, noise(3 * MIB))
-    writer.content.upload_rest()
+    writer.cached_file.upload_rest()
     assert writer.puts() == 3
     writer.write(10, b"changed")
-    writer.content.upload_rest()
+    writer.cached_file.upload_rest()
     assert writer.puts() == 0
     writer.run()
     assert writer.stored() == writer.model
@@ -121,10 +121,10 @@ def test_a_file_that_is_rewritten_after_a_close_waits_for_its_write_delay(writer
 
 def test_small_and_scattered_files_wait_for_their_write_delay(writer: Writer) -> None:
     writer.write(0, noise(MIB))
-    writer.content.upload_rest()
+    writer.cached_file.upload_rest()
     assert writer.puts() == 0
     writer.write(2 * MIB, noise(MIB))
-    writer.content.upload_rest()
+    writer.cached_file.upload_rest()
     assert writer.puts() == 0
 
 
@@ -137,7 +137,7 @@ def test_an_abandoned_segment_whose_answer_is_lost_is_deleted(writer: Writer) ->
             assert lose.wait(within(30))
             raise Unavailable("lost")
 
-    uploads = writer.content.uploads
+    uploads = writer.cached_file.uploads
     writer.store.hook = hook
     writer.write(0, noise(MIB + 1))
     with ThreadPoolExecutor(1) as pool:

@@ -40,10 +40,10 @@ def test_bytes_appended_during_an_upload_wait_for_the_next(writer: Writer) -> No
     writer.store.during = DuringFirstPut(lambda: writer.write(5, b" second"))
     writer.run()
     assert writer.stored() == b"first"
-    assert writer.content.changes()
+    assert writer.cached_file.changes()
     writer.run()
     assert writer.stored() == b"first second"
-    assert not writer.content.changes()
+    assert not writer.cached_file.changes()
 
 
 def test_a_small_file_that_changes_after_its_md5_is_not_stored(writer: Writer) -> None:
@@ -55,7 +55,7 @@ def test_a_small_file_that_changes_after_its_md5_is_not_stored(writer: Writer) -
     with pytest.raises(ChangedDuringUpload):
         writer.run()
     assert writer.stored() == before
-    assert list(writer.content.changes().runs(0, 3)) == [(0, 2)]
+    assert list(writer.cached_file.changes().runs(0, 3)) == [(0, 2)]
     writer.run()
     assert writer.stored() == writer.model
 
@@ -101,8 +101,8 @@ def test_a_failed_upload_leaves_everything_dirty(writer: Writer) -> None:
     writer.store.during = DuringFirstPut(fail)
     with pytest.raises(Unavailable):
         writer.run()
-    assert not writer.content.changed_during_upload
-    assert [run[0] for run in writer.content.changes().runs(0, 24)] == [0, 16]
+    assert not writer.cached_file.changed_during_upload
+    assert [run[0] for run in writer.cached_file.changes().runs(0, 24)] == [0, 16]
     writer.run()
     assert writer.stored() == writer.model
 
@@ -129,8 +129,8 @@ def test_bytes_downloaded_for_an_upload_are_not_taken_for_the_object(writer: Wri
 
 def wait_idle(writer: Writer) -> None:
     """Wait until no download and no check runs."""
-    content = writer.content
-    state, fetches = content._state, content._downloader.fetches
+    cached_file = writer.cached_file
+    state, fetches = cached_file._state, cached_file._downloader.fetches
     with state.changed:
         assert state.changed.wait_for(lambda: not (fetches or state.checks.running), within(10))
 
@@ -153,7 +153,7 @@ def test_a_segment_that_changes_after_its_upload_is_a_later_change(writer: Write
     writer.store.during = DuringFirstPut(lambda: writer.write(5, b"change"), f"/{3 * MIB:013d}")
     writer.run()
     assert writer.stored() == before
-    assert list(writer.content.changes().runs(0, 32)) == [(0, 1)]
+    assert list(writer.cached_file.changes().runs(0, 32)) == [(0, 1)]
     writer.puts()
     writer.run()
     assert writer.puts() == 1
@@ -206,7 +206,7 @@ def test_a_segment_that_was_uploaded_in_advance_during_a_failed_upload_is_used_b
     writer.run()
     writer.reopen()
     writer.write(0, noise(MIB))
-    uploads, has_begun = writer.content.uploads, threading.Event()
+    uploads, has_begun = writer.cached_file.uploads, threading.Event()
 
     def wait_until_needed(name: ObjectName) -> None:
         if f"/{0:013d}" in name.key:
@@ -228,14 +228,14 @@ def test_a_segment_that_was_uploaded_in_advance_during_a_failed_upload_is_used_b
 
 def test_a_patch_names_no_segment_that_was_written_after_one_it_has(writer: Writer) -> None:
     writer.fill(noise(4 * MIB))
-    uploads = writer.content.uploads
-    writer.content.begin_upload()
+    uploads = writer.cached_file.uploads
+    writer.cached_file.begin_upload()
     results([uploads.upload(0, MIB)])
     writer.write(0, noise(2 * MIB + 1))  # two segments are uploaded in advance
     results(uploads.under_way())
     with pytest.raises(ChangedDuringUpload):
         results([uploads.upload(MIB, 2 * MIB)])
-    writer.content.upload_failed()
+    writer.cached_file.upload_failed()
     writer.run()
     assert writer.stored() == writer.model
 
@@ -246,33 +246,33 @@ def test_the_prefix_is_recorded_once_before_anything_is_stored(writer: Writer) -
     def puts() -> int:
         return sum(method == "put" for method, _ in writer.store.requests)
 
-    writer.content.uploads.record._on_first_put = lambda standing: recorded.append((standing, puts()))
-    assert writer.content.to_record().prefix is None
+    writer.cached_file.uploads.record._on_first_put = lambda standing: recorded.append((standing, puts()))
+    assert writer.cached_file.to_record().prefix is None
     for round_ in range(2):
         writer.write(round_ * MIB, noise(4 * MIB))
         writer.run()
-        writer.content.uploads.record_ended()  # as the journal does: until then it counts as asked
+        writer.cached_file.uploads.record_ended()  # as the journal does: until then it counts as asked
     (first, before), *manifests = recorded
     assert len(first.sent) == 1  # the segment that is stored next
     assert first == UnreferencedPrefix(
-        writer.content.uploads.record.prefix, frozenset(), objects=frozenset({NAME}), sent=first.sent
+        writer.cached_file.uploads.record.prefix, frozenset(), objects=frozenset({NAME}), sent=first.sent
     )
     assert before == 0
     assert [len(standing.asked) for standing, _ in manifests] == [1, 1]  # each is recorded before it is sent
-    assert writer.content.to_record().prefix == writer.content.uploads.record.prefix
-    assert all(name.key.startswith(writer.content.uploads.record.prefix.key) for name in writer.named())
+    assert writer.cached_file.to_record().prefix == writer.cached_file.uploads.record.prefix
+    assert all(name.key.startswith(writer.cached_file.uploads.record.prefix.key) for name in writer.named())
 
 
 def test_nothing_is_stored_if_the_prefix_cannot_be_recorded(writer: Writer) -> None:
     def fail(_standing: UnreferencedPrefix) -> None:
         raise OSError(28, "No space left on device")
 
-    writer.content.uploads.record._on_first_put = fail
+    writer.cached_file.uploads.record._on_first_put = fail
     writer.write(0, noise(2 * MIB))
     with pytest.raises(OSError, match="No space"):
         writer.run()
     assert writer.puts() == 0
-    writer.content.uploads.record._on_first_put = writer.begun.append
+    writer.cached_file.uploads.record._on_first_put = writer.begun.append
     writer.run()
     assert writer.stored() == writer.model
 
@@ -281,11 +281,11 @@ def test_a_segment_that_begins_before_the_end_of_a_task_is_committed_keeps_its_r
     writer: Writer,
 ) -> None:
     """Else a process that dies then leaves a segment that nobody looks for."""
-    record = writer.content.uploads.record
+    record = writer.cached_file.uploads.record
     record._on_first_put = writer.log.begin_upload
     writer.write(0, noise(2 * MIB))
     writer.run()
-    row = writer.content.uploads.unreferenced()
+    row = writer.cached_file.uploads.unreferenced()
     assert row == UnreferencedPrefix(record.prefix, None)
     name = record.begin_segment("next")
     assert writer.log.finish((), (), row)
@@ -306,8 +306,8 @@ def restore(writer: Writer, saved: FileRecord) -> CachedFile:
     return writer.restore(saved)
 
 
-def replace_content(writer: Writer, content: CachedFile) -> None:
-    old, writer.content = writer.content, content
+def replace_cached_file(writer: Writer, cached_file: CachedFile) -> None:
+    old, writer.cached_file = writer.cached_file, cached_file
     file = old._state.file
     file.close()
     file.close = file.remove = lambda: None  # type: ignore[method-assign]
@@ -322,10 +322,10 @@ def test_segments_of_a_process_that_died_are_used(writer: Writer) -> None:
     writer.store.during = DuringFirstPut(fail, f"/{3 * MIB:013d}")
     with pytest.raises(Unavailable):
         writer.run()
-    saved = writer.content.to_record()
+    saved = writer.cached_file.to_record()
     writer.write(0, b"written by nobody who closed the file")
     restored = restore(writer, saved)
-    replace_content(writer, restored)
+    replace_cached_file(writer, restored)
     assert len(writer.segments()) == 3
     restored.uploads.adopt_leftovers(writer.store.list_page("box_segments").rows)
     writer.puts()
@@ -345,8 +345,8 @@ def test_found_segments_that_no_manifest_names_are_deleted(writer: Writer) -> No
     writer.store.during = DuringFirstPut(lambda: writer.write(MIB + 5, b"x"), f"/{MIB:013d}")
     with pytest.raises(ChangedDuringUpload):
         writer.run()
-    restored = restore(writer, writer.content.to_record())
-    replace_content(writer, restored)
+    restored = restore(writer, writer.cached_file.to_record())
+    replace_cached_file(writer, restored)
     restored.uploads.adopt_leftovers(writer.store.list_page("box_segments").rows, kept)
     garbage = set(restored.uploads.abandon())
     assert garbage == writer.segments() - kept
@@ -357,11 +357,11 @@ def test_a_restored_file_continues_with_its_changes_and_its_version(writer: Writ
     writer.write(0, noise(4 * BLOCK))
     writer.run()
     writer.write(BLOCK + 7, b"closed")
-    saved = writer.content.to_record()
+    saved = writer.cached_file.to_record()
     expected = bytes(writer.model)
     writer.write(3 * BLOCK, b"not closed")
     writer.write(4 * BLOCK, noise(5 * BLOCK))
-    replace_content(writer, restore(writer, saved))
+    replace_cached_file(writer, restore(writer, saved))
     writer.model = bytearray(expected)
     assert writer.read() == expected
     writer.truncate(6 * BLOCK)
@@ -372,7 +372,7 @@ def test_a_restored_file_continues_with_its_changes_and_its_version(writer: Writ
 
 def test_a_record_whose_bytes_are_gone_is_refused(writer: Writer) -> None:
     writer.write(0, noise(4 * BLOCK))
-    saved = writer.content.to_record()
+    saved = writer.cached_file.to_record()
     path = writer.folder / saved.file
     with path.open("r+b") as file:
         file.truncate(5)
@@ -435,7 +435,11 @@ def test_what_is_stored_was_the_file_at_one_moment(build_writer: Callable[..., W
         assert digest(writer.stored()) in changes.states[begun:], round_
         assert writer.segments() >= writer.named()
         assert writer.read() == writer.model
-        if not writer.content.changes() and dice.random() < 0.5 and len(writer.stored()) == len(writer.model):
+        if (
+            not writer.cached_file.changes()
+            and dice.random() < 0.5
+            and len(writer.stored()) == len(writer.model)
+        ):
             writer.reopen()
     assert stored > 3
     writer.run()

@@ -84,46 +84,46 @@ OBJECTS: dict[str, tuple[Put, int]] = {
 }
 
 
-def patch(content: CachedFile, model: bytearray) -> None:
+def patch(cached_file: CachedFile, model: bytearray) -> None:
     middle = len(model) // 2 + 100
-    write(content, middle, b"patch")
+    write(cached_file, middle, b"patch")
     model[middle : middle + 5] = b"patch"
 
 
-def patch_over_the_edge_of_two_pieces(content: CachedFile, model: bytearray) -> None:
+def patch_over_the_edge_of_two_pieces(cached_file: CachedFile, model: bytearray) -> None:
     edge = len(model) // 2 // MIB * MIB or 2 * BLOCK
-    write(content, edge - 5, b"over the edge")
+    write(cached_file, edge - 5, b"over the edge")
     model[edge - 5 : edge + 8] = b"over the edge"
 
 
-def append(content: CachedFile, model: bytearray) -> None:
-    write(content, len(model), b"the end")
+def append(cached_file: CachedFile, model: bytearray) -> None:
+    write(cached_file, len(model), b"the end")
     model.extend(b"the end")
 
 
-def cut(content: CachedFile, model: bytearray) -> None:
+def cut(cached_file: CachedFile, model: bytearray) -> None:
     size = len(model) // 2 - 100
-    content.truncate(size)
+    cached_file.truncate(size)
     del model[size:]
 
 
-def cut_and_grow(content: CachedFile, model: bytearray) -> None:
-    cut(content, model)
-    content.truncate(len(model) + BLOCK)
+def cut_and_grow(cached_file: CachedFile, model: bytearray) -> None:
+    cut(cached_file, model)
+    cached_file.truncate(len(model) + BLOCK)
     model.extend(bytes(BLOCK))
 
 
-def read_then_patch(content: CachedFile, model: bytearray) -> None:
+def read_then_patch(cached_file: CachedFile, model: bytearray) -> None:
     middle = len(model) // 2
-    read(content, middle - middle % BLOCK, BLOCK)
-    settle(content)
-    patch(content, model)
+    read(cached_file, middle - middle % BLOCK, BLOCK)
+    settle(cached_file)
+    patch(cached_file, model)
 
 
-def read_all_then_patch(content: CachedFile, model: bytearray) -> None:
-    for offset in range(0, content.size, BLOCK):
-        read(content, offset, BLOCK)
-    patch(content, model)
+def read_all_then_patch(cached_file: CachedFile, model: bytearray) -> None:
+    for offset in range(0, cached_file.size, BLOCK):
+        read(cached_file, offset, BLOCK)
+    patch(cached_file, model)
 
 
 CHANGES = [
@@ -137,17 +137,17 @@ CHANGES = [
 ]
 
 
-def store_it(rig: CacheRig, content: CachedFile) -> None:
+def store_it(rig: CacheRig, cached_file: CachedFile) -> None:
     """Upload the file as the journal does."""
-    content.uploads._layout = SegmentLayout(SEGMENT)
+    cached_file.uploads._layout = SegmentLayout(SEGMENT)
     large = rig.store.head(NAME).is_slo
-    operation = PutFile(NAME, content.to_record(), ObjectMeta("text/plain", Stored()), large)
+    operation = PutFile(NAME, cached_file.to_record(), ObjectMeta("text/plain", Stored()), large)
     with closing(JournalDB(rig.folder, "box")) as log:
         removal = SegmentRemoval(rig.store, log, SegmentOwnership(log))
         file_upload = FileUpload(
             rig.store, SEGMENT, removal, SegmentExpiry(rig.store, removal), AmbiguousRequests()
         )
-        file_upload.run(operation, content, lambda _: None)
+        file_upload.run(operation, cached_file, lambda _: None)
 
 
 def stored(store: MemoryStore) -> bytes:
@@ -171,13 +171,13 @@ def test_a_wrong_byte_is_never_stored(
     put, size = OBJECTS[kind]
     body = noise(size)
     base = put(rig.store, body)
-    content = rig.open(base)
+    cached_file = rig.open(base)
     model = bytearray(body)
     rig.store.wrong = wrong
     try:
-        change(content, model)
-        settle(content)
-        store_it(rig, content)
+        change(cached_file, model)
+        settle(cached_file)
+        store_it(rig, cached_file)
     except Corrupt:
         assert wrong > 1
         model = bytearray(body)
@@ -195,10 +195,10 @@ def test_blocks_of_an_earlier_mount_that_were_not_verified_are(rig: CacheRig, ki
     middle = size // 2 // BLOCK * BLOCK
     rig.read(base, middle, BLOCK)
     rig.restart()
-    content, model = rig.open(base), bytearray(body)
-    assert content._state.blocks.present
-    patch(content, model)
-    store_it(rig, content)
+    cached_file, model = rig.open(base), bytearray(body)
+    assert cached_file._state.blocks.present
+    patch(cached_file, model)
+    store_it(rig, cached_file)
     assert stored(rig.store) == model
 
 
@@ -207,20 +207,20 @@ def test_blocks_of_an_earlier_mount_that_were_not_verified_are(rig: CacheRig, ki
 def test_every_verified_byte_is_right(rig: CacheRig, kind: str) -> None:
     put, size = OBJECTS[kind]
     body = noise(size)
-    content = rig.open(put(rig.store, body))
+    cached_file = rig.open(put(rig.store, body))
     rig.store.wrong = 1
-    content.own_all()
-    assert read(content) == body
+    cached_file.own_all()
+    assert read(cached_file) == body
 
 
 def test_answers_that_differ_each_time_are_an_error_that_names_the_object(
     rig: CacheRig,
 ) -> None:
-    content = rig.open(put_large(rig.store, noise(20 * MIB), SEGMENT))
+    cached_file = rig.open(put_large(rig.store, noise(20 * MIB), SEGMENT))
     rig.store.wrong = 100
     with pytest.raises(Corrupt, match="box/file"):
-        write(content, 9 * MIB + 500, b"patch")
-    assert not content.is_dirty()
+        write(cached_file, 9 * MIB + 500, b"patch")
+    assert not cached_file.is_dirty()
 
 
 def peak_of(job: Callable[[], None]) -> int:
@@ -235,21 +235,21 @@ def peak_of(job: Callable[[], None]) -> int:
 
 def test_memory_does_not_grow_with_an_object_that_is_verified_whole(rig: CacheRig) -> None:
     body = noise(24 * MIB)
-    content = rig.open(put_plain(rig.store, body))
+    cached_file = rig.open(put_plain(rig.store, body))
     rig.gets()
-    assert peak_of(lambda: write(content, 5, b"patch")) < 4 * MIB
+    assert peak_of(lambda: write(cached_file, 5, b"patch")) < 4 * MIB
     assert rig.gets() == 1
-    assert read(content, 6, 4) == b"atch"
+    assert read(cached_file, 6, 4) == b"atch"
     for start in range(10, 24 * MIB, MIB):
-        assert read(content, start, MIB) == body[start : start + MIB]
+        assert read(cached_file, start, MIB) == body[start : start + MIB]
     assert rig.gets() == 0
 
 
 @pytest.mark.usual
 def test_memory_does_not_grow_with_the_pieces_that_are_fetched_twice(rig: CacheRig) -> None:
     """The store of the test itself needs 4 MiB for each answer."""
-    content = rig.open(put_plain(rig.store, bytes(80 * MIB)))
-    assert peak_of(lambda: content.ensure_verified(8 * MIB, 24 * MIB)) < 8 * MIB
+    cached_file = rig.open(put_plain(rig.store, bytes(80 * MIB)))
+    assert peak_of(lambda: cached_file.ensure_verified(8 * MIB, 24 * MIB)) < 8 * MIB
     assert rig.gets() > 4
 
 
@@ -260,8 +260,8 @@ def test_verified_bytes_are_not_downloaded_again(rig: CacheRig) -> None:
     base = put_large(rig.store, noise(20 * MIB), SEGMENT)
     large = rig.open(replace(base, manifest=rig.store.manifest(NAME)))
     read(large)
-    for content in (plain, large):
-        settle(content)
+    for cached_file in (plain, large):
+        settle(cached_file)
     rig.gets()
     write(plain, 5, b"patch")
     write(large, 5 * MIB + 5, b"patch")
@@ -273,15 +273,15 @@ def test_verified_bytes_are_not_downloaded_again(rig: CacheRig) -> None:
 
 
 def test_a_patch_costs_one_download_more_than_its_piece(rig: CacheRig) -> None:
-    content = rig.open(put_large(rig.store, noise(20 * MIB), SEGMENT))
+    cached_file = rig.open(put_large(rig.store, noise(20 * MIB), SEGMENT))
     rig.gets()
-    write(content, 5 * MIB + 5, b"patch")
-    store_it(rig, content)
+    write(cached_file, 5 * MIB + 5, b"patch")
+    store_it(rig, cached_file)
     assert rig.gets() == 2
-    write(content, 6 * MIB + 5, b"patch")
-    read(content, 7 * MIB, BLOCK)
+    write(cached_file, 6 * MIB + 5, b"patch")
+    read(cached_file, 7 * MIB, BLOCK)
     rig.gets()
-    write(content, 7 * MIB + 5, b"patch")
+    write(cached_file, 7 * MIB + 5, b"patch")
     assert rig.gets() == 2
 
 
@@ -292,8 +292,8 @@ def test_an_evicted_segment_is_verified_before_it_changes(
     """It is downloaded whole, at once or in a reader's pieces, and stored again with the change."""
     writer.write(0, noise(4 * MIB + 10))
     writer.puts()
-    assert writer.content.evict(2**40) >= 3 * MIB
-    assert writer.content.evicted()
+    assert writer.cached_file.evict(2**40) >= 3 * MIB
+    assert writer.cached_file.evicted()
     whole, wrong = writer.store.get, [1]
 
     def get(name: ObjectName, sink: Sink, **options: Any) -> ObjectInfo:
@@ -302,7 +302,7 @@ def test_an_evicted_segment_is_verified_before_it_changes(
 
     monkeypatch.setattr(writer.store, "get", get)
     for offset in range(MIB, 2 * MIB, BLOCK) if pieces else ():
-        writer.content.read(offset, BLOCK)
+        writer.cached_file.read(offset, BLOCK)
     writer.write(MIB + 5 * BLOCK + 7, b"change")
     writer.run()
     assert writer.stored() == writer.model

@@ -82,15 +82,15 @@ class Rig:
 
     def written(self, name: ObjectName, body: bytes) -> CachedFile:
         """Return a new file whose full segments are being uploaded; the first waits in its PUT."""
-        content = self.cache.new(name, None)
+        cached_file = self.cache.new(name, None)
         for start in range(0, len(body), BLOCK):
-            write(content, start, body[start : start + BLOCK])
+            write(cached_file, start, body[start : start + BLOCK])
         wait_until(lambda: bool(self.store.waiting))
-        return content
+        return cached_file
 
-    def stored(self, content: CachedFile, name: ObjectName, body: bytes) -> None:
+    def stored(self, cached_file: CachedFile, name: ObjectName, body: bytes) -> None:
         """Store the file, as another attempt than that of its segments would."""
-        content.adopt(self.store.put(name, body, PLAIN))
+        cached_file.adopt(self.store.put(name, body, PLAIN))
 
     def uploads_end(self) -> None:
         self.store.open()
@@ -115,20 +115,20 @@ def is_open(descriptor: int, inode: int) -> bool:
         return False
 
 
-def inode_of(content: CachedFile) -> int:
-    return os.fstat(content.descriptor).st_ino
+def inode_of(cached_file: CachedFile) -> int:
+    return os.fstat(cached_file.descriptor).st_ino
 
 
 def test_a_dropped_file_stays_open_until_its_last_upload_has_ended(rig: Rig) -> None:
     body = noise(4 * MIB + 10)
-    content = rig.written(FILE, body)
-    inode = inode_of(content)
-    rig.cache.release(content)
-    assert is_open(content.descriptor, inode)
+    cached_file = rig.written(FILE, body)
+    inode = inode_of(cached_file)
+    rig.cache.release(cached_file)
+    assert is_open(cached_file.descriptor, inode)
     # The others are needless, but map the file when they run.
     rig.uploads_end()
     assert rig.store.bodies == [body[:MIB]]
-    wait_until(lambda: not is_open(content.descriptor, inode))
+    wait_until(lambda: not is_open(cached_file.descriptor, inode))
     assert not list(rig.files.iterdir())
 
 
@@ -145,32 +145,32 @@ def test_its_descriptor_is_not_reused_before_that(rig: Rig) -> None:
 def test_a_file_that_was_cut_is_not_suspended_while_an_upload_of_it_waits(rig: Rig) -> None:
     """The upload would map another file that has got the descriptor's number."""
     busy = rig.written(OTHER, noise(MIB + 10))
-    content = rig.cache.new(FILE, None)
-    write(content, 0, noise(3 * MIB, 1))
-    content.truncate(100)
-    inode = inode_of(content)
-    rig.cache.pin(content.file_name)
-    rig.cache.release(content)
-    assert is_open(content.descriptor, inode)
+    cached_file = rig.cache.new(FILE, None)
+    write(cached_file, 0, noise(3 * MIB, 1))
+    cached_file.truncate(100)
+    inode = inode_of(cached_file)
+    rig.cache.pin(cached_file.file_name)
+    rig.cache.release(cached_file)
+    assert is_open(cached_file.descriptor, inode)
     rig.uploads_end()
-    assert rig.cache.acquire_pending(content.to_record()) is content
-    rig.cache.release(content)
+    assert rig.cache.acquire_pending(cached_file.to_record()) is cached_file
+    rig.cache.release(cached_file)
     rig.cache.release(busy)
-    rig.cache.unpin(content.file_name)
+    rig.cache.unpin(cached_file.file_name)
 
 
 @pytest.mark.parametrize("size", [10, MIB - 1, MIB + 10])
 def test_a_kept_file_is_not_cut_while_an_upload_maps_it(rig: Rig, size: int) -> None:
     body = noise(3 * MIB + 10)
-    content = rig.written(FILE, body)
-    content.truncate(size)
-    rig.stored(content, FILE, body[:size])
-    inode = inode_of(content)
-    rig.cache.release(content)
-    assert is_open(content.descriptor, inode)
-    assert os.fstat(content.descriptor).st_size == len(body)
+    cached_file = rig.written(FILE, body)
+    cached_file.truncate(size)
+    rig.stored(cached_file, FILE, body[:size])
+    inode = inode_of(cached_file)
+    rig.cache.release(cached_file)
+    assert is_open(cached_file.descriptor, inode)
+    assert os.fstat(cached_file.descriptor).st_size == len(body)
     rig.uploads_end()
-    wait_until(lambda: not is_open(content.descriptor, inode))
+    wait_until(lambda: not is_open(cached_file.descriptor, inode))
     (kept,) = rig.files.iterdir()
     assert kept.read_bytes() == body[:size]
     assert len(rig.store.bodies) == 1
@@ -178,14 +178,14 @@ def test_a_kept_file_is_not_cut_while_an_upload_maps_it(rig: Rig, size: int) -> 
 
 def test_a_file_can_be_opened_again_before_its_upload_has_ended(rig: Rig) -> None:
     body = noise(3 * MIB + 10)
-    content = rig.written(FILE, body)
-    content.truncate(10)
-    rig.stored(content, FILE, body[:10])
-    base = content.base
+    cached_file = rig.written(FILE, body)
+    cached_file.truncate(10)
+    rig.stored(cached_file, FILE, body[:10])
+    base = cached_file.base
     assert base is not None
-    rig.cache.release(content)
+    rig.cache.release(cached_file)
     again = rig.cache.find(ObjectVersion(FILE, base.etag))
-    assert again is content
+    assert again is cached_file
     rig.uploads_end()
     write(again, 10, b"more")
     assert os.pread(again.descriptor, 100, 0)[:14] == body[:10] + b"more"
@@ -194,13 +194,13 @@ def test_a_file_can_be_opened_again_before_its_upload_has_ended(rig: Rig) -> Non
 
 def test_blocks_that_an_upload_reads_are_not_evicted(rig: Rig) -> None:
     body = noise(3 * MIB)
-    content = rig.written(FILE, body)
-    rig.stored(content, FILE, body)
-    assert content.evict(2**40) == MIB
+    cached_file = rig.written(FILE, body)
+    rig.stored(cached_file, FILE, body)
+    assert cached_file.evict(2**40) == MIB
     rig.uploads_end()
     assert rig.store.bodies == [body[:MIB], body[MIB : 2 * MIB]]
-    assert content.evict(2**40) == 2 * MIB
-    rig.cache.release(content)
+    assert cached_file.evict(2**40) == 2 * MIB
+    rig.cache.release(cached_file)
 
 
 def test_the_segment_of_an_upload_that_begins_when_the_file_is_dropped_is_deleted(rig: Rig) -> None:
@@ -214,12 +214,12 @@ def test_the_segment_of_an_upload_that_begins_when_the_file_is_dropped_is_delete
 
     rig.store.open()
     rig.store.hook = hook
-    content = rig.cache.new(FILE, None)
-    write(content, 0, noise(2 * MIB))
+    cached_file = rig.cache.new(FILE, None)
+    write(cached_file, 0, noise(2 * MIB))
     assert reached.wait(within(20))
-    uploads = content.uploads
+    uploads = cached_file.uploads
     assert not uploads.record.has_begun or rig.store.waiting
-    rig.cache.release(content)
+    rig.cache.release(cached_file)
     assert rig.abandoned.uploads == [uploads]
     go_on.set()
     names = uploads.abandon()
@@ -240,16 +240,16 @@ def test_an_upload_of_a_hole_takes_no_space_of_a_tmpfs() -> None:
 
 
 def test_closing_a_file_waits_for_its_uploads(rig: Rig) -> None:
-    content = rig.written(FILE, noise(2 * MIB + 10))
-    inode = inode_of(content)
-    closing_ = threading.Thread(target=content.close)
+    cached_file = rig.written(FILE, noise(2 * MIB + 10))
+    inode = inode_of(cached_file)
+    closing_ = threading.Thread(target=cached_file.close)
     closing_.start()
     closing_.join(0.2)
-    assert is_open(content.descriptor, inode)
+    assert is_open(cached_file.descriptor, inode)
     rig.store.open()
     closing_.join(within(20))
     assert not closing_.is_alive()
-    assert not is_open(content.descriptor, inode)
+    assert not is_open(cached_file.descriptor, inode)
 
 
 @pytest.mark.parametrize("place", [0, 5000, MIB - 1])

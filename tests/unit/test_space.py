@@ -60,18 +60,18 @@ class SpaceRig:
         return self.open[-1]
 
     def close(self) -> None:
-        for content in self.open:
-            self.cache.release(content)
+        for cached_file in self.open:
+            self.cache.release(cached_file)
         self.cache.close()
 
 
-def put(content: CachedFile, offset: int, data: bytes) -> None:
-    assert content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
+def put(cached_file: CachedFile, offset: int, data: bytes) -> None:
+    assert cached_file.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
 
 
-def put_in_blocks(content: CachedFile, begin: int, body: bytes) -> None:
+def put_in_blocks(cached_file: CachedFile, begin: int, body: bytes) -> None:
     for offset in range(begin, len(body), BLOCK):
-        put(content, offset, body[offset : offset + BLOCK])
+        put(cached_file, offset, body[offset : offset + BLOCK])
 
 
 def put_files(rig: SpaceRig, count: int) -> None:
@@ -92,14 +92,14 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpaceRig]:
 @pytest.mark.usual
 def test_a_file_larger_than_the_cache_is_written_within_it(rig: SpaceRig) -> None:
     rig.store.hook = lambda method, _: time.sleep(0.02) if method == "put" else None  # as a network
-    content, body = rig.new(), noise(24 * MIB)
+    cached_file, body = rig.new(), noise(24 * MIB)
     most = 0
     for offset in range(0, len(body), BLOCK):
-        put(content, offset, body[offset : offset + BLOCK])
-        most = max(most, content.allocated())
+        put(cached_file, offset, body[offset : offset + BLOCK])
+        most = max(most, cached_file.allocated())
     assert most <= 5 * MIB
     for offset in range(0, len(body), MIB):
-        span = content.read(offset, MIB)
+        span = cached_file.read(offset, MIB)
         assert os.pread(span.descriptor, span.length, span.position) == body[offset : offset + MIB]
 
 
@@ -112,33 +112,33 @@ def test_a_writer_waits_for_space_and_continues(rig: SpaceRig) -> None:
             assert go_on.wait(within(30))
 
     rig.store.hook = hold
-    content, other = rig.new(), rig.new("other")
-    writing = threading.Thread(target=lambda: put_in_blocks(content, 0, noise(12 * MIB)))
+    cached_file, other = rig.new(), rig.new("other")
+    writing = threading.Thread(target=lambda: put_in_blocks(cached_file, 0, noise(12 * MIB)))
     writing.start()
     assert reached.wait(within(10))
     while rig.cache._unsaved() < 3 * MIB:
         assert writing.is_alive()
     assert other.read(0, 5).length == 0  # this writer does not wait
     assert writing.is_alive()
-    assert content.size <= 5 * MIB
+    assert cached_file.size <= 5 * MIB
     go_on.set()
     writing.join(within(30))
-    assert content.size == 12 * MIB
+    assert cached_file.size == 12 * MIB
 
 
 def test_without_progress_a_write_fails_with_enospc(rig: SpaceRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 0.3)
 
     refuse(rig.store, "put", Unavailable)
-    content, body = rig.new(), noise(12 * MIB)
+    cached_file, body = rig.new(), noise(12 * MIB)
     with pytest.raises(OSError, match="No space left") as raised:
-        put_in_blocks(content, 0, body)
+        put_in_blocks(cached_file, 0, body)
     assert raised.value.errno == errno.ENOSPC
-    written = content.size
+    written = cached_file.size
     assert 3 * MIB <= written <= 5 * MIB
     rig.store.hook = None
-    put_in_blocks(content, written, body)
-    assert content.size == len(body)
+    put_in_blocks(cached_file, written, body)
+    assert cached_file.size == len(body)
 
 
 def test_no_writer_waits_when_nothing_will_free_space(rig: SpaceRig) -> None:
@@ -171,25 +171,25 @@ def test_no_writer_waits_when_all_changes_are_parked(
 
 
 def test_uploads_of_the_journal_free_space(rig: SpaceRig) -> None:
-    content = rig.new("journaled")
+    cached_file = rig.new("journaled")
     for offset in range(0, 3 * MIB + BLOCK, BLOCK):
-        put(content, offset, noise(BLOCK))
-    rig.cache.pin(content.file_name)
-    content.to_record()
+        put(cached_file, offset, noise(BLOCK))
+    rig.cache.pin(cached_file.file_name)
+    cached_file.to_record()
     relieved = rig.relief.wanted = threading.Event()
     second = rig.new("second")
     writing = threading.Thread(target=lambda: put_in_blocks(second, 0, noise(2 * MIB)))
     writing.start()
     assert relieved.wait(within(10))
     assert writing.is_alive()
-    content.begin_upload()
-    content.adopt(rig.store.put(ObjectName("box", "journaled"), noise(3 * MIB + BLOCK), PLAIN))
-    rig.cache.unpin(content.file_name)
+    cached_file.begin_upload()
+    cached_file.adopt(rig.store.put(ObjectName("box", "journaled"), noise(3 * MIB + BLOCK), PLAIN))
+    rig.cache.unpin(cached_file.file_name)
     writing.join(within(30))
     assert second.size == 2 * MIB
     # It may have written all between the two calls above, when nothing could be evicted yet.
     put(second, 2 * MIB, noise(BLOCK))
-    assert content.allocated() < 3 * MIB
+    assert cached_file.allocated() < 3 * MIB
 
 
 def test_a_writer_waits_for_the_space_of_a_deleted_file_which_is_not_uploaded(rig: SpaceRig) -> None:
@@ -215,14 +215,14 @@ def test_a_writer_waits_for_the_space_of_a_deleted_file_which_is_not_uploaded(ri
 def test_clean_bytes_of_a_file_in_the_journal_are_not_evicted(rig: SpaceRig) -> None:
     body = noise(8 * MIB)
     info = rig.store.put(ObjectName("box", "old"), body, PLAIN)
-    content = rig.cache.new(
+    cached_file = rig.cache.new(
         info.version.name, BaseVersion(info.version.name, info.version.etag, 8 * MIB, 8 * MIB)
     )
-    rig.open.append(content)
-    rig.cache.pin(content.file_name)
-    content.ensure(0, 8 * MIB)
+    rig.open.append(cached_file)
+    rig.cache.pin(cached_file.file_name)
+    cached_file.ensure(0, 8 * MIB)
     rig.cache.fit()
-    assert content.allocated() == 8 * MIB
-    rig.cache.unpin(content.file_name)
+    assert cached_file.allocated() == 8 * MIB
+    rig.cache.unpin(cached_file.file_name)
     rig.cache.fit()
-    assert content.allocated() <= 4 * MIB
+    assert cached_file.allocated() <= 4 * MIB

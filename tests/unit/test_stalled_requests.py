@@ -55,10 +55,10 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def stall(rig: CacheRig, threads: ThreadPoolExecutor, content: CachedFile) -> tuple[Stall, Future[None]]:
+def stall(rig: CacheRig, threads: ThreadPoolExecutor, cached_file: CachedFile) -> tuple[Stall, Future[None]]:
     """Begin a download that stalls."""
     held = Stall(rig.store, "get")
-    loading = threads.submit(content.ensure, 2 * BLOCK, 3 * BLOCK)
+    loading = threads.submit(cached_file.ensure, 2 * BLOCK, 3 * BLOCK)
     assert held.begun.wait(SECONDS)
     return held, loading
 
@@ -66,24 +66,24 @@ def stall(rig: CacheRig, threads: ThreadPoolExecutor, content: CachedFile) -> tu
 Leave = Callable[[CacheRig, CachedFile], None]
 
 
-def leave_changed(rig: CacheRig, content: CachedFile) -> None:
-    write(content, 0, noise(BLOCK, 1))
-    rig.cache.release(content)
+def leave_changed(rig: CacheRig, cached_file: CachedFile) -> None:
+    write(cached_file, 0, noise(BLOCK, 1))
+    rig.cache.release(cached_file)
 
 
-def leave_held_and_changed(rig: CacheRig, content: CachedFile) -> None:
-    write(content, 0, noise(BLOCK, 1))
-    rig.cache.pin(content.file_name)
-    rig.cache.release(content)
-    rig.cache.unpin(content.file_name)
+def leave_held_and_changed(rig: CacheRig, cached_file: CachedFile) -> None:
+    write(cached_file, 0, noise(BLOCK, 1))
+    rig.cache.pin(cached_file.file_name)
+    rig.cache.release(cached_file)
+    rig.cache.unpin(cached_file.file_name)
 
 
-def leave_as_it_was(rig: CacheRig, content: CachedFile) -> None:
-    rig.cache.release(content)
+def leave_as_it_was(rig: CacheRig, cached_file: CachedFile) -> None:
+    rig.cache.release(cached_file)
 
 
-def drop(rig: CacheRig, content: CachedFile) -> None:
-    rig.cache.drop(content)
+def drop(rig: CacheRig, cached_file: CachedFile) -> None:
+    rig.cache.drop(cached_file)
 
 
 @pytest.mark.matrix(4)
@@ -94,10 +94,10 @@ def test_the_cache_does_not_wait_for_a_download(
 ) -> None:
     base = rig.put("file", noise(4 * MIB))
     other = rig.put("other", noise(MIB, 2))
-    content = rig.open(base if version_is_known else replace(base, etag=""))
-    held, loading = stall(rig, threads, content)
-    rig.forget(content)
-    threads.submit(leave, rig, content).result(SECONDS)
+    cached_file = rig.open(base if version_is_known else replace(base, etag=""))
+    held, loading = stall(rig, threads, cached_file)
+    rig.forget(cached_file)
+    threads.submit(leave, rig, cached_file).result(SECONDS)
     for ask in (rig.open, rig.open):
         threads.submit(ask, other).result(SECONDS)
     threads.submit(rig.cache.fit).result(SECONDS)
@@ -147,8 +147,8 @@ def test_a_replaced_file_is_not_waited_for(rig: CacheRig, threads: ThreadPoolExe
     base = rig.put("file", noise(4 * MIB))
     first, second = rig.open(base), rig.open(base)
     held, loading = stall(rig, threads, first)
-    for content in (first, second):
-        threads.submit(rig.keep, content).result(SECONDS)
+    for cached_file in (first, second):
+        threads.submit(rig.keep, cached_file).result(SECONDS)
     threads.submit(rig.open, rig.put("new", b"new")).result(SECONDS)
     assert not loading.done()
     held.end()
@@ -160,10 +160,10 @@ def test_a_replaced_file_is_not_waited_for(rig: CacheRig, threads: ThreadPoolExe
 def test_a_closed_file_is_freed_when_its_download_has_ended(
     rig: CacheRig, threads: ThreadPoolExecutor
 ) -> None:
-    content = rig.open(rig.put("file", noise(4 * MIB)))
-    held, loading = stall(rig, threads, content)
-    rig.forget(content)
-    leave_changed(rig, content)
+    cached_file = rig.open(rig.put("file", noise(4 * MIB)))
+    held, loading = stall(rig, threads, cached_file)
+    rig.forget(cached_file)
+    leave_changed(rig, cached_file)
     assert len(rig.kept()) == 1
     held.end()
     loading.result(SECONDS)
@@ -175,7 +175,7 @@ def test_a_slow_upload_of_a_hole_delays_no_other(
 ) -> None:
     writer = build_writer(threads=4)
     writer.truncate(3 * MIB + 5)
-    uploads = writer.content.uploads
+    uploads = writer.cached_file.uploads
     held = Stall(writer.store, "put", "0000000000000-")
     writer.places.of("box")
     first = uploads.upload(0, MIB)
@@ -201,7 +201,7 @@ def test_a_hole_that_could_not_be_stored_is_stored_by_the_next(writer: Writer) -
         writer.run()
     writer.store.hook = None
     # Uploads that began before may fail only now, and the next attempt would take them for its own.
-    wait_until(lambda: not writer.content.uploads.is_busy)
+    wait_until(lambda: not writer.cached_file.uploads.is_busy)
     writer.run()
     assert writer.stored() == writer.model
 

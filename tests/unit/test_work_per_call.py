@@ -123,23 +123,23 @@ def files(folder: Path, segment_size: int = 16 * MIB) -> Iterator[Files]:
         found.maker.close()
 
 
-def change(content: CachedFile) -> None:
+def change(cached_file: CachedFile) -> None:
     """Make the calls of programs and of the mount, on a file with one missing block in the middle."""
-    middle = content.size // BLOCK // 2 * BLOCK
-    write(content, middle, bytes(BLOCK))
-    write(content, middle - 1, b"two blocks")
-    read(content, middle - BLOCK, 2 * BLOCK)
-    assert not content.is_complete()
-    content.truncate(content.size - 4 * BLOCK)
-    content.truncate(content.size + BLOCK)
-    content.unsaved()
-    content.changes()
-    content.begin_upload()
-    write(content, middle, b"once more")
-    content.unsaved()
-    sent_bytes(NAME, content, len)
-    content.upload_failed()
-    content.evict(MIB)
+    middle = cached_file.size // BLOCK // 2 * BLOCK
+    write(cached_file, middle, bytes(BLOCK))
+    write(cached_file, middle - 1, b"two blocks")
+    read(cached_file, middle - BLOCK, 2 * BLOCK)
+    assert not cached_file.is_complete()
+    cached_file.truncate(cached_file.size - 4 * BLOCK)
+    cached_file.truncate(cached_file.size + BLOCK)
+    cached_file.unsaved()
+    cached_file.changes()
+    cached_file.begin_upload()
+    write(cached_file, middle, b"once more")
+    cached_file.unsaved()
+    sent_bytes(NAME, cached_file, len)
+    cached_file.upload_failed()
+    cached_file.evict(MIB)
 
 
 @MAPS
@@ -150,9 +150,9 @@ def test_the_calls_of_a_huge_file_cost_the_same(make: Callable[[int], Blocks], t
             dirty = make(size)
             dirty.add(size // BLOCK // 2 - 1, size // BLOCK // 2)
             dirty.discard(size // BLOCK // 2, size // BLOCK // 2 + 1)
-            content = found.restored(size, dirty)
-            work.append(work_of(partial(change, content)))
-            content.close()
+            cached_file = found.restored(size, dirty)
+            work.append(work_of(partial(change, cached_file)))
+            cached_file.close()
     assert_alike(*work)
 
 
@@ -161,9 +161,9 @@ def test_the_record_of_a_huge_file_costs_the_same(make: Callable[[int], Blocks],
     work = []
     with files(tmp_path) as found:
         for size in SIZES:
-            content = found.restored(size, make(size))
-            work.append(work_of(content.to_record))
-            content.close()
+            cached_file = found.restored(size, make(size))
+            work.append(work_of(cached_file.to_record))
+            cached_file.close()
     assert_alike(*work)
 
 
@@ -187,27 +187,27 @@ def test_a_write_to_a_file_of_many_segments(tmp_path: Path, evicted: bool) -> No
     work = []
     for count in (12, 60):
         with files(tmp_path, BLOCK) as found:
-            content = found.maker.make(tmp_path, NAME, None, None)
+            cached_file = found.maker.make(tmp_path, NAME, None, None)
             size = (count + 1) * BLOCK
-            write(content, 0, bytes(range(256)) * (size // 256))
-            uploads = content.uploads
+            write(cached_file, 0, bytes(range(256)) * (size // 256))
+            uploads = cached_file.uploads
             wait_until(lambda: len(uploads.stored(protected=False)) >= count)  # noqa: B023
-            settle(content)
+            settle(cached_file)
             if evicted:
-                content.evict(count * BLOCK)
-                assert len(content.evicted()) >= count - 4
-            change_the_end(content)  # begins one upload; the others are not needed
-            work.append(work_of(partial(change_the_end, content)))
-            content.close()
+                cached_file.evict(count * BLOCK)
+                assert len(cached_file.evicted()) >= count - 4
+            change_the_end(cached_file)  # begins one upload; the others are not needed
+            work.append(work_of(partial(change_the_end, cached_file)))
+            cached_file.close()
     assert_equal(*work)
 
 
-def change_the_end(content: CachedFile) -> None:
+def change_the_end(cached_file: CachedFile) -> None:
     """Write what is in no segment yet, and read it."""
-    size = content.size
-    write(content, size, b"behind the end")
-    write(content, size + 3, b"a little more")
-    read(content, size - 3, 10)
+    size = cached_file.size
+    write(cached_file, size, b"behind the end")
+    write(cached_file, size + 3, b"a little more")
+    read(cached_file, size - 3, 10)
 
 
 @pytest.mark.usual
@@ -216,14 +216,14 @@ def test_a_read_of_an_object_of_many_segments(tmp_path: Path) -> None:
     for count in (60, 200):  # both far larger than what a read at the beginning has downloaded ahead
         with files(tmp_path) as found:
             base = large_object(found.store, count)
-            content = found.maker.make(tmp_path, NAME, base, None)
-            read(content, 0, 2 * BLOCK)  # the first check of the segments reads the list of all
-            settle(content)
-            read(content, (count - 2) * BLOCK, BLOCK)
-            settle(content)
-            work.append(work_of(partial(read, content, (count - 3) * BLOCK, BLOCK)))
-            settle(content)
-            content.close()
+            cached_file = found.maker.make(tmp_path, NAME, base, None)
+            read(cached_file, 0, 2 * BLOCK)  # the first check of the segments reads the list of all
+            settle(cached_file)
+            read(cached_file, (count - 2) * BLOCK, BLOCK)
+            settle(cached_file)
+            work.append(work_of(partial(read, cached_file, (count - 3) * BLOCK, BLOCK)))
+            settle(cached_file)
+            cached_file.close()
     assert_equal(*work)
 
 
