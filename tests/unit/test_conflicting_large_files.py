@@ -147,6 +147,11 @@ def test_a_large_file_of_another_client_with_parts_of_segments(
     assert segments(store) == named_segments(store, copy)
     assert len(segments(store)) == 2
     assert [row.key for row in store.list_page("elsewhere").rows] == ["part"]
+    store.requests.clear()
+    with harness(store, caches[0], OPTIONS):
+        pass
+    # All segments of the copy are named: the next mount does not look for others.
+    assert not [subject for _, subject in store.requests if subject.startswith("box_segments")]
 
 
 def failing(store: MemoryStore, method: str, nth: int, error: Callable[[], Exception]) -> None:

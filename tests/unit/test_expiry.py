@@ -242,6 +242,18 @@ def test_a_file_keeps_its_time_if_its_segments_cannot_be_kept_longer(
         assert filesystem.getxattr("/film", NAME)
 
 
+def test_a_file_gets_its_time_though_its_segments_do_not(
+    store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with harness(store, tmp_path, "segment_size=1M") as filesystem:
+        write(filesystem, "/film", noise(3 * MIB))
+        refuse(store, "post", AccessDenied, about="^box_segments/")
+        filesystem.setxattr("/film", NAME, b"+5d", 0)
+        store.hook = None
+        assert in_days(delete_at(store, "film")) == 5
+    assert "box/film: 3 segments stay when Swift deletes it at its X-Delete-At" in caplog.text
+
+
 def test_a_change_of_attributes_costs_no_request_for_segments(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, "segment_size=1M") as filesystem:
         write(filesystem, "/film", noise(3 * MIB))

@@ -35,6 +35,18 @@ def test_a_late_symbolic_link(store: LateStore, filesystem: FileSystem) -> None:
     assert body(store, "file") == b"new"
 
 
+def test_a_late_removal_of_a_symbolic_link_made_anew(store: LateStore, filesystem: FileSystem) -> None:
+    link(filesystem, "old")
+    store.lose("delete", "file")
+    remove(filesystem)
+    link(filesystem, "new")
+    store.land()
+    assert keys(store) == []
+    repair(filesystem)
+    assert filesystem.readlink("/file") == "new"
+    assert body(store, "file") == b"new"
+
+
 def test_a_late_removal_of_a_folder_made_anew(store: LateStore, filesystem: FileSystem) -> None:
     filesystem.mkdir("/folder", 0o755, ME)
     settle(filesystem)

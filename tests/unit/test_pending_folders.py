@@ -27,7 +27,7 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import NEW
 from support.refused_changes import flush
-from support.stored_objects import body, keys, refuse, segments
+from support.stored_objects import body, foreign, keys, refuse, segments
 from swiftfs.errors import QuotaExceeded, StoreError
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
@@ -278,6 +278,21 @@ def test_an_older_version_is_deleted_after_the_new_one_is_stored(
     for one, folder in ((store, cache), (twin, tmp_path / "image")):
         assert drained(one, folder) == {"new": b"", "new/file": b"newer", "new/fresh": b"fresh"}
         assert segments(one) == set()
+
+
+def test_what_a_pending_file_replaces_is_deleted_at_the_old_name(
+    store: MemoryStore, cache: Path, tmp_path: Path
+) -> None:
+    """The folder had no marker: all that it will have waits, and only its old file is in Swift."""
+    foreign(store, "old/file", b"theirs")
+    with harness(store, cache, OPTIONS) as filesystem:
+        assert names(filesystem, "/old") == ["file"]
+        write(filesystem, "/old/file", b"newer")
+        filesystem.chmod("/old", 0o700)
+        assert not sent(store, lambda: filesystem.rename("/old", "/new"))
+        twin = killed(store, cache, tmp_path / "image")
+    for one, folder in ((store, cache), (twin, tmp_path / "image")):
+        assert drained(one, folder) == {"new": b"", "new/file": b"newer"}
 
 
 def test_a_name_that_becomes_too_long_changes_nothing(filesystem: FileSystem, store: MemoryStore) -> None:

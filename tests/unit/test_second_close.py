@@ -390,3 +390,26 @@ def test_a_record_that_is_older_than_the_version_just_stored_is_not_used(
         journal.flush([file.name])
         assert read(filesystem, "/file") == body(store, "file")
     assert body(store, "file")[:20] == noise(300_000)[:10] + b"changed" + noise(300_000)[17:20]
+
+
+def test_a_file_whose_older_state_was_stored_is_deleted_by_the_next_mount(
+    store: MemoryStore, cache: Path
+) -> None:
+    """The mount ended in order, so its record of the newer state is believed: it replaces what was stored."""
+    with harness(store, cache, f"{NEVER},drain=0", close_error=LEFT) as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
+        put(filesystem, handle, 0, b"old")
+        gate = Gate(store, None)
+        syncing = threading.Thread(target=filesystem.fsync, args=(handle, False))
+        syncing.start()
+        assert gate.reached.wait(within(20))
+        put(filesystem, handle, 0, b"new")
+        filesystem.flush(handle)
+        filesystem.release(handle)
+        gate.open.set()
+        syncing.join()
+        assert body(store, "file") == b"old"
+    with harness(store, cache, NEVER) as filesystem:
+        assert read(filesystem, "/file") == b"new"
+        filesystem.unlink("/file")
+    assert keys(store) == []

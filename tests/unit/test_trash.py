@@ -1,6 +1,7 @@
 """The trash: what is deleted, replaced by a rename or truncated to nothing is copied there first."""
 
 import os
+import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from support.deadlines import within
+from support.edited_file import Gate
 from support.harness import ANY_END, ME, change, copy_live, harness, listed, names, put, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys, named_segments, refuse, segments
@@ -283,6 +286,27 @@ def test_a_second_attempt_does_not_copy_what_the_first_has_stored(store: MemoryS
         assert lost
     assert body(store, only(store)) == b"old"
     assert body(store, "a") == b"new"
+
+
+def test_what_is_closed_during_an_upload_does_not_replace_the_copy_of_the_old_version(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    with harness(store, tmp_path, f"{TRASH},settle=1000") as filesystem:
+        write(filesystem, "/a", b"old")
+        sync_all(filesystem)
+        gate = Gate(store, None)
+        handle = filesystem.open("/a", os.O_WRONLY | os.O_TRUNC)
+        put(filesystem, handle, 0, b"new")
+        syncing = threading.Thread(target=filesystem.fsync, args=(handle, False))
+        syncing.start()
+        assert gate.reached.wait(within(20))
+        put(filesystem, handle, 0, b"newest")
+        filesystem.flush(handle)
+        filesystem.release(handle)
+        gate.open.set()
+        syncing.join()
+    assert body(store, "a") == b"newest"
+    assert body(store, only(store)) == b"old"
 
 
 def test_a_version_that_an_attempt_has_stored_is_not_copied(store: MemoryStore, tmp_path: Path) -> None:
