@@ -294,7 +294,7 @@ def test_a_segment_that_begins_before_the_end_of_a_task_is_committed_keeps_its_r
 
 def test_the_record_names_every_segment_that_a_kill_may_leave(writer: Writer) -> None:
     """Else the next process does not look for one that is stored late."""
-    record = writer.content.uploads.record
+    record = writer.cached_file.uploads.record
     record._on_first_put, record._on_put = writer.log.begin_upload, writer.log.write_upload
     names = {record.begin_segment(what).key for what in ("first", "second")}
     assert [one.sent for one in writer.log.uploads()] == [names]
