@@ -6,7 +6,8 @@ import select
 import shutil
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from swiftclient import Connection
 
 from support.jobs import wait_until
 from support.mounts import Mount
-from support.noise import noise, repeated_noise
+from support.noise import noise
+from support.read_patterns import body, parts
 from support.small_disk import small_disk
 from swiftfs.config.cache_dir import VERSIONS
 from swiftfs.demo.server import SwiftServer
@@ -132,22 +134,23 @@ def test_the_cache_can_be_wiped_under_a_mount(mounted: Mount, connection: Connec
 def test_the_cache_stays_within_its_size(mounted: Mount) -> None:
     for number in range(3):
         (mounted.path / f"file{number}").write_bytes(noise(20 * MIB, number))
-    large = repeated_noise(100 * MIB)
-    (mounted.path / "large").write_bytes(large)
+    with (mounted.path / "large").open("wb") as file:
+        file.writelines(parts())
     content = mounted.cache / "content"
     with (mounted.path / "large").open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        assert all(file.read(MIB) == large[at : at + MIB] for at in range(0, len(large), MIB))
+        assert all(file.read(MIB) == part for part in parts())
         assert disk(content) <= 90 * MIB
     for number in range(3):
         assert (mounted.path / f"file{number}").read_bytes() == noise(20 * MIB, number)
         assert disk(content) <= 90 * MIB
 
 
-def write_all(descriptor: int, body: bytes) -> None:
-    written = 0
-    while written < len(body):
-        written += os.write(descriptor, body[written : written + 100_000])
+def write_all(descriptor: int, pieces: Iterable[bytes]) -> None:
+    for piece in pieces:
+        written = 0
+        while written < len(piece):
+            written += os.write(descriptor, piece[written : written + 100_000])
 
 
 FULL = "ENOSPC: the disk of the cache folder is full, or cache_size is full of what is not in Swift yet"
@@ -170,14 +173,15 @@ def test_write_reports_a_full_disk(
     with mount:
         assert (mount.path / "old").read_bytes() == noise(20 * MIB)
         descriptor = os.open(mount.path / "file", os.O_RDWR | os.O_CREAT)
-        body = noise(100 * MIB, 1)
         with pytest.raises(OSError, match="No space left"):
-            write_all(descriptor, body)
+            write_all(descriptor, parts())
         written = os.fstat(descriptor).st_size
         assert written > 40 * MIB, "what is clean went first"
         assert FULL in mount.log.read_text()
         os.close(descriptor)
-        assert (mount.path / "file").read_bytes() == body[:written]
+        with (mount.path / "file").open("rb") as file:
+            for at in range(0, written, MIB):
+                assert file.read(MIB) == body(at, min(at + MIB, written))
         (mount.path / "file").unlink()
         assert (mount.path / "old").read_bytes() == noise(20 * MIB)
         (mount.path / "small").write_bytes(b"there is room again")
@@ -195,7 +199,7 @@ def test_write_reports_a_disk_that_other_programs_fill(
         os.write(descriptor, noise(MIB))
         filler = os.open(tiny / "filler", os.O_WRONLY | os.O_CREAT)
         with pytest.raises(OSError, match="No space left"):
-            write_all(filler, bytes(100 * MIB))
+            write_all(filler, repeat(bytes(MIB), 100))
         with pytest.raises(OSError, match="No space left"):
             os.write(descriptor, noise(MIB, 2))
         os.close(filler)

@@ -15,7 +15,7 @@ import pytest
 
 LIMIT = 300
 """MiB of resident memory that a process should take at most."""
-GROWTH = 48
+GROWTH = 32
 """MiB by which resident memory grows before unused memory is freed after a test."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Parameters of mallopt(3)."""
@@ -87,13 +87,13 @@ def _share_heaps() -> None:
     """Let threads share two heaps: by default glibc has many, and what one has freed no other can use.
 
     The bodies of large files lie outside the heaps, so that their memory is returned when they are freed. Of
-    the heaps 32 MiB that are free are kept: else the pages of most bodies would come and go with each test,
+    the heaps 16 MiB that are free are kept: else the pages of most bodies would come and go with each test,
     which took a tenth of the time.
     """
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**22)
-        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**25)
+        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**24)
 
 
 def _resident() -> int:

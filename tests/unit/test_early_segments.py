@@ -17,16 +17,16 @@ pytest_plugins = ["support.writer_fixtures"]
 
 @pytest.mark.usual
 def test_holes_of_one_length_are_one_segment(writer: Writer) -> None:
-    writer.truncate(20 * MIB)
-    writer.write(7 * MIB + 100, b"data")
+    writer.truncate(10 * MIB)
+    writer.write(3 * MIB + 100, b"data")
     writer.run()
     assert writer.stored() == writer.model
     assert len(writer.segments()) == 2
-    assert len(writer.store.manifest(NAME).segments) == 20
-    writer.write(0, noise(6 * MIB))
+    assert len(writer.store.manifest(NAME).segments) == 10
+    writer.write(0, noise(2 * MIB))
     writer.run()
     assert writer.stored() == writer.model
-    writer.write(6 * MIB, noise(14 * MIB))
+    writer.write(2 * MIB, noise(8 * MIB))
     writer.run()
     assert writer.stored() == writer.model
     assert writer.segments() == writer.named()

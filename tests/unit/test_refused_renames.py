@@ -100,7 +100,7 @@ def test_the_other_segments_of_a_refused_file_that_is_open_are_not_sent(
 
     with harness(store, tmp_path, f"{OPTIONS},uploads=2") as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
-        put(filesystem, handle, 1, noise(20_000_000))  # in no order in which segments are stored at once
+        put(filesystem, handle, 1, noise(10_000_000))  # in no order in which segments are stored at once
         put(filesystem, handle, 0, b"x")
         store.hook = hook
         with pytest.raises(QuotaExceeded):
@@ -111,7 +111,7 @@ def test_the_other_segments_of_a_refused_file_that_is_open_are_not_sent(
         assert sum(method == "put" for method, _ in store.requests) <= 3
         store.hook = None
         filesystem.release(handle)
-    assert body(store, "file") == b"x" + noise(20_000_000)
+    assert body(store, "file") == b"x" + noise(10_000_000)
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])

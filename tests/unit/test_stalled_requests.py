@@ -115,7 +115,7 @@ def test_programs_do_not_wait_for_the_last_close_of_a_changed_file(
 ) -> None:
     """The file was unlinked, and its read-ahead stalls."""
     store = MemoryStore("box")
-    foreign(store, "file", noise(64 * MIB))
+    foreign(store, "file", noise(32 * MIB))
     foreign(store, "other", b"other")
     with harness(store, tmp_path, "settle=1000") as filesystem:
         handle = filesystem.open("/file", os.O_RDWR)
@@ -123,7 +123,7 @@ def test_programs_do_not_wait_for_the_last_close_of_a_changed_file(
         filesystem.unlink("/file")
         get(filesystem, handle, 0, 4 * BLOCK)
         held = Stall(store, "get", "box/file")
-        offsets = iter(range(4 * BLOCK, 64 * MIB, BLOCK))
+        offsets = iter(range(4 * BLOCK, 32 * MIB, BLOCK))
         while not held.begun.wait(0.02):
             get(filesystem, handle, next(offsets), BLOCK)
         try:
