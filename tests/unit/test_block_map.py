@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, BlockMap, RemoteBlocks, StoredSegment
 from swiftfs.filecache.block_set import Blocks
@@ -69,6 +70,13 @@ def test_a_stored_version_is_the_origin_and_later_changes_stay(blocks: BlockMap)
     assert missing(blocks) == [(1, 8)]
     assert not blocks.is_verified(BLOCK, 2 * BLOCK)
     assert blocks.is_verified(SIZE, SIZE + BLOCK)
+
+
+def test_a_map_is_of_a_version_or_of_none(blocks: BlockMap) -> None:
+    assert blocks.is_from(BASE)
+    assert not blocks.is_from(replace(BASE, etag="2" * 32))
+    assert blocks.is_from(None)
+    assert BlockMap(None).is_from(BASE)
 
 
 def test_zeros_that_nobody_wrote_are_here_and_verified_after_an_upload() -> None:

@@ -23,6 +23,9 @@ from swiftfs.maintenance.export import PARTIAL, Export, find_cache
 from swiftfs.objects import ObjectName, Segment
 from swiftfs.store.object_meta import ObjectMeta
 
+PAGE = 4096
+"""Bytes in a page of SQLite."""
+
 
 @pytest.fixture
 def cache(tmp_path: Path) -> CacheFolder:
@@ -84,6 +87,18 @@ def test_missing_and_cut_local_files_are_reported(cache: CacheFolder) -> None:
     ]
     assert (cache.target / f"cut{PARTIAL}").read_bytes() == b"cut" + bytes(7)
     assert not (cache.target / "gone").exists()
+
+
+def test_rows_on_both_sides_of_a_damaged_page_are_read(cache: CacheFolder) -> None:
+    for number in range(100):
+        cache.add_file(f"/f{number:03}", b"data", f"open-{number}")
+    cache.close()
+    data = cache.journal.read_bytes()
+    page = data.index(b"/f050") // PAGE
+    cache.journal.write_bytes(data[: page * PAGE] + bytes(PAGE) + data[(page + 1) * PAGE :])
+    sure = [one.path for one in salvage(cache.journal).found if not one.doubt]
+    assert (sure[0], sure[-1]) == ("/f000", "/f099")
+    assert "/f050" not in sure
 
 
 def test_a_file_is_found_in_the_bytes_of_a_journal_that_is_no_database_any_more(cache: CacheFolder) -> None:

@@ -16,7 +16,7 @@ from support.interrupted_moves import leave, row_of
 from support.lagging_store import LaggingStore
 from support.old_databases import rewrite
 from support.stored_objects import body, foreign, keys
-from swiftfs.errors import Ghost
+from swiftfs.errors import Ghost, NotFound
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Move, MovedObject, MoveFolder
 from swiftfs.journal.recent_changes import RecentChanges
@@ -314,3 +314,20 @@ def test_an_interrupted_rename_spares_what_no_listing_shows_if_another_client_ha
     with harness(store, cache, OPTIONS):
         pass
     assert (body(store, "d/own"), body(store, "e/own")) == (b"own", b"theirs")
+
+
+def test_an_interrupted_rename_deletes_what_no_listing_shows_if_it_was_copied(
+    store: LaggingStore, cache: Path
+) -> None:
+    source, target = ObjectName("box", "d/own"), ObjectName("box", "e/own")
+    with harness(store, cache, OPTIONS) as filesystem:
+        store.stop()
+        write(filesystem, "/d/own", b"own")
+        own = MovedObject("d/own", store.head(source).version.etag)
+    leave(cache, MoveFolder("box", "d/", "box", "e/", recent=(own,), objects=(own,)))
+    store.copy(CopyRequest(source, target))
+    with harness(store, cache, OPTIONS):
+        pass
+    assert body(store, "e/own") == b"own"
+    with pytest.raises(NotFound):
+        store.head(source)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -375,3 +376,18 @@ def test_a_deletion_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(database, "_sync_data", synced.append)
         filesystem.unlink("/big")
         assert (segments(store), synced) == (set(), [])
+
+
+def test_the_claims_of_a_manifest_are_on_the_disk_before_it_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else, after a power cut, segments that a moved file goes on using would count as another object's."""
+    on_disk: list[list[tuple[Any, ...]]] = []
+    prefix = "old/swiftfs-0123456789abcdef0123456789abcdef/"
+    segment = Segment(ObjectName("box_segments", f"{prefix}1-a"), "0" * 32, 10)
+    with closing(JournalDB(tmp_path, "me")) as log:
+        monkeypatch.setattr(database, "_sync_data", lambda _path: on_disk.append(log.rows("claims")))
+        SegmentOwnership(log).record_manifest(
+            ObjectName("box", "new"), "", Manifest((segment,)), ObjectName("box_segments", prefix)
+        )
+        assert on_disk[-1] == log.rows("claims") != []

@@ -16,7 +16,7 @@ from support.memory_store import MemoryStore
 from support.no_backlog import NoBacklog
 from support.noise import noise
 from support.refused_changes import flush
-from support.stored_objects import NEVER, refuse
+from support.stored_objects import NEVER, keys, refuse
 from support.upload_rig import MIB
 from swiftfs.errors import QuotaExceeded, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
@@ -226,3 +226,14 @@ def test_clean_bytes_of_a_file_in_the_journal_are_not_evicted(rig: SpaceRig) -> 
     rig.cache.unpin(cached_file.file_name)
     rig.cache.fit()
     assert cached_file.allocated() <= 4 * MIB
+
+
+@pytest.mark.usual
+def test_files_that_wait_for_an_hour_are_stored_at_once_when_a_writer_needs_their_space(
+    tmp_path: Path,
+) -> None:
+    store, data = MemoryStore("box"), noise(8 * MIB)
+    with harness(store, tmp_path, "settle=3600,cache_size=64M") as filesystem:
+        for number in range(12):
+            write(filesystem, f"/{number}", data)
+        assert "0" in keys(store)

@@ -4,10 +4,10 @@ import pytest
 
 from swiftfs.attributes import Stored
 from swiftfs.filecache.uses import Uses
-from swiftfs.journal.operations import Delete, Operation, PutMarker, PutSpecial
-from swiftfs.journal.task_queue import TaskQueue
+from swiftfs.journal.operations import Delete, FolderPaths, MoveObject, Operation, PutMarker, PutSpecial
+from swiftfs.journal.task_queue import MOST_MOVING, TaskQueue
 from swiftfs.journal.tasks import Blocked, Task, Waiting, nobody_waits
-from swiftfs.objects import ObjectName
+from swiftfs.objects import ObjectName, Row
 from swiftfs.store.moved_view import MovedNames
 from swiftfs.store.object_meta import ObjectMeta
 
@@ -76,3 +76,15 @@ def test_a_task_is_due_once_at_the_time_that_was_set_last(queue: TaskQueue) -> N
     assert queue.next_due() is None
     queue.run_now(task)
     assert queue.next_due() == 0.0
+
+
+def test_one_batch_of_moves_runs_at_once_and_more_only_for_a_call_that_waits(queue: TaskQueue) -> None:
+    row = Row("d/file", 4, "etag", "text/plain", "2026-01-01T00:00:00.000000")
+    move = add(queue, MoveObject(FILE, ObjectName("box", "e/file"), row, FolderPaths("/d", "/e", 1)))
+    assert queue.next_due() == 0.0
+    queue.moving = 1
+    assert queue.next_due() is None
+    move.awaited_hand_in = 1
+    assert queue.next_due() == 0.0
+    queue.moving = MOST_MOVING
+    assert queue.next_due() is None
