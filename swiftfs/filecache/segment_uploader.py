@@ -189,9 +189,7 @@ class SegmentUploader:
     @property
     def is_busy(self) -> bool:
         """Whether any upload has not ended, even a superseded one."""
-        if not self._under_way:  # mostly; each close asks it twice
-            return False
-        with self._lock:
+        with self._lock:  # mostly there are none, and each close asks it twice
             return bool(self._under_way) and any(not upload.stored.done() for upload in self._under_way)
 
     def under_way(self) -> list[SegmentPut]:
