@@ -79,7 +79,7 @@ class SegmentUploader:
         self._container = name.container
         self._pool = shared.pool
         self._descriptor = descriptor
-        self.layout = self._layout = shared.layout
+        self.layout = shared.layout
         self._on_stored = on_stored
         self.record = UploadRecord(shared, lock, name, prefix, file)
         self._storer = SegmentStorer(shared, name.container, self.record)
@@ -92,8 +92,7 @@ class SegmentUploader:
         self._recorded: deque[set[ObjectName]] = deque([set()], RECORDS_KEPT)
         self._held: list[ObjectName] = []
         self._running: _Running | None = None
-        self._contiguous = 0
-        self._next = 0
+        self._contiguous = self._next = 0
         self._settle_seconds = settle_seconds
         self._resting: deque[tuple[float, int, int]] = deque()
         self._is_rewritten = False
@@ -143,7 +142,7 @@ class SegmentUploader:
         if offset <= self._contiguous < offset + length:
             self._contiguous = offset + length
         now = monotonic()
-        while (bounds := self._layout.bounds(self._next))[1] < self._contiguous:
+        while (bounds := self.layout.bounds(self._next))[1] < self._contiguous:
             self._resting.append((now, *bounds))
             self._next += 1
         while self._resting and self._resting[0][0] + self._settle_seconds <= now:
@@ -155,7 +154,7 @@ class SegmentUploader:
         self.changed(min(size, before), abs(before - size))
         if size < self._contiguous:
             self._contiguous = size
-            self._next = min(self._next, self._layout.index(size))
+            self._next = min(self._next, self.layout.index(size))
             self._resting = deque(one for one in self._resting if one[2] <= size)
 
     def finished(self, size: int) -> None:
@@ -163,12 +162,12 @@ class SegmentUploader:
 
         Its write delay puts off only the manifest: few files are rewritten after their close.
         """
-        is_large = self._layout.index(size - 1) > 0 if size else False
+        is_large = self.layout.index(size - 1) > 0 if size else False
         if not is_large or self._contiguous < size or self._is_rewritten:
             return
         self._resting.clear()
-        for index in range(self._layout.index(size - 1) + 1):
-            start, end = self._layout.bounds(index)
+        for index in range(self.layout.index(size - 1) + 1):
+            start, end = self.layout.bounds(index)
             self._get(start, min(end, size), in_advance=True)
 
     def begin_full(self, size: int, is_full: Callable[[int, int], bool]) -> None:
@@ -181,7 +180,7 @@ class SegmentUploader:
                 if monotonic() < self._refused_until:
                     return
                 self._refused_until = monotonic() + REFUSED_SECONDS
-            for start, end in self._layout.segments(size):
+            for start, end in self.layout.segments(size):
                 known = self._uploads.get(start)
                 if (known is None or not known.is_good(end)) and is_full(start, end):
                     self._get(start, end, in_advance=True)
@@ -217,7 +216,7 @@ class SegmentUploader:
                 if one.start not in beside
                 and one.stored.done()
                 and one.is_good(one.end)
-                and self._layout.is_segment(one.start, one.end)
+                and self.layout.is_segment(one.start, one.end)
             ]
             return [one for one in found if not protected or one.segment.name in self._protected]
 
@@ -257,8 +256,8 @@ class SegmentUploader:
         """
         uploads = []
         with self._lock:
-            for index in range(self._layout.index(size - 1) + 1):
-                start, end = self._layout.bounds(index)
+            for index in range(self.layout.index(size - 1) + 1):
+                start, end = self.layout.bounds(index)
                 uploads.append(upload := self._get(start, min(end, size)))
                 if upload.stored.done():
                     # Its bytes are those of this moment, and so will be those of all others.
@@ -331,9 +330,7 @@ class SegmentUploader:
             if upload.start <= self._contiguous:
                 self._contiguous = max(self._contiguous, upload.end)
         return [
-            StoredSegment(
-                one.start, one.stored.result(), tail=not self._layout.is_segment(one.start, one.end)
-            )
+            StoredSegment(one.start, one.stored.result(), tail=not self.layout.is_segment(one.start, one.end))
             for one in usable
         ]
 

@@ -129,7 +129,8 @@ class AttributeOps:
         if folder is None:
             return [None] * len(names)
         paths = [join(folder, name) for name in names]
-        unlike = self._open_files.concerned(paths)
+        # Before the entries: that of a file that is closed meanwhile may be older than its last write.
+        unlike = list(filter(self._open_files.is_concerned, paths))
         entries = self._namespace.known_in(folder, names)
         return [
             self._of_entry(path, entry)

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from swiftfs.concurrency import Rank, monotonic, new_condition, thread_key
@@ -246,19 +246,8 @@ class OpenFiles:
         there, file = meant
         return file.path if file is not None and file.users else there
 
-    def concerned(self, paths: Iterable[str]) -> list[str]:
-        """Return the paths at which a file is open, or which may stand for another one than that listed."""
-        replaced = self.replaced
-        return [
-            path
-            for path in paths
-            if path in self._by_path
-            or path in self._aliases
-            or (replaced.has_names and replaced.concerns(path))
-        ]
-
     def is_concerned(self, path: str) -> bool:
-        """Return whether `concerned` returns this path."""
+        """Return whether a file is open at a path, or the path may stand for another one than that listed."""
         replaced = self.replaced
         is_open = path in self._by_path or path in self._aliases
         return is_open or (replaced.has_names and replaced.concerns(path))

@@ -2,13 +2,12 @@
 
 import logging
 import math
-import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import keystoneauth1.exceptions as keystone_errors
 import requests
@@ -31,6 +30,8 @@ from swiftfs.store.login import (
     PasswordLogin,
     V1Login,
     as_sent,
+    checked_auth_url,
+    checked_storage_url,
     clock_difference,
     guard_logins,
     likely_cause,
@@ -42,9 +43,6 @@ from swiftfs.store.retry import remaining
 log = logging.getLogger(__name__)
 
 PASSWORD, TOKEN = "v3password", "v3token"
-
-_STORAGE_PATH = re.compile(r"/v1(\.0)?/[A-Za-z0-9]+_[^/]+/?$")
-"""How storage URLs end: with a version and the account, such as `/v1/AUTH_photos`."""
 
 TOKEN_SECONDS = 1.0
 """How long a token is used before keystoneauth is asked whether it is still valid. That takes as much CPU
@@ -72,7 +70,7 @@ class Account:
         self._renewals: dict[str, Future[str]] = {}
         self._clock = ""
         self._known_token = "", -math.inf
-        self._endpoint = _checked_storage_url(storage.url) if storage.url else ""
+        self._endpoint = checked_storage_url(storage.url) if storage.url else ""
 
     def __repr__(self) -> str:
         return f"Account({self.label})"
@@ -271,7 +269,7 @@ def _label(url: str, who: str, storage: StorageChoice, storage_url: str) -> str:
 
 
 def _from_token(url: str, environment: Mapping[str, str]) -> Account:
-    url = _checked_storage_url(url)
+    url = checked_storage_url(url)
     plugin = Token(url, _checked_token(environment[TOKEN_VARIABLE]))
     return Account(_session(plugin, environment, [url], keystone=False), f"{url} (token)", StorageChoice(url))
 
@@ -279,7 +277,7 @@ def _from_token(url: str, environment: Mapping[str, str]) -> Account:
 def _from_v1(environment: Mapping[str, str], storage: StorageChoice) -> Account:
     _require(environment, "ST_AUTH", "ST_USER", "ST_KEY")
     url, user = environment["ST_AUTH"], environment["ST_USER"]
-    plugin = V1Login(_checked_url(url), user, environment["ST_KEY"])
+    plugin = V1Login(checked_auth_url(url), user, environment["ST_KEY"])
     storage_url = storage.completed(environment).url
     label = _label(url, f"user {user}", ANY, storage_url)
     # The answer to a v1 login has one storage URL, without a region.
@@ -298,7 +296,7 @@ def _from_keystone(environment: Mapping[str, str], storage: StorageChoice) -> Ac
     missing += [] if project else ["OS_PROJECT_ID or OS_PROJECT_NAME"]
     if missing:
         raise ConfigurationError(f"OS_AUTH_URL is set, but not {', '.join(missing)}")
-    url = _versioned(_checked_url(environment["OS_AUTH_URL"]))
+    url = _versioned(checked_auth_url(environment["OS_AUTH_URL"]))
     # Only a name needs its domain; an id is unique (Keystone API v3).
     by_name = bool(environment.get("OS_PROJECT_NAME")) and not environment.get("OS_PROJECT_ID")
     # One of the two, the one in the label: of both, keystoneauth would take the id.
@@ -358,7 +356,7 @@ def _from_loading(kind: str, environment: Mapping[str, str], storage: StorageCho
         raise ConfigurationError(f"to log in by {kind}, set OS_TOKEN too")
     url = given.get("auth_url")
     if url:
-        given["auth_url"] = url = _versioned(_checked_url(url))
+        given["auth_url"] = url = _versioned(checked_auth_url(url))
     try:
         plugin = loader.load_from_options(**given)
     except keystone_errors.MissingRequiredOptions as error:
@@ -380,7 +378,7 @@ def _from_clouds_yaml(
     session = open_session(region, cloud)
     options = region.get_auth_args()
     if options.get("auth_url"):
-        _checked_url(str(options["auth_url"]))
+        checked_auth_url(str(options["auth_url"]))
     guard_logins(session, _urls_in(options), keystone=True)
     interface = region.get_interface("object-store")
     user = options.get("username") or options.get("user_id") or options.get("application_credential_id", "")
@@ -447,43 +445,6 @@ def _require(environment: Mapping[str, str], *names: str) -> None:
     missing = [name for name in names if not environment.get(name)]
     if missing:
         raise ConfigurationError(f"incomplete credentials: set {', '.join(missing)}")
-
-
-def _checked_url(url: str) -> str:
-    parts = _parts_of("auth URL", url)
-    if _STORAGE_PATH.search(parts.path):
-        raise ConfigurationError(
-            f"{url} is a storage URL, which the login answers with: set the auth URL, such as "
-            f"{parts.scheme}://{parts.netloc}/auth/v1.0"
-        )
-    return url
-
-
-def _checked_storage_url(url: str) -> str:
-    """Return the URL without slashes at its end; raise `ConfigurationError` for one that cannot be used."""
-    parts = _parts_of("storage URL", url)
-    if parts.query or parts.fragment or not parts.path.strip("/"):
-        raise ConfigurationError(
-            f"the storage URL {url!r} does not end with an account: it is like "
-            f"{parts.scheme}://{parts.netloc}/v1/AUTH_photos"
-        )
-    return url.rstrip("/")
-
-
-def _parts_of(what: str, url: str) -> SplitResult:
-    """Return the parts of a URL that somebody has typed; raise `ConfigurationError`, with `what` it is."""
-    # First of all: URLs are logged, and so are those that no parser understands.
-    if "@" in url:
-        raise ConfigurationError(f"the {what} must not contain a user or a password")
-    if not url.lower().startswith(("http://", "https://")):
-        raise ConfigurationError(f"the {what} {url!r} is not an http or https URL")
-    # As a rule a comment behind it. requests would quote it, and the server not know the path.
-    if " " in url:
-        raise ConfigurationError(f"the {what} {url!r} is no valid URL: there is a blank in it")
-    try:
-        return urlsplit(as_sent(url))
-    except BadUrl as error:
-        raise ConfigurationError(f"the {what} {error}") from None
 
 
 def _checked_token(token: str) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import keystoneauth1.exceptions as keystone_errors
 import requests
@@ -28,7 +28,7 @@ from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 
 from swiftfs.concurrency import Future, Rank, monotonic, new_future, new_lock, unix_time, wait_all
-from swiftfs.errors import TimedOut, in_words, printable
+from swiftfs.errors import ConfigurationError, TimedOut, in_words, printable
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import LimitedAdapter, Limits, limited
 
@@ -73,6 +73,48 @@ def server_of(url: str) -> str:
     """Return the part of a URL that names its server, without a user or password, for a message."""
     parts = urlsplit(as_sent(url))
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+_STORAGE_PATH = re.compile(r"/v1(\.0)?/[A-Za-z0-9]+_[^/]+/?$")
+"""How storage URLs end: with a version and the account, such as `/v1/AUTH_photos`."""
+
+
+def checked_auth_url(url: str) -> str:
+    """Return the URL; raise `ConfigurationError` for one to which no login can be sent."""
+    parts = _parts_of("auth URL", url)
+    if _STORAGE_PATH.search(parts.path):
+        raise ConfigurationError(
+            f"{url} is a storage URL, which the login answers with: set the auth URL, such as "
+            f"{parts.scheme}://{parts.netloc}/auth/v1.0"
+        )
+    return url
+
+
+def checked_storage_url(url: str) -> str:
+    """Return the URL without slashes at its end; raise `ConfigurationError` for one that cannot be used."""
+    parts = _parts_of("storage URL", url)
+    if parts.query or parts.fragment or not parts.path.strip("/"):
+        raise ConfigurationError(
+            f"the storage URL {url!r} does not end with an account: it is like "
+            f"{parts.scheme}://{parts.netloc}/v1/AUTH_photos"
+        )
+    return url.rstrip("/")
+
+
+def _parts_of(what: str, url: str) -> SplitResult:
+    """Return the parts of a URL that somebody has typed; raise `ConfigurationError`, with `what` it is."""
+    # First of all: URLs are logged, and so are those that no parser understands.
+    if "@" in url:
+        raise ConfigurationError(f"the {what} must not contain a user or a password")
+    if not url.lower().startswith(("http://", "https://")):
+        raise ConfigurationError(f"the {what} {url!r} is not an http or https URL")
+    # As a rule a comment behind it. requests would quote it, and the server not know the path.
+    if " " in url:
+        raise ConfigurationError(f"the {what} {url!r} is no valid URL: there is a blank in it")
+    try:
+        return urlsplit(as_sent(url))
+    except BadUrl as error:
+        raise ConfigurationError(f"the {what} {error}") from None
 
 
 LOGIN_SECONDS = 5.0

@@ -139,7 +139,7 @@ CHANGES = [
 
 def store_it(rig: CacheRig, cached_file: CachedFile) -> None:
     """Upload the file as the journal does."""
-    cached_file.uploads._layout = SegmentLayout(SEGMENT)
+    cached_file.uploads.layout = SegmentLayout(SEGMENT)
     large = rig.store.head(NAME).is_slo
     operation = PutFile(NAME, cached_file.to_record(), ObjectMeta("text/plain", Stored()), large)
     with closing(JournalDB(rig.folder, "box")) as log:

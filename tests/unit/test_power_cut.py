@@ -332,18 +332,6 @@ def test_what_an_fsync_has_stored_is_not_overwritten_by_an_older_state(disk: Dis
     assert body(store, "file") == stored
 
 
-def test_the_older_local_file_is_freed_when_the_newer_one_is_stored(disk: Disk) -> None:
-    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
-        write(filesystem, "/file", OLD)
-        disk.sync(filesystem)
-        write(filesystem, "/file", NEW)
-        assert len(list((disk.cache / "content").iterdir())) == 2
-        handle = filesystem.open("/file", os.O_RDWR)
-        filesystem.fsync(handle, False)
-        filesystem.release(handle)
-        assert len(list((disk.cache / "content").iterdir())) == 1
-
-
 def test_what_an_fsync_has_stored_is_not_stored_again_over_another_client_s_version(disk: Disk) -> None:
     store = MemoryStore("box")
     with harness(store, disk.cache, NEVER) as filesystem:

@@ -294,3 +294,15 @@ def test_a_deletion_that_was_executed_just_before_leaves_no_change_without_its_b
     with harness(store, image, SEGMENTED) as filesystem:
         assert names(filesystem, "/") == []
     assert keys(store) == []
+
+
+def test_the_older_local_file_is_freed_when_the_newer_one_is_stored(disk: Disk) -> None:
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", OLD)
+        disk.sync(filesystem)
+        write(filesystem, "/file", NEW)
+        assert len(list((disk.cache / "content").iterdir())) == 2
+        handle = filesystem.open("/file", os.O_RDWR)
+        filesystem.fsync(handle, False)
+        filesystem.release(handle)
+        assert len(list((disk.cache / "content").iterdir())) == 1
