@@ -25,6 +25,7 @@ from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.late_versions import LateVersions, requests_of
 from swiftfs.journal.moves import CopyKeeper, Restored
 from swiftfs.journal.operations import (
+    Delete,
     Operation,
     PutSpecial,
     Unreadable,
@@ -370,7 +371,7 @@ class LateRequests(CopyKeeper):
             with self._restoring(found, info, headers_only=headers_only) as (operation, _):
                 if operation is None:
                     return True
-                show = partial(self._done, path, operation)
+                show = partial(self._done, path, operation, info)
                 # Under the journal's lock: a change of the name that was handed in since is newer than this
                 # repair.
                 if not self._repairs.submit(path, operation, show, lambda: self._is_current(found)):
@@ -458,11 +459,17 @@ class LateRequests(CopyKeeper):
         now = self._ambiguous.get(found.name)
         return now is not None and now.last is found.last
 
-    def _done(self, path: str, operation: Operation) -> Done:
-        """Show a repair, and return its `Done`; a marker that replaces a file is left to the listings."""
-        if self._make_done is None or (
-            isinstance(operation, PutSpecial) and is_directory_type(operation.meta.media_type)
-        ):
+    def _done(self, path: str, operation: Operation, info: ObjectInfo | None) -> Done:
+        """Show a repair of what `info` says, and return its `Done`.
+
+        Left to the listings are a marker that replaces a file, and the deletion of a marker: there may be
+        something in that folder.
+        """
+        is_folder = isinstance(operation, PutSpecial) and is_directory_type(operation.meta.media_type)
+        was_folder = (
+            isinstance(operation, Delete) and info is not None and is_directory_type(info.content_type)
+        )
+        if self._make_done is None or is_folder or was_folder:
             return nobody_waits
         return self._make_done(path, operation)
 

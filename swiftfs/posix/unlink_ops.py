@@ -45,6 +45,13 @@ class Hidden(Struct, frozen=True):
     change: JournaledChange | None
 
 
+class Seen(Struct, frozen=True):
+    """What a look-up has found: the `entry` of a path, and just before that the one of the open file."""
+
+    entry: Entry | None
+    of_open_file: Entry | None
+
+
 class UnlinkOps:
     """Takes names away from files, and gives them back to hidden ones."""
 
@@ -72,14 +79,14 @@ class UnlinkOps:
             return
         with self._pending.changing(path):
             since = self._pending.begin_change()
-            entry = self._entry(path)
+            seen = self._look_up(path)
             with self._write_back.held_open(path) as file:
                 if file is not None:
-                    self._unlink_open(file, entry, self._hidden_path(path), since)
+                    self._unlink_open(file, seen, self._hidden_path(path), since)
                     self._times.filled(path)
                     return
             self._directories.keep_parent(path)
-            deletion = deletion_of(_existing(entry, path), self._trash)
+            deletion = deletion_of(_existing(seen.entry, path), self._trash)
             self._pending.submit(path, deletion, None, since=since)
             self._inodes.forget(path)
             self._times.filled(path)
@@ -87,17 +94,17 @@ class UnlinkOps:
     def hide(self, path: str, hidden: str) -> bool:
         """Delete the file at `path` in a moment if libfuse counts it as open; return False if it does not."""
         since = self._pending.begin_change()
-        entry = self._entry(path)
+        seen = self._look_up(path)
         with self._write_back.held_open(path) as file:
             if file is not None:
-                found = self._unlink_open(file, entry, hidden, since)
+                found = self._unlink_open(file, seen, hidden, since)
             # libfuse counts a handle as open until after its release.
             elif not self._open_files.is_held(path):
                 return False
-            elif entry is None and self._open_files.replaced.shares_inode(path):
+            elif seen.entry is None and self._open_files.replaced.shares_inode(path):
                 found = self._take_name(path, hidden)  # another client has deleted it
             else:
-                found = self._unlink_released(path, _existing(entry, path), hidden, since)
+                found = self._unlink_released(path, _existing(seen.entry, path), hidden, since)
         self._open_files.replaced.hide(path, hidden)
         self._times.filled(path)
         with self._lock:
@@ -172,13 +179,15 @@ class UnlinkOps:
         """Return a path for a file that is open, but is not at `path` any more."""
         return f"{path}.fuse_hidden{next(self._numbers)}"
 
-    def _entry(self, path: str) -> Entry | None:
+    def _look_up(self, path: str) -> Seen:
+        opened = self._open_files.at(path)
+        of_open_file = opened.entry if opened is not None else None
         entry = self._namespace.find(path)
         if entry is not None and entry.is_directory:
             raise os_error(errno.EISDIR, path)
-        return entry
+        return Seen(entry, of_open_file)
 
-    def _unlink_open(self, file: OpenFile, entry: Entry | None, hidden: str, since: int) -> Hidden:
+    def _unlink_open(self, file: OpenFile, seen: Seen, hidden: str, since: int) -> Hidden:
         """Remove the name of an open file; it is now `hidden`, and its object is deleted.
 
         If bytes are missing locally, the object is needed until they have come: then its deletion is held
@@ -188,6 +197,8 @@ class UnlinkOps:
         seq = change = None
         with file.lock:
             self._directories.keep_parent(path)
+            # The file may have been handed in since, by a close(2) that still runs.
+            entry = seen.entry if file.entry is seen.of_open_file else file.entry
             if entry is not None and entry.object is not None:
                 deletion = deletion_of(entry, self._trash)
                 # What is here must stay: when the object is gone it can be downloaded no more.

@@ -63,6 +63,7 @@ class Node:
     def hand_in(self) -> None:
         """Record that the file may have been handed in without a close."""
         if self.rewritten is not None:
+            self.past.append(b"")
             self.unclosed += [b"", *self.rewritten]
             self.rewritten = None
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from support.harness import ME, change, names, read, write
+from support.jobs import wait_until
 from support.late_store import FILE, LATE, LateStore, late, remove, repair, settle, store_file
 from support.stored_objects import body, foreign, keys
 from swiftfs.journal import late_requests
@@ -408,3 +409,22 @@ def test_what_was_lost_since_the_last_check_is_checked_at_once(
     filesystem.refresh()
     assert filesystem.getattr("/file").size == 6
     assert read(filesystem, "/file") == b"newest"
+
+
+def test_a_marker_that_came_late_is_deleted_without_hiding_what_is_in_the_folder(
+    filesystem: FileSystem, store: LateStore
+) -> None:
+    store.lose("put", "d")
+    filesystem.mkdir("/d", 0o755, ME)
+    wait_until(lambda: store.lost == 1)
+    settle(filesystem)
+    filesystem.rmdir("/d")
+    settle(filesystem)
+    foreign(store, "d/theirs", b"theirs")
+    filesystem.refresh()
+    assert names(filesystem, "/") == ["d"]
+    store.land()
+    repair(filesystem)
+    assert keys(store) == ["d/theirs"]
+    assert names(filesystem, "/") == ["d"]
+    assert read(filesystem, "/d/theirs") == b"theirs"
