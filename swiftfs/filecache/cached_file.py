@@ -324,9 +324,9 @@ class CachedFile:
         """Evict nothing before the next `adopt`: the base version may go, or an upload maps the file."""
         self._state.pin()
 
-    def evict(self, size: int, *, journaled: bool = False) -> int:
+    def evict(self, size: int, *, journaled: bool = False, ahead: bool = False) -> int:
         """Evict about `size` bytes; see `Evictor.evict`."""
-        return self._evictor.evict(size, journaled=journaled)
+        return self._evictor.evict(size, journaled=journaled, ahead=ahead)
 
     def upload_full_segments(self, *, holes: bool = False) -> bool:
         """Begin to upload the segments that are full of new bytes; return whether any upload is under way.

@@ -1,0 +1,78 @@
+"""Reading while the disk of the cache folder is full: of clean copies, or of what others wrote there."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.cache_rig import MIB, CacheRig, read_in_pieces
+from support.noise import noise
+from swiftfs.errors import os_error
+from swiftfs.filecache import base_verifier, downloader, sparse_file
+from swiftfs.filecache.sparse_file import write_all
+from swiftfs.objects import ObjectVersion
+
+pytest_plugins = ["support.cache_fixtures"]
+
+
+class SmallDisk:
+    """A disk of `capacity` bytes for the files of a cache, as far as downloads write to it."""
+
+    def __init__(self, files: Path, capacity: int) -> None:
+        self.files = files
+        self.capacity = capacity
+        self.refused = 0
+
+    def used(self) -> int:
+        """Return how many bytes the files take."""
+        return sum(path.stat().st_blocks * 512 for path in self.files.iterdir())
+
+    def write(self, descriptor: int, data: bytes | memoryview, offset: int) -> None:
+        """Write to a file in memory, or to the disk if it has space."""
+        is_on_disk = not str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith("/memfd:")
+        if is_on_disk and self.used() + len(data) > self.capacity:
+            self.refused += 1
+            raise os_error(errno.ENOSPC)
+        write_all(descriptor, data, offset)
+
+
+@pytest.fixture
+def small_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[CacheRig, int], SmallDisk]:
+    """Return a function that limits the disk of a rig."""
+
+    def limit(rig: CacheRig, capacity: int) -> SmallDisk:
+        disk = SmallDisk(rig.files, capacity)
+        for module in (base_verifier, downloader, sparse_file):
+            monkeypatch.setattr(module, "write_all", disk.write)
+        return disk
+
+    return limit
+
+
+def test_copies_of_other_files_make_room(
+    build: Callable[..., CacheRig], small_disk: Callable[[CacheRig, int], SmallDisk]
+) -> None:
+    rig = build(limit=100 * MIB)
+    bodies = [noise(MIB, number) for number in range(4)]
+    bases = [rig.put(f"file{number}", body) for number, body in enumerate(bodies)]
+    disk = small_disk(rig, 2 * MIB)
+    for base, body in zip(bases, bodies, strict=True):
+        assert rig.read(base) == body
+    assert disk.refused
+    assert ObjectVersion(bases[-1].name, bases[-1].etag) in rig.cache
+    assert ObjectVersion(bases[0].name, bases[0].etag) not in rig.cache
+
+
+@pytest.mark.parametrize("ahead", [0, MIB, 16 * MIB])
+def test_blocks_of_the_same_file_make_room(
+    build: Callable[..., CacheRig], small_disk: Callable[[CacheRig, int], SmallDisk], ahead: int
+) -> None:
+    """What was read ahead does too: a read needs it more."""
+    rig = build(limit=100 * MIB, read_ahead=ahead)
+    body = noise(8 * MIB)
+    content = rig.open(rig.put("file", body))
+    disk = small_disk(rig, 2 * MIB)
+    assert read_in_pieces(content) == body
+    assert read_in_pieces(content) == body
+    assert disk.refused
