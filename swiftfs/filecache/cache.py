@@ -5,6 +5,7 @@ unchanged, `VersionCache` keeps that local file for the next open.
 """
 
 import errno
+import logging
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -20,6 +21,8 @@ from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.filecache.uses import Backlog, Pins, Use, can_be_restored
 from swiftfs.filecache.version_cache import PinnedCopies, VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
+
+log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 
@@ -76,7 +79,7 @@ class FileCache:
         self._closing: dict[ObjectVersion, CachedFile] = {}
         self._used = self._uses.by_file
         self._uses.expect(journaled)
-        self._growth = 0
+        self._growth, self._is_full = 0, False
         self._space = SpaceWaiter(slowness)
         self._calls = SpaceCalls(self._on_growth, self._wait_for_space, self._space.progress, self._make_room)
         self._versions.sweep(journaled, lost)
@@ -292,7 +295,16 @@ class FileCache:
         """
         size = max(size, ROOM)
         with self._lock:
-            return self._evict(size) > 0 or (not is_ahead and self._evict(size, ahead=True) > 0)
+            is_evicted = self._evict(size) > 0 or (not is_ahead and self._evict(size, ahead=True) > 0)
+            if is_evicted or is_ahead:
+                self._is_full = self._is_full and not is_evicted
+            elif not self._is_full:
+                self._is_full = True  # once, until there was room
+                log.warning(
+                    "the disk of the cache folder is full, and nothing in it can be evicted: files are read "
+                    "without the cache, which is slower; free space on that disk"
+                )
+            return is_evicted
 
     def _evict(self, size: int, *, ahead: bool = False) -> int:
         """Evict about `size` bytes; return how many. Lock held."""

@@ -1,15 +1,20 @@
 """Reading while the disk of the cache folder is full: of clean copies, or of what others wrote there."""
 
 import errno
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from support.cache_rig import MIB, CacheRig, read_in_pieces
+from support.cache_rig import MIB, CacheRig, read, read_in_pieces, settle, write
 from support.noise import noise
+from swiftfs.concurrency import monotonic
 from swiftfs.errors import os_error
-from swiftfs.filecache import base_verifier, downloader, sparse_file
+from swiftfs.filecache import base_verifier, downloader, memory_reader, sparse_file
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.sparse_file import write_all
 from swiftfs.objects import ObjectVersion
 
@@ -50,6 +55,12 @@ def small_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[CacheRig, int], Sma
     return limit
 
 
+def in_memory(content: CachedFile) -> int:
+    """Return how many bytes of a file are in memory."""
+    memory = content._reader._memory
+    return memory.allocated() if memory is not None else 0
+
+
 def test_copies_of_other_files_make_room(
     build: Callable[..., CacheRig], small_disk: Callable[[CacheRig, int], SmallDisk]
 ) -> None:
@@ -76,3 +87,60 @@ def test_blocks_of_the_same_file_make_room(
     assert read_in_pieces(content) == body
     assert read_in_pieces(content) == body
     assert disk.refused
+
+
+def test_several_readers_share_a_small_disk(
+    build: Callable[..., CacheRig], small_disk: Callable[[CacheRig, int], SmallDisk]
+) -> None:
+    rig = build(limit=100 * MIB, read_ahead=4 * MIB, threads=4)
+    bodies = [noise(4 * MIB, number) for number in range(4)]
+    contents = [rig.open(rig.put(f"file{number}", body)) for number, body in enumerate(bodies)]
+    small_disk(rig, 3 * MIB)
+
+    def read_some(seed: int) -> bool:
+        dice = random.Random(seed)
+        places = [(dice.randrange(4), dice.randrange(4 * MIB)) for _ in range(60)]
+        return all(
+            read(contents[one], at, 2 * BLOCK) == bodies[one][at : at + 2 * BLOCK] for one, at in places
+        )
+
+    with ThreadPoolExecutor(8) as readers:
+        assert all(readers.map(read_some, range(8)))
+
+
+def test_a_read_needs_no_disk(
+    build: Callable[..., CacheRig],
+    small_disk: Callable[[CacheRig, int], SmallDisk],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another program has filled it."""
+    rig = build(limit=100 * MIB, read_ahead=MIB)
+    body = noise(6 * MIB)
+    content = rig.open(rig.put("file", body))
+    disk = small_disk(rig, 0)
+    assert read_in_pieces(content) == body
+    assert rig.gets() <= 20
+    assert in_memory(content) <= 3 * MIB
+    disk.capacity = 100 * MIB
+    monkeypatch.setattr(memory_reader, "monotonic", lambda: monotonic() + 2 * memory_reader.RETRY_SECONDS)
+    assert read_in_pieces(content) == body
+    settle(content)
+    assert content.allocated() >= 6 * MIB
+    assert in_memory(content) <= MIB
+
+
+def test_changes_are_read_with_the_bytes_that_the_disk_has_no_room_for(
+    build: Callable[..., CacheRig], small_disk: Callable[[CacheRig, int], SmallDisk]
+) -> None:
+    rig = build(limit=100 * MIB)
+    body = bytearray(noise(4 * MIB))
+    content = rig.open(rig.put("file", bytes(body)))
+    write(content, MIB, bytes(BLOCK))
+    body[MIB : MIB + BLOCK] = bytes(BLOCK)
+    disk = small_disk(rig, 0)
+    assert read(content, MIB - BLOCK, 4 * BLOCK) == body[MIB - BLOCK : MIB + 3 * BLOCK]
+    end = 4 * MIB
+    write(content, end, bytes(BLOCK))
+    assert read(content, end - BLOCK, 2 * BLOCK) == body[-BLOCK:] + bytes(BLOCK)
+    disk.capacity = 100 * MIB
+    assert read_in_pieces(content) == body + bytes(BLOCK)
