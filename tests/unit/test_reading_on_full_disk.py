@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from support.cache_rig import MIB, CacheRig, read, read_in_pieces, settle, write
+from support.cache_rig import MIB, PLAIN, CacheRig, read, read_in_pieces, settle, write
 from support.noise import noise
+from support.tiers import chosen
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import os_error
 from swiftfs.filecache import base_verifier, downloader, memory_reader, sparse_file
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.sparse_file import write_all
-from swiftfs.objects import ObjectVersion
+from swiftfs.objects import ObjectName, ObjectVersion
 
 pytest_plugins = ["support.cache_fixtures"]
 
@@ -144,3 +145,33 @@ def test_changes_are_read_with_the_bytes_that_the_disk_has_no_room_for(
     assert read(content, end - BLOCK, 2 * BLOCK) == body[-BLOCK:] + bytes(BLOCK)
     disk.capacity = 100 * MIB
     assert read_in_pieces(content) == body + bytes(BLOCK)
+
+
+def test_reads_and_writes_while_the_disk_comes_and_goes(
+    build: Callable[..., CacheRig],
+    small_disk: Callable[[CacheRig, int], SmallDisk],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = build(limit=100 * MIB, read_ahead=MIB, threads=4)
+    body = bytearray(noise(6 * MIB))
+    content = rig.open(rig.put("file", bytes(body)))
+    disk, dice = small_disk(rig, 0), chosen("a disk that is full now and then")
+    monkeypatch.setattr(memory_reader, "RETRY_SECONDS", 0.0)
+    for step in range(300):
+        offset, size = dice.randrange(len(body)), dice.randrange(1, 3 * BLOCK)
+        kind = dice.randrange(8)
+        if kind == 0:
+            disk.capacity = dice.choice([0, 2 * MIB, 20 * MIB])
+            monkeypatch.setattr(memory_reader, "RETRY_SECONDS", dice.choice([0.0, 60.0]))
+        elif kind == 1:
+            start = offset - offset % BLOCK
+            write(content, start, noise(BLOCK, step))
+            body[start : start + BLOCK] = noise(BLOCK, step)
+        elif kind == 2 and not step % 5:
+            size = len(body) - dice.randrange(BLOCK)
+            size -= size % BLOCK
+            content.truncate(size)
+            del body[size:]
+        elif kind == 3 and not step % 3:
+            content.adopt(rig.store.put(ObjectName("box", "file"), bytes(body), PLAIN))
+        assert read(content, offset, size) == body[offset : offset + size], step
