@@ -286,6 +286,13 @@ def os_error(number: int, subject: str | None = None) -> OSError:
     return OSError(number, os.strerror(number), subject)
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether the local disk is full, or its quota is used up. That of Swift has a `StoreError`."""
+    if not isinstance(error, OSError) or isinstance(error, SwiftfsError):
+        return False
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def drop_tracebacks(error: BaseException) -> None:
     """Drop the tracebacks of an error that is kept, and of its causes.
 

@@ -128,9 +128,12 @@ def _check_folder(against: Path | None) -> None:
     """Raise `ConfigurationError` unless `against` is a local folder."""
     if against is None:
         return
-    if not against.is_dir():
-        raise ConfigurationError(f"--against {against}: not a folder")
-    device = against.stat().st_dev
+    try:
+        if not against.is_dir():
+            raise ConfigurationError(f"--against {against}: not a folder")
+        device = against.stat().st_dev
+    except OSError as error:
+        raise ConfigurationError(f"--against {against}: {error.strerror}") from None
     if any(entry.device == device for entry in mount_entries(OWN_TABLE)):
         raise ConfigurationError(
             f"--against {against} is in a swiftfs mount: that would download every file; give a local folder"

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -105,7 +104,7 @@ class CommandGroup(click.Group):
                 or len(args) != 2
                 or args[0].startswith("-")
                 or _looks_like(args[0], self.commands)
-                or not ("/" in args[1] or Path(args[1]).is_dir())  # `swiftfs ls photos`
+                or not ("/" in args[1] or os.path.isdir(args[1]))  # noqa: PTH112  a dead mount may be there
             ):
                 raise
             hint = f"'swiftfs mount {args[0]} {args[1]}' mounts it"

@@ -1,6 +1,7 @@
 """The cache folder of a mount: the names of its files, and its lock for one process at a time."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -92,8 +93,19 @@ def locked(folder: Path) -> Iterator[Path]:
 
 
 def missing_folders(folder: Path) -> list[Path]:
-    """Return the folder and those above it that do not exist, the innermost first."""
-    return [one for one in (folder, *folder.parents) if not one.exists()]
+    """Return the folder and those above it that do not exist, the innermost first.
+
+    One that cannot be looked at, such as a dead mount, exists: whoever uses it gets the error.
+    """
+    return [one for one in (folder, *folder.parents) if _is_missing(one)]
+
+
+def _is_missing(folder: Path) -> bool:
+    try:
+        folder.stat()
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR)
+    return False
 
 
 def is_unused(folder: Path) -> bool:

@@ -283,7 +283,10 @@ class FileExporter:
 
     def __init__(self, path: Path) -> None:
         if not os.access(path.parent, os.W_OK | os.X_OK):
-            why = "no permission to write there" if path.parent.is_dir() else "there is no such folder"
+            try:
+                why = "no permission to write there" if path.parent.is_dir() else "there is no such folder"
+            except OSError as error:  # it is below a dead mount
+                why = str(error.strerror)
             raise ConfigurationError(f"option metrics={path}: {why}")
         self._path = path
         self._ended = new_event()

@@ -77,10 +77,7 @@ def _plain(field: bytes) -> str:
 
 def mounted_on(folder: Path) -> MountEntry | None:
     """Return the swiftfs that is mounted on the folder, the uppermost one; None without one."""
-    try:
-        place = folder.resolve()
-    except OSError:  # a dead mount
-        place = folder.parent.resolve() / folder.name
+    place = folder.resolve()
     found = [entry for entry in mount_entries(OWN_TABLE) if entry.mountpoint == place]
     return found[-1] if found else None
 

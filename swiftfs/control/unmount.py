@@ -181,9 +181,7 @@ def died(mountpoint: Path) -> bool:
         # Not stat(2): the kernel may answer it from its cache for a second.
         os.close(os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY))
     except OSError as error:
-        # Only the folder above is resolved: every call on a dead mount itself fails.
-        place = mountpoint.parent.resolve() / mountpoint.name
-        return error.errno in DEAD_MOUNT and place in mountpoints()
+        return error.errno in DEAD_MOUNT and mountpoint.resolve() in mountpoints()
     return False
 
 

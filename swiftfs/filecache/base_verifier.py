@@ -165,7 +165,7 @@ class BaseVerifier:
                     return False
                 digest = answer.md5(0, base.object_size)
                 if digest == info.version.etag:
-                    self._take(base, answer, 0, base.object_size, info)
+                    self._take_all(base, answer, 0, base.object_size, info)
                     return True
             log.info("%s: the downloaded bytes have the MD5 %s; they are downloaded again", base.name, digest)
         raise Corrupt(f"{base.name}: the downloaded bytes have the MD5 {digest}, which is not the ETag")
@@ -187,7 +187,7 @@ class BaseVerifier:
                 if any(answer.agrees(one, offset, end) for one in seen) or (
                     info.is_slo and _is_of_segments(self._manifest(base), answer, offset, end)
                 ):
-                    self._take(base, answer, offset, end, info)
+                    self._take_all(base, answer, offset, end, info)
                     return
                 if seen:
                     log.info(
@@ -243,6 +243,10 @@ class BaseVerifier:
         if info.size != base.object_size or (base.etag and info.version.etag != base.etag):
             raise PreconditionFailed(f"{base.name}: another client changed it while it was changed here")
         return info
+
+    def _take_all(self, base: BaseVersion, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:
+        """Write verified bytes as `_take` does, and make room for them on a full disk."""
+        self._state.space.with_room(end - offset, lambda: self._take(base, answer, offset, end, info))
 
     def _take(self, base: BaseVersion, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:
         """Write verified bytes to the blocks that are neither changed nor verified."""

@@ -5,6 +5,7 @@ unchanged, `VersionCache` keeps that local file for the next open.
 """
 
 import errno
+import logging
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -21,6 +22,8 @@ from swiftfs.filecache.uses import Backlog, Pins, Use, can_be_restored
 from swiftfs.filecache.version_cache import PinnedCopies, VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 
+log = logging.getLogger(__name__)
+
 MIB = 1024 * 1024
 
 LARGEST_AUTOMATIC = 10 * 1024 * MIB
@@ -32,6 +35,9 @@ STEP = 8 * MIB
 RESERVE = 4 * STEP
 """Free bytes of disk below which clean blocks are evicted, whatever the budget: several writers may each be
 a step ahead."""
+
+ROOM = 1 * MIB
+"""Bytes that are evicted at least when the disk has no room for a download."""
 
 PINNED_SHARE = 0.9
 """How much of the cache may be pinned. The least recently used pinned copies beyond that are as others."""
@@ -73,9 +79,9 @@ class FileCache:
         self._closing: dict[ObjectVersion, CachedFile] = {}
         self._used = self._uses.by_file
         self._uses.expect(journaled)
-        self._growth = 0
+        self._growth, self._is_full = 0, False
         self._space = SpaceWaiter(slowness)
-        self._calls = SpaceCalls(self._on_growth, self._wait_for_space, self._space.progress)
+        self._calls = SpaceCalls(self._on_growth, self._wait_for_space, self._space.progress, self._make_room)
         self._versions.sweep(journaled, lost)
         self.limit = self._automatic_limit() if limit is None else limit
         self.set_read_ahead(factory.read_ahead)
@@ -280,23 +286,45 @@ class FileCache:
     def fit(self, more: int = 0) -> None:
         """Evict until `more` bytes fit into the budget, as far as Swift has the data."""
         with self._lock:
-            excess = self._excess() + more
-            if excess > 0:
-                excess -= self._versions.evict(excess, self._most_pinned())
-            covers = self._versions.pins.covers
-            used = [
-                (use.cached_file, use.pins > 0, covers(use.name))
-                for use in self._used.values()
-                if use.cached_file is not None
-            ]
-            for cached_file, journaled, _ in (
-                # Clean files first: what is evicted of a dirty one is fetched from its segments before it is
-                # changed again. Pinned ones last.
-                sorted(used, key=lambda one: (one[2], one[0].is_dirty())) if excess > 0 else ()
-            ):
-                if excess <= 0:
-                    return
-                excess -= cached_file.evict(excess, journaled=journaled)
+            self._evict(self._excess() + more)
+
+    def _make_room(self, size: int, is_ahead: bool) -> bool:
+        """Evict about `size` bytes for a download; return whether anything was evicted.
+
+        For one that `is_ahead` of the readers nothing is evicted that they are about to read.
+        """
+        size = max(size, ROOM)
+        with self._lock:
+            is_evicted = self._evict(size) > 0 or (not is_ahead and self._evict(size, ahead=True) > 0)
+            if is_evicted or is_ahead:
+                self._is_full = self._is_full and not is_evicted
+            elif not self._is_full:
+                self._is_full = True  # once, until there was room
+                log.warning(
+                    "the disk of the cache folder is full, and nothing in it can be evicted: files are read "
+                    "without the cache, which is slower; free space on that disk"
+                )
+            return is_evicted
+
+    def _evict(self, size: int, *, ahead: bool = False) -> int:
+        """Evict about `size` bytes; return how many. Lock held."""
+        if size <= 0:
+            return 0
+        if (freed := self._versions.evict(size, self._most_pinned())) >= size:
+            return freed
+        covers = self._versions.pins.covers
+        used = [
+            (use.cached_file, use.pins > 0, covers(use.name))
+            for use in self._used.values()
+            if use.cached_file is not None
+        ]
+        # Clean files first: what is evicted of a dirty one is fetched from its segments before it is changed
+        # again. Pinned ones last.
+        for cached_file, journaled, _ in sorted(used, key=lambda one: (one[2], one[0].is_dirty())):
+            if freed >= size:
+                break
+            freed += cached_file.evict(size - freed, journaled=journaled, ahead=ahead)
+        return freed
 
     def close(self) -> None:
         """Cache the files that were waiting for their downloads, and sync the folder to the disk."""

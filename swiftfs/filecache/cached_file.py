@@ -19,6 +19,7 @@ from swiftfs.filecache.downloader import Downloader, SegmentFetcher
 from swiftfs.filecache.eviction import Evictor
 from swiftfs.filecache.file_state import Activity, FileState, LocalFile
 from swiftfs.filecache.frozen_copier import FrozenCopier
+from swiftfs.filecache.memory_reader import MemoryReader
 from swiftfs.filecache.range_copier import RangeCopier
 from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_layout import PIECE
@@ -45,26 +46,26 @@ class CachedFile:
     """
 
     def __init__(
-        self, state: FileState, store: ObjectStore, pool: Executor, uploads: SegmentUploader, streams: Streams
+        self,
+        state: FileState,
+        store: ObjectStore,
+        pool: Executor,
+        uploads: SegmentUploader,
+        streams: Streams,
+        reader: MemoryReader,
     ) -> None:
         self._state = state
+        self._reader = reader
         self.descriptor = state.descriptor
         self.uploads = uploads
-        self._activity = Activity(state, uploads)
-        self._resolver = BaseResolver(state, store, uploads)
-        self._downloader = Downloader(
-            state,
-            store,
-            pool,
-            streams,
-            self._resolver,
-            Verifier(state, store, pool, streams, self._resolver, self._activity),
-            SegmentFetcher(state, store),
-            self._activity,
-        )
+        activity = self._activity = Activity(state, uploads)
+        resolver = self._resolver = BaseResolver(state, store, uploads)
+        fetcher = SegmentFetcher(state, store)
+        verifier = Verifier(state, store, pool, streams, resolver, activity)
+        self._downloader = Downloader(state, store, pool, streams, resolver, verifier, fetcher, activity)
         self.set_read_ahead = self._downloader.set_read_ahead
-        self._base_verifier = BaseVerifier(state, store, self._resolver, self._downloader)
-        self._evictor = Evictor(state, uploads, streams, self._activity.fetches)
+        self._base_verifier = BaseVerifier(state, store, resolver, self._downloader)
+        self._evictor = Evictor(state, uploads, streams, activity.fetches)
         self._copier = FrozenCopier(state, uploads, self._downloader)
         self.ranges = RangeCopier(state, store, uploads)
 
@@ -167,8 +168,7 @@ class CachedFile:
             return FileSpan(self.descriptor, offset, 0)
         # Before the download: between its end and this thread's answer nothing may be evicted.
         self._evictor.keep_for_answer(offset, end)
-        self._downloader.ensure_read(offset, end)
-        return FileSpan(self.descriptor, offset, end - offset)
+        return self._reader.read(offset, end, self._downloader.ensure_read)
 
     def seek(self, offset: int, whence: int) -> int:
         """Return where data or a hole begins, as `FileState.seek` does."""
@@ -324,9 +324,9 @@ class CachedFile:
         """Evict nothing before the next `adopt`: the base version may go, or an upload maps the file."""
         self._state.pin()
 
-    def evict(self, size: int, *, journaled: bool = False) -> int:
+    def evict(self, size: int, *, journaled: bool = False, ahead: bool = False) -> int:
         """Evict about `size` bytes; see `Evictor.evict`."""
-        return self._evictor.evict(size, journaled=journaled)
+        return self._evictor.evict(size, journaled=journaled, ahead=ahead)
 
     def upload_full_segments(self, *, holes: bool = False) -> bool:
         """Begin to upload the segments that are full of new bytes; return whether any upload is under way.
@@ -468,6 +468,7 @@ class CachedFile:
         self._activity.cancel_queued()
         with self._state.changed:
             self._state.changed.wait_for(self._activity.is_idle)
+            self._reader.close()
             self._state.file.remove()
 
     def discard(self) -> None:

@@ -6,9 +6,10 @@ version, and raises `PreconditionFailed` when that version is gone.
 
 import logging
 from collections.abc import Collection
+from functools import partial
 
 from swiftfs.concurrency import Executor
-from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
+from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError, is_disk_full
 from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment, block_range
 from swiftfs.filecache.file_state import Activity, Download, FileState, GivenUp
@@ -50,8 +51,8 @@ class SegmentFetcher:
         # A manifest may name a range of the segment: the segment's own offsets differ from those of the file.
         behind = source.start - segment.first
 
-        def sink(offset: int, data: bytes) -> None:
-            start, stop = offset + behind, offset + behind + len(data)
+        def store_bytes(start: int, data: bytes) -> None:
+            stop = start + len(data)
             with self._state.changed:
                 blocks = block_range(start, stop)
                 remote = self._state.blocks.remote.blocks
@@ -60,6 +61,9 @@ class SegmentFetcher:
                     begin, end = max(start, one * BLOCK), min(stop, other * BLOCK)
                     piece = memoryview(data)[begin - start : end - start]
                     write_all(self._state.descriptor, piece, begin)
+
+        def sink(offset: int, data: bytes) -> None:
+            self._state.space.with_room(len(data), partial(store_bytes, offset + behind, data))
 
         self._state.space.on_growth(length)
         try:
@@ -255,7 +259,13 @@ class Downloader:
     def _failure_of(
         self, fetch: Download, base: BaseVersion | None, error: BaseException
     ) -> BaseException | None:
-        """Return why a download from `base` failed; None if another version is the base version now."""
+        """Return why a download from `base` failed; None if whoever waits for it should look again.
+
+        Another version may be the base version now. What was downloaded in advance may not fit on the disk,
+        and what is read now still fit.
+        """
+        if fetch.in_advance and is_disk_full(error):
+            return None
         if not isinstance(error, PreconditionFailed) or base is None:
             return error
         blocks = self._state.blocks
@@ -303,7 +313,8 @@ class Downloader:
             if not state.is_certain:
                 with state.changed:
                     state.is_certain = True
-            self._store_bytes(fetch, offset, data, present=as_they_come)
+            write = partial(self._store_bytes, fetch, offset, data, present=as_they_come)
+            state.space.with_room(len(data), write, is_ahead=fetch.in_advance)
 
         try:
             info = self._store.get(

@@ -45,11 +45,12 @@ class Evictor:
             self._forget_ended()
         self._answers[thread] = block_range(offset, end)
 
-    def evict(self, size: int, *, journaled: bool) -> int:
+    def evict(self, size: int, *, journaled: bool, ahead: bool = False) -> int:
         """Evict about `size` bytes that can be downloaded again; return how many were evicted.
 
         Blocks after the position of the last reader are evicted first, then those before it, both in the
-        order of the file. A `journaled` file keeps the blocks that the journal's record needs.
+        order of the file. A `journaled` file keeps the blocks that the journal's record needs. With `ahead`
+        what its readers will read next is evicted too.
         """
         state = self._state
         with state.changed:
@@ -58,10 +59,10 @@ class Evictor:
             position, last = self._streams.position // BLOCK, block_range(0, state.blocks.size)[1]
             evictable = self._evictable(journaled=journaled)
             self._forget_ended()
-            ahead = [block_range(*needed) for needed in self._streams.needed()]
+            coming = [] if ahead else [block_range(*needed) for needed in self._streams.needed()]
             # Blocks that are about to be read, are being downloaded, or are about to be spliced by the
             # kernel.
-            for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
+            for needed in [*coming, *self._fetches.ranges(), *self._answers.values()]:
                 evictable.discard(*needed)
             freed = 0
             for first, end in chain(evictable.runs(position, last), evictable.runs(0, position)):

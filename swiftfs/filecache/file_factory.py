@@ -1,6 +1,8 @@
 """Makes cached files, and owns the threads that download and upload for all of them."""
 
 import math
+import os
+import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -8,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.concurrency import Executor, Future, Rank, new_future, new_lock, new_pool
-from swiftfs.filecache.block_map import BaseVersion, FileRecord
+from swiftfs.filecache.block_map import BaseVersion, BlockMap, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_state import FileState, WrongBytesCall, ignore_wrong_bytes
+from swiftfs.filecache.memory_reader import AHEAD, MemoryReader
 from swiftfs.filecache.read_ahead import Link, Streams
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED, SpaceCalls
-from swiftfs.filecache.sparse_file import CachedVersion
+from swiftfs.filecache.sparse_file import CachedVersion, SparseFile
 from swiftfs.filecache.upload_record import SharedUploads, UnreferencedPrefix, write_no_row
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import ObjectStore
@@ -164,7 +167,26 @@ class CachedFileFactory:
 
     def _compose(self, state: FileState, uploads: SegmentUploader) -> CachedFile:
         streams = Streams(self.read_ahead, self._link)
-        return CachedFile(state, self._store, self._downloads, uploads, streams)
+        reader = MemoryReader(state, self._make_in_memory)
+        return CachedFile(state, self._store, self._downloads, uploads, streams, reader)
+
+    def _make_in_memory(self, of: FileState, base: BaseVersion) -> CachedFile:
+        """Return a file of the version `base` that takes no disk, to read the file `of`."""
+        descriptor = os.memfd_create("swiftfs")
+        state = FileState(
+            SparseFile(descriptor, of.file.folder, of.file.name),
+            BlockMap(base),
+            UNLIMITED,
+            is_certain=bool(base.etag),
+            on_wrong_bytes=self._on_wrong_bytes,
+        )
+        state.extend(base.size)
+        # Nobody closes such a file: a download may be under way when the last reader has ended.
+        weakref.finalize(state, os.close, descriptor)
+        streams = Streams(AHEAD if self.read_ahead else 0, self._link)
+        reader = MemoryReader(state, self._make_in_memory)
+        uploads = self._segments(state, base.name, None)
+        return CachedFile(state, self._store, self._downloads, uploads, streams, reader)
 
     def _segments(self, state: FileState, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
         return SegmentUploader(

@@ -220,9 +220,10 @@ class GivenUp(Exception):
 class Download:
     """A download of the blocks from `first` to one before `last`; `error` is raised in all who wait for them.
 
-    A `queued` download has not begun and may be cancelled. One that runs `ahead` of a stream may be stopped
-    while nobody is `waiting` for one of its blocks; it is `unwanted` then. `execute` carries it out. All
-    blocks come from one `source`: a segment of the file's own, or the base version if it is None.
+    A `queued` download has not begun and may be cancelled; it was begun `in_advance`. One that runs `ahead`
+    of a stream may be stopped while nobody is `waiting` for one of its blocks; it is `unwanted` then.
+    `execute` carries it out. All blocks come from one `source`: a segment of the file's own, or the base
+    version if it is None.
     """
 
     def __init__(
@@ -239,7 +240,7 @@ class Download:
         self.last = last
         self.execute = execute
         self.source = source
-        self.queued = queued
+        self.queued = self.in_advance = queued
         self.ahead = ahead
         self.waiting: list[int] = []
         self.unwanted = False

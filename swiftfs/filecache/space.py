@@ -7,6 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from swiftfs.concurrency import Rank, monotonic, new_condition
+from swiftfs.errors import is_disk_full
 
 PATIENCE = 120.0
 """Seconds without progress after which a write fails because the disk is full. A server that restarts is back
@@ -14,6 +15,10 @@ sooner; a program that hangs in write() for longer would seem dead."""
 
 PAUSE = 1.0
 """Seconds between two checks without progress: each begins uploads that failed again."""
+
+
+ATTEMPTS = 8
+"""How often room is made for one write: others may take it."""
 
 
 class SpaceOutlook(enum.Enum):
@@ -40,6 +45,11 @@ def _never_wait(_file: HasSize, _size: int) -> None:
     """Do nothing: there is no limit."""
 
 
+def _nothing_to_evict(_size: int, _is_ahead: bool) -> bool:
+    """Return that nothing was evicted."""
+    return False
+
+
 def _ignore_progress() -> None:
     """Do nothing: nobody waits for space."""
 
@@ -49,12 +59,27 @@ class SpaceCalls(Struct, frozen=True):
 
     `on_growth` is called with the number of bytes that are about to be added. `wait_for_space` returns when
     there is space for so many bytes more of a file, and raises `OSError` if there will be none. `on_stored`
-    is called when a segment is stored.
+    is called when a segment is stored. `make_room` evicts about so many bytes that can be downloaded again,
+    and returns whether there were any; for what is downloaded ahead (True) it evicts less.
     """
 
     on_growth: Callable[[int], None] = _ignore
     wait_for_space: Callable[[HasSize, int], None] = _never_wait
     on_stored: Callable[[], None] = _ignore_progress
+    make_room: Callable[[int, bool], bool] = _nothing_to_evict
+
+    def with_room(self, size: int, write: Callable[[], None], *, is_ahead: bool = False) -> None:
+        """Call `write`, which writes up to `size` bytes; when the disk is full make room and call it again.
+
+        Raise its `OSError` if there is no room.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                return write()
+            except OSError as error:
+                if not (is_disk_full(error) and self.make_room(size, is_ahead)):
+                    raise
+        return write()
 
 
 UNLIMITED = SpaceCalls()

@@ -87,7 +87,7 @@ class Journal:
         self.set_settle = self._writer.set_settle
         self._repairs = Repairs(backlog, self._writer, cache)
         self.is_idle = self._repairs.is_idle
-        self.late = LateRequests(watch, cache, db, self._repairs)
+        self.late = LateRequests(watch, cache, db, self._repairs, executor.removal.is_named)
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self.late)
         self._outcomes = Outcomes(self._parts, mode, is_being_made)
         self._scheduler = Scheduler(self._parts, self._outcomes)

@@ -101,6 +101,7 @@ class LateRequests(CopyKeeper):
         cache: FileCache,
         db: JournalDB,
         repairs: Repairs,
+        is_named: Callable[[ObjectName], bool],
     ) -> None:
         self._ambiguous = watch.ambiguous
         self._store = watch.store
@@ -108,6 +109,7 @@ class LateRequests(CopyKeeper):
         self._cache = cache
         self._db = db
         self._repairs = repairs
+        self._is_named = is_named
         self._make_done: MakeDone | None = None
         self._checked: dict[ObjectName, tuple[Ambiguity, float]] = {}
         self._looked: dict[ObjectName, float] = {}
@@ -304,13 +306,13 @@ class LateRequests(CopyKeeper):
         try:
             info = self._head(name)
             landed = self._landed(found, info)
+            if landed is None or self._stopping.is_set():
+                return True
+            return self._repair(found, info, headers_only=landed == "headers")
         except StoreError as error:
             log.info("%s cannot be checked again: %s", name, error)
             # A refusal is the same the next time: the object counts as checked.
             return not error.retryable
-        if landed is None or self._stopping.is_set():
-            return True
-        return self._repair(found, info, headers_only=landed == "headers")
 
     def _head(self, name: ObjectName) -> ObjectInfo | None:
         try:
@@ -364,6 +366,8 @@ class LateRequests(CopyKeeper):
         if path is None:  # a segment, or an object that the mount does not show
             if last.kind == "delete":
                 self._delete_segment(found)
+            elif info is None and not self._is_named(found.name):
+                self._ambiguous.forget(found)  # it was to be deleted
             else:
                 self._give_up(found, info, _BYTES_ARE_GONE)
             return True

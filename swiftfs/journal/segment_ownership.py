@@ -93,6 +93,11 @@ class SegmentOwnership:
         """Return whether the prefix of a DLO's segments says that they were uploaded for `name`."""
         return is_upload_of(prefix, name, self.choice)
 
+    def uploaded_for(self, segment: ObjectName) -> set[ObjectName]:
+        """Return the objects for which a segment may have been uploaded, by its name; none if unknown."""
+        objects = objects_of(prefix) if (prefix := _upload_of(segment)) is not None else set()
+        return {one for one in objects if is_segment_of(segment, one, self.choice)}
+
     def has_claims(self, name: ObjectName) -> bool:
         """Return whether `name` may own segments that were uploaded for another object."""
         with self._lock:

@@ -13,6 +13,7 @@ Where a container keeps the replaced version too, they stay (`KeptSegments`).
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain
 
 from swiftfs.concurrency import Rank, new_lock, steady_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
@@ -144,6 +145,12 @@ class SegmentRemoval:
     def shared(self, segments: Iterable[ObjectName]) -> set[ObjectName]:
         """Return those segments that objects besides their owner may name."""
         return set(self.owners.users(segments))
+
+    def is_named(self, segment: ObjectName) -> bool:
+        """Return whether an object may name a segment; raise `StoreError` if that is uncertain."""
+        objects = self.owners.uploaded_for(segment)
+        # Nothing is known of a name of another kind, nor if the key in it is truncated.
+        return not objects or segment in chain(*self._manifests({segment}, objects).values())
 
     def keep_shared(self, segments: Collection[ObjectName], objects: Collection[ObjectName]) -> None:
         """Check segments later that others may name besides `objects`, which do not name them any more."""

@@ -168,7 +168,7 @@ def _mount(
     # Only now, when everything else has succeeded: until then the dead mount keeps programs out of the empty
     # folder below.
     if died(request.mountpoint):
-        detach(request.mountpoint)
+        detach(request.mountpoint.resolve())
     seconds = min(KERNEL_CACHE_SECONDS, request.options.ttl)
     read_ahead = binding.read_ahead
     watchers = _Watchers(filesystem, request.mountpoint, ready, detached, read_ahead.begin)

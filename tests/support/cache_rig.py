@@ -14,6 +14,7 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_factory import CachedFileFactory
+from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers, Sink
@@ -144,6 +145,11 @@ class DiskUsage:
 
     def __init__(self, free: int) -> None:
         self.free = free
+
+
+def no_memory(_state: FileState, base: BaseVersion) -> CachedFile:
+    """Fail: the disk is never full."""
+    raise AssertionError(base)
 
 
 def read(cached_file: CachedFile, offset: int = 0, size: int = 2**40) -> bytes:

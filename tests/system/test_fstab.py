@@ -148,22 +148,41 @@ def test_umount_by_a_symbolic_link(mounted: Mount, tmp_path: Path) -> None:
 
 
 @pytest.mark.mount_options("settle=60")
-def test_the_next_mount_replaces_one_that_died(mounted: Mount, connection: Connection) -> None:
+@pytest.mark.parametrize("flags", [(), ("--create",)], ids=["", "create"])
+@pytest.mark.parametrize("by_link", [False, True], ids=["", "by a link"])
+def test_the_next_mount_replaces_one_that_died(
+    mounted: Mount, connection: Connection, tmp_path: Path, flags: tuple[str, ...], *, by_link: bool
+) -> None:
     (mounted.path / "file").write_text("text")
     kill(mounted)
-    again = swiftfs(
-        "mount",
-        mounted.source,
-        mounted.path,
-        "--cache-dir",
-        mounted.cache,
-        environment=mounted.swift.environment(),
-    )
+    place = tmp_path / "link" if by_link else mounted.path
+    if by_link:
+        place.symlink_to(mounted.path)
+    words = (*flags, mounted.source, place, "--cache-dir", mounted.cache)
+    again = swiftfs("mount", *words, environment=mounted.swift.environment())
     assert again.returncode == 0, again.stderr
     assert (mounted.path / "file").read_text() == "text"
     assert run("findmnt", "--noheadings", "--output=TARGET", mounted.path).count(str(mounted.path)) == 1
     assert swiftfs("umount", mounted.path).returncode == 0
     assert connection.get_object(mounted.source, "file")[1] == b"text"
+
+
+def test_a_path_in_a_mount_that_died_is_one_line(mounted: Mount, tmp_path: Path) -> None:
+    kill(mounted)
+    inside, place = mounted.path / "a", tmp_path / "place"
+    place.mkdir()
+    died = "its process has died: run 'fusermount -u' on it first"
+    gone = os.strerror(errno.ENOTCONN)
+    for words, line in {
+        ("mount", "--create", "box", inside): f"{inside}: {died}",
+        ("mount", "box", place, "--cache-dir", inside): f"cache folder {inside}: {gone}",
+        ("mount", "box", place, "-o", f"metrics={inside}/m.prom"): f"option metrics={inside}/m.prom: {gone}",
+        ("check", "box", "--against", mounted.path): f"--against {mounted.path}: {gone}",
+        ("demo", inside): f"{inside}: {died}",
+    }.items():
+        result = swiftfs(*words, environment=mounted.swift.environment())
+        assert result.returncode in (1, 2), words
+        assert result.stderr.splitlines()[-1:] == [f"swiftfs: {line}"], words
 
 
 def test_more_files_may_be_open_than_the_usual_limit(mounted: Mount) -> None:

@@ -35,6 +35,7 @@ from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.journal import late_requests, late_versions
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.ambiguous import GONE, Effect
 from swiftfs.store.protocol import Headers
 
 pytestmark = LATE
@@ -339,3 +340,27 @@ def test_a_pending_change_whose_base_was_overwritten_is_stored(store: LateStore,
         wait_until(lambda: not filesystem.waiting())
         assert body(store, "file") == newer[:10] + b"changed" + newer[17:]
         assert read(filesystem, "/file") == body(store, "file")
+
+
+@pytest.mark.parametrize("is_named", [True, False], ids=["of a file", "of none"])
+def test_a_segment_that_is_gone_is_a_loss_if_a_file_names_it(
+    store: LateStore, cache: Path, caplog: pytest.LogCaptureFixture, *, is_named: bool
+) -> None:
+    """Others were to be deleted: the deletion was answered, but the process died before it was recorded."""
+    with harness(store, cache, f"{NEVER},segment_size=1M") as filesystem:
+        store_file(filesystem, os.urandom(3 * MIB))
+        segment = store.manifest(FILE).segments[0]
+        watched = late(filesystem)._ambiguous
+        watched.lost(segment.name, GONE)
+        watched.done(segment.name, lambda: Effect("put", segment.etag))
+        if is_named:
+            filesystem.rename("/file", "/other")
+            filesystem.setxattr("/", "swift.flush", b"1", 0)
+            store.delete(segment.name)
+        else:
+            remove(filesystem)
+        watched.done(segment.name, lambda: Effect("put", segment.etag))
+        look(filesystem)
+        assert late(filesystem).counts().watched == 0
+    errors = [one for one in logged(caplog, logging.ERROR) if "its bytes are not in the cache" in one]
+    assert len(errors) == is_named
