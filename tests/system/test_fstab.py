@@ -177,7 +177,7 @@ def test_a_path_in_a_mount_that_died_is_one_line(mounted: Mount, tmp_path: Path)
         ("mount", "--create", "box", inside): f"{inside}: {died}",
         ("mount", "box", place, "--cache-dir", inside): f"cache folder {inside}: {gone}",
         ("mount", "box", place, "-o", f"metrics={inside}/m.prom"): f"option metrics={inside}/m.prom: {gone}",
-        ("check", "box", "--against", mounted.path): f"--against {mounted.path}: {gone}",
+        ("check", "box", "--against", inside): f"--against {inside}: {gone}",
         ("demo", inside): f"{inside}: {died}",
     }.items():
         result = swiftfs(*words, environment=mounted.swift.environment())
