@@ -52,6 +52,7 @@ from swiftfs.journal.tasks import (
     Failure,
     Mode,
     Retrying,
+    Running,
     Succeeded,
     Task,
     nobody_waits,
@@ -151,7 +152,7 @@ class Outcomes:
         # Without the lock: the callback takes that of the open files, which comes first.
         task.notify(info)  # before it ends, so that its waiters see the result
         with self._changed:
-            self._queue.is_away = False
+            self._queue.is_away, self._queue.last_success = False, monotonic()
             self.refusals.forget_earlier(task)
             if info is not None:
                 self._stored[info.version.name] = info.version.etag
@@ -176,7 +177,7 @@ class Outcomes:
             if in_doubt or _may_be_stored(error):
                 task.ambiguous, task.operation = True, attempted(task.operation)
             task.take_newer()
-            self._note_outage(error)
+            self._note_outage(task, error)
             if self._hand_over(task):
                 return
             if isinstance(error, ChangedDuringUpload):
@@ -410,10 +411,13 @@ class Outcomes:
         """End a new file that Swift has refused, and its deletion: nothing of it is there. Lock held."""
         self._end_with(task, Cancelled(), [deletion])
 
-    def _note_outage(self, error: Failure) -> None:
-        if isinstance(error, Unavailable) and not self._queue.is_away:
-            self._queue.is_away = True
-            log.info("changes wait for the server: %s", error)
+    def _note_outage(self, task: Task, error: Failure) -> None:
+        if not isinstance(error, Unavailable) or self._queue.is_away:
+            return
+        if isinstance(task.state, Running) and self._queue.last_success > task.state.since:
+            return  # it is this object that the server does not serve
+        self._queue.is_away = True
+        log.info("changes wait for the server: %s", error)
 
 
 def _is_final(task: Task, error: Failure, *, again: bool) -> bool:

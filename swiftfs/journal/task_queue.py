@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 
@@ -51,7 +52,8 @@ class TaskQueue:
 
     `under_way` counts the batches of tasks that run, `moving` those of MoveObjects. These have a heap of
     their own: there may be thousands, and others must not wait for them. What they move is in `moved` until
-    they have ended. `is_away` is True if the server did not answer the last request.
+    they have ended. `is_away` is True if the server did not answer the last change, nor any that has ended
+    since that began; `last_success` is when one has succeeded, in monotonic seconds.
 
     Tasks about one name run one after the other. A deletion or move also waits for the markers of the folders
     it may leave empty, so that no folder disappears for a moment. All others run in parallel.
@@ -71,6 +73,7 @@ class TaskQueue:
         self._last = 0
         self.under_way = self.moving = 0
         self.is_away = False
+        self.last_success = -math.inf
 
     def __len__(self) -> int:
         return len(self._tasks) + len(self._sleeping)

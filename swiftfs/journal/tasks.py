@@ -9,6 +9,7 @@ from typing import ClassVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError, check_transition
 from swiftfs.journal.commits import Record
 from swiftfs.journal.merging import merge_while_running
@@ -47,9 +48,10 @@ class Retrying(Struct, frozen=True, eq=False):
 
 
 class Running(Struct, frozen=True, eq=False):
-    """An attempt runs; `error` is that of the attempt before it."""
+    """An attempt runs `since` a time in monotonic seconds; `error` is that of the attempt before it."""
 
     error: Failure | None
+    since: float
 
 
 class Blocked(Struct, frozen=True, eq=False):
@@ -210,7 +212,7 @@ class Task(_WeaklyReferenced, Struct, eq=False):
 
     def begin(self, commit: int) -> None:
         """Record that an attempt begins, after the last `commit` of the database."""
-        self.become(Running(self.error))
+        self.become(Running(self.error, monotonic()))
         self.sent_hand_in, self.sent_commit = self.hand_ins, commit
 
     def executed(self) -> Executed:

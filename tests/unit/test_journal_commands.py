@@ -31,6 +31,27 @@ def test_flush_does_not_wait_for_a_server_that_does_not_answer(store: MemoryStor
     assert len(store.list_page("box").rows) == 200
 
 
+def test_one_object_without_an_answer_does_not_mean_that_the_server_is_away(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    with harness(store, tmp_path, NEVER) as filesystem:
+        for number in range(20):
+            write(filesystem, f"/{number}", b"data")
+
+        def hook(method: str, subject: str) -> None:
+            if subject == "box/7":
+                wait_until(lambda: len(filesystem.waiting()) == 1)
+                raise Unavailable("no answer")
+
+        store.hook = hook
+        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        wait_until(lambda: report(filesystem).changes[0].attempts)
+        found = report(filesystem)
+        assert not found.away
+        assert [change.path for change in found.changes] == ["/7"]
+        store.hook = None
+
+
 def report(filesystem: FileSystem) -> QueueReport:
     return QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
 

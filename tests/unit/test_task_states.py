@@ -29,7 +29,7 @@ ERROR = Unavailable("503")
 STATES: list[State] = [
     Waiting(1.0),
     Retrying(1.0, ERROR),
-    Running(None),
+    Running(None, 0.0),
     Blocked(ERROR),
     Succeeded(),
     Cancelled(),
