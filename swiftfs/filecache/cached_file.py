@@ -273,8 +273,7 @@ class CachedFile:
         With `whole` they are pieces of a large object, which its upload needs. Two neighbours are one range.
         """
         base = self.base
-        # The upload of a patch needs whole pieces anyway, so the rest of the piece costs no request of its
-        # own later.
+        # The upload of a patch needs whole pieces anyway: the rest of a piece costs no request later.
         large = base is not None and base.object_size > LARGE_PIECES * PIECE
         step = PIECE if large and whole else BLOCK
         pieces = sorted({edge - edge % step for edge in needed})

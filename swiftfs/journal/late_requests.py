@@ -35,20 +35,17 @@ from swiftfs.journal.operations import (
 from swiftfs.journal.repairs import (
     Repairs,
     file_again,
-    has_attributes,
     headers_again,
     is_marker,
     is_special,
+    landed,
     object_again,
-    same_headers,
-    stands,
 )
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below, split
-from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
-from swiftfs.store.protocol import Headers, ObjectStore
-from swiftfs.store.trash_names import is_restored
+from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests
+from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -305,10 +302,10 @@ class LateRequests(CopyKeeper):
             return False  # the object is about to be replaced
         try:
             info = self._head(name)
-            landed = self._landed(found, info)
-            if landed is None or self._stopping.is_set():
+            what = landed(found, info, self._head)
+            if what is None or self._stopping.is_set():
                 return True
-            return self._repair(found, info, headers_only=landed == "headers")
+            return self._repair(found, info, headers_only=what == "headers")
         except StoreError as error:
             log.info("%s cannot be checked again: %s", name, error)
             # A refusal is the same the next time: the object counts as checked.
@@ -319,45 +316,6 @@ class LateRequests(CopyKeeper):
             return self._store.head(name)
         except NotFound:
             return None
-
-    def _landed(self, found: Ambiguity, info: ObjectInfo | None) -> str | None:
-        """Return what a lost request has changed: `object`, `headers`, or None if nothing is to be done."""
-        last = found.last
-        assert last is not None
-        if stands(last, info):
-            return None
-        if info is None:
-            landed = any(one.kind == "delete" for one in found.lost)
-        # The bytes are those of our newer change: at most a POST, or a PUT of the same bytes, came late.
-        elif last.kind == "put" and last.etag in ("", info.version.etag):
-            if any(self._has_given_headers(one, info) for one in found.lost):
-                return "headers"
-            landed = False
-        else:
-            landed = not is_restored(info) and any(self._has_made(one, info) for one in found.lost)
-        if not landed:
-            log.info("%s was changed by another client since a request was lost", found.name)
-        return "object" if landed else None
-
-    def _has_made(self, effect: Effect, info: ObjectInfo) -> bool:
-        if effect.kind == "put":
-            return effect.etag == info.version.etag or (not effect.etag and has_attributes(effect, info))
-        if effect.source is None:
-            return effect.kind == "copy"
-        source = self._head(effect.source)  # a copy can come late only while its source is there
-        return source is not None and source.version.etag == info.version.etag
-
-    def _has_given_headers(self, effect: Effect, info: ObjectInfo) -> bool:
-        if effect.headers is not None:
-            return same_headers(effect.headers, info)
-        if effect.source is None:
-            return False
-        source = self._head(effect.source)
-        return (
-            source is not None
-            and source.version.etag == info.version.etag
-            and same_headers(Headers.of(source), info)
-        )
 
     def _repair(self, found: Ambiguity, info: ObjectInfo | None, *, headers_only: bool) -> bool:
         """Submit the repair of an object; return False if a newer change of the name is pending."""
@@ -401,7 +359,7 @@ class LateRequests(CopyKeeper):
         Raise `StoreError`.
         """
         found = self._ambiguous.dangerous_at(source)
-        return found is not None and self._landed(found, stands) is not None
+        return found is not None and landed(found, stands, self._head) is not None
 
     @contextmanager
     def restoring(self, source: ObjectName) -> Iterator[Restored]:
@@ -411,11 +369,11 @@ class LateRequests(CopyKeeper):
         """
         info = self._head(source)
         found = self._ambiguous.dangerous_at(source)
-        landed = self._landed(found, info) if found is not None else None
-        if found is None or landed is None:
+        what = landed(found, info, self._head) if found is not None else None
+        if found is None or what is None:
             yield None, None
             return
-        with self._restoring(found, info, headers_only=landed == "headers") as restored:
+        with self._restoring(found, info, headers_only=what == "headers") as restored:
             if restored[0] is not None:
                 self._report(source, info)
             yield restored

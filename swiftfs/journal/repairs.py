@@ -1,5 +1,6 @@
 """Repairs of what late requests have changed: makes the operations from what is recorded, and queues them."""
 
+import logging
 import stat
 from collections.abc import Callable, Mapping
 
@@ -21,9 +22,15 @@ from swiftfs.journal.operations import (
 from swiftfs.journal.task_writer import TaskWriter
 from swiftfs.journal.tasks import Done, Task
 from swiftfs.objects import ObjectInfo, ObjectName
-from swiftfs.store.ambiguous import Effect
+from swiftfs.store.ambiguous import Ambiguity, Effect
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
+from swiftfs.store.trash_names import is_restored
+
+log = logging.getLogger(__name__)
+
+Head = Callable[[ObjectName], ObjectInfo | None]
+"""Returns an object, None if there is none; raises `StoreError`."""
 
 
 def is_marker(last: Effect) -> bool:
@@ -73,7 +80,52 @@ def file_again(
     return PutFile(name, cached_file.to_record(), ObjectMeta.of(headers).with_slo(None), is_slo, etag)
 
 
-def has_attributes(effect: Effect, info: ObjectInfo) -> bool:
+def landed(found: Ambiguity, info: ObjectInfo | None, head: Head) -> str | None:
+    """Return what a lost request has changed: `object`, `headers`, or None if nothing is to be done.
+
+    `info` is the object now; `head` returns those that a COPY may have copied. Raise `StoreError`.
+    """
+    last = found.last
+    assert last is not None
+    if stands(last, info):
+        return None
+    if info is None:
+        is_ours = any(one.kind == "delete" for one in found.lost)
+    # The bytes are those of our newer change: at most a POST, or a PUT of the same bytes, came late.
+    elif last.kind == "put" and last.etag in ("", info.version.etag):
+        if any(_has_given_headers(one, info, head) for one in found.lost):
+            return "headers"
+        is_ours = False
+    else:
+        is_ours = not is_restored(info) and any(_has_made(one, info, head) for one in found.lost)
+    if not is_ours:
+        log.info("%s was changed by another client since a request was lost", found.name)
+    return "object" if is_ours else None
+
+
+def _has_made(effect: Effect, info: ObjectInfo, head: Head) -> bool:
+    if effect.kind == "put":
+        return effect.etag == info.version.etag or (not effect.etag and _has_attributes(effect, info))
+    if effect.source is None:
+        return effect.kind == "copy"
+    source = head(effect.source)  # a copy can come late only while its source is there
+    return source is not None and source.version.etag == info.version.etag
+
+
+def _has_given_headers(effect: Effect, info: ObjectInfo, head: Head) -> bool:
+    if effect.headers is not None:
+        return _same_headers(effect.headers, info)
+    if effect.source is None:
+        return False
+    source = head(effect.source)
+    return (
+        source is not None
+        and source.version.etag == info.version.etag
+        and _same_headers(Headers.of(source), info)
+    )
+
+
+def _has_attributes(effect: Effect, info: ObjectInfo) -> bool:
     """Return whether an object has the attributes that a PUT of unknown bytes would have given it."""
     if effect.headers is None:
         return False
@@ -93,10 +145,10 @@ def stands(last: Effect, info: ObjectInfo | None) -> bool:
         return info is None and last.kind == "delete"
     if last.etag not in ("", info.version.etag):
         return False
-    return last.headers is None or same_headers(last.headers, info)
+    return last.headers is None or _same_headers(last.headers, info)
 
 
-def same_headers(sent: Headers, info: ObjectInfo) -> bool:
+def _same_headers(sent: Headers, info: ObjectInfo) -> bool:
     """Return whether an object has the headers that were sent; an empty Content-Type leaves the old one."""
     return (
         sent.content_type in ("", info.content_type)

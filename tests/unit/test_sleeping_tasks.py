@@ -13,6 +13,7 @@ from support.harness import ME, copy_live, harness, read, write
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, keys
 from swiftfs.attributes import Stored
+from swiftfs.concurrency import monotonic
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
@@ -142,7 +143,7 @@ class Rig:
     def pop(self, now: float) -> str | None:
         task = self.queue.pop_due(now)
         if task is not None:
-            task.become(Running(task.error))
+            task.become(Running(task.error, monotonic()))
         return task.path if task is not None else None
 
 
