@@ -19,7 +19,7 @@ from concurrent import futures
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 __all__ = ["Executor", "Future"]
 
@@ -465,7 +465,7 @@ def ended_threads(threads: Collection[int]) -> set[int]:
 
 def main_thread() -> int:
     """Return the number of Python's main thread, for `signal.pthread_kill`."""
-    return threading.main_thread().ident or 0  # it has started, so it has one
+    return cast("int", threading.main_thread().ident)  # it has started
 
 
 def is_main_thread() -> bool:
