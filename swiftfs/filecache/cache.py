@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from swiftfs.config.cache_dir import CONTENT, PINS, VERSIONS
+from swiftfs.config.cache_dir import CONTENT, JOURNAL_RESERVE, PINS, VERSIONS
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
@@ -38,6 +38,10 @@ a step ahead."""
 
 ROOM = 1 * MIB
 """Bytes that are evicted at least when the disk has no room for a download."""
+
+KEPT = 2 * MIB
+"""Free bytes of disk that are left to the journal when its reserve is used up. Without them nothing can be
+uploaded, which alone would free space, and no mount can begin."""
 
 PINNED_SHARE = 0.9
 """How much of the cache may be pinned. The least recently used pinned copies beyond that are as others."""
@@ -81,7 +85,10 @@ class FileCache:
         self._uses.expect(journaled)
         self._growth, self._is_full = 0, False
         self._space = SpaceWaiter(slowness)
-        self._calls = SpaceCalls(self._on_growth, self._wait_for_space, self._space.progress, self._make_room)
+        self._calls = SpaceCalls(
+            self._on_growth, self._wait_for_space, self._space.progress, self._has_room, self._make_room
+        )
+        self._reserve = cache / JOURNAL_RESERVE
         self._versions.sweep(journaled, lost)
         self.limit = self._automatic_limit() if limit is None else limit
         self.set_read_ahead(factory.read_ahead)
@@ -288,6 +295,10 @@ class FileCache:
         with self._lock:
             self._evict(self._excess() + more)
 
+    def _has_room(self, size: int) -> bool:
+        """Return whether `size` bytes may be added to the disk: the journal must be able to grow."""
+        return self._free() >= size + KEPT or self._reserve.exists()
+
     def _make_room(self, size: int, is_ahead: bool) -> bool:
         """Evict about `size` bytes for a download; return whether anything was evicted.
 
@@ -357,7 +368,8 @@ class FileCache:
 
     def _wait_for_space(self, cached_file: HasSize, size: int) -> None:
         """Return when a writer may add `size` bytes to a file; raise `OSError` ENOSPC if never."""
-        if self._is_due(size) and not self._space.wait(lambda: self._outlook(cached_file, size)):
+        is_due = self._is_due(size) or self._free() < size + KEPT
+        if is_due and not self._space.wait(lambda: self._outlook(cached_file, size)):
             self._growth = STEP  # the next writer checks again
             raise os_error(errno.ENOSPC)
 
@@ -379,7 +391,7 @@ class FileCache:
             hope = hope or self._upload_full_segments(holes=True)
         self.fit(size)  # an upload may have ended meanwhile
         is_over = self._unsaved() + size > limit
-        if not is_over and (self._free() >= RESERVE or not hope):
+        if not is_over and (self._free() >= RESERVE or not hope) and self._has_room(size):
             return SpaceOutlook.SPACE  # others fill the disk: write() fails when it is full
         return SpaceOutlook.HOPE if hope else SpaceOutlook.NONE
 

@@ -1,13 +1,14 @@
 """Lets writers wait until the disk has space for what they write."""
 
 import enum
+import errno
 from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import Struct
 
 from swiftfs.concurrency import Rank, monotonic, new_condition
-from swiftfs.errors import is_disk_full
+from swiftfs.errors import is_disk_full, os_error
 
 PATIENCE = 120.0
 """Seconds without progress after which a write fails because the disk is full. A server that restarts is back
@@ -45,6 +46,11 @@ def _never_wait(_file: HasSize, _size: int) -> None:
     """Do nothing: there is no limit."""
 
 
+def _has_room(_size: int) -> bool:
+    """Return that there is room: there is no limit."""
+    return True
+
+
 def _nothing_to_evict(_size: int, _is_ahead: bool) -> bool:
     """Return that nothing was evicted."""
     return False
@@ -59,13 +65,15 @@ class SpaceCalls(Struct, frozen=True):
 
     `on_growth` is called with the number of bytes that are about to be added. `wait_for_space` returns when
     there is space for so many bytes more of a file, and raises `OSError` if there will be none. `on_stored`
-    is called when a segment is stored. `make_room` evicts about so many bytes that can be downloaded again,
-    and returns whether there were any; for what is downloaded ahead (True) it evicts less.
+    is called when a segment is stored. `has_room` returns whether so many bytes may be added to the disk.
+    `make_room` evicts about so many bytes that can be downloaded again, and returns whether there were any;
+    for what is downloaded ahead (True) it evicts less.
     """
 
     on_growth: Callable[[int], None] = _ignore
     wait_for_space: Callable[[HasSize, int], None] = _never_wait
     on_stored: Callable[[], None] = _ignore_progress
+    has_room: Callable[[int], bool] = _has_room
     make_room: Callable[[int, bool], bool] = _nothing_to_evict
 
     def with_room(self, size: int, write: Callable[[], None], *, is_ahead: bool = False) -> None:
@@ -75,11 +83,16 @@ class SpaceCalls(Struct, frozen=True):
         """
         for _ in range(ATTEMPTS):
             try:
-                return write()
+                return self._write(size, write)
             except OSError as error:
                 if not (is_disk_full(error) and self.make_room(size, is_ahead)):
                     raise
-        return write()
+        return self._write(size, write)
+
+    def _write(self, size: int, write: Callable[[], None]) -> None:
+        if not self.has_room(size):
+            raise os_error(errno.ENOSPC)
+        write()
 
 
 UNLIMITED = SpaceCalls()

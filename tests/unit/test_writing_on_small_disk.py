@@ -1,0 +1,57 @@
+"""Writers whose cache folder is on a disk that is smaller than what they write."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.harness import ME, harness, put
+from support.memory_store import MemoryStore
+from support.noise import noise
+from support.small_disk import fill, small_disk
+from support.stored_objects import NEVER, body
+from swiftfs.config.cache_dir import JOURNAL_RESERVE
+from swiftfs.filecache.cache import KEPT
+from swiftfs.posix.filesystem import FileSystem
+
+MIB = 1024 * 1024
+PIECES = [noise(MIB, seed) for seed in range(3)]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "24m") as disk:
+        (disk / "cache").mkdir()
+        yield disk / "cache"
+
+
+def write(filesystem: FileSystem, handle: int, number: int) -> None:
+    put(filesystem, handle, number * MIB, PIECES[number % len(PIECES)])
+
+
+@pytest.mark.usual
+@pytest.mark.parametrize("size", ["4M", "8M", "16M"])
+def test_a_file_larger_than_the_disk_is_written(store: MemoryStore, cache: Path, size: str) -> None:
+    with harness(store, cache, f"segment_size={size}") as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+        for number in range(45):
+            write(filesystem, handle, number)
+        filesystem.release(handle)
+    assert body(store, "file") == b"".join(PIECES * 15)
+
+
+def test_the_journal_keeps_space_when_its_reserve_is_used(store: MemoryStore, cache: Path) -> None:
+    with harness(store, cache, NEVER) as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+        put(filesystem, handle, 0, b"text")
+        (cache / JOURNAL_RESERVE).unlink()
+        fill(cache, left=KEPT + MIB)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space left"):
+                put(filesystem, handle, 4, noise(3 * MIB))
+        disk = os.statvfs(cache)
+        assert disk.f_bavail * disk.f_frsize >= KEPT
+        filesystem.flush(handle)
+        filesystem.release(handle)
+    assert body(store, "file") == b"text"
