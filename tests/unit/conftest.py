@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from support.harness import harness
+from support.manual_clock import ManualClock
 from support.memory_store import MemoryStore
+from swiftfs.concurrency import use
 from swiftfs.posix.filesystem import FileSystem
 
 
@@ -32,3 +34,12 @@ def filesystem(store: MemoryStore, cache: Path, request: pytest.FixtureRequest) 
     marker = request.node.get_closest_marker("mount_options")
     with harness(store, cache, marker.args[0] if marker else "") as built:
         yield built
+
+
+@pytest.fixture
+def clock() -> Iterator[ManualClock]:
+    """A clock that stands still; it is that of all code until the test ends."""
+    clock = ManualClock()
+    before = use(clock)
+    yield clock
+    use(before)

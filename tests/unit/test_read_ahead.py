@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from swiftfs import concurrency
+from support.manual_clock import ManualClock
 from swiftfs.filecache import read_ahead
 from swiftfs.filecache.block_map import BLOCK, block_range
 from swiftfs.filecache.block_set import Blocks
@@ -17,23 +17,6 @@ MIB = 1024**2
 SIZE = 100 * MIB
 LIMIT = 64 * MIB
 CONNECTIONS = 8
-
-
-class ManualClock(concurrency.Runtime):
-    """A clock that a test sets."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    before = concurrency.use(clock)
-    yield clock
-    concurrency.use(before)
 
 
 class Connection:

@@ -1,30 +1,10 @@
 """How often keystoneauth is asked for the token."""
 
-from collections.abc import Iterator
 from typing import Any, cast
 
-import pytest
-
-from swiftfs.concurrency import Runtime, use
+from support.manual_clock import ManualClock
 from swiftfs.store.account_settings import StorageChoice
 from swiftfs.store.auth import TOKEN_SECONDS, Account
-
-
-class SetClock(Runtime):
-    """A clock that a test sets."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Iterator[SetClock]:
-    clock = SetClock()
-    before = use(clock)
-    yield clock
-    use(before)
 
 
 class Session:
@@ -47,7 +27,7 @@ def account_of(session: Session) -> Account:
     return Account(cast(Any, session), "me", StorageChoice("http://swift/v1/AUTH_me"))
 
 
-def test_the_token_is_asked_for_once_a_second(clock: SetClock) -> None:
+def test_the_token_is_asked_for_once_a_second(clock: ManualClock) -> None:
     session = Session()
     account = account_of(session)
     assert {account.token() for _ in range(10)} == {"token0"}
@@ -57,14 +37,14 @@ def test_the_token_is_asked_for_once_a_second(clock: SetClock) -> None:
     assert session.asked == 2
 
 
-def test_a_refused_token_is_not_used_again(clock: SetClock) -> None:
+def test_a_refused_token_is_not_used_again(clock: ManualClock) -> None:
     session = Session()
     account = account_of(session)
     refused = account.token()
     assert account.renew(refused) == account.token() == "token1"
 
 
-def test_a_token_that_another_thread_has_renewed_is_not_renewed_again(clock: SetClock) -> None:
+def test_a_token_that_another_thread_has_renewed_is_not_renewed_again(clock: ManualClock) -> None:
     session = Session()
     account = account_of(session)
     refused = account.token()

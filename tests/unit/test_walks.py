@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from support.manual_clock import ManualClock
 from support.memory_store import MemoryStore
-from swiftfs.concurrency import Runtime, use
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, entries_of
 from swiftfs.namespace.folder_lister import BEFORE_SLASH, FIRST_ROWS, WINDOW, WalkDetector
 from swiftfs.namespace.head_cache import HeadCache
@@ -198,24 +198,7 @@ def test_folders_far_from_each_other_are_no_walk() -> None:
         assert walks.notice(folder) is None
 
 
-class SetClock(Runtime):
-    """A clock that a test sets."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Iterator[SetClock]:
-    clock = SetClock()
-    before = use(clock)
-    yield clock
-    use(before)
-
-
-def test_listings_of_long_ago_are_no_walk(clock: SetClock) -> None:
+def test_listings_of_long_ago_are_no_walk(clock: ManualClock) -> None:
     walks = WalkDetector()
     for folder in folders("", "a/", "b/"):
         assert walks.notice(folder) is None
@@ -269,7 +252,7 @@ def test_a_walk_lists_each_page_once_and_the_next_one_ahead() -> None:
 class SlowStore(MemoryStore):
     """A store whose listings take five seconds each; `folders` are those that were listed alone."""
 
-    clock: SetClock
+    clock: ManualClock
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -292,7 +275,7 @@ def walk(namespace: Namespace) -> set[str]:
 
 
 def test_a_walk_that_takes_longer_than_ttl_lists_each_folder_once(
-    clock: SetClock, monkeypatch: pytest.MonkeyPatch
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SlowStore, "clock", clock, raising=False)
     store = SlowStore("box", limits=Limits(listing=100))
