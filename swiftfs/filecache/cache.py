@@ -6,11 +6,13 @@ unchanged, `VersionCache` keeps that local file for the next open.
 
 import errno
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from swiftfs.concurrency import monotonic
 from swiftfs.config.cache_dir import CONTENT, JOURNAL_RESERVE, PINS, VERSIONS
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
@@ -42,6 +44,9 @@ ROOM = 1 * MIB
 KEPT = 2 * MIB
 """Free bytes of disk that are left to the journal when its reserve is used up. Without them nothing can be
 uploaded, which alone would free space, and no mount can begin."""
+
+ASK_SECONDS = 0.1
+"""A disk that has much free space is asked for it so often, not at each write: that takes a tenth of one."""
 
 PINNED_SHARE = 0.9
 """How much of the cache may be pinned. The least recently used pinned copies beyond that are as others."""
@@ -84,6 +89,7 @@ class FileCache:
         self._used = self._uses.by_file
         self._uses.expect(journaled)
         self._growth, self._is_full = 0, False
+        self._asked_at, self._is_tight = -math.inf, False
         self._space = SpaceWaiter(slowness)
         self._calls = SpaceCalls(
             self._on_growth, self._wait_for_space, self._space.progress, self._has_room, self._make_room
@@ -368,10 +374,19 @@ class FileCache:
 
     def _wait_for_space(self, cached_file: HasSize, size: int) -> None:
         """Return when a writer may add `size` bytes to a file; raise `OSError` ENOSPC if never."""
-        is_due = self._is_due(size) or self._free() < size + KEPT
+        is_due = self._is_due(size) or self._is_short(size)
         if is_due and not self._space.wait(lambda: self._outlook(cached_file, size)):
             self._growth = STEP  # the next writer checks again
             raise os_error(errno.ENOSPC)
+
+    def _is_short(self, size: int) -> bool:
+        """Return whether `size` bytes may take the last space of the disk."""
+        now = monotonic()
+        if not self._is_tight and now < self._asked_at + ASK_SECONDS:
+            return False
+        free = self._free()
+        self._asked_at, self._is_tight = now, free < RESERVE
+        return free < size + KEPT
 
     def _outlook(self, cached_file: HasSize, size: int) -> SpaceOutlook:
         """Free what can be freed at once, and begin the uploads that will free more."""
