@@ -98,7 +98,7 @@ class Adversary(MemoryStore):
     change of an object by any client. `was_overtaken` is set if a late request was executed, other than that
     of a segment of a dead client, `was_separated` if the copy of a large object got segments of its own.
     `unnamed` are segments of large objects that another client has stored or replaced, or whose deletion a
-    kill has interrupted.
+    kill has interrupted or Swift refused: those are logged, for `swiftfs gc`.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class Adversary(MemoryStore):
         delete = super().delete
 
         def delete_unless_kept() -> None:
-            if name in self._kept_now():
+            if self._kept_of([name]):
                 raise AccessDenied(f"delete {name}: refused")
             delete(name)
 
@@ -269,9 +269,9 @@ class Adversary(MemoryStore):
         delete = super().delete_many
 
         def delete_what_is_not_kept() -> dict[ObjectName, StoreError]:
-            kept = self._kept_now()
+            kept = self._kept_of(wanted)
             delete(name for name in wanted if name not in kept)
-            return {name: AccessDenied(f"delete {name}: refused") for name in wanted if name in kept}
+            return {name: AccessDenied(f"delete {name}: refused") for name in kept}
 
         return self._change("delete_many", wanted, delete_what_is_not_kept)
 
@@ -304,9 +304,11 @@ class Adversary(MemoryStore):
         self.trouble(f"{name} is another client's")
         return True
 
-    def _kept_now(self) -> set[ObjectName]:
+    def _kept_of(self, names: Iterable[ObjectName]) -> list[ObjectName]:
         """Return the objects whose deletion is refused now."""
-        return {name for name, end in self._kept.items() if self._scheduler.now < end}
+        kept = [name for name in names if self._scheduler.now < self._kept.get(name, 0.0)]
+        self.unnamed.update(name.key for name in kept if name.container == SEGMENTS)
+        return kept
 
     def _read(self, method: str, name: ObjectName, read: Callable[[], T]) -> T:
         self._begin(method, name)
