@@ -241,7 +241,7 @@ class Operations:
         self.filesystem.release(handle)
 
     def fallocate(self, path: bytes | None, mode: int, offset: int, length: int, file_info: int) -> None:
-        """Reserve, zero or punch a part of an open file."""
+        """Extend an open file, or make a part of it zeros."""
         self.filesystem.fallocate(self._handle_of(file_info), mode, offset, length)
 
     def opendir(self, path: bytes, file_info: Any) -> None:

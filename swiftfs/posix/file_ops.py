@@ -12,7 +12,7 @@ from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import AlreadyExists, NotFound, PreconditionFailed, Sealed, StoreError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile, Fill
-from swiftfs.filecache.sparse_file import check_descriptor
+from swiftfs.filecache.sparse_file import check_descriptor, punch_hole
 from swiftfs.journal.operations import CopyFile, PutSpecial
 from swiftfs.namespace.entry import Entry, moved_entry
 from swiftfs.namespace.inodes import recent_inode_of
@@ -25,6 +25,12 @@ from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services, in_folder
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
+
+_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
+"""Modes of fallocate(2), from `linux/falloc.h`."""
+
+_ZEROS = 1024 * 1024
+"""Bytes that are made zeros at a time: a write waits until so much fits on the disk."""
 
 
 class FileOps:
@@ -209,11 +215,19 @@ class FileOps:
             self._truncate(file, size)
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
-        """Extend the file to `offset + length` bytes; only mode 0 is supported."""
-        if mode:
+        """Extend the file to `offset + length` bytes, or make that range zeros; no space is reserved.
+
+        `mode` has the bits of fallocate(2). Raise `OSError` EOPNOTSUPP for those that move bytes.
+        """
+        if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE):
             raise os_error(errno.EOPNOTSUPP)
-        file = self._open_files.handle(handle).file
-        self._truncate(file, max(file.cached_file.size, offset + length))
+        file, end = self._open_files.handle(handle).file, offset + length
+        with file.lock:
+            before = file.cached_file.size
+            if not mode & _KEEP_SIZE:
+                self._truncate(file, max(before, end))
+            if mode & (_PUNCH_HOLE | _ZERO_RANGE):
+                self._zero(file, offset, min(end, before))
 
     def flush(self, handle: int) -> None:
         """Hand in changes through any handle of the file; part of close()."""
@@ -429,6 +443,19 @@ class FileOps:
             elif size != file.cached_file.size:
                 file.cached_file.truncate(size, partial(self._record_cut, file))
             self.touch(file)
+
+    def _zero(self, file: OpenFile, start: int, end: int) -> None:
+        """Make a range of an open file zeros, which take no space in its local file; its lock is held."""
+
+        def punch(descriptor: int, position: int) -> int:
+            punch_hole(descriptor, position, size)
+            return size
+
+        while start < end:
+            size = min(_ZEROS - start % _ZEROS, end - start)
+            file.cached_file.write(start, size, punch)
+            self.touch(file)
+            start += size
 
     def _record_cut(self, file: OpenFile) -> bool:
         """Hand in a file that becomes shorter, if the journal has a record of its local file.

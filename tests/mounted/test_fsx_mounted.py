@@ -12,6 +12,7 @@ from swiftclient import Connection
 
 from support.fsx import KIB, MIB, Exerciser, scale
 from support.mounts import Mount, swift_cli
+from support.system_calls import fallocate
 from support.tiers import chosen
 
 NAME = "file"
@@ -63,8 +64,8 @@ class MountedFile:
     def truncate_path(self, size: int) -> None:
         os.truncate(self._path, size)
 
-    def allocate(self, offset: int, length: int) -> None:
-        os.posix_fallocate(self._file, offset, length)
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        fallocate(self._file, mode, offset, length)
 
     def size(self) -> int:
         size = os.fstat(self._file).st_size

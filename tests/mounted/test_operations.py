@@ -1,6 +1,5 @@
 """Single operations on a real mount: results for programs, objects in Swift, and errnos."""
 
-import ctypes
 import errno
 import mmap
 import os
@@ -17,17 +16,10 @@ from swiftclient import Connection
 from support.found_objects import body, keys
 from support.libfuse import is_libfuse3
 from support.mounts import Mount
+from support.system_calls import NOREPLACE, fails, renameat2
 from swiftfs.demo.server import SwiftServer
 
 EXACT = 1_600_000_000_123_456_789
-
-
-@contextmanager
-def fails(number: int) -> Iterator[None]:
-    """Expect an `OSError` of this errno."""
-    with pytest.raises(OSError) as caught:  # noqa: PT011  the errno is compared below
-        yield
-    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
 
 
 @contextmanager
@@ -271,13 +263,6 @@ def test_a_renamed_folder_keeps_its_contents(mounted: Mount, connection: Connect
         moved.rename(moved / "sub" / "inside")
 
 
-def rename_without_replacing(old: Path, new: Path) -> None:
-    """Call renameat2(2) with RENAME_NOREPLACE."""
-    libc, here = ctypes.CDLL(None, use_errno=True), -100  # AT_FDCWD
-    if libc.renameat2(here, os.fsencode(old), here, os.fsencode(new), 1):
-        raise OSError(ctypes.get_errno(), "renameat2")
-
-
 DEEP = "/".join(["d" * 250] * 4)
 """A folder with a name of 1003 bytes."""
 
@@ -325,12 +310,12 @@ def test_a_rename_that_must_not_replace(mounted: Mount) -> None:
     old.write_bytes(b"old")
     if not is_libfuse3():  # it does not pass flags
         with fails(errno.EINVAL):
-            rename_without_replacing(old, new)
+            renameat2(old, new, NOREPLACE)
         return
-    rename_without_replacing(old, new)
+    renameat2(old, new, NOREPLACE)
     old.write_bytes(b"another")
     with fails(errno.EEXIST):
-        rename_without_replacing(old, new)
+        renameat2(old, new, NOREPLACE)
     assert (old.read_bytes(), new.read_bytes()) == (b"another", b"old")
 
 

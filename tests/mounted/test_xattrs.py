@@ -2,14 +2,13 @@
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from swiftclient import Connection
 
 from support.mounts import Mount
+from support.system_calls import fails
 from swiftfs.control.client import flush
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import OPERATOR
@@ -27,14 +26,6 @@ ATTRIBUTES = {
     "user.long": b"<a long text>" * 40,
     "user.long binary": bytes(range(256)) + b"\0" * 100,
 }
-
-
-@contextmanager
-def fails(number: int) -> Iterator[None]:
-    """Expect an `OSError` of this errno."""
-    with pytest.raises(OSError) as caught:  # noqa: PT011  the errno is compared below
-        yield
-    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
 
 
 def attributes(path: Path) -> dict[str, bytes]:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from support.system_calls import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
+
 KIB, MIB = 1024, 1024**2
 
 LONGEST = 256 * KIB
@@ -43,8 +45,8 @@ class File(Protocol):
     def truncate_path(self, size: int) -> None:
         """Set the size by the file's name."""
 
-    def allocate(self, offset: int, length: int) -> None:
-        """Make the file at least as long as the end of the range."""
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        """Call fallocate(2)."""
 
     def size(self) -> int:
         """Return the size, as stat(2) does."""
@@ -89,6 +91,7 @@ class Exerciser:
             self._map_read: 6,
             self._map_write: 2,
             self._allocate: 3,
+            self._zero: 3,
             self._forget: 5,
             self._second_handle: 5,
             self._sync: 1,
@@ -171,9 +174,21 @@ class Exerciser:
 
     def _allocate(self) -> None:
         offset, length = self._span()
-        self._note(f"allocate {offset}+{length}")
-        self._file.allocate(offset, length)
-        self._resize(max(len(self._model), offset + length))
+        mode = self._chance.choice((0, KEEP_SIZE))
+        self._note(f"allocate, mode {mode}, {offset}+{length}")
+        self._file.allocate(mode, offset, length)
+        self._resize(max(len(self._model), 0 if mode else offset + length))
+
+    def _zero(self) -> None:
+        offset, length = self._span()
+        mode = self._chance.choice((PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE | KEEP_SIZE, ZERO_RANGE))
+        self._note(f"make zeros, mode {mode}, {offset}+{length}")
+        self._file.allocate(mode, offset, length)
+        if mode & KEEP_SIZE:
+            length = max(0, min(length, len(self._model) - offset))
+        if length:
+            self._put(offset, bytes(length))
+        self._check_size()
 
     def _map_read(self) -> None:
         if self._model:

@@ -65,8 +65,8 @@ class BareFile:
     def truncate_path(self, size: int) -> None:
         self._filesystem.truncate(f"/{NAME}", size)
 
-    def allocate(self, offset: int, length: int) -> None:
-        self._filesystem.fallocate(self._handle, 0, offset, length)
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        self._filesystem.fallocate(self._handle, mode, offset, length)
 
     def size(self) -> int:
         size = self._filesystem.getattr_handle(self._handle).size
