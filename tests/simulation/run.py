@@ -60,6 +60,9 @@ FOLDER = "swiftfs-simulation-"
 QUIET_SECONDS = 1500.0
 """Virtual seconds after the last fault within which the queue and the leftovers must be empty."""
 
+MOVED_SECONDS = 30.0
+"""Virtual seconds within which a mount has looked at the objects that the one before was moving."""
+
 IDLE_SYNC_SECONDS = 15.0
 """Virtual seconds between two syncs of the database while the end of a history is waited for."""
 
@@ -293,8 +296,11 @@ class _Simulation:
             self._scheduler.failures += [f"{when}: {problem}" for problem in self._lasting(found)]
         return not problems
 
-    def _tree(self, filesystem: FileSystem) -> Tree | None:
-        """Return what a mount shows; None if a call fails because a late request is undone meanwhile."""
+    def _tree(self, filesystem: FileSystem, *, again: bool = False) -> Tree | None:
+        """Return what a mount shows; None if a call fails because a late request is undone meanwhile.
+
+        `again` is whether it has been looked at once, after a power cut.
+        """
         if lag := self._lag_of_others():
             self._scheduler.sleep(lag)
             filesystem.refresh()
@@ -303,6 +309,10 @@ class _Simulation:
         except (SwiftfsError, OSError) as error:
             if lag and self._second is not None and isinstance(error, PreconditionFailed):
                 return self._tree(filesystem)  # replaced after the pause
+            if self._had_power_cut and isinstance(error, PreconditionFailed) and not again:
+                # Swift has a newer version than the journal. The move of its object will find it.
+                self._scheduler.sleep(MOVED_SECONDS)
+                return self._tree(filesystem, again=True)
             if not self._store.is_unsettled:
                 raise
             return None
