@@ -55,7 +55,13 @@ class SegmentExpiry:
         failure is logged: the object is stored, and `gc` finds what stays. Where a container keeps older
         versions, these do not expire, and have no other segments.
         """
-        if not moment or self._removal.kept.stays({name}, ()):
+        if not moment:
+            return
+        try:
+            if self._removal.kept.stays({name}, ()):
+                return
+        except StoreError as error:
+            log.warning("%s: its segments stay when Swift deletes it at its X-Delete-At: %s", name, error)
             return
         named = {segment.name for segment in manifest.segments}
         own = self._removal.owners.owned(name, manifest.etag, named) - self._removal.shared(named)

@@ -251,9 +251,7 @@ class FileUpload:
         # An attempt to store a manifest may come late even if another attempt of it was answered.
         unnamed = unused | never_named
         in_doubt = in_doubt or self._ambiguous.may_name(name, unnamed)
-        self._removal.discard_replaced(
-            name, unnamed, never_named=never_named, is_slo=is_slo, in_doubt=in_doubt
-        )
+        self._removal.discard(name, unnamed, never_named=never_named, is_slo=is_slo, in_doubt=in_doubt)
         if released := uploads.take_released():
             self._removal.keep_shared(released, {name})
 

@@ -141,7 +141,7 @@ class KeptSegments:
         self._histories = histories
 
     def stays(self, objects: Iterable[ObjectName], segments: Iterable[ObjectName]) -> bool:
-        """Return whether older versions may name the segments.
+        """Return whether older versions may name the segments; raise `StoreError` if Swift does not answer.
 
         Those are versions of `objects`, which name the segments or did so, and of the object for which they
         were uploaded: it may have been moved to another container.
@@ -152,7 +152,10 @@ class KeptSegments:
     def unneeded(
         self, name: ObjectName, segments: Collection[ObjectName], never_named: Collection[ObjectName]
     ) -> set[ObjectName]:
-        """Return the segments of `name` that no version names; `never_named` are those that none ever did."""
+        """Return the segments of `name` that no version names; `never_named` are those that none ever did.
+
+        Raise `StoreError` if Swift does not answer.
+        """
         return set(segments).intersection(never_named) if self.stays({name}, segments) else set(segments)
 
 

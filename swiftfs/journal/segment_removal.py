@@ -13,6 +13,7 @@ Where a container keeps the replaced version too, they stay (`KeptSegments`).
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 
 from swiftfs.concurrency import Rank, new_lock, steady_time
@@ -92,8 +93,9 @@ class SegmentRemoval:
         own = self.owners.owned(name, etag, named)
         others = self.owners.moved_from({name}, own) - {name} if own else ()
         own -= self._named_by_any(others)  # which may stand again, by a late request or a wrong answer
-        if own and self.kept.stays({name}, own):
-            return set()
+        with suppress(StoreError):  # it is asked again before they are deleted
+            if own and self.kept.stays({name}, own):
+                return set()
         # Before the request that deletes or replaces `name`.
         self._keep(own, Leftover((name,), self._clock(), Proof.NONE))
         self._unproven.update({name} if own else ())
@@ -188,28 +190,43 @@ class SegmentRemoval:
             return {names[0]: error}
         return {}
 
-    def discard(self, name: ObjectName, segments: Collection[ObjectName], *, is_slo: bool) -> None:
+    def discard(
+        self,
+        name: ObjectName,
+        segments: Collection[ObjectName],
+        *,
+        never_named: Collection[ObjectName] = (),
+        is_slo: bool,
+        in_doubt: bool = False,
+    ) -> None:
         """Delete, after a rest, segments that the object just stored as `name` does not name.
 
-        It has replaced the version that named them; `is_slo` tells whether it is an SLO.
+        It has replaced the version that named them; `is_slo` tells whether it is an SLO. They are checked
+        later if another manifest is `in_doubt`, which names some of them and may still be stored late, and
+        while Swift does not say whether there are older versions. These may name all but the `never_named`.
         """
-        shared = self.shared(segments)
+        if not segments:  # as of every small file
+            return
+        unneeded = self._unneeded(name, segments, () if in_doubt else never_named)
+        segments = frozenset(segments if unneeded is None else unneeded)
+        shared = segments if in_doubt else self.shared(segments)
         self.keep_shared(shared, {name})
-        own = frozenset(segments) - shared
+        own = segments - shared
         if not own:
             return
         # Before the deletion: a process that dies before it leaves the rest, and the proof, to the next one.
         self.prove(name, own)
-        self._resting.add(name, own, is_slo=is_slo)
-        if not self._resting.do_rest():
-            self.end_rests()
+        if unneeded is not None:
+            self._resting.add(name, own, is_slo=is_slo)
+            if not self._resting.do_rest():
+                self.end_rests()
 
     def end_rests(self, *, at_once: bool = False) -> None:
         """Delete the segments that have rested enough, or all `at_once`, but not what another version names.
 
         What cannot be looked at or deleted stays among the leftovers.
         """
-        unused: dict[ObjectName, frozenset[ObjectName]] = {}
+        unused: dict[ObjectName, Collection[ObjectName]] = {}
         for rest in self._resting.take(at_once=at_once):
             try:
                 named = self._named_by(rest.name, is_slo=rest.is_slo)
@@ -219,9 +236,38 @@ class SegmentRemoval:
             if kept := rest.segments & named:
                 log.info("%s: another client's version has %d of its older segments", rest.name, len(kept))
             unused[rest.name] = rest.segments - named
-        failures = self.delete_all(tuple(frozenset[ObjectName]().union(*unused.values())))
+        self._delete(unused)
+
+    def discard_with(self, deleted: Mapping[ObjectName, Collection[ObjectName]]) -> None:
+        """Delete the segments of objects that this mount has just deleted.
+
+        Those of which Swift does not say whether older versions may name them are checked later.
+        """
+        for name, segments in deleted.items():
+            # Before the deletion, as in `discard`.
+            self.prove(name, segments)
+        unneeded = {name: self._unneeded(name, segments) for name, segments in deleted.items() if segments}
+        self._delete({name: segments for name, segments in unneeded.items() if segments})
+
+    def _delete(self, unused: Mapping[ObjectName, Collection[ObjectName]]) -> None:
+        """Delete segments, by the objects that named them."""
+        failures = self.delete_all(set().union(*unused.values()))
         for name, segments in unused.items():
-            self.record_deleted({name}, segments, {one: failures[one] for one in segments & failures.keys()})
+            lost = {one: failures[one] for one in segments if one in failures}
+            self.record_deleted({name}, segments, lost)
+
+    def _unneeded(
+        self,
+        name: ObjectName,
+        segments: Collection[ObjectName],
+        never_named: Collection[ObjectName] = (),
+    ) -> set[ObjectName] | None:
+        """Return what `KeptSegments.unneeded` does, None if Swift does not answer."""
+        try:
+            return self.kept.unneeded(name, segments, never_named)
+        except StoreError as error:
+            log.info("segments of an older version of %s stay for now: %s", name, error)
+            return None
 
     def record_deleted(
         self,
@@ -241,28 +287,6 @@ class SegmentRemoval:
         self._keep(passing, Leftover(tuple(sorted(objects)), since, proof))
         self.leftovers.drop(set(segments) - passing)
         self.log_unused({segment: failures[segment] for segment in failures.keys() - passing})
-
-    def discard_replaced(
-        self,
-        name: ObjectName,
-        segments: Collection[ObjectName],
-        *,
-        never_named: Collection[ObjectName] = (),
-        is_slo: bool,
-        in_doubt: bool,
-    ) -> None:
-        """Delete segments as `discard` does, or check them later if another manifest is `in_doubt`.
-
-        That is one which names some of them and may still be stored late. Older versions may name all but
-        the `never_named`.
-        """
-        if not segments:  # as of every small file
-            return
-        segments = self.kept.unneeded(name, segments, () if in_doubt else never_named)
-        if in_doubt:
-            self.keep_shared(segments, {name})
-        else:
-            self.discard(name, segments, is_slo=is_slo)
 
     def discard_below(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if that fails.

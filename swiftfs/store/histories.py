@@ -56,9 +56,14 @@ class Histories:
         return self.known_versioned(container)
 
     def may_have_versions(self, container: str) -> bool:
-        """Return whether older versions of objects may exist: also where Swift does not say it."""
+        """Return whether older versions of objects may exist: also where Swift refuses to say it.
+
+        Raise a retryable `StoreError` if it does not answer.
+        """
         try:
             return self.of(container) is not History.NONE
         except StoreError as error:
+            if error.retryable:
+                raise
             log.info("cannot find out whether %s keeps older versions: %s", container, error)
             return True

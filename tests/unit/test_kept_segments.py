@@ -5,7 +5,7 @@ import pytest
 from support.segment_cleaner import NAME, PREFIX, Cleaner, pass_time
 from support.stored_objects import refuse, segments
 from swiftfs.concurrency import monotonic
-from swiftfs.errors import NotFound, Unavailable
+from swiftfs.errors import AccessDenied, NotFound, Unavailable
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.objects import History, ObjectName
 from swiftfs.store import histories
@@ -36,29 +36,52 @@ def test_segments_go_where_no_version_is_kept(cleaner: Cleaner) -> None:
     assert cleaner.removal.segments_of(NAME, is_slo=True) == {used}
 
 
-def test_segments_stay_while_swift_does_not_say_whether_versions_are_kept(cleaner: Cleaner) -> None:
+def test_segments_stay_until_swift_says_that_no_version_is_kept(cleaner: Cleaner) -> None:
     used = cleaner.segment(PREFIX + "1-a")
     cleaner.manifest("file", used)
-
     refuse(cleaner.store, "container_usage", Unavailable)
-    assert cleaner.removal.segments_of(NAME, is_slo=True) == set()
+    cleaner.removal.discard(NAME, cleaner.removal.segments_of(NAME, is_slo=True), is_slo=False)
+    cleaner.removal.end_rests(at_once=True)
+    assert segments(cleaner.store) == {used.key}
     cleaner.store.hook = None
-    assert cleaner.removal.segments_of(NAME, is_slo=True) == {used}
+    cleaner.store.delete(NAME)
+    pass_time(cleaner)
+    assert segments(cleaner.store) == set()
+    assert cleaner.removal.leftovers.all() == {}
+
+
+def test_segments_of_a_deleted_object_stay_until_then_too(cleaner: Cleaner) -> None:
+    used = cleaner.segment(PREFIX + "1-a")
+    cleaner.manifest("file", used)
+    refuse(cleaner.store, "container_usage", Unavailable)
+    found = cleaner.removal.segments_of(NAME, is_slo=True)
+    cleaner.store.delete(NAME)
+    cleaner.removal.discard_with({NAME: found})
+    assert segments(cleaner.store) == {used.key}
+    pass_time(cleaner)  # and is asked again
+    assert segments(cleaner.store) == {used.key}
+    cleaner.store.hook = None
+    pass_time(cleaner)
+    assert segments(cleaner.store) == set()
+
+
+def test_segments_stay_where_swift_refuses_to_say_it(cleaner: Cleaner) -> None:
+    used = cleaner.segment(PREFIX + "1-a")
+    cleaner.manifest("file", used)
+    refuse(cleaner.store, "container_usage", AccessDenied)
+    assert cleaner.removal.segments_of(NAME, is_slo=True) == set()
+    assert cleaner.removal.leftovers.all() == {}
 
 
 def test_only_what_no_manifest_named_goes_when_a_file_is_stored_again(keeping: Cleaner) -> None:
     named, superseded = keeping.segment(PREFIX + "1-a"), keeping.segment(PREFIX + "2-b")
-    keeping.removal.discard_replaced(
-        NAME, {named, superseded}, never_named={superseded}, is_slo=False, in_doubt=False
-    )
+    keeping.removal.discard(NAME, {named, superseded}, never_named={superseded}, is_slo=False, in_doubt=False)
     assert segments(keeping.store) == {named.key}
 
 
 def test_nothing_goes_while_a_manifest_is_in_doubt(keeping: Cleaner) -> None:
     superseded = keeping.segment(PREFIX + "2-b")
-    keeping.removal.discard_replaced(
-        NAME, {superseded}, never_named={superseded}, is_slo=False, in_doubt=True
-    )
+    keeping.removal.discard(NAME, {superseded}, never_named={superseded}, is_slo=False, in_doubt=True)
     assert keeping.removal.leftovers.all() == {}
     assert segments(keeping.store) == {superseded.key}
 

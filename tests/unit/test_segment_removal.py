@@ -79,7 +79,7 @@ def test_segments_that_a_late_manifest_may_name_are_checked_later(
 
 def test_leftovers_wait_during_an_outage(cleaner: Cleaner) -> None:
     name = cleaner.segment(PREFIX + "1-a")
-    cleaner.removal.discard_replaced(NAME, {name}, is_slo=True, in_doubt=True)
+    cleaner.removal.discard(NAME, {name}, is_slo=True, in_doubt=True)
     cleaner.now += LATE_SECONDS
 
     def refuse(_method: str, _subject: str) -> None:
@@ -332,7 +332,7 @@ def test_an_outage_is_no_proof(cleaner: Cleaner) -> None:
 def test_segments_of_a_late_manifest_that_was_moved_and_changed_stay(cleaner: Cleaner) -> None:
     """Since the moved object was changed, it has claims for that upload only."""
     first, second = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
-    cleaner.removal.discard_replaced(NAME, {first, second}, is_slo=True, in_doubt=True)
+    cleaner.removal.discard(NAME, {first, second}, is_slo=True, in_doubt=True)
     late = cleaner.manifest("file", first, second)
     moved = ObjectName("box", "moved")
     cleaner.store.copy(CopyRequest(NAME, moved, manifest_only=True))
