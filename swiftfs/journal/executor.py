@@ -388,7 +388,7 @@ class Executor:
             raise
 
     def delete_together(self, operations: Sequence[Delete]) -> dict[ObjectName, StoreError]:
-        """Delete objects, then the segments of the SLOs, in few requests; return the failures."""
+        """Delete objects, then the segments of the SLOs that are gone; return the failures."""
         failures: dict[ObjectName, StoreError] = {}
         found: dict[ObjectName, set[ObjectName]] = {}
         operations = self._with_known_kinds(self._without_changed(operations, failures))
@@ -402,18 +402,16 @@ class Executor:
                 found[operation.name] = segments
         shared = self.removal.shared(set().union(*found.values()))
         own = {name: segments - shared for name, segments in found.items()}
-        # An object and its segments in one request. The object comes first: a server that stops half-way must
-        # not leave a manifest without its segments.
-        if self._store.limits().bulk_delete:  # it goes through its names in order
-            failed = self.removal.delete_all([*own, *set().union(*own.values())])
-        else:
-            failed = self._delete_in_turn(own)
-        for name, segments in own.items():
-            lost = {segment: failed.pop(segment) for segment in segments & failed.keys()}
-            # An object that may still be there keeps its segments.
-            if name in failed:
-                continue
-            self.removal.record_deleted({name}, segments, lost)
+        # In two requests: Swift may refuse to delete an object, and go on with the names behind it.
+        failed = self.removal.delete_all(own)
+        gone = {name: segments for name, segments in own.items() if name not in failed}
+        for name, segments in gone.items():
+            # Between the two: a process that dies now must leave the proof that this mount has deleted the
+            # object, or the next one would keep the segments.
+            self.removal.prove(name, segments)
+        lost = self.removal.delete_all(set().union(*gone.values()))
+        for name, segments in gone.items():
+            self.removal.record_deleted({name}, segments, {one: lost[one] for one in segments & lost.keys()})
             self.removal.keep_shared(found[name] & shared, {name})
             self.removal.owners.forget(name)
         self.trash.deleted(kept, failed, self._pool)
@@ -423,16 +421,6 @@ class Executor:
         """Return the deletions; those of objects that have no segments need no HEAD to learn that."""
         plain = self.removal.without_segments(one.name for one in operations if one.is_slo is None)
         return [replace(one, is_slo=False) if one.name in plain else one for one in operations]
-
-    def _delete_in_turn(self, objects: Mapping[ObjectName, set[ObjectName]]) -> dict[ObjectName, StoreError]:
-        """Delete objects, then the segments of those that are gone; return what failed."""
-        failed = self.removal.delete_all(objects)
-        gone = {name: segments for name, segments in objects.items() if name not in failed}
-        for name, segments in gone.items():
-            # Between the two requests: a process that dies now must leave the proof that this mount has
-            # deleted the object, or the next one would keep the segments.
-            self.removal.prove(name, segments)
-        return failed | self.removal.delete_all(set().union(*gone.values()))
 
     def _without_changed(
         self, operations: Sequence[Delete], failures: dict[ObjectName, StoreError]
