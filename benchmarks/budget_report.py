@@ -51,7 +51,7 @@ JOBS = {
     "patch": Job("rewrite 4 KiB inside it", 7, fewer_bytes=10),
     "append": Job("append 6 bytes to it", 6, fewer_bytes=10),
     "mv big": Job("`mv` it", 4),
-    "rm big": Job("`rm` it", 2),
+    "rm big": Job("`rm` it", 3),
 }
 
 SUMMARY = (

@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby, islice
-from operator import attrgetter
+from itertools import islice
 
 from swiftfs.concurrency import Executor, Rank, new_lock, new_pool
 from swiftfs.errors import BadName, NotFound, QuotaExceeded, StoreError
@@ -62,7 +61,6 @@ class Deletion:
 
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete each; return the failures, as `ObjectStore.delete_many` does."""
-        # In order, which callers rely on: a large object comes before its segments.
         remaining = iter(dict.fromkeys(names))
         failures: dict[ObjectName, StoreError] = {}
         while chunk := list(islice(remaining, self._batch() or SINGLE_BATCH)):
@@ -95,9 +93,12 @@ class Deletion:
         if outcome.too_large:
             return self._delete_halves(chunk)
         failures = outcome.failures
-        # Not in parallel, as nothing of the request was executed: the order of the names must be kept.
         if outcome.refused is not None:
-            return self._delete_in_order(chunk, outcome.refused), None
+            failures = self._delete_in_parallel(chunk)
+            # Single DELETEs work, so it was the bulk delete that was refused, and not the user.
+            if len(failures) < len(chunk):
+                self._bulk.remember_refusal(outcome.refused)
+            return failures, None
         if outcome.outage is None:
             taken = {*in_bulk} - {*outcome.single}
             if single := [name for name in chunk if name not in taken]:
@@ -107,10 +108,7 @@ class Deletion:
         return failures, outcome.outage
 
     def _check_none_found(self, outcome: Outcome, first: ObjectName) -> None:
-        """Check an answer that no name existed by a DELETE of the first: such a server may do nothing.
-
-        INVARIANT: a large object comes before its segments. If it may still exist, the segments stay.
-        """
+        """Check an answer that no name existed by a DELETE of the first: such a server may do nothing."""
         try:
             self._delete(first)
         except NotFound:
@@ -135,26 +133,6 @@ class Deletion:
             return failures | dict.fromkeys(chunk[middle:], outage), outage
         rest, outage = self._delete_chunk(chunk[middle:])
         return failures | rest, outage
-
-    def _delete_in_order(
-        self, names: Sequence[ObjectName], refusal: BulkRefused
-    ) -> dict[ObjectName, StoreError]:
-        """Delete the names of a refused bulk delete one by one.
-
-        INVARIANT: a large object is deleted before its segments, which mostly are in another container. So
-        after a failure in one container, the containers that follow are left alone.
-        """
-        failures: dict[ObjectName, StoreError] = {}
-        for _, group in groupby(names, attrgetter("container")):
-            some = list(group)
-            if failures:
-                failures |= dict.fromkeys(some, next(iter(failures.values())))
-                continue
-            failures |= self._delete_in_parallel(some)
-            # Single DELETEs work, so it was the bulk delete that was refused, and not the user.
-            if len(failures) < len(some):
-                self._bulk.remember_refusal(refusal)
-        return failures
 
     def _delete_in_parallel(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
         with self._lock:

@@ -170,23 +170,6 @@ def test_a_refusal_where_nothing_may_be_deleted_does_not_disable_bulk_delete(
     assert (counted(swift, "POST"), counted(swift, "DELETE")) == (1, 0)
 
 
-@pytest.mark.parametrize("status", [403, 503])
-def test_after_a_refusal_segments_stay_while_their_object_does(
-    swift: SwiftServer, store: SwiftStore, names: list[ObjectName], status: int
-) -> None:
-    segments = [ObjectName(f"{names[0].container}_segments", f"s{number}") for number in range(3)]
-    store.create_container(segments[0].container)
-    for name in segments:
-        store.put(name, b"x", TEXT)
-    swift.inject(Fault(*BULK, status=405))
-    swift.inject(Fault("DELETE", "/n02", status=status))
-    failures = store.delete_many([*names, *segments])
-    assert set(failures) == {names[2], *segments}
-    assert listed(store, names) == ["n02"]
-    assert len(listed(store, segments)) == 3
-    assert {error.retryable for error in failures.values()} == {status == 503}
-
-
 def test_an_impossible_name_does_not_affect_others(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
@@ -300,16 +283,13 @@ def test_a_verdict_that_cannot_be_checked_is_not_trusted(
 
 @pytest.mark.parametrize("false_verdict", ["counted"], indirect=True)
 @pytest.mark.usefixtures("false_verdict")
-def test_no_segment_is_deleted_when_the_verdict_cannot_be_checked(
+def test_nothing_is_deleted_when_the_verdict_cannot_be_checked(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
-    segment = ObjectName(f"{names[0].container}_segments", "s")
-    store.create_container(segment.container)
-    store.put(segment, b"x", TEXT)
     swift.inject(Fault("DELETE", f"/{names[0]}", status=503))
-    failures = store.delete_many([names[0], segment])
-    assert {name: error.retryable for name, error in failures.items()} == {names[0]: True, segment: True}
-    assert listed(store, [segment]) == ["s"]
+    failures = store.delete_many(names)
+    assert {name: error.retryable for name, error in failures.items()} == dict.fromkeys(names, True)
+    assert len(listed(store, names)) == len(names)
 
 
 def test_missing_names_cost_one_request_more(

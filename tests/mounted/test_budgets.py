@@ -10,6 +10,7 @@ from swiftclient import Connection
 
 from support.jobs import counted, methods
 from support.mounts import Mount, run
+from support.noise import LARGE
 from support.trees import FOLDERS, MTIME_NS, make_tree, same_times
 from swiftfs.attributes import Stored, encode_marker, encode_type
 from swiftfs.concurrency import monotonic
@@ -264,3 +265,23 @@ def test_rsync_in(budget: Budget, connection: Connection, container: str, tree: 
     assert set(object_names(connection, container)) == {"tree", *(f"tree/{name}" for name in stored)}
     times = run("rsync", "-an", "--out-format=%n", f"{tree}/", f"{path}/tree/")
     assert times == ""
+
+
+@pytest.mark.mount_options("settle=2,segment_size=1M")
+def test_removing_large_files(budget: Budget, connection: Connection, container: str) -> None:
+    """Segments follow when Swift has deleted their files: one request more, for many files too."""
+    top = budget.mount.path
+    paths = [top / f"large{number}" for number in range(6)]
+
+    def make() -> None:
+        for path in paths:
+            path.write_bytes(LARGE)
+
+    budget.settled(make)
+    assert run("ls", top).split() == [path.name for path in paths]  # lists it
+    budget.at_most(3, "rm, a large file", budget.settled(paths[0].unlink))
+    run("ls", top)
+    removed = budget.settled(lambda: run("rm", *paths[1:]))
+    budget.at_most(5 + 2, "rm, five large files", removed)
+    assert object_names(connection, container) == []
+    assert object_names(connection, f"{container}_segments") == []

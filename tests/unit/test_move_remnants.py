@@ -12,6 +12,7 @@ from support.harness import LEFT, ME, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.moves import object_moves
+from support.refusing_store import RefusingStore
 from support.stored_objects import body, foreign, keys
 from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
@@ -24,26 +25,6 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import CopyRequest, Headers
 
 SEGMENT = ObjectName("box_segments", "large/1")
-
-
-class RefusingStore(MemoryStore):
-    """A store that refuses deletions, one by one also in bulk: all, or those in a folder."""
-
-    refused: type[StoreError] | None = None
-    where = ""
-
-    def delete_many(self, names: object) -> dict[ObjectName, StoreError]:
-        assert isinstance(names, list | tuple | set)
-        failures = {name: self.refused("no") for name in names if self.refused and self._refuses(name)}
-        return {**failures, **super().delete_many([name for name in names if name not in failures])}
-
-    def delete(self, name: ObjectName) -> None:
-        if self.refused is not None and self._refuses(name):
-            raise self.refused("no")
-        super().delete(name)
-
-    def _refuses(self, name: ObjectName) -> bool:
-        return str(name).startswith(self.where)
 
 
 pytestmark = pytest.mark.store(RefusingStore, "box", "box_segments")

@@ -26,7 +26,7 @@ from swiftfs.journal import refusals
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
 from swiftfs.journal.tasks import Task, Waiting, nobody_waits
-from swiftfs.objects import Limits, ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
@@ -323,20 +323,3 @@ def test_a_report_of_many_refusals_fits_into_an_extended_attribute() -> None:
     back = QueueReport.from_json(text)
     assert back.refused == 700
     assert min(len(back.refusals), len(back.changes)) > 5
-
-
-def test_a_deletion_is_tried_again_if_the_server_does_not_tell_its_limits(
-    store: MemoryStore, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail() -> Limits:
-        raise Unavailable("no answer")
-
-    with harness(store, cache, "settle=0.05") as filesystem:
-        foreign(store, "file", b"data")
-        monkeypatch.setattr(store, "limits", fail)
-        filesystem.unlink("/file")
-        wait_until(lambda: any(one.attempts for one in filesystem.waiting()))
-        monkeypatch.undo()
-        wait_until(lambda: not filesystem.waiting())
-    assert not keys(store)
-    assert "unexpected" not in caplog.text
