@@ -185,7 +185,7 @@ class CachedFile:
         _, last = block_range(offset, end)
         edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
         # Not with the lock of this state: whatever makes space, evicting or uploading, takes it.
-        self._state.space.wait_for_space(self, size)
+        self._state.space.wait(self, size)
         partly = {edge for edge in edges if not offset <= edge < edge + BLOCK <= end}
         with self._holding(partly, offset, end):
             if end > self.size:
@@ -414,7 +414,7 @@ class CachedFile:
             is_here = state.blocks.is_present(0, min(taken.size, taken.least))
             state.checks.begin(done=not taken.changed and is_here)
         # Without the lock: it takes the cache's, which comes before this one.
-        state.space.on_growth(taken.size)  # as many bytes more can be evicted
+        state.space.grow(taken.size)  # as many bytes more can be evicted
 
     def own_all(self) -> None:
         """Download all that is missing, and make every block dirty: the base version is not needed then."""

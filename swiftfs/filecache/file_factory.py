@@ -18,7 +18,7 @@ from swiftfs.filecache.read_ahead import Link, Streams
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.space import UNLIMITED, SpaceCalls
+from swiftfs.filecache.space import UNLIMITED, Space
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile
 from swiftfs.filecache.upload_record import SharedUploads, UnreferencedPrefix, write_no_row
 from swiftfs.objects import ObjectName
@@ -129,14 +129,14 @@ class CachedFileFactory:
         name: ObjectName,
         base: BaseVersion | None,
         cached: CachedVersion | None,
-        space: SpaceCalls = UNLIMITED,
+        space: Space = UNLIMITED,
     ) -> CachedFile:
         """Return a new cached file, which is to be stored as `name`; `cached` has blocks of `base`."""
         state = FileState.create(folder, base, cached, space, self._on_wrong_bytes)
         return self._compose(state, self._segments(state, name, None))
 
     def restore(
-        self, folder: Path, name: ObjectName, record: FileRecord, space: SpaceCalls = UNLIMITED
+        self, folder: Path, name: ObjectName, record: FileRecord, space: Space = UNLIMITED
     ) -> CachedFile:
         """Return the file of a record; raise `OSError` when its local file has been changed or is gone."""
         state = FileState.restore(folder, record, space, self._on_wrong_bytes)
@@ -197,5 +197,5 @@ class CachedFileFactory:
             prefix,
             file=state.file.name,
             settle_seconds=self.settle_seconds,
-            on_stored=state.space.on_stored,
+            on_stored=state.space.progress,
         )

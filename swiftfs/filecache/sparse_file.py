@@ -9,7 +9,6 @@ import hashlib
 import mmap
 import os
 import resource
-import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -248,9 +247,6 @@ def synchronize(folder: Path) -> None:
 _FICLONE = 0x40049409
 """The ioctl by which a file system makes one file share the blocks of another (ioctl_ficlone(2))."""
 
-RESERVE = 32 * 1024 * 1024
-"""Bytes of disk that a copy leaves free."""
-
 _NO_COPY_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -311,9 +307,3 @@ class FrozenCopy:
         if not copied:  # the source was truncated: `FrozenCopier.end` copies these bytes again
             return length
         return copied
-
-
-def refuse_without_space(folder: Path, size: int) -> None:
-    """Raise `OSError` ENOSPC unless the disk has space for `size` bytes and `RESERVE`."""
-    if shutil.disk_usage(folder).free < size + RESERVE:
-        raise os_error(errno.ENOSPC, str(folder))
