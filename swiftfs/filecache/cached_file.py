@@ -453,7 +453,8 @@ class CachedFile:
             state.end(LocalFile.SUSPENDED)
             size = state.file.allocated()
             state.file.close()
-            return size
+        self._reader.close()
+        return size
 
     def rename(self, name: ObjectName) -> None:
         """Download from `name` from now on: the object was moved there."""
@@ -467,8 +468,8 @@ class CachedFile:
         self._activity.cancel_queued()
         with self._state.changed:
             self._state.changed.wait_for(self._activity.is_idle)
-            self._reader.close()
             self._state.file.remove()
+        self._reader.close()
 
     def discard(self) -> None:
         """Delete the local file as soon as nothing is under way, in any thread; do not wait."""
@@ -497,4 +498,5 @@ class CachedFile:
             if state.file.mark().size != blocks.size:
                 os.ftruncate(self.descriptor, blocks.size)
             manifest = blocks.base.manifest if blocks.base else None
-            return CachedVersion(state.file, blocks.present, state.checks.done, manifest)
+        self._reader.close()
+        return CachedVersion(state.file, blocks.present, state.checks.done, manifest)

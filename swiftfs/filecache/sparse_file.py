@@ -125,6 +125,16 @@ class SparseFile:
             self.path.unlink(missing_ok=True)
 
 
+class MemoryFile(SparseFile):
+    """A file in memory (memfd_create(2)) beside a local one, whose folder and name it has: that one stays."""
+
+    def __init__(self, beside: SparseFile) -> None:
+        super().__init__(os.memfd_create("swiftfs"), beside.folder, beside.name)
+
+    def remove(self) -> None:
+        self.close()
+
+
 def _new_name() -> str:
     return f"{_IN_USE}{os.urandom(16).hex()}"
 

@@ -44,6 +44,7 @@ def test_a_scarce_disk_is_asked_before_each_write(disk: Disk) -> None:
     for number in range(10):
         assert disk.seen.is_ample_for(SMALL)
         assert disk.asked == number + 1
+    assert disk.seen.lacking() == 1
     disk.left = KEPT + SMALL - 1
     assert not disk.seen.is_ample_for(SMALL)
 
