@@ -44,7 +44,7 @@ class StatusCollector:
         """Return the current status."""
         services, counts = self._services, self._account.state.counters.snapshot()
         limits = self._account.known_limits()
-        used, dirty = services.file_cache.disk_use()
+        used, dirty = services.file_cache.space.use()
         pinned = services.file_cache.pinned
         return MountStatus(
             schema=SCHEMA,
@@ -59,7 +59,7 @@ class StatusCollector:
             limits=self._bounds(limits),
             cache_folder=str(services.cache_dir.absolute()),
             set_aside=tuple(set_aside(services.cache_dir)),
-            cache=CacheUse(used, dirty, services.file_cache.limit, pinned.bytes),
+            cache=CacheUse(used, dirty, services.file_cache.space.limit, pinned.bytes),
             pins=tuple(_path_of(pin, services.source) for pin in pinned.all()),
             requests=dict(counts.classes),
             cost=self._budget.prices.cost(counts) if self._budget else None,

@@ -119,7 +119,7 @@ class Ahead:
 
     def set_cache_size(self, size: int) -> None:
         """Change the option `cache_size`, which limits `read_ahead`."""
-        self._filesystem.services.file_cache.set_limit(size)
+        self._filesystem.services.file_cache.space.set_limit(size)
         self._apply()
 
     def _apply(self) -> None:

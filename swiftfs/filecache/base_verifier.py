@@ -231,7 +231,7 @@ class BaseVerifier:
     def _get(self, base: BaseVersion, answer: Answer) -> ObjectInfo:
         """Download the bytes of an answer."""
         length = answer.end - answer.offset
-        self._state.space.on_growth(length)
+        self._state.space.grow(length)
         info = self._store.get(
             base.name,
             answer.write,

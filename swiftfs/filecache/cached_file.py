@@ -185,7 +185,7 @@ class CachedFile:
         _, last = block_range(offset, end)
         edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
         # Not with the lock of this state: whatever makes space, evicting or uploading, takes it.
-        self._state.space.wait_for_space(self, size)
+        self._state.space.wait(self, size)
         partly = {edge for edge in edges if not offset <= edge < edge + BLOCK <= end}
         with self._holding(partly, offset, end):
             if end > self.size:
@@ -414,7 +414,7 @@ class CachedFile:
             is_here = state.blocks.is_present(0, min(taken.size, taken.least))
             state.checks.begin(done=not taken.changed and is_here)
         # Without the lock: it takes the cache's, which comes before this one.
-        state.space.on_growth(taken.size)  # as many bytes more can be evicted
+        state.space.grow(taken.size)  # as many bytes more can be evicted
 
     def own_all(self) -> None:
         """Download all that is missing, and make every block dirty: the base version is not needed then."""
@@ -453,7 +453,8 @@ class CachedFile:
             state.end(LocalFile.SUSPENDED)
             size = state.file.allocated()
             state.file.close()
-            return size
+        self._reader.close()
+        return size
 
     def rename(self, name: ObjectName) -> None:
         """Download from `name` from now on: the object was moved there."""
@@ -467,8 +468,8 @@ class CachedFile:
         self._activity.cancel_queued()
         with self._state.changed:
             self._state.changed.wait_for(self._activity.is_idle)
-            self._reader.close()
             self._state.file.remove()
+        self._reader.close()
 
     def discard(self) -> None:
         """Delete the local file as soon as nothing is under way, in any thread; do not wait."""
@@ -497,4 +498,5 @@ class CachedFile:
             if state.file.mark().size != blocks.size:
                 os.ftruncate(self.descriptor, blocks.size)
             manifest = blocks.base.manifest if blocks.base else None
-            return CachedVersion(state.file, blocks.present, state.checks.done, manifest)
+        self._reader.close()
+        return CachedVersion(state.file, blocks.present, state.checks.done, manifest)

@@ -65,7 +65,7 @@ class SegmentFetcher:
         def sink(offset: int, data: bytes) -> None:
             self._state.space.with_room(len(data), partial(store_bytes, offset + behind, data))
 
-        self._state.space.on_growth(length)
+        self._state.space.grow(length)
         try:
             self._store.get(segment.name, sink, offset=offset - behind, length=length, etag=segment.etag)
         except NotFound:
@@ -297,7 +297,7 @@ class Downloader:
         length = min(fetch.last * BLOCK, base.size) - offset
         if length <= 0:
             return
-        state.space.on_growth(length)
+        state.space.grow(length)
         whole = offset == 0 and length == base.object_size
         # Bytes of a known version may be read as they come; those of a whole object are verified first.
         as_they_come = bool(base.etag) and not whole

@@ -1,8 +1,6 @@
 """Makes cached files, and owns the threads that download and upload for all of them."""
 
 import math
-import os
-import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -18,8 +16,8 @@ from swiftfs.filecache.read_ahead import Link, Streams
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.space import UNLIMITED, SpaceCalls
-from swiftfs.filecache.sparse_file import CachedVersion, SparseFile
+from swiftfs.filecache.space import UNLIMITED, Space
+from swiftfs.filecache.sparse_file import CachedVersion, MemoryFile
 from swiftfs.filecache.upload_record import SharedUploads, UnreferencedPrefix, write_no_row
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import ObjectStore
@@ -129,14 +127,14 @@ class CachedFileFactory:
         name: ObjectName,
         base: BaseVersion | None,
         cached: CachedVersion | None,
-        space: SpaceCalls = UNLIMITED,
+        space: Space = UNLIMITED,
     ) -> CachedFile:
         """Return a new cached file, which is to be stored as `name`; `cached` has blocks of `base`."""
         state = FileState.create(folder, base, cached, space, self._on_wrong_bytes)
         return self._compose(state, self._segments(state, name, None))
 
     def restore(
-        self, folder: Path, name: ObjectName, record: FileRecord, space: SpaceCalls = UNLIMITED
+        self, folder: Path, name: ObjectName, record: FileRecord, space: Space = UNLIMITED
     ) -> CachedFile:
         """Return the file of a record; raise `OSError` when its local file has been changed or is gone."""
         state = FileState.restore(folder, record, space, self._on_wrong_bytes)
@@ -172,17 +170,14 @@ class CachedFileFactory:
 
     def _make_in_memory(self, of: FileState, base: BaseVersion) -> CachedFile:
         """Return a file of the version `base` that takes no disk, to read the file `of`."""
-        descriptor = os.memfd_create("swiftfs")
         state = FileState(
-            SparseFile(descriptor, of.file.folder, of.file.name),
+            MemoryFile(of.file),
             BlockMap(base),
             UNLIMITED,
             is_certain=bool(base.etag),
             on_wrong_bytes=self._on_wrong_bytes,
         )
         state.extend(base.size)
-        # Nobody closes such a file: a download may be under way when the last reader has ended.
-        weakref.finalize(state, os.close, descriptor)
         streams = Streams(AHEAD if self.read_ahead else 0, self._link)
         reader = MemoryReader(state, self._make_in_memory)
         uploads = self._segments(state, base.name, None)
@@ -197,5 +192,5 @@ class CachedFileFactory:
             prefix,
             file=state.file.name,
             settle_seconds=self.settle_seconds,
-            on_stored=state.space.on_stored,
+            on_stored=state.space.progress,
         )

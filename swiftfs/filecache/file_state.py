@@ -13,7 +13,7 @@ from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.checksum_ranges import ChecksumRanges
 from swiftfs.filecache.read_ahead import Stream
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.space import SpaceCalls
+from swiftfs.filecache.space import Space
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, next_data, next_hole, punch_hole
 
 WrongBytesCall = Callable[[str], None]
@@ -64,7 +64,7 @@ class FileState:
         self,
         file: SparseFile,
         blocks: BlockMap,
-        space: SpaceCalls,
+        space: Space,
         *,
         is_certain: bool,
         is_checked: bool = False,
@@ -100,7 +100,7 @@ class FileState:
         folder: Path,
         base: BaseVersion | None,
         cached: CachedVersion | None,
-        space: SpaceCalls,
+        space: Space,
         on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
     ) -> "FileState":
         """Return the state of a file with the bytes of `base`; `cached` has some of them."""
@@ -125,7 +125,7 @@ class FileState:
         cls,
         folder: Path,
         record: FileRecord,
-        space: SpaceCalls,
+        space: Space,
         on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
     ) -> "FileState":
         """Return the state that an earlier process recorded.

@@ -1,15 +1,16 @@
 """Copies a file that has changed during each of its last uploads, so that the next upload can succeed."""
 
+import errno
 import logging
 
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import SwiftfsError, os_error
 from swiftfs.filecache.block_map import BLOCK, Snapshot, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.downloader import Downloader
 from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.segment_layout import PIECE, piece_of
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.sparse_file import FrozenCopy, refuse_without_space
+from swiftfs.filecache.sparse_file import FrozenCopy
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,9 @@ class FrozenCopier:
                 self._touched = Blocks()
             frozen = FrozenCopy(folder)
             if not (is_clone := frozen.clone(state.descriptor)):
-                state.space.on_growth(len(wanted) * BLOCK)
-                refuse_without_space(folder, len(wanted) * BLOCK)
+                state.space.grow(len(wanted) * BLOCK)
+                if not state.space.has_spare(len(wanted) * BLOCK):
+                    raise os_error(errno.ENOSPC, str(folder))
             for first, last in wanted.runs(*block_range(0, size)):
                 # Now, because it needs requests: `end` holds the lock.
                 self._downloader.ensure(first * BLOCK, min(last * BLOCK, size))

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -44,19 +43,25 @@ class FileInMemory(Protocol):
 
     def evict(self, size: int) -> int: ...
 
+    def discard(self) -> None: ...
+
 
 class MemoryReader:
     """Answers the reads of one file: from its local file, or from memory while the disk is full.
 
     `make` returns a file in memory. It has blocks of the base version only; what the local file has, such as
-    changes, is put beside them for each answer.
+    changes, is put beside them for each answer, in a descriptor of each thread (`_mixed`).
+
+    The last one of `_files` is of the present base version. Older ones stay while the last answer to a thread
+    is from one of them (`_given`): the kernel takes the bytes after the answer was returned.
     """
 
     def __init__(self, state: FileState, make: Callable[[FileState, BaseVersion], FileInMemory]) -> None:
         self._state = state
         self._make = make
-        self._memory: FileInMemory | None = None
-        self._answers: dict[int, _Answer] = {}
+        self._files: list[FileInMemory] = []
+        self._given: dict[int, FileInMemory] = {}
+        self._mixed: dict[int, int] = {}
         self._full_until = 0.0
 
     def read(self, offset: int, end: int, download: Callable[[int, int], None]) -> FileSpan:
@@ -78,13 +83,21 @@ class MemoryReader:
             if (span := self._read(offset, end)) is None:
                 raise
             return span
-        if self._memory is not None:
-            self._memory.evict(self._memory.allocated())
+        for memory in self._files:
+            memory.evict(memory.allocated())
         return FileSpan(self._state.descriptor, offset, end - offset)
 
     def close(self) -> None:
-        """Free the memory; nobody reads the file any more. Lock held."""
-        self._memory, self._answers = None, {}
+        """Close the files in memory as soon as their downloads have ended; nobody reads the file any more."""
+        if not self._files:
+            return
+        with self._state.changed:
+            files, self._files, self._given = self._files, [], {}
+            mixed, self._mixed = self._mixed, {}
+        for descriptor in mixed.values():
+            os.close(descriptor)
+        for memory in files:
+            memory.discard()
 
     def _read(self, offset: int, end: int) -> FileSpan | None:
         """Return where the bytes are in memory; None if they are in the local file, or in own segments."""
@@ -94,22 +107,34 @@ class MemoryReader:
                 base, is_here = blocks.base, blocks.is_present(offset, end)
                 if base is None or is_here or blocks.remote.blocks.touches(*block_range(offset, end)):
                     return None
+                if state.closed:
+                    return None
                 memory = self._file_of(base)
             memory.read(offset, end - offset)
             # Without the lock, which has the rank of the state's.
             memory.evict(memory.allocated() - MEMORY)
             with state.changed:
-                if blocks.is_from(base) and not blocks.remote.blocks.touches(*block_range(offset, end)):
-                    self._learn_etag(memory)
-                    return self._answer(memory.descriptor, offset, end)
+                span = self._answer(memory, base, offset, end)
+                unneeded = self._take_unneeded()
+            for one in unneeded:
+                one.discard()
+            if span is not None:
+                return span
 
     def _file_of(self, base: BaseVersion) -> FileInMemory:
         """Return the file in memory of a version. Lock held."""
-        of = self._memory.base if self._memory is not None else None
-        if self._memory is None or of is None or _identity(of) != _identity(base):
+        of = self._files[-1].base if self._files else None
+        if of is None or _identity(of) != _identity(base):
             log.debug("%s is read without the cache, whose disk is full", base.name)
-            self._memory = self._make(self._state, base)
-        return self._memory
+            self._files.append(self._make(self._state, base))
+        return self._files[-1]
+
+    def _take_unneeded(self) -> list[FileInMemory]:
+        """Forget the files of older versions that no thread was given last, and return them. Lock held."""
+        needed = [*self._given.values(), *self._files[-1:]]
+        unneeded = [one for one in self._files if one not in needed]
+        self._files = [one for one in self._files if one in needed]
+        return unneeded
 
     def _learn_etag(self, memory: FileInMemory) -> None:
         """Take the ETag of the version that was read if none was known. Lock held."""
@@ -117,34 +142,43 @@ class MemoryReader:
         if memory.base is not None and blocks.base is not None and not blocks.base.etag:
             blocks.base = replace(blocks.base, etag=memory.base.etag)
 
-    def _answer(self, descriptor: int, offset: int, end: int) -> FileSpan:
-        """Return where the bytes of the version in memory are, with what the local file has. Lock held."""
-        state, (first, last) = self._state, block_range(offset, end)
-        missing = list(state.blocks.missing(first, last))
+    def _answer(self, memory: FileInMemory, base: BaseVersion, offset: int, end: int) -> FileSpan | None:
+        """Return where the bytes of the version in memory are, with what the local file has. Lock held.
+
+        None if another version is the base by now, or if own segments have some of the bytes.
+        """
+        state, blocks, (first, last) = self._state, self._state.blocks, block_range(offset, end)
+        is_current = memory in self._files[-1:] and blocks.is_from(base)
+        if not is_current or blocks.remote.blocks.touches(first, last):
+            return None
+        self._learn_etag(memory)
+        self._forget_ended()
+        self._given[thread_id()] = memory
+        missing = list(blocks.missing(first, last))
         if missing == [(first, last)]:
-            return FileSpan(descriptor, offset, end - offset)
+            return FileSpan(memory.descriptor, offset, end - offset)
         # Not in the file in memory: its bytes are verified by the MD5 of the version.
-        answer = self._answer_of_thread()
-        write_all(answer, os.pread(state.descriptor, end - offset, offset), 0)
+        mixed = self._mixed_of_thread()
+        write_all(mixed, os.pread(state.descriptor, end - offset, offset), 0)
         for one, other in missing:
             start, stop = max(one * BLOCK, offset), min(other * BLOCK, end)
-            write_all(answer, os.pread(descriptor, stop - start, start), start - offset)
-        return FileSpan(answer, 0, end - offset)
+            write_all(mixed, os.pread(memory.descriptor, stop - start, start), start - offset)
+        return FileSpan(mixed, 0, end - offset)
 
-    def _answer_of_thread(self) -> int:
-        """Return a file for the next answer to this thread, which has taken the last one."""
-        if len(self._answers) >= MOST_THREADS:
-            for thread in ended_threads(list(self._answers)):
-                self._answers.pop(thread, None)
-        return self._answers.setdefault(thread_id(), _Answer()).descriptor
+    def _mixed_of_thread(self) -> int:
+        """Return a descriptor for the next answer to this thread, which has taken the last one. Lock held."""
+        if (descriptor := self._mixed.get(thread_id())) is None:
+            descriptor = self._mixed[thread_id()] = os.memfd_create("swiftfs-answer")
+        return descriptor
 
-
-class _Answer:
-    """A file without a name in memory, closed when this object is freed."""
-
-    def __init__(self) -> None:
-        self.descriptor = os.memfd_create("swiftfs-answer")
-        weakref.finalize(self, os.close, self.descriptor)
+    def _forget_ended(self) -> None:
+        """Forget the answers to threads that have ended: the kernel has taken these. Lock held."""
+        if len(self._given) < MOST_THREADS:
+            return
+        for thread in ended_threads(list(self._given)):
+            del self._given[thread]
+            if (descriptor := self._mixed.pop(thread, None)) is not None:
+                os.close(descriptor)
 
 
 def _identity(base: BaseVersion) -> tuple[object, ...]:

@@ -73,7 +73,7 @@ class SegmentUploader:
         *,
         file: str = "",
         settle_seconds: float = 0.0,
-        on_stored: Callable[[], None] = UNLIMITED.on_stored,
+        on_stored: Callable[[], None] = UNLIMITED.progress,
     ) -> None:
         self._places = shared.places
         self._container = name.container

@@ -9,7 +9,6 @@ import hashlib
 import mmap
 import os
 import resource
-import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +123,16 @@ class SparseFile:
             os.close(self.descriptor)
         finally:
             self.path.unlink(missing_ok=True)
+
+
+class MemoryFile(SparseFile):
+    """A file in memory (memfd_create(2)) beside a local one, whose folder and name it has: that one stays."""
+
+    def __init__(self, beside: SparseFile) -> None:
+        super().__init__(os.memfd_create("swiftfs"), beside.folder, beside.name)
+
+    def remove(self) -> None:
+        self.close()
 
 
 def _new_name() -> str:
@@ -248,9 +257,6 @@ def synchronize(folder: Path) -> None:
 _FICLONE = 0x40049409
 """The ioctl by which a file system makes one file share the blocks of another (ioctl_ficlone(2))."""
 
-RESERVE = 32 * 1024 * 1024
-"""Bytes of disk that a copy leaves free."""
-
 _NO_COPY_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -311,9 +317,3 @@ class FrozenCopy:
         if not copied:  # the source was truncated: `FrozenCopier.end` copies these bytes again
             return length
         return copied
-
-
-def refuse_without_space(folder: Path, size: int) -> None:
-    """Raise `OSError` ENOSPC unless the disk has space for `size` bytes and `RESERVE`."""
-    if shutil.disk_usage(folder).free < size + RESERVE:
-        raise os_error(errno.ENOSPC, str(folder))

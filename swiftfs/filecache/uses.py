@@ -15,7 +15,7 @@ from swiftfs.concurrency import Rank, new_lock
 from swiftfs.config.cache_dir import new_file
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.objects import ObjectName
+from swiftfs.objects import ObjectName, ObjectVersion
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +45,31 @@ class Uses:
 
     A file that only waits for one operation of the journal can be put away: then it is not in `by_file`, and
     only that operation knows of it. There are `away` such files, with `away_bytes` of disk. `_journaled` are
-    files of an earlier process that were not used yet, by the objects they are to be stored as.
+    files of an earlier process that were not used yet, by the objects they are to be stored as. Nobody uses
+    those that are `closing`: their downloads have not ended.
     """
 
     def __init__(self) -> None:
         self.lock = new_lock(Rank.CACHE, reentrant=True)
         self.by_file: dict[str, Use] = {}
+        self.closing: dict[ObjectVersion, CachedFile] = {}
         self._journaled: dict[str, ObjectName] = {}
         self.away = self.away_bytes = 0
+
+    def cached_files(self) -> list[CachedFile]:
+        """Return the files that are used and not suspended. Lock held."""
+        return [use.cached_file for use in self.by_file.values() if use.cached_file is not None]
+
+    def occupied(self) -> int:
+        """Return how many bytes of disk all these files take. Lock held."""
+        suspended = sum(use.bytes for use in self.by_file.values() if use.cached_file is None)
+        open_files = (*self.cached_files(), *self.closing.values())
+        return self.away_bytes + suspended + sum(one.allocated() for one in open_files)
+
+    def unsaved(self) -> int:
+        """Return how many bytes of disk hold what Swift does not have. Lock held."""
+        suspended = sum(use.bytes for use in self.by_file.values() if use.cached_file is None)
+        return self.away_bytes + suspended + sum(one.unsaved() for one in self.cached_files())
 
     def expect(self, journaled: dict[str, ObjectName]) -> None:
         """Record the files that operations of an earlier process name, and the objects they are of.

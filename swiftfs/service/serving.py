@@ -62,7 +62,7 @@ def serve(
     """
     request = source.request
     filesystem = build(account, request, cache)
-    _warn_of_small_cache(filesystem.services.file_cache.limit, request.options.segment_size)
+    _warn_of_small_cache(filesystem.services.file_cache.space.limit, request.options.segment_size)
     live, budget = live_options(filesystem, account, monitoring.prices)
     collector = StatusCollector(filesystem, account, request.mountpoint, live, budget)
     Drain(0).write(cache)  # replaces the last state of an earlier process

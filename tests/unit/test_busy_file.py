@@ -17,10 +17,11 @@ from support.noise import noise
 from support.stored_objects import NEVER
 from support.upload_rig import MIB, NAME, SlowStore, Writer
 from swiftfs.errors import ChangedDuringUpload
-from swiftfs.filecache import frozen_copier, sparse_file
+from swiftfs.filecache import frozen_copier
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.frozen_copier import OFTEN
+from swiftfs.filecache.space import Space
 from swiftfs.filecache.sparse_file import FrozenCopy
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -165,7 +166,7 @@ def test_a_patch_of_a_large_file(writer: Writer, places: list[int]) -> None:
 def test_no_copy_is_made_without_disk_space(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     writer.write(0, noise(900_000))
     busy = ChangedDuringPuts(writer, [0])
-    monkeypatch.setattr(sparse_file, "RESERVE", 2**60)
+    monkeypatch.setattr(Space, "has_spare", lambda *_: False)
     monkeypatch.setattr(FrozenCopy, "clone", lambda *_: False)
     for _ in range(OFTEN + 2):
         with pytest.raises(ChangedDuringUpload):

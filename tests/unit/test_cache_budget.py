@@ -32,7 +32,7 @@ def test_the_least_recently_used_is_evicted_first(build: Callable[..., CacheRig]
         rig.read(base)
     rig.read(bases[0])
     rig.read(bases[5])
-    rig.cache.fit()
+    rig.cache.space.fit()
     rig.gets()
     present = [ObjectVersion(base.name, base.etag) in rig.cache for base in bases]
     assert present == [True, False, True, True, True, True]
@@ -79,14 +79,14 @@ def test_changes_and_pinned_bytes_are_never_evicted(build: Callable[..., CacheRi
     fresh = rig.cache.new(ObjectName("box", "fresh"), None)
     for offset in range(0, len(body), MIB):
         write(fresh, offset, body[offset : offset + MIB])
-    rig.cache.fit()
+    rig.cache.space.fit()
     rig.gets()
     assert read(changed) == body[:5] + b"change" + body[11:]
     assert read(pinned) == body
     assert read_in_pieces(fresh) == body
     assert rig.gets() == 0
     fresh.adopt(rig.store.put(ObjectName("box", "fresh"), body, PLAIN))
-    rig.cache.fit()
+    rig.cache.space.fit()
     assert fresh.allocated() < 12 * MIB
     rig.cache.keep(fresh)
 
@@ -112,18 +112,18 @@ def test_the_automatic_limit_is_half_of_what_is_free(
     free = 1024 * MIB
     monkeypatch.setattr("shutil.disk_usage", lambda _: DiskUsage(free))
     rig = build(limit=None)
-    assert rig.cache.limit == 512 * MIB
+    assert rig.cache.space.limit == 512 * MIB
     free = 1024 * 1024 * MIB
     rig.restart()
-    assert rig.cache.limit == 10 * 1024 * MIB
+    assert rig.cache.space.limit == 10 * 1024 * MIB
 
 
 def test_the_cache_shrinks_when_others_fill_the_disk(rig: CacheRig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.read(rig.put("file", noise(MIB)))
-    rig.cache.fit()
+    rig.cache.space.fit()
     assert len(rig.kept()) == 1
     monkeypatch.setattr("shutil.disk_usage", lambda _: DiskUsage(MIB))
-    rig.cache.fit()
+    rig.cache.space.fit()
     assert rig.kept() == []
 
 

@@ -63,8 +63,8 @@ def test_each_mode(
 def test_a_file_that_is_not_here_gets_zeros(filesystem: FileSystem, store: MemoryStore) -> None:
     write(filesystem, "/file", DATA)
     sync_all(filesystem)
-    filesystem.services.file_cache.set_limit(0)
-    filesystem.services.file_cache.set_limit(1 << 30)
+    filesystem.services.file_cache.space.set_limit(0)
+    filesystem.services.file_cache.space.set_limit(1 << 30)
     store.requests.clear()
     with opened(filesystem) as handle:
         filesystem.fallocate(handle, ZERO_RANGE | KEEP_SIZE, 0, 2 * MIB)

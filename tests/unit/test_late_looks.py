@@ -183,14 +183,14 @@ def test_the_newer_version_is_evicted_last(
     monkeypatch.setattr(late_versions, "MOST_BYTES", 0)
     newer = os.urandom(500_000)
     with harness(store, tmp_path, "settle=0.01") as filesystem:
-        filesystem.services.file_cache.limit = 2 * MIB
+        filesystem.services.file_cache.space.limit = 2 * MIB
         store.lose("put", "file")
         store_file(filesystem, b"old")
         store_file(filesystem, newer)
         for number in range(10):
             store_file(filesystem, os.urandom(400_000), f"/{number}")
-            filesystem.services.file_cache.fit()
-        assert filesystem.services.file_cache.disk_use()[0] <= 2 * MIB
+            filesystem.services.file_cache.space.fit()
+        assert filesystem.services.file_cache.space.use()[0] <= 2 * MIB
         store.land()
         repair(filesystem)
         assert body(store, "file") == newer
@@ -199,7 +199,7 @@ def test_the_newer_version_is_evicted_last(
 def is_evicted(filesystem: FileSystem, version: ObjectVersion) -> bool:
     """Evict all that can be; return whether this version was."""
     cache = filesystem.services.file_cache
-    cache.fit(2**60)
+    cache.space.fit(2**60)
     return version not in cache
 
 

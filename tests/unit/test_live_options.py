@@ -80,7 +80,7 @@ def test_each_is_carried_out(mount: Live) -> None:
     )
     assert (throttle.rates().sent, throttle.request_rate) == (2 * MIB, 7.5)
     cache = services.file_cache
-    assert (cache.limit, cache.factory.read_ahead) == (80 * MIB, 8 * MIB)
+    assert (cache.space.limit, cache.factory.read_ahead) == (80 * MIB, 8 * MIB)
     assert (cache.factory._uploads.most, cache.factory.settle_seconds) == (3, 9)
     assert services.journal._writer._settle_seconds == 9
     assert services.journal._backlog.parallel == 12

@@ -37,7 +37,7 @@ def mounted(store: MemoryStore, tmp_path: Path, options: str = OPTIONS) -> Itera
     cache = tmp_path / "cache"
     cache.mkdir(exist_ok=True)
     with harness(store, cache, options) as filesystem:
-        filesystem.services.file_cache.set_limit(8 * SIZE)
+        filesystem.services.file_cache.space.set_limit(8 * SIZE)
         yield filesystem
 
 
@@ -110,7 +110,7 @@ def test_a_cache_that_is_full_of_pins_still_reads_and_writes(
         filesystem.flush(handle)
         filesystem.release(handle)
         assert len(read(filesystem, "/new")) == 6 * MIB
-        assert cache.disk_use()[0] <= cache.limit + 4 * MIB
+        assert cache.space.use()[0] <= cache.space.limit + 4 * MIB
 
 
 @pytest.mark.usual

@@ -51,8 +51,8 @@ def big(store: MemoryStore, filesystem: FileSystem) -> FileSystem:
 def make_big(store: MemoryStore, filesystem: FileSystem) -> None:
     write(filesystem, "/big", BIG)
     sync_all(filesystem)
-    filesystem.services.file_cache.set_limit(0)
-    filesystem.services.file_cache.set_limit(1 << 30)
+    filesystem.services.file_cache.space.set_limit(0)
+    filesystem.services.file_cache.space.set_limit(1 << 30)
     store.requests.clear()
 
 

@@ -1,18 +1,23 @@
 """Reading while the disk of the cache folder is full: of clean copies, or of what others wrote there."""
 
 import errno
+import gc
+import os
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from support.cache_rig import MIB, PLAIN, CacheRig, read, read_in_pieces, settle, write
+from support.deadlines import within
+from support.jobs import wait_until
 from support.noise import noise
 from support.tiers import chosen
 from swiftfs.concurrency import monotonic
-from swiftfs.errors import os_error
+from swiftfs.errors import Unavailable, os_error
 from swiftfs.filecache import base_verifier, downloader, memory_reader, sparse_file
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
@@ -56,10 +61,16 @@ def small_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[CacheRig, int], Sma
     return limit
 
 
+def of_memory(content: CachedFile) -> CachedFile:
+    """Return the file in memory from which a file is read."""
+    memory = content._reader._files[-1]
+    assert isinstance(memory, CachedFile)
+    return memory
+
+
 def in_memory(content: CachedFile) -> int:
     """Return how many bytes of a file are in memory."""
-    memory = content._reader._memory
-    return memory.allocated() if memory is not None else 0
+    return of_memory(content).allocated()
 
 
 def test_copies_of_other_files_make_room(
@@ -175,3 +186,90 @@ def test_reads_and_writes_while_the_disk_comes_and_goes(
         elif kind == 3 and not step % 3:
             content.adopt(rig.store.put(ObjectName("box", "file"), bytes(body), PLAIN))
         assert read(content, offset, size) == body[offset : offset + size], step
+
+
+@pytest.fixture
+def no_cycles_freed() -> Iterator[None]:
+    """Let nothing be freed that is in a reference cycle, as that of an error and the frames it has passed."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def files_in_memory() -> int:
+    """Return how many descriptors of files in memory this process has."""
+    links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]  # noqa: PTH208
+    return sum(str(link.readlink()).startswith("/memfd:") for link in links if link.is_symlink())
+
+
+@pytest.mark.usefixtures("no_cycles_freed")
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_files_in_memory_are_closed_with_the_file(
+    build: Callable[..., CacheRig], small_disk: Callable[[CacheRig, int], SmallDisk], *, is_cached: bool
+) -> None:
+    rig = build(limit=100 * MIB)
+    content = rig.open(rig.put("file", noise(4 * MIB)))
+    if is_cached:
+        read(content, 0, BLOCK)
+    else:
+        write(content, MIB, bytes(BLOCK))
+    small_disk(rig, 0)
+    read(content, MIB - BLOCK, 3 * BLOCK)
+
+    def fail(_method: str, _subject: str) -> None:
+        raise Unavailable("503")
+
+    rig.store.hook = fail
+    with pytest.raises(Unavailable):
+        read(content, 3 * MIB, BLOCK)
+    assert files_in_memory() == 1 + (not is_cached)
+    rig.forget(content)
+    (rig.cache.keep if is_cached else rig.cache.drop)(content)
+    assert files_in_memory() == 0
+
+
+@pytest.mark.usefixtures("no_cycles_freed")
+def test_a_file_in_memory_is_closed_when_its_download_ends_after_the_last_reader(
+    build: Callable[..., CacheRig], small_disk: Callable[[CacheRig, int], SmallDisk]
+) -> None:
+    rig = build(limit=100 * MIB, read_ahead=MIB)
+    content = rig.open(rig.put("file", noise(8 * MIB)))
+    small_disk(rig, 0)
+    read(content, 0, BLOCK)
+    memory = of_memory(content)
+    settle(memory)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(_method: str, _subject: str) -> None:
+        reached.set()
+        assert go_on.wait(within(30))
+
+    rig.store.hook = hold
+    offset = 0
+    while not memory._activity.fetches:  # the next piece is begun before this one has been read
+        read(content, offset := offset + BLOCK, BLOCK)
+    assert reached.wait(within(10))
+    rig.forget(content)
+    rig.cache.drop(content)
+    assert files_in_memory() == 1
+    go_on.set()
+    wait_until(lambda: files_in_memory() == 0)
+
+
+def test_an_answer_from_memory_stays_until_its_thread_reads_again(
+    build: Callable[..., CacheRig], small_disk: Callable[[CacheRig, int], SmallDisk]
+) -> None:
+    """Another thread reads a newer version meanwhile, before the kernel has taken the bytes."""
+    rig = build(limit=100 * MIB)
+    old, new = noise(2 * MIB), noise(2 * MIB, 1)
+    content = rig.open(rig.put("file", old))
+    small_disk(rig, 0)
+    with ThreadPoolExecutor(1) as other:
+        span = other.submit(content.read, 0, BLOCK).result()
+        content.adopt(rig.store.put(ObjectName("box", "file"), new, PLAIN))
+        assert read(content, 0, BLOCK) == new[:BLOCK]
+        assert os.pread(span.descriptor, BLOCK, span.position) == old[:BLOCK]
+        assert files_in_memory() == 2
+        span = other.submit(content.read, MIB, BLOCK).result()
+        assert os.pread(span.descriptor, BLOCK, span.position) == new[MIB : MIB + BLOCK]
+    assert files_in_memory() == 1

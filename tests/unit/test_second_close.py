@@ -114,9 +114,9 @@ def test_a_file_without_some_of_its_bytes_is_closed_during_its_upload(
             time.sleep(0.02)  # longer than `settle`
         wait_until(lambda: keys(store, "box_segments"))
         files = filesystem.services.file_cache
-        files.set_limit(0)
-        files.set_limit(1 << 30)
-        assert files.disk_use()[0] < LARGE
+        files.space.set_limit(0)
+        files.space.set_limit(1 << 30)
+        assert files.space.use()[0] < LARGE
         gate = Gate(store, error("no"))
         filesystem.release(handle)
         assert gate.reached.wait(within(20))

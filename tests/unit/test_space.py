@@ -81,8 +81,8 @@ def put_files(rig: SpaceRig, count: int) -> None:
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpaceRig]:
-    monkeypatch.setattr("swiftfs.filecache.cache.STEP", BLOCK)
-    monkeypatch.setattr("swiftfs.filecache.space.PAUSE", 0.05)
+    monkeypatch.setattr("swiftfs.filecache.disk.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.cache_space.PAUSE", 0.05)
     rig = SpaceRig(tmp_path, 4 * MIB)
     yield rig
     rig.store.hook = None
@@ -116,7 +116,7 @@ def test_a_writer_waits_for_space_and_continues(rig: SpaceRig) -> None:
     writing = threading.Thread(target=lambda: put_in_blocks(cached_file, 0, noise(12 * MIB)))
     writing.start()
     assert reached.wait(within(10))
-    while rig.cache._unsaved() < 3 * MIB:
+    while rig.cache.space._unsaved() < 3 * MIB:
         assert writing.is_alive()
     assert other.read(0, 5).length == 0  # this writer does not wait
     assert writing.is_alive()
@@ -127,7 +127,7 @@ def test_a_writer_waits_for_space_and_continues(rig: SpaceRig) -> None:
 
 
 def test_without_progress_a_write_fails_with_enospc(rig: SpaceRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 0.3)
+    monkeypatch.setattr("swiftfs.filecache.cache_space.PATIENCE", 0.3)
 
     refuse(rig.store, "put", Unavailable)
     cached_file, body = rig.new(), noise(12 * MIB)
@@ -152,9 +152,9 @@ def test_no_writer_waits_when_all_changes_are_parked(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each write waited for two minutes."""
-    monkeypatch.setattr("swiftfs.filecache.cache.STEP", BLOCK)
-    monkeypatch.setattr("swiftfs.filecache.space.PAUSE", 0.05)
-    monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 600.0)
+    monkeypatch.setattr("swiftfs.filecache.disk.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.cache_space.PAUSE", 0.05)
+    monkeypatch.setattr("swiftfs.filecache.cache_space.PATIENCE", 600.0)
     refuse(store, "put", QuotaExceeded)
     with harness(store, tmp_path, f"{NEVER},cache_size=64M,segment_size=8M,uploads=2") as filesystem:
         for number in range(60):
@@ -221,10 +221,10 @@ def test_clean_bytes_of_a_file_in_the_journal_are_not_evicted(rig: SpaceRig) -> 
     rig.open.append(cached_file)
     rig.cache.pin(cached_file.file_name)
     cached_file.ensure(0, 8 * MIB)
-    rig.cache.fit()
+    rig.cache.space.fit()
     assert cached_file.allocated() == 8 * MIB
     rig.cache.unpin(cached_file.file_name)
-    rig.cache.fit()
+    rig.cache.space.fit()
     assert cached_file.allocated() <= 4 * MIB
 
 

@@ -100,8 +100,8 @@ def test_the_cache_does_not_wait_for_a_download(
     threads.submit(leave, rig, cached_file).result(SECONDS)
     for ask in (rig.open, rig.open):
         threads.submit(ask, other).result(SECONDS)
-    threads.submit(rig.cache.fit).result(SECONDS)
-    assert threads.submit(rig.cache.disk_use).result(SECONDS)
+    threads.submit(rig.cache.space.fit).result(SECONDS)
+    assert threads.submit(rig.cache.space.use).result(SECONDS)
     assert not loading.done()
     held.end()
     loading.result(SECONDS)

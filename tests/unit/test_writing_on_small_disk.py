@@ -12,7 +12,7 @@ from support.noise import noise
 from support.small_disk import fill, small_disk
 from support.stored_objects import NEVER, body
 from swiftfs.config.cache_dir import JOURNAL_RESERVE
-from swiftfs.filecache.cache import KEPT
+from swiftfs.filecache.disk import KEPT
 from swiftfs.posix.filesystem import FileSystem
 
 MIB = 1024 * 1024
