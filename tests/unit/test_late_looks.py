@@ -176,6 +176,30 @@ def test_an_unmount_does_not_wait_long_for_a_running_check(
     assert recorded(tmp_path) == 1
 
 
+def test_an_unexpected_error_does_not_end_the_looks(
+    store: LateStore,
+    filesystem: FileSystem,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(late_requests, "LOOKS", (0.0, 1000.0, 2000.0))
+    gate = Gate(threading.Event(), threading.Event())
+
+    def fail_once(method: str, _subject: str) -> None:
+        if method == "head" and threading.current_thread().name == "late answers":
+            store.hook = None
+            store.land()
+            gate.reached.set()
+            raise ZeroDivisionError
+
+    store.hook = fail_once
+    begin_check(store, filesystem, gate)
+    wait_until(lambda: late(filesystem).counts().put_right == 1)
+    settle(filesystem)
+    assert body(store, "file") == b"new"
+    assert logged(caplog, logging.ERROR) == ["late requests: unexpected error"]
+
+
 def test_the_newer_version_is_evicted_last(
     store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
