@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from support.deadlines import within
-from support.harness import LEFT, ME, change, copy_live, harness, put, read, write
+from support.harness import LEFT, ME, change, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.late_store import (
     FILE,
     LATE,
+    OPTIONS,
     LateStore,
     heads,
     late,
@@ -30,9 +31,9 @@ from support.late_store import (
     settle,
     store_file,
 )
-from support.stored_objects import NEVER, body, keys, refuse
+from support.stored_objects import NEVER, as_of_now, body, keys, refuse
 from swiftfs.errors import AccessDenied, Unavailable
-from swiftfs.journal import late_requests, late_versions
+from swiftfs.journal import journal, late_requests, late_versions
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.ambiguous import GONE, Effect
@@ -99,6 +100,24 @@ def test_a_repair_does_not_wait_for_the_write_delay(store: LateStore, tmp_path: 
         store.land()
         look(filesystem)
         wait_until(lambda: body(store, "file") == newer)
+
+
+def test_a_file_whose_deletion_is_held_is_not_stored_again(
+    store: LateStore, filesystem: FileSystem, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill the next mount would do that after the deletion, whose record is the older one."""
+    monkeypatch.setattr(journal, "HIDDEN_SECONDS", 1000.0)
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, b"new")
+    filesystem.release(filesystem.open("/file", os.O_RDONLY))  # which libfuse does not know yet
+    filesystem.hide("/file", "/.fuse_hidden0000000100000001")
+    store.land()
+    look(filesystem)
+    copy_live(cache, image := cache.with_name("image"))
+    with harness(as_of_now(store), image, OPTIONS) as after:
+        settle(after)
+        assert names(after, "/") == []
 
 
 def test_an_unmount_does_not_wait_for_the_looks(store: LateStore, tmp_path: Path) -> None:
