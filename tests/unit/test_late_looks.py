@@ -238,6 +238,22 @@ def test_the_newer_version_is_evicted_last(
         assert body(store, "file") == newer
 
 
+@pytest.mark.parametrize("place", ["copy", "cache"])
+def test_bytes_that_are_here_are_not_fetched(
+    store: LateStore, filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    if place == "cache":
+        monkeypatch.setattr(late_versions, "MOST_BYTES", 0)
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, bytes(100_000))
+    late(filesystem).save()
+    if place == "copy":
+        filesystem.services.file_cache.fit(2**60)
+    late(filesystem).fetch()
+    assert not {method for method, _ in store.requests} & {"head", "get"}
+
+
 def test_bytes_that_are_gone_are_told(
     store: LateStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
