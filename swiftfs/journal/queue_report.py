@@ -31,7 +31,7 @@ class QueuedChange(Struct, frozen=True):
     bytes: int
     attempts: int
     reason: str
-    sent: int = 0
+    sent: int
 
 
 class RenameProgress(Struct, frozen=True):

@@ -22,7 +22,7 @@ from swiftfs.journal.commits import Record
 from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.moves import Moved, RecordMove, Remnant
-from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile
+from swiftfs.journal.operations import Delete, Move, MoveFolder, Operation, PutFile
 from swiftfs.journal.outcomes import JournalParts, remnant_tasks
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.segment_removal import SegmentRemoval
@@ -318,11 +318,11 @@ class Recovery:
 
     def _deletions_again(self, operation: Move | MoveFolder) -> list[Task]:
         """Return the deletion, if there was one, that a move which is not finished was to replace."""
-        if not isinstance(operation, Move) or operation.replaces_etag != ANY_VERSION:
+        # Of that version only: what is there may be the copy, or what a program has stored since.
+        if not isinstance(operation, Move) or operation.deleted in (None, operation.etag):
             return []
         path, now = self._late.path_of(operation.target), monotonic()
-        # Of that version only: what is there may be the copy, or what a program has stored since.
-        if path is None or operation.deleted in (None, operation.etag):
+        if path is None:
             return []
         deletion = Delete(
             operation.target, operation.replaces_large, operation.deleted, waited=True, trash=operation.trash

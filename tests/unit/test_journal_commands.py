@@ -9,7 +9,11 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, refuse
 from swiftfs.errors import Unavailable
+from swiftfs.journal.operations import CreateContainer
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
+from swiftfs.journal.refusals import Refusals
+from swiftfs.journal.report import report as make_report
+from swiftfs.journal.tasks import Task, Waiting, nobody_waits
 from swiftfs.posix.filesystem import FileSystem
 
 
@@ -66,8 +70,21 @@ def test_a_file_written_again_after_a_flush_began_is_flushed_too(store: MemorySt
         assert not filesystem.waiting()
 
 
+def test_a_flush_has_tried_what_has_failed_since_it_began_and_is_not_tried_again() -> None:
+    task = Task(1, "/a", CreateContainer("box"), nobody_waits, 0.0, Waiting(0.0), attempts=1, flush_mark=1)
+
+    def flushing() -> int:
+        return make_report([task], Refusals(), away=False).flushing
+
+    assert flushing() == 1
+    task.attempts = 2
+    assert flushing() == 0
+    task.begin(0)
+    assert flushing() == 1
+
+
 def test_a_report_fits_into_an_extended_attribute() -> None:
-    change = QueuedChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0" * 300)
+    change = QueuedChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0" * 300, 0)
     found = QueueReport(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500)
     text = found.to_json()
     assert len(text.encode()) <= MOST_BYTES

@@ -14,6 +14,7 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.power_cut import refusing
 from support.stored_objects import NEVER, foreign, keys
+from swiftfs.config.cache_dir import JOURNAL_RESERVE
 from swiftfs.journal import database
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
@@ -62,6 +63,18 @@ def test_records_that_the_disk_refused_are_written_without_another_commit(log: J
             log.sync()
     log.sync()
     assert recorded(log) == [(1, NAMES[1])]
+
+
+@pytest.mark.parametrize(("reason", "is_kept"), [("the disk is full", False), ("it fails", True)])
+def test_only_a_full_disk_takes_the_reserve(
+    log: JournalDB, tmp_path: Path, *, reason: str, is_kept: bool
+) -> None:
+    log._database.execute(
+        f"CREATE TEMP TRIGGER refuse BEFORE INSERT ON intents BEGIN SELECT RAISE(ABORT, '{reason}'); END"
+    )
+    with pytest.raises(OSError, match="journal"):
+        log.commit([record(1)])
+    assert (tmp_path / "cache" / JOURNAL_RESERVE).exists() == is_kept
 
 
 def test_of_two_refused_records_the_later_counts(log: JournalDB) -> None:

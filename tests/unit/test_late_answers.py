@@ -25,7 +25,7 @@ from support.late_store import (
 )
 from support.noise import noise
 from support.stored_objects import body, foreign, keys, named_segments, segments, ten_minutes_later
-from swiftfs.journal.late_requests import LOOKS
+from swiftfs.journal.late_requests import LOOKS, LateCounts
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.ambiguous import Effect
@@ -313,6 +313,18 @@ def test_a_loss_without_a_newer_change_costs_nothing(
         look(filesystem, seconds + 5)
     assert store.requests == []
     assert late(filesystem).counts().watched == 0
+
+
+def test_what_only_a_late_listing_had_shown_is_not_reported_as_lost(
+    filesystem: FileSystem, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = late(filesystem)._ambiguous
+    requests.lost(FILE, Effect("delete"))
+    requests.done(FILE, lambda: Effect("put", "an etag"))
+    late(filesystem).fetch()
+    look(filesystem)
+    assert late(filesystem).counts() == LateCounts()
+    assert logged(caplog, logging.ERROR) == []
 
 
 def test_a_copy_that_a_late_deletion_took_before_it_was_fetched_is_reported(

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from support.deadlines import within
-from support.harness import LEFT, ME, change, copy_live, harness, put, read, write
+from support.harness import LEFT, ME, change, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.late_store import (
     FILE,
     LATE,
+    OPTIONS,
     LateStore,
     heads,
     late,
@@ -30,9 +31,9 @@ from support.late_store import (
     settle,
     store_file,
 )
-from support.stored_objects import NEVER, body, keys, refuse
+from support.stored_objects import NEVER, as_of_now, body, keys, refuse
 from swiftfs.errors import AccessDenied, Unavailable
-from swiftfs.journal import late_requests, late_versions
+from swiftfs.journal import journal, late_requests, late_versions
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.objects import ObjectVersion
 from swiftfs.posix.filesystem import FileSystem
@@ -100,6 +101,24 @@ def test_a_repair_does_not_wait_for_the_write_delay(store: LateStore, tmp_path: 
         store.land()
         look(filesystem)
         wait_until(lambda: body(store, "file") == newer)
+
+
+def test_a_file_whose_deletion_is_held_is_not_stored_again(
+    store: LateStore, filesystem: FileSystem, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill the next mount would do that after the deletion, whose record is the older one."""
+    monkeypatch.setattr(journal, "HIDDEN_SECONDS", 1000.0)
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, b"new")
+    filesystem.release(filesystem.open("/file", os.O_RDONLY))  # which libfuse does not know yet
+    filesystem.hide("/file", "/.fuse_hidden0000000100000001")
+    store.land()
+    look(filesystem)
+    copy_live(cache, image := cache.with_name("image"))
+    with harness(as_of_now(store), image, OPTIONS) as after:
+        settle(after)
+        assert names(after, "/") == []
 
 
 def test_an_unmount_does_not_wait_for_the_looks(store: LateStore, tmp_path: Path) -> None:
@@ -177,6 +196,30 @@ def test_an_unmount_does_not_wait_long_for_a_running_check(
     assert recorded(tmp_path) == 1
 
 
+def test_an_unexpected_error_does_not_end_the_looks(
+    store: LateStore,
+    filesystem: FileSystem,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(late_requests, "LOOKS", (0.0, 1000.0, 2000.0))
+    gate = Gate(threading.Event(), threading.Event())
+
+    def fail_once(method: str, _subject: str) -> None:
+        if method == "head" and threading.current_thread().name == "late answers":
+            store.hook = None
+            store.land()
+            gate.reached.set()
+            raise ZeroDivisionError
+
+    store.hook = fail_once
+    begin_check(store, filesystem, gate)
+    wait_until(lambda: late(filesystem).counts().put_right == 1)
+    settle(filesystem)
+    assert body(store, "file") == b"new"
+    assert logged(caplog, logging.ERROR) == ["late requests: unexpected error"]
+
+
 def test_the_newer_version_is_evicted_last(
     store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +244,24 @@ def is_evicted(filesystem: FileSystem, version: ObjectVersion) -> bool:
     cache = filesystem.services.file_cache
     cache.space.fit(2**60)
     return version not in cache
+
+
+@pytest.mark.parametrize("place", ["copy", "cache"])
+def test_bytes_that_are_here_are_not_fetched(
+    store: LateStore, filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    if place == "cache":
+        monkeypatch.setattr(late_versions, "MOST_BYTES", 0)
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, bytes(100_000))
+    late(filesystem).save()
+    if place == "copy":
+        version = store.head(FILE).version
+        wait_until(lambda: is_evicted(filesystem, version))
+        store.requests.clear()
+    late(filesystem).fetch()
+    assert not {method for method, _ in store.requests} & {"head", "get"}
 
 
 def test_bytes_that_are_gone_are_told(

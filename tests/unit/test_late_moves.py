@@ -8,6 +8,7 @@ import pytest
 
 from support.harness import ME, copy_live, harness, read, write
 from support.interrupted_moves import leave, refusals, row_of
+from support.lagging_store import LaggingStore
 from support.late_store import (
     LATE,
     OPTIONS,
@@ -22,14 +23,15 @@ from support.late_store import (
     store_body,
     store_file,
 )
+from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys, refuse
 from swiftfs.errors import Unavailable
 from swiftfs.journal.late_requests import LOOKS
-from swiftfs.journal.operations import Delete, Move, MoveFolder
+from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store import ambiguous
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import CopyRequest, Headers
 
 pytestmark = LATE
 
@@ -319,6 +321,42 @@ def test_a_copy_that_was_carried_out_does_no_harm(store: LateStore, tmp_path: Pa
         store_file(filesystem, b"newer", "/b")
         repair(filesystem)
         assert (body(store, "a"), body(store, "b")) == (b"new", b"newer")
+
+
+def leave_folder(store: MemoryStore, cache: Path) -> None:
+    """Leave the move of a folder, with an object that no listing showed when it began."""
+    one = MovedObject("d/f1", store.head(ObjectName("box", "d/f1")).version.etag)
+    leave(cache, MoveFolder("box", "d/", "box", "e/", objects=(one,)))
+
+
+def test_a_late_copy_of_a_folder_s_object_that_was_not_listed(store: LateStore, tmp_path: Path) -> None:
+    foreign(store, "d/f1", b"one")
+    leave_folder(store, tmp_path / "mount")
+    store.copy(copy := CopyRequest(ObjectName("box", "d/f1"), ObjectName("box", "e/f1")))
+    store.delete(copy.source)
+    with harness(store, tmp_path / "mount", OPTIONS) as filesystem:
+        filesystem.mkdir("/d", 0o700, ME)
+        store_file(filesystem, b"new", "/d/f1")
+        store.copy(copy)
+        repair(filesystem)
+        assert (body(store, "d/f1"), body(store, "e/f1")) == (b"new", b"one")
+
+
+@pytest.mark.store(LaggingStore, "box")
+def test_a_late_deletion_of_what_has_replaced_an_object_that_was_not_listed(
+    store: LaggingStore, tmp_path: Path
+) -> None:
+    store.stop()
+    foreign(store, "d/f1", b"one")
+    leave_folder(store, tmp_path / "mount")
+    foreign(store, "d/f1", b"theirs")
+    with harness(store, tmp_path / "mount", OPTIONS) as filesystem:
+        store.go_on()
+        assert keys(store) == ["d/f1"]
+        late(filesystem).fetch()
+        store.delete(ObjectName("box", "d/f1"))
+        repair(filesystem)
+        assert body(store, "d/f1") == b"theirs"
 
 
 def test_a_folder_whose_copies_were_being_deleted_is_not_touched_later(

@@ -9,7 +9,8 @@ import pytest
 from support.harness import ME, change, names, read, write
 from support.jobs import wait_until
 from support.late_store import FILE, LATE, LateStore, late, remove, repair, settle, store_file
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import body, foreign, keys, refuse
+from swiftfs.errors import QuotaExceeded
 from swiftfs.journal import late_requests
 from swiftfs.objects import ObjectName
 from swiftfs.paths import join
@@ -167,6 +168,24 @@ def test_a_file_that_a_late_deletion_took_is_found_again(
     assert body(store, "file") == data + b"more"
 
 
+def test_a_call_that_misses_a_file_waits_until_it_is_stored_again(
+    store: LateStore, filesystem: FileSystem
+) -> None:
+    """So it gets the error if that fails."""
+    store_file(filesystem, b"old")
+    store.lose("delete", "file")
+    remove(filesystem)
+    store_file(filesystem, b"new")
+    store.land()
+    filesystem.refresh()
+    refuse(store, "put", QuotaExceeded)
+    with pytest.raises(QuotaExceeded):
+        filesystem.getattr("/file")
+    store.hook = None
+    filesystem.retry()
+    wait_until(lambda: keys(store) == ["file"])
+
+
 def test_a_folder_that_a_late_deletion_took_is_found_again(store: LateStore, filesystem: FileSystem) -> None:
     filesystem.mkdir("/d", 0o755, ME)
     store_file(filesystem, b"old", "/d/file")
@@ -198,6 +217,25 @@ def test_a_file_that_a_late_put_has_overwritten_is_changed_in_its_newer_version(
     settle(filesystem)
     data[offset : offset + 4] = b"more"
     assert body(store, "file") == data
+
+
+@pytest.mark.usefixtures("no_retries")
+def test_a_folder_that_comes_late_below_one_that_was_renamed(
+    store: LateStore, filesystem: FileSystem
+) -> None:
+    """It must not only get its new name in the journal: nobody would look at the old one any more."""
+    filesystem.mkdir("/d", 0o755, ME)
+    settle(filesystem)
+    store.lose("put", "d/sub", 1000)
+    filesystem.mkdir("/d/sub", 0o755, ME)
+    wait_until(lambda: filesystem.waiting()[0].attempts)
+    store.loses.clear()
+    filesystem.rename("/d", "/e")
+    settle(filesystem)
+    store.land()
+    assert keys(store) == ["d/sub", "e", "e/sub"]
+    repair(filesystem)
+    assert keys(store) == ["e", "e/sub"]
 
 
 @pytest.mark.parametrize("size", [5000, 3 * MIB])

@@ -184,6 +184,33 @@ def test_what_comes_late_to_an_old_name_is_deleted(store: LateStore, filesystem:
     assert store_body(store, NEW) == b"new"
 
 
+def test_a_late_deletion_of_what_the_next_mount_could_not_move(store: LateStore, cache: Path) -> None:
+    """The process may have sent it before it died."""
+    died = cache.with_name("died")
+
+    def kill() -> None:
+        store.hook = away
+        copy_live(cache, died)
+        away("", "")
+
+    with harness(store, cache, f"{BACKGROUND},drain=0", close_error=ANY_END) as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        for number in range(8):
+            write(filesystem, f"/d/{number}", b"other")
+        store_file(filesystem, b"ours", "/d/file")
+        on_copy(store, kill)
+        filesystem.rename("/d", "/e")
+        wait_until(died.exists)
+    store.hook = None
+    store.refused_copies.add(NEW.key)
+    with harness(store, died, BACKGROUND, close_error="^1 change was refused") as filesystem:
+        wait_until(lambda: not filesystem.waiting())
+        late(filesystem).fetch()
+        store.delete(OLD)
+        repair(filesystem)
+        assert store_body(store, OLD) == b"ours"
+
+
 @pytest.mark.parametrize("theirs", [b"", b"theirs"])
 def test_a_late_copy_to_where_the_object_could_not_move_is_undone(
     store: LateStore, cache: Path, theirs: bytes

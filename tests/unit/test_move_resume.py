@@ -277,15 +277,28 @@ def test_what_a_rename_was_to_replace_is_deleted_though_no_server_finishes_it(
     )
     leave(tmp_path, move)
 
-    def hook(method: str, _subject: str) -> None:
-        if method == "head":
-            raise Unavailable("no")
-
-    store.hook = hook
+    refuse(store, "head", Unavailable)
     with harness(store, tmp_path) as filesystem:
         store.hook = None
         assert names(filesystem, "/") == ["d"]
     assert contents(store) == {"d": b"d"}
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_may_be_the_copy_stays_though_a_rename_was_to_replace_what_was_deleted(
+    store: MemoryStore, tmp_path: Path, *, is_known: bool
+) -> None:
+    for key in ("d", "e"):
+        foreign(store, key, b"data")
+    source, target = ObjectName("box", "d"), ObjectName("box", "e")
+    etag = store.head(source).version.etag
+    deleted = etag if is_known else None
+    leave(tmp_path, Move(source, target, etag=etag, replaces_etag=ANY_VERSION, deleted=deleted))
+    refuse(store, "head", Unavailable)
+    with harness(store, tmp_path) as filesystem:
+        store.hook = None
+        wait_until(lambda: not filesystem.waiting())
+    assert contents(store) == {"d": b"data", "e": b"data"}
 
 
 def test_what_the_crash_left_undeletable_waits(store: MemoryStore, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from support.fresh_folders import (
     sent,
     tree,
 )
-from support.harness import ME, copy_live, get, harness, names, put, read, write
+from support.harness import LEFT, ME, copy_live, get, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import NEW
@@ -178,6 +178,16 @@ def test_the_rename_of_a_fresh_folder_needs_no_server(filesystem: FileSystem, st
     store.hook = None
     flush(filesystem)
     assert objects(store) == tree("new")
+
+
+@pytest.mark.usefixtures("no_retries")
+def test_without_a_write_delay_the_rename_waits_for_them(store: MemoryStore, cache: Path) -> None:
+    with harness(store, cache, f"{OPTIONS},drain=0", close_error=LEFT) as filesystem:
+        make(filesystem, "/old")
+    with harness(store, cache, "sync") as filesystem:
+        assert not objects(store)
+        filesystem.rename("/old", "/new")
+        assert objects(store) == tree("new")
 
 
 def test_a_parked_file_moves_and_is_tried_again(filesystem: FileSystem, store: MemoryStore) -> None:

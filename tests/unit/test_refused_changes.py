@@ -316,7 +316,7 @@ def test_a_folder_that_exists_already_is_no_refusal(store: MemoryStore, tmp_path
 
 
 def test_a_report_of_many_refusals_fits_into_an_extended_attribute() -> None:
-    change = QueuedChange("/" + "한" * 300, "Delete", "refused", 0, 1, "\0" * 300)
+    change = QueuedChange("/" + "한" * 300, "Delete", "refused", 0, 1, "\0" * 300, 0)
     found = QueueReport(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500, 0.0, 700, (change,) * 500)
     text = found.to_json()
     assert len(text.encode()) <= MOST_BYTES

@@ -155,6 +155,24 @@ def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folde
         assert names(filesystem, "/") == ["e"]
 
 
+def test_a_listing_that_lags_does_not_show_the_old_name_of_what_had_moved_before_the_kill(
+    tmp_path: Path,
+) -> None:
+    store = LaggingStore("box")
+    put_all(store, "d/a")
+    operation = interrupted(store)
+    put_all(store, "d/b")  # by another client
+    store.stop()
+    before = store.shown
+    store.go_on()
+    copy(store, "d/a", "e/a")
+    delete(store, "d/a")
+    with remounted(store, tmp_path, operation) as filesystem:
+        store.shown = before
+        assert names(filesystem, "/d") == ["b"]
+        assert names(filesystem, "/e") == ["a"]
+
+
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_listing_that_lags_does_not_hide_the_new_name(tmp_path: Path, *, folder: bool) -> None:
     store = OutdatedStore("box")

@@ -54,7 +54,7 @@ def test_numbers_and_nouns_agree(report: QueueReport, expected: str) -> None:
 def test_running_uploads_and_open_files_have_a_bar() -> None:
     changes = (
         QueuedChange("/film", "PutFile", "running", 4_000_000, 0, "", 1_000_000),
-        QueuedChange("/gone", "Delete", "running", 0, 0, ""),
+        QueuedChange("/gone", "Delete", "running", 0, 0, "", 0),
     )
     report = replace(NOTHING_WAITS, running=2, bytes=4_000_000, changes=changes)
     text = shown(replace(STATE, report=report, writing=(Writing("/tape", 10_000_000, 5_000_000),)))
@@ -64,7 +64,7 @@ def test_running_uploads_and_open_files_have_a_bar() -> None:
 
 
 def test_only_the_first_of_many_changes_are_shown() -> None:
-    changes = tuple(QueuedChange(f"/{number}", "PutMarker", "waiting", 0, 0, "") for number in range(30))
+    changes = tuple(QueuedChange(f"/{number}", "PutMarker", "waiting", 0, 0, "", 0) for number in range(30))
     text = shown(replace(STATE, report=replace(NOTHING_WAITS, waiting=100, changes=changes, left_out=70)))
     assert text.count(" folder ") == MOST_ROWS
     assert "\n  and 80 more\n" in text
@@ -88,7 +88,7 @@ def test_the_cost_is_shown() -> None:
 
 
 def test_a_status_is_read_back_from_json() -> None:
-    changes = (QueuedChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0"),)
+    changes = (QueuedChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0", 0),)
     state = replace(
         STATE,
         report=replace(NOTHING_WAITS, parked=1, changes=changes),
