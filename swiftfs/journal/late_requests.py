@@ -323,7 +323,7 @@ class LateRequests(CopyKeeper):
         assert last is not None
         if path is None:  # a segment, or an object that the mount does not show
             if last.kind == "delete":
-                self._delete_segment(found)
+                self._store.delete(found.name)
             elif info is None and not self._is_named(found.name):
                 self._ambiguous.forget(found)  # it was to be deleted
             else:
@@ -410,12 +410,6 @@ class LateRequests(CopyKeeper):
             why,
         )
         self._ambiguous.forget(found)
-
-    def _delete_segment(self, found: Ambiguity) -> None:
-        try:
-            self._store.delete(found.name)
-        except StoreError as error:
-            log.info("%s stays in Swift unused: %s", found.name, error)
 
     def _is_current(self, found: Ambiguity) -> bool:
         now = self._ambiguous.get(found.name)

@@ -31,7 +31,7 @@ from support.late_store import (
     settle,
     store_file,
 )
-from support.stored_objects import NEVER, as_of_now, body, keys, refuse
+from support.stored_objects import NEVER, as_of_now, body, keys, refuse, segments
 from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.journal import journal, late_requests, late_versions
 from swiftfs.journal.late_requests import LOOKS
@@ -409,6 +409,20 @@ def test_a_pending_change_whose_base_was_overwritten_is_stored(store: LateStore,
         wait_until(lambda: not filesystem.waiting())
         assert body(store, "file") == newer[:10] + b"changed" + newer[17:]
         assert read(filesystem, "/file") == body(store, "file")
+
+
+def test_a_late_segment_is_deleted_as_soon_as_swift_answers(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "file/")
+    store_file(filesystem, os.urandom(3 * MIB))
+    remove(filesystem)
+    store.land()
+    (left,) = segments(store)
+    refuse(store, "delete", Unavailable("not sent", may_land=False), left)
+    look(filesystem, LOOKS[-1] + 5)
+    assert segments(store) == {left}
+    store.hook = None
+    look(filesystem, LOOKS[-1] + 60)
+    assert segments(store) == set()
 
 
 @pytest.mark.parametrize("is_named", [True, False], ids=["of a file", "of none"])
