@@ -6,7 +6,8 @@ A file with the name of a version never changes. `take` renames it before it is 
 import hashlib
 import logging
 import os
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from swiftfs.concurrency import Lock
@@ -18,6 +19,9 @@ from swiftfs.objects import ObjectName, ObjectVersion
 log = logging.getLogger(__name__)
 
 _EVICTED_AT_ONCE = 64
+
+_NAME = re.compile(r"[0-9a-f]{64}")
+"""The name of a version's file. Files that are used, or that the journal needs, have others."""
 
 
 class VersionCache:
@@ -63,11 +67,11 @@ class VersionCache:
             self._index.set_pinned(*_range_of(other), pinned=True)
 
     def __contains__(self, version: ObjectVersion) -> bool:
-        return self._index.has(_name(version))
+        return self._index.has(file_name(version))
 
     def put(self, version: ObjectVersion, cached: CachedVersion) -> None:
         """Cache a file and close it; remove it if it cannot be cached."""
-        name, file = _name(version), cached.file
+        name, file = file_name(version), cached.file
         try:
             file.move(name)
         except OSError as error:  # the folder was wiped, or the disk fails
@@ -88,7 +92,7 @@ class VersionCache:
 
     def take(self, version: ObjectVersion) -> CachedVersion | None:
         """Remove the file of a version from the cache and return it; None if it is missing or was changed."""
-        name = _name(version)
+        name = file_name(version)
         # The row goes before the file is used: a process that dies must not leave a row about bytes that have
         # changed.
         row = self._index.pop(name)
@@ -111,8 +115,8 @@ class VersionCache:
 
     def prefer(self, versions: Iterable[ObjectVersion], no_more: Iterable[ObjectVersion]) -> None:
         """Evict `versions` last, and `no_more` as others."""
-        self._preferred.difference_update(map(_name, no_more))
-        self._preferred.update(map(_name, versions))
+        self._preferred.difference_update(map(file_name, no_more))
+        self._preferred.update(map(file_name, versions))
 
     def evict(self, size: int, most_pinned: int) -> int:
         """Delete the least recently used files, `size` bytes or all; return how many bytes were deleted.
@@ -158,7 +162,9 @@ class VersionCache:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._folder.chmod(0o700)
         with os.scandir(self._folder) as entries:
-            unknown = [entry for entry in entries if entry.name not in known and entry.name not in used]
+            found = {entry.name: entry for entry in entries}
+        self._index.delete(known.difference(found))  # somebody has deleted their files
+        unknown = [entry for name, entry in found.items() if name not in known and name not in used]
         for entry in unknown:
             if entry.is_dir(follow_symlinks=False):
                 continue
@@ -179,6 +185,28 @@ class VersionCache:
             log.info("%s cannot be synced, so it is not used after a reboot: %s", self._folder, error)
             clean = False
         self._index.close(clean=clean)
+
+
+def evict_closed(
+    folder: Path,
+    order: Sequence[str],
+    needed: Collection[ObjectVersion],
+    is_enough: Callable[[], bool],
+) -> int:
+    """Delete versions of a cache that no mount uses, in their `order`, until it `is_enough`; return how many.
+
+    Those that are not in the order come first: they are in no index, so the next mount would delete them. The
+    `needed` ones stay.
+    """
+    places = {name: place for place, name in enumerate(order)}
+    names = {path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)}
+    count = 0
+    for name in sorted(names.difference(map(file_name, needed)), key=lambda name: places.get(name, -1)):
+        if is_enough():
+            break
+        (folder / name).unlink(missing_ok=True)
+        count += 1
+    return count
 
 
 class PinnedCopies:
@@ -226,7 +254,7 @@ def _range_of(pin: Pin) -> tuple[str, str]:
     return first, first + (_AFTER_ALL if pin.is_tree else "\0")
 
 
-def _name(version: ObjectVersion) -> str:
+def file_name(version: ObjectVersion) -> str:
     """Return the file name of a version: a hash of three strings, none of which can have a NUL."""
     text = "\0".join((version.name.container, version.name.key, version.etag))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -9,7 +9,8 @@ with a sync, or that was of the same boot. A lost index costs downloads only.
 import json
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -201,7 +202,7 @@ class VersionIndex:
 
         self._try(touch, instead=None)
 
-    def delete(self, names: list[str]) -> bool:
+    def delete(self, names: Collection[str]) -> bool:
         """Delete rows; return whether that succeeded."""
 
         def delete() -> bool:
@@ -255,6 +256,18 @@ class VersionIndex:
         self._database.close()
         self._database = self._file.recreate(error)
         self.bytes, self.pinned_bytes = sum(row.bytes for row in self._waiting.values()), 0
+
+
+def names_in_order(path: Path) -> list[str]:
+    """Return the names in an index that nobody uses, in the order in which they are evicted.
+
+    There are none in a damaged index, or one of another format: it will be replaced by an empty one.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            return [name for (name,) in database.execute("SELECT name FROM files ORDER BY pinned, used")]
+    except sqlite3.Error:
+        return []
 
 
 def _begin(database: sqlite3.Connection) -> None:

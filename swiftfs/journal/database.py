@@ -80,6 +80,9 @@ class JournalDB:
             self._older = self._begin_boot()
             self._check_identity(identity, place)
             self.id = self._own_id()
+        except OSError as error:
+            self._database.close()
+            raise self._not_opened(error) from None
         except BaseException:
             self._database.close()
             raise
@@ -304,14 +307,17 @@ class JournalDB:
         except (sqlite3.OperationalError, OSError) as error:  # that is no sign of damage
             if is_for_want_of_space(error, self._folder) and self._reserve.release():
                 return self._open()
-            reason = reason_of(error, self._folder)
-            raise ConfigurationError(f"the journal {self._path} cannot be opened: {reason}") from None
+            raise self._not_opened(error) from None
         except sqlite3.DatabaseError as error:
             aside = self._set_aside()
             said = f"{self._path} is damaged ({error}): it is set aside as {aside.name}"
             log.error("%s; 'swiftfs recover' copies out what can be read of it", said)
             self.lost.append(said)
             return open_journal(self._path)
+
+    def _not_opened(self, error: Exception) -> ConfigurationError:
+        reason = reason_of(error, self._folder)
+        return ConfigurationError(f"the journal {self._path} cannot be opened: {reason}")
 
     def _check_empty(self) -> None:
         """Raise `sqlite3.DatabaseError` if the database is empty but local files exist: it lost its bytes."""

@@ -148,7 +148,7 @@ class LateVersions:
         """Take over what an earlier mount has kept."""
         found = {one.name: one for one in self._ambiguous.all()}
         self.keep(found)
-        self._copies.sweep(map(_version, filter(_is_only_here, found.values())))
+        self._copies.sweep(only_here(found.values()))
 
     def keep(self, changed: Mapping[ObjectName, Ambiguity | None]) -> None:
         """Copy what the cache has of what changed records need, and delete what they needed before.
@@ -303,6 +303,11 @@ def _is_only_here(found: Ambiguity) -> bool:
     if last is None or last.kind != "put" or not last.etag:
         return False
     return last.body is None and last.manifest is None
+
+
+def only_here(found: Iterable[Ambiguity]) -> Iterator[ObjectVersion]:
+    """Yield the versions of which only a local file would have the bytes after a late request."""
+    return map(_version, filter(_is_only_here, found))
 
 
 def _fill(body: bytearray, position: int, data: bytes) -> None:

@@ -15,6 +15,7 @@ from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.executor import Executor
+from swiftfs.journal.first_room import make_room
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.late_requests import Watch
 from swiftfs.journal.operations import decode_entry, encode_entry
@@ -52,6 +53,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
 
     Raise `ConfigurationError` as `JournalDB` does, and `OSError` if the cache folder cannot be used.
     """
+    make_room(cache)
     # First of all: a journal of another format stops the mount before any other file is changed.
     db = JournalDB(cache, request.source.identity(account.label), account.place)
     try:

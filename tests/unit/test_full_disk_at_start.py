@@ -1,21 +1,31 @@
 """A mount begins while the disk of its cache folder is full."""
 
 import logging
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from support.harness import copy_live
+from support.harness import ANY_END, copy_live, harness, read, write
+from support.memory_store import MemoryStore
+from support.noise import noise
 from support.small_disk import fill, small_disk
-from swiftfs.config.cache_dir import HEADS, JOURNAL_RESERVE
+from support.stored_objects import NEVER, body, foreign
+from swiftfs.config.cache_dir import CONTENT, HEADS, JOURNAL_RESERVE, LATE
 from swiftfs.errors import ConfigurationError
+from swiftfs.filecache.uses import Pin
+from swiftfs.filecache.version_cache import file_name
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.operations import Delete
+from swiftfs.journal.operations import Delete, encode_ambiguity
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.objects import ObjectName
+from swiftfs.store.ambiguous import Ambiguity, Effect
+
+MIB = 1024 * 1024
 
 RECORDS = [Record(seq, f"/{seq}", Delete(ObjectName("box", str(seq)), is_slo=False)) for seq in range(1, 20)]
 
@@ -72,3 +82,86 @@ def test_a_cached_database_says_that_the_disk_is_full(
         HeadCache(disk / "copy" / HEADS).close()
     (line,) = [one.getMessage() for one in caplog.records]
     assert f"no space is left on the disk of {disk / 'copy'}" in line
+
+
+COPIES = 8
+
+
+@pytest.fixture
+def copied(store: MemoryStore, tmp_path: Path) -> Iterator[Path]:
+    """The cache folder of a killed mount with a pending change and copies, on a disk of its own.
+
+    The pinned copy was used first; then `/needed`, whose bytes a late request may make the only ones.
+    """
+    names = ["pinned", "needed", *map(str, range(COPIES))]
+    for number, name in enumerate(names):
+        foreign(store, name, noise(MIB, number))
+    with small_disk(tmp_path / "disk", "56m") as disk:
+        cache = disk / "cache"
+        cache.mkdir()
+        with harness(store, cache, f"{NEVER},cache_size=1G", close_error=ANY_END) as filesystem:
+            write(filesystem, "/new", b"text")
+            filesystem.services.file_cache.pinned.pin(Pin("box", "pinned"))
+            for name in names:
+                read(filesystem, f"/{name}")
+            filesystem.services.file_cache.save_index()
+            version = store.head(ObjectName("box", "needed")).version
+            late = Ambiguity(version.name, time.time(), (Effect("delete"),), Effect("put", version.etag))
+            filesystem.services.journal._db.keep_ambiguous({version.name: encode_ambiguity(late)})
+            copy_live(cache, tmp_path / "image")
+            filesystem.drain_seconds = 0.0
+        for database in (tmp_path / "image").glob("*.sqlite*"):  # with their logs, which the end has removed
+            shutil.copy(database, cache)
+        yield cache
+
+
+def copies(store: MemoryStore, cache: Path, *names: str) -> list[bool]:
+    """Return which of these objects have a copy."""
+    versions = (store.head(ObjectName("box", name)).version for name in names)
+    return [(cache / CONTENT / file_name(version)).exists() for version in versions]
+
+
+@pytest.mark.usual
+@pytest.mark.parametrize("has_reserve", [True, False])
+@pytest.mark.parametrize("left", [0, 8192, 200_000])
+def test_copies_of_stored_files_make_room(
+    store: MemoryStore, copied: Path, left: int, *, has_reserve: bool
+) -> None:
+    """The mount could not begin, or began without the index and so deleted all copies, also pinned ones."""
+    if not has_reserve:
+        (copied / JOURNAL_RESERVE).unlink()
+    fill(copied.parent, left=left)
+    needed = store.head(ObjectName("box", "needed")).version
+    store.requests.clear()
+    with harness(store, copied, f"{NEVER},cache_size=1G") as filesystem:
+        # It is copied at once: what was in the cache has not been evicted, nor is it fetched again.
+        assert (copied / LATE / file_name(needed)).exists()
+        assert ("get", "box/needed") not in store.requests
+        assert copies(store, copied, "pinned") == [True]
+        kept = copies(store, copied, *map(str, range(COPIES)))
+        assert sorted(kept) == kept, "the least recently used ones went first"
+        assert COPIES // 4 <= sum(kept) < COPIES
+        assert filesystem.services.file_cache.space.use()[0] < (COPIES + 2) * MIB
+        write(filesystem, "/more", b"more")
+        assert read(filesystem, "/new") == b"text"
+    assert body(store, "new") == b"text"
+
+
+@pytest.mark.usual
+def test_a_mount_that_cannot_begin_says_so_and_loses_nothing(store: MemoryStore, copied: Path) -> None:
+    """Others have filled the disk."""
+    for path in (copied / CONTENT).iterdir():
+        if not path.name.startswith("open-"):
+            path.unlink()
+    (copied / JOURNAL_RESERVE).unlink()
+    for left in (0, 4096, 8192):
+        filler = fill(copied.parent, left=left)
+        with (
+            pytest.raises(ConfigurationError, match="no space is left on the disk of"),
+            harness(store, copied),
+        ):
+            pass
+        filler.unlink()
+    with harness(store, copied) as filesystem:
+        assert read(filesystem, "/new") == b"text"
+    assert body(store, "new") == b"text"
