@@ -198,8 +198,9 @@ class UploadRecord:
         if self._state is PrefixState.UNUSED:
             return None
         asked = self._asked - self._settled
-        # While a manifest may still come to stand, the row must stay, with the names that it needs.
-        if all_named and not (asked or self._sent or self._inherited):
+        # While a manifest may still come to stand, the row must stay, with the names that it needs. What was
+        # `_inherited` is taken by then: this is called after an upload, which has looked for it.
+        if all_named and not (asked or self._sent):
             self._become(PrefixState.UNUSED)
             return UnreferencedPrefix(self.prefix, None, revision=next(_revisions))
         self._become(PrefixState.RECORDED)

@@ -12,8 +12,9 @@ from support.harness import LEFT, ME, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.moves import object_moves
+from support.power_cut import Disk
 from support.refusing_store import RefusingStore
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.moves import CopyKeeper
@@ -84,6 +85,24 @@ def test_it_waits_for_the_next_mount_too(store: RefusingStore, tmp_path: Path) -
     with harness(store, tmp_path):
         pass
     assert keys(store) == ["e/x"]
+
+
+@pytest.mark.parametrize("journal_is_newest", [True, False])
+def test_the_mount_after_a_power_cut_deletes_it_too(
+    store: RefusingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, journal_is_newest: bool
+) -> None:
+    """The end of the rename may be on the disk already."""
+    disk = Disk(tmp_path, monkeypatch)
+    foreign(store, "old", b"data")
+    store.refused = Unavailable
+    with harness(store, disk.cache, f"{NEVER},drain=0", close_error=LEFT) as filesystem:
+        filesystem.rename("/old", "/new")
+        left = disk.cut(journal_is_newest=journal_is_newest)
+    store.refused = None
+    disk.restart()
+    with harness(store, left):
+        pass
+    assert keys(store) == ["new"]
 
 
 def test_a_folder_in_which_nothing_else_is_stays_hidden_after_the_next_mount(
