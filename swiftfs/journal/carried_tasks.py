@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import PreconditionFailed, os_error
 from swiftfs.journal.commits import Record
+from swiftfs.journal.flushes import with_blockers
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.operations import (
     CreateContainer,
@@ -22,7 +23,7 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.outcomes import JournalParts
-from swiftfs.journal.scheduler import Scheduler, with_blockers
+from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import MAX_KEY_BYTES, Folder, plain_marker, slash_marker

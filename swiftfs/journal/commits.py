@@ -50,13 +50,11 @@ class Commit(Struct, frozen=True):
         cls,
         put: Iterable[Record],
         drop: Iterable[int],
-        unreferenced: UnreferencedPrefix | None = None,
-        executed: Executed | None = None,
+        unreferenced: Iterable[UnreferencedPrefix] = (),
+        executed: Iterable[Executed] = (),
     ) -> "Commit":
-        """Return the commit of at most one prefix and one executed operation."""
-        prefixes = (unreferenced,) if unreferenced is not None else ()
-        done = (executed,) if executed is not None else ()
-        return cls({one.seq: one for one in put}, {*drop}, prefixes, done)
+        """Return the commit of these."""
+        return cls({one.seq: one for one in put}, {*drop}, tuple(unreferenced), tuple(executed))
 
     @property
     def carries(self) -> bool:

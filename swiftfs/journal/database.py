@@ -120,16 +120,16 @@ class JournalDB:
         What was synced before of the rows comes back after a power cut, unless it is `executed`.
         """
         with self._lock:
-            self._write(Commit.of(put, drop, executed=executed))
+            self._write(Commit.of(put, drop, executed=() if executed is None else (executed,)))
 
     def finish(
         self,
         drop: Iterable[int],
         put: Iterable[Record] = (),
-        unreferenced: UnreferencedPrefix | None = None,
-        executed: Executed | None = None,
+        unreferenced: Iterable[UnreferencedPrefix] = (),
+        executed: Iterable[Executed] = (),
     ) -> bool:
-        """Delete the records of operations that are done, and write others and an `unreferenced` prefix.
+        """Delete the records of operations that are done, and write others and `unreferenced` prefixes.
 
         Return False if the disk refuses it: all is repeated with the next commit or `sync`. Executing an
         operation twice does no harm; but nothing else records those of `put`, which are tasks already.
@@ -187,11 +187,11 @@ class JournalDB:
     def write_upload(self, unreferenced: UnreferencedPrefix) -> None:
         """Record what there may be below a prefix; raise `OSError` if the disk refuses it."""
         with self._lock:
-            self._write(Commit.of((), (), unreferenced))
+            self._write(Commit.of((), (), [unreferenced]))
 
     def end_upload(self, prefix: ObjectName) -> None:
         """Record that a manifest names all segments that are left below `prefix`."""
-        self.finish((), (), UnreferencedPrefix(prefix, None))
+        self.finish((), (), [UnreferencedPrefix(prefix, None)])
 
     def uploads(self) -> list[UnreferencedPrefix]:
         """Return the prefixes below which there may be segments that no manifest names."""

@@ -49,11 +49,13 @@ from swiftfs.journal.task_writer import TaskWriter
 from swiftfs.journal.tasks import (
     Blocked,
     Cancelled,
+    Ending,
     Failure,
     Mode,
     Retrying,
     Running,
     Succeeded,
+    Success,
     Task,
     nobody_waits,
     pause_after,
@@ -146,23 +148,28 @@ class Outcomes:
         self.refusals = Refusals()
         self._stored: LRUCache[ObjectName, str] = LRUCache(MOST_STORED)
 
-    def succeed(self, task: Task, info: ObjectInfo | None, cached_file: CachedFile | None = None) -> None:
-        """End an attempt that succeeded; `info` is Swift's answer about a stored object."""
+    def succeed(self, *attempts: Success) -> None:
+        """End attempts that succeeded, in one commit."""
         self._late.save()  # recorded before anybody learns "stored"
         # Without the lock: the callback takes that of the open files, which comes first.
-        task.notify(info)  # before it ends, so that its waiters see the result
+        for one in attempts:
+            one.task.notify(one.info)  # before it ends, so that its waiters see the result
         with self._changed:
             self._queue.is_away, self._queue.last_success = False, monotonic()
-            self.refusals.forget_earlier(task)
-            if info is not None:
-                self._stored[info.version.name] = info.version.etag
-            followers, executed = self._tell_followers(task, info), task.executed()
-            # The newer hand-in is not needed if the next task deletes or replaces the file anyway.
-            if task.newer is None or info is None or cached_file is None or _replaced_by(followers):
-                self._writer.end(task, Succeeded(), followers, cached_file, executed)
-            else:
-                self._go_on(task, info, cached_file)
-                self._writer.finish([], [task, *followers], cached_file, executed)
+            self._writer.end_together([self._ending(one) for one in attempts])
+
+    def _ending(self, attempt: Success) -> Ending:
+        """Return how the task of a successful attempt ends, or goes on. Lock held."""
+        task, info, cached_file = attempt.task, attempt.info, attempt.cached_file
+        self.refusals.forget_earlier(task)
+        if info is not None:
+            self._stored[info.version.name] = info.version.etag
+        followers, executed = self._tell_followers(task, info), task.executed()
+        # The newer hand-in is not needed if the next task deletes or replaces the file anyway.
+        if task.newer is None or info is None or cached_file is None or _replaced_by(followers):
+            return Ending(task, Succeeded(), followers, cached_file, executed)
+        self._go_on(task, info, cached_file)
+        return Ending(task, None, [task, *followers], cached_file, executed)
 
     def fail(self, task: Task, error: Failure, *, in_doubt: bool = False) -> None:
         """End an attempt that failed: the task is tried again, blocked or given up, by the kind of error.
@@ -363,7 +370,7 @@ class Outcomes:
             return [behind]
         if etag is not None and (task.ambiguous or _may_be_stored(error)):
             behind.operation = replace(behind.operation, etag=etag, waited=True)
-            self._writer.finish([], [behind], None)
+            self._writer.write([behind])
             return []
         return [behind]
 

@@ -1,18 +1,20 @@
 """The scheduler: one thread takes the tasks that are due, workers execute them."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.flushes import Flush
 from swiftfs.journal.moves import PlannedMove, Remnant, etag_of
 from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
 from swiftfs.journal.outcomes import JournalParts, Outcomes, remnant_tasks
-from swiftfs.journal.tasks import Failure, Task, Waiting, nobody_waits
-from swiftfs.objects import ObjectName
+from swiftfs.journal.stored_files import StoredFiles
+from swiftfs.journal.tasks import Failure, Success, Task, Waiting, nobody_waits
+from swiftfs.objects import ObjectInfo, ObjectName
 
 MOVES = 250
 """Objects of a folder's rename that are moved together: one request lists or deletes them."""
@@ -46,6 +48,7 @@ class Scheduler:
         self._backlog = backlog
         self._workers = backlog.workers
         self._thread = new_thread(self._run, "scheduler")
+        self._stored = StoredFiles()
         self._stopping = False
         self._looks_at = -math.inf
         self._waiters = 0
@@ -58,7 +61,10 @@ class Scheduler:
         """Begin no more tasks, and end the thread; the running tasks continue."""
         with self._changed:
             self._stopping = True
+            self._stored.hasten()
+            stored = self._stored.take_due()
             self._changed.notify_all()
+        self._end_stored(stored)
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -74,10 +80,11 @@ class Scheduler:
         If a file is handed in again meanwhile, only its earlier hand-ins count. Raise the error of the
         first one that failed; it is tried again later.
         """
-        flush = _Flush(tasks)
+        flush = Flush(tasks)
         for task in flush.wanted:
             task.awaited_hand_in = task.hand_ins
             self._queue.run_now(task)
+        self._stored.hasten()
         self._changed.notify_all()
         self._waiters += 1
         try:
@@ -105,29 +112,36 @@ class Scheduler:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        while batch := self._next_batch():
-            # No more batches are handed out than the pool has threads: a task that becomes urgent (fsync)
-            # does not wait behind others in the pool's queue.
-            self._workers.submit(self._work, batch)
+        while not self._stopping:
+            batch, stored = self._next_batch()
+            if batch:
+                # No more batches are handed out than the pool has threads: a task that becomes urgent (fsync)
+                # does not wait behind others in the pool's queue.
+                self._workers.submit(self._work, batch)
+            self._end_stored(stored)
 
-    def _next_batch(self) -> list[Task]:
-        """Wait for a task that may run; return it with others for the same requests, nothing at the end."""
+    def _next_batch(self) -> tuple[list[Task], list[Success]]:
+        """Wait for a task that may run, and return it with others for the same requests; or for stored files.
+
+        Return nothing at the end.
+        """
         with self._changed:
             while not self._stopping:
                 self._queue.rest()
                 for held in self._writer.held.due(monotonic()):
                     self._writer.let_go(held)
-                if batch := self._begin_batch():
-                    return batch
+                batch, stored = self._begin_batch(), self._stored.take_due()
+                if batch or stored:
+                    return batch, stored
                 # Infinite while all workers are busy: the end of one notifies the condition.
                 due = math.inf
                 if not self._backlog.is_full() and (next_due := self._queue.next_due()) is not None:
                     due = next_due
-                due = min(due, self._writer.held.next_due())
+                due = min(due, self._writer.held.next_due(), self._stored.due)
                 self._looks_at = due
                 self._changed.wait(None if due == math.inf else max(LEAST_WAIT, due - monotonic()))
                 self._looks_at = -math.inf
-        return []
+        return [], []
 
     def _begin_batch(self) -> list[Task]:
         """Begin an attempt of a task that may run now, and of others for the same requests. Lock held."""
@@ -160,10 +174,7 @@ class Scheduler:
             if isinstance(batch[0].operation, MoveObject):
                 self._queue.moving -= 1
             following = self._begin_batch()
-            if len(self._queue):
-                self.look()  # more may run than before
-            else:
-                self._changed.notify_all()  # the end of a mount waits for that
+            self._look_after_end()
             return following
 
     def _attempt(self, batch: list[Task]) -> None:
@@ -202,7 +213,7 @@ class Scheduler:
                 if (error := failures.get(deletion.name)) is not None:
                     self._outcomes.fail(task, error)
                 else:
-                    self._outcomes.succeed(task, None)
+                    self._outcomes.succeed(Success(task))
             except Exception as error:  # noqa: BLE001  it is logged
                 self._outcomes.abort([task], error)
 
@@ -218,6 +229,7 @@ class Scheduler:
         except OSError as error:
             self._outcomes.fail(task, error)
             return
+        info: ObjectInfo | None = None
         try:
             operation = self._prepare(task, operation, cached_file)
             # Without the journal's lock: a hand-in, which close(2) waits for, only needs that lock.
@@ -230,10 +242,44 @@ class Scheduler:
         except (SwiftfsError, OSError) as error:
             # The manifest of a patch may have no answer, and the upload of the whole file after it a refusal.
             self._outcomes.fail(task, error, in_doubt=cached_file.uploads.record.is_unanswered)
-        else:
-            self._outcomes.succeed(task, info, cached_file)
         finally:
-            self._cache.release(cached_file)
+            if info is None:
+                self._cache.release(cached_file)
+        if info is not None:
+            self._end_soon(Success(task, info, cached_file))
+
+    def _end_soon(self, stored: Success) -> None:
+        """Let the task of a stored file end together with others."""
+        with self._changed:
+            self._stored.add(stored)
+            if self._waiters or self._stopping:
+                self._stored.hasten()
+            due = self._stored.take_due()
+            if self._stored.due < self._looks_at:
+                self._changed.notify_all()
+        self._end_stored(due)
+
+    def _end_stored(self, due: Sequence[Success]) -> None:
+        """End the tasks of stored files in one commit."""
+        if not due:
+            return
+        try:
+            self._outcomes.succeed(*due)
+        except Exception as error:  # noqa: BLE001  it is logged
+            self._outcomes.abort([one.task for one in due], error)
+        finally:
+            for one in due:
+                if one.cached_file is not None:
+                    self._cache.release(one.cached_file)
+        with self._changed:
+            self._look_after_end()
+
+    def _look_after_end(self) -> None:
+        """Look for what may run because tasks have ended. Lock held."""
+        if len(self._queue):
+            self.look()
+        else:
+            self._changed.notify_all()  # the end of a mount waits for that
 
     def _prepare(self, task: Task, operation: PutFile, cached_file: CachedFile) -> PutFile:
         prepared = self._executor.prepare(operation, cached_file)
@@ -272,7 +318,7 @@ class Scheduler:
         except (SwiftfsError, OSError) as error:
             self._outcomes.fail(task, error)
         else:
-            self._outcomes.succeed(task, info)
+            self._outcomes.succeed(Success(task, info))
 
     def _move(self, task: Task, operation: Move | MoveFolder) -> None:
         """Carry out a move; objects that it cannot delete are recorded as deletions before it ends."""
@@ -393,78 +439,4 @@ class Scheduler:
         except OSError as refused:
             self._outcomes.fail(task, refused)
         else:
-            self._outcomes.succeed(task, None)
-
-
-class _Flush:
-    """The `tasks` that a thread waits for; `wanted` are these and their blockers.
-
-    It compares them with their state when the thread began to wait. A task may hand over its operation
-    to another one meanwhile, which then counts instead. The journal's lock is held for every call.
-    """
-
-    def __init__(self, tasks: Collection[Task]) -> None:
-        self.wanted = with_blockers(tasks)
-        self._tasks = tasks
-        self._attempts = {task: task.attempts for task in self.wanted}
-        self._hand_ins = {task: task.hand_ins for task in self.wanted}
-        self._left = list(tasks)
-
-    def is_settled(self) -> bool:
-        """Return whether each task is done or has failed.
-
-        This is called after every change of any task, so it checks one task until that is settled.
-        """
-        while self._left and self._is_settled(self._left[-1]):
-            self._left.pop()
-        # All once more: a task that had failed may run again by now, and succeed.
-        return not self._left and all(map(self._is_settled, self._tasks))
-
-    def is_done(self) -> bool:
-        """Return whether the state of each task when the wait began is in Swift."""
-        return all(map(self._is_done, self._tasks))
-
-    def failed(self) -> Task | None:
-        """Return the first failed task of those wanted and those that took over; None if none has failed."""
-        tasks = set(self._tasks)
-        for task in (*self.wanted, *with_blockers(task.last() for task in self._tasks)):
-            last = task.last()
-            # A blocker that ended does not block any more, even if it failed.
-            counts = last.ended or not self._is_done(task) if task in tasks else not last.ended
-            if last.error is not None and counts:
-                return last
-        return None
-
-    def _is_settled(self, task: Task) -> bool:
-        return self._is_done(task) or self._has_failed(task)
-
-    def _is_done(self, task: Task) -> bool:
-        last = task.last()
-        # `setdefault`: a task that takes over during the wait counts with its state at that moment, not with
-        # what is handed in to it later. Otherwise fsync of a file that is closed again and again might never
-        # return.
-        return last.is_stored(self._hand_ins.setdefault(last, last.hand_ins))
-
-    def _has_failed(self, task: Task) -> bool:
-        last = task.last()
-        if last.ended:
-            return False
-        if last.blocked:  # though it was tried again; or it blocks a task that has taken over
-            return True
-        # A caller waits for one attempt only: the pauses before further ones may be too long for it.
-        if last.attempts > self._attempts.setdefault(last, last.attempts) and not last.running:
-            return True
-        # What waits for a failed task is not tried before that succeeds.
-        return any(map(self._has_failed, last.blockers))
-
-
-def with_blockers(tasks: Iterable[Task]) -> list[Task]:
-    """Return the tasks that have not ended, and all their blockers."""
-    found: dict[Task, None] = {}
-    pending = list(tasks)
-    while pending:
-        task = pending.pop()
-        if task not in found and not task.ended:
-            found[task] = None
-            pending.extend(task.blockers)
-    return list(found)
+            self._outcomes.succeed(Success(task))

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cache import FileCache
-from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.merging import coalesce, merge_hand_in, merge_while_running
@@ -31,7 +30,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.refusals import GivenUp
 from swiftfs.journal.task_queue import TaskQueue
-from swiftfs.journal.tasks import Cancelled, Done, HandIn, Succeeded, Task, Waiting, nobody_waits
+from swiftfs.journal.tasks import Cancelled, Done, Ending, HandIn, Succeeded, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 
@@ -239,7 +238,7 @@ class TaskWriter:
         forgotten = self.held.forget(tasks)
         for task in forgotten:
             # After a power cut it must not come back: it would delete the file that has its name again.
-            self._db.finish([task.seq], executed=Executed(task.operation, task.seq))
+            self._db.finish([task.seq], executed=[Executed(task.operation, task.seq)])
         return bool(forgotten)
 
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
@@ -395,24 +394,40 @@ class TaskWriter:
         task: Task,
         state: Succeeded | Cancelled,
         changed: Iterable[Task] = (),
-        cached_file: CachedFile | None = None,
         executed: Executed | None = None,
         others: Collection[Task] = (),
     ) -> None:
-        """End a task in `state`, and write the tasks `changed` by that; the rest as in `finish`.
+        """End a task in `state`, as an `Ending` of its own."""
+        self.end_together([Ending(task, state, tuple(changed), executed=executed, others=others)])
 
-        The same commit cancels `others`: deletions, which are not needed, and the rest with that error.
-        """
-        changed = list(changed)
-        if task.overrides is not None and isinstance(state, Succeeded):
-            task.overrides.become(Cancelled())
-        elif task.overrides is not None:
-            self._queue.put_before(task.overrides, task)
-            changed.append(task.overrides)
-        self.finish([task.seq, *(one.seq for one in others)], changed, cached_file, executed)
-        for one in others:
-            self._forget(one, Cancelled(None if isinstance(one.operation, Delete) else state.error))
-        self._forget(task, state)
+    def end_together(self, endings: Sequence[Ending]) -> None:
+        """End tasks in one commit."""
+        changed = [one for ending in endings for one in self._changed_by(ending)]
+        drop = [seq for ending in endings for seq in ending.dropped()]
+        executed = [ending.executed for ending in endings if ending.executed is not None]
+        stored = [ending.cached_file for ending in endings if ending.cached_file is not None]
+        unreferenced = [row for one in stored if (row := one.uploads.unreferenced()) is not None]
+        is_written = self._db.finish(drop, [one.record() for one in changed], unreferenced, executed)
+        if is_written:
+            for cached_file in stored:
+                cached_file.uploads.record_ended()
+        self.pin_older()
+        for ending in endings:
+            if (state := ending.state) is not None:
+                for one in ending.others:
+                    self._forget(one, Cancelled(None if isinstance(one.operation, Delete) else state.error))
+                self._forget(ending.task, state)
+
+    def _changed_by(self, ending: Ending) -> Iterable[Task]:
+        """Return the tasks to write; put back the deletion that a move was to replace, if that has failed."""
+        overridden, task = ending.task.overrides, ending.task
+        if overridden is None or ending.state is None:
+            return ending.changed
+        if isinstance(ending.state, Succeeded):
+            overridden.become(Cancelled())
+            return ending.changed
+        self._queue.put_before(overridden, task)
+        return [*ending.changed, overridden]
 
     def _forget(self, task: Task, state: Succeeded | Cancelled) -> None:
         """Take a task that has no record any more out of the queue, in its last state."""
@@ -422,23 +437,9 @@ class TaskWriter:
             self.given_up.add(task.operation)
         self._unpin(task.operation)
 
-    def finish(
-        self,
-        drop: Iterable[int],
-        changed: Iterable[Task],
-        cached_file: CachedFile | None,
-        executed: Executed | None = None,
-    ) -> None:
-        """Drop records of ended tasks and write the tasks changed by that, in one commit.
-
-        What was `executed` does not come back after a power cut. With a `cached_file` that was stored the
-        commit also records which of its segments no manifest names.
-        """
-        records = [other.record() for other in changed]
-        unreferenced = cached_file.uploads.unreferenced() if cached_file is not None else None
-        is_written = self._db.finish(drop, records, unreferenced, executed)
-        if is_written and cached_file is not None:
-            cached_file.uploads.record_ended()
+    def write(self, changed: Iterable[Task]) -> None:
+        """Write tasks that an outcome has changed; if the disk refuses it, with the next commit."""
+        self._db.finish((), [one.record() for one in changed])
         self.pin_older()
 
     def commit(

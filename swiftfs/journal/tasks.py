@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError, check_transition
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.commits import Record
 from swiftfs.journal.merging import merge_while_running
 from swiftfs.journal.older_rows import Executed
@@ -264,3 +265,34 @@ class HandIn(Struct, frozen=True):
     done: Done
     created: float
     due: float
+
+
+class Success(Struct, frozen=True):
+    """An attempt that succeeded; `info` is Swift's answer about a stored object.
+
+    It is that of `cached_file`, which the attempt has acquired, if it stored a file.
+    """
+
+    task: Task
+    info: ObjectInfo | None = None
+    cached_file: CachedFile | None = None
+
+
+class Ending(Struct, frozen=True):
+    """How an attempt of a task ends: in `state`, or without one in its next attempt.
+
+    The tasks `changed` by that are written, and `others` cancelled: deletions, which are not needed, and the
+    rest with the error of `state`. What was `executed` does not come back after a power cut. Of a
+    `cached_file` that was stored it is recorded which of its segments no manifest names.
+    """
+
+    task: Task
+    state: Succeeded | Cancelled | None
+    changed: Sequence[Task] = ()
+    cached_file: CachedFile | None = None
+    executed: Executed | None = None
+    others: Collection[Task] = ()
+
+    def dropped(self) -> list[int]:
+        """Return the numbers of the records that are not needed any more."""
+        return [] if self.state is None else [self.task.seq, *(one.seq for one in self.others)]

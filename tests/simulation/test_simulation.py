@@ -13,7 +13,7 @@ import pytest
 from simulation.adversary import Fault
 from simulation.history import make
 from simulation.plan import History, Kill, Life
-from simulation.run import run
+from simulation.run import close_left, run
 from simulation.shrink import shrink
 from simulation.steps import Step
 
@@ -76,3 +76,20 @@ def test_a_history_is_shortened_to_what_its_failure_needs(tmp_path: Path) -> Non
 def test_a_history_is_made_from_its_seed_alone() -> None:
     assert [make(seed) for seed in range(20)] == [make(seed) for seed in range(20)]
     assert make(1) != make(2)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["kill", "power cut"])
+def test_a_kill_between_uploads_and_their_shared_end(cut: bool, tmp_path: Path) -> None:
+    paths = ("/a", "/b", "/d/a", "/d/b", "/e/a")
+    steps = (Step("mkdir", "/d"), Step("mkdir", "/e"), *(Step("write", path, size=10) for path in paths))
+    pauses = Step("pause", seconds=2.1), Step("pause", seconds=3.0)
+    later = (Step("write", "/a", size=40), Step("unlink", "/b"))
+    repeated = 0
+    for points in range(280, 540, 20):
+        killed = Life(((*steps, *pauses),), Kill(len(steps), points, cut))
+        outcome = run(History(points, (killed, Life((later,)))), tmp_path)
+        assert not outcome.failures, points
+        puts = [line for line in outcome.story if f"put box{paths[2]}" in line]
+        repeated += len(puts) > 1
+    close_left()
+    assert repeated > 1, "no kill came before the end of an upload"

@@ -288,7 +288,7 @@ def test_a_segment_that_begins_before_the_end_of_a_task_is_committed_keeps_its_r
     row = writer.cached_file.uploads.unreferenced()
     assert row == UnreferencedPrefix(record.prefix, None)
     name = record.begin_segment("next")
-    assert writer.log.finish((), (), row)
+    assert writer.log.finish((), (), [row])
     assert [one.sent for one in writer.log.uploads()] == [{name.key}]
 
 

@@ -122,7 +122,7 @@ def test_the_newest_record_of_an_upload_counts_whichever_comes_first(tmp_path: P
         log.begin_upload(states[1])
         log.write_upload(states[0])
         assert log.uploads() == [states[1]]
-        assert log.finish((), (), gone)
+        assert log.finish((), (), [gone])
         log.begin_upload(states[2])
         assert log.uploads() == []
 
