@@ -150,14 +150,9 @@ class AttributeOps:
 
     def _look_up(self, path: str) -> Entry:
         """Return the entry of `path`; what a late request has done to it is undone first."""
-        try:
-            entry = self._namespace.lookup(path)
-        except FileNotFoundError:
-            if not self._journal.undo_late_requests(path):
-                raise
-        else:
-            if entry.object is None or not self._journal.late.look_at(entry.object, entry.etag):
-                return entry
+        entry = self._pending.look_up(path)
+        if entry.object is None or not self._journal.late.look_at(entry.object, entry.etag):
+            return entry
         return self._namespace.lookup(path)
 
     def getattr_handle(self, handle: int) -> Attributes:
@@ -277,7 +272,7 @@ class AttributeOps:
 
     def _dated(self, path: str) -> Entry:
         """Return the entry of `path` as it is shown, to be changed."""
-        return self._times.dated(path, self._namespace.dated(self._namespace.lookup(path)))
+        return self._times.dated(path, self._namespace.dated(self._pending.look_up(path)))
 
     def _pin_of(self, path: str) -> Pin:
         """Return the pin of a path; raise `OSError` ENOENT if there is nothing."""
@@ -329,7 +324,7 @@ class AttributeOps:
             self._learn_headers(file)
             return file.meta
         entry = file.entry if file is not None else None
-        return self._changes.meta(entry or self._namespace.lookup(path))
+        return self._changes.meta(entry or self._pending.look_up(path))
 
     def _set_metadata(self, path: str, name: str, value: bytes, flags: int) -> None:
         header = xattr_to_header(name)

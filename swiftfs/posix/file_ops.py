@@ -116,7 +116,7 @@ class FileOps:
     def _open_stored(self, path: str, flags: int) -> int:
         """Open a file that is not open yet."""
         since = self._pending.begin_change()
-        entry = self._namespace.lookup(path)
+        entry = self._pending.look_up(path)
         if entry.is_directory:
             raise os_error(errno.EISDIR, path)
         if entry.object is not None and self._services.journal.undo_late_request(entry.object):
@@ -329,7 +329,7 @@ class FileOps:
 
     def readlink(self, path: str) -> str:
         """Return the target of a symbolic link."""
-        entry = self._namespace.lookup(path)
+        entry = self._pending.look_up(path)
         if not entry.attributes.is_symlink or entry.object is None:
             raise os_error(errno.EINVAL, path)
         if entry.target is not None:

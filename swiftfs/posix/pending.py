@@ -213,6 +213,15 @@ class PendingChanges:
 
         return self._open_files.barrier.passing(lambda: paths, look)
 
+    def look_up(self, path: str) -> Entry:
+        """Return the entry of `path`. If a late request has deleted its object, that is undone first."""
+        try:
+            return self._namespace.lookup(path)
+        except FileNotFoundError:
+            if not self._journal.undo_late_requests(path):
+                raise
+            return self._namespace.lookup(path)
+
     def begin_change(self) -> int:
         """Return the `since` of a change of an object; call this before looking at what is to be changed."""
         return self._journal.given_up.count

@@ -183,6 +183,8 @@ class UnlinkOps:
         opened = self._open_files.at(path)
         of_open_file = opened.entry if opened is not None else None
         entry = self._namespace.find(path)
+        if entry is None and opened is None and self._journal.undo_late_requests(path):
+            entry = self._namespace.find(path)
         if entry is not None and entry.is_directory:
             raise os_error(errno.EISDIR, path)
         return Seen(entry, of_open_file)

@@ -168,6 +168,34 @@ def test_a_file_that_a_late_deletion_took_is_found_again(
     assert body(store, "file") == data + b"more"
 
 
+@pytest.mark.parametrize(
+    ("call", "left"),
+    [
+        (lambda filesystem: filesystem.unlink("/file"), []),
+        (lambda filesystem: read(filesystem, "/file"), ["file"]),
+        (lambda filesystem: filesystem.truncate("/file", 2), ["file"]),
+        (lambda filesystem: filesystem.chmod("/file", 0o600), ["file"]),
+        (lambda filesystem: filesystem.utimens("/file", 1, 1), ["file"]),
+        (lambda filesystem: filesystem.setxattr("/file", "user.a", b"1", 0), ["file"]),
+        (lambda filesystem: filesystem.rename("/file", "/there"), ["there"]),
+    ],
+    ids=["unlink", "open", "truncate", "chmod", "utimens", "setxattr", "rename"],
+)
+def test_each_call_finds_it_again(
+    store: LateStore, filesystem: FileSystem, call: Callable[[FileSystem], object], left: list[str]
+) -> None:
+    """The kernel may have looked it up a moment ago, and not ask again."""
+    store_file(filesystem, b"old")
+    store.lose("delete", "file")
+    remove(filesystem)
+    store_file(filesystem, b"new")
+    store.land()
+    filesystem.refresh()
+    call(filesystem)
+    settle(filesystem)
+    assert keys(store) == left
+
+
 def test_a_call_that_misses_a_file_waits_until_it_is_stored_again(
     store: LateStore, filesystem: FileSystem
 ) -> None:
