@@ -3,13 +3,11 @@
 import gc
 import logging
 import os
-import random
 import re
 import shutil
 import tempfile
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from simulation.mount import (
     detach,
     is_marker,
     mount,
+    moves_to,
     moving_from,
     orphans,
     stored_attributes,
@@ -40,7 +39,7 @@ from simulation.mount import (
 )
 from simulation.plan import History, Life
 from simulation.programs import Program
-from simulation.runtime import SimRuntime
+from simulation.runtime import seeded
 from simulation.scheduler import Scheduler, SimThread, SimulationError, scheduling
 from simulation.second import SecondMount
 from simulation.words import describe_bytes
@@ -91,7 +90,7 @@ def run(history: History, folder: Path | None = None) -> Outcome:
         scheduler = stack.enter_context(scheduling(history.seed, history.rates))
         second = cache / "second" if history.two_mounts else None
         simulation = _Simulation(history, scheduler, cache, second)
-        stack.enter_context(_seeded(scheduler, simulation.log_handler()))
+        stack.enter_context(seeded(scheduler, simulation.log_handler()))
         stack.enter_context(watched(simulation.disk, simulation.mark))
         # Of half of the seeds every file that waits is packed at once: else so few never are.
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -269,10 +268,11 @@ class _Simulation:
             self._do(lambda: attempt(second.begin), "second mount")
         return filesystem
 
-    def _look(self, filesystem: FileSystem, when: str) -> bool:
+    def _look(self, filesystem: FileSystem, when: str, *, again: bool = False) -> bool:
         """Compare what the mount shows with the model; no request fails meanwhile.
 
-        Return False if it is wrong; that is no failure while a late request may be unnoticed.
+        Return False if it is wrong; that is no failure while a late request may be unnoticed. Attributes that
+        the mount has stored for the one before it may be old until the listings show them.
         """
         loud, self._store.loud, self._scheduler.may_stall = self._store.loud, False, False
         found = self._do(partial(self._tree, filesystem), "look")
@@ -286,6 +286,8 @@ class _Simulation:
             return False  # what a program sees may be undone later
         if not problems and seen is not None:
             wrong = self._attributes.problems(found, seen)
+            if wrong and self._lag_of_others() and not again:
+                return self._look(filesystem, when, again=True)
             self._scheduler.failures += [f"{when}: {problem}" for problem in wrong]
             self._model.adopt(found)
             self._attributes.adopt(seen)
@@ -426,7 +428,8 @@ class _Simulation:
         elif method == "theirs" and body is not None:
             sure = any(fault.kind == "theirs first" for fault in self._history.faults)
             self._model.stored_theirs(path, body, sure=sure)
-            if self._filesystem is not None and will_replace(self._filesystem, name):
+            one = self._filesystem
+            if one is not None and (will_replace(one, name) or moves_to(one, name)):
                 self._model.touch(path)
             self._lost_below(name)
         if self._second is not None and method in ("theirs", DELETED_BY_THEM):
@@ -464,36 +467,3 @@ class _Simulation:
         self._scheduler.run(is_over)
         if self._scheduler.now > end and not self._scheduler.killed:
             raise SimulationError(f"{what} hang\n{self._scheduler.stacks()}")
-
-
-@contextmanager
-def _seeded(scheduler: Scheduler, handler: logging.Handler) -> Iterator[None]:
-    """Let swiftfs run on the scheduler, with names and delays from its seed."""
-    names = random.Random(scheduler.random.random())
-    before = concurrency.use(SimRuntime(scheduler))
-    log = logging.getLogger("swiftfs")
-    log.addHandler(handler)
-    level, propagate = log.level, log.propagate
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    uuid4 = uuid.uuid4
-    uuid.uuid4 = lambda: uuid.UUID(int=names.getrandbits(128), version=4)
-    sequence = tempfile._name_sequence  # type: ignore[attr-defined]
-    tempfile._name_sequence = (f"{names.getrandbits(64):016x}" for _ in iter(int, 1))  # type: ignore[attr-defined]
-    state = random.getstate()
-    random.seed(names.random())
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        scheduler.dispose()
-        if collects:
-            gc.enable()
-        random.setstate(state)
-        tempfile._name_sequence = sequence  # type: ignore[attr-defined]
-        uuid.uuid4 = uuid4
-        log.removeHandler(handler)
-        log.setLevel(level)
-        log.propagate = propagate
-        concurrency.use(before)

@@ -1,8 +1,14 @@
 """The simulated locks, conditions, events, pools and threads of `concurrency.Runtime`."""
 
+import gc
+import logging
+import random
+import tempfile
+import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -288,3 +294,36 @@ class SimRuntime(concurrency.Runtime):
 
     def sleep(self, seconds: float) -> None:
         self._scheduler.sleep(seconds)
+
+
+@contextmanager
+def seeded(scheduler: Scheduler, handler: logging.Handler) -> Iterator[None]:
+    """Let swiftfs run on the scheduler, with names and delays from its seed."""
+    names = random.Random(scheduler.random.random())
+    before = concurrency.use(SimRuntime(scheduler))
+    log = logging.getLogger("swiftfs")
+    log.addHandler(handler)
+    level, propagate = log.level, log.propagate
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    uuid4 = uuid.uuid4
+    uuid.uuid4 = lambda: uuid.UUID(int=names.getrandbits(128), version=4)
+    sequence = tempfile._name_sequence  # type: ignore[attr-defined]
+    tempfile._name_sequence = (f"{names.getrandbits(64):016x}" for _ in iter(int, 1))  # type: ignore[attr-defined]
+    state = random.getstate()
+    random.seed(names.random())
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        scheduler.dispose()
+        if collects:
+            gc.enable()
+        random.setstate(state)
+        tempfile._name_sequence = sequence  # type: ignore[attr-defined]
+        uuid.uuid4 = uuid4
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+        concurrency.use(before)
