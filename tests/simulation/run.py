@@ -22,6 +22,7 @@ from simulation.disk import Disk, watched
 from simulation.logs import UnexpectedErrors
 from simulation.model import Model
 from simulation.mount import (
+    UNREADABLE,
     Tree,
     attributes_of,
     broken_manifests,
@@ -295,16 +296,22 @@ class _Simulation:
             self._scheduler.failures += [f"{when}: {problem}" for problem in self._lasting(found)]
         return not problems
 
-    def _tree(self, filesystem: FileSystem) -> Tree | None:
-        """Return what a mount shows; None if a call fails because a late request is undone meanwhile."""
+    def _tree(self, filesystem: FileSystem, *, again: bool = False) -> Tree | None:
+        """Return what a mount shows; None if a call fails because a late request is undone meanwhile.
+
+        What the second mount has replaced or deleted after the pause is listed as before: look again.
+        """
         if lag := self._lag_of_others():
             self._scheduler.sleep(lag)
             filesystem.refresh()
+        may_lag = lag > 0.0 and self._second is not None
         try:
-            return self._tree_now(filesystem)
+            found = self._tree_now(filesystem)
+            is_outdated = may_lag and not again and UNREADABLE in found.values()
+            return self._tree(filesystem, again=True) if is_outdated else found
         except (SwiftfsError, OSError) as error:
-            if lag and self._second is not None and isinstance(error, PreconditionFailed):
-                return self._tree(filesystem)  # replaced after the pause
+            if may_lag and isinstance(error, PreconditionFailed):
+                return self._tree(filesystem)
             if not self._store.is_unsettled:
                 raise
             return None
