@@ -234,7 +234,7 @@ class BackgroundMoves:
         elif there is None or one.operation.keeps_target:
             item.row = here if here.last_modified else None
             item.etag = etag_of(here)
-        elif (there.hash, there.content_type) == (here.hash, here.content_type):
+        elif (etag_of(there), there.content_type) == (etag_of(here), here.content_type):
             item.copied = item.etag = etag_of(here)
             item.row = None  # only a HEAD tells that it is still so
         else:

@@ -110,6 +110,8 @@ class FolderMoves:
                 own = self._overlay.changes_in(folder)
                 for entry in listing.entries():
                     if entry.object is None or entry.object.key not in keys:
+                        # A folder without a marker: a listing that lags shows it at the old place.
+                        self._overlay.record(before, entry.name, None)
                         continue
                     change = own.get(entry.name)
                     known = change.entry if change is not None else None

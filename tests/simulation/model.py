@@ -354,9 +354,10 @@ class Model:
         return any((body := found.get(one)) is not None and node.allows(body) for one in others)
 
     def _may_be_theirs(self, folder: str, found: Mapping[str, bytes | None]) -> bool:
-        return folder in self.their_folders or any(
-            body in self.theirs for path, body in found.items() if path.startswith(f"{folder}/")
-        )
+        """Return whether another client has made a folder, or something in it."""
+        if any(one == folder or one.startswith(f"{folder}/") for one in self.their_folders):
+            return True
+        return any(body in self.theirs for path, body in found.items() if path.startswith(f"{folder}/"))
 
     def _nodes(self) -> list[Node]:
         return list({node: None for world in self.worlds for node in world.values()})

@@ -221,6 +221,14 @@ def moving_from(filesystem: FileSystem, store: Adversary, name: ObjectName) -> l
     ]
 
 
+def moves_to(filesystem: FileSystem, name: ObjectName) -> bool:
+    """Return whether an object is moving to a name now: between the HEAD there and the COPY nothing helps."""
+    return any(
+        task.running and isinstance(task.operation, MoveObject) and task.operation.target == name
+        for task in filesystem.services.journal._queue.chain(name)
+    )
+
+
 def will_replace(filesystem: FileSystem, name: ObjectName) -> bool:
     """Return whether a change waits that replaces or deletes whatever is at a name: the last writer wins.
 

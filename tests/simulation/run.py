@@ -22,12 +22,14 @@ from simulation.disk import Disk, watched
 from simulation.logs import UnexpectedErrors
 from simulation.model import Model
 from simulation.mount import (
+    UNREADABLE,
     Tree,
     attributes_of,
     broken_manifests,
     detach,
     is_marker,
     mount,
+    moves_to,
     moving_from,
     orphans,
     stored_attributes,
@@ -270,10 +272,11 @@ class _Simulation:
             self._do(lambda: attempt(second.begin), "second mount")
         return filesystem
 
-    def _look(self, filesystem: FileSystem, when: str) -> bool:
+    def _look(self, filesystem: FileSystem, when: str, *, again: bool = False) -> bool:
         """Compare what the mount shows with the model; no request fails meanwhile.
 
-        Return False if it is wrong; that is no failure while a late request may be unnoticed.
+        Return False if it is wrong; that is no failure while a late request may be unnoticed. Attributes that
+        the mount has stored for the one before it may be old until the listings show them.
         """
         loud, self._store.loud, self._scheduler.may_stall = self._store.loud, False, False
         found = self._do(partial(self._tree, filesystem), "look")
@@ -287,6 +290,8 @@ class _Simulation:
             return False  # what a program sees may be undone later
         if not problems and seen is not None:
             wrong = self._attributes.problems(found, seen)
+            if wrong and self._lag_of_others() and not again:
+                return self._look(filesystem, when, again=True)
             self._scheduler.failures += [f"{when}: {problem}" for problem in wrong]
             self._model.adopt(found)
             self._attributes.adopt(seen)
@@ -297,18 +302,21 @@ class _Simulation:
     def _tree(self, filesystem: FileSystem, *, again: bool = False) -> Tree | None:
         """Return what a mount shows; None if a call fails because a late request is undone meanwhile.
 
-        `again` is whether it has been looked at once, after a power cut.
+        What the second mount has replaced or deleted after the pause is listed as before: look again. So is
+        what a power cut has left in Swift in a newer version than in the journal, until its move has looked.
         """
         if lag := self._lag_of_others():
             self._scheduler.sleep(lag)
             filesystem.refresh()
+        may_lag = lag > 0.0 and self._second is not None
         try:
-            return self._tree_now(filesystem)
+            found = self._tree_now(filesystem)
+            is_outdated = may_lag and not again and UNREADABLE in found.values()
+            return self._tree(filesystem, again=True) if is_outdated else found
         except (SwiftfsError, OSError) as error:
-            if lag and self._second is not None and isinstance(error, PreconditionFailed):
-                return self._tree(filesystem)  # replaced after the pause
+            if may_lag and isinstance(error, PreconditionFailed):
+                return self._tree(filesystem)
             if self._had_power_cut and isinstance(error, PreconditionFailed) and not again:
-                # Swift has a newer version than the journal. The move of its object will find it.
                 self._scheduler.sleep(MOVED_SECONDS)
                 return self._tree(filesystem, again=True)
             if not self._store.is_unsettled:
@@ -434,7 +442,8 @@ class _Simulation:
         elif method == "theirs" and body is not None:
             sure = any(fault.kind == "theirs first" for fault in self._history.faults)
             self._model.stored_theirs(path, body, sure=sure)
-            if self._filesystem is not None and will_replace(self._filesystem, name):
+            one = self._filesystem
+            if one is not None and (will_replace(one, name) or moves_to(one, name)):
                 self._model.touch(path)
             self._lost_below(name)
         if self._second is not None and method in ("theirs", DELETED_BY_THEM):

@@ -134,6 +134,15 @@ def test_objects_of_other_clients_must_not_be_destroyed() -> None:
     assert model.due == {}
 
 
+def test_a_folder_of_another_client_is_in_folders_of_theirs() -> None:
+    model = model_with(a=b"1")
+    model.their_folders.add("/d/s")
+    assert model.problems({"/a": b"1", "/d": None, "/d/s": None}) == []
+    assert model.problems({"/a": b"1", "/d": None, "/d/t": None}) == [
+        "/d/t is there, but should not be; it holds a folder"
+    ]
+
+
 def test_what_swift_refused_to_move_may_have_been_taken_along_by_the_next_rename() -> None:
     model = model_with(x=b"0")
     for path in ("/d", "/e"):

@@ -102,6 +102,48 @@ def test_a_file_that_was_deleted_just_before_does_not_move(store: LaggingStore, 
 
 
 @BOTH
+@pytest.mark.parametrize("remounts", [True, False])
+def test_a_folder_that_was_made_again_is_empty_while_listings_lag(
+    store: LaggingStore, cache: Path, options: str, *, remounts: bool
+) -> None:
+    """A folder without a marker, which was moved with the old one, is shown by no row of its own."""
+    foreign(store, "d/sub/x", b"below")
+    with harness(store, cache, options) as filesystem:
+        names(filesystem, "/d")
+        store.stop()
+        filesystem.rename("/d", "/e")
+        wait_until(lambda: is_quiet(filesystem))
+        filesystem.mkdir("/d", 0o755, ME)
+        wait_until(lambda: is_quiet(filesystem))
+        filesystem.refresh()
+        shown = names(filesystem, "/d")
+    if remounts:
+        with harness(store, cache, options) as filesystem:
+            shown = names(filesystem, "/d")
+    assert shown == []
+
+
+@BOTH
+def test_a_folder_without_a_marker_that_was_moved_and_back_is_shown_while_listings_lag(
+    store: LaggingStore, cache: Path, options: str
+) -> None:
+    foreign(store, "d/sub/x", b"below")
+    with harness(store, cache, options) as filesystem:
+        names(filesystem, "/d")
+        store.stop()
+        for old, new in (("/d", "/e"), ("/e", "/d")):
+            filesystem.rename(old, new)
+            filesystem.refresh()
+            assert names(filesystem, f"{new}/sub") == ["x"]
+            wait_until(lambda: is_quiet(filesystem))
+            filesystem.refresh()
+            assert "sub" in names(filesystem, new)
+    with harness(store, cache, options) as filesystem:
+        assert names(filesystem, "/d/sub") == ["x"]
+        assert "sub" in names(filesystem, "/d")
+
+
+@BOTH
 def test_a_file_whose_mode_was_changed_just_before_moves_after_a_kill(
     store: LaggingStore, cache: Path, options: str
 ) -> None:
