@@ -24,6 +24,19 @@ LITTLE = 128 * 1024
 some of its files."""
 
 
+KEPT = 2 * 1024 * 1024
+"""Free bytes of disk that are left to the journal, in all that others write to the cache folder. Without them
+nothing can be uploaded, which alone would free space, and no mount can begin."""
+
+
+def leaves_room(folder: Path, size: int = 0) -> bool:
+    """Return whether the journal keeps its space when `size` bytes are added in a cache folder."""
+    try:
+        return shutil.disk_usage(folder).free >= size + KEPT
+    except OSError:  # whoever writes there will see it
+        return True
+
+
 class OtherFormat(ConfigurationError):
     """A database of another release or program; it was not changed. The message is a line for users."""
 
@@ -142,6 +155,10 @@ class CacheDatabase:
             return self.in_memory()
         except (OtherFormat, sqlite3.Error) as error:
             return self.recreate(error)
+
+    def may_grow(self) -> bool:
+        """Return whether rows may be added: a cache leaves the last space of the disk to the journal."""
+        return self.path is None or leaves_room(self.path.parent)
 
     def recreate(self, error: Exception) -> sqlite3.Connection:
         """Rename the file, which is closed and unusable because of `error`, and open a new database."""

@@ -108,7 +108,7 @@ def _change(path: Path, attribute: str) -> bool:
     try:
         os.getxattr(path, attribute)
     except OSError as error:
-        too_many = error.errno == errno.ENOSPC
+        too_many = error.errno == errno.E2BIG
         complain(f"{path}: {'too many paths are pinned: pin a folder above' if too_many else error.strerror}")
         return False
     return True

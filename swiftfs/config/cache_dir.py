@@ -140,9 +140,14 @@ def new_file(path: Path) -> int:
 def write_whole(path: Path, text: str) -> None:
     """Write a file that others may read at any moment: old or new. Raise `OSError`."""
     unfinished = path.with_suffix(".new")
-    with os.fdopen(new_file(unfinished), "w") as file:
-        file.write(text)
-    unfinished.rename(path)
+    try:
+        with os.fdopen(new_file(unfinished), "w") as file:
+            file.write(text)
+        unfinished.rename(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise
 
 
 def _lock(folder: Path) -> int:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from swiftfs.concurrency import monotonic
 from swiftfs.config.cache_dir import JOURNAL_RESERVE
+from swiftfs.sqlite import KEPT
 
 MIB = 1024 * 1024
 
@@ -17,10 +18,6 @@ STEP = 8 * MIB
 SPARE = 4 * STEP
 """Free bytes below which the disk is scarce, and clean blocks are evicted whatever the budget: several
 writers may each be a step ahead."""
-
-KEPT = 2 * MIB
-"""Free bytes that are left to the journal when its reserve is used up. Without them nothing can be uploaded,
-which alone would free space, and no mount can begin."""
 
 ASK_SECONDS = 0.1
 """An ample disk is asked so often, not at each write: that takes a tenth of one."""
@@ -69,7 +66,7 @@ class CacheDisk:
         return SPARE - self.free()
 
     def has_room(self, size: int) -> bool:
-        """Return whether `size` bytes may be added: the journal must be able to grow."""
+        """Return whether `size` bytes may be added: the journal keeps its reserve, or the last space."""
         return self.free() >= size + KEPT or self._reserve.exists()
 
     def is_due(self, size: int) -> bool:

@@ -4,7 +4,6 @@ pins of this mount, by the objects' names.
 
 import json
 import logging
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +11,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from swiftfs.concurrency import Rank, new_lock
-from swiftfs.config.cache_dir import new_file
+from swiftfs.config.cache_dir import write_whole
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.objects import ObjectName, ObjectVersion
@@ -205,10 +204,7 @@ class Pins:
         self._write({one for one in self._pins if one != pin and not _is_below(one, pin)})
 
     def _write(self, pins: set[Pin]) -> None:
-        new = self._path.with_name(f"{self._path.name}.new")
-        with os.fdopen(new_file(new), "w") as file:
-            json.dump([(one.container, one.key) for one in sorted(pins)], file)
-        new.replace(self._path)
+        write_whole(self._path, json.dumps([(one.container, one.key) for one in sorted(pins)]))
         self._pins = pins
 
 

@@ -100,10 +100,16 @@ class VersionIndex:
         return row.pinned or len(self._waiting) >= TOGETHER
 
     def write(self) -> list[str]:
-        """Write the rows that wait; return their names if that fails, and forget them."""
-        waiting = list(self._waiting.values())
-        if not waiting:
+        """Write the rows that wait; return the names of those that cannot be written, and forget them.
+
+        While the disk has only the journal's space left, none is written but those that are pinned.
+        """
+        if not self._waiting:
             return []
+        if not (may_grow := self._file.may_grow()):
+            self._try(lambda: self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)"), instead=None)
+        waiting = [row for row in self._waiting.values() if may_grow or row.pinned]
+        refused = [row.name for row in self._waiting.values() if not (may_grow or row.pinned)]
 
         def insert() -> bool:
             with self._database:
@@ -114,9 +120,9 @@ class VersionIndex:
             return True
 
         # Before the insertion counts them: they were counted as they came.
+        self.bytes -= sum(row.bytes for row in self._waiting.values())
         self._waiting.clear()
-        self.bytes -= sum(row.bytes for row in waiting)
-        return [] if self._try(insert, instead=False) else [row.name for row in waiting]
+        return refused if self._try(insert, instead=False) else [*refused, *(row.name for row in waiting)]
 
     def _insert(self, row: Row) -> None:
         values = (

@@ -9,13 +9,14 @@ from tempfile import TemporaryDirectory
 
 from swiftfs.config.cache_dir import CONTENT, JOURNAL, VERSIONS
 from swiftfs.errors import ConfigurationError, pluralize
-from swiftfs.filecache.disk import KEPT, CacheDisk
+from swiftfs.filecache.disk import CacheDisk
 from swiftfs.filecache.version_cache import evict_closed
 from swiftfs.filecache.version_index import names_in_order
 from swiftfs.journal.late_versions import only_here
 from swiftfs.journal.operations import Unreadable, decode_ambiguity
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import ObjectVersion
+from swiftfs.sqlite import KEPT
 from swiftfs.store.ambiguous import Ambiguity
 
 log = logging.getLogger(__name__)

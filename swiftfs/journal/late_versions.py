@@ -25,6 +25,7 @@ from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.disk import CacheDisk
 from swiftfs.filecache.sparse_file import md5_of, write_all
 from swiftfs.journal.operations import (
     Delete,
@@ -56,6 +57,7 @@ class LateCopies:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._disk = CacheDisk(folder.parent)
         self._lock = new_lock(Rank.LATE_COPIES)
 
     def __contains__(self, version: ObjectVersion) -> bool:
@@ -63,7 +65,7 @@ class LateCopies:
 
     def fits(self, size: int) -> bool:
         """Return whether there is room for a copy of so many bytes."""
-        return self._bytes() + size <= MOST_BYTES
+        return self._bytes() + size <= MOST_BYTES and self._disk.has_room(size)
 
     def put(self, version: ObjectVersion, descriptor: int, size: int) -> None:
         """Copy the bytes of a file; a writer may change them meanwhile, so a reader checks the MD5."""

@@ -153,12 +153,18 @@ class HeadCache:
                 yield wanted[key], state, _decode(state, info)
                 if last_used < now - _TOUCH_SECONDS:
                     used.append(key)
-        if used:
+        if used and self._file.may_grow():
             # `_write` deals with a full disk; here it does no harm.
             with suppress(sqlite3.OperationalError), self._database:
                 self._database.execute(_TOUCH, (now, container, json.dumps(used)))
 
     def _write(self) -> None:
+        if not self._file.may_grow():
+            # They wait in memory, as many as without a file: the oldest ones go.
+            for name in list(self._waiting)[: max(0, len(self._waiting) - CAPACITY_IN_MEMORY)]:
+                del self._waiting[name]
+            self._written = monotonic()
+            return
         now = int(unix_time())
         rows = []
         for state, info in self._waiting.values():

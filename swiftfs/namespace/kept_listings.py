@@ -209,9 +209,10 @@ class KeptListings:
         """Write what has come, in one transaction. Lock held."""
         if not self._waiting:
             return
+        may_grow = self._file.may_grow()
         with self._guarded(), self._database:
             while self._waiting:
-                self._write(self._waiting.popleft())
+                self._write(self._waiting.popleft(), may_grow=may_grow)
             if self._bytes > self._capacity:
                 self._evict()
 
@@ -252,10 +253,11 @@ class KeptListings:
         row = database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return "" if row is None else str(row[0])
 
-    def _write(self, work: _Work) -> None:
+    def _write(self, work: _Work, *, may_grow: bool) -> None:
         if isinstance(work, _NewListing):
             self._waiting_rows = max(0, self._waiting_rows - work.rows)
-            self._write_listing(work)
+            if may_grow:  # else the older one stays: no server has refuted it, and changes come after it
+                self._write_listing(work)
         elif isinstance(work, _NewChange):
             self._write_changes(work.folder, {work.name: work.entry})
         elif work.is_tree:

@@ -289,7 +289,7 @@ class AttributeOps:
     def _pin(self, path: str) -> str:
         """Keep the copies of a file, or of what is in a folder, in the cache; Swift does not learn of it."""
         if not self._pins.pin(self._pin_of(path)):
-            raise os_error(errno.ENOSPC, path)
+            raise os_error(errno.E2BIG, path)  # not ENOSPC: that is a full disk
         return "1"
 
     def _unpin(self, path: str) -> str:

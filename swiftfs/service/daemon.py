@@ -19,6 +19,7 @@ from swiftfs.concurrency import report_thread_failures
 from swiftfs.config.cache_dir import LOG
 from swiftfs.errors import ConfigurationError
 from swiftfs.service.logging import JournalFormatter, LineFormatter, Recent, Repetition, Told, reads_journal
+from swiftfs.sqlite import leaves_room
 
 Ready = Callable[[], None]
 
@@ -140,6 +141,11 @@ class _OwnLog(logging.handlers.RotatingFileHandler):
 
     def _open(self) -> TextIOWrapper:
         return _open_own(self.baseFilename)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record; while the disk has only the journal's space left, warnings and errors only."""
+        if record.levelno >= logging.WARNING or leaves_room(Path(self.baseFilename).parent):
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Do nothing: the disk is full, and no terminal may be there to say so."""

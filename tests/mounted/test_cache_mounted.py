@@ -6,6 +6,7 @@ import select
 import shutil
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
@@ -13,12 +14,13 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.commands import one_line, swiftfs
 from support.jobs import wait_until
 from support.mounts import Mount
 from support.noise import noise
 from support.read_patterns import body, parts
-from support.small_disk import small_disk
-from swiftfs.config.cache_dir import VERSIONS
+from support.small_disk import fill, small_disk
+from swiftfs.config.cache_dir import JOURNAL_RESERVE, VERSIONS
 from swiftfs.demo.server import SwiftServer
 from swiftfs.journal.salvage import copy_journal
 
@@ -208,3 +210,50 @@ def test_write_reports_a_disk_that_other_programs_fill(
         (tiny / "filler").unlink()
         (mount.path / "file").write_bytes(b"again")
     assert connection.get_object(container, "file")[1] == b"again"
+
+
+@pytest.fixture
+def left_over(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, tiny: Path
+) -> Mount:
+    """A mount that was killed with a change that waits, on a disk that is full since, without a reserve."""
+    mount = Mount(swift, container, tmp_path, "settle=3600,drain=60")
+    mount.cache = tiny / "cache"
+    mount.expected += ["smaller than two segments"]
+    for number in range(4):
+        connection.put_object(container, f"old{number}", noise(2 * MIB, number))
+    mount.start()
+    (mount.path / "new").write_bytes(b"text")
+    for number in range(4):
+        assert len((mount.path / f"old{number}").read_bytes()) == 2 * MIB
+    wait_until(lambda: is_kept(mount, tmp_path))
+    process = mount.take_process()
+    process.kill()
+    process.wait()
+    subprocess.run(["fusermount", "-uz", str(mount.path)], check=True)
+    (mount.cache / JOURNAL_RESERVE).unlink()
+    fill(tiny)
+    return mount
+
+
+def test_a_mount_on_a_disk_full_of_copies_begins(
+    connection: Connection, container: str, left_over: Mount
+) -> None:
+    with left_over as mount:
+        assert (mount.path / "new").read_bytes() == b"text"
+    assert connection.get_object(container, "new")[1] == b"text"
+
+
+def test_a_mount_on_a_disk_full_of_other_files_says_so_and_loses_nothing(
+    swift: SwiftServer, connection: Connection, container: str, left_over: Mount
+) -> None:
+    for path in (left_over.cache / "content").iterdir():
+        if not path.name.startswith("open-"):
+            path.rename(left_over.cache.parent / f"others-{path.name}")
+    words = ("mount", container, left_over.path, "--cache-dir", left_over.cache)
+    said = one_line(swiftfs(*words, environment=swift.environment()))
+    assert said.endswith(f"no space is left on the disk of {left_over.cache}\n")
+    (left_over.cache.parent / "filler").unlink()
+    with left_over as mount:
+        assert (mount.path / "new").read_bytes() == b"text"
+    assert connection.get_object(container, "new")[1] == b"text"

@@ -7,7 +7,8 @@ import pytest
 
 from support.manual_clock import ManualClock
 from swiftfs.config.cache_dir import JOURNAL_RESERVE
-from swiftfs.filecache.disk import ASK_SECONDS, KEPT, SPARE, STEP, CacheDisk
+from swiftfs.filecache.disk import ASK_SECONDS, SPARE, STEP, CacheDisk
+from swiftfs.sqlite import KEPT
 
 SMALL = 4096
 

@@ -12,8 +12,8 @@ from support.noise import noise
 from support.small_disk import fill, small_disk
 from support.stored_objects import NEVER, body
 from swiftfs.config.cache_dir import JOURNAL_RESERVE
-from swiftfs.filecache.disk import KEPT
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.sqlite import KEPT
 
 MIB = 1024 * 1024
 PIECES = [noise(MIB, seed) for seed in range(3)]
