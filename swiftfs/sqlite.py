@@ -5,9 +5,10 @@ import logging
 import shutil
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from msgspec import Struct
@@ -118,6 +119,30 @@ def open_database(
         database.close()
         raise
     return database
+
+
+AT_ONCE = 64
+"""Rows of one statement: with 15 parameters in each SQLite's smallest limit, 999, is enough."""
+
+
+def for_rows(text: str, rows: int) -> str:
+    """Return a statement whose parameters in brackets after `VALUES` are those of so many rows."""
+    head, values, rest = text.partition("VALUES ")
+    one, bracket, tail = rest.partition(")")
+    return head + values + ", ".join([one + bracket] * rows) + tail
+
+
+def execute_rows(database: sqlite3.Connection, text: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """Run a statement with each of `rows`, in few steps if it has their parameters after `VALUES`.
+
+    In each step sqlite3 gives up the GIL, and whoever holds locks meanwhile waits for it.
+    """
+    if len(rows) == 1 or "VALUES " not in text:
+        database.executemany(text, rows)
+        return
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        database.execute(for_rows(text, len(some)), list(chain.from_iterable(some)))
 
 
 class CacheDatabase:

@@ -9,7 +9,7 @@ with a sync, or that was of the same boot. A lost index costs downloads only.
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +20,15 @@ from msgspec.structs import astuple
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.sparse_file import Mark
 from swiftfs.objects import Manifest, ObjectName, Segment
-from swiftfs.sqlite import CacheDatabase, Schema, boot_id, row_checksum
+from swiftfs.sqlite import (
+    AT_ONCE,
+    CacheDatabase,
+    Schema,
+    boot_id,
+    execute_rows,
+    for_rows,
+    row_checksum,
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +66,12 @@ TOGETHER = 64
 """So many rows are written at once: a commit for each small file takes longer than all else about it."""
 
 _COLUMNS = "name, present, checked, bytes, inode, size, mtime, ctime, manifest"
+
+
+_INSERT = (
+    f"INSERT INTO files ({_COLUMNS}, checksum, object, pinned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_SELECT = "SELECT name, bytes, pinned FROM files WHERE name IN (VALUES (?))"
 
 
 class Row(Struct, frozen=True):
@@ -113,8 +127,12 @@ class VersionIndex:
 
         def insert() -> bool:
             with self._database:
+                self._delete([row.name for row in waiting])
                 for row in waiting:
-                    self._insert(row)
+                    if row.pinned:  # an older version is of no use any more
+                        self._database.execute("UPDATE files SET pinned = 0 WHERE object = ?", (row.object,))
+                execute_rows(self._database, _INSERT, [_values_of(row) for row in waiting])
+            self.bytes += sum(row.bytes for row in waiting)
             if any(row.pinned for row in waiting):
                 self._count_pinned()
             return True
@@ -123,20 +141,6 @@ class VersionIndex:
         self.bytes -= sum(row.bytes for row in self._waiting.values())
         self._waiting.clear()
         return refused if self._try(insert, instead=False) else [*refused, *(row.name for row in waiting)]
-
-    def _insert(self, row: Row) -> None:
-        values = (
-            row.name, row.present.to_bytes(), int(row.checked), row.bytes, *row.mark, _text_of(row.manifest)
-        )  # fmt: skip
-        self._delete(row.name)
-        if row.pinned:  # an older version is of no use any more
-            self._database.execute("UPDATE files SET pinned = 0 WHERE object = ?", (row.object,))
-        self._database.execute(
-            f"INSERT INTO files ({_COLUMNS}, checksum, object, pinned)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*values, _checksum(*values), row.object, row.pinned),
-        )
-        self.bytes += row.bytes
 
     def _forget(self, name: str) -> Row | None:
         """Take a row that waits."""
@@ -213,8 +217,7 @@ class VersionIndex:
 
         def delete() -> bool:
             with self._database:
-                for name in names:
-                    self._delete(name)
+                self._delete(list(names))
             return True
 
         return self._try(delete, instead=False)
@@ -236,10 +239,11 @@ class VersionIndex:
             self._try(lambda: _begin_session(self._database, _CLEAN, waits=True), instead=None)
         self._database.close()
 
-    def _delete(self, name: str) -> None:
-        found = self._database.execute("SELECT bytes, pinned FROM files WHERE name = ?", (name,)).fetchall()
-        for size, pinned in found:
-            self._delete_row(name, size, pinned)
+    def _delete(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), AT_ONCE):
+            some = names[start : start + AT_ONCE]
+            for row in self._database.execute(for_rows(_SELECT, len(some)), some).fetchall():
+                self._delete_row(*row)
 
     def _delete_row(self, name: str, size: int, pinned: int) -> None:
         self._database.execute("DELETE FROM files WHERE name = ?", (name,))
@@ -294,6 +298,13 @@ def _begin_session(database: sqlite3.Connection, state: str, *, waits: bool) -> 
     with database:
         database.execute("UPDATE session SET state = ?", (state,))
     database.execute("PRAGMA synchronous = NORMAL")
+
+
+def _values_of(row: Row) -> tuple[object, ...]:
+    values = (
+        row.name, row.present.to_bytes(), int(row.checked), row.bytes, *row.mark, _text_of(row.manifest)
+    )  # fmt: skip
+    return (*values, _checksum(*values), row.object, row.pinned)
 
 
 def _text_of(manifest: Manifest | None) -> str:

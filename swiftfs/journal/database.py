@@ -39,7 +39,7 @@ from swiftfs.journal.older_rows import Change, Executed, OlderRows, RowState, go
 from swiftfs.journal.operations import Unreadable, decode
 from swiftfs.journal.schema import Statement, open_journal
 from swiftfs.objects import ObjectName
-from swiftfs.sqlite import boot_id, is_for_want_of_space, reason_of, row_checksum
+from swiftfs.sqlite import boot_id, execute_rows, is_for_want_of_space, reason_of, row_checksum
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ CHECKPOINT_BYTES = 4 * 1024 * 1024
 """How large the WAL may grow before a checkpoint, for which commits wait."""
 
 INSERT = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+DELETE = "DELETE FROM intents WHERE seq IN (VALUES (?))"
 
 REVISIONS = 10_000
 """Limit of the prefixes whose revision is known. It is needed for a moment."""
@@ -110,7 +112,7 @@ class JournalDB:
                     take(record)
             for row, reason in damaged:
                 self._set_row_aside(*row, reason)
-                self._commit(("DELETE FROM intents WHERE seq = ?", [row[:1]]))
+                self._commit((DELETE, [row[:1]]))
 
     def commit(
         self, put: Iterable[Record] = (), drop: Iterable[int] = (), executed: Executed | None = None
@@ -452,7 +454,7 @@ class JournalDB:
         statements = change.statements(paths) if change.kept or change.ended or change.renamed else []
         # Deletions first: a commit may drop a record and write another one with its number.
         if commit.drop:
-            statements.append(("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in commit.drop]))
+            statements.append((DELETE, [(seq,) for seq in commit.drop]))
         statements.append(insert)
         if prefixes:
             statements += upload_changes(prefixes)
@@ -493,7 +495,7 @@ class JournalDB:
             if len(work) > 1 or (work and len(work[0][1]) > 1):
                 self._database.execute("BEGIN")
             for text, rows in work:
-                self._database.executemany(text, rows)
+                execute_rows(self._database, text, rows)
 
     def _os_error(self, error: sqlite3.Error) -> OSError:
         return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))
