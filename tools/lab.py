@@ -1,7 +1,9 @@
-"""A real Swift, a mount of a container, and a shell in it: `./dev lab [COMMAND…]`."""
+"""A shell, or a command, with a real Swift and a mount of a container, which end with it."""
 
+import argparse
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,9 +19,9 @@ CONTAINER = "lab"
 
 
 def run(words: Sequence[str]) -> int:
-    """Run a command, by default the user's shell, in the folder with the mount point `mnt`.
+    """Run a command in the folder with the mount point `mnt`; return its exit code.
 
-    Return its exit code. Mount, server and folder are removed at the end, even after a signal.
+    Mount, server and folder are removed at the end, even after a signal.
     """
     console, interruption = Console(highlight=False, stderr=True), Interruption()
     with handled_by(interruption), contextlib.ExitStack() as stack:
@@ -32,13 +34,23 @@ def run(words: Sequence[str]) -> int:
         tour.type("swiftfs", "mount", CONTAINER, "mnt", "--cache-dir", "cache")
         # The programs of this Python come first, so that `swiftfs` is that of this tree.
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        command = list(words) or [os.environ.get("SHELL", "/bin/sh")]
         environment = {**tour.environment, "PATH": programs}
-        return subprocess.run(command, cwd=work, env=environment, check=False).returncode
+        if shutil.which(words[0], path=programs) is None:
+            console.print(f"./dev lab: there is no program {words[0]}", markup=False)
+            return 127
+        return subprocess.run(words, cwd=work, env=environment, check=False).returncode
     raise AssertionError("unreachable")
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Run what the command line says; return the exit code."""
+    parser = argparse.ArgumentParser(prog="./dev lab", description=__doc__)
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="a program and its arguments ($SHELL)")
+    words = parser.parse_args().command or [os.environ.get("SHELL", "/bin/sh")]
     with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(run(sys.argv[1:]))
-    sys.exit(130)
+        return run(words)
+    return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

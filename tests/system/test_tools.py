@@ -12,9 +12,9 @@ from tools import trace
 ROOT = Path(__file__).parents[2]
 
 
-def lab(command: str, temporary: Path) -> subprocess.CompletedProcess[str]:
+def lab(temporary: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tools.lab", "sh", "-c", command],
+        [sys.executable, "-m", "tools.lab", *words],
         env={**clean_environment(), "TMPDIR": str(temporary)},
         cwd=ROOT,
         capture_output=True,
@@ -24,15 +24,21 @@ def lab(command: str, temporary: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_lab_has_a_mount_and_a_swift_and_leaves_nothing(tmp_path: Path) -> None:
-    result = lab(
-        "echo hello > mnt/file && swiftfs flush mnt && swift list lab && pwd && sleep 0.01; exit 3", tmp_path
-    )
+    command = "echo hello > mnt/file && swiftfs flush mnt && swift list lab && pwd && sleep 0.01; exit 3"
+    result = lab(tmp_path, "sh", "-c", command)
     assert result.returncode == 3, result
     name, folder = result.stdout.split()
     assert name == "file"
     assert Path(folder).parent == tmp_path
     assert list(tmp_path.iterdir()) == []
     assert folder not in Path("/proc/mounts").read_text()
+
+
+def test_a_lab_without_its_program_says_so_in_a_line(tmp_path: Path) -> None:
+    result = lab(tmp_path, "no-such-program")
+    assert result.returncode == 127
+    assert result.stderr.splitlines()[-1] == "./dev lab: there is no program no-such-program"
+    assert lab(tmp_path, "--help").stdout.startswith("usage: ./dev lab")
 
 
 @pytest.mark.parametrize(
