@@ -205,6 +205,9 @@ class ObjectMoves:
         that was being undone is given up: a late request of that process may delete any copy.
         """
         left, listed, kept = self._found_left(operation)
+        # Nothing was copied: what is at the target was there before, and what is carried would replace it.
+        if operation.objects is None and operation.carried:
+            self._refuse(operation, left.targets.values())
         if operation.served:
             for item in (*listed, *kept):
                 self._keep_both(item, left)

@@ -235,6 +235,16 @@ class Model:
         for one in [one for one in self.due if one == path or one.startswith(f"{path}/")]:
             del self.due[one]
 
+    def renamed(self, old: str, new: str) -> None:
+        """Record that a rename has succeeded."""
+        self.remnants.moved_on(old, new)
+        self.taken_along(old, new)
+
+    def taken_along(self, old: str, new: str) -> None:
+        """Record that what another client has stored at or below a path has another path now."""
+        for one in [one for one in self.due if one == old or one.startswith(f"{old}/")]:
+            self.due[new + one[len(old) :]] = self.due.pop(one)
+
     def crashed(self) -> None:
         """Record that no handle is open any more, and which requests may still be executed."""
         for node in self._nodes():
@@ -264,6 +274,7 @@ class Model:
         """Record that what a rename has moved is at its old name again, and so is its folder."""
         # A program that replaces the file later makes a new one at its new name: the old one stays besides.
         nodes = [world[new] for world in self.worlds if new in world]
+        self.taken_along(new, old)
         self.remnants.refused(old, new, (body for node in nodes for body in (*node.past, *node.kept)))
 
     def may_be_back(self, path: str, node: Node) -> None:
@@ -380,7 +391,8 @@ class Model:
                 continue
             if body is not None and (body in self.theirs or " (conflict " in path):
                 continue
-            if torn and own is None and self.remnants.may_be_left(path, body):
+            # Also below a file that no program has closed yet.
+            if torn and (own is None or own.optional) and self.remnants.may_be_left(path, body):
                 continue
             if node is None:
                 if (body is None and self._may_be_theirs(path, found)) or path in self.remnants.undeleted:

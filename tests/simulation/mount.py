@@ -229,22 +229,25 @@ def moves_to(filesystem: FileSystem, name: ObjectName) -> bool:
     )
 
 
-def will_replace(filesystem: FileSystem, name: ObjectName) -> bool:
+def will_replace(filesystem: FileSystem, name: ObjectName, after: MoveObject | None = None) -> bool:
     """Return whether a change waits that replaces or deletes whatever is at a name: the last writer wins.
 
     So does one of an open file. No deletion does it of what the mount has shown there and Swift may still
-    refuse. Those that a rename
-    replaces come back if it fails.
+    refuse. Those that a rename replaces come back if it fails. Of changes there that come `after` a move, a
+    deletion takes what the move has taken along.
     """
     # Without the locks: this is called in the moment of a request, whoever has them.
     opened = filesystem.services.open_files.at(f"/{name.key}")
     if opened is not None and opened.dirty:
         return True
     operations = [task.operation for task in filesystem.services.journal._queue.chain(name)]
+    if after is not None:
+        operations = operations[operations.index(after) + 1 :] if after in operations else []
     if any(isinstance(one, PutFile | PutSpecial) for one in operations):
         return True
-    if any(isinstance(one, MoveObject | PutMarker) for one in operations):
-        return False
+    moves = [one for one in operations if isinstance(one, MoveObject)]
+    if moves or any(isinstance(one, PutMarker) for one in operations):
+        return any(one.source == name and will_replace(filesystem, one.target, one) for one in moves)
     return any(
         one.replaces_etag == ANY_VERSION
         if isinstance(one, Move)

@@ -260,7 +260,7 @@ class Program:
                 )
                 raise
             else:
-                self._model.remnants.moved_on(old, new)
+                self._model.renamed(old, new)
                 self._context.renamed(old, new)
             finally:
                 self._model.moving, self._model.moving_folder = None, False

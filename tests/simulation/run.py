@@ -163,7 +163,7 @@ class _Simulation:
 
     def _run_life(self, life: Life) -> bool:
         """Mount, run the programs, and end the mount; return whether another life can follow."""
-        self._filesystem = filesystem = self._mount()
+        filesystem = self._mount()
         if filesystem is None:
             return False
         if not self._look(filesystem, "at the mount"):
@@ -267,7 +267,7 @@ class _Simulation:
                     self._scheduler.sleep(30.0)
 
         first = partial(mount, self._store, self._cache, self._history.options)
-        filesystem = self._do(lambda: attempt(first), "mount")
+        self._filesystem = filesystem = self._do(lambda: attempt(first), "mount")
         if (second := self._second) is not None:
             self._do(lambda: attempt(second.begin), "second mount")
         return filesystem
@@ -451,6 +451,7 @@ class _Simulation:
         if method == DELETED_BY_THEM:
             self._model.has_their_deletions = True
             self._model.lost(path)
+            self._model.replaced(path)
             self._lost_below(name)
         is_known = body is None or body in self._model.bodies or self._model.may_be_mixed(body)
         if body is not None and not is_known and not self._model.mixed:

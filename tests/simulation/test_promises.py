@@ -130,6 +130,11 @@ def test_objects_of_other_clients_must_not_be_destroyed() -> None:
     model.stored_theirs("/d/t", b"theirs", sure=True)
     assert model.problems({"/a": b"1", "/d": None, "/d/t": b"theirs"}) == []
     assert model.due == {"/d/t": b"theirs"}
+    model.taken_along("/d", "/e")
+    model.touch("/d")
+    assert model.due == {"/e/t": b"theirs"}
+    model.stayed("/d/t", "/e/t")
+    assert model.due == {"/d/t": b"theirs"}
     model.touch("/d")
     assert model.due == {}
 
@@ -162,6 +167,20 @@ def test_what_swift_refused_to_move_may_have_been_taken_along_by_the_next_rename
         newer.closed(b"2")
     assert model.problems({**found, "/d/a": b"2"}, torn=True) == []
     assert model.problems({**found, "/d/a": b"2", "/f/a": b"3"}, torn=True) != []
+
+
+def test_what_swift_refused_to_move_is_at_its_old_name_until_a_new_file_there_is_closed() -> None:
+    model = model_with(x=b"0", a=b"1")
+    with model.change(moved("/a", "/b")):
+        pass
+    model.stayed("/a", "/b")
+    with model.change(added("/a", node := model.new())):
+        model.wrote(node, b"2")
+    model.crashed()
+    found = {"/x": b"0", "/a": b"1"}
+    assert model.problems(found, torn=True) == []
+    node.closed(b"2")
+    assert model.problems(found, torn=True) == ["/a holds 1 bytes '1'; it should hold 1 bytes '2'"]
 
 
 def test_what_swift_refused_to_move_may_be_at_its_old_name_after_a_power_cut() -> None:

@@ -20,7 +20,7 @@ from support.fresh_folders import (
     tree,
 )
 from support.halted_moves import Halt
-from support.harness import ME, change, harness, names, put, read, write
+from support.harness import ANY_END, ME, change, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import NEW, OLD
@@ -100,6 +100,28 @@ def test_a_kill_at_any_request_leaves_all_files_together(
         assert {key.replace("old", "new", 1): data for key, data in left.items()} == expected, what
         found |= tops
     assert found == {"old", "new"}
+
+
+def test_a_kill_before_a_rename_fails_spares_what_another_client_has_at_the_new_name(
+    store: MemoryStore, cache: Path, tmp_path: Path
+) -> None:
+    """The folder of the new name is not empty: a file of that name would be replaced by what waits."""
+    stored(store, cache, "/old")
+    with harness(store, cache, OPTIONS, close_error=ANY_END) as filesystem:
+        assert names(filesystem, "/") == ["old"]
+        add_fresh(filesystem, "/old")
+        foreign(store, "new/f", b"theirs")
+        images = Images(store, cache, tmp_path, "head", "list_page")
+        with pytest.raises(Unmoved, match="not empty"):
+            filesystem.rename("/old", "/new")
+        store.hook = None
+    assert "head box/new/f" in [what for what, *_ in images.taken]
+    for what, twin, image in images.taken:
+        with harness(twin, image, OPTIONS, close_error=ANY_END):  # it may report that rename
+            pass
+        left = objects(twin)
+        assert left.pop("new/f") == b"theirs", what
+        assert {key.replace("old", "new", 1): data for key, data in left.items()} == {**STORED, **FRESH}
 
 
 class ProtectedStore(MemoryStore):
