@@ -84,9 +84,11 @@ class MemoryReader:
             if not is_disk_full(error):
                 raise
             self._full_until = monotonic() + RETRY_SECONDS
-            if (span := self._read(offset, end)) is None:
-                raise
-            return span
+            if (span := self._read(offset, end)) is not None:
+                return span
+            with self._state.changed:
+                if not self._state.blocks.is_present(offset, end):  # nor has another reader found room
+                    raise
         for memory in self._files:
             memory.evict(memory.allocated())
         return FileSpan(self._state.descriptor, offset, end - offset)
