@@ -10,7 +10,7 @@ from swiftfs.config.cache_dir import LOST, damaged_journals
 from swiftfs.control.budget import Budget
 from swiftfs.control.live_options import LiveOptions
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Throttling, Writing
-from swiftfs.filecache.uses import Pin
+from swiftfs.filecache.version_cache import Pin
 from swiftfs.journal.report import sent_bytes
 from swiftfs.objects import CacheUse, Limits
 from swiftfs.paths import Source

@@ -18,8 +18,8 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.disk import CacheDisk
 from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.filecache.uses import Backlog, Pins, Use, can_be_restored
-from swiftfs.filecache.version_cache import PinnedCopies, VersionCache
+from swiftfs.filecache.uses import Backlog, Use, can_be_restored
+from swiftfs.filecache.version_cache import PinnedCopies, Pins, VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 
 log = logging.getLogger(__name__)

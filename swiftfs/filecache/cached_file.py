@@ -15,19 +15,16 @@ from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.base_verifier import BaseVerifier
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord, Snapshot, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.downloader import Downloader, SegmentFetcher
+from swiftfs.filecache.downloader import Downloader
 from swiftfs.filecache.eviction import Evictor
-from swiftfs.filecache.file_state import Activity, FileState, LocalFile
+from swiftfs.filecache.file_state import Activity, FileSource, FileState, LocalFile
 from swiftfs.filecache.frozen_copier import FrozenCopier
-from swiftfs.filecache.memory_reader import MemoryReader
+from swiftfs.filecache.memory_reader import MakeInMemory, MemoryReader
 from swiftfs.filecache.range_copier import RangeCopier
-from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_layout import PIECE
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import CachedVersion
-from swiftfs.filecache.verifier import Verifier
 from swiftfs.objects import FileSpan, Manifest, ObjectInfo, ObjectName
-from swiftfs.store.protocol import ObjectStore
 
 LARGE_PIECES = 4
 """A change of an object of more pieces is uploaded as a patch, which consists of whole pieces."""
@@ -46,28 +43,20 @@ class CachedFile:
     """
 
     def __init__(
-        self,
-        state: FileState,
-        store: ObjectStore,
-        pool: Executor,
-        uploads: SegmentUploader,
-        streams: Streams,
-        reader: MemoryReader,
+        self, state: FileState, source: FileSource, uploads: SegmentUploader, make_in_memory: MakeInMemory
     ) -> None:
         self._state = state
-        self._reader = reader
         self.descriptor = state.descriptor
         self.uploads = uploads
         activity = self._activity = Activity(state, uploads)
-        resolver = self._resolver = BaseResolver(state, store, uploads)
-        fetcher = SegmentFetcher(state, store)
-        verifier = Verifier(state, store, pool, streams, resolver, activity)
-        self._downloader = Downloader(state, store, pool, streams, resolver, verifier, fetcher, activity)
+        resolver = self._resolver = BaseResolver(state, source.store, uploads)
+        self._downloader = Downloader(state, source, resolver, activity)
         self.set_read_ahead = self._downloader.set_read_ahead
-        self._base_verifier = BaseVerifier(state, store, resolver, self._downloader)
-        self._evictor = Evictor(state, uploads, streams, activity.fetches)
+        self._reader = MemoryReader(state, make_in_memory)
+        self._base_verifier = BaseVerifier(state, source.store, resolver, self._downloader)
+        self._evictor = Evictor(state, uploads, source.streams, activity.fetches)
         self._copier = FrozenCopier(state, uploads, self._downloader)
-        self.ranges = RangeCopier(state, store, uploads)
+        self.ranges = RangeCopier(state, source.store, uploads)
 
     @property
     def size(self) -> int:

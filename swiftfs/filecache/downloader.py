@@ -12,8 +12,8 @@ from swiftfs.concurrency import Executor
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError, is_disk_full
 from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment, block_range
-from swiftfs.filecache.file_state import Activity, Download, FileState, GivenUp
-from swiftfs.filecache.read_ahead import Stream, Streams
+from swiftfs.filecache.file_state import Activity, Download, FileSource, FileState, GivenUp
+from swiftfs.filecache.read_ahead import Stream
 from swiftfs.filecache.sparse_file import md5_of, write_all
 from swiftfs.filecache.verifier import Verifier
 from swiftfs.store.protocol import ObjectStore
@@ -102,23 +102,15 @@ class Downloader:
     """Downloads the blocks of one file; `fetches` are the downloads that have not ended."""
 
     def __init__(
-        self,
-        state: FileState,
-        store: ObjectStore,
-        pool: Executor,
-        streams: Streams,
-        resolver: BaseResolver,
-        verifier: Verifier,
-        segments: SegmentFetcher,
-        activity: Activity,
+        self, state: FileState, source: FileSource, resolver: BaseResolver, activity: Activity
     ) -> None:
         self._state = state
-        self._store = store
-        self._pool = pool
-        self._streams = streams
+        self._store = source.store
+        self._pool = source.pool
+        self._streams = source.streams
         self._resolver = resolver
-        self._verifier = verifier
-        self._segments = segments
+        self._verifier = Verifier(state, source, resolver, activity)
+        self._segments = SegmentFetcher(state, source.store)
         self._activity = activity
         self.fetches = activity.fetches
 

@@ -10,8 +10,8 @@ from typing import Any
 from swiftfs.concurrency import Executor, Future, Rank, new_future, new_lock, new_pool
 from swiftfs.filecache.block_map import BaseVersion, BlockMap, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.file_state import FileState, WrongBytesCall, ignore_wrong_bytes
-from swiftfs.filecache.memory_reader import AHEAD, MemoryReader
+from swiftfs.filecache.file_state import FileSource, FileState, WrongBytesCall, ignore_wrong_bytes
+from swiftfs.filecache.memory_reader import AHEAD
 from swiftfs.filecache.read_ahead import Link, Streams
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
@@ -164,9 +164,7 @@ class CachedFileFactory:
         self._downloads.shutdown()
 
     def _compose(self, state: FileState, uploads: SegmentUploader) -> CachedFile:
-        streams = Streams(self.read_ahead, self._link)
-        reader = MemoryReader(state, self._make_in_memory)
-        return CachedFile(state, self._store, self._downloads, uploads, streams, reader)
+        return CachedFile(state, self._source(self.read_ahead), uploads, self._make_in_memory)
 
     def _make_in_memory(self, of: FileState, base: BaseVersion) -> CachedFile:
         """Return a file of the version `base` that takes no disk, to read the file `of`."""
@@ -178,10 +176,11 @@ class CachedFileFactory:
             on_wrong_bytes=self._on_wrong_bytes,
         )
         state.extend(base.size)
-        streams = Streams(AHEAD if self.read_ahead else 0, self._link)
-        reader = MemoryReader(state, self._make_in_memory)
-        uploads = self._segments(state, base.name, None)
-        return CachedFile(state, self._store, self._downloads, uploads, streams, reader)
+        source = self._source(AHEAD if self.read_ahead else 0)
+        return CachedFile(state, source, self._segments(state, base.name, None), self._make_in_memory)
+
+    def _source(self, read_ahead: int) -> FileSource:
+        return FileSource(self._store, self._downloads, Streams(read_ahead, self._link))
 
     def _segments(self, state: FileState, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
         return SegmentUploader(

@@ -6,15 +6,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 
-from swiftfs.concurrency import Rank, new_condition
+from msgspec import Struct
+
+from swiftfs.concurrency import Executor, Rank, new_condition
 from swiftfs.errors import check_transition, os_error
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, BlockMap, FileRecord, StoredSegment
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.checksum_ranges import ChecksumRanges
-from swiftfs.filecache.read_ahead import Stream
+from swiftfs.filecache.read_ahead import Stream, Streams
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import Space
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, next_data, next_hole, punch_hole
+from swiftfs.store.protocol import ObjectStore
 
 WrongBytesCall = Callable[[str], None]
 
@@ -211,6 +214,14 @@ class FileState:
         """Forget the checks and the journal's record, because the bytes change. Lock held."""
         self.checks.begin(done=False)
         self.is_recorded = False
+
+
+class FileSource(Struct, frozen=True):
+    """Where a file's bytes come from: the store, the threads that get them, and its readers' streams."""
+
+    store: ObjectStore
+    pool: Executor
+    streams: Streams
 
 
 class GivenUp(Exception):

@@ -46,6 +46,10 @@ class FileInMemory(Protocol):
     def discard(self) -> None: ...
 
 
+MakeInMemory = Callable[[FileState, BaseVersion], FileInMemory]
+"""Makes a file in memory of a version, to read the file of a state from."""
+
+
 class MemoryReader:
     """Answers the reads of one file: from its local file, or from memory while the disk is full.
 
@@ -56,7 +60,7 @@ class MemoryReader:
     is from one of them (`_given`): the kernel takes the bytes after the answer was returned.
     """
 
-    def __init__(self, state: FileState, make: Callable[[FileState, BaseVersion], FileInMemory]) -> None:
+    def __init__(self, state: FileState, make: MakeInMemory) -> None:
         self._state = state
         self._make = make
         self._files: list[FileInMemory] = []
@@ -80,9 +84,11 @@ class MemoryReader:
             if not is_disk_full(error):
                 raise
             self._full_until = monotonic() + RETRY_SECONDS
-            if (span := self._read(offset, end)) is None:
-                raise
-            return span
+            if (span := self._read(offset, end)) is not None:
+                return span
+            with self._state.changed:
+                if not self._state.blocks.is_present(offset, end):  # nor has another reader found room
+                    raise
         for memory in self._files:
             memory.evict(memory.allocated())
         return FileSpan(self._state.descriptor, offset, end - offset)

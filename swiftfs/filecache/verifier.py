@@ -6,16 +6,13 @@ The MD5 of an object or segment is compared when the last of its pieces is prese
 import logging
 from collections.abc import Callable
 
-from swiftfs.concurrency import Executor
 from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.checksum_ranges import ChecksumRange, is_md5
-from swiftfs.filecache.file_state import Activity, FileState
-from swiftfs.filecache.read_ahead import Streams
+from swiftfs.filecache.file_state import Activity, FileSource, FileState
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.objects import ObjectInfo
-from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -24,21 +21,15 @@ MUCH = 4 * 1024 * 1024
 
 
 class Verifier:
-    """Checks downloaded bytes of one file in threads of `pool`."""
+    """Checks downloaded bytes of one file, in the threads that download."""
 
     def __init__(
-        self,
-        state: FileState,
-        store: ObjectStore,
-        pool: Executor,
-        streams: Streams,
-        resolver: BaseResolver,
-        activity: Activity,
+        self, state: FileState, source: FileSource, resolver: BaseResolver, activity: Activity
     ) -> None:
         self._state = state
-        self._store = store
-        self._pool = pool
-        self._streams = streams
+        self._store = source.store
+        self._pool = source.pool
+        self._streams = source.streams
         self._resolver = resolver
         self._activity = activity
 

@@ -36,7 +36,7 @@ from swiftfs.attributes import (
 from swiftfs.concurrency import unix_time
 from swiftfs.config.options import parse_age, parse_date
 from swiftfs.errors import NotFound, os_error
-from swiftfs.filecache.uses import Pin
+from swiftfs.filecache.version_cache import Pin
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo, ObjectName
 from swiftfs.paths import join

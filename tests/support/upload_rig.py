@@ -13,8 +13,7 @@ from swiftfs.attributes import Stored
 from swiftfs.errors import Corrupt
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.file_state import FileState
-from swiftfs.filecache.memory_reader import MemoryReader
+from swiftfs.filecache.file_state import FileSource, FileState
 from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
@@ -94,7 +93,7 @@ class Writer:
         """Return a cached file with this state, whose segments have this prefix."""
         shared = SharedUploads(self.store, self.places, self.pool, SegmentLayout(MIB), self.begun.append)
         uploads = SegmentUploader(shared, state.descriptor, state.changed, NAME, prefix)
-        return CachedFile(state, self.store, self.pool, uploads, Streams(0), MemoryReader(state, no_memory))
+        return CachedFile(state, FileSource(self.store, self.pool, Streams(0)), uploads, no_memory)
 
     def reopen(self) -> None:
         """Replace the cached file by one that only knows the stored version."""

@@ -19,8 +19,7 @@ from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.file_state import FileState
-from swiftfs.filecache.memory_reader import MemoryReader
+from swiftfs.filecache.file_state import FileSource, FileState
 from swiftfs.filecache.read_ahead import LAST_PIECE, Link, Stream, Streams
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import MAX_SEGMENT, SegmentLayout
@@ -125,7 +124,7 @@ def compose(
     state = FileState.create(folder, base, None, UNLIMITED)
     shared = SharedUploads(store, SegmentContainerChooser(store), pool, SegmentLayout(MIB))
     uploads = SegmentUploader(shared, state.descriptor, state.changed, NAME)
-    return CachedFile(state, store, pool, uploads, Streams(read_ahead), MemoryReader(state, no_memory))
+    return CachedFile(state, FileSource(store, pool, Streams(read_ahead)), uploads, no_memory)
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from support.small_disk import fill, small_disk
 from support.stored_objects import NEVER, body, foreign
 from swiftfs.config.cache_dir import CONTENT, HEADS, JOURNAL_RESERVE, LATE
 from swiftfs.errors import ConfigurationError
-from swiftfs.filecache.uses import Pin
-from swiftfs.filecache.version_cache import file_name
+from swiftfs.filecache.version_cache import Pin, file_name
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete, encode_ambiguity

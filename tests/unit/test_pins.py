@@ -10,7 +10,7 @@ import pytest
 from support.harness import ME, harness, put, read, write
 from support.memory_store import MemoryStore
 from support.stored_objects import foreign
-from swiftfs.filecache.uses import Pin, Pins
+from swiftfs.filecache.version_cache import Pin, Pins
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 

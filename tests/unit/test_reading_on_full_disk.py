@@ -141,6 +141,22 @@ def test_a_read_needs_no_disk(
     assert in_memory(content) <= MIB
 
 
+def test_bytes_that_another_reader_has_downloaded_are_read_from_the_disk(
+    build: Callable[..., CacheRig],
+) -> None:
+    """It found room after this reader had not, and the read failed with ENOSPC."""
+    rig = build(limit=100 * MIB)
+    body = noise(MIB)
+    content = rig.open(rig.put("file", body))
+
+    def refused(offset: int, end: int) -> None:
+        content.ensure(offset, end)
+        raise os_error(errno.ENOSPC)
+
+    span = content._reader.read(0, BLOCK, refused)
+    assert os.pread(span.descriptor, span.length, span.position) == body[:BLOCK]
+
+
 def test_changes_are_read_with_the_bytes_that_the_disk_has_no_room_for(
     build: Callable[..., CacheRig], small_disk: Callable[[CacheRig, int], SmallDisk]
 ) -> None:
