@@ -86,12 +86,13 @@ class SegmentExpiry:
 
 
 def _seconds(moment: str) -> int:
+    """Return an X-Delete-At as a number, `NEVER` for one that is empty or wrong."""
     return int(moment) if moment.isdecimal() else NEVER
 
 
 def without_past(name: ObjectName, meta: ObjectMeta) -> ObjectMeta:
     """Return the meta without an X-Delete-At that has passed: Swift would refuse to store the file."""
-    if not meta.delete_at or _seconds(meta.delete_at) > unix_time():
+    if _seconds(meta.delete_at) > unix_time():
         return meta
     log.warning("%s: its X-Delete-At passed before it could be stored: it is stored without one", name)
     return meta.with_delete_at("")

@@ -12,7 +12,7 @@ from itertools import islice
 
 from msgspec.structs import replace
 
-from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
+from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event
 from swiftfs.errors import NotFound, StoreError, os_error
 from swiftfs.journal.moves import (
     EMPTY,
@@ -374,7 +374,6 @@ class ObjectMoves:
         """
         failed = new_event()
         running: list[Future[None]] = [self._pool.submit(self._copy_one, item, failed) for item in items]
-        wait_all(running)
         for item, future in zip(items, running, strict=True):
             item.error = future.exception()
         absent = [item for item in items if isinstance(item.error, NotFound)]

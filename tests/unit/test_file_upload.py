@@ -89,6 +89,13 @@ def test_a_file_that_is_cut_during_its_upload_is_not_stored(writer: Writer, size
     assert writer.stored() == writer.model == writer.read()
 
 
+@pytest.mark.parametrize(("size", "is_slo"), [(MIB, False), (MIB + 1, True)])
+def test_a_file_of_one_segment_is_no_slo(writer: Writer, size: int, *, is_slo: bool) -> None:
+    writer.write(0, noise(size))
+    writer.run()
+    assert writer.store.head(NAME).is_slo == is_slo
+
+
 def test_a_failed_upload_leaves_everything_dirty(writer: Writer) -> None:
     writer.write(0, noise(3 * MIB))
     writer.run()

@@ -18,7 +18,10 @@ from support.stored_objects import as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.journal import recovery
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.operations import PutMarker
+from swiftfs.journal.refusals import GivenUp
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
+from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
@@ -369,3 +372,14 @@ def test_a_folder_is_renamed_again_whose_marker_was_refused(store: MemoryStore, 
         filesystem.refresh()
         assert names(filesystem, "/f") == ["a", "b", "c", "sub"]
         assert read(filesystem, "/e") == b"theirs"
+
+
+def test_what_was_given_up_before_does_not_count() -> None:
+    given_up = GivenUp()
+    given_up.add(PutMarker(ObjectName("box", "d/before")))
+    given_up.add(PutMarker(ObjectName("box", "other")))
+    since = given_up.count
+    given_up.add(PutMarker(ObjectName("box", "other")))
+    assert not given_up.has_stayed_below(Folder("box", "d/"), since)
+    given_up.add(PutMarker(ObjectName("box", "d/after")))
+    assert given_up.has_stayed_below(Folder("box", "d/"), since)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
+from support.halted_moves import Halt
 from support.harness import harness, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -58,6 +60,21 @@ def test_one_object_without_an_answer_does_not_mean_that_the_server_is_away(
 
 def report(filesystem: FileSystem) -> QueueReport:
     return QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
+
+
+@pytest.mark.store(MemoryStore, "box", "box_segments")
+def test_nothing_is_sent_of_a_large_file_whose_first_segments_are_under_way(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    with harness(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
+        halt = Halt(store, "put")
+        write(filesystem, "/large", bytes(range(250)) * 10_000)
+        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        assert halt.reached.wait(within(20))
+        wait_until(lambda: report(filesystem).running)
+        (change,) = report(filesystem).changes
+        halt.go_on()
+        assert change.sent == 0
 
 
 def test_a_file_written_again_after_a_flush_began_is_flushed_too(store: MemoryStore, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.moves import CopyKeeper, Unmoved
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MovedObject, MoveFolder
-from swiftfs.objects import Page
+from swiftfs.objects import ObjectName, Page
+from swiftfs.store.protocol import Headers
 
 FOLDER = MoveFolder("box", "old/", "box", "new/")
 
@@ -157,6 +158,19 @@ def test_a_file_that_another_client_writes_between_copy_and_delete_stays(
         assert body(store, "new") == b"first"
         filesystem.refresh()
         assert names(filesystem, "/") == ["new", "old"]
+
+
+def test_a_dlo_that_another_client_writes_between_copy_and_delete_stays(
+    store: LaggingStore, tmp_path: Path
+) -> None:
+    foreign(store, "old", b"first")
+    name, headers = ObjectName("box", "old"), Headers("text/plain", {}, {"X-Object-Manifest": "box/parts/"})
+    with harness(store, tmp_path) as filesystem:
+        assert read(filesystem, "/old") == b"first"
+        after(store, "head", "box/old", lambda: store.put(name, b"", headers))
+        filesystem.rename("/old", "/new")
+        store.hook = None
+        assert keys(store) == ["new", "old"]
 
 
 def test_a_target_that_another_client_filled_is_not_empty(store: LaggingStore, tmp_path: Path) -> None:
