@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import sqlite3
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,8 +20,8 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from swiftfs.concurrency import Rank, new_lock, unix_time_ns
-from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_RESERVE, LATE, LOST, new_file
+from swiftfs.concurrency import Rank, new_lock
+from swiftfs.config.cache_dir import CONTENT, JOURNAL, JOURNAL_RESERVE, LATE, LOST, new_file
 from swiftfs.errors import ConfigurationError, os_error, pluralize
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
@@ -37,7 +36,7 @@ from swiftfs.journal.commits import (
 )
 from swiftfs.journal.older_rows import Change, Executed, OlderRows, RowState, go_back, row_of
 from swiftfs.journal.operations import Unreadable, decode
-from swiftfs.journal.schema import Statement, open_journal
+from swiftfs.journal.schema import Statement, open_journal, set_aside
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import boot_id, execute_rows, is_for_want_of_space, reason_of, row_checksum
 
@@ -311,7 +310,8 @@ class JournalDB:
                 return self._open()
             raise self._not_opened(error) from None
         except sqlite3.DatabaseError as error:
-            aside = self._set_aside()
+            self.lost_folder.mkdir(mode=0o700, exist_ok=True)
+            aside = set_aside(self._path)
             said = f"{self._path} is damaged ({error}): it is set aside as {aside.name}"
             log.error("%s; 'swiftfs recover' copies out what can be read of it", said)
             self.lost.append(said)
@@ -326,17 +326,6 @@ class JournalDB:
         with suppress(FileNotFoundError):
             if not self._path.stat().st_size and any((self._folder / CONTENT).iterdir()):
                 raise sqlite3.DatabaseError("it is empty")
-
-    def _set_aside(self) -> Path:
-        self.lost_folder.mkdir(mode=0o700, exist_ok=True)
-        moment = unix_time_ns()
-        when = time.strftime("%Y%m%dT%H%M%S", time.localtime(moment // 10**9))
-        aside = self._path.with_name(f"{DAMAGED_JOURNAL}{when}-{moment % 1000}")
-        # The log first: SQLite would apply a log that is left behind to the new database of the same name.
-        for rest in ("-wal", "-shm", ""):
-            with suppress(FileNotFoundError):
-                self._path.with_name(self._path.name + rest).rename(aside.with_name(aside.name + rest))
-        return aside
 
     def _check_identity(self, identity: str, place: str) -> None:
         with self._lock:

@@ -1,9 +1,13 @@
-"""The journal's database: its tables, and how it is opened."""
+"""The journal's database: its tables, how it is opened, and how a damaged one is set aside."""
 
 import sqlite3
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from swiftfs.concurrency import unix_time_ns
+from swiftfs.config.cache_dir import DAMAGED_JOURNAL
 from swiftfs.sqlite import Schema, open_database
 
 Statement = tuple[str, Sequence[tuple[object, ...]]]
@@ -102,3 +106,15 @@ def open_journal(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged database, and return its new path in the same folder."""
+    moment = unix_time_ns()
+    when = time.strftime("%Y%m%dT%H%M%S", time.localtime(moment // 10**9))
+    aside = path.with_name(f"{DAMAGED_JOURNAL}{when}-{moment % 1000}")
+    # The log first: SQLite would apply a log that is left behind to the new database of the same name.
+    for rest in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + rest).rename(aside.with_name(aside.name + rest))
+    return aside
