@@ -7,7 +7,7 @@ from itertools import islice
 from msgspec.structs import replace
 
 from swiftfs.errors import NotFound
-from swiftfs.namespace.entry import Defaults, Entry, head_entries, implied_entry
+from swiftfs.namespace.entry import Defaults, Entry, head_entries, implied_entry, is_marker
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.overlay import PENDING, Contradiction
 from swiftfs.namespace.pending_change import SharedState
@@ -120,7 +120,9 @@ class ChangeChecker:
 
     def _entry_of(self, folder: Folder, found: Contradiction, info: ObjectInfo) -> Entry | None:
         """Return the entry of an object that neither the change nor the listing shows."""
-        is_shadowed = unescape(found.name)[1]  # `a%file` is beside a folder `a`
+        # `a%file` is beside a folder `a`, which may have lost its marker to that file.
+        is_folder = found.listed is not None and found.listed.is_directory and not is_marker(info)
+        is_shadowed = unescape(found.name)[1] or (is_folder and self._is_there(folder, found.name))
         subdirs = [f"{info.version.name.key}/"] if is_shadowed else []
         entries = head_entries(folder, info, subdirs, self._defaults)
         return next((entry for entry in entries if entry.name == found.name), found.listed)

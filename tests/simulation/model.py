@@ -4,7 +4,7 @@ Names and contents are separate: a name stands for a `Node`, which keeps its con
 a call that failed, or was running at a crash, several states of the names are possible; each is a `World`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +18,9 @@ MOST_WORLDS = 64
 
 MISSING = b"missing"
 """Stands for the content of a missing file."""
+
+UNREADABLE = b"unreadable"
+"""Stands for the content of a file of several clients that one of them has deleted or replaced."""
 
 
 World = Mapping[str, Node]
@@ -199,13 +202,14 @@ class Model:
         """Record that another client has stored an object, which we must not destroy.
 
         At the moment in which a folder moves there is no such guarantee, unless it is `sure` that nothing was
-        copied.
+        copied; nor at the new name of a file that is renamed.
         """
         self.replaced(path)
         self.theirs.add(body)
         self.their_paths.add(path)
         self.bodies.add(body)
-        if sure or not self.moving_folder:
+        is_target = self.moving is not None and self.moving[1] == path
+        if sure or not (self.moving_folder or is_target):
             self.due[path] = body
 
     def replaced(self, path: str) -> None:
@@ -235,15 +239,15 @@ class Model:
         for one in [one for one in self.due if one == path or one.startswith(f"{path}/")]:
             del self.due[one]
 
-    def renamed(self, old: str, new: str) -> None:
-        """Record that a rename has succeeded."""
+    def renamed(self, old: str, new: str, due: Collection[str]) -> None:
+        """Record that a rename has succeeded, with what others had stored before at the paths `due`."""
         self.remnants.moved_on(old, new)
-        self.taken_along(old, new)
+        self._take_along(old, new, due)
 
-    def taken_along(self, old: str, new: str) -> None:
-        """Record that what another client has stored at or below a path has another path now."""
+    def _take_along(self, old: str, new: str, due: Collection[str]) -> None:
         for one in [one for one in self.due if one == old or one.startswith(f"{old}/")]:
-            self.due[new + one[len(old) :]] = self.due.pop(one)
+            if one in due:
+                self.due[new + one[len(old) :]] = self.due.pop(one)
 
     def crashed(self) -> None:
         """Record that no handle is open any more, and which requests may still be executed."""
@@ -274,7 +278,7 @@ class Model:
         """Record that what a rename has moved is at its old name again, and so is its folder."""
         # A program that replaces the file later makes a new one at its new name: the old one stays besides.
         nodes = [world[new] for world in self.worlds if new in world]
-        self.taken_along(new, old)
+        self._take_along(new, old, {new})
         self.remnants.refused(old, new, (body for node in nodes for body in (*node.past, *node.kept)))
 
     def may_be_back(self, path: str, node: Node) -> None:
@@ -334,6 +338,9 @@ class Model:
             self._adopt_anew(found)
             return
         world = min(self.worlds, key=lambda one: len(self._differences(found, one)))
+        for path, theirs in [(path, theirs) for path, theirs in self.due.items() if path not in found]:
+            for twin in [one for one in self.remnants.twins(path) if found.get(one) == theirs]:
+                self._take_along(path, twin, {path})  # a kill has interrupted the rename
         self.remnants.forget()
         kept = {path: node for path, node in world.items() if path in found}
         for path, node in kept.items():
@@ -364,6 +371,10 @@ class Model:
         others = (one for one, other in world.items() if other is node and one != path)
         return any((body := found.get(one)) is not None and node.allows(body) for one in others)
 
+    def _is_theirs(self, path: str, body: bytes) -> bool:
+        is_unreadable = body == UNREADABLE and path in self.their_paths
+        return body in self.theirs or " (conflict " in path or is_unreadable
+
     def _may_be_theirs(self, folder: str, found: Mapping[str, bytes | None]) -> bool:
         """Return whether another client has made a folder, or something in it."""
         if any(one == folder or one.startswith(f"{folder}/") for one in self.their_folders):
@@ -389,7 +400,7 @@ class Model:
                 if node is not None and not node.optional:
                     lines.append(Difference("{0} is missing; it should hold {2}", path, None, node))
                 continue
-            if body is not None and (body in self.theirs or " (conflict " in path):
+            if body is not None and self._is_theirs(path, body):
                 continue
             # Also below a file that no program has closed yet.
             if torn and (own is None or own.optional) and self.remnants.may_be_left(path, body):

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from simulation.adversary import CONTAINER, SEGMENTS, THEIRS, Adversary
 from simulation.attributes import TAG, Seen
+from simulation.model import UNREADABLE
 from support.harness import get, listed
 from support.options import parse_options
 from swiftfs.attributes import decode_type, xattr_of, xattr_to_header
@@ -39,8 +40,6 @@ from swiftfs.store.trash_names import TRASH_PREFIX
 
 SEGMENT = 128 * 1024
 """Bytes of a segment: as few as the cache's blocks allow, so that a large file is cheap."""
-
-UNREADABLE = b"unreadable"
 
 
 class EagerCopies(RangeCopies):

@@ -239,7 +239,7 @@ class Program:
             if not node.is_folder:
                 self._model.due.pop(new, None)
                 self._model.replaced(new)
-            before, hid = self._model.worlds, self._hidden_now(new)
+            before, due, hid = self._model.worlds, {*self._model.due}, self._hidden_now(new)
             if target is not None and target.handles:
                 self._hide(new, target)
                 # Until the rename begins nothing tells this from a deletion. If it fails the target is back.
@@ -260,7 +260,7 @@ class Program:
                 )
                 raise
             else:
-                self._model.renamed(old, new)
+                self._model.renamed(old, new, due)
                 self._context.renamed(old, new)
             finally:
                 self._model.moving, self._model.moving_folder = None, False

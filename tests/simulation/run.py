@@ -22,7 +22,6 @@ from simulation.disk import Disk, watched
 from simulation.logs import UnexpectedErrors
 from simulation.model import Model
 from simulation.mount import (
-    UNREADABLE,
     Tree,
     attributes_of,
     broken_manifests,
@@ -302,20 +301,17 @@ class _Simulation:
     def _tree(self, filesystem: FileSystem, *, again: bool = False) -> Tree | None:
         """Return what a mount shows; None if a call fails because a late request is undone meanwhile.
 
-        What the second mount has replaced or deleted after the pause is listed as before: look again. So is
-        what a power cut has left in Swift in a newer version than in the journal, until its move has looked.
+        What a power cut has left in Swift in a newer version than in the journal is listed as before, until
+        its move has looked.
         """
         if lag := self._lag_of_others():
             self._scheduler.sleep(lag)
             filesystem.refresh()
-        may_lag = lag > 0.0 and self._second is not None
         try:
-            found = self._tree_now(filesystem)
-            is_outdated = may_lag and not again and UNREADABLE in found.values()
-            return self._tree(filesystem, again=True) if is_outdated else found
+            return self._tree_now(filesystem)
         except (SwiftfsError, OSError) as error:
-            if may_lag and isinstance(error, PreconditionFailed):
-                return self._tree(filesystem)
+            if lag and self._second is not None and isinstance(error, PreconditionFailed):
+                return self._tree(filesystem)  # replaced after the pause
             if self._had_power_cut and isinstance(error, PreconditionFailed) and not again:
                 self._scheduler.sleep(MOVED_SECONDS)
                 return self._tree(filesystem, again=True)

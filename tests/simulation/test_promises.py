@@ -130,7 +130,7 @@ def test_objects_of_other_clients_must_not_be_destroyed() -> None:
     model.stored_theirs("/d/t", b"theirs", sure=True)
     assert model.problems({"/a": b"1", "/d": None, "/d/t": b"theirs"}) == []
     assert model.due == {"/d/t": b"theirs"}
-    model.taken_along("/d", "/e")
+    model.renamed("/d", "/e", {"/d/t"})
     model.touch("/d")
     assert model.due == {"/e/t": b"theirs"}
     model.stayed("/d/t", "/e/t")

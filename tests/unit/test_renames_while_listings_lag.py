@@ -10,13 +10,14 @@ from support.deadlines import within
 from support.forgetful_store import ForgetfulStore
 from support.ghosts import GhostStore
 from support.halted_moves import Halt
-from support.harness import ME, copy_live, harness, names, read, write
+from support.harness import ANY_END, ME, copy_live, harness, names, read, write
 from support.interrupted_moves import interrupted, leave, remounted, row_of
 from support.jobs import wait_until
 from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
 from support.outdated_store import OutdatedStore
-from support.stored_objects import as_of_now, contents, copy, delete, foreign, keys, put_all
+from support.stored_objects import as_of_now, contents, copy, delete, foreign, keys, put_all, refuse
+from swiftfs.errors import AccessDenied
 from swiftfs.journal.operations import Move, MovedObject, MoveFolder
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -141,6 +142,32 @@ def test_a_folder_without_a_marker_that_was_moved_and_back_is_shown_while_listin
     with harness(store, cache, options) as filesystem:
         assert names(filesystem, "/d/sub") == ["x"]
         assert "sub" in names(filesystem, "/d")
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_a_file_of_another_client_does_not_hide_a_folder_of_its_name(
+    store: LaggingStore, cache: Path, *, is_moved: bool
+) -> None:
+    """Listings show the marker that the folder had before."""
+    options = "settle=0.05,background_rename=1"
+    with harness(store, cache, options, close_error=ANY_END) as filesystem:  # of the refused marker
+        for folder in ("/e", "/f"):
+            filesystem.mkdir(folder, 0o755, ME)
+        write(filesystem, "/f/a", b"moved")
+        wait_until(lambda: is_quiet(filesystem))
+        store.stop()
+        filesystem.rmdir("/e")
+        wait_until(lambda: is_quiet(filesystem))
+        if is_moved:
+            refuse(store, "copy", AccessDenied, about="^box/f$")
+            filesystem.rename("/f", "/e")
+            wait_until(lambda: is_quiet(filesystem))
+        foreign(store, "e", b"theirs")
+        filesystem.refresh()
+        assert filesystem.getattr("/e").is_directory is is_moved
+        if is_moved:
+            assert read(filesystem, "/e/a") == b"moved"
+        store.hook = None
 
 
 @BOTH
