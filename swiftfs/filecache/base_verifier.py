@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -39,7 +40,8 @@ class Answer:
 
     def __init__(self, folder: Path, offset: int, end: int) -> None:
         self.offset, self.end = offset, end
-        self._file: IO[bytes] = BytesIO() if end - offset <= PIECE else TemporaryFile(dir=folder)  # noqa: SIM115
+        self.is_on_disk = end - offset > PIECE
+        self._file: IO[bytes] = TemporaryFile(dir=folder) if self.is_on_disk else BytesIO()  # noqa: SIM115
 
     def write(self, position: int, data: bytes) -> None:
         """Store bytes of the answer; raise `OSError` when the disk is full."""
@@ -205,11 +207,19 @@ class BaseVerifier:
                 return
         answer = self._empty_answer(offset, end)
         for position in range(offset, end, PIECE):
-            answer.write(position, os.pread(self._state.descriptor, min(PIECE, end - position), position))
+            self._write(
+                answer, position, os.pread(self._state.descriptor, min(PIECE, end - position), position)
+            )
         yield answer
 
     def _empty_answer(self, offset: int, end: int) -> Answer:
         return Answer(self._state.file.folder, offset, end)
+
+    def _write(self, answer: Answer, position: int, data: bytes) -> None:
+        if answer.is_on_disk:
+            self._state.space.with_room(len(data), partial(answer.write, position, data))
+        else:
+            answer.write(position, data)
 
     def _manifest(self, base: BaseVersion) -> Manifest | None:
         """Return an SLO's manifest, which the upload will need too; None when Swift does not give it."""
@@ -234,7 +244,7 @@ class BaseVerifier:
         self._state.space.grow(length)
         info = self._store.get(
             base.name,
-            answer.write,
+            partial(self._write, answer),
             offset=answer.offset,
             length=None if length == base.object_size else length,
             etag=base.etag,

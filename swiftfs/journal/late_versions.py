@@ -25,7 +25,6 @@ from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.disk import CacheDisk
 from swiftfs.filecache.sparse_file import md5_of, write_all
 from swiftfs.journal.operations import (
     Delete,
@@ -53,11 +52,14 @@ PIECE = 1024 * 1024
 
 
 class LateCopies:
-    """The copies in `folder`, which is made when needed. The lock guards what is in it."""
+    """The copies in `folder`, which is made when needed. The lock guards what is in it.
 
-    def __init__(self, folder: Path) -> None:
+    `has_room` returns whether so many bytes may be added to the disk.
+    """
+
+    def __init__(self, folder: Path, has_room: Callable[[int], bool]) -> None:
         self._folder = folder
-        self._disk = CacheDisk(folder.parent)
+        self._has_room = has_room
         self._lock = new_lock(Rank.LATE_COPIES)
 
     def __contains__(self, version: ObjectVersion) -> bool:
@@ -65,7 +67,7 @@ class LateCopies:
 
     def fits(self, size: int) -> bool:
         """Return whether there is room for a copy of so many bytes."""
-        return self._bytes() + size <= MOST_BYTES and self._disk.has_room(size)
+        return self._bytes() + size <= MOST_BYTES and self._has_room(size)
 
     def put(self, version: ObjectVersion, descriptor: int, size: int) -> None:
         """Copy the bytes of a file; a writer may change them meanwhile, so a reader checks the MD5."""
@@ -136,7 +138,7 @@ class LateVersions:
         self._ambiguous = ambiguous
         self._store = store
         self._cache = cache
-        self._copies = LateCopies(folder)
+        self._copies = LateCopies(folder, cache.space.has_room)
         self._folder = folder.parent
         self._wanted: dict[ObjectName, ObjectVersion] = {}
         # What is known of versions about to be copied; the bytes of larger ones are in `_copies`. The

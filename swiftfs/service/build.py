@@ -6,6 +6,7 @@ from pathlib import Path
 
 from swiftfs.config.cache_dir import HEADS, LISTINGS
 from swiftfs.config.options import Options
+from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_container import SegmentContainerChooser
@@ -37,6 +38,7 @@ from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
 from swiftfs.posix.times import Times
 from swiftfs.service.mountpoint import MountRequest
+from swiftfs.sqlite import reason_of
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.histories import Histories
 from swiftfs.store.moved_view import MovedNames, MovedView
@@ -51,13 +53,16 @@ PER_UPLOAD = 4
 def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:
     """Build the layers and connect them.
 
-    Raise `ConfigurationError` as `JournalDB` does, and `OSError` if the cache folder cannot be used.
+    Raise `ConfigurationError` as `JournalDB` does, and if the cache folder cannot be used.
     """
     make_room(cache)
     # First of all: a journal of another format stops the mount before any other file is changed.
     db = JournalDB(cache, request.source.identity(account.label), account.place)
     try:
         return _build(account, request, cache, db)
+    except OSError as error:
+        db.close()
+        raise ConfigurationError(f"cache folder {cache}: {reason_of(error, cache)}") from error
     except BaseException:
         db.close()  # it is locked: another attempt could not open it
         raise

@@ -12,7 +12,8 @@ from support.harness import harness, names, read, write
 from support.memory_store import MemoryStore
 from support.small_disk import fill, small_disk
 from support.stored_objects import NEVER, body, foreign
-from swiftfs.config.cache_dir import HEADS, JOURNAL_RESERVE
+from swiftfs.config.cache_dir import HEADS, JOURNAL_RESERVE, LATE
+from swiftfs.journal.late_versions import LateCopies
 from swiftfs.namespace.head_cache import HeadCache, ObjectState
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.service.daemon import log_to_system
@@ -112,3 +113,13 @@ def test_a_pin_that_the_disk_refuses_says_so_and_leaves_no_file(store: MemorySto
         assert {path.name for path in cache.iterdir()} == files
         filler.unlink()
         assert filesystem.getxattr("/", "swift.pin") == b"1"
+
+
+def test_copies_against_late_requests_leave_the_last_space(cache: Path) -> None:
+    with harness(MemoryStore("box"), cache) as filesystem:
+        (cache / JOURNAL_RESERVE).unlink()
+        copies = LateCopies(cache / LATE, filesystem.services.file_cache.space.has_room)
+        filler = fill(cache, left=KEPT + 4096)
+        assert not copies.fits(8192)
+        filler.unlink()
+        assert copies.fits(8192)

@@ -164,3 +164,18 @@ def test_a_mount_that_cannot_begin_says_so_and_loses_nothing(store: MemoryStore,
     with harness(store, copied) as filesystem:
         assert read(filesystem, "/new") == b"text"
     assert body(store, "new") == b"text"
+
+
+@pytest.mark.parametrize("left", [0, 4096])
+def test_a_mount_after_an_unmount_that_cannot_begin_says_so(
+    store: MemoryStore, disk: Path, left: int
+) -> None:
+    """It said only "No space left on device"."""
+    cache = disk / "mounted"
+    cache.mkdir()
+    with harness(store, cache):
+        pass
+    (cache / JOURNAL_RESERVE).unlink()
+    fill(disk, left=left)
+    with pytest.raises(ConfigurationError, match="no space is left on the disk of"), harness(store, cache):
+        pass

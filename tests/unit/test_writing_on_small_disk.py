@@ -1,6 +1,7 @@
 """Writers whose cache folder is on a disk that is smaller than what they write."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from support.harness import ME, harness, put
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.small_disk import fill, small_disk
-from support.stored_objects import NEVER, body
+from support.stored_objects import NEVER, body, foreign
 from swiftfs.config.cache_dir import JOURNAL_RESERVE
+from swiftfs.filecache.base_verifier import Answer
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.sqlite import KEPT
 
@@ -55,3 +57,29 @@ def test_the_journal_keeps_space_when_its_reserve_is_used(store: MemoryStore, ca
         filesystem.flush(handle)
         filesystem.release(handle)
     assert body(store, "file") == b"text"
+
+
+def test_bytes_that_are_verified_before_a_change_leave_the_journal_its_space(
+    store: MemoryStore, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers were written to the disk until that was full."""
+    left = list[int]()
+
+    def watched(answer: Answer, position: int, data: bytes) -> None:
+        write_answer(answer, position, data)
+        left.append(shutil.disk_usage(cache).free)
+
+    write_answer = Answer.write
+    monkeypatch.setattr(Answer, "write", watched)
+    foreign(store, "file", noise(8 * MIB))
+    with harness(store, cache) as filesystem:
+        (cache / JOURNAL_RESERVE).unlink()
+        filler = fill(cache, left=KEPT + MIB)
+        handle = filesystem.open("/file", os.O_RDWR)
+        with pytest.raises(OSError, match="No space left"):
+            put(filesystem, handle, 100, b"text")
+        assert min(left) >= KEPT - 4096
+        filler.unlink()
+        put(filesystem, handle, 100, b"text")
+        filesystem.release(handle)
+    assert body(store, "file")[90:110] == noise(8 * MIB)[90:100] + b"text" + noise(8 * MIB)[104:110]
