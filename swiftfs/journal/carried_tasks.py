@@ -79,7 +79,7 @@ class Carried(Struct, frozen=True):
 
 RecordCarried = Callable[[Sequence[Carried]], Sequence[tuple[Done, Done]]]
 """Shows in the mount that changes have new names; returns for each the callbacks for when the new name is
-stored, and for when the old one is gone."""
+stored, and for when the old one is gone, which is called only if the change `leaves` it."""
 
 
 class _Renaming(Struct, frozen=True):
@@ -177,9 +177,7 @@ class CarriedTasks:
                 self._apply(one)
             for one, (done, gone) in zip(renamings, record([one.carried for one in renamings]), strict=True):
                 one.task.done = done
-                if one.leaves is None:
-                    gone(None)
-                else:
+                if one.leaves is not None:
                     one.leaves.done = gone
                     # Until the new name is stored, the old object is all that other clients have of the file.
                     self._queue.add(one.leaves, after=one.task)

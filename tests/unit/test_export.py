@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,19 @@ def test_missing_and_cut_local_files_are_reported(cache: CacheFolder) -> None:
     ]
     assert (cache.target / f"cut{PARTIAL}").read_bytes() == b"cut" + bytes(7)
     assert not (cache.target / "gone").exists()
+
+
+@pytest.mark.parametrize("text", ["{}", 7])
+def test_a_row_that_cannot_be_read_is_told_and_the_others_are_read(cache: CacheFolder, text: object) -> None:
+    for number in (1, 2):
+        cache.add_file(f"/f{number}", b"data", f"open-{number}")
+    cache.close()
+    with closing(sqlite3.connect(cache.journal)) as database:
+        database.execute("UPDATE intents SET intent = ? WHERE path = '/f1'", (text,))
+        database.commit()
+    salvaged = salvage(cache.journal)
+    assert [one.path for one in salvaged.found] == ["/f2"]
+    assert [one.partition(" (")[0] for one in salvaged.problems] == ["/f1: the change cannot be read"]
 
 
 def test_rows_on_both_sides_of_a_damaged_page_are_read(cache: CacheFolder) -> None:

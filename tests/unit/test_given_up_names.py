@@ -60,15 +60,19 @@ def settle(filesystem: FileSystem) -> None:
 
 
 def refuse_just_before_it(
-    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, name: str
+    refused: FileSystem,
+    store: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    way: str = "submit",
 ) -> None:
     """Rename the folder, and let its move be refused just before the next change is handed in.
 
-    Then another client has a file at the new name of an object.
+    That is by the journal's method `way`. Then another client has a file at the new name of an object.
     """
     halt = held(refused, store)
     journal = refused.services.journal
-    submit: Callable[..., object] = journal.submit
+    submit: Callable[..., object] = getattr(journal, way)
 
     def submit_late(*args: object, **options: object) -> object:
         monkeypatch.undo()
@@ -77,7 +81,7 @@ def refuse_just_before_it(
         foreign(store, f"e/{name}", b"theirs")
         return submit(*args, **options)
 
-    monkeypatch.setattr(journal, "submit", submit_late)
+    monkeypatch.setattr(journal, way, submit_late)
 
 
 @pytest.mark.parametrize("name", ["a", "sub"])
@@ -99,6 +103,19 @@ def test_a_move_is_refused_while_its_object_is_deleted(
     refused.unlink(f"/e/{name}")  # this one is meant
     settle(refused)
     assert f"e/{name}" not in keys(store)
+
+
+def test_a_move_is_refused_while_its_open_file_is_deleted(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_just_before_it(refused, store, monkeypatch, "a", "hold")
+    handle = refused.open("/e/a", os.O_RDONLY)
+    with pytest.raises(OSError, match="a") as raised:
+        refused.hide("/e/a", "/e/.fuse_hidden0000000100000001")
+    assert raised.value.errno == errno.ESTALE
+    refused.release(handle)
+    settle(refused)
+    assert body(store, "e/a") == b"theirs"
 
 
 @pytest.mark.parametrize("is_open", [False, True])

@@ -23,7 +23,7 @@ from swiftfs.posix.filesystem import FileSystem
 pytestmark = pytest.mark.mount_options(NEVER)
 
 
-@pytest.mark.parametrize("damage", ["header", "truncated", "text"])
+@pytest.mark.parametrize("damage", ["header", "truncated", "text", "page"])
 def test_a_damaged_journal_is_set_aside(store: MemoryStore, tmp_path: Path, damage: str) -> None:
     refuse(store, "put", AccessDenied)
     with harness(store, tmp_path, NEVER, close_error=LEFT) as filesystem:
@@ -31,7 +31,13 @@ def test_a_damaged_journal_is_set_aside(store: MemoryStore, tmp_path: Path, dama
     store.hook = None
     log = tmp_path / "journal.sqlite"
     data = log.read_bytes()
-    log.write_bytes({"header": b"\0" * 100 + data[100:], "truncated": data[:5000], "text": b"no"}[damage])
+    damaged = {
+        "header": b"\0" * 100 + data[100:],
+        "truncated": data[:5000],
+        "text": b"no",
+        "page": data[:4097] + b"\x0f\xff" + data[4099:],  # only a check finds that
+    }
+    log.write_bytes(damaged[damage])
     with harness(store, tmp_path) as filesystem:
         assert names(filesystem, "/") == []
     aside = [path.name for path in tmp_path.iterdir() if path.name.startswith("journal.damaged-")]

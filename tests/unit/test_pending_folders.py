@@ -31,6 +31,7 @@ from support.stored_objects import body, foreign, keys, refuse, segments
 from swiftfs.errors import QuotaExceeded, StoreError
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
 pytestmark = FRESH_FOLDERS
@@ -301,6 +302,10 @@ def test_what_a_pending_file_replaces_is_deleted_at_the_old_name(
         filesystem.chmod("/old", 0o700)
         assert not sent(store, lambda: filesystem.rename("/old", "/new"))
         twin = killed(store, cache, tmp_path / "image")
+        foreign(store, "old/other", b"theirs")
+        filesystem.refresh()
+        assert names(filesystem, "/old") == ["other"]
+        store.delete(ObjectName("box", "old/other"))
     for one, folder in ((store, cache), (twin, tmp_path / "image")):
         assert drained(one, folder) == {"new": b"", "new/file": b"newer"}
 

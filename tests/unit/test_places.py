@@ -1,12 +1,15 @@
 """Containers of segments: beside the container, in a hidden folder of it, or one given by an option."""
 
 import logging
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from support.harness import harness, write
 from support.memory_store import MemoryStore
-from support.stored_objects import refuse
+from support.noise import LARGE
+from support.stored_objects import body, refuse
 from support.stores import put
 from swiftfs.errors import AccessDenied, BadContainer, BadRequest, StoreError, Unavailable
 from swiftfs.filecache.segment_container import SegmentContainerChooser, may_hold_bytes_of
@@ -28,6 +31,16 @@ def test_without_the_right_to_make_containers_an_existing_one_is_used(
     assert [record.message for record in caplog.records] == [
         f"segments of other go to other/{SEGMENTS_FOLDER}: 403"
     ]
+
+
+def test_a_file_that_was_closed_before_the_place_is_known_has_its_segments_there(cache: Path) -> None:
+    store = MemoryStore("box")
+    refuse(store, "create_container", AccessDenied("403"))
+    with harness(store, cache, "segment_size=1M") as filesystem:
+        write(filesystem, "/file", LARGE)
+        assert body(store, "file") == LARGE
+    segments = store.manifest(ObjectName("box", "file")).segments
+    assert {one.name.container for one in segments} == {"box"}
 
 
 @pytest.mark.parametrize("error", [AccessDenied("403"), BadRequest("400")])
