@@ -1,4 +1,4 @@
-"""After an orderly end the next mount knows what was never sent, and renames it in the journal."""
+"""What a mount knows of an earlier one: what was never sent, and what a power cut would bring back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +9,8 @@ import pytest
 from support.harness import LEFT, ME, copy_live, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import NEW, OLD
+from support.power_cut import Disk
 from support.stored_objects import NEVER, body, keys, refuse
 from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.posix.filesystem import FileSystem
@@ -100,3 +102,22 @@ def test_a_mount_that_cannot_begin_leaves_the_journal_to_another_attempt(
         write(filesystem, "/a", b"a")
     assert body(store, "a") == b"a"
     assert failure.tb is not None  # kept until here, with all that the first attempt had open
+
+
+def test_a_mount_after_a_kill_keeps_what_a_power_cut_brings_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(tmp_path / "disk", monkeypatch)
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        write(filesystem, "/file", OLD)
+        disk.sync(filesystem)
+        filesystem.unlink("/file")
+        write(filesystem, "/file", NEW)
+        copy_live(disk.cache, tmp_path / "killed")
+        disk.cache = tmp_path / "killed"
+    with harness(MemoryStore("box"), disk.cache, NEVER) as filesystem:
+        assert read(filesystem, "/file") == NEW
+        image = disk.cut(journal_is_newest=True)
+    disk.restart()
+    with harness(MemoryStore("box"), image, NEVER) as filesystem:
+        assert read(filesystem, "/file") == OLD
