@@ -43,3 +43,21 @@ def test_what_waited_below_the_folder_is_at_its_new_name_in_the_next_mount(
         assert read(filesystem, "/e/sub/new") == b"new"
     assert (body(twin, "e/07"), body(twin, "e/sub/new")) == (b"newer", b"new")
     assert keys(twin) == moved_keys("e/sub/new")
+
+
+@pytest.mark.usefixtures("no_retries")
+def test_it_is_stored_after_the_moves_when_that_mount_is_killed_too(
+    cache: Path, at_the_new_names: Callable[[Callable[[], object]], None]
+) -> None:
+    store, first, second = folder_of_many(), cache.with_name("first"), cache.with_name("second")
+    with harness(store, cache, "settle=60,background_rename=10") as filesystem:
+        write(filesystem, "/d/07", b"newer")
+        twin = as_of_now(store)
+        at_the_new_names(lambda: copy_live(cache, first))
+        filesystem.rename("/d", "/e")
+    with harness(as_of_now(twin), first, OPTIONS):
+        copy_live(first, second)
+    with harness(twin, second, OPTIONS) as filesystem:
+        assert read(filesystem, "/e/07") == b"newer"
+    assert body(twin, "e/07") == b"newer"
+    assert keys(twin) == moved_keys()
