@@ -1,6 +1,7 @@
 """The states of a task: which may follow which, and that an old due entry picks nothing."""
 
 import itertools
+import math
 
 import pytest
 
@@ -9,6 +10,7 @@ from swiftfs.filecache.uses import Uses
 from swiftfs.journal import tasks
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.task_queue import TaskQueue
+from swiftfs.journal.task_writer import HeldDeletions
 from swiftfs.journal.tasks import (
     Blocked,
     Cancelled,
@@ -115,3 +117,11 @@ def test_pauses_double_and_stay_at_the_longest_in_an_outage_of_any_length(
     monkeypatch.setattr(tasks, "LONGEST_PAUSE", 30.0)
     assert [pause_after(attempts) for attempts in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
     assert pause_after(10_000) == 30
+
+
+def test_a_held_deletion_is_not_dropped_for_another_change_unless_it_was_taken_back() -> None:
+    held, task = HeldDeletions(), deletion(Waiting(math.inf))
+    held.add(task)
+    assert held.taken_back([ObjectName("box", "file")]) == []
+    assert held.take_back(task.seq) is task
+    assert held.taken_back([ObjectName("box", "file")]) == [task]
