@@ -63,7 +63,7 @@ POLL_SECONDS = 0.2
 HELD_SECONDS = 2.0
 """Longer than an ordinary unmount takes to end the mount."""
 
-_UMOUNT_NOFOLLOW = 8
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 """From Linux' `linux/fs.h`."""
 
 LOOKS = 25
@@ -88,7 +88,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
     except OSError as error:
         reason = mount_error(mountpoint, error)
         if isinstance(reason, DeadMount):
-            detach(mountpoint)
+            detach(mountpoint, is_dead=True)
             raise DeadMount(
                 f"{mountpoint} is unmounted; its process had died: mount it again to continue with "
                 "what is not stored yet"
@@ -185,16 +185,21 @@ def died(mountpoint: Path) -> bool:
     return False
 
 
-def detach(mountpoint: Path) -> None:
-    """Unmount; raise `ConfigurationError` with the reason if that is refused."""
-    if os.geteuid() == 0 and (number := _unmount_by_root(mountpoint)) != errno.EPERM:
+def detach(mountpoint: Path, *, is_dead: bool = False) -> None:
+    """Unmount; raise `ConfigurationError` with the reason if that is refused.
+
+    One whose process is dead is also removed while programs have files or folders open there: they get
+    ENOTCONN as before, and the next mount need not wait for their end.
+    """
+    if os.geteuid() == 0 and (number := _unmount_by_root(mountpoint, is_dead=is_dead)) != errno.EPERM:
         if number:
             raise _refused(mountpoint, os.strerror(number))
         return
     # A user who is not root may unmount FUSE only by this set-user-ID program.
     if (command := fusermount()) is None:
         raise SwiftfsError("fusermount is missing: install the package fuse3")
-    result = subprocess.run([command, "-u", str(mountpoint)], capture_output=True, text=True, check=False)
+    arguments = [command, "-u", *(["-z"] if is_dead else []), str(mountpoint)]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if result.returncode:
         words = " ".join(result.stderr.split())
         reason = (
@@ -203,10 +208,11 @@ def detach(mountpoint: Path) -> None:
         raise _refused(mountpoint, reason)
 
 
-def _unmount_by_root(mountpoint: Path) -> int:
+def _unmount_by_root(mountpoint: Path, *, is_dead: bool) -> int:
     """Unmount by umount2(2), which needs no /etc/mtab as fusermount does; return an errno, 0 for success."""
     libc = ctypes.CDLL(None, use_errno=True)
-    failed = libc.umount2(os.fsencode(mountpoint), _UMOUNT_NOFOLLOW)
+    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if is_dead else 0)
+    failed = libc.umount2(os.fsencode(mountpoint), flags)
     return ctypes.get_errno() if failed else 0
 
 

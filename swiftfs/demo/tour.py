@@ -310,7 +310,7 @@ def end(tour: Tour) -> None:
         process = os.pidfd_open(int(os.getxattr(tour.mountpoint, PID_ATTRIBUTE)))
     except OSError as error:
         if error.errno in DEAD_MOUNT:
-            detach(tour.mountpoint)
+            detach(tour.mountpoint, is_dead=True)
         return
     try:
         unmount(tour.mountpoint, lambda _waiting: None)

@@ -198,7 +198,7 @@ class SegmentContainerChooser:
             self._decided.pop(container, None)
 
     def _wanted(self, container: str) -> SegmentContainer:
-        if self._choice == SAME:
+        if self._choice in (SAME, container):  # in the container's own folders they would be files
             return place_inside(container)
         return (
             place_beside(container)

@@ -1,12 +1,15 @@
 """Makes TempURLs: finds or makes a key, signs, and tries whether the server takes the URL."""
 
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from msgspec import Struct
 
+from swiftfs.attributes import decode_type
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound
+from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.temp_url import DIGESTS, Share, TempUrls
@@ -16,6 +19,8 @@ KEY, SECOND_KEY = "temp-url-key", "temp-url-key-2"
 
 NOBODYS_NAME = "swiftfs-share-test"
 """A name below a prefix that is asked for to try its URL; nothing is stored there."""
+
+_IS_FOLDER = "is a folder: --prefix shares what is in it"
 
 OF_ACCOUNT, OF_CONTAINER = "account", "container"
 
@@ -41,6 +46,7 @@ class Sharing:
         Raise `ConfigurationError` if there is none, and the store's errors.
         """
         digest = self._digest(share)
+        self._refuse_without_bytes(share)
         keys = [(OF_CONTAINER, self._new_key(share.name.container))] if new_key else self._keys(share.name)
         status = 0
         for owner, key in keys:
@@ -53,6 +59,20 @@ class Sharing:
                     )
                 return Signed(url, owner)
         raise ConfigurationError(self._refusal(share, status))
+
+    def _refuse_without_bytes(self, share: Share) -> None:
+        """Raise `ConfigurationError` for the marker of a folder, and for a symbolic link.
+
+        Whoever opens the URL would get nothing, or the path that the link names.
+        """
+        if share.prefix or share.method not in ("GET", "HEAD"):
+            return
+        with suppress(NotFound, AccessDenied):  # the URL is tried
+            info = self._store.head(share.name)
+            if is_marker(info):
+                raise ConfigurationError(f"{share.name} {_IS_FOLDER}")
+            if stat.S_ISLNK(decode_type(info.content_type)[1].mode or 0):
+                raise ConfigurationError(f"{share.name} is a symbolic link: share what it points to")
 
     def _digest(self, share: Share) -> str:
         limits = self._store.limits()
@@ -116,7 +136,7 @@ class Sharing:
         """Return why the server does not take a URL."""
         if status == 404:
             if self._is_folder(share.name):
-                return f"{share.name} is a folder: --prefix shares what is in it"
+                return f"{share.name} {_IS_FOLDER}"
             return f"{share.name}: no such object"
         if not share.prefix:
             with suppress(NotFound, AccessDenied):

@@ -212,18 +212,24 @@ def _listens(address: str) -> bool:
     return False
 
 
+NOTIFY_SECONDS = 1.0
+"""How long a report waits while the queue of the socket is full."""
+
+
 def notify(state: str) -> None:
-    """Report a state such as `READY=1` to systemd; do nothing without a `NOTIFY_SOCKET`."""
+    """Report a state such as `READY=1` to systemd; do nothing without a `NOTIFY_SOCKET`.
+
+    A supervisor that does not read it must not stop the mount: a report that is not taken is dropped.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        try:
+        channel.settimeout(NOTIFY_SECONDS)
+        with contextlib.suppress(OSError):
             channel.sendto(state.encode(), address)
-        except OSError:
-            return
 
 
 def is_service() -> bool:

@@ -124,13 +124,15 @@ def _store_rest(filesystem: FileSystem, account: ConnectedAccount, cache: Path) 
 
 
 def _drain(filesystem: FileSystem, cache: Path, why: str) -> None:
-    told = False
+    told: int | None = None
 
     def tell(waiting: int) -> None:
         nonlocal told
+        if waiting == told:
+            return
         if waiting and not told:
-            told = True
             log.info("still to be stored: %s", pluralize(waiting, "change"))
+        told = waiting
         Drain(waiting).write(cache)
         notify(f"STATUS=unmounted, still to be stored: {pluralize(waiting, 'change')}")
 
@@ -168,7 +170,7 @@ def _mount(
     # Only now, when everything else has succeeded: until then the dead mount keeps programs out of the empty
     # folder below.
     if died(request.mountpoint):
-        detach(request.mountpoint.resolve())
+        detach(request.mountpoint.resolve(), is_dead=True)
     seconds = min(KERNEL_CACHE_SECONDS, request.options.ttl)
     read_ahead = binding.read_ahead
     watchers = _Watchers(filesystem, request.mountpoint, ready, detached, read_ahead.begin)

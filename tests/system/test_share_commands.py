@@ -154,6 +154,11 @@ def test_mistakes_are_told_in_one_line(
     connection.put_object(keyed, "d/a", b"x")
     assert "is a folder: --prefix shares" in refused(swift, f"{keyed}/d", "--for", "1h")
     assert "is a folder: --prefix shares" in refused(swift, keyed, "--for", "1h")
+    connection.put_object(keyed, "empty", b"", content_type="application/directory")
+    assert "is a folder: --prefix shares" in refused(swift, f"{keyed}/empty", "--for", "1h")
+    link = "text/plain;mode=120777;swiftfs-link=d%2Fa"
+    connection.put_object(keyed, "link", b"d/a", content_type=link)
+    assert "link is a symbolic link: share what" in refused(swift, f"{keyed}/link", "--for", "1h")
     assert "no such object" in refused(swift, f"{keyed}/none", "--for", "1h")
     assert "is not in a swiftfs mount" in refused(swift, tmp_path / "x", "--for", "1h")
     assert "no container 'nowhere'" in refused(swift, "nowhere/a", "--for", "1h")

@@ -48,6 +48,8 @@ def test_a_container_given_by_an_option_is_not_replaced(error: StoreError) -> No
     store = MemoryStore("box")
     refuse(store, "create_container", error)
     assert str(SegmentContainerChooser(store, "pieces").of("box")) == "pieces/box"
+    # Below a folder of its own name they would be files of the mount.
+    assert str(SegmentContainerChooser(store, "box").of("box")) == "box/.swiftfs-segments"
 
 
 class Policies(MemoryStore):

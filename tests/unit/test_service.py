@@ -13,6 +13,7 @@ from support.notify_socket import notify_socket
 from swiftfs.config.credentials import read_credentials
 from swiftfs.config.sources import build_options, from_environment
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service import daemon
 from swiftfs.service.daemon import notify
 from swiftfs.service.serving import _drain
 
@@ -76,6 +77,17 @@ def test_notify_writes_to_files_and_abstract_sockets(monkeypatch: pytest.MonkeyP
             monkeypatch.setenv("NOTIFY_SOCKET", address.replace("\0", "@"))
             notify("READY=1")
             assert channel.recv(100) == b"READY=1"
+
+
+@pytest.mark.usefixtures("channel")
+def test_a_report_that_nobody_reads_does_not_stop_the_mount(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(daemon, "NOTIFY_SECONDS", 0.01)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    longest = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+    for number in range(longest + 5):
+        notify(f"STATUS={number}")
 
 
 def test_notify_without_a_listener_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
