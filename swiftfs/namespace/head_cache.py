@@ -161,8 +161,8 @@ class HeadCache:
     def _write(self) -> None:
         if not self._file.may_grow():
             # They wait in memory, as many as without a file: the oldest ones go.
-            for name in list(self._waiting)[: max(0, len(self._waiting) - CAPACITY_IN_MEMORY)]:
-                del self._waiting[name]
+            while len(self._waiting) > CAPACITY_IN_MEMORY:
+                del self._waiting[next(iter(self._waiting))]
             self._written = monotonic()
             return
         now = int(unix_time())

@@ -83,6 +83,18 @@ def test_answers_to_heads_wait_in_memory_until_there_is_space(
     assert not caplog.records
 
 
+def test_no_more_answers_wait_than_are_kept_without_a_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swiftfs.namespace.head_cache.CAPACITY_IN_MEMORY", 300)
+    answers = dict(map(answer, range(600)))
+    with closing(HeadCache(cache / HEADS)) as heads:
+        fill(cache, left=KEPT - 4096)
+        for state, info in answers.items():
+            heads.remember(state, info)
+        assert heads.recall_many(answers) == dict(list(answers.items())[-300:])
+
+
 def test_the_log_of_a_mount_leaves_the_last_space(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftfs.service.daemon.SYSLOG", "/no/such/socket")
     root = logging.getLogger()
