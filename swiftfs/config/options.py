@@ -157,7 +157,7 @@ def _parse_place(text: str) -> str:
 
 def _parse_metrics(text: str) -> str:
     """Read a port (the loopback address is added), `ADDRESS:PORT`, or the path of a `.prom` or `.sock`."""
-    if "/" in text:
+    if "/" in text or text.endswith((".prom", ".sock")):
         path = Path(_parse_path(text)).absolute()
         if path.suffix not in (".prom", ".sock"):
             raise ValueError("a path that ends in .prom, as node_exporter reads no other files, or in .sock")

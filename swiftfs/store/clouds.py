@@ -64,6 +64,7 @@ def find_cloud(cloud: str, environment: Mapping[str, str], option: str, region: 
         others = f"; it has {', '.join(sorted(map(str, clouds)))}" if clouds else ""
         raise ConfigurationError(f"{file} has no cloud {cloud!r}{others}")
     place = f"{file}, cloud {cloud!r}"
+    _check_values(clouds[cloud], place)
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
@@ -151,6 +152,19 @@ class _Requests:
         if answer.ok and not (is_profile and isinstance(found.get("name"), str)):
             raise ConfigurationError(f"{where} is no profile")
         return answer
+
+
+def _check_values(values: object, place: str) -> None:
+    """Raise `ConfigurationError` for what openstacksdk would fail at with a traceback."""
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{place}: expected settings such as 'auth:' below it")
+    auth = values.get("auth", {})
+    if not isinstance(auth, dict):
+        raise ConfigurationError(f"{place}: expected settings such as 'auth_url:' below 'auth:'")
+    for name in ("auth_url", "profile", "cloud"):
+        for value in (values.get(name), auth.get(name)):
+            if value is not None and not isinstance(value, str):
+                raise ConfigurationError(f"{place}: {name} is no text: {value!r}")
 
 
 def _check_login(region: Any, place: str) -> None:

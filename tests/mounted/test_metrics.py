@@ -132,6 +132,7 @@ def test_a_port_in_use_is_reported_before_the_mount(
             "expected a path that ends in .prom, as node_exporter reads no other files, or in .sock",
         ),
         ("/nowhere/x.prom", "there is no such folder"),
+        ("nowhere.txt", "expected a port, ADDRESS:PORT, or the path of a .prom file or a .sock"),
         ("/proc/self/mem/x.prom", "there is no such folder"),
         ("192.0.2.1:9177", "Cannot assign requested address"),
     ],

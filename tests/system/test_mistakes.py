@@ -141,6 +141,14 @@ TYPED: tuple[tuple[str, int, str], ...] = (
         FAILED,
         "clouds/list.yaml has no clouds: *",
     ),
+    *(
+        (f"OS_CLIENT_CONFIG_FILE=clouds/odd.yaml swiftfs mount nobox mp --os-cloud {cloud}", FAILED, text)
+        for cloud, text in {
+            "number": "clouds/odd.yaml, cloud 'number': expected settings such as 'auth:' below it",
+            "login": "clouds/odd.yaml, cloud 'login': expected settings such as 'auth_url:' below 'auth:'",
+            "url": "clouds/odd.yaml, cloud 'url': auth_url is no text: 5",
+        }.items()
+    ),
     # Other commands
     ("swiftfs status mp", FAILED, "*/mp is not a swiftfs mount"),
     ("swiftfs umount mp", FAILED, "*/mp is not a swiftfs mount"),
@@ -151,6 +159,7 @@ TYPED: tuple[tuple[str, int, str], ...] = (
 )
 
 CLOUDS = {
+    "odd.yaml": "clouds: {number: 5, login: {auth: [a]}, url: {auth: {auth_url: 5}}}",
     "two.yaml": """
 clouds:
   demo:
