@@ -446,6 +446,7 @@ class _Simulation:
             self._model.shared(path)
         if method == DELETED_BY_THEM:
             self._model.has_their_deletions = True
+            self._model.their_paths.add(path)  # a change of it waits for a person
             self._model.lost(path)
             self._model.replaced(path)
             self._lost_below(name)
