@@ -108,7 +108,7 @@ class Scheduler:
         self._queue.rest()
         due = None if self._backlog.is_full() else self._queue.next_due()
         # The change may have ended a task, or begun to: a deletion cancels what was not stored yet.
-        if self._waiters or (due is not None and due < self._looks_at):
+        if self._waiters or min(math.inf if due is None else due, self._stored.due) < self._looks_at:
             self._changed.notify_all()
 
     def _run(self) -> None:
@@ -164,21 +164,32 @@ class Scheduler:
     def _work(self, batch: list[Task]) -> None:
         """Execute a batch, and then what else may run: this thread is awake already."""
         while batch:
-            self._attempt(batch)
-            batch = self._end_batch(batch)
+            stored = self._attempt(batch)
+            batch, due = self._end_batch(batch, stored)
+            self._end_stored(due)
 
-    def _end_batch(self, batch: list[Task]) -> list[Task]:
-        """Record that a batch has ended; return the next one."""
+    def _end_batch(self, batch: list[Task], stored: Success | None) -> tuple[list[Task], list[Success]]:
+        """Record that a batch has ended, perhaps with a stored file; return the next one, and stored files.
+
+        The tasks of those end now.
+        """
         with self._changed:
             self._queue.under_way -= 1
             if isinstance(batch[0].operation, MoveObject):
                 self._queue.moving -= 1
-            following = self._begin_batch()
+            if stored is not None:
+                self._stored.add(stored)
+                if self._waiters or self._stopping:
+                    self._stored.hasten()
+            due, following = self._stored.take_due(), self._begin_batch()
             self._look_after_end()
-            return following
+            return following, due
 
-    def _attempt(self, batch: list[Task]) -> None:
-        """Execute a batch. None of its tasks runs when this returns, even after an error."""
+    def _attempt(self, batch: list[Task]) -> Success | None:
+        """Execute a batch. None of its tasks runs when this returns, even after an error.
+
+        That of a file that was stored, which is returned, ends soon.
+        """
         try:
             if isinstance(batch[0].operation, Delete):
                 self._delete(batch)
@@ -188,8 +199,8 @@ class Scheduler:
                 # has it.
                 self._late.fetch_copies_of(name for task in batch for name in names_of(task.operation))
                 if isinstance(batch[0].operation, PutFile):
-                    self._put_file(batch[0], batch[0].operation)
-                elif isinstance(batch[0].operation, MoveObject):
+                    return self._put_file(batch[0], batch[0].operation)
+                if isinstance(batch[0].operation, MoveObject):
                     self._move_objects(batch)
                 else:
                     self._run_one(batch[0])
@@ -197,6 +208,7 @@ class Scheduler:
             # A task that stayed `running` would never be picked again, and whoever waits for it would wait
             # for ever.
             self._outcomes.abort(batch, error)
+        return None
 
     def _delete(self, batch: list[Task]) -> None:
         deletions = [task.operation for task in batch if isinstance(task.operation, Delete)]
@@ -217,7 +229,7 @@ class Scheduler:
             except Exception as error:  # noqa: BLE001  it is logged
                 self._outcomes.abort([task], error)
 
-    def _put_file(self, task: Task, operation: PutFile) -> None:
+    def _put_file(self, task: Task, operation: PutFile) -> Success | None:
         # This thread keeps the file until the database has its current state. It may have been handed
         # in again and released since this attempt was chosen: only the newest record is valid.
         try:
@@ -228,7 +240,7 @@ class Scheduler:
                 operation = self._outcomes.with_last_stored(operation)
         except OSError as error:
             self._outcomes.fail(task, error)
-            return
+            return None
         info: ObjectInfo | None = None
         try:
             operation = self._prepare(task, operation, cached_file)
@@ -245,19 +257,7 @@ class Scheduler:
         finally:
             if info is None:
                 self._cache.release(cached_file)
-        if info is not None:
-            self._end_soon(Success(task, info, cached_file))
-
-    def _end_soon(self, stored: Success) -> None:
-        """Let the task of a stored file end together with others."""
-        with self._changed:
-            self._stored.add(stored)
-            if self._waiters or self._stopping:
-                self._stored.hasten()
-            due = self._stored.take_due()
-            if self._stored.due < self._looks_at:
-                self._changed.notify_all()
-        self._end_stored(due)
+        return Success(task, info, cached_file) if info is not None else None
 
     def _end_stored(self, due: Sequence[Success]) -> None:
         """End the tasks of stored files in one commit."""
