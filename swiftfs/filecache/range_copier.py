@@ -17,7 +17,7 @@ from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_storer import CopyPart, SegmentPut
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import md5_of
-from swiftfs.objects import Manifest, ObjectVersion
+from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Segment
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -156,9 +156,10 @@ class RangeCopier:
         with new_pool("segment copy", min(PARALLEL, len(parts))) as pool:
             copies = self._uploads.begin_copies(parts, pool)
             wait_all([copy.stored for copy in copies])
+            # All others have the ETag of what was copied, or have failed.
+            ranged = [copy for part, copy in zip(parts, copies, strict=True) if part.span is not None]
+            list(pool.map(self._check, self._unproven([copy for copy in ranged if copy.is_good(copy.end)])))
         self._log_failure(source, copies)
-        if not self._has_right_size(source, parts, copies):
-            copies[0].superseded = True
         with self._state.changed:
             if not self._may_append(offset):
                 for copy in copies:
@@ -186,18 +187,40 @@ class RangeCopier:
                 log.info("%s is not copied by the server: %s", source.version.name, error)
                 return
 
-    def _has_right_size(
-        self, source: CopySource, parts: Sequence[CopyPart], copies: Sequence[SegmentPut]
-    ) -> bool:
-        """Return False if the server has ignored the range of a large object, which no ETag shows."""
-        for part, copy in zip(parts, copies, strict=True):
-            if part.source == source.version.name and source.manifest is not None:
-                if not copy.is_good(copy.end):
-                    return True
-                try:
-                    size = self._store.head(copy.stored.result().name).size
-                except StoreError as error:
-                    log.info("%s: a copy cannot be checked: %s", part.source, error)
-                    return False
-                return size == part.end - part.start
-        return True
+    def _unproven(self, copies: Sequence[SegmentPut]) -> list[SegmentPut]:
+        """Return the copies that a listing does not show, or shows with another size or ETag. One request."""
+        if not copies:
+            return []
+        stored = {copy.stored.result().name: copy for copy in copies}
+        first = min(stored, key=lambda name: name.key)
+        try:
+            # Their names are never used again, so what a listing shows of them is true, however old it is.
+            page = self._store.list_page(
+                first.container,
+                prefix=self._uploads.record.prefix.key,
+                marker=first.key[:-1],
+                limit=2 * PARALLEL,
+            )
+        except StoreError as error:
+            log.info("copies of ranges are not listed: %s", error)
+            return list(copies)
+        listed = {Segment(ObjectName(first.container, row.key), row.hash, row.size) for row in page.rows}
+        return [copy for copy in copies if copy.stored.result() not in listed]
+
+    def _check(self, copy: SegmentPut) -> None:
+        """Correct the ETag of a copy by a HEAD; do not use one that is gone or has another size.
+
+        A server may ignore the range of a large object, which no ETag shows.
+        """
+        segment = copy.stored.result()
+        try:
+            found = self._store.head(segment.name)
+        except StoreError as error:
+            log.info("%s: a copy cannot be checked: %s", segment.name, error)
+            copy.superseded = True
+            return
+        copy.superseded = copy.superseded or found.size != segment.size
+        if found.version.etag != segment.etag:
+            log.info("%s: the server said a wrong ETag of the copy", segment.name)
+            with self._state.changed:
+                copy.correct(found.version.etag)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from enum import Enum
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from swiftfs.concurrency import Future, new_future
 from swiftfs.errors import (
@@ -80,6 +81,11 @@ class SegmentPut(Struct):
         if self.moment is Moment.MIXED:
             raise ChangedDuringUpload(f"{segment.name}: its bytes changed while they were uploaded")
         return segment
+
+    def correct(self, etag: str) -> None:
+        """Give the stored segment another ETag: that in the server's answer was wrong."""
+        segment, self.stored = self.stored.result(), new_future()
+        self.stored.set_result(replace(segment, etag=etag))
 
     def become(self, moment: Moment) -> None:
         """Change the moment; raise `RuntimeError` if that cannot follow."""
@@ -208,10 +214,10 @@ class SegmentStorer:
         found = self._find(upload, source) or self._put_zeros(upload, source)
         return found or self._put(map_bytes(source, upload.start, upload.end), upload.start)
 
-    def copy(self, source: ObjectName) -> ObjectVersion:
-        """Copy a whole object to a new segment; raise what the store raises."""
+    def copy(self, source: ObjectVersion) -> ObjectVersion:
+        """Copy a whole object, likely of this version, to a new segment; raise what the store raises."""
         with self._stored("whole") as target:
-            copied = self._store.copy(CopyRequest(source, target))
+            copied = self._store.copy(CopyRequest(source.name, target, likely=source.etag))
             with self._lock:
                 # It is in no upload, so nobody else would delete it if no manifest comes to name it.
                 self.copies.append(target)

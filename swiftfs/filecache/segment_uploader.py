@@ -352,6 +352,15 @@ class SegmentUploader:
             if (upload := self._uploads.get(start)) is not None:
                 upload.superseded = True
 
+    def correct(self, start: int, etag: str) -> bool:
+        """Give the segment at `start`, which only Swift has, another ETag; return False if there is none."""
+        with self._lock:
+            upload = self._uploads.get(start)
+            if upload is None or not (upload.by_server and upload.is_good(upload.end)):
+                return False
+            upload.correct(etag)
+            return True
+
     def _is_usable_copy(self, upload: SegmentPut) -> bool:
         # An upload of the file that began meanwhile has made the moment another one; when it ends, it deletes
         # what its manifest does not name.

@@ -263,7 +263,8 @@ class Executor:
             self._copies.copy(info, operation.target)
             return self._store.head(operation.target)
         # Of a DLO this copies the bytes. So the copy does not keep the header that names the segments.
-        version = self._store.copy(CopyRequest(operation.source, operation.target))
+        request = CopyRequest(operation.source, operation.target, likely=info.version.etag)
+        version = self._store.copy(request)
         kept = {name: value for name, value in info.preserved_headers.items() if name != "X-Object-Manifest"}
         return replace(info, version=version, dlo_prefix=None, preserved_headers=kept)
 

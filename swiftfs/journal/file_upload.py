@@ -172,37 +172,47 @@ class FileUpload:
         try:
             return self._commit(operation, cached_file, manifest, replaced, before, record_superseded)
         except BadRequest as error:
-            if not self._forget_gone(cached_file, manifest):
+            if not self._look_again(cached_file, manifest):
                 raise
             log.info("%s is uploaded again: %s", operation.name, error)
         manifest = cached_file.uploads.finish(snapshot.size)
         return self._commit(operation, cached_file, manifest, replaced, before, record_superseded)
 
-    def _forget_gone(self, cached_file: CachedFile, manifest: Manifest) -> bool:
-        """Let the file's segments that are gone be uploaded again; return False if that is of no use.
+    def _look_again(self, cached_file: CachedFile, manifest: Manifest) -> bool:
+        """Look at the segments of a manifest that Swift has refused; return False if that is of no use.
 
-        Another client has deleted them with the version of the file that it replaced.
+        Those that are gone (another client has deleted them with the version of the file that it replaced) or
+        are others are uploaded again. Of those that only Swift has, an answer may have said a wrong ETag.
         """
-        with new_pool("lost segments", PARALLEL) as pool:
-            lost = list(pool.map(self._is_gone, manifest.segments))
+        with new_pool("refused segments", PARALLEL) as pool:
+            found = list(pool.map(self._head, manifest.segments))
         ends = accumulate(segment.span for segment in manifest.segments)
-        parts = zip(manifest.segments, ends, lost, strict=True)
-        gone = [(end - segment.span, end) for segment, end, is_gone in parts if is_gone]
+        again: list[tuple[int, int]] = []
+        corrected = False
+        for segment, end, info in zip(manifest.segments, ends, found, strict=True):
+            start = end - segment.span
+            if info is not None and (info.version.etag, info.size) == (segment.etag, segment.size):
+                continue
+            if info is None or cached_file.ranges.is_present(start, end):
+                again.append((start, end))
+            elif info.size == segment.size and cached_file.uploads.correct(start, info.version.etag):
+                corrected = True
+            else:
+                return False
         try:
-            for start, end in gone:
+            for start, end in again:
                 cached_file.ensure_verified(start, end)
         except (NotFound, PreconditionFailed):  # nor are their bytes in the local file
             return False
-        for start, _end in gone:
+        for start, _end in again:
             cached_file.uploads.supersede(start)
-        return bool(gone)
+        return corrected or bool(again)
 
-    def _is_gone(self, segment: Segment) -> bool:
+    def _head(self, segment: Segment) -> ObjectInfo | None:
         try:
-            self._store.head(segment.name)
+            return self._store.head(segment.name)
         except NotFound:
-            return True
-        return False
+            return None
 
     def _commit(
         self,
@@ -332,7 +342,7 @@ class FileUpload:
         for index, one in enumerate(segments):
             if one.name in old:
                 try:
-                    copied = copies.get(one.name) or uploads.copy(one.name)
+                    copied = copies.get(one.name) or uploads.copy(ObjectVersion(one.name, one.etag))
                 except (NotFound, TooLarge):
                     return False
                 copies[one.name] = copied
@@ -356,7 +366,7 @@ class FileUpload:
         Return False when the object is too large for that.
         """
         try:
-            copied = uploads.copy(base.name)
+            copied = uploads.copy(ObjectVersion(base.name, base.etag))
         except TooLarge:
             return False
         if copied.etag != base.etag and not self._is_dlo(base):

@@ -18,7 +18,7 @@ from swiftfs.filecache.upload_record import UnreferencedPrefix, segment_prefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.moves import MoveItem, NotDeleted
 from swiftfs.journal.segment_removal import SegmentRemoval
-from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 
@@ -59,8 +59,10 @@ class ManifestCopier:
             raise Unavailable(f"{source}: another client changed it while it was copied")
         key = segment_prefix(target, self._db.id)
         prefix = self._places.of(target.container).name(key)
-        # A manifest may name one segment several times, by ranges or for holes: it is copied once.
-        sources = list(dict.fromkeys(segment.name for segment in manifest.segments))
+        # A manifest may name one segment several times, by ranges or for holes: it is copied once. The copy
+        # of one that is an SLO itself is an ordinary object with another ETag.
+        etags = {one.name: "" if one.nested else one.etag for one in manifest.segments}
+        sources = [ObjectVersion(name, etag) for name, etag in etags.items()]
         targets = [
             ObjectName(prefix.container, f"{prefix.key}copy-{number:08d}") for number in range(len(sources))
         ]
@@ -99,11 +101,15 @@ class ManifestCopier:
             self._db.end_upload(unreferenced.prefix)
 
     def _copy_segments(
-        self, manifest: Manifest, sources: Sequence[ObjectName], targets: Sequence[ObjectName]
+        self, manifest: Manifest, sources: Sequence[ObjectVersion], targets: Sequence[ObjectName]
     ) -> Manifest:
         with new_pool("segment copy", PARALLEL) as pool:
-            copies = list(pool.map(self._store.copy, map(CopyRequest, sources, targets)))
-        made = {name: (one.name, one.etag) for name, one in zip(sources, copies, strict=True)}
+            requests = [
+                CopyRequest(one.name, target, likely=one.etag)
+                for one, target in zip(sources, targets, strict=True)
+            ]
+            copies = list(pool.map(self._store.copy, requests))
+        made = {one.name: (copy.name, copy.etag) for one, copy in zip(sources, copies, strict=True)}
         return Manifest(tuple(renamed_segments(manifest.segments, made)))
 
 

@@ -57,8 +57,11 @@ class CopyRequest(Struct, frozen=True):
     of a plain object, whose bytes are its own, so that `check_manifest` is not needed.
 
     With a `span`, the copy has only the bytes from the first number to before the second, and an ETag of its
-    own. A server that ignores ranges here copies all of the object: look at the size of the first such copy.
-    One that cannot verify a part raises `Corrupt` and copies nothing.
+    own, which is as the answer says it: look at such copies. A server that ignores ranges here copies all of
+    the object. One that cannot verify a part raises `Corrupt` and copies nothing.
+
+    `likely` is the ETag that the copy has unless the source is another version. If the answer has another one
+    than that or `etag`, a HEAD of the copy decides.
     """
 
     source: ObjectName
@@ -68,6 +71,7 @@ class CopyRequest(Struct, frozen=True):
     delete_at: int | None = None
     etag: str = ""
     span: tuple[int, int] | None = None
+    likely: str = ""
 
 
 class ObjectStore(Protocol):

@@ -339,9 +339,19 @@ class SwiftStore:
         )
         answer = self._transport.send(request).headers
         info = sent_info(name, headers, answer, manifest.size, is_slo=True)
+        if info.version.etag != manifest.etag:
+            info = replace(info, version=self._prove_manifest(info.version, manifest.etag))
         if self._foreign is not None:
             self._foreign.learn(info.version)
         return info
+
+    def _prove_manifest(self, said: ObjectVersion, etag: str) -> ObjectVersion:
+        """Return the version that was just stored, of which an answer has `said` another ETag than `etag`."""
+        found = self._head(said.name, "").version
+        if found.etag not in (etag, said.etag):
+            text = f"put_manifest {said.name}: the server said {said.etag!r}, and has {found.etag!r}"
+            raise Corrupt(text, may_land=True)
+        return found
 
     def manifest(self, name: ObjectName) -> Manifest:
         request = _manifest_request(name)

@@ -12,7 +12,7 @@ from support.mounts import Mount, run
 from support.noise import noise
 from support.system_calls import EXCHANGE, NOREPLACE, fails, renameat2
 from swiftfs.control.client import read_report, retry
-from swiftfs.demo.server import SwiftServer
+from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.store.trash_names import TRASH_FOLDER
 
 MIB = 1024**2
@@ -59,6 +59,23 @@ def test_cp_moves_no_byte(mounted: Mount, big: bytes, connection: Connection, co
     assert body_of(connection, container, "copy") == big
     mounted.start()
     assert (mounted.path / "copy").read_bytes() == big
+
+
+@pytest.mark.parametrize("segment_size", ["2M", "3M"])
+def test_a_copy_with_a_wrong_etag(
+    mounted: Mount, connection: Connection, container: str, segment_size: str
+) -> None:
+    """Whole segments are copied, or ranges of the source: what Swift says of them is checked."""
+    data = noise(SIZE)
+    (mounted.path / "big").write_bytes(data)
+    mounted.options = mounted.options.replace("2M", segment_size)
+    mounted.remount(empty_cache=True)
+    mounted.swift.inject(Fault("COPY", container, headers={"Etag": "0" * 32}, times=1))
+    run("cp", mounted.path / "big", mounted.path / "copy")
+    (mounted.path / "big").unlink()
+    assert (mounted.path / "copy").read_bytes() == data
+    mounted.stop()
+    assert body_of(connection, container, "copy") == data
 
 
 @pytest.mark.slow

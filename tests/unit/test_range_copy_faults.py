@@ -13,7 +13,7 @@ from support.harness import ANY_END, ME, copy_live, harness, read, sync_all, wri
 from support.late_store import LateStore, look
 from support.memory_store import MemoryStore
 from support.range_copies import BIG, PLAIN, append, copy_range, cp, left, opened, put_slo
-from support.stored_objects import body, keys, segments, ten_minutes_later
+from support.stored_objects import body, keys, refuse, segments, ten_minutes_later
 from swiftfs.errors import (
     AccessDenied,
     NoSpace,
@@ -23,7 +23,7 @@ from swiftfs.errors import (
     TooLarge,
     Unavailable,
 )
-from swiftfs.objects import ObjectName, ObjectVersion
+from swiftfs.objects import ObjectName, ObjectVersion, Page
 from swiftfs.store.protocol import CopyRequest
 
 MIB = 1024 * 1024
@@ -37,6 +37,19 @@ class WithoutRanges(MemoryStore):
 
     def copy(self, request: CopyRequest) -> ObjectVersion:
         return super().copy(replace(request, span=None))
+
+
+class WrongEtags(MemoryStore):
+    """A server that says a wrong ETag of one copy of a range."""
+
+    wrong = 1
+
+    def copy(self, request: CopyRequest) -> ObjectVersion:
+        copied = super().copy(request)
+        if request.span is None or not self.wrong:
+            return copied
+        self.wrong -= 1
+        return replace(copied, etag="0" * 32)
 
 
 def put_plain(store: MemoryStore) -> None:
@@ -58,6 +71,70 @@ def test_a_server_that_ignores_ranges(
         sync_all(filesystem)
         assert body(store, "copy") == BIG
     assert left(store, "copy") == set()
+
+
+@pytest.mark.store(WrongEtags, "box")
+@pytest.mark.parametrize("make", [put_plain, put_large])
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_wrong_etag_of_a_copy(
+    store: WrongEtags, cache: Path, make: Callable[[MemoryStore], None], *, shown: bool
+) -> None:
+    make(store)
+    with harness(store, cache, LARGE) as filesystem:
+        if not shown:  # the listing is late
+            refuse(store, "list_page", Unavailable, "box_segments")
+        assert cp(filesystem, "/their", "/copy") == len(BIG)
+        store.hook = None
+        filesystem.unlink("/their")
+        # From its segments, which nothing names yet.
+        assert read(filesystem, "/copy") == BIG
+        sync_all(filesystem)
+        assert body(store, "copy") == BIG
+        assert store.wrong == 0
+    assert left(store, "copy") == set()
+
+
+class WrongTwice(WrongEtags):
+    """A server whose listing shows the same wrong ETag, and not only once."""
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        page = super().list_page(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+        if "/swiftfs-" not in prefix or not prefix.startswith("copy"):
+            return page
+        return replace(page, rows=tuple(replace(row, hash="0" * 32) for row in page.rows))
+
+
+@pytest.mark.store(WrongTwice, "box")
+def test_a_wrong_etag_that_is_believed_is_corrected_when_swift_refuses_the_manifest(
+    store: WrongTwice, cache: Path, tmp_path: Path
+) -> None:
+    put_plain(store)
+    store.wrong = 1000
+    image = tmp_path / "image"
+    with harness(store, cache, LARGE) as filesystem:
+        cp(filesystem, "/their", "/copy")
+        store.delete(ObjectName("box", "their"))
+        copy_live(cache, image)
+        twin = twin_of(store)
+        sync_all(filesystem)
+    assert body(store, "copy") == BIG
+    assert left(store, "copy") == set()
+    with harness(twin, image, LARGE) as killed:
+        sync_all(killed)
+    assert body(twin, "copy") == BIG
+
+
+def test_copies_of_ranges_are_listed_once(store: MemoryStore, cache: Path) -> None:
+    put_plain(store)
+    with harness(store, cache, LARGE) as filesystem:
+        filesystem.getattr("/their")
+        store.requests.clear()
+        cp(filesystem, "/their", "/copy")
+        sent = [method for method, subject in store.requests if "segments" in subject]
+        assert sent.count("list_page") == 1
+        assert "head" not in sent
 
 
 class Refusals:
