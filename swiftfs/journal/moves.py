@@ -376,13 +376,14 @@ class MoveEvidence:
     ) -> None:
         """Tell that `info`, or nothing, stands at a name.
 
-        It is the copy of `copy_of` if it has this `etag`, or if that is None.
+        It is the copy of `copy_of` if it has this `etag`, or if that is None. Such a copy is newer than any
+        change of the name that is known: it belongs to a move that is to be finished.
         """
         effect = GONE
         if info is not None:
-            if self._ambiguous.is_late(info.version):
-                return  # what must be stored again is known
             source = copy_of if etag in (None, info.version.etag) else None
+            if source is None and self._ambiguous.is_late(info.version):
+                return  # what must be stored again is known
             headers = None if info.is_slo else Headers.of(info)  # they are fetched with the manifest
             effect = Effect("put", info.version.etag, headers, source=source)
         self._tell(name, effect)

@@ -117,7 +117,9 @@ class ObjectMoves:
         expected = source.version.etag if source is not None else operation.etag
         if source is not None or target is not None:  # else the newest version may be lost: it comes back
             self._late.found(operation.source, source)
-        self._late.found(operation.target, target, copy_of=operation.source, etag=expected)
+        # A program may have changed or deleted the copy since a mount has served files.
+        copied_from = None if operation.served else operation.source
+        self._late.found(operation.target, target, copy_of=copied_from, etag=expected)
         if source is None:
             if target is not None and operation.etag in (None, target.version.etag):
                 self._record_done(operation, target)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ANY_END, ME, copy_live, harness
+from support.harness import ANY_END, ME, copy_live, harness, read
 from support.late_store import LATE, OPTIONS, LateStore, away, remove, repair, store_file
 from support.stored_objects import body, keys, refuse
 from swiftfs.errors import AccessDenied, SwiftfsError
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import CopyRequest
 
 pytestmark = LATE
 
@@ -112,6 +114,22 @@ def test_a_late_deletion_within_a_rename_that_the_next_mount_finishes(
         assert store.lost == 0
         repair(filesystem)
         assert body(store, "e/file") == data
+
+
+@pytest.mark.parametrize("rename", [rename_file, rename_folder])
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+def test_a_copy_over_what_was_deleted_before_is_no_late_request(
+    store: LateStore, tmp_path: Path, size: int, rename: Rename
+) -> None:
+    """The mount dies after the COPY; all that the next one knows of its target is that it was deleted."""
+    data = os.urandom(size)
+    died = killed_rename(store, before(store, tmp_path, data, rename), rename)
+    source = "d/other" if rename is rename_file else "d/file"
+    store.copy(CopyRequest(ObjectName("box", source), ObjectName("box", "e/file"), manifest_only=True))
+    with harness(store, died, OPTIONS) as filesystem:
+        repair(filesystem)
+        assert body(store, "e/file") == data
+        assert read(filesystem, "/e/file") == data
 
 
 @pytest.mark.parametrize("rename", [rename_file, rename_folder])
