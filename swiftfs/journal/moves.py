@@ -382,8 +382,9 @@ class MoveEvidence:
         effect = GONE
         if info is not None:
             source = copy_of if etag in (None, info.version.etag) else None
+            # What must be stored again is known. The copy that a late request has made is meant to be there.
             if source is None and self._ambiguous.is_late(info.version):
-                return  # what must be stored again is known
+                return
             headers = None if info.is_slo else Headers.of(info)  # they are fetched with the manifest
             effect = Effect("put", info.version.etag, headers, source=source)
         self._tell(name, effect)

@@ -27,10 +27,12 @@ from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys, refuse
 from swiftfs.errors import Unavailable
 from swiftfs.journal.late_requests import LOOKS
+from swiftfs.journal.moves import MoveEvidence
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store import ambiguous
+from swiftfs.store.ambiguous import AmbiguousRequests, Effect
 from swiftfs.store.protocol import CopyRequest, Headers
 
 pytestmark = LATE
@@ -370,3 +372,19 @@ def test_a_folder_whose_copies_were_being_deleted_is_not_touched_later(
     leave(tmp_path / "mount", move)
     with harness(store, tmp_path / "mount", OPTIONS, close_error="a mount has served files since"):
         assert keys(store) == ["d/f1", "e/f1"]
+
+
+@pytest.mark.parametrize("is_copy", [True, False])
+def test_the_copy_that_a_killed_process_has_sent_is_no_version_to_be_deleted(*, is_copy: bool) -> None:
+    """The process had found nothing there before it sent the copy, whose answer it did not live to see."""
+    source, target = ObjectName("box", "d/a"), ObjectName("box", "e/a")
+    store = MemoryStore("box")
+    foreign(store, "e/a", b"moved")
+    copied = store.head(target)
+    etag, requests = copied.version.etag, AmbiguousRequests()
+    evidence = MoveEvidence(requests)
+    requests.lost(target, Effect("put", etag, source=source))
+    evidence.found(target, None, copy_of=source, etag=etag)
+    assert evidence.is_late(copied)
+    evidence.found(target, copied, copy_of=source, etag=etag if is_copy else "another")
+    assert evidence.is_late(copied) is not is_copy
