@@ -1,6 +1,6 @@
 """Checks of local changes that a new listing contradicts: it is late, or another client changed the name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 
@@ -22,6 +22,10 @@ MAX_CHILDREN = 8
 """How many names are checked below a folder that this mount deleted or moved but a listing shows."""
 
 
+Entries = Mapping[str, Entry | None]
+"""What Swift has of names, None for nothing."""
+
+
 class ChangeChecker:
     """Sends a HEAD for each change that a listing contradicts. The lock of `shared` is the namespace's."""
 
@@ -35,14 +39,14 @@ class ChangeChecker:
 
     def check(
         self, folder: Folder, contradicted: Sequence[Contradiction]
-    ) -> list[tuple[Contradiction, Entry | None]]:
+    ) -> list[tuple[Contradiction, Entries]]:
         """Return the changes that do not count any more, with the entries that do."""
         asked = contradicted[:MAX_CHECKED]
         entries = self._head_fetcher.map(lambda found: self._current(folder, found), asked)
         return [
-            (found, entry)
-            for found, entry in zip(asked, entries, strict=True)
-            if entry is not found.change.entry
+            (found, current)
+            for found, current in zip(asked, entries, strict=True)
+            if len(current) > 1 or current[found.name] is not found.change.entry
         ]
 
     def without_others(self, folder: Folder, names: Sequence[str]) -> list[str]:
@@ -82,26 +86,77 @@ class ChangeChecker:
             return True
         return False
 
-    def _current(self, folder: Folder, found: Contradiction) -> Entry | None:
-        """Return which entry Swift has: that of the change, the listing's, or a third."""
-        changed, listed = found.change.entry, found.listed
-        seen = changed or listed
-        if seen is None or seen.object is None:
-            if changed is not None:
-                is_newest = listed is not None or self._is_there(folder, found.name)
-            else:
-                is_newest = listed is None or not self._holds_others(folder, found.name)
-            return changed if is_newest else listed
+    def _current(self, folder: Folder, found: Contradiction) -> Entries:
+        """Return what Swift has: the entry of the change, the listing's, or a third; maybe one beside it."""
+        changed = found.change.entry
+        if changed is None:
+            return {**self._without_ghost(found), found.name: self._undeleted(folder, found)}
+        if changed.object is None:
+            return self._as_folder(found, changed) if self._is_there(folder, found.name) else _listed(found)
         try:
-            info = self._store.head(seen.object)
+            info = self._store.head(changed.object)
         except NotFound:  # a folder without its marker may still hold files
-            if changed is not None and changed.is_directory and listed is None:
-                return self._as_implied(folder, found.name)
-            is_newest = changed is None and not (seen.is_directory and self._holds_others(folder, found.name))
-            return changed if is_newest else listed
-        if changed is not None and changed.etag in ("", info.version.etag):
+            if changed.is_directory and found.listed is None:
+                return {found.name: self._as_implied(folder, found.name)}
+            return _listed(found)
+        if not _is_file(info) and changed.is_directory:
+            return self._as_folder(found, changed)
+        return self._placed(folder, found, self._version(folder, found, changed, info))
+
+    def _version(
+        self, folder: Folder, found: Contradiction, changed: Entry, info: ObjectInfo
+    ) -> Entry | None:
+        """Return the entry of the object that a HEAD has shown: the change, if it is that version."""
+        is_of_kind = _is_file(info) and not changed.is_directory
+        if is_of_kind and changed.etag in ("", info.version.etag):
             return self._as_described(folder, found, changed, info)
+        return found.listed if _shows(found.listed, info) else self._entry_of(folder, found, info)
+
+    def _undeleted(self, folder: Folder, found: Contradiction) -> Entry | None:
+        """Return what Swift has of a name that this mount has deleted but a listing shows."""
+        listed = found.listed
+        assert listed is not None
+        if listed.object is None:
+            return listed if self._holds_others(folder, found.name) else None
+        try:
+            info = self._store.head(listed.object)
+        except NotFound:
+            return listed if listed.is_directory and self._holds_others(folder, found.name) else None
         return listed if _shows(listed, info) else self._entry_of(folder, found, info)
+
+    def _without_ghost(self, found: Contradiction) -> dict[str, Entry | None]:
+        """Return that there is no file beside a folder, if the listing shows one that is gone."""
+        beside = found.beside
+        if beside is None or beside.object is None or self._exists(beside.object):
+            return {}
+        return {beside.name: None}
+
+    def _as_folder(self, found: Contradiction, changed: Entry) -> Entries:
+        """Return a changed folder, and the file that the listing has in its place."""
+        listed = found.listed
+        if listed is None or listed.is_directory or listed.object == changed.object:
+            return {found.name: changed}
+        return {found.name: changed, **_beside(listed)}
+
+    def _placed(self, folder: Folder, found: Contradiction, file: Entry | None) -> Entries:
+        """Return where a file is shown: beside a folder of its name, if the listing has one that exists."""
+        name, listed, beside = found.name, found.listed, found.beside
+        if unescape(name)[1]:
+            if file is None or beside is None:
+                return {name: file}
+            # The listing lacks the folder.
+            return {name: None, beside.name: replace(file, name=beside.name)}
+        if file is None or file.is_directory or listed is None or not listed.is_directory:
+            return {name: file}
+        if self._is_there(folder, name):
+            return {name: self._unmarked(folder, name, listed), **_beside(file)}
+        return {name: file, beside.name: None} if beside is not None else {name: file}
+
+    def _unmarked(self, folder: Folder, name: str, listed: Entry) -> Entry:
+        """Return the listing's folder, whose marker `d` is a file by now."""
+        if listed.object is None or listed.object.key.endswith("/"):
+            return listed
+        return implied_entry(name, folder.subfolder(unescape(name)[0]), self._defaults)
 
     def _as_implied(self, folder: Folder, name: str) -> Entry | None:
         """Return the entry of a folder that has lost its marker, None if nothing is in it."""
@@ -154,12 +209,27 @@ class ChangeChecker:
         return change is not None and change.entry is None and change.at == PENDING
 
 
+def _listed(found: Contradiction) -> Entries:
+    return {found.name: found.listed}
+
+
+def _beside(file: Entry) -> Entries:
+    """Return a file under its name beside a folder."""
+    name = escape(unescape(file.name)[0], shadowed=True)
+    return {name: replace(file, name=name)}
+
+
+def _is_file(info: ObjectInfo) -> bool:
+    """Return whether an object is a file in the folder above its name, and no folder's marker."""
+    return not is_marker(info) and not info.version.name.key.endswith("/")
+
+
 def _shows(listed: Entry | None, info: ObjectInfo) -> bool:
     """Return whether a listing's entry is of the version that a HEAD has shown.
 
     Of another client's SLO a listing shows no ETag, but the size.
     """
-    if listed is None or listed.object != info.version.name:
+    if listed is None or listed.object != info.version.name or listed.is_directory == _is_file(info):
         return False
     if listed.etag or not info.is_slo:
         return listed.version.etag == info.version.etag

@@ -297,9 +297,9 @@ class FolderLister:
         with self._lock:
             for name in gone:
                 listing.update(name, None)
-            for found, entry in checked:
-                self._overlay.correct(listing.folder, found, entry)
-                listing.update(found.name, entry)
+            for found, entries in checked:
+                for name, entry in self._overlay.correct(listing.folder, found, entries).items():
+                    listing.update(name, entry)
             self._overlay.apply_again(listing)
             for component in implied:
                 self.show_implied(listing, component)

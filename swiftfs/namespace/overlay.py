@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from swiftfs.concurrency import monotonic
 from swiftfs.namespace.entry import Entry, Shown, folder_inode, is_implied, moved_entry, packed, unpacked
 from swiftfs.namespace.listing import Listing, Unlisted
-from swiftfs.paths import Folder, escape
+from swiftfs.paths import Folder, escape, unescape
 
 LISTING_LAG = 300.0
 """Seconds for which a listing may miss a change: Swift's container updater runs every 5 minutes."""
@@ -49,11 +49,16 @@ class LocalChange(Struct, eq=False):
 
 
 class Contradiction(Struct, frozen=True):
-    """A change of `name` that a newer listing does not show, which has `listed` for it."""
+    """A change of `name` that a newer listing does not show, which has `listed` for it.
+
+    `beside` is the file that the listing shows under the second name of its object: `a%file` of `a`, or the
+    reverse.
+    """
 
     name: str
     change: LocalChange
     listed: Entry | None
+    beside: Entry | None = None
 
 
 class RecentChange(NamedTuple):
@@ -187,17 +192,21 @@ class Overlay:
             self._changes(folder)[name] = counts
         return counts
 
-    def correct(self, folder: Folder, found: Contradiction, entry: Entry | None) -> None:
-        """Record that Swift has `entry`, instead of the change that a listing contradicts.
+    def correct(
+        self, folder: Folder, found: Contradiction, entries: Mapping[str, Entry | None]
+    ) -> Mapping[str, Entry | None]:
+        """Record what Swift has, instead of the change that a listing contradicts; return what counts of it.
 
         If that listing does not show it either, it lags behind, as the next one may.
         """
         if self.newest(folder, found.name) is not found.change:
-            return  # a newer change counts
-        if entry is found.listed:
-            self.discard(folder, found.name)
-        else:
-            self.record(folder, found.name, entry)
+            return {}  # a newer change counts
+        for name, entry in entries.items():
+            if name == found.name and entry is found.listed:
+                self.discard(folder, name)
+            elif name != found.name or entry is not found.change.entry:
+                self.record(folder, name, entry)
+        return entries
 
     def discard(self, folder: Folder, name: str) -> None:
         """Drop the change of `name`, so that the listing counts again."""
@@ -259,23 +268,49 @@ class Overlay:
             # A change after the listing was begun, or one that is not in Swift yet, cannot be in it: it
             # always counts.
             if change.at <= begun:
-                try:
-                    listed = listing.get(name)
-                except Unlisted:
-                    agrees, includes = False, False
-                else:
-                    agrees, includes = _agrees(listed, change), True
+                found = self._compare(listing, name, change)
                 is_old = begun - change.at > LISTING_LAG
                 # A deletion stays: a listing without the name may lack its PUT, which the next one shows. So
                 # does what was moved: it may have been here before, and be away in the next listing.
-                if is_old or (agrees and change.shown is not None and not change.moved):
+                if is_old or (found is True and change.shown is not None and not change.moved):
                     self.discard(listing.folder, name)
-                if is_old or agrees:
+                if is_old or found is True:
                     continue
-                if includes:
-                    contradicted.append(Contradiction(name, change, listed))
+                if isinstance(found, Contradiction):
+                    contradicted.append(found)
+            elif change.shown is not None and not change.shown.is_directory:
+                _hide_beside(listing, name)
             listing.update(name, change.shown)
         return contradicted
+
+    def _compare(self, listing: Listing, name: str, change: LocalChange) -> "Contradiction | bool":
+        """Return True if the listing shows the change, False if it does not include the name.
+
+        A file that the listing shows beside a folder of its name, or no more beside one, is shown, too.
+        """
+        try:
+            listed = listing.get(name)
+        except Unlisted:
+            return False
+        if _agrees(listed, change):
+            return True
+        beside = _file_beside(listing, name)
+        if beside is None or change.shown is None or change.shown.is_directory:
+            return Contradiction(name, change, listed, beside)
+        component, shadowed = unescape(name)
+        if shadowed:
+            # This mount may have made a folder that the listing does not show yet.
+            own = self.newest(listing.folder, escape(component))
+            is_placed = own is None or own.shown is None
+        else:
+            # A listing may still show what this mount has deleted in the folder.
+            is_placed = not self.deletions_below(listing.folder.subfolder(component))
+        if not is_placed or not _agrees(beside, change):
+            return Contradiction(name, change, listed, beside)
+        self.discard(listing.folder, name)
+        if change.moved:
+            self._changes(listing.folder)[beside.name] = LocalChange(beside, change.at, moved=True)
+        return True
 
     def apply_again(self, listing: Listing) -> None:
         """Apply the changes to a listing that `apply` has compared with them."""
@@ -418,6 +453,23 @@ def _entry_in(folder: Folder, entry: Entry) -> Entry:
     attributes = replace(entry.attributes, inode=inode)
     # Without a time a marker `d/` would count as a folder that only its children imply.
     return replace(moved, attributes=attributes, last_modified=entry.last_modified)
+
+
+def _file_beside(listing: Listing, name: str) -> Entry | None:
+    """Return the file that a listing shows under the second name of an object, None if there is none."""
+    component, shadowed = unescape(name)
+    plain = escape(component)
+    if shadowed == listing.lacks_folder(plain):
+        beside = listing.known(plain if shadowed else escape(component, shadowed=True))
+        return beside if beside is not None and not beside.is_directory else None
+    return None
+
+
+def _hide_beside(listing: Listing, name: str) -> None:
+    """Do not show an older version of the file `name` beside the folder whose place the file takes."""
+    # In a huge folder looking at each name costs too much.
+    if not listing.is_huge and (beside := _file_beside(listing, name)) is not None:
+        listing.update(beside.name, None)
 
 
 def _agrees(listed: Entry | None, change: LocalChange) -> bool:
