@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.objects import ObjectName
+from swiftfs.objects import Manifest, ObjectName
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,9 @@ class ChecksumRange(Struct, eq=False):
 class ChecksumRanges:
     """The checks of one version's bytes, guarded by the file's lock. `done` means that all bytes are right.
 
-    `running` counts the checks and the request for the manifest that are under way. `asked` means that the
-    manifest was requested, which happens only once.
+    `running` counts the checks and the request for the segments that are under way. `asked` means that these
+    were requested, which happens only once. `dlo` are a DLO's, if a listing has proved that they are the
+    version's; not all of its bytes can be checked if it is `_partial`.
     """
 
     def __init__(self, *, done: bool) -> None:
@@ -73,6 +74,8 @@ class ChecksumRanges:
         """Forget everything, because the bytes are those of another version or our own."""
         self.done = done
         self.asked = False
+        self.dlo: Manifest | None = None
+        self._partial = False
         self._ranges: list[ChecksumRange] = []
 
     def due(self, base: BaseVersion, present: Blocks, first: int, last: int) -> Iterator[ChecksumRange]:
@@ -80,11 +83,17 @@ class ChecksumRanges:
         if self.done:
             return
         if not self._ranges:
-            self._ranges = list(_ranges_of(base))
+            self._ranges = list(_ranges_of(base, base.manifest or self.dlo))
         for part in self._touching(first, last):
             if part.is_due and present.covers(*part.blocks):
                 part.running = True
                 yield part
+
+    def leave_out(self, part: ChecksumRange) -> None:
+        """Do not check a range any more: its ETag is no MD5."""
+        self._partial = True
+        if part in self._ranges:
+            self._ranges.remove(part)
 
     def forget(self, first: int, last: int) -> None:
         """Record that blocks are not present any more."""
@@ -115,7 +124,7 @@ class ChecksumRanges:
             return False
         if digest == part.etag:
             part.right = True
-            self.done = all(one.right for one in self._ranges)
+            self.done = not self._partial and all(one.right for one in self._ranges)
             return False
         message = f"{part.name}: the downloaded bytes have the MD5 {digest} instead of {part.etag}"
         part.mismatches += 1
@@ -132,13 +141,13 @@ class ChecksumRanges:
         return takewhile(lambda part: part.start < last * BLOCK, islice(self._ranges, index, None))
 
 
-def _ranges_of(base: BaseVersion) -> Iterator[ChecksumRange]:
-    if base.manifest is None:
+def _ranges_of(base: BaseVersion, manifest: Manifest | None) -> Iterator[ChecksumRange]:
+    if manifest is None:
         if _MD5.fullmatch(base.etag):
             yield ChecksumRange(base.name, base.etag, 0, base.size)
         return
     start = 0
-    for segment in base.manifest.segments:
+    for segment in manifest.segments:
         if segment.length is None and not segment.nested and _MD5.fullmatch(segment.etag):
             yield ChecksumRange(segment.name, segment.etag, start, start + segment.size)
         start += segment.span

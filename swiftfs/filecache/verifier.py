@@ -12,12 +12,13 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.checksum_ranges import ChecksumRange, is_md5
 from swiftfs.filecache.file_state import Activity, FileSource, FileState
 from swiftfs.filecache.sparse_file import md5_of
-from swiftfs.objects import ObjectInfo
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 
 log = logging.getLogger(__name__)
 
 MUCH = 4 * 1024 * 1024
-"""Bytes of an SLO that are read before its manifest is requested: a program that reads so much reads on."""
+"""Bytes of a large object that are read before its segments are asked for: a program that reads so much reads
+on."""
 
 
 class Verifier:
@@ -35,25 +36,24 @@ class Verifier:
 
     def arrived(self, info: ObjectInfo, first: int, last: int, *, whole: bool) -> None:
         """Check what a download of some blocks, or of the `whole` object, has completed. Lock held."""
-        if info.is_slo:
-            self._learn_segments()
+        if _is_large(info):
+            self._learn_segments(info.dlo_prefix)
         elif whole:
             self._state.checks.done = True
-            if info.dlo_prefix is None and is_md5(info.version.etag):
+            if is_md5(info.version.etag):
                 self._state.blocks.verified.add(first, last)
-        if info.dlo_prefix is None:
-            self._begin_checks(first, last)
+        self._begin_checks(first, last)
 
-    def _learn_segments(self) -> None:
-        """Ask for an SLO's manifest when so much was read that whole segments may be present."""
+    def _learn_segments(self, dlo_prefix: ObjectName | None) -> None:
+        """Ask for a large object's segments when so much was read that whole ones may be present."""
         blocks, checks = self._state.blocks, self._state.checks
         base = blocks.base
-        # A manifest costs a request, which a program that only reads the beginning of a file must not cause.
+        # They cost a request, which a program that only reads the beginning of a file must not cause.
         much = len(blocks.present) * BLOCK >= MUCH or blocks.is_present(0, blocks.size)
         if base is None or base.manifest or checks.asked or checks.done or not much or self._state.closed:
             return
         checks.asked = True
-        self._submit(self._ask_segments, base)
+        self._submit(self._ask_segments, base, dlo_prefix)
 
     def _submit(self, step: Callable[..., None], *arguments: object) -> bool:
         """Run a step of the check in a thread; return False if the pool has been shut down."""
@@ -66,19 +66,44 @@ class Verifier:
             return False
         return True
 
-    def _ask_segments(self, base: BaseVersion) -> None:
+    def _ask_segments(self, base: BaseVersion, dlo_prefix: ObjectName | None) -> None:
         state, manifest = self._state, None
         try:
-            manifest = self._store.manifest(base.name)
+            if dlo_prefix is None:
+                manifest = self._store.manifest(base.name)
+            else:
+                manifest = self._listed(base, dlo_prefix)
         except SwiftfsError as error:
             log.info("%s: the segments cannot be checked: %s", base.name, error)
         finally:
             with state.changed:
                 state.checks.running -= 1
-                if manifest is not None and self._resolver.learn_manifest(base, manifest):
+                if manifest is not None and self._learn(base, manifest, is_dlo=dlo_prefix is not None):
                     self._begin_checks(*block_range(0, state.blocks.size))
                 state.changed.notify_all()
             self._activity.ended()
+
+    def _listed(self, base: BaseVersion, dlo_prefix: ObjectName) -> Manifest | None:
+        """Return a DLO's segments; None if a listing does not prove that they are the version's.
+
+        Swift makes its ETag of theirs, unless they fill more than a page.
+        """
+        page = self._store.list_page(dlo_prefix.container, prefix=dlo_prefix.key)
+        manifest = Manifest(
+            tuple(Segment(ObjectName(dlo_prefix.container, row.key), row.hash, row.size) for row in page.rows)
+        )
+        is_proved = page.last and (manifest.etag, manifest.size) == (base.etag, base.object_size)
+        return manifest if is_proved else None
+
+    def _learn(self, base: BaseVersion, manifest: Manifest, *, is_dlo: bool) -> bool:
+        """Record the segments of `base`; return False if another version is the base by now. Lock held."""
+        if not is_dlo:
+            return self._resolver.learn_manifest(base, manifest)
+        if not self._state.blocks.is_from(base):
+            return False
+        # Not in the base: no manifest of ours may name them, as they are another client's.
+        self._state.checks.dlo = manifest
+        return True
 
     def _begin_checks(self, first: int, last: int) -> None:
         """Compare the MD5 of the parts of the object that these blocks have completed."""
@@ -87,17 +112,20 @@ class Verifier:
         if base is None or state.closed or not state.blocks.is_clean():
             return
         # Its ETag is the MD5 of the segments' ETags.
-        if info is not None and info.is_slo and base.manifest is None:
+        if info is not None and _is_large(info) and base.manifest is None and state.checks.dlo is None:
             return
         for part in state.checks.due(base, state.blocks.present, first, last):
             part.running = self._submit(self._run_check, part, part.changes)
 
     def _run_check(self, part: ChecksumRange, changes: int) -> None:
-        state, digest, is_wrong = self._state, "", False
+        state, digest, is_wrong, is_checkable = self._state, "", False, True
         try:
             digest = md5_of(state.descriptor, part.start, part.end, lambda: state.closed)
+            is_checkable = digest == part.etag or state.checks.dlo is None or self._is_plain(part)
         finally:
             with state.changed:
+                if not is_checkable:
+                    state.checks.leave_out(part)
                 if is_wrong := state.checks.learn(part, changes, digest) and not state.closed:
                     # The next read downloads them again. A reader may have had them: see docs/durability.md.
                     state.blocks.drop(*part.blocks)
@@ -109,3 +137,16 @@ class Verifier:
             if is_wrong:
                 state.found_wrong_bytes()
             self._activity.ended()
+
+    def _is_plain(self, part: ChecksumRange) -> bool:
+        """Return whether the ETag of a DLO's segment is the MD5 of its bytes: it is not of an SLO."""
+        try:
+            info = self._store.head(part.name)
+        except SwiftfsError as error:
+            log.info("%s cannot be checked: %s", part.name, error)
+            return False
+        return not _is_large(info) and info.version.etag == part.etag
+
+
+def _is_large(info: ObjectInfo) -> bool:
+    return info.is_slo or info.dlo_prefix is not None

@@ -93,7 +93,7 @@ class ObjectMoves:
         keeper.prepare_copy(operation.source, operation.target, operation.etag or "")
         # Before the COPY, which replaces the manifest that names them.
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
-        item = MoveItem(operation.source, operation.target, "", is_slo=operation.is_slo)
+        item = MoveItem(operation.source, operation.target, operation.etag or "", is_slo=operation.is_slo)
         try:
             item.copied = self._late.copy(self._store, operation.source, operation.target)
         except StoreError:

@@ -191,8 +191,10 @@ class SharedCopies:
         """
         try:
             info = self._store.head(item.target)
-            if not info.is_slo or info.version.etag != item.copied:
+            # The COPY may have been answered with a wrong ETag.
+            if not info.is_slo or info.version.etag not in (item.copied, item.etag):
                 return  # it shares nothing, or another client has replaced it
+            item.copied = info.version.etag
             self._copier.separate(info)
         except (NotFound, SegmentChanged):
             self._delete(item.target, item.copied or "")

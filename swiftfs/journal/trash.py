@@ -197,7 +197,7 @@ class Trash:
         # Before the copy: from now on whatever would delete these segments reads its manifest first.
         owners.record_copy(name, entry, manifest.etag)
         self._removal.share(name, entry)
-        etag = self._store.copy(CopyRequest(name, entry, manifest_only=True)).etag
+        etag = self._store.copy(CopyRequest(name, entry, manifest_only=True, likely=manifest.etag)).etag
         return Kept(name, entry, large=True, owned=etag if is_own and etag == manifest.etag else "")
 
     def _hand_over(self, kept: Kept) -> None:

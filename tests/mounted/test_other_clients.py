@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.mounts import Mount, run, swift_cli
 from support.noise import noise
+from swiftfs.demo.server import Fault
 
 MIB = 1024**2
 CLOSE = 1_000
@@ -147,6 +149,23 @@ def test_a_large_file_that_the_swift_command_uploads_in_segments(
     mounted.remount(empty_cache=True)
     assert {path.name: path.stat().st_size for path in mounted.path.iterdir()} == {"large": 3 * MIB + 5}
     assert_same(local / "large", mounted.path / "large")
+
+
+def test_a_wrong_byte_of_a_dlo_is_found(mounted: Mount, connection: Connection, container: str) -> None:
+    data, segments = noise(3 * MIB), f"{container}_segments"
+    connection.put_container(segments)
+    for number in range(3):
+        connection.put_object(segments, f"upload/{number}", data[number * MIB : (number + 1) * MIB])
+    connection.put_object(container, "dlo", b"", headers={"X-Object-Manifest": f"{segments}/upload/"})
+    path = mounted.path / "dlo"
+    path.stat()
+    mounted.swift.inject(Fault("GET", f"{container}/dlo", flip_byte=True, times=1))
+    path.read_bytes()  # the reader may have had it
+    wait_until(lambda: path.read_bytes() == data)
+    mounted.remount(empty_cache=False)
+    mounted.swift.reset_requests()
+    assert path.read_bytes() == data
+    assert not [one for one in mounted.swift.requests() if one.bytes_out > MIB]
 
 
 def test_a_dlo_has_the_size_of_its_segments(mounted: Mount, connection: Connection, container: str) -> None:

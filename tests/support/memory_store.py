@@ -326,7 +326,7 @@ class MemoryStore:
         if found.manifest is not None:
             return b"".join(self._segment_bytes(segment) for segment in found.manifest.segments)
         if found.dlo_prefix is not None:
-            return b"".join(part.body for part in self._dlo_parts(found.dlo_prefix))
+            return b"".join(self._content(part) for part in self._dlo_parts(found.dlo_prefix))
         return found.body
 
     def _range(self, found: StoredObject, first: int, end: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -13,7 +14,8 @@ from support.stored_objects import refuse
 from swiftfs.errors import Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectName, Page, Segment
+from swiftfs.store.protocol import Headers
 
 SIZE = MIB - 777
 """Bytes of a segment; its end is within a block."""
@@ -121,6 +123,100 @@ def test_a_segment_that_is_an_slo_itself_is_not_verified(
     content = rig.open(base)
     assert read_slowly(content) == BODY
     assert caplog.records == []
+
+
+def put_dlo(store: MemoryStore) -> BaseVersion:
+    """Store the segments of `BODY` as another client's DLO; return its version."""
+    put_segments(store, ObjectName("box", "large"), BODY)
+    name = ObjectName("box", "dlo")
+    store.put(name, b"", Headers("text/plain", {}, {"X-Object-Manifest": "box_segments/large/"}))
+    return BaseVersion(name, store.head(name).version.etag, len(BODY), len(BODY))
+
+
+def test_only_a_wrong_segment_of_a_dlo_is_downloaded_again(
+    rig: CacheRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    base = put_dlo(rig.store)
+    content = rig.open(base)
+    read(content, 0, 4 * BLOCK)
+    rig.store.wrong = 1
+    read(content, SIZE + BLOCK, 4 * BLOCK)
+    rig.store.requests.clear()
+    assert read_slowly(content) != BODY
+    assert [method for method, _ in rig.store.requests if method != "get"] == ["list_page", "head"]
+    assert f"box_segments/large/{SIZE:012d}: the downloaded bytes have the MD5" in caplog.text
+    rig.gets()
+    assert read_slowly(content) == BODY
+    assert 0 < rig.gets() <= -(-SIZE // (4 * BLOCK)) + 1
+    rig.keep(content)
+    rig.restart()
+    again = rig.open(base)
+    assert read_slowly(again) == BODY
+    assert rig.gets() == 0
+
+
+def test_a_dlo_that_is_read_whole_is_checked(rig: CacheRig) -> None:
+    content = rig.open(put_dlo(rig.store))
+    rig.store.wrong = 1
+    content.ensure_all()
+    settle(content)
+    read_slowly(content)  # a segment that shares a block with a wrong one is checked when that is here again
+    assert read_slowly(content) == BODY
+
+
+@pytest.mark.parametrize("why", ["other segments", "another size", "more pages", "no listing"])
+def test_a_dlo_whose_listing_does_not_prove_it_is_not_checked(
+    rig: CacheRig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    base = put_dlo(rig.store)
+    content = rig.open(base)
+    list_page = rig.store.list_page
+
+    def listed(*where: Any, **how: Any) -> Page:
+        page = list_page(*where, **how)
+        if why == "no listing":
+            raise Unavailable("no")
+        if why == "more pages":
+            return replace(page, last=False)
+        rows = (replace(page.rows[0], size=1), *page.rows[1:])
+        return replace(page, rows=page.rows[1:] if why == "other segments" else rows)
+
+    monkeypatch.setattr(rig.store, "list_page", listed)
+    rig.store.wrong_at = SIZE + 5000
+    assert read_slowly(content) == read_slowly(content) != BODY
+    assert caplog.records == []
+
+
+def test_a_segment_of_a_dlo_that_is_large_itself_is_not_checked(
+    rig: CacheRig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not Swift itself, but a server that serves its bytes lists its ETag as that of any other object."""
+    base = put_dlo(rig.store)
+    first = ObjectName("box_segments", "large/")
+    inner = rig.store.put_manifest(
+        first, Manifest((rig.store.manifest(ObjectName("box", "large")).segments[0],)), PLAIN
+    )
+    base = replace(base, etag=rig.store.head(base.name).version.etag, size=len(BODY) + SIZE)
+    base = replace(base, object_size=base.size)
+    list_page = rig.store.list_page
+
+    def listed(*where: Any, **how: Any) -> Page:
+        page = list_page(*where, **how)
+        return replace(page, rows=(replace(page.rows[0], hash=inner.version.etag, size=SIZE), *page.rows[1:]))
+
+    monkeypatch.setattr(rig.store, "list_page", listed)
+    body = BODY[:SIZE] + BODY
+    content = rig.open(base)
+    read(content, 0, 4 * BLOCK)
+    rig.store.wrong = 1
+    read(content, 2 * SIZE + BLOCK, 4 * BLOCK)
+    assert read_slowly(content) != body
+    assert read_slowly(content) == body
+    assert [record.levelname for record in caplog.records if record.levelno > logging.INFO] == []
+    rig.gets()
+    assert read_slowly(content) == body
+    assert rig.gets() == 0
 
 
 def test_written_blocks_are_not_verified(rig: CacheRig, large: BaseVersion) -> None:

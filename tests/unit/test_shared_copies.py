@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from msgspec.structs import replace as replaced
 
 from support.harness import harness, put, read, write
 from support.jobs import wait_until
@@ -22,7 +23,7 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.moves import CopyKeeper
 from swiftfs.journal.operations import Move
 from swiftfs.journal.shared_copies import CopyLost
-from swiftfs.objects import ObjectName
+from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import CopyRequest
 
@@ -148,9 +149,18 @@ def test_a_file_that_another_mount_changed_stays_when_its_folder_moves(
     assert {key: data for key, data in found.items() if data} == ({"d/old": left} if left else {})
 
 
+@pytest.mark.parametrize("etag", ["right", "wrong"])
 def test_segments_that_go_only_after_the_move_are_copied_before(
-    pair: Pair, caplog: pytest.LogCaptureFixture
+    pair: Pair, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, etag: str
 ) -> None:
+    copy = pair.store.copy
+
+    def answered_wrong(request: CopyRequest) -> ObjectVersion:
+        copied = copy(request)
+        return replaced(copied, etag="0" * 32) if request.source.key == "old" else copied
+
+    if etag == "wrong":
+        monkeypatch.setattr(pair.store, "copy", answered_wrong)
     stored(pair, "/old")
     segments = keys(pair.store, "box_segments")
     pair.at("head", "box/old", lambda: foreign(pair.store, "old", b"theirs"))
