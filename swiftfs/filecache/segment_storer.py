@@ -82,10 +82,16 @@ class SegmentPut(Struct):
             raise ChangedDuringUpload(f"{segment.name}: its bytes changed while they were uploaded")
         return segment
 
-    def correct(self, etag: str) -> None:
-        """Give the stored segment another ETag: that in the server's answer was wrong."""
+    def correct(self, etag: str) -> bool:
+        """Give a segment that only the server has another ETag: that in an answer was wrong.
+
+        Return False if it is another one, or of no use.
+        """
+        if not (self.by_server and self.is_good(self.end)):
+            return False
         segment, self.stored = self.stored.result(), new_future()
         self.stored.set_result(replace(segment, etag=etag))
+        return True
 
     def become(self, moment: Moment) -> None:
         """Change the moment; raise `RuntimeError` if that cannot follow."""

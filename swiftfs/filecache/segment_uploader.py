@@ -25,8 +25,7 @@ from swiftfs.filecache.upload_record import SharedUploads, UnreferencedPrefix, U
 from swiftfs.objects import Manifest, ObjectName, Row, Segment
 
 RECORDS_KEPT = 3
-"""The number of stored states of a file for which the segments that its records named are kept: more states
-than the journal can still have records of."""
+"""The stored states of a file whose records' segments are kept: more than the journal has records of."""
 
 REFUSED_SECONDS = 30.0
 """How long no segment of a file is uploaded for its disk space after Swift has refused one."""
@@ -355,11 +354,7 @@ class SegmentUploader:
     def correct(self, start: int, etag: str) -> bool:
         """Give the segment at `start`, which only Swift has, another ETag; return False if there is none."""
         with self._lock:
-            upload = self._uploads.get(start)
-            if upload is None or not (upload.by_server and upload.is_good(upload.end)):
-                return False
-            upload.correct(etag)
-            return True
+            return (upload := self._uploads.get(start)) is not None and upload.correct(etag)
 
     def _is_usable_copy(self, upload: SegmentPut) -> bool:
         # An upload of the file that began meanwhile has made the moment another one; when it ends, it deletes
