@@ -20,6 +20,7 @@ from swiftfs.journal.background_moves import BackgroundMoves, Outcome
 from swiftfs.journal.conflicts import Conflicts, was_sent
 from swiftfs.journal.expiry import SegmentExpiry, with_rule, without_past
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
+from swiftfs.journal.marker_checks import is_file, made_files
 from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, Overwritten, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
@@ -296,7 +297,16 @@ class Executor:
         return found
 
     def _describe(self, operation: SetAttributes | ReplaceHeaders) -> None:
-        """Store attributes. What a late request has deleted comes back with them."""
+        """Store attributes. What a late request has deleted comes back with them.
+
+        Raise `NotFound` for a folder whose marker another client has made a file: it keeps its headers.
+        """
+        if isinstance(operation, ReplaceHeaders) and not ObjectMeta.of(operation.headers).is_dlo:
+            answer = is_file(self._store, operation.name)
+            if isinstance(answer, StoreError):
+                raise answer
+            if answer:
+                raise NotFound(f"{operation.name}: another client has made a file of the folder")
         try:
             if isinstance(operation, SetAttributes):
                 self._set_attributes(operation)
@@ -392,7 +402,8 @@ class Executor:
         """Delete objects, then the segments of the SLOs that are gone; return the failures."""
         failures: dict[ObjectName, StoreError] = {}
         found: dict[ObjectName, set[ObjectName]] = {}
-        operations = self._with_known_kinds(self._without_changed(operations, failures))
+        operations = self._without_files(self._without_changed(operations, failures), failures)
+        operations = self._with_known_kinds(operations)
         operations, kept = self.trash.keep_deleted(operations, failures, self._pool)
         for operation, segments in zip(
             operations, self._pool.map(self._find_segments, operations), strict=True
@@ -431,6 +442,19 @@ class Executor:
             except StoreError as error:
                 failures[operation.name] = error
         return wanted
+
+    def _without_files(
+        self, operations: Sequence[Delete], failures: dict[ObjectName, StoreError]
+    ) -> list[Delete]:
+        """Return the deletions to execute, without those of markers that another client has made files."""
+        markers = [operation.name for operation in operations if operation.is_marker]
+        found = made_files(self._store, self._pool, markers) if markers else {}
+        for name, answer in found.items():
+            if isinstance(answer, StoreError):
+                failures[name] = answer
+            elif answer:
+                log.warning("%s is kept: another client has made a file of the folder", name)
+        return [operation for operation in operations if not found.get(operation.name)]
 
     def _find_segments(self, operation: Delete) -> set[ObjectName] | StoreError:
         """Return the segments that go with an object."""

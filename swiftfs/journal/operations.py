@@ -151,7 +151,8 @@ class Delete(Record, frozen=True, tag_field="kind", tag="Delete", rename={"is_sl
     segments, which the copy needs. One that has `waited` for the last close of its file, maybe for hours, is
     deleted only if it is still that version, too, and was not stored anew since `modified`, the time in its
     row of a listing, empty if unknown. `sent` and `superseded_segments` are those of the `PutFile` that the
-    deletion replaced. An object that is to be kept is first copied to the key `trash`.
+    deletion replaced. An object that is to be kept is first copied to the key `trash`. The marker of a folder
+    (`is_marker`) is not deleted if it is a file by now.
     """
 
     name: ObjectName
@@ -163,6 +164,7 @@ class Delete(Record, frozen=True, tag_field="kind", tag="Delete", rename={"is_sl
     sent: tuple[str, ...] = ()
     trash: str = ""
     superseded_segments: tuple[ObjectName, ...] = ()
+    is_marker: bool = False
 
     @property
     def is_conditional(self) -> bool:

@@ -182,7 +182,7 @@ class DirectoryOps:
             markers.add(slash_marker(folder))
         self._namespace.record(path, None)
         for marker in markers:
-            self._pending.submit(path, Delete(marker, is_slo=False), None, since=since)
+            self._pending.submit(path, Delete(marker, is_slo=False, is_marker=True), None, since=since)
 
     def _marked(self, path: str, folder: Folder, attributes: Attributes) -> tuple[Entry, PutMarker]:
         """Return the entry of a folder that gets a marker, and the operation that creates it."""

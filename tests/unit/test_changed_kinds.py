@@ -1,15 +1,17 @@
 """Another client makes a file of a folder that this mount has just made, or the reverse."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from support.harness import ME, harness, listed, read, write
+from support.harness import ME, harness, listed, read, sync_all, write
 from support.memory_store import MemoryStore
-from support.stored_objects import foreign
+from support.stored_objects import contents, foreign
 from swiftfs.errors import NotFound
+from swiftfs.journal.marker_checks import FEWEST
 from swiftfs.objects import ObjectName
 from swiftfs.paths import join
 from swiftfs.posix.filesystem import FileSystem
@@ -176,3 +178,46 @@ def test_what_another_client_makes_of_a_name_is_shown(
         filesystem.refresh()
         with harness(store, tmp_path / "newer", options) as new:
             assert tree(filesystem) == tree(new)
+
+
+@pytest.mark.parametrize("options", ["sync", "settle=1000"])
+@pytest.mark.parametrize("folders", [1, FEWEST])
+def test_a_file_that_no_listing_has_shown_yet_stays_when_its_folder_is_removed(
+    store: MemoryStore, cache: Path, folders: int, options: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with harness(store, cache, options) as filesystem:
+        for number in range(folders):
+            folder(filesystem, f"/d{number}")
+        sync_all(filesystem)
+        foreign(store, "d0", b"of another client")
+        for number in range(folders):
+            filesystem.rmdir(f"/d{number}")
+        sync_all(filesystem)
+        assert contents(store) == {"d0": b"of another client"}
+        assert "d0 is kept" in caplog.text
+        filesystem.refresh()
+        assert tree(filesystem) == {"/d0": b"of another client"}
+
+
+def test_a_listing_shows_which_markers_may_be_deleted(store: MemoryStore, cache: Path) -> None:
+    with harness(store, cache, "settle=1000") as filesystem:
+        for number in range(100):
+            folder(filesystem, f"/d{number}")
+        sync_all(filesystem)
+        store.requests.clear()
+        for number in range(100):
+            filesystem.rmdir(f"/d{number}")
+        sync_all(filesystem)
+        assert Counter(method for method, _ in store.requests) == {"list_page": 1, "delete_many": 1}
+
+
+def test_a_file_keeps_its_type_when_the_folder_that_it_was_gets_another_mode(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    folder(filesystem, "/n")
+    foreign(store, "n", b"of another client")
+    with pytest.raises(NotFound):
+        filesystem.chmod("/n", 0o700)
+    assert store.head(ObjectName("box", "n")).content_type == "text/plain"
+    filesystem.refresh()
+    assert tree(filesystem) == {"/n": b"of another client"}
