@@ -27,7 +27,7 @@ from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
-from swiftfs.namespace.overlay import Overlay, RecentStore
+from swiftfs.namespace.overlay import Overlay, RecentStore, hide_beside
 from swiftfs.namespace.pending_change import PendingChange, SharedState
 from swiftfs.objects import ObjectInfo, ObjectName, Page, Usage
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
@@ -358,6 +358,8 @@ class Namespace:
         was = None
         if (listing := self._listings.get(folder)) is not None:
             was = listing.known(name)
+            if was is not None and was.is_directory and entry is not None and not entry.is_directory:
+                hide_beside(listing, name)
             listing.update(name, change.shown)
         if entry is not None:
             self._imply(folder)

@@ -279,7 +279,7 @@ class Overlay:
                 if isinstance(found, Contradiction):
                     contradicted.append(found)
             elif change.shown is not None and not change.shown.is_directory:
-                _hide_beside(listing, name)
+                hide_beside(listing, name)
             listing.update(name, change.shown)
         return contradicted
 
@@ -465,7 +465,7 @@ def _file_beside(listing: Listing, name: str) -> Entry | None:
     return None
 
 
-def _hide_beside(listing: Listing, name: str) -> None:
+def hide_beside(listing: Listing, name: str) -> None:
     """Do not show an older version of the file `name` beside the folder whose place the file takes."""
     # In a huge folder looking at each name costs too much.
     if not listing.is_huge and (beside := _file_beside(listing, name)) is not None:

@@ -1,5 +1,6 @@
 """Another client makes a file of a folder that this mount has just made, or the reverse."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, harness, listed, read, sync_all, write
+from support.harness import ME, harness, listed, put, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.stored_objects import contents, foreign
 from swiftfs.errors import NotFound
@@ -178,6 +179,22 @@ def test_what_another_client_makes_of_a_name_is_shown(
         filesystem.refresh()
         with harness(store, tmp_path / "newer", options) as new:
             assert tree(filesystem) == tree(new)
+
+
+def test_a_file_that_is_written_to_takes_the_place_of_a_folder_until_it_is_stored(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    write(filesystem, "/n", b"mine")
+    handle = filesystem.open("/n", os.O_RDWR)
+    put(filesystem, handle, 0, b"more")
+    foreign(store, "n/child", b"theirs")
+    filesystem.refresh()
+    assert set(listed(filesystem, "/")) == {"n", "n%file"}
+    filesystem.flush(handle)
+    filesystem.release(handle)
+    assert tree(filesystem) == {"/n": b"more"}
+    filesystem.refresh()
+    assert tree(filesystem) == {"/n%file": b"more", "/n": None, "/n/child": b"theirs"}
 
 
 @pytest.mark.parametrize("options", ["sync", "settle=1000"])
