@@ -12,7 +12,7 @@ from support.memory_store import MemoryStore
 from support.noise import NEW, OLD
 from support.power_cut import Disk
 from support.stored_objects import NEVER, body, keys, refuse
-from swiftfs.errors import AccessDenied, Unavailable
+from swiftfs.errors import AccessDenied, ConfigurationError, Unavailable
 from swiftfs.posix.filesystem import FileSystem
 
 
@@ -95,7 +95,7 @@ def test_a_mount_that_cannot_begin_leaves_the_journal_to_another_attempt(
 ) -> None:
     in_the_way = tmp_path / "content"
     in_the_way.write_bytes(b"")
-    with pytest.raises(FileExistsError) as failure, harness(store, tmp_path):
+    with pytest.raises(ConfigurationError, match="File exists") as failure, harness(store, tmp_path):
         pass
     in_the_way.unlink()
     with harness(store, tmp_path) as filesystem:
