@@ -187,7 +187,7 @@ class CachedFile:
             self._state.blocks.write(offset, offset + copied)
             self._state.begin_change()
             self._copier.touch(offset, offset + copied)
-            self.uploads.written(offset, copied)
+            self.uploads.written(offset, copied, self._state.blocks.is_new)
         return copied
 
     def truncate(self, size: int, record: Callable[[], bool] = lambda: False) -> None:
@@ -336,7 +336,7 @@ class CachedFile:
             # and nobody would delete them.
             state = self._state
             if not (state.closed or state.pinned) and state.blocks.is_dirty():
-                self.uploads.finished(self.size)
+                self.uploads.finished(self.size, state.blocks.is_new)
 
     def begin_upload(self) -> Snapshot:
         """Begin an upload of the bytes as they are now; return the snapshot.

@@ -95,16 +95,16 @@ class Evictor:
         state, blocks = self._state, self._state.blocks
         is_clean = blocks.is_clean()
         evictable = blocks.present.copy() if is_clean and not journaled else Blocks()
-        # A superseded upload too: it maps these bytes until it has ended.
-        for upload in self._uploads.under_way() if evictable else ():
-            evictable.discard(*block_range(upload.start, upload.end))
         # Between a record and the next change nothing more may be evicted: the record says that the local
         # file has it.
-        if is_clean or (state.is_recorded and not journaled):
-            return evictable
-        for stored in self._segments(journaled=journaled):
-            for run in blocks.remote.blocks.missing(*stored.blocks):
-                evictable.add(*run)
+        if not is_clean and (journaled or not state.is_recorded):
+            for stored in self._segments(journaled=journaled):
+                for run in blocks.remote.blocks.missing(*stored.blocks):
+                    evictable.add(*run)
+        # A superseded upload too, or one of a part of a stored segment: it maps these bytes until it has
+        # ended.
+        for upload in self._uploads.under_way() if evictable else ():
+            evictable.discard(*block_range(upload.start, upload.end))
         return evictable
 
     def _segments(self, *, journaled: bool, within: tuple[int, int] | None = None) -> Iterator[StoredSegment]:

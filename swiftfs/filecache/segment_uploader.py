@@ -85,8 +85,7 @@ class SegmentUploader:
         self.copy = self._storer.copy
         self._lock = lock
         self._uploads: Spans[SegmentPut] = Spans()
-        self._under_way: list[SegmentPut] = []
-        self._superseded: list[SegmentPut] = []
+        self._under_way, self._superseded = list[SegmentPut](), list[SegmentPut]()
         self._protected: frozenset[ObjectName] = frozenset()
         self._recorded: deque[set[ObjectName]] = deque([set()], RECORDS_KEPT)
         self._held: list[ObjectName] = []
@@ -107,14 +106,13 @@ class SegmentUploader:
             return self.record.update(all_named=all_named)
 
     def began(self, size: int, frozen: FrozenCopy | None = None) -> None:
-        """Record that an upload of the file's first `size` bytes, as they are now, begins.
+        """Record that an upload of the file's first `size` bytes, as they are now, begins. Lock held.
 
-        `frozen` is a copy of the bytes that are likely to change. Lock held.
+        `frozen` is a copy of the bytes that are likely to change.
         """
         self._running = _Running(size, frozen)
         for upload in self._uploads.values():
-            # From now on their bytes must not change.
-            upload.become(Moment.SNAPSHOT)
+            upload.become(Moment.SNAPSHOT)  # from now on their bytes must not change
 
     def ended(self) -> None:
         """Record that the upload of the file has ended. Lock held."""
@@ -132,7 +130,7 @@ class SegmentUploader:
         if self._running is not None and offset < self._running.size:
             self._running.changes.add(*block_range(offset, min(end, self._running.size)))
 
-    def written(self, offset: int, length: int) -> None:
+    def written(self, offset: int, length: int, is_new: Callable[[int, int], bool]) -> None:
         """Record that bytes were written; begin to upload the segments that a sequential writer has left.
 
         Lock held.
@@ -146,7 +144,7 @@ class SegmentUploader:
             self._next += 1
         while self._resting and self._resting[0][0] + self._settle_seconds <= now:
             _, start, end = self._resting.popleft()
-            self._get(start, end, in_advance=True)
+            self._get_early(start, end, is_new)
 
     def truncated(self, before: int, size: int) -> None:
         """Record that the file had `before` bytes and has `size`. Lock held."""
@@ -156,21 +154,21 @@ class SegmentUploader:
             self._next = min(self._next, self.layout.index(size))
             self._resting = deque(one for one in self._resting if one[2] <= size)
 
-    def finished(self, size: int) -> None:
+    def finished(self, size: int, is_new: Callable[[int, int], bool]) -> None:
         """Begin to upload the rest of a large file that was written from end to end, and closed. Lock held.
 
         Its write delay puts off only the manifest: few files are rewritten after their close.
         """
-        is_large = self.layout.index(size - 1) > 0 if size else False
-        if not is_large or self._contiguous < size or self._is_rewritten:
+        last = self.layout.index(size - 1) if size else 0
+        if not last or self._contiguous < size or self._is_rewritten:
             return
         self._resting.clear()
-        for index in range(self.layout.index(size - 1) + 1):
+        for index in range(last + 1):
             start, end = self.layout.bounds(index)
-            self._get(start, min(end, size), in_advance=True)
+            self._get_early(start, min(end, size), is_new)
 
-    def begin_full(self, size: int, is_full: Callable[[int, int], bool]) -> None:
-        """Begin to upload the segments of the first `size` bytes for which `is_full` returns True.
+    def begin_full(self, size: int, is_new: Callable[[int, int], bool]) -> None:
+        """Begin to upload the new segments of the first `size` bytes.
 
         If Swift refuses them, the next time is `REFUSED_SECONDS` later, so that nobody waits for them.
         """
@@ -180,9 +178,7 @@ class SegmentUploader:
                     return
                 self._refused_until = monotonic() + REFUSED_SECONDS
             for start, end in self.layout.segments(size):
-                known = self._uploads.get(start)
-                if (known is None or not known.is_good(end)) and is_full(start, end):
-                    self._get(start, end, in_advance=True)
+                self._get_early(start, end, is_new)
 
     @property
     def is_busy(self) -> bool:
@@ -437,6 +433,13 @@ class SegmentUploader:
         uploads, others = self._superseded, self._storer.take_others()
         self._superseded = []
         return lambda: [*stored_names(uploads), *others]
+
+    def _get_early(self, start: int, end: int, is_new: Callable[[int, int], bool]) -> None:
+        """Begin to upload a segment in advance, unless that was done, or it has bytes of a stored version."""
+        # Those may be evicted, so holes in the local file, when a writer goes on after an upload of the file.
+        known = self._uploads.get(start)
+        if (known is None or not known.is_good(end)) and is_new(start, end):
+            self._get(start, end, in_advance=True)
 
     def _get(self, start: int, end: int, *, in_advance: bool = False) -> SegmentPut:
         frozen = self._running.frozen if self._running is not None else None

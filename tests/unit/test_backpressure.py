@@ -53,6 +53,37 @@ def gets(writer: Writer) -> int:
     return count
 
 
+@pytest.mark.usual
+@pytest.mark.parametrize("settle", [0.0, 3600.0])
+def test_a_segment_with_evicted_blocks_of_the_stored_version_is_not_sent_early(
+    writer: Writer, settle: float
+) -> None:
+    """A writer goes on after its file was stored; the local file has holes where blocks were evicted."""
+    writer.cached_file.uploads._settle_seconds = settle
+    writer.write(0, noise(MIB + 3 * BLOCK))
+    writer.run()
+    assert writer.cached_file.evict(EVERYTHING) > MIB
+    writer.write(MIB + 3 * BLOCK, noise(2 * MIB, 2))
+    writer.cached_file.upload_rest()
+    writer.wait()
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+def test_a_closed_patch_does_not_send_the_rest_of_its_segments(writer: Writer) -> None:
+    """The upload of the patch keeps what was stored, and sends only pieces that have changed."""
+    writer.write(0, noise(8 * MIB))
+    writer.run()
+    writer.cached_file.evict(EVERYTHING)
+    writer.write(4 * MIB + 10, b"changed")
+    writer.puts()
+    writer.cached_file.upload_rest()
+    assert writer.puts() == 0
+    writer.run()
+    assert writer.puts() == 1  # the piece
+    assert writer.stored() == writer.model
+
+
 def test_an_uploaded_segment_needs_no_disk_and_is_not_sent_again(writer: Writer) -> None:
     writer.write(0, noise(5 * MIB + 1000))
     writer.wait()
@@ -250,9 +281,11 @@ def test_evictions_never_change_the_bytes(
     writer = build_writer(threads=1 + seed % 3)
     changes = RandomChanges(writer, seed)
     evicted = 0
-    for _ in range(25):
+    for number in range(25):
         changes.change()
-        writer.cached_file.upload_full_segments()
+        writer.cached_file.upload_full_segments(holes=number % 3 == 0)
+        if number % 2:  # it is closed
+            writer.cached_file.upload_rest()
         writer.wait()
         evicted += writer.cached_file.evict(changes.random.randrange(8 * MIB))
         if changes.random.random() < 0.5:
