@@ -19,7 +19,7 @@ from swiftfs.errors import AccessDenied, QuotaExceeded, Unavailable
 from swiftfs.journal import tasks
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.scheduler import Scheduler
-from swiftfs.journal.tasks import Task
+from swiftfs.journal.tasks import Success, Task
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -340,7 +340,7 @@ def test_a_close_between_the_choice_of_an_upload_and_its_beginning(
     begin, changes = Scheduler._put_file, [change, change + 200_000]
     expected = bytearray(os.urandom(size))
 
-    def put_file(self: Scheduler, task: Task, operation: PutFile) -> None:
+    def put_file(self: Scheduler, task: Task, operation: PutFile) -> Success | None:
         if armed.is_set() and changes:
             offset = changes.pop(0)
             handle = filesystem.open("/file", os.O_RDWR)
@@ -349,7 +349,7 @@ def test_a_close_between_the_choice_of_an_upload_and_its_beginning(
             filesystem.release(handle)
             expected.extend(bytes(max(0, offset - len(expected))))
             expected[offset : offset + 7] = b"changed"
-        begin(self, task, operation)
+        return begin(self, task, operation)
 
     monkeypatch.setattr(Scheduler, "_put_file", put_file)
     armed = threading.Event()
