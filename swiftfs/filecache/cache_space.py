@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from swiftfs.concurrency import Rank, monotonic, new_condition
-from swiftfs.errors import os_error
+from swiftfs.errors import is_disk_full, os_error
 from swiftfs.filecache.disk import MIB, CacheDisk
 from swiftfs.filecache.space import HasSize, Space
 from swiftfs.filecache.uses import Backlog
@@ -123,6 +123,32 @@ class CacheSpace(Space):
             self._disk.look_again()
             raise os_error(errno.ENOSPC)
 
+    def download(self, size: int, download: Callable[[], None]) -> None:
+        failures: list[OSError] = []
+
+        def is_done() -> bool:
+            # The first attempt makes room itself; another one costs a request.
+            if failures and not self._disk.has_free(size):
+                return False
+            try:
+                download()
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                failures.append(error)
+                return False
+            return True
+
+        def outlook() -> SpaceOutlook:
+            if is_done():
+                return SpaceOutlook.SPACE
+            hope = self._start_uploads()
+            self.fit(size)
+            return SpaceOutlook.HOPE if hope else SpaceOutlook.SPACE if is_done() else SpaceOutlook.NONE
+
+        if not self._writers.wait(outlook):
+            raise failures[-1]
+
     def progress(self) -> None:
         self._writers.progress()
 
@@ -192,8 +218,20 @@ class CacheSpace(Space):
         pinned = min(self._versions.pinned_bytes, self._most_pinned())
         limit = max(self.limit - pinned, self._needed(file.size))
         self.fit(size)
-        if self._unsaved() + size <= limit and self._disk.lacking() <= 0:
+        before = self._unsaved()
+        if before + size <= limit and self._disk.lacking() <= 0:
             return SpaceOutlook.SPACE
+        hope = self._start_uploads()
+        self.fit(size)  # an upload may have ended meanwhile
+        unsaved = self._unsaved()
+        is_over = unsaved + size > limit
+        if not is_over and (self._disk.lacking() <= 0 or not hope) and self._disk.has_room(size):
+            return SpaceOutlook.SPACE  # others fill the disk: write() fails when it is full
+        # What other writers have added since can be uploaded, so there is hope again.
+        return SpaceOutlook.HOPE if hope or unsaved != before else SpaceOutlook.NONE
+
+    def _start_uploads(self) -> bool:
+        """Begin what can free space; return whether anything is under way, or will be tried by itself."""
         # Without the cache's lock: this takes the journal's, which comes first.
         hope = self._backlog.start_uploads_for_space()
         with self._lock:
@@ -202,12 +240,7 @@ class CacheSpace(Space):
             hope = self._upload_full_segments() or hope or is_older
             # Only if nothing else helps: a segment that is not full is uploaded again when more of it is
             # written.
-            hope = hope or self._upload_full_segments(holes=True)
-        self.fit(size)  # an upload may have ended meanwhile
-        is_over = self._unsaved() + size > limit
-        if not is_over and (self._disk.lacking() <= 0 or not hope) and self._disk.has_room(size):
-            return SpaceOutlook.SPACE  # others fill the disk: write() fails when it is full
-        return SpaceOutlook.HOPE if hope else SpaceOutlook.NONE
+            return hope or self._upload_full_segments(holes=True)
 
     def _unsaved(self) -> int:
         with self._lock:

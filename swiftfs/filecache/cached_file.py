@@ -8,6 +8,7 @@ import errno
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from swiftfs.concurrency import Executor
 from swiftfs.errors import os_error
@@ -251,10 +252,11 @@ class CachedFile:
                 if not (needed or touched):
                     yield
                     return
-            for start, stop in self._edge_pieces(needed, whole=changing):
-                ensure(start, stop)
-            for first, last in touched:
-                self._downloader.ensure(first * BLOCK, last * BLOCK)
+            downloads = [(ensure, *piece) for piece in self._edge_pieces(needed, whole=changing)]
+            downloads += [(self._downloader.ensure, first * BLOCK, last * BLOCK) for first, last in touched]
+            for download, start, stop in downloads:
+                # Others may have filled the disk since `wait`, and the change alone needs less than this.
+                self._state.space.download(stop - start, partial(download, start, stop))
 
     def _edge_pieces(self, needed: Collection[int], *, whole: bool) -> list[tuple[int, int]]:
         """Return the ranges to download for blocks that are not ready.

@@ -67,7 +67,11 @@ class CacheDisk:
 
     def has_room(self, size: int) -> bool:
         """Return whether `size` bytes may be added: the journal keeps its reserve, or the last space."""
-        return self.free() >= size + KEPT or self._reserve.exists()
+        return self.has_free(size) or self._reserve.exists()
+
+    def has_free(self, size: int) -> bool:
+        """Return whether `size` bytes may be added, and leave what the journal needs."""
+        return self.free() >= size + KEPT
 
     def is_due(self, size: int) -> bool:
         """Record that `size` bytes will be added; return whether to look at the budget first."""
@@ -81,7 +85,7 @@ class CacheDisk:
         """Record that `size` bytes will be written; return whether they need no look at budget and disk."""
         if self.is_due(size):
             return False
-        return monotonic() < self._state.until or self.free() >= size + KEPT
+        return monotonic() < self._state.until or self.has_free(size)
 
     def freed(self, size: int) -> None:
         """Record that the journal does not need a file of `size` bytes any more: it can be evicted."""

@@ -448,10 +448,8 @@ class SegmentUploader:
             frozen = None
         before = self._uploads.get(start)
         # With a copy, only a stored segment is known to have the bytes of the snapshot.
-        usable = frozen is None or (
-            before is not None and before.stored.done() and before.moment is not Moment.NEXT
-        )
-        if before is not None and before.is_good(end) and usable:
+        is_stored = before is not None and before.stored.done() and before.moment is not Moment.NEXT
+        if before is not None and before.is_good(end) and (frozen is None or is_stored):
             # Once an upload of the file uses it, its bytes count for that.
             if before.moment is Moment.NEXT and not in_advance:
                 before.become(Moment.SNAPSHOT)
@@ -464,8 +462,7 @@ class SegmentUploader:
         # needs others.
         upload.superseded = frozen is not None and self._is_changed(upload)
         upload.stored = self._pool.submit(self._run, upload)
-        # Also superseded ones, until they have ended: they read the local file by the number of its
-        # descriptor.
+        # Superseded ones too, until they have ended: they read the local file by its descriptor.
         self._under_way = [one for one in self._under_way if not one.stored.done()]
         self._under_way.append(upload)
         upload.stored.add_done_callback(self._report)

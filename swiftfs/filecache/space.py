@@ -30,6 +30,13 @@ class Space:
     def wait(self, file: HasSize, size: int) -> None:
         """Return when `size` bytes may be written to `file`; raise `OSError` if there will be none."""
 
+    def download(self, _size: int, download: Callable[[], None]) -> None:
+        """Call `download`, which fetches about `_size` bytes for a change, again when a full disk has space.
+
+        Raise its `OSError` if there will be no space.
+        """
+        download()
+
     def progress(self) -> None:
         """Record that something was stored, or is not needed any more: writers that wait look again."""
 

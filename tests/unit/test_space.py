@@ -18,12 +18,14 @@ from support.noise import noise
 from support.refused_changes import flush
 from support.stored_objects import NEVER, keys, refuse
 from support.upload_rig import MIB
-from swiftfs.errors import QuotaExceeded, Unavailable
+from swiftfs.errors import QuotaExceeded, Unavailable, os_error
+from swiftfs.filecache import base_verifier, downloader
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.sparse_file import write_all
 from swiftfs.objects import ObjectName
 
 EVERYTHING = 2**40
@@ -237,3 +239,56 @@ def test_files_that_wait_for_an_hour_are_stored_at_once_when_a_writer_needs_thei
         for number in range(12):
             write(filesystem, f"/{number}", data)
         assert "0" in keys(store)
+
+
+def on_full_disk(rig: SpaceRig, monkeypatch: pytest.MonkeyPatch) -> tuple[CachedFile, threading.Event]:
+    """Return a file whose change needs a download, and an event that ends the lack of space on its disk."""
+    body, freed = noise(3 * MIB), threading.Event()
+    name = ObjectName("box", "stored")
+    version = rig.store.put(name, body, PLAIN).version
+    rig.open.append(rig.cache.new(name, BaseVersion(name, version.etag, len(body), len(body))))
+
+    def write_if_free(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+        if not freed.is_set():
+            raise os_error(errno.ENOSPC)
+        write_all(descriptor, data, offset)
+
+    for module in (base_verifier, downloader):
+        monkeypatch.setattr(module, "write_all", write_if_free)
+    return rig.open[-1], freed
+
+
+def test_a_change_waits_for_the_space_of_the_old_bytes_beside_it(
+    rig: SpaceRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached_file, rig.relief.wanted = on_full_disk(rig, monkeypatch)  # an upload frees it
+    put(cached_file, MIB + 10, b"changed")
+    span = cached_file.read(MIB, 20)
+    assert os.pread(span.descriptor, span.length, span.position)[10:17] == b"changed"
+
+
+def test_a_change_fails_if_nothing_will_free_the_space_of_the_old_bytes(
+    rig: SpaceRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached_file, _ = on_full_disk(rig, monkeypatch)
+    with pytest.raises(OSError, match="No space left"):
+        put(cached_file, MIB + 10, b"changed")
+    assert not cached_file.is_dirty()
+
+
+def test_a_writer_looks_again_when_others_have_written_meanwhile(
+    rig: SpaceRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the look at the uploads all were too small to be sent, and after it they fill the cache."""
+    looks = iter([6 * MIB, 0])
+    uses = rig.relief.uses
+
+    def others_write() -> bool:
+        uses.away_bytes = next(looks, 0)
+        return False
+
+    monkeypatch.setattr(rig.relief, "start_uploads_for_space", others_write)
+    uses.away_bytes = 3 * MIB
+    rig.cache.space._disk.look_again()
+    put(rig.new(), 0, noise(3 * MIB))
+    assert not uses.away_bytes
