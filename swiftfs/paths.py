@@ -92,6 +92,11 @@ def unescape(name: str) -> tuple[str, bool]:
     return (name[1:] if _LOOKS_ESCAPED.fullmatch(name) else name), False
 
 
+def is_second(name: str) -> bool:
+    """Return whether a file name is the second one of an object, which it has beside a folder."""
+    return name.endswith(_SHADOW) and unescape(name)[1]
+
+
 _LOOKS_HIDDEN = re.compile(rf"%*{re.escape(HIDDEN_FOLDER)}")
 
 

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from swiftfs.errors import NotFound
 from swiftfs.namespace.entry import Defaults, Entry, head_entries, implied_entry, is_marker
 from swiftfs.namespace.head_fetcher import HeadFetcher
-from swiftfs.namespace.overlay import PENDING, Contradiction
+from swiftfs.namespace.local_change import PENDING, Contradiction
 from swiftfs.namespace.pending_change import SharedState
 from swiftfs.objects import ObjectInfo, ObjectName, Row
-from swiftfs.paths import Folder, escape, unescape
+from swiftfs.paths import Folder, escape, is_second, unescape
 from swiftfs.store.protocol import ObjectStore, iter_rows
 
 MAX_CHECKED = 500
@@ -122,6 +122,8 @@ class ChangeChecker:
             info = self._store.head(listed.object)
         except NotFound:
             return listed if listed.is_directory and self._holds_others(folder, found.name) else None
+        if is_second(found.name) and not _is_file(info):
+            return None  # the folder's marker by now
         return listed if _shows(listed, info) else self._entry_of(folder, found, info)
 
     def _without_ghost(self, found: Contradiction) -> dict[str, Entry | None]:
@@ -133,7 +135,9 @@ class ChangeChecker:
 
     def _as_folder(self, found: Contradiction, changed: Entry) -> Entries:
         """Return a changed folder, and the file that the listing has in its place."""
-        listed = found.listed
+        listed, beside = found.listed, found.beside
+        if beside is not None and beside.object == changed.object:
+            return {found.name: changed, beside.name: None}
         if listed is None or listed.is_directory or listed.object == changed.object:
             return {found.name: changed}
         return {found.name: changed, **_beside(listed)}
@@ -203,10 +207,8 @@ class ChangeChecker:
 
         After that the name may be another client's: only a HEAD can tell.
         """
-        above, slash, component = name.key.rpartition("/")
         with self._lock:
-            change = self._overlay.newest(Folder(name.container, above + slash), escape(component))
-        return change is not None and change.entry is None and change.at == PENDING
+            return self._overlay.deletes(name)
 
 
 def _listed(found: Contradiction) -> Entries:

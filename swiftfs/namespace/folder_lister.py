@@ -26,10 +26,10 @@ from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptFolder, KeptListings
 from swiftfs.namespace.listing import ENTRY_BYTES, Listing, Unlisted, listings_of, parts_of, unpack
 from swiftfs.namespace.listing_fetcher import LimitedPages
-from swiftfs.namespace.overlay import PENDING
+from swiftfs.namespace.local_change import PENDING, LocalChange, hide_folder, show
 from swiftfs.namespace.pending_change import SharedState
 from swiftfs.objects import Page
-from swiftfs.paths import Folder, escape, unescape
+from swiftfs.paths import Folder, escape, is_second, unescape
 from swiftfs.store.protocol import ObjectStore, iter_container_pages, iter_pages
 
 WINDOW = 30.0
@@ -160,7 +160,7 @@ class StreamReader(FolderReader):
         for name, change in changes.items():
             if self._begun < change.at != PENDING:
                 # Before the folder is read to its end, a newer listing may take it from the overlay.
-                self._listing.update(name, change.shown)
+                show(self._listing, name, change)
         self._changed: dict[str, Entry | None] = dict.fromkeys(changes)
         self._listed = self._listing.rows()
         self._pages = pages(self._listing.end)
@@ -177,6 +177,9 @@ class StreamReader(FolderReader):
         if entries is None:
             entries = self._next_page(self._listing)
         self._implied.difference_update(entry.name for entry in entries)
+        for entry in entries:  # its object may be what has changed under the other name
+            if is_second(entry.name) and escape(unescape(entry.name)[0]) in self._changed:
+                self._changed[entry.name] = entry
         self._changed.update((entry.name, entry) for entry in entries if entry.name in self._changed)
         return [entry for entry in entries if entry.name not in self._changed]
 
@@ -296,11 +299,11 @@ class FolderLister:
         implied += [unescape(name)[0] for name in hidden if name not in gone]
         with self._lock:
             for name in gone:
-                listing.update(name, None)
+                hide_folder(listing, name)
             for found, entries in checked:
                 for name, entry in self._overlay.correct(listing.folder, found, entries).items():
                     listing.update(name, entry)
-            self._overlay.apply_again(listing)
+            self._overlay.apply_again(listing, begun)
             for component in implied:
                 self.show_implied(listing, component)
             listing.begun = begun
@@ -321,7 +324,7 @@ class FolderLister:
                 listing.update(name, entry)
             self._overlay.apply(listing, -math.inf)
             for name in self._overlay.left_in(listing):
-                listing.update(name, None)
+                hide_folder(listing, name)
             for component in self._overlay.subfolders(folder):
                 if any(self._overlay.entries_below(folder.subfolder(component))):
                     self.show_implied(listing, component)
@@ -350,7 +353,7 @@ class FolderLister:
         info = None
         with suppress(NotFound, BadName):  # no object has the name of the folder before a leading `/`
             info = asked.result()
-        subdirs = [target.key + "/"] if below.rows else []
+        subdirs = [target.key + "/"] if below.rows and not self._is_emptied(folder, component) else []
         if info is None:
             entries = entries_of(folder, [], subdirs, self._defaults)
         else:
@@ -358,11 +361,25 @@ class FolderLister:
         found: dict[str, Entry | None] = {name: None, **{entry.name: entry for entry in entries}}
         implied = self._change_checker.implied(folder, [] if entries else [component])
         with self._lock:
+            own = self._own_changes(folder, component)
             for known, better in found.items():
-                listing.update(known, better)
+                listing.update(known, own[known].shown if known in own else better)
             for one in implied:
                 self.show_implied(listing, one)
             return listing.get(name)
+
+    def _is_emptied(self, folder: Folder, component: str) -> bool:
+        """Return whether nothing is in a folder but what this mount deletes."""
+        with self._lock:
+            below = self._overlay.subfolders(folder)
+            is_changed = component in below or bool(self._own_changes(folder, component))
+        return is_changed and bool(self._change_checker.without_others(folder, [escape(component)]))
+
+    def _own_changes(self, folder: Folder, component: str) -> dict[str, LocalChange]:
+        """Return the changes of an object, and of the folder of its name, by its names. Lock held."""
+        names = (escape(component, shadowed=shadowed) for shadowed in (False, True))
+        found = {name: self._overlay.newest(folder, name) for name in names}
+        return {name: change for name, change in found.items() if change is not None}
 
     def _listing_of(self, folder: Folder, page: Page) -> Listing:
         """Return the listing that begins with `page`; without a container its subdirs are the containers."""
@@ -388,7 +405,8 @@ class FolderLister:
         if not listing.lacks_folder(name) or component in self._defaults.hidden_in(listing.folder):
             return
         if (file := listing.known(name)) is not None:
-            if self._overlay.newest(listing.folder, name) is not None:
+            own = self._overlay.newest(listing.folder, name)
+            if own is not None and not own.of_folder:
                 return  # it is this mount's own, in the place of the folder
             shadowed = escape(component, shadowed=True)
             listing.update(shadowed, replace(file, name=shadowed))

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from swiftfs.concurrency import monotonic
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
 from swiftfs.namespace.listing import Listing, listings_of, parts_of
-from swiftfs.namespace.overlay import PENDING, LocalChange
+from swiftfs.namespace.local_change import PENDING, LocalChange
 from swiftfs.namespace.pending_change import PendingChange, SharedState
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import Folder, Source, slash_marker, split, unescape

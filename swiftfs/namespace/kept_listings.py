@@ -14,7 +14,8 @@ from msgspec import Struct, field
 from swiftfs.concurrency import Rank, new_lock, new_pool, unix_time
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.listing import Listing, PackedBlock, pack
-from swiftfs.namespace.overlay import LocalChange, RecentChange, RecentStore
+from swiftfs.namespace.local_change import LocalChange
+from swiftfs.namespace.overlay import RecentChange, RecentStore
 from swiftfs.objects import Page
 from swiftfs.paths import Folder
 from swiftfs.sqlite import CacheDatabase, Schema, row_checksum

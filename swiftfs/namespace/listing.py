@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from swiftfs.namespace.entry import Defaults, Entry, Shown, entries_of, is_slash_marker, unpacked
 from swiftfs.objects import Page, Row
-from swiftfs.paths import Folder, unescape
+from swiftfs.paths import Folder, is_second, unescape
 
 BLOCK = 32
 """Names that are unpacked together. Few, because `find` and `rm` look names up by inode number, which is a
@@ -115,6 +115,7 @@ class Listing:
         self._is_cut = False
         self._undecided: list[Row] = []
         self._overrides: dict[str, Shown | None] = {}
+        self._second_names: set[str] = set()
 
     @property
     def weight(self) -> int:
@@ -147,6 +148,7 @@ class Listing:
             self._queue_heads(entries)
         elif is_kept:
             self._huge = True
+            self._second_names.update(name for entry in entries if is_second(name := entry.name))
             # Packed at once: as entries 120,000 names would take 80 MB.
             blocks = list(_blocks_of(decided, page.subdirs))
             self._blocks += blocks
@@ -164,6 +166,7 @@ class Listing:
             return other
         other.marked, other.end, other.seconds, other.begun = self.marked, self.end, self.seconds, self.begun
         other.packed, other._rows, other._huge = self.packed, self._rows, self._huge
+        other._second_names = set(self._second_names)
         other._blocks = [replace(block, entries=None) for block in self._blocks]
         other._undecided = list(self._undecided)
         return other
@@ -215,6 +218,10 @@ class Listing:
         except Unlisted:
             return False
         return shown is None or not shown.is_directory
+
+    def may_have_beside(self, name: str) -> bool:
+        """Return whether a file may be known by a name like `a%file`. Cheap, as nearly none is."""
+        return name in (self._second_names if self._huge else self._entries)
 
     def near(self, name: str) -> list[Entry]:
         """Return the folder's entries; of a huge folder only some, beginning near `name`."""

@@ -27,7 +27,8 @@ from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
-from swiftfs.namespace.overlay import Overlay, RecentStore, hide_beside
+from swiftfs.namespace.local_change import PENDING, LocalChange, second_name, show
+from swiftfs.namespace.overlay import Overlay, RecentStore
 from swiftfs.namespace.pending_change import PendingChange, SharedState
 from swiftfs.objects import ObjectInfo, ObjectName, Page, Usage
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
@@ -161,7 +162,7 @@ class Namespace:
             deferred = self._deferred.get(path)
             if deferred is not None:
                 entry = deferred.update(entry)
-                deferred.pending = self._record(path, entry, pending=True)
+                deferred.pending = self._record(path, LocalChange(entry, PENDING))
                 return entry
         return self.lookup(path)  # another thread has shown it, or it has ended
 
@@ -189,7 +190,7 @@ class Namespace:
                 self._invalidate(path)
                 before = self._overlay.newest(self._source.folder(parent), name)
                 if is_newest and is_made and before is not None and before.entry is not None:
-                    self._record(path, deferred.update(before.entry), pending=False)
+                    self._record(path, LocalChange(deferred.update(before.entry), monotonic()))
                 elif is_made and self._kept is not None:
                     self._kept.forget(self._source.folder(parent))
             return deferred.pending
@@ -251,6 +252,14 @@ class Namespace:
             if folder is None or not folder.is_directory:
                 raise os_error(errno.EINVAL, path)
         return self._source.object(path)
+
+    def new_marker(self, path: str) -> ObjectName:
+        """Return the object that a new marker of the folder at `path` is: `d/` beside a file `d`."""
+        folder = self._source.folder(path)
+        marker = self._defaults.marker(folder)
+        parent, name = split(path)
+        beside = self.known(join(parent, second_name(name))) if path != "/" else None
+        return slash_marker(folder) if beside is not None and beside.object == marker else marker
 
     def children(self, path: str) -> Iterator[Entry]:
         """Return the entries of the folder at `path`, one by one, as `read` does."""
@@ -314,15 +323,23 @@ class Namespace:
         """Return whether the folder at `path` has the marker `d/`."""
         return self._listing(self._source.folder(path)).marked
 
-    def record(self, path: str, entry: Entry | None) -> None:
-        """Record a change that is in Swift: `path` is now `entry`, or gone. Listings may show it later."""
-        with self._lock:
-            self._record(path, entry, pending=False)
+    def record(self, path: str, entry: Entry | None, *, of_folder: bool = False) -> None:
+        """Record a change that is in Swift: `path` is now `entry`, or gone. Listings may show it later.
 
-    def record_pending(self, path: str, entry: Shown | None, *, moved: bool = False) -> PendingChange:
-        """Record a change that is not in Swift yet: `path` is now `entry`, or gone; it may be `moved`."""
+        What is gone `of_folder` was a folder: a file that other clients have of its name stays.
+        """
         with self._lock:
-            return self._record(path, entry, pending=True, moved=moved)
+            self._record(path, LocalChange(entry, monotonic(), of_folder=of_folder))
+
+    def record_pending(
+        self, path: str, entry: Shown | None, *, moved: bool = False, deleted: ObjectName | None = None
+    ) -> PendingChange:
+        """Record a change that is not in Swift yet: `path` is now `entry`, or gone; it may be `moved`.
+
+        `deleted` is the object that waits for its deletion, if that may be the marker `d/` of a folder `d`.
+        """
+        with self._lock:
+            return self._record(path, LocalChange(entry, PENDING, moved=moved), deleted)
 
     def expect(self, path: str, entries: Iterator[Shown]) -> None:
         """Record pending changes of an earlier mount in the folder at `path`, while no listing is in memory.
@@ -340,27 +357,30 @@ class Namespace:
             change = self._overlay.take_expected(folder, name)
         return PendingChange(self._shared, folder, name, change, None, None)
 
-    def record_left(self, path: str) -> PendingChange:
+    def record_left(self, path: str, deleted: ObjectName) -> PendingChange:
         """Record that the object at `path` was moved, although it stays until Swift deletes it."""
         with self._lock:
-            return self._record(path, None, pending=True, left=True)
+            return self._record(path, LocalChange(None, PENDING, left=True), deleted)
 
-    def _record(
-        self, path: str, entry: Shown | None, *, pending: bool, moved: bool = False, left: bool = False
-    ) -> PendingChange:
+    def _record(self, path: str, change: LocalChange, deleted: ObjectName | None = None) -> PendingChange:
         """Record a change, in place of a deferred one. Lock held."""
         parent, name = split(path)
+        entry = change.shown
         if entry is not None and entry.name == name:
             name = entry.name  # one text for both
         folder = self._source.folder(parent)
         self._deferred.pop(path, None)
-        change, before = self._overlay.put(folder, name, entry, pending=pending, moved=moved, left=left)
+        # The path of a file `d/` ends in the name of the empty component.
+        marker = (
+            deleted if deleted is not None and deleted.key == f"{folder.prefix}{unescape(name)[0]}/" else None
+        )
+        change.of_folder |= marker is not None
+        before = self._overlay.put(folder, name, change, marker)
         was = None
         if (listing := self._listings.get(folder)) is not None:
             was = listing.known(name)
-            if was is not None and was.is_directory and entry is not None and not entry.is_directory:
-                hide_beside(listing, name)
-            listing.update(name, change.shown)
+            if (counts := self._overlay.name_of(folder, name, change)) is not None:
+                show(listing, counts, change)
         if entry is not None:
             self._imply(folder)
         return PendingChange(self._shared, folder, name, change, before, was)

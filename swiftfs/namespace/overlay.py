@@ -1,64 +1,33 @@
 """Local changes, which override listings until Swift's listings show them."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
-from swiftfs.namespace.entry import Entry, Shown, folder_inode, is_implied, moved_entry, packed, unpacked
+from swiftfs.namespace.entry import Entry, Shown, folder_inode, is_implied, moved_entry, packed
 from swiftfs.namespace.listing import Listing, Unlisted
+from swiftfs.namespace.local_change import (
+    PENDING,
+    Contradiction,
+    LocalChange,
+    agrees,
+    are_of_two_objects,
+    file_beside,
+    second_name,
+    show,
+)
+from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, escape, unescape
 
 LISTING_LAG = 300.0
 """Seconds for which a listing may miss a change: Swift's container updater runs every 5 minutes."""
 
 
-PENDING = math.inf
-"""The time of a change that is not in Swift yet: later than every listing."""
-
 SWEEP = 10_000
 """After this many changes, those that every listing must show by now are dropped."""
-
-
-class LocalChange(Struct, eq=False):
-    """The last change of a name by this mount: what is `shown`, None for deleted, and when it was stored.
-
-    `at` is in monotonic seconds, `PENDING` before it is in Swift. A pending change has replaced `stored`,
-    which counts again if Swift refuses it; it is `settled` when Swift has made or refused it. A `moved` entry
-    is from a row of its folder's old place. What is `left` was moved, but Swift could not delete it yet.
-    """
-
-    shown: Shown | None
-    at: float
-    stored: "LocalChange | None" = None
-    settled: bool = False
-    moved: bool = False
-    left: bool = False
-
-    @property
-    def entry(self) -> Entry | None:
-        """The entry, None for deleted."""
-        return unpacked(self.shown)
-
-    def in_swift(self) -> "LocalChange | None":
-        """Return this change if it is in Swift; else the last one before it that is, or None."""
-        return self if self.at != PENDING else self.stored
-
-
-class Contradiction(Struct, frozen=True):
-    """A change of `name` that a newer listing does not show, which has `listed` for it.
-
-    `beside` is the file that the listing shows under the second name of its object: `a%file` of `a`, or the
-    reverse.
-    """
-
-    name: str
-    change: LocalChange
-    listed: Entry | None
-    beside: Entry | None = None
 
 
 class RecentChange(NamedTuple):
@@ -93,6 +62,8 @@ class Overlay:
         self._expected: dict[Folder, list[Iterator[Shown]]] = {}
         self._awaited: dict[Folder, dict[str, LocalChange]] = {}
         self._folders: dict[Folder, dict[str, LocalChange]] = {}
+        # A file may have taken the folder's name. Weak: the journal has what waits.
+        self._markers: WeakValueDictionary[ObjectName, LocalChange] = WeakValueDictionary()
         self._recorded = 0
         self._has_left = False
         self._subfolders: dict[Folder, set[str]] = {}
@@ -109,27 +80,68 @@ class Overlay:
         left: bool = False,
     ) -> LocalChange:
         """Add a change: `name` is now `entry`, or gone; the flags as in `LocalChange`."""
-        return self.put(folder, name, entry, pending=pending, moved=moved, left=left)[0]
+        change = LocalChange(entry, PENDING if pending else monotonic(), moved=moved, left=left)
+        self.put(folder, name, change)
+        return change
 
     def put(
-        self, folder: Folder, name: str, entry: Shown | None, *, pending: bool, moved: bool, left: bool
-    ) -> tuple[LocalChange, LocalChange | None]:
-        """Do what `record` does; return the change, and the one that it has replaced."""
-        before = self._in(folder).get(name)
+        self, folder: Folder, name: str, change: LocalChange, marker: ObjectName | None = None
+    ) -> LocalChange | None:
+        """Add a change of `name`; return the one that it has replaced.
+
+        `marker` is the object if it is the marker `d/` of the folder `d` that waits for its deletion.
+        """
+        own = self._in(folder)
+        before, entry, pending = own.get(name), change.shown, change.at == PENDING
         # A listing that shows the folder may be of before its removal, and the next one lack it.
-        moved |= entry is not None and entry.is_directory and before is not None and before.shown is None
-        shown = packed(entry) if pending and entry is not None else entry
-        change = LocalChange(shown, PENDING if pending else monotonic(), moved=moved, left=left)
-        self._has_left = self._has_left or left
+        change.moved |= (
+            entry is not None and entry.is_directory and before is not None and before.shown is None
+        )
+        if pending and entry is not None:
+            change.shown = packed(entry)
+        self._has_left = self._has_left or change.left
+        if marker is not None:
+            self._markers[marker] = change
+            if before is not None and before.shown is not None and not before.shown.is_directory:
+                return before  # the file that has taken the folder's place stays
+        if before is not None and are_of_two_objects(before, change):
+            if entry is None:
+                name = second_name(name)
+            else:
+                self._changes(folder)[second_name(name)] = before
+                if before.at != PENDING:
+                    self.keep(folder, second_name(name), before)
+        elif pending and before is not None:
+            change.stored = before.in_swift()
         if not pending:
             self.keep(folder, name, change)
-        elif before is not None:
-            change.stored = before.in_swift()
-        self._changes(folder)[name] = change
+        changes = self._changes(folder)
+        if entry is not None and not entry.is_directory:
+            changes.pop(second_name(name), None)  # of the same object
+        changes[name] = change
         self._recorded += 1
         if self._recorded % SWEEP == 0:
             self._sweep()
-        return change, before
+        return before
+
+    def name_of(self, folder: Folder, name: str, change: LocalChange) -> str | None:
+        """Return under which name a change of `name` counts, None if a newer one does.
+
+        A file that waits for its deletion is beside a folder that has taken its name.
+        """
+        own = self._in(folder)
+        names = (name, second_name(name))
+        return next((one for one in names if own.get(one) is change), None)
+
+    def deletes(self, name: ObjectName) -> bool:
+        """Return whether this mount is about to delete an object."""
+        marker = self._markers.get(name)
+        if marker is not None and not marker.settled:
+            return True
+        above, slash, component = name.key.rpartition("/")
+        own = self._in(Folder(name.container, above + slash))
+        changes = [own.get(escape(component)), own.get(escape(component, shadowed=True))]
+        return any(one is not None and one.is_deletion and not one.of_folder for one in changes)
 
     def expect(self, folder: Folder, entries: Iterator[Shown]) -> None:
         """Add pending changes of an earlier mount to those of a folder that no listing in memory shows.
@@ -158,12 +170,15 @@ class Overlay:
 
     def confirm(self, folder: Folder, name: str, change: LocalChange, entry: Entry | None) -> bool:
         """Record that Swift has made a pending change, with `entry`; return False if there is a newer one."""
+        name = self.name_of(folder, name, change) or name
         newest = self._in(folder).get(name)
-        stored = LocalChange(entry, monotonic(), moved=change.moved, left=change.left)
+        stored = LocalChange(
+            entry, monotonic(), moved=change.moved, left=change.left, of_folder=change.of_folder
+        )
         change.settled = True
         if newest is change:
             self._folders[folder][name] = stored
-        elif newest is not None and newest.at == PENDING:
+        elif newest is not None and newest.at == PENDING and not change.of_folder:
             newest.stored = stored
         else:
             return False
@@ -189,6 +204,8 @@ class Overlay:
         counts = change.stored if before is None or before.settled else before
         self.discard(folder, name)
         if counts is not None:
+            if self.newest(folder, second_name(name)) is counts:
+                self.discard(folder, second_name(name))
             self._changes(folder)[name] = counts
         return counts
 
@@ -217,18 +234,36 @@ class Overlay:
                 del self._folders[folder]
 
     def left_in(self, listing: Listing) -> list[str]:
-        """Return the folders without a marker in `listing` that contain objects which a rename has left."""
+        """Return the folders without a marker in `listing` that contain objects which a rename has left.
+
+        And those beside a file that may contain nothing but what this mount deletes.
+        """
+        below = [escape(component) for component in self.subfolders(listing.folder)]
+        emptied = [
+            name
+            for name in below
+            if listing.may_have_beside(second_name(name)) and listing.known(second_name(name)) is not None
+            if self._is_emptied(listing.folder.subfolder(unescape(name)[0]))
+        ]
+        entries = {name: listing.known(name) for name in [*emptied, *self._left_below(listing)]}
+        return [name for name, entry in entries.items() if entry is not None and is_implied(entry)]
+
+    def _left_below(self, listing: Listing) -> list[str]:
         if not self._has_left:
             return []
         start = len(listing.folder.prefix)
-        below = [
+        return [
             escape(folder.prefix[start:].partition("/")[0])
             for folder, changes in self._folders.items()
             if folder != listing.folder and folder.is_below(listing.folder)
             if any(change.left for change in changes.values())
         ]
-        entries = {name: listing.known(name) for name in below}
-        return [name for name, entry in entries.items() if entry is not None and is_implied(entry)]
+
+    def _is_emptied(self, folder: Folder) -> bool:
+        """Return whether a deletion in a folder, or below it, waits."""
+        if any(change.is_deletion for change in self._in(folder).values()):
+            return True
+        return any(self._is_emptied(folder.subfolder(component)) for component in self.subfolders(folder))
 
     def left_folders(self, listing: Listing) -> list[str]:
         """Return the folders in `listing` whose marker a rename has left: others may have stayed in them."""
@@ -269,7 +304,7 @@ class Overlay:
             # always counts.
             if change.at <= begun:
                 found = self._compare(listing, name, change)
-                is_old = begun - change.at > LISTING_LAG
+                is_old = begun - change.at > LISTING_LAG and not self._empties(listing.folder, name, change)
                 # A deletion stays: a listing without the name may lack its PUT, which the next one shows. So
                 # does what was moved: it may have been here before, and be away in the next listing.
                 if is_old or (found is True and change.shown is not None and not change.moved):
@@ -278,9 +313,9 @@ class Overlay:
                     continue
                 if isinstance(found, Contradiction):
                     contradicted.append(found)
-            elif change.shown is not None and not change.shown.is_directory:
-                hide_beside(listing, name)
-            listing.update(name, change.shown)
+                listing.update(name, change.shown)
+            else:
+                show(listing, name, change)
         return contradicted
 
     def _compare(self, listing: Listing, name: str, change: LocalChange) -> "Contradiction | bool":
@@ -292,9 +327,9 @@ class Overlay:
             listed = listing.get(name)
         except Unlisted:
             return False
-        if _agrees(listed, change):
+        if agrees(listed, change):
             return True
-        beside = _file_beside(listing, name)
+        beside = file_beside(listing, name)
         if beside is None or change.shown is None or change.shown.is_directory:
             return Contradiction(name, change, listed, beside)
         component, shadowed = unescape(name)
@@ -305,17 +340,25 @@ class Overlay:
         else:
             # A listing may still show what this mount has deleted in the folder.
             is_placed = not self.deletions_below(listing.folder.subfolder(component))
-        if not is_placed or not _agrees(beside, change):
+        if not is_placed or not agrees(beside, change):
             return Contradiction(name, change, listed, beside)
         self.discard(listing.folder, name)
         if change.moved:
             self._changes(listing.folder)[beside.name] = LocalChange(beside, change.at, moved=True)
         return True
 
-    def apply_again(self, listing: Listing) -> None:
+    def apply_again(self, listing: Listing, begun: float) -> None:
         """Apply the changes to a listing that `apply` has compared with them."""
         for name, change in self.changes_in(listing.folder).items():
-            listing.update(name, change.shown)
+            if change.at > begun or change.of_folder:
+                show(listing, name, change)
+            else:  # what is beside it was compared, too
+                listing.update(name, change.shown)
+
+    def _empties(self, folder: Folder, name: str, change: LocalChange) -> bool:
+        """Return whether a folder was removed, but what was in it waits for its deletion."""
+        component, shadowed = unescape(name)
+        return change.shown is None and not shadowed and self._is_emptied(folder.subfolder(component))
 
     def _sweep(self) -> None:
         old = monotonic() - LISTING_LAG
@@ -453,41 +496,3 @@ def _entry_in(folder: Folder, entry: Entry) -> Entry:
     attributes = replace(entry.attributes, inode=inode)
     # Without a time a marker `d/` would count as a folder that only its children imply.
     return replace(moved, attributes=attributes, last_modified=entry.last_modified)
-
-
-def _file_beside(listing: Listing, name: str) -> Entry | None:
-    """Return the file that a listing shows under the second name of an object, None if there is none."""
-    component, shadowed = unescape(name)
-    plain = escape(component)
-    if shadowed == listing.lacks_folder(plain):
-        beside = listing.known(plain if shadowed else escape(component, shadowed=True))
-        return beside if beside is not None and not beside.is_directory else None
-    return None
-
-
-def hide_beside(listing: Listing, name: str) -> None:
-    """Do not show an older version of the file `name` beside the folder whose place the file takes."""
-    # In a huge folder looking at each name costs too much.
-    if not listing.is_huge and (beside := _file_beside(listing, name)) is not None:
-        listing.update(beside.name, None)
-
-
-def _agrees(listed: Entry | None, change: LocalChange) -> bool:
-    """Return whether a listing that has `listed` shows the change."""
-    changed = change.entry
-    if listed is None or changed is None:
-        return listed is changed
-    if listed.is_directory or changed.is_directory:
-        # A folder may be listed because something is in it. That does not show that its marker `d` is there.
-        shown = changed.object is None or changed.object.key.endswith("/") or listed.object is not None
-        return listed.is_directory == changed.is_directory and shown
-    # Two versions may have one size and time, as after `cp -p` or `tar`.
-    if listed.etag and changed.etag and listed.etag != changed.etag:
-        return False
-    # Of a large object the listing's hash is not the ETag.
-    if changed.hash == changed.etag != "" and listed.hash != changed.hash:
-        return False
-    attributes = changed.attributes
-    if change.moved and listed.hash == changed.hash:  # without a time of its own it has the copy's
-        attributes = replace(attributes, mtime_ns=listed.attributes.mtime_ns)
-    return listed.attributes == attributes and listed.object == changed.object

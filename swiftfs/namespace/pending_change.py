@@ -5,7 +5,8 @@ from typing import NamedTuple
 from swiftfs.concurrency import Lock
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.listing_fetcher import Listings
-from swiftfs.namespace.overlay import LocalChange, Overlay
+from swiftfs.namespace.local_change import LocalChange, show
+from swiftfs.namespace.overlay import Overlay
 from swiftfs.paths import Folder
 
 
@@ -65,8 +66,8 @@ class PendingChange:
         """Show Swift's state again: the change could not be made."""
         with self._shared.lock:
             self._change.settled = True
-            if self._is_newest():
-                self._shared.overlay.roll_back(self._folder, self._name)
+            if (name := self._counts_as()) is not None:
+                self._shared.overlay.roll_back(self._folder, name)
                 self._shared.listings.invalidate(self._folder)
 
     def keep(self) -> None:
@@ -76,10 +77,15 @@ class PendingChange:
     def take_back(self) -> None:
         """Show the state before again: the change was not meant, and nothing was sent for it."""
         with self._shared.lock:
-            if self._is_newest():
-                counts = self._shared.overlay.take_back(self._folder, self._name, self._before)
-                if (listing := self._shared.listings.get(self._folder)) is not None:
-                    listing.update(self._name, counts.shown if counts is not None else self._was)
+            if (name := self._counts_as()) is not None:
+                counts = self._shared.overlay.take_back(self._folder, name, self._before)
+                if (listing := self._shared.listings.get(self._folder)) is None:
+                    return
+                if counts is None:
+                    listing.update(name, self._was)
+                else:
+                    show(listing, name, counts)
 
-    def _is_newest(self) -> bool:
-        return self._shared.overlay.newest(self._folder, self._name) is self._change
+    def _counts_as(self) -> str | None:
+        """Return the name for which this is the newest change, None if there is a newer one."""
+        return self._shared.overlay.name_of(self._folder, self._name, self._change)

@@ -123,7 +123,7 @@ class AttributeChanges:
         if entry.object is not None and not entry.missing:
             operation = ReplaceHeaders(entry.object, sent)
         else:
-            name = self._defaults.marker(folder)
+            name = self._namespace.new_marker(path)
             self._write_back.free_name(name)
             operation, entry = PutMarker(name, sent), replace(entry, object=name, missing=False)
         if path == "/":

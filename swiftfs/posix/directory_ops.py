@@ -12,8 +12,8 @@ from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.operations import CreateContainer, Delete, DeleteContainer, PutMarker
 from swiftfs.namespace.entry import NO_TIME, Entry, folder_inode
-from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectName
-from swiftfs.paths import Folder, check_new_name, join, plain_marker, slash_marker, split
+from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller
+from swiftfs.paths import check_new_name, join, plain_marker, slash_marker, split
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services, in_folder
 from swiftfs.posix.write_back import WriteBack
@@ -130,7 +130,7 @@ class DirectoryOps:
                 self._namespace.record(path, Entry(split(path)[1], None, attributes))
                 return
             self._source.object(path)  # the marker's key must not be too long
-            entry, operation = self._marked(path, folder, attributes)
+            entry, operation = self._marked(path, attributes)
             self._pending.submit(path, operation, entry)
             self._namespace.record_new_folder(path, entry)
             self._times.created(path, attributes.mtime_ns, is_folder=True)
@@ -153,11 +153,10 @@ class DirectoryOps:
         parent = split(path)[0]
         if not self._namespace.is_implied(parent) or not self._namespace.is_last(path):
             return
-        folder = self._source.folder(parent)
         implied = self._namespace.dated(self._namespace.lookup(parent, complete=False))
         self._times.filled(path)
         attributes = self._times.dated(parent, implied).attributes
-        entry, operation = self._marked(parent, folder, attributes)
+        entry, operation = self._marked(parent, attributes)
         if operation.name == self._source.object(path):
             return  # the child is the file `d/` itself, and no other key can mark the folder `d`
         # `later`: `rm -r` removes the folder next, and then no marker is sent at all.
@@ -180,13 +179,13 @@ class DirectoryOps:
         # Other clients may have written both markers: each of them alone would keep the folder.
         if self._namespace.is_marked_inside(path):
             markers.add(slash_marker(folder))
-        self._namespace.record(path, None)
+        self._namespace.record(path, None, of_folder=True)
         for marker in markers:
             self._pending.submit(path, Delete(marker, is_slo=False, is_marker=True), None, since=since)
 
-    def _marked(self, path: str, folder: Folder, attributes: Attributes) -> tuple[Entry, PutMarker]:
+    def _marked(self, path: str, attributes: Attributes) -> tuple[Entry, PutMarker]:
         """Return the entry of a folder that gets a marker, and the operation that creates it."""
-        name: ObjectName = self._defaults.marker(folder)
+        name = self._namespace.new_marker(path)
         self._write_back.free_name(name)
         meta = ObjectMeta(DIRECTORY_TYPE).marker(attributes, typed=self._defaults.typed_markers)
         return Entry(split(path)[1], name, attributes, meta=meta), PutMarker(name, meta.headers())

@@ -243,7 +243,10 @@ class PendingChanges:
         be written, or ESTALE if what is changed has been given up `since`: then nothing has changed.
         """
         # Shown first: the journal may execute the operation, and report that, before `submit` returns.
-        change = self.record(path, entry)
+        deleted = operation.name if isinstance(operation, Delete) else None
+        change = JournaledChange(
+            self._namespace.record_pending(path, entry, deleted=deleted), self._open_files
+        )
         at_least = SUPERSEDE_SECONDS if later else 0.0
         try:
             waits = self._journal.submit(path, operation, change, at_least=at_least, since=since)
@@ -286,9 +289,9 @@ class PendingChanges:
         """Show `entry` at `path` from now on (None for nothing); the caller submits it to the journal."""
         return JournaledChange(self._namespace.record_pending(path, entry), self._open_files)
 
-    def record_left(self, path: str) -> JournaledChange:
+    def record_left(self, path: str, name: ObjectName) -> JournaledChange:
         """Show that `path` was moved, although its object stays until the journal has deleted it."""
-        return JournaledChange(self._namespace.record_left(path), self._open_files)
+        return JournaledChange(self._namespace.record_left(path, name), self._open_files)
 
     def moving(self, move: MoveObject, old: PendingChange, new: PendingChange | None) -> Done:
         """Return the journal's callback for an object that moves in the background, with both its changes."""
@@ -318,13 +321,13 @@ class PendingChanges:
                 if entry is not None and not entry.is_directory:
                     entry = moved_entry(before, entry.name, operation.target)
             there = self._namespace.record_pending(new, entry, moved=True) if entry is not None else None
-            return self.moving(operation, self._namespace.record_left(path), there)
+            return self.moving(operation, self._namespace.record_left(path, operation.source), there)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
             return self._defer_attributes(path, operation)
         # A folder without a marker must not be shown either if this was all in it: it was removed too, or its
         # marker is in the journal.
         if isinstance(operation, Delete):
-            return self.record_left(path)
+            return self.record_left(path, operation.name)
         entry = pending_entry(path, operation, self._services.defaults)
         if entry is None:
             return lambda _outcome: self._namespace.invalidate(path)
@@ -362,7 +365,7 @@ class PendingChanges:
                 if known:
                     folder = self._services.source.folder(new)
                     self._namespace.record(new, implied_entry(split(new)[1], folder, self._services.defaults))
-        self._namespace.record(path, None)
+        self._namespace.record(path, None, of_folder=isinstance(operation, MoveFolder))
         unknown = (name for name in _targets(operation) if name not in known)
         with suppress(StoreError):  # listings will show it
             for name in islice(unknown, MOST_UNLISTED):

@@ -212,7 +212,7 @@ class RenameOps:
         if task.left:
             # The object that could not be deleted must not appear again: its old name counts as deleted until
             # it is.
-            self._journal.watch(entry.version.name, self._pending.record_left(old))
+            self._journal.watch(entry.version.name, self._pending.record_left(old, entry.version.name))
         else:
             self._namespace.record(old, None)
         self._namespace.record(new, moved)
@@ -357,12 +357,12 @@ class RenameOps:
         rows = [move.row for move in moves.values() if not move.is_marker]
         moving = self._namespace.folder_moves.record_moving(old, new, rows)
         if not any(move.is_marker for move in moves.values()):
-            self._namespace.record(old, None)
+            self._namespace.record(old, None, of_folder=True)
             self._namespace.record(new, entry)
         for one, move in moves.items():
             if move.is_marker:
                 moving[move.target] = (
-                    self._namespace.record_left(old),
+                    self._namespace.record_left(old, move.source),
                     self._namespace.record_pending(new, entry),
                 )
             if (changes := moving.get(move.target)) is not None:
@@ -451,11 +451,11 @@ class RenameOps:
         old, new = rename.old, rename.new
         self._move_cached(old, rename)
         self._namespace.folder_moves.record_moved(old, new, task.rows)
-        self._namespace.record(old, None)
+        self._namespace.record(old, None, of_folder=True)
         self._namespace.record(new, entry)
         for name in task.left:
             path = old if name == marker else path_below(old, name.key.removeprefix(rename.source.prefix))
-            self._journal.watch(name, self._pending.record_left(path))
+            self._journal.watch(name, self._pending.record_left(path, name))
 
     def _move_open(self, rename: FolderRename, since: int) -> None:
         """Give open files below a folder their new names; the rename began when `since` had been given up."""

@@ -7,7 +7,8 @@ import pytest
 from support.harness import harness, names
 from support.memory_store import MemoryStore
 from support.stored_objects import foreign
-from swiftfs.namespace.overlay import LocalChange, Overlay
+from swiftfs.namespace.local_change import LocalChange
+from swiftfs.namespace.overlay import Overlay
 from swiftfs.paths import Folder
 
 COUNT = 300
