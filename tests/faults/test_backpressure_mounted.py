@@ -4,14 +4,18 @@ import json
 import os
 import signal
 import threading
+from io import RawIOBase
 from pathlib import Path
 
 import pytest
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.mounts import Mount
 from support.noise import noise
+from support.small_disk import small_disk
 from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.filecache.block_map import BLOCK
 
 MIB = 1024 * 1024
 
@@ -40,6 +44,12 @@ SMALL_DISK = "cache_size=64M,segment_size=8M,uploads=4"
 def large(index: int) -> bytes:
     """Return one MiB of a file without repetitions."""
     return noise(MIB, index)
+
+
+def write_blocks(file: RawIOBase, data: bytes) -> None:
+    """Write whole blocks, so that none needs old bytes."""
+    for offset in range(0, len(data), BLOCK):
+        assert file.write(data[offset : offset + BLOCK]) == BLOCK
 
 
 class Watch:
@@ -75,6 +85,23 @@ def test_a_mount_writes_a_file_larger_than_its_disk(mounted: Mount) -> None:
         for index in range(LARGE // MIB):
             assert file.read(MIB) == large(index), index
         assert file.read(1) == b""
+
+
+def test_a_writer_goes_on_after_its_file_was_stored_and_evicted(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    """The rest of a segment was sent with zeros in place of its evicted blocks."""
+    body, first = noise(9 * MIB), 4 * MIB + BLOCK
+    with small_disk(tmp_path / "disk", "16m") as made:
+        mount = Mount(swift, container, tmp_path, "segment_size=1M,settle=0.1")
+        mount.cache = made / "cache"
+        with mount, (mount.path / "file").open("wb", buffering=0) as file:
+            write_blocks(file, body[:first])
+            os.close(os.dup(file.fileno()))  # as when a program forks and runs another one
+            wait_until(lambda: bool(connection.get_container(container, prefix="file")[1]))
+            (mount.path / "other").write_bytes(noise(10 * MIB, 2))  # it takes the disk from what is stored
+            write_blocks(file, body[first:])
+        assert connection.get_object(container, "file")[1] == body
 
 
 @pytest.mark.slow
