@@ -7,7 +7,6 @@ import os
 from swiftfs.errors import StoreError, os_error
 from swiftfs.filecache.range_copier import CopySource
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.sparse_file import write_all
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.open_files import OpenFiles
@@ -119,8 +118,8 @@ class RangeCopies:
             data = os.pread(span.descriptor, span.length, span.position)
 
             def fill(descriptor: int, position: int, data: bytes = data) -> int:
-                write_all(descriptor, data, position)
-                return len(data)
+                # All that a full disk takes of it has to count: not `write_all`, which raises an error then.
+                return os.pwrite(descriptor, data, position)
 
             if not data or not (size := target.cached_file.write(offset_out + copied, len(data), fill)):
                 break

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from support.harness import ANY_END, ME, copy_live, harness, read, sync_all, write
+from support.harness import ANY_END, ME, copy_live, get, harness, put, read, sync_all, write
 from support.late_store import LateStore, look
 from support.memory_store import MemoryStore
 from support.range_copies import BIG, PLAIN, append, copy_range, cp, left, opened, put_slo
@@ -22,6 +22,7 @@ from swiftfs.errors import (
     StoreError,
     TooLarge,
     Unavailable,
+    os_error,
 )
 from swiftfs.objects import ObjectName, ObjectVersion, Page
 from swiftfs.store.protocol import CopyRequest
@@ -30,6 +31,31 @@ MIB = 1024 * 1024
 LARGE, SMALL = "segment_size=1M,settle=3600", "segment_size=6M,settle=3600"
 
 pytestmark = pytest.mark.mount_options(LARGE)
+
+
+def test_bytes_that_a_full_disk_took_of_a_copy_are_part_of_the_file(
+    store: MemoryStore, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind its end they would be in the place of zeros when the file grows."""
+    really_write = os.pwrite
+
+    def write_some(descriptor: int, data: bytes, offset: int) -> int:
+        if offset == 1100:
+            raise os_error(errno.ENOSPC)
+        return really_write(descriptor, data[:1000] if offset == 100 else data, offset)
+
+    with harness(store, cache, LARGE) as filesystem:
+        write(filesystem, "/big", BIG)
+        sync_all(filesystem)
+        with opened(filesystem, "/big", "/copy") as (source, target):
+            put(filesystem, target, 0, b"x" * 100)
+            monkeypatch.setattr(os, "pwrite", write_some)
+            with pytest.raises(OSError, match="No space left"):
+                copy_range(filesystem, source, target, 0, 100)
+            monkeypatch.undo()
+            copied = filesystem.getattr("/copy").size - 100
+            filesystem.truncate_handle(target, 5000)
+            assert get(filesystem, target, 0) == b"x" * 100 + BIG[:copied].ljust(4900, b"\0")
 
 
 class WithoutRanges(MemoryStore):
