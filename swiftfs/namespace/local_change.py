@@ -94,7 +94,9 @@ def file_beside(listing: Listing, name: str) -> Entry | None:
 def are_of_two_objects(before: LocalChange, change: LocalChange) -> bool:
     """Return whether one is the deletion of a file, and the other a folder of its name."""
     if change.shown is not None:
-        return change.shown.is_directory and before.shown is None and not before.of_folder
+        was = before.stored.shown if before.stored is not None else None
+        was_folder = before.of_folder or (was is not None and was.is_directory)
+        return change.shown.is_directory and before.shown is None and not was_folder
     if not change.is_deletion or change.of_folder or before.shown is None or not before.shown.is_directory:
         return False
     folder = before.entry

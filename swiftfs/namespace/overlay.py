@@ -191,7 +191,7 @@ class Overlay:
         if change is None or change.at != PENDING:
             return
         self.discard(folder, name)
-        if change.stored is not None:
+        if change.stored is not None and (change.stored.shown is None or change.stored.shown.name == name):
             self._changes(folder)[name] = change.stored
             self.keep(folder, name, change.stored)
 
@@ -202,6 +202,8 @@ class Overlay:
         """
         change = self._folders[folder][name]
         counts = change.stored if before is None or before.settled else before
+        if counts is not None and counts.shown is not None and counts.shown.name != name:
+            counts = None  # a folder has taken its name
         self.discard(folder, name)
         if counts is not None:
             if self.newest(folder, second_name(name)) is counts:
