@@ -275,7 +275,7 @@ def _keep(tour: Tour) -> None:
     tour.type("cmp", BIG, f"{name}/{BIG}")
     tour.count()
     tour.say("Give a file to somebody without a login, for a day")
-    tour.type("swiftfs", "share", f"{CONTAINER}/{TREE}/start", "--for", "1d", "--new-key")
+    tour.type("swiftfs", "share", f"{CONTAINER}/{TREE}/__main__.py", "--for", "1d", "--new-key")
 
 
 def _mount(tour: Tour, cache: str, *options: str) -> None:

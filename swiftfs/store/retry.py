@@ -357,11 +357,16 @@ class RetryingStore:
                 try:
                     return attempt(call)
                 except StoreError as error:
-                    if (pause := self._pause_after(error, call)) is None:
+                    pause = self._pause_after(error, call)
+                    if pause is None or not self._has_time_after(pause, call):
                         raise  # here: in a frame with the error it would be a cycle, see `drop_tracebacks`
-                may_block("waits to repeat a request")
-                # An event instead of a sleep: `close` ends all pauses, and an unmount does not wait for them.
-                self._closing.wait(pause)
+
+    def _has_time_after(self, pause: float, call: _Call) -> bool:
+        """Wait; return whether another attempt can begin: on a busy machine a pause may take longer."""
+        may_block("waits to repeat a request")
+        # An event instead of a sleep: `close` ends all pauses, and an unmount does not wait for them.
+        self._closing.wait(pause)
+        return busy_time() < call.end
 
     def _pause_after(self, error: StoreError, call: _Call) -> float | None:
         """Return the seconds to wait until the next attempt, None if there is none. Raise `Postponed`."""
