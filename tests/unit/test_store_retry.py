@@ -15,6 +15,7 @@ from support.memory_store import MemoryStore
 from support.stores import QUICK, TEXT, md5, raise_first
 from swiftfs.errors import AccessDenied, AlreadyExists, Clash, Conflict, NotFound, StoreError, Unavailable
 from swiftfs.objects import Limits, Manifest, ObjectName, Segment
+from swiftfs.store import retry
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import CopyRequest, ObjectStore
 from swiftfs.store.retry import CLASHES_REPEATED, PATIENT, RetryingStore, RetryPolicy
@@ -61,6 +62,21 @@ def test_close_ends_the_pauses() -> None:
         store.close()
         assert isinstance(running.exception(timeout=within(5)), Unavailable)
     assert memory.closed
+
+
+def test_no_attempt_begins_when_a_pause_has_taken_all_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a busy machine; the error of another attempt would be that it had no time."""
+    now, memory = [0.0], MemoryStore("c")
+    monkeypatch.setattr(retry, "busy_time", lambda: now[0])
+    monkeypatch.setattr(retry, "may_block", lambda _what: now.append(now.pop() + 100.0))
+
+    def fail(_method: str, _subject: str) -> None:
+        raise Unavailable("down")
+
+    memory.hook = fail
+    with pytest.raises(Unavailable, match="down"):
+        RetryingStore(memory, RetryPolicy(deadline=50.0, first_pause=0.0)).head(NAME)
+    assert len(memory.requests) == 1
 
 
 @pytest.mark.parametrize("answers", [True, False])
