@@ -292,8 +292,7 @@ OPERATIONS = (
         lambda store, cell: store.copy(CopyRequest(cell.name, cell.other, etag=md5(OLD))),
         prepare=put_old,
         done=is_new(lambda cell: cell.other, None, OLD),
-        checked=True,
-        meanings={412: PreconditionFailed, 413: TooLarge},
+        meanings={412: PreconditionFailed, 413: TooLarge},  # a wrong ETag is looked up by a HEAD
     ),
     Operation(
         "copy of a manifest",
