@@ -95,6 +95,8 @@ class Watched:
         return found[0]
 
 
+# Each upload maps its segment of 16 MiB, and these pages count as the memory of the mount.
+@pytest.mark.mount_options("uploads=8")
 @pytest.mark.matrix(1)
 @pytest.mark.parametrize("mebibytes", [64, 1024])
 def test_a_large_file_is_stored_in_segments(
