@@ -168,6 +168,16 @@ def test_a_file_that_a_late_deletion_took_is_found_again(
     assert body(store, "file") == data + b"more"
 
 
+def take_by_late_deletion(store: LateStore, filesystem: FileSystem) -> None:
+    """Store a file that is gone again, by a deletion of the one before it."""
+    store_file(filesystem, b"old")
+    store.lose("delete", "file")
+    remove(filesystem)
+    store_file(filesystem, b"new")
+    store.land()
+    filesystem.refresh()
+
+
 @pytest.mark.parametrize(
     ("call", "left"),
     [
@@ -185,12 +195,7 @@ def test_each_call_finds_it_again(
     store: LateStore, filesystem: FileSystem, call: Callable[[FileSystem], object], left: list[str]
 ) -> None:
     """The kernel may have looked it up a moment ago, and not ask again."""
-    store_file(filesystem, b"old")
-    store.lose("delete", "file")
-    remove(filesystem)
-    store_file(filesystem, b"new")
-    store.land()
-    filesystem.refresh()
+    take_by_late_deletion(store, filesystem)
     call(filesystem)
     settle(filesystem)
     assert keys(store) == left
@@ -200,12 +205,7 @@ def test_a_call_that_misses_a_file_waits_until_it_is_stored_again(
     store: LateStore, filesystem: FileSystem
 ) -> None:
     """So it gets the error if that fails."""
-    store_file(filesystem, b"old")
-    store.lose("delete", "file")
-    remove(filesystem)
-    store_file(filesystem, b"new")
-    store.land()
-    filesystem.refresh()
+    take_by_late_deletion(store, filesystem)
     refuse(store, "put", QuotaExceeded)
     with pytest.raises(QuotaExceeded):
         filesystem.getattr("/file")
