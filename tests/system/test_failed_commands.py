@@ -6,8 +6,7 @@ import mmap
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from support.commands import swiftfs
 from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount
+from support.system_calls import fails
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.demo.values import READER
 
@@ -47,14 +47,6 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "mnt"
     path.mkdir()
     return path
-
-
-@contextmanager
-def fails(number: int) -> Iterator[None]:
-    """Expect an `OSError` of this errno."""
-    with pytest.raises(OSError) as caught:  # noqa: PT011  the errno is compared below
-        yield
-    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
 
 
 def test_a_wrong_key_is_reported(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
