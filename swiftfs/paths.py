@@ -124,6 +124,14 @@ def join(parent: str, name: str) -> str:
     return f"/{name}" if parent == "/" else f"{parent}/{name}"
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether text is UTF-8, so that it can be sent: it has no surrogates."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def check_new_name(path: str) -> None:
     """Raise `OSError` ENAMETOOLONG if a file or folder of this name must not be made."""
     if len(split(path)[1].encode()) > MAX_NAME_BYTES:
@@ -184,6 +192,8 @@ class Source(Struct, frozen=True):
         if text == "/":
             return cls("")
         container, _, prefix = text.partition("/")
+        if not is_utf8(text):
+            raise ConfigurationError(f"source {text!r} is not UTF-8: no object has such a name")
         if not container:
             raise ConfigurationError(
                 f"source {text!r}: use CONTAINER, CONTAINER/PREFIX, or / for the account"

@@ -18,9 +18,16 @@ from swiftfs.errors import NotFound
 from swiftfs.filecache.segment_container import RCLONE_FOLDER
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectName, Page, Row
-from swiftfs.paths import HIDDEN_FOLDER, SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Source, unescape, without_hidden
+from swiftfs.paths import (
+    HIDDEN_FOLDER,
+    SEGMENTS_FOLDER,
+    SEGMENTS_SUFFIX,
+    Source,
+    is_utf8,
+    unescape,
+    without_hidden,
+)
 from swiftfs.store.protocol import ObjectStore, iter_containers, iter_pages
-from swiftfs.store.wire.object_headers import is_utf8
 
 _OF_SEGMENTS = (f"{SEGMENTS_FOLDER}/", f"{RCLONE_FOLDER}/")
 

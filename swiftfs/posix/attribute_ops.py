@@ -195,7 +195,7 @@ class AttributeOps:
         """Return an xattr's value; raise `OSError` ENODATA if there is none."""
         path = self._open_files.resolve(path)
         if path == "/" and name in self._answers:
-            return str(self._answers[name]()).encode()
+            return os.fsencode(str(self._answers[name]()))
         if path == "/" and name in self._orders:
             # With the option `ro` the kernel refuses setxattr(2), so getxattr(2) starts it too.
             self._orders[name]()

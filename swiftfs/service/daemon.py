@@ -54,7 +54,7 @@ def run_in_background(work: Callable[[Ready], None]) -> None:
             os.kill(child, signal.SIGTERM)
             os.waitpid(child, 0)
     if said != _READY:
-        raise ConfigurationError(said.decode() or "the mount ended before it answered")
+        raise ConfigurationError(os.fsdecode(said) or "the mount ended before it answered")
 
 
 def _child(work: Callable[[Ready], None], writer: int) -> int:
@@ -76,7 +76,7 @@ def _child(work: Callable[[Ready], None], writer: int) -> int:
             logging.getLogger(__name__).critical("the mount ended: %s", error)
         else:
             logging.getLogger(__name__).debug("where it failed", exc_info=error)
-            os.write(writer, " ".join(str(error).split()).encode() or repr(error).encode())
+            os.write(writer, os.fsencode(" ".join(str(error).split()) or repr(error)))
         return 1
     return 0
 
@@ -229,7 +229,7 @@ def notify(state: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
         channel.settimeout(NOTIFY_SECONDS)
         with contextlib.suppress(OSError):
-            channel.sendto(state.encode(), address)
+            channel.sendto(os.fsencode(state), address)
 
 
 def is_service() -> bool:

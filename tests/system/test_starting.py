@@ -60,6 +60,15 @@ def test_create_makes_container_and_mount_point(
     assert told(typed("swiftfs umount a/b/mp")) == ""
 
 
+def test_folders_whose_names_are_not_utf8(typed: Command, home: Path, container: str) -> None:
+    """A mount point and a cache folder may have any name: no object is named after them."""
+    (home / "\udcff" / "mp").mkdir(parents=True)
+    assert told(typed(f"swiftfs mount {container} \udcff/mp --cache-dir \udcfe")) == ""
+    (home / "\udcff/mp/file").write_text("text")
+    assert told(typed("swiftfs flush \udcff/mp")) == ""
+    assert told(typed("swiftfs umount \udcff/mp")) == ""
+
+
 @pytest.mark.parametrize(
     ("source", "requests"),
     [

@@ -128,7 +128,7 @@ def test_sources_are_read(text: str, source: Source) -> None:
     assert Source.parse(f"swift:{source}") == source
 
 
-@pytest.mark.parametrize("text", ["", "swift:", "/box", "swift:/box", "x" * 257])
+@pytest.mark.parametrize("text", ["", "swift:", "/box", "swift:/box", "x" * 257, "\udcff", "box/\udcff"])
 def test_other_sources_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="source"):
         Source.parse(text)

@@ -19,8 +19,9 @@ from msgspec.structs import replace
 
 from swiftfs.errors import BadName, Corrupt, TimedOut
 from swiftfs.objects import Limits, ObjectName, OlderName, Page, Row, VersionPage, VersionRow
+from swiftfs.paths import is_utf8
 from swiftfs.store.wire.json_stream import iter_entries
-from swiftfs.store.wire.object_headers import MAX_SIZE, is_utf8
+from swiftfs.store.wire.object_headers import MAX_SIZE
 
 T = TypeVar("T")
 

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from swiftfs.errors import BadRequest, Corrupt
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Retrieval
+from swiftfs.paths import is_utf8
 from swiftfs.store.protocol import Headers
 from swiftfs.store.request import RETRIEVAL_DELAY, RETRIEVAL_STATE
 
@@ -130,14 +131,6 @@ def text_of(value: str) -> str:
         return value if value.isascii() else value.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return value
-
-
-def is_utf8(text: str) -> bool:
-    """Return whether text can be sent: it has no surrogates."""
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def lower_name(name: str) -> str:
