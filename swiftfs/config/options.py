@@ -82,9 +82,11 @@ def parse_rules(text: str) -> Rules:
     """Read `logs/=90d;tmp/=12h`; raise `ValueError` for anything else."""
     rules: dict[str, int] = {}
     for rule in filter(None, (part.strip() for part in text.split(";"))):
-        folder, equals, age = (part.strip() for part in rule.rpartition("="))
-        folder = folder.strip("/")
-        if not equals or any(part in (".", "..") for part in folder.split("/")):
+        given, equals, age = (part.strip() for part in rule.rpartition("="))
+        folder = given.strip("/")
+        # Only "/" is the whole mount: a forgotten name must not delete all of it.
+        is_path = given and (not folder or not {"", ".", ".."} & set(folder.split("/")))
+        if not equals or not is_path:
             raise ValueError("FOLDER=AGE, such as logs/=90d, several with ';' between them")
         seconds = parse_age(age)
         if not seconds or rules.setdefault(folder, seconds) != seconds:

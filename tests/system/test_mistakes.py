@@ -81,9 +81,10 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     ),
     ("swiftfs gc zzz", FAILED, "no container 'zzz', and no container for its segments: check its name"),
     ("swiftfs mount /nobox mp", FAILED, "source '/nobox': use CONTAINER, CONTAINER/PREFIX, or / *"),
+    ("swiftfs check f\udcff", WRONG, "source 'f\\udcff' is not UTF-8: no object has such a name"),
     *(
-        (f"swiftfs {typed}", WRONG if typed.startswith("check") else FAILED, "source *'f\\udcff*' is not UTF-8: *")
-        for typed in ("mount f\udcff mp", "mount f\udcff/x mp", "gc f\udcff", "check f\udcff", "cp f\udcff/x a/b")
+        (f"swiftfs {words}", FAILED, "source *'f\\udcff*' is not UTF-8: *")
+        for words in ("mount f\udcff mp", "mount f\udcff/x mp", "gc f\udcff", "cp f\udcff/x a/b")
     ),
     ("swiftfs mount photos mp --cache-dir /proc/f\udcff", FAILED, "cache folder /proc/f\\udcff: No such *"),
     ("swiftfs mount nobox none", FAILED, "mount point */none: No such file or directory: mkdir it, or *"),
