@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from weakref import WeakSet
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 from msgspec import Struct, field
 
 from swiftfs.concurrency import Future, Lock, monotonic, new_future, new_pool, wait_all
@@ -209,6 +209,17 @@ OUTAGE_SECONDS = 30.0
 while there are lookups, one attempt follows another, and only the first is waited for."""
 
 
+LONG_SECONDS = 1.0
+"""A failure that took longer is shared with those who ask for the folder a moment later."""
+
+SHARED_SECONDS = 2.0
+"""The moment. The kernel keeps back lookups of one name, with libfuse 2 all in a folder, until the one before
+has ended: each would wait as long again, one after another."""
+
+MOST_SHARED = 1000
+"""Folders whose failures are shared at once."""
+
+
 class _Request(Struct):
     """A listing that is being fetched since `begun` (monotonic seconds)."""
 
@@ -237,6 +248,7 @@ class ListingFetcher:
         self._outage = _Outage()
         self._pool = new_pool("listing", PARALLEL)
         self._requests: dict[Folder, _Request] = {}
+        self._failed: TTLCache[Folder, _Request] = TTLCache(MOST_SHARED, SHARED_SECONDS, timer=monotonic)
 
     def listing(self, folder: Folder) -> Listing:
         """Return the folder's listing from memory, or request it; raise `StoreError`.
@@ -287,8 +299,8 @@ class ListingFetcher:
             return known
 
     def _joinable(self, folder: Folder) -> Future[Listing] | None:
-        """Return the running request of a folder, unless its answer may be older than an invalidation."""
-        request = self._requests.get(folder)
+        """Return a folder's request that runs or has just failed, unless it is older than an invalidation."""
+        request = self._requests.get(folder) or self._failed.get(folder)
         if request is None or request.begun < self._listings.invalidated_at(folder):
             return None
         return request.future
@@ -310,6 +322,8 @@ class ListingFetcher:
             with self._lock:
                 if _is_outage(error):
                     self._outage.notice(error)
+                    if monotonic() - request.begun > LONG_SECONDS:
+                        self._failed[folder] = request
             raise
         else:
             with self._lock:

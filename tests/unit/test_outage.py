@@ -143,6 +143,28 @@ def test_expired_listings_are_used_until_the_server_answers(
     assert said(caplog)[1:] == ["Swift answers again"]
 
 
+def test_a_long_failure_answers_those_who_waited_behind_it(store: MemoryStore, clock: Clock) -> None:
+    """The kernel sends a second lookup when the first has failed; it must not wait as long again."""
+
+    def hook(method: str, subject: str) -> None:
+        clock.forward(22)
+        raise Unavailable(f"{method} {subject}")
+
+    namespace = build(store)
+    store.hook = hook
+    with pytest.raises(Unavailable):
+        namespace.find("/one/a")
+    asked = len(store.requests)
+    for name in ("a", "b", "c"):
+        with pytest.raises(Unavailable):
+            namespace.find(f"/one/{name}")
+    assert len(store.requests) == asked
+    clock.forward(listing_fetcher.SHARED_SECONDS)
+    store.hook = None
+    assert namespace.find("/one/a") is not None
+    namespace.close()
+
+
 def test_a_second_outage_is_logged_again(
     store: MemoryStore, namespace: Namespace, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
