@@ -13,9 +13,8 @@ from pathlib import Path
 from swiftfs.config.cache_dir import CONTENT, PINS, VERSIONS
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
-from swiftfs.filecache.cache_space import CacheSpace
+from swiftfs.filecache.cache_space import CacheDisk, CacheSpace
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.disk import CacheDisk
 from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.filecache.uses import Backlog, Use, can_be_restored

@@ -83,7 +83,7 @@ def put_files(rig: SpaceRig, count: int) -> None:
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpaceRig]:
-    monkeypatch.setattr("swiftfs.filecache.disk.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.cache_space.STEP", BLOCK)
     monkeypatch.setattr("swiftfs.filecache.cache_space.PAUSE", 0.05)
     rig = SpaceRig(tmp_path, 4 * MIB)
     yield rig
@@ -154,7 +154,7 @@ def test_no_writer_waits_when_all_changes_are_parked(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each write waited for two minutes."""
-    monkeypatch.setattr("swiftfs.filecache.disk.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.cache_space.STEP", BLOCK)
     monkeypatch.setattr("swiftfs.filecache.cache_space.PAUSE", 0.05)
     monkeypatch.setattr("swiftfs.filecache.cache_space.PATIENCE", 600.0)
     refuse(store, "put", QuotaExceeded)
