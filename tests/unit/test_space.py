@@ -21,9 +21,8 @@ from support.upload_rig import MIB
 from swiftfs.errors import QuotaExceeded, Unavailable, os_error
 from swiftfs.filecache import base_verifier, downloader
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
-from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.sparse_file import write_all
 from swiftfs.objects import ObjectName
