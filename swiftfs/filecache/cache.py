@@ -21,8 +21,8 @@ from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BaseVersion, BlockMap, FileRecord
 from swiftfs.filecache.cache_space import CacheDisk, CacheSpace
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.eviction import AHEAD
 from swiftfs.filecache.file_state import FileSource, FileState, WrongBytesCall, ignore_wrong_bytes
-from swiftfs.filecache.memory_reader import AHEAD
 from swiftfs.filecache.read_ahead import Link, Streams
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
