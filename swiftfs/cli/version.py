@@ -9,7 +9,7 @@ import click
 
 from swiftfs import __version__
 from swiftfs.control.mount_table import fusermount
-from swiftfs.fuse.loading import libfuse2, libfuse3
+from swiftfs.fuse.library import libfuse2, libfuse3
 
 NONE = "not installed"
 

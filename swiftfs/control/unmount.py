@@ -1,6 +1,6 @@
-"""`swiftfs umount`: unmount, and wait until the mount's process has stored everything.
+"""Unmounting: `swiftfs umount` waits until the mount's process has stored everything, and what that does.
 
-How much that still has to store is in a file in its cache folder.
+How much it still has to store is in a file in its cache folder.
 """
 
 import ctypes
@@ -14,15 +14,28 @@ import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, to_builtins
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
-from swiftfs.concurrency import monotonic
+from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.config.cache_dir import DRAIN, write_whole
 from swiftfs.control.client import flush, mountpoints
-from swiftfs.control.mount_table import Holder, find_holders, fusermount, mounted_on
+from swiftfs.control.mount_table import (
+    OWN_TABLE,
+    Holder,
+    MountEntry,
+    find_holders,
+    fusermount,
+    mount_entries,
+    mounted_on,
+)
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
+from swiftfs.journal.queue_report import QueueReport
+
+if TYPE_CHECKING:
+    from swiftfs.journal.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -219,3 +232,79 @@ def _unmount_by_root(mountpoint: Path, *, is_dead: bool) -> int:
 def _refused(mountpoint: Path, reason: str) -> ConfigurationError:
     hint = " (a program has a file or folder open there)" if "busy" in reason else ""
     return ConfigurationError(f"cannot unmount {mountpoint}: {reason}{hint}")
+
+
+GRACE = 1.0
+"""Seconds after which an ordinary unmount has ended the mount."""
+
+WRITE_SECONDS = 0.2
+"""The interval in which a held mount writes the number of pending changes."""
+
+
+class DetachWatch:
+    """A thread that stores everything after an unmount, and writes how much is pending to `drain.json`.
+
+    The process of a mount that was unmounted may continue: a container or a unit with `PrivateMounts=` has a
+    copy of every mount that existed at its start, and a bind mount is another place in the same tree. It
+    lives until the last of them is unmounted.
+    """
+
+    def __init__(self, mountpoint: Path, journal: "Journal", cache: Path) -> None:
+        self._mountpoint = mountpoint
+        self._journal = journal
+        self._cache = cache
+        self._entry: MountEntry | None = None
+        # A descriptor, so that poll(2) can wait for it and the table together.
+        self._ended = os.eventfd(0)
+        self._thread = new_thread(self._watch, "detached")
+
+    def start(self, device: int) -> None:
+        """Begin, now that the mount on `device` answers; do nothing if there is no table of mounts."""
+        self._entry = MountEntry(device, self._mountpoint.resolve())
+        try:
+            watched = self._is_mounted()
+        except OSError as error:
+            log.info("cannot watch whether %s is unmounted: %s", self._mountpoint, error)
+            return
+        if watched:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, if it was started."""
+        os.eventfd_write(self._ended, 1)
+        if self._thread.ident is not None:
+            self._thread.join()
+        os.close(self._ended)
+
+    def _watch(self) -> None:
+        with OWN_TABLE.open("rb") as table:
+            changes = select.poll()
+            changes.register(self._ended, select.POLLIN)
+            changes.register(table, select.POLLPRI)  # the kernel signals a change of the table
+            while self._is_mounted():
+                changes.poll()
+                if self._has_ended(0):
+                    return
+        if self._has_ended(GRACE):
+            return
+        log.info(
+            "%s is unmounted, but still mounted elsewhere: pending changes are stored now", self._mountpoint
+        )
+        # The process may live for long: what was written must not wait for that.
+        self._journal.flush_all()
+        while True:
+            report = self._journal.report()
+            Drain(report.flushing, _failure(report), held=True).write(self._cache)
+            if self._has_ended(WRITE_SECONDS):
+                return
+
+    def _is_mounted(self) -> bool:
+        return any(entry == self._entry for entry in mount_entries(OWN_TABLE))
+
+    def _has_ended(self, seconds: float) -> bool:
+        return bool(select.select([self._ended], [], [], seconds)[0])
+
+
+def _failure(report: QueueReport) -> str:
+    """Return a message about changes that could not be stored, empty if all are."""
+    return report.left_over() if report.unflushed and not report.flushing else ""

@@ -17,10 +17,9 @@ from swiftfs.filecache.base_verifier import BaseVerifier
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord, Snapshot, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.downloader import Downloader
-from swiftfs.filecache.eviction import Evictor
+from swiftfs.filecache.eviction import Evictor, MakeInMemory, MemoryReader
 from swiftfs.filecache.file_state import Activity, FileSource, FileState, LocalFile
 from swiftfs.filecache.frozen_copier import FrozenCopier
-from swiftfs.filecache.memory_reader import MakeInMemory, MemoryReader
 from swiftfs.filecache.range_copier import RangeCopier
 from swiftfs.filecache.segment_layout import PIECE
 from swiftfs.filecache.segment_uploader import SegmentUploader

@@ -1,15 +1,25 @@
-"""Evicts blocks of a file that can be downloaded again, even before the file is stored."""
+"""A file on a full disk: blocks that can be downloaded again are evicted, reads need no room for theirs."""
 
-from collections.abc import Iterator
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain
+from typing import Protocol
 
-from swiftfs.concurrency import ended_threads, thread_id
-from swiftfs.filecache.block_map import BLOCK, StoredSegment, block_range
+from msgspec.structs import replace
+
+from swiftfs.concurrency import ended_threads, monotonic, thread_id
+from swiftfs.errors import PreconditionFailed, is_disk_full
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.file_state import Downloads, FileState
 from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.sparse_file import punch_hole
+from swiftfs.filecache.sparse_file import punch_hole, write_all
+from swiftfs.objects import FileSpan
+
+log = logging.getLogger(__name__)
 
 MOST_THREADS = 64
 """With so many threads in `_answers`, those that have ended are forgotten: libfuse's threads come and go."""
@@ -117,3 +127,176 @@ class Evictor:
         for stored in self._uploads.stored(protected=journaled, within=within, beside=blocks.remote.whole):
             if blocks.is_own(stored):
                 yield stored
+
+
+MEMORY = 2 * 1024 * 1024
+"""Bytes that a file keeps in memory, besides what was answered last to each thread."""
+
+AHEAD = 1024 * 1024
+"""Bytes that are downloaded ahead into memory: a request for each read would be far too many."""
+
+RETRY_SECONDS = 5.0
+"""For so long the disk counts as full: each attempt to use it costs a request."""
+
+
+class FileInMemory(Protocol):
+    """A cached file of one version whose local file is in memory; nobody changes it."""
+
+    @property
+    def descriptor(self) -> int: ...
+
+    @property
+    def base(self) -> BaseVersion | None: ...
+
+    def read(self, offset: int, size: int) -> FileSpan: ...
+
+    def allocated(self) -> int: ...
+
+    def evict(self, size: int) -> int: ...
+
+    def discard(self) -> None: ...
+
+
+MakeInMemory = Callable[[FileState, BaseVersion], FileInMemory]
+"""Makes a file in memory of a version, to read the file of a state from."""
+
+
+class MemoryReader:
+    """Answers the reads of one file: from its local file, or from memory while the disk is full.
+
+    `make` returns a file in memory. It has blocks of the base version only; what the local file has, such as
+    changes, is put beside them for each answer, in a descriptor of each thread (`_mixed`).
+
+    The last one of `_files` is of the present base version. Older ones stay while the last answer to a thread
+    is from one of them (`_given`): the kernel takes the bytes after the answer was returned.
+    """
+
+    def __init__(self, state: FileState, make: MakeInMemory) -> None:
+        self._state = state
+        self._make = make
+        self._files: list[FileInMemory] = []
+        self._given: dict[int, FileInMemory] = {}
+        self._mixed: dict[int, int] = {}
+        self._full_until = 0.0
+
+    def read(self, offset: int, end: int, download: Callable[[int, int], None]) -> FileSpan:
+        """Return where the bytes are from `offset` to `end`; `download` gets those that the local file lacks.
+
+        Raise the errors of `download`; that of a full disk only for bytes that no version in Swift has.
+        """
+        if monotonic() < self._full_until:
+            # `download` finds out whether an upload of ours has replaced the version.
+            with suppress(PreconditionFailed):
+                if (span := self._read(offset, end)) is not None:
+                    return span
+        try:
+            download(offset, end)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self._full_until = monotonic() + RETRY_SECONDS
+            if (span := self._read(offset, end)) is not None:
+                return span
+            with self._state.changed:
+                if not self._state.blocks.is_present(offset, end):  # nor has another reader found room
+                    raise
+        for memory in self._files:
+            memory.evict(memory.allocated())
+        return FileSpan(self._state.descriptor, offset, end - offset)
+
+    def close(self) -> None:
+        """Close the files in memory as soon as their downloads have ended; nobody reads the file any more."""
+        if not self._files:
+            return
+        with self._state.changed:
+            files, self._files, self._given = self._files, [], {}
+            mixed, self._mixed = self._mixed, {}
+        for descriptor in mixed.values():
+            os.close(descriptor)
+        for memory in files:
+            memory.discard()
+
+    def _read(self, offset: int, end: int) -> FileSpan | None:
+        """Return where the bytes are in memory; None if they are in the local file, or in own segments."""
+        state, blocks = self._state, self._state.blocks
+        while True:
+            with state.changed:
+                base, is_here = blocks.base, blocks.is_present(offset, end)
+                if base is None or is_here or blocks.remote.blocks.touches(*block_range(offset, end)):
+                    return None
+                if state.closed:
+                    return None
+                memory = self._file_of(base)
+            memory.read(offset, end - offset)
+            # Without the lock, which has the rank of the state's.
+            memory.evict(memory.allocated() - MEMORY)
+            with state.changed:
+                span = self._answer(memory, base, offset, end)
+                unneeded = self._take_unneeded()
+            for one in unneeded:
+                one.discard()
+            if span is not None:
+                return span
+
+    def _file_of(self, base: BaseVersion) -> FileInMemory:
+        """Return the file in memory of a version. Lock held."""
+        of = self._files[-1].base if self._files else None
+        if of is None or _identity(of) != _identity(base):
+            log.debug("%s is read without the cache, whose disk is full", base.name)
+            self._files.append(self._make(self._state, base))
+        return self._files[-1]
+
+    def _take_unneeded(self) -> list[FileInMemory]:
+        """Forget the files of older versions that no thread was given last, and return them. Lock held."""
+        needed = [*self._given.values(), *self._files[-1:]]
+        unneeded = [one for one in self._files if one not in needed]
+        self._files = [one for one in self._files if one in needed]
+        return unneeded
+
+    def _learn_etag(self, memory: FileInMemory) -> None:
+        """Take the ETag of the version that was read if none was known. Lock held."""
+        blocks = self._state.blocks
+        if memory.base is not None and blocks.base is not None and not blocks.base.etag:
+            blocks.base = replace(blocks.base, etag=memory.base.etag)
+
+    def _answer(self, memory: FileInMemory, base: BaseVersion, offset: int, end: int) -> FileSpan | None:
+        """Return where the bytes of the version in memory are, with what the local file has. Lock held.
+
+        None if another version is the base by now, or if own segments have some of the bytes.
+        """
+        state, blocks, (first, last) = self._state, self._state.blocks, block_range(offset, end)
+        is_current = memory in self._files[-1:] and blocks.is_from(base)
+        if not is_current or blocks.remote.blocks.touches(first, last):
+            return None
+        self._learn_etag(memory)
+        self._forget_ended()
+        self._given[thread_id()] = memory
+        missing = list(blocks.missing(first, last))
+        if missing == [(first, last)]:
+            return FileSpan(memory.descriptor, offset, end - offset)
+        # Not in the file in memory: its bytes are verified by the MD5 of the version.
+        mixed = self._mixed_of_thread()
+        write_all(mixed, os.pread(state.descriptor, end - offset, offset), 0)
+        for one, other in missing:
+            start, stop = max(one * BLOCK, offset), min(other * BLOCK, end)
+            write_all(mixed, os.pread(memory.descriptor, stop - start, start), start - offset)
+        return FileSpan(mixed, 0, end - offset)
+
+    def _mixed_of_thread(self) -> int:
+        """Return a descriptor for the next answer to this thread, which has taken the last one. Lock held."""
+        if (descriptor := self._mixed.get(thread_id())) is None:
+            descriptor = self._mixed[thread_id()] = os.memfd_create("swiftfs-answer")
+        return descriptor
+
+    def _forget_ended(self) -> None:
+        """Forget the answers to threads that have ended: the kernel has taken these. Lock held."""
+        if len(self._given) < MOST_THREADS:
+            return
+        for thread in ended_threads(list(self._given)):
+            del self._given[thread]
+            if (descriptor := self._mixed.pop(thread, None)) is not None:
+                os.close(descriptor)
+
+
+def _identity(base: BaseVersion) -> tuple[object, ...]:
+    return base.name, base.etag, base.size, base.object_size

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
-from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
-from swiftfs.fuse.loading import load_fusepy
-from swiftfs.fuse.read_ahead import KernelReadAhead
+from swiftfs.fuse.library import Library, block_interrupt, has_ended, load_fusepy, unlock_stderr
+from swiftfs.fuse.operations import KernelReadAhead
 from swiftfs.fuse.structs import UNKNOWN_INODE
 
 LIBRARY = Library(load_fusepy())

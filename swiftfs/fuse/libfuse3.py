@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
-from swiftfs.fuse.library import Library, block_interrupt, has_ended, unlock_stderr
-from swiftfs.fuse.loading import ADVICE, load_mfusepy
-from swiftfs.fuse.read_ahead import KernelReadAhead
+from swiftfs.fuse.library import ADVICE, Library, block_interrupt, has_ended, load_mfusepy, unlock_stderr
+from swiftfs.fuse.operations import KernelReadAhead
 from swiftfs.fuse.structs import UNKNOWN_INODE
 from swiftfs.objects import Attributes
 

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import PreconditionFailed, os_error
 from swiftfs.journal.commits import Record
-from swiftfs.journal.flushes import with_blockers
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.operations import (
     CreateContainer,
@@ -24,7 +23,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.outcomes import JournalParts
 from swiftfs.journal.scheduler import Scheduler
-from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits
+from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits, with_blockers
 from swiftfs.objects import ObjectName
 from swiftfs.paths import MAX_KEY_BYTES, Folder, plain_marker, slash_marker
 

@@ -1,20 +1,24 @@
-"""Conflicts: another client changed an object that this mount is about to overwrite."""
+"""Conflicts: another client changed an object that this mount is about to overwrite or delete."""
 
 import logging
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timezone
+from itertools import islice, takewhile
 from pathlib import PurePosixPath
 
 from msgspec.structs import replace
 
-from swiftfs.errors import NotFound, Unavailable
+from swiftfs.concurrency import Executor
+from swiftfs.errors import NotFound, StoreError, Unavailable
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier
+from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import CopyRequest, ObjectStore
+from swiftfs.store.protocol import CopyRequest, ObjectStore, iter_pages
 
 log = logging.getLogger(__name__)
 
@@ -136,3 +140,58 @@ def _name_beside(name: ObjectName, info: ObjectInfo) -> ObjectName:
     moment = datetime.fromtimestamp(info.last_modified_ns / 1e9, tz=timezone.utc)
     suffix = f" (conflict {moment:%Y-%m-%d %H.%M.%S} {info.version.etag[:8]})"
     return ObjectName(name.container, str(path.with_name(path.stem + suffix + path.suffix)))
+
+
+FEWEST = 4
+"""For fewer markers of a container HEADs are sent, in parallel."""
+
+PER_PAGE = 64
+"""How many markers are worth a page of a listing: a page of 10,000 names takes a second."""
+
+
+def made_files(
+    store: ObjectStore, pool: Executor, names: Iterable[ObjectName]
+) -> Mapping[ObjectName, bool | StoreError]:
+    """Return of the markers of folders whether each is a file now, or the error if nobody knows.
+
+    One that is gone is none. Listings of this moment show most markers, as all of a tree is deleted together;
+    a HEAD decides about the others.
+    """
+    # The object `d/` with bytes is in the folder, which was not empty then.
+    plain = [name for name in names if not name.key.endswith("/")]
+    containers: dict[str, set[str]] = defaultdict(set)
+    for name in plain:
+        containers[name.container].add(name.key)
+    listed = {
+        ObjectName(container, key)
+        for container, keys in containers.items()
+        if len(keys) >= FEWEST
+        for key in _listed(store, container, keys)
+    }
+    asked = [name for name in plain if name not in listed]
+    return dict(zip(asked, pool.map(lambda name: is_file(store, name), asked), strict=True))
+
+
+def is_file(store: ObjectStore, name: ObjectName) -> bool | StoreError:
+    """Return whether an object exists and is no folder's marker, by a HEAD; its error if it fails."""
+    try:
+        return not is_marker(store.head(name)) and not name.key.endswith("/")
+    except NotFound:
+        return False
+    except StoreError as error:
+        return error
+
+
+def _listed(store: ObjectStore, container: str, keys: Collection[str]) -> set[str]:
+    """Return which of the keys a listing shows as markers."""
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(min(keys), max(keys), strict=False))
+    pages = iter_pages(store, container, "".join(one for one, _ in pairs))
+    found: set[str] = set()
+    try:
+        for page in islice(pages, 1 + len(keys) // PER_PAGE):
+            found |= {row.key for row in page.rows if row.key in keys and is_marker(row)}
+            if page.last:
+                break
+    except StoreError:  # HEADs tell more
+        return set()
+    return found

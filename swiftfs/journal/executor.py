@@ -17,10 +17,9 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.journal.background_moves import BackgroundMoves, Outcome
-from swiftfs.journal.conflicts import Conflicts, was_sent
+from swiftfs.journal.conflicts import Conflicts, is_file, made_files, was_sent
 from swiftfs.journal.expiry import SegmentExpiry, with_rule, without_past
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
-from swiftfs.journal.marker_checks import is_file, made_files
 from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, Overwritten, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from swiftfs.config.cache_dir import CONTENT, JOURNAL, VERSIONS
 from swiftfs.errors import ConfigurationError, pluralize
-from swiftfs.filecache.disk import CacheDisk
+from swiftfs.filecache.cache_space import CacheDisk
 from swiftfs.filecache.version_cache import evict_closed
 from swiftfs.filecache.version_index import names_in_order
 from swiftfs.journal.late_versions import only_here

@@ -8,15 +8,27 @@ Swift has no condition for the target of a COPY. A PUT has one, `If-None-Match: 
 by its manifest, and a small one by its bytes. For the others a HEAD comes directly before the COPY.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from swiftfs.concurrency import Executor, new_pool, unix_time_ns
-from swiftfs.errors import AlreadyExists, BadRequest, ConfigurationError, Corrupt, NotFound, StoreError
+from swiftfs.concurrency import Executor, new_event, new_pool, new_thread, unix_time_ns
+from swiftfs.errors import (
+    AlreadyExists,
+    BadRequest,
+    ConfigurationError,
+    Corrupt,
+    NotFound,
+    Offline,
+    StoreError,
+    SwiftfsError,
+    pluralize,
+)
 from swiftfs.filecache.segment_container import is_segment_of
 from swiftfs.journal.leftovers import KeptSegments
 from swiftfs.maintenance.orphan_segments import may_be_manifest
@@ -36,6 +48,18 @@ from swiftfs.store.trash_names import (
     is_restored,
     parse,
 )
+
+if TYPE_CHECKING:
+    from swiftfs.posix.filesystem import FileSystem
+
+log = logging.getLogger(__name__)
+
+DAY_SECONDS = 86_400.0
+AGAIN_SECONDS = 3600.0
+"""The pause after a failure."""
+
+END_SECONDS = 2.0
+"""How long an unmount waits for a running request."""
 
 SMALL = 1024**2
 """Bytes of an object that is read and stored again: that takes as many requests as a HEAD and a COPY, and
@@ -340,6 +364,60 @@ def sweep(trash: TrashBin, days: int, clock_ns: Callable[[], int] = unix_time_ns
     """
     files = list(trash.ended(days, clock_ns()))
     return len(files), len(trash.delete(files)) if files else 0
+
+
+class TrashSweep:
+    """The thread that empties a mount's trash of what has been there long enough: at first, and then daily.
+
+    Swift deletes plain objects by itself. It would delete only the manifests of large ones.
+    """
+
+    def __init__(self, filesystem: "FileSystem") -> None:
+        services = filesystem.services
+        self._days = services.options.trash
+        self._store, self._source = services.store, services.source
+        self._trash = services.journal.trash
+        self._prefix = services.source.prefix
+        self._stopping = new_event()
+        # A daemon: its running request must not delay the unmount.
+        self._thread = new_thread(self._run, "trash", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, before the store is closed."""
+        self._stopping.set()
+        self._thread.join(END_SECONDS)
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stopping.wait(pause):
+            pause = DAY_SECONDS if self._sweep() else AGAIN_SECONDS
+
+    def _sweep(self) -> bool:
+        """Empty the trash once; return whether that succeeded."""
+        now = unix_time_ns()
+        try:
+            count, failed = sweep(TrashBin(self._store, self._source), self._days, lambda: now)
+        except Offline as error:  # the log has said that the server is away
+            log.debug("the trash: %s", error)
+            return False
+        except SwiftfsError as error:
+            if not self._stopping.is_set():
+                log.warning("the trash could not be emptied, and is tried again in an hour: %s", error)
+            return False
+        except Exception:  # the next attempt may succeed
+            if not self._stopping.is_set():
+                log.exception("the trash: unexpected error")
+            return False
+        self._trash.forget_ended(self._prefix, self._days, now)
+        if count:
+            log.info("deleted from the trash, as their time is over: %s", pluralize(count, "file"))
+        if failed:
+            log.warning(
+                "the trash: %s could not be deleted; the next attempt is in an hour",
+                pluralize(failed, "object"),
+            )
+        return not failed
 
 
 def newest(files: Iterable[TrashedFile]) -> list[TrashedFile]:

@@ -1,6 +1,7 @@
 """A local change of a name, and how it shows in a listing."""
 
 import math
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -34,6 +35,16 @@ class LocalChange(Struct, eq=False, weakref=True):
     def entry(self) -> Entry | None:
         """The entry, None for deleted."""
         return unpacked(self.shown)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether anything but a folder is shown."""
+        return self.shown is not None and not self.shown.is_directory
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether a folder is shown."""
+        return self.shown is not None and self.shown.is_directory
 
     @property
     def is_deletion(self) -> bool:
@@ -91,13 +102,30 @@ def file_beside(listing: Listing, name: str) -> Entry | None:
     return None
 
 
-def are_of_two_objects(before: LocalChange, change: LocalChange) -> bool:
+class Places(NamedTuple):
+    """Under which of the two names of an object a change and the one before it count, None if not at all."""
+
+    change: str | None
+    before: str | None = None
+
+    @classmethod
+    def of(cls, name: str, before: LocalChange | None, change: LocalChange, *, of_marker: bool) -> "Places":
+        """Return the places of a change of `name`; `of_marker` if it deletes the marker of a folder."""
+        if before is None:
+            return cls(name)
+        if of_marker and before.is_file:  # it has taken the folder's place
+            return cls(None, name)
+        if not _are_of_two_objects(before, change):
+            return cls(name)
+        return cls(second_name(name), name) if change.shown is None else cls(name, second_name(name))
+
+
+def _are_of_two_objects(before: LocalChange, change: LocalChange) -> bool:
     """Return whether one is the deletion of a file, and the other a folder of its name."""
     if change.shown is not None:
-        was = before.stored.shown if before.stored is not None else None
-        was_folder = before.of_folder or (was is not None and was.is_directory)
-        return change.shown.is_directory and before.shown is None and not was_folder
-    if not change.is_deletion or change.of_folder or before.shown is None or not before.shown.is_directory:
+        was_folder = before.of_folder or (before.stored is not None and before.stored.is_folder)
+        return change.is_folder and before.shown is None and not was_folder
+    if not change.is_deletion or change.of_folder or not before.is_folder:
         return False
     folder = before.entry
     return folder is not None and (folder.object is None or folder.object.key.endswith("/"))
@@ -120,8 +148,7 @@ def show(listing: Listing, name: str, change: LocalChange) -> None:
     listing.update(name, change.shown)
     beside = escape(component, shadowed=True)
     # A change of a folder does not say what becomes of the file: if it is deleted, another change does.
-    is_of_it = change.shown is None or not change.shown.is_directory
-    if is_of_it and listing.may_have_beside(beside):
+    if not change.is_folder and listing.may_have_beside(beside):
         listing.update(beside, None)
 
 

@@ -13,8 +13,8 @@ from swiftfs.namespace.local_change import (
     PENDING,
     Contradiction,
     LocalChange,
+    Places,
     agrees,
-    are_of_two_objects,
     file_beside,
     second_name,
     show,
@@ -91,38 +91,34 @@ class Overlay:
 
         `marker` is the object if it is the marker `d/` of the folder `d` that waits for its deletion.
         """
-        own = self._in(folder)
-        before, entry, pending = own.get(name), change.shown, change.at == PENDING
+        before = self._in(folder).get(name)
         # A listing that shows the folder may be of before its removal, and the next one lack it.
-        change.moved |= (
-            entry is not None and entry.is_directory and before is not None and before.shown is None
-        )
-        if pending and entry is not None:
-            change.shown = packed(entry)
-        self._has_left = self._has_left or change.left
+        change.moved |= change.is_folder and before is not None and before.shown is None
+        if change.at == PENDING and change.shown is not None:
+            change.shown = packed(change.shown)
+        self._has_left |= change.left
         if marker is not None:
             self._markers[marker] = change
-            if before is not None and before.shown is not None and not before.shown.is_directory:
-                return before  # the file that has taken the folder's place stays
-        if before is not None and are_of_two_objects(before, change):
-            if entry is None:
-                name = second_name(name)
-            else:
-                self._changes(folder)[second_name(name)] = before
-                if before.at != PENDING:
-                    self.keep(folder, second_name(name), before)
-        elif pending and before is not None:
-            change.stored = before.in_swift()
-        if not pending:
-            self.keep(folder, name, change)
+        places = Places.of(name, before, change, of_marker=marker is not None)
+        if places.change is None:
+            return before
         changes = self._changes(folder)
-        if entry is not None and not entry.is_directory:
+        if change.is_file:
             changes.pop(second_name(name), None)  # of the same object
-        changes[name] = change
+        if before is not None and places.before is None and change.at == PENDING:
+            change.stored = before.in_swift()
+        elif before is not None and places.before is not None and places.before != name:
+            self._set(folder, places.before, before)
+        self._set(folder, places.change, change)
         self._recorded += 1
         if self._recorded % SWEEP == 0:
             self._sweep()
         return before
+
+    def _set(self, folder: Folder, name: str, change: LocalChange) -> None:
+        if change.at != PENDING:
+            self.keep(folder, name, change)
+        self._changes(folder)[name] = change
 
     def name_of(self, folder: Folder, name: str, change: LocalChange) -> str | None:
         """Return under which name a change of `name` counts, None if a newer one does.
@@ -332,22 +328,23 @@ class Overlay:
         if agrees(listed, change):
             return True
         beside = file_beside(listing, name)
-        if beside is None or change.shown is None or change.shown.is_directory:
-            return Contradiction(name, change, listed, beside)
-        component, shadowed = unescape(name)
-        if shadowed:
-            # This mount may have made a folder that the listing does not show yet.
-            own = self.newest(listing.folder, escape(component))
-            is_placed = own is None or own.shown is None
-        else:
-            # A listing may still show what this mount has deleted in the folder.
-            is_placed = not self.deletions_below(listing.folder.subfolder(component))
-        if not is_placed or not agrees(beside, change):
+        is_shown = beside is not None and change.is_file and self._is_placed(listing.folder, name)
+        if beside is None or not is_shown or not agrees(beside, change):
             return Contradiction(name, change, listed, beside)
         self.discard(listing.folder, name)
         if change.moved:
             self._changes(listing.folder)[beside.name] = LocalChange(beside, change.at, moved=True)
         return True
+
+    def _is_placed(self, folder: Folder, name: str) -> bool:
+        """Return whether no change of this mount explains that a listing has a file at its other name."""
+        component, shadowed = unescape(name)
+        if shadowed:
+            # This mount may have made a folder that the listing does not show yet.
+            own = self.newest(folder, escape(component))
+            return own is None or own.shown is None
+        # A listing may still show what this mount has deleted in the folder.
+        return not self.deletions_below(folder.subfolder(component))
 
     def apply_again(self, listing: Listing, begun: float) -> None:
         """Apply the changes to a listing that `apply` has compared with them."""

@@ -7,8 +7,7 @@ from pathlib import Path
 from swiftfs.config.cache_dir import HEADS, LISTINGS
 from swiftfs.config.options import Options
 from swiftfs.errors import ConfigurationError
-from swiftfs.filecache.cache import FileCache
-from swiftfs.filecache.file_factory import CachedFileFactory
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.backlog import Backlog

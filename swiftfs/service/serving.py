@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swiftfs.concurrency import Event, monotonic, new_event, new_thread
 from swiftfs.config.options import Options, readable_size
 from swiftfs.control.collector import StatusCollector
-from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.live_options import LiveOptions, live_options
-from swiftfs.control.unmount import Drain, detach, died
+from swiftfs.control.unmount import DetachWatch, Drain, detach, died
 from swiftfs.errors import SwiftfsError, pluralize
 from swiftfs.fuse.choice import load_binding
 from swiftfs.objects import Usage
@@ -30,8 +30,10 @@ from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.service.reconnection import Reconnection
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
-from swiftfs.service.trash_sweep import TrashSweep
 from swiftfs.store.connect import ConnectedAccount
+
+if TYPE_CHECKING:
+    from swiftfs.maintenance.trash import TrashSweep
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,6 @@ def serve(
     Drain(0).write(cache)  # replaces the last state of an earlier process
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
     reconnection = _reconnection(filesystem, source, account, cache)
-    sweep = TrashSweep(filesystem)
     with ExitStack() as end:  # the last one first
         if budget is not None:
             end.callback(budget.close)  # after the drain, which costs, too
@@ -77,13 +78,13 @@ def serve(
         end.callback(detached.stop)
         end.callback(reconnection.stop)
         end.callback(_stop_serving, account, termination)
-        end.callback(sweep.stop)
         begin(filesystem, request, account, source.usage)
         if request.options.offline:
             _remember(source.memory, cache)
         monitoring.begin(collector)
         reconnection.start()
-        sweep.start()
+        if request.options.trash and not request.options.ro:
+            end.callback(_sweep_trash(filesystem).stop)
         if budget is not None:
             budget.start()
         ended = Drain(0, "SIGTERM ended the mount before all changes were stored")
@@ -91,6 +92,13 @@ def serve(
         files = monitoring.files(collector)
         _mount(filesystem, request, files, live, ready, detached, termination.mounted)
         log.info("%s is not mounted any more", request.mountpoint)
+
+
+def _sweep_trash(filesystem: FileSystem) -> "TrashSweep":
+    """Begin to empty the trash."""
+    from swiftfs.maintenance.trash import TrashSweep  # noqa: PLC0415  few mounts have a trash
+
+    return TrashSweep(filesystem)
 
 
 def _stop_serving(account: ConnectedAccount, termination: Termination) -> None:

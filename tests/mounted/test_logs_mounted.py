@@ -32,7 +32,7 @@ def test_log_lines_of_ours_are_not_taken_for_those_of_libfuse(tmp_path: Path) ->
     code = """if True:
         import logging, os
         from swiftfs.service.daemon import log_to_terminal
-        from swiftfs.fuse.failures import DivertedStderr
+        from swiftfs.fuse.binding import DivertedStderr
         log_to_terminal(20)
         diverted = DivertedStderr()
         os.write(2, b"theirs")

@@ -11,9 +11,8 @@ from support.deadlines import within
 from support.memory_store import MemoryStore
 from support.no_backlog import NoBacklog
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
-from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion

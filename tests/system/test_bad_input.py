@@ -13,7 +13,7 @@ from support.mounts import Mount
 from support.proxies import Proxy, write_certificate
 from support.troubleshooting import quoted
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.fuse.failures import first_reason
+from swiftfs.fuse.binding import first_reason
 
 NOWHERE = "http://127.0.0.1:9"
 """The discard port, on which no server listens."""

@@ -12,7 +12,7 @@ from support.harness import ME, harness, listed, put, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.stored_objects import contents, foreign
 from swiftfs.errors import NotFound
-from swiftfs.journal.marker_checks import FEWEST
+from swiftfs.journal.conflicts import FEWEST
 from swiftfs.objects import ObjectName
 from swiftfs.paths import join
 from swiftfs.posix.filesystem import FileSystem

@@ -9,8 +9,8 @@ import pytest
 from support.harness import ME, put
 from support.memory_store import MemoryStore
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.fuse import read_ahead
-from swiftfs.fuse.read_ahead import KernelReadAhead
+from swiftfs.fuse import operations
+from swiftfs.fuse.operations import KernelReadAhead
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -21,7 +21,7 @@ DEVICE = os.makedev(0, 39)
 @pytest.fixture
 def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a file that stands for the kernel's, as it is at the begin of a mount."""
-    monkeypatch.setattr(read_ahead, "_DEVICES", tmp_path)
+    monkeypatch.setattr(operations, "_DEVICES", tmp_path)
     folder = tmp_path / "0:39"
     folder.mkdir()
     (folder / "read_ahead_kb").write_text("128\n")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from swiftfs.errors import ConfigurationError
-from swiftfs.fuse import loading
+from swiftfs.fuse import library
 from swiftfs.fuse.choice import load_binding
 from swiftfs.fuse.library import version_number
 
@@ -14,7 +14,7 @@ from swiftfs.fuse.library import version_number
 @pytest.fixture
 def without_libfuse3(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make libfuse 3 a library that cannot be loaded."""
-    monkeypatch.setattr(loading, "LIBFUSE3_NAMES", ("libfuse3.so.none",))
+    monkeypatch.setattr(library, "LIBFUSE3_NAMES", ("libfuse3.so.none",))
     monkeypatch.delitem(sys.modules, "swiftfs.fuse.libfuse3", raising=False)
 
 
@@ -22,7 +22,7 @@ def without_libfuse3(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_libfuse2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make fusepy fail as it does without libfuse 2."""
     monkeypatch.setenv("FUSE_LIBRARY_PATH", "libfuse.so.none")
-    monkeypatch.setattr(loading, "LIBFUSE2_NAME", "libfuse.so.none")
+    monkeypatch.setattr(library, "LIBFUSE2_NAME", "libfuse.so.none")
     for name in ("swiftfs.fuse.libfuse2", "fuse"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
@@ -65,12 +65,12 @@ def test_libfuse_3_needs_mfusepy(monkeypatch: pytest.MonkeyPatch) -> None:
     ("number", "is_known"), [(31, False), (32, True), (314, True), (318, True), (319, False)]
 )
 def test_unknown_structs_are_refused(monkeypatch: pytest.MonkeyPatch, number: int, is_known: bool) -> None:
-    library = SimpleNamespace(fuse_version=lambda: number)
-    monkeypatch.setattr("swiftfs.fuse.loading.ctypes.CDLL", lambda _: library)
+    loaded = SimpleNamespace(fuse_version=lambda: number)
+    monkeypatch.setattr("swiftfs.fuse.library.ctypes.CDLL", lambda _: loaded)
     if is_known:
-        assert loading.libfuse3_path() == "libfuse3.so.4"
+        assert library.libfuse3_path() == "libfuse3.so.4"
         return
     major, minor = version_number(number)
     with pytest.raises(ConfigurationError, match=rf"libfuse {major}\.{minor} .* is not known") as caught:
-        loading.libfuse3_path()
+        library.libfuse3_path()
     assert "fuse=2" in str(caught.value)

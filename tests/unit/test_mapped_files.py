@@ -19,9 +19,8 @@ from support.noise import noise
 from support.upload_rig import MIB, PLAIN, Writer
 from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_storer import map_bytes, place_of
 from swiftfs.filecache.segment_uploader import SegmentUploader

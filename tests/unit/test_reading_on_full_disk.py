@@ -18,7 +18,7 @@ from support.noise import noise
 from support.tiers import chosen
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import Unavailable, os_error
-from swiftfs.filecache import base_verifier, downloader, memory_reader, sparse_file
+from swiftfs.filecache import base_verifier, downloader, eviction, sparse_file
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.sparse_file import write_all
@@ -134,7 +134,7 @@ def test_a_read_needs_no_disk(
     assert rig.gets() <= 20
     assert in_memory(content) <= 3 * MIB
     disk.capacity = 100 * MIB
-    monkeypatch.setattr(memory_reader, "monotonic", lambda: monotonic() + 2 * memory_reader.RETRY_SECONDS)
+    monkeypatch.setattr(eviction, "monotonic", lambda: monotonic() + 2 * eviction.RETRY_SECONDS)
     assert read_in_pieces(content) == body
     settle(content)
     assert content.allocated() >= 6 * MIB
@@ -183,13 +183,13 @@ def test_reads_and_writes_while_the_disk_comes_and_goes(
     body = bytearray(noise(6 * MIB))
     content = rig.open(rig.put("file", bytes(body)))
     disk, dice = small_disk(rig, 0), chosen("a disk that is full now and then")
-    monkeypatch.setattr(memory_reader, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(eviction, "RETRY_SECONDS", 0.0)
     for step in range(300):
         offset, size = dice.randrange(len(body)), dice.randrange(1, 3 * BLOCK)
         kind = dice.randrange(8)
         if kind == 0:
             disk.capacity = dice.choice([0, 2 * MIB, 20 * MIB])
-            monkeypatch.setattr(memory_reader, "RETRY_SECONDS", dice.choice([0.0, 60.0]))
+            monkeypatch.setattr(eviction, "RETRY_SECONDS", dice.choice([0.0, 60.0]))
         elif kind == 1:
             start = offset - offset % BLOCK
             write(content, start, noise(BLOCK, step))

@@ -21,9 +21,8 @@ from support.upload_rig import MIB
 from swiftfs.errors import QuotaExceeded, Unavailable, os_error
 from swiftfs.filecache import base_verifier, downloader
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
-from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.sparse_file import write_all
 from swiftfs.objects import ObjectName
@@ -83,7 +82,7 @@ def put_files(rig: SpaceRig, count: int) -> None:
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpaceRig]:
-    monkeypatch.setattr("swiftfs.filecache.disk.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.cache_space.STEP", BLOCK)
     monkeypatch.setattr("swiftfs.filecache.cache_space.PAUSE", 0.05)
     rig = SpaceRig(tmp_path, 4 * MIB)
     yield rig
@@ -154,7 +153,7 @@ def test_no_writer_waits_when_all_changes_are_parked(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each write waited for two minutes."""
-    monkeypatch.setattr("swiftfs.filecache.disk.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.cache_space.STEP", BLOCK)
     monkeypatch.setattr("swiftfs.filecache.cache_space.PAUSE", 0.05)
     monkeypatch.setattr("swiftfs.filecache.cache_space.PATIENCE", 600.0)
     refuse(store, "put", QuotaExceeded)

@@ -14,8 +14,8 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord
 from swiftfs.filecache.block_set import Blocks
+from swiftfs.filecache.cache import CachedFileFactory
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.file_factory import CachedFileFactory
 from swiftfs.filecache.segment_layout import SegmentLayout, plan
 from swiftfs.journal.report import sent_bytes
 from swiftfs.objects import Manifest, ObjectName, Segment
