@@ -350,7 +350,6 @@ class OpenFiles:
                 self._forget_pages(file)
             else:
                 self._pages.close(file)
-            # libfuse may still count the handle as open: see `UnlinkOps.hide`.
             self._released.pop(file.path, None)
             self._released[file.path] = monotonic()
             if len(self._released) > RELEASED_FILES:
@@ -366,15 +365,7 @@ class OpenFiles:
     def was_just_released(self, path: str) -> bool:
         """Return whether the last handle of the file at `path` was closed a moment ago."""
         with self._lock:
-            return self._was_released(path)
-
-    def is_held(self, path: str) -> bool:
-        """Return whether libfuse may count what it has at `path` as open, though no file is open there."""
-        with self._lock:
-            return self._was_released(path) or self.replaced.shares_inode(path)
-
-    def _was_released(self, path: str) -> bool:
-        return monotonic() - self._released.get(path, -math.inf) < RELEASED_SECONDS
+            return monotonic() - self._released.get(path, -math.inf) < RELEASED_SECONDS
 
     def move(self, old: str, new: str, *, is_folder: bool = False) -> None:
         """Move the file at `old`, or those below it, to `new`."""

@@ -108,7 +108,9 @@ class RenameOps:
         else:
             # Not for a folder: the kernel renames none to an existing file, so what was hidden was deleted.
             with self._unlinks.unhidden(new), self._pending.changing(old, new):
-                if not hides or not self._unlinks.hide(old, new):
+                if hides:
+                    self._unlinks.hide(old, new)
+                else:
                     self._rename_file(old, new)
 
     def _rename_file(self, old: str, new: str) -> None:

@@ -46,10 +46,14 @@ class Hidden(Struct, frozen=True):
 
 
 class Seen(Struct, frozen=True):
-    """What a look-up has found: the `entry` of a path, and just before that the one of the open file."""
+    """What a look-up has found: the `entry` of a path, and just before that the one of the open file.
+
+    `was_open` is whether there was one.
+    """
 
     entry: Entry | None
     of_open_file: Entry | None
+    was_open: bool
 
 
 class UnlinkOps:
@@ -86,30 +90,30 @@ class UnlinkOps:
                     self._times.filled(path)
                     return
             self._directories.keep_parent(path)
-            deletion = deletion_of(_existing(seen.entry, path), self._trash)
+            deletion = deletion_of(self._entry_of_closed(path, seen), self._trash)
             self._pending.submit(path, deletion, None, since=since)
             self._inodes.forget(path)
             self._times.filled(path)
 
-    def hide(self, path: str, hidden: str) -> bool:
-        """Delete the file at `path` in a moment if libfuse counts it as open; return False if it does not."""
+    def hide(self, path: str, hidden: str) -> None:
+        """Delete the file at `path` in a moment.
+
+        It may be closed by now: libfuse counts a handle as open until after its release, and has decided
+        before this call. It does not delete `hidden` then, so its object must never have that name.
+        """
         since = self._pending.begin_change()
         seen = self._look_up(path)
         with self._write_back.held_open(path) as file:
             if file is not None:
                 found = self._unlink_open(file, seen, hidden, since)
-            # libfuse counts a handle as open until after its release.
-            elif not self._open_files.is_held(path):
-                return False
             elif seen.entry is None and self._open_files.replaced.shares_inode(path):
                 found = self._take_name(path, hidden)  # another client has deleted it
             else:
-                found = self._unlink_released(path, _existing(seen.entry, path), hidden, since)
+                found = self._unlink_released(path, self._entry_of_closed(path, seen), hidden, since)
         self._open_files.replaced.hide(path, hidden)
         self._times.filled(path)
         with self._lock:
             self._hidden[thread_id()] = found
-        return True
 
     def unhide(self, path: str) -> None:
         """Give `path` back to the file that this thread has hidden just now: a rename to it is refused."""
@@ -187,7 +191,17 @@ class UnlinkOps:
             entry = self._namespace.find(path)
         if entry is not None and entry.is_directory:
             raise os_error(errno.EISDIR, path)
-        return Seen(entry, of_open_file)
+        return Seen(entry, of_open_file, opened is not None)
+
+    def _entry_of_closed(self, path: str, seen: Seen) -> Entry:
+        """Return the entry of a file that is not open, or not any more.
+
+        What a look-up has found may be older than a close(2) that came during it.
+        """
+        entry = self._namespace.find(path) if seen.was_open else seen.entry
+        if entry is None or entry.object is None:
+            raise os_error(errno.ENOENT, path)
+        return entry
 
     def _unlink_open(self, file: OpenFile, seen: Seen, hidden: str, since: int) -> Hidden:
         """Remove the name of an open file; it is now `hidden`, and its object is deleted.
@@ -234,12 +248,6 @@ def deletion_of(entry: Entry, trash: TrashNames) -> Delete:
     # A DLO is no SLO, but may have segments too: unknown means that the object is looked at.
     is_slo = None if entry.meta is not None and entry.meta.is_dlo else entry.is_slo
     return Delete(entry.object, is_slo, entry.etag or None, trash=trash_key(entry, trash))
-
-
-def _existing(entry: Entry | None, path: str) -> Entry:
-    if entry is None or entry.object is None:
-        raise os_error(errno.ENOENT, path)
-    return entry
 
 
 def _nothing() -> None:

@@ -430,8 +430,9 @@ class Program:
     def _fsync_handle(self, handle: Handle) -> None:
         node = handle.node
         body = node.now
-        if node.rewritten is not None:  # also what another handle has written
+        if node.rewritten is not None:  # also what another handle has written, or writes meanwhile
             node.unclosed.append(body)
+            node.rewritten = None
         try:
             self._call(lambda: self._fs.fsync(handle.number, False))
         except OSError:

@@ -66,6 +66,10 @@ class Remnants:
         """Return where else a path may be at which something may be left."""
         return self.twins(path) if path in self._left else []
 
+    def left_of(self, path: str) -> list[str]:
+        """Return where what a rename was to bring to a path may have stayed."""
+        return [one for one in self.twins(path) if one in self._left]
+
     def may_be_left(self, path: str, body: bytes | None) -> bool:
         """Return whether a path may have this content, None for a folder, since something was left there."""
         return bool(self._moves) and path in self._left and (body is None or body in self._left[path])

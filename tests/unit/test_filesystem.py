@@ -313,6 +313,18 @@ def test_a_file_that_was_just_closed_is_deleted(store: MemoryStore, filesystem: 
     wait_until(lambda: keys(store) == [])
 
 
+def test_a_file_that_was_closed_while_libfuse_decided_to_hide_it_is_deleted(
+    store: MemoryStore, filesystem: FileSystem
+) -> None:
+    """That may take long on a slow server. Nobody deletes the hidden name if the file is closed by then."""
+    foreign(store, "file", b"text")  # no handle has been released for long
+    store.requests.clear()
+    filesystem.hide("/file", "/.fuse_hidden0000001a00000002")
+    assert names(filesystem, "/") == []
+    wait_until(lambda: keys(store) == [])
+    assert changes(store) == [("delete", "box/file")]
+
+
 def test_the_tighter_quota_limits_the_free_space(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.set_quota("box", size=1000, objects=10)
     monkeypatch.setattr(store, "account_usage", lambda: Usage(100, 3, quota_bytes=500, quota_objects=5))
