@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-BLOCK = b" " * 2**20
+BLOCK_BYTES = 2**20
 TRICKLE_PAUSE = 0.02
 
 
@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(response.body)
             time.sleep(response.silence)
             for _ in range(response.padding):
-                self.wfile.write(BLOCK)
+                self.wfile.write(b" " * BLOCK_BYTES)
         except ConnectionError:  # the client has read enough
             pass
 

@@ -18,12 +18,24 @@ OURS = "text/plain;mtime=1700000000.5;mode=0100644;uid=0;gid=0"
 """The Content-Type that swiftfs writes, so that a listing has all attributes of the file."""
 
 OLD, NEW = b"old content", b"new content, longer"
-LARGE = bytes(range(256)) * (2 * MIB // 256)
-LONG = LARGE + b"and half a segment more" * 20_000
 PATCH_AT, PATCH = 1_200_000, b"patched"
-PATCHED = LARGE[:PATCH_AT] + PATCH + LARGE[PATCH_AT + len(PATCH) :]
 
 FOLDER = State("folder")
+
+
+def large() -> bytes:
+    """Return the bytes of a file of two segments."""
+    return bytes(range(256)) * (2 * MIB // 256)
+
+
+def long() -> bytes:
+    """Return those of a file of half a segment more."""
+    return large() + b"and half a segment more" * 20_000
+
+
+def patched() -> bytes:
+    """Return those of the large file with the patch."""
+    return large()[:PATCH_AT] + PATCH + large()[PATCH_AT + len(PATCH) :]
 
 
 def file(body: bytes, mode: int = 0o644, tags: tuple[tuple[str, bytes], ...] = ()) -> State:
@@ -40,7 +52,7 @@ ONE = {**STAYS, "file": file(OLD)}
 EMPTY = {**STAYS, "folder": FOLDER}
 FULL = {**EMPTY, "folder/one": file(OLD), "folder/two": file(OLD)}
 MOVED = {**STAYS, "moved": FOLDER, "moved/one": file(OLD), "moved/two": file(OLD)}
-BIG = {**STAYS, "large": file(LARGE)}
+BIG = {**STAYS, "large": file(large())}
 
 
 @dataclass(frozen=True)
@@ -101,10 +113,8 @@ def prepare(store: SwiftStore, container: str, operation: MountOperation) -> Non
 def _put_large(store: SwiftStore, name: ObjectName) -> None:
     segments = f"{name.container}_segments"
     store.create_container(segments)
-    parts = [
-        ObjectName(segments, f"large/1700000000.5/{len(LARGE)}/{MIB}/{number:08d}") for number in range(2)
-    ]
-    bodies = [LARGE[number * MIB : (number + 1) * MIB] for number in range(2)]
+    parts = [ObjectName(segments, f"large/1700000000.5/{2 * MIB}/{MIB}/{number:08d}") for number in range(2)]
+    bodies = [large()[number * MIB : (number + 1) * MIB] for number in range(2)]
     stored = [store.put(part, body, Headers("text/plain")) for part, body in zip(parts, bodies, strict=True)]
     manifest = Manifest(tuple(Segment(one.version.name, one.version.etag, MIB) for one in stored))
     store.put_manifest(name, manifest, Headers(f"{OURS};slo={manifest.etag}", {"mtime": "1700000000.5"}))
@@ -147,7 +157,7 @@ def read_small(home: Path) -> None:
 
 
 def read_large(home: Path) -> None:
-    assert (home / "large").read_bytes() == LARGE
+    assert (home / "large").read_bytes() == large()
 
 
 def _settled(call: Callable[[Path], object]) -> Callable[[Path], None]:
@@ -223,20 +233,20 @@ MOUNT_OPERATIONS = (
     MountOperation(
         "large write (a segment)",
         "PUT",
-        lambda home: write(home / "new", LONG),
+        lambda home: write(home / "new", long()),
         "put",
         STAYS,
-        {**STAYS, "new": file(LONG)},
+        {**STAYS, "new": file(long())},
         hits="_segments/",
         retried_statuses=frozenset({404}),
     ),
     MountOperation(
         "large write (the manifest)",
         "PUT",
-        lambda home: write(home / "new", LONG),
+        lambda home: write(home / "new", long()),
         "put_manifest",
         STAYS,
-        {**STAYS, "new": file(LONG)},
+        {**STAYS, "new": file(long())},
         hits="/new\\?",
         unnoticed="wrong ETag",
     ),
@@ -246,7 +256,7 @@ MOUNT_OPERATIONS = (
         lambda home: write(home / "large", PATCH, PATCH_AT),
         "get of a version",
         BIG,
-        {**STAYS, "large": file(PATCHED)},
+        {**STAYS, "large": file(patched())},
         hits="/large\\?$",
         meanings=_STALE,
         unnoticed="flipped byte",
@@ -258,7 +268,7 @@ MOUNT_OPERATIONS = (
         lambda home: write(home / "large", PATCH, PATCH_AT),
         "put",
         BIG,
-        {**STAYS, "large": file(PATCHED)},
+        {**STAYS, "large": file(patched())},
         hits="_segments/",
         retried_statuses=frozenset({404}),
     ),
@@ -268,7 +278,7 @@ MOUNT_OPERATIONS = (
         lambda home: write(home / "large", PATCH, PATCH_AT),
         "put_manifest",
         BIG,
-        {**STAYS, "large": file(PATCHED)},
+        {**STAYS, "large": file(patched())},
         hits="/large\\?",
         unnoticed="wrong ETag",
     ),

@@ -39,10 +39,11 @@ def segments_of(store: MemoryStore, key: str = "file") -> set[str]:
     return named_segments(store, key) if store.head(ObjectName("box", key)).is_slo else set()
 
 
-def body(store: MemoryStore, key: str) -> bytes:
-    """Return the bytes of an object in `box`."""
+def body(store: MemoryStore, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    """Return the bytes of an object in `box`, or of a part of it."""
     parts: list[bytes] = []
-    store.get(ObjectName("box", key), lambda _offset, data: parts.append(data))
+    name = ObjectName("box", key)
+    store.get(name, lambda _offset, data: parts.append(data), offset=offset, length=length)
     return b"".join(parts)
 
 

@@ -15,7 +15,8 @@ from support.system_calls import COLLAPSE_RANGE, KEEP_SIZE, PUNCH_HOLE, ZERO_RAN
 from swiftfs.posix.filesystem import FileSystem
 
 MIB = 1024 * 1024
-DATA = noise(3 * MIB + 5)
+SIZE = 3 * MIB + 5
+NOTHING = range(0)
 
 pytestmark = pytest.mark.mount_options("segment_size=1M,settle=0.01")
 
@@ -30,38 +31,41 @@ def opened(filesystem: FileSystem, path: str = "/file") -> Iterator[int]:
         filesystem.release(handle)
 
 
-def zeroed(start: int, end: int, data: bytes = DATA) -> bytes:
-    return data[:start] + bytes(end - start) + data[end:]
+def zeroed(zeros: range, data: bytes) -> bytes:
+    """Return the bytes with zeros in that range, which may reach beyond their end."""
+    return data[: zeros.start] + bytes(len(zeros)) + data[zeros.stop :]
 
 
 @pytest.mark.parametrize(
-    ("mode", "start", "length", "expected"),
+    ("mode", "start", "length", "zeros"),
     [
-        (0, 3 * MIB, MIB, DATA + bytes(MIB - 5)),
-        (0, 0, 10, DATA),
-        (KEEP_SIZE, 3 * MIB, MIB, DATA),
-        (PUNCH_HOLE | KEEP_SIZE, 5, 10, zeroed(5, 15)),
-        (PUNCH_HOLE | KEEP_SIZE, MIB - 7, MIB + 14, zeroed(MIB - 7, 2 * MIB + 7)),
-        (PUNCH_HOLE | KEEP_SIZE, 3 * MIB, MIB, zeroed(3 * MIB, 3 * MIB + 5)),
-        (PUNCH_HOLE | KEEP_SIZE, 9 * MIB, MIB, DATA),
-        (ZERO_RANGE | KEEP_SIZE, 1000, 3 * MIB, zeroed(1000, 3 * MIB + 1000 - 995)),
-        (ZERO_RANGE, 3 * MIB, MIB, zeroed(3 * MIB, 3 * MIB + 5) + bytes(MIB - 5)),
+        (0, 3 * MIB, MIB, range(SIZE, 4 * MIB)),
+        (0, 0, 10, NOTHING),
+        (KEEP_SIZE, 3 * MIB, MIB, NOTHING),
+        (PUNCH_HOLE | KEEP_SIZE, 5, 10, range(5, 15)),
+        (PUNCH_HOLE | KEEP_SIZE, MIB - 7, MIB + 14, range(MIB - 7, 2 * MIB + 7)),
+        (PUNCH_HOLE | KEEP_SIZE, 3 * MIB, MIB, range(3 * MIB, SIZE)),
+        (PUNCH_HOLE | KEEP_SIZE, 9 * MIB, MIB, NOTHING),
+        (ZERO_RANGE | KEEP_SIZE, 1000, 3 * MIB, range(1000, SIZE)),
+        (ZERO_RANGE, 3 * MIB, MIB, range(3 * MIB, 4 * MIB)),
     ],
 )
 def test_each_mode(
-    filesystem: FileSystem, store: MemoryStore, mode: int, start: int, length: int, expected: bytes
+    filesystem: FileSystem, store: MemoryStore, mode: int, start: int, length: int, zeros: range
 ) -> None:
-    write(filesystem, "/file", DATA)
+    data = noise(SIZE)
+    expected = zeroed(zeros, data)
+    write(filesystem, "/file", data)
     sync_all(filesystem)
     with opened(filesystem) as handle:
         filesystem.fallocate(handle, mode, start, length)
-        assert get(filesystem, handle, 0, 2 * len(DATA)) == expected
+        assert get(filesystem, handle, 0, 2 * SIZE) == expected
     sync_all(filesystem)
     assert body(store, "file") == expected
 
 
 def test_a_file_that_is_not_here_gets_zeros(filesystem: FileSystem, store: MemoryStore) -> None:
-    write(filesystem, "/file", DATA)
+    write(filesystem, "/file", noise(SIZE))
     sync_all(filesystem)
     filesystem.services.file_cache.space.set_limit(0)
     filesystem.services.file_cache.space.set_limit(1 << 30)
@@ -70,11 +74,11 @@ def test_a_file_that_is_not_here_gets_zeros(filesystem: FileSystem, store: Memor
         filesystem.fallocate(handle, ZERO_RANGE | KEEP_SIZE, 0, 2 * MIB)
     sync_all(filesystem)
     assert "get" not in [method for method, _ in store.requests]  # what becomes zeros is not downloaded
-    assert body(store, "file") == zeroed(0, 2 * MIB)
+    assert body(store, "file") == zeroed(range(2 * MIB), noise(SIZE))
 
 
 def test_zeros_take_no_space_and_are_a_hole(filesystem: FileSystem) -> None:
-    write(filesystem, "/file", DATA)
+    write(filesystem, "/file", noise(SIZE))
     with opened(filesystem) as handle:
         filesystem.fallocate(handle, PUNCH_HOLE | KEEP_SIZE, 0, 2 * MIB)
         assert filesystem.lseek(handle, 0, os.SEEK_DATA) == 2 * MIB
@@ -82,7 +86,7 @@ def test_zeros_take_no_space_and_are_a_hole(filesystem: FileSystem) -> None:
 
 
 def test_zeros_are_a_change_and_space_is_none(filesystem: FileSystem) -> None:
-    write(filesystem, "/file", DATA)
+    write(filesystem, "/file", noise(SIZE))
     filesystem.utimens("/file", 1, 1)
     with opened(filesystem) as handle:
         filesystem.fallocate(handle, KEEP_SIZE, 0, 9 * MIB)

@@ -8,12 +8,11 @@ from support.harness import ME, copy_live, harness, names, read, sync_all, write
 from support.jobs import wait_until
 from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
-from support.noise import noise
+from support.noise import NEW
 from support.stored_objects import as_of_now, keys, named_segments, segments
 
 MIB = 1024 * 1024
 OPTIONS = "segment_size=1M,settle=0.05,background_rename=2"
-LARGE = noise(2 * MIB + 5)
 
 pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 
@@ -34,7 +33,7 @@ def test_the_next_mount_deletes_the_old_object_of_a_large_file_that_was_copied(
     with harness(store, cache, OPTIONS) as filesystem:
         filesystem.mkdir("/d", 0o755, ME)
         for number in range(5):
-            write(filesystem, f"/d/{number}", LARGE)
+            write(filesystem, f"/d/{number}", NEW)
         sync_all(filesystem)
         store.hook = kill_at_first_deletion
         filesystem.rename("/d", "/e")
@@ -48,7 +47,7 @@ def test_the_next_mount_deletes_the_old_object_of_a_large_file_that_was_copied(
         twin.shown = {key: found for key, found in objects.items() if key.startswith("d")}
     with harness(twin, image, OPTIONS) as filesystem:
         assert names(filesystem, "/") == ["e"]
-        assert read(filesystem, "/e/3") == LARGE
+        assert read(filesystem, "/e/3") == NEW
         wait_until(lambda: not filesystem.waiting())
     twin.go_on()
     assert keys(twin) == ["e", *(f"e/{number}" for number in range(5))]

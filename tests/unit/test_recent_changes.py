@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from support.harness import ME, copy_live, harness, names, read, write
 from support.interrupted_moves import leave, row_of
 from support.lagging_store import LaggingStore
+from support.noise import OLD
 from support.old_databases import rewrite
 from support.stored_objects import body, foreign, keys
 from swiftfs.errors import Ghost, NotFound
@@ -28,7 +29,6 @@ from swiftfs.store.protocol import CopyRequest
 
 OPTIONS = "ttl=0,segment_size=1M,sync"
 
-LARGE = bytes(range(256)) * 8192
 
 Mounting = Callable[[], AbstractContextManager[FileSystem]]
 
@@ -61,13 +61,13 @@ def prepare(filesystem: FileSystem) -> None:
         filesystem.mkdir(path, 0o755, ME)
     write(filesystem, "/d/old", b"old")
     write(filesystem, "/d/s/deep", b"deep")
-    write(filesystem, "/d/large", LARGE)
+    write(filesystem, "/d/large", OLD)
 
 
 def change(filesystem: FileSystem) -> None:
     """Change each kind of name in each way."""
     write(filesystem, "/d/new", b"new")
-    write(filesystem, "/d/new large", LARGE[1:])
+    write(filesystem, "/d/new large", OLD[1:])
     write(filesystem, "/d/old", b"newer")
     filesystem.symlink("target", "/d/link", ME)
     filesystem.mknod("/d/fifo", stat.S_IFIFO | 0o600, 0, ME)
@@ -88,9 +88,9 @@ def check(filesystem: FileSystem) -> None:
         with pytest.raises(FileNotFoundError):
             filesystem.getattr(f"/d/{name}")
     assert read(filesystem, "/d/new") == b"new"
-    assert read(filesystem, "/d/new large") == LARGE[1:]
+    assert read(filesystem, "/d/new large") == OLD[1:]
     assert read(filesystem, "/d/old") == b"newer"
-    assert read(filesystem, "/d/renamed") == LARGE
+    assert read(filesystem, "/d/renamed") == OLD
     assert read(filesystem, "/d/t/deep") == b"deep"
     assert filesystem.readlink("/d/link") == "target"
     assert stat.S_ISFIFO(filesystem.getattr("/d/fifo").mode)

@@ -20,7 +20,12 @@ from swiftfs.store.protocol import Headers
 SIZE = MIB - 777
 """Bytes of a segment; its end is within a block."""
 
-BODY = noise(4 * SIZE)
+LENGTH = 4 * SIZE
+
+
+def whole() -> bytes:
+    """Return the bytes of the object."""
+    return noise(LENGTH)
 
 
 def put_segments(store: MemoryStore, name: ObjectName, body: bytes) -> Manifest:
@@ -41,8 +46,8 @@ pytest_plugins = ["support.cache_fixtures"]
 
 @pytest.fixture
 def large(rig: CacheRig) -> BaseVersion:
-    manifest = put_segments(rig.store, ObjectName("box", "large"), BODY)
-    return BaseVersion(ObjectName("box", "large"), manifest.etag, len(BODY), len(BODY))
+    manifest = put_segments(rig.store, ObjectName("box", "large"), whole())
+    return BaseVersion(ObjectName("box", "large"), manifest.etag, LENGTH, LENGTH)
 
 
 def read_slowly(content: CachedFile) -> bytes:
@@ -60,11 +65,11 @@ def test_only_a_wrong_segment_is_downloaded_again(
     read(content, 0, 4 * BLOCK)
     rig.store.wrong = 1
     read(content, SIZE + BLOCK, 4 * BLOCK)
-    assert read_slowly(content) != BODY
+    assert read_slowly(content) != whole()
     assert f"box_segments/large/{SIZE:012d}: the downloaded bytes have the MD5" in caplog.text
     assert len(caplog.records) == 1
     rig.gets()
-    assert read_slowly(content) == BODY
+    assert read_slowly(content) == whole()
     assert 0 < rig.gets() <= -(-SIZE // (4 * BLOCK)) + 1
     assert len(caplog.records) == 1
 
@@ -80,8 +85,8 @@ def test_a_segment_that_stays_wrong_is_an_error_and_the_others_are_read(
     settle(content)
     with pytest.raises(Corrupt, match=f"large/{SIZE:012d}"):
         read(content, SIZE + 5000, 1)
-    assert read(content, 0, SIZE - BLOCK) == BODY[: SIZE - BLOCK]
-    assert read(content, 3 * SIZE, SIZE) == BODY[3 * SIZE :]
+    assert read(content, 0, SIZE - BLOCK) == whole()[: SIZE - BLOCK]
+    assert read(content, 3 * SIZE, SIZE) == whole()[3 * SIZE :]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     rig.keep(content)
     assert rig.kept() == []
@@ -89,7 +94,7 @@ def test_a_segment_that_stays_wrong_is_an_error_and_the_others_are_read(
 
 def test_the_manifest_is_read_once_and_kept(rig: CacheRig, large: BaseVersion) -> None:
     content = rig.open(large)
-    assert read_slowly(content) == BODY
+    assert read_slowly(content) == whole()
     rig.keep(content)
     rig.restart()
     content = rig.open(large)
@@ -101,8 +106,8 @@ def test_the_manifest_is_read_once_and_kept(rig: CacheRig, large: BaseVersion) -
 
 def test_reading_a_small_part_needs_no_manifest(rig: CacheRig, large: BaseVersion) -> None:
     content = rig.open(large)
-    for offset in range(0, len(BODY), 2 * MIB):
-        assert read(content, offset, 10) == BODY[offset : offset + 10]
+    for offset in range(0, LENGTH, 2 * MIB):
+        assert read(content, offset, 10) == whole()[offset : offset + 10]
     settle(content)
     assert "manifest" not in {method for method, _ in rig.store.requests}
 
@@ -110,7 +115,7 @@ def test_reading_a_small_part_needs_no_manifest(rig: CacheRig, large: BaseVersio
 def test_reading_continues_if_the_manifest_is_refused(rig: CacheRig, large: BaseVersion) -> None:
     refuse(rig.store, "manifest", Unavailable)
     content = rig.open(large)
-    assert read_slowly(content) == BODY
+    assert read_slowly(content) == whole()
     assert [method for method, _ in rig.store.requests].count("manifest") == 1
 
 
@@ -118,19 +123,19 @@ def test_a_segment_that_is_an_slo_itself_is_not_verified(
     rig: CacheRig, large: BaseVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    inner = Segment(large.name, large.etag, len(BODY), nested=True)
+    inner = Segment(large.name, large.etag, LENGTH, nested=True)
     base = replace(large, manifest=Manifest((inner,)))
     content = rig.open(base)
-    assert read_slowly(content) == BODY
+    assert read_slowly(content) == whole()
     assert caplog.records == []
 
 
 def put_dlo(store: MemoryStore) -> BaseVersion:
-    """Store the segments of `BODY` as another client's DLO; return its version."""
-    put_segments(store, ObjectName("box", "large"), BODY)
+    """Store the segments of the object as another client's DLO; return its version."""
+    put_segments(store, ObjectName("box", "large"), whole())
     name = ObjectName("box", "dlo")
     store.put(name, b"", Headers("text/plain", {}, {"X-Object-Manifest": "box_segments/large/"}))
-    return BaseVersion(name, store.head(name).version.etag, len(BODY), len(BODY))
+    return BaseVersion(name, store.head(name).version.etag, LENGTH, LENGTH)
 
 
 def test_only_a_wrong_segment_of_a_dlo_is_downloaded_again(
@@ -143,16 +148,16 @@ def test_only_a_wrong_segment_of_a_dlo_is_downloaded_again(
     rig.store.wrong = 1
     read(content, SIZE + BLOCK, 4 * BLOCK)
     rig.store.requests.clear()
-    assert read_slowly(content) != BODY
+    assert read_slowly(content) != whole()
     assert [method for method, _ in rig.store.requests if method != "get"] == ["list_page", "head"]
     assert f"box_segments/large/{SIZE:012d}: the downloaded bytes have the MD5" in caplog.text
     rig.gets()
-    assert read_slowly(content) == BODY
+    assert read_slowly(content) == whole()
     assert 0 < rig.gets() <= -(-SIZE // (4 * BLOCK)) + 1
     rig.keep(content)
     rig.restart()
     again = rig.open(base)
-    assert read_slowly(again) == BODY
+    assert read_slowly(again) == whole()
     assert rig.gets() == 0
 
 
@@ -162,7 +167,7 @@ def test_a_dlo_that_is_read_whole_is_checked(rig: CacheRig) -> None:
     content.ensure_all()
     settle(content)
     read_slowly(content)  # a segment that shares a block with a wrong one is checked when that is here again
-    assert read_slowly(content) == BODY
+    assert read_slowly(content) == whole()
 
 
 @pytest.mark.parametrize("why", ["other segments", "another size", "more pages", "no listing"])
@@ -184,7 +189,7 @@ def test_a_dlo_whose_listing_does_not_prove_it_is_not_checked(
 
     monkeypatch.setattr(rig.store, "list_page", listed)
     rig.store.wrong_at = SIZE + 5000
-    assert read_slowly(content) == read_slowly(content) != BODY
+    assert read_slowly(content) == read_slowly(content) != whole()
     assert caplog.records == []
 
 
@@ -197,7 +202,7 @@ def test_a_segment_of_a_dlo_that_is_large_itself_is_not_checked(
     inner = rig.store.put_manifest(
         first, Manifest((rig.store.manifest(ObjectName("box", "large")).segments[0],)), PLAIN
     )
-    base = replace(base, etag=rig.store.head(base.name).version.etag, size=len(BODY) + SIZE)
+    base = replace(base, etag=rig.store.head(base.name).version.etag, size=LENGTH + SIZE)
     base = replace(base, object_size=base.size)
     list_page = rig.store.list_page
 
@@ -206,7 +211,7 @@ def test_a_segment_of_a_dlo_that_is_large_itself_is_not_checked(
         return replace(page, rows=(replace(page.rows[0], hash=inner.version.etag, size=SIZE), *page.rows[1:]))
 
     monkeypatch.setattr(rig.store, "list_page", listed)
-    body = BODY[:SIZE] + BODY
+    body = whole()[:SIZE] + whole()
     content = rig.open(base)
     read(content, 0, 4 * BLOCK)
     rig.store.wrong = 1
@@ -222,7 +227,7 @@ def test_a_segment_of_a_dlo_that_is_large_itself_is_not_checked(
 def test_written_blocks_are_not_verified(rig: CacheRig, large: BaseVersion) -> None:
     content = rig.open(replace(large, manifest=rig.store.manifest(large.name)))
     write(content, SIZE, b"new")
-    model = BODY[:SIZE] + b"new" + BODY[SIZE + 3 :]
+    model = whole()[:SIZE] + b"new" + whole()[SIZE + 3 :]
     assert read_slowly(content) == model
     assert read_slowly(content) == model
     rig.cache.drop(content)
