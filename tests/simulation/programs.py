@@ -28,7 +28,6 @@ NEVER = frozenset(
 )
 """Errors that are wrong if a file system without faults would have succeeded."""
 
-
 OTHERS = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY})
 """Errors that are right if another client has made files and folders."""
 
