@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from swiftfs.cli.group import CommandGroup, examples
-from swiftfs.cli.options import NAME_OR_PATH, account_flags, seconds_of
+from swiftfs.cli.options import NAME_OR_PATH, TEXT, account_flags, seconds_of
 
 
 @click.command(
@@ -58,11 +58,13 @@ def _end(_context: click.Context, _parameter: click.Parameter, text: str) -> int
         ) from None
 
 
-def _address(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+def _address(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str:
     from ipaddress import ip_network
 
+    if text is None:
+        return ""
     try:
-        return text and str(ip_network(text, strict=False)).removesuffix("/32").removesuffix("/128")
+        return str(ip_network(text, strict=False)).removesuffix("/32").removesuffix("/128")
     except ValueError:
         raise click.BadParameter(f"{text!r}: expected an address or a network such as 10.0.0.0/8") from None
 
@@ -91,10 +93,10 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str) ->
     help="GET for a download, PUT for an upload.",
 )
 @click.option("--prefix", is_flag=True, help="Share all below a folder: write a name before the URL's '?'.")
-@click.option("--filename", default="", metavar="NAME", help="The name under which a browser saves the file.")
+@click.option("--filename", type=TEXT, metavar="NAME", help="The name under which a browser saves the file.")
 @click.option(
     "--ip",
-    default="",
+    type=TEXT,
     callback=_address,
     metavar="ADDRESS",
     help="Only from this address or network (10.0.0.0/8).",
@@ -111,7 +113,7 @@ def share(
     expires: int,
     method: str,
     prefix: bool,
-    filename: str,
+    filename: str | None,
     ip: str,
     new_key: bool,
     as_json: bool,
@@ -125,7 +127,7 @@ def share(
     """
     from swiftfs.cli import share as command
 
-    wanted = {"expires": expires, "method": method, "prefix": prefix, "filename": filename, "ip": ip}
+    wanted = {"expires": expires, "method": method, "prefix": prefix, "filename": filename or "", "ip": ip}
     command.run(path, flags, wanted, new_key=new_key, as_json=as_json)
 
 
@@ -177,7 +179,7 @@ def trash() -> None:
     "list", epilog=examples("swiftfs trash list photos", "swiftfs trash list ~/photos 2024 --json")
 )
 @click.argument("source")
-@click.argument("paths", metavar="[PATH...]", nargs=-1)
+@click.argument("paths", metavar="[PATH...]", type=TEXT, nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @account_flags()
 def trash_list(source: str, paths: tuple[str, ...], as_json: bool, **flags: bool | str | None) -> None:
@@ -196,7 +198,7 @@ def trash_list(source: str, paths: tuple[str, ...], as_json: bool, **flags: bool
     epilog=examples("swiftfs trash restore photos 2024/a.jpg", "swiftfs trash restore ~/photos 2024 --force"),
 )
 @click.argument("source")
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", type=TEXT, nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="Replace files that are there now: they go into the trash.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @account_flags()
@@ -219,7 +221,7 @@ def trash_restore(
     epilog=examples("swiftfs trash empty photos --older-than 7d", "swiftfs trash empty photos 2024/a.jpg"),
 )
 @click.argument("source")
-@click.argument("paths", metavar="[PATH...]", nargs=-1)
+@click.argument("paths", metavar="[PATH...]", type=TEXT, nargs=-1)
 @click.option(
     "--older-than",
     "age",

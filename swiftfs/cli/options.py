@@ -14,6 +14,16 @@ from swiftfs.config.sources import OTHER_NAMES, Setting
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class GivenText(click.ParamType):
+    """Any text but an empty one, which as a rule is a variable of the shell that is not set."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text."""
+        return value or self.fail("it is empty", param, ctx)
+
+
 class AbsolutePath(click.Path):
     """A path, given to the command as an absolute one, so that all commands show one mount alike."""
 
@@ -23,7 +33,7 @@ class AbsolutePath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the absolute path; raise `OneLineError` if the current folder is gone."""
-        # As a rule a variable of the shell that is not set. `Path` would take the current folder.
+        # `Path` would take the current folder.
         if value == "":
             self.fail("the path is empty", param, ctx)
         try:
@@ -32,6 +42,8 @@ class AbsolutePath(click.Path):
         except FileNotFoundError:
             raise OneLineError(FOLDER_IS_GONE) from None
 
+
+TEXT = GivenText()
 
 MOUNTPOINT = FOLDER = AbsolutePath()
 

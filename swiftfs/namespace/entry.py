@@ -188,16 +188,22 @@ class Defaults(Struct, frozen=True):
 
 def inode_of(name: ObjectName, *, folder: bool = False) -> int:
     """Return the inode number of an object or folder; it is the same in every mount."""
-    text = f"{name.container}\0{name.key}{'/' if folder else ''}"
-    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    # 63 bits: a program may keep it as a signed number, as SQLite and Java do. Never 0, which would hide the
-    # entry from readdir(3).
-    return int.from_bytes(digest, "big") >> 1 | 2
+    if folder:
+        return _inode(name.container, f"{name.key}/")
+    # The object `a/` is a file in the folder `a/`.
+    return _inode(name.container, f"{name.key}\0" if name.key.endswith("/") else name.key)
 
 
 def folder_inode(folder: Folder) -> int:
     """Return the inode number of a folder. It does not depend on the folder's marker."""
-    return inode_of(ObjectName(folder.container, folder.prefix.removesuffix("/")), folder=True)
+    return _inode(folder.container, folder.prefix)
+
+
+def _inode(container: str, text: str) -> int:
+    digest = blake2b(f"{container}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    # 63 bits: a program may keep it as a signed number, as SQLite and Java do. Never 0, which would hide the
+    # entry from readdir(3).
+    return int.from_bytes(digest, "big") >> 1 | 2
 
 
 def implied_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -159,6 +160,23 @@ def test_a_slash_object_with_content_is_a_file(
     assert file.read_bytes() == b"content behind a slash"
     file.rename(mounted.path / "plain")
     assert set(keys(connection, container)) == {"d/x", "plain"}
+
+
+@pytest.mark.parametrize("prefix", ["", "p/"])
+def test_odd_keys_have_numbers_of_their_own(
+    mounted: Mount, connection: Connection, container: str, prefix: str
+) -> None:
+    """Else `find` and `cp -r` take a folder for one that they are in, and leave it out."""
+    bodies = {"/x": b"1", "//": b"2", "//y": b"3", "d/": b"4", "d//z": b"5", "d/x": b"6"}
+    for key, body in bodies.items():
+        connection.put_object(container, prefix + key, body)
+    mounted.remount()
+    names = ["", *(path.relative_to(mounted.path) for path in mounted.path.rglob("*"))]
+    numbers = {(mounted.path / name).stat().st_ino for name in names}
+    assert len(numbers) == len(names)
+    assert not os.path.ismount(mounted.path / prefix / "%empty")
+    found = subprocess.run(["find", mounted.path, "-type", "f"], capture_output=True, check=True, text=True)
+    assert sorted(Path(file).read_bytes() for file in found.stdout.split()) == sorted(bodies.values())
 
 
 def test_a_second_name_of_a_key_is_not_made_without_its_folder(
