@@ -14,7 +14,7 @@ from swiftfs.config.sources import OTHER_NAMES, Setting
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class GivenText(click.ParamType):
+class GivenText(click.ParamType[Any]):
     """Any text but an empty one, which as a rule is a variable of the shell that is not set."""
 
     name = "text"

@@ -43,26 +43,31 @@ log = logging.getLogger(__name__)
 class Drain(Struct, frozen=True):
     """How many files and deletions are pending, and why the rest could not be stored, empty without failure.
 
-    A mount that is `held` was unmounted but is still mounted elsewhere: the process continues.
+    A mount that is `held` was unmounted but is still mounted elsewhere: the process continues. One that has
+    `ended` has stored everything, or says why not.
     """
 
     waiting: int
     failure: str = ""
     held: bool = False
+    ended: bool = False
 
     def write(self, cache: Path) -> None:
         """Write it into `cache`; a failure of the disk is logged and ignored."""
         try:
-            write_whole(_file(cache), json.dumps(to_builtins(self)))
+            write_whole(_file(cache), json.dumps({**to_builtins(self), "pid": os.getpid()}))
         except OSError as error:
             log.info("%s: %s", _file(cache), error)
 
     @classmethod
-    def read(cls, cache: Path) -> "Drain":
-        """Return the last state written; without one, nothing is pending."""
+    def read(cls, cache: Path, pid: int) -> "Drain":
+        """Return the last state that the process `pid` wrote; without one, nothing is known to be pending."""
         try:
-            return cls(**json.loads(_file(cache).read_text()))
-        except (OSError, ValueError, TypeError):
+            fields = json.loads(_file(cache).read_text())
+            # Processes of 0.1.0 write neither who they are nor that they have ended.
+            is_old = "pid" not in fields
+            return cls(**{"ended": is_old, **fields}) if fields.pop("pid", pid) == pid else cls(0)
+        except (OSError, ValueError, TypeError, AttributeError):
             return cls(0)
 
 
@@ -124,8 +129,14 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         ) from None
     finally:
         os.close(process)
-    if failure := Drain.read(cache).failure:
-        raise SwiftfsError(f"{mountpoint} is unmounted, but {failure}{'; ' if held else ''}{held}")
+    last = Drain.read(cache, pid)
+    if last.failure:
+        raise SwiftfsError(f"{mountpoint} is unmounted, but {last.failure}{'; ' if held else ''}{held}")
+    if not (held or last.ended):
+        raise SwiftfsError(
+            f"{mountpoint} is unmounted, but its process did not say that everything is stored: it was killed, "
+            f"or cannot write to {cache}; mount it again to store the rest"
+        )
     return f"{mountpoint} is unmounted, and everything is stored; {held}" if held else ""
 
 
@@ -152,7 +163,7 @@ def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[
     looks, held_from = 0, monotonic() + HELD_SECONDS
     # A pidfd is readable when the process has ended (pidfd_open(2)).
     while not select.select([process], [], [], POLL_SECONDS)[0]:
-        drain = Drain.read(cache)
+        drain = Drain.read(cache, pid)
         progress(drain.waiting)
         if drain.held and not drain.waiting and monotonic() > held_from:
             return _still_held(find_holders(device))

@@ -87,7 +87,7 @@ def serve(
             end.callback(_sweep_trash(filesystem).stop)
         if budget is not None:
             budget.start()
-        ended = Drain(0, "SIGTERM ended the mount before all changes were stored")
+        ended = Drain(0, "SIGTERM ended the mount before all changes were stored", ended=True)
         termination.serve(account.state.reading.end, partial(ended.write, cache))
         files = monitoring.files(collector)
         _mount(filesystem, request, files, live, ready, detached, termination.mounted)
@@ -147,9 +147,9 @@ def _drain(filesystem: FileSystem, cache: Path, why: str) -> None:
     try:
         filesystem.close(tell, why)
     except SwiftfsError as error:
-        Drain(0, str(error)).write(cache)
+        Drain(0, str(error), ended=True).write(cache)
         raise
-    Drain(0).write(cache)
+    Drain(0, ended=True).write(cache)
 
 
 def _warn_of_small_cache(limit: int, segment: int) -> None:

@@ -105,3 +105,27 @@ def test_an_interrupted_command_leaves_the_upload_to_the_mount(
     if command == "umount":
         assert mounted.take_process().wait(within(60)) == 0
     wait_until(lambda: [one["name"] for one in connection.get_container(container)[1]] == ["file"])
+
+
+@pytest.mark.mount_options("settle=60")
+@pytest.mark.parametrize("what", ["killed", "cannot write"])
+def test_umount_says_when_it_does_not_know_that_all_is_stored(
+    swift: SwiftServer, mounted: Mount, container: str, what: str
+) -> None:
+    """It was taken for success that nothing was waiting when the mount had begun."""
+    swift.inject(Fault("PUT", f"/{container}/file", delay=within(30)))
+    (mounted.path / "file").write_text("text")
+    process = mounted.take_process()
+    if what == "cannot write":
+        (mounted.cache / "drain.json").unlink()
+        (mounted.cache / "drain.json" / "folder").mkdir(parents=True)
+    words = [sys.executable, "-m", "swiftfs", "umount", str(mounted.path)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=clean_environment()) as command:
+        wait_until(lambda: not mounted_on(mounted.path))
+        if what == "killed":
+            process.send_signal(signal.SIGKILL)
+        swift.end_delays()
+        said = command.communicate(timeout=within(60))[1]
+    assert command.returncode == 1
+    assert f"swiftfs: {mounted.path} is unmounted, but its process did not say" in said
+    process.wait(within(60))
