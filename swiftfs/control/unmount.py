@@ -134,8 +134,8 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         raise SwiftfsError(f"{mountpoint} is unmounted, but {last.failure}{'; ' if held else ''}{held}")
     if not (held or last.ended):
         raise SwiftfsError(
-            f"{mountpoint} is unmounted, but its process did not say that everything is stored: it was killed, "
-            f"or cannot write to {cache}; mount it again to store the rest"
+            f"{mountpoint} is unmounted, but its process did not say that everything is stored: "
+            f"it was killed, or cannot write to {cache}; mount it again to store the rest"
         )
     return f"{mountpoint} is unmounted, and everything is stored; {held}" if held else ""
 
