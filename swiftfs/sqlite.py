@@ -30,10 +30,10 @@ KEPT = 2 * 1024 * 1024
 nothing can be uploaded, which alone would free space, and no mount can begin."""
 
 
-def leaves_room(folder: Path, size: int = 0) -> bool:
-    """Return whether the journal keeps its space when `size` bytes are added in a cache folder."""
+def leaves_room(folder: Path) -> bool:
+    """Return whether the journal keeps its space in a cache folder."""
     try:
-        return shutil.disk_usage(folder).free >= size + KEPT
+        return shutil.disk_usage(folder).free >= KEPT
     except OSError:  # whoever writes there will see it
         return True
 

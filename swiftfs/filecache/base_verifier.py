@@ -17,12 +17,12 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
 from swiftfs.filecache.checksum_ranges import is_md5
 from swiftfs.filecache.downloader import Downloader
 from swiftfs.filecache.file_state import Download, FileState
 from swiftfs.filecache.sparse_file import write_all
+from swiftfs.filecache.verifier import BaseResolver
 from swiftfs.objects import Manifest, ObjectInfo
 from swiftfs.store.protocol import ObjectStore
 

@@ -12,7 +12,6 @@ from functools import partial
 
 from swiftfs.concurrency import Executor
 from swiftfs.errors import os_error
-from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.base_verifier import BaseVerifier
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord, Snapshot, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
@@ -24,6 +23,7 @@ from swiftfs.filecache.range_copier import RangeCopier
 from swiftfs.filecache.segment_layout import PIECE
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import CachedVersion
+from swiftfs.filecache.verifier import BaseResolver
 from swiftfs.objects import FileSpan, Manifest, ObjectInfo, ObjectName
 
 LARGE_PIECES = 4

@@ -10,12 +10,11 @@ from functools import partial
 
 from swiftfs.concurrency import Executor
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError, is_disk_full
-from swiftfs.filecache.base_resolver import BaseResolver
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment, block_range
 from swiftfs.filecache.file_state import Activity, Download, FileSource, FileState, GivenUp
 from swiftfs.filecache.read_ahead import Stream
 from swiftfs.filecache.sparse_file import md5_of, write_all
-from swiftfs.filecache.verifier import Verifier
+from swiftfs.filecache.verifier import BaseResolver, Verifier
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.throttle import busy_time
 

@@ -8,9 +8,15 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
-from swiftfs.fuse.library import Library, block_interrupt, has_ended, load_fusepy, unlock_stderr
+from swiftfs.fuse.library import (
+    UNKNOWN_INODE,
+    Library,
+    block_interrupt,
+    has_ended,
+    load_fusepy,
+    unlock_stderr,
+)
 from swiftfs.fuse.operations import KernelReadAhead
-from swiftfs.fuse.structs import UNKNOWN_INODE
 
 LIBRARY = Library(load_fusepy())
 

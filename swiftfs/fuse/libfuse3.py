@@ -13,9 +13,16 @@ from typing import Any, ClassVar
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE, SHARED_OPTIONS, OptionValue
-from swiftfs.fuse.library import ADVICE, Library, block_interrupt, has_ended, load_mfusepy, unlock_stderr
+from swiftfs.fuse.library import (
+    ADVICE,
+    UNKNOWN_INODE,
+    Library,
+    block_interrupt,
+    has_ended,
+    load_mfusepy,
+    unlock_stderr,
+)
 from swiftfs.fuse.operations import KernelReadAhead
-from swiftfs.fuse.structs import UNKNOWN_INODE
 from swiftfs.objects import Attributes
 
 FIRST_COMPARED = (3, 9)

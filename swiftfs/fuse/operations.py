@@ -14,9 +14,8 @@ from typing import Any, ClassVar
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import SwiftfsError, errno_of
 from swiftfs.fuse.filesystem import FileSystem
-from swiftfs.fuse.library import Library
+from swiftfs.fuse.library import UNKNOWN_INODE, UTIME_NOW, UTIME_OMIT, Library, answer_from_file
 from swiftfs.fuse.name_moves import NameMoves
-from swiftfs.fuse.structs import UNKNOWN_INODE, UTIME_NOW, UTIME_OMIT, answer_from_file
 from swiftfs.objects import Attributes, PageUse
 
 _DEVICES = Path("/sys/class/bdi")

@@ -364,7 +364,7 @@ class JournalDB:
                 self._write_statements(*undoing)
             for row in self._database.execute("SELECT seq, written, intent, until FROM older").fetchall():
                 with suppress(Unreadable):
-                    older.found_older(RowState(row[0], row[1], decode(row[2])), row[3])
+                    older.keep(RowState(row[0], row[1], decode(row[2])), row[3])
             self._put_fact("boot", boot)
         return older
 

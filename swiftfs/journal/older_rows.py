@@ -181,10 +181,6 @@ class OlderRows:
         self._pins: list[tuple[str, bool]] = []
         self._refused: set[str] = set()
 
-    def found_older(self, state: RowState, until: int) -> None:
-        """Record an older row that an earlier process kept; the commit `until` replaced or deleted it."""
-        self._keep(state, until)
-
     def change(
         self,
         commit: int,
@@ -272,13 +268,13 @@ class OlderRows:
             else:
                 self._blocks.pop(state.seq, None)
         for state in change.kept:
-            self._keep(state, change.commit)
+            self.keep(state, change.commit)
         for state in change.ended:
             self._end((state.seq, state.written))
         for was, now in change.renamed:
             (_, until), pins = self._older[was.seq, was.written], len(self._pins)
             self._end((was.seq, was.written))
-            self._keep(now, until)
+            self.keep(now, until)
             del self._pins[pins:]  # its local file stays the same
         if change.overtakes:
             self.overtook = change.commit
@@ -351,7 +347,8 @@ class OlderRows:
         states = (self._older[key][0] for key in keys)
         return (state for state in states if executed.covers(state))
 
-    def _keep(self, state: RowState, until: int) -> None:
+    def keep(self, state: RowState, until: int) -> None:
+        """Record an older row that must stay: the commit `until` has replaced or deleted it."""
         self._older[state.seq, state.written] = state, until
         for one in _keys_of(state.operation):
             self._keys[one].add((state.seq, state.written))

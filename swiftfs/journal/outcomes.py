@@ -177,7 +177,7 @@ class Outcomes:
         With `in_doubt` an earlier request of the attempt has no answer, whatever the error says.
         """
         drop_tracebacks(error)
-        again = _is_temporary(error)
+        again = is_temporary(error)
         if _is_final(task, error, again=again) and self._give_up(task, error):
             return
         with self._changed:
@@ -205,10 +205,6 @@ class Outcomes:
             else:
                 task.become(Blocked(error))
                 log.log(self._level, "%s is parked, because it cannot be stored: %s", task.path, error)
-
-    def may_be_tried_again(self, error: Failure) -> bool:
-        """Return whether a task that fails with this error is not given up."""
-        return _is_temporary(error)
 
     def with_last_stored(self, operation: PutFile) -> PutFile:
         """Return the operation with the version that this mount stored last under its name. Lock held.
@@ -469,7 +465,7 @@ def _asked_pause(error: Failure) -> float:
     return min(getattr(error, "retry_after", None) or 0.0, LONGEST_ASKED_PAUSE)
 
 
-def _is_temporary(error: Failure) -> bool:
+def is_temporary(error: Failure) -> bool:
     """Return whether another attempt may succeed, also after an error because the cache's disk is full."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -10,7 +10,7 @@ from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.moves import PlannedMove, Remnant, etag_of
 from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
-from swiftfs.journal.outcomes import JournalParts, Outcomes, remnant_tasks
+from swiftfs.journal.outcomes import JournalParts, Outcomes, is_temporary, remnant_tasks
 from swiftfs.journal.tasks import Failure, Flush, Success, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 
@@ -461,9 +461,7 @@ class Scheduler:
         for task, operation in zip(batch, operations, strict=True):
             outcome = outcomes[operation.source]
             if isinstance(outcome.error, SwiftfsError | OSError):
-                if self._outcomes.may_be_tried_again(outcome.error) or not self._delete_instead(
-                    task, operation, outcome.error
-                ):
+                if is_temporary(outcome.error) or not self._delete_instead(task, operation, outcome.error):
                     self._outcomes.fail(task, outcome.error)
             elif outcome.error is not None:
                 self._outcomes.abort([task], outcome.error)

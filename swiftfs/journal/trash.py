@@ -9,7 +9,7 @@ between for example, they stay until `swiftfs gc` finds them.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TypeVar
 
@@ -46,20 +46,13 @@ class Kept(Struct, frozen=True):
 class Trash:
     """Copies objects to the trash, where Swift deletes plain ones after some `days`.
 
-    `clock` returns Unix seconds. The lock guards how many files were put there since the mount began.
+    The lock guards how many files were put there since the mount began.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        removal: SegmentRemoval,
-        days: int,
-        clock: Callable[[], float] = unix_time,
-    ) -> None:
+    def __init__(self, store: ObjectStore, removal: SegmentRemoval, days: int) -> None:
         self._store = store
         self._removal = removal
         self._days = days
-        self._clock = clock
         self._lock = new_lock(Rank.COUNTERS)
         self._count = 0
 
@@ -183,7 +176,7 @@ class Trash:
             return self._copy_manifest(name, entry)
         # If Swift deleted a DLO by itself, its segments would stay. `manifest_only` copies a symlink of Swift
         # as such.
-        delete_at = None if is_dlo else int(self._clock()) + self._days * DAY
+        delete_at = None if is_dlo else int(unix_time()) + self._days * DAY
         self._store.copy(CopyRequest(name, entry, manifest_only=True, delete_at=delete_at))
         return Kept(name, entry, large=is_dlo)
 

@@ -118,12 +118,9 @@ class KeptListings:
     the namespace's lock. The lock guards the database. What it has of another `identity` is deleted.
     """
 
-    def __init__(
-        self, path: Path | None, identity: str, codec: EntryCodec, capacity: int | None = None
-    ) -> None:
+    def __init__(self, path: Path | None, identity: str, codec: EntryCodec) -> None:
         self._identity = identity
         self._codec = codec
-        self._capacity = CAPACITY if capacity is None else capacity
         self._lock = new_lock(Rank.KEPT_LISTINGS)
         self._pool = new_pool("kept listings", 1)
         self._waiting: deque[_Work] = deque()
@@ -214,7 +211,7 @@ class KeptListings:
         with self._guarded(), self._database:
             while self._waiting:
                 self._write(self._waiting.popleft(), may_grow=may_grow)
-            if self._bytes > self._capacity:
+            if self._bytes > CAPACITY:
                 self._evict()
 
     @contextmanager
@@ -282,7 +279,7 @@ class KeptListings:
             self._database.execute("DELETE FROM changes WHERE container = ? AND prefix = ?", where)
         else:
             self._forget(new.folder)
-            if size > self._capacity // 2:
+            if size > CAPACITY // 2:
                 return  # it would displace most of the others
             row = (*where, new.listed, new.listed, new.page is None, new.marked, len(blocks), size, checksum)
             added = self._database.execute(
@@ -321,7 +318,7 @@ class KeptListings:
         """Drop the folders used longest ago, and more than needed, so that not every write has to."""
         oldest = self._database.execute("SELECT container, prefix FROM folders ORDER BY used").fetchall()
         for container, prefix in oldest:
-            if self._bytes <= self._capacity * 9 // 10:
+            if self._bytes <= CAPACITY * 9 // 10:
                 return
             self._forget(Folder(container, prefix))
 

@@ -41,11 +41,11 @@ from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo, ObjectName
 from swiftfs.paths import join
 from swiftfs.posix.archive import Archive, segments_of
-from swiftfs.posix.attribute_changes import AttributeChanges, MetaChange, Update
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
+from swiftfs.posix.write_back import AttributeChanges, MetaChange, Update
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import ObjectStore
 

@@ -18,12 +18,11 @@ from swiftfs.namespace.entry import Entry, moved_entry
 from swiftfs.namespace.inodes import recent_inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan, ObjectName
 from swiftfs.paths import check_new_name, split
-from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import PendingChanges, stored_entry, trash_key, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services, in_folder
-from swiftfs.posix.write_back import WriteBack
+from swiftfs.posix.write_back import AttributeChanges, WriteBack
 from swiftfs.store.object_meta import ObjectMeta
 
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16

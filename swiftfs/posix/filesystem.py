@@ -12,9 +12,8 @@ from swiftfs.errors import StoreError, SwiftfsError, in_words, pluralize
 from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.queue_report import QueuedChange
 from swiftfs.objects import Usage
-from swiftfs.posix.attribute_changes import AttributeChanges
 from swiftfs.posix.attribute_ops import AttributeOps
-from swiftfs.posix.directory_ops import DirectoryOps
+from swiftfs.posix.directory_ops import DirectoryOps, UnlinkOps
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.open_files import OpenFiles
@@ -23,9 +22,8 @@ from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
-from swiftfs.posix.unlink_ops import UnlinkOps
 from swiftfs.posix.version_tree import VersionTree
-from swiftfs.posix.write_back import WriteBack
+from swiftfs.posix.write_back import AttributeChanges, WriteBack
 from swiftfs.store.retry import deadline
 
 ROOT_SECONDS = 8.0

@@ -19,13 +19,11 @@ from swiftfs.journal.tasks import Done, Task, nobody_waits
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry, retyped_entry
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, check_new_name, is_below, join, path_below, plain_marker, split
-from swiftfs.posix.attribute_changes import AttributeChanges
-from swiftfs.posix.directory_ops import DirectoryOps
+from swiftfs.posix.directory_ops import DirectoryOps, UnlinkOps, deletion_of
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, pending_entry, trash_key
 from swiftfs.posix.services import Services
-from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of
-from swiftfs.posix.write_back import WriteBack
+from swiftfs.posix.write_back import AttributeChanges, WriteBack
 
 NOREPLACE = 1
 """RENAME_NOREPLACE of renameat2(2)."""

@@ -153,14 +153,13 @@ class Deletion:
 
 
 class BulkDeletes:
-    """Sends bulk deletes, and adapts their size to how many names the server deletes in `seconds`.
+    """Sends bulk deletes, and adapts their size to how many names the server deletes in `BATCH_SECONDS`.
 
     The lock guards the size and the refusal; it is not held during a request.
     """
 
-    def __init__(self, send: Callable[[Request], bytes], seconds: float = BATCH_SECONDS) -> None:
+    def __init__(self, send: Callable[[Request], bytes]) -> None:
         self._send = send
-        self._seconds = seconds
         self._lock = new_lock(Rank.BULK)
         self._size = FIRST_BATCH
         self._unreadable = 0
@@ -226,8 +225,8 @@ class BulkDeletes:
 
     def _took(self, count: int, seconds: float, *, answered: bool) -> None:
         with self._lock:
-            if seconds > self._seconds:
+            if seconds > BATCH_SECONDS:
                 self._size = max(1, min(self._size, count // 2))
             # Not after a lost answer: nobody knows how many of the names were deleted in that time.
-            elif answered and seconds < self._seconds / 2 and count >= self._size:
+            elif answered and seconds < BATCH_SECONDS / 2 and count >= self._size:
                 self._size *= 2

@@ -24,7 +24,7 @@ from support.libfuse import is_libfuse3
 from support.passthrough import FAULTS, NO_SET_ID, READERS, Passthrough, binding
 from support.passthrough_mount import PassthroughMount
 from swiftfs.errors import ConfigurationError
-from swiftfs.fuse.structs import stat_layout
+from swiftfs.fuse.library import stat_layout
 from swiftfs.objects import Attributes
 
 MIB = 1 << 20

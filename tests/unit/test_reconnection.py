@@ -14,10 +14,9 @@ from support.stored_objects import refuse
 from swiftfs.errors import AccessDenied, Offline, Unavailable
 from swiftfs.objects import Usage
 from swiftfs.paths import Source
-from swiftfs.service import reconnection
-from swiftfs.service.first_requests import FoundSource, SourceMemory
+from swiftfs.service import first_requests
+from swiftfs.service.first_requests import FoundSource, Reconnection, SourceMemory
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.service.reconnection import Reconnection
 from swiftfs.store.connect import ConnectedAccount
 
 PLACE = "/v1/AUTH_a"
@@ -28,7 +27,7 @@ REQUEST = MountRequest(Source.parse("box"), Path("/nowhere"), parse_options(["of
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIRST_PAUSE", "LONGEST_PAUSE", "REFUSED_PAUSE"):
-        monkeypatch.setattr(reconnection, name, 0.01)
+        monkeypatch.setattr(first_requests, name, 0.01)
 
 
 @pytest.fixture
