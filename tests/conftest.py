@@ -43,11 +43,13 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 # One fixture, for each costs every test a fifth of a millisecond.
 @pytest.fixture(autouse=True)
-def nothing_is_left(request: pytest.FixtureRequest, user_cache: Path) -> Iterator[None]:
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread, a descriptor or a mount behind after its fixtures have ended.
 
     So does one whose threads took locks out of order, or held a lock while they waited.
     """
+    # No parameter: with one, the session's fixture would keep something of each test until the end.
+    user_cache: Path = request.getfixturevalue("user_cache")
     before = Belongings(user_cache.parent)
     concurrency.take_violations()
     yield

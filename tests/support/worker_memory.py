@@ -33,12 +33,13 @@ class WorkerMemory:
         """The same of all processes that have taken more than `LIMIT`."""
         _share_heaps()
 
-    def pytest_collection_finish(self) -> None:
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Hide the modules and the collected tests from the garbage collector.
 
         They stay until the end, and a collection that looks through them takes 0.1 s, after thousands of
         tests.
         """
+        _forget_results(session.config)
         gc.collect()
         gc.freeze()
         self._resident = _resident()
@@ -47,6 +48,7 @@ class WorkerMemory:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Free what tests have left in cycles, if it is much, and return it to the system."""
         result = yield
+        _forget_results(item.config)
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         if most > self._most[0]:
             self._most = most, item.nodeid
@@ -81,6 +83,13 @@ class WorkerMemory:
             terminalreporter.write_line(
                 f"a process took {size} MiB, more than {LIMIT}, in {where}", yellow=True
             )
+
+
+def _forget_results(config: pytest.Config) -> None:
+    """Let a worker forget deselected tests and reports: its terminal plugin keeps all, and prints none."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and hasattr(config, "workerinput"):
+        reporter.stats.clear()
 
 
 def _share_heaps() -> None:
