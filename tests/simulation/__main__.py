@@ -32,6 +32,7 @@ from simulation.hard import make_hard
 from simulation.history import make, with_trash, with_two_mounts
 from simulation.plan import History
 from simulation.run import Outcome, close_left, run
+from simulation.runtime import hash_by_fields
 from simulation.shrink import shrink
 from swiftfs import concurrency
 
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.environ.get("PYTHONHASHSEED") != "0":
         parser.error("run it as ./dev simulate, which sets PYTHONHASHSEED=0: else no seed repeats exactly")
     concurrency.check()
+    hash_by_fields()
     if given.seed is not None:
         limits = Limits(0.0, None, has_trash=given.trash, is_hard=given.hard, has_two=given.two)
         return _print_failure(given.seed, limits)

@@ -91,6 +91,7 @@ def run(history: History, folder: Path | None = None) -> Outcome:
         cache = Path(tempfile.mkdtemp(prefix=FOLDER, dir=folder))
         stack.callback(shutil.rmtree, cache, ignore_errors=True)
         scheduler = stack.enter_context(scheduling(history.seed, history.rates))
+        scheduler.folder = str(cache)
         second = cache / "second" if history.two_mounts else None
         simulation = _Simulation(history, scheduler, cache, second)
         stack.enter_context(seeded(scheduler, simulation.log_handler()))

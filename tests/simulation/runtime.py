@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import random
 import tempfile
 import uuid
@@ -16,6 +17,7 @@ from greenlet import GreenletExit
 
 from simulation.scheduler import EPOCH, Scheduler, SimThread
 from swiftfs import concurrency
+from swiftfs.objects import ObjectName
 
 
 class SimLock:
@@ -296,6 +298,18 @@ class SimRuntime(concurrency.Runtime):
         self._scheduler.sleep(seconds)
 
 
+def hash_by_fields() -> None:
+    """Let sets of objects' names have one order in every process; call it before any is hashed.
+
+    The hash of a msgspec value depends on the address of its class, which differs in each process.
+    """
+    ObjectName.__hash__ = _hash_of_name  # type: ignore[method-assign,assignment]
+
+
+def _hash_of_name(name: ObjectName) -> int:
+    return hash((name.container, name.key))
+
+
 @contextmanager
 def seeded(scheduler: Scheduler, handler: logging.Handler) -> Iterator[None]:
     """Let swiftfs run on the scheduler, with names and delays from its seed."""
@@ -308,6 +322,8 @@ def seeded(scheduler: Scheduler, handler: logging.Handler) -> Iterator[None]:
     log.propagate = False
     uuid4 = uuid.uuid4
     uuid.uuid4 = lambda: uuid.UUID(int=names.getrandbits(128), version=4)
+    urandom = os.urandom
+    os.urandom = random.Random(names.random()).randbytes
     sequence = tempfile._name_sequence  # type: ignore[attr-defined]
     tempfile._name_sequence = (f"{names.getrandbits(64):016x}" for _ in iter(int, 1))  # type: ignore[attr-defined]
     state = random.getstate()
@@ -322,6 +338,7 @@ def seeded(scheduler: Scheduler, handler: logging.Handler) -> Iterator[None]:
             gc.enable()
         random.setstate(state)
         tempfile._name_sequence = sequence  # type: ignore[attr-defined]
+        os.urandom = urandom
         uuid.uuid4 = uuid4
         log.removeHandler(handler)
         log.setLevel(level)

@@ -84,6 +84,7 @@ class Scheduler:
     `points` counts the points that were passed; at number `kill_at` all threads freeze. `digest` is a
     checksum of all choices: two runs with one seed have the same. `running` is the thread that runs, and
     `dead` is True while the threads are unwound. Both are read at every point, so they are no properties.
+    `folder` is the path of the cache folder, another one in each process: events do not name it.
     """
 
     def __init__(self, seed: int, rates: SwitchRates | None = None) -> None:
@@ -96,6 +97,7 @@ class Scheduler:
         self.digest = 0
         self.events: deque[tuple[float, str]] = deque(maxlen=4000)
         self.failures: list[str] = []
+        self.folder = "/no folder"
         self._rates = rates or SwitchRates()
         self._most = self._rates.stalls + self._rates.switches
         self._draw = self.random.random
@@ -117,6 +119,7 @@ class Scheduler:
 
     def record(self, text: str) -> None:
         """Add a text to the events of the history, and to the digest."""
+        text = text.replace(self.folder, "CACHE")
         self.events.append((self.now, text))
         self.digest = zlib.crc32(f"{self.now:.6f} {text}".encode(), self.digest)
 
