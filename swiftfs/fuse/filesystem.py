@@ -61,7 +61,7 @@ class FileSystem(Protocol):
         """Move an open file to the name `hidden`, as libfuse does before it is deleted or replaced."""
 
     def unhide(self, path: str, /) -> None:
-        """Move back the file that this thread has hidden just now, if any."""
+        """Move back the file that this thread has hidden just now, if any: it was hidden for a rename."""
 
     def symlink(self, target: str, path: str, caller: Caller, /) -> None:
         """Make `path` a symbolic link to `target`."""

@@ -38,6 +38,8 @@ _ALIAS = f"/{REPLACED}".encode()
 _HIDDEN = b".fuse_hidden"
 """How the names begin by which libfuse hides open files; a program may use such a name too."""
 
+_NOT_MISSED = (b"", -1)
+
 
 class NameMoves:
     """Lets calls wait for the move of a name, or begin again. Not locked: a lost update does no harm."""
@@ -137,6 +139,10 @@ class NameMoves:
         a program's rename(2) by another request.
         """
         return _HIDDEN in new and self._missed.get(thread_id()) == (new, self._request())
+
+    def has_hidden(self) -> bool:
+        """Return whether libfuse has hidden an open file within this request, which is its rename then."""
+        return self._missed.get(thread_id(), _NOT_MISSED)[1] == self._request()
 
     def _patience(self, path: bytes) -> tuple[float, float]:
         """Return how long the call may wait until the move of its path begins, and after that, in seconds."""

@@ -235,8 +235,11 @@ class Operations:
         """Rename a file or folder; libfuse hides an open file in this way."""
         if self._names.hides(new):
             self.filesystem.hide(old.decode(), new.decode())
-        else:
-            self.filesystem.rename(old.decode(), new.decode(), flags)
+            return
+        if self._names.has_hidden():
+            # First of all: the rename may take long, and a kill meanwhile must leave the file at `new`.
+            self.filesystem.unhide(new.decode())
+        self.filesystem.rename(old.decode(), new.decode(), flags)
 
     def truncate_path(self, path: bytes, length: int) -> None:
         """Set the size of a file that need not be open."""

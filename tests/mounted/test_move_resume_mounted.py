@@ -46,3 +46,23 @@ def test_a_move_that_no_mount_could_finish_overwrites_nothing(
     assert (mounted.path / "e" / "a").read_bytes() == b"newer"
     assert not (mounted.path / "e" / "b").exists()
     assert (mounted.path / "d" / "a").read_bytes() == b"old"
+
+
+def test_a_kill_leaves_the_open_file_that_a_rename_is_about_to_replace(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    """Its bytes are downloaded first, as a program reads it, which takes as long as it is large."""
+    for name in ("a", "b"):
+        connection.put_object(container, name, name.encode())
+    mounted.remount()
+    with ThreadPoolExecutor(1) as threads, (mounted.path / "b").open("rb"):
+        swift.inject(Fault("GET", f"/{container}/b", delay=60))
+        renamed = threads.submit((mounted.path / "a").rename, mounted.path / "b")
+        wait_until(lambda: any(one.method == "GET" and one.path.endswith("/b") for one in swift.requests()))
+        mounted.kill()
+        assert isinstance(renamed.exception(60), OSError)
+    swift.clear_faults()
+    mounted.start()
+    assert [(mounted.path / name).read_bytes() for name in ("a", "b")] == [b"a", b"b"]
+    mounted.remount(empty_cache=False)
+    assert [connection.get_object(container, name)[1] for name in ("a", "b")] == [b"a", b"b"]
