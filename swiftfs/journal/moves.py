@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from swiftfs.attributes import NS, decode_type, parse_last_modified
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, errno_of
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.operations import Delete, MovedObject, MoveFolder, MoveObject, Operation
+from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder, MoveObject, Operation
 from swiftfs.namespace.entry import row_of
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
@@ -194,6 +194,11 @@ def is_copied(info: ObjectInfo, etag: str | None) -> bool:
     return info.version.etag == etag or ((info.dlo_prefix is not None or info.is_symlink) and etag == EMPTY)
 
 
+def is_same(one: ObjectInfo | None, other: ObjectInfo) -> bool:
+    """Return whether two objects have the same bytes and headers; a COPY brings both along."""
+    return one is not None and one.version.etag == other.version.etag and Headers.of(one) == Headers.of(other)
+
+
 def is_to_delete(info: ObjectInfo, deletion: Delete, limits: Limits) -> bool:
     """Return whether an object is still the version of a conditional deletion.
 
@@ -367,6 +372,22 @@ class MoveEvidence:
             raise Overwritten(source)
         return store.copy(replace(request, etag=stands.version.etag)).etag
 
+    def made_copy(self, store: ObjectStore, operation: Move) -> str | None:
+        """Return the ETag of the copy if a COPY that failed in the end was carried out, without an answer.
+
+        If not, or if that is unknown, return None, and record what stands at the target.
+        """
+        if operation.target not in self._ambiguous:
+            return None
+        with suppress(StoreError):
+            there = _head(store, operation.target)
+            if there is None or there.version.etag == operation.replaces_etag:
+                self.found(operation.target, there)
+            elif is_same(_head(store, operation.source), there):
+                self.found(operation.target, there, copy_of=operation.source)
+                return there.version.etag
+        return None
+
     def found(
         self,
         name: ObjectName,
@@ -407,3 +428,10 @@ class MoveEvidence:
             headers = stands.headers or last.headers
             stands = replace(stands, headers=headers, body=last.body, manifest=last.manifest)
         self._ambiguous.done(name, lambda: stands)
+
+
+def _head(store: ObjectStore, name: ObjectName) -> ObjectInfo | None:
+    try:
+        return store.head(name)
+    except NotFound:
+        return None

@@ -98,8 +98,9 @@ class ObjectMoves:
             item.copied = self._late.copy(self._store, operation.source, operation.target)
         except StoreError:
             self._copies.share_copy(item)
-            self._expect_copy(operation)
-            raise
+            item.copied = self._late.made_copy(self._store, operation)
+            if item.copied is None:
+                raise
         keeper.keep_copies([item.target])
         remnants = self.delete_unchanged([item])
         self._removal.discard(operation.target, replaced, is_slo=operation.is_slo is True)
@@ -422,14 +423,6 @@ class ObjectMoves:
             if item.target in standing or item.error is not None:
                 self._copies.share_copy(item)
         return left
-
-    def _expect_copy(self, operation: Move) -> None:
-        """Record what stands at the target of a failed move, whose lost COPY may be carried out late."""
-        if operation.target in self._late:
-            with suppress(StoreError):
-                info = self._head(operation.target)
-                if info is None or info.version.etag == operation.replaces_etag:
-                    self._late.found(operation.target, info)
 
     def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them.

@@ -223,6 +223,14 @@ class Model:
         for node in [world[path] for world in self.worlds if path in world]:
             node.lost = not node.is_folder
 
+    def deleted_theirs(self, path: str) -> None:
+        """Record that another client has deleted what is at a path, also what it has stored there itself."""
+        self.has_their_deletions = True
+        self.their_paths.add(path)  # a change of it waits for a person
+        self.due.pop(path, None)
+        self.lost(path)
+        self.replaced(path)
+
     @property
     def lost_paths(self) -> set[str]:
         """Return where files may be that cannot be read until the mount gives up their moves."""

@@ -446,10 +446,7 @@ class _Simulation:
         if self._second is not None and method in ("theirs", DELETED_BY_THEM):
             self._model.shared(path)
         if method == DELETED_BY_THEM:
-            self._model.has_their_deletions = True
-            self._model.their_paths.add(path)  # a change of it waits for a person
-            self._model.lost(path)
-            self._model.replaced(path)
+            self._model.deleted_theirs(path)
             self._lost_below(name)
         is_known = body is None or body in self._model.bodies or self._model.may_be_mixed(body)
         if body is not None and not is_known and not self._model.mixed:

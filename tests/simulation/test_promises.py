@@ -139,6 +139,14 @@ def test_objects_of_other_clients_must_not_be_destroyed() -> None:
     assert model.due == {}
 
 
+def test_what_another_client_has_stored_and_deleted_need_not_be_there() -> None:
+    model = model_with(a=b"1")
+    for path in ("/t", "/u"):
+        model.stored_theirs(path, b"theirs", sure=True)
+    model.deleted_theirs("/t")
+    assert model.due == {"/u": b"theirs"}
+
+
 def test_a_folder_of_another_client_is_in_folders_of_theirs() -> None:
     model = model_with(a=b"1")
     model.their_folders.add("/d/s")

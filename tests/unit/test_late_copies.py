@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, harness
+from support.harness import ME, harness, read
 from support.interrupted_moves import leave
 from support.late_store import LATE, OPTIONS, LateStore, late, repair, settle, store_file
 from support.noise import OLD
-from support.stored_objects import body, foreign, keys, ten_minutes_later
+from support.stored_objects import body, foreign, keys, segments, segments_of, ten_minutes_later
 from swiftfs.errors import StoreError
 from swiftfs.journal.moves import Unmoved
 from swiftfs.journal.operations import MovedObject, MoveFolder
@@ -77,6 +77,28 @@ def test_a_late_copy_after_a_failed_rename_of_a_file(
         assert keys(store) == ["a"]
     else:
         assert body(store, "b") == old
+
+
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_a_rename_whose_copy_was_made_but_not_answered_succeeds_though_the_next_attempt_is_refused(
+    store: LateStore, tmp_path: Path, is_deleted: bool, size: int
+) -> None:
+    """What it has replaced is gone, so its segments must go too."""
+    data = os.urandom(size)
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        store_file(filesystem, OLD, "/new")
+        store_file(filesystem, data, "/old")
+        if is_deleted:  # libfuse does so before a rename(2), if it is open
+            filesystem.hide("/new", "/.fuse_hidden0000000100000001")
+        fail_to_copy(store, "new")
+        store.answers_only.add(("copy", "new"))
+        filesystem.rename("/old", "/new")
+        repair(filesystem)
+        assert keys(store) == ["new"]
+        assert body(store, "new") == read(filesystem, "/new") == data
+    ten_minutes_later(store, tmp_path)
+    assert segments(store) == segments_of(store, "new")
 
 
 @pytest.mark.parametrize("path", ["/d", "/d/a"])
