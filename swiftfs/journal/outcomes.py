@@ -5,7 +5,7 @@
 
 import errno
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cachetools import LRUCache
 from msgspec import Struct
@@ -149,14 +149,33 @@ class Outcomes:
         self._stored: LRUCache[ObjectName, str] = LRUCache(MOST_STORED)
 
     def succeed(self, *attempts: Success) -> None:
-        """End attempts that succeeded, in one commit."""
+        """End attempts that succeeded, in one commit. An unexpected error of one leaves the others ended."""
         self._late.save()  # recorded before anybody learns "stored"
         # Without the lock: the callback takes that of the open files, which comes first.
         for one in attempts:
             one.task.notify(one.info)  # before it ends, so that its waiters see the result
+        endings, failed = list[Ending](), list[tuple[Task, Exception]]()
         with self._changed:
             self._queue.is_away, self._queue.last_success = False, monotonic()
-            self._writer.end_together([self._ending(one) for one in attempts])
+            for one in attempts:
+                try:
+                    endings.append(self._ending(one))
+                except Exception as error:  # noqa: BLE001  it is logged
+                    failed.append((one.task, error))
+            failed += self._end(endings)
+        for task, unexpected in failed:
+            self.abort([task], unexpected)
+
+    def _end(self, endings: Sequence[Ending]) -> list[tuple[Task, Exception]]:
+        """End tasks in one commit, or one by one after an unexpected error; return those that failed."""
+        try:
+            self._writer.end_together(endings)
+        except Exception as error:  # noqa: BLE001  it is logged
+            if len(endings) == 1:
+                return [(endings[0].task, error)]
+            left = [one for one in endings if not one.task.ended]
+            return [failed for one in left for failed in self._end([one])]
+        return []
 
     def _ending(self, attempt: Success) -> Ending:
         """Return how the task of a successful attempt ends, or goes on. Lock held."""

@@ -1,6 +1,7 @@
 """Uploads that Swift has answered end in one commit; until then they count as running."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body, keys
 from swiftfs.journal import scheduler
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
 FILES = 24
@@ -26,6 +28,12 @@ def store_files(filesystem: FileSystem, store: MemoryStore, files: int = 5) -> N
     for number in range(files):
         write(filesystem, f"/file{number:02d}", str(number).encode())
     wait_until(lambda: len(keys(store)) == files)
+
+
+def fsync(filesystem: FileSystem, path: str) -> None:
+    handle = filesystem.open(path, 0)
+    filesystem.fsync(handle, False)
+    filesystem.release(handle)
 
 
 def assert_stored(store: MemoryStore, files: int = 5) -> None:
@@ -50,12 +58,38 @@ def test_uploads_that_end_at_once_share_commits(filesystem: FileSystem, store: M
 
 @LATER
 @pytest.mark.usefixtures("not_ended")
+@pytest.mark.parametrize("where", ["its outcome", "the queue"])
+def test_an_unexpected_error_of_one_leaves_the_others_ended(
+    filesystem: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    store_files(filesystem, store)
+    journal = filesystem.services.journal
+    (broken,) = journal._queue.chain(ObjectName("box", "file02"))
+    subject, name = (journal._outcomes, "_ending") if where == "its outcome" else (journal._queue, "remove")
+    method = getattr(subject, name)
+
+    def fail(one: Any) -> Any:
+        if broken in (one, getattr(one, "task", None)):
+            raise KeyError("unforeseen")
+        return method(one)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subject, name, fail)
+        fsync(filesystem, "/file03")
+        wait_until(lambda: not broken.running)
+    assert [(one.path, one.state) for one in filesystem.waiting()] == [("/file02", "parked")]
+    filesystem.retry()
+    fsync(filesystem, "/file02")
+    assert not filesystem.waiting()
+    assert_stored(store)
+
+
+@LATER
+@pytest.mark.usefixtures("not_ended")
 def test_fsync_does_not_wait_for_others(filesystem: FileSystem, store: MemoryStore) -> None:
     store_files(filesystem, store)
     assert len(filesystem.waiting()) == 5
-    handle = filesystem.open("/file03", 0)
-    filesystem.fsync(handle, False)
-    filesystem.release(handle)
+    fsync(filesystem, "/file03")
     assert not filesystem.waiting()
 
 
