@@ -308,9 +308,12 @@ class FileCache:
 
     def moved(self, version: ObjectVersion, name: ObjectName) -> None:
         """Cache a version under `name`: the object was moved there."""
-        if (cached_file := self.acquire_version(version)) is not None:
-            cached_file.rename(name)
-            self.release(cached_file)
+        with self._lock:
+            if (cached_file := self._closing.pop(version, None)) is not None:
+                cached_file.rename(name)
+                self.keep(cached_file)
+            elif (cached := self._versions.take(version)) is not None:
+                self._versions.put(ObjectVersion(name, version.etag), cached)
 
     def pin(self, file: str, *, older: bool = False) -> None:
         """Keep the local file `file`, which is in use or journaled, for one operation more.

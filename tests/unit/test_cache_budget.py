@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
+from msgspec.structs import replace
 
 from support.cache_rig import MIB, PLAIN, CacheRig, DiskUsage, read, read_in_pieces, settle, write
 from support.deadlines import within
@@ -392,3 +393,32 @@ def test_a_moved_version_keeps_its_blocks(rig: CacheRig) -> None:
     assert rig.gets() == 0
     rig.store.delete(base.name)
     assert rig.read(moved) == noise(3 * BLOCK)
+
+
+def test_a_version_that_moves_while_it_is_downloaded_keeps_its_blocks(build: Callable[..., CacheRig]) -> None:
+    rig = build(read_ahead=16 * MIB, threads=1)
+    body = noise(16 * MIB)
+    base = rig.put("file", body)
+    cached_file = rig.open(base)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(_method: str, _subject: str) -> None:
+        # Not the first piece, which is read.
+        if any(one.first and not one.queued for one in cached_file._downloader.fetches._under_way):
+            begun.set()
+            assert go_on.wait(within(10))
+
+    rig.store.hook = hold
+    assert has(cached_file, body[:MIB])
+    assert begun.wait(within(10))
+    rig.store.hook = None
+    rig.keep(cached_file)
+    new = ObjectName("box", "new")
+    rig.store.copy(CopyRequest(base.name, new))
+    rig.cache.moved(ObjectVersion(base.name, base.etag), new)
+    go_on.set()
+    rig.pool.shutdown()
+    assert ObjectVersion(base.name, base.etag) not in rig.cache
+    rig.gets()
+    assert rig.read(replace(base, name=new), 0, MIB) == body[:MIB]
+    assert rig.gets() == 0
