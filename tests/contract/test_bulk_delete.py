@@ -32,13 +32,18 @@ def store(swift: SwiftServer) -> Iterator[SwiftStore]:
     opened.close()
 
 
-@pytest.fixture
-def names(store: SwiftStore) -> list[ObjectName]:
+def stored(store: SwiftStore, count: int) -> list[ObjectName]:
+    """Store so many objects in a new container."""
     box = new_container(store)
-    found = [ObjectName(box, f"n{number:02}") for number in range(20)]
+    found = [ObjectName(box, f"n{number:02}") for number in range(count)]
     for name in found:
         store.put(name, b"x", TEXT)
     return found
+
+
+@pytest.fixture
+def names(store: SwiftStore) -> list[ObjectName]:
+    return stored(store, 8)
 
 
 @pytest.fixture
@@ -89,13 +94,13 @@ def test_after_a_refusal_names_are_deleted_one_by_one(
 ) -> None:
     caplog.set_level(logging.INFO, "swiftfs.store.deletion")
     swift.inject(Fault(*BULK, status=status))
-    assert store.delete_many([*names[:10], ObjectName(names[0].container, "absent")]) == {}
-    assert listed(store, names) == [name.key for name in names[10:]]
+    assert store.delete_many([*names[:4], ObjectName(names[0].container, "absent")]) == {}
+    assert listed(store, names) == [name.key for name in names[4:]]
     assert store.limits().bulk_delete == 0
     swift.reset_requests()
-    assert store.delete_many(names[10:]) == {}
+    assert store.delete_many(names[4:]) == {}
     assert listed(store, names) == []
-    assert (counted(swift, "POST"), counted(swift, "DELETE")) == (0, 10)
+    assert (counted(swift, "POST"), counted(swift, "DELETE")) == (0, 4)
     assert len([record for record in caplog.records if "one by one" in record.message]) == 1
 
 
@@ -140,9 +145,9 @@ def test_one_answer_without_a_verdict_is_no_refusal(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
     swift.inject(Fault(*BULK, flip_byte=True, times=1))
-    assert store.delete_many(names[:10]) == {}
+    assert store.delete_many(names[:4]) == {}
     swift.reset_requests()
-    assert store.delete_many(names[10:]) == {}
+    assert store.delete_many(names[4:]) == {}
     assert (counted(swift, "POST"), counted(swift, "DELETE")) == (1, 0)
     assert listed(store, names) == []
 
@@ -197,7 +202,7 @@ def test_a_server_that_finds_every_request_too_large_has_no_bulk_delete(
     swift.inject(Fault(*BULK, status=413))
     assert store.delete_many(names) == {}
     assert listed(store, names) == []
-    assert counted(swift, "POST") == len([20, 10, 5, 2, 1])
+    assert counted(swift, "POST") == len([8, 4, 2, 1])
     assert store.limits().bulk_delete == 0
 
 
@@ -213,9 +218,8 @@ def test_in_an_outage_one_request_is_sent(
     assert listed(store, names) == [name.key for name in names]
 
 
-def test_only_names_not_known_to_be_deleted_are_sent_again(
-    swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
-) -> None:
+def test_only_names_not_known_to_be_deleted_are_sent_again(swift: SwiftServer, store: SwiftStore) -> None:
+    names = stored(store, 20)
     store._deletion._bulk._size = 5
     swift.inject(Fault(*BULK, delay=0.1, times=2))
     swift.inject(Fault(*BULK, status=503, after=True, times=1))

@@ -13,7 +13,7 @@ pytest_plugins = ["support.store_fixtures"]
 def test_delete_many(store: ObjectStore, box: str) -> None:
     other = new_container(store)
     in_memory = isinstance(store, MemoryStore)
-    held, missing = (200, 12_000) if in_memory else (60, 100)
+    held, missing = (200, 12_000) if in_memory else (20, 100)
     names = [ObjectName(box, f"n/{number}") for number in range(held)] + [ObjectName(other, "o")]
     for name in names:
         store.put(name, b"", TEXT)

@@ -16,9 +16,9 @@ from support.jobs import wait_until
 from support.mounts import Mount
 from swiftfs.demo.server import Fault, SwiftServer
 
-COUNT = 30
+COUNT = 20
 NAMES = [f"{number:03}" for number in range(COUNT)]
-OPTIONS = "settle=0.2,background_rename=25"
+OPTIONS = "settle=0.2,background_rename=15"
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ RETRIES = RetryPolicy(deadline=within(1.0), first_pause=0.1, longest_pause=0.5)
 _numbers = itertools.count(1)
 
 ON_SWIFT = (pytest.mark.swift, pytest.mark.leaves_open("the module's store keeps the threads of its pool"))
-SWIFT, RETRYING = (pytest.param(name, marks=ON_SWIFT) for name in ("swift", "retrying"))
+SWIFT = pytest.param("swift", marks=ON_SWIFT)
+STORES = ["memory", "retrying", SWIFT, pytest.param("retrying swift", marks=[*ON_SWIFT, pytest.mark.slow])]
+"""What retries do with answers and errors shows over the store in memory, at a tenth of the time."""
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +33,9 @@ def small_server() -> Iterator[SwiftServer]:
         yield running
 
 
-@pytest.fixture(scope="module", params=["memory", SWIFT, RETRYING])
+@pytest.fixture(scope="module", params=STORES)
 def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
-    """The store in memory, a real Swift, or that with retries; one per module."""
+    """The store in memory or a real Swift, as it is or with retries; one per module."""
     opened = open_store(request, "swift_server")
     yield opened
     opened.close()
@@ -41,11 +43,13 @@ def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
 
 def open_store(request: pytest.FixtureRequest, server: str) -> ObjectStore:
     """Return the store that `request.param` names; a real one is that of the fixture `server`."""
-    if request.param == "memory":
-        return MemoryStore()
-    running: SwiftServer = request.getfixturevalue(server)
-    opened = SwiftStore(open_account(running.environment()))
-    return RetryingStore(opened, RETRIES) if request.param == "retrying" else opened
+    opened: ObjectStore
+    if request.param in ("memory", "retrying"):
+        opened = MemoryStore()
+    else:
+        running: SwiftServer = request.getfixturevalue(server)
+        opened = SwiftStore(open_account(running.environment()))
+    return RetryingStore(opened, RETRIES) if "retrying" in request.param else opened
 
 
 @pytest.fixture(scope="module", params=["memory", SWIFT])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.store_fixtures import RETRYING, SWIFT, open_store
+from support.store_fixtures import STORES, open_store
 from support.versions import set_versioning
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.store.protocol import ObjectStore
@@ -20,9 +20,9 @@ def versioned_server() -> Iterator[SwiftServer]:
         yield running
 
 
-@pytest.fixture(scope="module", params=["memory", SWIFT, RETRYING])
+@pytest.fixture(scope="module", params=STORES)
 def versioned_store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
-    """The store in memory, a real Swift, or that with retries; one per module."""
+    """The store in memory or a real Swift, as it is or with retries; one per module."""
     opened = open_store(request, "versioned_server")
     yield opened
     opened.close()

@@ -7,14 +7,16 @@ from support.memory_store import MemoryStore
 from swiftfs.demo.server import SwiftServer
 from swiftfs.objects import History
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.retry import RetryingStore
 
 
 def set_versioning(
     request: pytest.FixtureRequest, store: ObjectStore, container: str, *, enabled: bool
 ) -> None:
     """Let a container keep older versions, or no more."""
-    if isinstance(store, MemoryStore):
-        store.set_history(container, History.KEPT, enabled=enabled)
+    below = store._store if isinstance(store, RetryingStore) else store
+    if isinstance(below, MemoryStore):
+        below.set_history(container, History.KEPT, enabled=enabled)
     else:
         enable_versions(request.getfixturevalue("versioned_server"), container, enabled=enabled)
 
