@@ -5,8 +5,8 @@ import logging
 import shutil
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -64,7 +64,7 @@ class Schema(Struct, frozen=True):
 def is_empty(database: sqlite3.Connection) -> bool:
     """Return whether nothing was ever written to a database."""
     tables = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    return not tables and _pragma(database, "application_id") == _pragma(database, "user_version") == 0
+    return not tables and pragma(database, "application_id") == pragma(database, "user_version") == 0
 
 
 def make_tables(database: sqlite3.Connection, schema: Schema) -> None:
@@ -248,19 +248,28 @@ def _check_format_read_only(path: Path, schema: Schema) -> None:
 
     Even opening and closing would change it: SQLite checkpoints the write-ahead log.
     """
-    wal, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
-    logged = _size_of(wal) > 0
-    if not _size_of(path):
-        if logged:  # SQLite would delete the log, and all data in it
+    if not size_of(path):
+        if size_of(path.with_name(f"{path.name}-wal")):  # SQLite would delete the log, and all data in it
             raise sqlite3.DatabaseError("it is empty, but not its write-ahead log")
         return
+    with opened_read_only(path) as database:
+        if not is_empty(database):
+            _format_of(database, schema, path)
+
+
+@contextmanager
+def opened_read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database that nobody uses, and change no file. After the first query `-shm` has the log's index.
+
+    Errors as in `open_database`.
+    """
     # Without a log the file is complete, and reading it must create no other file.
-    mode = "mode=ro" if logged else "immutable=1"
+    mode = "mode=ro" if size_of(path.with_name(f"{path.name}-wal")) else "immutable=1"
+    shared = path.with_name(f"{path.name}-shm")
     shared_before = shared.exists()
     database = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
     try:
-        if not is_empty(database):
-            _format_of(database, schema, path)
+        yield database
     finally:
         database.close()
         # Opening a database with a log makes this file.
@@ -272,7 +281,8 @@ def _tables(database: sqlite3.Connection) -> set[str]:
     return {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
 
 
-def _size_of(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes, 0 if it does not exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -281,7 +291,7 @@ def _size_of(path: Path) -> int:
 
 def _format_of(database: sqlite3.Connection, schema: Schema, path: Path) -> int:
     """Return the database's format; raise `OtherFormat` if this release cannot read it."""
-    application, number = _pragma(database, "application_id"), _pragma(database, "user_version")
+    application, number = pragma(database, "application_id"), pragma(database, "user_version")
     if application != schema.application:
         raise OtherFormat(
             f"{path} is not this database of swiftfs (its application id is {application:#x}, not "
@@ -307,7 +317,8 @@ def _run_migrations(database: sqlite3.Connection, schema: Schema, steps: Iterabl
         raise
 
 
-def _pragma(database: sqlite3.Connection, name: str) -> int:
+def pragma(database: sqlite3.Connection, name: str) -> int:
+    """Return a number that a PRAGMA says."""
     return int(database.execute(f"PRAGMA {name}").fetchone()[0])
 
 

@@ -50,7 +50,7 @@ COPIES = "copies"
 LOG = "swiftfs.log"
 """The log of a background mount if there is no syslog."""
 
-_SQLITE_SIDE_FILES = ("-wal", "-shm")
+_SIDE_FILES = ("-wal", "-shm", "-synced")
 
 _OVERFLOW_USER = 65534
 """The owner that is shown for users who are unknown in this user namespace; user_namespaces(7)."""
@@ -59,7 +59,7 @@ _OVERFLOW_USER = 65534
 def damaged_journals(folder: Path) -> list[Path]:
     """Return the damaged journals that were set aside in a cache folder."""
     found = folder.glob(f"{DAMAGED_JOURNAL}*")
-    return sorted(path for path in found if not path.name.endswith(_SQLITE_SIDE_FILES))
+    return sorted(path for path in found if not path.name.endswith(_SIDE_FILES))
 
 
 def own_folder(who: str, source: Source) -> Path:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from swiftfs.concurrency import Lock
 from swiftfs.config.cache_dir import write_whole
+from swiftfs.errors import pluralize
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, synchronize
 from swiftfs.filecache.version_index import Row, VersionIndex
 from swiftfs.objects import ObjectName, ObjectVersion
@@ -226,7 +227,7 @@ class VersionCache:
     def sweep(self, used: Collection[str], lost: Path | None) -> None:
         """Delete the files that are neither cached nor `used`, such as those of a process that died.
 
-        Given a folder `lost`, move them there instead.
+        Given a folder `lost`, move those that have bytes there instead.
         """
         known = self._index.names()
         self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -235,13 +236,17 @@ class VersionCache:
             found = {entry.name: entry for entry in entries}
         self._index.delete(known.difference(found))  # somebody has deleted their files
         unknown = [entry for name, entry in found.items() if name not in known and name not in used]
+        moved = 0
         for entry in unknown:
             if entry.is_dir(follow_symlinks=False):
                 continue
-            if lost is not None:
+            if lost is not None and entry.stat(follow_symlinks=False).st_size:
                 Path(entry.path).rename(lost / entry.name)
+                moved += 1
             else:
                 Path(entry.path).unlink(missing_ok=True)
+        if moved:
+            log.error("%s that the journal may have named: moved to %s", pluralize(moved, "local file"), lost)
 
     def close(self) -> None:
         """Sync all files to the disk, and close the index."""

@@ -34,6 +34,7 @@ from swiftfs.journal.commits import (
     read_uploads,
     upload_changes,
 )
+from swiftfs.journal.losses import Mark, last_commit, loss, remove_mark
 from swiftfs.journal.older_rows import Change, Executed, OlderRows, RowState, go_back, row_of
 from swiftfs.journal.operations import Unreadable, decode
 from swiftfs.journal.schema import Statement, open_journal, set_aside
@@ -277,9 +278,18 @@ class JournalDB:
                 # close().
                 self._checkpoint()
         _sync_data(self._wal)  # else a power cut may lose the fact
+        Mark(self.id, commits).write(self._path)
         with self._lock:
             self._older.end_sync(commits)
             self._synced = self._final = commits
+
+    def local_files_are_safe(self) -> None:
+        """Record that the local files which a damaged journal may have named were moved to `lost_folder`.
+
+        Until then each mount must find the damage.
+        """
+        if self.lost:
+            remove_mark(self._path)
 
     def make_final(self) -> None:
         """Sync the database if a power cut could bring back what Swift has executed, or overtaken, up to now.
@@ -303,7 +313,8 @@ class JournalDB:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            self._check_empty()
+            if sign := loss(self._path, boot_id()):
+                raise sqlite3.DatabaseError(sign)  # noqa: TRY301
             return open_journal(self._path)
         except (sqlite3.OperationalError, OSError) as error:  # that is no sign of damage
             if is_for_want_of_space(error, self._folder) and self._reserve.release():
@@ -320,12 +331,6 @@ class JournalDB:
     def _not_opened(self, error: Exception) -> ConfigurationError:
         reason = reason_of(error, self._folder)
         return ConfigurationError(f"the journal {self._path} cannot be opened: {reason}")
-
-    def _check_empty(self) -> None:
-        """Raise `sqlite3.DatabaseError` if the database is empty but local files exist: it lost its bytes."""
-        with suppress(FileNotFoundError):
-            if not self._path.stat().st_size and any((self._folder / CONTENT).iterdir()):
-                raise sqlite3.DatabaseError("it is empty")
 
     def _check_identity(self, identity: str, place: str) -> None:
         with self._lock:
@@ -354,9 +359,7 @@ class JournalDB:
         older = OlderRows(synced, self._current_row, last_seq)
         with self._lock:
             # The numbers go on: a new row with a number below `synced` would be trusted after a power cut.
-            numbers = "SELECT max(written) FROM intents UNION ALL SELECT max(until) FROM older"
-            last = [number or 0 for (number,) in self._database.execute(numbers).fetchall()]
-            self._commits = max(synced, *last)
+            self._commits = last_commit(self._database)
             # Since the same boot all that was written is in the page cache, whether it is on the disk or not.
             if not boot or self._fact("boot") != boot:
                 undoing = go_back(self._database, synced, self._folder / CONTENT, self._set_row_aside)

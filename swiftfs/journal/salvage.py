@@ -16,7 +16,9 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from swiftfs.config.cache_dir import DAMAGED_JOURNAL
 from swiftfs.errors import ConfigurationError
+from swiftfs.journal.losses import MARK, loss, mend_log
 from swiftfs.journal.operations import Operation, PutFile, Unreadable, decode
 from swiftfs.journal.schema import NOT_WRITTEN, SCHEMA, SELECT_OLDER
 from swiftfs.sqlite import OtherFormat, boot_id, is_empty, migrate, row_checksum
@@ -65,7 +67,7 @@ def salvage(journal: Path) -> Salvage:
         if damage:
             salvaged.problems.append(f"{journal} is damaged ({damage})")
             known = {one.operation.file.file for one in salvaged.found if isinstance(one.operation, PutFile)}
-            for name, operation in _carve(copy).items():
+            for name, operation in _carve(journal).items():
                 # A row is newer than what is found beside it: free pages keep old rows, until they are used
                 # again.
                 if name not in known:
@@ -88,7 +90,8 @@ def copy_journal(journal: Path, folder: Path) -> Path:
     try:
         for _ in range(ATTEMPTS):
             before = _mark(journal)
-            for suffix in ("", "-wal"):
+            # The mark first: a newer one would say that the copy lacks changes.
+            for suffix in (MARK, "", "-wal"):
                 with suppress(FileNotFoundError):
                     shutil.copyfile(f"{journal}{suffix}", folder / f"{journal.name}{suffix}")
             # Its pages change only during a checkpoint, which truncates the WAL then.
@@ -112,6 +115,8 @@ def _mark(journal: Path) -> tuple[int, int, int]:
 def _read_rows(copy: Path, journal: Path, salvaged: Salvage) -> str:
     """Read what SQLite can read of the copy of a journal; return the damage, or an empty string."""
     try:
+        if sign := _sign(copy, journal):
+            mend_log(copy.with_name(f"{copy.name}-wal"))
         with closing(sqlite3.connect(copy)) as database:
             # Damaged text must not end the reading of the rows behind it.
             database.text_factory = lambda data: data.decode(errors="replace")
@@ -124,10 +129,19 @@ def _read_rows(copy: Path, journal: Path, salvaged: Salvage) -> str:
                 _take(row, trusted, salvaged)
             if other:
                 salvaged.problems.append(other)
-                damage = ""
-            return damage or _check(database)
+                return ""
+            return damage or _check(database) or sign
     except sqlite3.Error as error:
         return str(error)
+
+
+def _sign(copy: Path, journal: Path) -> str:
+    """Return a sign that changes are missing in a journal which SQLite can read, or an empty string."""
+    if journal.name.startswith(DAMAGED_JOURNAL):
+        return "it was set aside"
+    with suppress(sqlite3.Error):  # whoever reads the rows sees it
+        return loss(copy, boot_id())
+    return ""
 
 
 def _migrate(database: sqlite3.Connection, journal: Path) -> str:
@@ -210,14 +224,16 @@ def _take(row: Any, trusted: int | None, salvaged: Salvage) -> None:
     salvaged.found.append(Found(path, operation, doubt))
 
 
-def _carve(copy: Path) -> dict[str, PutFile]:
+def _carve(journal: Path) -> dict[str, PutFile]:
     """Return the files of records found in a journal's bytes by their local names, each as last written.
+
+    Not in those of the copy: SQLite has deleted what it could not replay.
 
     A text is in one piece unless it is longer than a page.
     """
     decoder = json.JSONDecoder()
     found = {}
-    for part in (copy, copy.with_name(f"{copy.name}-wal")):
+    for part in (journal, journal.with_name(f"{journal.name}-wal")):
         data = part.read_bytes() if part.exists() else b""
         for match in _INTENT.finditer(data):
             text = data[match.start() : match.start() + LONGEST_TEXT].decode(errors="replace")

@@ -54,6 +54,9 @@ CREATE TABLE older (
 """
 """`older` has rows of `intents` as they were before the commit `until`, see `OlderRows`."""
 
+WITH_OLDER = 4
+"""The first format with the table `older`."""
+
 _FORMAT_5 = "SELECT 1"
 """No table is new, but `intents` may have a MoveObject, which an older release would take for damage."""
 
@@ -117,4 +120,5 @@ def set_aside(path: Path) -> Path:
     for rest in ("-wal", "-shm", ""):
         with suppress(FileNotFoundError):
             path.with_name(path.name + rest).rename(aside.with_name(aside.name + rest))
+    aside.touch(0o600)  # of a database that is gone the log may be left
     return aside

@@ -188,10 +188,9 @@ class Defaults(Struct, frozen=True):
 
 def inode_of(name: ObjectName, *, folder: bool = False) -> int:
     """Return the inode number of an object or folder; it is the same in every mount."""
-    if folder:
-        return _inode(name.container, f"{name.key}/")
     # The object `a/` is a file in the folder `a/`.
-    return _inode(name.container, f"{name.key}\0" if name.key.endswith("/") else name.key)
+    end = "/" if folder else "\0" if name.key.endswith("/") else ""
+    return _inode(name.container, name.key + end)
 
 
 def folder_inode(folder: Folder) -> int:

@@ -87,6 +87,7 @@ def _build(account: ConnectedAccount, request: MountRequest, cache: Path, db: Jo
     slowness = partial(account.state.load.slowness, options.segment_size)
     # After `left` was read: it deletes the local files that no record names.
     file_cache = FileCache(cache, options.cache_size, factory, left.files, backlog, lost, slowness)
+    db.local_files_are_safe()
     inodes = Inodes(request.source)
     services = Services(
         store=store,

@@ -241,8 +241,7 @@ class Program:
             before, due, hid = self._model.worlds, {*self._model.due}, self._hidden_now(new)
             if target is not None and target.handles:
                 self._hide(new, target)
-                # Until it is brought back nothing tells this from a deletion.
-                self._model.worlds = distinct([*before, *self._model.worlds])
+                self._model.worlds = distinct([*before, *self._model.worlds])  # a kill may leave it deleted
                 self._call(lambda: self._fs.unhide(new))
                 self._model.worlds = before
             for path in (old, *below):
