@@ -155,6 +155,9 @@ class CacheSpace(Space):
     def has_room(self, size: int) -> bool:
         return self._disk.has_room(size)
 
+    def accepts(self, size: int) -> bool:
+        return self._disk.accepts(size)
+
     def has_spare(self, size: int) -> bool:
         return self._disk.lacking() + size <= 0
 
