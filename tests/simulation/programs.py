@@ -233,9 +233,9 @@ class Program:
                 raise Skip
             if node.is_folder and (self._model.below(new) or (target is not None and not target.is_folder)):
                 raise Skip
-            if not node.is_folder and target is not None and target.is_folder:
-                raise Skip
             if not node.is_folder:
+                if target is not None and target.is_folder:
+                    raise Skip
                 self._model.due.pop(new, None)
                 self._model.replaced(new)
             before, due, hid = self._model.worlds, {*self._model.due}, self._hidden_now(new)
