@@ -22,7 +22,7 @@ class Records(socket.socket):
     clock: ManualClock | None = None
     seconds = 0.0
 
-    def recv_into(self, buffer: object, nbytes: int = 0, flags: int = 0) -> int:  # type: ignore[override]
+    def recv_into(self, buffer: object, nbytes: int = 0, flags: int = 0) -> int:
         if self.clock is not None:
             self.clock.now += self.seconds
         return super().recv_into(buffer, min(nbytes, RECORD), flags)  # type: ignore[arg-type]
