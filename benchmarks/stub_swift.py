@@ -96,9 +96,8 @@ class Account:
             return self._bulk_delete(body.decode().split())
         rows = [{"name": name, "count": len(found), "bytes": 0} for name, found in self.containers.items()]
         marker = query.get("marker", "")
-        return _json(
-            method, [row for row in sorted(rows, key=lambda one: one["name"]) if row["name"] > marker]
-        )
+        listed = [row for row in sorted(rows, key=lambda one: one["name"]) if row["name"] > marker]
+        return _json(method, listed, {"X-Account-Container-Count": str(len(rows))})
 
     def _bulk_delete(self, names: Iterable[str]) -> Answer:
         gone = Counter(self._delete(*unquote(name).lstrip("/").partition("/")[::2]) for name in names)
@@ -122,10 +121,10 @@ class Account:
         objects = self.containers.get(container)
         if objects is None:
             return NOT_FOUND
-        if method == "GET":
-            return _json(method, _listing(objects, query))
         used = sum(one.size for one in objects.values()) if method == "HEAD" else 0
         counts = {"X-Container-Object-Count": str(len(objects)), "X-Container-Bytes-Used": str(used)}
+        if method == "GET":
+            return _json(method, _listing(objects, query), counts)
         return Answer("204 No Content", headers=counts)
 
     def _object(
@@ -222,10 +221,10 @@ def _http_date(seconds: float) -> str:
     return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(seconds))
 
 
-def _json(method: str, value: object) -> Answer:
+def _json(method: str, value: object, counts: Mapping[str, str] | None = None) -> Answer:
     body = json.dumps(value).encode()
-    kind = {"Content-Type": "application/json; charset=utf-8"}
-    return Answer("200 OK", b"" if method == "HEAD" else body, kind, len(body))
+    headers = {"Content-Type": "application/json; charset=utf-8", **(counts or {})}
+    return Answer("200 OK", b"" if method == "HEAD" else body, headers, len(body))
 
 
 def _listing(objects: Mapping[str, Object], query: Mapping[str, str]) -> list[dict[str, object]]:

@@ -51,6 +51,7 @@ from swiftfs.store.wire.info import (
     UNKNOWN,
     account_usage,
     container_usage,
+    count_of,
     read_limits,
 )
 from swiftfs.store.wire.listings import (
@@ -143,7 +144,8 @@ class SwiftStore:
         limits = self.limits()
         query = listing_query(marker=marker)
         with self._transport.open(Request("list_containers", "GET", query=query)) as answer:
-            return read_containers(_listing(answer), "the account", marker=marker, limits=limits)
+            listing = _listing(answer, "x-account-container-count")
+            return read_containers(listing, "the account", marker=marker, limits=limits)
 
     def account_usage(self) -> Usage:
         return account_usage(self._transport.send(Request("account_usage", "HEAD")).headers)
@@ -428,6 +430,10 @@ def _manifest_request(name: ObjectName) -> Request:
     return Request("manifest", "GET", name.container, name.key, query=query)
 
 
-def _listing(answer: Answer) -> Iterable[bytes]:
-    """Return a listing's JSON. A 204 is an empty listing; a 200 with an empty body is no listing."""
+def _listing(answer: Answer, count: str = "x-container-object-count") -> Iterable[bytes]:
+    """Return a listing's JSON; raise `Corrupt` for an answer without the `count` that Swift sends with it.
+
+    A 204 is an empty listing; a 200 with an empty body is no listing.
+    """
+    count_of(answer.headers, count)
     return [b"[]"] if answer.status == 204 else answer.chunks()

@@ -115,6 +115,22 @@ def test_a_listing_of_other_names_is_refused(hostile: HostileServer, store: Swif
         store.list_page("c", prefix="folder/", delimiter="/")
 
 
+@pytest.mark.parametrize("answer", [b"204 No Content\r\n", b"200 OK\r\nContent-Length: 2\r\n"])
+def test_an_empty_answer_that_is_not_swift_s_is_no_empty_container(
+    hostile: HostileServer, store: SwiftStore, answer: bytes
+) -> None:
+    """As of a proxy: all files would be missing, and `gc` would delete their segments."""
+    hostile.response = Response(raw=b"HTTP/1.1 " + answer + b"Connection: close\r\n\r\n[]")
+    calls: list[Callable[[], object]] = [
+        lambda: store.list_page("c"),
+        lambda: store.list_versions("c"),
+        store.list_containers,
+    ]
+    for call in calls:
+        with pytest.raises(Corrupt, match="the answer is not Swift's"):
+            call()
+
+
 def test_a_repeated_page_is_refused(hostile: HostileServer, store: SwiftStore) -> None:
     hostile.response = Response(rows({}))
     page = store.list_page("c", limit=1)
@@ -424,8 +440,8 @@ def test_no_header_hides_those_behind_it(
     usage = b"Connection: close\r\nX-Container-Bytes-Used: 7\r\nX-Container-Object-Count: 1\r\n\r\n"
     hostile.response = Response(raw=b"HTTP/1.1 204 No Content\r\n" + line + usage)
     assert store.container_usage("c").bytes_used == 7
-    listing = b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + line + b"Content-Length: %d\r\n\r\n"
-    hostile.response = Response(raw=listing % len(rows({})) + rows({}))
+    listing = b"HTTP/1.1 200 OK\r\n" + line + b"Content-Length: %d\r\n" % len(rows({})) + usage + rows({})
+    hostile.response = Response(raw=listing)
     assert len(store.list_page("c").rows) == 1
     assert not caplog.records
 

@@ -9,7 +9,7 @@ from support.commands import swiftfs
 from support.mounts import Mount
 from swiftfs.demo.server import Fault, SwiftServer
 
-JSON = {"Content-Type": "application/json"}
+JSON = {"Content-Type": "application/json", "X-Container-Object-Count": "1"}
 
 
 @pytest.mark.parametrize("is_killed", [True, False])

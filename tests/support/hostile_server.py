@@ -35,6 +35,10 @@ class Response:
     stays: bool = False
 
 
+COUNTS = {"X-Account-Container-Count": "1", "X-Container-Object-Count": "1"}
+"""Without these, an answer to a request for a listing is not Swift's."""
+
+
 @dataclass
 class HostileServer:
     """What the server answers next, and the requests that it got besides logins.
@@ -113,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         if response.raw or response.endless:
             return self.send_raw(response)
         self.send_response(response.status)
-        for name, value in response.headers.items():
+        for name, value in {**COUNTS, **response.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         try:

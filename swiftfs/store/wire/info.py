@@ -113,8 +113,8 @@ CONTAINER_META, ACCOUNT_META = "x-container-meta-", "x-account-meta-"
 def account_usage(headers: Mapping[str, str]) -> Usage:
     """Return the account's usage; its quota has two spellings (Swift's account_quotas middleware)."""
     return Usage(
-        bytes_used=_count(headers, "x-account-bytes-used"),
-        objects=_count(headers, "x-account-object-count"),
+        bytes_used=count_of(headers, "x-account-bytes-used"),
+        objects=count_of(headers, "x-account-object-count"),
         quota_bytes=_quota(headers, "x-account-quota-bytes", "x-account-meta-quota-bytes"),
         quota_objects=_quota(headers, "x-account-quota-count"),
         modified_ns=timestamp(headers),
@@ -125,8 +125,8 @@ def account_usage(headers: Mapping[str, str]) -> Usage:
 def container_usage(headers: Mapping[str, str]) -> Usage:
     """Return the container's usage and quota (Swift's container_quotas middleware)."""
     return Usage(
-        bytes_used=_count(headers, "x-container-bytes-used"),
-        objects=_count(headers, "x-container-object-count"),
+        bytes_used=count_of(headers, "x-container-bytes-used"),
+        objects=count_of(headers, "x-container-object-count"),
         quota_bytes=_quota(headers, "x-container-meta-quota-bytes"),
         quota_objects=_quota(headers, "x-container-meta-quota-count"),
         modified_ns=timestamp(headers),
@@ -152,7 +152,11 @@ def _metadata(headers: Mapping[str, str], begin: str) -> dict[str, str]:
     return {name.removeprefix(begin): value for name, value in headers.items() if name.startswith(begin)}
 
 
-def _count(headers: Mapping[str, str], name: str) -> int:
+def count_of(headers: Mapping[str, str], name: str) -> int:
+    """Return a number that Swift gives with each answer about an account or container.
+
+    Raise `Corrupt` without it: a proxy's or portal's empty answer would be an empty container.
+    """
     value = headers.get(name)
     if value is None:
         raise Corrupt(f"the answer is not Swift's, it has no {name}: check the storage URL and the proxy")
