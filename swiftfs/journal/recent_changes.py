@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from swiftfs.concurrency import monotonic, unix_time
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Unreadable, decode_entry, encode_entry
-from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.overlay import LISTING_LAG, RecentChange
 from swiftfs.paths import Folder
 
@@ -23,6 +22,9 @@ _KEEP = "INSERT OR REPLACE INTO recent VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)"
 _FORGET_BELOW = "DELETE FROM recent WHERE container = ? AND prefix >= ? AND prefix < ?"
 _FORGET_BEFORE = "DELETE FROM recent WHERE number < ?"
 _TRIM = "DELETE FROM recent WHERE number <= (SELECT number FROM recent ORDER BY number DESC LIMIT 1 OFFSET ?)"
+
+_MOVED, _OF_FOLDER = 1, 2
+"""The bits of the column `is_moved`."""
 
 _AFTER_ALL = "\U0010ffff"
 """Appended to a prefix, it makes a text that is greater than everything that begins with the prefix."""
@@ -43,23 +45,25 @@ class RecentChanges:
 
     def recall(self) -> Mapping[Folder, Iterator[RecentChange]]:
         """Return the changes that are younger than `LISTING_LAG` by folder; each is decoded when needed."""
-        found: defaultdict[Folder, list[tuple[str, float, bool, str | None]]] = defaultdict(list)
+        found: defaultdict[Folder, list[tuple[str, float, int, str | None]]] = defaultdict(list)
         now, first, old = monotonic(), 1 << 62, 0
-        for number, container, prefix, name, at, clock, is_moved, text in self._db.rows("recent"):
+        for number, container, prefix, name, at, clock, flags, text in self._db.rows("recent"):
             age = _age(now, at, clock)
             if age <= LISTING_LAG:
                 first = min(first, number)
-                found[Folder(container, prefix)].append((name, now - age, bool(is_moved), text))
+                found[Folder(container, prefix)].append((name, now - age, flags, text))
             else:
                 old += 1
         if old:
             self._db.change_later(_FORGET_BEFORE, (first,))
         return {folder: _read(rows) for folder, rows in found.items()}
 
-    def keep(self, folder: Folder, name: str, entry: Entry | None, *, moved: bool) -> None:
-        """Record that Swift has `entry` as `name`, None for nothing; `moved` as in `LocalChange`."""
-        text = None if entry is None else encode_entry(entry)
-        row = (folder.container, folder.prefix, name, unix_time(), monotonic(), moved, text)
+    def keep(self, folder: Folder, change: RecentChange) -> None:
+        """Record a change that Swift has made."""
+        text = None if change.entry is None else encode_entry(change.entry)
+        flags = _MOVED * change.moved | _OF_FOLDER * change.of_folder
+        at = unix_time() - monotonic() + change.at
+        row = (folder.container, folder.prefix, change.name, at, change.at, flags, text)
         self._db.change_later(_KEEP, row)
         self._kept += 1
         if self._kept % self._trim == 0:
@@ -80,9 +84,10 @@ def _age(now: float, at: float, clock: float) -> float:
     return age if age >= 0.0 else max(0.0, unix_time() - at)
 
 
-def _read(rows: list[tuple[str, float, bool, str | None]]) -> Iterator[RecentChange]:
-    for name, at, is_moved, text in rows:
+def _read(rows: list[tuple[str, float, int, str | None]]) -> Iterator[RecentChange]:
+    for name, at, flags, text in rows:
         try:
-            yield RecentChange(name, None if text is None else decode_entry(text), at, is_moved)
+            entry = None if text is None else decode_entry(text)
+            yield RecentChange(name, entry, at, bool(flags & _MOVED), bool(flags & _OF_FOLDER))
         except Unreadable as error:
             log.info("a recent change is ignored, it is %s", error)  # the listing counts

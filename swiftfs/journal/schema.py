@@ -44,7 +44,8 @@ CREATE TABLE recent (
     UNIQUE (container, prefix, name)
 )
 """
-"""`recent` is of `RecentChanges`; `at` is in Unix seconds, `clock` in monotonic ones."""
+"""`recent` is of `RecentChanges`; `at` is in Unix seconds, `clock` in monotonic ones; `is_moved`
+has two flags."""
 
 _FORMAT_4 = """
 CREATE TABLE older (

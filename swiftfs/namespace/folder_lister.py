@@ -321,7 +321,10 @@ class FolderLister:
         listing = self._restored(found)
         with self._lock:
             for name, entry in found.changes.items():
-                listing.update(name, entry)
+                if entry is None and not listing.lacks_folder(name):
+                    hide_folder(listing, name)
+                else:
+                    listing.update(name, entry)
             self._overlay.apply(listing, -math.inf)
             for name in self._overlay.left_in(listing):
                 hide_folder(listing, name)

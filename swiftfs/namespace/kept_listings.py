@@ -355,9 +355,9 @@ class KeptChanges:
     def recall(self) -> Mapping[Folder, Iterator[RecentChange]]:
         return self._recent.recall()
 
-    def keep(self, folder: Folder, name: str, entry: Entry | None, *, moved: bool) -> None:
-        self._recent.keep(folder, name, entry, moved=moved)
-        self._kept.change(folder, name, entry)
+    def keep(self, folder: Folder, change: RecentChange) -> None:
+        self._recent.keep(folder, change)
+        self._kept.change(folder, change.name, change.entry)
 
     def forget_below(self, folder: Folder) -> None:
         self._recent.forget_below(folder)

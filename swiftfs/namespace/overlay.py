@@ -25,18 +25,18 @@ from swiftfs.paths import Folder, escape, unescape
 LISTING_LAG = 300.0
 """Seconds for which a listing may miss a change: Swift's container updater runs every 5 minutes."""
 
-
 SWEEP = 10_000
 """After this many changes, those that every listing must show by now are dropped."""
 
 
 class RecentChange(NamedTuple):
-    """A change that an earlier mount has stored; the fields are as in `LocalChange`."""
+    """A change that this mount or an earlier one has stored; the fields are as in `LocalChange`."""
 
     name: str
     entry: Entry | None
     at: float
     moved: bool
+    of_folder: bool
 
 
 class RecentStore(Protocol):
@@ -44,7 +44,7 @@ class RecentStore(Protocol):
 
     def recall(self) -> Mapping[Folder, Iterator[RecentChange]]: ...
 
-    def keep(self, folder: Folder, name: str, entry: Entry | None, *, moved: bool) -> None: ...
+    def keep(self, folder: Folder, change: RecentChange) -> None: ...
 
     def forget_below(self, folder: Folder) -> None: ...
 
@@ -126,8 +126,7 @@ class Overlay:
         A file that waits for its deletion is beside a folder that has taken its name.
         """
         own = self._in(folder)
-        names = (name, second_name(name))
-        return next((one for one in names if own.get(one) is change), None)
+        return next((one for one in (name, second_name(name)) if own.get(one) is change), None)
 
     def deletes(self, name: ObjectName) -> bool:
         """Return whether this mount is about to delete an object."""
@@ -225,8 +224,7 @@ class Overlay:
 
     def discard(self, folder: Folder, name: str) -> None:
         """Drop the change of `name`, so that the listing counts again."""
-        changes = self._folders.get(folder)
-        if changes is not None:
+        if (changes := self._folders.get(folder)) is not None:
             changes.pop(name, None)
             if not changes:
                 del self._folders[folder]
@@ -460,7 +458,8 @@ class Overlay:
         if (recalled := self._recalled.pop(folder, None)) is not None:
             # Not before they are needed: there may be thousands, and a mount is to start at once.
             self._folders[folder] = {
-                name: LocalChange(entry, at, moved=moved) for name, entry, at, moved in recalled
+                one.name: LocalChange(one.entry, one.at, moved=one.moved, of_folder=one.of_folder)
+                for one in recalled
             }
         for entries in self._expected.pop(folder, ()):
             changes, awaited = self._changes(folder), self._awaited.setdefault(folder, {})
@@ -479,7 +478,8 @@ class Overlay:
     def keep(self, folder: Folder, name: str, stored: LocalChange) -> None:
         """Let the next mount know what Swift has as `name`."""
         if self._recent is not None:
-            self._recent.keep(folder, name, stored.entry, moved=stored.moved)
+            change = RecentChange(name, stored.entry, stored.at, stored.moved, stored.of_folder)
+            self._recent.keep(folder, change)
 
 
 def _entry_in(folder: Folder, entry: Entry) -> Entry:

@@ -178,10 +178,11 @@ def stored_tree(store: Adversary) -> Tree:
             continue
         path = f"/{key.rstrip('/')}"
         parents = [path[:at] for at in range(1, len(path)) if path[at] == "/"]
-        for parent in parents:
-            found.setdefault(parent, None)  # it may be a file of another client
-        is_folder = is_marker(store, ObjectName(CONTAINER, key))
-        found[path] = None if is_folder else store._content(held)
+        folders = [*parents, path] if is_marker(store, ObjectName(CONTAINER, key)) else parents
+        for folder in folders:
+            found.setdefault(folder, None)  # it may be a file of another client
+        if path not in folders:
+            found[path] = store._content(held)
     return found
 
 

@@ -276,8 +276,7 @@ class Program:
         """Let another client store a small object where nothing exists."""
         with self._names:
             self._new_name(step.path)
-            name = ObjectName(CONTAINER, step.path[1:])
-            self._context.store.theirs(name, self._model.fresh(12))
+            self._context.store.theirs(ObjectName(CONTAINER, step.path[1:]), self._model.fresh(12))
 
     def _their_write(self, step: Step) -> None:
         """Let the second mount replace, rename or delete a file, whoever has stored it."""
@@ -301,8 +300,9 @@ class Program:
                 self._their_write(step)
 
     def _rmdir(self, path: str) -> None:
-        # A file that its program closes just now was renamed, as libfuse does it: it is deleted next.
-        is_used = any(hidden.startswith(f"{path}/") for hidden in self._context.hidden.values())
+        # What libfuse has hidden is deleted next; what Swift has refused to delete is there again.
+        there = (*self._context.hidden.values(), *self._model.remnants.undeleted)
+        is_used = any(one.startswith(f"{path}/") for one in there)
         with self._model.change(removed(path)):
             self._call(lambda: self._fs.rmdir(path), {errno.ENOTEMPTY} if is_used else set())
 

@@ -370,8 +370,10 @@ class _Simulation:
             if not filesystem.waiting() and not watched and is_idle and not self._store.is_unsettled:
                 break
             self._scheduler.sleep(20.0)
-        # A file changed here and elsewhere at once may wait for a person.
-        waiting = filesystem.waiting() if not self._model.mixed else []
+        waiting = filesystem.waiting()
+        if self._model.mixed:  # a file changed here and elsewhere at once may wait for a person
+            self._needs_person = any(change.state == "parked" for change in waiting)
+            waiting = []
         parked = {change.path for change in waiting if self._is_of_two(change)}
         for change in waiting:
             if change.path in parked:  # or it waits behind that

@@ -10,6 +10,7 @@ import pytest
 
 from support.harness import ANY_END, ME, copy_live, harness, listed, names, read, sync_all, write
 from support.memory_store import MemoryStore
+from support.old_databases import rewrite
 from support.stored_objects import foreign
 from swiftfs.errors import Offline, StoreError, errno_of
 from swiftfs.namespace import kept_listings
@@ -163,6 +164,23 @@ def test_a_renamed_folder_is_unknown_at_its_old_name(store: MemoryStore, cache: 
         with pytest.raises(FileNotFoundError):
             filesystem.getattr("/one")
         assert "renamed" in names(filesystem, "/")
+
+
+@pytest.mark.parametrize("seconds", [0, 310])
+def test_a_file_beside_a_folder_that_was_removed_has_its_name(
+    store: MemoryStore, cache: Path, seconds: int
+) -> None:
+    foreign(store, "one", b"a file")
+    with online(store, cache, f"{OPTIONS},ttl=1000") as first:
+        assert names(first, "/") == ["huge", "one", "one%file", "top", "two"]
+        for name in ("a", "b"):
+            first.unlink(f"/one/{name}")
+        first.rmdir("/one")
+        sync_all(first)
+    rewrite(cache / "journal.sqlite", f"UPDATE recent SET at = at - {seconds}, clock = clock - {seconds}")
+    with offline(store, cache) as filesystem:
+        assert names(filesystem, "/") == ["huge", "one", "top", "two"]
+        assert not filesystem.getattr("/one").is_directory
 
 
 def test_the_server_comes_back(store: MemoryStore, cache: Path) -> None:

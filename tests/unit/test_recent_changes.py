@@ -17,11 +17,13 @@ from support.lagging_store import LaggingStore
 from support.noise import OLD
 from support.old_databases import rewrite
 from support.stored_objects import body, foreign, keys
+from swiftfs.concurrency import monotonic
 from swiftfs.errors import Ghost, NotFound
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Move, MovedObject, MoveFolder
 from swiftfs.journal.recent_changes import RecentChanges
 from swiftfs.namespace.entry import Defaults, Entry
+from swiftfs.namespace.overlay import RecentChange
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem
@@ -182,6 +184,25 @@ def test_another_client_s_newer_change_counts(
         assert read(filesystem, "/changed") == read(filesystem, "/made again") == b"theirs"
 
 
+@pytest.mark.parametrize("has_marker", [True, False])
+def test_another_client_s_file_has_its_name_where_listings_still_show_a_folder_that_has_moved(
+    store: LaggingStore, cache: Path, first: Mounting, has_marker: bool
+) -> None:
+    with first() as filesystem:
+        if has_marker:
+            filesystem.mkdir("/d", 0o755, ME)
+        foreign(store, "d/a", b"data")
+        store.stop()
+        filesystem.rename("/d", "/e")
+    foreign(store, "d", b"theirs")
+    assert store.shown is not None
+    store.shown["d"] = store._containers["box"].objects["d"]  # that update of the listing came early
+    for _ in range(2):
+        with harness(store, cache, OPTIONS) as filesystem:
+            assert names(filesystem, "/") == ["d", "e"]
+            assert read(filesystem, "/d") == b"theirs"
+
+
 def end(store: LaggingStore, cache: Path, *statements: str) -> FileSystem:
     """Store a file that no listing shows, and change its row."""
     with harness(store, cache, OPTIONS) as filesystem:
@@ -234,7 +255,8 @@ def test_the_newest_changes_are_kept(tmp_path: Path) -> None:
         recent = RecentChanges(log, most=20, trim=10)
         for number in range(99):
             name = f"{number % 80:02}"
-            recent.keep(folder, name, Entry(name, ObjectName("box", f"d/{name}"), attributes), moved=False)
+            entry = Entry(name, ObjectName("box", f"d/{name}"), attributes)
+            recent.keep(folder, RecentChange(name, entry, monotonic(), moved=False, of_folder=False))
             log.sync()
     with closing(JournalDB(tmp_path, "box")) as log:
         found = RecentChanges(log).recall()
