@@ -63,7 +63,7 @@ class ChecksumRanges:
 
     `running` counts the checks and the request for the segments that are under way. `asked` means that these
     were requested, which happens only once. `dlo` are a DLO's, if a listing has proved that they are the
-    version's; not all of its bytes can be checked if it is `_partial`.
+    version's. Not all bytes can be checked if it is `_partial`: some segments are parts, or SLOs themselves.
     """
 
     def __init__(self, *, done: bool) -> None:
@@ -83,7 +83,10 @@ class ChecksumRanges:
         if self.done:
             return
         if not self._ranges:
-            self._ranges = list(_ranges_of(base, base.manifest or self.dlo))
+            manifest = base.manifest or self.dlo
+            self._ranges = list(_ranges_of(base, manifest))
+            if manifest is not None and len(self._ranges) < len(manifest.segments):
+                self._partial = True
         for part in self._touching(first, last):
             if part.is_due and present.covers(*part.blocks):
                 part.running = True

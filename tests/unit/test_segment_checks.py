@@ -130,6 +130,23 @@ def test_a_segment_that_is_an_slo_itself_is_not_verified(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("kind", ["nested", "a part"])
+def test_a_file_with_a_segment_that_cannot_be_checked_is_not_kept_as_checked(
+    rig: CacheRig, large: BaseVersion, kind: str
+) -> None:
+    """A change of it would store the wrong bytes again."""
+    first, *rest = rig.store.manifest(large.name).segments
+    other = replace(first, nested=True) if kind == "nested" else replace(first, length=first.size)
+    base = replace(large, manifest=Manifest((other, *rest)))
+    content = rig.open(base)
+    assert read_slowly(content) == whole()
+    rig.keep(content)
+    content = rig.open(base)
+    unverified = list(content._state.blocks.unverified(0, LENGTH // BLOCK))
+    assert unverified
+    assert unverified[0][0] == 0
+
+
 def put_dlo(store: MemoryStore) -> BaseVersion:
     """Store the segments of the object as another client's DLO; return its version."""
     put_segments(store, ObjectName("box", "large"), whole())
