@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -101,15 +102,23 @@ class Mount:
                 "NOTIFY_SOCKET": f"{folder}/notify",
             }
             self._process = self._start_process(words, environment, log)
-            try:
-                said = channel.recv(100)
-            except TimeoutError:
-                said = b""
-            if said != b"READY=1":
+            if self._first_words(channel) != b"READY=1":
                 self._process.kill()
                 self._process.wait()
                 self._process = None
                 raise AssertionError(self.log.read_text())
+
+    def _first_words(self, channel: socket.socket) -> bytes:
+        """Return what the process says by sd_notify; nothing if it ends before that, or takes too long."""
+        ended = os.pidfd_open(self.pid)
+        try:
+            waiting = select.poll()
+            waiting.register(channel, select.POLLIN)
+            waiting.register(ended, select.POLLIN)
+            found = [descriptor for descriptor, _ in waiting.poll(1000 * within(READY_SECONDS))]
+        finally:
+            os.close(ended)
+        return channel.recv(100) if channel.fileno() in found else b""
 
     def _start_process(self, words: list[str], environment: Mapping[str, str], log: IO[bytes]) -> Process:
         program, *arguments = self.program
@@ -188,7 +197,6 @@ def clean_environment() -> Mapping[str, str]:
 def _notify_socket(folder: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(folder / "notify"))
-        channel.settimeout(within(READY_SECONDS))
         yield channel
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from support.cache_rig import PLAIN
 from support.deadlines import within
-from support.harness import harness, write
+from support.harness import harness, read, write
 from support.memory_store import MemoryStore
 from support.no_backlog import NoBacklog
 from support.noise import noise
 from support.refused_changes import flush
-from support.stored_objects import NEVER, keys, refuse
+from support.stored_objects import NEVER, body, keys, refuse
 from support.upload_rig import MIB
 from swiftfs.errors import QuotaExceeded, Unavailable, os_error
 from swiftfs.filecache import base_verifier, downloader
@@ -238,6 +238,7 @@ def test_files_that_wait_for_an_hour_are_stored_at_once_when_a_writer_needs_thei
         for number in range(12):
             write(filesystem, f"/{number}", data)
         assert "0" in keys(store)
+        assert body(store, "0") == read(filesystem, "/0") == data
 
 
 def on_full_disk(rig: SpaceRig, monkeypatch: pytest.MonkeyPatch) -> tuple[CachedFile, threading.Event]:
