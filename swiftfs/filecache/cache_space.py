@@ -61,11 +61,13 @@ class CacheDisk:
         self._reserve = folder / JOURNAL_RESERVE
         self._state: DiskState = Scarce()
         self._growth = 0
+        self._accepted = 0
+        """Bytes that have come since the disk was asked."""
 
     def free(self) -> int:
         """Ask the disk for its free bytes."""
         free = shutil.disk_usage(self._folder).free
-        state = self._state
+        state, self._accepted = self._state, 0
         # A quota may be used up while the disk has space: it is full until there is more than there was.
         if not isinstance(state, Full) or free >= state.free + SPARE:
             self._state = Ample(monotonic() + ASK_SECONDS) if free >= SPARE else Scarce()
@@ -78,6 +80,12 @@ class CacheDisk:
     def has_room(self, size: int) -> bool:
         """Return whether `size` bytes may be added: the journal keeps its reserve, or the last space."""
         return self.has_free(size) or self._reserve.exists()
+
+    def accepts(self, size: int) -> bool:
+        """Record that `size` bytes have come, and return whether they may be added, as `has_room` does."""
+        self._accepted += size
+        is_ample = self._accepted < STEP and monotonic() < self._state.until
+        return is_ample or self.has_room(size)
 
     def has_free(self, size: int) -> bool:
         """Return whether `size` bytes may be added, and leave what the journal needs."""
@@ -259,6 +267,9 @@ class CacheSpace(Space):
 
     def has_room(self, size: int) -> bool:
         return self._disk.has_room(size)
+
+    def accepts(self, size: int) -> bool:
+        return self._disk.accepts(size)
 
     def has_spare(self, size: int) -> bool:
         return self._disk.lacking() + size <= 0

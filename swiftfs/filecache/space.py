@@ -44,6 +44,10 @@ class Space:
         """Return whether `_size` bytes may be added to the disk."""
         return True
 
+    def accepts(self, _size: int) -> bool:
+        """Return whether `_size` bytes that have come may be written; not each call asks the disk."""
+        return True
+
     def has_spare(self, _size: int) -> bool:
         """Return whether `_size` bytes leave the disk ample: a copy is only made then."""
         return True
@@ -69,7 +73,7 @@ class Space:
         return self._write(size, write)
 
     def _write(self, size: int, write: Callable[[], None]) -> None:
-        if not self.has_room(size):
+        if not self.accepts(size):
             raise os_error(errno.ENOSPC)
         write()
 

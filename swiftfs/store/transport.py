@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from swiftfs.concurrency import may_block
+from swiftfs.concurrency import may_block, monotonic
 from swiftfs.errors import Corrupt, StoreError, TimedOut
 from swiftfs.objects import Count
 from swiftfs.store.auth import Account
@@ -28,7 +28,15 @@ from swiftfs.store.sockets import Limits, Response
 from swiftfs.store.throttle import Lane, busy_time
 from swiftfs.store.wire.object_headers import content_length, lower_name, text_of
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 512 * 1024
+"""The most that is read of a body at once."""
+
+PIECE_BYTES = 128 * 1024
+"""A block of a cached file: fewer bytes are of no use to a reader, and to pass on any piece takes as long.
+TLS has records of 16 KiB, each of which is read alone."""
+
+JOIN_SECONDS = 0.02
+"""For so long more is awaited for a piece: a slow body is passed on as it comes."""
 
 ERROR_TEXT_BYTES = 64 * 1024
 """The most that is read of an error's body, in bytes; a server may send a whole page."""
@@ -57,6 +65,7 @@ class Answer:
         self.headers: Mapping[str, str] = _headers(response)
         self.received = 0
         self._response = response
+        self._failure: Exception | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -66,20 +75,13 @@ class Answer:
         return self._response.length == 0 and self.headers.get("content-length", "0") == "0"
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the body as it arrives.
+        """Yield the body as it arrives: its first bytes, then whole blocks if it is fast.
 
         Raise `Corrupt` unless it is exactly as long as announced, `TimedOut` if it takes too long, and
         network errors.
         """
         expected = content_length(self.headers)
-        while True:
-            try:
-                # `read1`: what has arrived is passed on at once.
-                chunk = self._response.read1(CHUNK_BYTES)
-            except NETWORK_ERRORS as error:
-                raise network_error(self.request, error) from error
-            if not chunk:
-                break
+        while chunk := self._next():
             self.received += len(chunk)
             self._limits.delivered += len(chunk)
             yield chunk
@@ -88,6 +90,26 @@ class Answer:
             raise Corrupt(
                 f"{self.request.operation} {self.request.subject}: {self.received} bytes of {expected} came"
             )
+
+    def _next(self) -> bytes:
+        """Return what comes next of the body, none at its end; raise network errors."""
+        if self._failure is not None:
+            raise network_error(self.request, self._failure) from self._failure
+        parts: list[bytes] = []
+        # Up to a block's end, if the body begins at one. The first bytes at once: their time is measured.
+        missing = PIECE_BYTES - self.received % PIECE_BYTES if self.received else 1
+        begun = monotonic()
+        try:
+            while missing > 0 and (not parts or monotonic() - begun < JOIN_SECONDS):
+                parts.append(self._response.read1(CHUNK_BYTES))
+                missing -= len(parts[-1])
+                if not parts[-1] or self._response.length == 0:
+                    break
+        except NETWORK_ERRORS as error:
+            if not parts:
+                raise network_error(self.request, error) from error
+            self._failure = error  # when the bytes before it have been passed on
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def error_text(self) -> str:
         """Return the beginning of the body of an answer that is an error."""

@@ -40,6 +40,25 @@ def test_an_ample_disk_is_asked_ten_times_a_second(disk: Disk, clock: ManualCloc
     assert disk.asked == 2
 
 
+def test_an_ample_disk_is_asked_ten_times_a_second_for_downloads(disk: Disk, clock: ManualClock) -> None:
+    for _ in range(100):
+        assert disk.seen.accepts(SMALL)
+    assert disk.asked == 1
+    clock.now += 2 * ASK_SECONDS
+    disk.left = KEPT
+    assert not disk.seen.accepts(SMALL)
+
+
+def test_a_disk_is_asked_before_a_step_of_downloads_has_come(disk: Disk) -> None:
+    """They are written before the budget is looked at again."""
+    assert disk.seen.accepts(SMALL)
+    disk.left = KEPT
+    accepted = 0
+    while disk.seen.accepts(STEP // 8):
+        accepted += STEP // 8
+    assert 0 < accepted < STEP
+
+
 def test_a_scarce_disk_is_asked_before_each_write(disk: Disk) -> None:
     disk.left = SPARE - 1
     for number in range(10):
