@@ -13,8 +13,8 @@ from msgspec import to_builtins
 from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
-from swiftfs.cli.gc import cache_roots, find_orphans
-from swiftfs.cli.local_changes import mounts_here
+from swiftfs.cli.gc import find_orphans
+from swiftfs.cli.local_changes import cache_roots, mounts_here
 from swiftfs.cli.wording import complain
 from swiftfs.config.options import Options
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries

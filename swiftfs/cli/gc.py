@@ -3,26 +3,21 @@
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import click
-import platformdirs
 from rich.console import Console
 from rich.filesize import decimal
 
 from swiftfs.cli.connection import account_options, connected
+from swiftfs.cli.local_changes import journals_here
 from swiftfs.cli.wording import complain, pluralize
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.config.options import Options
 from swiftfs.errors import AccessDenied, printable
 from swiftfs.maintenance.orphan_segments import OrphanUpload, ScanProgress, Search, explain_refusal
-from swiftfs.maintenance.other_journals import Journaled, journaled
 from swiftfs.paths import Source
 from swiftfs.store.connect import ConnectedAccount
-
-SYSTEM_CACHE = Path("/var/cache/swiftfs")
-"""Where the cache folders of the systemd units are."""
 
 
 def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfinished: bool) -> None:
@@ -59,17 +54,6 @@ def find_orphans(search: Search, options: Options, age: int, *, unfinished: bool
         )
     except AccessDenied as error:
         raise explain_refusal(error) from None
-
-
-def cache_roots(options: Options) -> list[Path]:
-    """Return the folders in which the cache folders of this machine are searched."""
-    given = [Path(options.cache_dir)] if options.cache_dir else []
-    return [platformdirs.user_cache_path("swiftfs"), SYSTEM_CACHE, *given]
-
-
-def journals_here(options: Options) -> Journaled:
-    """Return what the journals on this machine need; errors as of `journaled`."""
-    return Journaled.all_of(journaled(root) for root in cache_roots(options))
 
 
 def _report(search: Search, account: ConnectedAccount) -> None:

@@ -1,16 +1,31 @@
-"""What mounts on this machine have not stored yet: commands must not work beside it."""
+"""What the mounts and journals of this machine have not stored yet: commands must not work beside it."""
 
 from contextlib import suppress
 from pathlib import Path
 
-from swiftfs.cli.gc import cache_roots
+import platformdirs
+
 from swiftfs.config.options import Options
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError
-from swiftfs.maintenance.other_journals import PendingNames
+from swiftfs.maintenance.other_journals import Journaled, PendingNames, journaled
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source
+
+SYSTEM_CACHE = Path("/var/cache/swiftfs")
+"""Where the cache folders of the systemd units are."""
+
+
+def cache_roots(options: Options) -> list[Path]:
+    """Return the folders in which the cache folders of this machine are searched."""
+    given = [Path(options.cache_dir)] if options.cache_dir else []
+    return [platformdirs.user_cache_path("swiftfs"), SYSTEM_CACHE, *given]
+
+
+def journals_here(options: Options) -> Journaled:
+    """Return what the journals on this machine need; errors as of `journaled`."""
+    return Journaled.all_of(journaled(root) for root in cache_roots(options))
 
 
 class Unstored(ConfigurationError):

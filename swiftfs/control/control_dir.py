@@ -15,7 +15,7 @@ from swiftfs.concurrency import unix_time_ns
 from swiftfs.control.live_options import LiveOptions
 from swiftfs.errors import os_error
 from swiftfs.fuse.filesystem import FileSystem
-from swiftfs.namespace.entry import inode_of
+from swiftfs.namespace.inodes import inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName, PageUse
 from swiftfs.paths import HIDDEN_FOLDER, beside_hidden, split, without_hidden
 

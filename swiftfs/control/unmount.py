@@ -98,20 +98,8 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
     died.
     """
     mountpoint = mountpoint.resolve()  # fusermount(1) does not resolve symbolic links
-    try:
-        # While it is mounted: afterwards there is nobody to ask.
-        pid = int(os.getxattr(mountpoint, PID_ATTRIBUTE))
-        cache = Path(os.fsdecode(os.getxattr(mountpoint, CACHE_ATTRIBUTE)))
-        device = mountpoint.stat().st_dev
-    except OSError as error:
-        reason = mount_error(mountpoint, error)
-        if isinstance(reason, DeadMount):
-            detach(mountpoint, is_dead=True)
-            raise DeadMount(
-                f"{mountpoint} is unmounted; its process had died: mount it again to continue with "
-                "what is not stored yet"
-            ) from None
-        raise for_root(mountpoint, reason) from None
+    # While it is mounted: afterwards there is nobody to ask.
+    pid, cache, device = _look_at(mountpoint)
     try:
         # Before the unmount: afterwards the number could be another process's.
         process = os.pidfd_open(pid)
@@ -138,6 +126,26 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
             f"it was killed, or cannot write to {cache}; mount it again to store the rest"
         )
     return f"{mountpoint} is unmounted, and everything is stored; {held}" if held else ""
+
+
+def _look_at(mountpoint: Path) -> tuple[int, Path, int]:
+    """Return the process, the cache folder and the device of a mount; unmount one whose process has died.
+
+    Errors as in `unmount`.
+    """
+    try:
+        pid = int(os.getxattr(mountpoint, PID_ATTRIBUTE))
+        cache = Path(os.fsdecode(os.getxattr(mountpoint, CACHE_ATTRIBUTE)))
+        return pid, cache, mountpoint.stat().st_dev
+    except OSError as error:
+        reason = mount_error(mountpoint, error)
+        if isinstance(reason, DeadMount):
+            detach(mountpoint, is_dead=True)
+            raise DeadMount(
+                f"{mountpoint} is unmounted; its process had died: mount it again to continue with "
+                "what is not stored yet"
+            ) from None
+        raise for_root(mountpoint, reason) from None
 
 
 def for_root(mountpoint: Path, error: ConfigurationError) -> ConfigurationError:

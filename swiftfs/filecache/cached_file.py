@@ -8,7 +8,7 @@ import errno
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 
 from swiftfs.concurrency import Executor
 from swiftfs.errors import os_error
@@ -53,10 +53,14 @@ class CachedFile:
         self._downloader = Downloader(state, source, resolver, activity)
         self.set_read_ahead = self._downloader.set_read_ahead
         self._reader = MemoryReader(state, make_in_memory)
-        self._base_verifier = BaseVerifier(state, source.store, resolver, self._downloader)
         self._evictor = Evictor(state, uploads, source.streams, activity.fetches)
         self._copier = FrozenCopier(state, uploads, self._downloader)
-        self.ranges = RangeCopier(state, source.store, uploads)
+        self._store = source.store
+
+    @cached_property
+    def ranges(self) -> RangeCopier:
+        """What lets the server copy bytes to the file; made when it is needed, for most files never."""
+        return RangeCopier(self._state, self._store, self.uploads)
 
     @property
     def size(self) -> int:
@@ -284,7 +288,8 @@ class CachedFile:
         with self._state.changed:
             if self._state.blocks.is_verified(offset, end):  # such as all of a new file
                 return
-        self._base_verifier.ensure_verified(offset, end)
+        verifier = BaseVerifier(self._state, self._store, self._resolver, self._downloader)
+        verifier.ensure_verified(offset, end)
 
     def ensure_rest(self, size: int) -> None:
         """Download what is missing of the first `size` bytes, except for evicted segments."""

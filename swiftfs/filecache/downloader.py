@@ -15,6 +15,7 @@ from swiftfs.filecache.file_state import Activity, Download, FileSource, FileSta
 from swiftfs.filecache.read_ahead import Stream
 from swiftfs.filecache.sparse_file import md5_of, write_all
 from swiftfs.filecache.verifier import BaseResolver, Verifier
+from swiftfs.objects import ObjectInfo
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.throttle import busy_time
 
@@ -318,8 +319,7 @@ class Downloader:
             )
         except NotFound:
             raise PreconditionFailed(f"{base.name}: the object was deleted while it was read") from None
-        if info.size != base.object_size or (base.etag and info.version.etag != base.etag):
-            raise PreconditionFailed(f"{base.name}: the object changed while it was read")
+        _refuse_other(info, base)
         with state.changed:
             state.blocks.present.add(fetch.first, fetch.last)
             self._resolver.learn(info)
@@ -347,3 +347,9 @@ class Downloader:
                 # Not those who wait for other blocks: there may be one for each connection.
                 if fetch.is_awaited(offset // BLOCK, last):
                     state.changed.notify_all()
+
+
+def _refuse_other(info: ObjectInfo, base: BaseVersion) -> None:
+    """Raise `PreconditionFailed` if an answer is of another version than the base."""
+    if info.size != base.object_size or (base.etag and info.version.etag != base.etag):
+        raise PreconditionFailed(f"{base.name}: the object changed while it was read")

@@ -354,7 +354,7 @@ class Streams:
         self._limit = limit
         self.link = link or Link()
         self._streams: list[Stream] = []
-        self._grid = Grid(0)
+        self._grid: Grid | None = None  # until a reader has jumped
 
     def set_limit(self, limit: int) -> None:
         """Change how many bytes the plans of all streams together may run ahead."""
@@ -374,7 +374,7 @@ class Streams:
             stream.lasts = stream.lasts or stream is not self._streams[-1]
             self._streams.remove(stream)
             stream = self._merged(stream)
-        elif is_coming and not self._grid.expects(offset):
+        elif is_coming and not (self._grid is not None and self._grid.expects(offset)):
             return None, []
         else:
             stream = self._begun(offset)
@@ -421,15 +421,15 @@ class Streams:
         if self._limit and stream.is_jump(offset, size):
             # Several reads at once are of several threads, each of which reads on at its place.
             is_alone = not any(one.pace.under_way for one in self._streams if one is not stream)
-            if not (is_alone and self._grid.has(offset)):
-                self._grid = Grid(offset // BLOCK)
+            grid = self._grid if is_alone and self._grid is not None and self._grid.has(offset) else None
+            self._grid = grid or Grid(offset // BLOCK)
             yield from self._grid.plan(offset, end, size)
         others = sum(one.runs_ahead for one in self._streams if one is not stream)
         yield from stream.plan(offset, end, size, self.link, 1 + others)
 
     def forget(self) -> None:
         """Drop all streams, because downloaded blocks were wrong."""
-        self._streams, self._grid = [], Grid(0)
+        self._streams, self._grid = [], None
 
     @property
     def position(self) -> int:

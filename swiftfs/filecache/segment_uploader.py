@@ -21,11 +21,8 @@ from swiftfs.filecache.segment_storer import (
 )
 from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.sparse_file import FrozenCopy
-from swiftfs.filecache.upload_record import SharedUploads, UnreferencedPrefix, UploadRecord
+from swiftfs.filecache.upload_record import RecordedSegments, SharedUploads, UnreferencedPrefix, UploadRecord
 from swiftfs.objects import Manifest, ObjectName, Row, Segment
-
-RECORDS_KEPT = 3
-"""The stored states of a file whose records' segments are kept: more than the journal has records of."""
 
 REFUSED_SECONDS = 30.0
 """How long no segment of a file is uploaded for its disk space after Swift has refused one."""
@@ -51,10 +48,9 @@ class SegmentUploader:
 
     `_uploads` has the uploads by their first bytes. `_under_way` has all that may not have ended: they read
     the local file by the number of its descriptor. `_superseded` are uploads that others have replaced.
-    `_protected` are the segments that the file's last record names, `_recorded` those that any record of the
-    last `RECORDS_KEPT` stored states named: they are not deleted, because that record may be needed again.
-    `_held` are those of them that no manifest names. `on_stored` is called when a segment is stored. The
-    `lock`, which is the file's, guards every field; no thread waits for an upload while holding it.
+    `_recorded` are the segments that records of the file name. `on_stored` is called when a segment is
+    stored. The `lock`, which is the file's, guards every field; no thread waits for an upload while holding
+    it.
 
     A segment that a sequential writer has left is uploaded after `settle_seconds`; until then it is in
     `_resting`, with the time when it was left. That writer is at `_contiguous`, in the segment with the
@@ -86,9 +82,7 @@ class SegmentUploader:
         self._lock = lock
         self._uploads: Spans[SegmentPut] = Spans()
         self._under_way, self._superseded = list[SegmentPut](), list[SegmentPut]()
-        self._protected: frozenset[ObjectName] = frozenset()
-        self._recorded: deque[set[ObjectName]] = deque([set()], RECORDS_KEPT)
-        self._held: list[ObjectName] = []
+        self._recorded = RecordedSegments()
         self._running: _Running | None = None
         self._contiguous = self._next = 0
         self._settle_seconds = settle_seconds
@@ -101,7 +95,7 @@ class SegmentUploader:
         if not self.record.has_begun:
             return None
         with self._lock:
-            left = self._superseded or self._storer.copies or self._held
+            left = self._superseded or self._storer.copies or self._recorded.held
             all_named = is_all_named(self._uploads.values(), self.record.named) and not left
             return self.record.update(all_named=all_named)
 
@@ -213,28 +207,23 @@ class SegmentUploader:
                 and one.is_good(one.end)
                 and self.layout.is_segment(one.start, one.end)
             ]
-            return [one for one in found if not protected or one.segment.name in self._protected]
+            return [one for one in found if not protected or one.segment.name in self._recorded.protected]
 
     def protect(self, evicted: Collection[StoredSegment]) -> None:
         """Record that a record of the file names these segments."""
         with self._lock:
-            if evicted or self._protected:
-                self._protected = frozenset(one.segment.name for one in evicted)
-                self._recorded[-1] |= self._protected
+            self._recorded.protect([one.segment.name for one in evicted])
 
     def record_ended(self) -> None:
         """Record that the journal has dropped or replaced the record of a state that is stored."""
         with self._lock:
-            self._recorded.append(set(self._protected))
+            self._recorded.end_state()
             self.record.ended()
 
     def take_released(self) -> list[ObjectName]:
         """Return and forget the segments that neither a manifest nor a record names any more."""
         with self._lock:
-            recorded = set[ObjectName]().union(*self._recorded)
-            released = [name for name in self._held if name not in recorded]
-            self._held = [name for name in self._held if name in recorded]
-            return released
+            return self._recorded.take_released()
 
     def restore(self, evicted: Collection[StoredSegment]) -> None:
         """Take over the stored segments of a record of an earlier process."""
@@ -275,8 +264,7 @@ class SegmentUploader:
         Swift may still store them. What a manifest has `named`, or a record names, was answered.
         """
         with self._lock:
-            needed = set(named).union(*self._recorded)
-            return self.record.take_inherited(listed, needed)
+            return self.record.take_inherited(listed, self._recorded.all().union(named))
 
     def adopt_leftovers(self, rows: Iterable[Row], named: Iterable[ObjectName] = ()) -> None:
         """Take over the segments of an earlier process, which Swift lists below the prefix.
@@ -386,9 +374,7 @@ class SegmentUploader:
         with self._lock:
             # A record of the journal may still name them: the process that finds it reads evicted blocks from
             # them.
-            recorded = set[ObjectName]().union(*self._recorded)
-            self._held.extend(name for name in unused if name in recorded)
-            return [name for name in unused if name not in recorded]
+            return self._recorded.hold(unused)
 
     def _has_none(self) -> bool:
         """Return whether there never was a segment of the file, nor a manifest: mostly of a small one."""
@@ -399,7 +385,7 @@ class SegmentUploader:
     def has_leftovers(self) -> bool:
         """Whether there are segments that no manifest names, of a file that is stored."""
         with self._lock:
-            return bool(self._superseded or self._storer.copies or self._held)
+            return bool(self._superseded or self._storer.copies or self._recorded.held)
 
     def take_leftovers(self) -> tuple[list[ObjectName], list[ObjectName]]:
         """Return and forget the segments that a stored file, which nobody uses, does not need.
@@ -408,11 +394,10 @@ class SegmentUploader:
         """
         with self._lock:
             superseded, named = self._take_superseded(), self.record.named
-            held, self._held = self._held, []
-            held_before = set[ObjectName]().union(*self._recorded)
+            held, recorded = self._recorded.take_held(), self._recorded.all()
         unused = [name for name in superseded() if name not in named]
-        held += [name for name in unused if name in held_before]
-        return [name for name in unused if name not in held_before], held
+        held += [name for name in unused if name in recorded]
+        return [name for name in unused if name not in recorded], held
 
     def abandon(self) -> list[ObjectName]:
         """Return the segments to delete of a file that will not be stored: those that no manifest names."""
@@ -421,7 +406,7 @@ class SegmentUploader:
             self._uploads.clear()
             self._storer.keep_zeros(())
             superseded, named = self._take_superseded(), self.record.named
-            held, self._held = self._held, []
+            held = self._recorded.take_held()
         unused = [*superseded(), *held]
         with self._lock:
             # Those that failed during the wait may be stored nevertheless, and nobody else knows of them.

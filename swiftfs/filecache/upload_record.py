@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 import uuid
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from enum import Enum
@@ -16,6 +17,9 @@ from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainer, S
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.objects import Manifest, ObjectName, equal_but
 from swiftfs.store.protocol import ObjectStore
+
+RECORDS_KEPT = 3
+"""The stored states of a file whose records' segments are kept: more than the journal has records of."""
 
 _UNIQUE = 12
 """Hexadecimal digits at the end of a segment's name."""
@@ -353,3 +357,48 @@ class UploadRecord:
             # The server has refused the likely place.
             self._prefix = place.instead(self._places.likely(self._container), self.prefix)
             self._is_placed = True
+
+
+class RecordedSegments:
+    """The segments of one file that its records in the journal name. Not locked: the file's lock guards it.
+
+    The last record needs those that are `protected`. Those that any record of the last `RECORDS_KEPT` stored
+    states named are not deleted, because that record may be needed again. Of these, `held` are the ones that
+    no manifest names.
+    """
+
+    def __init__(self) -> None:
+        self.protected: frozenset[ObjectName] = frozenset()
+        self.held: list[ObjectName] = []
+        self._states: deque[set[ObjectName]] = deque([set()], RECORDS_KEPT)
+
+    def all(self) -> set[ObjectName]:
+        """Return those that any of these records named."""
+        return set[ObjectName]().union(*self._states)
+
+    def protect(self, names: Collection[ObjectName]) -> None:
+        """Record that a record names these."""
+        if names or self.protected:
+            self.protected = frozenset(names)
+            self._states[-1] |= self.protected
+
+    def end_state(self) -> None:
+        """Record that the state of the last records is stored, and that the journal has dropped them."""
+        self._states.append(set(self.protected))
+
+    def hold(self, unused: Iterable[ObjectName]) -> list[ObjectName]:
+        """Hold those of the `unused` ones that a record named; return the others."""
+        recorded = self.all()
+        free: list[ObjectName] = []
+        for name in unused:
+            (self.held if name in recorded else free).append(name)
+        return free
+
+    def take_held(self) -> list[ObjectName]:
+        """Return and forget all that are held."""
+        held, self.held = self.held, []
+        return held
+
+    def take_released(self) -> list[ObjectName]:
+        """Return and forget the held ones that no record needs any more."""
+        return self.hold(self.take_held())

@@ -148,19 +148,15 @@ class FUSE2(FUSE):
                 return
 
     def rename(self, old: bytes, new: bytes) -> None:
-        """Rename a file or folder."""
         self.rename_path(old, new)
 
     def chmod(self, path: bytes, mode: int) -> None:
-        """Set the permission bits."""
         self.set_mode(path.decode(), mode)
 
     def chown(self, path: bytes, uid: int, gid: int) -> None:
-        """Set owner and group."""
         self.set_owner(path.decode(), uid, gid)
 
     def truncate(self, path: bytes, length: int) -> None:
-        """Set the size of a file."""
         self.truncate_path(path, length)
 
     def ftruncate(self, path: bytes | None, length: int, file_info: Any) -> None:
@@ -168,5 +164,4 @@ class FUSE2(FUSE):
         self.filesystem.truncate_handle(file_info.contents.fh, length)
 
     def utimens(self, path: bytes, times: Any) -> None:
-        """Set times."""
         self.set_times(path, times)

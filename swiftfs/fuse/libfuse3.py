@@ -337,7 +337,6 @@ class FUSE3(FUSE):
                 return
 
     def rename(self, old: bytes, new: bytes, flags: int) -> None:
-        """Rename a file or folder; `flags` are those of renameat2(2)."""
         self.rename_path(old, new, flags)
 
     def copy_file_range(
@@ -356,15 +355,12 @@ class FUSE3(FUSE):
         return self.filesystem.copy_file_range(source, offset_in, target, offset_out, length, flags)
 
     def lseek(self, path: bytes | None, offset: int, whence: int, file_info: int) -> int:
-        """Find data or a hole."""
         return self.filesystem.lseek(self._handle_of(file_info), offset, whence)
 
     def chmod(self, path: bytes | None, mode: int, file_info: int | None) -> None:
-        """Set the permission bits."""
         self.set_mode(self._path(path, file_info), mode)
 
     def chown(self, path: bytes | None, uid: int, gid: int, file_info: int | None) -> None:
-        """Set owner and group."""
         self.set_owner(self._path(path, file_info), uid, gid)
 
     def truncate(self, path: bytes | None, length: int, file_info: int | None) -> None:
@@ -375,7 +371,6 @@ class FUSE3(FUSE):
             self.truncate_path(path, length)
 
     def utimens(self, path: bytes | None, times: Any, file_info: int | None) -> None:
-        """Set times."""
         self.set_times(self._path(path, file_info).encode(), times)
 
     def _path(self, path: bytes | None, file_info: int | None) -> str:

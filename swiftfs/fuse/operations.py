@@ -83,6 +83,7 @@ class Operations:
     """The calls of the kernel, answered by a `FileSystem`. A failure is an exception; None is success.
 
     The methods convert arguments, and let the kernel look names up again whose files others have replaced.
+    One without a docstring does what `FileSystem` says of its name.
     Pointers are ctypes pointers, or addresses where `Library` reads them.
     """
 
@@ -208,27 +209,21 @@ class Operations:
         ctypes.memmove(buffer, target[: size - 1] + b"\0", min(len(target) + 1, size))
 
     def mknod(self, path: bytes, mode: int, device: int) -> None:
-        """Make a file of the type in `mode`."""
         self.filesystem.mknod(path.decode(), mode, device, self._caller())
 
     def mkdir(self, path: bytes, mode: int) -> None:
-        """Make a folder."""
         self.filesystem.mkdir(path.decode(), S_IMODE(mode), self._caller())
 
     def unlink(self, path: bytes) -> None:
-        """Remove a file."""
         self.filesystem.unlink(path.decode())
 
     def rmdir(self, path: bytes) -> None:
-        """Remove a folder."""
         self.filesystem.rmdir(path.decode())
 
     def symlink(self, target: bytes, path: bytes) -> None:
-        """Make `path` a symbolic link."""
         self.filesystem.symlink(target.decode(), path.decode(), self._caller())
 
     def link(self, old: bytes, new: bytes) -> None:
-        """Make `new` another name of a file."""
         self.filesystem.link(old.decode(), new.decode())
 
     def rename_path(self, old: bytes, new: bytes, flags: int = 0) -> None:
@@ -272,15 +267,12 @@ class Operations:
         self.filesystem.utimens(path.decode(), atime, mtime)
 
     def flush(self, path: bytes | None, file_info: Any) -> None:
-        """Handle a close(2)."""
         self.filesystem.flush(file_info.contents.fh)
 
     def fsync(self, path: bytes | None, data_only: int, file_info: Any) -> None:
-        """Return when a file is stored."""
         self.filesystem.fsync(file_info.contents.fh, bool(data_only))
 
     def release(self, path: bytes | None, file_info: Any) -> None:
-        """Close a handle."""
         handle = file_info.contents.fh
         self._names.closed(handle)
         self.filesystem.release(handle)
@@ -290,7 +282,6 @@ class Operations:
         self.filesystem.fallocate(self._handle_of(file_info), mode, offset, length)
 
     def opendir(self, path: bytes, file_info: Any) -> None:
-        """Open a folder."""
         file_info.contents.fh = self.filesystem.opendir(path.decode())
 
     def entries_after(
@@ -305,11 +296,9 @@ class Operations:
         return _DOTS[offset:] + [(name.encode(), attributes) for name, attributes in found]
 
     def fsyncdir(self, path: bytes | None, data_only: int, file_info: Any) -> None:
-        """Return when a folder is stored."""
         self.filesystem.fsyncdir(file_info.contents.fh)
 
     def releasedir(self, path: bytes | None, file_info: Any) -> None:
-        """Close a folder."""
         self.filesystem.releasedir(file_info.contents.fh)
 
     def statfs(self, path: bytes, buffer: Any) -> None:
@@ -334,14 +323,12 @@ class Operations:
         return _fill(buffer, size, "".join(f"{name}\0" for name in names).encode())
 
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> int | None:
-        """Set an xattr."""
         if name.startswith(_NOT_OURS):
             return _NOT_SUPPORTED
         self.filesystem.setxattr(path.decode(), name.decode(), ctypes.string_at(value, size), flags)
         return None
 
     def removexattr(self, path: bytes, name: bytes) -> int | None:
-        """Remove an xattr."""
         if name.startswith(_NOT_OURS):
             return _NOT_SUPPORTED
         self.filesystem.removexattr(path.decode(), name.decode())

@@ -8,7 +8,6 @@ import struct
 from collections.abc import Hashable, Iterable, Iterator
 from enum import Enum
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -25,6 +24,7 @@ from swiftfs.attributes import (
     is_directory_type,
     parse_last_modified,
 )
+from swiftfs.namespace.inodes import folder_inode, inode_of
 from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Record, Row
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Folder, escape, plain_marker, slash_marker
 from swiftfs.store.object_meta import ObjectMeta
@@ -184,25 +184,6 @@ class Defaults(Struct, frozen=True):
             base.inode,
             stored.device or 0,
         )
-
-
-def inode_of(name: ObjectName, *, folder: bool = False) -> int:
-    """Return the inode number of an object or folder; it is the same in every mount."""
-    # The object `a/` is a file in the folder `a/`.
-    end = "/" if folder else "\0" if name.key.endswith("/") else ""
-    return _inode(name.container, name.key + end)
-
-
-def folder_inode(folder: Folder) -> int:
-    """Return the inode number of a folder. It does not depend on the folder's marker."""
-    return _inode(folder.container, folder.prefix)
-
-
-def _inode(container: str, text: str) -> int:
-    digest = blake2b(f"{container}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    # 63 bits: a program may keep it as a signed number, as SQLite and Java do. Never 0, which would hide the
-    # entry from readdir(3).
-    return int.from_bytes(digest, "big") >> 1 | 2
 
 
 def implied_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:

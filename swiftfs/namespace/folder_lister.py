@@ -14,15 +14,9 @@ from msgspec.structs import replace
 from swiftfs.concurrency import Lock, monotonic, unix_time
 from swiftfs.errors import BadName, NotFound
 from swiftfs.namespace.change_checks import ChangeChecker
-from swiftfs.namespace.entry import (
-    Defaults,
-    Entry,
-    entries_of,
-    folder_inode,
-    head_entries,
-    implied_entry,
-)
+from swiftfs.namespace.entry import Defaults, Entry, entries_of, head_entries, implied_entry
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
+from swiftfs.namespace.inodes import folder_inode
 from swiftfs.namespace.kept_listings import KeptFolder, KeptListings
 from swiftfs.namespace.listing import ENTRY_BYTES, Listing, Unlisted, listings_of, parts_of, unpack
 from swiftfs.namespace.listing_fetcher import LimitedPages

@@ -7,11 +7,11 @@ numbers of files that come from another name than their current one.
 import itertools
 from collections import OrderedDict
 from functools import lru_cache
+from hashlib import blake2b
 
 from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, new_lock
-from swiftfs.namespace.entry import folder_inode, inode_of
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Folder, Source, split, unescape
 
@@ -21,6 +21,26 @@ their name's number again."""
 
 REMEMBERED_FOLDERS = 4096
 """Folders that moved, or whose name a moved folder had. Beyond that all get their names' numbers again."""
+
+
+def inode_of(name: ObjectName, *, folder: bool = False) -> int:
+    """Return the inode number of an object or folder; it is the same in every mount."""
+    # The object `a/` is a file in the folder `a/`.
+    end = "/" if folder else "\0" if name.key.endswith("/") else ""
+    return _inode(name.container, name.key + end)
+
+
+def folder_inode(folder: Folder) -> int:
+    """Return the inode number of a folder. It does not depend on the folder's marker."""
+    return _inode(folder.container, folder.prefix)
+
+
+def _inode(container: str, text: str) -> int:
+    digest = blake2b(f"{container}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    # 63 bits: a program may keep it as a signed number, as SQLite and Java do. Never 0, which would hide the
+    # entry from readdir(3).
+    return int.from_bytes(digest, "big") >> 1 | 2
+
 
 recent_inode_of = lru_cache(maxsize=16)(inode_of)
 """`inode_of` for a file that is being made, for which it is asked three times."""

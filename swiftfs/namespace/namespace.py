@@ -15,7 +15,6 @@ from swiftfs.namespace.entry import (
     Defaults,
     Entry,
     Shown,
-    folder_inode,
     head_entries,
     implied_entry,
     is_marker,
@@ -24,6 +23,7 @@ from swiftfs.namespace.entry import (
 from swiftfs.namespace.folder_lister import FolderLister, FolderReader, read_listing
 from swiftfs.namespace.folder_moves import FolderMoves
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
+from swiftfs.namespace.inodes import folder_inode
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings

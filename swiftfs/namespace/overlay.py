@@ -7,7 +7,8 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
-from swiftfs.namespace.entry import Entry, Shown, folder_inode, is_implied, moved_entry, packed
+from swiftfs.namespace.entry import Entry, Shown, is_implied, moved_entry, packed
+from swiftfs.namespace.inodes import folder_inode
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.local_change import (
     PENDING,

@@ -15,7 +15,8 @@ from swiftfs.concurrency import Rank, monotonic, new_lock, thread_id, unix_time_
 from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.journal import HIDDEN_SECONDS
 from swiftfs.journal.operations import CreateContainer, Delete, DeleteContainer, PutMarker
-from swiftfs.namespace.entry import NO_TIME, Entry, folder_inode
+from swiftfs.namespace.entry import NO_TIME, Entry
+from swiftfs.namespace.inodes import folder_inode
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller
 from swiftfs.paths import check_new_name, join, plain_marker, slash_marker, split
 from swiftfs.posix.open_file import Changes, HeldDeletion, OpenFile

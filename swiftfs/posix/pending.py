@@ -33,16 +33,8 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.tasks import Done, Failure, Mode, nobody_waits
-from swiftfs.namespace.entry import (
-    Defaults,
-    Entry,
-    Shown,
-    folder_inode,
-    implied_entry,
-    moved_entry,
-    packed,
-)
-from swiftfs.namespace.inodes import recent_inode_of
+from swiftfs.namespace.entry import Defaults, Entry, Shown, implied_entry, moved_entry, packed
+from swiftfs.namespace.inodes import folder_inode, recent_inode_of
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.namespace.pending_change import PendingChange
 from swiftfs.objects import History, ObjectInfo, ObjectName, ObjectVersion, Row

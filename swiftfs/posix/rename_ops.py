@@ -16,7 +16,8 @@ from swiftfs.journal.moves import EMPTY, Unmoved
 from swiftfs.journal.operations import FolderPaths, Move, MovedObject, MoveFolder, MoveObject, Replaced
 from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.journal.tasks import Done, Task, nobody_waits
-from swiftfs.namespace.entry import Entry, folder_inode, moved_entry, retyped_entry
+from swiftfs.namespace.entry import Entry, moved_entry, retyped_entry
+from swiftfs.namespace.inodes import folder_inode
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, check_new_name, is_below, join, path_below, plain_marker, split
 from swiftfs.posix.directory_ops import DirectoryOps, UnlinkOps, deletion_of

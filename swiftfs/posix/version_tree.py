@@ -16,7 +16,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from swiftfs.errors import os_error
-from swiftfs.namespace.entry import Entry, folder_inode, with_head
+from swiftfs.namespace.entry import Entry, with_head
+from swiftfs.namespace.inodes import folder_inode
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Folder, escape, join, unescape
 from swiftfs.posix.file_ops import FileOps

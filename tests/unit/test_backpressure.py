@@ -17,7 +17,7 @@ from support.upload_rig import MIB, NAME, Writer
 from swiftfs.attributes import Stored
 from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.segment_uploader import RECORDS_KEPT
+from swiftfs.filecache.upload_record import RECORDS_KEPT
 from swiftfs.journal.operations import PutFile, decode, encode
 from swiftfs.journal.segment_removal import LATE_SECONDS
 from swiftfs.objects import ObjectName
@@ -340,5 +340,5 @@ def test_the_journal_says_when_the_record_of_a_stored_state_is_gone(tmp_path: Pa
             put(filesystem, handle, 0, noise(100, number))
             filesystem.fsync(handle, data_only=False)
             wait_until(lambda: not filesystem.waiting())
-            assert len(file.cached_file.uploads._recorded) == number + 2
+            assert len(file.cached_file.uploads._recorded._states) == number + 2
         filesystem.release(handle)

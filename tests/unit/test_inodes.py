@@ -13,8 +13,7 @@ from support.memory_store import MemoryStore
 from support.stored_objects import refuse
 from swiftfs.errors import AccessDenied
 from swiftfs.namespace import inodes
-from swiftfs.namespace.entry import folder_inode, inode_of
-from swiftfs.namespace.inodes import Inodes
+from swiftfs.namespace.inodes import Inodes, folder_inode, inode_of
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
