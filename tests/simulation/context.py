@@ -1,5 +1,6 @@
 """What the programs of one mount share."""
 
+import errno
 from dataclasses import dataclass
 
 from simulation.adversary import CONTAINER, Adversary
@@ -14,6 +15,9 @@ from simulation.words import describe_bytes
 from swiftfs.errors import NotFound
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
+
+OTHERS = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY})
+"""Errors that are right if another client has made files and folders."""
 
 
 class Skip(Exception):

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from simulation.adversary import CONTAINER
 from simulation.attributes import TAG
-from simulation.context import Handle, MountContext, Skip
+from simulation.context import OTHERS, Handle, MountContext, Skip
 from simulation.copies import FileCopy
 from simulation.model import Uncertain, added, distinct, moved, removed
 from simulation.mount import stored_body
@@ -27,9 +27,6 @@ NEVER = frozenset(
     {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EBADF, errno.ENOTEMPTY}
 )
 """Errors that are wrong if a file system without faults would have succeeded."""
-
-OTHERS = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY})
-"""Errors that are right if another client has made files and folders."""
 
 
 class Program:
