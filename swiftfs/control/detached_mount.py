@@ -72,7 +72,7 @@ class DetachWatch:
         self._journal.flush_all()
         while True:
             report = self._journal.report()
-            Drain(report.flushing, _failure(report), held=True).write(self._cache)
+            Drain(report.flushing, _failure(report), held=True, ended=False).write(self._cache)
             if self._has_ended(POLL_SECONDS):
                 return
 

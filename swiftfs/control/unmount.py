@@ -23,6 +23,7 @@ from swiftfs.config.cache_dir import DRAIN, write_whole
 from swiftfs.control.client import flush, mountpoints
 from swiftfs.control.mount_table import Holder, find_holders, fusermount, mounted_on
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
+from swiftfs.sqlite import is_for_want_of_space
 
 log = logging.getLogger(__name__)
 
@@ -30,27 +31,38 @@ log = logging.getLogger(__name__)
 class Drain(Struct, frozen=True):
     """How many files and deletions are pending, and why the rest could not be stored, empty without failure.
 
-    A mount that is `held` was unmounted but is still mounted elsewhere: the process continues.
+    A mount that is `held` was unmounted but is still mounted elsewhere: the process continues. One that has
+    not `ended` may leave changes. A process of an earlier release does not say whether it has.
     """
 
     waiting: int
     failure: str = ""
     held: bool = False
+    ended: bool = True
 
     def write(self, cache: Path) -> None:
-        """Write it into `cache`; a failure of the disk is logged and ignored."""
+        """Write it into `cache`; a failure of the disk is logged, and leaves an earlier state."""
+        text = json.dumps(to_builtins(self))
         try:
-            write_whole(_file(cache), json.dumps(to_builtins(self)))
+            try:
+                write_whole(_file(cache), text)
+            except OSError as error:
+                if not is_for_want_of_space(error, cache):
+                    raise
+                # In its place, which needs no more; who reads it meanwhile reads again.
+                with _file(cache).open("r+b", buffering=0) as file:
+                    file.write(text.encode().ljust(os.fstat(file.fileno()).st_size))
         except OSError as error:
             log.info("%s: %s", _file(cache), error)
 
     @classmethod
     def read(cls, cache: Path) -> "Drain":
-        """Return the last state written; without one, nothing is pending."""
+        """Return the last state written; raise `OSError` or `ValueError` if it cannot be read."""
+        found = json.loads(_file(cache).read_text())
         try:
-            return cls(**json.loads(_file(cache).read_text()))
-        except (OSError, ValueError, TypeError):
-            return cls(0)
+            return cls(**{name: found[name] for name in cls.__struct_fields__ if name in found})
+        except TypeError as error:
+            raise ValueError(str(error)) from None
 
 
 def _file(cache: Path) -> Path:
@@ -111,9 +123,23 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         ) from None
     finally:
         os.close(process)
-    if failure := Drain.read(cache).failure:
+    if failure := _failure(cache, is_held=bool(held)):
         raise SwiftfsError(f"{mountpoint} is unmounted, but {failure}{'; ' if held else ''}{held}")
     return f"{mountpoint} is unmounted, and everything is stored; {held}" if held else ""
+
+
+def _failure(cache: Path, *, is_held: bool) -> str:
+    """Return what a mount that ended, or `is_held`, has left and why; empty if everything is stored."""
+    unknown = "its process did not say whether everything is stored"
+    try:
+        drain = Drain.read(cache)
+    except (OSError, ValueError) as error:
+        reason = f" ({error})"
+    else:
+        if drain.failure or drain.ended or is_held:
+            return drain.failure
+        reason = ""
+    return f"{unknown}{reason}; the next mount with the cache folder {cache} continues"
 
 
 def for_root(mountpoint: Path, error: ConfigurationError) -> ConfigurationError:
@@ -139,7 +165,9 @@ def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[
     looks, held_from = 0, monotonic() + HELD_SECONDS
     # A pidfd is readable when the process has ended (pidfd_open(2)).
     while not select.select([process], [], [], POLL_SECONDS)[0]:
-        drain = Drain.read(cache)
+        drain = Drain(0, ended=False)
+        with suppress(OSError, ValueError):  # it matters when the process has ended
+            drain = Drain.read(cache)
         progress(drain.waiting)
         if drain.held and not drain.waiting and monotonic() > held_from:
             return _still_held(find_holders(device))

@@ -65,7 +65,7 @@ def serve(
     _warn_of_small_cache(filesystem.services.file_cache.space.limit, request.options.segment_size)
     live, budget = live_options(filesystem, account, monitoring.prices)
     collector = StatusCollector(filesystem, account, request.mountpoint, live, budget)
-    Drain(0).write(cache)  # replaces the last state of an earlier process
+    Drain(0, ended=False).write(cache)  # replaces the last state of an earlier process
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
     reconnection = _reconnection(filesystem, source, account, cache)
     sweep = TrashSweep(filesystem)
@@ -117,7 +117,7 @@ def _remember(memory: SourceMemory | None, cache: Path) -> None:
 
 
 def _store_rest(filesystem: FileSystem, account: ConnectedAccount, cache: Path) -> None:
-    Drain(0).write(cache)  # the mount is not held any more
+    Drain(0, ended=False).write(cache)  # the mount is not held any more
     if account.state.presence.away is not None:
         filesystem.drain_seconds = 0.0  # whoever shuts down need not wait for the server
     _drain(filesystem, cache, str(account.state.presence.away or ""))
@@ -133,7 +133,7 @@ def _drain(filesystem: FileSystem, cache: Path, why: str) -> None:
         if waiting and not told:
             log.info("still to be stored: %s", pluralize(waiting, "change"))
         told = waiting
-        Drain(waiting).write(cache)
+        Drain(waiting, ended=False).write(cache)
         notify(f"STATUS=unmounted, still to be stored: {pluralize(waiting, 'change')}")
 
     try:
