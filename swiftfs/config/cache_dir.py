@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import platformdirs
 
-from swiftfs.errors import ConfigurationError
+from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.paths import Source
 from swiftfs.store.private_files import others_can_write
+
+log = logging.getLogger(__name__)
 
 LOCK = "lock"
 """Locked by the process that uses the folder."""
@@ -90,6 +93,46 @@ def locked(folder: Path) -> Iterator[Path]:
         raise ConfigurationError(f"cache folder {folder}: {error}") from error
     finally:
         os.close(lock)
+
+
+class UsedFolder:
+    """The cache folder `path` of a running mount, whose journal stays in it if somebody moves it.
+
+    Not locked: two threads may log the same.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = os.fspath(path)
+        self._identity = self._find()
+        self._is_there = True
+
+    def check(self) -> None:
+        """Raise `OSError` EIO if the folder was moved, replaced or deleted.
+
+        A local file would be made in another folder than the journal that names it.
+        """
+        if self._identity is None or self._find() == self._identity:
+            self._is_there = True
+            return
+        if self._is_there:
+            self._is_there = False
+            log.error(
+                "cache folder %s was moved or deleted under the mount: nothing is changed until it is back "
+                "at its place; else unmount, and mount with the folder where it is",
+                self._path,
+            )
+        raise os_error(errno.EIO, self._path)
+
+    def release(self) -> None:
+        """Let every later check succeed: the mount ends, and stores what it can."""
+        self._identity = None
+
+    def _find(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116  a `Path` takes longer than the system call
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 def missing_folders(folder: Path) -> list[Path]:

@@ -111,8 +111,11 @@ class StatusCollector:
 
 def set_aside(cache: Path) -> list[str]:
     """Return the names of damaged journals in a cache folder, and of the folder `lost`."""
-    lost = [LOST] if (cache / LOST).exists() else []
-    return [*(path.name for path in damaged_journals(cache)), *lost]
+    try:
+        lost = [LOST] if (cache / LOST).exists() else []
+        return [*(path.name for path in damaged_journals(cache)), *lost]
+    except OSError:  # somebody has made the folder unreadable: all else can be shown
+        return []
 
 
 def _path_of(pin: Pin, source: Source) -> str:

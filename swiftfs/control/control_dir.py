@@ -5,6 +5,7 @@ Only root and the user who mounted may read it. Every change fails with EROFS. N
 
 import errno
 import itertools
+import logging
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from swiftfs.fuse.filesystem import FileSystem
 from swiftfs.namespace.inodes import inode_of
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName, PageUse
 from swiftfs.paths import HIDDEN_FOLDER, beside_hidden, split, without_hidden
+
+log = logging.getLogger(__name__)
 
 Subject = TypeVar("Subject")
 Rest = ParamSpec("Rest")
@@ -159,7 +162,11 @@ class ControlDir:
         folder, name = split(path)
         if folder != ROOT or name not in self._files:
             raise os_error(errno.EISDIR if path == ROOT else errno.ENOENT, path)
-        return self._files[name]()
+        try:
+            return self._files[name]()
+        except OSError as error:  # EACCES, of the cache folder, would say that the caller may not read it
+            log.warning("%s cannot be made: %s", name, error)
+            raise os_error(errno.EIO, path) from error
 
     def _attributes(self, path: str, mode: int, size: int, mtime_ns: int) -> Attributes:
         inode = inode_of(ObjectName(_CONTAINER, path))

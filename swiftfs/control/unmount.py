@@ -33,6 +33,7 @@ from swiftfs.control.mount_table import (
 )
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
 from swiftfs.journal.queue_report import QueueReport
+from swiftfs.sqlite import is_for_want_of_space
 
 if TYPE_CHECKING:
     from swiftfs.journal.journal import Journal
@@ -44,31 +45,37 @@ class Drain(Struct, frozen=True):
     """How many files and deletions are pending, and why the rest could not be stored, empty without failure.
 
     A mount that is `held` was unmounted but is still mounted elsewhere: the process continues. One that has
-    `ended` has stored everything, or says why not.
+    not `ended` may leave changes. A process of an earlier release does not say whether it has.
     """
 
     waiting: int
     failure: str = ""
     held: bool = False
-    ended: bool = False
+    ended: bool = True
 
     def write(self, cache: Path) -> None:
-        """Write it into `cache`; a failure of the disk is logged and ignored."""
+        """Write it into `cache`; a failure of the disk is logged, and leaves an earlier state."""
+        text = json.dumps(to_builtins(self))
         try:
-            write_whole(_file(cache), json.dumps({**to_builtins(self), "pid": os.getpid()}))
+            try:
+                write_whole(_file(cache), text)
+            except OSError as error:
+                if not is_for_want_of_space(error, cache):
+                    raise
+                # In its place, which needs no more; who reads it meanwhile reads again.
+                with _file(cache).open("r+b", buffering=0) as file:
+                    file.write(text.encode().ljust(os.fstat(file.fileno()).st_size))
         except OSError as error:
             log.info("%s: %s", _file(cache), error)
 
     @classmethod
-    def read(cls, cache: Path, pid: int) -> "Drain":
-        """Return the last state that the process `pid` wrote; without one, nothing is known to be pending."""
+    def read(cls, cache: Path) -> "Drain":
+        """Return the last state written; raise `OSError` or `ValueError` if it cannot be read."""
+        found = json.loads(_file(cache).read_text())
         try:
-            fields = json.loads(_file(cache).read_text())
-            # Processes of 0.1.0 write neither who they are nor that they have ended.
-            is_old = "pid" not in fields
-            return cls(**{"ended": is_old, **fields}) if fields.pop("pid", pid) == pid else cls(0)
-        except (OSError, ValueError, TypeError, AttributeError):
-            return cls(0)
+            return cls(**{name: found[name] for name in cls.__struct_fields__ if name in found})
+        except TypeError as error:
+            raise ValueError(str(error)) from None
 
 
 def _file(cache: Path) -> Path:
@@ -117,14 +124,8 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         ) from None
     finally:
         os.close(process)
-    last = Drain.read(cache, pid)
-    if last.failure:
-        raise SwiftfsError(f"{mountpoint} is unmounted, but {last.failure}{'; ' if held else ''}{held}")
-    if not (held or last.ended):
-        raise SwiftfsError(
-            f"{mountpoint} is unmounted, but its process did not say that everything is stored: "
-            f"it was killed, or cannot write to {cache}; mount it again to store the rest"
-        )
+    if failure := _failure(cache, is_held=bool(held)):
+        raise SwiftfsError(f"{mountpoint} is unmounted, but {failure}{'; ' if held else ''}{held}")
     return f"{mountpoint} is unmounted, and everything is stored; {held}" if held else ""
 
 
@@ -146,6 +147,20 @@ def _look_at(mountpoint: Path) -> tuple[int, Path, int]:
                 "what is not stored yet"
             ) from None
         raise for_root(mountpoint, reason) from None
+
+
+def _failure(cache: Path, *, is_held: bool) -> str:
+    """Return what a mount that ended, or `is_held`, has left and why; empty if everything is stored."""
+    unknown = "its process did not say whether everything is stored"
+    try:
+        drain = Drain.read(cache)
+    except (OSError, ValueError) as error:
+        reason = f" ({error})"
+    else:
+        if drain.failure or drain.ended or is_held:
+            return drain.failure
+        reason = ""
+    return f"{unknown}{reason}; the next mount with the cache folder {cache} continues"
 
 
 def for_root(mountpoint: Path, error: ConfigurationError) -> ConfigurationError:
@@ -171,7 +186,9 @@ def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[
     looks, held_from = 0, monotonic() + HELD_SECONDS
     # A pidfd is readable when the process has ended (pidfd_open(2)).
     while not select.select([process], [], [], POLL_SECONDS)[0]:
-        drain = Drain.read(cache, pid)
+        drain = Drain(0, ended=False)
+        with suppress(OSError, ValueError):  # it matters when the process has ended
+            drain = Drain.read(cache)
         progress(drain.waiting)
         if drain.held and not drain.waiting and monotonic() > held_from:
             return _still_held(find_holders(device))
@@ -313,7 +330,7 @@ class DetachWatch:
         self._journal.flush_all()
         while True:
             report = self._journal.report()
-            Drain(report.flushing, _failure(report), held=True).write(self._cache)
+            Drain(report.flushing, _unstored(report), held=True, ended=False).write(self._cache)
             if self._has_ended(WRITE_SECONDS):
                 return
 
@@ -324,6 +341,6 @@ class DetachWatch:
         return bool(select.select([self._ended], [], [], seconds)[0])
 
 
-def _failure(report: QueueReport) -> str:
+def _unstored(report: QueueReport) -> str:
     """Return a message about changes that could not be stored, empty if all are."""
     return report.left_over() if report.unflushed and not report.flushing else ""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.concurrency import Executor, Future, Rank, new_future, new_lock, new_pool
-from swiftfs.config.cache_dir import CONTENT, PINS, VERSIONS
+from swiftfs.config.cache_dir import CONTENT, PINS, VERSIONS, UsedFolder
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BaseVersion, BlockMap, FileRecord
 from swiftfs.filecache.cache_space import CacheDisk, CacheSpace
@@ -37,6 +37,10 @@ from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.server_state import FIRST_SEGMENTS, MOST, ParallelLimit
 
 log = logging.getLogger(__name__)
+
+
+_UNUSABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR})
+"""What the disk answers when somebody has made the cache folder unusable."""
 
 
 class UploadPool(Executor):
@@ -233,6 +237,7 @@ class FileCache:
         slowness: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._folder = cache / CONTENT
+        self._used_folder = UsedFolder(cache)
         self.factory = factory
         self._backlog = backlog
         self._uses = self._backlog.uses
@@ -257,8 +262,19 @@ class FileCache:
             cached_file.set_read_ahead(self.factory.read_ahead)
 
     def new(self, name: ObjectName, base: BaseVersion | None) -> CachedFile:
-        """Return a new cached file without any block, for the caller to release."""
-        cached_file = self.factory.make(self._folder, name, base, None, self.space)
+        """Return a new cached file without any block, for the caller to release.
+
+        Raise `OSError` if the disk refuses its local file, or if that would not be where the journal is.
+        """
+        self._used_folder.check()
+        try:
+            cached_file = self.factory.make(self._folder, name, base, None, self.space)
+        except OSError as error:
+            if error.errno not in _UNUSABLE:
+                raise
+            log.error("cache folder %s cannot be used: %s", self._folder.parent, error.strerror)
+            # EACCES would say that the program may not use its file.
+            raise os_error(errno.EIO, str(name)) from error
         with self._lock:
             return self._add_use(cached_file, name)
 

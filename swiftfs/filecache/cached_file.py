@@ -137,6 +137,10 @@ class CachedFile:
                 return False
             return base.size == base.object_size == blocks.size
 
+    def has_name(self) -> bool:
+        """Return whether the local file is still in its folder, whoever might have deleted it."""
+        return os.fstat(self.descriptor).st_nlink > 0
+
     def to_record(self) -> FileRecord:
         """Return the record for `FileState.restore`.
 

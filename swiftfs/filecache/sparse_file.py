@@ -81,7 +81,7 @@ class SparseFile:
         try:
             return cls(os.open(path, flags, 0o600), folder, name)
         except FileNotFoundError:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             return cls(os.open(path, flags, 0o600), folder, name)
 
     @classmethod

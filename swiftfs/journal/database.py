@@ -21,7 +21,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from swiftfs.concurrency import Rank, new_lock
-from swiftfs.config.cache_dir import CONTENT, JOURNAL, JOURNAL_RESERVE, LATE, LOST, new_file
+from swiftfs.config.cache_dir import CONTENT, JOURNAL, JOURNAL_RESERVE, LATE, LOST, UsedFolder, new_file
 from swiftfs.errors import ConfigurationError, os_error, pluralize
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
@@ -67,6 +67,7 @@ class JournalDB:
     def __init__(self, folder: Path, identity: str, place: str = "") -> None:
         self._folder = folder
         self.lost_folder, self.late_folder = folder / LOST, folder / LATE
+        self._used = UsedFolder(folder)
         self._path = folder / JOURNAL
         self._wal = folder / f"{JOURNAL}-wal"
         self._lock = new_lock(Rank.DATABASE)
@@ -114,6 +115,10 @@ class JournalDB:
                 self._set_row_aside(*row, reason)
                 self._commit((DELETE, [row[:1]]))
 
+    def begin_closing(self) -> None:
+        """Accept changes wherever the folder is: they are stored now, or stay beside the journal."""
+        self._used.release()
+
     def commit(
         self, put: Iterable[Record] = (), drop: Iterable[int] = (), executed: Executed | None = None
     ) -> None:
@@ -121,6 +126,7 @@ class JournalDB:
 
         What was synced before of the rows comes back after a power cut, unless it is `executed`.
         """
+        self._used.check()
         with self._lock:
             self._write(Commit.of(put, drop, executed=() if executed is None else (executed,)))
 
@@ -253,29 +259,26 @@ class JournalDB:
 
     def sync(self) -> None:
         """Sync all commits, and the files they name, to the disk, so that they survive a power cut."""
+        self._used.check()  # all below goes by the path
         with self._lock:
             if self._refused or self._later:
                 self._write(Commit.of((), ()))
-            # The number is read before the files are synced: a commit that comes meanwhile may name bytes
-            # that this syncfs(2) did not see.
+            # Before the files are synced: a later commit may name bytes that this syncfs(2) did not see.
             commits = self._commits
             if commits == self._synced:
                 return
-            # Before the first byte is written: a row that is replaced from now on may be the one that a power
-            # cut leaves.
+            # Before the first byte is written: a row replaced from now on may be what a power cut leaves.
             self._older.begin_sync(commits)
         self._reserve.fill()
         synchronize(self._folder)
         with self._lock:
-            # Not counted as a commit: otherwise each sync would be a reason for the next one, on an idle
-            # machine too.
+            # Not counted as a commit: otherwise each sync would be a reason for the next one.
             self._write_statements(
                 ("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("synced", str(commits))]),
                 ("DELETE FROM older WHERE until <= ?", [(commits,)]),
             )
             if self._wal.stat().st_size > CHECKPOINT_BYTES:
-                # Here, and not within a commit (`wal_autocheckpoint` is 0), for which a program waits in
-                # close().
+                # Not within a commit (`wal_autocheckpoint` is 0), for which a program waits.
                 self._checkpoint()
         _sync_data(self._wal)  # else a power cut may lose the fact
         Mark(self.id, commits).write(self._path)
@@ -284,11 +287,8 @@ class JournalDB:
             self._synced = self._final = commits
 
     def local_files_are_safe(self) -> None:
-        """Record that the local files which a damaged journal may have named were moved to `lost_folder`.
-
-        Until then each mount must find the damage.
-        """
-        if self.lost:
+        """Record that what a damaged journal may have named is in `lost_folder`."""
+        if self.lost:  # until now another mount would have to find the damage again
             remove_mark(self._path)
 
     def make_final(self) -> None:

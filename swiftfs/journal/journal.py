@@ -423,6 +423,10 @@ class Journal:
         with self._changed:
             self._writer.pin_older()
 
+    def begin_closing(self) -> None:
+        """Let the changes of files that are still open be handed in wherever the cache folder is now."""
+        self._db.begin_closing()
+
     def close(self, seconds: float, progress: Callable[[int], None]) -> list[QueuedChange]:
         """Execute pending operations for at most `seconds`, and end the threads; return the rest.
 

@@ -118,7 +118,7 @@ def _is_ours(database: sqlite3.Connection) -> bool:
 def _has_files(folder: Path) -> bool:
     try:
         return any(folder.iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

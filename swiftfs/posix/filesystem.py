@@ -157,6 +157,7 @@ class FileSystem:
         could not be handed in, or if Swift refused changes that were not reported yet.
         """
         journal, seconds = self.services.journal, self.drain_seconds
+        journal.begin_closing()
         with _calling_after(seconds, self.services.store.close):
             # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
             # namespace.

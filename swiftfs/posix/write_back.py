@@ -36,19 +36,21 @@ class WriteBack:
     def flush(self, file: OpenFile, *, durable: bool = False) -> None:
         """Hand in changes to the journal, unless the file was unlinked; raise the journal's error.
 
-        A `durable` flush returns when the file is in Swift. So does every flush without a write delay: if the
-        change cannot be stored, it is given up and the file stays dirty. It stays pending instead if its
+        A `durable` flush returns when the file is in Swift, and so does that of a file whose local file
+        somebody has deleted: no later process could store it. So does every flush without a write delay: if
+        the change cannot be stored, it is given up and the file stays dirty. It stays pending instead if its
         record in the journal also has a change that an earlier call has promised to store. Raise, once, the
         error of an earlier change of the file that could not be stored. Wait while a folder above the file
         moves.
         """
         # Before the file's lock: the rename of a folder above takes the locks of the files below it.
         with self._open_files.barrier.passing(lambda: (file.path,)):
+            is_at_risk = file.dirty and not file.cached_file.has_name()
             self.hand_in_changes(file)
             # Without the file's lock: fsync(2) may take long, and others may write meanwhile.
             if file.unlinked:
                 return
-            if durable and not self._pending.is_sync:
+            if (durable or is_at_risk) and not self._pending.is_sync:
                 self._journal.flush([file.name])
                 self._journal.raise_refusal(file.name)
             elif (error := self._journal.failure(file.name)) is not None:

@@ -66,7 +66,7 @@ def serve(
     _warn_of_small_cache(filesystem.services.file_cache.space.limit, request.options.segment_size)
     live, budget = live_options(filesystem, account, monitoring.prices)
     collector = StatusCollector(filesystem, account, request.mountpoint, live, budget)
-    Drain(0).write(cache)  # replaces the last state of an earlier process
+    Drain(0, ended=False).write(cache)  # replaces the last state of an earlier process
     detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
     reconnection = _reconnection(filesystem, source, account, cache)
     with ExitStack() as end:  # the last one first
@@ -86,7 +86,7 @@ def serve(
             end.callback(_sweep_trash(filesystem).stop)
         if budget is not None:
             budget.start()
-        ended = Drain(0, "SIGTERM ended the mount before all changes were stored", ended=True)
+        ended = Drain(0, "SIGTERM ended the mount before all changes were stored")
         termination.serve(account.state.reading.end, partial(ended.write, cache))
         files = monitoring.files(collector)
         _mount(filesystem, request, files, live, ready, detached, termination.mounted)
@@ -124,7 +124,7 @@ def _remember(memory: SourceMemory | None, cache: Path) -> None:
 
 
 def _store_rest(filesystem: FileSystem, account: ConnectedAccount, cache: Path) -> None:
-    Drain(0).write(cache)  # the mount is not held any more
+    Drain(0, ended=False).write(cache)  # the mount is not held any more
     if account.state.presence.away is not None:
         filesystem.drain_seconds = 0.0  # whoever shuts down need not wait for the server
     _drain(filesystem, cache, str(account.state.presence.away or ""))
@@ -140,15 +140,15 @@ def _drain(filesystem: FileSystem, cache: Path, why: str) -> None:
         if waiting and not told:
             log.info("still to be stored: %s", pluralize(waiting, "change"))
         told = waiting
-        Drain(waiting).write(cache)
+        Drain(waiting, ended=False).write(cache)
         notify(f"STATUS=unmounted, still to be stored: {pluralize(waiting, 'change')}")
 
     try:
         filesystem.close(tell, why)
     except SwiftfsError as error:
-        Drain(0, str(error), ended=True).write(cache)
+        Drain(0, str(error)).write(cache)
         raise
-    Drain(0, ended=True).write(cache)
+    Drain(0).write(cache)
 
 
 def _warn_of_small_cache(limit: int, segment: int) -> None:

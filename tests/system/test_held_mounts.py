@@ -135,14 +135,13 @@ def test_a_mount_that_is_bound_elsewhere_is_held_too(
 def test_changes_are_stored_at_once_after_a_lazy_unmount(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
-    pid = mounted.pid
     with (mounted.path / "open").open("w"):
         (mounted.path / "file").write_text("text")
         run("fusermount", "-uz", mounted.path)
         wait_until(lambda: "file" in [row["name"] for row in connection.get_container(container)[1]])
-        wait_until(lambda: Drain.read(mounted.cache, pid).held)
+        wait_until(lambda: Drain.read(mounted.cache).held)
     ends(mounted)
-    assert Drain.read(mounted.cache, pid) == Drain(0, ended=True)
+    assert Drain.read(mounted.cache) == Drain(0)
 
 
 @pytest.mark.mount_options("settle=60")
@@ -156,7 +155,7 @@ def test_a_mount_that_was_moved_is_unmounted_as_any_other(
     moved = subprocess.run(["mount", "--move", mounted.path, other], capture_output=True, check=False)
     if moved.returncode:  # below a shared mount nothing can be moved
         pytest.skip(moved.stderr.decode())
-    wait_until(lambda: Drain.read(mounted.cache, mounted.pid).held)
+    wait_until(lambda: Drain.read(mounted.cache).held)
     result = swiftfs("umount", other)
     assert (result.returncode, result.stderr) == (0, "")
     ends(mounted)

@@ -100,14 +100,7 @@ def test_a_link_in_the_place_of_a_new_file(folder: Path, tmp_path: Path) -> None
     target.write_text("precious")
     (folder / "drain.new").symlink_to(target)
     Drain(3).write(folder)
-    assert (target.read_text(), Drain.read(folder, os.getpid())) == ("precious", Drain(3))
-
-
-def test_what_another_process_wrote_says_nothing_of_this_one(folder: Path) -> None:
-    Drain(0, "an earlier failure", ended=True).write(folder)
-    assert Drain.read(folder, os.getpid() + 1) == Drain(0)
-    (folder / "drain.json").write_text('{"waiting": 0, "failure": "", "held": false}')  # as 0.1.0 does
-    assert Drain.read(folder, os.getpid()).ended
+    assert (target.read_text(), Drain.read(folder)) == ("precious", Drain(3))
 
 
 def test_a_new_file_is_its_owners(tmp_path: Path) -> None:

@@ -109,6 +109,8 @@ def copied(store: MemoryStore, tmp_path: Path) -> Iterator[Path]:
             filesystem.services.journal._db.keep_ambiguous({version.name: encode_ambiguity(late)})
             copy_live(cache, tmp_path / "image")
             filesystem.drain_seconds = 0.0
+        # Of a later journal, which this one would be older than.
+        (cache / "journal.sqlite-synced").unlink(missing_ok=True)
         for database in (tmp_path / "image").glob("*.sqlite*"):  # with their logs, which the end has removed
             shutil.copy(database, cache)
         yield cache

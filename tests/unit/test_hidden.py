@@ -1,6 +1,7 @@
 """The folder `.swiftfs` in a mount's root: who may read it, that nobody changes it, that no walk finds it."""
 
 import contextlib
+import errno
 import inspect
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 
 from support.log_records import record
 from swiftfs.control.control_dir import DIRECT_HANDLES, ROOT, ControlDir, ControlDirFS
+from swiftfs.errors import os_error
 from swiftfs.fuse.filesystem import FileSystem
 from swiftfs.objects import Caller
 from swiftfs.paths import beside_hidden, without_hidden
@@ -27,6 +29,17 @@ def test_no_other_name_is_shown_as_the_hidden_folder(name: str) -> None:
 
 def control_dir() -> ControlDir:
     return ControlDir({"log": lambda: b"x"}, lambda: Caller(os.getuid(), 0))
+
+
+def test_an_unreadable_cache_folder_does_not_make_the_status_private() -> None:
+    """Whoever reads it would be told that only the user who mounted may do so."""
+
+    def refused() -> bytes:
+        raise os_error(errno.EACCES, "lost")
+
+    folder = ControlDir({"status.json": refused}, lambda: Caller(os.getuid(), 0))
+    with pytest.raises(OSError, match="Input/output error"):
+        folder.open(f"{ROOT}/status.json", os.O_RDONLY)
 
 
 class CalledFileSystem:
