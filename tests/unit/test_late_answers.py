@@ -402,3 +402,27 @@ def bring_back_and_rename(store: LateStore, filesystem: FileSystem, path: str) -
     store.land()
     assert store_body(store, ObjectName("box", path[1:])) == b"old"
     filesystem.rename("/e", "/d")
+
+
+@pytest.mark.parametrize("call", ["rmdir", "rename"])
+def test_a_folder_is_empty_although_a_late_put_has_brought_a_deleted_file_back(
+    store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr(late_requests, "CALL_SECONDS", 0.0)
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        filesystem.mkdir("/e", 0o755, ME)
+        write(filesystem, "/e/file", b"file")
+        store.lose("put", "d/gone")
+        write(filesystem, "/d/gone", b"old")
+        settle(filesystem)
+        filesystem.unlink("/d/gone")
+        settle(filesystem)
+        store.land()
+        filesystem.refresh()
+        if call == "rmdir":
+            filesystem.rmdir("/d")
+        else:
+            filesystem.rename("/e", "/d")
+        settle(filesystem)
+    assert keys(store) == (["e", "e/file"] if call == "rmdir" else ["d", "d/file"])
