@@ -231,7 +231,7 @@ class BackgroundMoves:
             # It was changed, or came to the old name, after an attempt that may have moved the version meant.
             one.error = PreconditionFailed(f"{item.source}: another client has changed it")
             self._copies.share_copy(item)
-        elif there is None or one.operation.keeps_target:
+        elif there is None or one.operation.keeps_target or self._late.is_late_row(item.target, there):
             item.row = here if here.last_modified else None
             item.etag = etag_of(here)
         elif (etag_of(there), there.content_type) == (etag_of(here), here.content_type):

@@ -244,19 +244,19 @@ class LateRequests(CopyKeeper):
         is_ours = bool(etag) and found.last is not None and found.last.etag == etag
         return not is_ours and self._look(found)
 
-    def look_in(self, folder: str, shown: Callable[[Collection[str]], Collection[str]]) -> None:
+    def look_in(self, folder: str, shown: Callable[[Collection[str]], Collection[str]]) -> bool:
         """Check what should be in a folder and is not shown there, or is shown and should not be there.
 
-        `shown` returns which of some names are in its listing. It is called only if anything there is
-        watched, and only names that differ cost a request, once a second. Nobody waits here until the repairs
-        are stored; the overlay shows them.
+        Return whether any of it is repaired. `shown` returns which of some names are in its listing. It is
+        called only if anything there is watched, and only names that differ cost a request, once a second.
+        Nobody waits here until the repairs are stored; the overlay shows them.
         """
         inside = [(split(at), found) for at, found in self._below(folder) if at != folder]
         here = [(name, found) for (parent, name), found in inside if parent == folder]
         names = shown({name for name, _ in here}) if here else ()
-        for name, found in here:
-            if found.is_gone == (name in names) and not self._is_checked(found):
-                self._look(found)
+        wrong = [found for name, found in here if found.is_gone == (name in names)]
+        # A sum, not `any`: each of them is looked at.
+        return sum(self._look(found) for found in wrong if not self._is_checked(found)) > 0
 
     def _below(self, path: str) -> list[tuple[str, Ambiguity]]:
         """Return what is watched at and below a path, each with its own path."""

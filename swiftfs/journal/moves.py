@@ -352,6 +352,10 @@ class MoveEvidence:
         """Return whether a late request has stored this version over a newer change."""
         return self._ambiguous.is_late(info.version)
 
+    def is_late_row(self, name: ObjectName, row: Row) -> bool:
+        """Return whether a late request has stored the version of a row over a newer change."""
+        return self._ambiguous.is_late(ObjectVersion(name, etag_of(row)))
+
     def copy(self, store: ObjectStore, source: ObjectName, target: ObjectName) -> str:
         """Copy an object, with the manifest alone; return its ETag.
 
@@ -413,7 +417,7 @@ class MoveEvidence:
     def found_rows(self, source: ObjectName, here: Row | None, target: ObjectName, there: Row | None) -> None:
         """Tell what listings show at both places of an object; what is absent at the target may come."""
         stands = GONE if here is None else Effect("put", etag_of(here))
-        if here is None or not self._ambiguous.is_late(ObjectVersion(source, etag_of(here))):
+        if here is None or not self.is_late_row(source, here):
             self._tell(source, stands)
         if there is not None:
             is_copy = here is None or here.hash == there.hash

@@ -314,7 +314,8 @@ class ObjectMoves:
     def _refuse(self, operation: MoveFolder, rows: Iterable[Row]) -> None:
         """Raise `Unmoved` if the rows show a file at the target, or an object in it.
 
-        A listing may be late: HEADs check the first rows.
+        A listing may be late: HEADs check the first rows. What a late request of ours has brought back, after
+        its deletion or rename, counts as absent: no program sees it.
         """
         markers = {target.key for _, target in operation.markers}
         files = (row for row in rows if row.key in markers and not is_marker(row))
@@ -322,7 +323,8 @@ class ObjectMoves:
         filling = (row for row in below if row.key != operation.target or not is_slash_marker(row))
         for number, found in ((errno.ENOTDIR, files), (errno.ENOTEMPTY, filling)):
             asked = [ObjectName(operation.target_container, row.key) for row in islice(found, MOST_HEADS)]
-            if any(self._head(name) is not None for name in asked):
+            heads = map(self._head, asked)
+            if any(info is not None and not self._late.is_late(info) for info in heads):
                 raise Unmoved(os_error(number, operation.target))
 
     def _items(self, operation: MoveFolder, rows: Iterable[Row]) -> list[MoveItem]:

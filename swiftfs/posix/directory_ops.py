@@ -86,7 +86,7 @@ class DirectoryOps:
 
     def _begin(self, path: str) -> Iterator[list[Listed]]:
         """Begin to read a folder, some names at a time; after an error it goes on where it was."""
-        self._journal.late.look_in(path, lambda names: self._shown_of(path, names))
+        self._look_in(path)
         # The namespace has no entry for them, as they are not in the journal yet. Looked at first: one that
         # is closed meanwhile is then found at least once.
         unstored = {
@@ -103,6 +103,10 @@ class DirectoryOps:
 
         # No generator, which would end at the first error.
         return itertools.chain([list(unstored.items())], map(shown, self._namespace.read(path)))
+
+    def _look_in(self, path: str) -> bool:
+        """Hide or show what late requests have changed in a folder; return whether any had."""
+        return self._journal.late.look_in(path, lambda names: self._shown_of(path, names))
 
     def _shown_of(self, path: str, names: Collection[str]) -> set[str]:
         """Return which of the names a folder shows."""
@@ -171,7 +175,11 @@ class DirectoryOps:
 
     def refuse_unless_empty(self, path: str) -> None:
         """Raise `OSError` ENOTEMPTY if anything is in the folder, even a new file that is open."""
-        if not self._namespace.is_empty(path) or self._open_files.unstored_in(path):
+        is_empty = self._namespace.is_empty(path)
+        # All that is there may be what a program has deleted, and a late request has brought back.
+        if not is_empty and self._look_in(path):
+            is_empty = self._namespace.is_empty(path)
+        if not is_empty or self._open_files.unstored_in(path):
             raise os_error(errno.ENOTEMPTY, path)
 
     def _remove(self, path: str, entry: Entry, since: int) -> None:

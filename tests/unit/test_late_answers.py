@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, harness, put, read, write
+from support.harness import ME, harness, names, put, read, write
 from support.jobs import wait_until
 from support.late_store import (
     FILE,
@@ -25,6 +25,7 @@ from support.late_store import (
 )
 from support.noise import noise
 from support.stored_objects import body, foreign, keys, named_segments, segments, ten_minutes_later
+from swiftfs.journal import late_requests
 from swiftfs.journal.late_requests import LOOKS, LateCounts
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
@@ -363,3 +364,65 @@ def test_a_deletion_that_comes_late_in_the_rename_back(
     assert "d/file" not in keys(store)
     repair(filesystem)
     assert body(store, "d/file") == noise(size)
+
+
+@pytest.mark.parametrize("path", ["/d/file", "/d/gone", "/d"])
+@pytest.mark.parametrize("background", [0, 1])
+def test_a_folder_is_renamed_to_where_a_late_put_has_brought_a_file_back(
+    store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, background: int
+) -> None:
+    """To the program nothing was there."""
+    monkeypatch.setattr(late_requests, "CALL_SECONDS", 0.0)
+    with harness(store, tmp_path, f"{OPTIONS},background_rename={background}") as filesystem:
+        bring_back_and_rename(store, filesystem, path)
+        assert names(filesystem, "/d") == ["file"]
+        settle(filesystem)
+        repair(filesystem)
+    assert keys(store) == ["d", "d/file"]
+    assert body(store, "d/file") == b"file"
+
+
+def bring_back_and_rename(store: LateStore, filesystem: FileSystem, path: str) -> None:
+    filesystem.mkdir("/e", 0o755, ME)
+    write(filesystem, "/e/file", b"file")
+    if path != "/d":
+        settle(filesystem)
+        filesystem.rename("/e", "/d")
+    store.lose("put", path[1:])
+    write(filesystem, path, b"old")
+    settle(filesystem)
+    if path == "/d/file":
+        write(filesystem, path, b"file")
+    else:
+        filesystem.unlink(path)
+    settle(filesystem)
+    if path != "/d":
+        filesystem.rename("/d", "/e")
+        settle(filesystem)
+    store.land()
+    assert store_body(store, ObjectName("box", path[1:])) == b"old"
+    filesystem.rename("/e", "/d")
+
+
+@pytest.mark.parametrize("call", ["rmdir", "rename"])
+def test_a_folder_is_empty_although_a_late_put_has_brought_a_deleted_file_back(
+    store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr(late_requests, "CALL_SECONDS", 0.0)
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        filesystem.mkdir("/e", 0o755, ME)
+        write(filesystem, "/e/file", b"file")
+        store.lose("put", "d/gone")
+        write(filesystem, "/d/gone", b"old")
+        settle(filesystem)
+        filesystem.unlink("/d/gone")
+        settle(filesystem)
+        store.land()
+        filesystem.refresh()
+        if call == "rmdir":
+            filesystem.rmdir("/d")
+        else:
+            filesystem.rename("/e", "/d")
+        settle(filesystem)
+    assert keys(store) == (["e", "e/file"] if call == "rmdir" else ["d", "d/file"])
