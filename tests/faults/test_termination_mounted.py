@@ -16,6 +16,7 @@ from swiftclient import Connection
 from support import mount_with_signal
 from support.deadlines import within
 from support.jobs import wait_until
+from support.leaks import mount_lines
 from support.mounts import Mount, clean_environment
 from support.proxies import BLOCK, Proxy
 from swiftfs.demo.server import SwiftServer
@@ -164,7 +165,7 @@ def is_sent(server: SwiftServer, method: str, end: str) -> bool:
 
 def mounts() -> str:
     """Return the table of mounts."""
-    return Path("/proc/mounts").read_text()
+    return "".join(mount_lines())
 
 
 def received(pid: int) -> bool:

@@ -100,14 +100,14 @@ def metadata(tree: Path) -> dict[str, tuple[int, int, int, str]]:
 
 
 @pytest.mark.matrix(1)
-@pytest.mark.parametrize("step", [20, 2])
+@pytest.mark.parametrize("step", [50, 2])
 @pytest.mark.mount_options("settle=1")
 def test_rsync_of_a_real_tree(mounted: Mount, tmp_path: Path, step: int) -> None:
     carry(mounted, copy_of(choose_files()[::step], tmp_path / "tree"), FILES // step)
 
 
 @pytest.mark.matrix(1)
-@pytest.mark.parametrize("step", [80, 20])
+@pytest.mark.parametrize("step", [200, 20])
 def test_rsync_of_a_real_tree_with_sync(mounted: Mount, tmp_path: Path, step: int) -> None:
     """Of few of the files, for each takes six requests: it is stored, described, moved, described."""
     carry(mounted, copy_of(choose_files()[::step], tmp_path / "tree"), FILES // step)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from swiftclient import Connection
 
 from support.jobs import methods, wait_until
 from support.mounts import Mount, swift_cli
+from support.noise import noise
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import RecordedRequest
 from swiftfs.filecache.block_map import BLOCK, block_range
@@ -94,10 +94,12 @@ def test_compaction_keeps_the_bytes_and_reduces_the_parts(
         position += span(part)
 
 
-def content(size: int) -> bytes:
-    source = random.Random(size)
-    whole = b"".join(source.randbytes(MIB) for _ in range(size // MIB))
-    return whole + source.randbytes(size % MIB)
+def content(size: int) -> bytearray:
+    """Return bytes without repetitions; they are joined in place, because a second copy is too much."""
+    data = bytearray()
+    for start in range(0, size, MIB):
+        data += noise(min(MIB, size - start), start + 1)
+    return data
 
 
 def traffic(requests: Sequence[RecordedRequest]) -> tuple[int, int]:
@@ -135,7 +137,7 @@ def named_segments(connection: Connection, container: str, name: str) -> set[str
 @pytest.fixture
 def large(mounted: Mount, connection: Connection, container: str) -> bytearray:
     """A file of 64 MiB, `big`, stored, but not known to the mount."""
-    data = bytearray(content(64 * MIB))
+    data = content(64 * MIB)
     (mounted.path / "big").write_bytes(data)
     mounted.remount()
     (mounted.path / "big").stat()
@@ -201,7 +203,7 @@ def test_the_budget_of_a_large_file(
 def test_changes_of_every_kind_of_large_object(
     mounted: Mount, connection: Connection, container: str, origin: str, tmp_path: Path
 ) -> None:
-    data = bytearray(content(12 * MIB + 12345))
+    data = content(12 * MIB + 12345)
     local = tmp_path / "big"
     local.write_bytes(data)
     if origin == "ours":
@@ -241,7 +243,7 @@ def test_changes_of_every_kind_of_large_object(
 def test_a_patch_of_a_version_that_another_client_replaced_is_stored_whole(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
-    data = bytearray(content(8 * MIB))
+    data = content(8 * MIB)
     path = mounted.path / "big"
     path.write_bytes(data)
     with path.open("r+b") as file:

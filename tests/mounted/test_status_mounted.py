@@ -21,6 +21,7 @@ from swiftclient import Connection
 from support.commands import one_line, swiftfs
 from support.deadlines import within
 from support.jobs import wait_until
+from support.leaks import mount_lines
 from support.mount_states import MIB, shown
 from support.mounts import Mount, clean_environment
 from support.other_users import as_root, refused_to_nobody
@@ -146,8 +147,7 @@ def test_status_mentions_a_damaged_journal(mounted: Mount) -> None:
 
 def status_of_all(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run `swiftfs status` as if only the mounts below `folder` existed: others may hang."""
-    with Path("/proc/self/mountinfo").open() as mounts:
-        ours = [line for line in mounts if str(folder) in line]
+    ours = [line for line in mount_lines() if str(folder) in line]
     (folder / "mounts").write_text("".join(ours))
     return status_by(folder / "mounts", *words)
 
@@ -196,8 +196,7 @@ def test_status_shows_a_dead_mount_beside_the_others(
 
 def test_mounts_that_have_gone_are_passed_over(mounted: Mount, tmp_path: Path) -> None:
     """They were unmounted between the reading of the table and the look at them."""
-    table = Path("/proc/self/mountinfo").read_text().splitlines(keepends=True)
-    ours = next(line for line in table if str(mounted.path) in line)
+    ours = next(line for line in mount_lines() if str(mounted.path) in line)
     (tmp_path / "left").mkdir()
     gone = [ours.replace(str(mounted.path), str(tmp_path / name)) for name in ("left", "gone", "mounts/x")]
     (tmp_path / "mounts").write_text("".join([*gone, ours]))

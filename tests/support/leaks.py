@@ -11,6 +11,7 @@ from support.deadlines import within
 
 GRACE_SECONDS = 5
 """Seconds that threads, and sockets of a peer in this process, may take to end after a test."""
+MOUNTS = Path("/proc/self/mountinfo")
 
 
 class Belongings:
@@ -49,6 +50,12 @@ class Belongings:
         return threads + descriptors + [f"mount {point}" for point in _mounts_below(self._folder)]
 
 
+def mount_lines() -> list[str]:
+    """Return the lines of the table of mounts; other programs' mount points have names of any bytes."""
+    with MOUNTS.open(errors="surrogateescape", newline="\n") as file:
+        return list(file)
+
+
 def _descriptors() -> dict[int, str]:
     """Return the descriptors of open files and their targets.
 
@@ -67,6 +74,5 @@ def _descriptors() -> dict[int, str]:
 
 def _mounts_below(folder: Path) -> list[str]:
     """Return the mount points below a folder; other test processes may have mounts elsewhere."""
-    with open("/proc/self/mountinfo") as file:  # noqa: PTH123 - for each of thousands of tests
-        lines = [line for line in file if str(folder) in line]
+    lines = [line for line in mount_lines() if str(folder) in line]
     return [point for line in lines if (point := line.split()[4]).startswith(f"{folder}/")]

@@ -17,6 +17,7 @@ from swiftclient import Connection
 from support.commands import one_line, swiftfs
 from support.deadlines import within
 from support.jobs import wait_until
+from support.leaks import mount_lines
 from support.mounts import Mount, clean_environment
 from swiftfs.attributes import PID_ATTRIBUTE
 from swiftfs.demo.server import SwiftServer
@@ -26,7 +27,7 @@ PROGRAMS = Path(sys.executable).parent
 
 
 def is_mounted(folder: Path) -> bool:
-    return f" {folder} " in Path("/proc/self/mounts").read_text()
+    return f" {folder} " in "".join(mount_lines())
 
 
 def process_of(folder: Path) -> int:

@@ -153,7 +153,8 @@ def test_an_archive_is_loaded_checked_and_restored_as_its_page_says(
     year.mkdir(parents=True)
     for number in range(20):
         (year / f"{number}.txt").write_text(f"{number}\n")
-    (year / "film.mov").write_bytes(noise(70 * 2**20))  # in segments
+    with (year / "film.mov").open("wb") as film:
+        film.writelines(noise(2**20, number) for number in range(70))  # in segments
     printed = run_commands("archive.md", swift, tmp_path)
     assert printed["rsync -an --itemize-changes ~/data/ ~/archive/data/"] == ""
     restored = tmp_path / "restored" / "data" / "2026" / "film.mov"

@@ -52,9 +52,9 @@ def test_a_file_that_swift_does_not_delete_keeps_its_segments(
 
 def test_many_large_files_share_two_requests(tmp_path: Path) -> None:
     store = MemoryStore("box", "box_segments")
-    paths = [f"/file{number}" for number in range(20)]
+    paths = [f"/file{number}" for number in range(8)]
     fill(store, tmp_path, *paths)
-    assert removed(store, tmp_path, paths) == {"manifest": 20, "delete_many": 2}
+    assert removed(store, tmp_path, paths) == {"manifest": 8, "delete_many": 2}
     assert segments(store) == set()
 
 

@@ -22,6 +22,20 @@ def test_open_files_and_threads_are_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert before.left() == []
 
 
+def test_a_mount_is_named_whatever_bytes_the_names_of_others_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, mounted = tmp_path / "mountinfo", f"22 1 0:20 / {tmp_path}/ours rw - tmpfs tmpfs rw\n"
+    monkeypatch.setattr(leaks, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(leaks, "MOUNTS", table)
+    table.write_bytes(b"21 1 0:19 / /srv/\xff rw - tmpfs tmpfs rw\n")
+    before = Belongings(tmp_path)
+    assert before.left() == []
+    with table.open("a") as file:
+        file.write(mounted)
+    assert before.left() == [f"mount {tmp_path}/ours"]
+
+
 def test_a_file_in_a_cycle_is_no_leak(tmp_path: Path) -> None:
     class Opened:
         def __init__(self) -> None:

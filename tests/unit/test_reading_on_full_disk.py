@@ -101,6 +101,7 @@ def test_blocks_of_the_same_file_make_room(
     assert disk.refused
 
 
+@pytest.mark.usual
 def test_several_readers_share_a_small_disk(
     build: Callable[..., CacheRig], small_disk: Callable[[CacheRig, int], SmallDisk]
 ) -> None:
@@ -174,6 +175,7 @@ def test_changes_are_read_with_the_bytes_that_the_disk_has_no_room_for(
     assert read_in_pieces(content) == body + bytes(BLOCK)
 
 
+@pytest.mark.usual
 def test_reads_and_writes_while_the_disk_comes_and_goes(
     build: Callable[..., CacheRig],
     small_disk: Callable[[CacheRig, int], SmallDisk],

@@ -149,6 +149,7 @@ def test_no_writer_waits_when_nothing_will_free_space(rig: SpaceRig) -> None:
     assert time.monotonic() - before < 30
 
 
+@pytest.mark.usual
 def test_no_writer_waits_when_all_changes_are_parked(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +170,7 @@ def test_no_writer_waits_when_all_changes_are_parked(
         store.hook = None
         filesystem.setxattr("/", "swift.retry", b"1", 0)
         write(filesystem, "/other", noise(8 * MIB))
+    assert body(store, "other") == noise(8 * MIB)
 
 
 def test_uploads_of_the_journal_free_space(rig: SpaceRig) -> None:
