@@ -281,6 +281,17 @@ class TimedOut(Unavailable):
     errno = errno.ETIMEDOUT
 
 
+class CutFile(OSError):
+    """EIO: the local file of a change that waits was deleted or cut from outside, `path` or empty."""
+
+    def __init__(self, path: str, damage: str) -> None:
+        super().__init__(errno.EIO, damage, path)
+
+    def __str__(self) -> str:
+        name = f"its local file {self.filename}".rstrip()
+        return f"{name} is {self.strerror}: write the file anew, or delete it"
+
+
 def errno_of(error: BaseException) -> int:
     """Return the positive errno that a system call returns for `error`.
 

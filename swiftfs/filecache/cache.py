@@ -5,7 +5,6 @@ use has a local file of its own. When its last user releases it unchanged, `Vers
 file for the next open.
 """
 
-import errno
 import logging
 import math
 from collections import deque
@@ -17,7 +16,7 @@ from typing import Any
 
 from swiftfs.concurrency import Executor, Future, Rank, new_future, new_lock, new_pool
 from swiftfs.config.cache_dir import CONTENT, PINS, VERSIONS
-from swiftfs.errors import os_error
+from swiftfs.errors import CutFile
 from swiftfs.filecache.block_map import BaseVersion, BlockMap, FileRecord
 from swiftfs.filecache.cache_space import CacheDisk, CacheSpace
 from swiftfs.filecache.cached_file import CachedFile
@@ -358,7 +357,7 @@ class FileCache:
     def acquire_pending(self, record: FileRecord) -> CachedFile:
         """Return the file of a record whose local file the journal has pinned, for the caller to release.
 
-        Raise `OSError` when the local file has been changed or is gone.
+        Raise `CutFile` if the local file is gone or too short.
         """
         with self._lock:
             use = self._used[record.file]
@@ -366,7 +365,7 @@ class FileCache:
                 try:
                     use.cached_file = self.factory.restore(self._folder, use.name, record, self.space)
                 except FileNotFoundError as error:
-                    raise os_error(errno.EIO, error.filename) from error  # what waits is not "missing"
+                    raise CutFile(str(error.filename), "gone") from error  # what waits is not "missing"
                 use.bytes = 0
             use.users += 1
             return use.cached_file
