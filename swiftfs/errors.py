@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def command_line(command: str, *operands: object) -> str:
+    """Return a command of swiftfs as a shell reads it, in quotes, for a message."""
+    texts = [str(operand) for operand in operands]
+    if any(text.startswith("-") for text in texts):
+        texts.insert(0, "--")
+    line = f"swiftfs {command} {shlex.join(texts)}"
+    mark = '"' if "'" in line else "'"
+    return f"{mark}{line}{mark}"
 
 
 def pluralize(count: int, one: str, more: str = "") -> str:
@@ -268,6 +279,17 @@ class TimedOut(Unavailable):
     """No answer within the deadline."""
 
     errno = errno.ETIMEDOUT
+
+
+class CutFile(OSError):
+    """EIO: the local file of a change that waits was deleted or cut from outside, `path` or empty."""
+
+    def __init__(self, path: str, damage: str) -> None:
+        super().__init__(errno.EIO, damage, path)
+
+    def __str__(self) -> str:
+        name = f"its local file {self.filename}".rstrip()
+        return f"{name} is {self.strerror}: write the file anew, or delete it"
 
 
 def errno_of(error: BaseException) -> int:

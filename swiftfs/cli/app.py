@@ -13,6 +13,7 @@ from swiftfs.cli.group import CommandGroup, examples
 from swiftfs.cli.options import (
     FOLDER,
     MOUNTPOINT,
+    PercentCommand,
     account_flags,
     complete_words,
     option_flags,
@@ -300,12 +301,13 @@ main.add_command(trash)
 
 
 @main.command(
+    cls=PercentCommand,
     epilog=examples(
         "swiftfs check archive",
         "swiftfs check archive/data --against ~/data",
         "swiftfs check archive 2024/films --bodies=5",
         "swiftfs check archive --expiry --json",
-    )
+    ),
 )
 @click.argument("source")
 @click.argument("paths", metavar="[PATH]...", nargs=-1)

@@ -19,7 +19,7 @@ from swiftfs.cli.wording import complain
 from swiftfs.config.options import Options
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.control.snapshot import MountStatus
-from swiftfs.errors import ConfigurationError, NotFound, SwiftfsError, pluralize, printable
+from swiftfs.errors import ConfigurationError, NotFound, SwiftfsError, command_line, pluralize, printable
 from swiftfs.maintenance.check import Check, Subject
 from swiftfs.maintenance.findings import Finding, Tally, Weight
 from swiftfs.maintenance.item_check import Wanted
@@ -150,7 +150,8 @@ def _path(text: str) -> str:
 def _waiting(one: Waiting, mount: MountStatus | None) -> Finding:
     changes = pluralize(one.changes, "change waits", "changes wait")
     if mount is not None:
-        text = f"{changes} in the mount at {mount.mountpoint}; run 'swiftfs flush {mount.mountpoint}' first"
+        command = command_line("flush", mount.mountpoint)
+        text = f"{changes} in the mount at {mount.mountpoint}; run {command} first"
     else:
         text = f"{changes} in the cache folder {one.cache}; mount it again to store them"
     return Finding("pending", "", text)

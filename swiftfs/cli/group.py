@@ -15,7 +15,7 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 
 from swiftfs.config.options import OPTIONS, SWITCH, Option
 from swiftfs.config.sources import OPPOSITES
-from swiftfs.errors import SwiftfsError, printable
+from swiftfs.errors import SwiftfsError, command_line, printable
 
 WRONG_COMMAND_LINE = 2
 """The exit code for a command line that cannot be understood."""
@@ -107,7 +107,7 @@ class CommandGroup(click.Group):
                 or not ("/" in args[1] or os.path.isdir(args[1]))  # noqa: PTH112  a dead mount may be there
             ):
                 raise
-            hint = f"'swiftfs mount {args[0]} {args[1]}' mounts it"
+            hint = f"{command_line('mount', *args)} mounts it"
             raise click.UsageError(f"no such command {args[0]!r}: {hint}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> object:

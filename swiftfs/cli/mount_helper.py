@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from swiftfs.cli.app import main as cli
-from swiftfs.cli.group import OneLineError
+from swiftfs.cli.group import OneLineError, WrongCommandLine
 from swiftfs.cli.options import MOUNTPOINT
 from swiftfs.config.sources import build_options, gather
 from swiftfs.errors import ConfigurationError, DeadMount, SwiftfsError
@@ -18,7 +19,26 @@ FAILED = 32
 """The exit code for a failure, as in mount(8) and umount(8)."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Wrong(WrongCommandLine):
+    """A command line of a helper that cannot be understood."""
+
+    exit_code = FAILED
+
+
+class _Helper(click.Command):
+    """A command that tells a wrong command line in one line, too."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the command line; raise `_Wrong`."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise _Wrong(error, info_name or "") from error
+
+
+@click.command(cls=_Helper, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source")
 @click.argument("mountpoint")
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="As for 'swiftfs mount'.")
@@ -34,10 +54,11 @@ def helper(source: str, mountpoint: str, options: tuple[str, ...], fake: bool) -
         if fake:
             build_options(gather(os.environ, options))
             return
-        words = ["mount", "--from-fstab", source, mountpoint]
+        words = ["mount", "--from-fstab"]
         for option in options:
             words += ["-o", option]
-        cli.main(words, prog_name="swiftfs", standalone_mode=False)
+        # `--`: a container's name may begin with `-`.
+        cli.main([*words, "--", source, mountpoint], prog_name="swiftfs", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(FAILED)
@@ -46,7 +67,7 @@ def helper(source: str, mountpoint: str, options: tuple[str, ...], fake: bool) -
         sys.exit(FAILED)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=_Helper, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("-f", "force", is_flag=True, help="As for umount(8); uploads are not waited for.")
 @click.option("-l", "lazy", is_flag=True, help="As for umount(8); uploads are not waited for.")

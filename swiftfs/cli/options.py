@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,11 +140,27 @@ def size_of(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     return size
 
 
+class PercentCommand(click.Command):
+    """A command with an option whose percentage may be left out."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; click takes a value that begins with `-` for another option."""
+        for word in takewhile(lambda word: word != "--", args):
+            flag, _, value = word.partition("=")
+            option = next((one for one in self.params if flag in one.opts), None)
+            if option is not None and option.callback is percent_of and value.startswith("-"):
+                raise click.BadParameter(f"{value!r}: {_PERCENTAGE}", ctx, option)
+        return super().parse_args(ctx, args)
+
+
+_PERCENTAGE = "expected a percentage after '=', such as --bodies=5"
+
+
 def percent_of(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float:
     """Return the value of a percentage; a callback of click."""
     if text is None:
         return 0.0
     match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%?", text)
     if match is None or not 0 < float(match[1]) <= 100:
-        raise click.BadParameter(f"{text!r}: expected a percentage after '=', such as --bodies=5")
+        raise click.BadParameter(f"{text!r}: {_PERCENTAGE}")
     return float(match[1])

@@ -53,6 +53,12 @@ COPIES = "copies"
 LOG = "swiftfs.log"
 """The log of a background mount if there is no syslog."""
 
+_FOLDERS = frozenset({CONTENT, LOST, LATE, "lost+found"})
+
+_FILES = frozenset(
+    {LOCK, JOURNAL, JOURNAL_RESERVE, VERSIONS, PINS, HEADS, SOURCE, LISTINGS, DRAIN, SPENT, LOG}
+)
+
 _SIDE_FILES = ("-wal", "-shm", "-synced")
 
 _OVERFLOW_USER = 65534
@@ -230,8 +236,16 @@ def _check_owners(folder: Path, opened: int) -> None:
     for name in names:
         found = os.stat(name, dir_fd=opened, follow_symlinks=False)
         # Whoever could write to the folder may have planted a link, or a file that only looks like ours.
-        if stat.S_ISLNK(found.st_mode) or (found.st_uid != os.geteuid() and name != "lost+found"):
+        is_foreign = found.st_uid != os.geteuid() and name != "lost+found"
+        if stat.S_ISLNK(found.st_mode) or is_foreign or not _has_our_type(name, found.st_mode):
             raise ConfigurationError(f"cache folder {folder}: {name} was not made by swiftfs: remove it")
+
+
+def _has_our_type(name: str, mode: int) -> bool:
+    """Return whether what has this name in a cache folder is a file or a folder, as we make it."""
+    if name in _FOLDERS:
+        return stat.S_ISDIR(mode)
+    return stat.S_ISREG(mode) or name not in _FILES
 
 
 def _check_parents(folder: Path) -> None:

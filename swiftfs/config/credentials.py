@@ -8,7 +8,13 @@ from pathlib import Path
 
 from swiftfs.config.options import Options
 from swiftfs.errors import ConfigurationError
-from swiftfs.store.account_settings import AccountSettings, StorageChoice
+from swiftfs.store.account_settings import (
+    LOGIN_VARIABLES,
+    STORAGE_VARIABLE,
+    TOKEN_VARIABLE,
+    AccountSettings,
+    StorageChoice,
+)
 from swiftfs.store.private_files import check_writers, is_readable_by_others, read_own_file
 
 CREDENTIALS = ("OS_", "ST_")
@@ -58,7 +64,14 @@ def read_credentials(path: Path) -> dict[str, str]:
         values[name] = _unquote(value.strip())
     if not values:
         raise ConfigurationError(f"credentials file {path} is empty")
-    return _from_naver(path, values) if values.keys() & {*NAVER_KEYS, _AUTH_URL} else values
+    if values.keys() & {*NAVER_KEYS, _AUTH_URL}:
+        return _from_naver(path, values)
+    if not any(values.get(name) for name in LOGIN_VARIABLES):
+        raise ConfigurationError(
+            f"credentials file {path} has no login: it needs ST_AUTH, ST_USER and ST_KEY, or OS_AUTH_URL and "
+            f"the other OS_* variables, or {STORAGE_VARIABLE} and {TOKEN_VARIABLE}"
+        )
+    return values
 
 
 def login_environment(file: str, environment: Mapping[str, str]) -> Mapping[str, str]:

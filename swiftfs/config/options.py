@@ -143,10 +143,21 @@ def _parse_octal(text: str) -> int:
     return int(text, 8)
 
 
+def _given(expected: str, parse: Callable[[str], str] = str) -> Callable[[str], str]:
+    """Return `parse` for all but an empty text, which as a rule is a variable that is not set."""
+
+    def parse_given(text: str) -> str:
+        if not text:
+            raise ValueError(f"{expected}; it is empty")
+        return parse(text)
+
+    return parse_given
+
+
 def _parse_path(text: str) -> str:
     """Expand `~`, since in fstab and TOML no shell does."""
     try:
-        return str(Path(text).expanduser()) if text else ""
+        return str(Path(text).expanduser())
     except RuntimeError:
         raise ValueError("a path: there is no such home folder") from None
 
@@ -222,10 +233,10 @@ def _choice(*words: str) -> Kind:
 SWITCH = Kind("", _parse_switch)
 _SECONDS = Kind("SECONDS", _parse_seconds)
 _OCTAL = Kind("OCTAL", _parse_octal, "{:03o}".format, from_number=False)
-_TEXT = Kind("TEXT", str)
-_FILE = Kind("FILE", _parse_path)
-_FOLDER = Kind("FOLDER", _parse_path)
-_METRICS = Kind("PORT|ADDRESS:PORT|FILE|SOCKET", lambda text: _parse_metrics(text) if text else "")
+_TEXT = Kind("TEXT", _given("a text"))
+_FILE = Kind("FILE", _given("a path", _parse_path))
+_FOLDER = Kind("FOLDER", _given("a path", _parse_path))
+_METRICS = Kind("PORT|ADDRESS:PORT|FILE|SOCKET", _given("a port or a path", _parse_metrics))
 _BANDWIDTH = Kind(
     "off|UP[:DOWN]|TIMETABLE", lambda text: parse_bandwidth(text, parse_size), lambda table: table.text
 )

@@ -17,7 +17,7 @@ from typing import Any
 
 from swiftfs.concurrency import Executor, Future, Rank, new_future, new_lock, new_pool
 from swiftfs.config.cache_dir import CONTENT, PINS, VERSIONS, UsedFolder
-from swiftfs.errors import os_error
+from swiftfs.errors import CutFile, os_error
 from swiftfs.filecache.block_map import BaseVersion, BlockMap, FileRecord
 from swiftfs.filecache.cache_space import CacheDisk, CacheSpace
 from swiftfs.filecache.cached_file import CachedFile
@@ -374,7 +374,7 @@ class FileCache:
     def acquire_pending(self, record: FileRecord) -> CachedFile:
         """Return the file of a record whose local file the journal has pinned, for the caller to release.
 
-        Raise `OSError` when the local file has been changed or is gone.
+        Raise `CutFile` if the local file is gone or too short.
         """
         with self._lock:
             use = self._used[record.file]
@@ -382,7 +382,7 @@ class FileCache:
                 try:
                     use.cached_file = self.factory.restore(self._folder, use.name, record, self.space)
                 except FileNotFoundError as error:
-                    raise os_error(errno.EIO, error.filename) from error  # what waits is not "missing"
+                    raise CutFile(str(error.filename), "gone") from error  # what waits is not "missing"
                 use.bytes = 0
             use.users += 1
             return use.cached_file

@@ -49,8 +49,8 @@ class CachedFile:
         self.descriptor = state.descriptor
         self.uploads = uploads
         activity = self._activity = Activity(state, uploads)
-        resolver = self._resolver = BaseResolver(state, source.store, uploads)
-        self._downloader = Downloader(state, source, resolver, activity)
+        self._resolver = BaseResolver(state, source.store, uploads)
+        self._downloader = Downloader(state, source, self._resolver, activity)
         self.set_read_ahead = self._downloader.set_read_ahead
         self._reader = MemoryReader(state, make_in_memory)
         self._evictor = Evictor(state, uploads, source.streams, activity.fetches)
@@ -179,8 +179,7 @@ class CachedFile:
         """
         end = offset + size
         # Only the first and the last block of a write can be covered in part; those between need no download.
-        _, last = block_range(offset, end)
-        edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
+        edges = {edge * BLOCK for edge in (offset // BLOCK, block_range(offset, end)[1] - 1)}
         # Not with the lock of this state: whatever makes space, evicting or uploading, takes it.
         self._state.space.wait(self, size)
         partly = {edge for edge in edges if not offset <= edge < edge + BLOCK <= end}

@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from swiftfs.concurrency import Executor, Rank, new_condition
-from swiftfs.errors import check_transition, os_error
+from swiftfs.errors import CutFile, check_transition, os_error
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, BlockMap, FileRecord, StoredSegment
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.checksum_ranges import ChecksumRanges
@@ -133,14 +133,14 @@ class FileState:
     ) -> "FileState":
         """Return the state that an earlier process recorded.
 
-        Raise `OSError` if the local file is missing or too short.
+        Raise `FileNotFoundError` if the local file is gone, `CutFile` if it is too short.
         """
         file = SparseFile.open(folder, record.file)
         rest = file.mark().size - record.size
         # Longer is possible: see `punch_hole` below. A shorter file has lost bytes that close() had accepted.
         if rest < 0:
             file.close()
-            raise os_error(errno.EIO, str(file.path))
+            raise CutFile(str(file.path), "too short")
         # A block that was written in part has bytes of the base version.
         is_certain = bool(record.dirty)
         state = cls(

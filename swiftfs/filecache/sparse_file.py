@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from swiftfs.errors import os_error
+from swiftfs.errors import CutFile, os_error
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.objects import Manifest
@@ -152,13 +152,13 @@ class CachedVersion(Struct, frozen=True):
 
 
 def body_of(descriptor: int, size: int, stopped: Callable[[], bool]) -> tuple[bytes, str]:
-    """Return the `size` bytes of a small file and their MD5; raise `OSError` EIO if it is shorter.
+    """Return the `size` bytes of a small file and their MD5; raise `CutFile` if it is shorter.
 
     To map them, as those of large files, would take longer. Once `stopped` returns True the bytes are wrong.
     """
     data = os.pread(descriptor, size, 0)
     if len(data) != size and not stopped():
-        raise os_error(errno.EIO)
+        raise CutFile("", "too short")
     return data, hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 

@@ -1,7 +1,6 @@
 """Tests the features and the speed of a server, and what the user may do, with a few small objects."""
 
 import os
-import shlex
 import statistics
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -12,7 +11,7 @@ from msgspec import Struct, field
 from swiftfs.attributes import Stored, encode_type
 from swiftfs.concurrency import Executor, monotonic, new_pool, sleep, unix_time
 from swiftfs.config.options import MIB, show_size
-from swiftfs.errors import AccessDenied, AlreadyExists, ConfigurationError, NotFound, StoreError
+from swiftfs.errors import AccessDenied, AlreadyExists, ConfigurationError, NotFound, StoreError, command_line
 from swiftfs.filecache.segment_container import place_beside
 from swiftfs.objects import Limits, Manifest, ObjectName, Page, Row, Segment
 from swiftfs.paths import Source
@@ -223,7 +222,7 @@ class Probe(Struct):
             except NotFound:
                 raise ConfigurationError(
                     f"no container {self.source.container!r}: check its name, or make it by "
-                    f"'swiftfs mount --create {shlex.quote(str(self.source))} FOLDER'"
+                    f"{command_line('mount --create', self.source, 'FOLDER')}"
                 ) from None
             seconds.append(monotonic() - begun)
         middle = statistics.median(seconds)

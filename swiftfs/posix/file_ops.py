@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type, type_after_rename
 from swiftfs.concurrency import unix_time_ns
-from swiftfs.errors import AlreadyExists, NotFound, PreconditionFailed, Sealed, StoreError, os_error
+from swiftfs.errors import AlreadyExists, CutFile, NotFound, PreconditionFailed, Sealed, StoreError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile, Fill
 from swiftfs.filecache.sparse_file import check_descriptor, punch_hole
@@ -199,7 +199,8 @@ class FileOps:
             raise os_error(errno.ESTALE, path)
         path = self._open_files.resolve(path)
         with self._pending.changing(path):
-            handle = self.open(path, os.O_WRONLY)
+            # With O_TRUNC nothing of the old bytes is needed.
+            handle = self.open(path, os.O_WRONLY if size else os.O_WRONLY | os.O_TRUNC)
             try:
                 self.truncate_handle(handle, size)
                 self.flush(handle)
@@ -387,7 +388,13 @@ class FileOps:
         """Return the open file of an object, with the bytes that are in the cache or not stored yet."""
         assert entry.object is not None
         # First: what waits in the journal is newer than what Swift has.
-        cached_file = self._services.journal.acquire_pending(entry.object)
+        try:
+            cached_file = self._services.journal.acquire_pending(entry.object)
+        except CutFile:
+            if is_read:
+                raise
+            # Its bytes are not needed: the next flush replaces the record.
+            cached_file = self._file_cache.new(entry.object, None)
         if cached_file is None:
             if not (entry.etag or entry.hash):  # it was stored since `entry` was looked up
                 entry = self._namespace.lookup(path)

@@ -5,7 +5,6 @@ The answers are kept for a start without the server. Then, and when the server w
 
 import json
 import logging
-import shlex
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +25,7 @@ from swiftfs.errors import (
     StoreError,
     SwiftfsError,
     Unavailable,
+    command_line,
     in_words,
     printable,
 )
@@ -178,8 +178,8 @@ def _failure(error: StoreError, request: MountRequest, label: str) -> Configurat
     source = request.source
     reason = reason_of(error)
     if isinstance(error, NotFound):
-        command = shlex.join(("swiftfs", "mount", "--create", str(source), str(request.mountpoint)))
-        makes = "the option 'create'" if request.is_fixed else f"{command!r}"
+        command = command_line("mount --create", source, request.mountpoint)
+        makes = "the option 'create'" if request.is_fixed else command
         return ConfigurationError(
             f"no container {source.container!r} at {label}: check its name; "
             f"{makes} makes it, and so does mkdir in a mount of /"

@@ -7,6 +7,12 @@ from msgspec import Struct
 STORAGE_VARIABLE, TOKEN_VARIABLE = "OS_STORAGE_URL", "OS_AUTH_TOKEN"
 """What `swift auth` prints."""
 
+LOGIN_VARIABLES = (
+    *("OS_CLOUD", "ST_AUTH", "ST_USER", "ST_KEY", "OS_AUTH_URL", "OS_AUTH_TYPE"),
+    *(STORAGE_VARIABLE, TOKEN_VARIABLE),
+)
+"""Without one of them there is no login; what else is missing beside one is told by its kind."""
+
 
 class StorageChoice(Struct, frozen=True):
     """The options that choose the storage: its URL, or the interface and the region of a catalog.

@@ -23,7 +23,7 @@ from swiftfs.store.account_settings import (
     TOKEN_VARIABLE,
     StorageChoice,
 )
-from swiftfs.store.error_map import causes_of, reason
+from swiftfs.store.error_map import causes_of, clock_difference, reason
 from swiftfs.store.login import (
     BadUrl,
     ForeignServer,
@@ -32,7 +32,6 @@ from swiftfs.store.login import (
     as_sent,
     checked_auth_url,
     checked_storage_url,
-    clock_difference,
     guard_logins,
     likely_cause,
 )
@@ -204,7 +203,7 @@ class Account:
 
     def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
         if isinstance(error, keystone_errors.Unauthorized | keystone_errors.Forbidden):
-            self._clock = clock_difference(error)
+            self._clock = clock_difference(_date_of(error))
             return LoginRefused(f"{self.label}: wrong user or key{self._clock}")
         if any(isinstance(cause, ForeignServer) for cause in causes_of(error)):
             return Unavailable(f"{self.label}: {reason(error)}", may_land=False)
@@ -253,6 +252,12 @@ def open_account(
         f"OS_AUTH_URL and the other OS_* variables, or {STORAGE_VARIABLE} and {TOKEN_VARIABLE}, or name a "
         "cloud in clouds.yaml with OS_CLOUD"
     )
+
+
+def _date_of(error: keystone_errors.ClientException) -> str:
+    """Return the Date of the answer that refused a login, empty if there is none."""
+    response = getattr(error, "response", None)
+    return response.headers.get("Date", "") if isinstance(response, requests.Response) else ""
 
 
 def _can_log_in(environment: Mapping[str, str]) -> bool:

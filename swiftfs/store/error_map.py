@@ -3,7 +3,8 @@
 import re
 import ssl
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 
@@ -57,6 +58,9 @@ STATUSES: Mapping[int, type[StoreError]] = {
 REFUSED_UNDONE = frozenset({408, 429, 498, 499})
 """Statuses of a request that the server did not accept: it will not carry it out later either."""
 
+SKEW_SECONDS = 60.0
+"""A difference of the clocks that may be the cause of a refusal: tokens and certificates have times."""
+
 LONGEST_PAUSE = 365 * 86_400.0
 """Longer pauses that a server names are read as this one, in seconds."""
 
@@ -81,6 +85,8 @@ def status_error(request: Request, status: int, headers: Mapping[str, str], text
     if 300 <= status < 400:
         target = _printable(headers.get("location", ""), 100)
         detail = f"a redirect to {target or 'nowhere'}, which gets no token: check the storage URL"
+    if status == 400 and "X-Delete-At" in request.headers:  # Swift takes no time that has passed
+        detail += clock_difference(headers.get("date", ""))
     if is_refused_as_older(request, status):
         detail = "not stored, because Swift has a later version"
     transaction = headers.get("x-trans-id") or headers.get("x-openstack-request-id", "")
@@ -108,6 +114,21 @@ def when(seconds: float) -> str:
     """Return how long a pause is, and when it ends, for a message."""
     end = datetime.fromtimestamp(unix_time() + seconds).astimezone()
     return f"{in_words(seconds)} (until {end:%Y-%m-%d %H:%M})"
+
+
+def clock_difference(date: str) -> str:
+    """Return in words how far this machine's clock is off, by the Date of an answer; empty if it is not."""
+    try:
+        moment = parsedate_to_datetime(date)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        ahead = unix_time() - moment.timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return ""
+    if abs(ahead) < SKEW_SECONDS:
+        return ""
+    side = "ahead of" if ahead > 0 else "behind"
+    return f"; this machine's clock is {in_words(abs(ahead))} {side} the server's"
 
 
 def is_refused_as_older(request: Request, status: int) -> bool:

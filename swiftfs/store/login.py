@@ -17,8 +17,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timezone
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -27,8 +25,8 @@ import requests
 from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 
-from swiftfs.concurrency import Future, Rank, monotonic, new_future, new_lock, unix_time, wait_all
-from swiftfs.errors import ConfigurationError, TimedOut, in_words, printable
+from swiftfs.concurrency import Future, Rank, monotonic, new_future, new_lock, wait_all
+from swiftfs.errors import ConfigurationError, TimedOut, printable
 from swiftfs.store.retry import remaining
 from swiftfs.store.sockets import LimitedAdapter, Limits, limited
 
@@ -229,9 +227,6 @@ def _foreign(url: str, verb: str) -> ForeignServer:
     )
 
 
-SKEW_SECONDS = 60.0
-"""A difference of the clocks that may be the cause: tokens and certificates have times."""
-
 MOST_SHOWN = 5
 """How many projects a message names."""
 
@@ -269,22 +264,6 @@ def likely_cause(session: Session, login: PasswordLogin) -> str:
             given = kind.rpartition("_")[2]
             return f"{value!r} is not the {given} of the user's domain: set OS_{right.upper()} to it"
     return "wrong user or key, or another domain of the user" + _about_naver(login.url)
-
-
-def clock_difference(error: BaseException) -> str:
-    """Return in words how far this machine's clock is off, by the Date of a refusal; empty if it is not."""
-    response = getattr(error, "response", None)
-    try:
-        moment = parsedate_to_datetime(response.headers["Date"])  # type: ignore[union-attr]
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-        ahead = unix_time() - moment.timestamp()
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        return ""
-    if abs(ahead) < SKEW_SECONDS:
-        return ""
-    side = "ahead of" if ahead > 0 else "behind"
-    return f"; this machine's clock is {in_words(abs(ahead))} {side} the server's"
 
 
 def _about_naver(url: str) -> str:

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.commands import swiftfs
+from support.commands import one_line, swiftfs
 from support.mounts import Mount, run
 
 HELPER = "from swiftfs.cli.mount_helper import unmount_main; unmount_main()"
 """The command umount.fuse.swiftfs, whether it is installed or not."""
+
+
+MOUNT_HELPER = "from swiftfs.cli.mount_helper import main; main()"
 
 
 def umount(*words: object) -> subprocess.CompletedProcess[str]:
@@ -130,6 +133,26 @@ def test_what_is_not_mounted_is_one_line(tmp_path: Path, flag: str) -> None:
     result = umount(tmp_path, flag)
     assert result.returncode == 32
     assert result.stderr == f"swiftfs: cannot unmount {tmp_path}: not mounted\n"
+
+
+@pytest.mark.parametrize(
+    ("helper", "words", "said"),
+    [
+        (MOUNT_HELPER, (), "missing argument 'SOURCE' (see 'mount.swiftfs --help')"),
+        (MOUNT_HELPER, ("box", "/mnt", "--nope"), "no such option '--nope' (see 'mount.swiftfs --help')"),
+        (MOUNT_HELPER, ("swift:-c", "/no/such"), "mount point /no/such: No such file or directory"),
+        (HELPER, (), "missing argument 'MOUNTPOINT' (see 'umount.fuse.swiftfs --help')"),
+        (
+            HELPER,
+            ("",),
+            "invalid value for 'MOUNTPOINT': the path is empty (see 'umount.fuse.swiftfs --help')",
+        ),
+    ],
+)
+def test_a_wrong_command_line_of_a_helper_is_one_line(helper: str, words: tuple[str, ...], said: str) -> None:
+    command = [sys.executable, "-c", helper, *words]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert one_line(result, 32).startswith(f"swiftfs: {said}")
 
 
 def test_umount_removes_a_mount_that_died(mounted: Mount) -> None:

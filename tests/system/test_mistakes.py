@@ -43,6 +43,7 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     ),
     ("swiftfs trash empty photos ''", WRONG, "invalid value for '[PATH...]': it is empty (see *)"),
     ("swiftfs trash restore photos ''", WRONG, "invalid value for 'PATH...': it is empty (see *)"),
+    ("swiftfs 'my photos' full", WRONG, "*: \"swiftfs mount 'my photos' full\" mounts it (see *)"),
     ("swiftfs status --jsn", WRONG, "no such option '--jsn'; did you mean '--json'? *"),
     ("swiftfs --verbose mount photos mp", WRONG, "no such option '--verbose'*(see 'swiftfs --help')"),
     ("cd gone; swiftfs mount photos mp", FAILED, "the current folder was deleted: cd to another one"),
@@ -55,6 +56,24 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     ("swiftfs mount photos mp -o cache_size=1", FAILED, "option cache_size=1 (-o): *a size, 64M to 1P"),
     ("swiftfs mount photos mp -o sync,settle=3", FAILED, "options sync and settle (-o) contradict *"),
     ("swiftfs mount photos mp -o remount,ro", FAILED, "remount is not supported: *"),
+    *(
+        (f"swiftfs mount photos mp {words}", FAILED, f"option {name}= ({origin}): expected *; it is empty")
+        for words, name, origin in (
+            ("--cache-dir ''", "cache_dir", "--cache-dir"),
+            ("-o cache_dir=", "cache_dir", "-o"),
+            ("--credentials=", "credentials", "--credentials"),
+            ("--config ''", "config", "--config"),
+            ("-o config=", "config", "-o"),
+            ("-o metrics=", "metrics", "-o"),
+            ("-o prices=", "prices", "-o"),
+            ("-o storage_url=", "storage_url", "-o"),
+            ("--region ''", "region", "--region"),
+            ("--os-cloud ''", "os_cloud", "--os-cloud"),
+            ("-o storage_policy=", "storage_policy", "-o"),
+        )
+    ),
+    ("swiftfs gc photos --credentials ''", FAILED, "option credentials= (--credentials): *; it is empty"),
+    ("SWIFTFS_CREDENTIALS= swiftfs probe photos", FAILED, "option credentials= (variable *): *; it is empty"),
     ("swiftfs mount photos mp --config table.toml", FAILED, "table [photos] (table.toml, line 2): *"),
     ("swiftfs mount photos mp --config none.toml", FAILED, "configuration file none.toml: No such file*"),
     ("swiftfs mount photos mp --config bare.toml", FAILED, "*: write the value in quotes at line 2, as in *"),
@@ -87,6 +106,12 @@ TYPED: tuple[tuple[str, int, str], ...] = (
         FAILED,
         "no container 'nobox': check its name, or make it by 'swiftfs mount --create nobox/2024 FOLDER'",
     ),
+    (
+        "swiftfs mount -- -c mp",
+        FAILED,
+        "no container '-c' at *; 'swiftfs mount --create -- -c */mp' makes it, *",
+    ),
+    ("swiftfs probe -- -c", FAILED, "no container '-c': *'swiftfs mount --create -- -c FOLDER'"),
     ("swiftfs gc zzz", FAILED, "no container 'zzz', and no container for its segments: check its name"),
     ("swiftfs mount /nobox mp", FAILED, "source '/nobox': use CONTAINER, CONTAINER/PREFIX, or / *"),
     ("swiftfs check f\udcff", WRONG, "source 'f\\udcff' is not UTF-8: no object has such a name"),
@@ -121,6 +146,8 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     ("swiftfs mount nobox mp --credentials commented", FAILED, "the auth URL '*' is no valid URL: there *"),
     ("swiftfs mount nobox mp --credentials latin.toml", FAILED, "*latin.toml: it is not text in UTF-8"),
     ("swiftfs mount nobox mp --credentials none", FAILED, "credentials file none: No such file or *"),
+    ("swiftfs mount nobox mp --credentials other", FAILED, "credentials file other has no login: *"),
+    ("swiftfs mount nobox mp --credentials unset", FAILED, "credentials file unset has no login: *"),
     ("swiftfs mount nobox mp --credentials open", FAILED, "credentials file open can be read by other *"),
     # clouds.yaml
     ("swiftfs mount nobox mp --os-cloud demo", FAILED, "--os-cloud demo: no clouds.yaml in */home, *"),
@@ -169,6 +196,8 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     ("swiftfs flush none", FAILED, "*/none: No such file or directory"),
     ("swiftfs export mp out", FAILED, "*/mp is neither a swiftfs mount nor a cache folder"),
     ("swiftfs gc nobox --older-than 7", WRONG, "*'7': expected an age such as 12h, 7d or 2w *"),
+    ("swiftfs check nobox --bodies=-1", WRONG, "*'--bodies': '-1': expected a percentage after '=', *"),
+    ("swiftfs check nobox --bodies=", WRONG, "*'--bodies': '': expected a percentage after '=', *"),
     ("swiftfs probe nobox --size 2T", WRONG, "*'2T': expected a size, 1M to 1G *"),
 )
 
@@ -201,6 +230,10 @@ def home(tmp_path: Path, swift: SwiftServer) -> Path:
     (home / "latin.toml").chmod(0o600)
     (home / "commented").write_text("ST_AUTH=http://localhost/auth/v1.0 # ours\nST_USER=u\nST_KEY=k\n")
     (home / "commented").chmod(0o600)
+    (home / "other").write_text("OS_PROJECT_NAME=photos\n")
+    (home / "other").chmod(0o600)
+    (home / "unset").write_text("ST_AUTH=\nST_USER=\nST_KEY=\n")
+    (home / "unset").chmod(0o600)
     (home / "open").write_text("ST_KEY=x\n")
     (home / "open").chmod(0o644)
     for name, text in CLOUDS.items():

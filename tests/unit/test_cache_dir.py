@@ -55,6 +55,18 @@ def test_a_planted_link(folder: Path, tmp_path: Path, name: str) -> None:
     assert target.read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    "name", ["content", "lost", "late", LOCK, "journal.sqlite", "heads.sqlite", "pins.json"]
+)
+def test_a_file_in_the_place_of_a_folder_or_a_folder_in_that_of_a_file(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    if name in ("content", "lost", "late"):
+        (folder / name).touch()
+    else:
+        (folder / name).mkdir()
+    assert refusal(folder).endswith(f"{name} was not made by swiftfs: remove it")
+
+
 @as_root
 def test_a_planted_file(folder: Path) -> None:
     (folder / "journal.sqlite").touch()

@@ -57,6 +57,24 @@ def test_swifts_own_rate_limit_may_pass() -> None:
     assert "Slow down" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("days", "said"),
+    [
+        (3, "X-Delete-At in past; this machine's clock is 3 d behind the server's (tx1)"),
+        (-3, "X-Delete-At in past; this machine's clock is 3 d ahead of the server's (tx1)"),
+        (0, "X-Delete-At in past (tx1)"),
+    ],
+)
+def test_a_refused_time_names_a_clock_that_is_off(days: int, said: str) -> None:
+    request = Request("copy", "COPY", "c", "o", headers={"X-Delete-At": "1"})
+    headers = {"date": formatdate(time.time() + 86_410 * days, usegmt=True), "x-trans-id": "tx1"}
+    assert str(status_error(request, 400, headers, "X-Delete-At in past")).endswith(
+        f"400 Bad Request, {said}"
+    )
+    plain = Request("put", "PUT", "c", "o")
+    assert str(status_error(plain, 400, headers, "Bad name")).endswith("400 Bad Request, Bad name (tx1)")
+
+
 def test_retry_after_may_be_a_date() -> None:
     request = Request("put", "PUT", "c", "o")
     assert status_error(request, 503, {"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}).retry_after == 0.0
