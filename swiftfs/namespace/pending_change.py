@@ -5,7 +5,7 @@ from typing import NamedTuple
 from swiftfs.concurrency import Lock
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.listing_fetcher import Listings
-from swiftfs.namespace.local_change import LocalChange, show
+from swiftfs.namespace.local_change import PENDING, LocalChange, show
 from swiftfs.namespace.overlay import Overlay
 from swiftfs.paths import Folder
 
@@ -69,6 +69,12 @@ class PendingChange:
             if (name := self._counts_as()) is not None:
                 self._shared.overlay.roll_back(self._folder, name)
                 self._shared.listings.invalidate(self._folder)
+            elif self._change.left and (stored := self._change.stored) is not None:
+                newest = self._shared.overlay.newest(self._folder, self._name)
+                # A new file has been there since, and is deleted: what could not move is there again.
+                if newest is not None and newest.shown is None and newest.at != PENDING:
+                    self._shared.overlay.put(self._folder, self._name, stored)
+                    self._shared.listings.invalidate(self._folder)
 
     def keep(self) -> None:
         """Forget what the change has replaced: the change is in the journal, and will not be taken back."""

@@ -429,3 +429,23 @@ def test_what_cannot_move_back_is_not_shown_where_it_was_though_listings_lag(cac
                 filesystem.getattr(path)
         assert names(filesystem, "/e") == ["foreign", "own"]
         assert read(filesystem, "/e/own") == b"ours"
+
+
+def test_what_stays_is_shown_though_a_new_file_there_was_deleted_and_listings_lag(cache: Path) -> None:
+    """By this mount, and by the next one."""
+    store = LaggingStore("box")
+    foreign(store, "d/foreign", b"theirs")
+    store.stop()
+    options = "settle=0.05,background_rename=1"
+    with harness(store, cache, options, close_error="refused") as filesystem:
+        write(filesystem, "/d/own", b"ours")
+        sync_all(filesystem)
+        halt = held(filesystem, store, error=AccessDenied, subject="box/d/own")
+        filesystem.mkdir("/d", 0o755, ME)
+        write(filesystem, "/d/own", b"new")
+        filesystem.unlink("/d/own")
+        halt.go_on()
+        wait_until(is_quiet(filesystem))
+        assert read(filesystem, "/d/own") == b"ours"
+    with harness(store, cache, options) as filesystem:
+        assert read(filesystem, "/d/own") == b"ours"
