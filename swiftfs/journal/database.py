@@ -322,8 +322,8 @@ class JournalDB:
             raise self._not_opened(error) from None
         except sqlite3.DatabaseError as error:
             self.lost_folder.mkdir(mode=0o700, exist_ok=True)
-            aside = set_aside(self._path)
-            said = f"{self._path} is damaged ({error}): it is set aside as {aside.name}"
+            aside, said = set_aside(self._path), f"{self._path} is damaged ({error})"
+            said += f": it is set aside as {aside.name}" if aside else ""
             log.error("%s; 'swiftfs recover' copies out what can be read of it", said)
             self.lost.append(said)
             return open_journal(self._path)

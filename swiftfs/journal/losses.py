@@ -109,10 +109,13 @@ def last_commit(database: sqlite3.Connection) -> int:
 
 
 def _is_ours(database: sqlite3.Connection) -> bool:
-    known = range(SCHEMA.first, SCHEMA.format + 1)
-    return (
-        pragma(database, "application_id") == SCHEMA.application and pragma(database, "user_version") in known
-    )
+    """Return whether a database is a journal that can be asked; whoever opens it finds what else it is."""
+    number = pragma(database, "user_version")
+    if pragma(database, "application_id") != SCHEMA.application:
+        return False
+    names = {name for (name,) in database.execute("SELECT name FROM sqlite_schema")}
+    needed = {"facts", "intents", *(["older"] if number >= WITH_OLDER else [])}
+    return SCHEMA.first <= number <= SCHEMA.format and needed <= names
 
 
 def _has_files(folder: Path) -> bool:

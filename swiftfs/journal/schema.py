@@ -112,8 +112,8 @@ def open_journal(path: Path) -> sqlite3.Connection:
     return database
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged database, and return its new path in the same folder."""
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged database, and return its new path in the same folder; None if nothing is left."""
     moment = unix_time_ns()
     when = time.strftime("%Y%m%dT%H%M%S", time.localtime(moment // 10**9))
     aside = path.with_name(f"{DAMAGED_JOURNAL}{when}-{moment % 1000}")
@@ -121,5 +121,6 @@ def set_aside(path: Path) -> Path:
     for rest in ("-wal", "-shm", ""):
         with suppress(FileNotFoundError):
             path.with_name(path.name + rest).rename(aside.with_name(aside.name + rest))
-    aside.touch(0o600)  # of a database that is gone the log may be left
-    return aside
+    if aside.with_name(f"{aside.name}-wal").exists():
+        aside.touch(0o600)  # the log may be all that is left
+    return aside if aside.exists() else None

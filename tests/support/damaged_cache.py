@@ -26,7 +26,9 @@ class CacheFolder:
         self.folder = folder / "cache"
         self.target = folder / "out"
         self.lines: list[str] = []
-        (self.folder / "content").mkdir(parents=True)
+        self.folder.mkdir(parents=True)
+        JournalDB(self.folder, OWNER).close()  # without one, local files count as those of a lost journal
+        (self.folder / "content").mkdir()
         self.operations: list[tuple[str, Operation]] = []
 
     def add_file(self, path: str, data: bytes, local: str, **fields: Any) -> None:

@@ -1,61 +1,96 @@
-"""What a mount says at its end in its cache folder, and what `umount` makes of it."""
+"""The end of a mount: when the time of `drain` is up, requests that run end, and no other is sent."""
 
-import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from swiftfs.config import cache_dir
-from swiftfs.control import unmount
-from swiftfs.control.unmount import Drain
-from swiftfs.errors import os_error
+from support.cache_rig import MIB, CacheRig
+from support.deadlines import within
+from support.harness import LEFT, harness, write
+from support.jobs import wait_until
+from support.memory_store import MemoryStore
+from support.noise import noise
+from support.stored_objects import body
+from swiftfs.concurrency import new_event
+from swiftfs.journal import leftovers
+from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.store.protocol import Sink
 
-UNKNOWN = "its process did not say whether everything is stored"
+pytest_plugins = ["support.cache_fixtures"]
 
-
-def failure(cache: Path, *, is_held: bool = False) -> str:
-    return unmount._failure(cache, is_held=is_held)
-
-
-def test_a_mount_that_ends_says_what_is_left(tmp_path: Path) -> None:
-    Drain(0).write(tmp_path)
-    assert failure(tmp_path) == ""
-    Drain(0, "1 change stays").write(tmp_path)
-    assert failure(tmp_path) == "1 change stays"
+OPTIONS = "settle=60,segment_size=1M,uploads=1,drain=0.2"
 
 
-@pytest.mark.parametrize("waiting", [0, 3])
-def test_a_process_that_did_not_end_in_order_may_leave_changes(tmp_path: Path, waiting: int) -> None:
-    Drain(waiting, ended=False).write(tmp_path)
-    assert failure(tmp_path).startswith(UNKNOWN)
-    assert failure(tmp_path, is_held=True) == ""
+class SlowStore(MemoryStore):
+    """A store that answers requests of one kind only when it is closed; `sent` are their subjects."""
+
+    def __init__(self, *containers: str) -> None:
+        super().__init__(*containers)
+        self.slow = ""
+        self.sent: list[str] = []
+        self._closes = new_event()
+        self.hook = self._wait
+
+    def close(self) -> None:
+        super().close()
+        self._closes.set()
+
+    def _wait(self, method: str, subject: object) -> None:
+        if method == self.slow:
+            self.sent.append(str(subject))
+            assert self._closes.wait(within(20)), "the end of the mount waits for all requests"
 
 
-@pytest.mark.parametrize("text", ["", "{}", "0", '{"wait'])
-def test_what_cannot_be_read_does_not_count_as_stored(tmp_path: Path, text: str) -> None:
-    (tmp_path / "drain.json").write_text(text)
-    assert failure(tmp_path).startswith(UNKNOWN)
+def test_no_other_segment_of_a_large_file_is_sent(tmp_path: Path) -> None:
+    store = SlowStore("box")
+    store.slow = "put"
+    with harness(store, tmp_path, OPTIONS, close_error=LEFT) as filesystem:
+        write(filesystem, "/large", noise(6 * MIB))
+    assert len(store.sent) == 1
+    store.slow = ""
+    with harness(store, tmp_path, OPTIONS.replace("drain=0.2", "drain=60")):
+        pass
+    assert body(store, "large") == noise(6 * MIB)
 
 
-def test_a_folder_that_is_gone_does_not_count_as_stored(tmp_path: Path) -> None:
-    assert "No such file or directory" in failure(tmp_path / "gone")
+def test_no_other_old_segment_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were about to be deleted when the mount ends; the next one does that."""
+    monkeypatch.setattr(leftovers, "REST_SECONDS", 60.0)
+    store = SlowStore("box")
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        for seed in range(2):
+            for name in "abc":
+                write(filesystem, f"/{name}", noise(2 * MIB, seed))
+            filesystem.services.journal.flush_all()
+            wait_until(lambda: not filesystem.waiting())
+        store.slow = "manifest"
+    assert len(store.sent) == 1
 
 
-@pytest.mark.parametrize("more", ["", ', "of_a_later_release": 1'])
-def test_a_process_of_another_release(tmp_path: Path, more: str) -> None:
-    (tmp_path / "drain.json").write_text(f'{{"waiting": 0, "failure": "", "held": false{more}}}')
-    assert failure(tmp_path) == ""
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
-def test_an_end_is_written_in_place_on_a_full_disk(
-    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_nobody_uses_is_not_downloaded_to_its_end(
+    rig: CacheRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Drain(0, ended=False).write(tmp_path)
+    cached_file = rig.open(rig.put("file", noise(MIB)))
+    rig.forget(cached_file)
+    begun, may_go_on = new_event(), new_event()
+    came: list[int] = []
+    get = rig.store.get
 
-    def refuse(path: Path) -> int:
-        raise os_error(number, str(path))
+    def slow_get(name: ObjectName, sink: Sink, **limits: Any) -> ObjectInfo:
+        def slowly(position: int, data: bytes) -> None:
+            came.append(position)
+            begun.set()
+            assert may_go_on.wait(within(20))
+            sink(position, data)
 
-    monkeypatch.setattr(cache_dir, "new_file", refuse)
-    Drain(0).write(tmp_path)
-    assert Drain.read(tmp_path).ended == (number == errno.ENOSPC)
+        return get(name, slowly, **limits)
+
+    monkeypatch.setattr(rig.store, "get", slow_get)
+    cached_file.begin(rig.pool)
+    assert begun.wait(within(20))
+    rig.cache.drop(cached_file)
+    may_go_on.set()
+    rig.restart()
+    assert came == [0]
+    assert rig.kept() == []
