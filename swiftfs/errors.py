@@ -253,6 +253,10 @@ class Unavailable(StoreError):
     may_land = True
 
 
+class NotSwift(Unavailable):
+    """An answer that is not Swift's, such as that of a captive portal: it counts as none."""
+
+
 class Offline(Unavailable):
     """The server is away, as is known already: nothing was sent."""
 

@@ -21,6 +21,7 @@ from swiftfs.errors import (
     ConfigurationError,
     LoginRefused,
     NotFound,
+    NotSwift,
     Postponed,
     StoreError,
     SwiftfsError,
@@ -188,7 +189,7 @@ def _failure(error: StoreError, request: MountRequest, label: str) -> Configurat
         return ConfigurationError(
             f"{label} may not read {source}: check the user's rights and the project ({reason})"
         )
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable) and not isinstance(error, NotSwift):
         return ConfigurationError(f"{label}: the server cannot serve {source} now, {reason}: try again later")
     return ConfigurationError(f"{label}: {source} cannot be listed: {reason}")
 

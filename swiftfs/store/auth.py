@@ -16,7 +16,15 @@ from keystoneauth1.session import Session
 from keystoneauth1.token_endpoint import Token
 
 from swiftfs.concurrency import Future, Rank, monotonic, new_future, new_lock, wait_all
-from swiftfs.errors import ConfigurationError, LoginRefused, StoreError, TimedOut, Unavailable, printable
+from swiftfs.errors import (
+    ConfigurationError,
+    LoginRefused,
+    NotSwift,
+    StoreError,
+    TimedOut,
+    Unavailable,
+    printable,
+)
 from swiftfs.store.account_settings import (
     ANY,
     STORAGE_VARIABLE,
@@ -181,9 +189,10 @@ class Account:
             raise self._failure(error) from None
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             # It reads the server's answer without checks: anything may be anywhere in it.
-            raise ConfigurationError(
+            raise NotSwift(
                 f"{self.label}: cannot authenticate there, the answer makes no sense "
-                f"({type(error).__name__}, {_short(error)}): check the auth URL"
+                f"({type(error).__name__}, {_short(error)}): check the auth URL",
+                may_land=False,
             ) from None
 
     def check_storage(self, *, insecure: bool) -> None:
@@ -216,10 +225,12 @@ class Account:
             server = f"the authentication server{_proxy_of(self.label)}"
             answer = f"{server} cannot serve now" if status else f"no answer from {server}"
             return Unavailable(f"{self.label}: {answer}, {_short(error)}{': try again later' * bool(status)}")
+        make: Callable[[str], StoreError | ConfigurationError] = ConfigurationError
         said = _short(error)
-        if isinstance(error, keystone_errors.InvalidResponse):
+        if isinstance(error, keystone_errors.InvalidResponse):  # such as a captive portal's page
+            make = partial(NotSwift, may_land=False)
             said = f"the answer has no token (HTTP {error.response.status_code})"
-        return ConfigurationError(f"{self.label}: cannot authenticate there, {said}: check the auth URL")
+        return make(f"{self.label}: cannot authenticate there, {said}: check the auth URL")
 
 
 def open_account(

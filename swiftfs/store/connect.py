@@ -8,7 +8,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from swiftfs.concurrency import Future, new_future, new_thread, wait_all
-from swiftfs.errors import AccessDenied, ConfigurationError, LoginRefused, StoreError, Unavailable
+from swiftfs.errors import AccessDenied, ConfigurationError, LoginRefused, NotSwift, StoreError, Unavailable
 from swiftfs.objects import Limits
 from swiftfs.store.account_settings import DEFAULT_SETTINGS, AccountSettings
 from swiftfs.store.auth import Account, open_account
@@ -62,7 +62,7 @@ def explained(error: StoreError, label: str) -> ConfigurationError:
         return ConfigurationError(
             f"{label} may not use {error.subject}: check the user's rights and the project ({reason})"
         )
-    if error.subject and isinstance(error, Unavailable):
+    if error.subject and isinstance(error, Unavailable) and not isinstance(error, NotSwift):
         return ConfigurationError(
             f"{label}: the server cannot serve {error.subject} now, {reason}: try again later"
         )

@@ -25,6 +25,7 @@ from swiftfs.errors import (
     NameTooLong,
     NoSpace,
     NotFound,
+    NotSwift,
     QuotaExceeded,
     Sealed,
     StoreError,
@@ -187,6 +188,8 @@ def _kind(request: Request, status: int, text: str) -> type[StoreError]:
         return Clash
     if status == 409 and not request.meaning.get(409) and not (request.method == "DELETE" and is_container):
         return Clash
+    if 300 <= status < 400:  # Swift redirects nobody
+        return NotSwift
     fallback = Unavailable if status >= 500 else BadRequest
     return request.meaning.get(status) or STATUSES.get(status, fallback)
 

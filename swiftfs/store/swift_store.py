@@ -52,6 +52,7 @@ from swiftfs.store.wire.info import (
     account_usage,
     container_usage,
     count_of,
+    not_swift,
     read_limits,
 )
 from swiftfs.store.wire.listings import (
@@ -318,6 +319,8 @@ class SwiftStore:
             if isinstance(error, Corrupt) and _md5(view) != etag:
                 raise BodyChanged(str(error)) from error
             raise
+        if not etag_of(answer):
+            raise not_swift("it has no etag")
         if etag_of(answer) != etag:
             wrong = f"put {request.subject}: sent {etag}, the server stored {etag_of(answer)!r}"
             raise Corrupt(wrong, may_land=True)

@@ -13,7 +13,7 @@ from support.commands import swiftfs
 from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount, swift_cli
-from swiftfs.demo.server import SwiftServer
+from swiftfs.demo.server import Fault, SwiftServer
 
 OPTIONS = "offline=yes,settle=0.1,ttl=1"
 
@@ -91,6 +91,42 @@ def test_a_running_mount_goes_offline_and_comes_back(server: SwiftServer, mount:
     server.start()
     wait_until(lambda: not is_offline(mount))
     assert (mount.path / "folder/foreign").read_bytes() == Path(__file__).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("status", "header"), [(200, "Content-Type: text/html"), (302, "Location: http://portal.invalid/login")]
+)
+def test_a_captive_portal_counts_as_no_server(
+    server: SwiftServer, mount: Mount, status: int, header: str
+) -> None:
+    """Under a running mount, and at the start of one: its answers are not Swift's."""
+    mount.start()
+    name, _, value = header.partition(": ")
+    for path in ("", "/auth"):
+        server.inject(Fault(path=path, status=status, headers={name: value}, body="<html>Log in</html>"))
+    mount.expected += ["EIO", "change stays in"]
+    with pytest.raises(OSError, match="Input/output error"):  # before it is known to be away
+        (mount.path / "folder/foreign").read_bytes()
+    wait_until(lambda: is_offline(mount))
+
+    def goes_on(name: str) -> None:
+        folder = mount.path / "folder"
+        assert {path.name for path in folder.iterdir()} >= {"foreign", "known", "other"}
+        assert (folder / "known").read_bytes() == b"kept"
+        (folder / name).write_bytes(b"behind the portal")
+
+    goes_on("written")
+    mount.exit_code = 1  # a change stays; the `drain` of five minutes is not waited for
+    mount.stop()
+    mount.exit_code = 0
+    mount.start()
+    assert is_offline(mount)
+    goes_on("later")
+    server.clear_faults()
+    wait_until(lambda: not is_offline(mount))
+    assert swiftfs("flush", mount.path).returncode == 0
+    listed = swift_cli(server, "list", "box").split()
+    assert {"folder/written", "folder/later"} <= set(listed)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 from support.hostile_server import HostileServer, Response, hostile_server
 from support.stores import TEXT, md5
-from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed, StoreError, TimedOut, Unavailable
+from swiftfs.errors import Corrupt, NotSwift, PreconditionFailed, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectInfo, ObjectName
 from swiftfs.store.auth import open_account
 from swiftfs.store.protocol import iter_rows
@@ -127,7 +127,7 @@ def test_an_empty_answer_that_is_not_swift_s_is_no_empty_container(
         store.list_containers,
     ]
     for call in calls:
-        with pytest.raises(Corrupt, match="the answer is not Swift's"):
+        with pytest.raises(NotSwift, match="the answer is not Swift's"):
             call()
 
 
@@ -343,7 +343,7 @@ def test_a_redirect_gets_no_token(hostile: HostileServer, store: SwiftStore, sta
             lambda: store.put(NAME, b"x", TEXT),
         ]
         for call in calls:
-            with pytest.raises(BadRequest, match=f"{status} .*a redirect to {elsewhere.url}") as caught:
+            with pytest.raises(NotSwift, match=f"{status} .*a redirect to {elsewhere.url}") as caught:
                 call()
             one_line(caught.value)
         assert elsewhere.paths == []
@@ -358,7 +358,7 @@ def test_a_redirect_to_what_is_no_url(hostile: HostileServer, store: SwiftStore,
     """requests would prepare to follow it, and fail with an error that is none of its own."""
     named = location.encode().decode("latin-1")
     hostile.response = Response(status=302, headers={"Location": named})
-    with pytest.raises(BadRequest, match=r"302 .*a redirect to .*which gets no token") as caught:
+    with pytest.raises(NotSwift, match=r"302 .*a redirect to .*which gets no token") as caught:
         store.head(NAME)
     one_line(caught.value)
 

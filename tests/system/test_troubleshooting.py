@@ -23,6 +23,7 @@ ERRORS = {
     "AccessDenied",
     "LoginRefused",
     "Unavailable",
+    "NotSwift",
     "StoreError",
     "ForeignRedirect",
     "UsageError",

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from swiftfs.errors import Corrupt
+from swiftfs.errors import Corrupt, NotSwift
 from swiftfs.objects import History, Limits, Usage
 from swiftfs.store.wire.json_stream import parse_small
 from swiftfs.store.wire.listings import MAX_ROWS
@@ -152,14 +152,19 @@ def _metadata(headers: Mapping[str, str], begin: str) -> dict[str, str]:
     return {name.removeprefix(begin): value for name, value in headers.items() if name.startswith(begin)}
 
 
+def not_swift(reason: str) -> NotSwift:
+    """Return the error of an answer that is not Swift's."""
+    return NotSwift(f"the answer is not Swift's, {reason}: check the storage URL and the proxy")
+
+
 def count_of(headers: Mapping[str, str], name: str) -> int:
     """Return a number that Swift gives with each answer about an account or container.
 
-    Raise `Corrupt` without it: a proxy's or portal's empty answer would be an empty container.
+    Raise `NotSwift` without it: a proxy's or portal's empty answer would be an empty container.
     """
     value = headers.get(name)
     if value is None:
-        raise Corrupt(f"the answer is not Swift's, it has no {name}: check the storage URL and the proxy")
+        raise not_swift(f"it has no {name}")
     count = whole_number(value)
     if count is None:
         raise Corrupt(f"the server's {name} is {value[:80]!r}")
