@@ -17,7 +17,7 @@ MOST = 200
 
 ROW = {"name": "a", "bytes": 1, "hash": "h", "content_type": "t", "last_modified": "2020-01-01T00:00:00"}
 SLO = b"HTTP/1.1 200 OK\r\nX-Static-Large-Object: true\r\n\r\n"
-OK = b"HTTP/1.1 200 OK\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nX-Account-Container-Count: 1\r\nX-Container-Object-Count: 1\r\n\r\n"
 INFO = {"swift": {"max_object_name_length": 1024, "container_listing_limit": 10**15}}
 ABSURD = json.dumps(
     {

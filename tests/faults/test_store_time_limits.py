@@ -20,7 +20,7 @@ from swiftfs.store.swift_store import SwiftStore
 
 NAME = ObjectName("c", "o")
 SILENCE = 0.5
-OK = b"HTTP/1.1 200 OK\r\n"
+OK = b"HTTP/1.1 200 OK\r\nX-Account-Container-Count: 1\r\nX-Container-Object-Count: 1\r\n"
 EMPTY = OK + b"Content-Length: 0\r\n\r\n"
 
 ENDLESS_HEADERS = {
