@@ -86,6 +86,8 @@ class FaultCase:
         wanted = outcome(self.operation, self.kind, always=self.always)
         # A deadline may cut the last attempt short.
         allowed = {wanted.errno, errno.ETIMEDOUT} if wanted.errno == errno.EIO else {wanted.errno}
+        if self.operation.is_looked_for and self.operation.new in wanted.afterwards:
+            allowed.add(0)
         if number not in allowed:
             yield f"{self}: {number and errno.errorcode[number]}, not {errno.errorcode.get(wanted.errno)}"
         for where, found in (("the mount", seen), ("Swift", stored)):

@@ -29,9 +29,10 @@ def outcome(mount_operation: MountOperation, kind: Kind, *, always: bool) -> Mou
     operation = next(one for one in OPERATIONS if one.name == mount_operation.store)
     operation = replace(operation, meanings={**operation.meanings, **mount_operation.meanings})
     found = fault_matrix.outcome(operation, kind, always=always)
-    if not always and (
-        mount_operation.is_asked_twice or kind.fault.status in mount_operation.retried_statuses
-    ):
+    if (
+        not always
+        and (mount_operation.is_asked_twice or kind.fault.status in mount_operation.retried_statuses)
+    ) or (mount_operation.is_looked_for and found.error and found.error.retryable and found.done):
         found = Outcome(None, done=True, repeated=True)
     number = found.error.errno if found.error else 0
     if mount_operation.is_reading:
@@ -50,6 +51,8 @@ def _afterwards(
         return (mount_operation.new,)
     if done is False or not mount_operation.partial:
         return (mount_operation.old,)
+    if mount_operation.is_looked_for and done is None:  # it may be too early to find it
+        return (mount_operation.new, mount_operation.old, mount_operation.partial)
     return (mount_operation.old, mount_operation.partial)
 
 

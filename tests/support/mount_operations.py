@@ -68,6 +68,7 @@ class MountOperation:
     - `needs_listing`: the folder must not have been listed before
     - `is_journaled`: the journal repeats the change after a failure
     - `may_be_refused`: the journal does not repeat it after a refusal
+    - `is_looked_for`: it succeeds if Swift has carried it out, though no attempt got an answer
     - `partial`: the state that a failure may leave, all or some of it
     """
 
@@ -85,6 +86,7 @@ class MountOperation:
     needs_listing: bool = False
     is_journaled: bool = True
     may_be_refused: bool = False
+    is_looked_for: bool = False
     partial: States = field(default_factory=dict)
 
     def is_predictable(self, kind: Kind) -> bool:
@@ -318,6 +320,7 @@ MOUNT_OPERATIONS = (
         ONE,
         {**STAYS, "moved": file(OLD)},
         is_journaled=False,
+        is_looked_for=True,
         partial={**ONE, "moved": file(OLD)},
     ),
     MountOperation(
