@@ -236,6 +236,10 @@ class Corrupt(StoreError):
     retryable = True
 
 
+class UnknownManifest(StoreError):
+    """A manifest with an entry of a kind that swiftfs does not know, so nobody knows what it names."""
+
+
 class BodyChanged(Corrupt):
     """The body was modified while it was sent. The caller must start again, perhaps with a copy."""
 

@@ -178,10 +178,14 @@ class ObjectInfo(Struct, frozen=True):
         raise TypeError("it is not hashed")
 
 
+NO_OBJECT = ObjectName("", "")
+
+
 class Segment(Record, frozen=True):
     """A segment of an SLO: a whole object, or `length` bytes of one from `first` on.
 
-    A `nested` one is an SLO itself: its `etag` is not the MD5 of its bytes.
+    A `nested` one is an SLO itself: its `etag` is not the MD5 of its bytes. The bytes of an inline one are in
+    the manifest: `data` has them, in base64, and its name is `NO_OBJECT`.
     """
 
     name: ObjectName
@@ -190,6 +194,7 @@ class Segment(Record, frozen=True):
     first: int = 0
     length: int | None = None
     nested: bool = False
+    data: str = ""
 
     @property
     def span(self) -> int:
@@ -201,6 +206,11 @@ class Manifest(Record, frozen=True):
     """The segments of an SLO in their order."""
 
     segments: tuple[Segment, ...]
+
+    @property
+    def names(self) -> set[ObjectName]:
+        """The objects that it names."""
+        return {segment.name for segment in self.segments if not segment.data}
 
     @property
     def size(self) -> int:

@@ -152,5 +152,6 @@ def _ranges_of(base: BaseVersion, manifest: Manifest | None) -> Iterator[Checksu
     start = 0
     for segment in manifest.segments:
         if segment.length is None and not segment.nested and _MD5.fullmatch(segment.etag):
-            yield ChecksumRange(segment.name, segment.etag, start, start + segment.size)
+            name = base.name if segment.data else segment.name
+            yield ChecksumRange(name, segment.etag, start, start + segment.size)
         start += segment.span

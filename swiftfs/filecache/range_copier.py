@@ -78,7 +78,7 @@ def _part(source: CopySource, start: int, end: int, first: int, last: int) -> Co
         return CopyPart(start, end, name, etag, span)
     position = 0
     for segment in source.manifest.segments:
-        if position <= first and last <= position + segment.span and not segment.nested:
+        if position <= first and last <= position + segment.span and not (segment.nested or segment.data):
             begin = segment.first + first - position
             whole = (begin, last - first) == (0, segment.size)
             return CopyPart(

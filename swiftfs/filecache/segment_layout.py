@@ -113,6 +113,7 @@ def plan(old: Sequence[Segment], kept: int, size: int, changed: Blocks, largest:
 
     The first `kept` bytes are those of the old segments, except for the `changed` blocks. No gap is larger
     than `largest` bytes. A part that is shorter than a piece is not kept, unless it is a whole old segment.
+    An inline segment is not kept: a manifest needs another one besides.
     """
     parts: list[Part] = []
     position = covered = 0
@@ -122,7 +123,7 @@ def plan(old: Sequence[Segment], kept: int, size: int, changed: Blocks, largest:
         end = min(position + segment.span, kept, size)
         for start, stop in _unchanged(position, end, changed):
             # A whole old segment may be shorter: it was served slowly before, too.
-            if stop - start < min(PIECE, segment.span):
+            if segment.data or stop - start < min(PIECE, segment.span):
                 continue
             parts.extend(cut_gaps(covered, start, largest))
             parts.append(_part(segment, start - position, stop - position))

@@ -352,7 +352,7 @@ class SegmentUploader:
         Those are segments of this file that neither this manifest nor an earlier one names. `take_released`
         returns the ones that a record named.
         """
-        named = {segment.name for segment in manifest.segments} if manifest else set()
+        named = manifest.names if manifest else set()
         if not named and self._has_none():
             return []
         with self._lock:

@@ -109,7 +109,7 @@ class Conflicts:
         # The caller deletes the segments of this manifest, so it must be the one that was copied.
         if manifest.etag != etag:
             raise Unavailable(f"{name}: another client changed it while it was copied")
-        return self._removal.owners.owned(name, etag, (segment.name for segment in manifest.segments))
+        return self._removal.owners.owned(name, etag, manifest.names)
 
     def _has_version(self, name: ObjectName, etag: str) -> bool:
         try:

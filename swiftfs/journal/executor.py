@@ -187,7 +187,7 @@ class Executor:
         manifest = self.removal.manifest_of(operation.name, is_slo=operation.replaces_large)
         if manifest is None:
             return set()
-        named = {segment.name for segment in manifest.segments}
+        named = manifest.names
         record = cached_file.uploads.record
         prefix = record.prefix
         # By the ETag, or by a segment below our prefix, which no other upload has.
@@ -337,7 +337,7 @@ class Executor:
             return
         manifest = self._store.manifest(operation.name)
         if ObjectMeta.of(info).delete_at:
-            self._segment_expiry.lengthen({segment.name for segment in manifest.segments}, meta.delete_at)
+            self._segment_expiry.lengthen(manifest.names, meta.delete_at)
         self._store.post(operation.name, meta.headers())
         self._segment_expiry.follow(operation.name, manifest, meta.delete_at)
 

@@ -63,7 +63,7 @@ class SegmentExpiry:
         except StoreError as error:
             log.warning("%s: its segments stay when Swift deletes it at its X-Delete-At: %s", name, error)
             return
-        named = {segment.name for segment in manifest.segments}
+        named = manifest.names
         own = self._removal.owners.owned(name, manifest.etag, named) - self._removal.shared(named)
         with new_pool("expiry", PARALLEL) as pool:
             failed = [one for one in pool.map(partial(self._follow, moment), sorted(own)) if one is not None]

@@ -225,7 +225,7 @@ class FileUpload:
     ) -> ObjectInfo:
         """Store the manifest over the version `before`; delete the `old` segments that it does not name."""
         _refuse_truncated(operation, cached_file)
-        named = {segment.name for segment in manifest.segments}
+        named = manifest.names
         # What the new manifest names again must not be among them: the record would have it deleted.
         if unused := {*old, *operation.superseded_segments} - named:
             record_superseded(unused)
@@ -309,7 +309,7 @@ class FileUpload:
         parts = compact(parts, limit, self._segment_size * 4)
         if len(parts) > limit or sum(span(part) for part in parts if isinstance(part, Segment)) < least:
             return None
-        old = {segment.name for segment in known}
+        old = Manifest(tuple(known)).names
         if base.name in old and not self._copy_whole(uploads, base, parts):
             return None
         segments = self._upload_gaps(cached_file, uploads, parts)

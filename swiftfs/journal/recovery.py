@@ -75,7 +75,7 @@ def _may_own(put: PutFile, one: UnreferencedPrefix) -> bool:
 
 def _is_result(manifest: Manifest, one: UnreferencedPrefix) -> bool:
     """Return whether the manifest names a segment below the prefix that none had named before the upload."""
-    names = (segment.name for segment in manifest.segments if segment.name.container == one.prefix.container)
+    names = (name for name in manifest.names if name.container == one.prefix.container)
     new = (name.key for name in names if name.key not in (one.named or ()))
     return any(key.startswith(one.prefix.key) for key in new)
 

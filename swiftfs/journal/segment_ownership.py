@@ -124,7 +124,7 @@ class SegmentOwnership:
 
         `before` is the ETag of the object that it replaces, `prefix` the prefix of the file's own uploads.
         """
-        names = {segment.name for segment in manifest.segments}
+        names = manifest.names
         # The names of the others say whose they are: a claim for them would only cost a row.
         foreign = {one for one in names if not is_segment_of(one, name, self.choice)}
         with self._lock:

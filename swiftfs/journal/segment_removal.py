@@ -117,7 +117,7 @@ class SegmentRemoval:
         manifest = self.manifest_of(name, is_slo=True) if is_slo else None
         if manifest is None:
             return "", set()
-        return manifest.etag, {segment.name for segment in manifest.segments}
+        return manifest.etag, manifest.names
 
     def without_segments(self, names: Iterable[ObjectName]) -> set[ObjectName]:
         """Return those objects for which `segments_of` need not be asked: no segment would go with them.
@@ -467,7 +467,7 @@ class SegmentRemoval:
         """
         try:
             if is_slo or (info := self._store.head(name)).is_slo:
-                return {segment.name for segment in self._store.manifest(name).segments}
+                return self._store.manifest(name).names
         except NotFound:
             return set()
         except BadRequest:

@@ -61,7 +61,7 @@ class ManifestCopier:
         prefix = self._places.of(target.container).name(key)
         # A manifest may name one segment several times, by ranges or for holes: it is copied once. The copy
         # of one that is an SLO itself is an ordinary object with another ETag.
-        etags = {one.name: "" if one.nested else one.etag for one in manifest.segments}
+        etags = {one.name: "" if one.nested else one.etag for one in manifest.segments if not one.data}
         sources = [ObjectVersion(name, etag) for name, etag in etags.items()]
         targets = [
             ObjectName(prefix.container, f"{prefix.key}copy-{number:08d}") for number in range(len(sources))
@@ -118,6 +118,9 @@ def renamed_segments(
 ) -> Iterable[Segment]:
     """Yield the segments with their new names; one that was an SLO itself is an ordinary object now."""
     for segment in segments:
+        if segment.data:
+            yield segment
+            continue
         name, etag = copies[segment.name]
         if etag != segment.etag and not segment.nested:
             raise SegmentChanged(f"{segment.name}: another client changed it while it was copied")

@@ -185,7 +185,7 @@ class Trash:
         if manifest is None:  # another client has replaced it
             return self._copy(name, entry, is_slo=None)
         owners = self._removal.owners
-        named = {segment.name for segment in manifest.segments}
+        named = manifest.names
         is_own = owners.owned(name, manifest.etag, named) == named and not self._removal.shared(named)
         # Before the copy: from now on whatever would delete these segments reads its manifest first.
         owners.record_copy(name, entry, manifest.etag)

@@ -114,7 +114,8 @@ def _add(
 ) -> None:
     """Add the segments of a manifest, and those of the manifests among them."""
     for segment in manifest.segments:
-        needed.append(Needed(segment, name, path))
+        if not segment.data:
+            needed.append(Needed(segment, name, path))
         is_whole = segment.length is None or (segment.first == 0 and segment.length == segment.size)
         if not segment.nested:
             parts.append(Part(segment.span, segment.etag if is_whole else None))

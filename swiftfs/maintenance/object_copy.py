@@ -342,7 +342,7 @@ class ObjectCopier:
         self, manifest: Manifest, prefix: ObjectName, stored: dict[str, Row], headers: Headers
     ) -> Manifest:
         """Copy each segment once, however often the manifest names it; return the manifest of the copies."""
-        sources = {segment.name: segment for segment in manifest.segments}
+        sources = {segment.name: segment for segment in manifest.segments if not segment.data}
         targets = {
             name: ObjectName(prefix.container, f"{prefix.key}copy-{number:08d}")
             for number, name in enumerate(sources)

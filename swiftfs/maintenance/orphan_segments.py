@@ -318,7 +318,7 @@ class Search:
                 asked.add(segment.name)
                 with suppress(NotFound, BadRequest):  # it is gone, or another object by now
                     segments += self._store.manifest(segment.name).segments
-        return [segment.name for segment in segments]
+        return [segment.name for segment in segments if not segment.data]
 
     def _tell(self) -> None:
         self._progress(self.looked)

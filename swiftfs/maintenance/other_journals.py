@@ -188,4 +188,4 @@ def _needed(text: str) -> Iterator[ObjectName]:
         yield from [operation.file.prefix] if operation.file.prefix else []
         yield from (stored.segment.name for stored in operation.file.evicted)
         if operation.file.base is not None and operation.file.base.manifest is not None:
-            yield from (segment.name for segment in operation.file.base.manifest.segments)
+            yield from operation.file.base.manifest.names

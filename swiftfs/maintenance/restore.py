@@ -152,7 +152,7 @@ class Restorer:
             manifest = self._store.manifest(older)
             if gone := missing_segments(self._store, manifest):
                 raise Corrupt(
-                    f"{name}: {len(gone)} of the {len(manifest.segments)} segments of that version are gone, "
+                    f"{name}: {len(gone)} of the {len(manifest.names)} segments of that version are gone, "
                     f"such as {gone[0]}"
                 )
         # The manifest, so that the bytes of a large object are not copied: the version's segments stay.
@@ -162,7 +162,7 @@ class Restorer:
 
 def missing_segments(store: ObjectStore, manifest: Manifest) -> list[ObjectName]:
     """Return the segments of a manifest that do not exist, by listings of where they are."""
-    named = sorted({segment.name for segment in manifest.segments})
+    named = sorted(manifest.names)
     found: set[ObjectName] = set()
     for container, names in groupby(named, key=lambda name: name.container):
         keys = [name.key for name in names]

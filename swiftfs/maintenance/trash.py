@@ -27,6 +27,7 @@ from swiftfs.errors import (
     Offline,
     StoreError,
     SwiftfsError,
+    UnknownManifest,
     pluralize,
 )
 from swiftfs.filecache.segment_container import is_segment_of
@@ -104,7 +105,7 @@ def _manifest(store: ObjectStore, source: ObjectInfo) -> Manifest | None:
     """Return the manifest of a large object, None if it cannot be stored as it is."""
     try:
         manifest = store.manifest(source.version.name)
-    except (BadRequest, Corrupt):  # for example with bytes of its own
+    except (BadRequest, Corrupt, UnknownManifest):
         return None
     return manifest if manifest.etag == source.version.etag else None
 
@@ -300,7 +301,7 @@ class TrashBin:
         try:
             if not self._store.head(name).is_slo:
                 return set()
-            return {segment.name for segment in self._store.manifest(name).segments}
+            return self._store.manifest(name).names
         except NotFound as error:
             return set() if listed_row(self._store, name) is None else error
         except BadRequest:
@@ -314,7 +315,7 @@ class TrashBin:
             info = self._store.head(name)
             if not info.is_slo or OWNER not in info.metadata:
                 return set()
-            named = {segment.name for segment in self._store.manifest(name).segments}
+            named = self._store.manifest(name).names
             return set() if self._kept.stays({name}, named) else named
         except (NotFound, BadRequest):  # Swift has deleted it, and lists it still
             return set()
@@ -344,7 +345,7 @@ class TrashBin:
         if not info.is_slo or origin is None:
             return
         owner = ObjectName(kept.container, origin.key)
-        if all(is_segment_of(segment.name, owner) for segment in self._store.manifest(kept).segments):
+        if all(is_segment_of(segment, owner) for segment in self._store.manifest(kept).names):
             headers = Headers.of(info)
             self._store.post(kept, replace(headers, metadata={**headers.metadata, OWNER: "yes"}))
 

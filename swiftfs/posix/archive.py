@@ -86,7 +86,7 @@ class Archive:
 def segments_of(store: ObjectStore, info: ObjectInfo) -> Iterator[ObjectName]:
     """Yield the objects that a large object consists of, in its order; none for an ordinary one."""
     if info.is_slo:
-        yield from (segment.name for segment in store.manifest(info.version.name).segments)
+        yield from (one.name for one in store.manifest(info.version.name).segments if not one.data)
     elif (prefix := info.dlo_prefix) is not None:
         with deadline(PATIENT.deadline):  # of all pages: there may be no end of them
             yield from (ObjectName(prefix.container, row.key) for row in iter_dlo_segments(store, prefix))

@@ -231,7 +231,7 @@ class AmbiguousRequests:
         """Return whether a lost request may still store a manifest of `segments` under a name."""
         found = self._records.get(name)
         manifests = (one.manifest for one in found.lost if one.manifest is not None) if found else ()
-        return any(one.name in segments for manifest in manifests for one in manifest.segments)
+        return any(one in segments for manifest in manifests for one in manifest.names)
 
     def all(self) -> list[Ambiguity]:
         """Return all records, in the order of their latest loss."""

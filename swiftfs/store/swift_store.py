@@ -257,12 +257,16 @@ class SwiftStore:
         """Raise `Sealed` if an archive has sealed one of the first segments of an SLO."""
         if not self.head(name).is_slo:
             return
-        for segment in dict.fromkeys(one.name for one in self.manifest(name).segments[:MAX_ASKED]):
+        for segment in self._first_segments(name):
             retrieval = self.head(segment).retrieval
             if retrieval is None:  # not an archive
                 return
             if retrieval.state != UNSEALED:
                 raise sealed(f"{name}: its segment {segment.key}", retrieval.seconds)
+
+    def _first_segments(self, name: ObjectName) -> Iterable[ObjectName]:
+        segments = self.manifest(name).segments[:MAX_ASKED]
+        return dict.fromkeys(one.name for one in segments if not one.data)
 
     def _accept(self, info: ObjectInfo, answer: Answer) -> None:
         """Raise `ForeignManifest` if the bytes of an answer may not be read."""

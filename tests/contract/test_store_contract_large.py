@@ -1,13 +1,15 @@
 """What every store does with copies and large objects."""
 
 import time
+from base64 import b64encode
 
 import pytest
 from msgspec.structs import replace
 
+from support.noise import noise
 from support.stores import MODE, STRANGE_KEYS, TEXT, keys_of, md5, new_container, put, read
 from swiftfs.errors import AlreadyExists, BadRequest, NotFound, PreconditionFailed
-from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.objects import NO_OBJECT, Manifest, ObjectName, Segment
 from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 
 pytest_plugins = ["support.store_fixtures"]
@@ -208,6 +210,36 @@ def test_an_slo_inside_an_slo(store: ObjectStore, box: str) -> None:
     store.put_manifest(outer, nested, TEXT)
     assert store.manifest(outer) == nested
     assert read(store, outer)[0] == b"abcabcb"
+
+
+def inline(body: bytes) -> Segment:
+    return Segment(NO_OBJECT, md5(body), len(body), data=b64encode(body).decode())
+
+
+def test_bytes_in_the_manifest(store: ObjectStore, box: str) -> None:
+    first, second = put(store, box, "s/1", b"abc"), put(store, box, "s/2", b"defgh")
+    manifest = Manifest((inline(b"<"), first, inline(b"-+-"), replace(second, first=1, length=2)))
+    name, shared, flat = (ObjectName(box, key) for key in ("slo", "shared", "flat"))
+    info = store.put_manifest(name, manifest, TEXT)
+    assert (info.version.etag, info.size) == (manifest.etag, 9)
+    assert store.head(name).version == info.version
+    assert store.manifest(name) == manifest
+    assert manifest.names == {first.name, second.name}
+    assert read(store, name)[0] == b"<abc-+-ef"
+    assert read(store, name, offset=3, length=3)[0] == b"c-+"
+    store.copy(CopyRequest(name, shared, manifest_only=True))
+    assert store.manifest(shared) == manifest
+    store.copy(CopyRequest(shared, flat))
+    assert read(store, flat)[0] == b"<abc-+-ef"
+
+
+def test_many_bytes_in_the_manifest(store: ObjectStore, box: str) -> None:
+    body = noise(1_000_000)
+    manifest = Manifest((put(store, box, "s/1", b"abc"), inline(body), inline(b"end")))
+    name = ObjectName(box, "slo")
+    store.put_manifest(name, manifest, TEXT)
+    assert store.manifest(name) == manifest
+    assert read(store, name)[0] == b"abc" + body + b"end"
 
 
 def test_post_keeps_an_slo(store: ObjectStore, box: str) -> None:

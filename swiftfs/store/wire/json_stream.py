@@ -15,12 +15,18 @@ MAX_ENTRY = 128 * 1024
 """The longest entry of a list, in characters: a name of 1 KiB and a media type of 8 KiB, all escaped, have
 60,000."""
 
+MAX_VALUES = 100
+"""The most values in an entry that is longer than that: one text needs little more memory than it is long."""
+
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
-def iter_entries(chunks: Iterable[bytes], subject: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON list as its `chunks` arrive; raise `Corrupt` for anything else."""
-    text = _Text(chunks, subject)
+def iter_entries(chunks: Iterable[bytes], subject: str, longest: int = MAX_ENTRY) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON list as its `chunks` arrive; raise `Corrupt` for anything else.
+
+    None may have more than `longest` characters.
+    """
+    text = _Text(chunks, subject, longest)
     if text.next_character() != "[":
         raise text.wrong("a list of entries")
     text.at += 1
@@ -49,10 +55,11 @@ def parse_small(body: bytes, most_values: int) -> Any:
 class _Text:
     """The text that has arrived and was not read yet: `at` is where reading continues."""
 
-    def __init__(self, chunks: Iterable[bytes], subject: str) -> None:
+    def __init__(self, chunks: Iterable[bytes], subject: str, longest: int) -> None:
         self.at = 0
         self._chunks = iter(chunks)
         self._subject = subject
+        self._longest = longest
         self._text = ""
         self._is_new = False
         self._begin: bytes | None = None
@@ -92,9 +99,17 @@ class _Text:
     def _entry(self) -> dict[str, Any]:
         while (entry := self._arrived_entry()) is None:
             # Outside of an `except`: an error of the network would have the parser's as its cause.
-            if len(self._text) - self.at > MAX_ENTRY or not self._read():
+            if self._is_too_long() or not self._read():
                 raise self.wrong("JSON")
         return entry
+
+    def _is_too_long(self) -> bool:
+        """Return whether an entry, the rest of the text, has too many characters, or values, to go on."""
+        length = len(self._text) - self.at
+        if length <= MAX_ENTRY:
+            return False
+        values = sum(self._text.count(mark, self.at) for mark in "[{,:")
+        return length > self._longest or values > MAX_VALUES
 
     def _arrived_entry(self) -> dict[str, Any] | None:
         """Return the object, None if it is incomplete or wrong: the parser does not tell which."""

@@ -1,19 +1,24 @@
 """SLO manifests in JSON, as they are sent (`multipart-manifest=put`) and as they come back (`=get`)."""
 
+import hashlib
 import json
+from base64 import b64decode
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
 from msgspec import Struct
 
-from swiftfs.errors import Corrupt
-from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.errors import Corrupt, UnknownManifest
+from swiftfs.objects import NO_OBJECT, Manifest, ObjectName, Segment
 from swiftfs.store.wire.json_stream import iter_entries
 from swiftfs.store.wire.object_headers import MAX_SIZE
 
 MAX_SEGMENTS = 50_000
 """The most segments of a manifest; Swift's own limit is 1000, and an operator may raise it."""
+
+MAX_INLINE = 8 * 1024**2
+"""The longest entry of a manifest, in characters: Swift's default for a whole manifest."""
 
 
 def manifest_to_wire(manifest: Manifest) -> bytes:
@@ -24,14 +29,13 @@ def manifest_to_wire(manifest: Manifest) -> bytes:
 
 
 def manifest_from_wire(chunks: Iterable[bytes], subject: str) -> Manifest:
-    """Return the segments in an answer, as its `chunks` arrive; raise `Corrupt` for anything else.
+    """Return the segments in an answer, as its `chunks` arrive.
 
-    A segment that is an SLO itself is one segment here, with the ETag and size of that SLO.
+    A segment that is an SLO itself is one segment here, with the ETag and size of that SLO. Raise
+    `UnknownManifest` for an entry of another kind, and `Corrupt` for what is no list of entries.
     """
-    try:
-        segments = tuple(map(_segment, islice(iter_entries(chunks, subject), MAX_SEGMENTS + 1)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Corrupt(f"the manifest of {subject} cannot be read: {repr(error)[:200]}") from None
+    entries = islice(iter_entries(chunks, subject, MAX_INLINE), MAX_SEGMENTS + 1)
+    segments = tuple(_segment(entry, subject) for entry in entries)
     if len(segments) > MAX_SEGMENTS:
         raise Corrupt(f"the manifest of {subject} is longer than {MAX_SEGMENTS} segments")
     manifest = Manifest(segments)
@@ -43,7 +47,7 @@ def manifest_from_wire(chunks: Iterable[bytes], subject: str) -> Manifest:
 class Named(Struct, frozen=True):
     """The objects that a manifest names, each with whether it is a manifest itself.
 
-    `manifest` is None if an entry is of another kind, such as bytes of its own (`data`).
+    `manifest` is None if an entry is of a kind that is not known.
     """
 
     objects: tuple[tuple[ObjectName, bool], ...] = ()
@@ -51,24 +55,31 @@ class Named(Struct, frozen=True):
 
 
 def named_objects(chunks: Iterable[bytes], subject: str) -> Named:
-    """Return what the manifest in an answer names, as its `chunks` arrive; raise `Corrupt`."""
+    """Return what the manifest in an answer names, as its `chunks` arrive.
+
+    Raise `UnknownManifest` if that is not certain, and `Corrupt` for what is no list of entries.
+    """
     objects: list[tuple[ObjectName, bool]] = []
     segments: list[Segment] | None = []
-    for number, entry in enumerate(iter_entries(chunks, subject)):
+    for number, entry in enumerate(iter_entries(chunks, subject, MAX_INLINE)):
         name = entry.get("name")
-        if number == MAX_SEGMENTS or not isinstance(name, str | None):
-            raise Corrupt(f"the manifest of {subject} cannot be read")
+        if number == MAX_SEGMENTS:
+            raise Corrupt(f"the manifest of {subject} is longer than {MAX_SEGMENTS} segments")
+        if not isinstance(name, str | None):
+            raise _unknown(entry, subject)
         if name is not None:
             objects.append((ObjectName.parse(name.removeprefix("/")), entry.get("sub_slo") is True))
         try:
             if segments is not None:
-                segments.append(_segment(entry))
-        except (ValueError, KeyError, TypeError, AttributeError):
+                segments.append(_segment(entry, subject))
+        except UnknownManifest:
             segments = None
     return Named(tuple(objects), Manifest(tuple(segments)) if segments else None)
 
 
 def _entry(segment: Segment) -> dict[str, Any]:
+    if segment.data:
+        return {"data": segment.data}
     entry: dict[str, Any] = {
         "path": f"/{segment.name}",
         "etag": segment.etag,
@@ -79,7 +90,27 @@ def _entry(segment: Segment) -> dict[str, Any]:
     return entry
 
 
-def _segment(entry: dict[str, Any]) -> Segment:
+def _segment(entry: dict[str, Any], subject: str) -> Segment:
+    try:
+        return _named(entry) if "name" in entry else _inline(entry["data"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _unknown(entry, subject) from None
+
+
+def _unknown(entry: dict[str, Any], subject: str) -> UnknownManifest:
+    text = json.dumps(entry)[:200]
+    return UnknownManifest(f"the manifest of {subject} has an entry of an unknown kind: {text}")
+
+
+def _inline(data: str) -> Segment:
+    """Return the segment whose bytes are in the manifest. Source: "Inline Data" in Swift's slo.py."""
+    body = b64decode(data, validate=True)
+    if not body:
+        raise ValueError(data)
+    return Segment(NO_OBJECT, hashlib.md5(body, usedforsecurity=False).hexdigest(), len(body), data=data)
+
+
+def _named(entry: dict[str, Any]) -> Segment:
     name = ObjectName.parse(entry["name"].removeprefix("/"))
     size = entry["bytes"]
     if not name.container or not name.key or not isinstance(size, int) or size < 0:
