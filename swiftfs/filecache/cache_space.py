@@ -302,6 +302,11 @@ class CacheSpace(Space):
         with self._lock:
             return self._occupied(), self._uses.unsaved()
 
+    def room(self) -> int:
+        """Return how many bytes of its disk the cache may take when everything in it is evicted."""
+        with self._lock:
+            return max(self._disk.free() + self._occupied() - KEPT, 0)
+
     def _occupied(self) -> int:
         return self._versions.bytes + self._uses.occupied()
 

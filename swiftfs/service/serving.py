@@ -18,6 +18,7 @@ from swiftfs.control.collector import StatusCollector
 from swiftfs.control.live_options import LiveOptions, live_options
 from swiftfs.control.unmount import DetachWatch, Drain, detach, died
 from swiftfs.errors import SwiftfsError, pluralize
+from swiftfs.filecache.cache_space import CacheSpace
 from swiftfs.fuse.choice import load_binding
 from swiftfs.objects import Usage
 from swiftfs.paths import SCHEME
@@ -63,7 +64,7 @@ def serve(
     """
     request = source.request
     filesystem = build(account, request, cache)
-    _warn_of_small_cache(filesystem.services.file_cache.space.limit, request.options.segment_size)
+    _warn_of_small_cache(filesystem.services.file_cache.space, request.options.segment_size)
     live, budget = live_options(filesystem, account, monitoring.prices)
     collector = StatusCollector(filesystem, account, request.mountpoint, live, budget)
     Drain(0, ended=False).write(cache)  # replaces the last state of an earlier process
@@ -151,9 +152,21 @@ def _drain(filesystem: FileSystem, cache: Path, why: str) -> None:
     Drain(0).write(cache)
 
 
-def _warn_of_small_cache(limit: int, segment: int) -> None:
-    """Warn of a cache for less than two segments: then writing and uploading take turns."""
-    if limit < 2 * segment:
+def _warn_of_small_cache(space: CacheSpace, segment: int) -> None:
+    """Warn of a cache for less than two segments: then writing and uploading take turns.
+
+    A disk without space for one takes no file that is larger than the space.
+    """
+    limit = space.limit
+    if limit >= 2 * segment:
+        return
+    if (room := space.room()) < segment:
+        log.warning(
+            "the disk of the cache folder has space for %s, less than a segment (%s): larger files fail with "
+            "ENOSPC; free disk space, or lower segment_size",
+            *(readable_size(room), readable_size(segment)),
+        )
+    else:
         log.warning(
             "the cache (%s) is smaller than two segments (%s each): large files are written slowly; "
             "free disk space, raise cache_size, or lower segment_size",

@@ -171,7 +171,8 @@ def test_write_reports_a_full_disk(
     connection.put_object(container, "old", noise(20 * MIB))
     mount = Mount(swift, container, tmp_path, "segment_size=256M")  # nothing is uploaded before close()
     mount.cache = tiny / "cache"
-    mount.expected += [FULL, "smaller than two segments"]
+    too_small = "less than a segment (256M): larger files fail with ENOSPC"
+    mount.expected += [FULL, too_small]
     with mount:
         assert (mount.path / "old").read_bytes() == noise(20 * MIB)
         descriptor = os.open(mount.path / "file", os.O_RDWR | os.O_CREAT)
@@ -180,6 +181,7 @@ def test_write_reports_a_full_disk(
         written = os.fstat(descriptor).st_size
         assert written > 40 * MIB, "what is clean went first"
         assert FULL in mount.log.read_text()
+        assert too_small in mount.log.read_text()
         os.close(descriptor)
         with (mount.path / "file").open("rb") as file:
             for at in range(0, written, MIB):
@@ -219,7 +221,7 @@ def left_over(
     """A mount that was killed with a change that waits, on a disk that is full since, without a reserve."""
     mount = Mount(swift, container, tmp_path, "settle=3600,drain=60")
     mount.cache = tiny / "cache"
-    mount.expected += ["smaller than two segments"]
+    mount.expected += ["smaller than two segments", "less than a segment"]
     for number in range(4):
         connection.put_object(container, f"old{number}", noise(2 * MIB, number))
     mount.start()
