@@ -183,6 +183,8 @@ class Outcomes:
         self.refusals.forget_earlier(task)
         if info is not None:
             self._stored[info.version.name] = info.version.etag
+        elif isinstance(task.operation, Move) and task.operation.source in self._stored:
+            self._stored[task.operation.target] = self._stored[task.operation.source]
         followers, executed = self._tell_followers(task, info), task.executed()
         changed = [*followers, *self._tell_held(info)]
         # The newer hand-in is not needed if the next task deletes or replaces the file anyway.
@@ -306,7 +308,6 @@ class Outcomes:
             return []
         followers = [other for other in self._queue.chain(info.version.name) if other is not task]
         etag = info.version.etag
-        slo = etag if info.is_slo else None
         kept = task.operation.trash if isinstance(task.operation, PutFile) else ""
         for other in followers:
             if isinstance(other.operation, PutFile):
@@ -317,9 +318,8 @@ class Outcomes:
             elif isinstance(other.operation, Delete):
                 other.operation = other.operation.after(etag)
             elif isinstance(other.operation, SetAttributes):
-                other.operation = replace(
-                    other.operation, meta=other.operation.meta.with_slo(slo), is_slo=info.is_slo
-                )
+                meta = other.operation.meta.with_slo(etag if info.is_slo else None)
+                other.operation = replace(other.operation, meta=meta, is_slo=info.is_slo)
         return followers
 
     def _tell_held(self, info: ObjectInfo | None) -> list[Task]:

@@ -6,16 +6,28 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from msgspec.structs import replace
 
-from support.harness import ME, copy_live, harness, write
+from support.harness import ME, copy_live, harness, put, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body, foreign, keys
+from swiftfs.journal.operations import Replaced
+from swiftfs.journal.tasks import Done, nobody_waits
 from swiftfs.objects import ObjectName
+from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 OPTIONS = "settle=1000,conflict=keep"
+
+
+def flush(filesystem: FileSystem) -> None:
+    filesystem.services.journal.flush_below(Folder("box", ""))
+
+
+def recorded() -> tuple[Done, Done]:
+    return nobody_waits, nobody_waits
 
 
 def unlink(filesystem: FileSystem) -> int | None:
@@ -77,3 +89,49 @@ def test_a_marker_that_a_file_replaces(store: MemoryStore, tmp_path: Path) -> No
         write(filesystem, "/name", b"file")
     assert keys(store) == ["name"]
     assert body(store, "name") == b"file"
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_a_change_that_was_handed_in_before_the_file_learned_its_version(
+    store: MemoryStore, tmp_path: Path, is_moved: bool
+) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    path = "/other" if is_moved else "/file"
+    with harness(store, cache, OPTIONS) as filesystem:
+        handle = filesystem.create(path, 0o644, os.O_RDWR, ME)
+        put(filesystem, handle, 0, b"1")
+        filesystem.flush(handle)
+        file = filesystem.services.open_files.at(path)
+        assert file is not None
+        before = file.entry
+        flush(filesystem)
+        file.entry = before
+        if is_moved:
+            filesystem.rename(path, "/file")
+            assert file.entry is not None
+            file.entry = replace(file.entry, etag="")
+        put(filesystem, handle, 1, b"2")
+        filesystem.flush(handle)
+        copy_live(cache, tmp_path / "image")
+        filesystem.release(handle)
+    foreign(store, "file", b"1")
+    with harness(store, tmp_path / "image", OPTIONS):
+        pass
+    assert keys(store) == ["file"]
+    assert body(store, "file") == b"12"
+
+
+def test_a_rename_over_a_file_before_its_version_was_learned(store: MemoryStore, tmp_path: Path) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    source, target = ObjectName("box", "other"), ObjectName("box", "file")
+    with harness(store, cache, OPTIONS) as filesystem:
+        write(filesystem, "/file", b"1")
+        flush(filesystem)
+        write(filesystem, "/other", b"2")
+        assert filesystem.services.journal.rename(source, target, "/file", recorded, Replaced())
+        copy_live(cache, tmp_path / "image")
+    foreign(store, "file", b"1")
+    with harness(store, tmp_path / "image", OPTIONS):
+        pass
+    assert keys(store) == ["file"]
+    assert body(store, "file") == b"2"
