@@ -62,8 +62,9 @@ class Conflicts:
         # The version that this file was made from, or one that an earlier attempt has stored.
         if info.version.etag in (operation.replaces_etag, *operation.sent):
             return operation
-        # A request of ours whose answer was lost: its version is no one else's.
-        if self._ambiguous.may_have_stored(info.version):
+        # A request of ours whose answer was lost: its version is no one else's. And of a folder's marker that
+        # was deleted the mount knows no ETag; it has no bytes to keep.
+        if self._ambiguous.may_have_stored(info.version) or is_marker(info):
             return operation
         if ambiguous and _is_ours(info, cached_file):
             return operation

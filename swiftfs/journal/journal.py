@@ -123,6 +123,8 @@ class Journal:
         with self._changed:
             self._writer.check_target(path, operation, since)
             self._let_go_of(names_of(operation))
+            if isinstance(operation, PutFile):
+                operation = self._outcomes.with_last_stored(operation)
             waits = self._writer.submit(path, operation, done, at_least)
             self._scheduler.look()
             return waits
@@ -231,6 +233,8 @@ class Journal:
             moved = task.operation.renamed(target, replaced)
             if moved is None:
                 return False
+            if isinstance(moved, PutFile):
+                moved = self._outcomes.with_last_stored(moved)
             tail = self._queue.tail(target)
             merged = coalesce(tail.operation, moved) if tail is not None and not tail.running else None
             (stored,) = merged or (moved,)

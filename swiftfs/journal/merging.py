@@ -64,7 +64,7 @@ def _later_file(earlier: PutFile | PutSpecial, later: PutFile | PutSpecial) -> P
     return replace(
         merged,
         superseded_segments=earlier.superseded_segments,
-        sent=earlier.sent,
+        sent=_both(earlier.sent, merged.sent),
         expiry_changed=earlier.expiry_changed or merged.expiry_changed,
     )
 
@@ -79,7 +79,8 @@ def _file_instead(deletion: Delete, put: PutFile | PutSpecial) -> PutFile | PutS
         put, replaces_large=deletion.is_slo, replaces_etag=deletion.etag, creates=False, trash=trash
     )
     if isinstance(merged, PutFile):
-        merged = replace(merged, superseded_segments=deletion.superseded_segments, sent=deletion.sent)
+        sent = _both(deletion.sent, merged.sent)
+        merged = replace(merged, superseded_segments=deletion.superseded_segments, sent=sent)
     return merged
 
 
@@ -94,6 +95,11 @@ def _deletion_instead(put: PutFile | PutSpecial, later: Delete) -> Delete:
     if not isinstance(put, PutFile):
         return deletion
     return replace(deletion, sent=put.sent, superseded_segments=put.superseded_segments)
+
+
+def _both(earlier: tuple[str, ...], later: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what identifies the versions that either operation knows as sent."""
+    return (*earlier, *(one for one in later if one not in earlier)) if later else earlier
 
 
 def merge_hand_in(earlier: PutFile, later: PutFile) -> PutFile:

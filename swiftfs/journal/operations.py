@@ -146,13 +146,13 @@ class ReplaceHeaders(Record, frozen=True, tag_field="kind", tag="SetHeaders"):
 class Delete(Record, frozen=True, tag_field="kind", tag="Delete", rename={"is_slo": "large"}):
     """Delete a file's object or a folder's marker, then the segments of an SLO; `is_slo` None is unknown.
 
-    `etag` is the object's ETag when its name was deleted in the mount, None is unknown. A `moved` object was
-    copied elsewhere but could not be deleted: it is deleted only if it is still that version, without its
-    segments, which the copy needs. One that has `waited` for the last close of its file, maybe for hours, is
-    deleted only if it is still that version, too, and was not stored anew since `modified`, the time in its
-    row of a listing, empty if unknown. `sent` and `superseded_segments` are those of the `PutFile` that the
-    deletion replaced. An object that is to be kept is first copied to the key `trash`. The marker of a folder
-    (`is_marker`) is not deleted if it is a file by now.
+    `etag` is the object's ETag when its name was deleted in the mount, or as in `after`; None is unknown. A
+    `moved` object was copied elsewhere but could not be deleted: it is deleted only if it is still that
+    version, without its segments, which the copy needs. One that has `waited` for the last close of its file,
+    maybe for hours, is deleted only if it is still that version, too, and was not stored anew since
+    `modified`, the time in its row of a listing, empty if unknown. `sent` and `superseded_segments` are those
+    of the `PutFile` that the deletion replaced. An object that is to be kept is first copied to the key
+    `trash`. The marker of a folder (`is_marker`) is not deleted if it is a file by now.
     """
 
     name: ObjectName
@@ -170,6 +170,13 @@ class Delete(Record, frozen=True, tag_field="kind", tag="Delete", rename={"is_sl
     def is_conditional(self) -> bool:
         """Whether the object must still have the ETag."""
         return self.moved or (self.waited and self.etag is not None)
+
+    def after(self, etag: str) -> "Delete":
+        """Return the deletion when an upload that had begun before it has stored the version `etag`.
+
+        A file that comes in its place must not take that version for another client's.
+        """
+        return self if self.moved or self.waited else replace(self, etag=etag)
 
 
 ANY_VERSION = "*"

@@ -183,12 +183,15 @@ class Outcomes:
         self.refusals.forget_earlier(task)
         if info is not None:
             self._stored[info.version.name] = info.version.etag
+        elif isinstance(task.operation, Move) and task.operation.source in self._stored:
+            self._stored[task.operation.target] = self._stored[task.operation.source]
         followers, executed = self._tell_followers(task, info), task.executed()
+        changed = [*followers, *self._tell_held(info)]
         # The newer hand-in is not needed if the next task deletes or replaces the file anyway.
         if task.newer is None or info is None or cached_file is None or _replaced_by(followers):
-            return Ending(task, Succeeded(), followers, cached_file, executed)
+            return Ending(task, Succeeded(), changed, cached_file, executed)
         self._go_on(task, info, cached_file)
-        return Ending(task, None, [task, *followers], cached_file, executed)
+        return Ending(task, None, [task, *changed], cached_file, executed)
 
     def fail(self, task: Task, error: Failure, *, in_doubt: bool = False) -> None:
         """End an attempt that failed: the task is tried again, blocked or given up, by the kind of error.
@@ -304,22 +307,28 @@ class Outcomes:
         if info is None:
             return []
         followers = [other for other in self._queue.chain(info.version.name) if other is not task]
-        slo = info.version.etag if info.is_slo else None
+        etag = info.version.etag
         kept = task.operation.trash if isinstance(task.operation, PutFile) else ""
         for other in followers:
             if isinstance(other.operation, PutFile):
                 follower = replace(
-                    other.operation,
-                    replaces_large=info.is_slo,
-                    replaces_etag=info.version.etag,
-                    creates=False,
+                    other.operation, replaces_large=info.is_slo, replaces_etag=etag, creates=False
                 )
                 other.operation = _without_kept(follower, kept)
+            elif isinstance(other.operation, Delete):
+                other.operation = other.operation.after(etag)
             elif isinstance(other.operation, SetAttributes):
-                other.operation = replace(
-                    other.operation, meta=other.operation.meta.with_slo(slo), is_slo=info.is_slo
-                )
+                meta = other.operation.meta.with_slo(etag if info.is_slo else None)
+                other.operation = replace(other.operation, meta=meta, is_slo=info.is_slo)
         return followers
+
+    def _tell_held(self, info: ObjectInfo | None) -> list[Task]:
+        """Tell the held deletions of an object its new version; return them."""
+        held = self._writer.held.timed_of([info.version.name]) if info is not None else []
+        for one in held:
+            if info is not None and isinstance(one.operation, Delete):
+                one.operation = one.operation.after(info.version.etag)
+        return held
 
     def _give_up(self, task: Task, error: Failure) -> bool:
         """Give up a task that Swift refuses; the mount shows the state before it again.

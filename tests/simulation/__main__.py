@@ -11,6 +11,7 @@
                    docs/decisions/simulation.md says
     --two          with a second mount of the container as the other client
     --trash        in mounts with the option `trash`
+    --keep         in mounts with the option `conflict=keep`
 
 The exit code is 1 if a history fails.
 """
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simulation.hard import make_hard
-from simulation.history import make, with_trash, with_two_mounts
+from simulation.history import keeping, make, with_trash, with_two_mounts
 from simulation.plan import History
 from simulation.run import Outcome, close_left, run
 from simulation.runtime import hash_by_fields
@@ -57,6 +58,7 @@ class Limits:
     has_trash: bool = False
     is_hard: bool = False
     has_two: bool = False
+    keeps: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--go-on", action="store_true")
     parser.add_argument("--settled", action="store_true")
     parser.add_argument("--trash", action="store_true")
+    parser.add_argument("--keep", action="store_true")
     parser.add_argument("--hard", action="store_true")
     parser.add_argument("--two", action="store_true")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -80,11 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     concurrency.check()
     hash_by_fields()
     if given.seed is not None:
-        limits = Limits(0.0, None, has_trash=given.trash, is_hard=given.hard, has_two=given.two)
+        limits = Limits(0.0, None, False, given.trash, given.hard, given.two, given.keep)
         return _print_failure(given.seed, limits)
     first = given.first if given.first is not None else random.SystemRandom().randrange(10**6) * 1000
     seconds = given.minutes * 60 if given.histories is None else math.inf
-    limits = Limits(seconds, given.histories, given.settled, given.trash, given.hard, given.two)
+    limits = Limits(seconds, given.histories, given.settled, given.trash, given.hard, given.two, given.keep)
     return explore(first, limits, given.jobs, go_on=given.go_on)
 
 
@@ -148,6 +151,7 @@ def _run_batch(first: int, limits: Limits) -> tuple[int, list[Failure]]:
 def _made(seed: int, limits: Limits) -> History:
     history = make_hard(seed) if limits.is_hard else make(seed)
     history = with_two_mounts(history) if limits.has_two else history
+    history = keeping(history) if limits.keeps else history
     return with_trash(history) if limits.has_trash else history
 
 
@@ -164,6 +168,7 @@ def _print_failure(seed: int, limits: Limits) -> int:
         print(history.words())
         return 0
     more = " --hard" * limits.is_hard + " --two" * limits.has_two + " --trash" * limits.has_trash
+    more += " --keep" * limits.keeps
     print(f"seed {seed} FAILS, repeat it by ./dev simulate --seed {seed}{more}")
     print("\n".join(outcome.failures), flush=True)
     short = shrink(history, lambda one: _run(one).kind == outcome.kind)

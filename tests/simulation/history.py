@@ -78,6 +78,11 @@ def _with_tags(life: Life, rng: random.Random) -> Life:
     return Life(tuple(programs), kill)
 
 
+def keeping(history: History) -> History:
+    """Return a history in mounts that keep what another client has stored meanwhile."""
+    return replace(history, options={**history.options, "conflict": "keep"})
+
+
 def with_trash(history: History) -> History:
     """Return a history in mounts with a trash, of which the model knows only that nothing else changes.
 

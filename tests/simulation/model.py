@@ -16,6 +16,9 @@ from simulation.words import describe_bytes
 
 MOST_WORLDS = 64
 
+CONFLICT = " (conflict "
+"""In the names of versions that `conflict=keep` keeps."""
+
 MISSING = b"missing"
 """Stands for the content of a missing file."""
 
@@ -60,7 +63,7 @@ class AfterCut:
         lines = [
             f"{path} is {describe_bytes(body)} after the power cut"
             for path, body in found.items()
-            if " (conflict " not in path and not self._is_right(path, body, found)
+            if CONFLICT not in path and not self._is_right(path, body, found)
         ]
         for node in self.certain:
             if not self._places(node).intersection(found) and not node.optional:
@@ -130,7 +133,7 @@ class Model:
         self.moving_folder = False
         self.remnants = Remnants()
         self.due: dict[str, bytes] = {}
-        self.changing = False
+        self.changing = self._had_cut = False
         self._number = 0
         self._writes = 0
         self._trail: list[World] = []
@@ -299,6 +302,7 @@ class Model:
 
     def lost_power(self) -> None:
         """Record a power cut, after `crashed`."""
+        self._had_cut = True
         synced = self._synced
         worlds = [*synced.worlds, *self._trail[synced.number :], *self.worlds]
         certain = set(synced.there).intersection(*(world.values() for world in worlds))
@@ -381,7 +385,12 @@ class Model:
 
     def _is_theirs(self, path: str, body: bytes) -> bool:
         is_unreadable = body == UNREADABLE and path in self.their_paths
-        return body in self.theirs or " (conflict " in path or is_unreadable
+        return body in self.theirs or is_unreadable or (CONFLICT in path and self._may_be_kept)
+
+    @property
+    def _may_be_kept(self) -> bool:
+        """Return whether the mount may keep a version under another name: whoever stored it."""
+        return bool(self.their_paths) or self.mixed or self._had_cut
 
     def _may_be_theirs(self, folder: str, found: Mapping[str, bytes | None]) -> bool:
         """Return whether another client has made a folder, or something in it."""

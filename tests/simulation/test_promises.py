@@ -139,6 +139,14 @@ def test_objects_of_other_clients_must_not_be_destroyed() -> None:
     assert model.due == {}
 
 
+def test_a_version_is_kept_under_another_name_only_if_there_is_another_client() -> None:
+    model = model_with(a=b"1")
+    found = {"/a": b"1", "/a (conflict 2026-11-30 12.00.00 01234567)": b"2"}
+    assert model.problems(found) != []
+    model.stored_theirs("/a", b"2", sure=True)
+    assert model.problems(found) == []
+
+
 def test_what_another_client_has_stored_and_deleted_need_not_be_there() -> None:
     model = model_with(a=b"1")
     for path in ("/t", "/u"):

@@ -48,6 +48,13 @@ def test_fixed_seeds_with_a_trash() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.usual
+@pytest.mark.parametrize("seed", ["7000636", "7001152", "7001903", "7002027"])
+def test_an_own_version_is_not_kept_as_another_clients(seed: str) -> None:
+    result = simulate("--keep", "--trash", "--seed", seed)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 # 9000016 deletes the names of a set; 9000242 tells of the full disk by its folder.
 @pytest.mark.matrix(1)
 @pytest.mark.parametrize("seed", ["3", "17", "9000016", "9000242"])

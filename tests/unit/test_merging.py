@@ -86,6 +86,13 @@ def test_which_two_operations_merge(
     assert coalesce(earlier, later) == merged
 
 
+@pytest.mark.parametrize("earlier", [replace(OVER, sent=("a", "b")), replace(GONE, sent=("a", "b"))])
+def test_the_versions_that_either_operation_knows_as_sent_stay_known(earlier: Operation) -> None:
+    (merged,) = coalesce(earlier, replace(LATER, sent=("b", "c"))) or ()
+    assert isinstance(merged, PutFile)
+    assert merged.sent == ("a", "b", "c")
+
+
 def test_an_attempted_operation_may_have_been_executed() -> None:
     tried = attempted(FRESH)
     assert coalesce(tried, Delete(NAME, is_slo=False)) == (Delete(NAME, is_slo=None),)
