@@ -15,7 +15,7 @@ from support.keystone_accounts import SECRET, keystone_account
 from support.proxies import write_certificate
 from support.secret_files import secret_file
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.errors import AccessDenied, ConfigurationError, Unavailable
+from swiftfs.errors import AccessDenied, ConfigurationError, NotSwift, Unavailable
 from swiftfs.store.account_settings import AccountSettings
 from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
@@ -81,7 +81,7 @@ def test_a_wrong_key_is_reported_at_once(server: SwiftServer, caplog: pytest.Log
 
 
 def test_an_address_that_is_no_authentication_server_is_reported(server: SwiftServer) -> None:
-    for path, kind in (("/healthcheck", ConfigurationError), ("/auth/nothing", ConfigurationError)):
+    for path, kind in (("/healthcheck", NotSwift), ("/auth/nothing", ConfigurationError)):
         environment = {**server.environment(), "ST_AUTH": server.auth_url.replace("/auth/v1.0", path)}
         with pytest.raises(kind, match="test:tester") as caught:
             connect(environment)

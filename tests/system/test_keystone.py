@@ -20,7 +20,7 @@ from support.pages import ROOT, blocks, put_editor, reader_s_environment, run_bl
 from swiftfs.config.credentials import NAVER_KEYS
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError
-from swiftfs.store import login
+from swiftfs.store import error_map
 from swiftfs.store.connect import ConnectedAccount, connect
 
 pytestmark = pytest.mark.skipif(
@@ -137,7 +137,7 @@ def test_a_user_without_a_project_is_told_so(swift: KeystoneSwift) -> None:
 
 
 def test_a_clock_that_is_wrong_is_told(swift: KeystoneSwift, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(login, "unix_time", lambda: time.time() - 7200)
+    monkeypatch.setattr(error_map, "unix_time", lambda: time.time() - 7200)
     with pytest.raises(AccessDenied, match=r"this machine's clock is (2 h|1 h 59 min) behind the server's"):
         connect({**swift.environment(), "OS_PASSWORD": "not-the-password"})
 

@@ -32,7 +32,7 @@ def manifest_from_wire(chunks: Iterable[bytes], subject: str) -> Manifest:
     """Return the segments in an answer, as its `chunks` arrive.
 
     A segment that is an SLO itself is one segment here, with the ETag and size of that SLO. Raise
-    `UnknownManifest` for an entry of another kind, and `Corrupt` for what is no list of entries.
+    `UnknownManifest` for an entry of another kind, and `Corrupt` for what is no list of right entries.
     """
     entries = islice(iter_entries(chunks, subject, MAX_INLINE), MAX_SEGMENTS + 1)
     segments = tuple(_segment(entry, subject) for entry in entries)
@@ -47,7 +47,7 @@ def manifest_from_wire(chunks: Iterable[bytes], subject: str) -> Manifest:
 class Named(Struct, frozen=True):
     """The objects that a manifest names, each with whether it is a manifest itself.
 
-    `manifest` is None if an entry is of a kind that is not known.
+    `manifest` is None if an entry is wrong, or of a kind that is not known.
     """
 
     objects: tuple[tuple[ObjectName, bool], ...] = ()
@@ -72,7 +72,7 @@ def named_objects(chunks: Iterable[bytes], subject: str) -> Named:
         try:
             if segments is not None:
                 segments.append(_segment(entry, subject))
-        except UnknownManifest:
+        except (UnknownManifest, Corrupt):
             segments = None
     return Named(tuple(objects), Manifest(tuple(segments)) if segments else None)
 
@@ -91,15 +91,20 @@ def _entry(segment: Segment) -> dict[str, Any]:
 
 
 def _segment(entry: dict[str, Any], subject: str) -> Segment:
+    if not {"name", "data"} & entry.keys():
+        raise _unknown(entry, subject)
     try:
         return _named(entry) if "name" in entry else _inline(entry["data"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _unknown(entry, subject) from None
+        raise Corrupt(f"the manifest of {subject} has a wrong entry: {_shown(entry)}") from None
 
 
 def _unknown(entry: dict[str, Any], subject: str) -> UnknownManifest:
-    text = json.dumps(entry)[:200]
-    return UnknownManifest(f"the manifest of {subject} has an entry of an unknown kind: {text}")
+    return UnknownManifest(f"the manifest of {subject} has an entry of an unknown kind: {_shown(entry)}")
+
+
+def _shown(entry: dict[str, Any]) -> str:
+    return json.dumps(entry)[:200]
 
 
 def _inline(data: str) -> Segment:
