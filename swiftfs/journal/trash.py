@@ -106,7 +106,7 @@ class Trash:
             if copy is not None:
                 kept[deletion.name] = copy
             # Of a plain object there are no segments, and those of a large one stay.
-            ready.append(deletion if copy is None else _without_segments(deletion, copy))
+            ready.append(deletion if copy is None else replace(deletion, is_slo=False))
         return ready, kept
 
     def deleted(
@@ -220,13 +220,9 @@ class Trash:
             self._removal.owners.forget(kept.entry)
 
 
-def _without_segments(deletion: Delete, copy: Kept) -> Delete:
-    superseded = () if copy.large else deletion.superseded_segments
-    return replace(deletion, is_slo=False, superseded_segments=superseded)
-
-
 def _sparing_segments(operation: Replacing) -> Replacing:
-    """Return the operation as if no segments were replaced: those of the older version stay."""
-    if isinstance(operation, PutFile):
-        return replace(operation, replaces_large=False, superseded_segments=())
+    """Return the operation as if no segments were replaced: those of the older version stay.
+
+    What an earlier attempt has replaced (`superseded_segments`) does not, unless a copy names it.
+    """
     return replace(operation, replaces_large=False)

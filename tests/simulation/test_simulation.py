@@ -55,6 +55,12 @@ def test_an_own_version_is_not_kept_as_another_clients(seed: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.usual
+def test_segments_that_a_lost_attempt_replaced_are_deleted_beside_a_copy_in_the_trash() -> None:
+    result = simulate("--keep", "--trash", "--seed", "7001548")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 # 9000016 deletes the names of a set; 9000242 tells of the full disk by its folder.
 @pytest.mark.matrix(1)
 @pytest.mark.parametrize("seed", ["3", "17", "9000016", "9000242"])
