@@ -438,7 +438,7 @@ def _manifest_request(name: ObjectName) -> Request:
 
 
 def _listing(answer: Answer, count: str = "x-container-object-count") -> Iterable[bytes]:
-    """Return a listing's JSON; raise `Corrupt` for an answer without the `count` that Swift sends with it.
+    """Return a listing's JSON; raise `NotSwift` for an answer without the `count` that Swift sends with it.
 
     A 204 is an empty listing; a 200 with an empty body is no listing.
     """

@@ -36,7 +36,7 @@ PIECE_BYTES = 128 * 1024
 TLS has records of 16 KiB, each of which is read alone."""
 
 JOIN_SECONDS = 0.02
-"""For so long more is awaited for a piece: a slow body is passed on as it comes."""
+"""After so long no further read is begun for a piece: a slow body is passed on as it comes."""
 
 ERROR_TEXT_BYTES = 64 * 1024
 """The most that is read of an error's body, in bytes; a server may send a whole page."""

@@ -320,14 +320,8 @@ def test_a_check_before_a_change_does_not_wait_for_a_pool_that_stalls(
         cached_file.ensure_verified(0, BLOCK)
 
 
-def test_an_idle_reader_and_a_release_end_running_read_ahead(
-    build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(read_ahead, "IDLE_SECONDS", 0.0)
-    rig = build(read_ahead=16 * MIB, threads=1)
-    body = noise(48 * MIB)
-    base = rig.put("file", body)
-    cached_file = rig.open(base)
+def hold_read_ahead(rig: CacheRig, cached_file: CachedFile, beginning: bytes) -> threading.Event:
+    """Read the beginning of a file, and hold what is then downloaded ahead; return what lets it go on."""
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(_method: str, _subject: str) -> None:
@@ -337,9 +331,21 @@ def test_an_idle_reader_and_a_release_end_running_read_ahead(
             assert go_on.wait(within(10))
 
     rig.store.hook = hold
-    assert has(cached_file, body[:MIB])
+    assert has(cached_file, beginning)
     assert begun.wait(within(10))
     rig.store.hook = None
+    return go_on
+
+
+def test_an_idle_reader_and_a_release_end_running_read_ahead(
+    build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_ahead, "IDLE_SECONDS", 0.0)
+    rig = build(read_ahead=16 * MIB, threads=1)
+    body = noise(48 * MIB)
+    base = rig.put("file", body)
+    cached_file = rig.open(base)
+    go_on = hold_read_ahead(rig, cached_file, body[:MIB])
     running = next(one for one in cached_file._downloader.fetches._under_way if not one.queued)
     read(cached_file, 40 * MIB, BLOCK)
     assert running.unwanted
@@ -400,18 +406,7 @@ def test_a_version_that_moves_while_it_is_downloaded_keeps_its_blocks(build: Cal
     body = noise(16 * MIB)
     base = rig.put("file", body)
     cached_file = rig.open(base)
-    begun, go_on = threading.Event(), threading.Event()
-
-    def hold(_method: str, _subject: str) -> None:
-        # Not the first piece, which is read.
-        if any(one.first and not one.queued for one in cached_file._downloader.fetches._under_way):
-            begun.set()
-            assert go_on.wait(within(10))
-
-    rig.store.hook = hold
-    assert has(cached_file, body[:MIB])
-    assert begun.wait(within(10))
-    rig.store.hook = None
+    go_on = hold_read_ahead(rig, cached_file, body[:MIB])
     rig.keep(cached_file)
     new = ObjectName("box", "new")
     rig.store.copy(CopyRequest(base.name, new))

@@ -17,16 +17,22 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.pending import JournaledChange, PendingChanges
 
 
-@pytest.mark.parametrize("is_new", [True, False])
-def test_a_file_that_is_being_closed_does_not_come_back(
-    filesystem: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, is_new: bool
-) -> None:
-    """The close has begun before the unlink, which looks the file up before the close has shown it."""
+def being_written(filesystem: FileSystem, *, is_new: bool) -> int:
+    """Write to `/file`, which is in Swift unless it `is_new`; return the handle."""
     if not is_new:
         write(filesystem, "/file", b"old")
         sync_all(filesystem)
     handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
     put(filesystem, handle, 0, b"new")
+    return handle
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_file_that_is_being_closed_does_not_come_back(
+    filesystem: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    """The close has begun before the unlink, which looks the file up before the close has shown it."""
+    handle = being_written(filesystem, is_new=is_new)
     opened = filesystem.services.open_files.at("/file")
     assert opened is not None
     shown, go_on, record = threading.Event(), threading.Event(), PendingChanges.record
@@ -59,11 +65,7 @@ def test_a_file_that_is_closed_while_it_is_looked_up_does_not_come_back(
     filesystem: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, way: str, is_new: bool
 ) -> None:
     """On a slow server that takes long; libfuse has decided before whether to hide the file."""
-    if not is_new:
-        write(filesystem, "/file", b"old")
-        sync_all(filesystem)
-    handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
-    put(filesystem, handle, 0, b"new")
+    handle = being_written(filesystem, is_new=is_new)
     find = Namespace.find
 
     def close() -> None:
