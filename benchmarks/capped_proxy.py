@@ -6,6 +6,7 @@ direction, prints its own port, and ends when its standard input does.
 
 import asyncio
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -78,6 +79,8 @@ async def main(port: int, rate: int) -> None:
     # A thread, since a pipe of asyncio would need a transport of its own.
     threading.Thread(target=await_end, daemon=True).start()
     await ended.wait()
+    # asyncio would cancel the connections that are open, and print a traceback for each.
+    os._exit(0)
 
 
 if __name__ == "__main__":
