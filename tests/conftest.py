@@ -20,7 +20,7 @@ from support.mounts import Mount
 from support.worker_memory import WorkerMemory
 from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
-from swiftfs.journal import leftovers, recovery, tasks
+from swiftfs.journal import recovery, segment_records, tasks
 
 concurrency.check()
 
@@ -69,7 +69,7 @@ def short_pauses(request: pytest.FixtureRequest) -> Iterator[None]:
     """
     # Not `monkeypatch`, which a test may undo.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leftovers, "REST_SECONDS", 0.0)
+        patch.setattr(segment_records, "REST_SECONDS", 0.0)
         if request.node.get_closest_marker("unit"):
             patch.setattr(tasks, "FIRST_PAUSE", 0.05)
             patch.setattr(tasks, "LONGEST_PAUSE", 0.2)

@@ -8,94 +8,36 @@ file for the next open.
 import errno
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from swiftfs.concurrency import Executor, Future, Rank, new_future, new_lock, new_pool
+from swiftfs.concurrency import new_pool
 from swiftfs.config.cache_dir import CONTENT, PINS, VERSIONS, UsedFolder
 from swiftfs.errors import CutFile, os_error
 from swiftfs.filecache.block_map import BaseVersion, BlockMap, FileRecord
-from swiftfs.filecache.cache_space import CacheDisk, CacheSpace
+from swiftfs.filecache.cache_space import Backlog, CacheSpace, Use, can_be_restored
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.eviction import AHEAD
 from swiftfs.filecache.file_state import FileSource, FileState, WrongBytesCall, ignore_wrong_bytes
 from swiftfs.filecache.read_ahead import Link, Streams
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.segment_storer import UploadPool
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.space import UNLIMITED, Space
+from swiftfs.filecache.space import UNLIMITED, CacheDisk, Space
 from swiftfs.filecache.sparse_file import CachedVersion, MemoryFile
 from swiftfs.filecache.upload_record import SharedUploads, UnreferencedPrefix, write_no_row
-from swiftfs.filecache.uses import Backlog, Use, can_be_restored
 from swiftfs.filecache.version_cache import PinnedCopies, Pins, VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.store.protocol import ObjectStore
-from swiftfs.store.server_state import FIRST_SEGMENTS, MOST, ParallelLimit
+from swiftfs.store.server_state import FIRST_SEGMENTS, ParallelLimit
 
 log = logging.getLogger(__name__)
 
 
 _UNUSABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR})
 """What the disk answers when somebody has made the cache folder unusable."""
-
-
-class UploadPool(Executor):
-    """Runs calls in their order, at most `most` at once, and no more than `limit` allows now.
-
-    `most` may be changed: it counts from the next upload that begins or ends.
-    `_waiting` are those that have not begun, with their futures, which can still be cancelled.
-    """
-
-    def __init__(self, limit: ParallelLimit, most: int) -> None:
-        self._limit = limit
-        self.most = most
-        self._threads = new_pool("upload", MOST)  # a thread is only made when it is needed
-        self._lock = new_lock(Rank.UPLOADS)
-        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._running = 0
-
-    def submit(self, call: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
-        future: Future[Any] = new_future()
-        with self._lock:
-            self._waiting.append((future, partial(call, *args, **options)))
-            self._begin()
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Return when the calls that run have ended; the others are cancelled, whatever is asked for."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, deque()
-        for future, _ in waiting:
-            future.cancel()
-        self._threads.shutdown(wait, cancel_futures=cancel_futures)
-
-    def _begin(self) -> None:
-        """Begin as many calls as may run. Lock held."""
-        while self._waiting and self._running < min(self._limit.now, self.most):
-            self._running += 1
-            self._threads.submit(self._work, *self._waiting.popleft())
-
-    def _work(self, future: Future[Any], call: Callable[[], Any]) -> None:
-        try:
-            if future.set_running_or_notify_cancel():
-                _fulfil(future, call)
-        finally:
-            with self._lock:
-                self._running -= 1
-                self._begin()
-
-
-def _fulfil(future: Future[Any], call: Callable[[], Any]) -> None:
-    try:
-        result = call()
-    except BaseException as error:  # noqa: BLE001  whoever waits raises it
-        future.set_exception(error)
-    else:
-        future.set_result(result)
 
 
 class CachedFileFactory:

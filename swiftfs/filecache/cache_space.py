@@ -1,130 +1,155 @@
-"""The limit of all files in a cache folder, and its disk: evicts what Swift has, lets writers wait."""
+"""The local files of a cache folder that are in use, and the limit of the disk space that all files take.
 
-import enum
+`CacheSpace` evicts what Swift has, and lets writers wait.
+"""
+
 import errno
 import logging
-import math
-import shutil
 from collections.abc import Callable
-from pathlib import Path
+from typing import Protocol
 
 from msgspec import Struct
 
-from swiftfs.concurrency import Rank, monotonic, new_condition
-from swiftfs.config.cache_dir import JOURNAL_RESERVE
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.errors import is_disk_full, os_error
-from swiftfs.filecache.space import HasSize, Space
-from swiftfs.filecache.uses import Backlog
+from swiftfs.filecache.block_map import BlockMap
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.space import MIB, CacheDisk, Space, SpaceOutlook, SpaceWaiter
 from swiftfs.filecache.version_cache import VersionCache
+from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.sqlite import KEPT
 
 log = logging.getLogger(__name__)
 
-MIB = 1024 * 1024
 
-STEP = 8 * MIB
-"""Bytes that may be added between two looks at the budget, each of which costs an fstat(2) per open file."""
+class Use(Struct):
+    """The use of a local file: `users` counts the openings, `pins` the operations that need it.
 
-SPARE = 4 * STEP
-"""Free bytes below which the disk is scarce, and clean blocks are evicted whatever the budget: several
-writers may each be a step ahead."""
+    `older` of the pins are of states that only a power cut would bring back. While the file is suspended
+    `cached_file` is None, and it takes `bytes` of disk.
+    """
 
-ASK_SECONDS = 0.1
-"""An ample disk is asked so often, not at each write: that takes a tenth of one."""
+    name: ObjectName
+    cached_file: CachedFile | None
+    users: int = 1
+    pins: int = 0
+    older: int = 0
+    bytes: int = 0
 
-
-class DiskState(Struct, frozen=True):
-    """What a disk has said, which counts `until` this time of the clock. Then it is asked before a write."""
-
-    until: float = -math.inf
-
-
-class Ample(DiskState, frozen=True):
-    """More than `SPARE` was free."""
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it is more than an older state."""
+        return self.users > 0 or self.pins > self.older
 
 
-class Scarce(DiskState, frozen=True):
-    """Less was free."""
+class Uses:
+    """The uses by the names of the local files. The lock, which is the file cache's, guards all.
+
+    A file that only waits for one operation of the journal can be put away: then it is not in `by_file`, and
+    only that operation knows of it. There are `away` such files, with `away_bytes` of disk. `_journaled` are
+    files of an earlier process that were not used yet, by the objects they are to be stored as. Nobody uses
+    those that are `closing`: their downloads have not ended.
+    """
+
+    def __init__(self) -> None:
+        self.lock = new_lock(Rank.CACHE, reentrant=True)
+        self.by_file: dict[str, Use] = {}
+        self.closing: dict[ObjectVersion, CachedFile] = {}
+        self._journaled: dict[str, ObjectName] = {}
+        self.away = self.away_bytes = 0
+
+    def cached_files(self) -> list[CachedFile]:
+        """Return the files that are used and not suspended. Lock held."""
+        return [use.cached_file for use in self.by_file.values() if use.cached_file is not None]
+
+    def occupied(self) -> int:
+        """Return how many bytes of disk all these files take. Lock held."""
+        suspended = sum(use.bytes for use in self.by_file.values() if use.cached_file is None)
+        open_files = (*self.cached_files(), *self.closing.values())
+        return self.away_bytes + suspended + sum(one.allocated() for one in open_files)
+
+    def unsaved(self) -> int:
+        """Return how many bytes of disk hold what Swift does not have. Lock held."""
+        suspended = sum(use.bytes for use in self.by_file.values() if use.cached_file is None)
+        return self.away_bytes + suspended + sum(one.unsaved() for one in self.cached_files())
+
+    def expect(self, journaled: dict[str, ObjectName]) -> None:
+        """Record the files that operations of an earlier process name, and the objects they are of.
+
+        Each is taken out of `journaled` when it is used.
+        """
+        self._journaled = journaled
+
+    def begin_journaled(self, file: str) -> None:
+        """Begin the use of such a file, if it is one that is not used yet."""
+        if (name := self._take_journaled(file)) is not None:
+            self.by_file[file] = Use(name, None, users=0)
+
+    def put_away_unused(self, file: str) -> bool:
+        """Put away such a file that nobody has used yet; return False if it is none."""
+        with self.lock:
+            is_unused = self._take_journaled(file) is not None
+            self.away += is_unused
+            return is_unused
+
+    def _take_journaled(self, file: str) -> ObjectName | None:
+        name = self._journaled.pop(file, None)
+        if name is not None and not self._journaled:
+            self._journaled.clear()  # an empty one that had 100,000 names still takes their memory
+        return name
+
+    def put_away(self, file: str) -> int | None:
+        """Forget a suspended file that one operation pins, and return its bytes; else None."""
+        with self.lock:
+            use = self.by_file.get(file)
+            if use is None or use.cached_file is not None or use.users or use.older or use.pins != 1:
+                return None
+            del self.by_file[file]
+            self.away += 1
+            self.away_bytes += use.bytes
+            return use.bytes
+
+    def bring_back(self, file: str, name: ObjectName, size: int) -> None:
+        """Record again a file that was put away with `size` bytes of disk, and is to be stored as `name`."""
+        with self.lock:
+            self.by_file[file] = Use(name, None, users=0, pins=1, bytes=size)
+            self.away -= 1
+            self.away_bytes -= size
 
 
-class Full(DiskState, frozen=True, kw_only=True):
-    """Nothing could be evicted for a download when so many bytes were `free`; the log has said so."""
+class Backlog(Protocol):
+    """The part of the journal that the cache calls.
 
-    free: int
+    `uses` are the uses of the cache's local files; the journal puts some of them away. `abandon` and
+    `release` are called with the cache's lock held, so they must not wait.
+    """
+
+    @property
+    def uses(self) -> Uses: ...
+
+    def start_uploads_for_space(self) -> bool:
+        """Begin to store the files that wait; return whether any change will be tried by itself."""
+
+    def abandon(self, uploads: SegmentUploader) -> None:
+        """Delete, in another thread, the segments of a file that will never be stored."""
+
+    def release(self, uploads: SegmentUploader) -> None:
+        """Delete, in another thread, the segments that a stored file does not need."""
 
 
-class CacheDisk:
-    """The disk of a cache folder. Not locked: threads may overwrite each other's sum, and ask once more."""
+SMALL = 1024 * 1024
+"""Files up to this size that only wait for the journal are closed: there may be more of them than
+descriptors."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._reserve = folder / JOURNAL_RESERVE
-        self._state: DiskState = Scarce()
-        self._growth = 0
-        self._accepted = 0
-        """Bytes that have come since the disk was asked."""
 
-    def free(self) -> int:
-        """Ask the disk for its free bytes."""
-        free = shutil.disk_usage(self._folder).free
-        state, self._accepted = self._state, 0
-        # A quota may be used up while the disk has space: it is full until there is more than there was.
-        if not isinstance(state, Full) or free >= state.free + SPARE:
-            self._state = Ample(monotonic() + ASK_SECONDS) if free >= SPARE else Scarce()
-        return free
-
-    def lacking(self) -> int:
-        """Return how many bytes are missing to an ample disk; negative if it is one."""
-        return SPARE - self.free()
-
-    def has_room(self, size: int) -> bool:
-        """Return whether `size` bytes may be added: the journal keeps its reserve, or the last space."""
-        return self.has_free(size) or self._reserve.exists()
-
-    def accepts(self, size: int) -> bool:
-        """Record that `size` bytes have come, and return whether they may be added, as `has_room` does."""
-        self._accepted += size
-        is_ample = self._accepted < STEP and monotonic() < self._state.until
-        return is_ample or self.has_room(size)
-
-    def has_free(self, size: int) -> bool:
-        """Return whether `size` bytes may be added, and leave what the journal needs."""
-        return self.free() >= size + KEPT
-
-    def is_due(self, size: int) -> bool:
-        """Record that `size` bytes will be added; return whether to look at the budget first."""
-        self._growth += size
-        if self._growth < STEP:
-            return False
-        self._growth = 0
-        return True
-
-    def is_ample_for(self, size: int) -> bool:
-        """Record that `size` bytes will be written; return whether they need no look at budget and disk."""
-        if self.is_due(size):
-            return False
-        return monotonic() < self._state.until or self.has_free(size)
-
-    def freed(self, size: int) -> None:
-        """Record that the journal does not need a file of `size` bytes any more: it can be evicted."""
-        if size >= STEP:
-            self.look_again()
-
-    def look_again(self) -> None:
-        """Let the next bytes that are added be a reason to look at the budget."""
-        self._growth = STEP
-
-    def evicted(self) -> None:
-        """Record that something was evicted for a download."""
-        if isinstance(self._state, Full):
-            self._state = Scarce()
-
-    def is_first_failure(self) -> bool:
-        """Record that nothing could be evicted for a download; return whether there was room before."""
-        if isinstance(self._state, Full):
-            return False
-        self._state = Full(free=self.free())
-        return True
+def can_be_restored(cached_file: CachedFile) -> bool:
+    """Return whether the record has all there is to keep of a local file, and no upload reads it."""
+    # Clean bytes would have to be downloaded again, and the object may be gone.
+    if cached_file.size > SMALL or cached_file.has_more_than_record():
+        return False
+    # In this order: an upload may end between the two checks, but then `has_begun` is True.
+    return not (cached_file.uploads.is_busy or cached_file.uploads.record.has_begun)
 
 
 LARGEST_AUTOMATIC = 10 * 1024 * MIB
@@ -135,61 +160,6 @@ ROOM = 1 * MIB
 
 PINNED_SHARE = 0.9
 """How much of the cache may be pinned. The least recently used pinned copies beyond that are as others."""
-
-
-PATIENCE = 120.0
-"""Seconds without progress after which a write fails because the disk is full. A server that restarts is back
-sooner; a program that hangs in write() for longer would seem dead."""
-
-PAUSE = 1.0
-"""Seconds between two checks without progress: each begins uploads that failed again."""
-
-
-class SpaceOutlook(enum.Enum):
-    """What a writer can expect: there is space, there will be some, or there will be none."""
-
-    SPACE = enum.auto()
-    HOPE = enum.auto()
-    NONE = enum.auto()
-
-
-class SpaceWaiter:
-    """Wakes writers that wait, at each progress. Its lock comes after all others of the cache and journal.
-
-    Their patience is longer by `slowness` seconds, which a limit of the mount adds to an upload.
-    """
-
-    def __init__(self, slowness: Callable[[], float] = lambda: 0.0) -> None:
-        self._slowness = slowness
-        self._changed = new_condition(Rank.SPACE)
-        self._progress = 0
-
-    def progress(self) -> None:
-        """Record that something was stored, or is not needed any more."""
-        with self._changed:
-            self._progress += 1
-            self._changed.notify_all()
-
-    def wait(self, check: Callable[[], SpaceOutlook]) -> bool:
-        """Call `check` after each progress until there is space; return False if there will be none."""
-        seen, deadline = -1, 0.0
-        while True:
-            # Read before the check: progress during the check ends the wait at once.
-            before = self._progress
-            # As long as anything is stored the writer waits, however long all of it takes.
-            if before != seen:
-                seen, deadline = before, monotonic() + PATIENCE + self._slowness()
-            if (outlook := check()) is not SpaceOutlook.HOPE:
-                return outlook is SpaceOutlook.SPACE
-            rest = deadline - monotonic()
-            if rest <= 0:
-                return False
-            # At most PAUSE: uploads that failed are begun again by `check`, and their failure is no progress.
-            self._wait(seen, min(rest, PAUSE))
-
-    def _wait(self, seen: int, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._progress != seen, seconds)
 
 
 class CacheSpace(Space):
@@ -229,7 +199,7 @@ class CacheSpace(Space):
         if self._disk.is_due(size):
             self.fit()
 
-    def wait(self, file: HasSize, size: int) -> None:
+    def wait(self, file: BlockMap, size: int) -> None:
         if self._disk.is_ample_for(size):
             return
         if not self._writers.wait(lambda: self._outlook(file, size)):
@@ -333,7 +303,7 @@ class CacheSpace(Space):
     def _most_pinned(self) -> int:
         return int(self.limit * PINNED_SHARE)
 
-    def _outlook(self, file: HasSize, size: int) -> SpaceOutlook:
+    def _outlook(self, file: BlockMap, size: int) -> SpaceOutlook:
         """Free what can be freed at once, and begin the uploads that will free more."""
         # Segments are on the disk until they are stored, however small the limit is.
         pinned = min(self._versions.pinned_bytes, self._most_pinned())

@@ -12,17 +12,16 @@ from functools import cached_property, partial
 
 from swiftfs.concurrency import Executor
 from swiftfs.errors import os_error
-from swiftfs.filecache.base_verifier import BaseVerifier
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord, Snapshot, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.downloader import Downloader
+from swiftfs.filecache.downloader import Activity, Downloader
 from swiftfs.filecache.eviction import Evictor, MakeInMemory, MemoryReader
-from swiftfs.filecache.file_state import Activity, FileSource, FileState, LocalFile
-from swiftfs.filecache.frozen_copier import FrozenCopier
+from swiftfs.filecache.file_state import FileSource, FileState, LocalFile
 from swiftfs.filecache.range_copier import RangeCopier
 from swiftfs.filecache.segment_layout import PIECE
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import CachedVersion
+from swiftfs.filecache.upload_source import BaseVerifier, FrozenCopier
 from swiftfs.filecache.verifier import BaseResolver
 from swiftfs.objects import FileSpan, Manifest, ObjectInfo, ObjectName
 
@@ -53,7 +52,7 @@ class CachedFile:
         self._downloader = Downloader(state, source, self._resolver, activity)
         self.set_read_ahead = self._downloader.set_read_ahead
         self._reader = MemoryReader(state, make_in_memory)
-        self._evictor = Evictor(state, uploads, source.streams, activity.fetches)
+        self._evictor = Evictor(state, uploads, source.streams, activity.fetches.ranges)
         self._copier = FrozenCopier(state, uploads, self._downloader)
         self._store = source.store
 
@@ -181,7 +180,7 @@ class CachedFile:
         # Only the first and the last block of a write can be covered in part; those between need no download.
         edges = {edge * BLOCK for edge in (offset // BLOCK, block_range(offset, end)[1] - 1)}
         # Not with the lock of this state: whatever makes space, evicting or uploading, takes it.
-        self._state.space.wait(self, size)
+        self._state.space.wait(self._state.blocks, size)
         partly = {edge for edge in edges if not offset <= edge < edge + BLOCK <= end}
         with self._holding(partly, offset, end):
             if end > self.size:

@@ -5,18 +5,20 @@ version, and raises `PreconditionFailed` when that version is gone.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 from swiftfs.concurrency import Executor
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError, is_disk_full
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment, block_range
-from swiftfs.filecache.file_state import Activity, Download, FileSource, FileState, GivenUp
+from swiftfs.filecache.block_set import Blocks
+from swiftfs.filecache.eviction import SegmentFetcher
+from swiftfs.filecache.file_state import FileSource, FileState
 from swiftfs.filecache.read_ahead import Stream
-from swiftfs.filecache.sparse_file import md5_of, write_all
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.sparse_file import write_all
 from swiftfs.filecache.verifier import BaseResolver, Verifier
 from swiftfs.objects import ObjectInfo
-from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.throttle import busy_time
 
 log = logging.getLogger(__name__)
@@ -25,77 +27,162 @@ QUEUE_SECONDS = 0.25
 """For so long a reader waits for a thread of the pool before it downloads a piece itself."""
 
 
-class SegmentFetcher:
-    """Downloads evicted blocks of one file from its own segments."""
+class GivenUp(Exception):
+    """Nobody wants the bytes of a download any more."""
 
-    def __init__(self, state: FileState, store: ObjectStore) -> None:
-        self._state = state
-        self._store = store
 
-    def fetch_back(self, source: StoredSegment, first: int, last: int) -> None:
-        """Download evicted blocks from their segment; leave those that are not evicted any more."""
-        if self._state.closed:
-            return
-        self._get(source, first, last)
-        self._verify(source, first, last)
-        blocks = self._state.blocks
-        with self._state.changed:
-            for run in list(blocks.remote.blocks.runs(first, last)):
-                blocks.present.add(*run)
-            blocks.remote.discard(first, last)
+class Download:
+    """A download of the blocks from `first` to one before `last`; `error` is raised in all who wait for them.
 
-    def _get(self, source: StoredSegment, first: int, last: int, *, again: bool = False) -> None:
-        """Fill evicted blocks from their segment; with `again` also those that were fetched back before."""
-        offset, length = first * BLOCK, min(last * BLOCK, source.end) - first * BLOCK
-        segment = source.segment
-        # A manifest may name a range of the segment: the segment's own offsets differ from those of the file.
-        behind = source.start - segment.first
+    A `queued` download has not begun and may be cancelled; it was begun `in_advance`. One that runs `ahead`
+    of a stream may be stopped while nobody is `waiting` for one of its blocks; it is `unwanted` then.
+    `execute` carries it out. All blocks come from one `source`: a segment of the file's own, or the base
+    version if it is None.
+    """
 
-        def store_bytes(start: int, data: bytes) -> None:
-            stop = start + len(data)
-            with self._state.changed:
-                blocks = block_range(start, stop)
-                remote = self._state.blocks.remote.blocks
-                # Only into blocks that are still evicted: others may have been written to since.
-                for one, other in [blocks] if again else list(remote.runs(*blocks)):
-                    begin, end = max(start, one * BLOCK), min(stop, other * BLOCK)
-                    piece = memoryview(data)[begin - start : end - start]
-                    write_all(self._state.descriptor, piece, begin)
+    def __init__(
+        self,
+        first: int,
+        last: int,
+        execute: "Callable[[Download], None]",
+        source: StoredSegment | None = None,
+        *,
+        queued: bool = False,
+        ahead: Stream | None = None,
+    ) -> None:
+        self.first = first
+        self.last = last
+        self.execute = execute
+        self.source = source
+        self.queued = self.in_advance = queued
+        self.ahead = ahead
+        self.waiting: list[int] = []
+        self.unwanted = False
+        self.error: BaseException | None = None
 
-        def sink(offset: int, data: bytes) -> None:
-            self._state.space.with_room(len(data), partial(store_bytes, offset + behind, data))
+    def is_awaited(self, first: int, last: int) -> bool:
+        """Return whether anybody waits for a block of the range."""
+        return any(first <= block < last for block in self.waiting)
 
-        self._state.space.grow(length)
-        try:
-            self._store.get(segment.name, sink, offset=offset - behind, length=length, etag=segment.etag)
-        except NotFound:
-            raise PreconditionFailed(
-                f"{segment.name}: the segment was deleted before a manifest named it"
-            ) from None
+    def refuse_unwanted(self) -> None:
+        """Raise `GivenUp` if nobody wants the bytes any more."""
+        if self.unwanted:
+            raise GivenUp
 
-    def _verify(self, source: StoredSegment, first: int, last: int) -> None:
-        """Check the MD5 of a segment when the last of its blocks is back, before any writer changes it.
 
-        Wrong bytes are downloaded once more.
+class Downloads:
+    """The downloads of one file that have not ended. Guarded by the file's lock."""
+
+    def __init__(self) -> None:
+        self._under_way: list[Download] = []
+
+    def add(self, fetch: Download) -> Download:
+        """Record a new download and return it."""
+        self._under_way.append(fetch)
+        return fetch
+
+    def begin(self, fetch: Download) -> bool:
+        """Record that a queued download begins; return False if it was cancelled, or has begun."""
+        # Neither can take it out of the pool, where it waits for a thread.
+        is_wanted = fetch.queued and fetch in self._under_way
+        fetch.queued = False
+        return is_wanted
+
+    def end(self, fetch: Download) -> None:
+        """Record that a download has ended."""
+        self._under_way.remove(fetch)
+
+    def cancel(self, streams: Collection[Stream] | None = None) -> None:
+        """Cancel the downloads that have not begun, and stop those that run ahead and nobody waits for.
+
+        With `streams` only those that run ahead of them.
         """
-        state, segment = self._state, source.segment
-        with state.changed:
-            left = state.blocks.remote.blocks.copy()
-            left.discard(first, last)
-            # The ETag is the MD5 of the whole segment only, and that of a nested SLO is not an MD5 of bytes.
-            if left.touches(*source.blocks) or segment.nested or segment.length is not None:
-                return
-        for is_last in (False, True):
-            digest = md5_of(state.descriptor, source.start, source.end, lambda: state.closed)
-            if digest == segment.etag or state.closed:
-                if is_last:
-                    state.found_wrong_bytes()
-                return
-            message = f"{segment.name}: the downloaded bytes have the MD5 {digest} instead of {segment.etag}"
-            if is_last:
-                raise Corrupt(message)
-            log.info("%s; they are downloaded again", message)
-            self._get(source, *source.blocks, again=True)
+        left = [
+            fetch
+            for fetch in self._under_way
+            if streams is None or any(fetch.ahead is stream for stream in streams)
+        ]
+        self._under_way = [fetch for fetch in self._under_way if not (fetch.queued and fetch in left)]
+        for fetch in left:
+            fetch.unwanted = fetch.unwanted or (fetch.ahead is not None and not fetch.waiting)
+
+    def free(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of the range that nobody downloads."""
+        taken = Blocks()
+        for fetch in self.touching(first, last):
+            taken.add(fetch.first, fetch.last)
+        return taken.missing(first, last)
+
+    def covers(self, first: int, last: int) -> bool:
+        """Return whether every block of the range is being downloaded."""
+        return not any(True for _ in self.free(first, last))
+
+    def touching(self, first: int, last: int) -> list[Download]:
+        """Return the downloads that have a block of the range."""
+        return [
+            fetch
+            for fetch in self._under_way
+            # An unwanted one still runs, but gives up at its next bytes: whoever needs them begins another.
+            if fetch.first < last and first < fetch.last and not fetch.unwanted
+        ]
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return the ranges of blocks that are being downloaded."""
+        return [(fetch.first, fetch.last) for fetch in self._under_way]
+
+    def __bool__(self) -> bool:
+        return bool(self._under_way)
+
+
+class Activity:
+    """The running downloads, checks and uploads of one file, and who waits for their end.
+
+    Each part calls `ended` after each of its steps, without the lock. The parts know this object, and it
+    knows none of them but the uploads: a cycle of references would keep a closed file in memory.
+    """
+
+    def __init__(self, state: FileState, uploads: SegmentUploader) -> None:
+        self._state = state
+        self._uploads = uploads
+        self._idle: Callable[[], None] | None = None
+        self.fetches = Downloads()
+
+    def is_idle(self) -> bool:
+        """Return whether nothing is under way. Lock held."""
+        return not (self.fetches or self._state.checks.running or self._uploads.is_busy)
+
+    def ended(self) -> None:
+        """Wake those who wait; call `idle` of `when_idle` if nothing is under way any more."""
+        with self._state.changed:
+            self._state.changed.notify_all()
+            # Taken with the lock, so that one thread of several that end at once calls it.
+            idle = self._idle if self.is_idle() else None
+            if idle is not None:
+                self._idle = None
+        # Without the lock: it takes that of the cache.
+        if idle is not None:
+            idle()
+
+    def when_idle(self, idle: Callable[[], None]) -> None:
+        """Cancel the downloads and uploads that nobody needs; call `idle` when the others have ended.
+
+        It is called in any thread, and at once when nothing is under way.
+        """
+        with self._state.changed:
+            is_idle = self.is_idle()
+            self._idle = None if is_idle else idle
+        if is_idle:  # mostly, such as a file that was just stored
+            idle()
+            return
+        self.cancel_queued()
+        self.ended()
+
+    def cancel_queued(self) -> None:
+        """Cancel what nobody needs and has not begun; uploads that continue will call `ended`."""
+        with self._state.changed:
+            self.fetches.cancel()
+        for upload in self._uploads.cancel_queued():
+            upload.stored.add_done_callback(lambda _: self.ended())
 
 
 class Downloader:
@@ -109,7 +196,7 @@ class Downloader:
         self._pool = source.pool
         self._streams = source.streams
         self._resolver = resolver
-        self._verifier = Verifier(state, source, resolver, activity)
+        self._verifier = Verifier(state, source, resolver, activity.ended)
         self._segments = SegmentFetcher(state, source.store)
         self._activity = activity
         self.fetches = activity.fetches

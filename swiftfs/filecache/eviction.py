@@ -1,23 +1,25 @@
-"""A file on a full disk: blocks that can be downloaded again are evicted, reads need no room for theirs."""
+"""A file on a full disk: blocks are evicted and fetched back, and reads need no room for theirs."""
 
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from typing import Protocol
 
 from msgspec.structs import replace
 
 from swiftfs.concurrency import ended_threads, monotonic, thread_id
-from swiftfs.errors import PreconditionFailed, is_disk_full
+from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, is_disk_full
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.file_state import Downloads, FileState
+from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.sparse_file import punch_hole, write_all
+from swiftfs.filecache.sparse_file import md5_of, punch_hole, write_all
 from swiftfs.objects import FileSpan
+from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ MOST_THREADS = 64
 
 
 class Evictor:
-    """Evicts blocks of one file: frees their disk space.
+    """Evicts blocks of one file: frees their disk space. `downloading` returns the ranges that are coming.
 
     INVARIANT: blocks that Swift's object does not have are not evicted between a record of the file and the
     next change, because the record does not say that they are in a segment; nor during an upload of the file.
@@ -37,12 +39,16 @@ class Evictor:
     """
 
     def __init__(
-        self, state: FileState, uploads: SegmentUploader, streams: Streams, fetches: Downloads
+        self,
+        state: FileState,
+        uploads: SegmentUploader,
+        streams: Streams,
+        downloading: Callable[[], list[tuple[int, int]]],
     ) -> None:
         self._state = state
         self._uploads = uploads
         self._streams = streams
-        self._fetches = fetches
+        self._downloading = downloading
         self._answers: dict[int, tuple[int, int]] = {}
 
     def keep_for_answer(self, offset: int, end: int) -> None:
@@ -72,7 +78,7 @@ class Evictor:
             coming = [] if ahead else [block_range(*needed) for needed in self._streams.needed()]
             # Blocks that are about to be read, are being downloaded, or are about to be spliced by the
             # kernel.
-            for needed in [*coming, *self._fetches.ranges(), *self._answers.values()]:
+            for needed in [*coming, *self._downloading(), *self._answers.values()]:
                 evictable.discard(*needed)
             freed = 0
             for first, end in chain(evictable.runs(position, last), evictable.runs(0, position)):
@@ -127,6 +133,79 @@ class Evictor:
         for stored in self._uploads.stored(protected=journaled, within=within, beside=blocks.remote.whole):
             if blocks.is_own(stored):
                 yield stored
+
+
+class SegmentFetcher:
+    """Downloads evicted blocks of one file from its own segments."""
+
+    def __init__(self, state: FileState, store: ObjectStore) -> None:
+        self._state = state
+        self._store = store
+
+    def fetch_back(self, source: StoredSegment, first: int, last: int) -> None:
+        """Download evicted blocks from their segment; leave those that are not evicted any more."""
+        if self._state.closed:
+            return
+        self._get(source, first, last)
+        self._verify(source, first, last)
+        blocks = self._state.blocks
+        with self._state.changed:
+            for run in list(blocks.remote.blocks.runs(first, last)):
+                blocks.present.add(*run)
+            blocks.remote.discard(first, last)
+
+    def _get(self, source: StoredSegment, first: int, last: int, *, again: bool = False) -> None:
+        """Fill evicted blocks from their segment; with `again` also those that were fetched back before."""
+        offset, length = first * BLOCK, min(last * BLOCK, source.end) - first * BLOCK
+        segment = source.segment
+        # A manifest may name a range of the segment: the segment's own offsets differ from those of the file.
+        behind = source.start - segment.first
+
+        def store_bytes(start: int, data: bytes) -> None:
+            stop = start + len(data)
+            with self._state.changed:
+                blocks = block_range(start, stop)
+                remote = self._state.blocks.remote.blocks
+                # Only into blocks that are still evicted: others may have been written to since.
+                for one, other in [blocks] if again else list(remote.runs(*blocks)):
+                    begin, end = max(start, one * BLOCK), min(stop, other * BLOCK)
+                    piece = memoryview(data)[begin - start : end - start]
+                    write_all(self._state.descriptor, piece, begin)
+
+        def sink(offset: int, data: bytes) -> None:
+            self._state.space.with_room(len(data), partial(store_bytes, offset + behind, data))
+
+        self._state.space.grow(length)
+        try:
+            self._store.get(segment.name, sink, offset=offset - behind, length=length, etag=segment.etag)
+        except NotFound:
+            raise PreconditionFailed(
+                f"{segment.name}: the segment was deleted before a manifest named it"
+            ) from None
+
+    def _verify(self, source: StoredSegment, first: int, last: int) -> None:
+        """Check the MD5 of a segment when the last of its blocks is back, before any writer changes it.
+
+        Wrong bytes are downloaded once more.
+        """
+        state, segment = self._state, source.segment
+        with state.changed:
+            left = state.blocks.remote.blocks.copy()
+            left.discard(first, last)
+            # The ETag is the MD5 of the whole segment only, and that of a nested SLO is not an MD5 of bytes.
+            if left.touches(*source.blocks) or segment.nested or segment.length is not None:
+                return
+        for is_last in (False, True):
+            digest = md5_of(state.descriptor, source.start, source.end, lambda: state.closed)
+            if digest == segment.etag or state.closed:
+                if is_last:
+                    state.found_wrong_bytes()
+                return
+            message = f"{segment.name}: the downloaded bytes have the MD5 {digest} instead of {segment.etag}"
+            if is_last:
+                raise Corrupt(message)
+            log.info("%s; they are downloaded again", message)
+            self._get(source, *source.blocks, again=True)
 
 
 MEMORY = 2 * 1024 * 1024

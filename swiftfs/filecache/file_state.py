@@ -1,23 +1,172 @@
-"""What the parts of one cached file share: its state with the lock, and the activity that is under way."""
+"""What the parts of one cached file share: its state with the lock, and which bytes have the right MD5.
+
+The ETag of a plain object is the MD5 of its bytes, and so is that of a segment that is not an SLO itself.
+"""
 
 import errno
+import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from itertools import islice, takewhile
 from pathlib import Path
 
 from msgspec import Struct
 
 from swiftfs.concurrency import Executor, Rank, new_condition
 from swiftfs.errors import CutFile, check_transition, os_error
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, BlockMap, FileRecord, StoredSegment
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, BlockMap, FileRecord, block_range
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.checksum_ranges import ChecksumRanges
-from swiftfs.filecache.read_ahead import Stream, Streams
-from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.space import Space
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, next_data, next_hole, punch_hole
+from swiftfs.objects import Manifest, ObjectName
 from swiftfs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+def is_md5(etag: str) -> bool:
+    """Return whether an ETag may be the MD5 of a plain object's bytes."""
+    return bool(_MD5.fullmatch(etag))
+
+
+class ChecksumRange(Struct, eq=False):
+    """The bytes of a file from `start` to `end`, whose MD5 is `etag`: those of the object or segment `name`.
+
+    `right` means that the local bytes have this MD5. `changes` counts changes of them: a check that began
+    before the last one does not count. After one of the `mismatches` the bytes are downloaded again. After
+    two the object or the network is at fault, and `failure` is the message.
+    """
+
+    name: ObjectName
+    etag: str
+    start: int
+    end: int
+    right: bool = False
+    running: bool = False
+    changes: int = 0
+    mismatches: int = 0
+    failure: str = ""
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """The blocks, first and one past the last, that have bytes of the range."""
+        return block_range(self.start, self.end)
+
+    def whole_blocks(self, size: int) -> tuple[int, int]:
+        """Return the blocks that have no byte of another range in an object of `size` bytes."""
+        return -(-self.start // BLOCK), (block_range(0, size)[1] if self.end >= size else self.end // BLOCK)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the bytes are to be checked when all of them are present."""
+        return not (self.right or self.running or self.failure)
+
+
+class ChecksumRanges:
+    """The checks of one version's bytes, guarded by the file's lock. `done` means that all bytes are right.
+
+    `running` counts the checks and the request for the segments that are under way. `asked` means that these
+    were requested, which happens only once. `dlo` are a DLO's, if a listing has proved that they are the
+    version's. Not all bytes can be checked if it is `_partial`: some segments are parts, or SLOs themselves.
+    """
+
+    def __init__(self, *, done: bool) -> None:
+        self.running = 0
+        self.begin(done=done)
+
+    def begin(self, *, done: bool) -> None:
+        """Forget everything, because the bytes are those of another version or our own."""
+        self.done = done
+        self.asked = False
+        self.dlo: Manifest | None = None
+        self._partial = False
+        self._ranges: list[ChecksumRange] = []
+
+    def due(self, base: BaseVersion, present: Blocks, first: int, last: int) -> Iterator[ChecksumRange]:
+        """Yield the ranges to check now that the blocks from `first` to `last` are present."""
+        if self.done:
+            return
+        if not self._ranges:
+            manifest = base.manifest or self.dlo
+            self._ranges = list(_ranges_of(base, manifest))
+            if manifest is not None and len(self._ranges) < len(manifest.segments):
+                self._partial = True
+        for part in self._touching(first, last):
+            if part.is_due and present.covers(*part.blocks):
+                part.running = True
+                yield part
+
+    def leave_out(self, part: ChecksumRange) -> None:
+        """Do not check a range any more: its ETag is no MD5."""
+        self._partial = True
+        if part in self._ranges:
+            self._ranges.remove(part)
+
+    def forget(self, first: int, last: int) -> None:
+        """Record that blocks are not present any more."""
+        self.done = False
+        for part in self._touching(first, last):
+            part.right = False
+            part.changes += 1
+
+    def failure(self, first: int, last: int) -> str:
+        """Return the failure of a range with any of the blocks, empty if there is none."""
+        return next((part.failure for part in self._touching(first, last) if part.failure), "")
+
+    def is_checking(self, first: int, last: int) -> bool:
+        """Return whether a check of any of the blocks is under way."""
+        return any(part.running for part in self._touching(first, last))
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether any range has failed."""
+        return any(part.failure for part in self._ranges)
+
+    def learn(self, part: ChecksumRange, changes: int, digest: str) -> bool:
+        """Record the MD5 that a range had after so many `changes`; return whether it is wrong."""
+        self.running -= 1
+        part.running = False
+        # Blocks of it were evicted or replaced during the check: its result says nothing.
+        if part.changes != changes or part not in self._ranges:
+            return False
+        if digest == part.etag:
+            part.right = True
+            self.done = not self._partial and all(one.right for one in self._ranges)
+            return False
+        message = f"{part.name}: the downloaded bytes have the MD5 {digest} instead of {part.etag}"
+        part.mismatches += 1
+        if part.mismatches == 1:
+            log.info("%s; they are downloaded again", message)
+        else:
+            part.failure = message
+            log.error("%s, twice", message)
+        return True
+
+    def _touching(self, first: int, last: int) -> Iterator[ChecksumRange]:
+        # The ranges are sorted and do not overlap.
+        index = bisect_right(self._ranges, first * BLOCK, key=lambda part: part.end)
+        return takewhile(lambda part: part.start < last * BLOCK, islice(self._ranges, index, None))
+
+
+def _ranges_of(base: BaseVersion, manifest: Manifest | None) -> Iterator[ChecksumRange]:
+    if manifest is None:
+        if _MD5.fullmatch(base.etag):
+            yield ChecksumRange(base.name, base.etag, 0, base.size)
+        return
+    start = 0
+    for segment in manifest.segments:
+        if segment.length is None and not segment.nested and _MD5.fullmatch(segment.etag):
+            name = base.name if segment.data else segment.name
+            yield ChecksumRange(name, segment.etag, start, start + segment.size)
+        start += segment.span
+
 
 WrongBytesCall = Callable[[str], None]
 
@@ -222,161 +371,3 @@ class FileSource(Struct, frozen=True):
     store: ObjectStore
     pool: Executor
     streams: Streams
-
-
-class GivenUp(Exception):
-    """Nobody wants the bytes of a download any more."""
-
-
-class Download:
-    """A download of the blocks from `first` to one before `last`; `error` is raised in all who wait for them.
-
-    A `queued` download has not begun and may be cancelled; it was begun `in_advance`. One that runs `ahead`
-    of a stream may be stopped while nobody is `waiting` for one of its blocks; it is `unwanted` then.
-    `execute` carries it out. All blocks come from one `source`: a segment of the file's own, or the base
-    version if it is None.
-    """
-
-    def __init__(
-        self,
-        first: int,
-        last: int,
-        execute: "Callable[[Download], None]",
-        source: StoredSegment | None = None,
-        *,
-        queued: bool = False,
-        ahead: Stream | None = None,
-    ) -> None:
-        self.first = first
-        self.last = last
-        self.execute = execute
-        self.source = source
-        self.queued = self.in_advance = queued
-        self.ahead = ahead
-        self.waiting: list[int] = []
-        self.unwanted = False
-        self.error: BaseException | None = None
-
-    def is_awaited(self, first: int, last: int) -> bool:
-        """Return whether anybody waits for a block of the range."""
-        return any(first <= block < last for block in self.waiting)
-
-    def refuse_unwanted(self) -> None:
-        """Raise `GivenUp` if nobody wants the bytes any more."""
-        if self.unwanted:
-            raise GivenUp
-
-
-class Downloads:
-    """The downloads of one file that have not ended. Guarded by the file's lock."""
-
-    def __init__(self) -> None:
-        self._under_way: list[Download] = []
-
-    def add(self, fetch: Download) -> Download:
-        """Record a new download and return it."""
-        self._under_way.append(fetch)
-        return fetch
-
-    def begin(self, fetch: Download) -> bool:
-        """Record that a queued download begins; return False if it was cancelled, or has begun."""
-        # Neither can take it out of the pool, where it waits for a thread.
-        is_wanted = fetch.queued and fetch in self._under_way
-        fetch.queued = False
-        return is_wanted
-
-    def end(self, fetch: Download) -> None:
-        """Record that a download has ended."""
-        self._under_way.remove(fetch)
-
-    def cancel(self, streams: Collection[Stream] | None = None) -> None:
-        """Cancel the downloads that have not begun, and stop those that run ahead and nobody waits for.
-
-        With `streams` only those that run ahead of them.
-        """
-        left = [
-            fetch
-            for fetch in self._under_way
-            if streams is None or any(fetch.ahead is stream for stream in streams)
-        ]
-        self._under_way = [fetch for fetch in self._under_way if not (fetch.queued and fetch in left)]
-        for fetch in left:
-            fetch.unwanted = fetch.unwanted or (fetch.ahead is not None and not fetch.waiting)
-
-    def free(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield the runs of the range that nobody downloads."""
-        taken = Blocks()
-        for fetch in self.touching(first, last):
-            taken.add(fetch.first, fetch.last)
-        return taken.missing(first, last)
-
-    def covers(self, first: int, last: int) -> bool:
-        """Return whether every block of the range is being downloaded."""
-        return not any(True for _ in self.free(first, last))
-
-    def touching(self, first: int, last: int) -> list[Download]:
-        """Return the downloads that have a block of the range."""
-        return [
-            fetch
-            for fetch in self._under_way
-            # An unwanted one still runs, but gives up at its next bytes: whoever needs them begins another.
-            if fetch.first < last and first < fetch.last and not fetch.unwanted
-        ]
-
-    def ranges(self) -> list[tuple[int, int]]:
-        """Return the ranges of blocks that are being downloaded."""
-        return [(fetch.first, fetch.last) for fetch in self._under_way]
-
-    def __bool__(self) -> bool:
-        return bool(self._under_way)
-
-
-class Activity:
-    """The running downloads, checks and uploads of one file, and who waits for their end.
-
-    Each part calls `ended` after each of its steps, without the lock. The parts know this object, and it
-    knows none of them but the uploads: a cycle of references would keep a closed file in memory.
-    """
-
-    def __init__(self, state: FileState, uploads: SegmentUploader) -> None:
-        self._state = state
-        self._uploads = uploads
-        self._idle: Callable[[], None] | None = None
-        self.fetches = Downloads()
-
-    def is_idle(self) -> bool:
-        """Return whether nothing is under way. Lock held."""
-        return not (self.fetches or self._state.checks.running or self._uploads.is_busy)
-
-    def ended(self) -> None:
-        """Wake those who wait; call `idle` of `when_idle` if nothing is under way any more."""
-        with self._state.changed:
-            self._state.changed.notify_all()
-            # Taken with the lock, so that one thread of several that end at once calls it.
-            idle = self._idle if self.is_idle() else None
-            if idle is not None:
-                self._idle = None
-        # Without the lock: it takes that of the cache.
-        if idle is not None:
-            idle()
-
-    def when_idle(self, idle: Callable[[], None]) -> None:
-        """Cancel the downloads and uploads that nobody needs; call `idle` when the others have ended.
-
-        It is called in any thread, and at once when nothing is under way.
-        """
-        with self._state.changed:
-            is_idle = self.is_idle()
-            self._idle = None if is_idle else idle
-        if is_idle:  # mostly, such as a file that was just stored
-            idle()
-            return
-        self.cancel_queued()
-        self.ended()
-
-    def cancel_queued(self) -> None:
-        """Cancel what nobody needs and has not begun; uploads that continue will call `ended`."""
-        with self._state.changed:
-            self.fetches.cancel()
-        for upload in self._uploads.cancel_queued():
-            upload.stored.add_done_callback(lambda _: self.ended())

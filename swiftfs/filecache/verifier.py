@@ -11,8 +11,7 @@ from msgspec.structs import replace
 from swiftfs.attributes import decode_type
 from swiftfs.errors import NotFound, SwiftfsError
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
-from swiftfs.filecache.checksum_ranges import ChecksumRange, is_md5
-from swiftfs.filecache.file_state import Activity, FileSource, FileState
+from swiftfs.filecache.file_state import ChecksumRange, FileSource, FileState, is_md5
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
@@ -123,17 +122,17 @@ on."""
 
 
 class Verifier:
-    """Checks downloaded bytes of one file, in the threads that download."""
+    """Checks downloaded bytes of one file, in the threads that download; calls `ended` after each step."""
 
     def __init__(
-        self, state: FileState, source: FileSource, resolver: BaseResolver, activity: Activity
+        self, state: FileState, source: FileSource, resolver: BaseResolver, ended: Callable[[], None]
     ) -> None:
         self._state = state
         self._store = source.store
         self._pool = source.pool
         self._streams = source.streams
         self._resolver = resolver
-        self._activity = activity
+        self._ended = ended
 
     def arrived(self, info: ObjectInfo, first: int, last: int, *, whole: bool) -> None:
         """Check what a download of some blocks, or of the `whole` object, has completed. Lock held."""
@@ -182,7 +181,7 @@ class Verifier:
                 if manifest is not None and self._learn(base, manifest, is_dlo=dlo_prefix is not None):
                     self._begin_checks(*block_range(0, state.blocks.size))
                 state.changed.notify_all()
-            self._activity.ended()
+            self._ended()
 
     def _listed(self, base: BaseVersion, dlo_prefix: ObjectName) -> Manifest | None:
         """Return a DLO's segments; None if a listing does not prove that they are the version's.
@@ -237,7 +236,7 @@ class Verifier:
                 state.changed.notify_all()
             if is_wrong:
                 state.found_wrong_bytes()
-            self._activity.ended()
+            self._ended()
 
     def _is_plain(self, part: ChecksumRange) -> bool:
         """Return whether the ETag of a DLO's segment is the MD5 of its bytes: it is not of an SLO."""

@@ -9,9 +9,9 @@ from contextlib import suppress
 
 from swiftfs.concurrency import Executor, Rank, Thread, new_condition, new_event, new_pool, new_thread
 from swiftfs.errors import StoreError
+from swiftfs.filecache.cache_space import Uses
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.filecache.uses import Uses
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.task_queue import TaskQueue

@@ -1,24 +1,22 @@
 """Conflicts: another client changed an object that this mount is about to overwrite or delete."""
 
 import logging
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from datetime import datetime, timezone
-from itertools import islice, takewhile
 from pathlib import PurePosixPath
 
 from msgspec.structs import replace
 
-from swiftfs.concurrency import Executor
-from swiftfs.errors import NotFound, StoreError, Unavailable
+from swiftfs.errors import NotFound, Unavailable
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import CopyRequest, ObjectStore, iter_pages
+from swiftfs.store.protocol import CopyRequest, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -119,11 +117,27 @@ class Conflicts:
             return False
 
 
-def was_sent(info: ObjectInfo, sent: Collection[str]) -> bool:
-    """Return whether an object that is no SLO is one of the versions `sent`, as in `PutFile`.
+def has_replaced(
+    store: ObjectStore,
+    removal: SegmentRemoval,
+    name: ObjectName,
+    sent: Collection[str],
+    record: UploadRecord | None = None,
+) -> bool:
+    """Return whether an earlier attempt has stored what stands, although its answer was lost.
 
-    An empty one must have its Content-Type too, which has its time: any client makes empty files.
+    `sent` is as in `PutFile`, and `record` that of the file's segments, if it is known.
     """
+    try:
+        info = store.head(name)
+    except NotFound:
+        return False
+    if info.is_slo:
+        # The attempt may have been one of another local file, which this one has replaced since.
+        landed = record is not None and record.landed(info.version.etag)
+        if landed or removal.has_landed(name):
+            return True
+    # An empty one must have the Content-Type too, which has its time: any client makes empty files.
     return (info.version.etag if info.size else info.content_type) in sent
 
 
@@ -141,58 +155,3 @@ def _name_beside(name: ObjectName, info: ObjectInfo) -> ObjectName:
     moment = datetime.fromtimestamp(info.last_modified_ns / 1e9, tz=timezone.utc)
     suffix = f" (conflict {moment:%Y-%m-%d %H.%M.%S} {info.version.etag[:8]})"
     return ObjectName(name.container, str(path.with_name(path.stem + suffix + path.suffix)))
-
-
-FEWEST = 4
-"""For fewer markers of a container HEADs are sent, in parallel."""
-
-PER_PAGE = 64
-"""How many markers are worth a page of a listing: a page of 10,000 names takes a second."""
-
-
-def made_files(
-    store: ObjectStore, pool: Executor, names: Iterable[ObjectName]
-) -> Mapping[ObjectName, bool | StoreError]:
-    """Return of the markers of folders whether each is a file now, or the error if nobody knows.
-
-    One that is gone is none. Listings of this moment show most markers, as all of a tree is deleted together;
-    a HEAD decides about the others.
-    """
-    # The object `d/` with bytes is in the folder, which was not empty then.
-    plain = [name for name in names if not name.key.endswith("/")]
-    containers: dict[str, set[str]] = defaultdict(set)
-    for name in plain:
-        containers[name.container].add(name.key)
-    listed = {
-        ObjectName(container, key)
-        for container, keys in containers.items()
-        if len(keys) >= FEWEST
-        for key in _listed(store, container, keys)
-    }
-    asked = [name for name in plain if name not in listed]
-    return dict(zip(asked, pool.map(lambda name: is_file(store, name), asked), strict=True))
-
-
-def is_file(store: ObjectStore, name: ObjectName) -> bool | StoreError:
-    """Return whether an object exists and is no folder's marker, by a HEAD; its error if it fails."""
-    try:
-        return not is_marker(store.head(name)) and not name.key.endswith("/")
-    except NotFound:
-        return False
-    except StoreError as error:
-        return error
-
-
-def _listed(store: ObjectStore, container: str, keys: Collection[str]) -> set[str]:
-    """Return which of the keys a listing shows as markers."""
-    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(min(keys), max(keys), strict=False))
-    pages = iter_pages(store, container, "".join(one for one, _ in pairs))
-    found: set[str] = set()
-    try:
-        for page in islice(pages, 1 + len(keys) // PER_PAGE):
-            found |= {row.key for row in page.rows if row.key in keys and is_marker(row)}
-            if page.last:
-                break
-    except StoreError:  # HEADs tell more
-        return set()
-    return found

@@ -1,7 +1,6 @@
 """The journal's database: the operations that are not executed yet, in SQLite.
 
-A commit survives the death of the process at once, and a power cut after the next `sync`, see `OlderRows`. A
-damaged database is set aside for `swiftfs recover` and never deleted.
+A commit survives the death of the process at once, and a power cut after the next `sync`, see `OlderRows`.
 """
 
 import errno
@@ -26,18 +25,29 @@ from swiftfs.errors import ConfigurationError, os_error, pluralize
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.commits import (
+    Change,
     Commit,
+    Executed,
+    OlderRows,
     Record,
-    RefusedCommits,
+    RowState,
+    add_refused,
+    go_back,
+    row_of,
+)
+from swiftfs.journal.operations import Unreadable, decode
+from swiftfs.journal.salvage import Mark, last_commit, loss, remove_mark
+from swiftfs.journal.schema import (
+    DELETE,
+    INSERT,
     Reserve,
+    Statement,
     ambiguous_changes,
+    open_journal,
     read_uploads,
+    set_aside,
     upload_changes,
 )
-from swiftfs.journal.losses import Mark, last_commit, loss, remove_mark
-from swiftfs.journal.older_rows import Change, Executed, OlderRows, RowState, go_back, row_of
-from swiftfs.journal.operations import Unreadable, decode
-from swiftfs.journal.schema import Statement, open_journal, set_aside
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import boot_id, execute_rows, is_for_want_of_space, reason_of, row_checksum
 
@@ -45,10 +55,6 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """How large the WAL may grow before a checkpoint, for which commits wait."""
-
-INSERT = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
-
-DELETE = "DELETE FROM intents WHERE seq IN (VALUES (?))"
 
 REVISIONS = 10_000
 """Limit of the prefixes whose revision is known. It is needed for a moment."""
@@ -72,7 +78,7 @@ class JournalDB:
         self._wal = folder / f"{JOURNAL}-wal"
         self._lock = new_lock(Rank.DATABASE)
         self._reserve = Reserve(folder / JOURNAL_RESERVE)
-        self._refused = RefusedCommits()
+        self._refused: deque[Commit] = deque()
         self._revisions: LRUCache[ObjectName, float] = LRUCache(REVISIONS)
         self._later: deque[tuple[str, tuple[object, ...]]] = deque()
         self._commits = self._synced = self._final = 0
@@ -149,7 +155,7 @@ class JournalDB:
             except OSError as error:
                 log.warning("the journal cannot record what was done, and will try again: %s", error)
                 self._older.refuse(commit.drop)
-                self._refused.add(commit)
+                add_refused(self._refused, commit)
                 return False
             return True
 
@@ -415,19 +421,13 @@ class JournalDB:
     def _write(self, commit: Commit) -> None:
         """Write a commit, and before it those that the disk has refused."""
         while self._refused:
-            self._write_one(self._refused.first())
-            self._refused.written()
+            self._write_one(self._refused[0])
+            self._refused.popleft()
         self._write_one(commit)
         self._older.end_refused()
 
     def _write_one(self, commit: Commit) -> None:
-        change = self._older.change(
-            self._commits + 1,
-            [(seq, one.operation) for seq, one in commit.put.items()],
-            commit.drop,
-            commit.executed,
-            {seq: one.carried for seq, one in commit.put.items() if one.carried is not None},
-        )
+        change = self._older.change(self._commits + 1, commit)
         insert = INSERT, [row_of(one, commit.put[one.seq].path) for one in change.put]
         if change.is_new and not commit.unreferenced and not self._later:
             self._commit(insert)  # mostly; a program waits for it in close()

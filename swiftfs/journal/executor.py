@@ -4,7 +4,7 @@ INVARIANT: one request replaces the old state by the new one, and nothing of the
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from hashlib import md5
 
@@ -15,11 +15,10 @@ from swiftfs.concurrency import new_pool
 from swiftfs.errors import AlreadyExists, NotBegun, NotFound, StoreError, Unavailable
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.journal.background_moves import BackgroundMoves, Outcome
-from swiftfs.journal.conflicts import Conflicts, is_file, made_files, was_sent
-from swiftfs.journal.expiry import SegmentExpiry, with_rule, without_past
-from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
+from swiftfs.journal.conflicts import Conflicts, has_replaced
+from swiftfs.journal.deletions import Deletions, is_file
+from swiftfs.journal.file_upload import FileUpload, RecordSuperseded, SegmentExpiry, with_rule, without_past
 from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, Overwritten, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
@@ -82,6 +81,7 @@ class Executor:
         self._segment_expiry = SegmentExpiry(store, removal)
         self._file_upload = FileUpload(store, segment_size, removal, self._segment_expiry, ambiguous)
         self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
+        self.delete = Deletions(store, self._pool, self._object_moves, removal, trash).delete
         late = MoveEvidence(ambiguous)
         self._background_moves = BackgroundMoves(store, self._pool, self._object_moves, copies, late)
 
@@ -145,26 +145,10 @@ class Executor:
         Another mount may have renamed their object since. This attempt looks up what stands now.
         """
         superseded, record = operation.superseded_segments, cached_file.uploads.record
-        if not superseded or self._has_replaced(operation.name, operation.sent, record):
+        if not superseded or has_replaced(self._store, self.removal, operation.name, operation.sent, record):
             return operation
         log.info("%s: segments of an older version stay until it is known to be gone", operation.name)
         return replace(operation, superseded_segments=())
-
-    def _has_replaced(self, name: ObjectName, sent: Collection[str], record: UploadRecord | None) -> bool:
-        """Return whether an earlier attempt has stored what stands, although its answer was lost.
-
-        `sent` is as in `PutFile`, and `record` that of the file's segments.
-        """
-        try:
-            info = self._store.head(name)
-        except NotFound:
-            return False
-        if info.is_slo:
-            # The attempt may have been one of another local file, which this one has replaced since.
-            landed = record is not None and record.landed(info.version.etag)
-            if landed or self.removal.has_landed(name):
-                return True
-        return was_sent(info, sent)
 
     def _adopt_leftovers(self, operation: PutFile, cached_file: CachedFile) -> None:
         """Adopt the segments that another process left; its manifest may be stored already."""
@@ -229,7 +213,7 @@ class Executor:
             case SetAttributes() | ReplaceHeaders():
                 self._describe(operation)
             case Delete():
-                for error in self.delete_together([operation]).values():
+                for error in self.delete([operation]).values():
                     raise error
             case CopyFile():
                 return self._copy_file(operation)
@@ -396,76 +380,3 @@ class Executor:
             # The dead process may have made any of the copies, and both names may be changed from now on.
             self.removal.share_all(operation.copies())
             raise
-
-    def delete_together(self, operations: Sequence[Delete]) -> dict[ObjectName, StoreError]:
-        """Delete objects, then the segments of the SLOs that are gone; return the failures."""
-        failures: dict[ObjectName, StoreError] = {}
-        found: dict[ObjectName, set[ObjectName]] = {}
-        operations = self._without_files(self._without_changed(operations, failures), failures)
-        operations = self._with_known_kinds(operations)
-        operations, kept = self.trash.keep_deleted(operations, failures, self._pool)
-        for operation, segments in zip(
-            operations, self._pool.map(self._find_segments, operations), strict=True
-        ):
-            if isinstance(segments, StoreError):
-                failures[operation.name] = segments
-            else:
-                found[operation.name] = segments
-        shared = self.removal.shared(set().union(*found.values()))
-        own = {name: segments - shared for name, segments in found.items()}
-        # In two requests: Swift may refuse to delete an object, and go on with the names behind it.
-        failed = self.removal.delete_all(own)
-        gone = {name: segments for name, segments in own.items() if name not in failed}
-        self.removal.discard_with(gone)
-        for name in gone:
-            self.removal.keep_shared(found[name] & shared, {name})
-            self.removal.owners.forget(name)
-        self.trash.deleted(kept, failed, self._pool)
-        return failures | failed
-
-    def _with_known_kinds(self, operations: Sequence[Delete]) -> list[Delete]:
-        """Return the deletions; those of objects that have no segments need no HEAD to learn that."""
-        plain = self.removal.without_segments(one.name for one in operations if one.is_slo is None)
-        return [replace(one, is_slo=False) if one.name in plain else one for one in operations]
-
-    def _without_changed(
-        self, operations: Sequence[Delete], failures: dict[ObjectName, StoreError]
-    ) -> list[Delete]:
-        """Return the deletions to execute, without conditional ones of objects that have changed."""
-        wanted = []
-        for operation in operations:
-            try:
-                # Another client may replace the object any time: each attempt looks again.
-                if not operation.is_conditional or self._object_moves.is_unchanged(operation):
-                    wanted.append(operation)
-            except StoreError as error:
-                failures[operation.name] = error
-        return wanted
-
-    def _without_files(
-        self, operations: Sequence[Delete], failures: dict[ObjectName, StoreError]
-    ) -> list[Delete]:
-        """Return the deletions to execute, without those of markers that another client has made files."""
-        markers = [operation.name for operation in operations if operation.is_marker]
-        found = made_files(self._store, self._pool, markers) if markers else {}
-        for name, answer in found.items():
-            if isinstance(answer, StoreError):
-                failures[name] = answer
-            elif answer:
-                log.warning("%s is kept: another client has made a file of the folder", name)
-        return [operation for operation in operations if not found.get(operation.name)]
-
-    def _find_segments(self, operation: Delete) -> set[ObjectName] | StoreError:
-        """Return the segments that go with an object."""
-        name, superseded = operation.name, set(operation.superseded_segments)
-        try:
-            # A file had been stored there, by an attempt without an answer. Nothing proves that when it is
-            # deleted.
-            if superseded or (operation.sent and self.removal.has_unproven(name)):
-                if self._has_replaced(name, operation.sent, None):
-                    self.removal.record_replaced(name)
-                else:
-                    superseded = set()
-            return superseded | self.removal.segments_of(name, is_slo=operation.is_slo)
-        except StoreError as error:
-            return error

@@ -43,7 +43,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
-from swiftfs.journal.refusals import Refusals
+from swiftfs.journal.report import Refusals
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.task_writer import TaskWriter
 from swiftfs.journal.tasks import (

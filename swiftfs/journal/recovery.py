@@ -24,7 +24,7 @@ from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.moves import Moved, RecordMove, Remnant
 from swiftfs.journal.operations import Delete, Move, MoveFolder, Operation, PutFile
 from swiftfs.journal.outcomes import JournalParts, remnant_tasks
-from swiftfs.journal.refusals import Refusals
+from swiftfs.journal.report import Refusals
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.sleeping_tasks import DoneLater, SleepingTask, task_of_earlier
 from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits

@@ -1,21 +1,180 @@
-"""Make reports of pending changes from the tasks, with the progress of uploads."""
+"""What the journal tells: reports of pending changes, with the progress of uploads, and refusals.
 
+A change that was given up is kept until a call or a report has named it.
+"""
+
+import errno
 import heapq
 import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from cachetools import LRUCache
+from msgspec import Struct
+
 from swiftfs.concurrency import monotonic
+from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BLOCK, block_range
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.operations import KINDS, MoveObject, PutFile
+from swiftfs.journal.operations import (
+    KINDS,
+    Move,
+    MoveFolder,
+    MoveObject,
+    Operation,
+    PutFile,
+    PutMarker,
+    names_of,
+)
 from swiftfs.journal.queue_report import QueuedChange, QueueReport, RenameProgress
-from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.sleeping_tasks import SleepingTask
-from swiftfs.journal.tasks import Task
+from swiftfs.journal.tasks import Failure, Task
 from swiftfs.objects import ObjectName
+from swiftfs.paths import Folder
+
+MOST_KEPT = 10_000
+"""Refusals kept with their reasons; the rest are only counted."""
+
+
+class Refusal(Struct, frozen=True):
+    """A task that was given up, and its error; `shown` if the report of a flush has named it."""
+
+    task: Task
+    error: Failure
+    shown: bool = False
+
+    def is_about(self, name: ObjectName) -> bool:
+        """Return whether the change was about the object `name`."""
+        return name in names_of(self.task.operation)
+
+
+class Refusals:
+    """The changes that were given up and not reported yet. The journal's lock guards it."""
+
+    def __init__(self) -> None:
+        self._kept: list[Refusal] = []
+        self._more = self._more_shown = 0
+
+    def __len__(self) -> int:
+        return len(self._kept) + self._more
+
+    def add(self, task: Task, error: Failure) -> None:
+        """Record that a task was given up, except a move or a new folder, whose call raises the error."""
+        if not isinstance(task.operation, Move | MoveFolder | PutMarker):
+            self.keep(task, error)
+
+    def keep(self, task: Task, error: Failure) -> None:
+        """Record a given-up task whose error no call can raise, such as a move of an earlier mount."""
+        if len(self._kept) < MOST_KEPT:
+            self._kept.append(Refusal(task, error))
+        else:
+            self._more += 1
+
+    def kept(self) -> list[Refusal]:
+        """Return the refusals in their order, at most `MOST_KEPT`."""
+        return list(self._kept)
+
+    def forget(self, task: Task) -> None:
+        """Forget a task's refusal: the call that waited for the task raises the error."""
+        self._keep(lambda one: one.task is not task)
+
+    def forget_earlier(self, task: Task) -> None:
+        """Forget refusals of earlier changes of the same kind: this task has replaced them."""
+        if self._kept:
+            names, kind = names_of(task.operation), type(task.operation)
+            self._keep(lambda one: type(one.task.operation) is not kind or not any(map(one.is_about, names)))
+
+    def take(self, name: ObjectName) -> Failure | None:
+        """Return why the oldest refused change of `name` was given up, and forget it."""
+        return self._take(lambda one: one.is_about(name))
+
+    def take_below(self, folder: Folder) -> Failure | None:
+        """Return why the oldest refused change below `folder` was given up, and forget all of them there."""
+
+        def is_below(one: Refusal) -> bool:
+            names = names_of(one.task.operation)
+            return any(Folder(name.container, name.key).is_below(folder) for name in names)
+
+        error = first = self._take(is_below)
+        while first is not None:
+            first = self._take(is_below)
+        return error
+
+    def show(self) -> None:
+        """Record that the report of a flush has named the refusals; they stay until the next flush begins."""
+        self._kept = [Refusal(one.task, one.error, shown=True) for one in self._kept]
+        self._more_shown = self._more
+
+    def forget_shown(self) -> None:
+        """Forget the refusals that the report of an earlier flush has named."""
+        self._more -= self._more_shown
+        self._more_shown = 0
+        self._keep(lambda one: not one.shown)
+
+    def _take(self, fits: Callable[[Refusal], bool]) -> Failure | None:
+        for index, one in enumerate(self._kept):
+            # A move here is an earlier mount's: a caller of fsync(2) in this mount has not asked for it.
+            if fits(one) and not isinstance(one.task.operation, Move | MoveFolder):
+                return self._kept.pop(index).error
+        return None
+
+    def _keep(self, wanted: Callable[[Refusal], bool]) -> None:
+        self._kept = [one for one in self._kept if wanted(one)]
+
+
+MOST_NAMES = 50_000
+"""More than the objects of the largest rename, all of which Swift may refuse to move."""
+
+
+class GivenUp:
+    """Counts what was given up, by the names at which it was to come. The journal's lock guards it.
+
+    A call that deletes something, or changes its attributes, reads `count` before it looks at what that is.
+    If that has been given up when the change is recorded, nothing of it is at the name: whatever is there is
+    another client's.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._last: LRUCache[ObjectName, int] = LRUCache(MOST_NAMES)
+        self._stayed: LRUCache[ObjectName, int] = LRUCache(MOST_NAMES)
+
+    def add(self, operation: Operation) -> None:
+        """Record that an operation was given up, after the mount has shown the state before it again."""
+        match operation:
+            case MoveObject():
+                name = operation.target
+            case PutMarker():
+                name = operation.name
+            case _:
+                return
+        self.count += 1
+        self._last[name] = self.count
+        if isinstance(operation, MoveObject):
+            self._stayed[operation.source] = self.count
+
+    def has(self, name: ObjectName, since: int) -> bool:
+        """Return whether what was to come to a name was given up since the count was `since`."""
+        return bool(self._last.get(name, 0) > since)
+
+    def has_stayed_below(self, folder: Folder, since: int) -> bool:
+        """Return whether an object is at its old name again, or its new one was below a folder, `since`."""
+        if self.count <= since:
+            return False
+        for last in (self._stayed, self._last):
+            # A copy: to look one up changes the order.
+            for name in [name for name in list(last) if last[name] > since]:
+                if name.container == folder.container and name.key.startswith(folder.prefix):
+                    return True
+        return False
+
+    def check(self, path: str, name: ObjectName, since: int) -> None:
+        """Raise `OSError` ESTALE if what was to come to a name was given up since the count was `since`."""
+        if self.has(name, since):
+            raise os_error(errno.ESTALE, path)
+
 
 UnderWay = Callable[[str], int]
 """Returns how many bytes the PUTs under way have sent to an object, or to those below a name that ends in a

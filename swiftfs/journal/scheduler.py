@@ -251,7 +251,7 @@ class Scheduler:
         deletions = [task.operation for task in batch if isinstance(task.operation, Delete)]
         try:
             self._db.sync_older([deletion.name for deletion in deletions])
-            failures = self._executor.delete_together(deletions)
+            failures = self._executor.delete(deletions)
         except (SwiftfsError, OSError) as refused:
             for task in batch:
                 self._outcomes.fail(task, refused)

@@ -1,13 +1,21 @@
-"""The journal's database: its tables, how it is opened, and how a damaged one is set aside."""
+"""The tables of the journal's database, some of their rows, and how its file is opened.
 
+A damaged one is set aside for `swiftfs recover` and never deleted.
+"""
+
+import json
+import os
+import shutil
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from swiftfs.concurrency import unix_time_ns
-from swiftfs.config.cache_dir import DAMAGED_JOURNAL
+from swiftfs.config.cache_dir import DAMAGED_JOURNAL, new_file
+from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.objects import ObjectName
 from swiftfs.sqlite import Schema, open_database
 
 Statement = tuple[str, Sequence[tuple[object, ...]]]
@@ -63,6 +71,10 @@ _FORMAT_5 = "SELECT 1"
 
 COLUMNS = "seq, path, intent, errno, reason, written, checksum"
 """The columns of `intents`."""
+
+INSERT = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+DELETE = "DELETE FROM intents WHERE seq IN (VALUES (?))"
 
 SELECT_OLDER = f"""
 SELECT {COLUMNS} FROM older
@@ -124,3 +136,96 @@ def set_aside(path: Path) -> Path | None:
     if aside.with_name(f"{aside.name}-wal").exists():
         aside.touch(0o600)  # the log may be all that is left
     return aside if aside.exists() else None
+
+
+RESERVE = 1024 * 1024
+"""Bytes of disk space reserved for the database: enough for thousands of records."""
+
+
+class Reserve:
+    """A file that takes disk space which only the database may have, for closes and mounts on a full disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def release(self) -> bool:
+        """Free the space; return whether there was any."""
+        try:
+            self._path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def fill(self) -> None:
+        """Reserve the space, unless the database may need it now."""
+        with suppress(OSError):
+            if not self._path.exists() and shutil.disk_usage(self._path.parent).free >= 2 * RESERVE:
+                # Written, and not a hole: a hole reserves nothing.
+                with os.fdopen(new_file(self._path), "wb") as file:
+                    file.write(bytes(RESERVE))
+
+
+def upload_changes(prefixes: Iterable[UnreferencedPrefix]) -> list[Statement]:
+    """Return statements that update the tables of uploads; of two about one prefix the newest counts."""
+    uploads = {one.prefix: one for one in sorted(prefixes, key=lambda one: one.revision)}
+    if not uploads:
+        return []
+    names: list[tuple[object, ...]] = [(prefix.container, prefix.key) for prefix in uploads]
+    left = [(prefix, one) for prefix, one in uploads.items() if one.named is not None]
+    return [
+        ("DELETE FROM uploads WHERE container = ? AND prefix = ?", names),
+        ("DELETE FROM upload_facts WHERE container = ? AND prefix = ?", names),
+        (
+            "INSERT INTO uploads VALUES (?, ?, ?)",
+            [(prefix.container, prefix.key, json.dumps(sorted(one.named or ()))) for prefix, one in left],
+        ),
+        (
+            "INSERT INTO upload_facts VALUES (?, ?, ?)",
+            [(prefix.container, prefix.key, _write_facts(one)) for prefix, one in left],
+        ),
+    ]
+
+
+def _write_facts(unreferenced: UnreferencedPrefix) -> str:
+    objects = [[name.container, name.key] for name in sorted(unreferenced.objects)]
+    facts = {"file": unreferenced.file, "objects": objects, "since": unreferenced.since}
+    asked, landed, sent = map(sorted, (unreferenced.asked, unreferenced.landed, unreferenced.sent))
+    return json.dumps({**facts, "asked": asked, "landed": landed, "sent": sent})
+
+
+def read_uploads(database: sqlite3.Connection) -> list[UnreferencedPrefix]:
+    """Return what the tables `uploads` and `upload_facts` say of all prefixes."""
+    rows = database.execute("SELECT container, prefix, named FROM uploads").fetchall()
+    facts = database.execute("SELECT * FROM upload_facts").fetchall()
+    known = {(container, prefix): text for container, prefix, text in facts}
+    return [
+        _read_unreferenced(ObjectName(container, prefix), named, known.get((container, prefix), "{}"))
+        for container, prefix, named in rows
+    ]
+
+
+def ambiguous_changes(records: Mapping[ObjectName, str | None]) -> list[Statement]:
+    """Return statements that record lost requests by the object's name; None deletes a record."""
+    kept = [(name.container, name.key, text) for name, text in records.items() if text is not None]
+    return [
+        (
+            "DELETE FROM ambiguous WHERE container = ? AND key = ?",
+            [(one.container, one.key) for one in records],
+        ),
+        ("INSERT INTO ambiguous VALUES (?, ?, ?)", kept),
+    ]
+
+
+def _read_unreferenced(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
+    """Return what is recorded of a prefix: `named` in the table `uploads`, `text` in `upload_facts`."""
+    facts = json.loads(text)
+    return UnreferencedPrefix(
+        prefix,
+        frozenset(json.loads(named)),
+        facts.get("file", ""),
+        frozenset(ObjectName(container, key) for container, key in facts.get("objects", ())),
+        frozenset(facts.get("asked", ())),
+        facts.get("since", 0.0),
+        frozenset(facts.get("landed", ())),
+        frozenset(facts.get("sent", ())),
+    )

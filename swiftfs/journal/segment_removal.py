@@ -20,8 +20,16 @@ from swiftfs.concurrency import Rank, new_lock, steady_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.leftovers import KeptSegments, Leftover, Leftovers, Proof, RestingSegments, proven
-from swiftfs.journal.segment_ownership import SegmentOwnership, objects_of, without_segments
+from swiftfs.journal.segment_records import (
+    KeptSegments,
+    Leftover,
+    Leftovers,
+    Proof,
+    RestingSegments,
+    SegmentOwnership,
+    objects_of,
+    proven,
+)
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.store.histories import Histories
 from swiftfs.store.protocol import ObjectStore, dlo_segments, iter_rows
@@ -118,14 +126,6 @@ class SegmentRemoval:
         if manifest is None:
             return "", set()
         return manifest.etag, manifest.names
-
-    def without_segments(self, names: Iterable[ObjectName]) -> set[ObjectName]:
-        """Return those objects for which `segments_of` need not be asked: no segment would go with them.
-
-        That costs a few listings; an object that is not returned may have none either.
-        """
-        unknown = [name for name in names if name not in self._unproven and not self.owners.has_claims(name)]
-        return without_segments(self._store, unknown, self.owners.choice)
 
     def prove(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
         """Record that the version of `name` with these segments is gone; the segments still exist."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 from msgspec.structs import replace
 
-from swiftfs.filecache.uses import Uses
+from swiftfs.filecache.cache_space import Uses
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.moves import etag_of
 from swiftfs.journal.operations import (

@@ -12,10 +12,9 @@ from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cache import FileCache
-from swiftfs.journal.commits import Record
+from swiftfs.journal.commits import Executed, Record, file_of
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.merging import coalesce, merge_hand_in, merge_while_running
-from swiftfs.journal.older_rows import Executed, file_of
 from swiftfs.journal.operations import (
     ANY_VERSION,
     Delete,
@@ -28,7 +27,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
-from swiftfs.journal.refusals import GivenUp
+from swiftfs.journal.report import GivenUp
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.tasks import Cancelled, Done, Ending, HandIn, Succeeded, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName

@@ -12,9 +12,8 @@ from msgspec.structs import replace
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError, check_transition
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.commits import Record
+from swiftfs.journal.commits import Executed, Record
 from swiftfs.journal.merging import merge_while_running
-from swiftfs.journal.older_rows import Executed
 from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 

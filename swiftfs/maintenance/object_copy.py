@@ -31,9 +31,9 @@ from swiftfs.errors import (
 )
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.upload_record import NO_JOURNAL, segment_prefix
-from swiftfs.journal import leftovers
+from swiftfs.journal import segment_records
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SegmentChanged, headers_of_copy, renamed_segments
 from swiftfs.maintenance.copy_records import CopyRecord, CopyRecords, Unfinished
@@ -91,7 +91,7 @@ class ReplacedSegments:
     def finish(self) -> None:
         """Delete what was replaced, after its rest; what fails is left to `swiftfs gc`."""
         if self._removal is not None and self._removal.leftovers.all():
-            sleep(leftovers.REST_SECONDS)
+            sleep(segment_records.REST_SECONDS)
             try:
                 self._removal.end_rests(at_once=True)
             except StoreError:

@@ -31,7 +31,7 @@ from swiftfs.errors import (
     pluralize,
 )
 from swiftfs.filecache.segment_container import is_segment_of
-from swiftfs.journal.leftovers import KeptSegments
+from swiftfs.journal.segment_records import KeptSegments
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.maintenance.trees import listed_row
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Row

@@ -1,27 +1,38 @@
-"""Builds a mount's parts, from the store up to the filesystem."""
+"""Builds a mount's parts, from the store up to the filesystem.
 
+Where the disk of the cache folder is full, copies of what is in Swift give way to the journal first.
+"""
+
+import logging
 import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from swiftfs.config.cache_dir import HEADS, LISTINGS
+from swiftfs.config.cache_dir import CONTENT, HEADS, JOURNAL, LISTINGS, VERSIONS
 from swiftfs.config.options import Options
-from swiftfs.errors import ConfigurationError
+from swiftfs.errors import ConfigurationError, pluralize
 from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.space import CacheDisk
+from swiftfs.filecache.version_cache import evict_closed
+from swiftfs.filecache.version_index import names_in_order
 from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.earlier_changes import EarlierChanges
+from swiftfs.journal.earlier_changes import EarlierChanges, RecentChanges
 from swiftfs.journal.executor import Executor
-from swiftfs.journal.first_room import make_room
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.late_requests import Watch
-from swiftfs.journal.operations import decode_entry, encode_entry
-from swiftfs.journal.recent_changes import RecentChanges
+from swiftfs.journal.late_versions import only_here
+from swiftfs.journal.operations import Unreadable, decode_ambiguity, decode_entry, encode_entry
 from swiftfs.journal.report import progress
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.salvage import copy_journal
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier, SharedCopies
 from swiftfs.journal.tasks import Mode
@@ -32,18 +43,22 @@ from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.namespace.kept_listings import EntryCodec, KeptListings
 from swiftfs.namespace.namespace import Namespace
+from swiftfs.objects import ObjectVersion
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
 from swiftfs.posix.times import Times
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.sqlite import reason_of
+from swiftfs.sqlite import KEPT, reason_of
+from swiftfs.store.ambiguous import Ambiguity
 from swiftfs.store.connect import ConnectedAccount
 from swiftfs.store.histories import Histories
 from swiftfs.store.moved_view import MovedNames, MovedView
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.server_state import MOST
 from swiftfs.store.trash_names import TrashNames
+
+log = logging.getLogger(__name__)
 
 PER_UPLOAD = 4
 """Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""
@@ -54,7 +69,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
 
     Raise `ConfigurationError` as `JournalDB` does, and if the cache folder cannot be used.
     """
-    make_room(cache)
+    _make_room(cache)
     # First of all: a journal of another format stops the mount before any other file is changed.
     db = JournalDB(cache, request.source.identity(account.label), account.place)
     try:
@@ -222,3 +237,44 @@ def _journal(
         is_being_made=open_files.is_being_made,
         watch=Watch(account.state.ambiguous, store, request.source),
     )
+
+
+ROOM = 2 * KEPT
+"""Free bytes of disk with which a mount begins, if copies can be deleted for them."""
+
+_IN_MEMORY = Path("/dev/shm")
+
+
+def _make_room(cache: Path) -> None:
+    """Delete copies in `cache` if the journal has no space to begin, the least recently used ones first.
+
+    Those that may be needed after a late request stay. While that is unknown nothing is deleted.
+    """
+    disk = CacheDisk(cache)
+    if disk.free() >= KEPT or not (cache / CONTENT).is_dir():
+        return
+    # On a full disk SQLite can open no database with a write-ahead log, not even to read it.
+    folder = _IN_MEMORY if _IN_MEMORY.is_dir() else None
+    try:
+        with TemporaryDirectory(dir=folder, prefix="swiftfs-") as elsewhere:
+            needed = _needed(copy_journal(cache / JOURNAL, Path(elsewhere)))
+            order = names_in_order(copy_journal(cache / VERSIONS, Path(elsewhere)))
+        count = evict_closed(cache / CONTENT, order, needed, lambda: disk.free() >= ROOM)
+    except (ConfigurationError, OSError, sqlite3.Error, Unreadable) as error:
+        log.info("no copy is deleted, although the disk of %s is full: %s", cache, error)
+    else:
+        log.info("the disk of %s is full: %s deleted", cache, pluralize(count, "copy", "copies"))
+
+
+def _needed(journal: Path) -> set[ObjectVersion]:
+    """Return the versions that only a local file may have, by the records of lost requests."""
+    return set(only_here(_lost(journal)))
+
+
+def _lost(journal: Path) -> Iterator[Ambiguity]:
+    if not journal.exists():
+        return
+    with closing(sqlite3.connect(journal)) as database:
+        if database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'ambiguous'").fetchone():
+            for (text,) in database.execute("SELECT record FROM ambiguous").fetchall():
+                yield decode_ambiguity(text)

@@ -33,7 +33,7 @@ SLACK = 24 * MIB
 
 SHORT_TIMEOUTS = """
 from msgspec.structs import force_setattr
-from swiftfs.filecache import cache_space as room
+from swiftfs.filecache import space as room
 from swiftfs.store import retry
 room.PATIENCE = 5.0
 force_setattr(retry.PATIENT, "deadline", 3.0)

@@ -14,7 +14,7 @@ from support.stores import QUICK, TEXT
 from support.upload_rig import MIB
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BodyChanged
-from swiftfs.filecache.frozen_copier import OFTEN
+from swiftfs.filecache.upload_source import OFTEN
 from swiftfs.objects import ObjectName
 from swiftfs.store.auth import open_account
 from swiftfs.store.retry import RetryingStore

@@ -46,7 +46,7 @@ from simulation.words import describe_bytes
 from swiftfs import concurrency, sqlite
 from swiftfs.config.cache_dir import CONTENT
 from swiftfs.errors import NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.journal import backlog, commits, task_queue
+from swiftfs.journal import backlog, schema, task_queue
 from swiftfs.journal.queue_report import QueuedChange
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -102,7 +102,7 @@ def run(history: History, folder: Path | None = None) -> Outcome:
         patch.setattr(task_queue, "AWAKE", 0 if history.seed // 2 % 2 else task_queue.AWAKE)
         # What takes time and decides nothing here: all databases are of this release, and the disk is large.
         patch.setattr(sqlite, "_check_format_read_only", lambda _path, _schema: None)
-        patch.setattr(commits, "RESERVE", 4096)
+        patch.setattr(schema, "RESERVE", 4096)
         try:
             simulation.run()
         except SimulationError as error:

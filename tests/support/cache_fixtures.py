@@ -11,7 +11,7 @@ from support.cache_rig import MIB, CacheRig
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., CacheRig]]:
     """Return a function that builds a `CacheRig`; its cache compares its size with the limit at each MiB."""
-    monkeypatch.setattr("swiftfs.filecache.cache_space.STEP", MIB)
+    monkeypatch.setattr("swiftfs.filecache.space.STEP", MIB)
     rigs: list[CacheRig] = []
 
     def build_it(limit: int | None = 64 * MIB, read_ahead: int = 0, threads: int = 2) -> CacheRig:

@@ -13,8 +13,8 @@ if __name__ == "__main__":
     concurrency.check()
     # After check(), because modules make locks when they are imported.
     from swiftfs.cli import app
-    from swiftfs.journal import leftovers
+    from swiftfs.journal import segment_records
 
-    leftovers.REST_SECONDS = 0.0
+    segment_records.REST_SECONDS = 0.0
 
     app.main(sys.argv[1:])

@@ -4,15 +4,15 @@ import sys
 
 from swiftfs import concurrency
 from swiftfs.cli import app
-from swiftfs.journal import leftovers
+from swiftfs.journal import segment_records
 
 SECONDS = 2.0
-"""As `leftovers.REST_SECONDS` is before a test changes it."""
+"""As `segment_records.REST_SECONDS` is before a test changes it."""
 
 
 def serve(*arguments: str) -> None:
     """Run the command."""
-    leftovers.REST_SECONDS = SECONDS
+    segment_records.REST_SECONDS = SECONDS
     app.main(list(arguments))
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import Executor
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.object_moves import MOMENT, ObjectMoves
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier, SharedCopies
 from swiftfs.store.ambiguous import AmbiguousRequests

@@ -1,7 +1,7 @@
 """The part of the journal that a file cache calls, where there is no journal."""
 
+from swiftfs.filecache.cache_space import Uses
 from swiftfs.filecache.segment_uploader import SegmentUploader
-from swiftfs.filecache.uses import Uses
 
 
 class NoBacklog:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from support.memory_store import MemoryStore
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import LATE_SECONDS, SegmentRemoval
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers

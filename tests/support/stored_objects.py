@@ -8,7 +8,7 @@ from pathlib import Path
 
 from support.memory_store import MemoryStore
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import LATE_SECONDS, SegmentRemoval
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import CopyRequest, Headers

@@ -21,10 +21,9 @@ from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.upload_record import SharedUploads, UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.expiry import SegmentExpiry
-from swiftfs.journal.file_upload import FileUpload
+from swiftfs.journal.file_upload import FileUpload, SegmentExpiry
 from swiftfs.journal.operations import PutFile
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests

@@ -180,12 +180,12 @@ def main(number: int) -> None:
     # After the check, for the locks of modules.
     from swiftfs.cli import app  # noqa: PLC0415
     from swiftfs.fuse.choice import load_binding  # noqa: PLC0415
-    from swiftfs.journal import leftovers  # noqa: PLC0415
+    from swiftfs.journal import segment_records  # noqa: PLC0415
 
     load_binding(os.environ.get("TEST_FUSE") or "auto")
     for module in ("cli.mount", "service.mount", "service.serving"):
         importlib.import_module(f"swiftfs.{module}")
-    leftovers.REST_SECONDS = 0.0  # as in `checked_mount`
+    segment_records.REST_SECONDS = 0.0  # as in `checked_mount`
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=number) as channel:

@@ -8,12 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from swiftfs.filecache import block_tree
+from swiftfs.filecache import block_set
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.block_set import Blocks, missing_of_all
 
-LEAF = block_tree.LEAF_SIZE
-INNER = LEAF * block_tree.CHILDREN
+LEAF = block_set.LEAF_SIZE
+INNER = LEAF * block_set.CHILDREN
 END = 2 * INNER + 3 * LEAF
 """The number after the last block of the rules: up to here the tree has three heights."""
 

@@ -17,12 +17,12 @@ from support.noise import noise
 from support.stored_objects import NEVER
 from support.upload_rig import MIB, NAME, SlowStore, Writer
 from swiftfs.errors import ChangedDuringUpload
-from swiftfs.filecache import frozen_copier
+from swiftfs.filecache import upload_source
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.frozen_copier import OFTEN
 from swiftfs.filecache.space import Space
 from swiftfs.filecache.sparse_file import FrozenCopy
+from swiftfs.filecache.upload_source import OFTEN
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -97,7 +97,7 @@ def test_a_file_that_became_quiet_is_not_copied(writer: Writer, monkeypatch: pyt
     writer.leave_alone()
     writer.write(0, b"x")
     writer.run()
-    monkeypatch.setattr(frozen_copier, "FrozenCopy", None)
+    monkeypatch.setattr(upload_source, "FrozenCopy", None)
     writer.write(0, b"y")
     writer.run()
     assert writer.stored() == writer.model

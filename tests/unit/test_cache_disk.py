@@ -7,7 +7,7 @@ import pytest
 
 from support.manual_clock import ManualClock
 from swiftfs.config.cache_dir import JOURNAL_RESERVE
-from swiftfs.filecache.cache_space import ASK_SECONDS, SPARE, STEP, CacheDisk
+from swiftfs.filecache.space import ASK_SECONDS, SPARE, STEP, CacheDisk
 from swiftfs.sqlite import KEPT
 
 SMALL = 4096

@@ -12,7 +12,7 @@ from support.harness import ME, harness, listed, put, read, sync_all, write
 from support.memory_store import MemoryStore
 from support.stored_objects import contents, foreign
 from swiftfs.errors import NotFound
-from swiftfs.journal.conflicts import FEWEST
+from swiftfs.journal.deletions import FEWEST_MARKERS
 from swiftfs.objects import ObjectName
 from swiftfs.paths import join
 from swiftfs.posix.filesystem import FileSystem
@@ -198,7 +198,7 @@ def test_a_file_that_is_written_to_takes_the_place_of_a_folder_until_it_is_store
 
 
 @pytest.mark.parametrize("options", ["sync", "settle=1000"])
-@pytest.mark.parametrize("folders", [1, FEWEST])
+@pytest.mark.parametrize("folders", [1, FEWEST_MARKERS])
 def test_a_file_that_no_listing_has_shown_yet_stays_when_its_folder_is_removed(
     store: MemoryStore, cache: Path, folders: int, options: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,7 @@ from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.upload_record import SharedUploads, UploadRecord
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests

@@ -13,7 +13,7 @@ from support.memory_store import MemoryStore
 from support.noise import noise
 from support.stored_objects import body
 from swiftfs.concurrency import new_event
-from swiftfs.journal import leftovers
+from swiftfs.journal import segment_records
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
 
@@ -56,7 +56,7 @@ def test_no_other_segment_of_a_large_file_is_sent(tmp_path: Path) -> None:
 
 def test_no_other_old_segment_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They were about to be deleted when the mount ends; the next one does that."""
-    monkeypatch.setattr(leftovers, "REST_SECONDS", 60.0)
+    monkeypatch.setattr(segment_records, "REST_SECONDS", 60.0)
     store = SlowStore("box")
     with harness(store, tmp_path, OPTIONS) as filesystem:
         for seed in range(2):

@@ -274,7 +274,7 @@ def test_a_time_that_passed_before_the_upload_is_dropped(
         write(filesystem, "/file", b"text")
         filesystem.setxattr("/file", NAME, b"+1h", 0)
         now = time.time()
-        monkeypatch.setattr("swiftfs.journal.expiry.unix_time", lambda: now + DAY)
+        monkeypatch.setattr("swiftfs.journal.file_upload.unix_time", lambda: now + DAY)
     assert delete_at(store, "file") == ""
     assert "passed before it could be stored" in caplog.text
 

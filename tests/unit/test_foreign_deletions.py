@@ -9,7 +9,7 @@ from support.harness import harness
 from support.memory_store import MemoryStore
 from support.stored_objects import foreign, keys, refuse, segments
 from swiftfs.errors import AccessDenied, Unavailable
-from swiftfs.journal.segment_ownership import FEWEST
+from swiftfs.journal.deletions import FEWEST_OBJECTS
 from swiftfs.objects import Limits, Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 
@@ -65,8 +65,11 @@ def test_plain_objects(store: MemoryStore, tmp_path: Path) -> None:
 
 
 def test_few_objects(store: MemoryStore, tmp_path: Path) -> None:
-    assert remove_all(store, tmp_path, names=FEWEST - 1) == {"head": FEWEST - 1, "delete_many": 1}
-    assert len(keys(store)) == 1 + len(FILES) - FEWEST + 1
+    assert remove_all(store, tmp_path, names=FEWEST_OBJECTS - 1) == {
+        "head": FEWEST_OBJECTS - 1,
+        "delete_many": 1,
+    }
+    assert len(keys(store)) == 1 + len(FILES) - FEWEST_OBJECTS + 1
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.journal import recovery
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutMarker
-from swiftfs.journal.refusals import GivenUp
+from swiftfs.journal.report import GivenUp
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem

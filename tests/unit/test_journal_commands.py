@@ -13,7 +13,7 @@ from support.stored_objects import NEVER, refuse
 from swiftfs.errors import Unavailable
 from swiftfs.journal.operations import CreateContainer
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
-from swiftfs.journal.refusals import Refusals
+from swiftfs.journal.report import Refusals
 from swiftfs.journal.report import report as make_report
 from swiftfs.journal.tasks import Task, Waiting, nobody_waits
 from swiftfs.posix.filesystem import FileSystem

@@ -18,10 +18,9 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.expiry import SegmentExpiry
-from swiftfs.journal.file_upload import FileUpload
+from swiftfs.journal.file_upload import FileUpload, SegmentExpiry
 from swiftfs.journal.operations import PutFile
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests

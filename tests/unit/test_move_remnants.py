@@ -19,7 +19,7 @@ from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, Una
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.moves import CopyKeeper
 from swiftfs.journal.operations import Move
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem

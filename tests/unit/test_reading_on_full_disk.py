@@ -18,7 +18,7 @@ from support.noise import noise
 from support.tiers import chosen
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import Unavailable, os_error
-from swiftfs.filecache import base_verifier, downloader, eviction, sparse_file
+from swiftfs.filecache import downloader, eviction, sparse_file, upload_source
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.sparse_file import write_all
@@ -54,7 +54,7 @@ def small_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[CacheRig, int], Sma
 
     def limit(rig: CacheRig, capacity: int) -> SmallDisk:
         disk = SmallDisk(rig.files, capacity)
-        for module in (base_verifier, downloader, sparse_file):
+        for module in (upload_source, downloader, sparse_file):
             monkeypatch.setattr(module, "write_all", disk.write)
         return disk
 

@@ -20,8 +20,8 @@ from support.stored_objects import body, foreign, keys
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import Ghost, NotFound
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.earlier_changes import RecentChanges
 from swiftfs.journal.operations import Move, MovedObject, MoveFolder
-from swiftfs.journal.recent_changes import RecentChanges
 from swiftfs.namespace.entry import Defaults, Entry
 from swiftfs.namespace.overlay import RecentChange
 from swiftfs.objects import ObjectName

@@ -22,7 +22,7 @@ from swiftfs.errors import (
     Unavailable,
     errno_of,
 )
-from swiftfs.journal import refusals
+from swiftfs.journal import report as reports
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
 from swiftfs.journal.tasks import Task, Waiting, nobody_waits
@@ -61,8 +61,8 @@ def test_refusals_beyond_those_with_reasons_are_forgotten_when_they_were_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The next flush said nothing of those that came after the report of the one before."""
-    monkeypatch.setattr(refusals, "MOST_KEPT", 2)
-    kept = refusals.Refusals()
+    monkeypatch.setattr(reports, "MOST_KEPT", 2)
+    kept = reports.Refusals()
     tasks = given_up(4)
     for task in tasks:
         kept.add(task, AccessDenied("no"))

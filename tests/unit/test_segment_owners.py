@@ -17,7 +17,7 @@ from support.stored_objects import body, segments
 from swiftfs.filecache.segment_container import LONGEST_KEY, is_segment_of
 from swiftfs.journal import backlog, database
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem

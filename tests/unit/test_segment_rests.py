@@ -5,7 +5,7 @@ import pytest
 from support.segment_cleaner import NAME, PREFIX, Cleaner, pass_time
 from support.stored_objects import refuse, segments
 from swiftfs.errors import Unavailable
-from swiftfs.journal import leftovers
+from swiftfs.journal import segment_records
 from swiftfs.objects import ObjectName
 
 pytest_plugins = ["support.segment_fixtures"]
@@ -14,7 +14,7 @@ pytest_plugins = ["support.segment_fixtures"]
 @pytest.fixture
 def rest(monkeypatch: pytest.MonkeyPatch) -> float:
     """Let replaced segments rest as in a mount of a user."""
-    monkeypatch.setattr(leftovers, "REST_SECONDS", 2.0)
+    monkeypatch.setattr(segment_records, "REST_SECONDS", 2.0)
     return 2.0
 
 

@@ -14,7 +14,7 @@ from support.stored_objects import keys, named_segments, segments, ten_minutes_l
 from swiftfs.errors import TimedOut
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier
 from swiftfs.objects import ObjectName

@@ -13,7 +13,7 @@ from support.harness import SHORT_RETRIES
 from support.memory_store import MemoryStore
 from support.stores import TEXT
 from swiftfs.errors import AccessDenied, Unavailable
-from swiftfs.filecache.cache import UploadPool
+from swiftfs.filecache.segment_storer import UploadPool
 from swiftfs.objects import ObjectName
 from swiftfs.store.retry import RetryingStore
 from swiftfs.store.server_state import (

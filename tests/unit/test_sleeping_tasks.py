@@ -17,7 +17,7 @@ from swiftfs.concurrency import monotonic
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
-from swiftfs.filecache.uses import Use, Uses
+from swiftfs.filecache.cache_space import Use, Uses
 from swiftfs.journal import task_queue
 from swiftfs.journal.operations import Delete, PutFile, encode
 from swiftfs.journal.sleeping_tasks import SleepingTask, can_sleep

@@ -19,7 +19,7 @@ from support.refused_changes import flush
 from support.stored_objects import NEVER, body, keys, refuse
 from support.upload_rig import MIB
 from swiftfs.errors import QuotaExceeded, Unavailable, os_error
-from swiftfs.filecache import base_verifier, downloader
+from swiftfs.filecache import downloader, upload_source
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.cached_file import CachedFile
@@ -82,8 +82,8 @@ def put_files(rig: SpaceRig, count: int) -> None:
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpaceRig]:
-    monkeypatch.setattr("swiftfs.filecache.cache_space.STEP", BLOCK)
-    monkeypatch.setattr("swiftfs.filecache.cache_space.PAUSE", 0.05)
+    monkeypatch.setattr("swiftfs.filecache.space.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.space.PAUSE", 0.05)
     rig = SpaceRig(tmp_path, 4 * MIB)
     yield rig
     rig.store.hook = None
@@ -128,7 +128,7 @@ def test_a_writer_waits_for_space_and_continues(rig: SpaceRig) -> None:
 
 
 def test_without_progress_a_write_fails_with_enospc(rig: SpaceRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swiftfs.filecache.cache_space.PATIENCE", 0.3)
+    monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 0.3)
 
     refuse(rig.store, "put", Unavailable)
     cached_file, body = rig.new(), noise(12 * MIB)
@@ -154,9 +154,9 @@ def test_no_writer_waits_when_all_changes_are_parked(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each write waited for two minutes."""
-    monkeypatch.setattr("swiftfs.filecache.cache_space.STEP", BLOCK)
-    monkeypatch.setattr("swiftfs.filecache.cache_space.PAUSE", 0.05)
-    monkeypatch.setattr("swiftfs.filecache.cache_space.PATIENCE", 600.0)
+    monkeypatch.setattr("swiftfs.filecache.space.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.space.PAUSE", 0.05)
+    monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 600.0)
     refuse(store, "put", QuotaExceeded)
     with harness(store, tmp_path, f"{NEVER},cache_size=64M,segment_size=8M,uploads=2") as filesystem:
         for number in range(60):
@@ -255,7 +255,7 @@ def on_full_disk(rig: SpaceRig, monkeypatch: pytest.MonkeyPatch) -> tuple[Cached
             raise os_error(errno.ENOSPC)
         write_all(descriptor, data, offset)
 
-    for module in (base_verifier, downloader):
+    for module in (upload_source, downloader):
         monkeypatch.setattr(module, "write_all", write_if_free)
     return rig.open[-1], freed
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from swiftfs.errors import Unavailable
-from swiftfs.filecache.uses import Uses
+from swiftfs.filecache.cache_space import Uses
 from swiftfs.journal import tasks
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.task_queue import TaskQueue

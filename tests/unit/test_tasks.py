@@ -3,7 +3,7 @@
 import pytest
 
 from swiftfs.attributes import Stored
-from swiftfs.filecache.uses import Uses
+from swiftfs.filecache.cache_space import Uses
 from swiftfs.journal.operations import Delete, FolderPaths, MoveObject, Operation, PutMarker, PutSpecial
 from swiftfs.journal.task_queue import MOST_MOVING, TaskQueue
 from swiftfs.journal.tasks import Blocked, Task, Waiting, nobody_waits

@@ -20,7 +20,7 @@ from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
-from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.trash import Trash
 from swiftfs.maintenance.trash import TrashBin

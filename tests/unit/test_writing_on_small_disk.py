@@ -13,7 +13,7 @@ from support.noise import noise
 from support.small_disk import fill, small_disk
 from support.stored_objects import NEVER, body, foreign
 from swiftfs.config.cache_dir import JOURNAL_RESERVE
-from swiftfs.filecache.base_verifier import Answer
+from swiftfs.filecache.upload_source import Answer
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import KEPT
 

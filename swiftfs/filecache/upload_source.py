@@ -1,10 +1,12 @@
-"""Verifies bytes of the base version before they are stored again.
+"""What an upload sends of a file that Swift has an older version of, or that changes all the time.
 
-A wrong byte from the network costs a reader one wrong answer. Stored again it would be wrong for good, with
-an MD5 that matches. So the bytes that a change keeps of the old object are either part of something whose MD5
-was right, or came equal in two independent answers.
+`BaseVerifier` verifies bytes of the base version before they are stored again. A wrong byte from the network
+costs a reader one wrong answer. Stored again it would be wrong for good, with an MD5 that matches. So the
+bytes that a change keeps of the old object are either part of something whose MD5 was right, or came equal in
+two independent answers. `FrozenCopier` copies a file that has changed during each of its last uploads.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -16,31 +18,34 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
-from swiftfs.filecache.checksum_ranges import is_md5
-from swiftfs.filecache.downloader import Downloader
-from swiftfs.filecache.file_state import Download, FileState
-from swiftfs.filecache.sparse_file import write_all
+from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError, os_error
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Snapshot, block_range
+from swiftfs.filecache.block_set import Blocks
+from swiftfs.filecache.downloader import Download, Downloader
+from swiftfs.filecache.file_state import FileState, is_md5
+from swiftfs.filecache.segment_layout import PIECE, piece_of
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.sparse_file import FrozenCopy, write_all
 from swiftfs.filecache.verifier import BaseResolver
 from swiftfs.objects import Manifest, ObjectInfo
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-PIECE = 1024 * 1024
+
+ANSWER_PIECE = 1024 * 1024
 """Bytes of an answer that are in memory at a time, however large the answer is."""
 
 
 class Answer:
-    """Bytes from `offset` to `end` of an object; those above `PIECE` are in an unnamed file in `folder`.
+    """Bytes from `offset` to `end` of an object; above `ANSWER_PIECE` in an unnamed file in `folder`.
 
     One thread uses it. All offsets are those of the object.
     """
 
     def __init__(self, folder: Path, offset: int, end: int) -> None:
         self.offset, self.end = offset, end
-        self.is_on_disk = end - offset > PIECE
+        self.is_on_disk = end - offset > ANSWER_PIECE
         self._file: IO[bytes] = TemporaryFile(dir=folder) if self.is_on_disk else BytesIO()  # noqa: SIM115
 
     def write(self, position: int, data: bytes) -> None:
@@ -49,10 +54,10 @@ class Answer:
         self._file.write(data)
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from `start` to `end` in order, at most `PIECE` at a time."""
-        for position in range(start, end, PIECE):
+        """Yield the bytes from `start` to `end` in order, at most `ANSWER_PIECE` at a time."""
+        for position in range(start, end, ANSWER_PIECE):
             self._file.seek(position - self.offset)
-            yield self._file.read(min(PIECE, end - position))
+            yield self._file.read(min(ANSWER_PIECE, end - position))
 
     def md5(self, start: int, end: int) -> str:
         """Return the MD5 of the bytes from `start` to `end` in hex."""
@@ -206,9 +211,11 @@ class BaseVerifier:
             if not self._state.blocks.present.covers(*block_range(offset, end)):
                 return
         answer = self._empty_answer(offset, end)
-        for position in range(offset, end, PIECE):
+        for position in range(offset, end, ANSWER_PIECE):
             self._write(
-                answer, position, os.pread(self._state.descriptor, min(PIECE, end - position), position)
+                answer,
+                position,
+                os.pread(self._state.descriptor, min(ANSWER_PIECE, end - position), position),
             )
         yield answer
 
@@ -301,3 +308,121 @@ def _is_of_segments(manifest: Manifest | None, answer: Answer, offset: int, end:
         if answer.md5(begin, start) == segment.etag:
             verified += segment.span
     return verified == end - offset
+
+
+OFTEN = 3
+"""Uploads in a row during which the file changed, after which the next one sends a copy."""
+
+
+class FrozenCopier:
+    """Makes the copy of one file that an upload reads: `frozen`, guarded by the file's lock.
+
+    `_changed_uploads` counts the uploads in a row that failed because the file changed. `_touched` has the
+    blocks that have changed since a copy was begun, None while none is being made.
+    """
+
+    def __init__(self, state: FileState, uploads: SegmentUploader, downloader: Downloader) -> None:
+        self._state = state
+        self._uploads = uploads
+        self._downloader = downloader
+        self._changed_uploads = 0
+        self._touched: Blocks | None = None
+        self.frozen: FrozenCopy | None = None
+
+    def begin(self) -> FrozenCopy | None:
+        """Copy what the next upload reads, while writers continue.
+
+        Return None if no copy is needed yet, or if none can be made.
+        """
+        # A copy costs disk space and time, and most files come to rest.
+        if self._changed_uploads < OFTEN:
+            return None
+        state = self._state
+        folder = state.file.folder
+        try:
+            state.pin()
+            with state.changed:
+                # From here on writers are recorded in `_touched`; what they change is copied again by `end`.
+                wanted, size = self._hot(), state.blocks.size
+                self._touched = Blocks()
+            frozen = FrozenCopy(folder)
+            if not (is_clone := frozen.clone(state.descriptor)):
+                state.space.grow(len(wanted) * BLOCK)
+                if not state.space.has_spare(len(wanted) * BLOCK):
+                    raise os_error(errno.ENOSPC, str(folder))
+            for first, last in wanted.runs(*block_range(0, size)):
+                # Now, because it needs requests: `end` holds the lock.
+                self._downloader.ensure(first * BLOCK, min(last * BLOCK, size))
+            if not is_clone:
+                frozen.copy(state.descriptor, wanted, size)
+                frozen.blocks = wanted
+        except (OSError, SwiftfsError) as error:
+            log.info("%s: it is uploaded without a copy: %s", state.file.name, error)
+            with state.changed:
+                self._touched = None
+            return None
+        return frozen
+
+    def end(self, frozen: FrozenCopy) -> FrozenCopy | None:
+        """Copy what has changed since `begin`; return None if that fails. Lock held, so no writer runs."""
+        state = self._state
+        size = state.blocks.size
+        touched, self._touched = self._touched or Blocks(), None
+        wanted = self._hot()
+        # Neighbours of what has changed since `begin` were not downloaded, so no copy can have them.
+        for run in list(state.blocks.missing(*block_range(0, size))):
+            wanted.discard(*run)
+        try:
+            # A clone takes so little time that a new one, of this moment, replaces the first.
+            if frozen.clone(state.descriptor):
+                frozen.blocks = wanted
+                return frozen
+            frozen.blocks.subtract(touched)
+            todo = wanted.copy()
+            todo.subtract(frozen.blocks)
+            frozen.copy(state.descriptor, todo, size)
+            frozen.blocks.update(todo)
+        except OSError as error:
+            log.info("%s: it is uploaded without a copy: %s", state.file.name, error)
+            return None
+        return frozen
+
+    def touch(self, offset: int, end: int) -> None:
+        """Record that the bytes from `offset` to `end` have changed. Lock held."""
+        if self._touched is not None:
+            self._touched.add(*block_range(offset, end))
+
+    def count_changed_upload(self) -> None:
+        """Record that an upload failed because the file changed. Lock held."""
+        self._changed_uploads += 1
+
+    def stored(self, taken: Snapshot) -> None:
+        """Record that a snapshot is stored. Lock held."""
+        self.frozen = None
+        if not taken.changed:
+            self._changed_uploads = 0
+
+    def covers(self, size: int) -> bool:
+        """Return whether the upload reads its first `size` bytes from a copy. Lock held."""
+        return self.frozen is not None and self.frozen.covers(0, size)
+
+    def _hot(self) -> Blocks:
+        """Return the blocks that an upload reads and a writer may change. Lock held.
+
+        A patch reads the pieces that have changed, and sometimes their neighbours. After `2 * OFTEN` failed
+        uploads all blocks count. Stored segments and evicted blocks are not read.
+        """
+        blocks = self._state.blocks
+        size = blocks.size
+        hot = Blocks()
+        if blocks.base is None or self._changed_uploads >= 2 * OFTEN:
+            hot.add(*block_range(0, size))
+        else:
+            for first, last in blocks.dirty.runs(*block_range(0, size)):
+                start = piece_of(max(0, piece_of(first * BLOCK) - PIECE))
+                hot.add(*block_range(start, min(piece_of(last * BLOCK - 1) + 2 * PIECE, size)))
+        if blocks.base is None:
+            for stored in self._uploads.stored(protected=False):
+                hot.discard(*stored.blocks)
+        hot.subtract(blocks.remote.blocks)
+        return hot
