@@ -133,10 +133,6 @@ class RangeCopier:
         with self._state.changed:
             return self._state.blocks.is_present(offset, end)
 
-    def forget_whole(self) -> None:
-        """Do not use the segment of the whole file any more: it is gone, or has changed."""
-        self._uploads.supersede(0)
-
     def md5(self) -> str:
         """Return the MD5 of all bytes: of a copy that of its segment, else of what is in the local file."""
         if (segment := self._uploads.whole_copy(self._state.blocks.size)) is not None:

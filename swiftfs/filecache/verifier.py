@@ -15,7 +15,7 @@ from swiftfs.filecache.file_state import ChecksumRange, FileSource, FileState, i
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, find_object
 
 log = logging.getLogger(__name__)
 
@@ -102,11 +102,12 @@ class BaseResolver:
         """
         if not self._uploads.record.is_unanswered:
             return False
-        try:
-            info = self._store.head(base.name)
-        except NotFound:
-            return False
-        if info.version.etag == base.etag or not self._uploads.record.landed(info.version.etag):
+        info = find_object(self._store, base.name)
+        if (
+            info is None
+            or info.version.etag == base.etag
+            or not self._uploads.record.landed(info.version.etag)
+        ):
             return False
         blocks = self._state.blocks
         with self._state.changed:

@@ -7,6 +7,7 @@ the copy of an earlier attempt, or another client's.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -29,9 +30,9 @@ from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MoveFolder, MoveObject
 from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, row_of
-from swiftfs.objects import DIRECTORY_TYPE, ObjectInfo, ObjectName, Row
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Row
 from swiftfs.paths import escape, join
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, find_object
 
 MOST_OBJECTS = 20_000
 """Objects of one rename that move in the background: each is a task in memory and a record on the disk."""
@@ -80,6 +81,7 @@ class BackgroundMoves:
         late: MoveEvidence,
     ) -> None:
         self._store = store
+        self._find = partial(find_object, store)
         self._pool = pool
         self._moves = moves
         self._copies = copies
@@ -126,7 +128,7 @@ class BackgroundMoves:
             return item.row
         if item.marker:  # a HEAD shows its attributes when they are needed
             return Row(item.source.key, 0, EMPTY, DIRECTORY_TYPE, "")
-        info = self._head(item.source)
+        info = self._find(item.source)
         return row_of(info) if info is not None else None
 
     def run(self, operations: Mapping[MoveObject, bool], keeper: CopyKeeper) -> dict[ObjectName, Outcome]:
@@ -183,11 +185,11 @@ class BackgroundMoves:
 
     def _look_at(self, one: _Attempt, keeper: CopyKeeper) -> None:
         """Send HEADs instead of trusting a listing."""
-        there = self._head(one.item.target)
+        there = self._find(one.item.target)
         one.there = as_listed(there, one.there)
         if not one.is_ambiguous and there is None and not self._late.is_watched(one.item.source):
             return
-        here = self._head(one.item.source)
+        here = self._find(one.item.source)
         one.here = as_listed(here, one.here)
         if here is not None or there is None:
             one.is_overwritten = keeper.has_overwritten(one.item.source, here)
@@ -280,7 +282,7 @@ class BackgroundMoves:
         """Record what stands where a lost COPY may be carried out late, although its object stays."""
         if target in self._late:
             with suppress(StoreError):
-                self._late.found(target, self._head(target))
+                self._late.found(target, self._find(target))
 
     def _settle_missing(self, one: _Attempt, error: NotFound, keeper: CopyKeeper) -> None:
         """Find out whether an object is gone, or was moved by an attempt whose answer was lost."""
@@ -325,12 +327,6 @@ class BackgroundMoves:
         if here.last_modified and was.last_modified and not is_timeless:
             return (here.hash, here.last_modified) == (was.hash, was.last_modified)
         return etag_of(here) == etag_of(was)
-
-    def _head(self, name: ObjectName) -> ObjectInfo | None:
-        try:
-            return self._store.head(name)
-        except NotFound:
-            return None
 
 
 class _Folders:

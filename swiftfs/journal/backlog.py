@@ -7,15 +7,13 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from swiftfs.concurrency import Executor, Rank, Thread, new_condition, new_event, new_pool, new_thread
-from swiftfs.errors import StoreError
+from swiftfs.concurrency import Rank, Thread, new_condition, new_event, new_pool, new_thread
 from swiftfs.filecache.cache_space import Uses
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.task_queue import TaskQueue
-from swiftfs.objects import ObjectName
 from swiftfs.store.moved_view import MovedNames
 from swiftfs.store.server_state import MOST, ParallelLimit
 
@@ -30,94 +28,10 @@ FOR_UPKEEP = 2
 """Threads for the upkeep: a worker goes on as long as tasks are due, so that others might never end."""
 
 
-class Upkeep:
-    """Owns the thread that syncs the database.
-
-    Segments are deleted in the journal's `workers`, because that sends requests.
-    """
-
-    def __init__(self, db: JournalDB, removal: SegmentRemoval, workers: Executor) -> None:
-        self._db = db
-        self._removal = removal
-        self._workers = workers
-        self._stopping = new_event()
-        self._thread: Thread | None = None
-
-    def start(self, abandoned: Iterable[UnreferencedPrefix], sync: Callable[[], None]) -> None:
-        """Start the thread, which calls `sync`.
-
-        Delete the segments of files that an earlier process had open.
-        """
-        # One job for all: it asks Swift about each prefix, and the other workers are free for uploads
-        # meanwhile.
-        self._workers.submit(self._discard_all, abandoned)
-        self._thread = new_thread(self._sync, "journal sync", (sync,))
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Return when the thread has ended."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def abandon(self, uploads: SegmentUploader) -> None:
-        """Delete the segments of a file that will not be stored, in a worker."""
-        with suppress(RuntimeError):  # the workers have ended: the next mount finds the segments
-            self._workers.submit(self._delete_segments, uploads)
-
-    def release(self, uploads: SegmentUploader) -> None:
-        """Delete the segments that a stored file does not need, in a worker."""
-        with suppress(RuntimeError):  # the workers have ended: the next mount finds the segments
-            self._workers.submit(self._delete_leftovers, uploads)
-
-    def _delete_leftovers(self, uploads: SegmentUploader) -> None:
-        unused, recorded = uploads.take_leftovers()
-        # After a power cut the journal may have the record again, and store the file once more: later.
-        self._removal.keep_shared(recorded, uploads.record.state().objects)
-        failures = self._removal.delete_all(unused)
-        self._removal.log_unused(failures)
-        row = uploads.unreferenced()
-        if not failures and row is not None and row.named is None:
-            self._db.end_upload(row.prefix)
-
-    def _discard_all(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
-        for unreferenced in abandoned:
-            self._discard(unreferenced)
-
-    def _discard(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
-        try:
-            self._removal.discard_below(unreferenced, stored)
-        except StoreError as error:
-            log.info("segments below %s stay for now: %s", unreferenced.prefix, error)
-        else:
-            self._db.end_upload(unreferenced.prefix)
-
-    def _delete_segments(self, uploads: SegmentUploader) -> None:
-        """Delete the segments of the file; ask Swift first if a manifest may name them."""
-        # `abandon` waits for the uploads under way, which is why this runs in a worker.
-        names = uploads.abandon()
-        # An earlier process may have left more below the prefix, or Swift may have a manifest of ours.
-        if uploads.record.is_inherited or uploads.record.is_unanswered:
-            self._discard(uploads.record.state(), names)
-            return
-        failures = self._removal.delete_all(names)
-        self._removal.log_unused(failures)
-        if not failures:  # else the next mount finds them by their prefix
-            self._db.end_upload(uploads.record.prefix)
-
-    def _sync(self, sync: Callable[[], None]) -> None:
-        while not self._stopping.wait(SYNC_SECONDS):
-            try:
-                sync()
-            except OSError as error:
-                log.warning("closed files may not survive a power cut: %s", error)
-            if self._removal.is_due():
-                with suppress(RuntimeError):  # the workers have ended: the next mount looks
-                    self._workers.submit(self._removal.look_again)
-
-
 class Backlog:
-    """The queue, the workers that execute its tasks, and the upkeep in those workers.
+    """The queue, the workers that execute its tasks, and the upkeep: a thread that syncs the database.
+
+    Segments are deleted in the workers, because that sends requests.
 
     At most `parallel` tasks run at once, which may be changed, and no more than `limit` allows, since most of
     them are one PUT.
@@ -137,7 +51,10 @@ class Backlog:
         self.parallel = parallel
         self._limit = limit
         self.workers = new_pool("operation", MOST + FOR_UPKEEP)  # a thread is only made when it is needed
-        self.upkeep = Upkeep(db, removal, self.workers)
+        self._db = db
+        self._removal = removal
+        self._stopping = new_event()
+        self._thread: Thread | None = None
 
     def is_full(self) -> bool:
         """Return whether no more tasks may run now. Lock held."""
@@ -157,10 +74,66 @@ class Backlog:
         """Return when the workers have ended; no task runs then."""
         self.workers.shutdown()
 
+    def start_upkeep(self, abandoned: Iterable[UnreferencedPrefix], sync: Callable[[], None]) -> None:
+        """Start the thread of the upkeep, which calls `sync`.
+
+        Delete the segments of files that an earlier process had open.
+        """
+        # One job for all: it asks Swift about each prefix, and the other workers are free for uploads
+        # meanwhile.
+        self.workers.submit(self._discard_all, abandoned)
+        self._thread = new_thread(self._sync, "journal sync", (sync,))
+        self._thread.start()
+
+    def stop_upkeep(self) -> None:
+        """Return when the thread of the upkeep has ended."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
     def abandon(self, uploads: SegmentUploader) -> None:
         """Delete the segments of a file that will not be stored, in a worker."""
-        self.upkeep.abandon(uploads)
+        with suppress(RuntimeError):  # the workers have ended: the next mount finds the segments
+            self.workers.submit(self._delete_segments, uploads)
 
     def release(self, uploads: SegmentUploader) -> None:
         """Delete the segments that a stored file does not need, in a worker."""
-        self.upkeep.release(uploads)
+        with suppress(RuntimeError):  # the workers have ended: the next mount finds the segments
+            self.workers.submit(self._delete_leftovers, uploads)
+
+    def _delete_leftovers(self, uploads: SegmentUploader) -> None:
+        unused, recorded = uploads.take_leftovers()
+        # After a power cut the journal may have the record again, and store the file once more: later.
+        self._removal.keep_shared(recorded, uploads.record.state().objects)
+        failures = self._removal.delete_all(unused)
+        self._removal.log_unused(failures)
+        row = uploads.unreferenced()
+        if not failures and row is not None and row.named is None:
+            self._db.end_upload(row.prefix)
+
+    def _discard_all(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
+        for unreferenced in abandoned:
+            self._removal.discard_prefix(unreferenced)
+
+    def _delete_segments(self, uploads: SegmentUploader) -> None:
+        """Delete the segments of the file; ask Swift first if a manifest may name them."""
+        # `abandon` waits for the uploads under way, which is why this runs in a worker.
+        names = uploads.abandon()
+        # An earlier process may have left more below the prefix, or Swift may have a manifest of ours.
+        if uploads.record.is_inherited or uploads.record.is_unanswered:
+            self._removal.discard_prefix(uploads.record.state(), names)
+            return
+        failures = self._removal.delete_all(names)
+        self._removal.log_unused(failures)
+        if not failures:  # else the next mount finds them by their prefix
+            self._db.end_upload(uploads.record.prefix)
+
+    def _sync(self, sync: Callable[[], None]) -> None:
+        while not self._stopping.wait(SYNC_SECONDS):
+            try:
+                sync()
+            except OSError as error:
+                log.warning("closed files may not survive a power cut: %s", error)
+            if self._removal.is_due():
+                with suppress(RuntimeError):  # the workers have ended: the next mount looks
+                    self.workers.submit(self._removal.look_again)

@@ -235,9 +235,8 @@ class CarriedTasks:
         leaves = None
         if not is_moved and not isinstance(old, PutMarker) and not old.creates:
             deletion = Delete(old.name, old.replaces_large, old.replaces_etag)
-            number = self._queue.next_seq()
-            waiting = Waiting(task.created)  # due at once, but blocked by the task of the new name
-            leaves = Task(number, task.path, deletion, nobody_waits, task.created, waiting)
+            # Due at once, but blocked by the task of the new name.
+            leaves = self._queue.new_task(task.path, deletion, created=task.created)
         path = self._rename.path(task.path)
         carried = Carried(task.path, path, operation, leaves is not None)
         return _Renaming(task, seq, carried, tail if merged else None, leaves)

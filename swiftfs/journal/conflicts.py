@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from msgspec.structs import replace
 
-from swiftfs.errors import NotFound, Unavailable
+from swiftfs.errors import Unavailable
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.journal.operations import PutFile
@@ -16,7 +16,7 @@ from swiftfs.journal.shared_copies import ManifestCopier
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import CopyRequest, ObjectStore
+from swiftfs.store.protocol import CopyRequest, ObjectStore, find_object, has_version
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +53,9 @@ class Conflicts:
         # Without a version to compare with, nothing can be said to be another client's.
         if not self._keep or (not operation.creates and operation.replaces_etag is None and not ambiguous):
             return operation
-        try:
-            info = self._store.head(operation.name)
-        except NotFound:
-            return operation
+        info = find_object(self._store, operation.name)
         # The version that this file was made from, or one that an earlier attempt has stored.
-        if info.version.etag in (operation.replaces_etag, *operation.sent):
+        if info is None or info.version.etag in (operation.replaces_etag, *operation.sent):
             return operation
         # A request of ours whose answer was lost: its version is no one else's. And of a folder's marker that
         # was deleted the mount knows no ETag; it has no bytes to keep.
@@ -101,7 +98,7 @@ class Conflicts:
         object would destroy the other.
         """
         name, etag = info.version.name, info.version.etag
-        if self._has_version(beside, etag):  # an attempt before this one has copied it
+        if has_version(self._store, beside, etag):  # an attempt before this one has copied it
             manifest = self._store.manifest(name)
         else:
             manifest = self._copier.copy(info, beside)
@@ -109,12 +106,6 @@ class Conflicts:
         if manifest.etag != etag:
             raise Unavailable(f"{name}: another client changed it while it was copied")
         return self._removal.owners.owned(name, etag, manifest.names)
-
-    def _has_version(self, name: ObjectName, etag: str) -> bool:
-        try:
-            return self._store.head(name).version.etag == etag
-        except NotFound:
-            return False
 
 
 def has_replaced(
@@ -128,9 +119,7 @@ def has_replaced(
 
     `sent` is as in `PutFile`, and `record` that of the file's segments, if it is known.
     """
-    try:
-        info = store.head(name)
-    except NotFound:
+    if (info := find_object(store, name)) is None:
         return False
     if info.is_slo:
         # The attempt may have been one of another local file, which this one has replaced since.

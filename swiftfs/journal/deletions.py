@@ -21,7 +21,7 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.trash import Trash
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectName, Page
-from swiftfs.store.protocol import ObjectStore, iter_pages, readable_rows
+from swiftfs.store.protocol import ObjectStore, find_object, iter_pages, readable_rows
 
 log = logging.getLogger(__name__)
 
@@ -150,9 +150,8 @@ def made_files(
 def is_file(store: ObjectStore, name: ObjectName) -> bool | StoreError:
     """Return whether an object exists and is no folder's marker, by a HEAD; its error if it fails."""
     try:
-        return not is_marker(store.head(name)) and not name.key.endswith("/")
-    except NotFound:
-        return False
+        info = find_object(store, name)
+        return info is not None and not is_marker(info) and not name.key.endswith("/")
     except StoreError as error:
         return error
 

@@ -5,7 +5,7 @@ INVARIANT: one request replaces the old state by the new one, and nothing of the
 
 import logging
 from collections.abc import Collection, Mapping
-from contextlib import suppress
+from functools import partial
 from hashlib import md5
 
 from msgspec.structs import replace
@@ -43,7 +43,7 @@ from swiftfs.journal.trash import Trash
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests, Effect
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_rows
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, find_object, iter_rows
 from swiftfs.store.server_state import Presence
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Executor:
         self._ambiguous = ambiguous
         self._pool = new_pool("journal", PARALLEL)
         self._segment_expiry = SegmentExpiry(store, removal)
-        self._file_upload = FileUpload(store, segment_size, removal, self._segment_expiry, ambiguous)
+        self._upload = partial(FileUpload, store, segment_size, removal, self._segment_expiry, ambiguous)
         self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
         self.delete = Deletions(store, self._pool, self._object_moves, removal, trash).delete
         late = MoveEvidence(ambiguous)
@@ -137,7 +137,7 @@ class Executor:
         operation = replace(operation, meta=without_past(operation.name, operation.meta))
         operation = self._conflicts.resolve(operation, cached_file, ambiguous=ambiguous)
         with self.trash.replacing(operation, ambiguous=ambiguous) as kept:
-            return self._file_upload.run(kept, cached_file, record_superseded)
+            return self._upload(kept, cached_file, record_superseded).run()
 
     def _without_unproven(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         """Return the operation without the segments that an earlier attempt was to replace, unless it did.
@@ -188,9 +188,7 @@ class Executor:
 
         The answer also has the current version; a listing may have had an old one.
         """
-        try:
-            info = self._store.head(operation.name)
-        except NotFound:
+        if (info := find_object(self._store, operation.name)) is None:
             return replace(operation, meta=with_rule(operation.meta, operation.expires), replaces_large=False)
         cached_file.correct(info)
         # Without the manifest header of a DLO: Swift would serve the DLO's segments instead of the bytes.
@@ -239,12 +237,11 @@ class Executor:
 
     def _copy_file(self, operation: CopyFile) -> ObjectInfo:
         """Copy a file and return its copy, which shares nothing with it: either may be deleted any time."""
-        with suppress(NotFound):
-            self._store.head(operation.target)
+        if find_object(self._store, operation.target) is not None:
             raise AlreadyExists(f"{operation.target}: another client made it")
         info = self._store.head(operation.source)
         if info.is_slo:
-            self._copies.copy(info, operation.target)
+            self._copies.copier.copy(info, operation.target)
             return self._store.head(operation.target)
         # Of a DLO this copies the bytes. So the copy does not keep the header that names the segments.
         request = CopyRequest(operation.source, operation.target, likely=info.version.etag)
@@ -254,10 +251,8 @@ class Executor:
 
     def _is_stored(self, operation: PutSpecial) -> bool:
         etag = md5(operation.body, usedforsecurity=False).hexdigest()
-        with suppress(NotFound):
-            info = self._store.head(operation.name)
-            return info.version.etag == etag and Headers.of(info) == operation.meta.headers()
-        return False
+        info = find_object(self._store, operation.name)
+        return info is not None and (info.version.etag, Headers.of(info)) == (etag, operation.meta.headers())
 
     def _put_marker(self, operation: PutMarker, *, ambiguous: bool) -> ObjectInfo:
         """Make a folder; one that an `ambiguous` operation may have made counts as made.
@@ -269,9 +264,7 @@ class Executor:
         except AlreadyExists as error:
             if not ambiguous:
                 raise
-            try:
-                found = self._store.head(operation.name)
-            except NotFound:
+            if (found := find_object(self._store, operation.name)) is None:
                 raise Unavailable(f"{operation.name} existed, and is gone") from error
             if found.size or not (operation.name.key.endswith("/") or is_directory_type(found.content_type)):
                 raise AlreadyExists(f"{operation.name}: another client made a file there") from error

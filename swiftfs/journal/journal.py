@@ -39,7 +39,7 @@ from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
-from swiftfs.journal.tasks import Done, Failure, Mode, Task, Waiting, nobody_waits
+from swiftfs.journal.tasks import Done, Failure, Mode, Task, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder
 
@@ -103,7 +103,7 @@ class Journal:
         self.late.begin(shows.recovered)
         # Not before the queue is complete: a task must not overtake one whose record was not read yet.
         self._scheduler.start()
-        self._backlog.upkeep.start(abandoned, self.sync)
+        self._backlog.start_upkeep(abandoned, self.sync)
 
     def submit(
         self,
@@ -253,8 +253,8 @@ class Journal:
         try:
             with self._changed:
                 for folder in (rename.source, rename.target):
-                    self._let_go(self._writer.held.timed_below(folder))
-                    self._writer.drop_taken_back(self._writer.held.taken_back_below(folder))
+                    self._let_go(self._writer.held.timed(folder))
+                    self._writer.drop_taken_back(self._writer.held.taken_back(folder))
                 self._let_go_of([rename.new_marker])
                 carried.hold()
             yield carried
@@ -280,8 +280,7 @@ class Journal:
             # `attempt` has released the lock while it waited.
             if deletion is not self._queue.superseded_deletion(operation):
                 deletion = None  # it was executed meanwhile
-            now = monotonic()
-            task = Task(self._queue.next_seq(), path, operation, nobody_waits, now, Waiting(now))
+            task = self._queue.new_task(path, operation)
             task.done = lambda outcome: None if isinstance(outcome, Exception) else moved(task)
             self._writer.begin_move(task, deletion)
             try:
@@ -338,7 +337,7 @@ class Journal:
     def flush_below(self, folder: Folder) -> None:
         """Execute pending changes below `folder` now; errors as in `flush`."""
         with self._changed:
-            self._let_go(self._writer.held.timed_below(folder))
+            self._let_go(self._writer.held.timed(folder))
             self._scheduler.attempt(self._queue.below(folder))
         self._db.make_final()
 
@@ -457,7 +456,7 @@ class Journal:
             self._executor.removal.end_rests(at_once=True)
         self._backlog.stop()
         self._executor.close()
-        self._backlog.upkeep.stop()
+        self._backlog.stop_upkeep()
         self.late.join()  # its thread uses the database
         # When no request runs any more: what was lost during the drain is for the next mount to check.
         self.late.save()
@@ -481,7 +480,7 @@ class Journal:
 
     def _let_go_of(self, names: Collection[ObjectName]) -> None:
         """Let go the held deletions of `names`, except those that wait for a last close. Lock held."""
-        self._let_go(self._writer.held.timed_of(names))
+        self._let_go(self._writer.held.timed(names))
 
     def _let_go(self, held: Iterable[Task]) -> None:
         for task in held:

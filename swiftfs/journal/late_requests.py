@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from swiftfs.attributes import is_directory_type
 from swiftfs.concurrency import Rank, monotonic, new_event, new_lock, new_thread, steady_time
-from swiftfs.errors import NotFound, StoreError
+from swiftfs.errors import StoreError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.earlier_changes import EarlierChanges
@@ -45,7 +45,7 @@ from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below, split
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectStore, find_object
 
 log = logging.getLogger(__name__)
 
@@ -301,8 +301,8 @@ class LateRequests(CopyKeeper):
         if not self._repairs.can_submit(name):
             return False  # the object is about to be replaced
         try:
-            info = self._head(name)
-            what = landed(found, info, self._head)
+            info = find_object(self._store, name)
+            what = landed(found, info, self._store)
             if what is None or self._stopping.is_set():
                 return True
             return self._repair(found, info, headers_only=what == "headers")
@@ -310,12 +310,6 @@ class LateRequests(CopyKeeper):
             log.info("%s cannot be checked again: %s", name, error)
             # A refusal is the same the next time: the object counts as checked.
             return not error.retryable
-
-    def _head(self, name: ObjectName) -> ObjectInfo | None:
-        try:
-            return self._store.head(name)
-        except NotFound:
-            return None
 
     def _repair(self, found: Ambiguity, info: ObjectInfo | None, *, headers_only: bool) -> bool:
         """Submit the repair of an object; return False if a newer change of the name is pending."""
@@ -359,7 +353,7 @@ class LateRequests(CopyKeeper):
         Raise `StoreError`.
         """
         found = self._ambiguous.dangerous_at(source)
-        return found is not None and landed(found, stands, self._head) is not None
+        return found is not None and landed(found, stands, self._store) is not None
 
     @contextmanager
     def restoring(self, source: ObjectName) -> Iterator[Restored]:
@@ -367,9 +361,9 @@ class LateRequests(CopyKeeper):
 
         Its move is the oldest change of the name, and must not take a repair of its own record along.
         """
-        info = self._head(source)
+        info = find_object(self._store, source)
         found = self._ambiguous.dangerous_at(source)
-        what = landed(found, info, self._head) if found is not None else None
+        what = landed(found, info, self._store) if found is not None else None
         if found is None or what is None:
             yield None, None
             return

@@ -16,7 +16,7 @@ from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder, Mo
 from swiftfs.namespace.entry import row_of
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, find_object
 
 log = logging.getLogger(__name__)
 
@@ -384,10 +384,10 @@ class MoveEvidence:
         if operation.target not in self._ambiguous:
             return None
         with suppress(StoreError):
-            there = _head(store, operation.target)
+            there = find_object(store, operation.target)
             if there is None or there.version.etag == operation.replaces_etag:
                 self.found(operation.target, there)
-            elif is_same(_head(store, operation.source), there):
+            elif is_same(find_object(store, operation.source), there):
                 self.found(operation.target, there, copy_of=operation.source)
                 return there.version.etag
         return None
@@ -432,10 +432,3 @@ class MoveEvidence:
             headers = stands.headers or last.headers
             stands = replace(stands, headers=headers, body=last.body, manifest=last.manifest)
         self._ambiguous.done(name, lambda: stands)
-
-
-def _head(store: ObjectStore, name: ObjectName) -> ObjectInfo | None:
-    try:
-        return store.head(name)
-    except NotFound:
-        return None

@@ -8,6 +8,7 @@ import errno
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 
 from msgspec.structs import replace
@@ -45,7 +46,7 @@ from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import Headers, ObjectStore, iter_rows, readable_rows
+from swiftfs.store.protocol import Headers, ObjectStore, find_object, iter_rows, readable_rows
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class ObjectMoves:
         moment: float = MOMENT,
     ) -> None:
         self._store = store
+        self._find = partial(find_object, store)
         self._pool = pool
         self._removal = removal
         self._copies = copies
@@ -114,7 +116,10 @@ class ObjectMoves:
         Raise `StoreError` if the objects at both names are kept, which they also are if a mount has served
         files since: a program may have made either.
         """
-        source, target = self._head(operation.source), self._head(operation.target)
+        source, target = (
+            self._find(operation.source),
+            self._find(operation.target),
+        )
         expected = source.version.etag if source is not None else operation.etag
         if source is not None or target is not None:  # else the newest version may be lost: it comes back
             self._late.found(operation.source, source)
@@ -252,8 +257,8 @@ class ObjectMoves:
         )
         listed, kept = left.sort()
         if kept:  # what seems to be newer may be a listing that lags
-            sources = self._pool.map(self._head, [item.source for item in kept])
-            targets = self._pool.map(self._head, [item.target for item in kept])
+            sources = self._pool.map(self._find, [item.source for item in kept])
+            targets = self._pool.map(self._find, [item.target for item in kept])
             for item, here, there in zip(kept, sources, targets, strict=True):
                 left.correct(item, here, there)
             listed, kept = left.sort()
@@ -286,7 +291,7 @@ class ObjectMoves:
 
     def is_unchanged(self, deletion: Delete) -> bool:
         """Return whether the object of a conditional deletion is still that version; errors of a HEAD."""
-        info = self._head(deletion.name)
+        info = self._find(deletion.name)
         self._late.found(deletion.name, info)
         if info is None:
             return False
@@ -323,7 +328,7 @@ class ObjectMoves:
         filling = (row for row in below if row.key != operation.target or not is_slash_marker(row))
         for number, found in ((errno.ENOTDIR, files), (errno.ENOTEMPTY, filling)):
             asked = [ObjectName(operation.target_container, row.key) for row in islice(found, MOST_HEADS)]
-            heads = map(self._head, asked)
+            heads = map(self._find, asked)
             if any(info is not None and not self._late.is_late(info) for info in heads):
                 raise Unmoved(os_error(number, operation.target))
 
@@ -345,11 +350,11 @@ class ObjectMoves:
     def _markers_left(self, operation: MoveFolder) -> Iterable[MoveItem]:
         """Yield the markers that are still at the old place, as copied if the new place has one."""
         for source, target in operation.markers:
-            info = self._head(source)
+            info = self._find(source)
             self._late.found(source, info)
             if info is None or info.version.etag != EMPTY:
                 continue
-            there = self._head(target)
+            there = self._find(target)
             self._late.found(target, there, copy_of=source)
             if there is not None:
                 self._list_again(there)
@@ -363,7 +368,7 @@ class ObjectMoves:
             if one.modified or one.key in listed:
                 continue
             source, target = ObjectName(operation.container, one.key), operation.target_of(one.key)
-            here, there = self._head(source), self._head(target)
+            here, there = self._find(source), self._find(target)
             self._late.found(source, here)
             self._late.found(target, there, copy_of=source, etag=one.hash)
             if here is not None and here.version.etag == one.hash:
@@ -473,19 +478,13 @@ class ObjectMoves:
     def _is_at_target(self, item: MoveItem, source: ObjectInfo) -> bool:
         """Return whether the target is that version: a COPY may be answered with a wrong ETag."""
         with suppress(StoreError):
-            if (there := self._head(item.target)) is not None and there.version.etag == source.version.etag:
+            if (there := self._find(item.target)) is not None and there.version.etag == source.version.etag:
                 item.copied = source.version.etag
                 return True
         return False
 
     def _head_or_error(self, item: MoveItem) -> ObjectInfo | StoreError | None:
         try:
-            return self._head(item.source)
+            return self._find(item.source)
         except StoreError as error:
             return error
-
-    def _head(self, name: ObjectName) -> ObjectInfo | None:
-        try:
-            return self._store.head(name)
-        except NotFound:
-            return None

@@ -324,7 +324,7 @@ class Outcomes:
 
     def _tell_held(self, info: ObjectInfo | None) -> list[Task]:
         """Tell the held deletions of an object its new version; return them."""
-        held = self._writer.held.timed_of([info.version.name]) if info is not None else []
+        held = self._writer.held.timed([info.version.name]) if info is not None else []
         for one in held:
             if info is not None and isinstance(one.operation, Delete):
                 one.operation = one.operation.after(info.version.etag)
@@ -409,7 +409,7 @@ class Outcomes:
         with self._changed:
             names = names_of(task.operation)
             # The path is that of the old name, which a program may use again.
-            if self._writer.held.timed_of(names) or self._is_being_made(task.path):
+            if self._writer.held.timed(names) or self._is_being_made(task.path):
                 return True
             return any(self._queue.tail(name) is not task for name in names)
 

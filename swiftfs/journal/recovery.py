@@ -27,7 +27,7 @@ from swiftfs.journal.outcomes import JournalParts, remnant_tasks
 from swiftfs.journal.report import Refusals
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.sleeping_tasks import DoneLater, SleepingTask, task_of_earlier
-from swiftfs.journal.tasks import Cancelled, Done, Task, Waiting, nobody_waits
+from swiftfs.journal.tasks import Cancelled, Done, Task, nobody_waits
 from swiftfs.objects import Manifest, ObjectName, Row
 from swiftfs.paths import SEGMENTS_FOLDER
 
@@ -321,14 +321,12 @@ class Recovery:
         # Of that version only: what is there may be the copy, or what a program has stored since.
         if not isinstance(operation, Move) or operation.deleted in (None, operation.etag):
             return []
-        path, now = self._late.path_of(operation.target), monotonic()
-        if path is None:
+        if (path := self._late.path_of(operation.target)) is None:
             return []
         deletion = Delete(
             operation.target, operation.replaces_large, operation.deleted, waited=True, trash=operation.trash
         )
-        seq = self._queue.next_seq()
-        return [Task(seq, path, deletion, nobody_waits, now, Waiting(now), promised=True, ambiguous=True)]
+        return [self._queue.new_task(path, deletion, promised=True, ambiguous=True)]
 
     def _refuse(self, record: Record, operation: Move | MoveFolder, error: StoreError) -> None:
         now = monotonic()

@@ -24,13 +24,10 @@ from swiftfs.journal.tasks import Done, Task
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import Ambiguity, Effect
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import Headers, ObjectStore, find_object
 from swiftfs.store.trash_names import is_restored
 
 log = logging.getLogger(__name__)
-
-Head = Callable[[ObjectName], ObjectInfo | None]
-"""Returns an object, None if there is none; raises `StoreError`."""
 
 
 def is_marker(last: Effect) -> bool:
@@ -80,10 +77,10 @@ def file_again(
     return PutFile(name, cached_file.to_record(), ObjectMeta.of(headers).with_slo(None), is_slo, etag)
 
 
-def landed(found: Ambiguity, info: ObjectInfo | None, head: Head) -> str | None:
+def landed(found: Ambiguity, info: ObjectInfo | None, store: ObjectStore) -> str | None:
     """Return what a lost request has changed: `object`, `headers`, or None if nothing is to be done.
 
-    `info` is the object now; `head` returns those that a COPY may have copied. Raise `StoreError`.
+    `info` is the object now. The `store` is asked for what a COPY may have copied; raise `StoreError`.
     """
     last = found.last
     assert last is not None
@@ -93,31 +90,31 @@ def landed(found: Ambiguity, info: ObjectInfo | None, head: Head) -> str | None:
         is_ours = any(one.kind == "delete" for one in found.lost)
     # The bytes are those of our newer change: at most a POST, or a PUT of the same bytes, came late.
     elif last.kind == "put" and last.etag in ("", info.version.etag):
-        if any(_has_given_headers(one, info, head) for one in found.lost):
+        if any(_has_given_headers(one, info, store) for one in found.lost):
             return "headers"
         is_ours = False
     else:
-        is_ours = not is_restored(info) and any(_has_made(one, info, head) for one in found.lost)
+        is_ours = not is_restored(info) and any(_has_made(one, info, store) for one in found.lost)
     if not is_ours:
         log.info("%s was changed by another client since a request was lost", found.name)
     return "object" if is_ours else None
 
 
-def _has_made(effect: Effect, info: ObjectInfo, head: Head) -> bool:
+def _has_made(effect: Effect, info: ObjectInfo, store: ObjectStore) -> bool:
     if effect.kind == "put":
         return effect.etag == info.version.etag or (not effect.etag and _has_attributes(effect, info))
     if effect.source is None:
         return effect.kind == "copy"
-    source = head(effect.source)  # a copy can come late only while its source is there
+    source = find_object(store, effect.source)  # a copy can come late only while its source is there
     return source is not None and source.version.etag == info.version.etag
 
 
-def _has_given_headers(effect: Effect, info: ObjectInfo, head: Head) -> bool:
+def _has_given_headers(effect: Effect, info: ObjectInfo, store: ObjectStore) -> bool:
     if effect.headers is not None:
         return _same_headers(effect.headers, info)
     if effect.source is None:
         return False
-    source = head(effect.source)
+    source = find_object(store, effect.source)
     return (
         source is not None
         and source.version.etag == info.version.etag
@@ -176,7 +173,7 @@ class Repairs:
     def is_idle(self, name: ObjectName) -> bool:
         """Return whether no change of `name` waits or runs."""
         with self._changed:
-            return not self._queue.has(name) and not self._writer.held.timed_of([name])
+            return not self._queue.has(name) and not self._writer.held.timed([name])
 
     def can_submit(self, name: ObjectName) -> bool:
         """Return whether a repair may be submitted: no pending change or open file replaces the object."""

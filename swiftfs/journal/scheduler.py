@@ -11,7 +11,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.moves import PlannedMove, Remnant, etag_of
 from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
 from swiftfs.journal.outcomes import JournalParts, Outcomes, is_temporary, remnant_tasks
-from swiftfs.journal.tasks import Failure, Flush, Success, Task, Waiting, nobody_waits
+from swiftfs.journal.tasks import Failure, Flush, Success, Task
 from swiftfs.objects import ObjectInfo, ObjectName
 
 TOGETHER = 32
@@ -377,12 +377,8 @@ class Scheduler:
 
     def _hand_on(self, task: Task, operation: MoveFolder, planned: Sequence[PlannedMove]) -> None:
         """Record the moves of a folder's objects; `CarriedTasks.rename` queues them with the rename."""
-        now = monotonic()
         with self._changed:
-            task.later = tuple(
-                Task(self._queue.next_seq(), path, one, nobody_waits, now, Waiting(now), promised=True)
-                for path, one in planned
-            )
+            task.later = tuple(self._queue.new_task(path, one, promised=True) for path, one in planned)
             task.operation = replace(operation, is_handed_on=True, recent=(), deleted=())
             # One commit, after which the next process makes these moves, and not that of the folder.
             self._db.commit([task.record(), *(one.record() for one in task.later)])
@@ -393,7 +389,7 @@ class Scheduler:
         Otherwise it would appear at its old name again. `error` is why it was not moved.
         """
         with self._changed:
-            for held in self._writer.held.timed_of([operation.target]):
+            for held in self._writer.held.timed([operation.target]):
                 self._writer.let_go(held)
             if not self._queue.is_replaced(operation.target, task):
                 return False
@@ -401,15 +397,7 @@ class Scheduler:
             # A listing that lags shows the time of an earlier PUT of this mount.
             modified = "" if operation.is_recent else row.last_modified
             deletion = Delete(operation.source, None, etag_of(row), waited=True, modified=modified)
-            left = Task(
-                self._queue.next_seq(),
-                task.path,
-                deletion,
-                nobody_waits,
-                monotonic(),
-                Waiting(0.0),
-                promised=True,
-            )
+            left = self._queue.new_task(task.path, deletion, due=0.0, promised=True)
             behind = self._queue.next_after(operation.target, task)
             is_stored_later = behind is not None and not isinstance(behind.operation, Delete)
             # Until then it is all that Swift has of the file; a power cut may take the new state.

@@ -32,7 +32,7 @@ from swiftfs.journal.segment_records import (
 )
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.store.histories import Histories
-from swiftfs.store.protocol import ObjectStore, dlo_segments, iter_rows
+from swiftfs.store.protocol import ObjectStore, dlo_segments, find_object, iter_rows
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +115,7 @@ class SegmentRemoval:
         `is_slo` None is unknown, and may be a DLO.
         """
         if is_slo is None:
-            try:
-                info = self._store.head(name)
-            except NotFound:
+            if (info := find_object(self._store, name)) is None:
                 return "", set()
             if info.dlo_prefix is not None and self.owners.is_upload_of(info.dlo_prefix, name):
                 return info.version.etag, dlo_segments(self._store, info.dlo_prefix)
@@ -287,6 +285,15 @@ class SegmentRemoval:
         self._keep(passing, Leftover(tuple(sorted(objects)), since, proof))
         self.leftovers.drop(set(segments) - passing)
         self.log_unused({segment: failures[segment] for segment in failures.keys() - passing})
+
+    def discard_prefix(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
+        """Delete segments as `discard_below` does; if that fails, the next mount does."""
+        try:
+            self.discard_below(unreferenced, stored)
+        except StoreError as error:
+            log.info("segments below %s stay for now: %s", unreferenced.prefix, error)
+        else:
+            self._db.end_upload(unreferenced.prefix)
 
     def discard_below(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if that fails.

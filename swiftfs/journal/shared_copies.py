@@ -20,7 +20,7 @@ from swiftfs.journal.moves import MoveItem, NotDeleted
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, has_version
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,9 @@ class ManifestCopier:
     def copy(self, info: ObjectInfo, target: ObjectName) -> Manifest:
         """Copy the version `info` of an SLO to `target`, segments and headers; return its own manifest.
 
-        Raise the store's errors, and `Unavailable` if the object has another version now.
+        The target may be the object itself, which gets segments of its own then. Raise the store's errors,
+        and `Unavailable` if the object has another version now; `NotFound` or `SegmentChanged` if a segment
+        is gone, so that the version cannot be read any more.
         """
         source = info.version.name
         self._store.check_manifest(info.version)
@@ -74,31 +76,15 @@ class ManifestCopier:
             if source == target:  # that took a while
                 self._refuse_changed(info)
         except StoreError:
-            self._discard(unreferenced)
+            self._removal.discard_prefix(unreferenced)
             raise
         self._store.put_manifest(target, copied, headers_of_copy(info, copied))
         self._db.end_upload(prefix)
         return manifest
 
-    def separate(self, info: ObjectInfo) -> None:
-        """Give the version `info` of an SLO segments of its own; errors as in `copy`.
-
-        Raise `NotFound` or `SegmentChanged` if a segment is gone, and the version cannot be read any more.
-        """
-        self.copy(info, info.version.name)
-
     def _refuse_changed(self, info: ObjectInfo) -> None:
         if self._store.head(info.version.name).version.etag != info.version.etag:
             raise Unavailable(f"{info.version.name}: another client changed it while it was copied")
-
-    def _discard(self, unreferenced: UnreferencedPrefix) -> None:
-        """Delete the segments that were copied; if that fails, the next mount does."""
-        try:
-            self._removal.discard_below(unreferenced)
-        except StoreError as error:
-            log.info("segments below %s stay for now: %s", unreferenced.prefix, error)
-        else:
-            self._db.end_upload(unreferenced.prefix)
 
     def _copy_segments(
         self, manifest: Manifest, sources: Sequence[ObjectVersion], targets: Sequence[ObjectName]
@@ -161,13 +147,9 @@ class SharedCopies:
         ambiguous: AmbiguousRequests,
     ) -> None:
         self._store = store
-        self._copier = copier
+        self.copier = copier
         self._removal = removal
         self._ambiguous = ambiguous
-
-    def copy(self, info: ObjectInfo, target: ObjectName) -> None:
-        """Copy the version `info` of an SLO with its segments; errors as of `ManifestCopier.copy`."""
-        self._copier.copy(info, target)
 
     def settle(self, items: Iterable[MoveItem]) -> None:
         """Record whose the segments of moved SLOs are.
@@ -198,7 +180,7 @@ class SharedCopies:
             if not info.is_slo or info.version.etag not in (item.copied, item.etag):
                 return  # it shares nothing, or another client has replaced it
             item.copied = info.version.etag
-            self._copier.separate(info)
+            self.copier.copy(info, item.target)
         except (NotFound, SegmentChanged):
             self._delete(item.target, item.copied or "")
             is_absent = item.not_deleted is NotDeleted.ABSENT
@@ -241,10 +223,8 @@ class SharedCopies:
     def _delete(self, name: ObjectName, etag: str) -> None:
         """Delete the copy, unless another client has replaced it."""
         try:
-            if self._store.head(name).version.etag == etag:
+            if has_version(self._store, name, etag):
                 self._store.delete(name)
-        except NotFound:
-            pass
         except StoreError as error:
             log.warning("%s cannot be read, and stays: %s", name, error)
         self._removal.owners.forget(name)

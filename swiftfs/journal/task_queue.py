@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 
 from msgspec.structs import replace
 
+from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cache_space import Uses
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.moves import etag_of
@@ -23,7 +24,7 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.sleeping_tasks import SleepingTask, SleepingTasks, can_sleep
-from swiftfs.journal.tasks import NONE, Failure, Retrying, State, Task, Waiting
+from swiftfs.journal.tasks import NONE, Done, Failure, Retrying, State, Task, Waiting, nobody_waits
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.paths import Folder, markers_above, parent_markers
@@ -93,6 +94,26 @@ class TaskQueue:
         """Return the number for a new task, greater than all before."""
         self._last += 1
         return self._last
+
+    def new_task(
+        self,
+        path: str,
+        operation: Operation,
+        done: Done = nobody_waits,
+        *,
+        created: float | None = None,
+        due: float | None = None,
+        promised: bool = False,
+        ambiguous: bool = False,
+    ) -> Task:
+        """Return a task with the next number, which is not in the queue yet.
+
+        By default it was `created` now, and is `due` at that time.
+        """
+        at = monotonic() if created is None else created
+        state = Waiting(at if due is None else due)
+        seq = self.next_seq()
+        return Task(seq, path, operation, done, at, state, promised=promised, ambiguous=ambiguous)
 
     def skip(self, seq: int) -> None:
         """Give new tasks numbers greater than `seq`."""

@@ -29,7 +29,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.report import GivenUp
 from swiftfs.journal.task_queue import TaskQueue
-from swiftfs.journal.tasks import Cancelled, Done, Ending, HandIn, Succeeded, Task, Waiting, nobody_waits
+from swiftfs.journal.tasks import Cancelled, Done, Ending, HandIn, Succeeded, Task, Waiting
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 
@@ -70,15 +70,9 @@ class HeldDeletions:
             task.become(Cancelled())
         return task
 
-    def taken_back(self, names: Collection[ObjectName]) -> list[Task]:
-        """Return the deletions of `names` that were taken back and still have a record."""
-        if not self._tasks:
-            return []
-        return [task for task in self._tasks.values() if task.ended and names_of(task.operation)[0] in names]
-
-    def taken_back_below(self, folder: Folder) -> list[Task]:
-        """Return those of `taken_back` that delete an object below a folder."""
-        return _below((task for task in self._tasks.values() if task.ended), folder)
+    def taken_back(self, at: Collection[ObjectName] | Folder) -> list[Task]:
+        """Return the deletions of these names, or below a folder, that were taken back and have a record."""
+        return [task for task in self._at(at) if task.ended]
 
     def forget(self, tasks: Iterable[Task]) -> list[Task]:
         """Forget deletions that were taken back; return those that were not forgotten before."""
@@ -97,24 +91,17 @@ class HeldDeletions:
         """Return the deletions that are due."""
         return [task for task in self._tasks.values() if _due(task) <= now]
 
-    def timed(self) -> list[Task]:
-        """Return the deletions that wait for no close."""
-        return [task for task in self._tasks.values() if _due(task) != math.inf]
+    def timed(self, at: Collection[ObjectName] | Folder | None = None) -> list[Task]:
+        """Return the deletions, all or those `at` some names or below a folder, that wait for no close."""
+        return [task for task in self._at(at) if _due(task) != math.inf]
 
-    def timed_of(self, names: Collection[ObjectName]) -> list[Task]:
-        """Return those of `timed` that delete one of `names`."""
-        if not self._tasks:
-            return []
-        return [task for task in self.timed() if names_of(task.operation)[0] in names]
-
-    def timed_below(self, folder: Folder) -> list[Task]:
-        """Return those of `timed` that delete an object below a folder."""
-        return _below(self.timed(), folder)
-
-
-def _below(tasks: Iterable[Task], folder: Folder) -> list[Task]:
-    names = ((task, names_of(task.operation)[0]) for task in tasks)
-    return [task for task, name in names if Folder(name.container, name.key).is_below(folder)]
+    def _at(self, at: Collection[ObjectName] | Folder | None) -> list[Task]:
+        if at is None or not self._tasks:
+            return list(self._tasks.values())
+        named = [(task, names_of(task.operation)[0]) for task in self._tasks.values()]
+        if isinstance(at, Folder):
+            return [task for task, name in named if Folder(name.container, name.key).is_below(at)]
+        return [task for task, name in named if name in at]
 
 
 def _due(task: Task) -> float:
@@ -205,8 +192,7 @@ class TaskWriter:
     def hold(self, path: str, deletion: Delete, done: Done, seconds: float) -> int:
         """Record a deletion without a task, and return its number; see `Journal.hold`."""
         self.drop_taken_back(self.held.taken_back([deletion.name]))
-        now = monotonic()
-        task = Task(self._queue.next_seq(), path, deletion, done, now, Waiting(now + seconds))
+        task = self._queue.new_task(path, deletion, done, due=monotonic() + seconds)
         self._db.commit([task.record()])
         self.held.add(task)
         return task.seq
@@ -242,10 +228,9 @@ class TaskWriter:
 
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
         """Add a task for `operation`, due after the longer of the write delay and `at_least` seconds."""
-        now = monotonic()
-        waiting = Waiting(now + self._delay(at_least))
+        due = monotonic() + self._delay(at_least)
         # Promised if it waits `at_least` so long: its call returns before it runs, in sync mode too.
-        task = Task(self._queue.next_seq(), path, operation, done, now, waiting, promised=at_least > 0)
+        task = self._queue.new_task(path, operation, done, due=due, promised=at_least > 0)
         self._db.commit([task.record()])
         self.add(task)
 
@@ -348,8 +333,8 @@ class TaskWriter:
     def _leave(self, task: Task, source: PutFile | PutSpecial) -> Task:
         """Return a task that deletes Swift's object at the name that the operation `source` of a task has."""
         deletion = Delete(source.name, source.replaces_large, source.replaces_etag, trash=source.trash)
-        waiting = Waiting(task.created)  # due at once, but blocked by the task of the new name
-        return Task(self._queue.next_seq(), task.path, deletion, nobody_waits, task.created, waiting)
+        # Due at once, but blocked by the task of the new name.
+        return self._queue.new_task(task.path, deletion, created=task.created)
 
     def _commit_over(
         self, put: Iterable[Record], drop: Iterable[Task], names: Collection[ObjectName]
@@ -366,13 +351,11 @@ class TaskWriter:
 
     def put_before(self, task: Task, path: str, operation: Operation) -> None:
         """Add a task for `operation` before a task of its name that is blocked."""
-        first, seq = self._queue.next_seq(), self._queue.next_seq()
-        now = monotonic()
         # A new number: the next process takes the records up in their order.
-        records = [Record(first, path, operation), replace(task.record(), seq=seq)]
-        self.commit(records, [task.seq])
+        first, seq = self._queue.new_task(path, operation), self._queue.next_seq()
+        self.commit([first.record(), replace(task.record(), seq=seq)], [task.seq])
         self._queue.remove(task)
-        self.add(Task(first, path, operation, nobody_waits, now, Waiting(now)))
+        self.add(first)
         task.seq = seq
         self._queue.add(task)
 

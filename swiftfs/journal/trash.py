@@ -21,7 +21,7 @@ from swiftfs.errors import NotFound, StoreError, Unavailable
 from swiftfs.journal.operations import Delete, Move, PutFile, PutSpecial
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectName
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, find_object
 from swiftfs.store.trash_names import OWNER, is_over, parse
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Trash:
             return None
         entry = ObjectName(name.container, key)
         try:
-            if ambiguous and self._exists(entry):
+            if ambiguous and find_object(self._store, entry) is not None:
                 return Kept(name, entry, large=is_slo is not False)
             kept = self._copy(name, entry, is_slo=is_slo)
         except NotFound:
@@ -157,13 +157,6 @@ class Trash:
             with self._lock:
                 self._count += 1
         return kept
-
-    def _exists(self, entry: ObjectName) -> bool:
-        try:
-            self._store.head(entry)
-        except NotFound:
-            return False
-        return True
 
     def _copy(self, name: ObjectName, entry: ObjectName, *, is_slo: bool | None) -> Kept | None:
         is_dlo = False

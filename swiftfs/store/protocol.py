@@ -201,6 +201,20 @@ class ObjectStore(Protocol):
         """Close every connection."""
 
 
+def find_object(store: ObjectStore, name: ObjectName) -> ObjectInfo | None:
+    """Return what a HEAD says of an object, None if there is none; raise its other errors."""
+    try:
+        return store.head(name)
+    except NotFound:
+        return None
+
+
+def has_version(store: ObjectStore, name: ObjectName, etag: str) -> bool:
+    """Return whether an object has this ETag now; errors as of `find_object`."""
+    info = find_object(store, name)
+    return info is not None and info.version.etag == etag
+
+
 def iter_pages(
     store: ObjectStore, container: str, prefix: str = "", *, delimiter: str = "", marker: str = ""
 ) -> Iterator[Page]:

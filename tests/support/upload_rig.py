@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from support.cache_rig import no_memory
@@ -74,7 +75,7 @@ class Writer:
         self.removal = SegmentRemoval(self.store, self.log, SegmentOwnership(self.log), lambda: self.now)
         self.now = time.time()
         expiry = SegmentExpiry(self.store, self.removal)
-        self.file_upload = FileUpload(self.store, MIB, self.removal, expiry, AmbiguousRequests())
+        self.upload = partial(FileUpload, self.store, MIB, self.removal, expiry, AmbiguousRequests())
         self.places = SegmentContainerChooser(self.store)
         self.begun: list[UnreferencedPrefix] = []
         self.model = bytearray()
@@ -127,7 +128,7 @@ class Writer:
         operation = PutFile(
             NAME, file, description, large, superseded_segments=tuple(sorted(self.superseded))
         )
-        info = self.file_upload.run(operation, self.cached_file, self.superseded.update)
+        info = self.upload(operation, self.cached_file, self.superseded.update).run()
         self.superseded.clear()
         return info
 

@@ -13,7 +13,7 @@ from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied
 from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.journal.backlog import Upkeep
+from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete
@@ -100,8 +100,8 @@ def test_segments_of_an_open_file_are_not_cleaned_up(
     log.close()
     foreign(store, "left/swiftfs-0/0", b"left", "box_segments")
     jobs: list[Callable[[], None]] = []
-    discard_all = Upkeep._discard_all
-    monkeypatch.setattr(Upkeep, "_discard_all", lambda *given: jobs.append(lambda: discard_all(*given)))
+    discard_all = Backlog._discard_all
+    monkeypatch.setattr(Backlog, "_discard_all", lambda *given: jobs.append(lambda: discard_all(*given)))
     with harness(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
         filesystem.services.file_cache.factory.settle_seconds = 0.0
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)

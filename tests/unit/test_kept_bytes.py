@@ -3,6 +3,7 @@
 import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
@@ -143,10 +144,9 @@ def store_it(rig: CacheRig, cached_file: CachedFile) -> None:
     operation = PutFile(NAME, cached_file.to_record(), ObjectMeta("text/plain", Stored()), large)
     with closing(JournalDB(rig.folder, "box")) as log:
         removal = SegmentRemoval(rig.store, log, SegmentOwnership(log))
-        file_upload = FileUpload(
-            rig.store, SEGMENT, removal, SegmentExpiry(rig.store, removal), AmbiguousRequests()
-        )
-        file_upload.run(operation, cached_file, lambda _: None)
+        expiry = SegmentExpiry(rig.store, removal)
+        upload = partial(FileUpload, rig.store, SEGMENT, removal, expiry, AmbiguousRequests())
+        upload(operation, cached_file, lambda _: None).run()
 
 
 def stored(store: MemoryStore) -> bytes:
