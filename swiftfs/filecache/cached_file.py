@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 
-from swiftfs.concurrency import Executor
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, FileRecord, Snapshot, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
@@ -50,9 +49,13 @@ class CachedFile:
         activity = self._activity = Activity(state, uploads)
         self._resolver = BaseResolver(state, source.store, uploads)
         self._downloader = Downloader(state, source, self._resolver, activity)
+        self.begin, self.ensure = self._downloader.begin, self._downloader.ensure
         self.set_read_ahead = self._downloader.set_read_ahead
         self._reader = MemoryReader(state, make_in_memory)
         self._evictor = Evictor(state, uploads, source.streams, activity.fetches.ranges)
+        self.evict = self._evictor.evict
+        self.seek, self.pin = state.seek, state.pin
+        self.correct, self.when_idle = self._resolver.correct, activity.when_idle
         self._copier = FrozenCopier(state, uploads, self._downloader)
         self._store = source.store
 
@@ -166,10 +169,6 @@ class CachedFile:
         self._evictor.keep_for_answer(offset, end)
         return self._reader.read(offset, end, self._downloader.ensure_read)
 
-    def seek(self, offset: int, whence: int) -> int:
-        """Return where data or a hole begins, as `FileState.seek` does."""
-        return self._state.seek(offset, whence)
-
     def write(self, offset: int, size: int, fill: Fill) -> int:
         """Let `fill` copy `size` bytes to `offset`; return how many it copied.
 
@@ -277,14 +276,6 @@ class CachedFile:
             return [(pieces[0], pieces[1] + step)]
         return [(start, start + step) for start in pieces]
 
-    def begin(self, pool: Executor) -> None:
-        """Begin to download, in a thread of `pool`, what is missing, unless a download is under way."""
-        self._downloader.begin(pool)
-
-    def ensure(self, offset: int, end: int) -> None:
-        """Download what is missing of the bytes from `offset` to `end`, or wait for those who do."""
-        self._downloader.ensure(offset, end)
-
     def ensure_verified(self, offset: int, end: int) -> None:
         """Download what is missing of the bytes from `offset` to `end`; verify those of the base version."""
         with self._state.changed:
@@ -313,16 +304,8 @@ class CachedFile:
 
     def ensure_all(self) -> None:
         """Download all that is missing, and evict nothing of it."""
-        self._state.pin()
+        self.pin()
         self.ensure_rest(self.size)
-
-    def pin(self) -> None:
-        """Evict nothing before the next `adopt`: the base version may go, or an upload maps the file."""
-        self._state.pin()
-
-    def evict(self, size: int, *, journaled: bool = False, ahead: bool = False) -> int:
-        """Evict about `size` bytes; see `Evictor.evict`."""
-        return self._evictor.evict(size, journaled=journaled, ahead=ahead)
 
     def upload_full_segments(self, *, holes: bool = False) -> bool:
         """Begin to upload the segments that are full of new bytes; return whether any upload is under way.
@@ -366,7 +349,7 @@ class CachedFile:
     def record_changed_upload(self) -> None:
         """Record that the upload failed because the file changed."""
         with self._state.changed:
-            self._copier.count_changed_upload()
+            self._copier.changed_uploads += 1
 
     def upload_source(self, size: int) -> int:
         """Return the descriptor from which the upload reads the first `size` bytes."""
@@ -415,7 +398,7 @@ class CachedFile:
 
     def own_all(self) -> None:
         """Download all that is missing, and make every block dirty: the base version is not needed then."""
-        self._state.pin()
+        self.pin()
         self.ensure_verified(0, self.size)
         with self._state.changed:
             self._state.blocks.own_all()
@@ -429,10 +412,6 @@ class CachedFile:
         """Make a newer version the base version; it differs from the old one in dirty blocks only."""
         with self._state.changed:
             self._state.blocks.rebase(base)
-
-    def correct(self, info: ObjectInfo) -> bool:
-        """Take `info` for the base version if a listing was wrong; see `BaseResolver.correct`."""
-        return self._resolver.correct(info)
 
     def has_more_than_record(self) -> bool:
         """Return whether the local file has bytes that its record lacks, of Swift or of an older record."""
@@ -473,10 +452,6 @@ class CachedFile:
         with self._state.changed:
             self._state.end(LocalFile.DISCARDED)
         self.when_idle(self.close)
-
-    def when_idle(self, idle: Callable[[], None]) -> None:
-        """Cancel what nobody needs; call `idle` when the rest has ended. See `Activity.when_idle`."""
-        self._activity.when_idle(idle)
 
     def detach_file(self) -> CachedVersion | None:
         """Return the local file, and end; return None, and change nothing, if it cannot be cached.

@@ -61,7 +61,7 @@ class Evictor:
             self._forget_ended()
         self._answers[thread] = block_range(offset, end)
 
-    def evict(self, size: int, *, journaled: bool, ahead: bool = False) -> int:
+    def evict(self, size: int, *, journaled: bool = False, ahead: bool = False) -> int:
         """Evict about `size` bytes that can be downloaded again; return how many were evicted.
 
         Blocks after the position of the last reader are evicted first, then those before it, both in the

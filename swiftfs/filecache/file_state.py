@@ -351,7 +351,7 @@ class FileState:
         return at
 
     def pin(self) -> None:
-        """Evict nothing before the next version is stored."""
+        """Evict nothing before the next version is stored: the base may go, or an upload maps the file."""
         with self.changed:
             self.pinned = True
 

@@ -75,7 +75,7 @@ class SparseFile:
     @classmethod
     def create(cls, folder: Path) -> "SparseFile":
         """Create an empty file with a new name, and the folder if it is missing."""
-        name = _new_name()
+        name = new_name()
         path = f"{folder}/{name}"  # a `Path` of each new file takes longer than to open it
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -94,10 +94,6 @@ class SparseFile:
         # Three `Path`s would take longer than the system call.
         os.rename(f"{self.folder}/{self.name}", f"{self.folder}/{name}")  # noqa: PTH104
         self.name = name
-
-    def rename_open(self) -> None:
-        """Rename the file to a new name of a file in use."""
-        self.move(_new_name())
 
     def measure(self) -> tuple[int, Mark]:
         """Return how many bytes of disk the file takes, and its mark; a rename changes that too."""
@@ -135,7 +131,8 @@ class MemoryFile(SparseFile):
         self.close()
 
 
-def _new_name() -> str:
+def new_name() -> str:
+    """Return a new name for a file in use."""
     return f"{_IN_USE}{os.urandom(16).hex()}"
 
 

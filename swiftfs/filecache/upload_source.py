@@ -317,7 +317,7 @@ OFTEN = 3
 class FrozenCopier:
     """Makes the copy of one file that an upload reads: `frozen`, guarded by the file's lock.
 
-    `_changed_uploads` counts the uploads in a row that failed because the file changed. `_touched` has the
+    `changed_uploads` counts the uploads in a row that failed because the file changed. `_touched` has the
     blocks that have changed since a copy was begun, None while none is being made.
     """
 
@@ -325,7 +325,7 @@ class FrozenCopier:
         self._state = state
         self._uploads = uploads
         self._downloader = downloader
-        self._changed_uploads = 0
+        self.changed_uploads = 0
         self._touched: Blocks | None = None
         self.frozen: FrozenCopy | None = None
 
@@ -335,7 +335,7 @@ class FrozenCopier:
         Return None if no copy is needed yet, or if none can be made.
         """
         # A copy costs disk space and time, and most files come to rest.
-        if self._changed_uploads < OFTEN:
+        if self.changed_uploads < OFTEN:
             return None
         state = self._state
         folder = state.file.folder
@@ -392,15 +392,11 @@ class FrozenCopier:
         if self._touched is not None:
             self._touched.add(*block_range(offset, end))
 
-    def count_changed_upload(self) -> None:
-        """Record that an upload failed because the file changed. Lock held."""
-        self._changed_uploads += 1
-
     def stored(self, taken: Snapshot) -> None:
         """Record that a snapshot is stored. Lock held."""
         self.frozen = None
         if not taken.changed:
-            self._changed_uploads = 0
+            self.changed_uploads = 0
 
     def covers(self, size: int) -> bool:
         """Return whether the upload reads its first `size` bytes from a copy. Lock held."""
@@ -415,7 +411,7 @@ class FrozenCopier:
         blocks = self._state.blocks
         size = blocks.size
         hot = Blocks()
-        if blocks.base is None or self._changed_uploads >= 2 * OFTEN:
+        if blocks.base is None or self.changed_uploads >= 2 * OFTEN:
             hot.add(*block_range(0, size))
         else:
             for first, last in blocks.dirty.runs(*block_range(0, size)):

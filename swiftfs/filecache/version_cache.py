@@ -17,7 +17,7 @@ from msgspec import Struct
 from swiftfs.concurrency import Lock
 from swiftfs.config.cache_dir import write_whole
 from swiftfs.errors import pluralize
-from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, synchronize
+from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, new_name, synchronize
 from swiftfs.filecache.version_index import Row, VersionIndex
 from swiftfs.objects import ObjectName, ObjectVersion
 
@@ -176,7 +176,7 @@ class VersionCache:
         # Anything that wrote to the file or replaced it has changed its ctime.
         if file.mark() == row.mark:
             try:
-                file.rename_open()
+                file.move(new_name())
             except OSError as error:
                 log.info("%s cannot be used again: %s", file.path, error)
             else:

@@ -19,7 +19,7 @@ from swiftfs.journal.operations import (
     PutFile,
     Unreadable,
     decode_entry,
-    encode_entry,
+    encode,
 )
 from swiftfs.journal.sleeping_tasks import SleepingTask, asleep
 from swiftfs.namespace.overlay import LISTING_LAG, RecentChange
@@ -133,7 +133,7 @@ class RecentChanges:
 
     def keep(self, folder: Folder, change: RecentChange) -> None:
         """Record a change that Swift has made."""
-        text = None if change.entry is None else encode_entry(change.entry)
+        text = None if change.entry is None else encode(change.entry)
         flags = _MOVED * change.moved | _OF_FOLDER * change.of_folder
         at = unix_time() - monotonic() + change.at
         row = (folder.container, folder.prefix, change.name, at, change.at, flags, text)

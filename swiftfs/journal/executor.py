@@ -72,11 +72,11 @@ class Executor:
         self.removal = removal
         self.trash = trash
         self._presence = presence
-        self._store = store
+        self.store = store
         self._segment_size = segment_size
         self._conflicts = conflicts
         self._copies = copies
-        self._ambiguous = ambiguous
+        self.ambiguous = ambiguous
         self._pool = new_pool("journal", PARALLEL)
         self._segment_expiry = SegmentExpiry(store, removal)
         self._upload = partial(FileUpload, store, segment_size, removal, self._segment_expiry, ambiguous)
@@ -145,7 +145,7 @@ class Executor:
         Another mount may have renamed their object since. This attempt looks up what stands now.
         """
         superseded, record = operation.superseded_segments, cached_file.uploads.record
-        if not superseded or has_replaced(self._store, self.removal, operation.name, operation.sent, record):
+        if not superseded or has_replaced(self.store, self.removal, operation.name, operation.sent, record):
             return operation
         log.info("%s: segments of an older version stay until it is known to be gone", operation.name)
         return replace(operation, superseded_segments=())
@@ -154,7 +154,7 @@ class Executor:
         """Adopt the segments that another process left; its manifest may be stored already."""
         named = self._find_own_manifest(operation, cached_file)
         prefix, left = cached_file.uploads.record.prefix, self.removal.leftovers.all()
-        rows = list(iter_rows(self._store, prefix.container, prefix.key))
+        rows = list(iter_rows(self.store, prefix.container, prefix.key))
         unlisted = cached_file.uploads.take_unlisted({row.key for row in rows}, named)
         self.removal.keep_unanswered(unlisted, {operation.name, *cached_file.uploads.record.state().objects})
         # Without leftovers, which are deleted at their time: a new manifest must not name them.
@@ -188,7 +188,7 @@ class Executor:
 
         The answer also has the current version; a listing may have had an old one.
         """
-        if (info := find_object(self._store, operation.name)) is None:
+        if (info := find_object(self.store, operation.name)) is None:
             return replace(operation, meta=with_rule(operation.meta, operation.expires), replaces_large=False)
         cached_file.correct(info)
         # Without the manifest header of a DLO: Swift would serve the DLO's segments instead of the bytes.
@@ -216,12 +216,12 @@ class Executor:
             case CopyFile():
                 return self._copy_file(operation)
             case CreateContainer():
-                if not self._store.create_container(operation.container):
+                if not self.store.create_container(operation.container):
                     raise AlreadyExists(f"container {operation.container} exists")
             case DescribeContainer():
-                self._store.post_container(operation.container, operation.metadata)
+                self.store.post_container(operation.container, operation.metadata)
             case DeleteContainer():
-                self._store.delete_container(operation.container)
+                self.store.delete_container(operation.container)
         return None
 
     def _put_special(self, operation: PutSpecial, *, ambiguous: bool) -> ObjectInfo:
@@ -230,28 +230,28 @@ class Executor:
         # Before the PUT: afterwards nobody can read the manifest that named them.
         replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
         meta = without_past(operation.name, operation.meta)
-        info = self._store.put(operation.name, operation.body, meta.headers())
+        info = self.store.put(operation.name, operation.body, meta.headers())
         self.removal.owners.forget(operation.name)
         self.removal.discard(operation.name, replaced, is_slo=False)
         return info
 
     def _copy_file(self, operation: CopyFile) -> ObjectInfo:
         """Copy a file and return its copy, which shares nothing with it: either may be deleted any time."""
-        if find_object(self._store, operation.target) is not None:
+        if find_object(self.store, operation.target) is not None:
             raise AlreadyExists(f"{operation.target}: another client made it")
-        info = self._store.head(operation.source)
+        info = self.store.head(operation.source)
         if info.is_slo:
             self._copies.copier.copy(info, operation.target)
-            return self._store.head(operation.target)
+            return self.store.head(operation.target)
         # Of a DLO this copies the bytes. So the copy does not keep the header that names the segments.
         request = CopyRequest(operation.source, operation.target, likely=info.version.etag)
-        version = self._store.copy(request)
+        version = self.store.copy(request)
         kept = {name: value for name, value in info.preserved_headers.items() if name != "X-Object-Manifest"}
         return replace(info, version=version, dlo_prefix=None, preserved_headers=kept)
 
     def _is_stored(self, operation: PutSpecial) -> bool:
         etag = md5(operation.body, usedforsecurity=False).hexdigest()
-        info = find_object(self._store, operation.name)
+        info = find_object(self.store, operation.name)
         return info is not None and (info.version.etag, Headers.of(info)) == (etag, operation.meta.headers())
 
     def _put_marker(self, operation: PutMarker, *, ambiguous: bool) -> ObjectInfo:
@@ -260,16 +260,16 @@ class Executor:
         Raise `AlreadyExists` for any other, and for a file.
         """
         try:
-            return self._store.put(operation.name, b"", operation.headers, if_absent=True)
+            return self.store.put(operation.name, b"", operation.headers, if_absent=True)
         except AlreadyExists as error:
             if not ambiguous:
                 raise
-            if (found := find_object(self._store, operation.name)) is None:
+            if (found := find_object(self.store, operation.name)) is None:
                 raise Unavailable(f"{operation.name} existed, and is gone") from error
             if found.size or not (operation.name.key.endswith("/") or is_directory_type(found.content_type)):
                 raise AlreadyExists(f"{operation.name}: another client made a file there") from error
         # A server that died between the two has the object, but does not list it: a POST lists it again.
-        self._store.post(operation.name, Headers.of(found))
+        self.store.post(operation.name, Headers.of(found))
         return found
 
     def _describe(self, operation: SetAttributes | ReplaceHeaders) -> None:
@@ -278,7 +278,7 @@ class Executor:
         Raise `NotFound` for a folder whose marker another client has made a file: it keeps its headers.
         """
         if isinstance(operation, ReplaceHeaders) and not ObjectMeta.of(operation.headers).is_dlo:
-            answer = is_file(self._store, operation.name)
+            answer = is_file(self.store, operation.name)
             if isinstance(answer, StoreError):
                 raise answer
             if answer:
@@ -287,9 +287,9 @@ class Executor:
             if isinstance(operation, SetAttributes):
                 self._set_attributes(operation)
             else:
-                self._store.post(operation.name, operation.headers)
+                self.store.post(operation.name, operation.headers)
         except NotFound:
-            found = self._ambiguous.dangerous_at(operation.name)
+            found = self.ambiguous.dangerous_at(operation.name)
             if found is None or found.last is None or found.is_gone:
                 raise
             if isinstance(operation, SetAttributes):
@@ -297,7 +297,7 @@ class Executor:
                 headers = operation.meta.with_slo(slo).headers()
             else:
                 headers = operation.headers
-            self._ambiguous.done(operation.name, lambda: Effect("post", headers=headers))
+            self.ambiguous.done(operation.name, lambda: Effect("post", headers=headers))
 
     def _set_attributes(self, operation: SetAttributes) -> None:
         """Store the meta, that of an SLO with its ETag, so that a listing shows the ETag.
@@ -305,17 +305,17 @@ class Executor:
         The ETag is requested now: a POST with a wrong one would hide the version of another client.
         """
         if operation.is_slo is False:
-            self._store.post(operation.name, operation.meta.headers())
+            self.store.post(operation.name, operation.meta.headers())
             return
-        info = self._store.head(operation.name)
+        info = self.store.head(operation.name)
         meta = operation.meta.with_slo(info.version.etag if info.is_slo else None)
         if not (info.is_slo and operation.expiry_changed):
-            self._store.post(operation.name, meta.headers())
+            self.store.post(operation.name, meta.headers())
             return
-        manifest = self._store.manifest(operation.name)
+        manifest = self.store.manifest(operation.name)
         if ObjectMeta.of(info).delete_at:
             self._segment_expiry.lengthen(manifest.names, meta.delete_at)
-        self._store.post(operation.name, meta.headers())
+        self.store.post(operation.name, meta.headers())
         self._segment_expiry.follow(operation.name, manifest, meta.delete_at)
 
     def move(self, operation: Move | MoveFolder, record: RecordMove, keeper: CopyKeeper) -> Moved:

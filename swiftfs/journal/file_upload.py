@@ -77,7 +77,7 @@ class SegmentExpiry:
         if not moment:
             return
         try:
-            if self._removal.kept.stays({name}, ()):
+            if self._removal.are_kept({name}, ()):
                 return
         except StoreError as error:
             log.warning("%s: its segments stay when Swift deletes it at its X-Delete-At: %s", name, error)

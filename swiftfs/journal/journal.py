@@ -7,6 +7,7 @@ merged with others. `flush` executes it at once.
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -19,7 +20,7 @@ from swiftfs.journal.carried_tasks import CarriedTasks, FolderRename
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.executor import Executor
-from swiftfs.journal.late_requests import LateRequests, Watch
+from swiftfs.journal.late_requests import LateRequests
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.operations import (
     Delete,
@@ -35,13 +36,13 @@ from swiftfs.journal.outcomes import JournalParts, Outcomes
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.recovery import Recovery, ShowsEarlier
 from swiftfs.journal.repairs import Repairs
-from swiftfs.journal.report import describe, report
+from swiftfs.journal.report import UnderWay, describe, report, task_sent
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.sleeping_tasks import SleepingTask
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
 from swiftfs.journal.tasks import Done, Failure, Mode, Task, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
-from swiftfs.paths import Folder
+from swiftfs.paths import Folder, Source
 
 PROGRESS_SECONDS = 0.2
 """The interval in which `close` reports its progress."""
@@ -54,11 +55,10 @@ other part comes within milliseconds."""
 class Journal:
     """The operations of one mount, which `db` keeps on the disk.
 
-    In `Mode.WRITE_BACK` a change is executed `settle_seconds` after it was handed in; in `Mode.SYNC` as soon
-    as possible, and the caller flushes it. The lock guards the queue; it comes after those of open
-    files, and before those of the namespace, of cached files and of the database. `sent` returns how many
-    bytes of a task's file need not be sent any more; `is_being_made` is as in `Outcomes`. `late` checks the
-    objects of `watch` after a lost one.
+    In `Mode.WRITE_BACK` a change is executed `settle_seconds` after it was handed in; in `Mode.SYNC`, without
+    a delay, as soon as possible, and the caller flushes it. The lock guards the queue; it comes after those
+    of open files, and before those of the namespace, of cached files and of the database. `is_being_made` is
+    as in `Outcomes`. `late` checks objects of `source` after a request that was lost.
     """
 
     def __init__(
@@ -68,28 +68,35 @@ class Journal:
         db: JournalDB,
         backlog: Backlog,
         *,
-        mode: Mode,
         settle_seconds: float,
-        sent: Callable[[Task], int],
+        source: Source,
+        under_way: UnderWay,
         is_being_made: Callable[[str], bool],
-        watch: Watch,
     ) -> None:
-        self.mode = mode
+        self.mode = Mode.WRITE_BACK if settle_seconds else Mode.SYNC
         self._executor, self.trash = executor, executor.trash
         self._cache = cache
         self._db = db
-        self._sent = sent
+        self._sent = partial(task_sent, cache, under_way)
         self._backlog = backlog
         self._queue = backlog.queue
         self._changed = backlog.changed
-        self._writer = TaskWriter(self._queue, db, cache, settle_seconds if mode is Mode.WRITE_BACK else 0.0)
+        self._writer = TaskWriter(self._queue, db, cache, settle_seconds)
         self.given_up = self._writer.given_up
         self.set_settle = self._writer.set_settle
         self._repairs = Repairs(backlog, self._writer, cache)
         self.is_idle = self._repairs.is_idle
-        self.late = LateRequests(watch, cache, db, self._repairs, executor.removal.is_named)
+        self.late = LateRequests(
+            executor.store,
+            executor.ambiguous,
+            source,
+            cache,
+            db,
+            self._repairs,
+            executor.removal.is_named,
+        )
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self.late)
-        self._outcomes = Outcomes(self._parts, mode, is_being_made)
+        self._outcomes = Outcomes(self._parts, self.mode, is_being_made)
         self._scheduler = Scheduler(self._parts, self._outcomes)
         self._is_flushing = False
 

@@ -30,7 +30,7 @@ from swiftfs.journal.operations import (
     PutSpecial,
     Unreadable,
     decode_ambiguity,
-    encode_ambiguity,
+    encode,
 )
 from swiftfs.journal.repairs import (
     Repairs,
@@ -69,14 +69,6 @@ BREAK = 10.0
 _BYTES_ARE_GONE = "its bytes are not in the cache any more"
 
 
-class Watch(Struct, frozen=True):
-    """The requests to watch: those that `store` records in `ambiguous`, about objects of `source`."""
-
-    ambiguous: AmbiguousRequests
-    store: ObjectStore
-    source: Source
-
-
 class LateCounts(Struct, frozen=True):
     """How many objects are watched, were stored again, and could not be stored again, since the mount."""
 
@@ -86,7 +78,7 @@ class LateCounts(Struct, frozen=True):
 
 
 class LateRequests(CopyKeeper):
-    """Watches the objects whose lost requests would undo a newer change.
+    """Watches the objects of `source` whose lost requests, those in `ambiguous`, would undo a newer change.
 
     Its records are in `db` too, so that the next mount continues. The cache keeps the bytes of versions that
     may have to be stored again, and evicts others first.
@@ -94,15 +86,17 @@ class LateRequests(CopyKeeper):
 
     def __init__(
         self,
-        watch: Watch,
+        store: ObjectStore,
+        ambiguous: AmbiguousRequests,
+        source: Source,
         cache: FileCache,
         db: JournalDB,
         repairs: Repairs,
         is_named: Callable[[ObjectName], bool],
     ) -> None:
-        self._ambiguous = watch.ambiguous
-        self._store = watch.store
-        self._source = watch.source
+        self._ambiguous = ambiguous
+        self._store = store
+        self._source = source
         self._cache = cache
         self._db = db
         self._repairs = repairs
@@ -116,7 +110,7 @@ class LateRequests(CopyKeeper):
         # A daemon: its running request must not delay the unmount.
         self._thread = new_thread(self._run, "late answers", daemon=True)
         self._put_right = self._overwritten = 0
-        self._versions = LateVersions(watch.ambiguous, watch.store, cache, db.late_folder)
+        self._versions = LateVersions(ambiguous, store, cache, db.late_folder)
 
     def load(self, left: EarlierChanges) -> None:
         """Read what an earlier mount watched. Call it before any request: each changes what is watched.
@@ -429,7 +423,7 @@ class LateRequests(CopyKeeper):
             unsaved = self._ambiguous.take_unsaved()
             if not unsaved:
                 return
-            texts = {name: None if one is None else encode_ambiguity(one) for name, one in unsaved.items()}
+            texts = {name: None if one is None else encode(one) for name, one in unsaved.items()}
             try:
                 # The lock `_saving` is held: records that two threads take must be written in the order in
                 # which they were taken, or the older one would stay.

@@ -403,9 +403,9 @@ _AMBIGUITIES = Decoder(Ambiguity)
 _ENTRIES = Decoder(Entry)
 
 
-def encode(operation: Operation) -> str:
-    """Return the operation as a line of JSON."""
-    return _ENCODER.encode(operation).decode()
+def encode(value: Operation | Ambiguity | Entry) -> str:
+    """Return an operation, a record of lost requests or an entry as a line of JSON."""
+    return _ENCODER.encode(value).decode()
 
 
 def decode(text: str) -> Operation:
@@ -413,23 +413,13 @@ def decode(text: str) -> Operation:
     return _read(text, _OPERATIONS, "an operation")
 
 
-def encode_ambiguity(found: Ambiguity) -> str:
-    """Return the record of lost requests as one line of JSON."""
-    return _ENCODER.encode(found).decode()
-
-
 def decode_ambiguity(text: str) -> Ambiguity:
-    """Return what `encode_ambiguity` wrote; raise `Unreadable` for anything else."""
+    """Return a record of lost requests; errors as of `decode`."""
     return _read(text, _AMBIGUITIES, "a record of lost requests")
 
 
-def encode_entry(entry: Entry) -> str:
-    """Return an entry as one line of JSON."""
-    return _ENCODER.encode(entry).decode()
-
-
 def decode_entry(text: str) -> Entry:
-    """Return what `encode_entry` wrote; raise `Unreadable` for anything else."""
+    """Return an entry; errors as of `decode`."""
     return _read(text, _ENTRIES, "an entry")
 
 

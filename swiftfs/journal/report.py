@@ -222,16 +222,12 @@ def describe(task: Task | SleepingTask, sent: int = 0, state: str = "") -> Queue
     return QueuedChange(task.path, kind, state or _state(task), _size(task), task.attempts, reason, sent)
 
 
-def progress(cache: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
-    """Return a function for the number of bytes of a task's file that need not be sent any more."""
-
-    def sent(task: Task) -> int:
-        if not isinstance(task.operation, PutFile):
-            return 0
-        cached_file = cache.peek(task.operation.file.file)
-        return sent_bytes(task.operation.name, cached_file, under_way) if cached_file is not None else 0
-
-    return sent
+def task_sent(cache: FileCache, under_way: UnderWay, task: Task) -> int:
+    """Return how many bytes of a task's file need not be sent any more, as `sent_bytes`."""
+    if not isinstance(task.operation, PutFile):
+        return 0
+    cached_file = cache.peek(task.operation.file.file)
+    return sent_bytes(task.operation.name, cached_file, under_way) if cached_file is not None else 0
 
 
 def report(

@@ -392,29 +392,14 @@ def _to_text(objects: Iterable[ObjectName]) -> str:
     return json.dumps([[name.container, name.key] for name in objects])
 
 
-class KeptSegments:
-    """Tells which segments must stay for older versions."""
+def are_kept(histories: Histories, objects: Iterable[ObjectName], segments: Iterable[ObjectName]) -> bool:
+    """Return whether older versions may name segments; raise `StoreError` if Swift does not answer.
 
-    def __init__(self, histories: Histories) -> None:
-        self._histories = histories
-
-    def stays(self, objects: Iterable[ObjectName], segments: Iterable[ObjectName]) -> bool:
-        """Return whether older versions may name the segments; raise `StoreError` if Swift does not answer.
-
-        Those are versions of `objects`, which name the segments or did so, and of the object for which they
-        were uploaded: it may have been moved to another container.
-        """
-        containers = {name.container for name in objects} | set(map(_uploaded_for, segments))
-        return any(map(self._histories.may_have_versions, sorted(containers)))
-
-    def unneeded(
-        self, name: ObjectName, segments: Collection[ObjectName], never_named: Collection[ObjectName]
-    ) -> set[ObjectName]:
-        """Return the segments of `name` that no version names; `never_named` are those that none ever did.
-
-        Raise `StoreError` if Swift does not answer.
-        """
-        return set(segments).intersection(never_named) if self.stays({name}, segments) else set(segments)
+    Those are versions of `objects`, which name the segments or did so, and of the object for which they were
+    uploaded: it may have been moved to another container.
+    """
+    containers = {name.container for name in objects} | set(map(_uploaded_for, segments))
+    return any(map(histories.may_have_versions, sorted(containers)))
 
 
 def _uploaded_for(segment: ObjectName) -> str:

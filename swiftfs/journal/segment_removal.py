@@ -8,7 +8,7 @@ That an object does not name its segments any more is no proof that nobody does:
 renamed it. They are deleted only if this mount has deleted or replaced the object itself, and knows that.
 
 Segments of a replaced version rest for a moment first, and what stands then keeps what it names.
-Where a container keeps the replaced version too, they stay (`KeptSegments`).
+Where a container keeps the replaced version too, they stay (`are_kept`).
 """
 
 import logging
@@ -21,12 +21,12 @@ from swiftfs.errors import BadRequest, NotFound, StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_records import (
-    KeptSegments,
     Leftover,
     Leftovers,
     Proof,
     RestingSegments,
     SegmentOwnership,
+    are_kept,
     objects_of,
     proven,
 )
@@ -46,8 +46,8 @@ RETRY_SECONDS = 60.0
 class SegmentRemoval:
     """Deletes segments of objects.
 
-    `owners` knows which belong to which, `kept` which older versions may name, `leftovers` what is deleted
-    later; `clock` returns Unix seconds.
+    `owners` knows which belong to which, `leftovers` what is deleted later, `histories` which containers keep
+    older versions; `clock` returns Unix seconds.
 
     The lock guards `_due`, when leftovers can be checked next, None while there are none. `_unproven` are the
     objects that have, or had, leftovers without proof.
@@ -62,7 +62,7 @@ class SegmentRemoval:
         histories: Histories | None = None,
     ) -> None:
         self.owners = owners
-        self.kept = KeptSegments(histories or Histories(store))
+        self._histories = histories or Histories(store)
         self.leftovers = Leftovers(db)
         self._store = store
         self._db = db
@@ -102,7 +102,7 @@ class SegmentRemoval:
         others = self.owners.moved_from({name}, own) - {name} if own else ()
         own -= self._named_by_any(others)  # which may stand again, by a late request or a wrong answer
         with suppress(StoreError):  # it is asked again before they are deleted
-            if own and self.kept.stays({name}, own):
+            if own and self.are_kept({name}, own):
                 return set()
         # Before the request that deletes or replaces `name`.
         self._keep(own, Leftover((name,), self._clock(), Proof.NONE))
@@ -124,6 +124,10 @@ class SegmentRemoval:
         if manifest is None:
             return "", set()
         return manifest.etag, manifest.names
+
+    def are_kept(self, objects: Iterable[ObjectName], segments: Iterable[ObjectName]) -> bool:
+        """Return whether older versions may name segments, as `are_kept` does."""
+        return are_kept(self._histories, objects, segments)
 
     def prove(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
         """Record that the version of `name` with these segments is gone; the segments still exist."""
@@ -260,9 +264,13 @@ class SegmentRemoval:
         segments: Collection[ObjectName],
         never_named: Collection[ObjectName] = (),
     ) -> set[ObjectName] | None:
-        """Return what `KeptSegments.unneeded` does, None if Swift does not answer."""
+        """Return the segments of `name` that no version names, None if Swift does not answer.
+
+        Of those that older versions may name only the `never_named` are.
+        """
         try:
-            return self.kept.unneeded(name, segments, never_named)
+            is_kept = self.are_kept({name}, segments)
+            return set(segments).intersection(never_named) if is_kept else set(segments)
         except StoreError as error:
             log.info("segments of an older version of %s stay for now: %s", name, error)
             return None
@@ -320,7 +328,7 @@ class SegmentRemoval:
         self.keep_shared(shared, objects)
         names -= shared
         late -= shared
-        if self.kept.stays(objects, names | late):
+        if self.are_kept(objects, names | late):
             return
         # Even if no manifest names them now, one that was sent may still be stored.
         if unreferenced.may_land_late and self._is_recent(unreferenced.since):
@@ -412,7 +420,7 @@ class SegmentRemoval:
         is_proven: bool,
     ) -> dict[ObjectName, StoreError]:
         """Delete segments that no known object names, where that is proof; return what failed, and why."""
-        if self.kept.stays(objects, names):
+        if self.are_kept(objects, names):
             return {}
         manifests = self._manifests(names, objects)
         unused = names.difference(*manifests.values())

@@ -31,7 +31,7 @@ from swiftfs.errors import (
     pluralize,
 )
 from swiftfs.filecache.segment_container import is_segment_of
-from swiftfs.journal.segment_records import KeptSegments
+from swiftfs.journal.segment_records import are_kept
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.maintenance.trees import listed_row
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Row
@@ -179,7 +179,7 @@ class TrashBin:
     def __init__(self, store: ObjectStore, source: Source) -> None:
         self._store = store
         self._source = source
-        self._kept = KeptSegments(Histories(store))
+        self._histories = Histories(store)
 
     def files(self) -> Iterator[TrashedFile]:
         """Yield all files in the trash, the oldest day of each container first. Raise `StoreError`."""
@@ -316,7 +316,7 @@ class TrashBin:
             if not info.is_slo or OWNER not in info.metadata:
                 return set()
             named = self._store.manifest(name).names
-            return set() if self._kept.stays({name}, named) else named
+            return set() if are_kept(self._histories, {name}, named) else named
         except (NotFound, BadRequest):  # Swift has deleted it, and lists it still
             return set()
         except StoreError as error:

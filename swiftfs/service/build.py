@@ -27,15 +27,12 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.earlier_changes import EarlierChanges, RecentChanges
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.journal import Journal
-from swiftfs.journal.late_requests import Watch
 from swiftfs.journal.late_versions import only_here
-from swiftfs.journal.operations import Unreadable, decode_ambiguity, decode_entry, encode_entry
-from swiftfs.journal.report import progress
+from swiftfs.journal.operations import Unreadable, decode_ambiguity, decode_entry, encode
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier, SharedCopies
-from swiftfs.journal.tasks import Mode
 from swiftfs.journal.trash import Trash
 from swiftfs.namespace.entry import Defaults, ForeignTimes
 from swiftfs.namespace.head_cache import HeadCache
@@ -163,7 +160,7 @@ def _namespace(
     heads = HeadFetcher(store, HeadCache(cache / HEADS))
     options, kept = request.options, None
     if options.offline:
-        kept = KeptListings(cache / LISTINGS, identity, EntryCodec(encode_entry, decode_entry))
+        kept = KeptListings(cache / LISTINGS, identity, EntryCodec(encode, decode_entry))
     return Namespace(
         store,
         heads,
@@ -216,7 +213,6 @@ def _journal(
     copier = ManifestCopier(store, containers, db, removal)
     copies = SharedCopies(store, copier, removal, account.state.ambiguous)
     conflicts = Conflicts(store, copier, removal, account.state.ambiguous, keep=options.conflict == "keep")
-    settle = _settle_seconds(options)
     return Journal(
         Executor(
             store,
@@ -231,11 +227,10 @@ def _journal(
         file_cache,
         db,
         backlog,
-        mode=Mode.WRITE_BACK if settle else Mode.SYNC,
-        settle_seconds=settle,
-        sent=progress(file_cache, account.state.counters.under_way),
+        settle_seconds=_settle_seconds(options),
+        source=request.source,
+        under_way=account.state.counters.under_way,
         is_being_made=open_files.is_being_made,
-        watch=Watch(account.state.ambiguous, store, request.source),
     )
 
 

@@ -19,7 +19,7 @@ from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.version_cache import Pin, file_name
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.operations import Delete, encode_ambiguity
+from swiftfs.journal.operations import Delete, encode
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.objects import ObjectName
 from swiftfs.store.ambiguous import Ambiguity, Effect
@@ -106,7 +106,7 @@ def copied(store: MemoryStore, tmp_path: Path) -> Iterator[Path]:
             filesystem.services.file_cache.save_index()
             version = store.head(ObjectName("box", "needed")).version
             late = Ambiguity(version.name, time.time(), (Effect("delete"),), Effect("put", version.etag))
-            filesystem.services.journal._db.keep_ambiguous({version.name: encode_ambiguity(late)})
+            filesystem.services.journal._db.keep_ambiguous({version.name: encode(late)})
             copy_live(cache, tmp_path / "image")
             filesystem.drain_seconds = 0.0
         # Of a later journal, which this one would be older than.

@@ -107,11 +107,9 @@ def test_what_a_dead_mount_has_uploaded_stays(keeping: Cleaner) -> None:
 def test_segments_stay_that_came_from_a_container_with_versions(keeping: Cleaner, key: str) -> None:
     """The file was moved to a container without."""
     place = "box" if key.startswith(".") else "box_segments"
-    assert keeping.removal.kept.stays({ObjectName("other", "file")}, {ObjectName(place, key)})
-    assert not keeping.removal.kept.stays(
-        {ObjectName("other", "file")}, {ObjectName("third", "other/" + key)}
-    )
-    assert keeping.removal.kept.stays({ObjectName("other", "file")}, {ObjectName("third", "box/" + PREFIX)})
+    assert keeping.removal.are_kept({ObjectName("other", "file")}, {ObjectName(place, key)})
+    assert not keeping.removal.are_kept({ObjectName("other", "file")}, {ObjectName("third", "other/" + key)})
+    assert keeping.removal.are_kept({ObjectName("other", "file")}, {ObjectName("third", "box/" + PREFIX)})
 
 
 def test_a_container_is_asked_once_a_minute(cleaner: Cleaner, monkeypatch: pytest.MonkeyPatch) -> None:
