@@ -35,7 +35,6 @@ from swiftfs.store.server_state import FIRST_SEGMENTS, ParallelLimit
 
 log = logging.getLogger(__name__)
 
-
 _UNUSABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR})
 """What the disk answers when somebody has made the cache folder unusable."""
 
@@ -129,13 +128,8 @@ class CachedFileFactory:
 
     def _make_in_memory(self, of: FileState, base: BaseVersion) -> CachedFile:
         """Return a file of the version `base` that takes no disk, to read the file `of`."""
-        state = FileState(
-            MemoryFile(of.file),
-            BlockMap(base),
-            UNLIMITED,
-            is_certain=bool(base.etag),
-            on_wrong_bytes=self._on_wrong_bytes,
-        )
+        file, on_wrong_bytes = MemoryFile(of.file), self._on_wrong_bytes
+        state = FileState(file, BlockMap(base), UNLIMITED, on_wrong_bytes, is_certain=bool(base.etag))
         state.extend(base.size)
         source = self._source(AHEAD if self.read_ahead else 0)
         return CachedFile(state, source, self._segments(state, base.name, None), self._make_in_memory)
@@ -144,16 +138,7 @@ class CachedFileFactory:
         return FileSource(self._store, self._downloads, Streams(read_ahead, self._link))
 
     def _segments(self, state: FileState, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
-        return SegmentUploader(
-            self._shared,
-            state.descriptor,
-            state.changed,
-            name,
-            prefix,
-            file=state.file.name,
-            settle_seconds=self.settle_seconds,
-            on_stored=state.space.progress,
-        )
+        return SegmentUploader(self._shared, state, name, prefix, self.settle_seconds)
 
 
 class FileCache:

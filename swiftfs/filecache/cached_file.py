@@ -52,7 +52,7 @@ class CachedFile:
         self.begin, self.ensure = self._downloader.begin, self._downloader.ensure
         self.set_read_ahead = self._downloader.set_read_ahead
         self._reader = MemoryReader(state, make_in_memory)
-        self._evictor = Evictor(state, uploads, source.streams, activity.fetches.ranges)
+        self._evictor = Evictor(state, uploads, source.streams, activity.downloads.ranges)
         self.evict = self._evictor.evict
         self.seek, self.pin = state.seek, state.pin
         self.correct, self.when_idle = self._resolver.correct, activity.when_idle
@@ -192,7 +192,7 @@ class CachedFile:
             self._state.blocks.write(offset, offset + copied)
             self._state.begin_change()
             self._copier.touch(offset, offset + copied)
-            self.uploads.written(offset, copied, self._state.blocks.is_new)
+            self.uploads.written(offset, copied)
         return copied
 
     def truncate(self, size: int, record: Callable[[], bool] = lambda: False) -> None:
@@ -327,7 +327,7 @@ class CachedFile:
             # and nobody would delete them.
             state = self._state
             if not (state.closed or state.pinned) and state.blocks.is_dirty():
-                self.uploads.finished(self.size, state.blocks.is_new)
+                self.uploads.finished()
 
     def begin_upload(self) -> Snapshot:
         """Begin an upload of the bytes as they are now; return the snapshot.

@@ -27,7 +27,7 @@ QUEUE_SECONDS = 0.25
 """For so long a reader waits for a thread of the pool before it downloads a piece itself."""
 
 
-class GivenUp(Exception):
+class Unwanted(Exception):
     """Nobody wants the bytes of a download any more."""
 
 
@@ -65,9 +65,9 @@ class Download:
         return any(first <= block < last for block in self.waiting)
 
     def refuse_unwanted(self) -> None:
-        """Raise `GivenUp` if nobody wants the bytes any more."""
+        """Raise `Unwanted` if nobody wants the bytes any more."""
         if self.unwanted:
-            raise GivenUp
+            raise Unwanted
 
 
 class Downloads:
@@ -76,21 +76,21 @@ class Downloads:
     def __init__(self) -> None:
         self._under_way: list[Download] = []
 
-    def add(self, fetch: Download) -> Download:
+    def add(self, download: Download) -> Download:
         """Record a new download and return it."""
-        self._under_way.append(fetch)
-        return fetch
+        self._under_way.append(download)
+        return download
 
-    def begin(self, fetch: Download) -> bool:
+    def begin(self, download: Download) -> bool:
         """Record that a queued download begins; return False if it was cancelled, or has begun."""
         # Neither can take it out of the pool, where it waits for a thread.
-        is_wanted = fetch.queued and fetch in self._under_way
-        fetch.queued = False
+        is_wanted = download.queued and download in self._under_way
+        download.queued = False
         return is_wanted
 
-    def end(self, fetch: Download) -> None:
+    def end(self, download: Download) -> None:
         """Record that a download has ended."""
-        self._under_way.remove(fetch)
+        self._under_way.remove(download)
 
     def cancel(self, streams: Collection[Stream] | None = None) -> None:
         """Cancel the downloads that have not begun, and stop those that run ahead and nobody waits for.
@@ -98,19 +98,21 @@ class Downloads:
         With `streams` only those that run ahead of them.
         """
         left = [
-            fetch
-            for fetch in self._under_way
-            if streams is None or any(fetch.ahead is stream for stream in streams)
+            download
+            for download in self._under_way
+            if streams is None or any(download.ahead is stream for stream in streams)
         ]
-        self._under_way = [fetch for fetch in self._under_way if not (fetch.queued and fetch in left)]
-        for fetch in left:
-            fetch.unwanted = fetch.unwanted or (fetch.ahead is not None and not fetch.waiting)
+        self._under_way = [
+            download for download in self._under_way if not (download.queued and download in left)
+        ]
+        for download in left:
+            download.unwanted = download.unwanted or (download.ahead is not None and not download.waiting)
 
     def free(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of the range that nobody downloads."""
         taken = Blocks()
-        for fetch in self.touching(first, last):
-            taken.add(fetch.first, fetch.last)
+        for download in self.touching(first, last):
+            taken.add(download.first, download.last)
         return taken.missing(first, last)
 
     def covers(self, first: int, last: int) -> bool:
@@ -120,15 +122,15 @@ class Downloads:
     def touching(self, first: int, last: int) -> list[Download]:
         """Return the downloads that have a block of the range."""
         return [
-            fetch
-            for fetch in self._under_way
+            download
+            for download in self._under_way
             # An unwanted one still runs, but gives up at its next bytes: whoever needs them begins another.
-            if fetch.first < last and first < fetch.last and not fetch.unwanted
+            if download.first < last and first < download.last and not download.unwanted
         ]
 
     def ranges(self) -> list[tuple[int, int]]:
         """Return the ranges of blocks that are being downloaded."""
-        return [(fetch.first, fetch.last) for fetch in self._under_way]
+        return [(download.first, download.last) for download in self._under_way]
 
     def __bool__(self) -> bool:
         return bool(self._under_way)
@@ -145,11 +147,11 @@ class Activity:
         self._state = state
         self._uploads = uploads
         self._idle: Callable[[], None] | None = None
-        self.fetches = Downloads()
+        self.downloads = Downloads()
 
     def is_idle(self) -> bool:
         """Return whether nothing is under way. Lock held."""
-        return not (self.fetches or self._state.checks.running or self._uploads.is_busy)
+        return not (self.downloads or self._state.checks.running or self._uploads.is_busy)
 
     def ended(self) -> None:
         """Wake those who wait; call `idle` of `when_idle` if nothing is under way any more."""
@@ -180,13 +182,13 @@ class Activity:
     def cancel_queued(self) -> None:
         """Cancel what nobody needs and has not begun; uploads that continue will call `ended`."""
         with self._state.changed:
-            self.fetches.cancel()
+            self.downloads.cancel()
         for upload in self._uploads.cancel_queued():
             upload.stored.add_done_callback(lambda _: self.ended())
 
 
 class Downloader:
-    """Downloads the blocks of one file; `fetches` are the downloads that have not ended."""
+    """Downloads the blocks of one file; `downloads` are the downloads that have not ended."""
 
     def __init__(
         self, state: FileState, source: FileSource, resolver: BaseResolver, activity: Activity
@@ -199,13 +201,13 @@ class Downloader:
         self._verifier = Verifier(state, source, resolver, activity.ended)
         self._segments = SegmentFetcher(state, source.store)
         self._activity = activity
-        self.fetches = activity.fetches
+        self.downloads = activity.downloads
 
     def ensure(self, offset: int, end: int) -> None:
         """Download what is missing of the bytes from `offset` to `end`, or wait for those who do."""
         # One run of missing blocks at a time, since others may fetch the next one meanwhile.
-        while (fetch := self._claim(offset, end)) is not None:
-            self.run(fetch)
+        while (download := self._claim(offset, end)) is not None:
+            self.run(download)
 
     def ensure_read(self, offset: int, end: int) -> None:
         """Download what is missing of the bytes that are read; begin to download what comes next.
@@ -219,12 +221,12 @@ class Downloader:
             if blocks.is_complete or state.closed:
                 return
             missing = list(blocks.missing(*block_range(offset, end)))
-            is_coming = all(self.fetches.covers(*run) for run in missing)
+            is_coming = all(self.downloads.covers(*run) for run in missing)
             # Without looking at the handle: several handles may read one stream, and one handle several.
             stream, left = self._streams.join(offset, is_coming=is_coming)
             # Whoever waits for a cancelled download must look again, and fetch the bytes itself.
             if left:
-                self.fetches.cancel(left)
+                self.downloads.cancel(left)
                 state.changed.notify_all()
             if stream is not None:
                 self._plan(stream, offset, end)
@@ -249,42 +251,42 @@ class Downloader:
         for start, stop in self._streams.plan(stream, offset, end, blocks.size):
             missing = list(blocks.missing(*block_range(start, stop)))
             # A list: `free` and `missing` must not see what the loop adds.
-            for run in [free for one in missing for free in self.fetches.free(*one)]:
+            for run in [free for one in missing for free in self.downloads.free(*one)]:
                 self._pool.submit(self._run_queued, self._add(*run, queued=True, ahead=stream))
 
     def begin(self, pool: Executor) -> None:
         """Begin to download, in a thread of `pool`, what is missing, unless a download is under way."""
         with self._state.changed:
             run = self._state.blocks.first_missing(0, self._state.blocks.size)
-            if run is not None and not self.fetches:
+            if run is not None and not self.downloads:
                 pool.submit(self._run_queued, self._add(*run, queued=True))
 
-    def run(self, fetch: Download) -> None:
+    def run(self, download: Download) -> None:
         """Carry out a download; raise its error."""
-        self._run(fetch)
-        if fetch.error is not None:
-            raise fetch.error
+        self._run(download)
+        if download.error is not None:
+            raise download.error
 
     def wait_for(self, under_way: Collection[Download], block: int) -> Download | None:
         """Wait until blocks change, above all `block`; raise the error of any of the downloads. Lock held.
 
         Return a download that the caller is to run: it had to wait for a thread for `QUEUE_SECONDS`.
         """
-        for fetch in under_way:
-            fetch.waiting.append(block)
+        for download in under_way:
+            download.waiting.append(block)
         try:
             # Any change wakes it, not only the end of a download: blocks count as they arrive.
-            limit = QUEUE_SECONDS if any(fetch.queued for fetch in under_way) else None
+            limit = QUEUE_SECONDS if any(download.queued for download in under_way) else None
             is_changed = self._state.changed.wait(limit)
         finally:
-            for fetch in under_way:
-                fetch.waiting.remove(block)
-        for fetch in under_way:
-            if fetch.error is not None:
-                raise fetch.error
+            for download in under_way:
+                download.waiting.remove(block)
+        for download in under_way:
+            if download.error is not None:
+                raise download.error
         # All threads of the pool may be held up by downloads that stall.
         queued = None if is_changed else next((one for one in under_way if one.queued), None)
-        return queued if queued is not None and self.fetches.begin(queued) else None
+        return queued if queued is not None and self.downloads.begin(queued) else None
 
     def _claim(self, offset: int, end: int) -> Download | None:
         """Return a download for the caller to run, None when all is present; wait for those under way.
@@ -297,7 +299,7 @@ class Downloader:
                 # The MD5 of these bytes was wrong twice: another download would not help.
                 if failure := state.checks.failure(*run):
                     raise Corrupt(failure)
-                under_way = self.fetches.touching(*run)
+                under_way = self.downloads.touching(*run)
                 if not under_way:
                     return self._add(*run)
                 if queued := self.wait_for(under_way, run[0]):
@@ -306,44 +308,44 @@ class Downloader:
 
     def _add(self, first: int, last: int, *, queued: bool = False, ahead: Stream | None = None) -> Download:
         source = self._state.blocks.remote.source(first)
-        return self.fetches.add(Download(first, last, self._execute, source, queued=queued, ahead=ahead))
+        return self.downloads.add(Download(first, last, self._execute, source, queued=queued, ahead=ahead))
 
-    def _run_queued(self, fetch: Download) -> None:
+    def _run_queued(self, download: Download) -> None:
         with self._state.changed:
-            if not self.fetches.begin(fetch):
+            if not self.downloads.begin(download):
                 return
-        self._run(fetch)
+        self._run(download)
 
-    def _run(self, fetch: Download) -> None:
+    def _run(self, download: Download) -> None:
         base, began, took = self._state.blocks.base, busy_time(), None
         try:
             # Without the lock, in the thread of the caller or of the pool.
-            fetch.execute(fetch)
+            download.execute(download)
             # Without what a `bwlimit` took: to read further ahead does not make it faster, and wastes more.
             took = busy_time() - began
-        except GivenUp:
+        except Unwanted:
             pass
         except BaseException as error:  # noqa: BLE001  whoever waits raises it
-            fetch.error = self._failure_of(fetch, base, error)
+            download.error = self._failure_of(download, base, error)
         finally:
             with self._state.changed:
                 # Before the waiters are woken: they must find no download of their blocks, or the error in
                 # it.
-                self.fetches.end(fetch)
+                self.downloads.end(download)
                 if took is not None:
                     self._streams.link.came(took)
                 self._state.changed.notify_all()
             self._activity.ended()
 
     def _failure_of(
-        self, fetch: Download, base: BaseVersion | None, error: BaseException
+        self, download: Download, base: BaseVersion | None, error: BaseException
     ) -> BaseException | None:
         """Return why a download from `base` failed; None if whoever waits for it should look again.
 
         Another version may be the base version now. What was downloaded in advance may not fit on the disk,
         and what is read now still fit.
         """
-        if fetch.in_advance and is_disk_full(error):
+        if download.in_advance and is_disk_full(error):
             return None
         if not isinstance(error, PreconditionFailed) or base is None:
             return error
@@ -352,7 +354,7 @@ class Downloader:
             return None  # our own upload or rename has replaced the version
         try:
             # A segment of our own has no other version.
-            is_other = fetch.source is None and (
+            is_other = download.source is None and (
                 self._resolver.ask(base) or self._resolver.follow_upload(base)
             )
         except SwiftfsError as failure:
@@ -360,20 +362,20 @@ class Downloader:
         # The answer to our upload may have come while the server was asked.
         return None if is_other or not blocks.is_from(base) else error
 
-    def _execute(self, fetch: Download) -> None:
-        if fetch.source is None:
-            self._download(fetch)
+    def _execute(self, download: Download) -> None:
+        if download.source is None:
+            self._download(download)
         else:
-            self._segments.fetch_back(fetch.source, fetch.first, fetch.last)
+            self._segments.fetch_back(download.source, download.first, download.last)
 
-    def _download(self, fetch: Download) -> None:
+    def _download(self, download: Download) -> None:
         state = self._state
         base = state.blocks.base
         if base is None or state.closed:
             return
-        offset = fetch.first * BLOCK
+        offset = download.first * BLOCK
         # `base.size` is less than the object's after a truncation: what was cut off must not come back.
-        length = min(fetch.last * BLOCK, base.size) - offset
+        length = min(download.last * BLOCK, base.size) - offset
         if length <= 0:
             return
         state.space.grow(length)
@@ -386,14 +388,14 @@ class Downloader:
             if offset == start:
                 self._streams.link.answered(busy_time() - began)
             # In the sink, which is the only place where a running request can be given up.
-            fetch.refuse_unwanted()
+            download.refuse_unwanted()
             if state.closed:  # its last user has ended, and the end of a mount waits for this
-                raise GivenUp
+                raise Unwanted
             if not state.is_certain:
                 with state.changed:
                     state.is_certain = True
-            write = partial(self._store_bytes, fetch, offset, data, present=as_they_come)
-            state.space.with_room(len(data), write, is_ahead=fetch.in_advance)
+            write = partial(self._store_bytes, download, offset, data, present=as_they_come)
+            state.space.with_room(len(data), write, is_ahead=download.in_advance)
 
         try:
             info = self._store.get(
@@ -408,11 +410,11 @@ class Downloader:
             raise PreconditionFailed(f"{base.name}: the object was deleted while it was read") from None
         _refuse_other(info, base)
         with state.changed:
-            state.blocks.present.add(fetch.first, fetch.last)
+            state.blocks.present.add(download.first, download.last)
             self._resolver.learn(info)
-            self._verifier.arrived(info, fetch.first, fetch.last, whole=whole)
+            self._verifier.arrived(info, download.first, download.last, whole=whole)
 
-    def _store_bytes(self, fetch: Download, offset: int, data: bytes, *, present: bool) -> None:
+    def _store_bytes(self, download: Download, offset: int, data: bytes, *, present: bool) -> None:
         """Write downloaded bytes to the blocks that are not present; with `present` make these present."""
         state = self._state
         blocks = state.blocks
@@ -432,7 +434,7 @@ class Downloader:
                 # The first block is complete: a download begins at a block, and its chunks come in order.
                 blocks.present.add(offset // BLOCK, last)
                 # Not those who wait for other blocks: there may be one for each connection.
-                if fetch.is_awaited(offset // BLOCK, last):
+                if download.is_awaited(offset // BLOCK, last):
                     state.changed.notify_all()
 
 

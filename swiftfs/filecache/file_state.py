@@ -77,9 +77,9 @@ class ChecksumRanges:
     version's. Not all bytes can be checked if it is `_partial`: some segments are parts, or SLOs themselves.
     """
 
-    def __init__(self, *, done: bool) -> None:
+    def __init__(self) -> None:
         self.running = 0
-        self.begin(done=done)
+        self.begin(done=False)
 
     def begin(self, *, done: bool) -> None:
         """Forget everything, because the bytes are those of another version or our own."""
@@ -217,20 +217,18 @@ class FileState:
         file: SparseFile,
         blocks: BlockMap,
         space: Space,
+        on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
         *,
         is_certain: bool,
-        is_checked: bool = False,
-        is_recorded: bool = False,
-        on_wrong_bytes: WrongBytesCall = ignore_wrong_bytes,
     ) -> None:
         self.file = file
         self.descriptor = file.descriptor
         self.blocks = blocks
         self.space = space
         self.changed = new_condition(Rank.CONTENT)
-        self.checks = ChecksumRanges(done=is_checked)
+        self.checks = ChecksumRanges()
         self.is_certain = is_certain
-        self.is_recorded = is_recorded
+        self.is_recorded = False
         self._on_wrong_bytes = on_wrong_bytes
         self.pinned = False
         self.tail = 0
@@ -259,14 +257,8 @@ class FileState:
         is_checked = cached is not None and cached.checked
         blocks = BlockMap(base, cached.present if cached else None, verified=is_checked)
         file = cached.file if cached else SparseFile.create(folder)
-        state = cls(
-            file,
-            blocks,
-            space,
-            is_certain=cached is not None,
-            is_checked=is_checked,
-            on_wrong_bytes=on_wrong_bytes,
-        )
+        state = cls(file, blocks, space, on_wrong_bytes, is_certain=cached is not None)
+        state.checks.done = is_checked
         # Full size from the start, even as one hole: no page that an upload maps or the kernel splices lies
         # behind the end.
         state.extend(blocks.size)
@@ -291,15 +283,8 @@ class FileState:
             file.close()
             raise CutFile(str(file.path), "too short")
         # A block that was written in part has bytes of the base version.
-        is_certain = bool(record.dirty)
-        state = cls(
-            file,
-            BlockMap.restore(record),
-            space,
-            is_certain=is_certain,
-            is_recorded=True,
-            on_wrong_bytes=on_wrong_bytes,
-        )
+        state = cls(file, BlockMap.restore(record), space, on_wrong_bytes, is_certain=bool(record.dirty))
+        state.is_recorded = True
         state.extend(record.base.size if record.base is not None else 0)
         # Not ftruncate(2): the file must stay as long as the base version.
         punch_hole(file.descriptor, record.size, rest)  # bytes of a writer that never closed the file

@@ -6,10 +6,11 @@ from itertools import takewhile
 
 from msgspec import Struct, field
 
-from swiftfs.concurrency import Executor, Future, Lock, monotonic
+from swiftfs.concurrency import Executor, Future, monotonic
 from swiftfs.errors import ChangedDuringUpload, drop_tracebacks
 from swiftfs.filecache.block_map import Spans, StoredSegment, block_range
 from swiftfs.filecache.block_set import Blocks
+from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.segment_storer import (
     CopyPart,
     Moment,
@@ -19,7 +20,6 @@ from swiftfs.filecache.segment_storer import (
     results,
     stored_names,
 )
-from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.sparse_file import FrozenCopy
 from swiftfs.filecache.upload_record import RecordedSegments, SharedUploads, UnreferencedPrefix, UploadRecord
 from swiftfs.objects import Manifest, ObjectName, Row, Segment
@@ -48,9 +48,8 @@ class SegmentUploader:
 
     `_uploads` has the uploads by their first bytes. `_under_way` has all that may not have ended: they read
     the local file by the number of its descriptor. `_superseded` are uploads that others have replaced.
-    `_recorded` are the segments that records of the file name. `on_stored` is called when a segment is
-    stored. The `lock`, which is the file's, guards every field; no thread waits for an upload while holding
-    it.
+    `_recorded` are the segments that records of the file name. The file's lock guards every field; no thread
+    waits for an upload while holding it.
 
     A segment that a sequential writer has left is uploaded after `settle_seconds`; until then it is in
     `_resting`, with the time when it was left. That writer is at `_contiguous`, in the segment with the
@@ -61,25 +60,20 @@ class SegmentUploader:
     def __init__(
         self,
         shared: SharedUploads,
-        descriptor: int,
-        lock: Lock,
+        state: FileState,
         name: ObjectName,
         prefix: ObjectName | None = None,
-        *,
-        file: str = "",
         settle_seconds: float = 0.0,
-        on_stored: Callable[[], None] = UNLIMITED.progress,
     ) -> None:
+        self._state = state
         self._places = shared.places
         self._container = name.container
         self._pool = shared.pool
-        self._descriptor = descriptor
         self.layout = shared.layout
-        self._on_stored = on_stored
-        self.record = UploadRecord(shared, lock, name, prefix, file)
+        self.record = UploadRecord(shared, state.changed, name, prefix, state.file.name)
         self._storer = SegmentStorer(shared, name.container, self.record)
         self.copy = self._storer.copy
-        self._lock = lock
+        self._lock = state.changed
         self._uploads: Spans[SegmentPut] = Spans()
         self._under_way, self._superseded = list[SegmentPut](), list[SegmentPut]()
         self._recorded = RecordedSegments()
@@ -124,7 +118,7 @@ class SegmentUploader:
         if self._running is not None and offset < self._running.size:
             self._running.changes.add(*block_range(offset, min(end, self._running.size)))
 
-    def written(self, offset: int, length: int, is_new: Callable[[int, int], bool]) -> None:
+    def written(self, offset: int, length: int) -> None:
         """Record that bytes were written; begin to upload the segments that a sequential writer has left.
 
         Lock held.
@@ -138,7 +132,7 @@ class SegmentUploader:
             self._next += 1
         while self._resting and self._resting[0][0] + self._settle_seconds <= now:
             _, start, end = self._resting.popleft()
-            self._get_early(start, end, is_new)
+            self._get_early(start, end, self._state.blocks.is_new)
 
     def truncated(self, before: int, size: int) -> None:
         """Record that the file had `before` bytes and has `size`. Lock held."""
@@ -148,18 +142,19 @@ class SegmentUploader:
             self._next = min(self._next, self.layout.index(size))
             self._resting = deque(one for one in self._resting if one[2] <= size)
 
-    def finished(self, size: int, is_new: Callable[[int, int], bool]) -> None:
+    def finished(self) -> None:
         """Begin to upload the rest of a large file that was written from end to end, and closed. Lock held.
 
         Its write delay puts off only the manifest: few files are rewritten after their close.
         """
+        size = self._state.blocks.size
         last = self.layout.index(size - 1) if size else 0
         if not last or self._contiguous < size or self._is_rewritten:
             return
         self._resting.clear()
         for index in range(last + 1):
             start, end = self.layout.bounds(index)
-            self._get_early(start, min(end, size), is_new)
+            self._get_early(start, min(end, size), self._state.blocks.is_new)
 
     def begin_full(self, size: int, is_new: Callable[[int, int], bool]) -> None:
         """Begin to upload the new segments of the first `size` bytes.
@@ -455,12 +450,12 @@ class SegmentUploader:
 
     def _report(self, stored: Future[Segment]) -> None:
         if not stored.cancelled() and stored.exception() is None:
-            self._on_stored()
+            self._state.space.progress()
 
     def _run(self, upload: SegmentPut) -> Segment:
         if self._is_mixed(upload):  # its segment could not be used
             raise ChangedDuringUpload(f"{self.record.prefix}: bytes changed before they were uploaded")
-        source = upload.frozen.descriptor if upload.frozen is not None else self._descriptor
+        source = upload.frozen.descriptor if upload.frozen is not None else self._state.descriptor
         try:
             segment = self._storer.store(upload, source)
             with self._lock:

@@ -100,36 +100,36 @@ class BaseVerifier:
 
         Raise `Corrupt` when all of Swift's answers differ.
         """
-        while (fetch := self._claim_unverified(offset, end)) is not None:
-            self._downloader.run(fetch)
+        while (download := self._claim_unverified(offset, end)) is not None:
+            self._downloader.run(download)
         self._downloader.ensure(offset, end)  # the blocks in the file's own segments
 
     def _claim_unverified(self, offset: int, end: int) -> Download | None:
         """Return a download for the caller to run, None when all is verified; wait for those under way."""
-        state, fetches = self._state, self._downloader.fetches
+        state, downloads = self._state, self._downloader.downloads
         with state.changed:
             while (run := next(state.blocks.unverified(*block_range(offset, end)), None)) is not None:
-                if under_way := fetches.touching(*run):
+                if under_way := downloads.touching(*run):
                     if queued := self._downloader.wait_for(under_way, run[0]):
                         return queued
                 # The result may save the request.
                 elif state.checks.is_checking(*run):
                     state.changed.wait()
                 else:
-                    return fetches.add(Download(*run, self._execute))
+                    return downloads.add(Download(*run, self._execute))
         return None
 
-    def _execute(self, fetch: Download) -> None:
+    def _execute(self, download: Download) -> None:
         base = self._state.blocks.base
         if base is None or self._state.closed:
             return
         try:
-            if not self._is_whole_cheaper(base, fetch) or not self._download_whole(base):
+            if not self._is_whole_cheaper(base, download) or not self._download_whole(base):
                 step = WHOLE // BLOCK
-                for first in range(fetch.first, fetch.last, step):
-                    self._download_twice(base, first, min(first + step, fetch.last))
+                for first in range(download.first, download.last, step):
+                    self._download_twice(base, first, min(first + step, download.last))
         except NotFound:
-            if not self._take_local(base, fetch):
+            if not self._take_local(base, download):
                 raise PreconditionFailed(
                     f"{base.name}: another client deleted it while it was changed here"
                 ) from None
@@ -137,29 +137,29 @@ class BaseVerifier:
             if not self._resolver.ask(base):
                 raise
 
-    def _take_local(self, base: BaseVersion, fetch: Download) -> bool:
+    def _take_local(self, base: BaseVersion, download: Download) -> bool:
         """Accept the local bytes of blocks as verified: their object is gone, so they are the only copy.
 
         Return False if not all of them are here.
         """
         state, blocks = self._state, self._state.blocks
         with state.changed:
-            if not blocks.is_from(base) or not blocks.present.covers(fetch.first, fetch.last):
+            if not blocks.is_from(base) or not blocks.present.covers(download.first, download.last):
                 return False
-            blocks.verified.add(fetch.first, fetch.last)
+            blocks.verified.add(download.first, download.last)
             state.changed.notify_all()
         log.info("%s is gone: the local bytes are stored as they are", base.name)
         return True
 
-    def _is_whole_cheaper(self, base: BaseVersion, fetch: Download) -> bool:
+    def _is_whole_cheaper(self, base: BaseVersion, download: Download) -> bool:
         """Return whether to verify blocks by one download of the whole object, not by two of a part of it."""
         info = self._resolver.last_get_info
         # The ETag of a large object is no MD5 of its bytes.
         if base.manifest is not None or (info is not None and (info.is_slo or info.dlo_prefix is not None)):
             return False
-        needed = (fetch.last - fetch.first) * BLOCK
+        needed = (download.last - download.first) * BLOCK
         # Two answers with the object's first bytes begin at one offset, so they are not independent.
-        much = 4 * needed >= base.object_size or fetch.first == 0
+        much = 4 * needed >= base.object_size or download.first == 0
         return base.object_size <= WHOLE or (base.object_size <= LARGEST_WHOLE and much)
 
     def _download_whole(self, base: BaseVersion) -> bool:

@@ -62,7 +62,7 @@ class _Attempt(Struct):
     is_overwritten: bool = False
 
 
-class Outcome(Struct, frozen=True):
+class MoveOutcome(Struct, frozen=True):
     """What has become of an object: an `error` if it stays at its old name; else what it `left` there."""
 
     error: Exception | None = None
@@ -131,7 +131,7 @@ class BackgroundMoves:
         info = self._find(item.source)
         return row_of(info) if info is not None else None
 
-    def run(self, operations: Mapping[MoveObject, bool], keeper: CopyKeeper) -> dict[ObjectName, Outcome]:
+    def run(self, operations: Mapping[MoveObject, bool], keeper: CopyKeeper) -> dict[ObjectName, MoveOutcome]:
         """Move objects; return what has become of each, by its old name.
 
         The value of an operation is whether it was tried before, perhaps by an earlier process.
@@ -140,7 +140,7 @@ class BackgroundMoves:
         try:
             self._look(attempts, keeper)
         except StoreError as error:
-            return {one.operation.source: Outcome(error) for one in attempts}
+            return {one.operation.source: MoveOutcome(error) for one in attempts}
         for one in attempts:
             self._judge(one)
         self._prepare(attempts, keeper)
@@ -149,7 +149,7 @@ class BackgroundMoves:
         keeper.keep_copies([one.item.target for one in there])
         left = self._delete([one for one in there if not one.was_done])
         return {
-            one.operation.source: Outcome(one.error, tuple(left.get(one.operation.source, ())))
+            one.operation.source: MoveOutcome(one.error, tuple(left.get(one.operation.source, ())))
             for one in attempts
         }
 

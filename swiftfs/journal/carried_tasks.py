@@ -170,7 +170,7 @@ class CarriedTasks:
             else:
                 # The objects are moved. If the disk refuses this now, the record of the move stays too, until
                 # the next commit writes all.
-                self._db.finish([*drop, move.seq], records)
+                self._db.finish(records, [*drop, move.seq])
                 self._writer.pin_older()
             for one in renamings:
                 self._apply(one)

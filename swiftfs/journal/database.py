@@ -138,8 +138,8 @@ class JournalDB:
 
     def finish(
         self,
-        drop: Iterable[int],
         put: Iterable[Record] = (),
+        drop: Iterable[int] = (),
         unreferenced: Iterable[UnreferencedPrefix] = (),
         executed: Iterable[Executed] = (),
     ) -> bool:
@@ -205,7 +205,7 @@ class JournalDB:
 
     def end_upload(self, prefix: ObjectName) -> None:
         """Record that a manifest names all segments that are left below `prefix`."""
-        self.finish((), (), [UnreferencedPrefix(prefix, None)])
+        self.finish(unreferenced=[UnreferencedPrefix(prefix, None)])
 
     def uploads(self) -> list[UnreferencedPrefix]:
         """Return the prefixes below which there may be segments that no manifest names."""

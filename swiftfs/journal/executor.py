@@ -15,7 +15,7 @@ from swiftfs.concurrency import new_pool
 from swiftfs.errors import AlreadyExists, NotBegun, NotFound, StoreError, Unavailable
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.background_moves import BackgroundMoves, Outcome
+from swiftfs.journal.background_moves import BackgroundMoves, MoveOutcome
 from swiftfs.journal.conflicts import Conflicts, has_replaced
 from swiftfs.journal.deletions import Deletions, is_file
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded, SegmentExpiry, with_rule, without_past
@@ -332,7 +332,7 @@ class Executor:
 
     def move_objects(
         self, operations: Mapping[MoveObject, bool], keeper: CopyKeeper
-    ) -> dict[ObjectName, Outcome]:
+    ) -> dict[ObjectName, MoveOutcome]:
         """Move objects of folders that were renamed; see `BackgroundMoves.run`.
 
         What a late request has overwritten or deleted is stored again first.
@@ -345,7 +345,7 @@ class Executor:
                 if (error := self._store_again(source, keeper)) is None:
                     again[operation] = True
                 else:
-                    outcomes[source] = Outcome(error)
+                    outcomes[source] = MoveOutcome(error)
         return outcomes | self._background_moves.run(again, keeper) if again else outcomes
 
     def _store_again(self, source: ObjectName, keeper: CopyKeeper) -> StoreError | OSError | None:

@@ -37,7 +37,6 @@ from swiftfs.store.protocol import Body, CopyRequest, Headers, ObjectStore, find
 
 log = logging.getLogger(__name__)
 
-
 PARALLEL = 8
 """Parallel requests about segments."""
 
@@ -121,9 +120,6 @@ def with_rule(meta: ObjectMeta, moment: str) -> ObjectMeta:
     """Return the meta with `moment`, the X-Delete-At of a rule, unless the object has one."""
     return meta if meta.delete_at else meta.with_delete_at(moment)
 
-
-PARALLEL = 8
-"""Parallel requests about segments."""
 
 READ_BYTES = 64 * 1024
 """Files up to this size are read into memory for their upload, and not mapped."""

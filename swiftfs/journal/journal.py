@@ -359,7 +359,7 @@ class Journal:
     def retry(self) -> None:
         """Begin to execute blocked and failed tasks."""
         with self._changed:
-            self._queue.retry()
+            self._queue.run_all_now(failed=True)
             self._changed.notify_all()
 
     def acquire_pending(self, name: ObjectName) -> CachedFile | None:
@@ -408,17 +408,10 @@ class Journal:
             unreported = [one for one in self._outcomes.refusals.kept() if not one.shown]
             return [describe(one.task, state="refused") for one in unreported]
 
-    def raise_refusal(self, name: ObjectName) -> None:
-        """Raise the error of a change of `name` that was given up, once."""
+    def raise_refusal(self, at: ObjectName | Folder) -> None:
+        """Raise the error of a change of a name, or below a folder, that was given up, once."""
         with self._changed:
-            error = self._outcomes.refusals.take(name)
-        if error is not None:
-            raise error
-
-    def raise_refusal_below(self, folder: Folder) -> None:
-        """Raise the error of a change below `folder` that was given up, once."""
-        with self._changed:
-            error = self._outcomes.refusals.take_below(folder)
+            error = self._outcomes.refusals.take(at)
         if error is not None:
             raise error
 

@@ -177,42 +177,38 @@ class LateVersions:
         if last.manifest is not None:  # its segments are in Swift
             size = last.manifest.size
             return self._cache.new(name, BaseVersion(name, last.etag, size, size, last.manifest))
-        if last.body is not None:
-            return self._filled(name, last, lambda position: (last.body or b"")[position:])
+        if (body := last.body) is not None:
+            return self._filled(name, last.etag, lambda at: body[at:])
         version = ObjectVersion(name, last.etag)
-        if (read := self._copies.reader(version)) is not None:
-            with read as file:
-                if cached_file := self._filled(
-                    name, last, lambda at: os.pread(file.fileno(), COPY_BYTES, at)
-                ):
-                    return cached_file
-        kept = self._cache.find(version)
-        if kept is None:
+        if (copy := self._copies.reader(version)) is not None:
+            with copy as file:
+                cached_file = self._filled(
+                    name, last.etag, lambda at: os.pread(file.fileno(), COPY_BYTES, at)
+                )
+            if cached_file is not None:
+                return cached_file
+        if (kept := self._cache.find(version)) is None:
             return None
         try:
             if not kept.is_complete():
                 return None
-            return self._filled(
-                name, last, lambda position: os.pread(kept.descriptor, kept.size - position, position)
-            )
+            return self._filled(name, last.etag, lambda at: os.pread(kept.descriptor, kept.size - at, at))
         finally:
             self._cache.release(kept)
 
-    def _filled(self, name: ObjectName, last: Effect, read: Callable[[int], bytes]) -> CachedFile | None:
-        cached_file = self._cache.new(name, None)
+    def _filled(self, name: ObjectName, etag: str, read: Callable[[int], bytes]) -> CachedFile | None:
+        """Return a new file with the bytes that `read` returns from an offset on; None if they are wrong."""
+        cached_file, is_right = self._cache.new(name, None), False
         try:
             position = 0
             while data := read(position)[:COPY_BYTES]:
                 position += cached_file.write(position, len(data), partial(_write, data))
             # A writer may have changed the local file while it was copied.
-            is_right = md5_of(cached_file.descriptor, 0, cached_file.size, bool) == last.etag
-        except BaseException:
-            self._cache.release(cached_file)
-            raise
-        if is_right:
-            return cached_file
-        self._cache.release(cached_file)
-        return None
+            is_right = md5_of(cached_file.descriptor, 0, cached_file.size, bool) == etag
+        finally:
+            if not is_right:
+                self._cache.release(cached_file)
+        return cached_file if is_right else None
 
     def prepare(self, source: ObjectName, target: ObjectName) -> None:
         """Get the headers of an object, and its bytes or manifest, before it is copied to `target`.

@@ -11,8 +11,10 @@ from swiftfs.journal.operations import (
     PutFile,
     PutMarker,
     PutSpecial,
+    Replaced,
     ReplaceHeaders,
     SetAttributes,
+    over,
 )
 
 
@@ -52,13 +54,8 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
 
 def _later_file(earlier: PutFile | PutSpecial, later: PutFile | PutSpecial) -> PutFile | PutSpecial:
     """Return the later file, which replaces in Swift what the earlier one was to: that was never sent."""
-    merged = replace(
-        later,
-        replaces_large=earlier.replaces_large,
-        replaces_etag=earlier.replaces_etag,
-        creates=earlier.creates,
-        trash="" if earlier.creates else earlier.trash or later.trash,
-    )
+    trash = "" if earlier.creates else earlier.trash or later.trash
+    merged = over(later, Replaced(earlier.replaces_large, earlier.replaces_etag, earlier.creates, trash))
     if not (isinstance(merged, PutFile) and isinstance(earlier, PutFile)):
         return merged
     return replace(
@@ -74,10 +71,7 @@ def _file_instead(deletion: Delete, put: PutFile | PutSpecial) -> PutFile | PutS
 
     A marker after a deletion is not merged so: its PUT has `If-None-Match: *` and would find the object.
     """
-    trash = deletion.trash or put.trash
-    merged = replace(
-        put, replaces_large=deletion.is_slo, replaces_etag=deletion.etag, creates=False, trash=trash
-    )
+    merged = over(put, Replaced(deletion.is_slo, deletion.etag, trash=deletion.trash or put.trash))
     if isinstance(merged, PutFile):
         sent = _both(deletion.sent, merged.sent)
         merged = replace(merged, superseded_segments=deletion.superseded_segments, sent=sent)

@@ -19,7 +19,7 @@ from swiftfs.store.protocol import Headers
 
 
 class Replaced(Struct, frozen=True):
-    """Swift's object at the new name of a file that is renamed before it is stored, as in `PutFile`."""
+    """Swift's object that a file is to replace; the fields are as in `PutFile`."""
 
     large: bool | None = False
     etag: str | None = None
@@ -75,17 +75,13 @@ class PutFile(
         if self.foreign_headers_unknown or not self.file.is_whole:
             return None
         return replace(
-            self,
+            over(self, replaced),
             name=name,
             file=replace(self.file, base=None),
             meta=self.meta.renamed(self.name.key, name.key),
-            replaces_large=replaced.large,
-            replaces_etag=replaced.etag,
-            creates=replaced.creates,
             # They are about the old name's object. Its deletion takes its segments.
             superseded_segments=(),
             sent=(),
-            trash=replaced.trash,
         )
 
 
@@ -104,14 +100,16 @@ class PutSpecial(
 
     def renamed(self, name: ObjectName, replaced: Replaced) -> "PutSpecial":
         """Return the operation for another name."""
-        return replace(
-            self,
-            name=name,
-            replaces_large=replaced.large,
-            replaces_etag=replaced.etag,
-            creates=replaced.creates,
-            trash=replaced.trash,
-        )
+        return replace(over(self, replaced), name=name)
+
+
+FilePut = TypeVar("FilePut", bound=PutFile | PutSpecial)
+
+
+def over(put: FilePut, replaced: Replaced) -> FilePut:
+    """Return the operation that replaces that object."""
+    large, etag, creates, trash = replaced.large, replaced.etag, replaced.creates, replaced.trash
+    return replace(put, replaces_large=large, replaces_etag=etag, creates=creates, trash=trash)
 
 
 class PutMarker(Record, frozen=True, tag_field="kind", tag="PutMarker", rename={"creates": "fresh"}):

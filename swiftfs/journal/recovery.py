@@ -175,7 +175,7 @@ class Recovery:
         records = [one for one in found if isinstance(one, Record)]
         if self._left.has_doubles:
             records, replaced = one_a_file(records)
-            self._db.finish([record.seq for record in replaced], records)
+            self._db.finish(records, [record.seq for record in replaced])
             found = deque(records)
         with self._changed:
             self._writer.pin_older()
@@ -268,7 +268,7 @@ class Recovery:
         self._late.save()  # else a later mount would take moved objects for lost, and store them again
         # One commit, in which deletions come first: `again` has the number that is dropped.
         tasks = (task.record() for task in end.tasks)
-        self._db.finish([record.seq, *end.dropped], [*end.again, *end.carried, *tasks])
+        self._db.finish([*end.again, *end.carried, *tasks], [record.seq, *end.dropped])
         with self._changed:
             for task in end.tasks:
                 task.done = self._shows.recovered(task.path, task.operation)

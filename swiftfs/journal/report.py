@@ -1,6 +1,7 @@
 """What the journal tells: reports of pending changes, with the progress of uploads, and refusals.
 
-A change that was given up is kept until a call or a report has named it.
+A change that was given up is kept until a call or a report has named it. What the mount has shown of it is
+counted by its names: a change of that is no change of what another client has there.
 """
 
 import errno
@@ -86,16 +87,16 @@ class Refusals:
             names, kind = names_of(task.operation), type(task.operation)
             self._keep(lambda one: type(one.task.operation) is not kind or not any(map(one.is_about, names)))
 
-    def take(self, name: ObjectName) -> Failure | None:
-        """Return why the oldest refused change of `name` was given up, and forget it."""
-        return self._take(lambda one: one.is_about(name))
+    def take(self, at: ObjectName | Folder) -> Failure | None:
+        """Return why the oldest refused change of a name, or below a folder, was given up, and forget it.
 
-    def take_below(self, folder: Folder) -> Failure | None:
-        """Return why the oldest refused change below `folder` was given up, and forget all of them there."""
+        Below a folder all are forgotten.
+        """
+        if isinstance(at, ObjectName):
+            return self._take(lambda one: one.is_about(at))
 
         def is_below(one: Refusal) -> bool:
-            names = names_of(one.task.operation)
-            return any(Folder(name.container, name.key).is_below(folder) for name in names)
+            return any(Folder(name.container, name.key).is_below(at) for name in names_of(one.task.operation))
 
         error = first = self._take(is_below)
         while first is not None:

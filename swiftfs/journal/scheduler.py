@@ -425,9 +425,9 @@ class Scheduler:
         if isinstance(operation, MoveObject):
             newer = self._queue.take_over(operation.source, task, tasks)
             if newer is not None:
-                self._db.finish([], [newer.record()])
+                self._db.finish([newer.record()])
                 return
-        self._db.finish([], [left.record() for left in tasks])
+        self._db.finish([left.record() for left in tasks])
         # Recorded before the record of the move is dropped: a process that dies between the two commits
         # leaves both, and the next one deletes twice. In the other order the old names would stay.
         for left in tasks:

@@ -308,18 +308,12 @@ class TaskQueue:
             self.run_now(task)
         self._sleeping.hasten(lambda _: True, flush=True)
 
-    def run_all_now(self) -> None:
-        """Make all tasks due now."""
+    def run_all_now(self, *, failed: bool = False) -> None:
+        """Make all tasks due now, or only those that have `failed`."""
         for task in self.awake():
-            self.run_now(task)
-        self._sleeping.hasten(lambda _: True)
-
-    def retry(self) -> None:
-        """Make all tasks due now that have failed."""
-        for task in self.awake():
-            if task.error is not None:
+            if task.error is not None or not failed:
                 self.run_now(task)
-        self._sleeping.hasten(lambda one: one.error is not None)
+        self._sleeping.hasten(lambda one: one.error is not None or not failed)
 
     def start_files(self) -> None:
         """Make the files due now that were not tried yet."""

@@ -214,7 +214,7 @@ class TaskWriter:
             held.notify(None)
         elif (tail := self._queue.tail(names_of(held.operation)[0])) is not None:
             tail.promised = True  # the call that deleted it has returned
-        self._db.finish([held.seq])
+        self._db.finish(drop=[held.seq])
 
     def drop_taken_back(self, tasks: Collection[Task]) -> bool:
         """Drop the records of held deletions that were taken back; return whether there were any."""
@@ -223,7 +223,7 @@ class TaskWriter:
         forgotten = self.held.forget(tasks)
         for task in forgotten:
             # After a power cut it must not come back: it would delete the file that has its name again.
-            self._db.finish([task.seq], executed=[Executed(task.operation, task.seq)])
+            self._db.finish(drop=[task.seq], executed=[Executed(task.operation, task.seq)])
         return bool(forgotten)
 
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
@@ -389,7 +389,7 @@ class TaskWriter:
         executed = [ending.executed for ending in endings if ending.executed is not None]
         stored = [ending.cached_file for ending in endings if ending.cached_file is not None]
         unreferenced = [row for one in stored if (row := one.uploads.unreferenced()) is not None]
-        is_written = self._db.finish(drop, [one.record() for one in changed], unreferenced, executed)
+        is_written = self._db.finish([one.record() for one in changed], drop, unreferenced, executed)
         if is_written:
             for cached_file in stored:
                 cached_file.uploads.record_ended()
@@ -421,7 +421,7 @@ class TaskWriter:
 
     def write(self, changed: Iterable[Task]) -> None:
         """Write tasks that an outcome has changed; if the disk refuses it, with the next commit."""
-        self._db.finish((), [one.record() for one in changed])
+        self._db.finish([one.record() for one in changed])
         self.pin_older()
 
     def commit(

@@ -119,7 +119,7 @@ class DirectoryOps:
             plain = plain_marker(folder)
             self._journal.flush([*([plain] if plain else []), slash_marker(folder)])
         self._journal.flush_below(folder)
-        self._journal.raise_refusal_below(folder)
+        self._journal.raise_refusal(folder)
 
     def releasedir(self, handle: int) -> None:
         """Close a folder."""

@@ -92,7 +92,7 @@ class Writer:
     def compose(self, state: FileState, prefix: ObjectName | None = None) -> CachedFile:
         """Return a cached file with this state, whose segments have this prefix."""
         shared = SharedUploads(self.store, self.places, self.pool, SegmentLayout(MIB), self.begun.append)
-        uploads = SegmentUploader(shared, state.descriptor, state.changed, NAME, prefix)
+        uploads = SegmentUploader(shared, state, NAME, prefix)
         return CachedFile(state, FileSource(self.store, self.pool, Streams(0)), uploads, no_memory)
 
     def reopen(self) -> None:

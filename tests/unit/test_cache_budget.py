@@ -262,9 +262,9 @@ def test_an_idle_reader_and_a_release_cancel_what_is_queued(
     settle(cached_file)
     with rig.stalled_pool():
         assert has(cached_file, body[:MIB])
-        assert cached_file._downloader.fetches
+        assert cached_file._downloader.downloads
         assert read(cached_file, 40 * MIB, BLOCK) == body[40 * MIB : 40 * MIB + BLOCK]
-        assert not cached_file._downloader.fetches
+        assert not cached_file._downloader.downloads
         other = rig.open(rig.put("other", body))
         other.begin(rig.pool)
         rig.gets()
@@ -326,7 +326,7 @@ def hold_read_ahead(rig: CacheRig, cached_file: CachedFile, beginning: bytes) ->
 
     def hold(_method: str, _subject: str) -> None:
         # Not the first piece, which is read.
-        if any(one.first and not one.queued for one in cached_file._downloader.fetches._under_way):
+        if any(one.first and not one.queued for one in cached_file._downloader.downloads._under_way):
             begun.set()
             assert go_on.wait(within(10))
 
@@ -346,7 +346,7 @@ def test_an_idle_reader_and_a_release_end_running_read_ahead(
     base = rig.put("file", body)
     cached_file = rig.open(base)
     go_on = hold_read_ahead(rig, cached_file, body[:MIB])
-    running = next(one for one in cached_file._downloader.fetches._under_way if not one.queued)
+    running = next(one for one in cached_file._downloader.downloads._under_way if not one.queued)
     read(cached_file, 40 * MIB, BLOCK)
     assert running.unwanted
     rig.keep(cached_file)
@@ -377,7 +377,7 @@ def test_a_download_that_a_reader_waits_for_is_not_cancelled(build: Callable[...
     with ThreadPoolExecutor(1) as reader:
         waiting = reader.submit(has, cached_file, body)
         assert begun.wait(within(10))
-        running = next(fetch for fetch in cached_file._downloader.fetches._under_way if not fetch.queued)
+        running = next(fetch for fetch in cached_file._downloader.downloads._under_way if not fetch.queued)
         while not running.waiting:
             assert not waiting.done()
         read(cached_file, 40 * MIB, BLOCK)

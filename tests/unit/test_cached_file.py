@@ -123,7 +123,7 @@ def compose(
     """Return a file with segments of 1 MiB that belongs to no cache."""
     state = FileState.create(folder, base, None, UNLIMITED)
     shared = SharedUploads(store, SegmentContainerChooser(store), pool, SegmentLayout(MIB))
-    uploads = SegmentUploader(shared, state.descriptor, state.changed, NAME)
+    uploads = SegmentUploader(shared, state, NAME)
     return CachedFile(state, FileSource(store, pool, Streams(read_ahead)), uploads, no_memory)
 
 

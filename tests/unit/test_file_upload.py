@@ -137,7 +137,7 @@ def test_bytes_downloaded_for_an_upload_are_not_taken_for_the_object(writer: Wri
 def wait_idle(writer: Writer) -> None:
     """Wait until no download and no check runs."""
     cached_file = writer.cached_file
-    state, fetches = cached_file._state, cached_file._downloader.fetches
+    state, fetches = cached_file._state, cached_file._downloader.downloads
     with state.changed:
         assert state.changed.wait_for(lambda: not (fetches or state.checks.running), within(10))
 
@@ -261,9 +261,8 @@ def test_the_prefix_is_recorded_once_before_anything_is_stored(writer: Writer) -
         writer.cached_file.uploads.record_ended()  # as the journal does: until then it counts as asked
     (first, before), *manifests = recorded
     assert len(first.sent) == 1  # the segment that is stored next
-    assert first == UnreferencedPrefix(
-        writer.cached_file.uploads.record.prefix, frozenset(), objects=frozenset({NAME}), sent=first.sent
-    )
+    prefix, file = writer.cached_file.uploads.record.prefix, writer.cached_file.file_name
+    assert first == UnreferencedPrefix(prefix, frozenset(), file, frozenset({NAME}), sent=first.sent)
     assert before == 0
     assert [len(standing.asked) for standing, _ in manifests] == [1, 1]  # each is recorded before it is sent
     assert writer.cached_file.to_record().prefix == writer.cached_file.uploads.record.prefix

@@ -50,7 +50,7 @@ def test_records_that_the_disk_refused_are_written_with_the_next_commit(log: Jou
     """The end of a rename puts the deletions of old names that it could not delete."""
     log.commit([record(1)])
     with refusing(log):
-        log.finish([1], [record(2), record(3)])
+        log.finish([record(2), record(3)], [1])
     assert recorded(log) == [(1, NAMES[1])]
     log.commit([record(4)])
     assert recorded(log) == [(number, NAMES[number]) for number in (2, 3, 4)]
@@ -58,7 +58,7 @@ def test_records_that_the_disk_refused_are_written_with_the_next_commit(log: Jou
 
 def test_records_that_the_disk_refused_are_written_without_another_commit(log: JournalDB) -> None:
     with refusing(log):
-        log.finish([], [record(1)])
+        log.finish([record(1)])
         with pytest.raises(OSError, match="journal"):
             log.sync()
     log.sync()
@@ -79,8 +79,8 @@ def test_only_a_full_disk_takes_the_reserve(
 
 def test_of_two_refused_records_the_later_counts(log: JournalDB) -> None:
     with refusing(log):
-        log.finish([], [record(1), record(2)])
-        log.finish([1], [record(2, name=5)])
+        log.finish([record(1), record(2)])
+        log.finish([record(2, name=5)], [1])
     log.commit([record(3)])
     assert recorded(log) == [(2, NAMES[5]), (3, NAMES[3])]
 
@@ -91,9 +91,9 @@ def test_what_the_disk_refuses_for_hours_is_one_commit_but_for_a_folder_s_move(
 ) -> None:
     before = log.last_commit()
     with refusing(log):
-        log.finish([], [record(1)])
-        log.finish([], [replace(record(2), carried=carried)])
-        log.finish([], [record(3)])
+        log.finish([record(1)])
+        log.finish([replace(record(2), carried=carried)])
+        log.finish([record(3)])
     log.commit([record(4)])
     assert recorded(log) == [(number, NAMES[number]) for number in (1, 2, 3, 4)]
     assert log.last_commit() == before + commits + 1
@@ -101,7 +101,7 @@ def test_what_the_disk_refuses_for_hours_is_one_commit_but_for_a_folder_s_move(
 
 def test_a_refused_record_that_ended_or_changed_meanwhile_does_not_come_back(log: JournalDB) -> None:
     with refusing(log):
-        log.finish([], [record(1), record(2)])
+        log.finish([record(1), record(2)])
     log.commit([record(2, name=5)], drop=[1])
     log.commit([record(3)])
     assert recorded(log) == [(2, NAMES[5]), (3, NAMES[3])]
@@ -109,7 +109,7 @@ def test_a_refused_record_that_ended_or_changed_meanwhile_does_not_come_back(log
 
 def test_a_commit_that_fails_takes_nothing_from_a_refused_record(log: JournalDB) -> None:
     with refusing(log):
-        log.finish([], [record(1)])
+        log.finish([record(1)])
         with pytest.raises(OSError, match="journal"):
             log.commit(drop=[1])
     log.commit([record(2)])

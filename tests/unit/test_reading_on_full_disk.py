@@ -264,7 +264,7 @@ def test_a_file_in_memory_is_closed_when_its_download_ends_after_the_last_reader
 
     rig.store.hook = hold
     offset = 0
-    while not memory._activity.fetches:  # the next piece is begun before this one has been read
+    while not memory._activity.downloads:  # the next piece is begun before this one has been read
         read(content, offset := offset + BLOCK, BLOCK)
     assert reached.wait(within(10))
     rig.forget(content)
