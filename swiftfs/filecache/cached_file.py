@@ -54,7 +54,7 @@ class CachedFile:
         self._reader = MemoryReader(state, make_in_memory)
         self._evictor = Evictor(state, uploads, source.streams, activity.downloads.ranges)
         self.evict = self._evictor.evict
-        self.seek, self.pin = state.seek, state.pin
+        self.seek, self.keep_all = state.seek, state.keep_all
         self.correct, self.when_idle = self._resolver.correct, activity.when_idle
         self._copier = FrozenCopier(state, uploads, self._downloader)
         self._store = source.store
@@ -304,7 +304,7 @@ class CachedFile:
 
     def ensure_all(self) -> None:
         """Download all that is missing, and evict nothing of it."""
-        self.pin()
+        self.keep_all()
         self.ensure_rest(self.size)
 
     def upload_full_segments(self, *, holes: bool = False) -> bool:
@@ -316,7 +316,7 @@ class CachedFile:
         with state.changed:
             if state.closed:
                 return False
-            if not state.pinned:
+            if not state.keeps_all:
                 self.uploads.begin_full(self.size, state.blocks.is_new if holes else state.blocks.is_full)
             return self.uploads.is_busy
 
@@ -326,7 +326,7 @@ class CachedFile:
             # An upload of the file may run by now, or have stored it: then these segments would be of no use,
             # and nobody would delete them.
             state = self._state
-            if not (state.closed or state.pinned) and state.blocks.is_dirty():
+            if not (state.closed or state.keeps_all) and state.blocks.is_dirty():
                 self.uploads.finished()
 
     def begin_upload(self) -> Snapshot:
@@ -342,7 +342,7 @@ class CachedFile:
             self._copier.frozen = self._copier.end(frozen) if frozen is not None else None
             snapshot = self._state.blocks.freeze()
             # Until `adopt`: an upload maps the file, and would read zeros where blocks were evicted.
-            self._state.pinned = True
+            self._state.keeps_all = True
             self.uploads.began(snapshot.size, self._copier.frozen)
             return snapshot
 
@@ -387,7 +387,7 @@ class CachedFile:
         with state.changed:
             taken = state.blocks.adopt(info.version.name, info.version.etag, manifest)
             self._copier.stored(taken)
-            state.pinned = False
+            state.keeps_all = False
             state.is_certain = True
             # What was stored from local bytes is right by definition; evicted blocks still come from the
             # network.
@@ -398,7 +398,7 @@ class CachedFile:
 
     def own_all(self) -> None:
         """Download all that is missing, and make every block dirty: the base version is not needed then."""
-        self.pin()
+        self.keep_all()
         self.ensure_verified(0, self.size)
         with self._state.changed:
             self._state.blocks.own_all()

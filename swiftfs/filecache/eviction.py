@@ -70,7 +70,7 @@ class Evictor:
         """
         state = self._state
         with state.changed:
-            if state.closed or state.pinned:
+            if state.closed or state.keeps_all:
                 return 0
             position, last = self._streams.position // BLOCK, block_range(0, state.blocks.size)[1]
             evictable = self._evictable(journaled=journaled)

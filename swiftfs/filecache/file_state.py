@@ -204,7 +204,7 @@ class FileState:
 
     `is_certain` means that an answer of Swift had the base version's ETag, or that no other version may be
     taken any more; until then the ETag is from a listing. `is_recorded` means that the journal's record
-    describes this state. Of a `pinned` file nothing is evicted until the next version is stored: the base
+    describes this state. With `keeps_all` nothing is evicted until the next version is stored: the base
     version may be gone by then, or an upload maps the file. Up to `tail` the local file has bytes behind the
     file's end, which an older state has.
 
@@ -230,7 +230,7 @@ class FileState:
         self.is_certain = is_certain
         self.is_recorded = False
         self._on_wrong_bytes = on_wrong_bytes
-        self.pinned = False
+        self.keeps_all = False
         self.tail = 0
         self._local_file = LocalFile.OPEN
 
@@ -335,10 +335,10 @@ class FileState:
             at = min(run[1] * BLOCK, size)
         return at
 
-    def pin(self) -> None:
+    def keep_all(self) -> None:
         """Evict nothing before the next version is stored: the base may go, or an upload maps the file."""
         with self.changed:
-            self.pinned = True
+            self.keeps_all = True
 
     def found_wrong_bytes(self) -> None:
         """Tell that bytes were found wrong, and are not in the local file any more. Lock not held."""

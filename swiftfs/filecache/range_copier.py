@@ -174,7 +174,7 @@ class RangeCopier:
         Not while it is uploaded: when that ends, its segments are those of the stored version.
         """
         state = self._state
-        busy = state.closed or state.pinned or state.blocks.snapshot is not None
+        busy = state.closed or state.keeps_all or state.blocks.snapshot is not None
         return not busy and state.blocks.size <= offset
 
     def _log_failure(self, source: CopySource, copies: Sequence[SegmentPut]) -> None:

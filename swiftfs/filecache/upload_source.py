@@ -340,7 +340,7 @@ class FrozenCopier:
         state = self._state
         folder = state.file.folder
         try:
-            state.pin()
+            state.keep_all()
             with state.changed:
                 # From here on writers are recorded in `_touched`; what they change is copied again by `end`.
                 wanted, size = self._hot(), state.blocks.size

@@ -8,7 +8,7 @@ The move of a folder does not go. So what it carried along comes back at its new
 
 import sqlite3
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -190,12 +190,12 @@ class Change(Struct, frozen=True):
     """
 
     commit: int
-    put: list[RowState]
-    drop: Collection[int]
-    kept: list[RowState]
-    ended: list[RowState]
-    renamed: list[tuple[RowState, RowState]]
-    overtakes: bool
+    put: Sequence[RowState] = ()
+    drop: Collection[int] = ()
+    kept: Sequence[RowState] = ()
+    ended: Sequence[RowState] = ()
+    renamed: Sequence[tuple[RowState, RowState]] = ()
+    overtakes: bool = False
 
     @property
     def is_new(self) -> bool:
@@ -251,7 +251,7 @@ class OlderRows:
         if is_new:
             # Nothing is replaced. Most commits are of this kind, for which a program waits in close().
             put = [RowState(seq, number, one.operation) for seq, one in commit.put.items()]
-            return Change(number, put, (), [], [], [], False)
+            return Change(number, put)
         # Most others end the upload of a file: its row cannot come back, so the operation need not be read.
         stored = {
             one.seq for one in commit.executed if isinstance(one.operation, PutFile) and one.commit == inf
@@ -260,7 +260,7 @@ class OlderRows:
         if not commit.put and ended_rows.issuperset(commit.drop):
             ended = self._ended_by(commit.executed)
             overtakes = bool(ended) or not ended_rows <= self._unsynced
-            return Change(number, [], commit.drop, [], list(ended.values()), [], overtakes)
+            return Change(number, drop=commit.drop, ended=list(ended.values()), overtakes=overtakes)
         return self._replacing(number, commit, ended_rows)
 
     def _replacing(self, number: int, commit: Commit, ended_rows: set[int]) -> Change:

@@ -55,7 +55,7 @@ PARALLEL = 16
 class Executor:
     """Carries out operations against a store; files above `segment_size` bytes are stored as SLOs.
 
-    None is begun while the server is away by `presence`.
+    None is begun while the server is away by `presence`. `delete` is that of `Deletions`.
     """
 
     def __init__(

@@ -447,7 +447,7 @@ class UnlinkOps:
             if entry is not None and entry.object is not None:
                 deletion = deletion_of(entry, self._trash)
                 # What is here must stay: when the object is gone it can be downloaded no more.
-                file.cached_file.pin()
+                file.cached_file.keep_all()
                 until_closed = not file.cached_file.is_complete()
                 # By the ETag alone, the same bytes that another client stores meanwhile would be deleted.
                 deletion = replace(deletion, modified=entry.last_modified if until_closed else "")
