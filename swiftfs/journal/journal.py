@@ -86,15 +86,7 @@ class Journal:
         self.set_settle = self._writer.set_settle
         self._repairs = Repairs(backlog, self._writer, cache)
         self.is_idle = self._repairs.is_idle
-        self.late = LateRequests(
-            executor.store,
-            executor.ambiguous,
-            source,
-            cache,
-            db,
-            self._repairs,
-            executor.removal.is_named,
-        )
+        self.late = LateRequests(executor, source, cache, db, self._repairs)
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self.late)
         self._outcomes = Outcomes(self._parts, self.mode, is_being_made)
         self._scheduler = Scheduler(self._parts, self._outcomes)

@@ -22,6 +22,7 @@ from swiftfs.errors import StoreError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.earlier_changes import EarlierChanges
+from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_versions import LateVersions, requests_of
 from swiftfs.journal.moves import CopyKeeper, Restored
 from swiftfs.journal.operations import (
@@ -44,8 +45,8 @@ from swiftfs.journal.repairs import (
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below, split
-from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests
-from swiftfs.store.protocol import ObjectStore, find_object
+from swiftfs.store.ambiguous import Ambiguity
+from swiftfs.store.protocol import find_object
 
 log = logging.getLogger(__name__)
 
@@ -78,29 +79,22 @@ class LateCounts(Struct, frozen=True):
 
 
 class LateRequests(CopyKeeper):
-    """Watches the objects of `source` whose lost requests, those in `ambiguous`, would undo a newer change.
+    """Watches the objects of `source` whose lost requests would undo a newer change.
 
     Its records are in `db` too, so that the next mount continues. The cache keeps the bytes of versions that
     may have to be stored again, and evicts others first.
     """
 
     def __init__(
-        self,
-        store: ObjectStore,
-        ambiguous: AmbiguousRequests,
-        source: Source,
-        cache: FileCache,
-        db: JournalDB,
-        repairs: Repairs,
-        is_named: Callable[[ObjectName], bool],
+        self, executor: Executor, source: Source, cache: FileCache, db: JournalDB, repairs: Repairs
     ) -> None:
-        self._ambiguous = ambiguous
-        self._store = store
+        self._ambiguous = executor.ambiguous
+        self._store = executor.store
         self._source = source
         self._cache = cache
         self._db = db
         self._repairs = repairs
-        self._is_named = is_named
+        self._is_named = executor.removal.is_named
         self._make_done: MakeDone | None = None
         self._checked: dict[ObjectName, tuple[Ambiguity, float]] = {}
         self._looked: dict[ObjectName, float] = {}
@@ -110,7 +104,7 @@ class LateRequests(CopyKeeper):
         # A daemon: its running request must not delay the unmount.
         self._thread = new_thread(self._run, "late answers", daemon=True)
         self._put_right = self._overwritten = 0
-        self._versions = LateVersions(ambiguous, store, cache, db.late_folder)
+        self._versions = LateVersions(self._ambiguous, self._store, cache, db.late_folder)
 
     def load(self, left: EarlierChanges) -> None:
         """Read what an earlier mount watched. Call it before any request: each changes what is watched.

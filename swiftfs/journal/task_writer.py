@@ -72,7 +72,7 @@ class HeldDeletions:
 
     def taken_back(self, at: Collection[ObjectName] | Folder) -> list[Task]:
         """Return the deletions of these names, or below a folder, that were taken back and have a record."""
-        return [task for task in self._at(at) if task.ended]
+        return [task for task in self._at(at) if task.ended] if self._tasks else []
 
     def forget(self, tasks: Iterable[Task]) -> list[Task]:
         """Forget deletions that were taken back; return those that were not forgotten before."""
@@ -93,10 +93,10 @@ class HeldDeletions:
 
     def timed(self, at: Collection[ObjectName] | Folder | None = None) -> list[Task]:
         """Return the deletions, all or those `at` some names or below a folder, that wait for no close."""
-        return [task for task in self._at(at) if _due(task) != math.inf]
+        return [task for task in self._at(at) if _due(task) != math.inf] if self._tasks else []
 
     def _at(self, at: Collection[ObjectName] | Folder | None) -> list[Task]:
-        if at is None or not self._tasks:
+        if at is None:
             return list(self._tasks.values())
         named = [(task, names_of(task.operation)[0]) for task in self._tasks.values()]
         if isinstance(at, Folder):
