@@ -170,9 +170,9 @@ def thaw(paths: tuple[Path, ...], no_wait: bool, as_json: bool) -> None:
     archive was asked for it, and has brought it back, which may take hours and cost money. The exit code is 0
     if all files can be read; files that could not be asked for are printed.
     """
-    from swiftfs.cli import thaw as command
+    from swiftfs.cli import warm as command
 
-    command.run(paths, wait=not no_wait, as_json=as_json)
+    command.run_thaw(paths, wait=not no_wait, as_json=as_json)
 
 
 @main.command(epilog=examples("swiftfs warm ~/archive", "swiftfs warm ~/archive/2019 --data"))
@@ -188,7 +188,7 @@ def warm(paths: tuple[Path, ...], data: bool, as_json: bool) -> None:
     """
     from swiftfs.cli import warm as command
 
-    command.run(paths, data=data, as_json=as_json)
+    command.run_warm(paths, data=data, as_json=as_json)
 
 
 @main.command(epilog=examples("swiftfs pin ~/archive/2019", "swiftfs pin ~/archive"))

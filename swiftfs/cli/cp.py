@@ -13,8 +13,7 @@ import platformdirs
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from swiftfs.cli.connection import account_options, connected
-from swiftfs.cli.local_changes import journals_here
+from swiftfs.cli.connection import account_options, connected, journals_here
 from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import new_pool
 from swiftfs.config.cache_dir import COPIES

@@ -11,8 +11,7 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from swiftfs.cli.connection import account_options, connected, container_of
-from swiftfs.cli.local_changes import LocalChanges
+from swiftfs.cli.connection import LocalChanges, account_options, connected, container_of
 from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import unix_time
 from swiftfs.control.client import mountpoints, read_state

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.concurrency import new_thread
-from swiftfs.demo.values import USERS
+from swiftfs.demo.server import USERS
 
 HOST = "127.0.0.1"
 DEVICE = "disk"

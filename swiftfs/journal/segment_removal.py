@@ -23,8 +23,7 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.leftovers import KeptSegments, Leftover, Leftovers, Proof, RestingSegments, proven
 from swiftfs.journal.segment_ownership import SegmentOwnership, objects_of, without_segments
 from swiftfs.objects import Manifest, ObjectName
-from swiftfs.store.histories import Histories
-from swiftfs.store.protocol import ObjectStore, dlo_segments, iter_rows
+from swiftfs.store.protocol import Histories, ObjectStore, dlo_segments, iter_rows
 
 log = logging.getLogger(__name__)
 

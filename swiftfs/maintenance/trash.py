@@ -36,8 +36,15 @@ from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.maintenance.trees import listed_row
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Row
 from swiftfs.paths import Source, beside_hidden, escape, unescape, without_hidden
-from swiftfs.store.histories import Histories
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_containers, iter_pages, iter_rows
+from swiftfs.store.protocol import (
+    CopyRequest,
+    Headers,
+    Histories,
+    ObjectStore,
+    iter_containers,
+    iter_pages,
+    iter_rows,
+)
 from swiftfs.store.server_copies import prove_copy
 from swiftfs.store.trash_names import (
     OWNER,

@@ -21,7 +21,6 @@ from swiftfs.namespace.entry import (
     with_head,
 )
 from swiftfs.namespace.folder_lister import FolderLister, FolderReader, read_listing
-from swiftfs.namespace.folder_moves import FolderMoves
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.inodes import folder_inode
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
@@ -29,7 +28,7 @@ from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
 from swiftfs.namespace.local_change import PENDING, LocalChange, second_name, show
 from swiftfs.namespace.overlay import Overlay, RecentStore
-from swiftfs.namespace.pending_change import PendingChange, SharedState
+from swiftfs.namespace.pending_change import FolderMoves, PendingChange, SharedState
 from swiftfs.objects import ObjectInfo, ObjectName, Page, Usage
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore
