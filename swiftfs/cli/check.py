@@ -137,7 +137,11 @@ class Check:
         return any(row.key in (plain, source.prefix) and is_marker(row) for row in rows)
 
     def _pairs(self, path: str) -> Iterator[Pair]:
-        remote = remote_tree(self._store, self._subject.source, _key(path))
+        remote = remote_tree(
+            self._store,
+            self._subject.source,
+            "/".join(unescape(name)[0] for name in without_hidden(f"/{path}")[1:].split("/")),
+        )
         if not self._subject.against:
             return ((one, None) for one in remote)
         return _merged(remote, local_tree(Path(self._subject.against), path))
@@ -231,11 +235,6 @@ def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _key(path: str) -> str:
-    """Return the key that a path in the mount stands for."""
-    return "/".join(unescape(name)[0] for name in without_hidden(f"/{path}")[1:].split("/"))
 
 
 DIFFERENT, UNKNOWN = 1, 2
@@ -410,7 +409,9 @@ class _Lines(_Output):
             pluralize(numbers["links"], "link") if numbers["links"] else "",
             pluralize(numbers["folders"], "folder"),
             decimal(numbers["bytes"]),
-            _large(numbers) if numbers["large"] else "",
+            f"{numbers['large']:,} large with {pluralize(numbers['segments'], 'segment')}"
+            if numbers["large"]
+            else "",
             f"{decimal(numbers['hashed'])} read here" if numbers["hashed"] else "",
             f"{decimal(numbers['downloaded'])} downloaded" if numbers["downloaded"] else "",
             f"{numbers['expiring']} expire" if numbers["expiring"] else "",
@@ -426,10 +427,6 @@ class _Lines(_Output):
             return "no differences"
         text = pluralize(found.differences, "difference")
         return f"{text}, {found.unknown:,} could not be told" if found.unknown else text
-
-
-def _large(numbers: Mapping[str, Any]) -> str:
-    return f"{numbers['large']:,} large with {pluralize(numbers['segments'], 'segment')}"
 
 
 class _Json(_Output):

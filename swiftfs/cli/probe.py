@@ -93,10 +93,11 @@ class PermissionProbe:
         if written is None:
             return Finding("may read", "not known: there is no object to read")
         name = written
-        return self._try("read", lambda: self._read_byte(name), "files show, but cannot be opened")
-
-    def _read_byte(self, name: ObjectName) -> None:
-        self._store.get(name, lambda _offset, _data: None, offset=0, length=1)
+        return self._try(
+            "read",
+            lambda: self._store.get(name, lambda _offset, _data: None, length=1),
+            "files show, but cannot be opened",
+        )
 
     def _bulk(self) -> Finding:
         names = [self._name_of(f"permissions-{number}") for number in range(2)]

@@ -22,11 +22,10 @@ from msgspec.structs import replace
 from rich.filesize import decimal
 
 from swiftfs.attributes import stored_at, stored_at_ns
-from swiftfs.cli.connection import account_options, connected
+from swiftfs.cli.connection import Place, account_options, connected, find_place
 from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import Executor, new_pool, unix_time
 from swiftfs.config.options import parse_age, parse_date
-from swiftfs.control.places import Place, find_place
 from swiftfs.errors import (
     ConfigurationError,
     Corrupt,

@@ -12,11 +12,10 @@ import click
 from msgspec import Struct
 
 from swiftfs.attributes import decode_type
-from swiftfs.cli.connection import account_options, connected, container_of
+from swiftfs.cli.connection import Place, account_options, connected, container_of, find_place
 from swiftfs.cli.wording import complain
 from swiftfs.concurrency import unix_time
 from swiftfs.config.options import parse_age, parse_date
-from swiftfs.control.places import Place, find_place
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectName
@@ -151,7 +150,8 @@ class Sharing:
             (OF_CONTAINER, lambda: self._store.container_usage(name.container)),
         ):
             with suppress(AccessDenied):
-                for key in _keys_in(look().metadata):
+                metadata = look().metadata
+                for key in (metadata[one] for one in (KEY, SECOND_KEY) if metadata.get(one)):
                     found = True
                     yield owner, key
         if not found:
@@ -203,10 +203,6 @@ class Sharing:
 
     def _is_folder(self, name: ObjectName) -> bool:
         return bool(self._store.list_page(name.container, prefix=f"{name.key}/", limit=1).rows)
-
-
-def _keys_in(metadata: Mapping[str, str]) -> list[str]:
-    return [metadata[name] for name in (KEY, SECOND_KEY) if metadata.get(name)]
 
 
 def _is_taken(share: Share, status: int) -> bool:

@@ -24,12 +24,7 @@ IGNORED = frozenset(
 )
 """Words of fstab that mount(8) passes on and that have no effect here."""
 
-OPPOSITES = {
-    "rw": "ro",
-    "async": "sync",
-    "noexec": "exec",
-    "no_default_permissions": "default_permissions",
-}
+OPPOSITES = {"rw": "ro", "async": "sync", "noexec": "exec", "no_default_permissions": "default_permissions"}
 """Words after `-o` and in fstab that turn an option off."""
 
 OTHER_NAMES = {"readonly": "ro", "read_only": "ro"}

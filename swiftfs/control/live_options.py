@@ -211,7 +211,9 @@ class LiveOptions:
 
     def answer(self, request: str) -> str:
         """Carry out the `name=value`s of a request; return the options in force, or the error, as JSON."""
-        settings = [Setting(*_pair(word), SET_COMMAND) for word in request.split(SET_SEPARATOR) if word]
+        settings = [
+            Setting(*word.partition("=")[::2], SET_COMMAND) for word in request.split(SET_SEPARATOR) if word
+        ]
         try:
             self.change(settings)
         except ConfigurationError as error:
@@ -233,11 +235,6 @@ def shown(name: str, value: Any) -> str:
     if value is None:
         return "auto" if name == "cache_size" else "off"
     return OPTIONS[name].kind.show(value)
-
-
-def _pair(word: str) -> tuple[str, str]:
-    name, _, value = word.partition("=")
-    return name, value
 
 
 class Ahead:

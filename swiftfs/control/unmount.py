@@ -32,7 +32,6 @@ from swiftfs.control.mount_table import (
     mounted_on,
 )
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
-from swiftfs.journal.queue_report import QueueReport
 from swiftfs.sqlite import is_for_want_of_space
 
 if TYPE_CHECKING:
@@ -330,7 +329,8 @@ class DetachWatch:
         self._journal.flush_all()
         while True:
             report = self._journal.report()
-            Drain(report.flushing, _unstored(report), held=True, ended=False).write(self._cache)
+            unstored = report.left_over() if report.unflushed and not report.flushing else ""
+            Drain(report.flushing, unstored, held=True, ended=False).write(self._cache)
             if self._has_ended(WRITE_SECONDS):
                 return
 
@@ -339,8 +339,3 @@ class DetachWatch:
 
     def _has_ended(self, seconds: float) -> bool:
         return bool(select.select([self._ended], [], [], seconds)[0])
-
-
-def _unstored(report: QueueReport) -> str:
-    """Return a message about changes that could not be stored, empty if all are."""
-    return report.left_over() if report.unflushed and not report.flushing else ""

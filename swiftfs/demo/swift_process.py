@@ -75,9 +75,7 @@ PROXY = {
     # The only node must not be disabled after a few errors.
     "error_suppression_limit": "1000000000",
 }
-FILTERS: Mapping[str, Mapping[str, str]] = {
-    "versioned_writes": {"allow_versioned_writes": "true"},
-}
+FILTERS: Mapping[str, Mapping[str, str]] = {"versioned_writes": {"allow_versioned_writes": "true"}}
 
 
 def main() -> None:
@@ -142,7 +140,8 @@ def serve(data: Path, configuration: Path, port: int, settings: Mapping[str, Any
     eventlet.spawn_n(usage.keep_up_to_date)
     gc.collect()
     gc.freeze()
-    _tell_ready()
+    print("ready", flush=True)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     _run(listener, front)
 
 
@@ -322,11 +321,6 @@ def _log_to_stderr() -> None:
                 logger.removeHandler(old)
                 old.close()
                 logger.addHandler(handler)
-
-
-def _tell_ready() -> None:
-    print("ready", flush=True)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

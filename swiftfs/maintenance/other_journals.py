@@ -57,7 +57,8 @@ class PendingNames:
         found = []
         began = monotonic()
         for journal in self._journals():
-            about = [one for one in _operations(journal) if self._concerns(one)]
+            # What is damaged does not matter here: the mount says so.
+            about = [one.operation for one in salvage(journal).found if self._concerns(one.operation)]
             if about and not self._is_foreign(journal.parent):
                 found.append(Waiting(journal.parent, len(about)))
                 self._add(about, journal.parent)
@@ -99,11 +100,6 @@ class PendingNames:
     def _journals(self) -> Iterator[Path]:
         found = (journal for root in self._roots for journal in _journals(root))
         yield from (journal for journal in dict.fromkeys(found) if os.access(journal, os.R_OK))
-
-
-def _operations(journal: Path) -> list[Operation]:
-    # What is damaged does not matter here: the mount says so.
-    return [found.operation for found in salvage(journal).found]
 
 
 def _folders_of(operation: Operation) -> list[ObjectName]:

@@ -113,10 +113,7 @@ class _Passing:
     __slots__ = ("_barrier", "_is_own", "_paths", "_waited")
 
     def __init__(
-        self,
-        barrier: RenameBarrier,
-        paths: Callable[[], tuple[str, ...]],
-        waited: Callable[[], None] | None,
+        self, barrier: RenameBarrier, paths: Callable[[], tuple[str, ...]], waited: Callable[[], None] | None
     ) -> None:
         self._barrier, self._paths, self._waited = barrier, paths, waited
 

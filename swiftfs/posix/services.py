@@ -188,6 +188,22 @@ class Services(Struct, frozen=True):
     set_uploads: Callable[[int], None]
 
 
+class Part:
+    """A part of the file system, with the services at hand that most parts need."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._store = services.store
+        self._namespace = services.namespace
+        self._file_cache = services.file_cache
+        self._journal = services.journal
+        self._defaults = services.defaults
+        self._source = services.source
+        self._open_files = services.open_files
+        self._inodes = services.inodes
+        self._times = services.times
+
+
 def in_folder(namespace: Namespace, path: str, mode: int, caller: Caller) -> tuple[int, Caller]:
     """Return the mode and the owner of what a call makes at `path`, as inode_init_owner() of Linux does.
 

@@ -27,7 +27,7 @@ from swiftfs.objects import Attributes, ObjectName, OlderName, VersionPage, Vers
 from swiftfs.paths import Folder, escape, join, unescape
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.pending import PART, VERSIONS, ProtectedPaths
-from swiftfs.posix.services import Services
+from swiftfs.posix.services import Part, Services
 from swiftfs.store.protocol import ObjectStore
 
 MOST_KEPT = 50_000
@@ -54,7 +54,7 @@ class Node(Struct):
 
     def add(self, version: VersionRow) -> None:
         """Add what is shown of a version of the key."""
-        if _is_shown(version):
+        if not (version.is_deletion or version.is_latest or is_marker(version.row)):
             self.versions[version_name(version.row.key, version)] = version
 
 
@@ -132,11 +132,6 @@ def _in_order(page: VersionPage) -> list[VersionRow | str]:
     return sorted(entries, key=lambda one: one if isinstance(one, str) else one.row.key)
 
 
-def _is_shown(version: VersionRow) -> bool:
-    """Return whether it is an older version of a file, and not of a folder's marker."""
-    return not (version.is_deletion or version.is_latest or is_marker(version.row))
-
-
 def version_name(key: str, version: VersionRow) -> str:
     """Return the name of a version as a file: its time, and the ending by which programs know its kind."""
     endings = PurePosixPath(escape(key.rpartition("/")[2])).suffixes
@@ -162,13 +157,12 @@ Call = Callable[Concatenate[Subject, Rest], Result]
 """A call about a path or a handle, its first argument."""
 
 
-class VersionTree:
+class VersionTree(Part):
     """The calls about paths with a `.versions`, as far as `protected` knows them."""
 
     def __init__(self, services: Services, files: FileOps, protected: ProtectedPaths) -> None:
-        self._services = services
+        super().__init__(services)
         self._protected = protected
-        self._namespace = services.namespace
         self._files = files
         self._versions = OlderVersions(services.store, services.options.ttl)
         self._numbers = itertools.count(VERSION_HANDLES)
@@ -258,7 +252,7 @@ class VersionTree:
             if is_shadowed:
                 raise os_error(errno.ENOENT, path)
             keys.append(component)
-        return _Place(path, folder or "/", self._services.source.folder(folder or "/"), tuple(keys))
+        return _Place(path, folder or "/", self._source.folder(folder or "/"), tuple(keys))
 
     def _version(self, place: "_Place") -> Entry | None:
         """Return the version that a path names, None if it is a folder."""
@@ -267,7 +261,7 @@ class VersionTree:
         name = place.above.name
         node = self._versions.node(name)
         found = node.versions.get(escape(place.keys[-1]))
-        return version_entry(name.container, found, self._services.defaults) if found is not None else None
+        return version_entry(name.container, found, self._defaults) if found is not None else None
 
     def _folder(self, place: "_Place") -> Attributes:
         """Return the attributes of a folder of this tree: those of the real folder, and nobody may write."""
@@ -280,36 +274,36 @@ class VersionTree:
         mode = stat.S_IFDIR | stat.S_IMODE(real.mode) & 0o555
         times = [stored_at_ns(version) for version in node.versions.values()]
         mtime_ns = max(times, default=real.mtime_ns)
-        number = folder_inode(self._services.source.folder(place.path))
+        number = folder_inode(self._source.folder(place.path))
         return Attributes(mode, 0, mtime_ns, real.uid, real.gid, number)
 
     def _names(self, place: "_Place", attributes: Attributes) -> list[tuple[str, Attributes]]:
         """Return the names in a folder: its versions, and the keys below it as folders like itself."""
         found: dict[str, Attributes] = {}
         if self._versions.node(place.name).has_children if place.keys else True:
-            hidden = self._services.defaults.hidden_in(place.folder)
+            hidden = self._defaults.hidden_in(place.folder)
             components = self._versions.children(place.folder)
             for component in (one for one in components if one not in hidden):
                 name = escape(component)
-                number = folder_inode(self._services.source.folder(join(place.path, name)))
+                number = folder_inode(self._source.folder(join(place.path, name)))
                 found[name] = replace(attributes, inode=number)
         if place.keys:
             for version in self._versions.node(place.name).versions.values():
-                entry = version_entry(place.top.container, version, self._services.defaults)
+                entry = version_entry(place.top.container, version, self._defaults)
                 found[entry.name] = self._shown(join(place.path, entry.name), entry)
         return list(found.items())
 
     def _shown(self, path: str, entry: Entry) -> Attributes:
         """Return the attributes of a version, with the inode number that it has when it is open."""
-        attributes = self._services.inodes.of_open(path, entry.attributes)
-        return self._services.defaults.shown(attributes)
+        attributes = self._inodes.of_open(path, entry.attributes)
+        return self._defaults.shown(attributes)
 
     def _complete(self, entry: Entry) -> Entry:
         """Return the entry with the version's true ETag and size, by a HEAD where its listing lacks them."""
         if entry.complete and entry.etag and not entry.hinted:
             return entry
         assert entry.object is not None
-        return with_head(entry, self._services.store.head(entry.object), self._services.defaults)
+        return with_head(entry, self._store.head(entry.object), self._defaults)
 
 
 class _Place(Struct, frozen=True):

@@ -18,7 +18,14 @@ from typing import TextIO
 from swiftfs.concurrency import report_thread_failures
 from swiftfs.config.cache_dir import LOG
 from swiftfs.errors import ConfigurationError
-from swiftfs.service.logging import JournalFormatter, LineFormatter, Recent, Repetition, Told, reads_journal
+from swiftfs.service.monitoring import (
+    JournalFormatter,
+    LineFormatter,
+    Recent,
+    Repetition,
+    Told,
+    reads_journal,
+)
 from swiftfs.sqlite import leaves_room
 
 Ready = Callable[[], None]

@@ -33,7 +33,7 @@ from swiftfs.errors import (
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import History, ObjectName, Usage
 from swiftfs.paths import Source
-from swiftfs.service.logging import TOLD
+from swiftfs.service.monitoring import TOLD
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount, reason_of
 from swiftfs.store.protocol import Headers, ObjectStore

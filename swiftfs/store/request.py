@@ -87,28 +87,6 @@ class Request(Struct, frozen=True):
         return escape_dots(f"{path}?{self.query}" if self.query else path)
 
 
-class Reading:
-    """Whether requests that change nothing may run. It needs no lock: each call is one step.
-
-    libfuse waits for the calls that run before it ends, and a server may answer one for ever.
-    """
-
-    def __init__(self) -> None:
-        self._has_ended = False
-
-    def end(self) -> None:
-        """Let them fail, also those whose answer is being read, and let no request be repeated."""
-        self._has_ended = True
-
-    def resume(self) -> None:
-        """Let them run again."""
-        self._has_ended = False
-
-    def has_ended(self) -> bool:
-        """Return whether they fail."""
-        return self._has_ended
-
-
 def quoted_container(container: str) -> str:
     """Return the container's name as a URL segment; raise `BadName` for an invalid one."""
     if not container or "/" in container:

@@ -109,9 +109,7 @@ class SwiftStore:
         self._limits: Limits | None = None
         self._lock = new_lock(Rank.STORE)
         self._deletion = Deletion(
-            lambda request: self._transport.send(request).body,
-            self.delete,
-            lambda: self.limits().bulk_delete,
+            lambda request: self._transport.send(request).body, self.delete, lambda: self.limits().bulk_delete
         )
         self._copies = ServerCopies(lambda request: self._transport.send(request).headers, self.head)
         self._foreign = None if may_read is None else ForeignManifests(may_read, self._read_manifest)
@@ -258,16 +256,13 @@ class SwiftStore:
         """Raise `Sealed` if an archive has sealed one of the first segments of an SLO."""
         if not self.head(name).is_slo:
             return
-        for segment in self._first_segments(name):
+        segments = self.manifest(name).segments[:MAX_ASKED]
+        for segment in dict.fromkeys(one.name for one in segments if not one.data):
             retrieval = self.head(segment).retrieval
             if retrieval is None:  # not an archive
                 return
             if retrieval.state != UNSEALED:
                 raise sealed(f"{name}: its segment {segment.key}", retrieval.seconds)
-
-    def _first_segments(self, name: ObjectName) -> Iterable[ObjectName]:
-        segments = self.manifest(name).segments[:MAX_ASKED]
-        return dict.fromkeys(one.name for one in segments if not one.data)
 
     def _accept(self, info: ObjectInfo, answer: Answer) -> None:
         """Raise `ForeignManifest` if the bytes of an answer may not be read."""

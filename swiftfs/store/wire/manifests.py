@@ -80,11 +80,7 @@ def named_objects(chunks: Iterable[bytes], subject: str) -> Named:
 def _entry(segment: Segment) -> dict[str, Any]:
     if segment.data:
         return {"data": segment.data}
-    entry: dict[str, Any] = {
-        "path": f"/{segment.name}",
-        "etag": segment.etag,
-        "size_bytes": segment.size,
-    }
+    entry: dict[str, Any] = {"path": f"/{segment.name}", "etag": segment.etag, "size_bytes": segment.size}
     if segment.length is not None:
         entry["range"] = f"{segment.first}-{segment.first + segment.length - 1}"
     return entry
