@@ -56,10 +56,7 @@ class Tally(Struct):
 
 
 def find_cache(path: Path) -> Path:
-    """Return the cache folder of the mount at `path`, or `path` if it is a cache folder itself.
-
-    Raise `ConfigurationError` if it is neither.
-    """
+    """Return a mount's cache folder, or the path if it is one; else raise `ConfigurationError`."""
     try:
         return Path(os.fsdecode(os.getxattr(path, CACHE_ATTRIBUTE)))
     except OSError as error:

@@ -121,10 +121,7 @@ def _below(path: Path, warmed: Warmed, progress: Callable[[], None]) -> Iterator
 
 
 def _fitting(files: Iterable[Path], warmed: Warmed) -> Iterator[tuple[Path, int]]:
-    """Yield the files that fit into their mount's cache beside each other, with their sizes.
-
-    So none evicts another, nor what is pinned.
-    """
+    """Yield the files, with their sizes, that fit into their mount's cache beside each other and the pins."""
     caches: dict[Path, Space] = {}
     for file in files:
         try:

@@ -129,10 +129,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
 
 
 def _look_at(mountpoint: Path) -> tuple[int, Path, int]:
-    """Return the process, the cache folder and the device of a mount; unmount one whose process has died.
-
-    Errors as in `unmount`.
-    """
+    """Return a mount's process, cache folder and device; unmount a dead one. Errors as in `unmount`."""
     try:
         pid = int(os.getxattr(mountpoint, PID_ATTRIBUTE))
         cache = Path(os.fsdecode(os.getxattr(mountpoint, CACHE_ATTRIBUTE)))

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.concurrency import new_thread
-from swiftfs.demo.server import USERS
+from swiftfs.demo.server import HOST, USERS
 
-HOST = "127.0.0.1"
 DEVICE = "disk"
 PART_POWER = 4
 """16 partitions: each is a folder of the data, and more of them only slow the disk down."""
@@ -37,21 +36,8 @@ TOKEN_KEY = b"tokens outlive a restart".ljust(32)
 """A cluster keeps its tokens while a node is down; with a key no store is needed (older Swifts ignore it)."""
 
 PIPELINE = (
-    "catch_errors",
-    "gatekeeper",
-    "healthcheck",
-    "cache",
-    "listing_formats",
-    "bulk",
-    "tempurl",
-    "tempauth",
-    "copy",
-    "container_quotas",
-    "account_quotas",
-    "slo",
-    "dlo",
-    "versioned_writes",
-    "symlink",
+    *("catch_errors", "gatekeeper", "healthcheck", "cache", "listing_formats", "bulk", "tempurl", "tempauth"),
+    *("copy", "container_quotas", "account_quotas", "slo", "dlo", "versioned_writes", "symlink"),
 )
 """The filters in front of the proxy, in the order of Swift's own `proxy-server.conf-sample`."""
 

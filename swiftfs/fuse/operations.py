@@ -120,10 +120,7 @@ class Operations:
             self._limit_validity()
 
     def _limit_validity(self) -> None:
-        """Forbid the kernel to cache sizes while files are cut off.
-
-        Else their readers would meet the end of a shorter version, and not ask for the size of their own.
-        """
+        """Forbid the kernel to cache sizes while files are cut off: readers must ask for their own."""
         self._is_cut_off = bool(self._cut_off)
         if self._validity is not None:
             self._validity.value = 0.0 if self._is_cut_off else self._usual_validity

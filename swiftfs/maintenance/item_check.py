@@ -145,10 +145,7 @@ class SpanHasher:
 
 
 def hash_file(path: str, spans: Sequence[int], status: os.stat_result) -> list[str]:
-    """Return the MD5s of the spans of a file, whose state must stay as in `status`.
-
-    Raise `OSError`, and `ChangedMeanwhile`.
-    """
+    """Return the MD5s of a file's spans; raise `OSError`, `ChangedMeanwhile` unless it is as `status`."""
     hasher = SpanHasher(spans)
     descriptor = os.open(path, _READING)
     try:

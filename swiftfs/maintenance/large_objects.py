@@ -66,10 +66,7 @@ def plain_content(row: Row) -> Content:
 
 
 def content_of(store: ObjectStore, name: ObjectName, path: str, *, is_slo: bool) -> Content:
-    """Return the content of the object at `path`, by one request if it `is_slo` for sure, else by two.
-
-    Raise `NotFound`, and other errors of the store.
-    """
+    """Return an object's content, by one request if it `is_slo` for sure; raise the store's errors."""
     if is_slo:
         try:
             return _of_slo(store, name, path)

@@ -67,10 +67,7 @@ class PendingNames:
         return found
 
     def covers(self, name: ObjectName) -> bool:
-        """Return whether a change waits of an object or folder, of a folder above it, or of what is below it.
-
-        The key of a folder ends in a slash.
-        """
+        """Return whether a change waits of a name (a folder's ends in `/`), above it, or below it."""
         return self.cache_of(name) is not None or name in self._above
 
     def cache_of(self, name: ObjectName) -> Path | None:

@@ -36,10 +36,7 @@ Place = tuple[str, bool]
 
 
 class Remote(Struct, frozen=True):
-    """A file or folder in Swift; `row` is None for a folder without a marker.
-
-    If it is `unreadable`, only the name of its row is certain.
-    """
+    """A file, or a folder, whose marker is `row` if there is one; `unreadable`: only its name is certain."""
 
     position: str
     is_folder: bool

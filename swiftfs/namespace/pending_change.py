@@ -152,10 +152,7 @@ class FolderMoves:
         return change.entry if change is not None and change.at == PENDING else None
 
     def deleted_below(self, path: str) -> list[str]:
-        """Return the keys, without a slash at the end, of what this mount has removed below a folder.
-
-        It has deleted it or moved it away, and listings may still show it.
-        """
+        """Return the keys, without a last slash, of what was removed or moved away below a folder."""
         with self._lock:
             deleted = self._overlay.deletions_below(self._source.folder(path))
         return [folder.child(unescape(name)[0]).key for folder, name, _ in deleted]

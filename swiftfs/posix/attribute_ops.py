@@ -113,10 +113,7 @@ class AttributeOps(Part):
         return self._of_entry(path, self._look_up(path))
 
     def known_attributes(self, handle: int, names: Sequence[str]) -> list[Attributes | None]:
-        """Return what `getattr` returns for names in an open folder, None where it could have to wait.
-
-        No request is sent for them.
-        """
+        """Return what `getattr` returns, None where that could have to wait; send no request."""
         folder = self._directories.path_of(handle)
         if folder is None:
             return [None] * len(names)
@@ -211,10 +208,7 @@ class AttributeOps(Part):
         return [name for name in names if name is not None]
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
-        """Set an xattr; `flags` as in setxattr(2).
-
-        Raise `OSError` EOPNOTSUPP for a namespace other than `user.`, E2BIG beyond Swift's limits.
-        """
+        """Set an xattr; raise `OSError` EOPNOTSUPP unless it is `user.`, E2BIG beyond Swift's limits."""
         path = self._open_files.resolve(path)
         with self._pending.changing(path):
             if name == REFRESH_ATTRIBUTE:

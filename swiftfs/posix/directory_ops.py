@@ -4,7 +4,7 @@ import errno
 import itertools
 import logging
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cachetools import TTLCache
@@ -100,11 +100,10 @@ class DirectoryOps(Part):
 
     def _look_in(self, path: str) -> bool:
         """Hide or show what late requests have changed in a folder; return whether any had."""
-        return self._journal.late.look_in(path, lambda names: self._shown_of(path, names))
-
-    def _shown_of(self, path: str, names: Collection[str]) -> set[str]:
-        """Return which of the names a folder shows."""
-        return {entry.name for entry in self._namespace.children(path) if entry.name in names}
+        children = self._namespace.children
+        return self._journal.late.look_in(
+            path, lambda names: {one.name for one in children(path) if one.name in names}
+        )
 
     def fsyncdir(self, handle: int) -> None:
         """Return when the folder and everything closed below it is in Swift, or raise the error."""
@@ -263,10 +262,7 @@ class Hidden(Struct, frozen=True):
 
 
 class Seen(Struct, frozen=True):
-    """What a look-up has found: the `entry` of a path, and just before that the one of the open file.
-
-    `was_open` is whether there was one.
-    """
+    """What a look-up has found: an `entry`, and of a file that `was_open` just before that its own."""
 
     entry: Entry | None
     of_open_file: Entry | None
@@ -412,10 +408,7 @@ class UnlinkOps(Part):
         return Seen(entry, of_open_file, opened is not None)
 
     def _entry_of_closed(self, path: str, seen: Seen) -> Entry:
-        """Return the entry of a file that is not open, or not any more.
-
-        What a look-up has found may be older than a close(2) that came during it.
-        """
+        """Return the entry of a file that is not open any more: `seen` may be older than its close(2)."""
         entry = self._namespace.find(path) if seen.was_open else seen.entry
         if entry is None or entry.object is None:
             raise os_error(errno.ENOENT, path)

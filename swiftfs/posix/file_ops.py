@@ -169,10 +169,7 @@ class FileOps(Part):
         return self._open_files.handle(handle).file.cached_file.seek(offset, whence)
 
     def write(self, handle: int, offset: int, size: int, fill: Fill) -> int:
-        """Let `fill(descriptor, position)` copy `size` bytes, with O_APPEND to the end of the file.
-
-        Return how many bytes it copied.
-        """
+        """Let `fill(descriptor, position)` copy bytes, with O_APPEND to the end; return how many."""
         opened = self._open_files.handle(handle)
         file = opened.file
         if offset + size > self._services.layout.largest_file:

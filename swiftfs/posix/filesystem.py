@@ -246,10 +246,7 @@ class UsageReport:
         self._answers: LRUCache[str, tuple[float, FilesystemUsage]] = LRUCache(MAX_USAGES)
 
     def of(self, path: str) -> FilesystemUsage:
-        """Return size and free space of the container that contains `path`, or of the account.
-
-        Raise `StoreError` if Swift does not answer and never has.
-        """
+        """Return size and free space at `path`; raise `StoreError` if Swift never has answered."""
         container = self._source.folder(path).container
         with self._lock:
             until, last = self._answers.get(container, (0.0, None))

@@ -427,10 +427,7 @@ class RenameOps(Part):
             raise
 
     def _recent_below(self, path: str) -> tuple[MovedObject, ...]:
-        """Return the objects below a folder that this mount has stored, or moved there.
-
-        A listing may not show them yet.
-        """
+        """Return what this mount has stored below a folder, or moved there: listings may lack it."""
         return tuple(
             MovedObject(entry.object.key, EMPTY if entry.is_directory else entry.etag or entry.hash)
             for entry in self._namespace.recent_below(path)

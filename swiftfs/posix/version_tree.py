@@ -41,10 +41,7 @@ AT_ONCE = 1000
 
 
 class Node(Struct):
-    """What a container has kept of a key: older `versions` by their names as files, the newest first.
-
-    It `has_children` if keys lie below.
-    """
+    """What is kept of a key: its older `versions` by file names, newest first; if it `has_children`."""
 
     versions: dict[str, VersionRow] = field(default_factory=dict)
     has_children: bool = False

@@ -48,10 +48,7 @@ PER_UPLOAD = 4
 
 
 def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:
-    """Build the layers and connect them.
-
-    Raise `ConfigurationError` as `JournalDB` does, and if the cache folder cannot be used.
-    """
+    """Build and connect the layers; raise `ConfigurationError` if the cache folder cannot be used."""
     make_room(cache)
     # First of all: a journal of another format stops the mount before any other file is changed.
     db = JournalDB(cache, request.source.identity(account.label), account.place)

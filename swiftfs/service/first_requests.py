@@ -111,10 +111,7 @@ def check_policy(policy: str, account: ConnectedAccount) -> None:
 
 
 def look_up(request: MountRequest, account: ConnectedAccount) -> Usage:
-    """Return what Swift says about the source's container or account; make a missing one with `create`.
-
-    Raise `ConfigurationError` if it cannot be used.
-    """
+    """Return Swift's answer about the source, made if missing with `create`; raise `ConfigurationError`."""
     try:
         try:
             return _usage(request, account)
@@ -270,10 +267,7 @@ class FoundSource(Struct, frozen=True):
 
 
 def find_source(request: MountRequest, account: ConnectedAccount, cache: Path) -> FoundSource:
-    """Ask the server for the source, or the cache folder, if the server is away and the mount may be offline.
-
-    Raise `ConfigurationError` if it cannot be used.
-    """
+    """Ask the server, or, if it is away and may be, the cache folder; raise `ConfigurationError`."""
     usage = look_up_if_there(request, account)
     if usage is not None:
         request = as_allowed(request, account, usage)

@@ -54,10 +54,7 @@ def _check_unused(mountpoint: Path, *, is_fixed: bool) -> None:
 
 @contextlib.contextmanager
 def made_if_missing(mountpoint: Path) -> Iterator[None]:
-    """Make the folder and those above it if they are missing; remove them again if the block fails.
-
-    Raise `ConfigurationError` if it cannot be made.
-    """
+    """Make a missing folder and those above, removed if the block fails; raise `ConfigurationError`."""
     made = [] if os.path.lexists(mountpoint) else missing_folders(mountpoint)
     try:
         if made:

@@ -78,10 +78,7 @@ class Account:
         return f"Account({self.label})"
 
     def endpoint(self) -> str:
-        """Return the storage URL, which is requested once if it was not chosen.
-
-        Raise `LoginRefused`, `Unavailable` or `ConfigurationError`.
-        """
+        """Return the storage URL; raise `LoginRefused`, `Unavailable` or `ConfigurationError`."""
         # Without a lock: two threads may ask at once, and get the same answer.
         if not self._endpoint:
             self._endpoint = self._find_endpoint()
@@ -191,10 +188,7 @@ class Account:
             ) from None
 
     def check_storage(self, *, insecure: bool) -> None:
-        """Raise `ConfigurationError` if only the login has TLS, unless the storage may be `insecure`.
-
-        Other errors as in `endpoint`.
-        """
+        """Raise `ConfigurationError` if only the login has TLS and `insecure` is not set; see `endpoint`."""
         url = self.endpoint()
         if not (self.label.lower().startswith("https:") and urlsplit(url).scheme == "http"):
             return

@@ -125,10 +125,7 @@ def _reconnect(
 
 
 def log_in(account: Account, *, insecure_storage: bool) -> None:
-    """Log in, and check the storage URL; errors as in `Account.check_storage`.
-
-    Raise `Unavailable` after `HANG_SECONDS`.
-    """
+    """Log in, and check the storage URL as `check_storage` does; raise `Unavailable` after `HANG_SECONDS`."""
     done: Future[None] = new_future()
     # In the caller's context: its deadline counts, too. A daemon: what hangs must not keep the process.
     arguments = (_log_in, account, insecure_storage, done)

@@ -5,12 +5,12 @@ front of it, or a server that has bulk delete only in `/info`, refuses the reque
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 from urllib.parse import quote, unquote
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from swiftfs.concurrency import Executor, Rank, new_lock, new_pool
 from swiftfs.errors import BadName, BadRequest, Corrupt, NotFound, QuotaExceeded, StoreError, Unavailable
@@ -63,18 +63,15 @@ class NoVerdict(Corrupt):
     """The answer is complete, but not a verdict on the names."""
 
 
-class Outcome(Struct):
+class Outcome(Struct, frozen=True):
     """The result for the names in a bulk delete.
 
-    `single` are names that it did not accept; they can be deleted one by one. With `outage` the answer was
-    lost, and the next request would fail too. With `none_found` the server reports that no name existed.
+    `single` are names that it did not accept; they can be deleted one by one. With `none_found` the server
+    reports that no name existed.
     """
 
-    failures: dict[ObjectName, StoreError] = field(default_factory=dict)
-    single: list[ObjectName] = field(default_factory=list)
-    refused: BulkRefused | None = None
-    too_large: bool = False
-    outage: StoreError | None = None
+    failures: Mapping[ObjectName, StoreError]
+    single: Sequence[ObjectName] = ()
     none_found: bool = False
 
 
@@ -105,7 +102,7 @@ def bulk_outcome(names: Sequence[ObjectName], body: bytes) -> Outcome:
                 failures[name] = Unavailable(f"delete_many {name}: the server gave up, {status}")
     failures = {name: one for name, one in failures.items() if not isinstance(one, NotFound)}
     none_found = not (verdict["Number Deleted"] or failures or unauthorized)
-    return Outcome(failures, unauthorized, none_found=none_found)
+    return Outcome(failures, unauthorized, none_found)
 
 
 def _check_refusal(verdict: dict[str, Any]) -> None:
@@ -215,42 +212,38 @@ class Deletion:
         in_bulk = [name for name in chunk if fits_in_bulk(name)] if self._batch() else []
         if not in_bulk:
             return self._delete_in_parallel(chunk), None
-        outcome = self._bulk.delete(in_bulk)
-        if outcome.none_found:
-            self._check_none_found(outcome, in_bulk[0])
-        if outcome.too_large:
+        try:
+            outcome = self._bulk.delete(in_bulk)
+            if outcome.none_found:
+                self._check_none_found(in_bulk[0])
+        except BulkTooLarge:
             return self._delete_halves(chunk)
-        failures = outcome.failures
-        if outcome.refused is not None:
+        except BulkRefused as refusal:
             failures = self._delete_in_parallel(chunk)
             # Single DELETEs work, so it was the bulk delete that was refused, and not the user.
             if len(failures) < len(chunk):
-                self._bulk.remember_refusal(outcome.refused)
+                self._bulk.remember_refusal(refusal)
             return failures, None
-        if outcome.outage is None:
-            taken = {*in_bulk} - {*outcome.single}
-            if single := [name for name in chunk if name not in taken]:
-                failures |= self._delete_in_parallel(single)
-        else:
-            failures |= dict.fromkeys(chunk, outcome.outage)
-        return failures, outcome.outage
+        except StoreError as outage:
+            return dict.fromkeys(chunk, outage), outage
+        taken = {*in_bulk} - {*outcome.single}
+        single = [name for name in chunk if name not in taken]
+        return {**outcome.failures, **(self._delete_in_parallel(single) if single else {})}, None
 
-    def _check_none_found(self, outcome: Outcome, first: ObjectName) -> None:
-        """Check an answer that no name existed by a DELETE of the first: such a server may do nothing."""
+    def _check_none_found(self, first: ObjectName) -> None:
+        """Check an answer that no name existed by a DELETE of the first: such a server may do nothing.
+
+        Raise `BulkRefused` if it may, and a retryable error, as for an answer that was lost.
+        """
         try:
             self._delete(first)
         except NotFound:
             return
         except StoreError as error:
             if error.retryable:
-                # Nobody knows whether it exists: the names are treated like those of a lost answer.
-                outcome.outage = error
-            else:
-                outcome.refused = BulkRefused(error, remembered=False)
-        else:
-            outcome.refused = BulkRefused(
-                StoreError(f"delete_many: the server did not find {first}, which existed")
-            )
+                raise
+            raise BulkRefused(error, remembered=False) from None
+        raise BulkRefused(StoreError(f"delete_many: the server did not find {first}, which existed"))
 
     def _delete_halves(
         self, chunk: Sequence[ObjectName]
@@ -312,44 +305,44 @@ class BulkDeletes:
         log.info("the server refuses bulk deletes, so objects are deleted one by one: %s", refusal)
 
     def delete(self, names: Sequence[ObjectName]) -> Outcome:
-        """Delete `names` by one request."""
+        """Delete `names` by one request.
+
+        Raise `BulkRefused`, `BulkTooLarge`, and the retryable error of a request whose answer was lost.
+        """
         try:
             request = bulk_delete_request(names)
         except BadName:  # single DELETEs report which name is the bad one
-            return Outcome(single=list(names))
+            return Outcome({}, names)
         begun = busy_time()
         try:
             outcome = bulk_outcome(names, self._send(request))
         except (BulkTooLarge, QuotaExceeded) as error:  # 413
-            return self._too_large(names, error)
+            raise self._too_large(len(names), error) from None
         except NoVerdict as error:
-            return self._no_verdict(names, error)
+            with self._lock:
+                self._unreadable += 1
+                often = self._unreadable >= MAX_UNREADABLE  # one answer may be an accident
+            raise BulkRefused(error, remembered=often) from None
+        except BulkRefused:
+            raise
         except StoreError as error:
-            if error.retryable:
-                self._took(len(names), busy_time() - begun, answered=False)
-                return Outcome(dict.fromkeys(names, error), outage=error)
-            refusal = error if isinstance(error, BulkRefused) else BulkRefused(error)
-            return Outcome(single=list(names), refused=refusal)
+            if not error.retryable:
+                raise BulkRefused(error) from None
+            self._took(len(names), busy_time() - begun, answered=False)
+            raise
         with self._lock:
             self._unreadable = 0
         self._took(len(names), busy_time() - begun, answered=True)
         return outcome
 
-    def _too_large(self, names: Sequence[ObjectName], error: StoreError) -> Outcome:
-        if len(names) == 1:
-            # A request of one name cannot be made smaller.
-            return Outcome(single=list(names), refused=BulkRefused(error))
+    def _too_large(self, count: int, error: StoreError) -> BulkRefused | BulkTooLarge:
+        """Send fewer names from now on; return the error. A request of one name cannot be made smaller."""
+        if count == 1:
+            return BulkRefused(error)
         with self._lock:
             # `min`: another thread may have made it smaller meanwhile.
-            self._size = max(1, min(self._size, len(names) // 2))
-        return Outcome(single=list(names), too_large=True)
-
-    def _no_verdict(self, names: Sequence[ObjectName], error: NoVerdict) -> Outcome:
-        """Fall back to single DELETEs: for these names, as one answer may be an accident, or for good."""
-        with self._lock:
-            self._unreadable += 1
-            often = self._unreadable >= MAX_UNREADABLE
-        return Outcome(single=list(names), refused=BulkRefused(error, remembered=often))
+            self._size = max(1, min(self._size, count // 2))
+        return BulkTooLarge(str(error))
 
     def _took(self, count: int, seconds: float, *, answered: bool) -> None:
         with self._lock:

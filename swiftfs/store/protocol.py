@@ -265,10 +265,7 @@ def iter_container_pages(store: ObjectStore) -> Iterator[Page]:
 
 
 class _Pages(Iterator[Page]):
-    """The pages that `request` returns, each after a marker, the first after `start`.
-
-    One that failed is requested again by `next`.
-    """
+    """The pages that `request` returns after `start`; one that failed is requested again by `next`."""
 
     def __init__(self, request: Callable[[str], Page], start: str = "") -> None:
         self._request = request
@@ -329,10 +326,7 @@ class Histories:
         return self.known_versioned(container)
 
     def may_have_versions(self, container: str) -> bool:
-        """Return whether older versions of objects may exist: also where Swift refuses to say it.
-
-        Raise a retryable `StoreError` if it does not answer.
-        """
+        """Return whether older versions may exist, also if it is refused; raise retryable errors only."""
         try:
             return self.of(container) is not History.NONE
         except StoreError as error:

@@ -121,10 +121,7 @@ def _quoted(text: str, safe: str) -> str:
 
 
 def escape_dots(url: str) -> str:
-    """Percent-encode the path segments `.` and `..`.
-
-    Clients and proxies resolve them (RFC 3986, 5.2.4), and the request would reach another object.
-    """
+    """Percent-encode path segments `.` and `..`, which clients and proxies resolve (RFC 3986, 5.2.4)."""
     path, mark, query = url.partition("?")
     return _DOT_SEGMENT.sub(lambda found: "%2E" * len(found.group()), path) + mark + query
 
@@ -149,10 +146,7 @@ _PLAIN_LINE = re.compile(r"([^:]+):[ \t]*([^\r]*[^\r \t]|)[ \t]*\r\n")
 
 
 def read_headers(file: BufferedReader) -> list[tuple[str, str]]:
-    """Read the headers and the empty line after them, their text decoded as Latin-1.
-
-    Raise `BrokenHead` and network errors.
-    """
+    """Read the headers, in Latin-1, and the empty line after them; raise `BrokenHead` and network errors."""
     # Mostly all of it has come, and is plain: one look takes a fifth of the time.
     if (plain := _PLAIN_HEAD.match(file.peek(1))) is not None:
         text = file.read(plain.end()).decode("latin-1")

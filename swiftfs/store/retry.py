@@ -322,10 +322,7 @@ class RetryingStore:
         return self._repeat(recorded, CLASHES_REPEATED)
 
     def close(self) -> None:
-        """End every pause, and let each later call fail. Close the store if it is owned.
-
-        A call that pauses fails with its last error; a request that runs goes on.
-        """
+        """End every pause, let each later call fail, and close the store if it is owned."""
         self._closing.set()
         if self._owns:
             self._store.close()

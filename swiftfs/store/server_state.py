@@ -249,10 +249,7 @@ class Counters:
 
 
 class Away(Struct, frozen=True):
-    """The server is away `since` some Unix time, for a `reason` in words.
-
-    If it `answers`, the mount cannot go on with what it says.
-    """
+    """The server is away `since` a Unix time, for a `reason`; if it `answers`, not as the mount needs it."""
 
     since: float
     reason: str

@@ -40,6 +40,7 @@ from swiftfs.store.deletion import Deletion
 from swiftfs.store.error_map import sealed
 from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
 from swiftfs.store.protocol import Body, CopyRequest, Headers, Sink, iter_dlo_segments
+from swiftfs.store.ranged_get import OtherSize, RangedGet
 from swiftfs.store.request import WORK_SECONDS, Request
 from swiftfs.store.server_copies import ServerCopies
 from swiftfs.store.server_state import ServerState
@@ -72,7 +73,6 @@ from swiftfs.store.wire.object_headers import (
     symlink_source,
     to_wire,
 )
-from swiftfs.store.wire.ranged_get import OtherSize, RangedGet
 
 PUT_SECONDS = 120.0
 """Longest wait for an answer after a body was sent: the server first writes it to its replicas."""
