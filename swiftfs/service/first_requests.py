@@ -87,7 +87,7 @@ def as_allowed(request: MountRequest, account: ConnectedAccount, usage: Usage) -
     with deadline(WRITE_SECONDS):
         allowed = may_write(account.store, request.source, usage.history)
     # Otherwise close() would succeed, and the change be refused later, when nobody sees it.
-    return request if allowed else replace(request, options=replace(request.options, ro=True), refused=True)
+    return request if allowed else request.as_refused()
 
 
 def look_up_if_there(request: MountRequest, account: ConnectedAccount) -> Usage | None:
@@ -251,12 +251,6 @@ class SourceMemory(Struct, frozen=True):
         except OSError as error:
             log.warning("%s cannot be written: %s", cache / SOURCE, error.strerror)
 
-    def allowed(self, request: MountRequest) -> MountRequest:
-        """Return the request, read-only if the user might not write the last time."""
-        if not self.refused or request.options.ro:
-            return request
-        return replace(request, options=replace(request.options, ro=True), refused=True)
-
 
 class FoundSource(Struct, frozen=True):
     """What is known of the source when a mount begins: from the server, or from `memory` while it is away."""
@@ -280,7 +274,7 @@ def find_source(request: MountRequest, account: ConnectedAccount, cache: Path) -
     known = SourceMemory.load(cache, identity)
     if known is None:
         return FoundSource(request, None, None)
-    return FoundSource(known.allowed(request), known.usage, known)
+    return FoundSource(request.as_refused() if known.refused else request, known.usage, known)
 
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
