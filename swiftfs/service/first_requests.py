@@ -21,7 +21,6 @@ from swiftfs.errors import (
     ConfigurationError,
     LoginRefused,
     NotFound,
-    NotSwift,
     Postponed,
     StoreError,
     SwiftfsError,
@@ -35,7 +34,7 @@ from swiftfs.objects import History, ObjectName, Usage
 from swiftfs.paths import Source
 from swiftfs.service.monitoring import TOLD
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.store.connect import ConnectedAccount, reason_of
+from swiftfs.store.connect import ConnectedAccount, explained
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.retry import deadline
 
@@ -171,24 +170,15 @@ def _begin_offline(
 
 
 def _failure(error: StoreError, request: MountRequest, label: str) -> ConfigurationError:
-    if isinstance(error, LoginRefused):
-        return ConfigurationError(str(error))
     source = request.source
-    reason = reason_of(error)
-    if isinstance(error, NotFound):
-        command = command_line("mount --create", source, request.mountpoint)
-        makes = "the option 'create'" if request.is_fixed else command
-        return ConfigurationError(
-            f"no container {source.container!r} at {label}: check its name; "
-            f"{makes} makes it, and so does mkdir in a mount of /"
-        )
-    if isinstance(error, AccessDenied):
-        return ConfigurationError(
-            f"{label} may not read {source}: check the user's rights and the project ({reason})"
-        )
-    if isinstance(error, Unavailable) and not isinstance(error, NotSwift):
-        return ConfigurationError(f"{label}: the server cannot serve {source} now, {reason}: try again later")
-    return ConfigurationError(f"{label}: {source} cannot be listed: {reason}")
+    if not isinstance(error, NotFound):
+        return explained(error, label, str(source), "read")
+    command = command_line("mount --create", source, request.mountpoint)
+    makes = "the option 'create'" if request.is_fixed else command
+    return ConfigurationError(
+        f"no container {source.container!r} at {label}: check its name; "
+        f"{makes} makes it, and so does mkdir in a mount of /"
+    )
 
 
 def _is_empty_prefix(filesystem: "FileSystem", request: MountRequest, account: ConnectedAccount) -> bool:
