@@ -164,9 +164,9 @@ def thaw(paths: tuple[Path, ...], no_wait: bool, as_json: bool) -> None:
     archive was asked for it, and has brought it back, which may take hours and cost money. The exit code is 0
     if all files can be read; files that could not be asked for are printed.
     """
-    from swiftfs.cli import warm as command
+    from swiftfs.cli import running
 
-    command.run_thaw(paths, wait=not no_wait, as_json=as_json)
+    running.run_thaw(paths, wait=not no_wait, as_json=as_json)
 
 
 @main.command(epilog=examples("swiftfs warm ~/archive", "swiftfs warm ~/archive/2019 --data"))
@@ -180,9 +180,9 @@ def warm(paths: tuple[Path, ...], data: bool, as_json: bool) -> None:
     is away. With --data the files are read too, as far as they fit into the cache: none is read that would
     evict another one of them. The exit code is 1 if something could not be listed or read, or did not fit.
     """
-    from swiftfs.cli import warm as command
+    from swiftfs.cli import running
 
-    command.run_warm(paths, data=data, as_json=as_json)
+    running.run_warm(paths, data=data, as_json=as_json)
 
 
 @main.command(epilog=examples("swiftfs pin ~/archive/2019", "swiftfs pin ~/archive"))

@@ -36,20 +36,6 @@ ROOT_SECONDS = 8.0
 """How long a mount tries to get its root: whoever mounts waits for it."""
 
 
-class _Parts:
-    """What carries out the calls on ordinary paths."""
-
-    def __init__(self, services: Services, protected: ProtectedPaths) -> None:
-        self.pending = pending = PendingChanges(services, protected)
-        self.write_back = write_back = WriteBack(services, pending)
-        changes = AttributeChanges(services, pending, write_back)
-        self.files = FileOps(services, pending, write_back, changes)
-        self.directories = directories = DirectoryOps(services, pending, write_back)
-        self.unlinks = unlinks = UnlinkOps(services, pending, write_back, directories)
-        self.renames = RenameOps(services, pending, write_back, directories, unlinks, changes)
-        self.attributes = AttributeOps(services, pending, directories, changes)
-
-
 class FileSystem:
     """One mount of `services`; `left` are the changes that an earlier process left in the journal.
 
@@ -61,11 +47,17 @@ class FileSystem:
         self.services = services
         self._left = left
         protected = ProtectedPaths(services)
-        self._parts = parts = _Parts(services, protected)
-        self._set_reads(VersionTree(services, parts.files, protected))
+        self._pending = pending = PendingChanges(services, protected)
+        self._write_back = write_back = WriteBack(services, pending)
+        changes = AttributeChanges(services, pending, write_back)
+        self._files = files = FileOps(services, pending, write_back, changes)
+        directories = DirectoryOps(services, pending, write_back)
+        unlinks = UnlinkOps(services, pending, write_back, directories)
+        renames = RenameOps(services, pending, write_back, directories, unlinks, changes)
+        attributes = AttributeOps(services, pending, directories, changes)
+        self._set_reads(VersionTree(services, files, protected), attributes, directories, files)
         self._set_page_calls(services.open_files)
 
-        attributes, directories, files = parts.attributes, parts.directories, parts.files
         self.getattr_handle = attributes.getattr_handle
         self.chmod, self.chown, self.utimens = attributes.chmod, attributes.chown, attributes.utimens
         self.setxattr, self.removexattr = attributes.setxattr, attributes.removexattr
@@ -77,8 +69,8 @@ class FileSystem:
         self.flush, self.fsync, self.release = files.flush, files.fsync, files.release
         self.fallocate, self.set_prefetch = files.fallocate, files.set_prefetch
         self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
-        self.unlink, self.unhide = parts.unlinks.unlink, parts.unlinks.unhide
-        self.rename, self.hide = parts.renames.rename, parts.renames.hide
+        self.unlink, self.unhide = unlinks.unlink, unlinks.unhide
+        self.rename, self.hide = renames.rename, renames.hide
 
         self._usage = UsageReport(services.store, services.source, services.options.segments)
         self.statfs = self._usage.of
@@ -86,9 +78,10 @@ class FileSystem:
         self.waiting, self.retry = services.journal.waiting, services.journal.retry
         self.refresh = services.namespace.invalidate_all
 
-    def _set_reads(self, versions: VersionTree) -> None:
+    def _set_reads(
+        self, versions: VersionTree, attributes: AttributeOps, directories: DirectoryOps, files: FileOps
+    ) -> None:
         """Set the calls that may be about older versions."""
-        attributes, directories, files = self._parts.attributes, self._parts.directories, self._parts.files
         before, handles = versions.before, versions.handles
         self.getattr = before(versions.getattr, attributes.getattr)
         self.getxattr = before(versions.getxattr, attributes.getxattr)
@@ -152,7 +145,7 @@ class FileSystem:
             histories.learn(container, usage.history, versioning=usage.versioning)
 
     def _recover(self) -> None:
-        self.services.journal.recover(self._left, self._parts.pending)
+        self.services.journal.recover(self._left, self._pending)
 
     def close(self, progress: Callable[[int], None] = lambda _: None, why: str = "") -> None:
         """Store all pending changes and end every thread; the mount is gone.
@@ -167,9 +160,9 @@ class FileSystem:
         with _calling_after(seconds, self.services.store.close):
             # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
             # namespace.
-            drain = self._parts.write_back.drain
+            drain = self._write_back.drain
             lost = [file.path for file in self.services.open_files.all() if not drain(file)]
-            self._parts.files.close()
+            self._files.close()
             left = journal.close(seconds, progress)
             self.services.file_cache.close()
             self.services.namespace.close()
