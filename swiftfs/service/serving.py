@@ -75,8 +75,8 @@ def serve(
         end.callback(reconnection.stop)
         end.callback(_stop_serving, account, termination)
         begin(filesystem, request, account, source.usage)
-        if request.options.offline:
-            _remember(source.memory, cache)
+        if source.memory is not None:
+            source.memory.save(cache)
         monitoring.begin(collector)
         reconnection.start()
         if request.options.trash and not request.options.ro:
@@ -105,14 +105,9 @@ def _reconnection(
     def back(usage: Usage, place: str) -> None:
         filesystem.come_back(usage)
         identity = source.request.source.identity(account.label)
-        _remember(SourceMemory(identity, place, source.request.refused, usage), cache)
+        SourceMemory(identity, place, source.request.refused, usage).save(cache)
 
     return Reconnection(source, account, lambda: len(filesystem.waiting()), back)
-
-
-def _remember(memory: SourceMemory | None, cache: Path) -> None:
-    if memory is not None:
-        memory.save(cache)
 
 
 def _store_rest(filesystem: FileSystem, account: ConnectedAccount, cache: Path) -> None:
