@@ -11,13 +11,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from swiftfs.objects import DIRECTORY_TYPE, Attributes, Record
+from swiftfs.objects import DIRECTORY_TYPE, Attributes, Record, VersionRow
 
 NS = 1_000_000_000
 
@@ -107,6 +108,20 @@ def parse_last_modified(text: str) -> int:
         return 0
     # Not by a division, which takes three times as long: this runs for every stat(2).
     return (since.days * 86_400 + since.seconds) * NS + since.microseconds * 1000
+
+
+def stored_at_ns(version: VersionRow) -> int:
+    """Return when a version was stored, in ns since the epoch: that is its id."""
+    try:
+        return int(Decimal(version.version_id.partition("_")[0]) * 10**9)
+    except ArithmeticError:  # `null`, or an id of another kind
+        return parse_last_modified(version.row.last_modified)
+
+
+def stored_at(version: VersionRow) -> str:
+    """Return when a version was stored as it is shown, such as `2026-11-28T10:15:30.123450Z`."""
+    moment = _EPOCH + timedelta(microseconds=stored_at_ns(version) // 1000)
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 _COMPRESSED = {

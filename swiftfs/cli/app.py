@@ -23,14 +23,12 @@ from swiftfs.cli.options import (
 )
 
 
-def _as_flag(word: str) -> str:
-    """Return an option as its flag is written: `--read_ahead` is accepted."""
-    return word.replace("_", "-")
-
-
 @click.group(
     cls=CommandGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _as_flag},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda word: word.replace("_", "-"),
+    },
 )
 @click.version_option(__version__, prog_name="swiftfs")
 def main() -> None:
@@ -87,11 +85,7 @@ def umount(mountpoint: Path) -> None:
 
 
 @main.command(
-    epilog=examples(
-        "swiftfs status",
-        "swiftfs status ~/photos --watch",
-        "swiftfs status ~/photos --json",
-    )
+    epilog=examples("swiftfs status", "swiftfs status ~/photos --watch", "swiftfs status ~/photos --json")
 )
 @click.argument("mountpoint", type=MOUNTPOINT, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch, one line each second.")
@@ -170,9 +164,9 @@ def thaw(paths: tuple[Path, ...], no_wait: bool, as_json: bool) -> None:
     archive was asked for it, and has brought it back, which may take hours and cost money. The exit code is 0
     if all files can be read; files that could not be asked for are printed.
     """
-    from swiftfs.cli import thaw as command
+    from swiftfs.cli import running
 
-    command.run(paths, wait=not no_wait, as_json=as_json)
+    running.run_thaw(paths, wait=not no_wait, as_json=as_json)
 
 
 @main.command(epilog=examples("swiftfs warm ~/archive", "swiftfs warm ~/archive/2019 --data"))
@@ -186,9 +180,9 @@ def warm(paths: tuple[Path, ...], data: bool, as_json: bool) -> None:
     is away. With --data the files are read too, as far as they fit into the cache: none is read that would
     evict another one of them. The exit code is 1 if something could not be listed or read, or did not fit.
     """
-    from swiftfs.cli import warm as command
+    from swiftfs.cli import running
 
-    command.run(paths, data=data, as_json=as_json)
+    running.run_warm(paths, data=data, as_json=as_json)
 
 
 @main.command(epilog=examples("swiftfs pin ~/archive/2019", "swiftfs pin ~/archive"))
@@ -372,9 +366,7 @@ def probe(source: str, size: int, **flags: bool | str | None) -> None:
 @main.command(epilog=examples("swiftfs demo", "swiftfs demo ~/demo"))
 @click.argument("mountpoint", type=MOUNTPOINT, required=False)
 @click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Folder for Swift's data (default: a temporary folder).",
+    "--data", type=click.Path(path_type=Path), help="Folder for Swift's data (default: a temporary folder)."
 )
 def demo(mountpoint: Path | None, data: Path | None) -> None:
     """Start a real Swift on loopback, mount a container of it, and show a short tour.

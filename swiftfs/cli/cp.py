@@ -13,13 +13,11 @@ import platformdirs
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from swiftfs.cli.connection import account_options, connected
-from swiftfs.cli.local_changes import journals_here
+from swiftfs.cli.connection import Place, account_options, connected, find_place, journals_here
 from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import new_pool
 from swiftfs.config.cache_dir import COPIES
 from swiftfs.config.options import Options
-from swiftfs.control.places import Place, find_place
 from swiftfs.errors import pluralize
 from swiftfs.filecache.segment_container import SegmentContainerChooser, may_hold_bytes_of
 from swiftfs.maintenance.copy_records import CopyRecords
@@ -31,12 +29,7 @@ from swiftfs.store.foreign_manifests import MayRead
 
 
 def run(
-    paths: Sequence[str],
-    flags: Mapping[str, Any],
-    walk: WalkOptions,
-    *,
-    expiry: bool,
-    as_json: bool,
+    paths: Sequence[str], flags: Mapping[str, Any], walk: WalkOptions, *, expiry: bool, as_json: bool
 ) -> None:
     """Copy all `paths` but the last one to the last one; exit with code 1 if some could not be copied."""
     if len(paths) < 2:

@@ -9,8 +9,7 @@ import click
 from rich.console import Console
 from rich.filesize import decimal
 
-from swiftfs.cli.connection import account_options, connected
-from swiftfs.cli.local_changes import journals_here
+from swiftfs.cli.connection import account_options, connected, journals_here
 from swiftfs.cli.wording import complain, pluralize
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.config.options import Options

@@ -54,24 +54,36 @@ class WrongCommandLine(OneLineError):
         super().__init__(f"{message[:1].lower()}{message[1:]} (see '{path} --help')")
 
 
-class CommandGroup(click.Group):
+class OneLineCommand(click.Command):
+    """A command that tells a wrong command line in one line."""
+
+    wrong = WrongCommandLine
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the command line, of a group up to the command; raise `WrongCommandLine`."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise _one_line(error, info_name or "", self.wrong) from error
+
+
+class CommandGroup(OneLineCommand, click.Group):
     """Commands in the order in which they were defined: that of use."""
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run, or complete a command line for a shell."""
         _open_standard_streams()
         try:
-            return self._main(*arguments, **options)
+            if COMPLETION in os.environ:
+                install()
+            return super().main(*arguments, **options)
         except OSError as error:
             if not _is_of_output(error):
                 raise
             OneLineError(f"the output cannot be written: {error.strerror}").show()
             sys.exit(1)
-
-    def _main(self, *arguments: Any, **options: Any) -> Any:
-        if COMPLETION in os.environ:
-            install()
-        return super().main(*arguments, **options)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         """Return the names in the order of use."""
@@ -82,15 +94,6 @@ class CommandGroup(click.Group):
         rows = [(name, command.get_short_help_str(WIDEST)) for name, command in self.commands.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """Read the command line up to the command; raise `WrongCommandLine`."""
-        try:
-            return super().make_context(info_name, args, parent, **extra)
-        except click.UsageError as error:
-            raise _one_line(error, info_name or "") from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -131,11 +134,13 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _one_line(error: click.UsageError, path: str) -> click.ClickException:
+def _one_line(
+    error: click.UsageError, path: str, wrong: type[WrongCommandLine] = WrongCommandLine
+) -> click.ClickException:
     # `swiftfs` without a command, whose message is the whole help.
     if type(error).__name__ == "NoArgsIsHelpError":
         return error
-    return WrongCommandLine(error, path)
+    return wrong(error, path)
 
 
 def _open_standard_streams() -> None:

@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from swiftfs.cli.app import main as cli
-from swiftfs.cli.group import OneLineError, WrongCommandLine
+from swiftfs.cli.group import OneLineCommand, OneLineError, WrongCommandLine
 from swiftfs.cli.options import MOUNTPOINT
 from swiftfs.config.sources import build_options, gather
 from swiftfs.errors import ConfigurationError, DeadMount, SwiftfsError
@@ -20,22 +19,11 @@ FAILED = 32
 
 
 class _Wrong(WrongCommandLine):
-    """A command line of a helper that cannot be understood."""
-
     exit_code = FAILED
 
 
-class _Helper(click.Command):
-    """A command that tells a wrong command line in one line, too."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """Read the command line; raise `_Wrong`."""
-        try:
-            return super().make_context(info_name, args, parent, **extra)
-        except click.UsageError as error:
-            raise _Wrong(error, info_name or "") from error
+class _Helper(OneLineCommand):
+    wrong = _Wrong
 
 
 @click.command(cls=_Helper, context_settings={"help_option_names": ["-h", "--help"]})

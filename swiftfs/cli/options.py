@@ -88,7 +88,9 @@ def _flag(option: Option) -> Callable[[Command], Command]:
     default = f" [{option.default}]" if option.default else ""
     if option.kind is SWITCH:
         off = option.flag.replace("--", "--no-")
-        others = [_flag_of(name) for name, meant in OTHER_NAMES.items() if meant == option.name]
+        others = [
+            "--" + name.replace("_", "-") for name, meant in OTHER_NAMES.items() if meant == option.name
+        ]
         return click.option(
             f"{option.flag}/{off}",
             *others,
@@ -117,10 +119,6 @@ def _complete_value(_context: click.Context, parameter: click.Parameter, incompl
     from swiftfs.cli.group import choices  # noqa: PLC0415  only completion needs it
 
     return list(choices(parameter.name or "", incomplete))
-
-
-def _flag_of(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _text(value: bool | str) -> str:

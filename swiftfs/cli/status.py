@@ -39,10 +39,7 @@ def run(mountpoint: Path | None, *, as_json: bool, watch: bool) -> None:
 
 
 def look(asked: Path | None) -> tuple[list[MountStatus], list[str]]:
-    """Return the status of the mount asked for, or of all that answer, and why others do not.
-
-    Raise `ConfigurationError` if none does.
-    """
+    """Return the statuses asked for, and why others have none; `ConfigurationError` if all have none."""
     if asked is not None:
         return [read_state(asked)], []
     states, failures, others = [], [], 0

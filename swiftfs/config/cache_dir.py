@@ -113,10 +113,7 @@ class UsedFolder:
         self._is_there = True
 
     def check(self) -> None:
-        """Raise `OSError` EIO if the folder was moved, replaced or deleted.
-
-        A local file would be made in another folder than the journal that names it.
-        """
+        """Raise `OSError` EIO if the folder is not where its journal is any more."""
         if self._identity is None or self._find() == self._identity:
             self._is_there = True
             return

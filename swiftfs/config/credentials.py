@@ -75,10 +75,7 @@ def read_credentials(path: Path) -> dict[str, str]:
 
 
 def login_environment(file: str, environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Return `environment` with the credentials of `file` instead of its own; unchanged if `file` is empty.
-
-    Errors as in `read_credentials`.
-    """
+    """Return `environment`, with the credentials of `file` if given; errors as in `read_credentials`."""
     if not file:
         return environment
     # All or nothing: a mixture of the file and the environment could mix two users.

@@ -24,12 +24,7 @@ IGNORED = frozenset(
 )
 """Words of fstab that mount(8) passes on and that have no effect here."""
 
-OPPOSITES = {
-    "rw": "ro",
-    "async": "sync",
-    "noexec": "exec",
-    "no_default_permissions": "default_permissions",
-}
+OPPOSITES = {"rw": "ro", "async": "sync", "noexec": "exec", "no_default_permissions": "default_permissions"}
 """Words after `-o` and in fstab that turn an option off."""
 
 OTHER_NAMES = {"readonly": "ro", "read_only": "ro"}
@@ -92,10 +87,7 @@ def default_file() -> Path:
 
 
 def from_words(words: Iterable[str], origin: str = "-o") -> list[Setting]:
-    """Return the settings in `-o` arguments, each `name[=value][,…]`, without words for mount(8) only.
-
-    Raise `ConfigurationError` for `remount`.
-    """
+    """Return the settings in `-o name[=value][,…]` words; raise `ConfigurationError` for `remount`."""
     settings = []
     for word in (part for text in words for part in _parts(text)):
         name, _, value = word.partition("=")
@@ -134,10 +126,7 @@ def from_environment(environment: Mapping[str, str]) -> list[Setting]:
 
 
 def from_file(path: Path) -> list[Setting]:
-    """Return the settings in a TOML file.
-
-    Raise `ConfigurationError` for a value that no option can have, and for a file that others can change.
-    """
+    """Return the settings in a TOML file; raise `ConfigurationError` for a value, or unsafe rights."""
     subject = f"configuration file {path}"
     # An option may turn checks off, or name the file with the credentials and the server that gets them.
     text, values = read_toml(path, subject, partial(check_trusted, subject))

@@ -7,8 +7,7 @@ from pathlib import Path
 from swiftfs import __version__
 from swiftfs.concurrency import unix_time
 from swiftfs.config.cache_dir import LOST, damaged_journals
-from swiftfs.control.budget import Budget
-from swiftfs.control.live_options import LiveOptions
+from swiftfs.control.live_options import Budget, LiveOptions
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Throttling, Writing
 from swiftfs.filecache.version_cache import Pin
 from swiftfs.journal.report import sent_bytes

@@ -293,10 +293,7 @@ class ControlDirFS:
         self._filesystem.removexattr(path, name)
 
     def _check_owner(self, path: str, name: str) -> None:
-        """Raise `OSError` EPERM if the caller may not change when the file is deleted.
-
-        The kernel checks that for xattrs of the namespaces it knows only.
-        """
+        """Raise `OSError` EPERM if the caller may not set the expiry: the kernel does not check it."""
         if name == EXPIRY_ATTRIBUTE and not self._control.is_called_by(self._filesystem.getattr(path).uid):
             self._control.check_access(path, errno.EPERM)
 

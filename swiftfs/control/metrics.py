@@ -184,10 +184,7 @@ class Exporter(Protocol):
 
 
 def open_exporter(where: str) -> Exporter:
-    """Return the exporter for the option `metrics`; its port or socket is bound, or its folder is checked.
-
-    Raise `ConfigurationError` if that fails.
-    """
+    """Return the exporter for the option `metrics`, ready to begin; raise `ConfigurationError`."""
     return FileExporter(Path(where)) if where.endswith(".prom") else HttpExporter(where)
 
 

@@ -32,7 +32,6 @@ from swiftfs.control.mount_table import (
     mounted_on,
 )
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, NotYours, SwiftfsError, mount_error
-from swiftfs.journal.queue_report import QueueReport
 from swiftfs.sqlite import is_for_want_of_space
 
 if TYPE_CHECKING:
@@ -130,10 +129,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
 
 
 def _look_at(mountpoint: Path) -> tuple[int, Path, int]:
-    """Return the process, the cache folder and the device of a mount; unmount one whose process has died.
-
-    Errors as in `unmount`.
-    """
+    """Return a mount's process, cache folder and device; unmount a dead one. Errors as in `unmount`."""
     try:
         pid = int(os.getxattr(mountpoint, PID_ATTRIBUTE))
         cache = Path(os.fsdecode(os.getxattr(mountpoint, CACHE_ATTRIBUTE)))
@@ -330,7 +326,8 @@ class DetachWatch:
         self._journal.flush_all()
         while True:
             report = self._journal.report()
-            Drain(report.flushing, _unstored(report), held=True, ended=False).write(self._cache)
+            unstored = report.left_over() if report.unflushed and not report.flushing else ""
+            Drain(report.flushing, unstored, held=True, ended=False).write(self._cache)
             if self._has_ended(WRITE_SECONDS):
                 return
 
@@ -339,8 +336,3 @@ class DetachWatch:
 
     def _has_ended(self, seconds: float) -> bool:
         return bool(select.select([self._ended], [], [], seconds)[0])
-
-
-def _unstored(report: QueueReport) -> str:
-    """Return a message about changes that could not be stored, empty if all are."""
-    return report.left_over() if report.unflushed and not report.flushing else ""

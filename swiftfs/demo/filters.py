@@ -17,7 +17,7 @@ import eventlet
 from eventlet import event, wsgi
 
 from swiftfs.concurrency import monotonic, unix_time
-from swiftfs.demo.values import Fault
+from swiftfs.demo.server import Fault
 
 Environ = dict[str, Any]
 Write = Callable[[bytes], object]

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.concurrency import new_thread
-from swiftfs.demo.values import USERS
+from swiftfs.demo.server import HOST, USERS
 
-HOST = "127.0.0.1"
 DEVICE = "disk"
 PART_POWER = 4
 """16 partitions: each is a folder of the data, and more of them only slow the disk down."""
@@ -37,21 +36,8 @@ TOKEN_KEY = b"tokens outlive a restart".ljust(32)
 """A cluster keeps its tokens while a node is down; with a key no store is needed (older Swifts ignore it)."""
 
 PIPELINE = (
-    "catch_errors",
-    "gatekeeper",
-    "healthcheck",
-    "cache",
-    "listing_formats",
-    "bulk",
-    "tempurl",
-    "tempauth",
-    "copy",
-    "container_quotas",
-    "account_quotas",
-    "slo",
-    "dlo",
-    "versioned_writes",
-    "symlink",
+    *("catch_errors", "gatekeeper", "healthcheck", "cache", "listing_formats", "bulk", "tempurl", "tempauth"),
+    *("copy", "container_quotas", "account_quotas", "slo", "dlo", "versioned_writes", "symlink"),
 )
 """The filters in front of the proxy, in the order of Swift's own `proxy-server.conf-sample`."""
 
@@ -75,9 +61,7 @@ PROXY = {
     # The only node must not be disabled after a few errors.
     "error_suppression_limit": "1000000000",
 }
-FILTERS: Mapping[str, Mapping[str, str]] = {
-    "versioned_writes": {"allow_versioned_writes": "true"},
-}
+FILTERS: Mapping[str, Mapping[str, str]] = {"versioned_writes": {"allow_versioned_writes": "true"}}
 
 
 def main() -> None:
@@ -142,7 +126,8 @@ def serve(data: Path, configuration: Path, port: int, settings: Mapping[str, Any
     eventlet.spawn_n(usage.keep_up_to_date)
     gc.collect()
     gc.freeze()
-    _tell_ready()
+    print("ready", flush=True)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     _run(listener, front)
 
 
@@ -322,11 +307,6 @@ def _log_to_stderr() -> None:
                 logger.removeHandler(old)
                 old.close()
                 logger.addHandler(handler)
-
-
-def _tell_ready() -> None:
-    print("ready", flush=True)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -330,14 +330,7 @@ def log_failure(name: str, args: tuple[Any, ...], handle: int | None, error: Bas
     # That the server is away was logged when that began.
     everyday = not isinstance(error, StoreError) or isinstance(error, Offline) or number in _EVERYDAY
     code = errno.errorcode.get(number, number)
-    log.log(
-        logging.DEBUG if everyday else logging.WARNING,
-        "%s %s: %s (%s)",
-        name,
-        subject,
-        code,
-        error,
-    )
+    log.log(logging.DEBUG if everyday else logging.WARNING, "%s %s: %s (%s)", name, subject, code, error)
     return number
 
 

@@ -9,10 +9,7 @@ NEITHER = (
 
 
 def load_binding(choice: str) -> type[FUSE]:
-    """Return the binding on the libfuse of the option `fuse`: `2`, `3`, or `auto` for 3 where it is there.
-
-    Raise `ConfigurationError` where it is not.
-    """
+    """Return the binding of the option `fuse`: `2`, `3`, or `auto`; raise `ConfigurationError` without it."""
     if choice != "2":
         try:
             from swiftfs.fuse.libfuse3 import FUSE3  # noqa: PLC0415  this loads the library

@@ -128,13 +128,9 @@ class FUSE2(FUSE):
         """Begin."""
         self.begin()
 
-    def getattr(self, path: bytes, stat: int) -> None:
-        """Fill `struct stat` of a path."""
-        self.stat_path(path, stat)
-
     def fgetattr(self, path: bytes | None, stat: int, file_info: int) -> int | None:
         """Fill `struct stat` of an open file."""
-        return self.stat_handle(stat, file_info)
+        return self.getattr(path, stat, file_info)
 
     def readdir(self, path: bytes | None, buffer: int, filler: Any, offset: int, file_info: Any) -> None:
         """Pass the entries after `offset`, as many as libfuse takes."""
@@ -147,21 +143,6 @@ class FUSE2(FUSE):
             if filler(buffer, name, stat, place):
                 return
 
-    def rename(self, old: bytes, new: bytes) -> None:
-        self.rename_path(old, new)
-
-    def chmod(self, path: bytes, mode: int) -> None:
-        self.set_mode(path.decode(), mode)
-
-    def chown(self, path: bytes, uid: int, gid: int) -> None:
-        self.set_owner(path.decode(), uid, gid)
-
-    def truncate(self, path: bytes, length: int) -> None:
-        self.truncate_path(path, length)
-
     def ftruncate(self, path: bytes | None, length: int, file_info: Any) -> None:
         """Set the size of an open file."""
         self.filesystem.truncate_handle(file_info.contents.fh, length)
-
-    def utimens(self, path: bytes, times: Any) -> None:
-        self.set_times(path, times)

@@ -305,14 +305,6 @@ class FUSE3(FUSE):
         if self.libfuse.version < FIRST_RIGHT:
             answer_init(self._device, connection, has_set_id=self.has_set_id)
 
-    def getattr(self, path: bytes | None, stat: int, file_info: int | None) -> int | None:
-        """Fill `struct stat` of a path or an open file."""
-        if file_info:
-            return self.stat_handle(stat, file_info)
-        assert path is not None
-        self.stat_path(path, stat)
-        return None
-
     def readdir(
         self, path: bytes | None, buffer: int, filler: Any, offset: int, file_info: Any, flags: int
     ) -> None:
@@ -336,9 +328,6 @@ class FUSE3(FUSE):
             if filler(buffer, name, stat, place, 0 if attributes is None else FILL_DIR_PLUS):
                 return
 
-    def rename(self, old: bytes, new: bytes, flags: int) -> None:
-        self.rename_path(old, new, flags)
-
     def copy_file_range(
         self,
         path_in: bytes | None,
@@ -356,29 +345,6 @@ class FUSE3(FUSE):
 
     def lseek(self, path: bytes | None, offset: int, whence: int, file_info: int) -> int:
         return self.filesystem.lseek(self._handle_of(file_info), offset, whence)
-
-    def chmod(self, path: bytes | None, mode: int, file_info: int | None) -> None:
-        self.set_mode(self._path(path, file_info), mode)
-
-    def chown(self, path: bytes | None, uid: int, gid: int, file_info: int | None) -> None:
-        self.set_owner(self._path(path, file_info), uid, gid)
-
-    def truncate(self, path: bytes | None, length: int, file_info: int | None) -> None:
-        """Set the size of a file or an open file."""
-        if file_info:
-            self.filesystem.truncate_handle(self.libfuse.handle_of(file_info), length)
-        elif path is not None:
-            self.truncate_path(path, length)
-
-    def utimens(self, path: bytes | None, times: Any, file_info: int | None) -> None:
-        self.set_times(self._path(path, file_info).encode(), times)
-
-    def _path(self, path: bytes | None, file_info: int | None) -> str:
-        """Return the path of a call that gets a handle instead: of an ftruncate(2) that also clears bits."""
-        if path is not None:
-            return path.decode()
-        assert file_info is not None
-        return self.filesystem.path_of_handle(self.libfuse.handle_of(file_info))
 
 
 def _want(connection: Any, wanted: int, unwanted: int) -> None:

@@ -199,10 +199,7 @@ class Library:
         return _owner_at(file_info + self._owner_offset).value == _DROP
 
     def copy_to_file(self, source: int, size: int, descriptor: int, position: int) -> int:
-        """Move the `size` bytes of the buffer at the address into a file, by splice if they are in a pipe.
-
-        Return how many arrived; raise OSError as write(2) does.
-        """
+        """Move a buffer into a file, by splice from a pipe; return how many bytes, or raise `OSError`."""
         target = file_buffer(descriptor, position, size)
         copied = int(self._copy(ctypes.addressof(target), source, 0))
         if copied < 0:

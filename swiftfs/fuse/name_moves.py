@@ -63,7 +63,8 @@ class NameMoves:
             try:
                 self._filesystem.check_exists(path.decode())
             except OSError:
-                self._is_gone(path)
+                call = self._call_about(path)  # it gets ENOENT for the name, for the first or second time
+                self._trying_again[call] = not self._trying_again.get(call)
                 raise
         return attributes
 
@@ -104,11 +105,6 @@ class NameMoves:
     def _is_trying_again(self, path: bytes) -> bool:
         """Return whether the call is about to open a name for the second time."""
         return self._call_about(path) in self._trying_again
-
-    def _is_gone(self, path: bytes) -> None:
-        """Record that such a call gets ENOENT for the name, for the first or the second time."""
-        call = self._call_about(path)
-        self._trying_again[call] = not self._trying_again.get(call)
 
     def done(self, path: bytes) -> None:
         """Record that the call has ended."""

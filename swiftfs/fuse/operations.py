@@ -106,24 +106,28 @@ class Operations:
         self._write_stat = library.write_stat
         self._handle_of = library.handle_of
 
-    def stat_path(self, path: bytes, stat: int) -> None:
-        """Fill `struct stat` of a path."""
-        try:
-            attributes = self._getattr(path.decode())
-            if self._moves:
-                attributes = self._names.after_move(path, attributes)
-        except OSError:
-            self._names.missed(path)
-            raise
-        self._write_stat(stat, attributes)
+    def getattr(self, path: bytes | None, stat: int, file_info: int | None = None) -> int | None:
+        """Fill `struct stat` of a path or an open file."""
+        if file_info:
+            if self.library.is_marked_for_drop(file_info):
+                return ANSWER_THAT_DROPS
+            self._write_stat(stat, self._fgetattr(self._handle_of(file_info)))
+        else:
+            assert path is not None
+            try:
+                attributes = self._getattr(path.decode())
+                if self._moves:
+                    attributes = self._names.after_move(path, attributes)
+            except OSError:
+                self._names.missed(path)
+                raise
+            self._write_stat(stat, attributes)
         if self._cut_off or self._is_cut_off:
             self._limit_validity()
+        return None
 
     def _limit_validity(self) -> None:
-        """Forbid the kernel to cache sizes while files are cut off.
-
-        Else their readers would meet the end of a shorter version, and not ask for the size of their own.
-        """
+        """Forbid the kernel to cache sizes while files are cut off: readers must ask for their own."""
         self._is_cut_off = bool(self._cut_off)
         if self._validity is not None:
             self._validity.value = 0.0 if self._is_cut_off else self._usual_validity
@@ -132,15 +136,6 @@ class Operations:
         """Use the number at `address` in libfuse's memory: how long the kernel may cache attributes."""
         self._validity = ctypes.c_double.from_address(address)
         self._usual_validity = self._validity.value
-
-    def stat_handle(self, stat: int, file_info: int) -> int | None:
-        """Fill `struct stat` of an open file."""
-        if self.library.is_marked_for_drop(file_info):
-            return ANSWER_THAT_DROPS
-        self._write_stat(stat, self._fgetattr(self._handle_of(file_info)))
-        if self._cut_off or self._is_cut_off:
-            self._limit_validity()
-        return None
 
     def read_buf(self, path: bytes | None, target: int, size: int, offset: int, file_info: int) -> None:
         """Answer with a range of a local file, which libfuse splices to the kernel."""
@@ -226,7 +221,7 @@ class Operations:
     def link(self, old: bytes, new: bytes) -> None:
         self.filesystem.link(old.decode(), new.decode())
 
-    def rename_path(self, old: bytes, new: bytes, flags: int = 0) -> None:
+    def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
         """Rename a file or folder; libfuse hides an open file in this way."""
         if self._names.hides(new):
             self.filesystem.hide(old.decode(), new.decode())
@@ -236,8 +231,12 @@ class Operations:
             self.filesystem.unhide(new.decode())
         self.filesystem.rename(old.decode(), new.decode(), flags)
 
-    def truncate_path(self, path: bytes, length: int) -> None:
-        """Set the size of a file that need not be open."""
+    def truncate(self, path: bytes | None, length: int, file_info: int | None = None) -> None:
+        """Set the size of a file or an open file."""
+        if file_info:
+            self.filesystem.truncate_handle(self._handle_of(file_info), length)
+            return
+        assert path is not None
         if is_other := self.filesystem.is_other_inode(path.decode()):
             self._names.wait_and_try_again(path, is_change=True)
         try:
@@ -249,22 +248,29 @@ class Operations:
             raise
         self._names.done(path)
 
-    def set_mode(self, path: str, mode: int) -> None:
+    def chmod(self, path: bytes | None, mode: int, file_info: int | None = None) -> None:
         """Set the permission bits."""
-        self.filesystem.chmod(path, S_IMODE(mode))
+        self.filesystem.chmod(self._path(path, file_info), S_IMODE(mode))
 
-    def set_owner(self, path: str, uid: int, gid: int) -> None:
+    def chown(self, path: bytes | None, uid: int, gid: int, file_info: int | None = None) -> None:
         """Set owner and group; -1 as a C number leaves one unchanged."""
         owner, group = (None if number == _UNCHANGED else number for number in (uid, gid))
-        self.filesystem.chown(path, owner, group, self._caller())
+        self.filesystem.chown(self._path(path, file_info), owner, group, self._caller())
 
-    def set_times(self, path: bytes, times: Any) -> None:
+    def utimens(self, path: bytes | None, times: Any, file_info: int | None = None) -> None:
         """Set times; utimensat(2)'s NOW becomes the current time and OMIT becomes None."""
         if times:
             atime, mtime = _nanoseconds(times.contents.actime), _nanoseconds(times.contents.modtime)
         else:
             atime = mtime = unix_time_ns()
-        self.filesystem.utimens(path.decode(), atime, mtime)
+        self.filesystem.utimens(self._path(path, file_info), atime, mtime)
+
+    def _path(self, path: bytes | None, file_info: int | None) -> str:
+        """Return the path of a call that gets a handle instead: of an ftruncate(2) that also clears bits."""
+        if path is not None:
+            return path.decode()
+        assert file_info is not None
+        return self.filesystem.path_of_handle(self._handle_of(file_info))
 
     def flush(self, path: bytes | None, file_info: Any) -> None:
         self.filesystem.flush(file_info.contents.fh)

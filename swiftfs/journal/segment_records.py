@@ -39,7 +39,7 @@ from swiftfs.filecache.segment_container import (
 from swiftfs.journal.database import JournalDB
 from swiftfs.objects import Manifest, ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
-from swiftfs.store.histories import Histories
+from swiftfs.store.protocol import Histories
 
 log = logging.getLogger(__name__)
 

@@ -31,8 +31,7 @@ from swiftfs.journal.segment_records import (
     proven,
 )
 from swiftfs.objects import Manifest, ObjectName
-from swiftfs.store.histories import Histories
-from swiftfs.store.protocol import ObjectStore, dlo_segments, find_object, iter_rows
+from swiftfs.store.protocol import Histories, ObjectStore, dlo_segments, find_object, iter_rows
 
 log = logging.getLogger(__name__)
 

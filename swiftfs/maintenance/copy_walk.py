@@ -69,10 +69,7 @@ class Found(Struct, frozen=True):
 
 
 class WalkOptions(Struct, frozen=True):
-    """What is copied: folders too if `recursive`.
-
-    With `no_clobber` nothing is copied over others, with `update` only over what is older.
-    """
+    """What is copied: folders if `recursive`, nothing over others, or with `update` over what is older."""
 
     recursive: bool = False
     no_clobber: bool = False
@@ -279,10 +276,7 @@ class _Merged:
 
 
 def is_same(source: Row, target: Row) -> bool:
-    """Return whether listings show the same bytes, type and attributes at both names.
-
-    For a large object the ETag must be in the type, where swiftfs writes it.
-    """
+    """Return whether two rows show the same; of a large object the ETag must be in the type."""
     if (source.size, source.content_type) != (target.size, target.content_type):
         return False
     return source.hash == target.hash or decode_type(source.content_type)[1].slo is not None

@@ -1,24 +1,95 @@
-"""Checks one file or folder: what Swift says of it, and whether a local one has the same bytes."""
+"""Checks one file or folder: what Swift says of it, whether a local one is the same, and what is found."""
 
 import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum, auto
 from pathlib import Path
 
-from msgspec import Struct, field
+from msgspec import Struct, field, to_builtins
 from rich.filesize import decimal
 
 from swiftfs.attributes import NS, decode_type
 from swiftfs.errors import NotFound, StoreError, SwiftfsError, Unavailable, in_words
-from swiftfs.maintenance.findings import Finding, Tally
 from swiftfs.maintenance.large_objects import Content, Needed, content_of, plain_content, problem_of
 from swiftfs.maintenance.trees import Local, Remote, listed_row
 from swiftfs.namespace.entry import Defaults, Entry, file_entry
 from swiftfs.objects import ObjectName, Row
 from swiftfs.paths import MAX_NAME_BYTES
 from swiftfs.store.protocol import ObjectStore
+
+
+class Weight(Enum):
+    """What a finding means for the result: a difference, no result, or nothing."""
+
+    DIFFERENCE = auto()
+    UNKNOWN = auto()
+    NOTE = auto()
+
+
+KINDS = {
+    **dict.fromkeys(("only_here", "only_there", "type", "size", "bytes", "time", "mode"), Weight.DIFFERENCE),
+    **dict.fromkeys(("missing", "segment"), Weight.DIFFERENCE),
+    **dict.fromkeys(("unknown", "pending"), Weight.UNKNOWN),
+    **dict.fromkeys(("name", "orphans", "expires"), Weight.NOTE),
+}
+"""The kinds of findings. Programs read them: a word never changes its meaning."""
+
+
+class Finding(Struct, frozen=True):
+    """A sentence about `path`, which is relative to what is checked; `kind` is one of `KINDS`."""
+
+    kind: str
+    path: str
+    text: str
+
+    @property
+    def weight(self) -> Weight:
+        """What it means for the result."""
+        return KINDS[self.kind]
+
+    def to_json(self) -> dict[str, str]:
+        """Return the fields that are printed; a path that is not UTF-8 has its bytes as `\\xNN`."""
+        path = self.path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        return {**to_builtins(self), "path": path}
+
+
+Report = Callable[[Finding], None]
+
+
+class Tally(Struct):
+    """The numbers of what was checked; sizes in bytes. `hashed` was read here, `downloaded` from Swift."""
+
+    files: int = 0
+    folders: int = 0
+    links: int = 0
+    bytes: int = 0
+    large: int = 0
+    segments: int = 0
+    expiring: int = 0
+    hashed: int = 0
+    downloaded: int = 0
+    differences: int = 0
+    unknown: int = 0
+    notes: int = 0
+
+    def add(self, other: "Tally") -> None:
+        """Add the numbers of another part of what is checked."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def count(self, finding: Finding) -> None:
+        """Count a finding."""
+        match finding.weight:
+            case Weight.DIFFERENCE:
+                self.differences += 1
+            case Weight.UNKNOWN:
+                self.unknown += 1
+            case Weight.NOTE:
+                self.notes += 1
+
 
 READ_BYTES = 1024 * 1024
 """Bytes of a read: while they are hashed, other threads run."""
@@ -74,10 +145,7 @@ class SpanHasher:
 
 
 def hash_file(path: str, spans: Sequence[int], status: os.stat_result) -> list[str]:
-    """Return the MD5s of the spans of a file, whose state must stay as in `status`.
-
-    Raise `OSError`, and `ChangedMeanwhile`.
-    """
+    """Return the MD5s of a file's spans; raise `OSError`, `ChangedMeanwhile` unless it is as `status`."""
     hasher = SpanHasher(spans)
     descriptor = os.open(path, _READING)
     try:

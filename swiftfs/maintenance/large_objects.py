@@ -66,10 +66,7 @@ def plain_content(row: Row) -> Content:
 
 
 def content_of(store: ObjectStore, name: ObjectName, path: str, *, is_slo: bool) -> Content:
-    """Return the content of the object at `path`, by one request if it `is_slo` for sure, else by two.
-
-    Raise `NotFound`, and other errors of the store.
-    """
+    """Return an object's content, by one request if it `is_slo` for sure; raise the store's errors."""
     if is_slo:
         try:
             return _of_slo(store, name, path)
@@ -150,15 +147,12 @@ def _gaps(prefix: ObjectName, rows: Sequence[Row]) -> str:
         first = min(1, *found)
         if lost := max(found) + 1 - first - len(found):
             number = next(number for number in count(first) if number not in found)
-            return f"segment {number:0{len(numbered[0][2])}} of {prefix} is missing{_others(lost)}"
+            others = f", and {lost - 1} others" if lost > 1 else ""
+            return f"segment {number:0{len(numbered[0][2])}} of {prefix} is missing{others}"
     size, declared = sum(row.size for row in rows), _DECLARED_SIZE.fullmatch(prefix.key)
     if declared and int(declared[1]) != size:
         return f"the segments of {prefix} have {size} bytes instead of {int(declared[1])}"
     return ""
-
-
-def _others(count: int) -> str:
-    return f", and {count - 1} others" if count > 1 else ""
 
 
 class NeededSegments:

@@ -39,9 +39,8 @@ from swiftfs.journal.shared_copies import SegmentChanged, headers_of_copy, renam
 from swiftfs.maintenance.copy_records import CopyRecord, CopyRecords, Unfinished
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
-from swiftfs.store.histories import Histories
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_dlo_segments, iter_rows
+from swiftfs.store.protocol import CopyRequest, Headers, Histories, ObjectStore, iter_dlo_segments, iter_rows
 
 
 class ReplacedSegments:
@@ -169,10 +168,7 @@ class ObjectCopier:
         self._histories = Histories(store)
 
     def copy(self, transfer: Transfer) -> bool:
-        """Copy; return False if the target was the same already, or must stay. Raise the store's errors.
-
-        Raise `Changed` if the source is another version each time.
-        """
+        """Copy; return False if the target stays. Raise the store's errors, `Changed` after `ATTEMPTS`."""
         for _ in range(ATTEMPTS):
             try:
                 return self._attempt(transfer)
@@ -198,15 +194,12 @@ class ObjectCopier:
             self._store.copy(CopyRequest(transfer.source, transfer.target, manifest_only=True))
             return True
         has_expiry = "X-Delete-At" in info.preserved_headers
-        headers = None if self._options.expiry or not has_expiry else self._headers(info)
+        headers = None if self._options.expiry or not has_expiry else self._allowed(Headers.of(info))
         self._copy_plain(transfer, info.version.etag, headers)
         return True
 
     def _may_be_copied_unseen(self, row: Row) -> bool:
-        """Return whether a COPY may be sent without a HEAD before.
-
-        Only Swift makes sure that the COPY of a large object with the wrong ETag copies nothing.
-        """
+        """Return whether a COPY may be sent without a HEAD: only Swift heeds a large object's ETag."""
         is_large = decode_type(row.content_type)[1].slo is not None
         is_sure = self._store.limits().is_swift or not may_be_manifest(row)
         return self._options.expiry and not is_large and is_sure
@@ -216,9 +209,6 @@ class ObjectCopier:
         self._store.copy(CopyRequest(transfer.source, transfer.target, headers=headers, etag=etag))
         self._replaced.replaced(transfer.target, segments, is_slo=False)
         self._on_bytes(transfer.size)
-
-    def _headers(self, info: ObjectInfo) -> Headers:
-        return self._allowed(Headers.of(info))
 
     def _allowed(self, headers: Headers) -> Headers:
         """Return the headers without what copies are to lose."""
@@ -412,7 +402,7 @@ class ObjectCopier:
                 raise Corrupt(f"{transfer.target}: Swift made {stored.version.etag} of {filled.etag}")
             return True
         where = quote(f"{prefix.container}/{prefix.key}")
-        headers = self._headers(info)
+        headers = self._allowed(Headers.of(info))
         kept = {**headers.preserved_headers, "X-Object-Manifest": where}
         self._store.put(transfer.target, b"", replace(headers, preserved_headers=kept), if_absent=if_absent)
         return False

@@ -325,10 +325,7 @@ class Search:
 
 
 def may_be_manifest(row: Row) -> bool:
-    """Return whether a listed object may name segments: only our own SLOs show it in a listing.
-
-    A DLO lists as empty, and may have a mode from this program.
-    """
+    """Return whether a listed object may name segments: our own SLOs show it, a DLO lists as empty."""
     base, stored = decode_type(row.content_type)
     if stored.mode is None:
         return not is_directory_type(base) or row.size > 0

@@ -57,7 +57,8 @@ class PendingNames:
         found = []
         began = monotonic()
         for journal in self._journals():
-            about = [one for one in _operations(journal) if self._concerns(one)]
+            # What is damaged does not matter here: the mount says so.
+            about = [one.operation for one in salvage(journal).found if self._concerns(one.operation)]
             if about and not self._is_foreign(journal.parent):
                 found.append(Waiting(journal.parent, len(about)))
                 self._add(about, journal.parent)
@@ -66,10 +67,7 @@ class PendingNames:
         return found
 
     def covers(self, name: ObjectName) -> bool:
-        """Return whether a change waits of an object or folder, of a folder above it, or of what is below it.
-
-        The key of a folder ends in a slash.
-        """
+        """Return whether a change waits of a name (a folder's ends in `/`), above it, or below it."""
         return self.cache_of(name) is not None or name in self._above
 
     def cache_of(self, name: ObjectName) -> Path | None:
@@ -99,11 +97,6 @@ class PendingNames:
     def _journals(self) -> Iterator[Path]:
         found = (journal for root in self._roots for journal in _journals(root))
         yield from (journal for journal in dict.fromkeys(found) if os.access(journal, os.R_OK))
-
-
-def _operations(journal: Path) -> list[Operation]:
-    # What is damaged does not matter here: the mount says so.
-    return [found.operation for found in salvage(journal).found]
 
 
 def _folders_of(operation: Operation) -> list[ObjectName]:

@@ -36,8 +36,15 @@ from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.maintenance.trees import listed_row
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Row
 from swiftfs.paths import Source, beside_hidden, escape, unescape, without_hidden
-from swiftfs.store.histories import Histories
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, iter_containers, iter_pages, iter_rows
+from swiftfs.store.protocol import (
+    CopyRequest,
+    Headers,
+    Histories,
+    ObjectStore,
+    iter_containers,
+    iter_pages,
+    iter_rows,
+)
 from swiftfs.store.server_copies import prove_copy
 from swiftfs.store.trash_names import (
     OWNER,
@@ -149,10 +156,7 @@ class TrashedFile(Struct, frozen=True):
         return ObjectName(self.name.container, self.origin.key)
 
     def path(self, source: Source) -> str:
-        """Return its path in a mount of `source`, without the first slash.
-
-        Beside a folder of its name a mount shows it with `%file` at its end; `lies_at` knows both.
-        """
+        """Return its path in a mount, without the first slash; `%file` is at its end beside a folder."""
         first, *rest = map(escape, self._inside(source).split("/"))
         return "/".join((beside_hidden(first), *rest))
 
@@ -359,10 +363,7 @@ class TrashBin:
 
 
 def sweep(trash: TrashBin, days: int, clock_ns: Callable[[], int] = unix_time_ns) -> tuple[int, int]:
-    """Delete the files that have been in the trash for so many days; return their number, and the failures.
-
-    Swift has deleted most plain ones already.
-    """
+    """Delete the files that are `days` days in the trash; return their number, and that of the failures."""
     files = list(trash.ended(days, clock_ns()))
     return len(files), len(trash.delete(files)) if files else 0
 

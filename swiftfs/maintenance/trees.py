@@ -36,10 +36,7 @@ Place = tuple[str, bool]
 
 
 class Remote(Struct, frozen=True):
-    """A file or folder in Swift; `row` is None for a folder without a marker.
-
-    If it is `unreadable`, only the name of its row is certain.
-    """
+    """A file, or a folder, whose marker is `row` if there is one; `unreadable`: only its name is certain."""
 
     position: str
     is_folder: bool
@@ -225,7 +222,9 @@ def local_tree(root: Path, path: str = "") -> Iterator[Local]:
     except OSError:
         return  # only there
     one = _Child(positions if is_folder else positions[:-1], is_folder, place, has_no_object=False)
-    yield from _with_below(one)
+    yield _look(one)
+    if one.is_folder:
+        yield from _in_folder(one.path, one.position)
 
 
 def _in_folder(folder: str, position: str, *, is_root: bool = False) -> Iterator[Local]:
@@ -241,12 +240,6 @@ def _in_folder(folder: str, position: str, *, is_root: bool = False) -> Iterator
             yield _look(one)
             if one.is_folder and not one.has_no_object:
                 stack.append(iter(_children(one.path, one.position)))
-
-
-def _with_below(one: _Child) -> Iterator[Local]:
-    yield _look(one)
-    if one.is_folder:
-        yield from _in_folder(one.path, one.position)
 
 
 def _look(one: _Child) -> Local:

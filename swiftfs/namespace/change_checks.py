@@ -203,10 +203,7 @@ class ChangeChecker:
             yield from islice(iter_rows(self._store, container, prefix), len(page.rows), None)
 
     def _deletes(self, name: ObjectName) -> bool:
-        """Return whether this mount is about to delete what is at a name.
-
-        After that the name may be another client's: only a HEAD can tell.
-        """
+        """Return whether this mount is about to delete what is at a name; then only a HEAD can tell."""
         with self._lock:
             return self._overlay.deletes(name)
 
@@ -227,10 +224,7 @@ def _is_file(info: ObjectInfo) -> bool:
 
 
 def _shows(listed: Entry | None, info: ObjectInfo) -> bool:
-    """Return whether a listing's entry is of the version that a HEAD has shown.
-
-    Of another client's SLO a listing shows no ETag, but the size.
-    """
+    """Return whether an entry is of the version that a HEAD has shown; for another's SLO by its size."""
     if listed is None or listed.object != info.version.name or listed.is_directory == _is_file(info):
         return False
     if listed.etag or not info.is_slo:

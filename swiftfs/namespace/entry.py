@@ -307,10 +307,7 @@ def _from_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
 
 
 def moved_entry(entry: Entry, name: str, target: ObjectName) -> Entry:
-    """Return the entry of a file whose object was moved to `target`.
-
-    A listing will show the time of the copy.
-    """
+    """Return the entry of a file that was moved to `target`; a listing will show the time of the copy."""
     attributes = replace(entry.attributes, inode=inode_of(target))
     return replace(entry, name=name, object=target, attributes=attributes, last_modified="")
 

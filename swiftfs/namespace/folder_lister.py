@@ -277,10 +277,7 @@ class FolderLister:
         return StreamReader(start, pages, self._defaults, self._shared, self._change_checker, self._finish)
 
     def _finish(self, listing: Listing, begun: float, page: Page | None = None) -> Listing:
-        """Apply local changes to a new listing, check those that it contradicts by HEADs, and keep it.
-
-        The whole listing is `page`, unless it is huge.
-        """
+        """Apply local changes to a listing, of all of `page` if not huge; check them by HEADs; keep it."""
         with self._lock:
             hidden = self._overlay.left_folders(listing)  # `apply` hides them
             contradicted = self._overlay.apply(listing, begun)

@@ -6,6 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,20 +96,8 @@ class _NewListing(Struct, frozen=True):
         return 0 if self.page is None else len(self.page.rows)
 
 
-class _NewChange(Struct, frozen=True):
-    folder: Folder
-    name: str
-    entry: Entry | None
-
-
-class _Forgotten(Struct, frozen=True):
-    """Folders whose listings do not count any more: `folder`, or all below it too."""
-
-    folder: Folder
-    is_tree: bool
-
-
-_Work = _NewListing | _NewChange | _Forgotten
+_Work = Callable[[bool], None]
+"""Writes something to the database; it gets whether the file may grow."""
 
 
 class KeptListings:
@@ -147,15 +136,16 @@ class KeptListings:
             listing.folder, None if listing.is_huge else page, blocks, listing.marked, listed, stored
         )
         self._waiting_rows += work.rows
-        self._hand_over(work)
+        self._hand_over(partial(self._write_new, work))
 
     def change(self, folder: Folder, name: str, entry: Entry | None) -> None:
         """Record that Swift has `entry` as `name` now, None for nothing."""
-        self._hand_over(_NewChange(folder, name, entry))
+        self._hand_over(lambda _may_grow: self._write_changes(folder, {name: entry}))
 
     def forget(self, folder: Folder, *, is_tree: bool = False) -> None:
         """Drop the listing of a folder, of a tree also those of all folders below it."""
-        self._hand_over(_Forgotten(folder, is_tree))
+        forget = self._forget_tree if is_tree else self._forget
+        self._hand_over(lambda _may_grow: forget(folder))
 
     def recall(self, folder: Folder) -> KeptFolder | None:
         """Return what is known of a folder; None if it is not."""
@@ -210,7 +200,7 @@ class KeptListings:
         may_grow = self._file.may_grow()
         with self._guarded(), self._database:
             while self._waiting:
-                self._write(self._waiting.popleft(), may_grow=may_grow)
+                self._waiting.popleft()(may_grow)
             if self._bytes > CAPACITY:
                 self._evict()
 
@@ -251,20 +241,10 @@ class KeptListings:
         row = database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return "" if row is None else str(row[0])
 
-    def _write(self, work: _Work, *, may_grow: bool) -> None:
-        if isinstance(work, _NewListing):
-            self._waiting_rows = max(0, self._waiting_rows - work.rows)
-            if may_grow:  # else the older one stays: no server has refuted it, and changes come after it
-                self._write_listing(work)
-        elif isinstance(work, _NewChange):
-            self._write_changes(work.folder, {work.name: work.entry})
-        elif work.is_tree:
-            prefix = work.folder.prefix
-            where = (work.folder.container, prefix, prefix + _AFTER_ALL)
-            self._delete(f"SELECT id FROM folders WHERE {_BELOW}", where)
-            self._database.execute(f"DELETE FROM changes WHERE {_BELOW}", where)
-        else:
-            self._forget(work.folder)
+    def _write_new(self, work: _NewListing, may_grow: bool) -> None:
+        self._waiting_rows = max(0, self._waiting_rows - work.rows)
+        if may_grow:  # else the older one stays: no server has refuted it, and changes come after it
+            self._write_listing(work)
 
     def _write_listing(self, new: _NewListing) -> None:
         blocks = (
@@ -305,6 +285,11 @@ class KeptListings:
         where = (folder.container, folder.prefix)
         self._delete("SELECT id FROM folders WHERE container = ? AND prefix = ?", where)
         self._database.execute("DELETE FROM changes WHERE container = ? AND prefix = ?", where)
+
+    def _forget_tree(self, folder: Folder) -> None:
+        where = (folder.container, folder.prefix, folder.prefix + _AFTER_ALL)
+        self._delete(f"SELECT id FROM folders WHERE {_BELOW}", where)
+        self._database.execute(f"DELETE FROM changes WHERE {_BELOW}", where)
 
     def _delete(self, select: str, values: Iterable[object]) -> None:
         """Delete the folders that `select` finds."""

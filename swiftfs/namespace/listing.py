@@ -71,10 +71,7 @@ class PackedBlock(NamedTuple):
 
 
 class _Block(Struct):
-    """The rows and subdirs of successive names, `end` (with its `/`) the last; `entries` while unpacked.
-
-    `text` is how many bytes their texts take unpacked.
-    """
+    """Rows and subdirs of `text` bytes up to the name `end` (with its `/`); `entries` while unpacked."""
 
     end: str
     packed: bytes
@@ -364,10 +361,7 @@ def set_entry(entries: dict[str, _Any], name: str, entry: _Any | None) -> None:
 
 
 def listings_of(parts: Mapping[Folder, Page], defaults: Defaults) -> dict[Folder, Listing]:
-    """Return the listings of these folders, each of a single page.
-
-    They share one `head_queue`, because a walk goes from one to the next.
-    """
+    """Return listings of a page each; they share one `head_queue`, as a walk goes from one to the next."""
     head_queue: HeadQueue = OrderedDict()
     listings = {}
     for folder, part in parts.items():

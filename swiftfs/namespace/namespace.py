@@ -21,7 +21,6 @@ from swiftfs.namespace.entry import (
     with_head,
 )
 from swiftfs.namespace.folder_lister import FolderLister, FolderReader, read_listing
-from swiftfs.namespace.folder_moves import FolderMoves
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.inodes import folder_inode
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
@@ -29,7 +28,7 @@ from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
 from swiftfs.namespace.local_change import PENDING, LocalChange, second_name, show
 from swiftfs.namespace.overlay import Overlay, RecentStore
-from swiftfs.namespace.pending_change import PendingChange, SharedState
+from swiftfs.namespace.pending_change import FolderMoves, PendingChange, SharedState
 from swiftfs.objects import ObjectInfo, ObjectName, Page, Usage
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore
@@ -120,10 +119,7 @@ class Namespace:
         return True
 
     def lookup(self, path: str, *, complete: bool = True) -> Entry:
-        """Return the entry of `path`; raise `OSError` ENOENT if it does not exist.
-
-        With `complete` all attributes are known, if necessary by a HEAD.
-        """
+        """Return the entry of a path, by a HEAD if it must be `complete`; raise `OSError` ENOENT."""
         if path == "/":
             return self._root
         if path in self._deferred:
@@ -131,10 +127,7 @@ class Namespace:
         return self._look_up_listed(path, complete=complete)
 
     def dated(self, entry: Entry) -> Entry:
-        """Return the entry; a folder that stores no time gets the root's.
-
-        Not the time at which its marker was stored: a rename makes a new marker.
-        """
+        """Return the entry, with the root's time if it stores none: a rename makes a new marker."""
         if entry.attributes.mtime_ns != NO_TIME:
             return entry
         return replace(entry, attributes=replace(entry.attributes, mtime_ns=self._root.attributes.mtime_ns))
@@ -294,10 +287,7 @@ class Namespace:
             ]
 
     def known_children(self, path: str, near: str) -> list[Entry] | None:
-        """Return the children of `path` from memory, None when its listing is not in memory.
-
-        Of a huge folder they are only some, beginning near the name `near`.
-        """
+        """Return the children near the name `near`, of a huge folder only some; None if not in memory."""
         with self._lock:
             listing = self._listings.fresh(self._source.folder(path))
             return None if listing is None else listing.near(near)
@@ -449,10 +439,7 @@ class Namespace:
             self._listings.invalidate_below(self._source.folder(path))
 
     def recent_below(self, path: str) -> list[Entry]:
-        """Return the entries this mount has stored or moved below the folder at `path`.
-
-        Listings may lack them.
-        """
+        """Return the entries stored or moved below a folder, which listings may lack."""
         folder = self._source.folder(path)
         with self._lock:
             return self._overlay.stored_below(folder)

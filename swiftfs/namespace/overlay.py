@@ -122,10 +122,7 @@ class Overlay:
         self._changes(folder)[name] = change
 
     def name_of(self, folder: Folder, name: str, change: LocalChange) -> str | None:
-        """Return under which name a change of `name` counts, None if a newer one does.
-
-        A file that waits for its deletion is beside a folder that has taken its name.
-        """
+        """Return the name for which a change counts, which may be that beside a folder; None if none does."""
         own = self._in(folder)
         return next((one for one in (name, second_name(name)) if own.get(one) is change), None)
 
@@ -399,10 +396,7 @@ class Overlay:
                     self.record(there, name, _entry_in(there, change.entry), moved=change.moved)
 
     def record_moved(self, listing: Listing) -> None:
-        """Record the entries of `listing`, made of rows from the old place of a folder that has moved.
-
-        Changes of this mount count more than those rows.
-        """
+        """Record rows from the old place of a folder that has moved; changes of this mount count more."""
         own = self._in(listing.folder)
         for entry in [entry for entry in listing.entries() if entry.name not in own]:
             # A listing will show the time of the copy.

@@ -32,10 +32,7 @@ class Archive:
         self._segments: list[ObjectName] | None = None
 
     def state(self) -> str:
-        """Return `unsealed`, `sealed`, or `unsealing` and in how many seconds it can be read, if known.
-
-        Raise `StoreError`.
-        """
+        """Return `unsealed`, `sealed`, or `unsealing` and the seconds if known; raise `StoreError`."""
         found = [self._info.retrieval, *self._heads()]
         states = [one for one in found if one is not None]
         # Any other word of the server counts as a state in which nothing can be read.

@@ -44,7 +44,7 @@ from swiftfs.posix.archive import Archive, segments_of
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
-from swiftfs.posix.services import Services
+from swiftfs.posix.services import Part, Services
 from swiftfs.posix.write_back import AttributeChanges, MetaChange, Update
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import ObjectStore
@@ -73,7 +73,7 @@ LATEST_EXPIRY = 2**33
 _SECONDS = re.compile(r"\d{1,10}")
 
 
-class AttributeOps:
+class AttributeOps(Part):
     """Returns and changes the attributes and xattrs of files and folders."""
 
     def __init__(
@@ -83,18 +83,10 @@ class AttributeOps:
         directories: DirectoryOps,
         changes: AttributeChanges,
     ) -> None:
-        self._store = services.store
-        self._namespace = services.namespace
-        self._journal = services.journal
-        self._defaults = services.defaults
-        self._open_files = services.open_files
+        super().__init__(services)
         self._pending = pending
         self._directories = directories
         self._changes = changes
-        self._inodes = services.inodes
-        self._source = services.source
-        self._histories = services.histories
-        self._times = services.times
         # Other processes ask the mount by xattrs of its root.
         self._answers: Mapping[str, Callable[[], object]] = {
             PID_ATTRIBUTE: os.getpid,
@@ -121,10 +113,7 @@ class AttributeOps:
         return self._of_entry(path, self._look_up(path))
 
     def known_attributes(self, handle: int, names: Sequence[str]) -> list[Attributes | None]:
-        """Return what `getattr` returns for names in an open folder, None where it could have to wait.
-
-        No request is sent for them.
-        """
+        """Return what `getattr` returns, None where that could have to wait; send no request."""
         folder = self._directories.path_of(handle)
         if folder is None:
             return [None] * len(names)
@@ -219,10 +208,7 @@ class AttributeOps:
         return [name for name in names if name is not None]
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
-        """Set an xattr; `flags` as in setxattr(2).
-
-        Raise `OSError` EOPNOTSUPP for a namespace other than `user.`, E2BIG beyond Swift's limits.
-        """
+        """Set an xattr; raise `OSError` EOPNOTSUPP unless it is `user.`, E2BIG beyond Swift's limits."""
         path = self._open_files.resolve(path)
         with self._pending.changing(path):
             if name == REFRESH_ATTRIBUTE:
@@ -252,7 +238,7 @@ class AttributeOps:
         meta = self._meta(path)
         if self._is_folder(path):
             raise os_error(errno.EOPNOTSUPP, path)
-        if moment and self._histories.is_versioned(self._source.object(path).container):
+        if moment and self._services.histories.is_versioned(self._source.object(path).container):
             raise os_error(errno.EOPNOTSUPP, path)
         if flags & XATTR_CREATE and meta.delete_at:
             raise os_error(errno.EEXIST, path)
@@ -269,10 +255,6 @@ class AttributeOps:
     def _is_folder(self, path: str) -> bool:
         entry = self._namespace.find(path) if self._open_files.at(path) is None else None
         return entry is not None and entry.is_directory
-
-    def _dated(self, path: str) -> Entry:
-        """Return the entry of `path` as it is shown, to be changed."""
-        return self._times.dated(path, self._namespace.dated(self._pending.look_up(path)))
 
     def _pin_of(self, path: str) -> Pin:
         """Return the pin of a path; raise `OSError` ENOENT if there is nothing."""
@@ -359,7 +341,7 @@ class AttributeOps:
         since = self._pending.begin_change()
         file = self._open_files.at(path)
         if file is None:
-            entry = self._dated(path)
+            entry = self._times.dated(path, self._namespace.dated(self._pending.look_up(path)))
             self._changes.submit(path, entry, update, change, since)
             self._times.changed(path, is_folder=entry.is_directory)
             return

@@ -4,7 +4,7 @@ import errno
 import itertools
 import logging
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cachetools import TTLCache
@@ -21,7 +21,7 @@ from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller
 from swiftfs.paths import check_new_name, join, plain_marker, slash_marker, split
 from swiftfs.posix.open_file import Changes, HeldDeletion, OpenFile
 from swiftfs.posix.pending import JournaledChange, PendingChanges, trash_key
-from swiftfs.posix.services import Services, in_folder
+from swiftfs.posix.services import Part, Services, in_folder
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.trash_names import TrashNames
@@ -41,19 +41,13 @@ mostly 32 KiB; a name takes 32 bytes with its number, and 160 with all attribute
 Listed = tuple[str, Attributes]
 
 
-class DirectoryOps:
+class DirectoryOps(Part):
     """Creates, reads and removes folders."""
 
     def __init__(self, services: Services, pending: PendingChanges, write_back: WriteBack) -> None:
-        self._namespace = services.namespace
-        self._journal = services.journal
-        self._defaults = services.defaults
-        self._source = services.source
-        self._open_files = services.open_files
+        super().__init__(services)
         self._pending = pending
         self._write_back = write_back
-        self._inodes = services.inodes
-        self._times = services.times
         self._shown = services.defaults.shown
         self._numbers = itertools.count(1)
         self._open: dict[int, _OpenFolder] = {}
@@ -106,11 +100,10 @@ class DirectoryOps:
 
     def _look_in(self, path: str) -> bool:
         """Hide or show what late requests have changed in a folder; return whether any had."""
-        return self._journal.late.look_in(path, lambda names: self._shown_of(path, names))
-
-    def _shown_of(self, path: str, names: Collection[str]) -> set[str]:
-        """Return which of the names a folder shows."""
-        return {entry.name for entry in self._namespace.children(path) if entry.name in names}
+        children = self._namespace.children
+        return self._journal.late.look_in(
+            path, lambda names: {one.name for one in children(path) if one.name in names}
+        )
 
     def fsyncdir(self, handle: int) -> None:
         """Return when the folder and everything closed below it is in Swift, or raise the error."""
@@ -269,17 +262,14 @@ class Hidden(Struct, frozen=True):
 
 
 class Seen(Struct, frozen=True):
-    """What a look-up has found: the `entry` of a path, and just before that the one of the open file.
-
-    `was_open` is whether there was one.
-    """
+    """What a look-up has found: an `entry`, and of a file that `was_open` just before that its own."""
 
     entry: Entry | None
     of_open_file: Entry | None
     was_open: bool
 
 
-class UnlinkOps:
+class UnlinkOps(Part):
     """Takes names away from files, and gives them back to hidden ones.
 
     libfuse hides a file that it counts as open before the file is unlinked, or replaced by a rename(2). In
@@ -291,15 +281,10 @@ class UnlinkOps:
     def __init__(
         self, services: Services, pending: PendingChanges, write_back: WriteBack, directories: DirectoryOps
     ) -> None:
-        self._namespace = services.namespace
-        self._journal = services.journal
-        self._open_files = services.open_files
+        super().__init__(services)
         self._pending = pending
         self._write_back = write_back
         self._directories = directories
-        self._inodes = services.inodes
-        self._times = services.times
-        self._trash = services.trash
         self._numbers = itertools.count(1)
         self._lock = new_lock(Rank.OPEN_FILES)
         # By the thread that has hidden it. The lock guards the table.
@@ -319,7 +304,7 @@ class UnlinkOps:
                     self._times.filled(path)
                     return
             self._directories.keep_parent(path)
-            deletion = deletion_of(self._entry_of_closed(path, seen), self._trash)
+            deletion = deletion_of(self._entry_of_closed(path, seen), self._services.trash)
             self._pending.submit(path, deletion, None, since=since)
             self._inodes.forget(path)
             self._times.filled(path)
@@ -423,10 +408,7 @@ class UnlinkOps:
         return Seen(entry, of_open_file, opened is not None)
 
     def _entry_of_closed(self, path: str, seen: Seen) -> Entry:
-        """Return the entry of a file that is not open, or not any more.
-
-        What a look-up has found may be older than a close(2) that came during it.
-        """
+        """Return the entry of a file that is not open any more: `seen` may be older than its close(2)."""
         entry = self._namespace.find(path) if seen.was_open else seen.entry
         if entry is None or entry.object is None:
             raise os_error(errno.ENOENT, path)
@@ -445,7 +427,7 @@ class UnlinkOps:
             # The file may have been handed in since, by a close(2) that still runs.
             entry = seen.entry if file.entry is seen.of_open_file else file.entry
             if entry is not None and entry.object is not None:
-                deletion = deletion_of(entry, self._trash)
+                deletion = deletion_of(entry, self._services.trash)
                 # What is here must stay: when the object is gone it can be downloaded no more.
                 file.cached_file.keep_all()
                 until_closed = not file.cached_file.is_complete()
@@ -466,7 +448,7 @@ class UnlinkOps:
 
     def _unlink_released(self, path: str, entry: Entry, hidden: str, since: int) -> Hidden:
         self._directories.keep_parent(path)
-        deletion = deletion_of(entry, self._trash)
+        deletion = deletion_of(entry, self._services.trash)
         seq, change = self._pending.hold(path, deletion, until_closed=False, since=since)
         return replace(self._take_name(path, hidden), seq=seq, change=change)
 

@@ -21,7 +21,7 @@ from swiftfs.paths import check_new_name, split
 from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import PendingChanges, stored_entry, trash_key, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
-from swiftfs.posix.services import Services, in_folder
+from swiftfs.posix.services import Part, Services, in_folder
 from swiftfs.posix.write_back import AttributeChanges, WriteBack
 from swiftfs.store.object_meta import ObjectMeta
 
@@ -32,21 +32,16 @@ _ZEROS = 1024 * 1024
 """Bytes that are made zeros at a time: a write waits until so much fits on the disk."""
 
 
-class FileOps:
+class FileOps(Part):
     """Creates, opens, reads and writes files."""
 
     def __init__(
         self, services: Services, pending: PendingChanges, write_back: WriteBack, changes: AttributeChanges
     ) -> None:
-        self._services = services
-        self._namespace = services.namespace
-        self._file_cache = services.file_cache
-        self._open_files = services.open_files
+        super().__init__(services)
         self._pending = pending
         self._write_back = write_back
         self._changes = changes
-        self._inodes = services.inodes
-        self._times = services.times
         self._prefetch = Prefetch(services.namespace, self._file_cache, self._open_files, services.options)
         self.set_prefetch = self._prefetch.switch
 
@@ -118,7 +113,7 @@ class FileOps:
         entry = self._pending.look_up(path)
         if entry.is_directory:
             raise os_error(errno.EISDIR, path)
-        if entry.object is not None and self._services.journal.undo_late_request(entry.object):
+        if entry.object is not None and self._journal.undo_late_request(entry.object):
             entry = self._namespace.lookup(path)
         # A ghost has no bytes, but it can be overwritten.
         if entry.missing and not flags & os.O_TRUNC:
@@ -174,10 +169,7 @@ class FileOps:
         return self._open_files.handle(handle).file.cached_file.seek(offset, whence)
 
     def write(self, handle: int, offset: int, size: int, fill: Fill) -> int:
-        """Let `fill(descriptor, position)` copy `size` bytes, with O_APPEND to the end of the file.
-
-        Return how many bytes it copied.
-        """
+        """Let `fill(descriptor, position)` copy bytes, with O_APPEND to the end; return how many."""
         opened = self._open_files.handle(handle)
         file = opened.file
         if offset + size > self._services.layout.largest_file:
@@ -284,13 +276,13 @@ class FileOps:
         if self._services.options.hardlinks != "copy":
             raise os_error(errno.EPERM, new)
         old = self._open_files.resolve(old)
-        self._services.journal.undo_late_requests(old)
+        self._journal.undo_late_requests(old)
         with self._pending.changing(old, new):
             name = self._free_for_link(new)
             source = self._stored_as_it_is(old)
             assert source.object is not None
             try:
-                info = self._services.journal.run_unjournaled(CopyFile(source.object, name))
+                info = self._journal.run_unjournaled(CopyFile(source.object, name))
             except AlreadyExists:
                 self._namespace.invalidate(new)
                 raise
@@ -311,7 +303,7 @@ class FileOps:
         check_new_name(path)
         name = self._namespace.new_object(path)
         self._write_back.free_name(name)
-        self._services.journal.flush([name])  # its deletion must not come after the copy
+        self._journal.flush([name])  # its deletion must not come after the copy
         return name
 
     def _stored_as_it_is(self, path: str) -> Entry:
@@ -323,8 +315,8 @@ class FileOps:
         if entry.is_directory:
             raise os_error(errno.EPERM, path)
         assert entry.object is not None
-        self._services.journal.flush([entry.object])
-        self._services.journal.raise_refusal(entry.object)
+        self._journal.flush([entry.object])
+        self._journal.raise_refusal(entry.object)
         return self._namespace.lookup(path)
 
     def readlink(self, path: str) -> str:
@@ -334,7 +326,7 @@ class FileOps:
             raise os_error(errno.EINVAL, path)
         if entry.target is not None:
             return entry.target
-        if (pending := self._services.journal.body(entry.object)) is not None:
+        if (pending := self._journal.body(entry.object)) is not None:
             return pending.decode()
         return self.target_of(path, entry)
 
@@ -348,7 +340,7 @@ class FileOps:
         def sink(offset: int, data: bytes) -> None:
             body[offset : offset + len(data)] = data
 
-        self._services.store.get(entry.object, sink, etag=entry.etag, size=len(body))
+        self._store.get(entry.object, sink, etag=entry.etag, size=len(body))
         target = body.decode("utf-8", "replace")
         if "\0" in target or target.encode() != body:
             raise os_error(errno.EIO, path)
@@ -373,7 +365,7 @@ class FileOps:
             mode, owner = in_folder(self._namespace, path, mode, caller)
             stored = Stored(mode, unix_time_ns(), owner.uid, owner.gid, target, device=device)
             meta, body = ObjectMeta(SPECIAL_TYPES[stat.S_IFMT(mode)], stored), (target or "").encode()
-            entry = unstored_entry(path, name, len(body), meta, self._services.defaults)
+            entry = unstored_entry(path, name, len(body), meta, self._defaults)
             self._pending.submit(path, PutSpecial(name, body, meta, creates=True), entry)
             self._times.created(path, entry.attributes.mtime_ns)
 
@@ -389,7 +381,7 @@ class FileOps:
         assert entry.object is not None
         # First: what waits in the journal is newer than what Swift has.
         try:
-            cached_file = self._services.journal.acquire_pending(entry.object)
+            cached_file = self._journal.acquire_pending(entry.object)
         except CutFile:
             if is_read:
                 raise
@@ -403,7 +395,7 @@ class FileOps:
             manifest = None
             # Now, not at the first read: by then a program that copies has created its target.
             if is_read and _is_large(entry) and version not in self._file_cache:
-                manifest = self._services.store.check_manifest(version)
+                manifest = self._store.check_manifest(version)
             if manifest is not None and manifest.etag != entry.etag:
                 manifest = None
             base = BaseVersion(version.name, entry.etag, size, size, manifest)
@@ -472,7 +464,7 @@ class FileOps:
         if self._file_cache.is_pinned(file.cached_file) and not file.unlinked:
             self.touch(file)
             self._write_back.hand_in(file)
-        return self._services.journal.needs_older(file.cached_file)
+        return self._journal.needs_older(file.cached_file)
 
     def touch(self, file: OpenFile) -> None:
         """Record that the bytes of an open file have changed; its lock is held."""

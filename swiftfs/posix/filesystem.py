@@ -4,14 +4,20 @@ Paths are absolute in the mount. Failures are `OSError` with an errno, or `Swift
 `swiftfs.errors.errno_of` returns.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from swiftfs.concurrency import new_event, new_thread
-from swiftfs.errors import StoreError, SwiftfsError, in_words, pluralize
+from cachetools import LRUCache
+from msgspec.structs import replace
+
+from swiftfs.concurrency import Rank, monotonic, new_event, new_lock, new_thread
+from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, in_words, pluralize
+from swiftfs.filecache.segment_container import AUTO, place_beside
 from swiftfs.journal.earlier_changes import EarlierChanges
 from swiftfs.journal.queue_report import QueuedChange
-from swiftfs.objects import Usage
+from swiftfs.objects import FilesystemUsage, Usage
+from swiftfs.paths import MAX_NAME_BYTES, Source
 from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps, UnlinkOps
 from swiftfs.posix.file_ops import FileOps
@@ -21,27 +27,13 @@ from swiftfs.posix.pending import PendingChanges, ProtectedPaths
 from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
-from swiftfs.posix.statfs import UsageReport
 from swiftfs.posix.version_tree import VersionTree
 from swiftfs.posix.write_back import AttributeChanges, WriteBack
+from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.retry import deadline
 
 ROOT_SECONDS = 8.0
 """How long a mount tries to get its root: whoever mounts waits for it."""
-
-
-class _Parts:
-    """What carries out the calls on ordinary paths."""
-
-    def __init__(self, services: Services, protected: ProtectedPaths) -> None:
-        self.pending = pending = PendingChanges(services, protected)
-        self.write_back = write_back = WriteBack(services, pending)
-        changes = AttributeChanges(services, pending, write_back)
-        self.files = FileOps(services, pending, write_back, changes)
-        self.directories = directories = DirectoryOps(services, pending, write_back)
-        self.unlinks = unlinks = UnlinkOps(services, pending, write_back, directories)
-        self.renames = RenameOps(services, pending, write_back, directories, unlinks, changes)
-        self.attributes = AttributeOps(services, pending, directories, changes)
 
 
 class FileSystem:
@@ -55,11 +47,17 @@ class FileSystem:
         self.services = services
         self._left = left
         protected = ProtectedPaths(services)
-        self._parts = parts = _Parts(services, protected)
-        self._set_reads(VersionTree(services, parts.files, protected))
+        self._pending = pending = PendingChanges(services, protected)
+        self._write_back = write_back = WriteBack(services, pending)
+        changes = AttributeChanges(services, pending, write_back)
+        self._files = files = FileOps(services, pending, write_back, changes)
+        directories = DirectoryOps(services, pending, write_back)
+        unlinks = UnlinkOps(services, pending, write_back, directories)
+        renames = RenameOps(services, pending, write_back, directories, unlinks, changes)
+        attributes = AttributeOps(services, pending, directories, changes)
+        self._set_reads(VersionTree(services, files, protected), attributes, directories, files)
         self._set_page_calls(services.open_files)
 
-        attributes, directories, files = parts.attributes, parts.directories, parts.files
         self.getattr_handle = attributes.getattr_handle
         self.chmod, self.chown, self.utimens = attributes.chmod, attributes.chown, attributes.utimens
         self.setxattr, self.removexattr = attributes.setxattr, attributes.removexattr
@@ -71,8 +69,8 @@ class FileSystem:
         self.flush, self.fsync, self.release = files.flush, files.fsync, files.release
         self.fallocate, self.set_prefetch = files.fallocate, files.set_prefetch
         self.copy_file_range = RangeCopies(services.open_files, services.layout, files).copy_file_range
-        self.unlink, self.unhide = parts.unlinks.unlink, parts.unlinks.unhide
-        self.rename, self.hide = parts.renames.rename, parts.renames.hide
+        self.unlink, self.unhide = unlinks.unlink, unlinks.unhide
+        self.rename, self.hide = renames.rename, renames.hide
 
         self._usage = UsageReport(services.store, services.source, services.options.segments)
         self.statfs = self._usage.of
@@ -80,9 +78,10 @@ class FileSystem:
         self.waiting, self.retry = services.journal.waiting, services.journal.retry
         self.refresh = services.namespace.invalidate_all
 
-    def _set_reads(self, versions: VersionTree) -> None:
+    def _set_reads(
+        self, versions: VersionTree, attributes: AttributeOps, directories: DirectoryOps, files: FileOps
+    ) -> None:
         """Set the calls that may be about older versions."""
-        attributes, directories, files = self._parts.attributes, self._parts.directories, self._parts.files
         before, handles = versions.before, versions.handles
         self.getattr = before(versions.getattr, attributes.getattr)
         self.getxattr = before(versions.getxattr, attributes.getxattr)
@@ -146,7 +145,7 @@ class FileSystem:
             histories.learn(container, usage.history, versioning=usage.versioning)
 
     def _recover(self) -> None:
-        self.services.journal.recover(self._left, self._parts.pending)
+        self.services.journal.recover(self._left, self._pending)
 
     def close(self, progress: Callable[[int], None] = lambda _: None, why: str = "") -> None:
         """Store all pending changes and end every thread; the mount is gone.
@@ -161,9 +160,9 @@ class FileSystem:
         with _calling_after(seconds, self.services.store.close):
             # Files first: they hand in changes. Then the journal stores these, which needs the cache and the
             # namespace.
-            drain = self._parts.write_back.drain
+            drain = self._write_back.drain
             lost = [file.path for file in self.services.open_files.all() if not drain(file)]
-            self._parts.files.close()
+            self._files.close()
             left = journal.close(seconds, progress)
             self.services.file_cache.close()
             self.services.namespace.close()
@@ -207,3 +206,87 @@ def _calling_after(seconds: float, call: Callable[[], object]) -> Iterator[None]
     finally:
         ended.set()
         thread.join()
+
+
+WITHOUT_QUOTA = 2**50
+"""Free bytes that are shown when no quota is set: 1 PiB."""
+
+WITHOUT_OBJECT_QUOTA = 2**31
+"""The same for objects."""
+
+USAGE_SECONDS = 60.0
+"""Seconds for which an answer is used again; Swift's own figures lag behind as much."""
+
+USAGE_TIMEOUT = 5.0
+"""Seconds after which the last answer is used again, so that `df` works in an outage."""
+
+MAX_USAGES = 1000
+"""How many answers are kept; a mount of an account has one for each container."""
+
+
+class UsageReport:
+    """Answers `statfs` from the headers of container and account, in an outage with the last answer.
+
+    `segments` is where segments are (`SegmentContainerChooser`). The lock guards the answers.
+    """
+
+    def __init__(self, store: ObjectStore, source: Source, segments: str = AUTO) -> None:
+        self._store = store
+        self._source = source
+        self._counts_beside = segments == AUTO
+        self._lock = new_lock(Rank.USAGE)
+        # With the time until which an answer counts without another request (monotonic seconds).
+        self._answers: LRUCache[str, tuple[float, FilesystemUsage]] = LRUCache(MAX_USAGES)
+
+    def of(self, path: str) -> FilesystemUsage:
+        """Return size and free space at `path`; raise `StoreError` if Swift never has answered."""
+        container = self._source.folder(path).container
+        with self._lock:
+            until, last = self._answers.get(container, (0.0, None))
+        if last is not None and monotonic() < until:
+            return last
+        try:
+            with deadline(USAGE_TIMEOUT if last else math.inf):
+                answer = self._ask(container)
+        except StoreError as error:
+            if last is None or not error.retryable:
+                raise
+            answer = last
+        with self._lock:
+            self._answers[container] = monotonic() + USAGE_SECONDS, answer
+        return answer
+
+    def assume(self, usage: Usage) -> None:
+        """Let `usage`, an earlier answer about the source, count until Swift answers."""
+        with self._lock:
+            self._answers[self._source.container] = -math.inf, _shown([usage], usage)
+
+    def _ask(self, container: str) -> FilesystemUsage:
+        account = self._store.account_usage()
+        scopes = [account, self._store.container_usage(container)] if container else [account]
+        shown = scopes[-1]
+        if container and self._counts_beside:
+            shown = replace(shown, bytes_used=shown.bytes_used + self._bytes_beside(container))
+        return _shown(scopes, shown)
+
+    def _bytes_beside(self, container: str) -> int:
+        """Return the bytes of the segments of a container's large files: Swift counts them elsewhere."""
+        try:
+            return self._store.container_usage(place_beside(container).container).bytes_used
+        except (NotFound, AccessDenied):
+            return 0
+
+
+def _shown(scopes: Sequence[Usage], shown: Usage) -> FilesystemUsage:
+    """Return what is free by the quotas of `scopes`, of which the tightest counts, and used by `shown`."""
+    free = [scope.quota_bytes - scope.bytes_used for scope in scopes if scope.quota_bytes is not None]
+    free_bytes = max(0, min(free, default=WITHOUT_QUOTA))
+    more = [scope.quota_objects - scope.objects for scope in scopes if scope.quota_objects is not None]
+    free_objects = max(0, min(more, default=WITHOUT_OBJECT_QUOTA))
+    return FilesystemUsage(
+        total_bytes=shown.bytes_used + free_bytes,
+        free_bytes=free_bytes,
+        total_objects=shown.objects + free_objects,
+        free_objects=free_objects,
+        name_bytes=MAX_NAME_BYTES,
+    )

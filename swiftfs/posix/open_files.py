@@ -13,9 +13,8 @@ from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectName, ObjectVersion, PageUse
 from swiftfs.paths import is_below, split
-from swiftfs.posix.kernel_pages import UNKNOWN, KernelPages, ShownSizes, WrongPages
-from swiftfs.posix.open_file import Handle, OpenFile
-from swiftfs.posix.replaced_files import ReplacedFiles
+from swiftfs.posix.open_file import UNKNOWN_SIZE, Handle, KernelPages, OpenFile, ShownSizes
+from swiftfs.posix.replaced_files import ReplacedFiles, WrongPages
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +38,7 @@ class RenameBarrier:
     def passing(
         self, paths: Callable[[], tuple[str, ...]], waited: Callable[[], None] | None = None
     ) -> "_Passing":
-        """Return the context of a change about `paths`, which is called again after a wait.
-
-        If it had to wait, `waited` is called in the context before anything else.
-        """
+        """Return the context of a change; if it has to wait, `paths` and `waited` are called after it."""
         return _Passing(self, paths, waited)
 
     def begin(self, paths: Callable[[], tuple[str, ...]]) -> tuple[bool, bool]:
@@ -113,10 +109,7 @@ class _Passing:
     __slots__ = ("_barrier", "_is_own", "_paths", "_waited")
 
     def __init__(
-        self,
-        barrier: RenameBarrier,
-        paths: Callable[[], tuple[str, ...]],
-        waited: Callable[[], None] | None,
+        self, barrier: RenameBarrier, paths: Callable[[], tuple[str, ...]], waited: Callable[[], None] | None
     ) -> None:
         self._barrier, self._paths, self._waited = barrier, paths, waited
 
@@ -228,10 +221,7 @@ class OpenFiles:
         return (file is not None and file.dirty) or self.barrier.is_passed(path)
 
     def add_alias(self, alias: str, path: str, file: OpenFile | None) -> None:
-        """Let calls about the path `alias` be about `file`, which was hidden under that name.
-
-        When it is not open any more, they are about what is at `path`, where it was.
-        """
+        """Let calls about `path` be about the hidden `file`; about what was there when it is closed."""
         with self._lock:
             self._aliases[alias] = path, file
             if len(self._aliases) > ALIASES:
@@ -315,10 +305,7 @@ class OpenFiles:
         return cached_file.size <= BLOCK or cached_file.is_complete()
 
     def found_wrong(self, local_file: str) -> None:
-        """Record that downloaded bytes in a local file were wrong, which the kernel may have read.
-
-        The local file has none of them any more.
-        """
+        """Record that a local file had wrong bytes, which the kernel may have read; it has none now."""
         with self._lock:
             self._pages.found_wrong()
             for file in self._all():
@@ -360,7 +347,7 @@ class OpenFiles:
         """Let the next open of the path use no page and no size of a file that was there too. Lock held."""
         new = self._by_path.get(file.path)
         self._pages.forget(file.path, new.pages if new is not None else None)
-        self.shown_sizes.show(file.path, UNKNOWN)
+        self.shown_sizes.show(file.path, UNKNOWN_SIZE)
 
     def was_just_released(self, path: str) -> bool:
         """Return whether the last handle of the file at `path` was closed a moment ago."""

@@ -40,7 +40,7 @@ from swiftfs.namespace.pending_change import PendingChange
 from swiftfs.objects import History, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.paths import VERSIONS_FOLDER, Folder, join, split
 from swiftfs.posix.open_files import OpenFiles
-from swiftfs.posix.services import Services
+from swiftfs.posix.services import Part, Services
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.trash_names import TrashNames, is_in_trash
 
@@ -175,15 +175,12 @@ class ExpectedChange:
         self._change(outcome)
 
 
-class PendingChanges:
+class PendingChanges(Part):
     """Shows changes in the mount and hands them in to the journal, which stores them in Swift."""
 
     def __init__(self, services: Services, protected: ProtectedPaths) -> None:
-        self._services = services
+        super().__init__(services)
         self.refuse_change = protected.refuse_change
-        self._namespace = services.namespace
-        self._journal = services.journal
-        self._open_files = services.open_files
 
     @property
     def is_sync(self) -> bool:
@@ -320,7 +317,7 @@ class PendingChanges:
         # marker is in the journal.
         if isinstance(operation, Delete):
             return self.record_left(path, operation.name)
-        entry = pending_entry(path, operation, self._services.defaults)
+        entry = pending_entry(path, operation, self._defaults)
         if entry is None:
             return lambda _outcome: self._namespace.invalidate(path)
         return self.record(path, packed(entry, is_held=False))
@@ -334,7 +331,7 @@ class PendingChanges:
             self._namespace.expect(folder, map(self._entry_of, files))
 
     def _entry_of(self, waiting: SleepingTask) -> Shown:
-        entry = pending_entry(waiting.path, waiting.operation, self._services.defaults)
+        entry = pending_entry(waiting.path, waiting.operation, self._defaults)
         assert entry is not None
         return packed(entry, is_held=False)
 
@@ -350,19 +347,19 @@ class PendingChanges:
         known: set[ObjectName | None] = set()
         new = None
         if isinstance(operation, MoveFolder):
-            new = self._services.source.path(ObjectName(operation.target_container, operation.target))
+            new = self._source.path(ObjectName(operation.target_container, operation.target))
             if new is not None:
                 self._namespace.folder_moves.record_moved(path, new, rows)
                 known = {entry.object for entry in self._namespace.recent_below(new)}
                 if known:
-                    folder = self._services.source.folder(new)
-                    self._namespace.record(new, implied_entry(split(new)[1], folder, self._services.defaults))
+                    folder = self._source.folder(new)
+                    self._namespace.record(new, implied_entry(split(new)[1], folder, self._defaults))
         self._namespace.record(path, None, of_folder=isinstance(operation, MoveFolder))
         unknown = (name for name in _targets(operation) if name not in known)
         with suppress(StoreError):  # listings will show it
             for name in islice(unknown, MOST_UNLISTED):
                 with suppress(NotFound):
-                    self._namespace.record_stored(self._services.store.head(name))
+                    self._namespace.record_stored(self._store.head(name))
         return new
 
     def _defer_attributes(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Done:
@@ -385,7 +382,7 @@ class PendingChanges:
             stored, meta = decode_metadata(operation.headers.metadata), ObjectMeta.of(operation.headers)
         else:
             stored, meta = operation.meta.stored, operation.meta
-        attributes = self._services.defaults.apply(entry.attributes, stored)
+        attributes = self._defaults.apply(entry.attributes, stored)
         # A listing will show the time of this change. A folder's time shows that its marker was listed.
         last_modified = entry.last_modified if entry.is_directory else ""
         return replace(entry, attributes=attributes, meta=meta, last_modified=last_modified)

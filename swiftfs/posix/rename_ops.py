@@ -23,7 +23,7 @@ from swiftfs.paths import Folder, check_new_name, is_below, join, path_below, pl
 from swiftfs.posix.directory_ops import DirectoryOps, UnlinkOps, deletion_of
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, pending_entry, trash_key
-from swiftfs.posix.services import Services
+from swiftfs.posix.services import Part, Services
 from swiftfs.posix.write_back import AttributeChanges, WriteBack
 
 NOREPLACE = 1
@@ -36,7 +36,7 @@ EntriesAt = Mapping[str, Entry | None]
 """Entries by their paths; None if there is none."""
 
 
-class RenameOps:
+class RenameOps(Part):
     """Renames files and folders."""
 
     def __init__(
@@ -48,21 +48,13 @@ class RenameOps:
         unlinks: UnlinkOps,
         changes: AttributeChanges,
     ) -> None:
-        self._namespace = services.namespace
-        self._journal = services.journal
-        self._file_cache = services.file_cache
-        self._source = services.source
-        self._defaults = services.defaults
+        super().__init__(services)
         self._waits_below = services.options.background_rename
-        self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
         self._directories = directories
         self._unlinks = unlinks
         self._changes = changes
-        self._inodes = services.inodes
-        self._times = services.times
-        self._trash = services.trash
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
         """Rename a file or folder, and replace what POSIX and the flags of renameat2(2) allow."""
@@ -137,7 +129,7 @@ class RenameOps:
     def _rename_open(self, file: OpenFile, new: str, target: Entry | None, since: int) -> None:
         """Rename an open file over `target`, of which nothing was given up `since`; its lock is held."""
         old, name = file.path, self._namespace.new_object(new)
-        trash = trash_key(target, self._trash)
+        trash = trash_key(target, self._services.trash)
         if file.entry is None:  # only this process knows it: the flush will use the new name
             self._delete_replaced(file)
             file.meta = file.meta.renamed(file.name.key, name.key)
@@ -160,7 +152,7 @@ class RenameOps:
             return
         self._directories.keep_parent(file.path)
         try:
-            deletion = replace(deletion_of(file.replaces, self._trash), trash=file.trash)
+            deletion = replace(deletion_of(file.replaces, self._services.trash), trash=file.trash)
             self._pending.submit(file.path, deletion, None, since=file.since)
         except OSError as error:
             if error.errno != errno.ESTALE:  # it never came to that name, and there is nothing to delete
@@ -191,7 +183,7 @@ class RenameOps:
             etag=entry.etag or None,
             replaces_etag=(target.etag or None) if target else "",
             is_slo=entry.is_slo,
-            trash=trash_key(target, self._trash),
+            trash=trash_key(target, self._services.trash),
         )
         try:
             self._journal.run_move(old, operation, record)
@@ -237,7 +229,7 @@ class RenameOps:
                 target.is_slo if target else False,
                 (target.etag or None) if target else None,
                 creates=target is None,
-                trash=trash_key(target, self._trash),
+                trash=trash_key(target, self._services.trash),
             ),
         )
         if is_renamed and self._pending.is_sync:
@@ -435,10 +427,7 @@ class RenameOps:
             raise
 
     def _recent_below(self, path: str) -> tuple[MovedObject, ...]:
-        """Return the objects below a folder that this mount has stored, or moved there.
-
-        A listing may not show them yet.
-        """
+        """Return what this mount has stored below a folder, or moved there: listings may lack it."""
         return tuple(
             MovedObject(entry.object.key, EMPTY if entry.is_directory else entry.etag or entry.hash)
             for entry in self._namespace.recent_below(path)

@@ -382,3 +382,22 @@ class ReplacedFiles(AskedCalls[Move]):
 
 def _left(until: float) -> float:
     return max(0.0, until - monotonic())
+
+
+class WrongPages(AskedCalls[OpenFile]):
+    """Open files of which the kernel may have bytes in its page cache that arrived wrong.
+
+    The local file is repaired, or its bytes are refused, but the kernel answers reads from its own pages. An
+    open makes it drop the pages of the file, also for existing handles and mappings. Programs may not open
+    the file again, so a thread does it. If none serves them, only the opens of programs drop pages.
+    """
+
+    def add(self, file: OpenFile) -> None:
+        """Add a file that is to be opened."""
+        with self._changed:
+            if self._is_served and not any(one is file for one in self._queue):
+                self._ask(file)
+
+    def is_asked(self, call: OpenFile) -> bool:
+        """Return whether a file is still open."""
+        return bool(call.users)

@@ -9,21 +9,139 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Concatenate, ParamSpec, TypeVar
 
-from msgspec import Struct
+from cachetools import TTLCache
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from swiftfs.errors import os_error
-from swiftfs.namespace.entry import Entry, with_head
+from swiftfs.attributes import stored_at, stored_at_ns
+from swiftfs.concurrency import Rank, monotonic, new_lock
+from swiftfs.errors import FolderTooLarge, os_error
+from swiftfs.namespace.entry import Defaults, Entry, file_entry, is_marker, with_head
 from swiftfs.namespace.inodes import folder_inode
-from swiftfs.objects import Attributes, ObjectName
+from swiftfs.objects import Attributes, ObjectName, OlderName, VersionPage, VersionRow
 from swiftfs.paths import Folder, escape, join, unescape
 from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.pending import PART, VERSIONS, ProtectedPaths
-from swiftfs.posix.services import Services
-from swiftfs.posix.versions import Node, OlderVersions, stored_at_ns, version_entry
+from swiftfs.posix.services import Part, Services
+from swiftfs.store.protocol import ObjectStore
+
+MOST_KEPT = 50_000
+"""How many versions, with their names, are kept at most."""
+
+MOST_LISTED = 500_000
+"""How many versions a folder may have: they are held in memory, some 0.5 KB each, while it is read."""
+
+AT_ONCE = 1000
+"""How many versions are asked for to look up one name."""
+
+
+class Node(Struct):
+    """What is kept of a key: its older `versions` by file names, newest first; if it `has_children`."""
+
+    versions: dict[str, VersionRow] = field(default_factory=dict)
+    has_children: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.versions) or self.has_children
+
+    def add(self, version: VersionRow) -> None:
+        """Add what is shown of a version of the key."""
+        if not (version.is_deletion or version.is_latest or is_marker(version.row)):
+            self.versions[version_name(version.row.key, version)] = version
+
+
+class OlderVersions:
+    """Lists older versions, and keeps the answers for `ttl` seconds. The lock guards what is kept."""
+
+    def __init__(self, store: ObjectStore, ttl: float) -> None:
+        self._store = store
+        self._lock = new_lock(Rank.USAGE)
+        self._nodes: TTLCache[ObjectName, Node] = TTLCache(MOST_KEPT, ttl, monotonic, _size)
+
+    def node(self, name: ObjectName) -> Node:
+        """Return what is kept of a key."""
+        with self._lock:
+            if (node := self._nodes.get(name)) is not None:
+                return node
+        node, below = Node(), name.key + "/"
+        for entry in self._entries(name.container, name.key, AT_ONCE):
+            key = entry if isinstance(entry, str) else entry.row.key
+            if key != name.key:
+                # Names that only begin so may come before the folder, each with its versions.
+                node.has_children = key == below or (key < below and self._is_folder(name.container, below))
+                break
+            if isinstance(entry, VersionRow):
+                node.add(entry)
+        self._keep({name: node})
+        return node
+
+    def _is_folder(self, container: str, prefix: str) -> bool:
+        page = self._store.list_versions(container, prefix=prefix, limit=1)
+        return bool(page.rows)
+
+    def children(self, folder: Folder) -> dict[str, Node]:
+        """Return what is kept in a folder, by component; components without older versions are left out.
+
+        Raise `FolderTooLarge` beyond `MOST_LISTED` versions.
+        """
+        found: dict[str, Node] = defaultdict(Node)
+        for number, entry in enumerate(self._entries(folder.container, folder.prefix, 0)):
+            if number == MOST_LISTED:
+                raise FolderTooLarge(f"{folder.container}/{folder.prefix}: more than {MOST_LISTED} versions")
+            if isinstance(entry, str):
+                found[entry[len(folder.prefix) : -1]].has_children = True
+            else:
+                found[entry.row.key.removeprefix(folder.prefix)].add(entry)
+        nodes = {component: node for component, node in found.items() if node}
+        self._keep({folder.child(component): node for component, node in nodes.items()})
+        return nodes
+
+    def _entries(self, container: str, prefix: str, limit: int) -> Iterator[VersionRow | str]:
+        marker, version_marker, last = "", "", False
+        while not last:
+            page = self._store.list_versions(
+                container,
+                prefix=prefix,
+                delimiter="/",
+                marker=marker,
+                version_marker=version_marker,
+                limit=limit,
+            )
+            yield from _in_order(page)
+            marker, version_marker, last = page.marker, page.version_marker, page.last
+
+    def _keep(self, nodes: dict[ObjectName, Node]) -> None:
+        with self._lock:
+            self._nodes.update((name, node) for name, node in nodes.items() if _size(node) < MOST_KEPT)
+
+
+def _size(node: Node) -> int:
+    return 1 + len(node.versions)
+
+
+def _in_order(page: VersionPage) -> list[VersionRow | str]:
+    entries: list[VersionRow | str] = [*page.rows, *page.subdirs]
+    return sorted(entries, key=lambda one: one if isinstance(one, str) else one.row.key)
+
+
+def version_name(key: str, version: VersionRow) -> str:
+    """Return the name of a version as a file: its time, and the ending by which programs know its kind."""
+    endings = PurePosixPath(escape(key.rpartition("/")[2])).suffixes
+    count = 2 if endings[-2:-1] == [".tar"] else 1
+    return stored_at(version) + "".join(endings[-count:])
+
+
+def version_entry(container: str, version: VersionRow, defaults: Defaults) -> Entry:
+    """Return the entry of a version as a file, with the inode number of the object."""
+    key = version.row.key
+    entry = file_entry(version_name(key, version), container, version.row, defaults)
+    return replace(entry, object=OlderName(container, key, version.version_id))
+
 
 VERSION_HANDLES = 1 << 61
 """The first handle on one of these folders; those of other folders are smaller."""
@@ -36,13 +154,12 @@ Call = Callable[Concatenate[Subject, Rest], Result]
 """A call about a path or a handle, its first argument."""
 
 
-class VersionTree:
+class VersionTree(Part):
     """The calls about paths with a `.versions`, as far as `protected` knows them."""
 
     def __init__(self, services: Services, files: FileOps, protected: ProtectedPaths) -> None:
-        self._services = services
+        super().__init__(services)
         self._protected = protected
-        self._namespace = services.namespace
         self._files = files
         self._versions = OlderVersions(services.store, services.options.ttl)
         self._numbers = itertools.count(VERSION_HANDLES)
@@ -132,7 +249,7 @@ class VersionTree:
             if is_shadowed:
                 raise os_error(errno.ENOENT, path)
             keys.append(component)
-        return _Place(path, folder or "/", self._services.source.folder(folder or "/"), tuple(keys))
+        return _Place(path, folder or "/", self._source.folder(folder or "/"), tuple(keys))
 
     def _version(self, place: "_Place") -> Entry | None:
         """Return the version that a path names, None if it is a folder."""
@@ -141,7 +258,7 @@ class VersionTree:
         name = place.above.name
         node = self._versions.node(name)
         found = node.versions.get(escape(place.keys[-1]))
-        return version_entry(name.container, found, self._services.defaults) if found is not None else None
+        return version_entry(name.container, found, self._defaults) if found is not None else None
 
     def _folder(self, place: "_Place") -> Attributes:
         """Return the attributes of a folder of this tree: those of the real folder, and nobody may write."""
@@ -154,36 +271,36 @@ class VersionTree:
         mode = stat.S_IFDIR | stat.S_IMODE(real.mode) & 0o555
         times = [stored_at_ns(version) for version in node.versions.values()]
         mtime_ns = max(times, default=real.mtime_ns)
-        number = folder_inode(self._services.source.folder(place.path))
+        number = folder_inode(self._source.folder(place.path))
         return Attributes(mode, 0, mtime_ns, real.uid, real.gid, number)
 
     def _names(self, place: "_Place", attributes: Attributes) -> list[tuple[str, Attributes]]:
         """Return the names in a folder: its versions, and the keys below it as folders like itself."""
         found: dict[str, Attributes] = {}
         if self._versions.node(place.name).has_children if place.keys else True:
-            hidden = self._services.defaults.hidden_in(place.folder)
+            hidden = self._defaults.hidden_in(place.folder)
             components = self._versions.children(place.folder)
             for component in (one for one in components if one not in hidden):
                 name = escape(component)
-                number = folder_inode(self._services.source.folder(join(place.path, name)))
+                number = folder_inode(self._source.folder(join(place.path, name)))
                 found[name] = replace(attributes, inode=number)
         if place.keys:
             for version in self._versions.node(place.name).versions.values():
-                entry = version_entry(place.top.container, version, self._services.defaults)
+                entry = version_entry(place.top.container, version, self._defaults)
                 found[entry.name] = self._shown(join(place.path, entry.name), entry)
         return list(found.items())
 
     def _shown(self, path: str, entry: Entry) -> Attributes:
         """Return the attributes of a version, with the inode number that it has when it is open."""
-        attributes = self._services.inodes.of_open(path, entry.attributes)
-        return self._services.defaults.shown(attributes)
+        attributes = self._inodes.of_open(path, entry.attributes)
+        return self._defaults.shown(attributes)
 
     def _complete(self, entry: Entry) -> Entry:
         """Return the entry with the version's true ETag and size, by a HEAD where its listing lacks them."""
         if entry.complete and entry.etag and not entry.hinted:
             return entry
         assert entry.object is not None
-        return with_head(entry, self._services.store.head(entry.object), self._services.defaults)
+        return with_head(entry, self._store.head(entry.object), self._defaults)
 
 
 class _Place(Struct, frozen=True):

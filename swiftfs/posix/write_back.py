@@ -16,22 +16,18 @@ from swiftfs.objects import DIRECTORY_TYPE, Attributes, ObjectName
 from swiftfs.paths import is_below
 from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import JournaledChange, PendingChanges, unstored_entry
-from swiftfs.posix.services import Services
+from swiftfs.posix.services import Part, Services
 from swiftfs.store.object_meta import ObjectMeta
 
 log = logging.getLogger(__name__)
 
 
-class WriteBack:
+class WriteBack(Part):
     """Hands in open files to the journal: their changes, and the deletions of unlinked ones."""
 
     def __init__(self, services: Services, pending: PendingChanges) -> None:
-        self._services = services
-        self._namespace = services.namespace
-        self._journal = services.journal
+        super().__init__(services)
         self._pending = pending
-        self._open_files = services.open_files
-        self._times = services.times
 
     def flush(self, file: OpenFile, *, durable: bool = False) -> None:
         """Hand in changes to the journal, unless the file was unlinked; raise the journal's error.
@@ -130,7 +126,7 @@ class WriteBack:
                 self._namespace.discard_change(file.path)
         if (deletion := file.held_deletion) is not None:
             self._journal.was_closed(deletion.seq)
-        self._services.file_cache.release(file.cached_file)
+        self._file_cache.release(file.cached_file)
 
     def hand_in(self, file: OpenFile) -> None:
         """Hand in the file as it is now; its lock is held. Raise `OSError` if the disk refuses the record."""
@@ -173,7 +169,7 @@ class WriteBack:
             file.name,
             file.cached_file.size,
             operation.meta,
-            self._services.defaults,
+            self._defaults,
             foreign_headers_unknown=file.foreign_headers_unknown,
         )
         self._times.wrote(file.known_as, file.attributes.mtime_ns)
@@ -206,15 +202,11 @@ Update = Callable[[Attributes], Attributes]
 MetaChange = Callable[[ObjectMeta], ObjectMeta]
 
 
-class AttributeChanges:
+class AttributeChanges(Part):
     """Hands in new attributes of files and folders: one POST each, or a part of a pending upload."""
 
     def __init__(self, services: Services, pending: PendingChanges, write_back: WriteBack) -> None:
-        self._store = services.store
-        self._namespace = services.namespace
-        self._journal = services.journal
-        self._defaults = services.defaults
-        self._source = services.source
+        super().__init__(services)
         self._pending = pending
         self._write_back = write_back
 

@@ -43,15 +43,13 @@ from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectVersion
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.open_files import OpenFiles
-from swiftfs.posix.services import Services
-from swiftfs.posix.times import Times
+from swiftfs.posix.services import Services, Times
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.sqlite import KEPT, reason_of
 from swiftfs.store.ambiguous import Ambiguity
 from swiftfs.store.connect import ConnectedAccount
-from swiftfs.store.histories import Histories
 from swiftfs.store.moved_view import MovedNames, MovedView
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import Histories, ObjectStore
 from swiftfs.store.server_state import MOST
 from swiftfs.store.trash_names import TrashNames
 

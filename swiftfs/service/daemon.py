@@ -18,7 +18,14 @@ from typing import TextIO
 from swiftfs.concurrency import report_thread_failures
 from swiftfs.config.cache_dir import LOG
 from swiftfs.errors import ConfigurationError
-from swiftfs.service.logging import JournalFormatter, LineFormatter, Recent, Repetition, Told, reads_journal
+from swiftfs.service.monitoring import (
+    JournalFormatter,
+    LineFormatter,
+    Recent,
+    Repetition,
+    Told,
+    reads_journal,
+)
 from swiftfs.sqlite import leaves_room
 
 Ready = Callable[[], None]
@@ -86,10 +93,7 @@ FEWEST_FILES = 64
 
 
 def allow_many_files() -> None:
-    """Let this process open as many files as the system allows: 1024 may be too few for a mount.
-
-    Raise `ConfigurationError` if it cannot work with so few.
-    """
+    """Let this process open all files that the system allows; raise `ConfigurationError` if too few."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= most < FEWEST_FILES:
         raise ConfigurationError(

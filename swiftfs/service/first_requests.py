@@ -21,7 +21,6 @@ from swiftfs.errors import (
     ConfigurationError,
     LoginRefused,
     NotFound,
-    NotSwift,
     Postponed,
     StoreError,
     SwiftfsError,
@@ -33,9 +32,9 @@ from swiftfs.errors import (
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import History, ObjectName, Usage
 from swiftfs.paths import Source
-from swiftfs.service.logging import TOLD
+from swiftfs.service.monitoring import TOLD
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.store.connect import ConnectedAccount, reason_of
+from swiftfs.store.connect import ConnectedAccount, explained
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.retry import deadline
 
@@ -87,7 +86,7 @@ def as_allowed(request: MountRequest, account: ConnectedAccount, usage: Usage) -
     with deadline(WRITE_SECONDS):
         allowed = may_write(account.store, request.source, usage.history)
     # Otherwise close() would succeed, and the change be refused later, when nobody sees it.
-    return request if allowed else replace(request, options=replace(request.options, ro=True), refused=True)
+    return request if allowed else request.as_refused()
 
 
 def look_up_if_there(request: MountRequest, account: ConnectedAccount) -> Usage | None:
@@ -111,10 +110,7 @@ def check_policy(policy: str, account: ConnectedAccount) -> None:
 
 
 def look_up(request: MountRequest, account: ConnectedAccount) -> Usage:
-    """Return what Swift says about the source's container or account; make a missing one with `create`.
-
-    Raise `ConfigurationError` if it cannot be used.
-    """
+    """Return Swift's answer about the source, made if missing with `create`; raise `ConfigurationError`."""
     try:
         try:
             return _usage(request, account)
@@ -174,24 +170,15 @@ def _begin_offline(
 
 
 def _failure(error: StoreError, request: MountRequest, label: str) -> ConfigurationError:
-    if isinstance(error, LoginRefused):
-        return ConfigurationError(str(error))
     source = request.source
-    reason = reason_of(error)
-    if isinstance(error, NotFound):
-        command = command_line("mount --create", source, request.mountpoint)
-        makes = "the option 'create'" if request.is_fixed else command
-        return ConfigurationError(
-            f"no container {source.container!r} at {label}: check its name; "
-            f"{makes} makes it, and so does mkdir in a mount of /"
-        )
-    if isinstance(error, AccessDenied):
-        return ConfigurationError(
-            f"{label} may not read {source}: check the user's rights and the project ({reason})"
-        )
-    if isinstance(error, Unavailable) and not isinstance(error, NotSwift):
-        return ConfigurationError(f"{label}: the server cannot serve {source} now, {reason}: try again later")
-    return ConfigurationError(f"{label}: {source} cannot be listed: {reason}")
+    if not isinstance(error, NotFound):
+        return explained(error, label, str(source), "read")
+    command = command_line("mount --create", source, request.mountpoint)
+    makes = "the option 'create'" if request.is_fixed else command
+    return ConfigurationError(
+        f"no container {source.container!r} at {label}: check its name; "
+        f"{makes} makes it, and so does mkdir in a mount of /"
+    )
 
 
 def _is_empty_prefix(filesystem: "FileSystem", request: MountRequest, account: ConnectedAccount) -> bool:
@@ -254,12 +241,6 @@ class SourceMemory(Struct, frozen=True):
         except OSError as error:
             log.warning("%s cannot be written: %s", cache / SOURCE, error.strerror)
 
-    def allowed(self, request: MountRequest) -> MountRequest:
-        """Return the request, read-only if the user might not write the last time."""
-        if not self.refused or request.options.ro:
-            return request
-        return replace(request, options=replace(request.options, ro=True), refused=True)
-
 
 class FoundSource(Struct, frozen=True):
     """What is known of the source when a mount begins: from the server, or from `memory` while it is away."""
@@ -270,10 +251,7 @@ class FoundSource(Struct, frozen=True):
 
 
 def find_source(request: MountRequest, account: ConnectedAccount, cache: Path) -> FoundSource:
-    """Ask the server for the source, or the cache folder, if the server is away and the mount may be offline.
-
-    Raise `ConfigurationError` if it cannot be used.
-    """
+    """Ask the server, or, if it is away and may be, the cache folder; raise `ConfigurationError`."""
     usage = look_up_if_there(request, account)
     if usage is not None:
         request = as_allowed(request, account, usage)
@@ -286,7 +264,7 @@ def find_source(request: MountRequest, account: ConnectedAccount, cache: Path) -
     known = SourceMemory.load(cache, identity)
     if known is None:
         return FoundSource(request, None, None)
-    return FoundSource(known.allowed(request), known.usage, known)
+    return FoundSource(request.as_refused() if known.refused else request, known.usage, known)
 
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0

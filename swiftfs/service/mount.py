@@ -15,8 +15,7 @@ from swiftfs.config.credentials import account_settings
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
 from swiftfs.service.first_requests import check_policy, find_source
-from swiftfs.service.logging import HEADING
-from swiftfs.service.monitoring import Monitoring
+from swiftfs.service.monitoring import HEADING, Monitoring
 from swiftfs.service.mountpoint import MountRequest, check_mountpoint
 from swiftfs.service.signals import Termination, block_signals
 from swiftfs.store.connect import ConnectedAccount, connect

@@ -16,9 +16,8 @@ from typing import Generic
 
 from swiftfs.concurrency import new_thread
 from swiftfs.paths import beside_hidden, split
-from swiftfs.posix.kernel_pages import WrongPages
 from swiftfs.posix.open_file import OpenFile
-from swiftfs.posix.replaced_files import AskedCalls, Call, Move, ReplacedFiles
+from swiftfs.posix.replaced_files import AskedCalls, Call, Move, ReplacedFiles, WrongPages
 
 log = logging.getLogger(__name__)
 

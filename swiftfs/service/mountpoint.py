@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from swiftfs.config.cache_dir import missing_folders, remove_empty
 from swiftfs.config.options import Options
@@ -26,6 +27,12 @@ class MountRequest(Struct, frozen=True):
     """Whether a service or fstab names the mount point."""
     refused: bool = False
     """Whether it is read-only because Swift refuses changes."""
+
+    def as_refused(self) -> "MountRequest":
+        """Return the request if it is read-only, else the same because Swift refuses changes."""
+        if self.options.ro:
+            return self
+        return replace(self, options=replace(self.options, ro=True), refused=True)
 
 
 def check_mountpoint(mountpoint: Path, *, is_fixed: bool = False) -> None:
@@ -54,10 +61,7 @@ def _check_unused(mountpoint: Path, *, is_fixed: bool) -> None:
 
 @contextlib.contextmanager
 def made_if_missing(mountpoint: Path) -> Iterator[None]:
-    """Make the folder and those above it if they are missing; remove them again if the block fails.
-
-    Raise `ConfigurationError` if it cannot be made.
-    """
+    """Make a missing folder and those above, removed if the block fails; raise `ConfigurationError`."""
     made = [] if os.path.lexists(mountpoint) else missing_folders(mountpoint)
     try:
         if made:

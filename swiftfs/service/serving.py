@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from swiftfs.concurrency import Event, monotonic, new_event, new_thread
 from swiftfs.config.options import Options, readable_size
@@ -31,9 +30,6 @@ from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
 from swiftfs.store.connect import ConnectedAccount
-
-if TYPE_CHECKING:
-    from swiftfs.maintenance.trash import TrashSweep
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +75,14 @@ def serve(
         end.callback(reconnection.stop)
         end.callback(_stop_serving, account, termination)
         begin(filesystem, request, account, source.usage)
-        if request.options.offline:
-            _remember(source.memory, cache)
+        if source.memory is not None:
+            source.memory.save(cache)
         monitoring.begin(collector)
         reconnection.start()
         if request.options.trash and not request.options.ro:
-            end.callback(_sweep_trash(filesystem).stop)
+            from swiftfs.maintenance.trash import TrashSweep  # noqa: PLC0415  few mounts have a trash
+
+            end.callback(TrashSweep(filesystem).stop)
         if budget is not None:
             budget.start()
         ended = Drain(0, "SIGTERM ended the mount before all changes were stored")
@@ -92,13 +90,6 @@ def serve(
         files = monitoring.files(collector)
         _mount(filesystem, request, files, live, ready, detached, termination.mounted)
         log.info("%s is not mounted any more", request.mountpoint)
-
-
-def _sweep_trash(filesystem: FileSystem) -> "TrashSweep":
-    """Begin to empty the trash."""
-    from swiftfs.maintenance.trash import TrashSweep  # noqa: PLC0415  few mounts have a trash
-
-    return TrashSweep(filesystem)
 
 
 def _stop_serving(account: ConnectedAccount, termination: Termination) -> None:
@@ -114,14 +105,9 @@ def _reconnection(
     def back(usage: Usage, place: str) -> None:
         filesystem.come_back(usage)
         identity = source.request.source.identity(account.label)
-        _remember(SourceMemory(identity, place, source.request.refused, usage), cache)
+        SourceMemory(identity, place, source.request.refused, usage).save(cache)
 
     return Reconnection(source, account, lambda: len(filesystem.waiting()), back)
-
-
-def _remember(memory: SourceMemory | None, cache: Path) -> None:
-    if memory is not None:
-        memory.save(cache)
 
 
 def _store_rest(filesystem: FileSystem, account: ConnectedAccount, cache: Path) -> None:

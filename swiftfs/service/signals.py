@@ -19,7 +19,7 @@ from swiftfs.journal.queue_report import AWAY, QueuedChange, QueueReport
 log = logging.getLogger(__name__)
 
 ALWAYS = {"always": True}
-"""The `extra` of a record that `service.logging.Repetition` must not suppress: stacks repeat lines."""
+"""The `extra` of a record that `service.monitoring.Repetition` must not suppress: stacks repeat lines."""
 
 
 def block_signals() -> None:

@@ -15,10 +15,7 @@ LOGIN_VARIABLES = (
 
 
 class StorageChoice(Struct, frozen=True):
-    """The options that choose the storage: its URL, or the interface and the region of a catalog.
-
-    What is empty is chosen by the environment or by clouds.yaml.
-    """
+    """The options that choose the storage: its URL, or interface and region in a catalog; empty if not."""
 
     url: str = ""
     interface: str = ""

@@ -145,10 +145,7 @@ class AmbiguousRequests:
                 self._add(name, effect, suspected=True)
 
     def suspect_moves(self, requests: Iterable[tuple[ObjectName, Effect]]) -> int:
-        """Record that an earlier process may have sent these requests of moves, which are not sent again.
-
-        Return how many were left out because there are too many.
-        """
+        """Record what an earlier process may have sent for moves; return how many were too many."""
         dropped = 0
         with self._changed:
             for name, effect in requests:
@@ -303,10 +300,7 @@ class AmbiguousRequests:
         self._wake()
 
     def _index(self, name: ObjectName, found: Ambiguity | None, before: Ambiguity | None) -> None:
-        """Keep `_dangerous` and `_copies` as the records are.
-
-        `_copies` has the targets of the lost copies of each source.
-        """
+        """Keep `_dangerous`, and in `_copies` the targets of the lost copies of each source."""
         if found is not None and found.is_dangerous:
             self._dangerous[name] = found
         else:

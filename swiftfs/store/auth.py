@@ -25,12 +25,7 @@ from swiftfs.errors import (
     Unavailable,
     printable,
 )
-from swiftfs.store.account_settings import (
-    ANY,
-    STORAGE_VARIABLE,
-    TOKEN_VARIABLE,
-    StorageChoice,
-)
+from swiftfs.store.account_settings import ANY, STORAGE_VARIABLE, TOKEN_VARIABLE, StorageChoice
 from swiftfs.store.error_map import causes_of, clock_difference, reason
 from swiftfs.store.login import (
     BadUrl,
@@ -83,10 +78,7 @@ class Account:
         return f"Account({self.label})"
 
     def endpoint(self) -> str:
-        """Return the storage URL, which is requested once if it was not chosen.
-
-        Raise `LoginRefused`, `Unavailable` or `ConfigurationError`.
-        """
+        """Return the storage URL; raise `LoginRefused`, `Unavailable` or `ConfigurationError`."""
         # Without a lock: two threads may ask at once, and get the same answer.
         if not self._endpoint:
             self._endpoint = self._find_endpoint()
@@ -196,10 +188,7 @@ class Account:
             ) from None
 
     def check_storage(self, *, insecure: bool) -> None:
-        """Raise `ConfigurationError` if only the login has TLS, unless the storage may be `insecure`.
-
-        Other errors as in `endpoint`.
-        """
+        """Raise `ConfigurationError` if only the login has TLS and `insecure` is not set; see `endpoint`."""
         url = self.endpoint()
         if not (self.label.lower().startswith("https:") and urlsplit(url).scheme == "http"):
             return
@@ -250,7 +239,10 @@ def open_account(
         return _from_v1(environment, storage)
     completed = storage.completed(environment)
     if completed.url and environment.get(TOKEN_VARIABLE) and not _can_log_in(environment):
-        return _from_token(completed.url, environment)
+        url = checked_storage_url(completed.url)
+        plugin = Token(url, _checked_token(environment[TOKEN_VARIABLE]))
+        session = _session(plugin, environment, [url], keystone=False)
+        return Account(session, f"{url} (token)", StorageChoice(url))
     if environment.get("OS_AUTH_URL") or environment.get("OS_AUTH_TYPE"):
         kind = _auth_type(environment)
         make = _from_keystone if kind == PASSWORD else partial(_from_loading, kind)
@@ -282,12 +274,6 @@ def _label(url: str, who: str, storage: StorageChoice, storage_url: str) -> str:
     if storage_url:
         return f"{url} ({who}) at {storage_url.rstrip('/')}"
     return f"{url} ({who})" + (f" in region {storage.region}" if storage.region else "")
-
-
-def _from_token(url: str, environment: Mapping[str, str]) -> Account:
-    url = checked_storage_url(url)
-    plugin = Token(url, _checked_token(environment[TOKEN_VARIABLE]))
-    return Account(_session(plugin, environment, [url], keystone=False), f"{url} (token)", StorageChoice(url))
 
 
 def _from_v1(environment: Mapping[str, str], storage: StorageChoice) -> Account:

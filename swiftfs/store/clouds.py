@@ -132,10 +132,7 @@ class _Requests:
 
     @staticmethod
     def get(url: str, **_: object) -> requests.Response:
-        """Return the answer; raise `ConfigurationError` if there is none that has a profile.
-
-        It says where the password is sent, so it must come over TLS.
-        """
+        """Return the answer, over TLS: it says where the password is sent. Raise `ConfigurationError`."""
         limits = Limits(PROFILE_SECONDS, body=PROFILE_SECONDS, total=PROFILE_SECONDS, most=PROFILE_BYTES)
         where = f"the profile at {printable(url)}"
         with requests.Session() as session, limited(limits):

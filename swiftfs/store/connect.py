@@ -53,20 +53,23 @@ class ConnectedAccount(Struct, frozen=True):
         self.store.close()
 
 
-def explained(error: StoreError, label: str) -> ConfigurationError:
-    """Return the failure of a request as a line for who has typed a command; `label` names the account."""
-    if isinstance(error, LoginRefused) or str(error).startswith(label):
+def explained(error: StoreError, label: str, subject: str = "", verb: str = "use") -> ConfigurationError:
+    """Return the failure of a request as a line for who has typed a command; `label` names the account.
+
+    `subject` is what the user has named to `verb` it; without it the line says what the request was about.
+    """
+    if isinstance(error, LoginRefused) or (not subject and str(error).startswith(label)):
         return ConfigurationError(str(error))
-    reason = reason_of(error)
-    if error.subject and isinstance(error, AccessDenied):
+    named, reason = subject or error.subject, reason_of(error)
+    if named and isinstance(error, AccessDenied):
         return ConfigurationError(
-            f"{label} may not use {error.subject}: check the user's rights and the project ({reason})"
+            f"{label} may not {verb} {named}: check the user's rights and the project ({reason})"
         )
-    if error.subject and isinstance(error, Unavailable) and not isinstance(error, NotSwift):
-        return ConfigurationError(
-            f"{label}: the server cannot serve {error.subject} now, {reason}: try again later"
-        )
-    return ConfigurationError(f"{label}: {error}")
+    if named and isinstance(error, Unavailable) and not isinstance(error, NotSwift):
+        return ConfigurationError(f"{label}: the server cannot serve {named} now, {reason}: try again later")
+    return ConfigurationError(
+        f"{label}: {subject} cannot be listed: {reason}" if subject else f"{label}: {error}"
+    )
 
 
 def reason_of(error: StoreError) -> str:
@@ -125,10 +128,7 @@ def _reconnect(
 
 
 def log_in(account: Account, *, insecure_storage: bool) -> None:
-    """Log in, and check the storage URL; errors as in `Account.check_storage`.
-
-    Raise `Unavailable` after `HANG_SECONDS`.
-    """
+    """Log in, and check the storage URL as `check_storage` does; raise `Unavailable` after `HANG_SECONDS`."""
     done: Future[None] = new_future()
     # In the caller's context: its deadline counts, too. A daemon: what hangs must not keep the process.
     arguments = (_log_in, account, insecure_storage, done)

@@ -1,23 +1,148 @@
-"""Deletes many objects: by bulk delete if the server has it, else by parallel DELETEs."""
+"""Deletes many objects: by bulk delete if the server has it, else by parallel DELETEs.
+
+Swift always answers 200 to a bulk delete, and reports the result for the names in the body. A gateway in
+front of it, or a server that has bulk delete only in `/info`, refuses the request: nothing was deleted then.
+"""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from typing import Any
+from urllib.parse import quote, unquote
+
+from msgspec import Struct
 
 from swiftfs.concurrency import Executor, Rank, new_lock, new_pool
-from swiftfs.errors import BadName, NotFound, QuotaExceeded, StoreError
-from swiftfs.objects import ObjectName
-from swiftfs.store.request import Request
+from swiftfs.errors import BadName, BadRequest, Corrupt, NotFound, QuotaExceeded, StoreError, Unavailable
+from swiftfs.objects import NOTHING, ObjectName
+from swiftfs.store.error_map import status_error
+from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
 from swiftfs.store.throttle import busy_time
-from swiftfs.store.wire.bulk_delete import (
-    BulkRefused,
-    BulkTooLarge,
-    NoVerdict,
-    Outcome,
-    bulk_delete_request,
-    bulk_outcome,
-    fits_in_bulk,
-)
+from swiftfs.store.wire.json_stream import parse_small
+
+MAX_LINE = 2 * (1024 + 256)
+"""The longest line, in bytes: Swift's bulk.py accepts twice the length of the longest path."""
+
+
+VALUES, VALUES_PER_NAME = 1000, 64
+"""The most values in a verdict: two for each name, and more where names with commas are not quoted."""
+
+
+def fits_in_bulk(name: ObjectName) -> bool:
+    """Return whether bulk delete takes the name; percent-encoding makes three bytes of one."""
+    return len(quote(f"/{name}", errors="replace")) <= MAX_LINE
+
+
+def bulk_delete_request(names: Sequence[ObjectName]) -> Request:
+    """Return the request that deletes `names`; raise `BadName` for a name that no object can have."""
+    return Request(
+        "delete_many",
+        "POST",
+        query="bulk-delete",
+        headers={"Content-Type": "text/plain", "Accept": "application/json"},
+        body="\n".join(quoted_path(name) for name in names).encode(),
+        meaning={501: BadRequest},
+        read_timeout=WORK_SECONDS,
+        long_running=True,
+    )
+
+
+class BulkRefused(StoreError):
+    """The server deleted nothing. Single DELETEs may work; if `remembered`, send no bulk delete again."""
+
+    def __init__(self, error: StoreError, *, remembered: bool = True) -> None:
+        super().__init__(str(error))
+        self.remembered = remembered
+
+
+class BulkTooLarge(StoreError):
+    """The server deleted nothing, because it takes fewer names in a request."""
+
+
+class NoVerdict(Corrupt):
+    """The answer is complete, but not a verdict on the names."""
+
+
+class Outcome(Struct, frozen=True):
+    """The result for the names in a bulk delete.
+
+    `single` are names that it did not accept; they can be deleted one by one. With `none_found` the server
+    reports that no name existed.
+    """
+
+    failures: Mapping[ObjectName, StoreError]
+    single: Sequence[ObjectName] = ()
+    none_found: bool = False
+
+
+def bulk_outcome(names: Sequence[ObjectName], body: bytes) -> Outcome:
+    """Return which of `names` failed, and as `single` those reached after the token had expired.
+
+    An absent name is no failure. A server that gave up half-way does not report which names it reached, so
+    each name without a status may still exist. Raise `NoVerdict` for an answer that cannot be read,
+    `BulkRefused` or `BulkTooLarge` for one that refuses the whole request.
+    """
+    verdict = _verdict(body, VALUES + VALUES_PER_NAME * len(names))
+    _check_refusal(verdict)
+    by_path = {f"/{name}": name for name in names}
+    statuses = {}
+    for path, status in verdict["Errors"]:
+        # Swift quotes the names in its answer; their first slash may be missing.
+        name = by_path.get("/" + unquote(path).removeprefix("/"))
+        if name is not None:
+            statuses[name] = status
+    unauthorized = [name for name, status in statuses.items() if _number(status) == 401]
+    failures = {name: _error(name, status) for name, status in statuses.items() if name not in unauthorized}
+    done = verdict["Number Deleted"] + verdict["Number Not Found"]
+    # Swift's bulk middleware gives up after `max_failed_deletes` failures (1000).
+    if done + len(statuses) < len(by_path):
+        status = verdict["Response Status"]
+        for name in by_path.values():
+            if name not in statuses:
+                failures[name] = Unavailable(f"delete_many {name}: the server gave up, {status}")
+    failures = {name: one for name, one in failures.items() if not isinstance(one, NotFound)}
+    none_found = not (verdict["Number Deleted"] or failures or unauthorized)
+    return Outcome(failures, unauthorized, none_found)
+
+
+def _check_refusal(verdict: dict[str, Any]) -> None:
+    """Raise `BulkRefused` or `BulkTooLarge` for a verdict on the request, not on names."""
+    if verdict["Number Deleted"] or verdict["Number Not Found"] or verdict["Errors"]:
+        return
+    number = _number(verdict["Response Status"])
+    if 200 <= number < 300:
+        # A success for names of which none was deleted and none was missing: the server has not read them.
+        raise BulkRefused(StoreError("delete_many the account: the server did nothing"))
+    request = Request("delete_many", "POST", meaning={501: BadRequest})
+    error = status_error(request, number, NOTHING, verdict["Response Body"])
+    if number == 413:
+        raise BulkTooLarge(str(error))
+    if not error.retryable:
+        raise BulkRefused(error, remembered=number != 401)  # an expired token will be renewed
+
+
+def _verdict(body: bytes, most_values: int) -> dict[str, Any]:
+    try:
+        verdict = parse_small(body, most_values)
+        for field in ("Number Deleted", "Number Not Found"):
+            verdict[field] = int(verdict[field])
+        verdict["Errors"] = [(str(path), str(status)) for path, status in verdict["Errors"]]
+        verdict["Response Status"] = str(verdict["Response Status"])
+        verdict["Response Body"] = str(verdict.get("Response Body", ""))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise NoVerdict(f"delete_many: no verdict in {body[:80]!r}") from None
+    return dict(verdict)
+
+
+def _error(name: ObjectName, status: str) -> StoreError:
+    request = Request("delete_many", "DELETE", name.container, name.key)
+    return status_error(request, _number(status), NOTHING)
+
+
+def _number(status: str) -> int:
+    number = status.split(" ", 1)[0]
+    return int(number) if number.isdecimal() and len(number) == 3 else 500
+
 
 log = logging.getLogger(__name__)
 
@@ -87,42 +212,38 @@ class Deletion:
         in_bulk = [name for name in chunk if fits_in_bulk(name)] if self._batch() else []
         if not in_bulk:
             return self._delete_in_parallel(chunk), None
-        outcome = self._bulk.delete(in_bulk)
-        if outcome.none_found:
-            self._check_none_found(outcome, in_bulk[0])
-        if outcome.too_large:
+        try:
+            outcome = self._bulk.delete(in_bulk)
+            if outcome.none_found:
+                self._check_none_found(in_bulk[0])
+        except BulkTooLarge:
             return self._delete_halves(chunk)
-        failures = outcome.failures
-        if outcome.refused is not None:
+        except BulkRefused as refusal:
             failures = self._delete_in_parallel(chunk)
             # Single DELETEs work, so it was the bulk delete that was refused, and not the user.
             if len(failures) < len(chunk):
-                self._bulk.remember_refusal(outcome.refused)
+                self._bulk.remember_refusal(refusal)
             return failures, None
-        if outcome.outage is None:
-            taken = {*in_bulk} - {*outcome.single}
-            if single := [name for name in chunk if name not in taken]:
-                failures |= self._delete_in_parallel(single)
-        else:
-            failures |= dict.fromkeys(chunk, outcome.outage)
-        return failures, outcome.outage
+        except StoreError as outage:
+            return dict.fromkeys(chunk, outage), outage
+        taken = {*in_bulk} - {*outcome.single}
+        single = [name for name in chunk if name not in taken]
+        return {**outcome.failures, **(self._delete_in_parallel(single) if single else {})}, None
 
-    def _check_none_found(self, outcome: Outcome, first: ObjectName) -> None:
-        """Check an answer that no name existed by a DELETE of the first: such a server may do nothing."""
+    def _check_none_found(self, first: ObjectName) -> None:
+        """Check an answer that no name existed by a DELETE of the first: such a server may do nothing.
+
+        Raise `BulkRefused` if it may, and a retryable error, as for an answer that was lost.
+        """
         try:
             self._delete(first)
         except NotFound:
             return
         except StoreError as error:
             if error.retryable:
-                # Nobody knows whether it exists: the names are treated like those of a lost answer.
-                outcome.outage = error
-            else:
-                outcome.refused = BulkRefused(error, remembered=False)
-        else:
-            outcome.refused = BulkRefused(
-                StoreError(f"delete_many: the server did not find {first}, which existed")
-            )
+                raise
+            raise BulkRefused(error, remembered=False) from None
+        raise BulkRefused(StoreError(f"delete_many: the server did not find {first}, which existed"))
 
     def _delete_halves(
         self, chunk: Sequence[ObjectName]
@@ -184,44 +305,44 @@ class BulkDeletes:
         log.info("the server refuses bulk deletes, so objects are deleted one by one: %s", refusal)
 
     def delete(self, names: Sequence[ObjectName]) -> Outcome:
-        """Delete `names` by one request."""
+        """Delete `names` by one request.
+
+        Raise `BulkRefused`, `BulkTooLarge`, and the retryable error of a request whose answer was lost.
+        """
         try:
             request = bulk_delete_request(names)
         except BadName:  # single DELETEs report which name is the bad one
-            return Outcome(single=list(names))
+            return Outcome({}, names)
         begun = busy_time()
         try:
             outcome = bulk_outcome(names, self._send(request))
         except (BulkTooLarge, QuotaExceeded) as error:  # 413
-            return self._too_large(names, error)
+            raise self._too_large(len(names), error) from None
         except NoVerdict as error:
-            return self._no_verdict(names, error)
+            with self._lock:
+                self._unreadable += 1
+                often = self._unreadable >= MAX_UNREADABLE  # one answer may be an accident
+            raise BulkRefused(error, remembered=often) from None
+        except BulkRefused:
+            raise
         except StoreError as error:
-            if error.retryable:
-                self._took(len(names), busy_time() - begun, answered=False)
-                return Outcome(dict.fromkeys(names, error), outage=error)
-            refusal = error if isinstance(error, BulkRefused) else BulkRefused(error)
-            return Outcome(single=list(names), refused=refusal)
+            if not error.retryable:
+                raise BulkRefused(error) from None
+            self._took(len(names), busy_time() - begun, answered=False)
+            raise
         with self._lock:
             self._unreadable = 0
         self._took(len(names), busy_time() - begun, answered=True)
         return outcome
 
-    def _too_large(self, names: Sequence[ObjectName], error: StoreError) -> Outcome:
-        if len(names) == 1:
-            # A request of one name cannot be made smaller.
-            return Outcome(single=list(names), refused=BulkRefused(error))
+    def _too_large(self, count: int, error: StoreError) -> BulkRefused | BulkTooLarge:
+        """Send fewer names from now on; return the error. A request of one name cannot be made smaller."""
+        if count == 1:
+            return BulkRefused(error)
         with self._lock:
             # `min`: another thread may have made it smaller meanwhile.
-            self._size = max(1, min(self._size, len(names) // 2))
-        return Outcome(single=list(names), too_large=True)
-
-    def _no_verdict(self, names: Sequence[ObjectName], error: NoVerdict) -> Outcome:
-        """Fall back to single DELETEs: for these names, as one answer may be an accident, or for good."""
-        with self._lock:
-            self._unreadable += 1
-            often = self._unreadable >= MAX_UNREADABLE
-        return Outcome(single=list(names), refused=BulkRefused(error, remembered=often))
+            self._size = max(1, min(self._size, count // 2))
+        return BulkTooLarge(str(error))
 
     def _took(self, count: int, seconds: float, *, answered: bool) -> None:
         with self._lock:

@@ -167,14 +167,10 @@ def reason(error: BaseException) -> str:
     if isinstance(deepest, BadStatusLine) and not isinstance(deepest, RemoteDisconnected):
         return f"it does not speak HTTP, but says {_printable(str(deepest).strip(), 80)!r}"
     text = re.sub(r"<[^>]*>:?\s*|\(?Caused by.*|\[(SSL|X509)[^]]*\] |\s*\(_ssl\.c:\d+\)", "", str(deepest))
-    return _printable(_unbracketed(text.strip(" '")), 300) or type(deepest).__name__
-
-
-def _unbracketed(text: str) -> str:
-    """Return text without brackets around it, or those whose counterpart was removed."""
-    if text.startswith("(") or text.count(")") > text.count("("):
-        return text.strip(" ()'")
-    return text
+    text = text.strip(" '")
+    if text.startswith("(") or text.count(")") > text.count("("):  # the counterpart was removed
+        text = text.strip(" ()'")
+    return _printable(text, 300) or type(deepest).__name__
 
 
 def _kind(request: Request, status: int, text: str) -> type[StoreError]:

@@ -25,10 +25,7 @@ MayRead = Callable[[ObjectName, ObjectName], bool]
 
 
 class Found(Struct, frozen=True):
-    """The answer to `?multipart-manifest=get`, with the segments that an SLO names.
-
-    `source` is the target of a symlink.
-    """
+    """The answer to `?multipart-manifest=get`; `source` is a symlink's target, `names` an SLO's segments."""
 
     info: ObjectInfo
     source: ObjectName | None
@@ -65,10 +62,7 @@ class ForeignManifests:
         self.learn(info.version)
 
     def check_version(self, version: ObjectVersion) -> Manifest | None:
-        """Raise `ForeignManifest` if an SLO or DLO may not be read; errors as in `check`.
-
-        Return the manifest if it had to be read.
-        """
+        """As `check`, for a version of an SLO or DLO; return the manifest if it had to be read."""
         return None if self._is_allowed(version) else self._check_manifest(version.name).names.manifest
 
     def learn(self, version: ObjectVersion) -> None:

@@ -19,10 +19,7 @@ T = TypeVar("T")
 
 
 class MovedNames:
-    """The versions that are still at their old names, by their new ones.
-
-    It needs no lock: each call is one operation on a dictionary.
-    """
+    """The versions still at their old names, by their new ones. No lock: each call is one step."""
 
     def __init__(self) -> None:
         self._sources: dict[ObjectName, ObjectVersion] = {}

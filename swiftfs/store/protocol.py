@@ -3,13 +3,18 @@
 Listings of any length are walks over its pages: the server answers with pages, which continue after a marker.
 """
 
+import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 from msgspec import Struct, field
 
+from swiftfs.concurrency import monotonic
 from swiftfs.errors import Corrupt, NotFound, StoreError
 from swiftfs.objects import (
+    History,
     Limits,
     Manifest,
     ObjectInfo,
@@ -274,10 +279,7 @@ def iter_container_pages(store: ObjectStore) -> Iterator[Page]:
 
 
 class _Pages(Iterator[Page]):
-    """The pages that `request` returns, each after a marker, the first after `start`.
-
-    One that failed is requested again by `next`.
-    """
+    """The pages that `request` returns after `start`; one that failed is requested again by `next`."""
 
     def __init__(self, request: Callable[[str], Page], start: str = "") -> None:
         self._request = request
@@ -289,3 +291,60 @@ class _Pages(Iterator[Page]):
             raise StopIteration
         page = self._page = self._request(self._start if self._page is None else self._page.marker)
         return page
+
+
+log = logging.getLogger(__name__)
+
+HISTORY_SECONDS = 60.0
+"""How long an answer is used again: somebody may switch versioning on at any time."""
+
+
+class Histories:
+    """The `History` of containers, by one HEAD each. It needs no lock: each call is one step."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._known: dict[str, tuple[float, History]] = {}
+        self._versioned: set[str] = set()
+
+    def learn(self, container: str, history: History, *, versioning: bool = False) -> None:
+        """Record what an answer has said about a container."""
+        self._known[container] = monotonic(), history
+        if versioning:
+            self._versioned.add(container)
+        else:
+            self._versioned.discard(container)
+
+    def of(self, container: str) -> History:
+        """Return whether a container keeps older versions; raise `StoreError` if Swift does not say it."""
+        since, history = self._known.get(container, (-math.inf, History.NONE))
+        if monotonic() - since < HISTORY_SECONDS:
+            return history
+        usage = None
+        with suppress(NotFound):
+            usage = self._store.container_usage(container)
+        history = usage.history if usage is not None else History.NONE
+        self.learn(container, history, versioning=usage is not None and usage.versioning)
+        return history
+
+    def known_versioned(self, container: str) -> bool:
+        """Return whether each change makes a version in a container, as the last answer said; ask nothing."""
+        return container in self._versioned
+
+    def is_versioned(self, container: str) -> bool:
+        """Return the same, asked for once a minute; where Swift does not say it, as it was known before."""
+        try:
+            self.of(container)
+        except StoreError as error:
+            log.info("cannot find out whether %s keeps older versions: %s", container, error)
+        return self.known_versioned(container)
+
+    def may_have_versions(self, container: str) -> bool:
+        """Return whether older versions may exist, also if it is refused; raise retryable errors only."""
+        try:
+            return self.of(container) is not History.NONE
+        except StoreError as error:
+            if error.retryable:
+                raise
+            log.info("cannot find out whether %s keeps older versions: %s", container, error)
+            return True

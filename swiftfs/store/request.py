@@ -87,28 +87,6 @@ class Request(Struct, frozen=True):
         return escape_dots(f"{path}?{self.query}" if self.query else path)
 
 
-class Reading:
-    """Whether requests that change nothing may run. It needs no lock: each call is one step.
-
-    libfuse waits for the calls that run before it ends, and a server may answer one for ever.
-    """
-
-    def __init__(self) -> None:
-        self._has_ended = False
-
-    def end(self) -> None:
-        """Let them fail, also those whose answer is being read, and let no request be repeated."""
-        self._has_ended = True
-
-    def resume(self) -> None:
-        """Let them run again."""
-        self._has_ended = False
-
-    def has_ended(self) -> bool:
-        """Return whether they fail."""
-        return self._has_ended
-
-
 def quoted_container(container: str) -> str:
     """Return the container's name as a URL segment; raise `BadName` for an invalid one."""
     if not container or "/" in container:
@@ -143,10 +121,7 @@ def _quoted(text: str, safe: str) -> str:
 
 
 def escape_dots(url: str) -> str:
-    """Percent-encode the path segments `.` and `..`.
-
-    Clients and proxies resolve them (RFC 3986, 5.2.4), and the request would reach another object.
-    """
+    """Percent-encode path segments `.` and `..`, which clients and proxies resolve (RFC 3986, 5.2.4)."""
     path, mark, query = url.partition("?")
     return _DOT_SEGMENT.sub(lambda found: "%2E" * len(found.group()), path) + mark + query
 
@@ -171,10 +146,7 @@ _PLAIN_LINE = re.compile(r"([^:]+):[ \t]*([^\r]*[^\r \t]|)[ \t]*\r\n")
 
 
 def read_headers(file: BufferedReader) -> list[tuple[str, str]]:
-    """Read the headers and the empty line after them, their text decoded as Latin-1.
-
-    Raise `BrokenHead` and network errors.
-    """
+    """Read the headers, in Latin-1, and the empty line after them; raise `BrokenHead` and network errors."""
     # Mostly all of it has come, and is plain: one look takes a fifth of the time.
     if (plain := _PLAIN_HEAD.match(file.peek(1))) is not None:
         text = file.read(plain.end()).decode("latin-1")

@@ -263,9 +263,7 @@ class RetryingStore:
     def delete(self, name: ObjectName) -> None:
         try:
             self._change(
-                name,
-                lambda call: _delete_once(call, lambda: self._store.delete(name)),
-                lambda _error: GONE,
+                name, lambda call: _delete_once(call, lambda: self._store.delete(name)), lambda _error: GONE
             )
         except NotFound:
             self._ambiguous.done(name, lambda: GONE)
@@ -307,10 +305,7 @@ class RetryingStore:
                 self._ambiguous.lost(name, GONE)
 
     def _change(
-        self,
-        name: ObjectName,
-        attempt: Callable[[_Call], T],
-        effect: Callable[[StoreError], Effect],
+        self, name: ObjectName, attempt: Callable[[_Call], T], effect: Callable[[StoreError], Effect]
     ) -> T:
         """Repeat a request that changes `name`, and record the `effect` of each attempt that was lost."""
 
@@ -327,10 +322,7 @@ class RetryingStore:
         return self._repeat(recorded, CLASHES_REPEATED)
 
     def close(self) -> None:
-        """End every pause, and let each later call fail. Close the store if it is owned.
-
-        A call that pauses fails with its last error; a request that runs goes on.
-        """
+        """End every pause, let each later call fail, and close the store if it is owned."""
         self._closing.set()
         if self._owns:
             self._store.close()

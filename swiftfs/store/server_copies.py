@@ -21,10 +21,7 @@ Head = Callable[[ObjectName], ObjectInfo]
 
 
 def prove_copy(request: CopyRequest, source: ObjectInfo, head: Head) -> str:
-    """Return the ETag of a copy that a server says it has made; raise `Corrupt` if it is not there.
-
-    `source` is what was copied. One HEAD.
-    """
+    """Return the ETag of a copy of `source` by one HEAD; raise `Corrupt` if it is not there."""
     try:
         found = head(request.target)
     except NotFound:
@@ -42,10 +39,7 @@ def prove_copy(request: CopyRequest, source: ObjectInfo, head: Head) -> str:
 
 
 class ServerCopies:
-    """The COPYs of a `SwiftStore`. `send` returns the headers of an answer, `head` those of an object.
-
-    It needs no lock: each use of `_versioned` is one step.
-    """
+    """The COPYs of a store, by its `send` and `head`. No lock: each use of `_versioned` is one step."""
 
     def __init__(self, send: Callable[[Request], Mapping[str, str]], head: Head) -> None:
         self._send_request = send

@@ -6,16 +6,16 @@ fewer when the server refuses. Requests are counted by class, because providers 
 
 import itertools
 import math
-from collections.abc import Callable
-from types import MappingProxyType, TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import MappingProxyType
 
 from msgspec import Struct, field
 
-from swiftfs.concurrency import Event, Lock, Rank, monotonic, new_event, new_lock, sleep, unix_time
+from swiftfs.concurrency import Event, Rank, monotonic, new_event, new_lock, sleep, unix_time
 from swiftfs.errors import Offline, Postponed, Unavailable
 from swiftfs.objects import Count, Counts, Limits
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.request import Reading
 from swiftfs.store.throttle import Throttle, waited
 
 MOST = 64
@@ -187,33 +187,21 @@ class ServerLoad:
         # Files and segments are sent at once, and so many of each that all get their share.
         return 2 * size / min(rate, max(SEGMENT_RATE, rate / MOST))
 
-    def put(self, size: int) -> "_Put":
-        """Return a context for one attempt to PUT `size` bytes, from its beginning to its answer."""
-        return _Put(self.segments if size >= LARGE else self.files, size, self._lock)
-
-
-class _Put:
-    """One attempt of a PUT."""
-
-    def __init__(self, limit: ParallelLimit, size: int, lock: Lock) -> None:
-        self._limit = limit
-        self._size = size
-        self._lock = lock
-        self._began = self._waited = 0.0
-
-    def __enter__(self) -> None:
-        self._began, self._waited = monotonic(), waited()
+    @contextmanager
+    def put(self, size: int) -> Iterator[None]:
+        """Count one attempt to PUT `size` bytes, from its beginning to its answer."""
+        limit = self.segments if size >= LARGE else self.files
+        began, idle = monotonic(), waited()
         with self._lock:
-            self._limit.begin()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+            limit.begin()
+        try:
+            yield
+        except BaseException as error:
+            with self._lock:
+                limit.failed(began, refused=isinstance(error, Unavailable))
+            raise
         with self._lock:
-            if error is None:
-                self._limit.answered(self._began, self._size, waited() - self._waited)
-            else:
-                self._limit.failed(self._began, refused=isinstance(error, Unavailable))
+            limit.answered(began, size, waited() - idle)
 
 
 class Counters:
@@ -235,12 +223,23 @@ class Counters:
         with self._lock:
             return Counts(MappingProxyType(dict(self._classes)))
 
-    def body(self, name: str) -> "_Sent":
-        """Return a context with a function that counts the bytes sent of a body to the object `name`.
+    @contextmanager
+    def body(self, name: str) -> Iterator[Callable[[int], None]]:
+        """Provide a function that counts what was sent of a body to the object `name`, `container/key`.
 
-        That is `container/key`. The context ends when the request was answered or has failed.
+        The context ends when the request was answered or has failed.
         """
-        return _Sent(self._lock, self._bodies, next(self._numbers), name)
+        number = next(self._numbers)
+
+        def count(size: int) -> None:
+            with self._lock:
+                self._bodies[number] = name, self._bodies.get(number, (name, 0))[1] + size
+
+        try:
+            yield count
+        finally:
+            with self._lock:
+                self._bodies.pop(number, None)
 
     def under_way(self, name: str) -> int:
         """Return how many bytes were sent of unanswered bodies to `name`, or below it if it ends with `/`."""
@@ -249,31 +248,8 @@ class Counters:
         return sum(sent for to, sent in bodies if to == name or (name.endswith("/") and to.startswith(name)))
 
 
-class _Sent:
-    """How much was sent of one body, in the `bodies` that the lock guards, by its `number`."""
-
-    def __init__(self, lock: Lock, bodies: dict[int, tuple[str, int]], number: int, name: str) -> None:
-        self._lock, self._bodies, self._number, self._name = lock, bodies, number, name
-        self._bytes = 0
-
-    def __enter__(self) -> Callable[[int], None]:
-        return self._count
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._bodies.pop(self._number, None)
-
-    def _count(self, size: int) -> None:
-        self._bytes += size
-        with self._lock:
-            self._bodies[self._number] = (self._name, self._bytes)
-
-
 class Away(Struct, frozen=True):
-    """The server is away `since` some Unix time, for a `reason` in words.
-
-    If it `answers`, the mount cannot go on with what it says.
-    """
+    """The server is away `since` a Unix time, for a `reason`; if it `answers`, not as the mount needs it."""
 
     since: float
     reason: str
@@ -324,6 +300,28 @@ class Presence:
     def come_back(self) -> None:
         """Record that the server is there."""
         self.away = None
+
+
+class Reading:
+    """Whether requests that change nothing may run. It needs no lock: each call is one step.
+
+    libfuse waits for the calls that run before it ends, and a server may answer one for ever.
+    """
+
+    def __init__(self) -> None:
+        self._has_ended = False
+
+    def end(self) -> None:
+        """Let them fail, also those whose answer is being read, and let no request be repeated."""
+        self._has_ended = True
+
+    def resume(self) -> None:
+        """Let them run again."""
+        self._has_ended = False
+
+    def has_ended(self) -> bool:
+        """Return whether they fail."""
+        return self._has_ended
 
 
 class ServerState(Struct, frozen=True):

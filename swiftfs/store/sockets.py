@@ -226,10 +226,7 @@ def _limited_pool(pool: Any) -> Any:
 
 
 class Response(HTTPResponse):
-    """An answer that is read within `limits`; in `fields` are its headers.
-
-    http.client and the email package would take longer for its head than for all else.
-    """
+    """An answer read within `limits`, its headers in `fields`: http.client takes longer for its head."""
 
     may_outlive_socket = False
 

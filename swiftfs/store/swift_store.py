@@ -40,6 +40,7 @@ from swiftfs.store.deletion import Deletion
 from swiftfs.store.error_map import sealed
 from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
 from swiftfs.store.protocol import Body, CopyRequest, Headers, Sink, iter_dlo_segments
+from swiftfs.store.ranged_get import OtherSize, RangedGet
 from swiftfs.store.request import WORK_SECONDS, Request
 from swiftfs.store.server_copies import ServerCopies
 from swiftfs.store.server_state import ServerState
@@ -72,7 +73,6 @@ from swiftfs.store.wire.object_headers import (
     symlink_source,
     to_wire,
 )
-from swiftfs.store.wire.ranged_get import OtherSize, RangedGet
 
 PUT_SECONDS = 120.0
 """Longest wait for an answer after a body was sent: the server first writes it to its replicas."""
@@ -109,9 +109,7 @@ class SwiftStore:
         self._limits: Limits | None = None
         self._lock = new_lock(Rank.STORE)
         self._deletion = Deletion(
-            lambda request: self._transport.send(request).body,
-            self.delete,
-            lambda: self.limits().bulk_delete,
+            lambda request: self._transport.send(request).body, self.delete, lambda: self.limits().bulk_delete
         )
         self._copies = ServerCopies(lambda request: self._transport.send(request).headers, self.head)
         self._foreign = None if may_read is None else ForeignManifests(may_read, self._read_manifest)
@@ -258,16 +256,13 @@ class SwiftStore:
         """Raise `Sealed` if an archive has sealed one of the first segments of an SLO."""
         if not self.head(name).is_slo:
             return
-        for segment in self._first_segments(name):
+        segments = self.manifest(name).segments[:MAX_ASKED]
+        for segment in dict.fromkeys(one.name for one in segments if not one.data):
             retrieval = self.head(segment).retrieval
             if retrieval is None:  # not an archive
                 return
             if retrieval.state != UNSEALED:
                 raise sealed(f"{name}: its segment {segment.key}", retrieval.seconds)
-
-    def _first_segments(self, name: ObjectName) -> Iterable[ObjectName]:
-        segments = self.manifest(name).segments[:MAX_ASKED]
-        return dict.fromkeys(one.name for one in segments if not one.data)
 
     def _accept(self, info: ObjectInfo, answer: Answer) -> None:
         """Raise `ForeignManifest` if the bytes of an answer may not be read."""

@@ -139,10 +139,7 @@ def waited() -> float:
 
 
 def busy_time() -> float:
-    """Return monotonic seconds without those that this thread has waited for the mount's own limits.
-
-    Only differences between two calls in one thread mean anything.
-    """
+    """Return seconds without those that this thread has waited for limits; only differences count."""
     return monotonic() - _waited.get()
 
 

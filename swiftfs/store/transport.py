@@ -6,6 +6,7 @@ Requests are counted by class, because providers charge for each of them.
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 
 from msgspec import Struct
@@ -16,12 +17,7 @@ from swiftfs.objects import Count
 from swiftfs.store.auth import Account
 from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
 from swiftfs.store.pool import Connection, ConnectionPool
-from swiftfs.store.request import (
-    ANSWER_SECONDS,
-    LONGEST_WORK_SECONDS,
-    RETRIEVAL_STATE,
-    Request,
-)
+from swiftfs.store.request import ANSWER_SECONDS, LONGEST_WORK_SECONDS, RETRIEVAL_STATE, Request
 from swiftfs.store.retry import remaining
 from swiftfs.store.server_state import TOO_MANY, ServerState
 from swiftfs.store.sockets import Limits, Response
@@ -152,12 +148,7 @@ class Transport:
     `close` ends, and wait while its `load` says so.
     """
 
-    def __init__(
-        self,
-        account: Account,
-        state: ServerState,
-        longest_silence: float = math.inf,
-    ) -> None:
+    def __init__(self, account: Account, state: ServerState, longest_silence: float = math.inf) -> None:
         self._throttle = state.throttle
         self._account = account
         self._counters = state.counters
@@ -172,32 +163,33 @@ class Transport:
             body = b"" if answer.is_empty else answer.body()
             return Reply(answer.status, answer.headers, body)
 
-    def open(self, request: Request) -> "_Exchange":
-        """Return a context that sends `request` and provides the answer, its body unread.
+    @contextmanager
+    def open(self, request: Request) -> Iterator[Answer]:
+        """Send `request` and provide the answer, its body unread. Raise `StoreError` unless it is within 2xx.
 
-        Raise `StoreError` unless the status is within 2xx. After a 401 the token is renewed, once for all
-        threads, and the request is sent once more.
+        After a 401 the token is renewed, once for all threads, and the request is sent once more.
         """
-        return _Exchange(self, request)
-
-    def begin(self, request: Request) -> Connection:
-        """Wait for the turn of a request; return a connection for it, for `end`."""
         may_block(f"sends {request.operation}")
         if _is_read(request) and self._reading.has_ended():
             raise _ended(request)
         # Before the connection is taken: a server closes one that is idle meanwhile.
-        self.wait_for_turn(request)
-        return self._pool.lease()
+        self._wait_for_turn(request)
+        connection = self._pool.lease()
+        try:
+            token = "" if request.info else self._account.token()
+            with self._attempt(connection, request, token) as answer:
+                if answer.status != 401 or request.info:
+                    yield _good(answer)
+                    return
+            # Once: a new token that is refused too says that the user may not do this.
+            token = self._account.renew(token)
+            self._wait_for_turn(request)
+            with self._attempt(connection, request, token) as answer:
+                yield _good(answer)
+        finally:
+            self._pool.give_back(connection)
 
-    def end(self, connection: Connection) -> None:
-        """End the use of a connection."""
-        self._pool.give_back(connection)
-
-    def token(self, refused: str | None = None) -> str:
-        """Return a token, a new one if one was `refused`."""
-        return self._account.token() if refused is None else self._account.renew(refused)
-
-    def wait_for_turn(self, request: Request) -> None:
+    def _wait_for_turn(self, request: Request) -> None:
         """Return when the limit of requests a second allows one more."""
         is_read = _is_read(request)
         lane, ends = (Lane.READS, self._reading.has_ended) if is_read else (Lane.CHANGES, lambda: False)
@@ -213,13 +205,21 @@ class Transport:
         self._pool.close()
         self._account.close()
 
-    def attempt(self, connection: Connection, request: Request, token: str) -> Answer:
-        """Send a request once; call `count` when it has ended."""
-        self._pacer.wait(remaining)
-        answer = self._send(connection, request, token)
-        if answer.status in TOO_MANY and RETRIEVAL_STATE not in answer.headers:
-            self._pacer.refused()
-        return answer
+    @contextmanager
+    def _attempt(self, connection: Connection, request: Request, token: str) -> Iterator[Answer]:
+        """Send a request once, provide the answer, and count it when its body was read or left."""
+        began, answer = busy_time(), None
+        try:
+            self._pacer.wait(remaining)
+            answer = self._send(connection, request, token)
+            if answer.status in TOO_MANY and RETRIEVAL_STATE not in answer.headers:
+                self._pacer.refused()
+            yield answer
+        finally:
+            seconds = busy_time() - began
+            if answer is not None:
+                answer.close()
+            self._count(request, answer, seconds)
 
     def _send(self, connection: Connection, request: Request, token: str) -> Answer:
         # A long request is not cut off at the deadline: the server would go on with it, and its result be
@@ -252,7 +252,7 @@ class Transport:
             throttle=self._throttle,
         )
 
-    def count(self, request: Request, answer: Answer | None, seconds: float) -> None:
+    def _count(self, request: Request, answer: Answer | None, seconds: float) -> None:
         """Count an attempt that took so long; None is no answer."""
         status = answer.status if answer else 0
         sent = len(memoryview(request.body).cast("B")) if request.body else 0
@@ -263,53 +263,6 @@ class Transport:
         if log.isEnabledFor(logging.DEBUG):
             subject, result = request.subject, status or "no answer"
             log.debug("%s %s: %s in %.3f s", request.operation, subject, result, seconds)
-
-
-class _Exchange:
-    """A request and its answer."""
-
-    def __init__(self, transport: Transport, request: Request) -> None:
-        self._transport = transport
-        self._request = request
-        self._answer: Answer | None = None
-        self._began: float | None = None
-
-    def __enter__(self) -> Answer:
-        request, transport = self._request, self._transport
-        self._connection = transport.begin(request)
-        try:
-            token = "" if request.info else transport.token()
-            answer = self._attempt(token)
-            if answer.status == 401 and not request.info:
-                self._end_attempt()
-                # Once: a new token that is refused too says that the user may not do this.
-                token = transport.token(token)
-                transport.wait_for_turn(request)
-                answer = self._attempt(token)
-            return _good(answer)
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._end_attempt()
-        finally:
-            self._transport.end(self._connection)
-
-    def _attempt(self, token: str) -> Answer:
-        self._began = busy_time()
-        self._answer = self._transport.attempt(self._connection, self._request, token)
-        return self._answer
-
-    def _end_attempt(self) -> None:
-        if self._began is None:
-            return
-        answer, seconds = self._answer, busy_time() - self._began
-        self._answer = self._began = None
-        if answer is not None:
-            answer.close()
-        self._transport.count(self._request, answer, seconds)
 
 
 def _good(answer: Answer) -> Answer:

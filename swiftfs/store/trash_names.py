@@ -82,10 +82,7 @@ def parse(key: str, prefix: str) -> Trashed | None:
 
 
 def is_over(day: str, days: int, now_ns: int) -> bool:
-    """Return whether all that was deleted on a `day` of the trash has been there for `days` days.
-
-    False for a name that is no day: nothing of it is ours.
-    """
+    """Return whether all of a `day` of the trash is `days` days old; False for a name that is no day."""
     if _DAY.fullmatch(day) is None:
         return False
     try:

@@ -18,7 +18,7 @@ from swiftfs.errors import SwiftfsError
 from swiftfs.namespace.entry import Defaults, entries_of, file_entry, with_head
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder
-from swiftfs.store.wire.bulk_delete import bulk_outcome
+from swiftfs.store.deletion import bulk_outcome
 from swiftfs.store.wire.info import account_usage, container_usage, read_limits
 from swiftfs.store.wire.listings import read_containers, read_page
 from swiftfs.store.wire.manifests import manifest_from_wire, named_objects

@@ -25,8 +25,7 @@ from support.mount_operations import MOUNT_OPERATIONS, MountOperation, States, e
 from support.mounts import Mount
 from support.tiers import chosen
 from swiftfs.control.client import flush
-from swiftfs.demo.server import ServerSettings, SwiftServer
-from swiftfs.demo.values import Fault
+from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
 from swiftfs.store.auth import open_account
 from swiftfs.store.swift_store import SwiftStore
 

@@ -15,8 +15,7 @@ from psutil import Process
 from support.deadlines import within
 from support.fault_matrix import KINDS, SILENCE, Kind, outcome
 from support.fault_operations import OPERATIONS, Cell, Operation
-from swiftfs.demo.server import RecordedRequest, ServerSettings, SwiftServer
-from swiftfs.demo.values import OPERATOR
+from swiftfs.demo.server import OPERATOR, RecordedRequest, ServerSettings, SwiftServer
 from swiftfs.errors import Corrupt, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits
 from swiftfs.store.auth import open_account

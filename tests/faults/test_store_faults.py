@@ -15,8 +15,7 @@ from support.deadlines import within
 from support.jobs import wait_until
 from support.stores import QUICK, TEXT, md5, methods_seen, read
 from swiftfs.attributes import NS
-from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.demo.values import READER
+from swiftfs.demo.server import READER, Fault, SwiftServer
 from swiftfs.errors import (
     AccessDenied,
     BadName,

@@ -19,8 +19,7 @@ from support.jobs import wait_until
 from support.leaks import mount_lines
 from support.mounts import Mount, clean_environment
 from support.proxies import BLOCK, Proxy
-from swiftfs.demo.server import SwiftServer
-from swiftfs.demo.values import Fault, ServerSettings
+from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
 from swiftfs.store.auth import open_account
 from swiftfs.store.swift_store import SwiftStore
 

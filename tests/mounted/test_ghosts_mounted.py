@@ -11,8 +11,7 @@ import pytest
 from swiftclient import Connection
 
 from support.mounts import Mount, run
-from swiftfs.demo.server import SwiftServer
-from swiftfs.demo.values import Fault
+from swiftfs.demo.server import Fault, SwiftServer
 
 
 @pytest.mark.mount_options("segment_size=1M")

@@ -14,8 +14,7 @@ from swiftclient import Connection
 from support.jobs import methods, wait_until
 from support.mounts import Mount, swift_cli
 from support.noise import noise
-from swiftfs.demo.server import SwiftServer
-from swiftfs.demo.values import RecordedRequest
+from swiftfs.demo.server import RecordedRequest, SwiftServer
 from swiftfs.filecache.block_map import BLOCK, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.segment_layout import PIECE, Gap, Part, compact, plan, span

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.mounts import Mount
-from swiftfs.demo.server import SwiftServer
-from swiftfs.demo.values import Fault
+from swiftfs.demo.server import Fault, SwiftServer
 
 NEW = "the file that is replaced"
 

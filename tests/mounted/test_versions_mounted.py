@@ -15,8 +15,7 @@ from support.jobs import wait_until
 from support.large_files import MIB, append, patch, segment_names
 from support.mounts import Mount
 from support.versions import enable_versions
-from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
-from swiftfs.demo.values import READER
+from swiftfs.demo.server import READER, Fault, ServerSettings, SwiftServer
 
 small_segments = pytest.mark.mount_options("segment_size=1M")
 

@@ -10,8 +10,7 @@ from swiftclient import Connection
 from support.mounts import Mount
 from support.system_calls import fails
 from swiftfs.control.client import flush
-from swiftfs.demo.server import SwiftServer
-from swiftfs.demo.values import OPERATOR
+from swiftfs.demo.server import OPERATOR, SwiftServer
 
 ATTRIBUTES = {
     "user.plain": b"text",

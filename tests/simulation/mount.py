@@ -60,7 +60,7 @@ def mount(store: Adversary, cache: Path, changes: Mapping[str, Any]) -> FileSyst
     options = replace(parse_options([]), segment_size=SEGMENT, read_ahead=4 * SEGMENT, **changes)
     filesystem = build(account, MountRequest(Source.parse(CONTAINER), Path("/nowhere"), options), cache)
     services = filesystem.services
-    copies = EagerCopies(services.open_files, services.layout, filesystem._parts.files)
+    copies = EagerCopies(services.open_files, services.layout, filesystem._files)
     filesystem.copy_file_range = copies.copy_file_range
     try:
         filesystem.begin()

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.attributes import Stored
+from swiftfs.cli.export import Export
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Operation, PutFile
-from swiftfs.maintenance.export import Export
 from swiftfs.objects import ObjectName
 from swiftfs.store.object_meta import ObjectMeta
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from support.fault_operations import OPERATIONS, Operation
-from swiftfs.demo.values import Fault
+from swiftfs.demo.server import Fault
 from swiftfs.errors import (
     AccessDenied,
     BadName,

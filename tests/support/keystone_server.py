@@ -24,8 +24,7 @@ from typing import Any
 from keystoneauth1.identity import v3
 from keystoneauth1.session import Session
 
-from swiftfs.demo.server import SwiftServer
-from swiftfs.demo.values import Keystone
+from swiftfs.demo.server import Keystone, SwiftServer
 
 HOST = "127.0.0.1"
 START_SECONDS = 60.0

@@ -1,8 +1,8 @@
 """Runs `swiftfs probe`'s checks on a store."""
 
 from support.memory_store import MemoryStore
+from swiftfs.cli.probe import Finding, Probe
 from swiftfs.config.options import MIB
-from swiftfs.maintenance.server_probe import Finding, Probe
 from swiftfs.paths import Source
 from swiftfs.store.swift_store import SwiftStore
 

@@ -15,8 +15,7 @@ from support.deadlines import within
 from support.jobs import wait_until
 from support.large_files import MIB, manifest, manifest_names, segment_names, segment_rows
 from support.mounts import Mount, clean_environment, swift_cli
-from swiftfs.demo.server import Fault, RecordedRequest, SwiftServer
-from swiftfs.demo.values import STRANGER
+from swiftfs.demo.server import STRANGER, Fault, RecordedRequest, SwiftServer
 
 NOTE = {"X-Object-Meta-Note": "kept", "Content-Disposition": "inline", "X-Delete-At": "9999999999"}
 

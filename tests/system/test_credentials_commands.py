@@ -12,8 +12,7 @@ from swiftclient import Connection
 from support.commands import one_line, swiftfs
 from support.mounts import Mount
 from support.secret_files import secret_file
-from swiftfs.demo.server import SwiftServer
-from swiftfs.demo.values import READER
+from swiftfs.demo.server import READER, SwiftServer
 
 SECRET = "s3cret-key-nobody-sees"
 

@@ -25,8 +25,7 @@ from swiftclient.exceptions import ClientException
 from support.deadlines import within
 from support.jobs import wait_until
 from swiftfs.demo import server as server_module
-from swiftfs.demo.server import Fault, RecordedRequest, ServerSettings, SwiftServer
-from swiftfs.demo.values import OPERATOR, READER
+from swiftfs.demo.server import OPERATOR, READER, Fault, RecordedRequest, ServerSettings, SwiftServer
 from swiftfs.errors import ConfigurationError
 
 HARD_NAME = "a folder/50% off?\n#é"

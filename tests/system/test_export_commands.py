@@ -10,9 +10,9 @@ from support.damaged_cache import OWNER, CacheFolder
 from support.harness import harness
 from support.memory_store import MemoryStore
 from support.refused_changes import leave_refused_files
+from swiftfs.cli.export import NAMELESS, damaged_journals
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.salvage import salvage
-from swiftfs.maintenance.export import NAMELESS, damaged_journals
 
 
 @pytest.fixture

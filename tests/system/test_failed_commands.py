@@ -18,8 +18,7 @@ from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount
 from support.system_calls import fails
-from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.demo.values import READER
+from swiftfs.demo.server import READER, Fault, SwiftServer
 
 SECRET = "a-key-nobody-may-see"
 

@@ -16,8 +16,7 @@ from support.commands import one_line, swiftfs
 from support.deadlines import within
 from support.large_files import MIB
 from support.mounts import Mount, swift_cli
-from swiftfs.demo.server import ServerSettings, SwiftServer
-from swiftfs.demo.values import READER
+from swiftfs.demo.server import READER, ServerSettings, SwiftServer
 
 NO_KEYS = {f"X-Account-Meta-Temp-URL-Key{end}": "" for end in ("", "-2")}
 

@@ -12,8 +12,7 @@ from support.commands import one_line, swiftfs
 from support.mounts import Mount, swift_cli
 from support.secret_files import secret_file
 from support.troubleshooting import quoted
-from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.demo.values import OPERATOR
+from swiftfs.demo.server import OPERATOR, Fault, SwiftServer
 from swiftfs.errors import LoginRefused
 from swiftfs.store.account_settings import AccountSettings, StorageChoice
 from swiftfs.store.auth import open_account

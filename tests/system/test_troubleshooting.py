@@ -33,7 +33,10 @@ ERRORS = {
 }
 """What makes a message for users."""
 
-OF_REQUESTS = ("store/wire", "store/deletion.py", "store/error_map.py", "store/foreign_manifests.py")
+OF_REQUESTS = (
+    *("store/wire", "store/ranged_get.py", "store/deletion.py", "store/error_map.py"),
+    "store/foreign_manifests.py",
+)
 """Modules whose errors are the REASON of other messages."""
 
 HOLE = "\0"

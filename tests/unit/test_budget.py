@@ -10,7 +10,7 @@ import pytest
 from swiftfs import concurrency
 from swiftfs.config.cache_dir import SPENT
 from swiftfs.config.prices import Prices
-from swiftfs.control.budget import Budget
+from swiftfs.control.live_options import Budget
 from swiftfs.objects import Count, Counts
 
 PRICES = Prices("EUR", {"put": 1000.0, "get": 500.0}, sent=1.0, received=2.0)

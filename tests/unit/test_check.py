@@ -13,15 +13,14 @@ from support.noise import noise
 from support.stored_objects import refuse
 from support.stores import put
 from swiftfs.attributes import Stored, encode_type
+from swiftfs.cli.check import Check, Subject
 from swiftfs.errors import AccessDenied, Ghost, Unavailable
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Operation, PutFile
-from swiftfs.maintenance.check import Check, Subject
-from swiftfs.maintenance.findings import Finding
-from swiftfs.maintenance.item_check import LOST_AFTER, Wanted
+from swiftfs.maintenance.item_check import LOST_AFTER, Finding, Wanted
 from swiftfs.maintenance.other_journals import PendingNames
 from swiftfs.objects import DIRECTORY_TYPE, Limits, Manifest, ObjectName, Segment
 from swiftfs.paths import Source

@@ -14,6 +14,7 @@ from support.harness import harness, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from swiftfs.attributes import Stored
+from swiftfs.cli.export import PARTIAL, Export, find_cache
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment
 from swiftfs.filecache.block_set import Blocks
@@ -21,7 +22,6 @@ from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete, PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import copy_journal, salvage
-from swiftfs.maintenance.export import PARTIAL, Export, find_cache
 from swiftfs.objects import ObjectName, Segment
 from swiftfs.store.object_meta import ObjectMeta
 

@@ -26,8 +26,7 @@ from swiftfs.errors import (
 )
 from swiftfs.objects import Caller, ObjectName, Usage
 from swiftfs.paths import Source
-from swiftfs.posix.filesystem import FileSystem
-from swiftfs.posix.statfs import UsageReport
+from swiftfs.posix.filesystem import FileSystem, UsageReport
 from swiftfs.store.protocol import Headers
 
 FAILURES = [

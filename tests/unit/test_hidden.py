@@ -14,7 +14,7 @@ from swiftfs.errors import os_error
 from swiftfs.fuse.filesystem import FileSystem
 from swiftfs.objects import Caller
 from swiftfs.paths import beside_hidden, without_hidden
-from swiftfs.service.logging import RECENT_CHARACTERS, RECENT_LINES, Recent
+from swiftfs.service.monitoring import RECENT_CHARACTERS, RECENT_LINES, Recent
 
 
 @pytest.mark.parametrize(

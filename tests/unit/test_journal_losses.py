@@ -11,10 +11,10 @@ import pytest
 from support.harness import LEFT, copy_live, harness, names, read, write
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body
+from swiftfs.cli.export import damaged_journals
 from swiftfs.journal import database, salvage
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
-from swiftfs.maintenance.export import damaged_journals
 from swiftfs.posix.filesystem import FileSystem
 
 pytestmark = pytest.mark.mount_options(NEVER)

@@ -8,8 +8,8 @@ from swiftfs.concurrency import monotonic
 from swiftfs.errors import AccessDenied, NotFound, Unavailable
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.objects import History, ObjectName
-from swiftfs.store import histories
-from swiftfs.store.histories import Histories
+from swiftfs.store import protocol
+from swiftfs.store.protocol import Histories
 
 pytest_plugins = ["support.segment_fixtures"]
 
@@ -114,13 +114,13 @@ def test_segments_stay_that_came_from_a_container_with_versions(keeping: Cleaner
 
 def test_a_container_is_asked_once_a_minute(cleaner: Cleaner, monkeypatch: pytest.MonkeyPatch) -> None:
     now = monotonic()
-    monkeypatch.setattr(histories, "monotonic", lambda: now)
+    monkeypatch.setattr(protocol, "monotonic", lambda: now)
     asked = Histories(cleaner.store)
     cleaner.store.requests.clear()
     assert [asked.of("box") for _ in range(3)] == [History.NONE] * 3
     assert cleaner.store.requests == [("container_usage", "box")]
     cleaner.store.set_history("box", History.KEPT)
-    now += histories.FRESH_SECONDS
+    now += protocol.HISTORY_SECONDS
     assert asked.of("box") is History.KEPT
     asked.learn("box", History.NONE)
     assert asked.of("box") is History.NONE

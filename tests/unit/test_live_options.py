@@ -85,7 +85,7 @@ def test_each_is_carried_out(mount: Live) -> None:
     assert services.journal._writer._settle_seconds == 9
     assert services.journal._backlog.parallel == 12
     assert mount.filesystem.drain_seconds == 4
-    assert not mount.filesystem._parts.files._prefetch._is_on
+    assert not mount.filesystem._files._prefetch._is_on
     assert (shown["bwlimit"], shown["prefetch"], shown["settle"]) == ("2M:off", "no", "9")
 
 

@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from support.log_records import record
-from swiftfs.service import logging as logs
-from swiftfs.service.logging import JournalFormatter, LineFormatter, Recent, Repetition
+from swiftfs.service import monitoring as logs
+from swiftfs.service.monitoring import JournalFormatter, LineFormatter, Recent, Repetition
 
 
 @pytest.fixture

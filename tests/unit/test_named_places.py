@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from support.mount_states import STATE
-from swiftfs.control.places import Place, find_place
+from swiftfs.cli.connection import Place, find_place
 from swiftfs.errors import ConfigurationError
 from swiftfs.objects import ObjectName
 

@@ -18,7 +18,8 @@ from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.paths import Source
-from swiftfs.posix import statfs
+from swiftfs.posix import filesystem as filesystem_module
+from swiftfs.posix.filesystem import UsageReport
 from swiftfs.store.protocol import Headers
 
 DEFAULTS = Defaults(0, 0, times=ForeignTimes.LISTING)
@@ -347,14 +348,14 @@ def test_a_walk_is_recognised_after_an_outage(store: MemoryStore, clock: Clock) 
 def test_free_space_stays_the_same_during_an_outage(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statfs, "TTL", 0)
+    monkeypatch.setattr(filesystem_module, "USAGE_SECONDS", 0)
     store.set_quota("box", size=1000)
-    report = statfs.UsageReport(store, Source("box"))
+    report = UsageReport(store, Source("box"))
     before = report.of("/")
     fail(store, Unavailable)
     assert report.of("/one") == before
     with pytest.raises(Unavailable):
-        statfs.UsageReport(store, Source("box")).of("/")
+        UsageReport(store, Source("box")).of("/")
     fail(store, AccessDenied)
     with pytest.raises(AccessDenied):
         report.of("/")

@@ -19,12 +19,12 @@ from support.memory_store import MemoryStore
 from support.noise import noise
 from support.power_cut import Disk, refusing
 from support.stored_objects import NEVER, as_of_now, body, foreign, keys
+from swiftfs.cli.export import PARTIAL, Export
 from swiftfs.errors import AccessDenied
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal import database
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
-from swiftfs.maintenance.export import PARTIAL, Export
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers

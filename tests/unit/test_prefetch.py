@@ -114,7 +114,7 @@ def test_a_file_that_is_being_opened_is_not_fetched_again(rig: PrefetchRig) -> N
     rig.read(*NAMES[10:13])
     wait_until(lambda: rig.fetched(*ahead))
     version = services.namespace.lookup(ahead[0]).version
-    taken = rig.filesystem._parts.files._prefetch.acquire(version)
+    taken = rig.filesystem._files._prefetch.acquire(version)
     assert taken is not None
     rig.read(*NAMES[:7])
     wait_until(lambda: rig.fetched(*NAMES[:21]))

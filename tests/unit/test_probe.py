@@ -7,8 +7,8 @@ from support.options import parse_options
 from support.probes import probe_of
 from support.stored_objects import refuse
 from support.stores import put
+from swiftfs.cli.probe import Finding, PermissionProbe, advice
 from swiftfs.errors import AccessDenied, Unavailable
-from swiftfs.maintenance.server_probe import Finding, PermissionProbe, advice
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.paths import Source
 

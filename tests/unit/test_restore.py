@@ -6,8 +6,8 @@ import pytest
 
 from support.memory_store import MemoryStore
 from support.stored_objects import body, keys
-from swiftfs.errors import ConfigurationError, Unavailable
-from swiftfs.maintenance.restore import (
+from swiftfs.attributes import stored_at_ns
+from swiftfs.cli.restore import (
     Outcome,
     Restorer,
     Result,
@@ -16,8 +16,8 @@ from swiftfs.maintenance.restore import (
     kept_below,
     kept_object,
 )
+from swiftfs.errors import ConfigurationError, Unavailable
 from swiftfs.objects import History, Manifest, ObjectName, OlderName, Segment
-from swiftfs.posix.versions import stored_at_ns
 from swiftfs.store.protocol import Headers
 from swiftfs.store.trash_names import is_restored
 

@@ -6,7 +6,7 @@ import pytest
 
 from support.log_records import record
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
-from swiftfs.service.logging import Repetition
+from swiftfs.service.monitoring import Repetition
 from swiftfs.service.signals import ALWAYS, log_state
 
 

@@ -15,9 +15,9 @@ from swiftfs.attributes import decode_metadata, parse_last_modified
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Source
-from swiftfs.posix import times
+from swiftfs.posix import services
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.posix.times import Times
+from swiftfs.posix.services import Times
 
 OLD = 10**18
 """In ns: the year 2001."""
@@ -204,7 +204,7 @@ def test_files_do_not_inherit_times_of_others_of_their_name(filesystem: FileSyst
 
 
 def test_times_of_few_files_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(times, "MOST", 10)
+    monkeypatch.setattr(services, "MOST_TIMES", 10)
     inodes = Inodes(Source("box"))
     kept = Times(inodes)
     for number in range(100):

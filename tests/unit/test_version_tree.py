@@ -281,7 +281,7 @@ def test_a_name_between_versions_and_folder(filesystem: FileSystem, store: Memor
 
 
 def test_a_folder_with_too_many_versions(filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swiftfs.posix.versions.MOST_LISTED", 2)
+    monkeypatch.setattr("swiftfs.posix.version_tree.MOST_LISTED", 2)
     with pytest.raises(FolderTooLarge, match="more than 2 versions"):
         filesystem.opendir("/d/.versions")
 
@@ -289,7 +289,7 @@ def test_a_folder_with_too_many_versions(filesystem: FileSystem, monkeypatch: py
 def test_a_name_with_more_versions_than_are_kept(
     filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swiftfs.posix.versions.MOST_KEPT", 2)
+    monkeypatch.setattr("swiftfs.posix.version_tree.MOST_KEPT", 2)
     assert len(listed(filesystem, "/d/.versions/a.txt")) == 2
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from swiftfs.cli import warm
-from swiftfs.cli.warm import Space
+from swiftfs.cli import running
+from swiftfs.cli.running import Space
 from swiftfs.objects import CacheUse
 
 PINNED, OTHER = Path("pinned"), Path("other")
@@ -13,7 +13,7 @@ PINNED, OTHER = Path("pinned"), Path("other")
 
 @pytest.fixture(autouse=True)
 def pins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm, "_is_pinned", lambda file: file == PINNED)
+    monkeypatch.setattr(running, "_is_pinned", lambda file: file == PINNED)
 
 
 def test_a_pinned_copy_that_is_there_takes_no_space_of_an_overfull_cache() -> None:

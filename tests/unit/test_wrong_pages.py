@@ -13,7 +13,7 @@ from support.noise import noise
 from support.stored_objects import foreign
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.objects import PageUse
-from swiftfs.posix import kernel_pages
+from swiftfs.posix import open_file
 from swiftfs.posix.filesystem import FileSystem
 
 SIZE = 5_000_000
@@ -22,7 +22,7 @@ SIZE = 5_000_000
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> CorruptingStore:
-    monkeypatch.setattr(kernel_pages, "ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(open_file, "ANSWER_SECONDS", 0.0)
     return CorruptingStore("box")
 
 

@@ -131,13 +131,7 @@ def _check_names(names: Sequence[str], subject: str, prefix: str) -> None:
 
 
 def _page(
-    rows: tuple[Row, ...],
-    subdirs: tuple[str, ...],
-    subject: str,
-    *,
-    marker: str,
-    limit: int,
-    limits: Limits,
+    rows: tuple[Row, ...], subdirs: tuple[str, ...], subject: str, *, marker: str, limit: int, limits: Limits
 ) -> Page:
     """Build the page. The last one is the first that is not full; with look-alikes, the first empty one."""
     count = len(rows) + len(subdirs)

@@ -45,10 +45,7 @@ def manifest_from_wire(chunks: Iterable[bytes], subject: str) -> Manifest:
 
 
 class Named(Struct, frozen=True):
-    """The objects that a manifest names, each with whether it is a manifest itself.
-
-    `manifest` is None if an entry is wrong, or of a kind that is not known.
-    """
+    """The objects that a manifest names, and which are manifests; `manifest` is None if one is unknown."""
 
     objects: tuple[tuple[ObjectName, bool], ...] = ()
     manifest: Manifest | None = None
@@ -80,11 +77,7 @@ def named_objects(chunks: Iterable[bytes], subject: str) -> Named:
 def _entry(segment: Segment) -> dict[str, Any]:
     if segment.data:
         return {"data": segment.data}
-    entry: dict[str, Any] = {
-        "path": f"/{segment.name}",
-        "etag": segment.etag,
-        "size_bytes": segment.size,
-    }
+    entry: dict[str, Any] = {"path": f"/{segment.name}", "etag": segment.etag, "size_bytes": segment.size}
     if segment.length is not None:
         entry["range"] = f"{segment.first}-{segment.first + segment.length - 1}"
     return entry

@@ -3,13 +3,15 @@
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
 
 from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
 from swiftfs.store.request import Request
+from swiftfs.store.transport import Answer
 from swiftfs.store.wire.listings import version_query
 from swiftfs.store.wire.object_headers import content_length, from_wire
 
@@ -21,26 +23,7 @@ class OtherSize(PreconditionFailed):
     """The object has another size than the version that was asked for."""
 
 
-class Answer(Protocol):
-    """The part of `transport.Answer` that is used here; this package lies below that module."""
-
-    @property
-    def request(self) -> Request:
-        """The request that was answered."""
-
-    @property
-    def status(self) -> int:
-        """The status, within 2xx."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers, their names in lower case."""
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the body as it arrives."""
-
-
-class RangedGet:
+class RangedGet(Struct, frozen=True):
     """A GET of `length` bytes from `offset` on, or of all up to the object's end, into `sink`.
 
     If `etag` is not empty, only bytes of that version are accepted, and if `size` is known, only those of an
@@ -48,37 +31,28 @@ class RangedGet:
     is checked.
     """
 
-    def __init__(
-        self,
-        name: ObjectName,
-        sink: Sink,
-        offset: int,
-        length: int | None,
-        etag: str,
-        *,
-        size: int | None = None,
-        conditional: bool = True,
-    ) -> None:
-        if offset < 0 or (length is not None and length < 1):
-            raise BadRequest(f"get {name}: cannot ask for {length} bytes from {offset}")
-        self.name = name
-        self._sink = sink
-        self._offset = offset
-        self._length = length
-        self._etag = etag
-        self._size = size
-        self._conditional = conditional and bool(etag)
+    name: ObjectName
+    sink: Sink
+    offset: int
+    length: int | None
+    etag: str
+    size: int | None = None
+    conditional: bool = True
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or (self.length is not None and self.length < 1):
+            raise BadRequest(f"get {self.name}: cannot ask for {self.length} bytes from {self.offset}")
 
     @property
     def request(self) -> Request:
         """The request to send."""
         headers = {}
-        if self._offset or self._length is not None:
-            last = "" if self._length is None else self._offset + self._length - 1
-            headers["Range"] = f"bytes={self._offset}-{last}"
-        if self._conditional:
-            headers["If-Match"] = f'"{self._etag}"'
-        meaning = {412: PreconditionFailed} if self._etag else {}
+        if self.offset or self.length is not None:
+            last = "" if self.length is None else self.offset + self.length - 1
+            headers["Range"] = f"bytes={self.offset}-{last}"
+        if self.conditional and self.etag:
+            headers["If-Match"] = f'"{self.etag}"'
+        meaning = {412: PreconditionFailed} if self.etag else {}
         name = self.name
         return Request(
             "get",
@@ -100,17 +74,17 @@ class RangedGet:
         """
         size = self._announced_size(answer)
         info = from_wire(self.name, answer.headers, size or 0)
-        if self._etag and info.version.etag != self._etag:
+        if self.etag and info.version.etag != self.etag:
             raise PreconditionFailed(f"get {answer.request.subject}: the object is {info.version.etag}")
         plain = not info.is_slo and info.dlo_prefix is None and bool(_MD5.fullmatch(info.version.etag))
-        if self._size is not None and size not in (None, self._size):
-            if plain and self._etag:  # the version is the right one, and all its bytes have this MD5
-                raise Corrupt(f"get {answer.request.subject}: {size} bytes were announced, not {self._size}")
+        if self.size is not None and size not in (None, self.size):
+            if plain and self.etag:  # the version is the right one, and all its bytes have this MD5
+                raise Corrupt(f"get {answer.request.subject}: {size} bytes were announced, not {self.size}")
             raise self._other_size(answer, f"{size} bytes")
         accept(info)
         whole = answer.status == 200 or content_length(answer.headers) == size
         digest = hashlib.md5(usedforsecurity=False) if whole and plain else None
-        position = self._offset
+        position = self.offset
         end = self._end(size)
         for chunk in answer.chunks():
             # Before they reach the sink, which would write them over other bytes.
@@ -120,7 +94,7 @@ class RangedGet:
                 raise Corrupt(f"get {answer.request.subject}: more bytes came than were requested")
             if digest is not None:
                 digest.update(chunk)
-            self._sink(position, chunk)
+            self.sink(position, chunk)
             position += len(chunk)
         if size is not None and position < end:
             raise Corrupt(f"get {answer.request.subject}: the bytes end at {position} instead of {end}")
@@ -136,25 +110,25 @@ class RangedGet:
         if answer.status == 206:
             return self._partial_size(answer.headers, length, answer.request.subject)
         # A server may ignore a Range (RFC 9110, 14.2): its bytes would be taken for those of another offset.
-        if self._offset or (self._length is not None and (length is None or length > self._length)):
+        if self.offset or (self.length is not None and (length is None or length > self.length)):
             raise Corrupt(f"get {answer.request.subject}: the server ignored the range")
         return length
 
     def _end(self, size: int | None) -> float:
         """Return where the bytes end at the latest, infinity where it is unknown (a long DLO)."""
         if size is None:
-            return math.inf if self._size is None else self._size
-        return size if self._length is None else min(size, self._offset + self._length)
+            return math.inf if self.size is None else self.size
+        return size if self.length is None else min(size, self.offset + self.length)
 
     def _other_size(self, answer: Answer, found: str) -> OtherSize:
-        return OtherSize(f"get {answer.request.subject}: the object has {found} instead of {self._size}")
+        return OtherSize(f"get {answer.request.subject}: the object has {found} instead of {self.size}")
 
     def _partial_size(self, headers: Mapping[str, str], length: int | None, subject: str) -> int:
         text = headers.get("content-range", "")
         found = _CONTENT_RANGE.fullmatch(text)
         if found:
             first, last, size = (int(number) for number in found.groups())
-            end = size if self._length is None else min(size, self._offset + self._length)
-            if first == self._offset and last == end - 1 and length in (None, end - first):
+            end = size if self.length is None else min(size, self.offset + self.length)
+            if first == self.offset and last == end - 1 and length in (None, end - first):
                 return size
-        raise Corrupt(f"get {subject}: requested {self._length} bytes from {self._offset}, got {text[:80]!r}")
+        raise Corrupt(f"get {subject}: requested {self.length} bytes from {self.offset}, got {text[:80]!r}")
