@@ -431,6 +431,7 @@ class RenameOps:
             new = rename.new
             # The target is not as its listing showed it, or copies are left there.
             self._namespace.invalidate(new)
+            self._pending.show_deleted(error.gone)
             for deletion in error.left:
                 rest = deletion.name.key.removeprefix(rename.target.prefix)
                 self._journal.submit(path_below(new, rest) if rest else new, deletion)
