@@ -296,8 +296,10 @@ class PendingChanges:
         """Return the journal's callback for an object that moves in the background, with both its changes."""
         gone = JournaledChange(old, self._open_files)
         there = JournaledChange(new, self._open_files) if new is not None else nobody_waits
+        old.begin_move()
 
         def end(outcome: ObjectInfo | Failure | None) -> None:
+            old.end_move()
             there(outcome)
             if isinstance(outcome, Exception):
                 gone(outcome)
