@@ -69,8 +69,8 @@ class PendingChange:
             if entry is not None:
                 entry = self._shared.overlay.with_version(self._folder, self._name, entry)
             elif (moving := self._shared.overlay.moving.get((self._folder, self._name))) is not None:
-                if self._counts_as() is not None:
-                    self._shared.overlay.put(self._folder, self._name, moving)
+                if (name := self._counts_as()) is not None:
+                    self._shared.overlay.take_back(self._folder, name, moving)
                 return
             is_newest = self._shared.overlay.confirm(self._folder, self._name, self._change, entry)
             # The same entry is in the listing since it was recorded, and a HEAD may have refined it there.
