@@ -312,12 +312,18 @@ class CopyKeeper:
 
 
 class Unmoved(StoreError):
-    """A folder was not moved because of `cause`; copies of its objects may be `left` at the target."""
+    """A folder was not moved because of `cause`; copies may be `left` at the target, others are `gone`."""
 
-    def __init__(self, cause: BaseException, left: tuple[Delete, ...] = ()) -> None:
+    def __init__(self, cause: BaseException) -> None:
         super().__init__(f"the folder was not moved: {cause}")
         self.errno = errno_of(cause)
-        self.left = left
+        self.left: list[Delete] = []
+        self.gone: list[ObjectName] = []
+
+    def undid(self, copies: Iterable[MoveItem], left: Iterable[Delete]) -> None:
+        """Record what has become of copies, as `sources` of a move back."""
+        self.left += left
+        self.gone += [one.source for one in copies if one.not_deleted in (None, NotDeleted.ABSENT)]
 
 
 def prepare(items: Iterable[MoveItem], keeper: CopyKeeper) -> None:

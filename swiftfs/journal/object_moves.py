@@ -229,14 +229,14 @@ class ObjectMoves:
             for item in (*items, *kept):
                 if item.target.key not in left.targets:  # it may be made late
                     self._late.found(item.target, None)
-            raise Unmoved(StoreError("it was being undone when the process died"), self._undo(found))
+            raise self._undone(found, Unmoved(StoreError("it was being undone when the process died")))
         try:
             prepare(items, keeper)
             missing = [item for item in items if item.copied is None]
             copied = self._copy(missing, lambda: record(replace(operation, undone=True)))
         except Unmoved as error:
             if operation.objects is not None:  # only then it is certain that the copies are this move's
-                error.left += self._undo(found)
+                self._undone(found, error)
             raise
         keeper.keep_copies([item.target for item in items])
         if kept:
@@ -396,7 +396,7 @@ class ObjectMoves:
                 # Before the first DELETE: if this process dies, the next one must not take a copy that is
                 # about to be deleted for the object's new place, and delete the source.
                 record_undone()
-            raise Unmoved(error, self._undo(items)) from error
+            raise self._undone(items, Unmoved(error)) from error
         return [item for item in items if item.copied is not None]
 
     def _copy_one(self, item: MoveItem, failed: Event) -> None:
@@ -413,8 +413,8 @@ class ObjectMoves:
             raise
         item.seconds = monotonic() - began
 
-    def _undo(self, items: Iterable[MoveItem]) -> tuple[Delete, ...]:
-        """Delete the copies that have not changed; return those that could not be deleted.
+    def _undone(self, items: Iterable[MoveItem], error: Unmoved) -> Unmoved:
+        """Delete the copies that have not changed; return the error with what has become of them.
 
         If an answer was lost, the object there may be another client's: a HEAD checks each.
         """
@@ -424,12 +424,13 @@ class ObjectMoves:
             MoveItem(item.target, item.source, "", copied=item.copied or item.etag, is_slo=False)
             for item in made
         ]
-        left = tuple(deletion for deletion, _ in self.delete_unchanged(copies))
+        left = [deletion for deletion, _ in self.delete_unchanged(copies)]
+        error.undid(copies, left)
         standing = {deletion.name for deletion in left}
         for item in made:
             if item.target in standing or item.error is not None:
                 self._copies.share_copy(item)
-        return left
+        return error
 
     def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them.

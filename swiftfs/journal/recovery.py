@@ -96,6 +96,9 @@ class ShowsEarlier(Protocol):
     def expected(self, path: str) -> Done:
         """Return the journal's callback for such a file."""
 
+    def show_deleted(self, copies: Iterable[ObjectName]) -> None:
+        """Show that copies were deleted again."""
+
     def show_moved(self, path: str, operation: Move | MoveFolder, rows: Sequence[Row]) -> str | None:
         """Show that a path was moved, with the rows of `Moved`; return the new path of a folder."""
 
@@ -300,6 +303,7 @@ class Recovery:
         names = f"{operation.source} to {operation.target}"
         remnants: list[Remnant] = [(deletion, error) for deletion in getattr(error, "left", ())]
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
+        self._shows.show_deleted(getattr(error, "gone", ()))
         if error.retryable:
             # The mount serves files from now on, and programs make and delete some at both places. So a later
             # process only looks which copies name the segments of their sources, and gives the move up.

@@ -399,14 +399,20 @@ class Namespace:
         """Record the root's new attributes."""
         self._root = entry
 
-    def record_new_folder(self, path: str, entry: Entry) -> None:
-        """Record that a new folder is empty: that saves the request for its listing."""
+    def record_new_folder(self, path: str, entry: Entry, since: float) -> None:
+        """Record that a new folder is empty: that saves the request for its listing.
+
+        Do nothing if its listing was invalidated after `since` (monotonic seconds), when nothing was at the
+        path: an object that Swift has refused to move away may be there again.
+        """
         listing = Listing(self._source.folder(path), self._defaults)
         page = Page((), (), "", True)
         listing.add_page(page)
         listing.marked = entry.object is not None and entry.object.key == listing.folder.prefix
         listing.begun = monotonic()
         with self._lock:
+            if self._listings.invalidated_at(listing.folder) >= since:
+                return
             self._listings.add(listing)
             if self._kept is not None:
                 self._kept.keep(listing, page, unix_time(), {})

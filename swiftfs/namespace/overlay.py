@@ -65,6 +65,8 @@ class Overlay:
         self._folders: dict[Folder, dict[str, LocalChange]] = {}
         # A file may have taken the folder's name. Weak: the journal has what waits.
         self._markers: WeakValueDictionary[ObjectName, LocalChange] = WeakValueDictionary()
+        # What is about to move away, by its old name: see `PendingChange.begin_move`.
+        self.moving: dict[tuple[Folder, str], LocalChange] = {}
         self._recorded = 0
         self._has_left = False
         self._subfolders: dict[Folder, set[str]] = {}

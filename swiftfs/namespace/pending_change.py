@@ -9,7 +9,7 @@ from swiftfs.concurrency import Lock, monotonic
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
 from swiftfs.namespace.listing import Listing, listings_of, parts_of
 from swiftfs.namespace.listing_fetcher import Listings
-from swiftfs.namespace.local_change import PENDING, LocalChange, show
+from swiftfs.namespace.local_change import LocalChange, show
 from swiftfs.namespace.overlay import Overlay
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import Folder, Source, slash_marker, split, unescape
@@ -55,11 +55,28 @@ class PendingChange:
         with self._shared.lock:
             return self._change.entry
 
+    def begin_move(self) -> None:
+        """Record that this hides the old name of an object until `end_move`.
+
+        It counts again when a new file of that name, which was never stored, is gone.
+        """
+        with self._shared.lock:
+            self._shared.overlay.moving[self._folder, self._name] = self._change
+
+    def end_move(self) -> None:
+        """Record that the object has moved, or stays; `confirm` or `rollback` follows."""
+        with self._shared.lock:
+            self._shared.overlay.moving.pop((self._folder, self._name), None)
+
     def confirm(self, entry: Entry | None) -> None:
         """Record that the change is in Swift, and that the name is now `entry`."""
         with self._shared.lock:
             if entry is not None:
                 entry = self._shared.overlay.with_version(self._folder, self._name, entry)
+            elif (moving := self._shared.overlay.moving.get((self._folder, self._name))) is not None:
+                if (name := self._counts_as()) is not None:
+                    self._shared.overlay.take_back(self._folder, name, moving)
+                return
             is_newest = self._shared.overlay.confirm(self._folder, self._name, self._change, entry)
             # The same entry is in the listing since it was recorded, and a HEAD may have refined it there.
             if not is_newest or entry is self._change.entry:
@@ -74,12 +91,6 @@ class PendingChange:
             if (name := self._counts_as()) is not None:
                 self._shared.overlay.roll_back(self._folder, name)
                 self._shared.listings.invalidate(self._folder)
-            elif self._change.left and (stored := self._change.stored) is not None:
-                newest = self._shared.overlay.newest(self._folder, self._name)
-                # A new file has been there since, and is deleted: what could not move is there again.
-                if newest is not None and newest.shown is None and newest.at != PENDING:
-                    self._shared.overlay.put(self._folder, self._name, stored)
-                    self._shared.listings.invalidate(self._folder)
 
     def keep(self) -> None:
         """Forget what the change has replaced: the change is in the journal, and will not be taken back."""

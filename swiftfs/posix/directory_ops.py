@@ -121,6 +121,7 @@ class DirectoryOps(Part):
     def mkdir(self, path: str, mode: int, caller: Caller) -> None:
         """Create a folder by its marker, or at the top of an account a container."""
         with self._pending.changing(path):
+            since = monotonic()
             if self._namespace.find(path) is not None or self._open_files.at(path) is not None:
                 raise os_error(errno.EEXIST, path)
             check_new_name(path)
@@ -136,7 +137,7 @@ class DirectoryOps(Part):
             self._source.object(path)  # the marker's key must not be too long
             entry, operation = self._marked(path, attributes)
             self._pending.submit(path, operation, entry)
-            self._namespace.record_new_folder(path, entry)
+            self._namespace.record_new_folder(path, entry, since)
             self._times.created(path, attributes.mtime_ns, is_folder=True)
 
     def rmdir(self, path: str) -> None:

@@ -282,12 +282,21 @@ class PendingChanges(Part):
         """Show that `path` was moved, although its object stays until the journal has deleted it."""
         return JournaledChange(self._namespace.record_left(path, name), self._open_files)
 
+    def show_deleted(self, copies: Iterable[ObjectName]) -> None:
+        """Show that copies of a rename that has failed were deleted again, although listings may lag."""
+        for name in copies:
+            path = self._services.source.path(replace(name, key=name.key.removesuffix("/")))
+            if path is not None:
+                self.record_left(path, name)(None)
+
     def moving(self, move: MoveObject, old: PendingChange, new: PendingChange | None) -> Done:
         """Return the journal's callback for an object that moves in the background, with both its changes."""
         gone = JournaledChange(old, self._open_files)
         there = JournaledChange(new, self._open_files) if new is not None else nobody_waits
+        old.begin_move()
 
         def end(outcome: ObjectInfo | Failure | None) -> None:
+            old.end_move()
             there(outcome)
             if isinstance(outcome, Exception):
                 gone(outcome)

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from msgspec.structs import replace
 
 from swiftfs.attributes import type_after_rename
+from swiftfs.concurrency import monotonic
 from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.carried_tasks import Carried, CarriedTasks, FolderRename
 from swiftfs.journal.moves import EMPTY, Unmoved
@@ -283,13 +284,14 @@ class RenameOps(Part):
         def record(changes: Sequence[Carried]) -> list[tuple[Done, Done]]:
             self._namespace.folder_moves.record_moved(rename.old, rename.new, ())
             self._namespace.record(rename.old, None)
+            since = monotonic()
             renamed.extend(self._renamed_entries(changes, before))
             # Nothing else is in these folders: that saves the requests for their listings. A folder comes
             # before those in it.
             shown = zip(changes, renamed, strict=True)
             for change, (_, entry) in sorted(shown, key=lambda one: one[0].path):
                 if entry.is_directory:
-                    self._namespace.record_new_folder(change.path, entry)
+                    self._namespace.record_new_folder(change.path, entry, since)
             return self._record_carried(changes, renamed)
 
         carried.rename(record)
@@ -421,6 +423,7 @@ class RenameOps(Part):
             new = rename.new
             # The target is not as its listing showed it, or copies are left there.
             self._namespace.invalidate(new)
+            self._pending.show_deleted(error.gone)
             for deletion in error.left:
                 rest = deletion.name.key.removeprefix(rename.target.prefix)
                 self._journal.submit(path_below(new, rest) if rest else new, deletion)

@@ -27,7 +27,7 @@ from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
 from support.outdated_store import OutdatedStore
 from support.stored_objects import as_of_now, body, foreign, keys
-from swiftfs.errors import Unavailable
+from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.journal.queue_report import QueueReport, RenameProgress
 from swiftfs.posix.filesystem import FileSystem
 
@@ -75,6 +75,25 @@ def test_where_all_renames_wait_this_one_does(store: MemoryStore, cache: Path, o
     with harness(store, cache, options) as filesystem:
         filesystem.rename("/d", "/e")
         assert keys(store)[0] == "e/00"
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_what_moves_stays_hidden_when_a_new_file_at_its_old_name_is_gone_again(
+    store: MemoryStore, cache: Path, *, refuses: bool
+) -> None:
+    """Swift still has it there."""
+    with harness(store, cache, OPTIONS, close_error="refused" if refuses else None) as filesystem:
+        halt = held(filesystem, store, error=AccessDenied if refuses else None)
+        remake(filesystem, "/d", "/d/04")
+        filesystem.unlink("/d/04")
+        filesystem.refresh()
+        shown = names(filesystem, "/d")
+        halt.go_on()
+        wait_until(is_quiet(filesystem))
+        assert shown == []
+        assert names(filesystem, "/d") == (ALL if refuses else [])
+        filesystem.refresh()
+        assert names(filesystem, "/d") == (ALL if refuses else [])
 
 
 def test_an_fsync_of_one_file_waits_for_that_only(filesystem: FileSystem, store: MemoryStore) -> None:

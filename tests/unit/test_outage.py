@@ -275,7 +275,7 @@ def test_a_new_folder_needs_no_request(store: MemoryStore, namespace: Namespace,
     fail(store, Unavailable)
     marker = Entry("made", ObjectName("box", "made"), DEFAULTS.directory(9))
     namespace.record("/made", marker)
-    namespace.record_new_folder("/made", marker)
+    namespace.record_new_folder("/made", marker, clock())
     namespace.record_pending("/made/file", entry("file", "made/file"))
     clock.forward(TTL + 1)
     assert listed(namespace, "/made") == ["file"]

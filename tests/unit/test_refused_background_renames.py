@@ -205,6 +205,24 @@ def test_a_link_is_not_stored_over_what_stays_while_it_is_made(
     assert (body(store, "d/04"), body(store, "e/04")) == (b"target", b"4")
 
 
+def test_a_folder_that_is_made_anew_shows_what_has_come_back_meanwhile(
+    refused: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a new file of such a name would count as one that replaces nothing."""
+    halt = held(refused, store, error=AccessDenied)
+    submit = refused.services.journal.submit
+
+    def submit_late(*args: object, **options: object) -> object:
+        halt.go_on()
+        wait_until(is_quiet(refused))
+        submitting: Callable[..., object] = submit
+        return submitting(*args, **options)
+
+    monkeypatch.setattr(refused.services.journal, "submit", submit_late)
+    refused.mkdir("/d", 0o755, ME)
+    assert names(refused, "/d") == ALL
+
+
 def test_an_object_of_another_client_at_the_new_name_stays(refused: FileSystem, store: MemoryStore) -> None:
     def store_theirs(method: str, subject: str) -> None:
         if method == "list_page" and subject == "box/e/":

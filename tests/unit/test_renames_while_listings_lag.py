@@ -2,9 +2,11 @@
 
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from support.deadlines import within
 from support.forgetful_store import ForgetfulStore
@@ -17,9 +19,10 @@ from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
 from support.outdated_store import OutdatedStore
 from support.stored_objects import as_of_now, contents, copy, delete, foreign, keys, put_all, refuse
-from swiftfs.errors import AccessDenied
+from swiftfs.errors import AccessDenied, StoreError
+from swiftfs.journal.moves import Unmoved
 from swiftfs.journal.operations import Move, MovedObject, MoveFolder
-from swiftfs.objects import ObjectName
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import CopyRequest, Headers
 
@@ -283,3 +286,62 @@ def test_what_a_listing_shows_that_lags_does_not_keep_both_names(tmp_path: Path,
         assert read(filesystem, "/e/a") == b"d/a"
     store.listed = None
     assert contents(store) == {"e/a": b"d/a"}
+
+
+COPIES = {"e", "e/b", "e/sub/c"}
+"""Those of a rename of which one copy is refused."""
+
+
+class KeepingStore(LaggingStore):
+    """A store whose listings show for a while what it has deleted since the first deletion."""
+
+    def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        if self.shown is None:
+            self.stop()
+        return super().delete_many(names)
+
+
+@pytest.fixture
+def keeping() -> KeepingStore:
+    """A store with a folder of which Swift refuses to copy one object."""
+    store = KeepingStore("box")
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+    put_all(store, "d/a", "d/b", "d/sub/c")
+
+    def hook(method: str, subject: str) -> None:
+        if (method, subject) == ("copy", "box/d/a"):
+            wait_until(lambda: {*keys(store)} >= COPIES)
+            raise AccessDenied("no")
+
+    store.hook = hook
+    return store
+
+
+def test_copies_of_a_rename_that_failed_are_not_shown_while_listings_lag(
+    keeping: KeepingStore, cache: Path
+) -> None:
+    with harness(keeping, cache, FOREGROUND) as filesystem:
+        with pytest.raises(Unmoved):
+            filesystem.rename("/d", "/e")
+        assert keeping.shown is not None
+        assert {*keeping.shown} >= COPIES
+        for _ in range(2):
+            assert names(filesystem, "/") == ["d"]
+            filesystem.refresh()
+        foreign(keeping, "e/b", b"theirs")
+        keeping.go_on()
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["d", "e"]
+        assert names(filesystem, "/e") == ["b"]
+
+
+def test_copies_of_a_rename_that_a_mount_gives_up_are_not_shown_while_listings_lag(
+    keeping: KeepingStore, tmp_path: Path
+) -> None:
+    operation = replace(
+        interrupted(keeping), markers=((ObjectName("box", "d"), ObjectName("box", "e")),), empty=True
+    )
+    with remounted(keeping, tmp_path, operation, close_error=ANY_END) as filesystem:
+        assert keeping.shown is not None
+        assert {*keeping.shown} >= COPIES
+        assert names(filesystem, "/") == ["d"]
