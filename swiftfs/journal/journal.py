@@ -276,7 +276,7 @@ class Journal:
             # DELETE would cost a request and, if it came late, take the moved object.
             deletion = self._queue.superseded_deletion(operation)
             self._scheduler.attempt([task for task in tasks if task is not deletion])
-            operation = self._outcomes.with_stored_target(operation)
+            operation = self._outcomes.with_stored_versions(operation)
             # `attempt` has released the lock while it waited.
             if deletion is not self._queue.superseded_deletion(operation):
                 deletion = None  # it was executed meanwhile
