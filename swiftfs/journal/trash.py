@@ -20,7 +20,7 @@ from swiftfs.concurrency import Executor, Rank, new_lock, unix_time
 from swiftfs.errors import NotFound, StoreError, Unavailable
 from swiftfs.journal.operations import Delete, Move, PutFile, PutSpecial
 from swiftfs.journal.segment_removal import SegmentRemoval
-from swiftfs.objects import ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 from swiftfs.store.trash_names import OWNER, is_over, parse
 
@@ -35,12 +35,14 @@ class Kept(Struct, frozen=True):
     """The copy `entry` of the object `name` in the trash.
 
     A `large` one shares its segments with `name`; `owned` is its ETag if it gets them all, else empty.
+    `is_earlier` means that an earlier attempt has made it: by now `name` may be what that attempt has stored.
     """
 
     name: ObjectName
     entry: ObjectName
     large: bool
     owned: str = ""
+    is_earlier: bool = False
 
 
 class Trash:
@@ -80,7 +82,7 @@ class Trash:
         ambiguous = ambiguous or (isinstance(operation, PutFile) and bool(operation.sent))
         kept = self._keep(name, operation.trash, is_slo=operation.replaces_large, ambiguous=ambiguous)
         try:
-            yield _sparing_segments(operation) if kept is not None and kept.large else operation
+            yield _sparing_segments(operation, kept) if kept is not None and kept.large else operation
         except StoreError as error:
             if kept is not None:
                 self._give_back(kept, error)
@@ -145,8 +147,9 @@ class Trash:
             return None
         entry = ObjectName(name.container, key)
         try:
-            if ambiguous and self._exists(entry):
-                return Kept(name, entry, large=is_slo is not False)
+            if ambiguous and (found := self._head(entry)) is not None:
+                # Of the segments of a DLO nothing tells that a copy names them.
+                return Kept(name, entry, large=is_slo is not False, is_earlier=found.dlo_prefix is None)
             kept = self._copy(name, entry, is_slo=is_slo)
         except NotFound:
             return None
@@ -158,12 +161,11 @@ class Trash:
                 self._count += 1
         return kept
 
-    def _exists(self, entry: ObjectName) -> bool:
+    def _head(self, entry: ObjectName) -> ObjectInfo | None:
         try:
-            self._store.head(entry)
+            return self._store.head(entry)
         except NotFound:
-            return False
-        return True
+            return None
 
     def _copy(self, name: ObjectName, entry: ObjectName, *, is_slo: bool | None) -> Kept | None:
         is_dlo = False
@@ -220,9 +222,12 @@ class Trash:
             self._removal.owners.forget(kept.entry)
 
 
-def _sparing_segments(operation: Replacing) -> Replacing:
+def _sparing_segments(operation: Replacing, kept: Kept) -> Replacing:
     """Return the operation as if no segments were replaced: those of the older version stay.
 
-    What an earlier attempt has replaced (`superseded_segments`) does not, unless a copy names it.
+    What an earlier attempt has replaced (`superseded_segments`) does not, unless a copy names it. Nor does
+    what it has stored itself: who looks that up spares the segments that a copy names.
     """
+    if kept.is_earlier and isinstance(operation, PutFile):
+        return operation
     return replace(operation, replaces_large=False)

@@ -12,8 +12,17 @@ from msgspec.structs import replace
 from support.deadlines import within
 from support.edited_file import Gate
 from support.harness import ANY_END, ME, change, copy_live, harness, listed, names, put, read, sync_all, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.stored_objects import body, foreign, keys, named_segments, refuse, segments
+from support.stored_objects import (
+    body,
+    foreign,
+    keys,
+    named_segments,
+    refuse,
+    segments,
+    ten_minutes_later,
+)
 from support.trash import LARGE, MIB, TRASH, kept, only
 from swiftfs.errors import AccessDenied, SwiftfsError, TooLarge, Unavailable
 from swiftfs.filecache.block_map import FileRecord
@@ -319,10 +328,41 @@ def test_a_version_that_an_attempt_has_stored_is_not_copied(store: MemoryStore, 
         file = FileRecord("local", 1, None, Blocks(), None)
         put = PutFile(old, file, ObjectMeta("text/plain"), replaces_large=None, sent=(new,), trash=".trash/x")
         with trash.replacing(put, ambiguous=False) as changed:
-            assert changed.replaces_large is False  # segments that the copy names stay
+            assert changed is put  # who looks up its segments spares what the copy names
         assert body(store, ".trash/x") == b"old"
         with trash.replacing(replace(put, sent=()), ambiguous=False):
             assert body(store, ".trash/x") == b"stored by the attempt"
+
+
+def test_segments_that_only_a_killed_attempt_has_named_go(store: MemoryStore, tmp_path: Path) -> None:
+    """What is stored next replaces the version of that attempt, not the one that the trash has."""
+    cache, image = tmp_path / "cache", tmp_path / "image"
+    cache.mkdir()
+    storing, changed = threading.Event(), threading.Event()
+
+    def kill(method: str, _subject: str) -> None:
+        if method == "put_manifest":
+            storing.set()
+            assert changed.wait(within(20))
+        elif changed.is_set():  # it is stored
+            if not image.exists():
+                copy_live(cache, image)
+            raise Unavailable("killed")
+
+    with harness(store, cache, f"{LARGE},settle=0.05,drain=0", close_error=ANY_END) as filesystem:
+        write(filesystem, "/a", os.urandom(2 * MIB))
+        sync_all(filesystem)
+        store.hook = kill
+        write(filesystem, "/a", os.urandom(2 * MIB))
+        assert storing.wait(within(20))
+        change(filesystem, "/a", 0, os.urandom(2 * MIB))
+        changed.set()
+        wait_until(image.exists)
+    store.hook = None
+    with harness(store, image, f"{LARGE},settle=0.05") as filesystem:
+        sync_all(filesystem)
+    ten_minutes_later(store, image)
+    assert segments(store) == named_segments(store, "a") | named_segments(store, only(store))
 
 
 @pytest.mark.parametrize("size", [100, 2 * MIB])
