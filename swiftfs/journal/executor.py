@@ -4,7 +4,7 @@ INVARIANT: one request replaces the old state by the new one, and nothing of the
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from hashlib import md5
 
@@ -19,7 +19,7 @@ from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.journal.background_moves import BackgroundMoves, Outcome
 from swiftfs.journal.conflicts import Conflicts, is_file, made_files, was_sent
 from swiftfs.journal.expiry import SegmentExpiry, with_rule, without_past
-from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
+from swiftfs.journal.file_upload import FileUpload
 from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, Overwritten, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
@@ -51,6 +51,9 @@ log = logging.getLogger(__name__)
 
 PARALLEL = 16
 """Parallel copies, deletions and markers."""
+
+RecordSent = Callable[[Collection[ObjectName], Collection[str]], None]
+"""Records on disk which objects are to be deleted after the next request, and what identifies its version."""
 
 
 class Executor:
@@ -101,7 +104,7 @@ class Executor:
             return operation
         if cached_file.uploads.whole_copy(cached_file.size) is None:
             operation = self._localize(operation, cached_file)
-        return self._conflicts.record_sent(operation, cached_file)
+        return operation
 
     def _localize(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         if operation.file.is_whole:
@@ -115,13 +118,13 @@ class Executor:
         self,
         operation: PutFile,
         cached_file: CachedFile,
-        record_superseded: RecordSuperseded,
+        record: RecordSent,
         *,
         ambiguous: bool,
     ) -> ObjectInfo:
         """Store a file; an `ambiguous` one may have been stored already. Errors as in `run`.
 
-        `record_superseded` is called before the last request, with the objects to be deleted after it.
+        `record` is called before the last request.
         """
         self._presence.check(NotBegun)
         operation = self._without_unproven(operation, cached_file)
@@ -136,8 +139,14 @@ class Executor:
             operation = self._with_headers(operation, cached_file)
         operation = replace(operation, meta=without_past(operation.name, operation.meta))
         operation = self._conflicts.resolve(operation, cached_file, ambiguous=ambiguous)
+
+        def record_request(superseded: Collection[ObjectName], md5: str, size: int) -> None:
+            sent = self._conflicts.unrecorded(operation, md5, size)
+            if superseded or sent:
+                record(superseded, sent)
+
         with self.trash.replacing(operation, ambiguous=ambiguous) as kept:
-            return self._file_upload.run(kept, cached_file, record_superseded)
+            return self._file_upload.run(kept, cached_file, record_request)
 
     def _without_unproven(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         """Return the operation without the segments that an earlier attempt was to replace, unless it did.
@@ -375,7 +384,7 @@ class Executor:
         try:
             with keeper.restoring(source) as (operation, cached_file):
                 if isinstance(operation, PutFile) and cached_file is not None:
-                    self.put_file(operation, cached_file, lambda _: None, ambiguous=False)
+                    self.put_file(operation, cached_file, lambda *_: None, ambiguous=False)
                 elif operation is not None:
                     self.run(operation)
         except (StoreError, OSError) as error:

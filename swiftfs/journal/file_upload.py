@@ -5,6 +5,7 @@ INVARIANT: one request replaces the old state by the new one, and nothing of the
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import accumulate
 
 from msgspec.structs import replace
@@ -40,8 +41,9 @@ PARALLEL = 8
 READ_BYTES = 64 * 1024
 """Files up to this size are read into memory for their upload, and not mapped."""
 
-RecordSuperseded = Callable[[set[ObjectName]], None]
-"""Records on disk which objects are to be deleted after the next request has succeeded."""
+RecordRequest = Callable[[Collection[ObjectName], str, int], None]
+"""Records on disk which objects are to be deleted after the next request has succeeded, and the MD5 and size
+of what it stores; an MD5 of "" for an SLO."""
 
 
 class FileUpload:
@@ -61,12 +63,10 @@ class FileUpload:
         self._segment_size = segment_size
         self._removal = removal
 
-    def run(
-        self, operation: PutFile, cached_file: CachedFile, record_superseded: RecordSuperseded
-    ) -> ObjectInfo:
+    def run(self, operation: PutFile, cached_file: CachedFile, record: RecordRequest) -> ObjectInfo:
         """Store the current file; the last request replaces the old state, whose segments are then deleted.
 
-        `record_superseded` records those segments before that request.
+        `record` records those segments, and what is stored, before that request.
 
         Writers continue meanwhile. Every PUT, also when it is repeated, sends the MD5 that the bytes had
         before. It stores the bytes of one moment, or nothing; of a small file those of the time when the
@@ -77,8 +77,8 @@ class FileUpload:
         snapshot = cached_file.begin_upload()
         try:
             if snapshot.size <= self._segment_size and not cached_file.is_unchanged_slo:
-                return self._put(operation, cached_file, snapshot, record_superseded)
-            return self._put_segments(operation, cached_file, snapshot, record_superseded)
+                return self._put(operation, cached_file, snapshot, record)
+            return self._put_segments(operation, cached_file, snapshot, record)
         except ChangedDuringUpload:
             cached_file.record_changed_upload()
             raise
@@ -100,12 +100,10 @@ class FileUpload:
         operation: PutFile,
         cached_file: CachedFile,
         snapshot: Snapshot,
-        record_superseded: RecordSuperseded,
+        record: RecordRequest,
     ) -> ObjectInfo:
         replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
-        send = self._ready(operation, cached_file, snapshot.size)
-        if replaced:
-            record_superseded(replaced)
+        send = self._ready(operation, cached_file, snapshot.size, partial(record, replaced))
         info = send()
         self._removal.owners.forget(operation.name)
         _refuse_truncated(operation, cached_file, info.version.etag)
@@ -118,11 +116,14 @@ class FileUpload:
         )
         return info
 
-    def _ready(self, operation: PutFile, cached_file: CachedFile, size: int) -> Callable[[], ObjectInfo]:
-        """Return a function that stores the file's first `size` bytes as one object."""
+    def _ready(
+        self, operation: PutFile, cached_file: CachedFile, size: int, record: Callable[[str, int], None]
+    ) -> Callable[[], ObjectInfo]:
+        """Return a function that stores the file's first `size` bytes as one object; call `record` before."""
         # After the snapshot was taken: the segment of bytes that have changed since is not the whole file.
         if (segment := cached_file.uploads.whole_copy(size)) is not None:
-            return lambda: self._put_copy(operation, cached_file, segment)
+            record(segment.etag, size)
+            return lambda: self._put_copy(operation, cached_file, segment, record)
         cached_file.ensure_verified(0, size)
         source = cached_file.upload_source(size)
 
@@ -136,9 +137,16 @@ class FileUpload:
             etag, body = md5_of(source, 0, size, is_changed), map_bytes(source, 0, size)
         if is_changed():  # the MD5 may be of bytes that the file never had together
             raise ChangedDuringUpload(f"{operation.name}: the file changed before it was uploaded")
+        record(etag, size)
         return lambda: self._store.put(operation.name, body, operation.meta.headers(), etag=etag)
 
-    def _put_copy(self, operation: PutFile, cached_file: CachedFile, segment: Segment) -> ObjectInfo:
+    def _put_copy(
+        self,
+        operation: PutFile,
+        cached_file: CachedFile,
+        segment: Segment,
+        record: Callable[[str, int], None],
+    ) -> ObjectInfo:
         """Store what the server has copied to one segment, as an object of its own: no manifest names it."""
         headers = operation.meta.headers()
         try:
@@ -148,7 +156,7 @@ class FileUpload:
         except (NotFound, PreconditionFailed) as error:
             log.info("%s is uploaded: %s", operation.name, error)
             cached_file.ranges.forget_whole()
-            return self._ready(operation, cached_file, segment.size)()
+            return self._ready(operation, cached_file, segment.size, record)()
         return ObjectInfo(
             version, segment.size, headers.content_type, 0, headers.metadata, headers.preserved_headers
         )
@@ -158,25 +166,25 @@ class FileUpload:
         operation: PutFile,
         cached_file: CachedFile,
         snapshot: Snapshot,
-        record_superseded: RecordSuperseded,
+        record: RecordRequest,
     ) -> ObjectInfo:
         before = snapshot.base.etag if snapshot.base else ""
         if (patched := self._patch(operation, cached_file, cached_file.uploads, snapshot)) is not None:
             try:
-                return self._commit(operation, cached_file, *patched, before, record_superseded)
+                return self._commit(operation, cached_file, *patched, before, record)
             except BadRequest as error:  # segments of the old version are gone: another client replaced it
                 log.info("%s is uploaded whole: %s", operation.name, error)
         replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
         cached_file.verify_rest(snapshot.size)
         manifest = cached_file.uploads.finish(snapshot.size)
         try:
-            return self._commit(operation, cached_file, manifest, replaced, before, record_superseded)
+            return self._commit(operation, cached_file, manifest, replaced, before, record)
         except BadRequest as error:
             if not self._look_again(cached_file, manifest):
                 raise
             log.info("%s is uploaded again: %s", operation.name, error)
         manifest = cached_file.uploads.finish(snapshot.size)
-        return self._commit(operation, cached_file, manifest, replaced, before, record_superseded)
+        return self._commit(operation, cached_file, manifest, replaced, before, record)
 
     def _look_again(self, cached_file: CachedFile, manifest: Manifest) -> bool:
         """Look at the segments of a manifest that Swift has refused; return False if that is of no use.
@@ -221,14 +229,14 @@ class FileUpload:
         manifest: Manifest,
         old: set[ObjectName],
         before: str,
-        record_superseded: RecordSuperseded,
+        record: RecordRequest,
     ) -> ObjectInfo:
         """Store the manifest over the version `before`; delete the `old` segments that it does not name."""
         _refuse_truncated(operation, cached_file)
         named = manifest.names
         # What the new manifest names again must not be among them: the record would have it deleted.
         if unused := {*old, *operation.superseded_segments} - named:
-            record_superseded(unused)
+            record(unused, "", manifest.size)
         moment = operation.meta.delete_at
         if operation.expiry_changed:
             self._expiry.lengthen(named, moment)

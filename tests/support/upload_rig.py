@@ -128,7 +128,9 @@ class Writer:
         operation = PutFile(
             NAME, file, description, large, superseded_segments=tuple(sorted(self.superseded))
         )
-        info = self.file_upload.run(operation, self.cached_file, self.superseded.update)
+        info = self.file_upload.run(
+            operation, self.cached_file, lambda superseded, *_: self.superseded.update(superseded)
+        )
         self.superseded.clear()
         return info
 

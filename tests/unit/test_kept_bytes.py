@@ -147,7 +147,7 @@ def store_it(rig: CacheRig, cached_file: CachedFile) -> None:
         file_upload = FileUpload(
             rig.store, SEGMENT, removal, SegmentExpiry(rig.store, removal), AmbiguousRequests()
         )
-        file_upload.run(operation, cached_file, lambda _: None)
+        file_upload.run(operation, cached_file, lambda *_: None)
 
 
 def stored(store: MemoryStore) -> bytes:
