@@ -188,6 +188,7 @@ class Trash:
             return self._copy(name, entry, is_slo=None)
         owners = self._removal.owners
         named = manifest.names
+        self._removal.found_manifest(name, named)
         is_own = owners.owned(name, manifest.etag, named) == named and not self._removal.shared(named)
         # Before the copy: from now on whatever would delete these segments reads its manifest first.
         owners.record_copy(name, entry, manifest.etag)

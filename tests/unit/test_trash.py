@@ -13,6 +13,7 @@ from support.deadlines import within
 from support.edited_file import Gate
 from support.harness import ANY_END, ME, change, copy_live, harness, listed, names, put, read, sync_all, write
 from support.jobs import wait_until
+from support.late_store import LateStore
 from support.memory_store import MemoryStore
 from support.stored_objects import (
     body,
@@ -24,7 +25,7 @@ from support.stored_objects import (
     ten_minutes_later,
 )
 from support.trash import LARGE, MIB, TRASH, kept, only
-from swiftfs.errors import AccessDenied, SwiftfsError, TooLarge, Unavailable
+from swiftfs.errors import AccessDenied, SwiftfsError, TimedOut, TooLarge, Unavailable
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.database import JournalDB
@@ -363,6 +364,24 @@ def test_segments_that_only_a_killed_attempt_has_named_go(store: MemoryStore, tm
         sync_all(filesystem)
     ten_minutes_later(store, image)
     assert segments(store) == named_segments(store, "a") | named_segments(store, only(store))
+
+
+@pytest.mark.store(LateStore, "box", "box_segments")
+@pytest.mark.parametrize("end", [remove, write_anew, rename_stored_over])
+def test_segments_that_a_change_without_an_answer_replaced_go(
+    store: LateStore, tmp_path: Path, end: Callable[[FileSystem], None]
+) -> None:
+    """Its program got an error, but it was carried out: the trash has its version, and nobody the first."""
+    with harness(store, tmp_path, f"{LARGE},sync") as filesystem:
+        write(filesystem, "/other", b"other")
+        write(filesystem, "/a", os.urandom(2 * MIB))
+        store.lose("put_manifest", "a", 100, lands=True)
+        with pytest.raises(TimedOut):
+            change(filesystem, "/a", 0, os.urandom(2 * MIB))
+        store.loses.clear()
+        end(filesystem)
+    ten_minutes_later(store, tmp_path)
+    assert segments(store) == named_segments(store, only(store))
 
 
 @pytest.mark.parametrize("size", [100, 2 * MIB])
