@@ -20,9 +20,6 @@ from swiftfs.store.protocol import CopyRequest, ObjectStore, find_object, has_ve
 
 log = logging.getLogger(__name__)
 
-MOST_SENT = 20
-"""Texts recorded of the versions that attempts to store a file have sent; the latest are kept."""
-
 
 class Conflicts:
     """Lets the last writer win. With `keep` another client's version is copied first, at the cost of a HEAD.
@@ -78,18 +75,16 @@ class Conflicts:
             superseded_segments=tuple(sorted({*operation.superseded_segments, *segments})),
         )
 
-    def record_sent(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
-        """Return the operation with what identifies the version to be sent.
+    def unrecorded(self, operation: PutFile, md5: str, size: int) -> list[str]:
+        """Return what identifies a version that is about to be sent, unless the operation has it already.
 
         Without `keep` it is needed only if the version may replace an SLO, whose segments are then deleted.
+        An SLO has an `md5` of "": its segments identify it.
         """
-        if not self._keep and operation.replaces_large is False:
-            return operation
-        versions = [cached_file.ranges.md5()]
-        if not cached_file.size:
-            versions.append(operation.meta.headers().content_type)
-        new = [one for one in versions if one not in operation.sent]
-        return replace(operation, sent=(*operation.sent, *new)[-MOST_SENT:]) if new else operation
+        if not md5 or (not self._keep and operation.replaces_large is False):
+            return []
+        versions = [md5, *([] if size else [operation.meta.headers().content_type])]
+        return [one for one in versions if one not in operation.sent]
 
     def _copy_large(self, info: ObjectInfo, beside: ObjectName) -> set[ObjectName]:
         """Copy an SLO with its segments; return the old segments, which the old name will not need any more.

@@ -4,7 +4,7 @@ INVARIANT: one request replaces the old state by the new one, and nothing of the
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from hashlib import md5
 
@@ -18,7 +18,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.background_moves import BackgroundMoves, MoveOutcome
 from swiftfs.journal.conflicts import Conflicts, has_replaced
 from swiftfs.journal.deletions import Deletions, is_file
-from swiftfs.journal.file_upload import FileUpload, RecordSuperseded, SegmentExpiry, with_rule, without_past
+from swiftfs.journal.file_upload import FileUpload, SegmentExpiry, with_rule, without_past
 from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, Overwritten, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 
 PARALLEL = 16
 """Parallel copies, deletions and markers."""
+
+RecordSent = Callable[[Collection[ObjectName], Collection[str]], None]
+"""Records on disk which objects are to be deleted after the next request, and what identifies its version."""
 
 
 class Executor:
@@ -101,7 +104,7 @@ class Executor:
             return operation
         if cached_file.uploads.whole_copy(cached_file.size) is None:
             operation = self._localize(operation, cached_file)
-        return self._conflicts.record_sent(operation, cached_file)
+        return operation
 
     def _localize(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         if operation.file.is_whole:
@@ -115,13 +118,13 @@ class Executor:
         self,
         operation: PutFile,
         cached_file: CachedFile,
-        record_superseded: RecordSuperseded,
+        record: RecordSent,
         *,
         ambiguous: bool,
     ) -> ObjectInfo:
         """Store a file; an `ambiguous` one may have been stored already. Errors as in `run`.
 
-        `record_superseded` is called before the last request, with the objects to be deleted after it.
+        `record` is called before the last request.
         """
         self._presence.check(NotBegun)
         operation = self._without_unproven(operation, cached_file)
@@ -136,8 +139,14 @@ class Executor:
             operation = self._with_headers(operation, cached_file)
         operation = replace(operation, meta=without_past(operation.name, operation.meta))
         operation = self._conflicts.resolve(operation, cached_file, ambiguous=ambiguous)
+
+        def record_request(superseded: Collection[ObjectName], md5: str, size: int) -> None:
+            sent = self._conflicts.unrecorded(operation, md5, size)
+            if superseded or sent:
+                record(superseded, sent)
+
         with self.trash.replacing(operation, ambiguous=ambiguous) as kept:
-            return self._upload(kept, cached_file, record_superseded).run()
+            return self._upload(kept, cached_file, record_request).run()
 
     def _without_unproven(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         """Return the operation without the segments that an earlier attempt was to replace, unless it did.
@@ -352,7 +361,7 @@ class Executor:
         try:
             with keeper.restoring(source) as (operation, cached_file):
                 if isinstance(operation, PutFile) and cached_file is not None:
-                    self.put_file(operation, cached_file, lambda _: None, ambiguous=False)
+                    self.put_file(operation, cached_file, lambda *_: None, ambiguous=False)
                 elif operation is not None:
                     self.run(operation)
         except (StoreError, OSError) as error:

@@ -124,14 +124,15 @@ def with_rule(meta: ObjectMeta, moment: str) -> ObjectMeta:
 READ_BYTES = 64 * 1024
 """Files up to this size are read into memory for their upload, and not mapped."""
 
-RecordSuperseded = Callable[[set[ObjectName]], None]
-"""Records on disk which objects are to be deleted after the next request has succeeded."""
+RecordRequest = Callable[[Collection[ObjectName], str, int], None]
+"""Records on disk which objects are to be deleted after the next request has succeeded, and the MD5 and size
+of what it stores; an MD5 of "" for an SLO."""
 
 
 class FileUpload:
     """The upload of a file; one above `segment_size` bytes becomes an SLO. `ambiguous` has the lost requests.
 
-    `record_superseded` records the segments of the old state before the request that replaces it.
+    `record` records the segments of the old state, and what is stored, before the request that replaces it.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class FileUpload:
         ambiguous: AmbiguousRequests,
         operation: PutFile,
         cached_file: CachedFile,
-        record_superseded: RecordSuperseded,
+        record: RecordRequest,
     ) -> None:
         self._store = store
         self._segment_size = segment_size
@@ -154,7 +155,7 @@ class FileUpload:
         self._name = operation.name
         self._file = cached_file
         self._uploads = cached_file.uploads
-        self._record_superseded = record_superseded
+        self._record = record
 
     def run(self) -> ObjectInfo:
         """Store the current file; the last request replaces the old state, whose segments are then deleted.
@@ -187,9 +188,7 @@ class FileUpload:
     def _put(self, size: int) -> ObjectInfo:
         """Store the file as one object."""
         replaced = self._segments_replaced()
-        send = self._ready(size)
-        if replaced:
-            self._record_superseded(replaced)
+        send = self._ready(size, partial(self._record, replaced))
         info = send()
         self._removal.owners.forget(self._name)
         self._refuse_truncated(info.version.etag)
@@ -200,11 +199,12 @@ class FileUpload:
     def _segments_replaced(self) -> set[ObjectName]:
         return self._removal.segments_of(self._name, is_slo=self._operation.replaces_large)
 
-    def _ready(self, size: int) -> Callable[[], ObjectInfo]:
-        """Return a function that stores the file's first `size` bytes as one object."""
+    def _ready(self, size: int, record: Callable[[str, int], None]) -> Callable[[], ObjectInfo]:
+        """Return a function that stores the file's first `size` bytes as one object; call `record` before."""
         # After the snapshot was taken: the segment of bytes that have changed since is not the whole file.
         if (segment := self._uploads.whole_copy(size)) is not None:
-            return lambda: self._put_copy(segment)
+            record(segment.etag, size)
+            return lambda: self._put_copy(segment, record)
         self._file.ensure_verified(0, size)
         source = self._file.upload_source(size)
 
@@ -218,9 +218,10 @@ class FileUpload:
             etag, body = md5_of(source, 0, size, is_changed), map_bytes(source, 0, size)
         if is_changed():  # the MD5 may be of bytes that the file never had together
             raise ChangedDuringUpload(f"{self._name}: the file changed before it was uploaded")
+        record(etag, size)
         return lambda: self._store.put(self._name, body, self._operation.meta.headers(), etag=etag)
 
-    def _put_copy(self, segment: Segment) -> ObjectInfo:
+    def _put_copy(self, segment: Segment, record: Callable[[str, int], None]) -> ObjectInfo:
         """Store what the server has copied to one segment, as an object of its own: no manifest names it."""
         headers = self._operation.meta.headers()
         try:
@@ -230,7 +231,7 @@ class FileUpload:
         except (NotFound, PreconditionFailed) as error:
             log.info("%s is uploaded: %s", self._name, error)
             self._uploads.supersede(0)
-            return self._ready(segment.size)()
+            return self._ready(segment.size, record)()
         return ObjectInfo(
             version, segment.size, headers.content_type, 0, headers.metadata, headers.preserved_headers
         )
@@ -288,7 +289,7 @@ class FileUpload:
         self._refuse_truncated()
         # What the new manifest names again must not be among them: the record would have it deleted.
         if unused := {*old, *self._operation.superseded_segments} - manifest.names:
-            self._record_superseded(unused)
+            self._record(unused, "", manifest.size)
         moment = self._operation.meta.delete_at
         if self._operation.expiry_changed:
             self._expiry.lengthen(manifest.names, moment)

@@ -270,15 +270,13 @@ class Journal:
         """
         with self._changed:
             self._let_go_of(names_of(operation))
-            tasks = [task for name in names_of(operation) for task in self._queue.chain(name)]
-            # The pending deletion of the target is left out: the COPY replaces that object anyway, so its
-            # DELETE would cost a request and, if it came late, take the moved object.
+            # `attempt` releases the lock while it waits: the deletion that is left out may begin meanwhile.
+            # Beside the record of the move the next process, which finishes moves first, would find that of
+            # the deletion, and delete the moved object.
+            while tasks := self._before(operation):
+                self._scheduler.attempt(tasks)
+            operation = self._outcomes.with_stored_versions(operation)
             deletion = self._queue.superseded_deletion(operation)
-            self._scheduler.attempt([task for task in tasks if task is not deletion])
-            operation = self._outcomes.with_stored_target(operation)
-            # `attempt` has released the lock while it waited.
-            if deletion is not self._queue.superseded_deletion(operation):
-                deletion = None  # it was executed meanwhile
             task = self._queue.new_task(path, operation)
             task.done = lambda outcome: None if isinstance(outcome, Exception) else moved(task)
             self._writer.begin_move(task, deletion)
@@ -288,6 +286,16 @@ class Journal:
                 # It may still wait for the failed task: a refused move must not be executed later.
                 self._outcomes.cancel(task, error)
                 raise
+
+    def _before(self, operation: Move | MoveFolder) -> list[Task]:
+        """Return the changes to execute before a move. Lock held.
+
+        The pending deletion of the target is left out: the COPY replaces that object anyway, so its DELETE
+        would cost a request and, if it came late, take the moved object.
+        """
+        deletion = self._queue.superseded_deletion(operation)
+        tasks = (task for name in names_of(operation) for task in self._queue.chain(name))
+        return [task for task in tasks if task is not deletion]
 
     def watch(self, name: ObjectName, done: Done) -> None:
         """Call `done` when the object that a move left at `name` is deleted, or its deletion is given up."""

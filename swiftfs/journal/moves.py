@@ -356,7 +356,7 @@ class MoveEvidence:
 
     def is_late(self, info: ObjectInfo) -> bool:
         """Return whether a late request has stored this version over a newer change."""
-        return self._ambiguous.is_late(info.version)
+        return self._ambiguous.is_late(info.version, info)
 
     def is_late_row(self, name: ObjectName, row: Row) -> bool:
         """Return whether a late request has stored the version of a row over a newer change."""
@@ -414,7 +414,7 @@ class MoveEvidence:
         if info is not None:
             source = copy_of if etag in (None, info.version.etag) else None
             # What must be stored again is known. The copy that a late request has made is meant to be there.
-            if source is None and self._ambiguous.is_late(info.version):
+            if source is None and self.is_late(info):
                 return
             headers = None if info.is_slo else Headers.of(info)  # they are fetched with the manifest
             effect = Effect("put", info.version.etag, headers, source=source)

@@ -202,6 +202,15 @@ class Move(Record, frozen=True, tag_field="kind", tag="Move", rename={"is_slo": 
     trash: str = ""
     deleted: str | None = None
 
+    def with_versions(self, known: Mapping[ObjectName, str]) -> "Move":
+        """Return the move with ETags from `known` where it has none."""
+        etag, replaced = self.etag, self.replaces_etag
+        return replace(
+            self,
+            etag=known.get(self.source) if etag is None else etag,
+            replaces_etag=known.get(self.target) if replaced is None else replaced,
+        )
+
     def copies(self) -> list[tuple[ObjectName, ObjectName]]:
         """Return the old and new name of what may be a large object."""
         return [] if self.is_slo is False else [(self.source, self.target)]

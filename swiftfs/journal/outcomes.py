@@ -238,14 +238,13 @@ class Outcomes:
             return operation
         return replace(operation, sent=(*operation.sent, etag))
 
-    def with_stored_target(self, operation: Move | MoveFolder) -> Move | MoveFolder:
-        """Return a move with the version that this mount has just stored at its target. Lock held.
+    def with_stored_versions(self, operation: Move | MoveFolder) -> Move | MoveFolder:
+        """Return a move with the versions that this mount has just stored at its names. Lock held.
 
-        Else the next process, after a crash, would take that version for another client's.
+        Else the next process, after a crash, could not tell the copy, what it has replaced, and an object of
+        another client from each other.
         """
-        if isinstance(operation, MoveFolder) or operation.replaces_etag is not None:
-            return operation
-        return replace(operation, replaces_etag=self._stored.get(operation.target))
+        return operation if isinstance(operation, MoveFolder) else operation.with_versions(self._stored)
 
     def abort(self, tasks: Iterable[Task], error: Exception) -> None:
         """End the attempt of each task that still runs after an unexpected error."""

@@ -2,7 +2,7 @@
 
 import logging
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from swiftfs.attributes import decode_type, is_directory_type
 from swiftfs.errors import PreconditionFailed
@@ -94,46 +94,33 @@ def landed(found: Ambiguity, info: ObjectInfo | None, store: ObjectStore) -> str
             return "headers"
         is_ours = False
     else:
-        is_ours = not is_restored(info) and any(_has_made(one, info, store) for one in found.lost)
+        is_made = found.has_made(info) or any(_has_copied(one, info, store) for one in found.lost)
+        is_ours = is_made and not is_restored(info)
     if not is_ours:
         log.info("%s was changed by another client since a request was lost", found.name)
     return "object" if is_ours else None
 
 
-def _has_made(effect: Effect, info: ObjectInfo, store: ObjectStore) -> bool:
-    if effect.kind == "put":
-        return effect.etag == info.version.etag or (not effect.etag and _has_attributes(effect, info))
+def _has_copied(effect: Effect, info: ObjectInfo, store: ObjectStore) -> bool:
+    if effect.kind != "copy":
+        return False
     if effect.source is None:
-        return effect.kind == "copy"
+        return True
     source = find_object(store, effect.source)  # a copy can come late only while its source is there
     return source is not None and source.version.etag == info.version.etag
 
 
 def _has_given_headers(effect: Effect, info: ObjectInfo, store: ObjectStore) -> bool:
     if effect.headers is not None:
-        return _same_headers(effect.headers, info)
+        return effect.headers.are_those_of(info)
     if effect.source is None:
         return False
     source = find_object(store, effect.source)
     return (
         source is not None
         and source.version.etag == info.version.etag
-        and _same_headers(Headers.of(source), info)
+        and Headers.of(source).are_those_of(info)
     )
-
-
-def _has_attributes(effect: Effect, info: ObjectInfo) -> bool:
-    """Return whether an object has the attributes that a PUT of unknown bytes would have given it."""
-    if effect.headers is None:
-        return False
-    sent, stored = ObjectMeta.of(effect.headers), ObjectMeta.of(info)
-    is_same = (sent.media_type, sent.with_slo(None).stored) == (
-        stored.media_type,
-        stored.with_slo(None).stored,
-    )
-    # The ETag of these bytes is not known. The time in ns makes it unlikely that another client has stored an
-    # object with the same attributes.
-    return is_same and sent.stored.mtime_ns is not None
 
 
 def stands(last: Effect, info: ObjectInfo | None) -> bool:
@@ -142,20 +129,7 @@ def stands(last: Effect, info: ObjectInfo | None) -> bool:
         return info is None and last.kind == "delete"
     if last.etag not in ("", info.version.etag):
         return False
-    return last.headers is None or _same_headers(last.headers, info)
-
-
-def _same_headers(sent: Headers, info: ObjectInfo) -> bool:
-    """Return whether an object has the headers that were sent; an empty Content-Type leaves the old one."""
-    return (
-        sent.content_type in ("", info.content_type)
-        and _lower(sent.metadata) == _lower(info.metadata)
-        and _lower(sent.preserved_headers) == _lower(info.preserved_headers)
-    )
-
-
-def _lower(values: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in values.items()}
+    return last.headers is None or last.headers.are_those_of(info)
 
 
 class Repairs:

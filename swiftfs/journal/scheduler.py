@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -59,6 +60,9 @@ MOVES = 250
 LEAST_WAIT = 0.02
 """Seconds between two looks for tasks that have become due by themselves. Workers that end a task take some
 meanwhile, so that this thread need not wake up, and wake a worker, for each of many small files."""
+
+MOST_SENT = 20
+"""Texts recorded of the versions that attempts to store a file have sent; the latest are kept."""
 
 BATCH = 1000
 """Deletions sent together: a server answers a bulk delete of this size before its clients time out."""
@@ -285,7 +289,7 @@ class Scheduler:
             info = self._executor.put_file(
                 operation,
                 cached_file,
-                lambda names: self._record_superseded(task, names),
+                partial(self._record_sent, task),
                 ambiguous=task.ambiguous,
             )
         except (SwiftfsError, OSError) as error:
@@ -336,13 +340,15 @@ class Scheduler:
             self._db.sync()
         return prepared
 
-    def _record_superseded(self, task: Task, names: Collection[ObjectName]) -> None:
+    def _record_sent(self, task: Task, names: Collection[ObjectName], versions: Collection[str]) -> None:
         with self._changed:
-            assert isinstance(task.operation, PutFile)
+            operation = task.operation
+            assert isinstance(operation, PutFile)
             # In the record before the request that supersedes them: no manifest names them any more after it,
             # so a process that dies then leaves no other trace of them.
-            superseded = tuple(sorted({*task.operation.superseded_segments, *names}))
-            task.operation = replace(task.operation, superseded_segments=superseded)
+            superseded = tuple(sorted({*operation.superseded_segments, *names}))
+            sent = (*operation.sent, *versions)[-MOST_SENT:]
+            task.operation = replace(operation, superseded_segments=superseded, sent=sent)
             self._db.commit([task.record()])
 
     def _run_one(self, task: Task) -> None:

@@ -94,8 +94,7 @@ class SegmentRemoval:
         etag, named = self._large_object(name, is_slo)
         if not named:
             return set()
-        if name in self._unproven:
-            self._prove_replaced(name, named, self.leftovers.all())
+        self.found_manifest(name, named)
         # A manifest may name any object of the account: those of others stay.
         own = self.owners.owned(name, etag, named)
         others = self.owners.moved_from({name}, own) - {name} if own else ()
@@ -107,6 +106,11 @@ class SegmentRemoval:
         self._keep(own, Leftover((name,), self._clock(), Proof.NONE))
         self._unproven.update({name} if own else ())
         return own
+
+    def found_manifest(self, name: ObjectName, named: set[ObjectName]) -> None:
+        """Tell that a manifest of the segments `named` stands as `name`: its PUT may have had no answer."""
+        if name in self._unproven:
+            self._prove_replaced(name, named, self.leftovers.all())
 
     def _large_object(self, name: ObjectName, is_slo: bool | None) -> tuple[str, set[ObjectName]]:
         """Return the ETag and the segments of an SLO, or of a DLO that was uploaded as such; none of others.
@@ -359,8 +363,7 @@ class SegmentRemoval:
         self.end_rests()
         groups: dict[tuple[tuple[ObjectName, ...], Proof], set[ObjectName]] = {}
         with self._lock:
-            # Before the leftovers are read: one that is added meanwhile sets the time again, and must not be
-            # forgotten.
+            # Before the leftovers are read: one that is added meanwhile sets the time again.
             self._due = None
         left = self.leftovers.all()
         for name, one in left.items():

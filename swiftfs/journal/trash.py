@@ -35,12 +35,14 @@ class Kept(Struct, frozen=True):
     """The copy `entry` of the object `name` in the trash.
 
     A `large` one shares its segments with `name`; `owned` is its ETag if it gets them all, else empty.
+    `is_earlier` means that an earlier attempt has made it: by now `name` may be what that attempt has stored.
     """
 
     name: ObjectName
     entry: ObjectName
     large: bool
     owned: str = ""
+    is_earlier: bool = False
 
 
 class Trash:
@@ -80,7 +82,7 @@ class Trash:
         ambiguous = ambiguous or (isinstance(operation, PutFile) and bool(operation.sent))
         kept = self._keep(name, operation.trash, is_slo=operation.replaces_large, ambiguous=ambiguous)
         try:
-            yield _sparing_segments(operation) if kept is not None and kept.large else operation
+            yield _sparing_segments(operation, kept) if kept is not None and kept.large else operation
         except StoreError as error:
             if kept is not None:
                 self._give_back(kept, error)
@@ -145,8 +147,9 @@ class Trash:
             return None
         entry = ObjectName(name.container, key)
         try:
-            if ambiguous and find_object(self._store, entry) is not None:
-                return Kept(name, entry, large=is_slo is not False)
+            if ambiguous and (found := find_object(self._store, entry)) is not None:
+                # Of the segments of a DLO nothing tells that a copy names them.
+                return Kept(name, entry, large=is_slo is not False, is_earlier=found.dlo_prefix is None)
             kept = self._copy(name, entry, is_slo=is_slo)
         except NotFound:
             return None
@@ -179,6 +182,7 @@ class Trash:
             return self._copy(name, entry, is_slo=None)
         owners = self._removal.owners
         named = manifest.names
+        self._removal.found_manifest(name, named)
         is_own = owners.owned(name, manifest.etag, named) == named and not self._removal.shared(named)
         # Before the copy: from now on whatever would delete these segments reads its manifest first.
         owners.record_copy(name, entry, manifest.etag)
@@ -213,9 +217,12 @@ class Trash:
             self._removal.owners.forget(kept.entry)
 
 
-def _sparing_segments(operation: Replacing) -> Replacing:
+def _sparing_segments(operation: Replacing, kept: Kept) -> Replacing:
     """Return the operation as if no segments were replaced: those of the older version stay.
 
-    What an earlier attempt has replaced (`superseded_segments`) does not, unless a copy names it.
+    What an earlier attempt has replaced (`superseded_segments`) does not, unless a copy names it. Nor does
+    what it has stored itself: who looks that up spares the segments that a copy names.
     """
+    if kept.is_earlier and isinstance(operation, PutFile):
+        return operation
     return replace(operation, replaces_large=False)

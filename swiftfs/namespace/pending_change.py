@@ -9,7 +9,7 @@ from swiftfs.concurrency import Lock, monotonic
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
 from swiftfs.namespace.listing import Listing, listings_of, parts_of
 from swiftfs.namespace.listing_fetcher import Listings
-from swiftfs.namespace.local_change import LocalChange, show
+from swiftfs.namespace.local_change import PENDING, LocalChange, show
 from swiftfs.namespace.overlay import Overlay
 from swiftfs.objects import ObjectName, Page, Row
 from swiftfs.paths import Folder, Source, slash_marker, split, unescape

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, new_condition, steady_time
-from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Record
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Record
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 
@@ -56,6 +56,19 @@ class Effect(Record, frozen=True):
                 return not same or (last.headers is not None and self.headers != last.headers)
         return True
 
+    def has_given_attributes(self, info: ObjectInfo) -> bool:
+        """Return whether an object has the attributes that this PUT of unknown bytes would have given it."""
+        if self.headers is None:
+            return False
+        sent, stored = ObjectMeta.of(self.headers), ObjectMeta.of(info)
+        is_same = (sent.media_type, sent.with_slo(None).stored) == (
+            stored.media_type,
+            stored.with_slo(None).stored,
+        )
+        # The ETag of these bytes is not known. The time in ns makes it unlikely that another client has
+        # stored an object with the same attributes.
+        return is_same and sent.stored.mtime_ns is not None
+
     def is_repeated_by(self, made: "Effect") -> bool:
         """Return whether `made` is this request, which an earlier process may have sent, sent once more.
 
@@ -98,6 +111,16 @@ class Ambiguity(Record, frozen=True):
     def is_gone(self) -> bool:
         """Return whether our last answered request has deleted the object."""
         return self.last is not None and self.last.kind == "delete"
+
+    def has_made(self, info: ObjectInfo) -> bool:
+        """Return whether a lost PUT has made an object, as far as that shows."""
+        puts = [one for one in self.lost if one.kind == "put"]
+        same = [one for one in puts if one.etag == info.version.etag]
+        # All empty objects, as markers are, have one ETag. Their headers tell them apart, which a lost POST
+        # may have changed.
+        if same and not info.size and all(one.headers is not None for one in same):
+            return any(one.headers is not None and one.headers.are_those_of(info) for one in self.lost)
+        return bool(same) or any(not one.etag and one.has_given_attributes(info) for one in puts)
 
     def after_new_source(self, source: ObjectName, stored: Effect) -> "Ambiguity":
         """Return the record when `source`, which a lost request copies, is stored anew.
@@ -209,15 +232,15 @@ class AmbiguousRequests:
         found = self._records.get(version.name)
         return found is not None and any(one.kind == "put" and one.etag == version.etag for one in found.lost)
 
-    def is_late(self, version: ObjectVersion) -> bool:
+    def is_late(self, version: ObjectVersion, info: ObjectInfo | None = None) -> bool:
         """Return whether a lost request has stored this version of an object over a newer one, or after a
-        deletion.
+        deletion; `info` is the object, None if only its row is known.
         """
         found = self.dangerous_at(version.name)
         if found is None or found.last is None:
             return False
         is_last = not found.is_gone and found.last.etag in ("", version.etag)
-        return not is_last and self.may_have_stored(version)
+        return not is_last and self.may_have_stored(version) and (info is None or found.has_made(info))
 
     def may_store(self, name: ObjectName) -> bool:
         """Return whether a lost request may still store an object under a name."""

@@ -47,6 +47,18 @@ class Headers(Record, frozen=True, rename={"preserved_headers": "kept"}):
         """Return the headers that an object has."""
         return cls(info.content_type, info.metadata, info.preserved_headers)
 
+    def are_those_of(self, info: ObjectInfo) -> bool:
+        """Return whether an object has these headers; an empty Content-Type leaves the old one."""
+        return (
+            self.content_type in ("", info.content_type)
+            and _lower(self.metadata) == _lower(info.metadata)
+            and _lower(self.preserved_headers) == _lower(info.preserved_headers)
+        )
+
+
+def _lower(values: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in values.items()}
+
 
 class CopyRequest(Struct, frozen=True):
     """A copy on the server, from `source` to `target`.

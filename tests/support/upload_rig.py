@@ -128,7 +128,10 @@ class Writer:
         operation = PutFile(
             NAME, file, description, large, superseded_segments=tuple(sorted(self.superseded))
         )
-        info = self.upload(operation, self.cached_file, self.superseded.update).run()
+        upload = self.upload(
+            operation, self.cached_file, lambda superseded, *_: self.superseded.update(superseded)
+        )
+        info = upload.run()
         self.superseded.clear()
         return info
 

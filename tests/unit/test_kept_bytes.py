@@ -146,7 +146,7 @@ def store_it(rig: CacheRig, cached_file: CachedFile) -> None:
         removal = SegmentRemoval(rig.store, log, SegmentOwnership(log))
         expiry = SegmentExpiry(rig.store, removal)
         upload = partial(FileUpload, rig.store, SEGMENT, removal, expiry, AmbiguousRequests())
-        upload(operation, cached_file, lambda _: None).run()
+        upload(operation, cached_file, lambda *_: None).run()
 
 
 def stored(store: MemoryStore) -> bytes:

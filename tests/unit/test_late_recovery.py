@@ -21,6 +21,7 @@ from support.late_store import (
 )
 from support.stored_objects import body, keys
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
 
 pytestmark = LATE
 
@@ -247,3 +248,24 @@ def test_a_second_close_during_the_upload(store: LateStore, tmp_path: Path) -> N
         assert body(store, "file") == b"first"
         repair(filesystem)
         assert body(store, "file") == b"second"
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_what_another_client_has_made_empty_too_is_not_what_came_late(
+    store: LateStore, filesystem: FileSystem, *, is_folder: bool
+) -> None:
+    """All empty objects have one ETag: it does not tell whose they are."""
+    store.lose("put", "file")
+    if is_folder:
+        filesystem.mkdir("/file", 0o755, ME)
+    else:
+        write(filesystem, "/file", b"")
+    wait_until(lambda: store.lost == 1)
+    settle(filesystem)
+    (filesystem.rmdir if is_folder else filesystem.unlink)("/file")
+    settle(filesystem)
+    assert keys(store) == []
+    store.put(FILE, b"", Headers("application/directory" if is_folder else "text/plain"))
+    repair(filesystem)
+    assert keys(store) == ["file"]
+    assert late(filesystem).counts().put_right == 0

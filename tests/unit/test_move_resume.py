@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
+from support.edited_file import SOON, Gate
 from support.harness import ME, copy_live, harness, names, read, write
 from support.interrupted_moves import interrupted, leave, refusals, remounted, row_of
 from support.jobs import wait_until
@@ -63,6 +66,32 @@ def test_a_move_over_what_was_stored_just_before_it_is_finished(store: MemorySto
     with harness(store, killed) as filesystem:
         assert names(filesystem, "/") == ["b"]
     assert contents(store) == {"b": b"a"}
+
+
+def test_a_move_of_what_is_being_stored_is_recorded_with_its_version(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """Else the next process could not tell the copy from what it has replaced, whose segments would stay."""
+    killed = tmp_path / "killed"
+    (tmp_path / "cache").mkdir()
+    with ThreadPoolExecutor() as pool, harness(store, tmp_path / "cache", SOON) as filesystem:
+        gate = Gate(store, None)
+        write(filesystem, "/a", noise(3 * 2**20))
+        assert gate.reached.wait(within(20))
+        renaming = pool.submit(filesystem.rename, "/a", "/b")
+        queue = filesystem.services.journal._queue
+        wait_until(lambda: any(task.running and task.awaited_hand_in for task in queue.awake()))
+
+        def hook(method: str, _subject: str) -> None:
+            if method == "delete":
+                copy_live(tmp_path / "cache", killed)
+
+        store.hook = hook
+        gate.open.set()
+        renaming.result(within(20))
+    (record,) = records(killed)
+    assert isinstance(record.operation, Move)
+    assert record.operation.etag == store.head(ObjectName("box", "b")).version.etag
 
 
 @pytest.mark.parametrize("marker", ["plain", "slash"])

@@ -126,6 +126,46 @@ def test_a_rename_does_not_wait_for_what_a_failed_upload_left_to_a_deletion(
     assert body(store, "d/b" if is_refused else "a") == b"new"
 
 
+def test_a_deletion_that_begins_while_the_rename_waits_ends_before_the_rename_is_recorded(
+    filesystem: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next process finishes moves first: the deletion would take the moved object."""
+    foreign(store, "b", b"old")
+    putting, deleting = Gate(store, "put", "/a"), Gate(store, "delete", "/b")
+
+    def hook(method: str, subject: str) -> None:
+        putting(method, subject)
+        deleting(method, subject)
+
+    store.hook = hook
+    write(filesystem, "/a", b"new")
+    fall_due(filesystem)
+    assert putting.reached.wait(within(20))
+    filesystem.unlink("/b")
+    writer, queue = filesystem.services.journal._writer, filesystem.services.journal._queue
+    beside = list[Task]()
+    begin_move = writer.begin_move
+
+    def begin(task: Task, deletion: Task | None) -> None:
+        beside.extend(queue.chain(ObjectName("box", "b")))
+        deleting.open.set()
+        begin_move(task, deletion)
+
+    monkeypatch.setattr(writer, "begin_move", begin)
+    thread, raised = in_thread(filesystem.rename, "/a", "/b")
+    wait_until(lambda: any(task.running and task.awaited_hand_in for task in queue.awake()))
+    fall_due(filesystem)
+    assert deleting.reached.wait(within(20))
+    putting.open.set()
+    wait_until(lambda: beside or any(task.awaited_hand_in for task in queue.chain(ObjectName("box", "b"))))
+    deleting.open.set()
+    thread.join(within(20))
+    assert not raised
+    assert beside == []
+    assert keys(store) == ["b"]
+    assert body(store, "b") == b"new"
+
+
 def refused_rename(
     filesystem: FileSystem, store: MemoryStore
 ) -> tuple[Gate, threading.Thread, list[BaseException]]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import change, copy_live, harness, write
+from support.harness import change, copy_live, harness, put, write
 from support.late_store import LateStore, away, killed
 from support.stored_objects import body, foreign, keys, segments, segments_of
 from swiftfs.errors import Unavailable
+from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem
 
@@ -126,3 +127,31 @@ def test_the_version_of_another_client_over_it_is_kept(
         flush(filesystem)
     (beside,) = (key for key in keys(store) if key != "file")
     assert (body(store, "file"), body(store, beside)) == (data, b"theirs")
+
+
+def test_what_a_program_wrote_while_the_upload_looked_for_conflicts_is_its_own(
+    store: LateStore, tmp_path: Path
+) -> None:
+    """The record names the version that is sent, not the one that was there when the attempt began."""
+    stored(store, tmp_path, 5000)
+
+    def append(filesystem: FileSystem, data: bytes) -> bytes:
+        handle = filesystem.open("/file", os.O_WRONLY)
+        put(filesystem, handle, 0, b"first")
+        filesystem.flush(handle)
+
+        def look(method: str, subject: str) -> None:
+            if (method, subject) == ("head", "box/file"):
+                store.hook = None
+                put(filesystem, handle, 5000, b"second")
+                filesystem.flush(handle)
+
+        store.hook = look
+        return data
+
+    kill_at_upload(store, folder(tmp_path, "cache"), append, b"", lands=True)
+    assert store.head(ObjectName("box", "file")).size == 5006
+    with harness(store, tmp_path / "image", OPTIONS) as filesystem:
+        change(filesystem, "/file", 0, b"third")
+        flush(filesystem)
+    assert keys(store) == ["file"]

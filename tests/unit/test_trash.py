@@ -12,10 +12,20 @@ from msgspec.structs import replace
 from support.deadlines import within
 from support.edited_file import Gate
 from support.harness import ANY_END, ME, change, copy_live, harness, listed, names, put, read, sync_all, write
+from support.jobs import wait_until
+from support.late_store import LateStore
 from support.memory_store import MemoryStore
-from support.stored_objects import body, foreign, keys, named_segments, refuse, segments
+from support.stored_objects import (
+    body,
+    foreign,
+    keys,
+    named_segments,
+    refuse,
+    segments,
+    ten_minutes_later,
+)
 from support.trash import LARGE, MIB, TRASH, kept, only
-from swiftfs.errors import AccessDenied, SwiftfsError, TooLarge, Unavailable
+from swiftfs.errors import AccessDenied, SwiftfsError, TimedOut, TooLarge, Unavailable
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.database import JournalDB
@@ -319,10 +329,59 @@ def test_a_version_that_an_attempt_has_stored_is_not_copied(store: MemoryStore, 
         file = FileRecord("local", 1, None, Blocks(), None)
         put = PutFile(old, file, ObjectMeta("text/plain"), replaces_large=None, sent=(new,), trash=".trash/x")
         with trash.replacing(put, ambiguous=False) as changed:
-            assert changed.replaces_large is False  # segments that the copy names stay
+            assert changed is put  # who looks up its segments spares what the copy names
         assert body(store, ".trash/x") == b"old"
         with trash.replacing(replace(put, sent=()), ambiguous=False):
             assert body(store, ".trash/x") == b"stored by the attempt"
+
+
+def test_segments_that_only_a_killed_attempt_has_named_go(store: MemoryStore, tmp_path: Path) -> None:
+    """What is stored next replaces the version of that attempt, not the one that the trash has."""
+    cache, image = tmp_path / "cache", tmp_path / "image"
+    cache.mkdir()
+    storing, changed = threading.Event(), threading.Event()
+
+    def kill(method: str, _subject: str) -> None:
+        if method == "put_manifest":
+            storing.set()
+            assert changed.wait(within(20))
+        elif changed.is_set():  # it is stored
+            if not image.exists():
+                copy_live(cache, image)
+            raise Unavailable("killed")
+
+    with harness(store, cache, f"{LARGE},settle=0.05,drain=0", close_error=ANY_END) as filesystem:
+        write(filesystem, "/a", os.urandom(2 * MIB))
+        sync_all(filesystem)
+        store.hook = kill
+        write(filesystem, "/a", os.urandom(2 * MIB))
+        assert storing.wait(within(20))
+        change(filesystem, "/a", 0, os.urandom(2 * MIB))
+        changed.set()
+        wait_until(image.exists)
+    store.hook = None
+    with harness(store, image, f"{LARGE},settle=0.05") as filesystem:
+        sync_all(filesystem)
+    ten_minutes_later(store, image)
+    assert segments(store) == named_segments(store, "a") | named_segments(store, only(store))
+
+
+@pytest.mark.store(LateStore, "box", "box_segments")
+@pytest.mark.parametrize("end", [remove, write_anew, rename_stored_over])
+def test_segments_that_a_change_without_an_answer_replaced_go(
+    store: LateStore, tmp_path: Path, end: Callable[[FileSystem], None]
+) -> None:
+    """Its program got an error, but it was carried out: the trash has its version, and nobody the first."""
+    with harness(store, tmp_path, f"{LARGE},sync") as filesystem:
+        write(filesystem, "/other", b"other")
+        write(filesystem, "/a", os.urandom(2 * MIB))
+        store.lose("put_manifest", "a", 100, lands=True)
+        with pytest.raises(TimedOut):
+            change(filesystem, "/a", 0, os.urandom(2 * MIB))
+        store.loses.clear()
+        end(filesystem)
+    ten_minutes_later(store, tmp_path)
+    assert segments(store) == named_segments(store, only(store))
 
 
 @pytest.mark.parametrize("size", [100, 2 * MIB])
