@@ -75,8 +75,11 @@ class SegmentContainer(Struct, frozen=True):
 
 
 def place_beside(container: str) -> SegmentContainer:
-    """Return the container beside `container`."""
-    return SegmentContainer(container + SEGMENTS_SUFFIX)
+    """Return our folder in the container beside `container`.
+
+    There other clients have segments of DLOs below `KEY/`, and what lies below its prefix is a part of a DLO.
+    """
+    return SegmentContainer(container + SEGMENTS_SUFFIX, SEGMENTS_FOLDER + "/")
 
 
 def place_inside(container: str) -> SegmentContainer:
@@ -87,11 +90,13 @@ def place_inside(container: str) -> SegmentContainer:
 def places_of(container: str, choice: str = AUTO) -> tuple[SegmentContainer, ...]:
     """Return the places where segments of objects in `container` may be.
 
-    `choice` is as in `SegmentContainerChooser`.
+    `choice` is as in `SegmentContainerChooser`. Other clients put them beside without a folder, as release 0.1
+    did.
     """
     given = () if choice in (AUTO, SAME) else (SegmentContainer(choice, f"{container}/"),)
+    others = SegmentContainer(container + SEGMENTS_SUFFIX)
     rclone = SegmentContainer(container, RCLONE_FOLDER + "/")
-    return (place_beside(container), place_inside(container), rclone, *given)
+    return (place_beside(container), others, place_inside(container), rclone, *given)
 
 
 def is_segment_of(segment: ObjectName, owner: ObjectName, choice: str = AUTO) -> bool:
@@ -183,14 +188,19 @@ class SegmentContainerChooser:
         """Record segments of a file in `container`: their place exists, so it is chosen."""
         if self._choice == SAME:
             return
-        places = [self._wanted(container)]
-        places += [place_inside(container)] if self._choice == AUTO else []
+        wanted, inside = self._wanted(container), place_inside(container)
+        names = [segment.name for segment in known]
+        if wanted != inside and any(name.container == wanted.container for name in names):
+            place = wanted
+        elif (wanted == inside or self._choice == AUTO) and any(map(inside.holds, names)):
+            place = inside
+        else:
+            return
         with self._lock:
-            for place in places:
-                if container not in self._decided and any(place.holds(segment.name) for segment in known):
-                    decided: Future[SegmentContainer] = new_future()
-                    self._decided[container] = decided
-                    decided.set_result(place)
+            if container not in self._decided:
+                decided: Future[SegmentContainer] = new_future()
+                self._decided[container] = decided
+                decided.set_result(place)
 
     def gone(self, container: str) -> None:
         """Record that the place does not exist any more."""

@@ -276,10 +276,11 @@ def objects_of(prefix: ObjectName) -> set[ObjectName]:
     found: set[ObjectName] = set()
     if len(key.encode()) >= LONGEST_KEY - 4:
         return found  # it may be a part of the key only
+    below_ours = key.removeprefix(SEGMENTS_FOLDER + "/")
     if prefix.container.endswith(SEGMENTS_SUFFIX):
-        found.add(ObjectName(prefix.container.removesuffix(SEGMENTS_SUFFIX), key))
-    if key.startswith(SEGMENTS_FOLDER + "/"):
-        found.add(ObjectName(prefix.container, key.removeprefix(SEGMENTS_FOLDER + "/")))
+        found.add(ObjectName(prefix.container.removesuffix(SEGMENTS_SUFFIX), below_ours))
+    if below_ours != key:
+        found.add(ObjectName(prefix.container, below_ours))
     container, _, rest = key.partition("/")
     if rest:
         found.add(ObjectName(container, rest))

@@ -217,10 +217,16 @@ class Search:
         owners = [self._source.container]
         if self._source.is_account:
             owners = [name.removesuffix(SEGMENTS_SUFFIX) for name in containers]
-        for owner in dict.fromkeys(owners):
-            for place in places_of(owner, elsewhere or AUTO):
-                if place.container in containers:
-                    yield SegmentContainer(place.container, place.prefix + self._source.prefix)
+        places = {
+            SegmentContainer(place.container, place.prefix + self._source.prefix)
+            for owner in owners
+            for place in places_of(owner, elsewhere or AUTO)
+            if place.container in containers
+        }
+        for place in sorted(places, key=str):
+            # What lies in another one is found there.
+            if not any(other != place and other.holds(place.name("")) for other in places):
+                yield place
 
     def _collect(self, place: SegmentContainer) -> None:
         """Add the segments in a segment container to the candidates."""
