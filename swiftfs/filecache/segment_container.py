@@ -90,8 +90,7 @@ def place_inside(container: str) -> SegmentContainer:
 def places_of(container: str, choice: str = AUTO) -> tuple[SegmentContainer, ...]:
     """Return the places where segments of objects in `container` may be.
 
-    `choice` is as in `SegmentContainerChooser`. Other clients put them beside without a folder, as release 0.1
-    did.
+    `choice` is as in `SegmentContainerChooser`. Other clients and release 0.1 put them beside, in no folder.
     """
     given = () if choice in (AUTO, SAME) else (SegmentContainer(choice, f"{container}/"),)
     others = SegmentContainer(container + SEGMENTS_SUFFIX)

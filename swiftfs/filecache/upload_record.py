@@ -13,7 +13,12 @@ from msgspec import Struct
 
 from swiftfs.concurrency import Executor, Lock, steady_time
 from swiftfs.errors import check_transition
-from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainer, SegmentContainerChooser
+from swiftfs.filecache.segment_container import (
+    LONGEST_KEY,
+    SegmentContainer,
+    SegmentContainerChooser,
+    place_inside,
+)
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.objects import Manifest, ObjectName, equal_but
 from swiftfs.store.protocol import ObjectStore
@@ -183,6 +188,14 @@ class UploadRecord:
                 place = self._places.likely(self._container)
                 self._prefix = place.name(segment_prefix(self._name, self._journal))
             return self._prefix
+
+    def keep_out_of(self, dlo_prefix: ObjectName) -> None:
+        """Put the segments elsewhere if they would be below a DLO's prefix, and so a part of that object."""
+        prefix, below = self.prefix, SegmentContainer(dlo_prefix.container, dlo_prefix.key)
+        with self.lock:
+            if self._state is PrefixState.UNUSED and below.holds(prefix):
+                self._prefix = place_inside(self._container).name(segment_prefix(self._name, self._journal))
+                self._is_placed = True
 
     @property
     def has_prefix(self) -> bool:

@@ -24,6 +24,10 @@ SYNC_SECONDS = 0.5
 a second of changes."""
 
 
+AWAITED, AWAITED_AWAY = 4, 16
+"""How many tasks that threads wait for may run at once however many the server refuses, and while it does not
+answer."""
+
 FOR_UPKEEP = 2
 """Threads for the upkeep: a worker goes on as long as tasks are due, so that others might never end."""
 
@@ -58,10 +62,15 @@ class Backlog:
 
     def is_full(self) -> bool:
         """Return whether no more tasks may run now. Lock held."""
+        queue, most = self.queue, min(self._limit.now, self.parallel)
+        if queue.is_next_awaited():
+            # Whoever waits for it waits for no other object, which the server may not serve: an attempt takes
+            # as long as a call may.
+            least = min(AWAITED_AWAY if queue.is_away else AWAITED, self.parallel)
+            return queue.awaited_under_way() >= max(most, least)
         # While the server does not answer one task finds out when it does again. Otherwise every worker would
         # wait for the whole of its timeout, over and over, and log it.
-        most = 1 if self.queue.is_away else min(self._limit.now, self.parallel)
-        return self.queue.under_way >= most
+        return len(queue.under_way) >= (1 if queue.is_away else most)
 
     def start_uploads_for_space(self) -> bool:
         """Begin to store files, because they fill the disk; return whether any task is not parked."""

@@ -199,7 +199,7 @@ class Scheduler:
         commit = self._db.last_commit()
         for one in batch:
             one.begin(commit)
-        self._queue.under_way += 1
+        self._queue.under_way.append(batch)
         return batch
 
     def _work(self, batch: list[Task]) -> None:
@@ -215,7 +215,7 @@ class Scheduler:
         The tasks of those end now.
         """
         with self._changed:
-            self._queue.under_way -= 1
+            self._queue.under_way.remove(batch)
             if isinstance(batch[0].operation, MoveObject):
                 self._queue.moving -= 1
             if stored is not None:

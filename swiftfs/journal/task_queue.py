@@ -51,7 +51,7 @@ class TaskQueue:
     Of those that wait to store a file all but `AWAKE` are packed by `rest`. They wake up when they are due,
     and when anybody asks for the tasks about their names. `uses` are of the local files.
 
-    `under_way` counts the batches of tasks that run, `moving` those of MoveObjects. These have a heap of
+    `under_way` are the batches of tasks that run; `moving` counts those of MoveObjects. These have a heap of
     their own: there may be thousands, and others must not wait for them. What they move is in `moved` until
     they have ended. `is_away` is True if the server did not answer the last change, nor any that has ended
     since that began; `last_success` is when one has succeeded, in monotonic seconds.
@@ -72,7 +72,8 @@ class TaskQueue:
         self._due_moves: list[_Due] = []
         self._ties = itertools.count()
         self._last = 0
-        self.under_way = self.moving = 0
+        self.under_way: list[list[Task]] = []
+        self.moving = 0
         self.is_away = False
         self.last_success = -math.inf
 
@@ -401,6 +402,16 @@ class TaskQueue:
             for name, chain in self._chains.items()
             if Folder(name.container, name.key).is_below(folder)
         ]
+
+    def is_next_awaited(self) -> bool:
+        """Return whether a thread waits for the task that `pop_due` returns first."""
+        if self._next_awake(self._due) is None:
+            return False
+        return self._tasks[self._due[0][2]].awaited_hand_in > 0
+
+    def awaited_under_way(self) -> int:
+        """Return how many batches run that threads wait for."""
+        return sum(any(task.awaited_hand_in for task in batch) for batch in self.under_way)
 
     def next_due(self) -> float | None:
         """Return when the next task can run (monotonic seconds), None while all wait for other tasks."""

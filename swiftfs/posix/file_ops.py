@@ -404,6 +404,8 @@ class FileOps(Part):
         meta = entry.meta or ObjectMeta(entry.media_type)
         file = OpenFile(path, entry.version.name, cached_file, entry.attributes, meta, entry)
         file.foreign_headers_unknown = entry.meta is None
+        if (dlo_prefix := meta.dlo_prefix) is not None:
+            cached_file.uploads.record.keep_out_of(dlo_prefix)
         return file
 
     def _verified(self, path: str, entry: Entry) -> Entry:

@@ -15,8 +15,9 @@ from swiftfs.attributes import (
     format_time,
     type_after_rename,
 )
-from swiftfs.objects import DIRECTORY_TYPE, Attributes, ObjectInfo, Record
+from swiftfs.objects import DIRECTORY_TYPE, Attributes, ObjectInfo, ObjectName, Record
 from swiftfs.store.protocol import Headers
+from swiftfs.store.wire.object_headers import dlo_prefix
 
 MetaValues = tuple[str, tuple[Any, ...], tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
 """The values of an `ObjectMeta`."""
@@ -91,6 +92,11 @@ class ObjectMeta(Record, frozen=True, rename={"preserved_headers": "kept"}):
     def is_dlo(self) -> bool:
         """Whether Swift serves the segments of a DLO in place of the object's bytes."""
         return "X-Object-Manifest" in self.preserved_headers
+
+    @property
+    def dlo_prefix(self) -> ObjectName | None:
+        """How the names of a DLO's segments begin, None for another object."""
+        return dlo_prefix(self.preserved_headers.get("X-Object-Manifest"))
 
     def without_dlo(self) -> "ObjectMeta":
         """Return the same for an object whose own bytes Swift serves."""

@@ -181,7 +181,7 @@ class RetryingStore:
 
         def attempt(call: _Call) -> ObjectInfo:
             try:
-                with self._state.load.put(size):
+                with self._state.load.put(size, is_repeated=bool(call.repeated)):
                     return self._store.put(name, body, headers, if_absent=if_absent, etag=etag)
             except AlreadyExists:
                 found = self._store.head(name) if call.lost else None

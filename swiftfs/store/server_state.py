@@ -188,8 +188,11 @@ class ServerLoad:
         return 2 * size / min(rate, max(SEGMENT_RATE, rate / MOST))
 
     @contextmanager
-    def put(self, size: int) -> Iterator[None]:
-        """Count one attempt to PUT `size` bytes, from its beginning to its answer."""
+    def put(self, size: int, *, is_repeated: bool = False) -> Iterator[None]:
+        """Count one attempt to PUT `size` bytes, from its beginning to its answer.
+
+        The refusal of one that `is_repeated` says nothing new of the server: perhaps it is this object.
+        """
         limit = self.segments if size >= LARGE else self.files
         began, idle = monotonic(), waited()
         with self._lock:
@@ -198,7 +201,7 @@ class ServerLoad:
             yield
         except BaseException as error:
             with self._lock:
-                limit.failed(began, refused=isinstance(error, Unavailable))
+                limit.failed(began, refused=isinstance(error, Unavailable) and not is_repeated)
             raise
         with self._lock:
             limit.answered(began, size, waited() - idle)

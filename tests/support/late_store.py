@@ -16,6 +16,7 @@ from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, TimedOut, Una
 from swiftfs.journal.late_requests import LOOKS, LateRequests
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.paths import SEGMENTS_FOLDER
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Body, CopyRequest, Headers
 
@@ -42,7 +43,7 @@ class LateStore(MemoryStore):
     def lose(self, method: str, key: str, times: int = 1, *, lands: bool = False) -> None:
         """Lose the next requests of a method about a key; `delete` includes deletions in bulk.
 
-        A key that ends in its only `/` stands for all keys below it.
+        A key that ends in its only `/` stands for all keys below it, and for the segments of such an object.
         If it `lands`, it is executed at once, and only the answer is lost.
         """
         self.loses[method, key] = times
@@ -98,7 +99,8 @@ class LateStore(MemoryStore):
         return parent(names)
 
     def _lose(self, method: str, name: ObjectName, late: Callable[[], object]) -> None:
-        asked = ((method, name.key), (method, f"{name.key.partition('/')[0]}/"))
+        folder = name.key.removeprefix(f"{SEGMENTS_FOLDER}/").partition("/")[0]
+        asked = ((method, name.key), (method, f"{folder}/"))
         if one := next((one for one in asked if self.loses.get(one, 0) > 0), None):
             self.loses[one] -= 1
             if one in self.answers_only:

@@ -109,7 +109,7 @@ def test_a_large_file_is_its_segments_and_a_manifest(
     assert headers["x-object-meta-note"] == "kept"
     assert headers["x-static-large-object"] == "True"
     assert manifest_names(connection, other, "large") == segment_names(connection, other)
-    assert {name.startswith(f"/{other}_segments/large/swiftfs-") for name in segment_names(connection, other)}
+    assert {name.startswith(f"/{other}_segments/.swiftfs-segments/large/swiftfs-") for name in segment_names(connection, other)}
     # The source can go with its segments.
     swift_cli(swift, "delete", container, "large")
     assert connection.get_object(other, "large")[1] == large.read_bytes()
@@ -364,7 +364,7 @@ def test_a_large_object_whose_bytes_lie_elsewhere_is_not_copied(
     assert "its bytes lie in" in failed_cp(swift, *words)
     cp(swift, "--foreign-manifests", "follow", *words)
     assert connection.get_object(container, "copy")[1] == b"secret"
-    assert manifest_names(connection, container, "copy").pop().startswith(f"/{container}_segments/copy/")
+    assert manifest_names(connection, container, "copy").pop().startswith(f"/{container}_segments/.swiftfs-segments/copy/")
 
 
 def test_a_plain_copy_of_a_large_object_is_copied(

@@ -159,7 +159,7 @@ def test_a_large_object_gets_segments_of_its_own(store: MemoryStore, cp: Copies)
     assert copied.metadata == info.metadata
     names = {segment.name for segment in store.manifest(ObjectName("other", "film")).segments}
     assert {name.container for name in names} == {"other_segments"}
-    assert all(name.key.startswith("film/swiftfs-") for name in names)
+    assert all(name.key.startswith(".swiftfs-segments/film/swiftfs-") for name in names)
     assert not list(cp.folder.iterdir())
     assert cp.copied_bytes == 6
     assert cp("box/film", "other/film").skipped == 1

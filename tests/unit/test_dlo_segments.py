@@ -24,12 +24,16 @@ OPTIONS = "segment_size=1M,sync"
 @pytest.fixture(params=["box_segments/film/", "box_segments/film"])
 def store(request: pytest.FixtureRequest) -> MemoryStore:
     """A store with a DLO of another client, whose segments are named after it, as in Swift's own guide."""
+    return with_dlo(request.param)
+
+
+def with_dlo(prefix: str) -> MemoryStore:
     made = MemoryStore("box")
     made.create_container("box_segments")
     for number in range(-(-len(OLD) // MIB)):
         part = OLD[number * MIB : (number + 1) * MIB]
         made.put(ObjectName("box_segments", f"film/{number:08d}"), part, Headers("x/y"))
-    made.put(FILE, b"", Headers("text/plain", {}, {"X-Object-Manifest": request.param}))
+    made.put(FILE, b"", Headers("text/plain", {}, {"X-Object-Manifest": prefix}))
     assert content(made, FILE) == OLD
     return made
 
@@ -49,10 +53,12 @@ def rewrite(filesystem: FileSystem) -> bytes:
     return NEWER
 
 
+@pytest.mark.parametrize("prefix", ["box_segments/film/", "box_segments/film", "box_segments/"])
 @pytest.mark.parametrize("edit", [append, patch, rewrite])
 def test_a_dlo_is_changed_as_a_whole(
-    store: MemoryStore, tmp_path: Path, edit: Callable[[FileSystem], bytes]
+    tmp_path: Path, edit: Callable[[FileSystem], bytes], prefix: str
 ) -> None:
+    store = with_dlo(prefix)
     with harness(store, tmp_path, OPTIONS) as filesystem:
         assert content(store, FILE) == OLD
         expected = edit(filesystem)

@@ -109,7 +109,10 @@ def test_segments_of_an_open_file_are_not_cleaned_up(
         wait_until(lambda: len(keys(store, "box_segments")) == 3)
         (clean_up,) = jobs
         clean_up()
-        assert len([key for key in keys(store, "box_segments") if key.startswith("file/")]) == 2
+        assert (
+            len([key for key in keys(store, "box_segments") if key.startswith(".swiftfs-segments/file/")])
+            == 2
+        )
         filesystem.flush(handle)
         filesystem.release(handle)
     assert body(store, "file") == b"1" * 2_500_000

@@ -199,7 +199,7 @@ def test_what_stays_for_a_wrong_answer_is_not_the_owner_of_the_segments(
     wait_until(lambda: "d/large" not in keys(store))
     assert read(filesystem, "/large") == b"a segment"
     (left,) = keys(store, "box_segments")
-    assert left.startswith("large/")  # its own copy
+    assert left.startswith(".swiftfs-segments/large/")  # its own copy
 
 
 @pytest.mark.parametrize("path", ["/d/large", "/d"])

@@ -26,7 +26,7 @@ def test_without_the_right_to_make_containers_an_existing_one_is_used(
     refuse(store, "create_container", AccessDenied("403"))
     caplog.set_level(logging.INFO)
     places = SegmentContainerChooser(store)
-    assert str(places.of("box")) == "box_segments"
+    assert str(places.of("box")) == f"box_segments/{SEGMENTS_FOLDER}"
     assert str(places.of("other")) == f"other/{SEGMENTS_FOLDER}"
     assert [record.message for record in caplog.records] == [
         f"segments of other go to other/{SEGMENTS_FOLDER}: 403"
@@ -78,7 +78,7 @@ def test_a_container_of_segments_has_the_storage_policy_of_the_files() -> None:
 
 def test_a_policy_that_no_new_container_can_have_is_left_out() -> None:
     store = Policies(deprecated=True)
-    assert str(SegmentContainerChooser(store).of("box")) == "box_segments"
+    assert str(SegmentContainerChooser(store).of("box")) == f"box_segments/{SEGMENTS_FOLDER}"
     assert store.made == [("box_segments", "")]
 
 
@@ -95,7 +95,7 @@ def test_an_outage_chooses_no_container() -> None:
     with pytest.raises(Unavailable):
         places.of("box")
     store.hook = None
-    assert str(places.of("box")) == "box_segments"
+    assert str(places.of("box")) == f"box_segments/{SEGMENTS_FOLDER}"
 
 
 def test_a_container_is_created_once_and_again_when_it_is_gone() -> None:
@@ -114,7 +114,7 @@ def test_a_container_with_segments_is_used_without_a_request() -> None:
     beside = put(store, "box_segments", "f/1", b"x")
     inside = put(store, "box", f"{SEGMENTS_FOLDER}/f/1", b"x")
     store.requests.clear()
-    for segment, place in ((beside, "box_segments"), (inside, f"box/{SEGMENTS_FOLDER}")):
+    for segment, place in ((beside, f"box_segments/{SEGMENTS_FOLDER}"), (inside, f"box/{SEGMENTS_FOLDER}")):
         places = SegmentContainerChooser(store)
         places.found("box", [segment])
         assert str(places.of("box")) == place

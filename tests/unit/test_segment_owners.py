@@ -269,7 +269,7 @@ def test_segments_of_a_temporary_file_that_is_renamed_are_deleted_with_it(tmp_pa
             filesystem.services.journal.flush_below(Folder("box", ""))
             assert body(store, "big") == data
             assert len(segments(store)) == 4
-            assert any(key.startswith(".big.Xyz123/") for key in segments(store))
+            assert any(key.startswith(".swiftfs-segments/.big.Xyz123/") for key in segments(store))
     with harness(store, tmp_path, OPTIONS) as filesystem:
         filesystem.unlink("/big")
     assert everything(store) == set()

@@ -232,4 +232,4 @@ def test_a_failed_choice_of_a_container_is_repeated(threads: ThreadPoolExecutor)
         places.of("box")
     store.hook = None
     assert places.of("box") == place_beside("box")
-    assert places.of("box").name("key") == ObjectName("box_segments", "key")
+    assert places.of("box").name("key") == ObjectName("box_segments", ".swiftfs-segments/key")

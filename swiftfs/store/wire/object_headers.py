@@ -75,7 +75,7 @@ def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> Object
         metadata={key[len(META) :]: value for key, value in headers.items() if key.startswith(META)},
         preserved_headers={PRESERVED[key]: value for key, value in headers.items() if key in PRESERVED},
         is_slo=headers.get("x-static-large-object", "").lower() == "true",
-        dlo_prefix=_dlo_prefix(headers.get("x-object-manifest")),
+        dlo_prefix=dlo_prefix(headers.get("x-object-manifest")),
         is_symlink=_is_symlink(name, headers),
         retrieval=retrieval_of(headers),
     )
@@ -106,7 +106,7 @@ def sent_info(
         metadata={lower_name(key): value for key, value in sent.metadata.items()},
         preserved_headers=kept,
         is_slo=is_slo,
-        dlo_prefix=_dlo_prefix(kept.get("X-Object-Manifest")),
+        dlo_prefix=dlo_prefix(kept.get("X-Object-Manifest")),
     )
 
 
@@ -173,7 +173,7 @@ def symlink_source(headers: Mapping[str, str], base: str) -> ObjectName | None:
     return ObjectName.parse(unquote(inside)) if inside != path else ObjectName(unquote(path), "")
 
 
-def _dlo_prefix(value: str | None) -> ObjectName | None:
+def dlo_prefix(value: str | None) -> ObjectName | None:
     """Read an X-Object-Manifest header: `container/prefix`, percent-encoded (Swift's dlo middleware)."""
     return None if value is None else ObjectName.parse(unquote(value))
 

@@ -1,0 +1,105 @@
+"""Objects that Swift does not serve hold up nobody who waits for another one."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.deadlines import within
+from support.harness import LEFT, ME, harness, put, write
+from support.jobs import wait_until
+from support.memory_store import MemoryStore
+from swiftfs.errors import Unavailable
+from swiftfs.posix.filesystem import FileSystem
+
+SEVERAL = 6
+"""So many refusals would leave one upload at once."""
+
+
+class Refusals:
+    """Refuses to store what is called bad; what is called slow is refused after the test's `end`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._over = threading.Event()
+        self.slow = 0
+        self.refused = 0
+        store.hook = self._hook
+
+    def end(self) -> None:
+        self._over.set()
+
+    def _hook(self, method: str, subject: str) -> None:
+        if method == "put" and "slow" in subject:
+            self.slow += 1
+            assert self._over.wait(within(60))
+        if method == "put" and ("bad" in subject or "slow" in subject):
+            self.refused += 1
+            raise Unavailable(subject)
+
+
+def synced(filesystem: FileSystem, path: str) -> threading.Thread:
+    """Store a new file and fsync it, in a thread that has begun."""
+
+    def store() -> None:
+        handle = filesystem.create(path, 0o644, 1, ME)
+        put(filesystem, handle, 0, b"x")
+        filesystem.fsync(handle, False)
+        filesystem.flush(handle)
+        filesystem.release(handle)
+
+    thread = threading.Thread(target=store)
+    thread.start()
+    return thread
+
+
+def refuse_some(filesystem: FileSystem, refusals: Refusals) -> None:
+    for number in range(SEVERAL):
+        write(filesystem, f"/bad-{number}", b"x")
+        wait_until(lambda count=number: refusals.refused > count)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("before", [refuse_some, lambda *_: None])
+def test_an_fsync_does_not_wait_for_a_file_that_swift_refuses(
+    tmp_path: Path, before: Callable[[FileSystem, Refusals], None]
+) -> None:
+    store = MemoryStore("box")
+    refusals = Refusals(store)
+    with harness(store, tmp_path, "settle=0.01,drain=0", close_error=LEFT) as filesystem:
+        before(filesystem, refusals)
+        write(filesystem, "/slow", b"x")
+        wait_until(lambda: refusals.slow == 1)
+        synced(filesystem, "/good").join(within(20))
+        is_held_up = "good" not in {
+            subject.removeprefix("box/") for method, subject in store.requests if method == "put"
+        }
+        refusals.end()
+        assert not is_held_up
+
+
+def test_fsyncs_in_an_outage_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    store = MemoryStore("box")
+    refusals = Refusals(store)
+    errors: list[Unavailable] = []
+
+    def fsync(filesystem: FileSystem, path: str) -> None:
+        handle = filesystem.create(path, 0o644, 1, ME)
+        put(filesystem, handle, 0, b"x")
+        try:
+            filesystem.fsync(handle, False)
+        except Unavailable as error:
+            errors.append(error)
+        filesystem.release(handle)
+
+    with harness(store, tmp_path, "settle=0.01,drain=0", close_error=LEFT) as filesystem:
+        refuse_some(filesystem, refusals)
+        threads = [threading.Thread(target=fsync, args=(filesystem, f"/slow-{n}")) for n in range(SEVERAL)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_until(lambda: refusals.slow == SEVERAL)
+        finally:
+            refusals.end()
+            for thread in threads:
+                thread.join(within(60))
+    assert len(errors) == SEVERAL
