@@ -109,7 +109,8 @@ def test_a_large_file_is_its_segments_and_a_manifest(
     assert headers["x-object-meta-note"] == "kept"
     assert headers["x-static-large-object"] == "True"
     assert manifest_names(connection, other, "large") == segment_names(connection, other)
-    assert {name.startswith(f"/{other}_segments/.swiftfs-segments/large/swiftfs-") for name in segment_names(connection, other)}
+    place = f"/{other}_segments/.swiftfs-segments/large/swiftfs-"
+    assert all(name.startswith(place) for name in segment_names(connection, other))
     # The source can go with its segments.
     swift_cli(swift, "delete", container, "large")
     assert connection.get_object(other, "large")[1] == large.read_bytes()
