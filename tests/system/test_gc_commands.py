@@ -307,7 +307,7 @@ def test_segments_with_the_only_copy_of_another_mount_s_data_stay(
         assert len(before) == 24
         output = careful_gc(swift, container, "--older-than", "0s", "--delete")
         assert keys(connection, beside) == before
-        assert uploads_in(output)[0].startswith(f"kept: {beside}/film/swiftfs-")
+        assert uploads_in(output)[0].startswith(f"kept: {beside}/.swiftfs-segments/film/swiftfs-")
         assert "0 uploads" in output
         assert "kept 1 unfinished upload of swiftfs mounts whose journal is not on this machine" in output
         words = (container, "--older-than", "0s", "--delete", "--cache-dir", mount.cache)

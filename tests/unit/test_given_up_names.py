@@ -315,10 +315,10 @@ def test_a_refused_new_file_and_its_deletion_end_in_one_commit(
     commits = []
     finish = JournalDB.finish
 
-    def count(db: JournalDB, drop: Iterable[int], *args: object) -> bool:
+    def count(db: JournalDB, put: Iterable[object] = (), drop: Iterable[int] = (), *args: object) -> bool:
         commits.append(sorted(drop := list(drop)))
         finishing: Callable[..., bool] = finish
-        return finishing(db, drop, *args)
+        return finishing(db, put, drop, *args)
 
     monkeypatch.setattr(JournalDB, "finish", count)
     halt.go_on()
