@@ -83,6 +83,11 @@ class UnreferencedPrefix(Struct, frozen=True):
     def __hash__(self) -> int:
         raise TypeError("it is not hashed")
 
+    def has_new(self, segment: ObjectName) -> bool:
+        """Return whether a segment was stored for the upload, and no answered manifest named it."""
+        is_below = segment.container == self.prefix.container and segment.key.startswith(self.prefix.key)
+        return is_below and segment.key not in (self.named or ())
+
     @property
     def may_land_late(self) -> bool:
         """Whether the PUT of a manifest may still be carried out."""

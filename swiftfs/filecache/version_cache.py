@@ -118,24 +118,11 @@ class VersionCache:
         """The disk space of the files that stay, in bytes."""
         return self._index.pinned_bytes
 
-    def pin(self, pin: Pin) -> bool:
-        """Keep the files of an object or of a folder; return False if there are too many pins.
-
-        Raise `OSError`.
-        """
-        if not self.pins.add(pin):
-            return False
+    def set_pinned(self, pins: Iterable[Pin], *, pinned: bool) -> None:
+        """Keep the files of these objects and folders from now on, or keep them no more."""
         self.save()
-        self._index.set_pinned(*_range_of(pin), pinned=True)
-        return True
-
-    def unpin(self, pin: Pin) -> None:
-        """Keep them no more, unless a folder above is pinned, too; raise `OSError`."""
-        self.pins.remove(pin)
-        self.save()
-        self._index.set_pinned(*_range_of(pin), pinned=False)
-        for other in self.pins.all():
-            self._index.set_pinned(*_range_of(other), pinned=True)
+        for pin in pins:
+            self._index.set_pinned(*_range_of(pin), pinned=pinned)
 
     def __contains__(self, version: ObjectVersion) -> bool:
         return self._index.has(file_name(version))
@@ -307,14 +294,19 @@ class PinnedCopies:
             return self._versions.pins.covers(name)
 
     def pin(self, pin: Pin) -> bool:
-        """Keep the copies of an object, or of what is in a folder; errors as in `VersionCache.pin`."""
+        """Keep the copies of an object or a folder; return False if there are too many. Raise `OSError`."""
         with self._lock:
-            return self._versions.pin(pin)
+            if is_added := self._versions.pins.add(pin):
+                self._versions.set_pinned([pin], pinned=True)
+            return is_added
 
     def unpin(self, pin: Pin) -> None:
-        """Keep them no more; raise `OSError`."""
+        """Keep them no more, unless a folder above is pinned, too; raise `OSError`."""
         with self._lock:
-            self._versions.unpin(pin)
+            pins = self._versions.pins
+            pins.remove(pin)
+            self._versions.set_pinned([pin], pinned=False)
+            self._versions.set_pinned(pins.all(), pinned=True)
 
 
 _AFTER_ALL = "\U0010ffff"

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from msgspec import Struct
 from msgspec.json import Decoder, Encoder
@@ -352,21 +352,7 @@ Operation = (
     | DeleteContainer
 )
 
-KINDS: Mapping[type, str] = {
-    PutFile: "PutFile",
-    PutSpecial: "PutSmall",
-    PutMarker: "PutMarker",
-    SetAttributes: "Describe",
-    ReplaceHeaders: "SetHeaders",
-    Delete: "Delete",
-    Move: "Move",
-    MoveObject: "MoveObject",
-    MoveFolder: "MoveFolder",
-    CopyFile: "Copy",
-    CreateContainer: "CreateContainer",
-    DescribeContainer: "DescribeContainer",
-    DeleteContainer: "DeleteContainer",
-}
+KINDS: Mapping[type, str] = {kind: kind.__struct_config__.tag for kind in get_args(Operation)}
 """Names of the kinds in journals on disk and in a status. INVARIANT: a name never changes."""
 
 

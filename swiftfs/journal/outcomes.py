@@ -426,7 +426,8 @@ class Outcomes:
         if merged is None:
             return False
         if not merged:
-            self._end_both(task, newer)
+            # A new file that Swift has refused, and its deletion: nothing of it is there.
+            self._end_with(task, Cancelled(), [newer])
             return True
         newer.operation, newer.ambiguous = merged[0], True
         newer.promised |= task.promised
@@ -436,10 +437,6 @@ class Outcomes:
             newer.awaited_hand_in = newer.hand_ins
             self._queue.run_now(newer)
         return True
-
-    def _end_both(self, task: Task, deletion: Task) -> None:
-        """End a new file that Swift has refused, and its deletion: nothing of it is there. Lock held."""
-        self._end_with(task, Cancelled(), [deletion])
 
     def _note_outage(self, task: Task, error: Failure) -> None:
         if not isinstance(error, Unavailable) or self._queue.is_away:

@@ -147,10 +147,14 @@ class Scheduler:
         To wake it for each file that a program closes takes CPU time, of which many small files need much.
         """
         self._queue.rest()
-        due = None if self._backlog.is_full() else self._queue.next_due()
         # The change may have ended a task, or begun to: a deletion cancels what was not stored yet.
-        if self._waiters or min(math.inf if due is None else due, self._stored.due) < self._looks_at:
+        if self._waiters or min(self._next_due(), self._stored.due) < self._looks_at:
             self._changed.notify_all()
+
+    def _next_due(self) -> float:
+        """Return when the next task may run; infinite while all workers are busy: the end of one notifies."""
+        due = None if self._backlog.is_full() else self._queue.next_due()
+        return math.inf if due is None else due
 
     def _run(self) -> None:
         while not self._stopping:
@@ -174,11 +178,7 @@ class Scheduler:
                 batch, stored = self._begin_batch(), self._stored.take_due()
                 if batch or stored:
                     return batch, stored
-                # Infinite while all workers are busy: the end of one notifies the condition.
-                due = math.inf
-                if not self._backlog.is_full() and (next_due := self._queue.next_due()) is not None:
-                    due = next_due
-                due = min(due, self._writer.held.next_due(), self._stored.due)
+                due = min(self._next_due(), self._writer.held.next_due(), self._stored.due)
                 self._looks_at = due
                 self._changed.wait(None if due == math.inf else max(LEAST_WAIT, due - monotonic()))
                 self._looks_at = -math.inf

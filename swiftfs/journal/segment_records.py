@@ -33,7 +33,6 @@ from swiftfs.filecache.segment_container import (
     RCLONE_FOLDER,
     SEGMENT_NAME,
     is_segment_of,
-    is_upload_of,
     places_of,
 )
 from swiftfs.journal.database import JournalDB
@@ -95,10 +94,6 @@ class SegmentOwnership:
         if spared := len(named) - len(own):
             log.info("%d segments that %s names are kept: they may belong to other objects", spared, name)
         return own
-
-    def is_upload_of(self, prefix: ObjectName, name: ObjectName) -> bool:
-        """Return whether the prefix of a DLO's segments says that they were uploaded for `name`."""
-        return is_upload_of(prefix, name, self.choice)
 
     def uploaded_for(self, segment: ObjectName) -> set[ObjectName]:
         """Return the objects for which a segment may have been uploaded, by its name; none if unknown."""

@@ -18,6 +18,7 @@ from itertools import chain
 
 from swiftfs.concurrency import Rank, new_lock, steady_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
+from swiftfs.filecache.segment_container import is_upload_of
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_records import (
@@ -98,7 +99,8 @@ class SegmentRemoval:
         # A manifest may name any object of the account: those of others stay.
         own = self.owners.owned(name, etag, named)
         others = self.owners.moved_from({name}, own) - {name} if own else ()
-        own -= self._named_by_any(others)  # which may stand again, by a late request or a wrong answer
+        # They may stand again, by a late request or a wrong answer.
+        own -= set[ObjectName]().union(*map(self._named_by, others))
         with suppress(StoreError):  # it is asked again before they are deleted
             if own and self.are_kept({name}, own):
                 return set()
@@ -120,7 +122,7 @@ class SegmentRemoval:
         if is_slo is None:
             if (info := find_object(self._store, name)) is None:
                 return "", set()
-            if info.dlo_prefix is not None and self.owners.is_upload_of(info.dlo_prefix, name):
+            if info.dlo_prefix is not None and is_upload_of(info.dlo_prefix, name, self.owners.choice):
                 return info.version.etag, dlo_segments(self._store, info.dlo_prefix)
             is_slo = info.is_slo
         manifest = self.manifest_of(name, is_slo=True) if is_slo else None
@@ -131,10 +133,6 @@ class SegmentRemoval:
     def are_kept(self, objects: Iterable[ObjectName], segments: Iterable[ObjectName]) -> bool:
         """Return whether older versions may name segments, as `are_kept` does."""
         return are_kept(self._histories, objects, segments)
-
-    def prove(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
-        """Record that the version of `name` with these segments is gone; the segments still exist."""
-        self._keep(segments, proven({name}, self._clock(), Proof.REPLACED))
 
     def forget_expected(self, name: ObjectName) -> None:
         """Forget the leftovers of attempts to delete or replace `name` whose end is not known."""
@@ -220,7 +218,7 @@ class SegmentRemoval:
         if not own:
             return
         # Before the deletion: a process that dies before it leaves the rest, and the proof, to the next one.
-        self.prove(name, own)
+        self._keep(own, proven({name}, self._clock(), Proof.REPLACED))
         if unneeded is not None:
             self._resting.add(name, own, is_slo=is_slo)
             if not self._resting.do_rest():
@@ -250,7 +248,7 @@ class SegmentRemoval:
         """
         for name, segments in deleted.items():
             # Before the deletion, as in `discard`.
-            self.prove(name, segments)
+            self._keep(segments, proven({name}, self._clock(), Proof.REPLACED))
         unneeded = {name: self._unneeded(name, segments) for name, segments in deleted.items() if segments}
         self._delete({name: segments for name, segments in unneeded.items() if segments})
 
@@ -262,10 +260,7 @@ class SegmentRemoval:
             self.record_deleted({name}, segments, lost)
 
     def _unneeded(
-        self,
-        name: ObjectName,
-        segments: Collection[ObjectName],
-        never_named: Collection[ObjectName] = (),
+        self, name: ObjectName, segments: Collection[ObjectName], never_named: Collection[ObjectName] = ()
     ) -> set[ObjectName] | None:
         """Return the segments of `name` that no version names, None if Swift does not answer.
 
@@ -394,7 +389,7 @@ class SegmentRemoval:
         known = (left[one] for one in named if one in left)
         sent = [one.since for one in known if one.proof is Proof.UNNAMED and one.objects == (name,)]
         asked = (one for one in self._db.uploads() if one.asked and name in one.objects)
-        sent += [one.since for one in asked if any(_is_new(segment, one) for segment in named)]
+        sent += [one.since for one in asked if any(map(one.has_new, named))]
         return max(sent, default=None)
 
     def _prove_replaced(
@@ -474,9 +469,6 @@ class SegmentRemoval:
                 self.owners.unshare(name, self._clock() - LATE_SECONDS)
         return manifests
 
-    def _named_by_any(self, names: Iterable[ObjectName]) -> set[ObjectName]:
-        return {segment for name in names for segment in self._named_by(name)}
-
     def _named_by(self, name: ObjectName, *, is_slo: bool = True) -> set[ObjectName]:
         """Return the segments that an object names; `is_slo` tells whether it is probably an SLO.
 
@@ -506,9 +498,3 @@ class SegmentRemoval:
     def _schedule_look(self, due: float) -> None:
         with self._lock:
             self._due = due if self._due is None else min(self._due, due)
-
-
-def _is_new(segment: ObjectName, upload: UnreferencedPrefix) -> bool:
-    """Return whether a segment was stored for an upload, and no manifest that Swift answered named it."""
-    is_below = segment.container == upload.prefix.container and segment.key.startswith(upload.prefix.key)
-    return is_below and segment.key not in (upload.named or ())

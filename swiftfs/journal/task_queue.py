@@ -339,7 +339,8 @@ class TaskQueue:
 
     def is_replaced(self, name: ObjectName, task: Task) -> bool:
         """Return whether the next task about a name after `task` deletes or overwrites the whole object."""
-        after = self._after(name, task)
+        behind = self.next_after(name, task)
+        after = behind.operation if behind is not None else None
         if isinstance(after, PutFile):
             return after.file.is_whole and not after.foreign_headers_unknown
         return isinstance(after, Delete | PutSpecial)
@@ -365,10 +366,6 @@ class TaskQueue:
         chain = self.chain(name)
         behind = chain[chain.index(task) + 1 :]
         return behind[0] if behind else None
-
-    def _after(self, name: ObjectName, task: Task) -> Operation | None:
-        behind = self.next_after(name, task)
-        return behind.operation if behind is not None else None
 
     def has(self, name: ObjectName) -> bool:
         """Return whether there is a task about a name."""
