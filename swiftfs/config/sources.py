@@ -126,7 +126,7 @@ def from_environment(environment: Mapping[str, str]) -> list[Setting]:
 
 
 def from_file(path: Path) -> list[Setting]:
-    """Return the settings in a TOML file; raise `ConfigurationError` for a value, or unsafe rights."""
+    """Return the settings in a TOML file; raise `ConfigurationError` for a bad value or unsafe rights."""
     subject = f"configuration file {path}"
     # An option may turn checks off, or name the file with the credentials and the server that gets them.
     text, values = read_toml(path, subject, partial(check_trusted, subject))

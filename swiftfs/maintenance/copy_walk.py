@@ -69,7 +69,7 @@ class Found(Struct, frozen=True):
 
 
 class WalkOptions(Struct, frozen=True):
-    """What is copied: folders if `recursive`, nothing over others, or with `update` over what is older."""
+    """Folders too if `recursive`; nothing over others if `no_clobber`, only over older ones if `update`."""
 
     recursive: bool = False
     no_clobber: bool = False
