@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
+
+from swiftfs.filecache.block_map import BLOCK
 
 
 @dataclass(eq=False)
@@ -50,10 +53,15 @@ class Node:
         return self.allows(body) or body in self.past
 
     def torn(self) -> Iterator[bytes]:
-        """Yield what a change in place may leave: its bytes with the size of the last close."""
+        """Yield what a change in place may leave: its bytes with the size of the last close, or some of them.
+
+        A block that the last close did not change is stored as it was, also if it was changed since.
+        """
         for body in self.unclosed:
             for kept in self.kept:
-                yield body[: len(kept)].ljust(len(kept), b"\0")
+                changed = body[: len(kept)].ljust(len(kept), b"\0")
+                yield changed
+                yield from map(b"".join, product(*map(_either, _blocks(kept), _blocks(changed))))
 
     def wrote(self, body: bytes) -> None:
         """Record new contents that are not closed."""
@@ -89,3 +97,11 @@ class Node:
         self.hand_in()
         self.kept |= {self.now, *self.unclosed}
         self.vague = True
+
+
+def _blocks(body: bytes) -> Iterator[bytes]:
+    return (body[at : at + BLOCK] for at in range(0, len(body), BLOCK))
+
+
+def _either(one: bytes, other: bytes) -> tuple[bytes, ...]:
+    return (one,) if one == other else (one, other)

@@ -5,6 +5,7 @@ import pytest
 from simulation.attributes import KnownAttributes
 from simulation.model import Model, Uncertain, added, moved, removed
 from simulation.node import Node
+from swiftfs.filecache.block_map import BLOCK
 
 
 def model_with(**files: bytes) -> Model:
@@ -54,6 +55,19 @@ def test_an_upload_of_a_file_that_a_kill_left_open_may_show_after_the_next_mount
     assert model.problems({"/a": b"3"}) != []
     node.closed(b"1")
     assert model.problems({"/a": b"12"}) != []
+
+
+def test_a_change_in_place_that_a_kill_interrupts_may_be_stored_in_part() -> None:
+    """Each block of it as it was at the last close, or as the change has left it."""
+    old, new = b"1 " * (BLOCK // 2), b"2 " * (BLOCK // 2)
+    model = model_with(a=old + old + b"1")
+    model.wrote(file(model, "/a"), new + new + b"12")
+    model.crashed()
+    for body in (old + old + b"1", old + new + b"1", new + old + b"1", new + new + b"1"):
+        assert model.problems({"/a": body}) == []
+        assert body in model.bodies
+    for body in (old + new + b"2", old + new, new[2:] + b"1 " + old + b"1"):
+        assert model.problems({"/a": body}) != []
 
 
 def test_a_file_that_was_never_closed_may_exist() -> None:
