@@ -20,6 +20,7 @@ from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.operations import (
+    Delete,
     Move,
     MoveFolder,
     MoveObject,
@@ -273,6 +274,8 @@ class OlderRows:
             self._state(current.get(carried.get(one.seq, one.seq)), one.seq, one.operation, number)
             for one in put
         ]
+        ended_moves = [current[seq].operation for seq in drop if seq in current]
+        states = [_put_back(one, ended_moves) for one in states]
         moves = [one for one in states if _is_move(one.operation)]
         # Not MoveObjects, of which there may be thousands: their folder's record has ended the older rows.
         alone = [one for one in moves if not isinstance(one.operation, MoveObject)]
@@ -442,6 +445,18 @@ def _at_new_name(older: Operation, now: Operation) -> Operation | None:
             large, etag = now.replaces_large, now.replaces_etag
             return older.renamed(now.name, Replaced(large, etag, now.creates, now.trash))
     return None
+
+
+def _put_back(state: RowState, ended: Iterable[Operation]) -> RowState:
+    """Return the state of a deletion that one of the `ended` moves was to replace as one that counts.
+
+    The move does not come back after a power cut, so its end must not be taken back either.
+    """
+    deletion = state.operation
+    is_it = isinstance(deletion, Delete) and any(
+        isinstance(one, Move) and one.target == deletion.name for one in ended
+    )
+    return replace(state, written=0) if is_it else state
 
 
 def _is_move(operation: Operation) -> bool:

@@ -198,7 +198,11 @@ class Executor:
         The answer also has the current version; a listing may have had an old one.
         """
         if (info := find_object(self.store, operation.name)) is None:
-            return replace(operation, meta=with_rule(operation.meta, operation.expires), replaces_large=False)
+            # A late request may have deleted it: its headers are still known then.
+            found = self.ambiguous.dangerous_at(operation.name)
+            headers = found.last.headers if found is not None and found.last is not None else None
+            meta = operation.meta if headers is None else operation.meta.inherit(headers).without_dlo()
+            return replace(operation, meta=with_rule(meta, operation.expires), replaces_large=False)
         cached_file.correct(info)
         # Without the manifest header of a DLO: Swift would serve the DLO's segments instead of the bytes.
         meta = with_rule(operation.meta.inherit(info).without_dlo(), operation.expires)

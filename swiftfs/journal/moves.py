@@ -272,7 +272,7 @@ RecordMove = Callable[[MoveFolder], None]
 
 
 class Overwritten(StoreError):
-    """A late request has changed what is to move: the newer version must be stored again first."""
+    """A late request has changed or deleted what is to move: the newer version must be stored again first."""
 
     retryable = True
 
@@ -365,8 +365,8 @@ class MoveEvidence:
     def copy(self, store: ObjectStore, source: ObjectName, target: ObjectName) -> str:
         """Copy an object, with the manifest alone; return its ETag.
 
-        Raise `Overwritten` instead of copying what a late request has stored over a newer version, and the
-        errors of `ObjectStore.copy`.
+        Raise `Overwritten` if a late request has deleted it, or has stored what stands there over a newer
+        version, and the errors of `ObjectStore.copy`.
         """
         watched = self._ambiguous.dangerous_at(source)
         last = watched.last if watched is not None else None
@@ -374,6 +374,14 @@ class MoveEvidence:
         request = CopyRequest(source, target, manifest_only=True, etag=etag)
         try:
             return store.copy(request).etag
+        except NotFound:
+            if (
+                watched is not None
+                and not watched.is_gone
+                and any(one.kind == "delete" for one in watched.lost)
+            ):
+                raise Overwritten(source) from None
+            raise
         except PreconditionFailed:
             if not etag:
                 raise

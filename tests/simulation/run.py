@@ -146,6 +146,7 @@ class _Simulation:
         self._store.changed = self._check_object
         self._unfinished: list[str] = []
         self._had_power_cut = self._needs_person = False
+        self._was_killed = False
         self._filesystem: FileSystem | None = None
         self._second = SecondMount(scheduler, self._store, second, history) if second is not None else None
 
@@ -225,6 +226,7 @@ class _Simulation:
 
     def _kill(self, *, cut: bool) -> None:
         self._scheduler.record("power cut" if cut else "kill -9")
+        self._was_killed = True
         self._scheduler.freeze()
         self._store.client_died()
         self._model.crashed()
@@ -330,9 +332,12 @@ class _Simulation:
     def _lag_of_others(self) -> float:
         """Return for how many seconds listings may not show what another client has stored.
 
-        A mount knows its own changes, and those of the mounts before it.
+        A mount knows its own changes, and those of the mounts before it. With `sync` it forgets a change
+        whose call has failed; the next one cannot know that it was carried out, and only its answer lost.
         """
-        return self._history.lag if self._model.theirs or not self._is_hasty else 0.0
+        forgets = self._was_killed and self._history.options.get("sync", False)
+        is_forgotten = forgets and any(one.kind == "lost" for one in self._history.faults)
+        return self._history.lag if self._model.theirs or not self._is_hasty or is_forgotten else 0.0
 
     def _lasting(self, found: Tree) -> list[str]:
         """Return problems that remain even if the mount could not finish an interrupted rename."""

@@ -151,3 +151,30 @@ def test_a_rename_whose_bytes_cannot_be_kept_fails_before_it_copies(
         assert any(key.startswith("d/") and key != "d/" for key in keys(store))
         rename(filesystem)
         assert body(store, "e/file") == b"new"
+
+
+@pytest.mark.parametrize("rename", [rename_file, rename_folder])
+def test_a_late_deletion_just_before_the_copy_is_undone(
+    store: LateStore, tmp_path: Path, rename: Rename
+) -> None:
+    """The rename fails, and what it was to move is stored again at its old name."""
+    path = "/d/other" if rename is rename_file else "/d/file"
+    with harness(store, before(store, tmp_path, b"old", rename), OPTIONS) as filesystem:
+        remove(filesystem, "/e/file")
+        store.lose("delete", path[1:])
+        remove(filesystem, path)
+        store_file(filesystem, b"new", path)
+
+        def land(method: str, _subject: str) -> None:
+            if method == "copy":
+                store.hook = None
+                store.land()
+
+        store.hook = land
+        with pytest.raises(SwiftfsError):
+            rename(filesystem)
+        assert store.lost == 0
+        repair(filesystem)
+        assert body(store, path[1:]) == b"new"
+        rename(filesystem)
+        assert body(store, "e/file") == b"new"

@@ -15,6 +15,7 @@ from support.late_store import (
     LateStore,
     kill_during,
     late,
+    remove,
     repair,
     settle,
     store_file,
@@ -269,3 +270,24 @@ def test_what_another_client_has_made_empty_too_is_not_what_came_late(
     repair(filesystem)
     assert keys(store) == ["file"]
     assert late(filesystem).counts().put_right == 0
+
+
+def test_what_is_stored_after_a_late_deletion_has_the_headers_of_what_was_deleted(
+    store: LateStore, filesystem: FileSystem
+) -> None:
+    store_file(filesystem, b"old")
+    store.lose("delete", "file")
+    remove(filesystem)
+    store_file(filesystem, b"new")
+    filesystem.setxattr("/file", "user.tag", b"1", 0)
+    settle(filesystem)
+    filesystem.refresh()
+    late(filesystem).fetch()
+    handle = filesystem.open("/file", os.O_WRONLY)
+    store.land()
+    assert keys(store) == []
+    put(filesystem, handle, 0, b"newest")
+    filesystem.release(handle)
+    settle(filesystem)
+    assert body(store, "file") == b"newest"
+    assert store.head(FILE).metadata["tag"] == "1"

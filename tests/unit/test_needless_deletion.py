@@ -11,6 +11,7 @@ from support.deadlines import within
 from support.harness import LEFT, ME, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.power_cut import Disk
 from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, NoSpace, QuotaExceeded, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.operations import Delete
@@ -164,6 +165,33 @@ def test_a_deletion_that_begins_while_the_rename_waits_ends_before_the_rename_is
     assert beside == []
     assert keys(store) == ["b"]
     assert body(store, "b") == b"new"
+
+
+def test_a_deletion_that_a_failed_rename_has_put_back_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, disk = MemoryStore("box"), Disk(tmp_path, monkeypatch)
+
+    def refuse_copy(method: str, _subject: str) -> None:
+        if method == "copy":
+            disk.sync(filesystem)
+            raise AccessDenied("no")
+
+    for key in ("a", "b"):
+        foreign(store, key, key.encode())
+    with harness(store, disk.cache, NEVER) as filesystem:
+        filesystem.unlink("/b")
+        disk.sync(filesystem)
+        store.hook = refuse_copy
+        with pytest.raises(AccessDenied):
+            filesystem.rename("/a", "/b")
+        store.hook = None
+        left = disk.cut(journal_is_newest=True)
+    foreign(store, "b", b"b")  # this mount has deleted it at its end
+    disk.restart()
+    with harness(store, left, NEVER) as filesystem:
+        assert names(filesystem, "/") == ["a"]
+    assert keys(store) == ["a"]
 
 
 def refused_rename(
