@@ -29,8 +29,9 @@ class ChecksumRange(Struct, eq=False):
     """The bytes of a file from `start` to `end`, whose MD5 is `etag`: those of the object or segment `name`.
 
     `right` means that the local bytes have this MD5. `changes` counts changes of them: a check that began
-    before the last one does not count. After one of the `mismatches` the bytes are downloaded again. After
-    two the object or the network is at fault, and `failure` is the message.
+    before the last one proves nothing right, and nothing at all if some were `evicted` since it began. After
+    one of the `mismatches` the bytes are downloaded again. After two the object or the network is at fault,
+    and `failure` is the message.
     """
 
     name: ObjectName
@@ -40,6 +41,7 @@ class ChecksumRange(Struct, eq=False):
     right: bool = False
     running: bool = False
     changes: int = 0
+    evicted: bool = False
     mismatches: int = 0
     failure: str = ""
 
@@ -89,7 +91,7 @@ class ChecksumRanges:
                 self._partial = True
         for part in self._touching(first, last):
             if part.is_due and present.covers(*part.blocks):
-                part.running = True
+                part.running, part.evicted = True, False
                 yield part
 
     def leave_out(self, part: ChecksumRange) -> None:
@@ -98,12 +100,13 @@ class ChecksumRanges:
         if part in self._ranges:
             self._ranges.remove(part)
 
-    def forget(self, first: int, last: int) -> None:
-        """Record that blocks are not present any more."""
+    def forget(self, first: int, last: int, *, evicted: bool) -> None:
+        """Record that blocks are not present any more: `evicted`, or wrong."""
         self.done = False
         for part in self._touching(first, last):
             part.right = False
             part.changes += 1
+            part.evicted |= evicted
 
     def failure(self, first: int, last: int) -> str:
         """Return the failure of a range with any of the blocks, empty if there is none."""
@@ -122,9 +125,12 @@ class ChecksumRanges:
         """Record the MD5 that a range had after so many `changes`; return whether it is wrong."""
         self.running -= 1
         part.running = False
-        # Blocks of it were evicted or replaced during the check: its result says nothing.
-        if part.changes != changes or part not in self._ranges:
+        if part not in self._ranges:
             return False
+        if part.changes != changes:
+            # A block that it shares with a wrong range was dropped, and may be here again with other bytes.
+            # All that the check has read was downloaded, and some of it is wrong: maybe not in that block.
+            return digest != part.etag and not part.evicted
         if digest == part.etag:
             part.right = True
             self.done = not self._partial and all(one.right for one in self._ranges)

@@ -97,7 +97,7 @@ class Evictor:
                 begin, end = max(first, stored.blocks[0]), min(last, stored.blocks[1])
                 if begin < end:
                     state.blocks.remote.add(stored, begin, end)
-        state.checks.forget(first, last)
+        state.checks.forget(first, last, evicted=True)
         punch_hole(state.descriptor, first * BLOCK, (last - first) * BLOCK)
 
     def _evictable(self, *, journaled: bool) -> Blocks:

@@ -230,10 +230,12 @@ class Verifier:
                 if is_wrong := state.checks.learn(part, changes, digest) and not state.closed:
                     # The next read downloads them again. A reader may have had them: see docs/durability.md.
                     state.blocks.drop(*part.blocks)
-                    state.checks.forget(*part.blocks)
+                    state.checks.forget(*part.blocks, evicted=False)
                     self._streams.forget()
                 elif part.right:
                     state.blocks.verified.add(*part.whole_blocks(state.blocks.size))
+                elif is_checkable:
+                    self._begin_checks(*part.blocks)  # of bytes that came during this check
                 state.changed.notify_all()
             if is_wrong:
                 state.found_wrong_bytes()

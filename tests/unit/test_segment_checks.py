@@ -1,6 +1,7 @@
 """Verification of an SLO's segments: each when all of it has been downloaded."""
 
 import logging
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -8,12 +9,15 @@ import pytest
 from msgspec.structs import replace
 
 from support.cache_rig import MIB, PLAIN, CacheRig, read, settle, write
+from support.deadlines import within
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.stored_objects import refuse
 from swiftfs.errors import Corrupt, Unavailable
+from swiftfs.filecache import verifier
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.objects import Manifest, ObjectName, Page, Segment
 from swiftfs.store.protocol import Headers
 
@@ -179,12 +183,42 @@ def test_only_a_wrong_segment_of_a_dlo_is_downloaded_again(
 
 
 def test_a_dlo_that_is_read_whole_is_checked(rig: CacheRig) -> None:
+    """All segments are wrong, and each shares blocks with those beside it, which are checked meanwhile."""
     content = rig.open(put_dlo(rig.store))
     rig.store.wrong = 1
     content.ensure_all()
     settle(content)
-    read_slowly(content)  # a segment that shares a block with a wrong one is checked when that is here again
     assert read_slowly(content) == whole()
+
+
+def test_a_segment_is_checked_again_if_a_block_of_it_came_again_during_its_check(
+    rig: CacheRig, large: BaseVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The block was dropped because the segment before it was wrong."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def md5_and_wait(descriptor: int, start: int, *others: Any) -> str:
+        digest = md5_of(descriptor, start, *others)
+        if start == SIZE and not reached.is_set():
+            reached.set()
+            assert go_on.wait(within(60))
+        return digest
+
+    monkeypatch.setattr(verifier, "md5_of", md5_and_wait)
+    content = rig.open(replace(large, manifest=rig.store.manifest(large.name)))
+    read(content, SIZE // BLOCK * BLOCK, 2 * SIZE)
+    assert reached.wait(within(10))
+    rig.store.wrong = 1
+    read(content, 0, SIZE // BLOCK * BLOCK)
+    state = content._state
+    with state.changed:
+        assert state.changed.wait_for(lambda: not state.blocks.is_present(0, SIZE), within(10))
+    rig.store.wrong_at = SIZE + 100
+    read(content, 0, SIZE)
+    go_on.set()
+    settle(content)
+    rig.store.wrong_at = -1
+    assert read(content, 0, 2 * SIZE) == whole()[: 2 * SIZE]
 
 
 @pytest.mark.parametrize("why", ["other segments", "another size", "more pages", "no listing"])
@@ -239,6 +273,26 @@ def test_a_segment_of_a_dlo_that_is_large_itself_is_not_checked(
     rig.gets()
     assert read_slowly(content) == body
     assert rig.gets() == 0
+
+
+def test_a_dlo_of_one_large_segment_is_checked_once(
+    rig: CacheRig, large: BaseVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = rig.store.manifest(large.name).segments[0]
+    only, name = ObjectName("box_segments", "only/0"), ObjectName("box", "dlo")
+    inner = rig.store.put_manifest(only, Manifest((segment,)), PLAIN)
+    rig.store.put(name, b"", Headers("text/plain", {}, {"X-Object-Manifest": "box_segments/only/"}))
+    list_page = rig.store.list_page
+
+    def listed(*where: Any, **how: Any) -> Page:
+        page = list_page(*where, **how)
+        return replace(page, rows=(replace(page.rows[0], hash=inner.version.etag, size=SIZE),))
+
+    monkeypatch.setattr(rig.store, "list_page", listed)
+    content = rig.open(BaseVersion(name, rig.store.head(name).version.etag, SIZE, SIZE))
+    rig.store.requests.clear()
+    assert read_slowly(content) == whole()[:SIZE]
+    assert [subject for method, subject in rig.store.requests if method == "head"] == [str(only)]
 
 
 def test_written_blocks_are_not_verified(rig: CacheRig, large: BaseVersion) -> None:
