@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,7 +39,15 @@ NAMES = ["a", "b", "c"]
 PATHS = st.sampled_from(
     [f"/{one}" for one in NAMES] + [f"/{one}/{two}" for one in NAMES for two in NAMES] + ["/a/b/c", "/b/a/b"]
 )
-BODIES = st.sampled_from([1, 10, 1_300_000]).map(lambda size: b"some bytes"[:size].ljust(size, b"L"))
+
+
+@cache
+def _body(size: int) -> bytes:
+    """Return the bytes of a file, of each size the same ones: the model has many files."""
+    return b"some bytes"[:size].ljust(size, b"L")
+
+
+BODIES = st.sampled_from([1, 10, 1_300_000]).map(_body)
 """Not samples of the bytes themselves: hypothesis makes and keeps texts of all samples."""
 SIZES = st.sampled_from([0, 1, 5, 1_100_000])
 

@@ -91,8 +91,10 @@ class MountedFile:
         self._handles = [os.open(self._path, os.O_RDWR)]
 
     def downloaded_md5(self) -> str:
-        body = self._connection.get_object(self._mount.source, NAME)[1]
-        return hashlib.md5(body, usedforsecurity=False).hexdigest()
+        digest = hashlib.md5(usedforsecurity=False)
+        for part in self._connection.get_object(self._mount.source, NAME, resp_chunk_size=MIB)[1]:
+            digest.update(part)
+        return digest.hexdigest()
 
     def close(self) -> None:
         while self._handles:

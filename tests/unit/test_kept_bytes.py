@@ -79,8 +79,8 @@ OBJECTS: dict[str, tuple[Put, int]] = {
     "plain, 3 MB": (put_plain, 3_000_000),
     "plain, 10 MB": (put_plain, 10_000_000),
     "SLO, 3 MB": (lambda store, body: put_large(store, body, MIB), 3_000_000),
-    "SLO, 12 MB": (lambda store, body: put_large(store, body, SEGMENT), 12_000_000),
-    "SLO of odd segments": (lambda store, body: put_large(store, body, 2 * MIB + 777), 12_000_001),
+    "SLO, 9 MB": (lambda store, body: put_large(store, body, SEGMENT), 9_000_000),
+    "SLO of odd segments": (lambda store, body: put_large(store, body, 2 * MIB + 777), 9_000_001),
 }
 
 
@@ -150,14 +150,14 @@ def store_it(rig: CacheRig, cached_file: CachedFile) -> None:
         file_upload.run(operation, cached_file, lambda _: None)
 
 
-def stored(store: MemoryStore) -> bytes:
+def stored(store: MemoryStore) -> bytearray:
     body = bytearray(store.head(NAME).size)
 
     def sink(offset: int, data: bytes) -> None:
         body[offset : offset + len(data)] = data
 
     MemoryStore.get(store, NAME, sink)
-    return bytes(body)
+    return body
 
 
 @pytest.mark.matrix(8)

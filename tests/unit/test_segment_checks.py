@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -191,34 +192,65 @@ def test_a_dlo_that_is_read_whole_is_checked(rig: CacheRig) -> None:
     assert read_slowly(content) == whole()
 
 
+@contextmanager
+def held_check(content: CachedFile, monkeypatch: pytest.MonkeyPatch, *, has_read: bool) -> Iterator[None]:
+    """Hold the first check of the second segment, which is read here, until the end.
+
+    It waits before or after it `has_read` the bytes.
+    """
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        assert go_on.wait(within(60))
+
+    def held_md5_of(descriptor: int, start: int, *others: Any) -> str:
+        is_held = start == SIZE and not reached.is_set()
+        if is_held and not has_read:
+            hold()
+        digest = md5_of(descriptor, start, *others)
+        if is_held and has_read:
+            hold()
+        return digest
+
+    monkeypatch.setattr(verifier, "md5_of", held_md5_of)
+    try:
+        read(content, SIZE // BLOCK * BLOCK, SIZE + BLOCK)
+        assert reached.wait(within(10))
+        yield
+    finally:
+        go_on.set()
+        settle(content)
+
+
 def test_a_segment_is_checked_again_if_a_block_of_it_came_again_during_its_check(
     rig: CacheRig, large: BaseVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The block was dropped because the segment before it was wrong."""
-    reached, go_on = threading.Event(), threading.Event()
-
-    def md5_and_wait(descriptor: int, start: int, *others: Any) -> str:
-        digest = md5_of(descriptor, start, *others)
-        if start == SIZE and not reached.is_set():
-            reached.set()
-            assert go_on.wait(within(60))
-        return digest
-
-    monkeypatch.setattr(verifier, "md5_of", md5_and_wait)
     content = rig.open(replace(large, manifest=rig.store.manifest(large.name)))
-    read(content, SIZE // BLOCK * BLOCK, 2 * SIZE)
-    assert reached.wait(within(10))
-    rig.store.wrong = 1
-    read(content, 0, SIZE // BLOCK * BLOCK)
-    state = content._state
-    with state.changed:
-        assert state.changed.wait_for(lambda: not state.blocks.is_present(0, SIZE), within(10))
-    rig.store.wrong_at = SIZE + 100
-    read(content, 0, SIZE)
-    go_on.set()
-    settle(content)
+    with held_check(content, monkeypatch, has_read=True):
+        rig.store.wrong = 1
+        read(content, 0, SIZE // BLOCK * BLOCK)
+        state = content._state
+        with state.changed:
+            assert state.changed.wait_for(lambda: not state.blocks.is_present(0, SIZE), within(10))
+        rig.store.wrong_at = SIZE + 100
+        read(content, 0, SIZE)
     rig.store.wrong_at = -1
     assert read(content, 0, 2 * SIZE) == whole()[: 2 * SIZE]
+
+
+def test_a_segment_is_not_wrong_because_blocks_were_evicted_during_its_check(
+    rig: CacheRig, large: BaseVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = rig.open(replace(large, manifest=rig.store.manifest(large.name)))
+    with held_check(content, monkeypatch, has_read=False):
+        read(content, 3 * SIZE, 1)  # the last answer to a thread is not evicted
+        blocks = content._state.blocks
+        before = len(blocks.present)
+        evicted = content.evict(4 * BLOCK) // BLOCK
+        assert not blocks.is_present(SIZE, 2 * SIZE)
+    assert len(blocks.present) == before - evicted
 
 
 @pytest.mark.parametrize("why", ["other segments", "another size", "more pages", "no listing"])
