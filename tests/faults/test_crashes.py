@@ -46,7 +46,7 @@ def crash_and_recover(swift: SwiftServer, name: str, folder: Path, step: int) ->
     problems = [f"in the mount {line}" for line in oracle.check(look_below(mount.path))]
     assert mount.stop()
     problems += [f"in Swift {line}" for line in oracle.check(stored_states(client, name))]
-    problems += [f"orphan {segment}" for segment in late_orphans(mount, client, name)]
+    problems += [f"orphan {segment}" for segment in late_orphans(mount, swift, client, name)]
     problems += [f"log: {line}" for line in mount.problems()]
     wipe(client, name)
     client.close()

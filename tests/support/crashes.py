@@ -14,6 +14,7 @@ from swiftclient import ClientException, Connection
 
 from support.crash_oracle import UNSHARED, CrashOracle, State, digest
 from support.deadlines import within
+from support.jobs import wait_until
 from support.mounts import EXIT_SECONDS, READY_SECONDS, clean_environment
 from support.noise import LARGE
 from support.warm_processes import NURSERY, ForkedProcess
@@ -254,7 +255,7 @@ def orphans(client: Connection, container: str) -> set[str]:
     return segments
 
 
-def late_orphans(mount: KillableMount, client: Connection, container: str) -> set[str]:
+def late_orphans(mount: KillableMount, swift: SwiftServer, client: Connection, container: str) -> set[str]:
     """Return the segments that no manifest names, and a mount ten minutes later leaves.
 
     Swift may have stored some after a mount had died and the next one had looked, and others wait for a
@@ -262,6 +263,8 @@ def late_orphans(mount: KillableMount, client: Connection, container: str) -> se
     """
     if not orphans(client, container):
         return set()
+    # By then a busy Swift has stored all that was sent: this mount looks only once.
+    wait_until(lambda: all(one.seconds for one in swift.requests() if container in one.path))
     assert mount.start(late_seconds=0.0), mount.log.read_text()
     end = time.monotonic() + within(LEFTOVERS_SECONDS)
     while (left := orphans(client, container)) and time.monotonic() < end:
