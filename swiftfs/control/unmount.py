@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, to_builtins
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
-from swiftfs.concurrency import monotonic, new_thread
+from swiftfs.concurrency import monotonic, new_thread, sleep
 from swiftfs.config.cache_dir import DRAIN, write_whole
 from swiftfs.control.client import flush, mountpoints
 from swiftfs.control.mount_table import (
@@ -87,6 +87,10 @@ POLL_SECONDS = 0.2
 
 HELD_SECONDS = 2.0
 """Longer than an ordinary unmount takes to end the mount."""
+
+BUSY_SECONDS, BUSY_PAUSE = 1.0, 0.05
+"""How long, and in which interval, a busy mount is tried again: `swiftfs status`, or a program that monitors
+mounts, has a file open there for a moment."""
 
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 """From Linux' `linux/fs.h`."""
@@ -235,26 +239,36 @@ def died(mountpoint: Path) -> bool:
 
 
 def detach(mountpoint: Path, *, is_dead: bool = False) -> None:
-    """Unmount; raise `ConfigurationError` with the reason if that is refused.
+    """Unmount, a busy mount within `BUSY_SECONDS`; raise `ConfigurationError` with the reason of a refusal.
 
     One whose process is dead is also removed while programs have files or folders open there: they get
     ENOTCONN as before, and the next mount need not wait for their end.
     """
+    until = monotonic() + BUSY_SECONDS
+    while reason := _refusal(mountpoint, is_dead=is_dead):
+        if not _is_busy(reason) or monotonic() > until:
+            hint = " (a program has a file or folder open there)" if _is_busy(reason) else ""
+            raise ConfigurationError(f"cannot unmount {mountpoint}: {reason}{hint}")
+        sleep(BUSY_PAUSE)
+
+
+def _refusal(mountpoint: Path, *, is_dead: bool) -> str:
+    """Unmount; return why that is refused, or an empty string."""
     if os.geteuid() == 0 and (number := _unmount_by_root(mountpoint, is_dead=is_dead)) != errno.EPERM:
-        if number:
-            raise _refused(mountpoint, os.strerror(number))
-        return
+        return os.strerror(number) if number else ""
     # A user who is not root may unmount FUSE only by this set-user-ID program.
     if (command := fusermount()) is None:
         raise SwiftfsError("fusermount is missing: install the package fuse3")
     arguments = [command, "-u", *(["-z"] if is_dead else []), str(mountpoint)]
     result = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    if result.returncode:
-        words = " ".join(result.stderr.split())
-        reason = (
-            words.partition(f"{mountpoint}: ")[2] or words or f"fusermount ended with {result.returncode}"
-        )
-        raise _refused(mountpoint, reason)
+    if not result.returncode:
+        return ""
+    words = " ".join(result.stderr.split())
+    return words.partition(f"{mountpoint}: ")[2] or words or f"fusermount ended with {result.returncode}"
+
+
+def _is_busy(reason: str) -> bool:
+    return "busy" in reason
 
 
 def _unmount_by_root(mountpoint: Path, *, is_dead: bool) -> int:
@@ -263,11 +277,6 @@ def _unmount_by_root(mountpoint: Path, *, is_dead: bool) -> int:
     flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if is_dead else 0)
     failed = libc.umount2(os.fsencode(mountpoint), flags)
     return ctypes.get_errno() if failed else 0
-
-
-def _refused(mountpoint: Path, reason: str) -> ConfigurationError:
-    hint = " (a program has a file or folder open there)" if "busy" in reason else ""
-    return ConfigurationError(f"cannot unmount {mountpoint}: {reason}{hint}")
 
 
 GRACE = 1.0
