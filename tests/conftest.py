@@ -8,6 +8,8 @@ import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterator
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -150,10 +152,19 @@ def container() -> str:
     return f"box{next(_numbers)}"
 
 
+@cache
+def _login(server: SwiftServer) -> tuple[str, str]:
+    """Return the URL and a token of an account: a login for each test would be one more request of most."""
+    with closing(Connection(server.auth_url, server.user, server.key, retries=0)) as client:
+        url, token = client.get_auth()
+        return url, token
+
+
 @pytest.fixture
 def connection(swift: SwiftServer, container: str) -> Iterator[Connection]:
     """Another client of the same account; it has created `container`."""
-    client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
+    url, token = _login(swift)
+    client = Connection(swift.auth_url, swift.user, swift.key, preauthurl=url, preauthtoken=token, retries=0)
     client.put_container(container)
     swift.reset_requests()
     yield client

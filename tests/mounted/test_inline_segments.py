@@ -12,11 +12,11 @@ from swiftclient import Connection
 
 from support.commands import swiftfs
 from support.mounts import Mount
-from support.noise import noise
+from support.noise import OLD
 from swiftfs.demo.server import Fault, SwiftServer
 
 MIB = 1024**2
-PART = noise(3 * MIB)
+PART = OLD
 HEAD, TAIL = b"head\n", b"the tail"
 FILM = HEAD + PART + TAIL
 
