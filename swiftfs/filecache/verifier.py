@@ -234,7 +234,7 @@ class Verifier:
                     self._streams.forget()
                 elif part.right:
                     state.blocks.verified.add(*part.whole_blocks(state.blocks.size))
-                else:
+                elif is_checkable:
                     self._begin_checks(*part.blocks)  # of bytes that came during this check
                 state.changed.notify_all()
             if is_wrong:

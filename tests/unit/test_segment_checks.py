@@ -307,6 +307,26 @@ def test_a_segment_of_a_dlo_that_is_large_itself_is_not_checked(
     assert rig.gets() == 0
 
 
+def test_a_dlo_of_one_large_segment_is_checked_once(
+    rig: CacheRig, large: BaseVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = rig.store.manifest(large.name).segments[0]
+    only, name = ObjectName("box_segments", "only/0"), ObjectName("box", "dlo")
+    inner = rig.store.put_manifest(only, Manifest((segment,)), PLAIN)
+    rig.store.put(name, b"", Headers("text/plain", {}, {"X-Object-Manifest": "box_segments/only/"}))
+    list_page = rig.store.list_page
+
+    def listed(*where: Any, **how: Any) -> Page:
+        page = list_page(*where, **how)
+        return replace(page, rows=(replace(page.rows[0], hash=inner.version.etag, size=SIZE),))
+
+    monkeypatch.setattr(rig.store, "list_page", listed)
+    content = rig.open(BaseVersion(name, rig.store.head(name).version.etag, SIZE, SIZE))
+    rig.store.requests.clear()
+    assert read_slowly(content) == whole()[:SIZE]
+    assert [subject for method, subject in rig.store.requests if method == "head"] == [str(only)]
+
+
 def test_written_blocks_are_not_verified(rig: CacheRig, large: BaseVersion) -> None:
     content = rig.open(replace(large, manifest=rig.store.manifest(large.name)))
     write(content, SIZE, b"new")
