@@ -265,7 +265,8 @@ class Faults:
 def _refuse(fault: Fault, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     _drain(iter(lambda: environ["wsgi.input"].read(BLOCK), b""))
     body = fault.body.encode()
-    headers = {"Content-Length": str(len(body)), **fault.headers}
+    request_id = {} if fault.is_foreign else {"X-Trans-Id": "tx-of-a-fault"}
+    headers = {"Content-Length": str(len(body)), **request_id, **fault.headers}
     standard = fault.status in HTTPStatus.__members__.values()
     phrase = HTTPStatus(fault.status).phrase if standard else "Not Standard"
     start_response(f"{fault.status} {phrase}", [*headers.items()])

@@ -102,7 +102,8 @@ class Fault(Struct, frozen=True):
     `/auth`. The fault applies to the next `times` such requests, -1 is all. It waits `delay` seconds, then
 
     - breaks the connection (`reset`) without executing the request, after `accept_body` bytes of its body, or
-    - answers `status` with `headers` and `body`, without executing the request, or
+    - answers `status` with `headers` and `body`, without executing the request, and with a request id as
+      Swift does, unless the answer `is_foreign`, or
     - lets Swift answer, with `headers` instead of its own; with the whole body, or with one byte changed
       (`flip_byte`), or with a pause of `stall` seconds before its last byte, or truncated after
       `truncate_body` bytes and the connection closed, or broken with `reset`.
@@ -125,6 +126,7 @@ class Fault(Struct, frozen=True):
     accept_body: int = 0
     body: str = ""
     late: float = 0.0
+    is_foreign: bool = False
 
     def __post_init__(self) -> None:
         if (self.after or self.late) and not (self.status or self.reset):

@@ -6,9 +6,9 @@ from typing import TypeVar
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from swiftfs.attributes import decode_metadata
+from swiftfs.attributes import decode_metadata, parse_last_modified
 from swiftfs.concurrency import Future, Rank, new_future, new_lock, new_pool
-from swiftfs.errors import Ghost, NotFound, Offline
+from swiftfs.errors import Corrupt, Ghost, NotFound, Offline
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, with_head
 from swiftfs.namespace.head_cache import HeadCache, ObjectState
 from swiftfs.namespace.listing import HeadQueue, Listing
@@ -60,9 +60,9 @@ class HeadFetcher:
 
     def recall_many(self, entries: Iterable[Entry]) -> dict[ObjectState, ObjectInfo]:
         """Return the answers of earlier HEADs by `key_of` the entries, with one query for all."""
-        return self._cache.recall_many(
-            key_of(entry) for entry in entries if entry.object is not None and entry.last_modified
-        )
+        states = {key_of(one): one for one in entries if one.object is not None and one.last_modified}
+        found = self._cache.recall_many(states)
+        return {state: info for state, info in found.items() if has_listed_size(states[state], info)}
 
     def had_times(self, entries: Iterable[Entry]) -> set[ObjectState]:
         """Return the keys (`key_of`) of the entries whose objects had an mtime in an earlier state."""
@@ -139,7 +139,7 @@ class HeadFetcher:
     def _head(self, entry: Entry) -> ObjectInfo:
         assert entry.object is not None
         try:
-            info = self._store.head(entry.object)
+            info = head_as_listed(self._store, entry)
         except NotFound:
             if self._is_listed(entry):
                 raise Ghost(f"{entry.object} is listed, but Swift does not have it") from None
@@ -155,6 +155,35 @@ class HeadFetcher:
         # Another client may have deleted the object since the listing that the entry is from.
         rows = self._store.list_page(name.container, prefix=name.key, limit=1).rows
         return any(row.key == name.key for row in rows)
+
+
+def head_as_listed(store: ObjectStore, entry: Entry) -> ObjectInfo:
+    """Return the answer of a HEAD of the entry's object.
+
+    Raise `Corrupt` if it has another size than the listing shows of the same version, twice.
+    """
+    assert entry.object is not None
+    for _ in range(2):
+        info = store.head(entry.object)
+        if has_listed_size(entry, info):
+            return info
+    size = entry.attributes.size
+    raise Corrupt(f"head {entry.object}: the answer says {info.size} bytes, and the listing {size}")
+
+
+def has_listed_size(entry: Entry, info: ObjectInfo) -> bool:
+    """Return whether `info` does not contradict the listing's row that the entry is of.
+
+    The row of a plain object has its ETag. That of an SLO has another one, but the time of the same change.
+    The rows of a DLO and of a symlink of Swift have a size that is not that of the bytes.
+    """
+    if entry.is_directory or not (entry.hash and entry.last_modified):
+        return True
+    if info.dlo_prefix is not None or info.is_symlink or info.size == entry.attributes.size:
+        return True
+    if info.is_slo:
+        return parse_last_modified(entry.last_modified) != info.last_modified_ns
+    return info.version.etag != entry.hash
 
 
 def _is_cacheable(entry: Entry, info: ObjectInfo) -> bool:

@@ -22,6 +22,7 @@ from swiftfs.attributes import stored_at, stored_at_ns
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import FolderTooLarge, os_error
 from swiftfs.namespace.entry import Defaults, Entry, file_entry, is_marker, with_head
+from swiftfs.namespace.head_fetcher import head_as_listed
 from swiftfs.namespace.inodes import folder_inode
 from swiftfs.objects import Attributes, ObjectName, OlderName, VersionPage, VersionRow
 from swiftfs.paths import Folder, escape, join, unescape
@@ -299,8 +300,7 @@ class VersionTree(Part):
         """Return the entry with the version's true ETag and size, by a HEAD where its listing lacks them."""
         if entry.complete and entry.etag and not entry.hinted:
             return entry
-        assert entry.object is not None
-        return with_head(entry, self._store.head(entry.object), self._defaults)
+        return with_head(entry, head_as_listed(self._store, entry), self._defaults)
 
 
 class _Place(Struct, frozen=True):

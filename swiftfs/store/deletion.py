@@ -44,6 +44,7 @@ def bulk_delete_request(names: Sequence[ObjectName]) -> Request:
         meaning={501: BadRequest},
         read_timeout=WORK_SECONDS,
         long_running=True,
+        has_verdict=True,
     )
 
 

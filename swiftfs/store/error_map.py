@@ -56,6 +56,13 @@ STATUSES: Mapping[int, type[StoreError]] = {
 }
 """498 is Swift's own rate limit; 499 means that the client disconnected."""
 
+REQUEST_IDS = ("x-trans-id", "x-openstack-request-id")
+"""Headers of each answer, errors too.
+
+Sources: catch_errors.py in swift/common/middleware, which is the first of every pipeline, and `dump_trans_id`
+in rgw_rest.cc of Ceph RGW.
+"""
+
 REFUSED_UNDONE = frozenset({408, 429, 498, 499})
 """Statuses of a request that the server did not accept: it will not carry it out later either."""
 
@@ -90,12 +97,25 @@ def status_error(request: Request, status: int, headers: Mapping[str, str], text
         detail += clock_difference(headers.get("date", ""))
     if is_refused_as_older(request, status):
         detail = "not stored, because Swift has a later version"
-    transaction = headers.get("x-trans-id") or headers.get("x-openstack-request-id", "")
+    transaction = next((headers[name] for name in REQUEST_IDS if headers.get(name)), "")
     message = f"{request.operation} {request.subject}: {status} {_phrase(status)}"
     message += f", {detail}" if detail else ""
     message += f" ({_printable(transaction, 80)})" if transaction else ""
     may_land = False if status in REFUSED_UNDONE else None
     return _about(request, kind(message, retry_after=retry_after, may_land=may_land))
+
+
+def foreign_answer(request: Request, status: int, reason: str) -> NotSwift:
+    """Return the error of an answer that is not Swift's, although its status is one that Swift sends."""
+    message = f"{request.operation} {request.subject}: {status} {_phrase(status)}, {not_swift(reason)}"
+    error = NotSwift(message)
+    error.subject = request.subject
+    return error
+
+
+def not_swift(reason: str) -> NotSwift:
+    """Return the error of an answer that is not Swift's."""
+    return NotSwift(f"the answer is not Swift's, {reason}: check the storage URL and the proxy")
 
 
 def _about(request: Request, error: StoreError) -> StoreError:

@@ -13,10 +13,9 @@ from swiftfs.store.protocol import Sink
 from swiftfs.store.request import Request
 from swiftfs.store.transport import Answer
 from swiftfs.store.wire.listings import version_query
-from swiftfs.store.wire.object_headers import content_length, from_wire
+from swiftfs.store.wire.object_headers import check_described, content_length, from_wire, is_md5
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
-_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class OtherSize(PreconditionFailed):
@@ -74,9 +73,11 @@ class RangedGet(Struct, frozen=True):
         """
         size = self._announced_size(answer)
         info = from_wire(self.name, answer.headers, size or 0)
+        if size is not None:
+            check_described(f"get {answer.request.subject}", info)
         if self.etag and info.version.etag != self.etag:
             raise PreconditionFailed(f"get {answer.request.subject}: the object is {info.version.etag}")
-        plain = not info.is_slo and info.dlo_prefix is None and bool(_MD5.fullmatch(info.version.etag))
+        plain = not info.is_slo and info.dlo_prefix is None and is_md5(info.version.etag)
         if self.size is not None and size not in (None, self.size):
             if plain and self.etag:  # the version is the right one, and all its bytes have this MD5
                 raise Corrupt(f"get {answer.request.subject}: {size} bytes were announced, not {self.size}")

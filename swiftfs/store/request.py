@@ -49,7 +49,7 @@ class Request(Struct, frozen=True):
     `long_running`. The body of the answer must be complete within the deadline too, unless the request is
     `long_running` or a `transfer`: the bytes of an object, which may take as long as they keep coming. An
     answer that must be held in memory has at most `max_bytes` bytes. `info` requests `/info`, which takes no
-    token.
+    token. With `has_verdict` the body of the answer says what was done.
     """
 
     operation: str
@@ -65,6 +65,7 @@ class Request(Struct, frozen=True):
     long_running: bool = False
     transfer: bool = False
     info: bool = False
+    has_verdict: bool = False
 
     @property
     def subject(self) -> str:

@@ -37,7 +37,7 @@ from swiftfs.objects import (
 )
 from swiftfs.store.auth import Account
 from swiftfs.store.deletion import Deletion
-from swiftfs.store.error_map import sealed
+from swiftfs.store.error_map import not_swift, sealed
 from swiftfs.store.foreign_manifests import ForeignManifests, Found, MayRead
 from swiftfs.store.protocol import Body, CopyRequest, Headers, Sink, iter_dlo_segments
 from swiftfs.store.ranged_get import OtherSize, RangedGet
@@ -53,7 +53,6 @@ from swiftfs.store.wire.info import (
     account_usage,
     container_usage,
     count_of,
-    not_swift,
     read_limits,
 )
 from swiftfs.store.wire.listings import (
@@ -66,6 +65,7 @@ from swiftfs.store.wire.listings import (
 )
 from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire, named_objects
 from swiftfs.store.wire.object_headers import (
+    check_described,
     content_length,
     etag_of,
     from_wire,
@@ -412,6 +412,7 @@ class SwiftStore:
         info = from_wire(name, answer, size or 0)
         if info.dlo_prefix is None and size is None:  # unknown is not empty: an append would replace the file
             raise Corrupt(f"head {request.subject}: the answer has no Content-Length")
+        check_described(f"head {request.subject}", info)
         if info.size or info.dlo_prefix is None:
             return info
         # HEAD says 0 bytes of a DLO whose segments fill more than one page of a listing.

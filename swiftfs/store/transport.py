@@ -18,6 +18,7 @@ from swiftfs.store.auth import Account
 from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
 from swiftfs.store.pool import Connection, ConnectionPool
 from swiftfs.store.request import ANSWER_SECONDS, LONGEST_WORK_SECONDS, RETRIEVAL_STATE, Request
+from swiftfs.store.request_ids import RequestIds
 from swiftfs.store.retry import remaining
 from swiftfs.store.server_state import TOO_MANY, ServerState
 from swiftfs.store.sockets import Limits, Response
@@ -156,6 +157,7 @@ class Transport:
         self._reading = state.reading
         self._pool = ConnectionPool(account)
         self._pacer = state.load.pacer
+        self._request_ids = RequestIds()
 
     def send(self, request: Request) -> Reply:
         """Send `request` and return the whole answer; raise `StoreError`."""
@@ -179,15 +181,21 @@ class Transport:
             token = "" if request.info else self._account.token()
             with self._attempt(connection, request, token) as answer:
                 if answer.status != 401 or request.info:
-                    yield _good(answer)
+                    yield self._good(answer)
                     return
             # Once: a new token that is refused too says that the user may not do this.
             token = self._account.renew(token)
             self._wait_for_turn(request)
             with self._attempt(connection, request, token) as answer:
-                yield _good(answer)
+                yield self._good(answer)
         finally:
             self._pool.give_back(connection)
+
+    def _good(self, answer: Answer) -> Answer:
+        self._request_ids.check(answer.request, answer.status, answer.headers)
+        if 200 <= answer.status < 300 and not is_refused_as_older(answer.request, answer.status):
+            return answer
+        raise status_error(answer.request, answer.status, answer.headers, answer.error_text())
 
     def _wait_for_turn(self, request: Request) -> None:
         """Return when the limit of requests a second allows one more."""
@@ -263,12 +271,6 @@ class Transport:
         if log.isEnabledFor(logging.DEBUG):
             subject, result = request.subject, status or "no answer"
             log.debug("%s %s: %s in %.3f s", request.operation, subject, result, seconds)
-
-
-def _good(answer: Answer) -> Answer:
-    if 200 <= answer.status < 300 and not is_refused_as_older(answer.request, answer.status):
-        return answer
-    raise status_error(answer.request, answer.status, answer.headers, answer.error_text())
 
 
 def _ended(request: Request) -> TimedOut:

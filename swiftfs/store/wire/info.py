@@ -8,8 +8,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from swiftfs.errors import Corrupt, NotSwift
+from swiftfs.errors import Corrupt
 from swiftfs.objects import History, Limits, Usage
+from swiftfs.store.error_map import not_swift
 from swiftfs.store.wire.json_stream import parse_small
 from swiftfs.store.wire.listings import MAX_ROWS
 from swiftfs.store.wire.object_headers import MAX_SIZE, timestamp, whole_number
@@ -150,11 +151,6 @@ def _history(headers: Mapping[str, str]) -> History:
 
 def _metadata(headers: Mapping[str, str], begin: str) -> dict[str, str]:
     return {name.removeprefix(begin): value for name, value in headers.items() if name.startswith(begin)}
-
-
-def not_swift(reason: str) -> NotSwift:
-    """Return the error of an answer that is not Swift's."""
-    return NotSwift(f"the answer is not Swift's, {reason}: check the storage URL and the proxy")
 
 
 def count_of(headers: Mapping[str, str], name: str) -> int:

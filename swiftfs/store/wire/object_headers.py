@@ -1,5 +1,6 @@
 """Converts an object's headers to values and back. Metadata is sent as UTF-8, as by the `swift` CLI."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
@@ -9,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from swiftfs.errors import BadRequest, Corrupt
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Retrieval
 from swiftfs.paths import is_utf8
+from swiftfs.store.error_map import not_swift
 from swiftfs.store.protocol import Headers
 from swiftfs.store.request import RETRIEVAL_DELAY, RETRIEVAL_STATE
 
@@ -37,6 +39,14 @@ MAX_DIGITS = 100
 
 LATEST_SECONDS = 2**34
 """Later times (after the year 2500) are rejected: to convert an exponent of millions takes all memory."""
+
+EMPTY_MD5 = hashlib.md5(usedforsecurity=False).hexdigest()
+"""The ETag of a plain object without bytes, and of no other."""
+
+EMPTY_SLOS = {EMPTY_MD5, hashlib.md5(EMPTY_MD5.encode(), usedforsecurity=False).hexdigest()}
+"""The ETags of large objects with no segment, or an empty one. Swift refuses these, other servers may not."""
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
 
 _META_NAME = re.compile(r"[^\0\r\n:_]+")
 """What Swift takes and returns: other clients give objects such metadata as `My Note` and `größe`."""
@@ -79,6 +89,30 @@ def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> Object
         is_symlink=_is_symlink(name, headers),
         retrieval=retrieval_of(headers),
     )
+
+
+def check_described(subject: str, info: ObjectInfo) -> None:
+    """Raise `NotSwift` or `Corrupt` for an object whose ETag and size cannot both be those of any object.
+
+    A proxy may answer with a page of its own, or spoil the Content-Length of a HEAD: an append to a file that
+    seems to be empty would replace it.
+    """
+    if info.dlo_prefix is not None:  # its ETag and size are those of its segments, which may be too many
+        return
+    etag = info.version.etag
+    if not etag:
+        raise not_swift("it has no etag")
+    if info.is_slo:
+        is_wrong = info.size == 0 and etag not in EMPTY_SLOS
+    else:
+        is_wrong = (etag == EMPTY_MD5) != (info.size == 0) and is_md5(etag)
+    if is_wrong:
+        raise Corrupt(f"{subject}: an object with the ETag {etag[:80]} has no {info.size} bytes")
+
+
+def is_md5(etag: str) -> bool:
+    """Return whether an ETag looks like the MD5 of an object's bytes."""
+    return bool(_MD5.fullmatch(etag))
 
 
 def _is_symlink(name: ObjectName, headers: Mapping[str, str]) -> bool:
