@@ -78,8 +78,10 @@ def test_a_move_of_what_is_being_stored_is_recorded_with_its_version(
         gate = Gate(store, None)
         write(filesystem, "/a", noise(3 * 2**20))
         assert gate.reached.wait(within(20))
-        renaming = pool.submit(filesystem.rename, "/a", "/b")
         queue = filesystem.services.journal._queue
+        # A segment is stored before its task runs, and a file that only waits is renamed at once.
+        wait_until(lambda: any(task.running for task in queue.awake()))
+        renaming = pool.submit(filesystem.rename, "/a", "/b")
         wait_until(lambda: any(task.running and task.awaited_hand_in for task in queue.awake()))
 
         def hook(method: str, _subject: str) -> None:
