@@ -1,6 +1,5 @@
 """What lies below the prefix of another client's DLO is a part of that object: our segments never do."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
