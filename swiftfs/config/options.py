@@ -23,7 +23,7 @@ LOOPBACK = "127.0.0.1"
 LEAST_RATE = 0.1
 """Requests a second: a mount sends some before it answers, for which who mounts waits a minute at most."""
 
-_TRUE = {"", "1", "yes", "true", "on"}
+_TRUE = {"1", "yes", "true", "on"}
 _FALSE = {"0", "no", "false", "off"}
 
 
@@ -124,7 +124,7 @@ def _parse_switch(text: str) -> bool:
         return True
     if text.lower() in _FALSE:
         return False
-    raise ValueError("yes or no")
+    raise ValueError("yes or no" if text else "yes or no; it is empty")
 
 
 def _parse_seconds(text: str) -> float:

@@ -11,7 +11,7 @@ import platformdirs
 from msgspec import Struct
 from msgspec.structs import replace
 
-from swiftfs.config.options import OPTIONS, PREFIX, Options, parse_rules, show_size
+from swiftfs.config.options import OPTIONS, PREFIX, SWITCH, Options, parse_rules, show_size
 from swiftfs.errors import ConfigurationError
 from swiftfs.store.private_files import check_trusted, read_own_file
 from swiftfs.store.throttle import goes_on
@@ -90,16 +90,20 @@ def from_words(words: Iterable[str], origin: str = "-o") -> list[Setting]:
     """Return the settings in `-o name[=value][,…]` words; raise `ConfigurationError` for `remount`."""
     settings = []
     for word in (part for text in words for part in _parts(text)):
-        name, _, value = word.partition("=")
+        name, equals, value = word.partition("=")
         name, value = _spelled(name), value.strip()
         if name == "remount":
             raise ConfigurationError(
                 "remount is not supported: unmount it, then mount it with the new options"
             )
         if name in OPPOSITES:
+            if equals:
+                raise ConfigurationError(f"option {name}={value} ({origin}): expected no value")
             settings.append(Setting(OPPOSITES[name], "no", origin))
         elif word and name not in IGNORED and not name.lower().startswith(("x-", "comment")):
-            settings.append(Setting(name, value, origin))
+            # Without a value a switch is on; an empty one is a variable that is not set.
+            is_switch = name in OPTIONS and OPTIONS[name].kind is SWITCH
+            settings.append(Setting(name, "yes" if is_switch and not equals else value, origin))
     return settings
 
 

@@ -12,7 +12,15 @@ from support.other_users import NOBODY, as_root
 from swiftfs.cli import app
 from swiftfs.cli.options import given
 from swiftfs.config.options import OPTIONS, SWITCH, Options
-from swiftfs.config.sources import Setting, build_options, from_environment, from_file, gather
+from swiftfs.config.sources import (
+    OPPOSITES,
+    Setting,
+    build_options,
+    from_environment,
+    from_file,
+    from_words,
+    gather,
+)
 from swiftfs.errors import ConfigurationError
 
 SAMPLES = {
@@ -83,6 +91,27 @@ def test_every_option_can_be_set_in_every_place(name: str, tmp_path: Path) -> No
     values = [getattr(build_options([needed, *levels]), name) for levels in places]
     assert values == [option.kind.parse(text)] * len(places)
     assert name in {"exec", "prefetch"} or values[0] != getattr(Options(), name)
+
+
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.kind is SWITCH])
+def test_an_empty_value_turns_no_switch_on(name: str, tmp_path: Path) -> None:
+    file = toml(tmp_path, f'{name} = ""')
+    places = {
+        "-o": gather({}, [f"{name}="]),
+        f"variable {OPTIONS[name].variable}": gather({OPTIONS[name].variable: ""}),
+        "variable SWIFTFS_OPTIONS": gather({"SWIFTFS_OPTIONS": f"ttl=1,{name} = ,uploads=1"}),
+        f"{file}, line 1": gather({}, [f"config={file}"]),
+    }
+    for origin, levels in places.items():
+        assert refusal(*levels) == f"option {name}= ({origin}): expected yes or no; it is empty"
+    assert getattr(parse_options([f"ttl=1,{name}"]), name) is True
+
+
+@pytest.mark.parametrize("word", sorted(OPPOSITES))
+def test_a_word_that_turns_an_option_off_has_no_value(word: str) -> None:
+    for value in ("", "yes", "no"):
+        with pytest.raises(ConfigurationError, match=rf"^option {word}={value} \(-o\): expected no value$"):
+            from_words([f"{word}={value}"])
 
 
 def test_the_place_with_precedence_wins(tmp_path: Path) -> None:
