@@ -365,17 +365,19 @@ class TaskWriter:
         if task.blocked:
             task.become(Waiting(monotonic() + self._delay(0.0)))
 
-    def put_before(self, task: Task, path: str, operation: Operation) -> None:
-        """Add a task for `operation` before a task of its name that is blocked."""
-        first, seq = self._queue.next_seq(), self._queue.next_seq()
+    def put_before(self, tasks: Sequence[Task], path: str, operation: Operation) -> None:
+        """Add a task for `operation` before the tasks of its name, of which the first is blocked."""
+        first, *numbers = [self._queue.next_seq() for _ in range(1 + len(tasks))]
         now = monotonic()
-        # A new number: the next process takes the records up in their order.
-        records = [Record(first, path, operation), replace(task.record(), seq=seq)]
-        self.commit(records, [task.seq])
-        self._queue.remove(task)
+        # New numbers: the next process takes the records up in their order.
+        later = [replace(task.record(), seq=seq) for task, seq in zip(tasks, numbers, strict=True)]
+        self.commit([Record(first, path, operation), *later], [task.seq for task in tasks])
+        for task in tasks:
+            self._queue.remove(task)
         self.add(Task(first, path, operation, nobody_waits, now, Waiting(now)))
-        task.seq = seq
-        self._queue.add(task)
+        for task, seq in zip(tasks, numbers, strict=True):
+            task.seq = seq
+            self._queue.add(task)
 
     def begin_move(self, task: Task, deletion: Task | None) -> None:
         """Add a move instead of the pending `deletion` of its target, which is put back if the move fails."""
