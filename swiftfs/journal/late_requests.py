@@ -45,7 +45,7 @@ from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below, split
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -243,6 +243,13 @@ class LateRequests(CopyKeeper):
             return False
         is_ours = bool(etag) and found.last is not None and found.last.etag == etag
         return not is_ours and self._look(found)
+
+    def newest_headers(self, info: ObjectInfo) -> ObjectInfo | Headers:
+        """Return what has the headers of an object: if a late request has stored it, of its newer version."""
+        found = self._ambiguous.dangerous_at(info.version.name)
+        if found is None or found.last is None or found.last.headers is None:
+            return info
+        return info if landed(found, info, self._head) is None else found.last.headers
 
     def look_in(self, folder: str, shown: Callable[[Collection[str]], Collection[str]]) -> bool:
         """Check what should be in a folder and is not shown there, or is shown and should not be there.

@@ -230,7 +230,7 @@ class AttributeChanges:
             if entry.hash:
                 raise
             return ObjectMeta(entry.media_type)  # another client deleted it; our change will store it again
-        return ObjectMeta(entry.media_type).inherit(info)
+        return ObjectMeta(entry.media_type).inherit(self._journal.late.newest_headers(info))
 
     def submit(self, path: str, entry: Entry, update: Update, change: MetaChange | None, since: int) -> Entry:
         """Store an entry's new attributes, and what `change` makes of its meta; return the new entry.
