@@ -45,6 +45,7 @@ from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below, split
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -250,6 +251,15 @@ class LateRequests(CopyKeeper):
         if found is None or found.last is None or found.last.headers is None:
             return info
         return info if landed(found, info, self._head) is None else found.last.headers
+
+    def newest_meta(self, name: ObjectName, meta: ObjectMeta) -> ObjectMeta:
+        """Return the meta of an object: if it is that of a late request, with what the newer version has."""
+        found = self._ambiguous.dangerous_at(name)
+        if found is None or found.last is None or found.last.headers is None:
+            return meta
+        sent = (ObjectMeta.of(one.headers) for one in found.lost if one.headers is not None)
+        is_late = any((one.stored, one.metadata) == (meta.stored, meta.metadata) for one in sent)
+        return meta.inherit(found.last.headers) if is_late and self._repairs.is_idle(name) else meta
 
     def look_in(self, folder: str, shown: Callable[[Collection[str]], Collection[str]]) -> bool:
         """Check what should be in a folder and is not shown there, or is shown and should not be there.

@@ -221,7 +221,8 @@ class AttributeChanges:
     def meta(self, entry: Entry) -> ObjectMeta:
         """Return the meta of the entry's object, by a HEAD if it is not known."""
         if entry.meta is not None:
-            return entry.meta
+            late = self._journal.late
+            return entry.meta if entry.object is None else late.newest_meta(entry.object, entry.meta)
         if entry.object is None or (entry.missing and entry.is_directory):
             return ObjectMeta(DIRECTORY_TYPE)
         try:
