@@ -46,7 +46,8 @@ from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below, split
 from swiftfs.store.ambiguous import Ambiguity
-from swiftfs.store.protocol import find_object
+from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import Headers, find_object
 
 log = logging.getLogger(__name__)
 
@@ -231,6 +232,22 @@ class LateRequests(CopyKeeper):
             return False
         is_ours = bool(etag) and found.last is not None and found.last.etag == etag
         return not is_ours and self._look(found)
+
+    def newest_headers(self, info: ObjectInfo) -> ObjectInfo | Headers:
+        """Return what has the headers of an object: if a late request has stored it, of its newer version."""
+        found = self._ambiguous.dangerous_at(info.version.name)
+        if found is None or found.last is None or found.last.headers is None:
+            return info
+        return info if landed(found, info, self._store) is None else found.last.headers
+
+    def newest_meta(self, name: ObjectName, meta: ObjectMeta) -> ObjectMeta:
+        """Return the meta of an object: if it is that of a late request, with what the newer version has."""
+        found = self._ambiguous.dangerous_at(name)
+        if found is None or found.last is None or found.last.headers is None:
+            return meta
+        sent = (ObjectMeta.of(one.headers) for one in found.lost if one.headers is not None)
+        is_late = any((one.stored, one.metadata) == (meta.stored, meta.metadata) for one in sent)
+        return meta.inherit(found.last.headers) if is_late and self._repairs.is_idle(name) else meta
 
     def look_in(self, folder: str, shown: Callable[[Collection[str]], Collection[str]]) -> bool:
         """Check what should be in a folder and is not shown there, or is shown and should not be there.

@@ -2,7 +2,7 @@
 
 import logging
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from swiftfs.attributes import decode_type, is_directory_type
 from swiftfs.errors import PreconditionFailed
@@ -152,7 +152,7 @@ class Repairs:
     def can_submit(self, name: ObjectName) -> bool:
         """Return whether a repair may be submitted: no pending change or open file replaces the object."""
         with self._changed:
-            return self._without_base(name) is not None or (
+            return bool(self._without_base(name)) or (
                 self.is_idle(name) and not self._cache.is_changing(name)
             )
 
@@ -170,9 +170,9 @@ class Repairs:
         with self._changed:
             name, *_ = names = names_of(operation)
             waiting = self._without_base(name)
-            if not holds() or (waiting is None and not all(map(self.is_idle, names))):
+            if not holds() or not (waiting or all(map(self.is_idle, names))):
                 return False
-            if waiting is not None:
+            if waiting:
                 self._writer.put_before(waiting, path, operation)
             else:
                 self._submit_shown(path, operation, show())
@@ -189,9 +189,14 @@ class Repairs:
             done(error)
             raise
 
-    def _without_base(self, name: ObjectName) -> Task | None:
-        """Return the only task about a name, if it is parked because its base version is gone."""
-        chain = self._queue.chain(name)
-        if len(chain) != 1 or not chain[0].blocked or not isinstance(chain[0].error, PreconditionFailed):
-            return None
-        return chain[0] if isinstance(chain[0].operation, PutFile) else None
+    def _without_base(self, name: ObjectName) -> Sequence[Task]:
+        """Return the tasks about a name if the first is parked because its base version is gone, else none.
+
+        Those behind it only set attributes.
+        """
+        chain = tuple(self._queue.chain(name))
+        first = chain[0] if chain else None
+        if first is None or not (first.blocked and isinstance(first.error, PreconditionFailed)):
+            return ()
+        behind = all(isinstance(one.operation, SetAttributes | ReplaceHeaders) for one in chain[1:])
+        return chain if behind and isinstance(first.operation, PutFile) else ()

@@ -349,15 +349,19 @@ class TaskWriter:
         if task.blocked:
             task.become(Waiting(monotonic() + self._delay(0.0)))
 
-    def put_before(self, task: Task, path: str, operation: Operation) -> None:
-        """Add a task for `operation` before a task of its name that is blocked."""
-        # A new number: the next process takes the records up in their order.
-        first, seq = self._queue.new_task(path, operation), self._queue.next_seq()
-        self.commit([first.record(), replace(task.record(), seq=seq)], [task.seq])
-        self._queue.remove(task)
+    def put_before(self, tasks: Sequence[Task], path: str, operation: Operation) -> None:
+        """Add a task for `operation` before the tasks of its name, of which the first is blocked."""
+        first = self._queue.new_task(path, operation)
+        # New numbers: the next process takes the records up in their order.
+        numbers = [self._queue.next_seq() for _ in tasks]
+        later = [replace(task.record(), seq=seq) for task, seq in zip(tasks, numbers, strict=True)]
+        self.commit([first.record(), *later], [task.seq for task in tasks])
+        for task in tasks:
+            self._queue.remove(task)
         self.add(first)
-        task.seq = seq
-        self._queue.add(task)
+        for task, seq in zip(tasks, numbers, strict=True):
+            task.seq = seq
+            self._queue.add(task)
 
     def begin_move(self, task: Task, deletion: Task | None) -> None:
         """Add a move instead of the pending `deletion` of its target, which is put back if the move fails."""

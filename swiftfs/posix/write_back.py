@@ -213,7 +213,8 @@ class AttributeChanges(Part):
     def meta(self, entry: Entry) -> ObjectMeta:
         """Return the meta of the entry's object, by a HEAD if it is not known."""
         if entry.meta is not None:
-            return entry.meta
+            late = self._journal.late
+            return entry.meta if entry.object is None else late.newest_meta(entry.object, entry.meta)
         if entry.object is None or (entry.missing and entry.is_directory):
             return ObjectMeta(DIRECTORY_TYPE)
         try:
@@ -222,7 +223,7 @@ class AttributeChanges(Part):
             if entry.hash:
                 raise
             return ObjectMeta(entry.media_type)  # another client deleted it; our change will store it again
-        return ObjectMeta(entry.media_type).inherit(info)
+        return ObjectMeta(entry.media_type).inherit(self._journal.late.newest_headers(info))
 
     def submit(self, path: str, entry: Entry, update: Update, change: MetaChange | None, since: int) -> Entry:
         """Store an entry's new attributes, and what `change` makes of its meta; return the new entry.

@@ -318,8 +318,9 @@ class Model:
         self._cut = AfterCut(worlds, certain, bodies, self.remnants)
 
     def may_be_mixed(self, body: bytes) -> bool:
-        """Return whether a file may hold these bytes after a power cut."""
-        return self._cut is not None and self._cut.allows_anywhere(body)
+        """Return whether a file may hold these bytes after a power cut, or a kill while it was changed."""
+        is_part = any(node.may_have_part(body) for node in self._nodes() if not node.is_folder)
+        return is_part or (self._cut is not None and self._cut.allows_anywhere(body))
 
     def unmounted(self) -> None:
         """Record that an orderly end has closed all files."""

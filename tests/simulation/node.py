@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 
+from simulation.pages import is_mixture
 from swiftfs.filecache.block_map import BLOCK
 
 
@@ -44,7 +45,12 @@ class Node:
             or body in self.kept
             or body in self.unclosed
             or any(body == torn for torn in self.torn())
+            or self.may_have_part(body)
         )
+
+    def may_have_part(self, body: bytes) -> bool:
+        """Return whether these are the bytes with a part of a change in place that a kill has interrupted."""
+        return self.unfinished and is_mixture(body, [*self.kept, *self.unclosed])
 
     def may_be(self, body: bytes | None) -> bool:
         """Return whether it may be what has these bytes, None for a folder, in any state it has had."""

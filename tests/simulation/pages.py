@@ -1,4 +1,4 @@
-"""What a power cut leaves of a file: pages of several of its states."""
+"""What a power cut, or a kill within a change, leaves of a file: pages of several of its states."""
 
 from collections.abc import Iterable
 

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -386,8 +387,11 @@ def test_what_an_interrupted_rename_moved_is_not_stored_at_the_old_place_again(
             assert read(filesystem, "/new/file") == b"newer"
 
 
-def test_a_pending_change_whose_base_was_overwritten_is_stored(store: LateStore, tmp_path: Path) -> None:
-    """Swift gets the base version again, which the change needs."""
+@pytest.mark.parametrize("described", [False, True])
+def test_a_pending_change_whose_base_was_overwritten_is_stored(
+    store: LateStore, tmp_path: Path, *, described: bool
+) -> None:
+    """Swift gets the base version again, which the change needs; new attributes may wait behind that."""
     (cache := tmp_path / "cache").mkdir()
     newer, options = os.urandom(3 * MIB), f"{NEVER},segment_size=1M"
     with harness(store, cache, options) as filesystem:
@@ -401,14 +405,25 @@ def test_a_pending_change_whose_base_was_overwritten_is_stored(store: LateStore,
     store.hook = None
     store.land()
     assert body(store, "file") != newer
+
+    def describe(method: str, _subject: str) -> None:
+        if method in ("get", "manifest"):
+            store.hook = None
+            filesystem.chmod("/file", 0o600)
+
     with harness(store, tmp_path / "image", options) as filesystem:
+        store.hook = describe if described else None
         filesystem.setxattr("/", "swift.flush", b"1", 0)
-        wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
+        states = ["parked", *(["waiting"] if described else [])]
+        wait_until(lambda: [one.state for one in filesystem.waiting()] == states)
         assert filesystem.getattr("/file").size == len(newer)
         look(filesystem)
         wait_until(lambda: not filesystem.waiting())
         assert body(store, "file") == newer[:10] + b"changed" + newer[17:]
         assert read(filesystem, "/file") == body(store, "file")
+        if described:
+            assert stat.S_IMODE(filesystem.getattr("/file").mode) == 0o600
+            assert ";mode=0100600" in store.head(FILE).content_type
 
 
 def test_a_late_segment_is_deleted_as_soon_as_swift_answers(store: LateStore, filesystem: FileSystem) -> None:

@@ -291,3 +291,20 @@ def test_what_is_stored_after_a_late_deletion_has_the_headers_of_what_was_delete
     settle(filesystem)
     assert body(store, "file") == b"newest"
     assert store.head(FILE).metadata["tag"] == "1"
+
+
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+def test_new_attributes_keep_the_tag_that_a_late_request_has_undone(
+    store: LateStore, filesystem: FileSystem, size: int
+) -> None:
+    store.lose("put" if size < MIB else "put_manifest", "file")
+    store_file(filesystem, bytes(size))
+    filesystem.setxattr("/file", "user.tag", b"1", 0)
+    settle(filesystem)
+    assert store.head(FILE).metadata["tag"] == "1"
+    store.land()
+    assert "tag" not in store.head(FILE).metadata
+    filesystem.refresh()
+    filesystem.chmod("/file", 0o600)
+    settle(filesystem)
+    assert store.head(FILE).metadata["tag"] == "1"
