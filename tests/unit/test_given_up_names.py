@@ -315,7 +315,7 @@ def test_a_refused_new_file_and_its_deletion_end_in_one_commit(
     commits = []
     finish = JournalDB.finish
 
-    def count(db: JournalDB, put: Iterable[object] = (), drop: Iterable[int] = (), *args: object) -> bool:
+    def count(db: JournalDB, put: object = (), drop: Iterable[int] = (), *args: object) -> bool:
         commits.append(sorted(drop := list(drop)))
         finishing: Callable[..., bool] = finish
         return finishing(db, put, drop, *args)
@@ -334,9 +334,9 @@ def test_what_was_deleted_before_its_move_was_refused_stays_deleted_after_a_kill
     cache.mkdir()
     finish = JournalDB.finish
 
-    def finish_and_die(db: JournalDB, *args: object) -> bool:
+    def finish_and_die(db: JournalDB, *args: object, **how: object) -> bool:
         finishing: Callable[..., bool] = finish
-        is_written = finishing(db, *args)
+        is_written = finishing(db, *args, **how)
         killed.append((tmp_path / f"{len(killed)}", as_of_now(store)))
         copy_live(cache, killed[-1][0])
         return is_written

@@ -408,7 +408,7 @@ def test_an_unexpected_error_of_an_upload_ends_that_attempt_only(
         journal = filesystem.services.journal
         with monkeypatch.context() as patch:
 
-            def fail(*_: object) -> None:
+            def fail(*_: object, **_how: object) -> None:
                 raise RuntimeError("the log")
 
             patch.setattr(journal._db, "finish", fail)

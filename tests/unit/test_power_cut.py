@@ -468,9 +468,9 @@ def test_it_does_although_the_disk_refuses_to_record_that_and_it_changes_again(
 ) -> None:
     finish = JournalDB.finish
 
-    def refuse(self: JournalDB, *change: Any) -> bool:
+    def refuse(self: JournalDB, *change: Any, **how: Any) -> bool:
         with refusing(self):
-            return finish(self, *change)
+            return finish(self, *change, **how)
 
     store = MemoryStore("box")
     with harness(store, disk.cache, NEVER) as filesystem:
