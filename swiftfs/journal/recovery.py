@@ -272,6 +272,8 @@ class Recovery:
         # One commit, in which deletions come first: `again` has the number that is dropped.
         tasks = (task.record() for task in end.tasks)
         self._db.finish([*end.again, *end.carried, *tasks], [record.seq, *end.dropped])
+        if end.again:
+            self._db.sync_changes()  # before the mount serves files: after a power cut the next one must know
         with self._changed:
             for task in end.tasks:
                 task.done = self._shows.recovered(task.path, task.operation)

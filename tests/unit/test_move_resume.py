@@ -9,11 +9,12 @@ import pytest
 
 from support.deadlines import within
 from support.edited_file import SOON, Gate
-from support.harness import ME, copy_live, harness, names, read, write
+from support.harness import ANY_END, ME, copy_live, harness, names, read, write
 from support.interrupted_moves import interrupted, leave, refusals, remounted, row_of
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
+from support.power_cut import Disk
 from support.stored_objects import NEVER, body, contents, copy, delete, foreign, keys, put_all, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.commits import Record
@@ -437,3 +438,20 @@ def test_what_was_recorded_before_it_was_listed_moves(store: MemoryStore, tmp_pa
     with remounted(store, tmp_path, MoveFolder("box", "d/", "box", "e/", objects=(hidden,))):
         pass
     assert contents(store) == {"e/a": b"d/a"}
+
+
+@pytest.mark.usefixtures("no_retries")
+def test_that_a_mount_serves_files_with_a_rename_unfinished_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next mount would finish the rename, over what programs have done since."""
+    disk, store = Disk(tmp_path, monkeypatch), MemoryStore("box")
+    put_all(store, "d/a", "d/b")
+    leave(disk.cache, interrupted(store))
+    refuse(store, "list_page", Unavailable("no answer"))
+    with harness(store, disk.cache, NEVER, close_error=ANY_END):
+        image = disk.cut(journal_is_newest=False)
+        store.hook = None
+    disk.restart()
+    with harness(store, image, NEVER, close_error="a mount has served files since"):
+        assert keys(store) == ["d/a", "d/b"]
