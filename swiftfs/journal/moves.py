@@ -16,7 +16,7 @@ from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder, Mo
 from swiftfs.namespace.entry import row_of
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, find_object
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, find_object, has_version
 
 log = logging.getLogger(__name__)
 
@@ -375,13 +375,10 @@ class MoveEvidence:
         try:
             return store.copy(request).etag
         except NotFound:
-            if (
-                watched is not None
-                and not watched.is_gone
-                and any(one.kind == "delete" for one in watched.lost)
-            ):
+            lost = watched.lost if watched is not None and not watched.is_gone else ()
+            if any(one.kind == "delete" for one in lost) and not (etag and has_version(store, target, etag)):
                 raise Overwritten(source) from None
-            raise
+            raise  # an earlier process has moved it: its deletion counts as lost, too
         except PreconditionFailed:
             if not etag:
                 raise
