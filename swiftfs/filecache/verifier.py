@@ -44,9 +44,14 @@ class BaseResolver:
         self.last_get_info = info
 
     def learn_manifest(self, base: BaseVersion, manifest: Manifest) -> bool:
-        """Record the manifest of `base`; return False if another version is the base by now. Lock held."""
+        """Record the manifest of `base`; return False if another version is the base by now. Lock held.
+
+        So it does for a manifest of another size: then a proxy has spoiled an answer.
+        """
         blocks = self._state.blocks
         if blocks.base is None or manifest.etag != blocks.base.etag or not blocks.is_from(base):
+            return False
+        if manifest.size != base.object_size:
             return False
         blocks.base = replace(blocks.base, manifest=manifest)
         return True

@@ -398,7 +398,11 @@ class FileUpload:
         if not is_slo:
             return (Segment(base.name, base.etag, base.object_size),)
         manifest = self._removal.manifest_of(base.name, is_slo)
-        return manifest.segments if manifest and manifest.etag == base.etag else None
+        if manifest is None or manifest.etag != base.etag:
+            return None
+        if manifest.size != base.object_size:  # as a HEAD has said it, which a proxy may have spoiled
+            raise Corrupt(f"{base.name}: its segments have {manifest.size} bytes, not {base.object_size}")
+        return manifest.segments
 
     def _copy_whole(self, base: BaseVersion, parts: list[Part]) -> bool:
         """Copy a plain object to a segment, for a manifest cannot name the object that it replaces.

@@ -180,14 +180,16 @@ class TaskWriter:
     def _with_present_base(self, operation: Operation) -> Operation:
         """Return a file's operation with the record of its present base version.
 
-        An upload of the file may have ended since the record was made: the version that it names is gone.
+        An upload of the file may have ended since the record was made: the version that it names is gone. Or
+        one has made every byte the file's own, as it is about to replace that version.
         """
         cached_file = self._cache.peek(operation.file.file) if isinstance(operation, PutFile) else None
         if not isinstance(operation, PutFile) or cached_file is None:
             return operation
-        if cached_file.base == operation.file.base:
+        if cached_file.base == operation.file.base and operation.file.is_whole:
             return operation
-        return replace(operation, file=cached_file.to_record())
+        now = cached_file.to_record()
+        return replace(operation, file=now) if now.is_whole or now.base != operation.file.base else operation
 
     def hold(self, path: str, deletion: Delete, done: Done, seconds: float) -> int:
         """Record a deletion without a task, and return its number; see `Journal.hold`."""

@@ -172,7 +172,8 @@ class ChangeChecker:
         now = self._entry_of(folder, found, info)
         if not changed.etag or now is None or now.object != changed.object:
             return changed
-        attributes = replace(now.attributes, inode=changed.attributes.inode)
+        # The size of a version does not change, whatever a HEAD says.
+        attributes = replace(now.attributes, inode=changed.attributes.inode, size=changed.attributes.size)
         if attributes == changed.attributes:
             return changed
         return replace(changed, attributes=attributes, meta=now.meta)

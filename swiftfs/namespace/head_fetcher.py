@@ -175,9 +175,11 @@ def has_listed_size(entry: Entry, info: ObjectInfo) -> bool:
     """Return whether `info` does not contradict the listing's row that the entry is of.
 
     The row of a plain object has its ETag. That of an SLO has another one, but the time of the same change.
-    The rows of a DLO and of a symlink of Swift have a size that is not that of the bytes.
+    The rows of a DLO and of a symlink of Swift have a size that is not that of the bytes. A complete entry
+    has the size of an earlier HEAD.
     """
-    if entry.is_directory or not (entry.hash and entry.last_modified):
+    is_of_row = not entry.complete or entry.hinted
+    if entry.is_directory or not (is_of_row and entry.hash and entry.last_modified):
         return True
     if info.dlo_prefix is not None or info.is_symlink or info.size == entry.attributes.size:
         return True

@@ -103,7 +103,8 @@ def test_a_captive_portal_counts_as_no_server(
     mount.start()
     name, _, value = header.partition(": ")
     for path in ("", "/auth"):
-        server.inject(Fault(path=path, status=status, headers={name: value}, body="<html>Log in</html>"))
+        body = "<html>Log in</html>"
+        server.inject(Fault(path=path, status=status, headers={name: value}, body=body, is_foreign=True))
     mount.expected += ["EIO", "change stays in"]
     with pytest.raises(OSError, match="Input/output error"):  # before it is known to be away
         (mount.path / "folder/foreign").read_bytes()

@@ -53,7 +53,7 @@ def spoiled(mounted: Mount) -> Mount:
     """A mount that gives up a call soon, whose log may tell of it."""
     mounted.program = (mount_with_time_limits.__file__, SILENCE, DEADLINE)
     mounted.remount()
-    mounted.expected += ["has no", "and the listing", "EIO", "ETIMEDOUT"]
+    mounted.expected += ["cannot have", "and the listing", "EIO", "ETIMEDOUT"]
     return mounted
 
 

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from support.noise import noise
 from support.stored_objects import NEVER, body, foreign, keys, segments, segments_of
 from swiftfs.errors import AccessDenied, QuotaExceeded, Unavailable
 from swiftfs.journal import tasks
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.tasks import Success, Task
@@ -413,3 +415,34 @@ def test_a_file_whose_older_state_was_stored_is_deleted_by_the_next_mount(
         assert read(filesystem, "/file") == b"new"
         filesystem.unlink("/file")
     assert keys(store) == []
+
+
+def test_a_record_that_is_older_than_the_upload_names_every_byte_that_this_has_made_its_own(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """The close made its record before the upload began, and handed it in afterwards: its base goes."""
+    (cache := tmp_path / "cache").mkdir()
+    with harness(store, cache, NEVER) as filesystem:
+        journal = filesystem.services.journal
+        write(filesystem, "/file", noise(300_000))
+        journal.flush_all()
+        handle = filesystem.open("/file", os.O_RDWR)
+        put(filesystem, handle, 10, b"changed")
+        filesystem.flush(handle)
+        file = filesystem.services.open_files.at("/file")
+        assert file is not None
+        record = file.cached_file.to_record()
+        assert not record.is_whole
+        gate = Gate(store, None)
+        syncing = threading.Thread(target=journal.flush, args=([file.name],))
+        syncing.start()
+        assert gate.reached.wait(within(20))
+        journal.submit("/file", PutFile(file.name, record, file.current_meta()))
+        copy_live(cache, tmp_path / "image")
+        gate.open.set()
+        syncing.join()
+        filesystem.release(handle)
+    with closing(JournalDB(tmp_path / "image", "box of memory")) as log:
+        (left,) = log.records()
+    assert isinstance(left.operation, PutFile)
+    assert left.operation.file.is_whole

@@ -107,7 +107,7 @@ def check_described(subject: str, info: ObjectInfo) -> None:
     else:
         is_wrong = (etag == EMPTY_MD5) != (info.size == 0) and is_md5(etag)
     if is_wrong:
-        raise Corrupt(f"{subject}: an object with the ETag {etag[:80]} has no {info.size} bytes")
+        raise Corrupt(f"{subject}: an object with the ETag {etag[:80]} cannot have {info.size} bytes")
 
 
 def is_md5(etag: str) -> bool:
