@@ -11,7 +11,7 @@ import pytest
 
 from support.deadlines import within
 from support.edited_file import CHANGES, SOON, Edited, Gate
-from support.harness import LEFT, ME, copy_live, harness, names, put, read, write
+from support.harness import LEFT, ME, copy_live, harness, names, put, read, sync_all, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
@@ -425,7 +425,7 @@ def test_a_record_that_is_older_than_the_upload_names_every_byte_that_this_has_m
     with harness(store, cache, NEVER) as filesystem:
         journal = filesystem.services.journal
         write(filesystem, "/file", noise(300_000))
-        journal.flush_all()
+        sync_all(filesystem)
         handle = filesystem.open("/file", os.O_RDWR)
         put(filesystem, handle, 10, b"changed")
         filesystem.flush(handle)
