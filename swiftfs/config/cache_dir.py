@@ -232,10 +232,22 @@ def _check_owners(folder: Path, opened: int) -> None:
         raise ConfigurationError(f"cache folder {folder} holds other files: choose an empty folder")
     for name in names:
         found = os.stat(name, dir_fd=opened, follow_symlinks=False)
-        # Whoever could write to the folder may have planted a link, or a file that only looks like ours.
-        is_foreign = found.st_uid != os.geteuid() and name != "lost+found"
-        if stat.S_ISLNK(found.st_mode) or is_foreign or not _has_our_type(name, found.st_mode):
-            raise ConfigurationError(f"cache folder {folder}: {name} was not made by swiftfs: remove it")
+        # Whoever could write to the folder may have planted a link, or a file that only looks like ours. But
+        # it may be ours: without the journal changes are lost, so no message advises to remove it.
+        if stat.S_ISLNK(found.st_mode):
+            raise ConfigurationError(
+                f"cache folder {folder}: {name} is a symbolic link: use another --cache-dir, or put what it "
+                "leads to in its place"
+            )
+        if found.st_uid != os.geteuid() and name != "lost+found":
+            raise ConfigurationError(
+                f"cache folder {folder}: {name} belongs to another user: use another --cache-dir, or chown it"
+            )
+        if not _has_our_type(name, found.st_mode):
+            raise ConfigurationError(
+                f"cache folder {folder}: {name} was not made by swiftfs: use another --cache-dir, or move it "
+                "away"
+            )
 
 
 def _has_our_type(name: str, mode: int) -> bool:

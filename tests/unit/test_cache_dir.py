@@ -51,7 +51,8 @@ def test_a_planted_link(folder: Path, tmp_path: Path, name: str) -> None:
     target.write_text("precious")
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(target)
-    assert refusal(folder).endswith(f"{name} was not made by swiftfs: remove it")
+    advice = "use another --cache-dir, or put what it leads to in its place"
+    assert refusal(folder).endswith(f"{name} is a symbolic link: {advice}")
     assert target.read_text() == "precious"
 
 
@@ -64,14 +65,23 @@ def test_a_file_in_the_place_of_a_folder_or_a_folder_in_that_of_a_file(folder: P
         (folder / name).touch()
     else:
         (folder / name).mkdir()
-    assert refusal(folder).endswith(f"{name} was not made by swiftfs: remove it")
+    assert refusal(folder).endswith(
+        f"{name} was not made by swiftfs: use another --cache-dir, or move it away"
+    )
 
 
 @as_root
-def test_a_planted_file(folder: Path) -> None:
-    (folder / "journal.sqlite").touch()
-    os.chown(folder / "journal.sqlite", NOBODY, NOBODY)
-    assert refusal(folder).endswith("journal.sqlite was not made by swiftfs: remove it")
+@pytest.mark.parametrize("name", ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-synced", "content"])
+def test_a_file_of_another_user(folder: Path, name: str) -> None:
+    if name == "content":
+        (folder / name).mkdir()
+    else:
+        (folder / name).touch()
+    os.chown(folder / name, NOBODY, NOBODY)
+    assert refusal(folder).endswith(f"{name} belongs to another user: use another --cache-dir, or chown it")
+    os.chown(folder / name, os.geteuid(), -1)
+    with locked(folder):
+        pass
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o703])
