@@ -22,6 +22,7 @@ from swiftfs.errors import (
     AlreadyExists,
     ConfigurationError,
     NotFound,
+    QuotaExceeded,
     StoreError,
     SwiftfsError,
     command_line,
@@ -61,7 +62,7 @@ class PermissionProbe:
         """Yield the verdicts, that about writing too; raise `StoreError` if the server does not answer."""
         yield self._try("list", self._list, "nothing can be mounted")
         name = self._name_of("permissions")
-        wrote = self._try("write", lambda: self._store.put(name, b"text", TEXT), "mounts are read-only", "ro")
+        wrote = self._write(name)
         yield self._read(None if wrote.is_refusal else name)
         yield wrote
         if wrote.is_refusal:
@@ -80,6 +81,15 @@ class PermissionProbe:
         yield self._try("delete", lambda: self._store.delete(name), "rm and mv fail")
         yield self._bulk()
         yield self._create_container()
+
+    def _write(self, name: ObjectName) -> Finding:
+        try:
+            return self._try(
+                "write", lambda: self._store.put(name, b"text", TEXT), "mounts are read-only", "ro"
+            )
+        except QuotaExceeded as error:  # a mount is not read-only then
+            full = 'no: there is no room: programs get "Disk quota exceeded", and changes wait for some'
+            return Finding("may write", f"{full} ({error})")
 
     def _list(self) -> None:
         self._page = self._store.list_page(self._source.container, prefix=self._source.prefix, limit=100)
@@ -127,7 +137,7 @@ class PermissionProbe:
         try:
             attempt()
         except StoreError as error:
-            if error.retryable:
+            if error.retryable or isinstance(error, QuotaExceeded):
                 raise
             return Finding(f"may {what}", f"no: {without} ({error})", options)
         return Finding(f"may {what}", "yes")
@@ -173,7 +183,7 @@ class Probe(Struct):
         try:
             refused = False
             for verdict in PermissionProbe(self.store, self.source, self._name).run():
-                refused = refused or "ro" in verdict.options
+                refused = refused or (verdict.subject == "may write" and verdict.is_refusal)
                 yield verdict
             if refused:
                 self.made.clear()

@@ -232,8 +232,8 @@ def _check_owners(folder: Path, opened: int) -> None:
         raise ConfigurationError(f"cache folder {folder} holds other files: choose an empty folder")
     for name in names:
         found = os.stat(name, dir_fd=opened, follow_symlinks=False)
-        # Whoever could write to the folder may have planted a link, or a file that looks like ours. It may
-        # be ours, too: without the journal changes are lost, so no message advises to remove it.
+        # Whoever could write to the folder may have planted a link, or a file that only looks like ours. But
+        # it may be ours: without the journal changes are lost, so no message advises to remove it.
         if stat.S_ISLNK(found.st_mode):
             raise ConfigurationError(
                 f"cache folder {folder}: {name} is a symbolic link: use another --cache-dir, or put what it "

@@ -150,7 +150,18 @@ def from_file(path: Path) -> list[Setting]:
             raise ConfigurationError(
                 f"table [{name}] ({place}): write the options at the top of the file, or in [mount]"
             )
+    _refuse_repeated(settings)
     return settings
+
+
+def _refuse_repeated(settings: Iterable[Setting]) -> None:
+    """Raise `ConfigurationError` if an option is set twice, as `read_ahead` and `read-ahead` for example."""
+    first: dict[str, Setting] = {}
+    for setting in settings:
+        if (other := first.setdefault(setting.name, setting)) is not setting:
+            raise ConfigurationError(
+                f"option {setting.name} ({setting.origin}) is set a second time: see {other.origin}"
+            )
 
 
 def read_toml(path: Path, subject: str, check: Callable[[int], None]) -> tuple[str, dict[str, Any]]:

@@ -189,6 +189,21 @@ def is_unchanged(item: MoveItem, rows: Mapping[str, Row] | None) -> bool:
     return now == item.row if item.row is not None else etag_of(now) == item.etag
 
 
+def is_of_this_moment(passed: float, moment: float, copied: Sequence[MoveItem]) -> bool:
+    """Return whether a listing of the sources of `passed` seconds ago is recent enough to delete them.
+
+    It never is for an SLO: a client that replaced it has deleted its segments, and the copy names them.
+    """
+    if any(item.row is not None and item.may_share for item in copied):
+        return False
+    seconds = sorted(item.seconds for item in copied)
+    # One copy that took much longer than the others leaves its source unwatched for that time. The limits are
+    # chosen, not measured: copies of one folder differ by less. The fastest third is the measure, so that of
+    # two copies it is the faster one.
+    usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
+    return passed < moment and max(seconds, default=0.0) < usual * 3 + 0.25
+
+
 def is_copied(info: ObjectInfo, etag: str | None) -> bool:
     """Return whether an object is the version that was copied; the copy of a DLO's manifest is empty."""
     return info.version.etag == etag or ((info.dlo_prefix is not None or info.is_symlink) and etag == EMPTY)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event
 from swiftfs.errors import NotFound, StoreError, os_error
+from swiftfs.journal.moved_parts import MovedParts
 from swiftfs.journal.moves import (
     EMPTY,
     CopyKeeper,
@@ -31,6 +32,7 @@ from swiftfs.journal.moves import (
     deletion_of,
     etag_of,
     is_copied,
+    is_of_this_moment,
     is_to_delete,
     is_unchanged,
     items_of,
@@ -80,6 +82,7 @@ class ObjectMoves:
         self._pool = pool
         self._removal = removal
         self._copies = copies
+        self._parts = MovedParts(store, pool)
         self._late = MoveEvidence(ambiguous)
         self._moment = moment
 
@@ -176,6 +179,7 @@ class ObjectMoves:
         """
         began = monotonic()
         items = self._items(operation, self._list(operation))
+        self._parts.refuse_dlos(operation, items)
         if later := hand_on(operation, items):
             return Moved([], later=later)
         prepare(items, keeper)
@@ -187,12 +191,18 @@ class ObjectMoves:
         # Committed before the first COPY: the next process can tell what moves from what was stored
         # meanwhile.
         record(replace(operation, objects=moved))
-        copied = self._copy(items, lambda: record(replace(operation, objects=moved, undone=True)))
+        record_undone = partial(record, replace(operation, objects=moved, undone=True))
+        copied = self._copy(items, record_undone)
+        try:
+            self._parts.refuse_slos(operation, copied)
+        except Unmoved as error:
+            self._undo(copied, error, record_undone)
+            raise
         if not copied and not operation.carried:  # else all that the folder has is in the journal
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
         keeper.keep_copies([item.target for item in copied])
         rows = None
-        if not self._is_of_this_moment(began, copied):
+        if not is_of_this_moment(monotonic() - began, self._moment, copied):
             try:
                 rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
             except StoreError as error:  # all is at the new place, and an undo would meet the same outage
@@ -212,6 +222,7 @@ class ObjectMoves:
         served files since, both places are kept: programs may have made and deleted files at either. A move
         that was being undone is given up: a late request of that process may delete any copy.
         """
+        record_undone = partial(record, replace(operation, undone=True))
         left, listed, kept = self._found_left(operation)
         # Nothing was copied: what is at the target was there before, and what is carried would replace it.
         if operation.objects is None and operation.carried:
@@ -231,12 +242,18 @@ class ObjectMoves:
                     self._late.found(item.target, None)
             raise self._undone(found, Unmoved(StoreError("it was being undone when the process died")))
         try:
+            self._parts.refuse_dlos(operation, items)
             prepare(items, keeper)
             missing = [item for item in items if item.copied is None]
-            copied = self._copy(missing, lambda: record(replace(operation, undone=True)))
+            copied = self._copy(missing, record_undone)
         except Unmoved as error:
             if operation.objects is not None:  # only then it is certain that the copies are this move's
                 self._undone(found, error)
+            raise
+        try:
+            self._parts.refuse_slos(operation, items, is_resumed=True)
+        except Unmoved as error:
+            self._undo(items if operation.objects is not None else copied, error, record_undone)
             raise
         keeper.keep_copies([item.target for item in items])
         if kept:
@@ -392,12 +409,16 @@ class ObjectMoves:
             if found is None:  # it was listed, or recorded, late
                 item.error = None
         if (error := next((item.error for item in items if item.error is not None), None)) is not None:
-            with suppress(OSError):  # the disk is full: the next process would continue the move
-                # Before the first DELETE: if this process dies, the next one must not take a copy that is
-                # about to be deleted for the object's new place, and delete the source.
-                record_undone()
-            raise self._undone(items, Unmoved(error)) from error
+            raise self._undo(items, Unmoved(error), record_undone) from error
         return [item for item in items if item.copied is not None]
+
+    def _undo(self, items: Iterable[MoveItem], error: Unmoved, record_undone: Callable[[], None]) -> Unmoved:
+        """Undo a move that was not undone before, as `_undone` does."""
+        with suppress(OSError):  # the disk is full: the next process would continue the move
+            # Before the first DELETE: if this process dies, the next one must not take a copy that is about
+            # to be deleted for the object's new place, and delete the source.
+            record_undone()
+        return self._undone(items, error)
 
     def _copy_one(self, item: MoveItem, failed: Event) -> None:
         """Copy an object, unless a copy has `failed`: in an outage each would be retried to the end."""
@@ -431,20 +452,6 @@ class ObjectMoves:
             if item.target in standing or item.error is not None:
                 self._copies.share_copy(item)
         return error
-
-    def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
-        """Return whether the listing of the sources is recent enough to delete them.
-
-        It never is for an SLO: a client that replaced it has deleted its segments, and the copy names them.
-        """
-        if any(item.row is not None and item.may_share for item in copied):
-            return False
-        seconds = sorted(item.seconds for item in copied)
-        # One copy that took much longer than the others leaves its source unwatched for that time. The limits
-        # are chosen, not measured: copies of one folder differ by less. The fastest third is the measure, so
-        # that of two copies it is the faster one.
-        usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
-        return monotonic() - began < self._moment and max(seconds, default=0.0) < usual * 3 + 0.25
 
     def delete_unchanged(self, doubtful: Sequence[MoveItem], sure: Sequence[MoveItem] = ()) -> list[Remnant]:
         """Delete unchanged sources: the `sure` ones, and others if a HEAD confirms it.

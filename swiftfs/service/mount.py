@@ -12,6 +12,7 @@ from swiftfs import __version__
 from swiftfs.concurrency import Event, new_event, new_thread
 from swiftfs.config.cache_dir import is_unused, locked, missing_folders, own_folder, remove_unused
 from swiftfs.config.credentials import account_settings
+from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
 from swiftfs.service.first_requests import check_policy, find_source
@@ -125,10 +126,15 @@ def _leave_nothing(folder: Path, missing: list[Path], answered: Event) -> None:
 
 
 def _cache_folder(request: MountRequest, who: str) -> Path:
-    """Return the cache folder of the option, else the source's own; refuse one below the mount point."""
+    """Return the cache folder of the option, else the source's own; refuse one in a mount of swiftfs."""
     folder = request.cache_dir
-    if folder is None:
-        return own_folder(who, request.source)
-    if request.mountpoint in (folder, *folder.parents):
+    if folder is not None and request.mountpoint in (folder, *folder.parents):
         raise ConfigurationError(f"cache folder {folder} is inside the mount point: choose another one")
+    folder = folder or own_folder(who, request.source)
+    # By its names alone: to resolve them could wait for a dead mount.
+    places = {entry.mountpoint for entry in mount_entries(OWN_TABLE)}
+    if around := next((one for one in (folder, *folder.parents) if one in places), None):
+        raise ConfigurationError(
+            f"cache folder {folder} is inside {around}, where a swiftfs is mounted: use another --cache-dir"
+        )
     return folder

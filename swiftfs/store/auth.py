@@ -179,6 +179,11 @@ class Account:
             return None
         except keystone_errors.ClientException as error:
             raise self._failure(error) from None
+        except UnicodeEncodeError:
+            raise ConfigurationError(
+                f"{self.label}: the user or the key has letters outside of Latin-1, which this login cannot "
+                "send"
+            ) from None
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             # It reads the server's answer without checks: anything may be anywhere in it.
             raise NotSwift(
@@ -345,6 +350,7 @@ def _from_loading(kind: str, environment: Mapping[str, str], storage: StorageCho
     """Set the plugin's options from the variables that are named after them, as `openstack` does."""
     from keystoneauth1 import loading  # noqa: PLC0415
 
+    logging.getLogger("stevedore").setLevel(logging.ERROR)  # what it warns of is in the error, too
     try:
         loader: Any = loading.get_plugin_loader(kind)
     except keystone_errors.NoMatchingPlugin:

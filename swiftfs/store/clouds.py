@@ -38,6 +38,10 @@ _LOGIN: Mapping[str, tuple[tuple[str, ...], ...]] = {
 """What each way to log in needs: one of each group. keystoneauth notices it late, and in other words."""
 
 
+_SECRETS = ("username", "password", "token", "application_credential_secret")
+"""Settings that must be texts; the values are not shown."""
+
+
 def find_cloud(cloud: str, environment: Mapping[str, str], option: str, region: str = "") -> Any:
     """Return openstacksdk's region of `cloud`, which `option` names (`--os-cloud` or `OS_CLOUD`).
 
@@ -65,6 +69,7 @@ def find_cloud(cloud: str, environment: Mapping[str, str], option: str, region: 
         raise ConfigurationError(f"{file} has no cloud {cloud!r}{others}")
     place = f"{file}, cloud {cloud!r}"
     _check_values(clouds[cloud], place)
+    logging.getLogger("stevedore").setLevel(logging.ERROR)  # what it warns of is in the error, too
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
@@ -162,6 +167,9 @@ def _check_values(values: object, place: str) -> None:
         for value in (values.get(name), auth.get(name)):
             if value is not None and not isinstance(value, str):
                 raise ConfigurationError(f"{place}: {name} is no text: {value!r}")
+    for name in _SECRETS:  # `yes` would be sent as `True`, and 0123 as 83
+        if auth.get(name) is not None and not isinstance(auth[name], str):
+            raise ConfigurationError(f"{place}: {name} is no text: write it in quotes")
 
 
 def _check_login(region: Any, place: str) -> None:

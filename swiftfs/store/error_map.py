@@ -187,7 +187,10 @@ def reason(error: BaseException) -> str:
     if isinstance(deepest, BadStatusLine) and not isinstance(deepest, RemoteDisconnected):
         return f"it does not speak HTTP, but says {_printable(str(deepest).strip(), 80)!r}"
     text = re.sub(r"<[^>]*>:?\s*|\(?Caused by.*|\[(SSL|X509)[^]]*\] |\s*\(_ssl\.c:\d+\)", "", str(deepest))
-    text = text.strip(" '")
+    text = text.strip()
+    quotes = len(re.findall(r"(?<!\w)'|'(?!\w)", text))  # not those of "can't"
+    if quotes % 2 or (quotes == 2 and text[0] == text[-1] == "'"):
+        text = text.strip(" '")  # a whole text in quotes, or what is left of one
     if text.startswith("(") or text.count(")") > text.count("("):  # the counterpart was removed
         text = text.strip(" ()'")
     return _printable(text, 300) or type(deepest).__name__

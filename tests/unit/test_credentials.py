@@ -14,6 +14,7 @@ from support.secret_files import secret_file
 from swiftfs.config.credentials import NAVER_AUTH_URL, forget_secrets, login_environment, read_credentials
 from swiftfs.errors import ConfigurationError
 from swiftfs.store.auth import open_account
+from swiftfs.store.error_map import reason
 
 SECRET = "s3cret-key-nobody-sees"
 NAVER = f"access_key = AK\nsecret_key = {SECRET}\nproject_id = 0123\ndomain_id = abcd\n"
@@ -100,6 +101,36 @@ def test_a_cloud_that_others_can_read(tmp_path: Path, caplog: pytest.LogCaptureF
     open_account(environment).close()
     assert caplog.messages == [f"{file} can be read by other users: chmod 600 it"]
     caplog.clear()
+
+
+@pytest.mark.parametrize("value", ["yes", "0123", "12", "1.5", "[a]"])
+def test_a_password_that_yaml_reads_as_something_else(tmp_path: Path, value: str) -> None:
+    file = secret_file(tmp_path, CLOUDS.replace("password: p}", f"password: {value}}}"))
+    with pytest.raises(ConfigurationError, match="'demo': password is no text: write it in quotes"):
+        open_account({"OS_CLIENT_CONFIG_FILE": str(file), "OS_CLOUD": "demo"})
+
+
+def test_a_key_that_no_header_can_carry() -> None:
+    environment = {"ST_AUTH": "http://127.0.0.1:9/auth/v1.0", "ST_USER": "u", "ST_KEY": "test한ing"}
+    account = open_account(environment)
+    with pytest.raises(ConfigurationError, match="the key has letters outside of Latin-1") as caught:
+        account.endpoint()
+    assert "한" not in str(caught.value)
+    account.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("'NoneType' object is not iterable", "'NoneType' object is not iterable"),
+        ("no attribute 'get'", "no attribute 'get'"),
+        ("'latin-1' codec can't encode", "'latin-1' codec can't encode"),
+        ("'auth_url'", "auth_url"),
+        ("it is 'x' or 'y'", "it is 'x' or 'y'"),
+    ],
+)
+def test_a_reason_keeps_its_quotes(text: str, shown: str) -> None:
+    assert reason(ValueError(text)) == shown
 
 
 def test_a_cloud_that_others_can_change(tmp_path: Path) -> None:
@@ -208,7 +239,10 @@ LACKS = "by v3applicationcredential: You must provide an auth secret"
         ({"OS_AUTH_TYPE": "v3token", "OS_AUTH_URL": "", "OS_TOKEN": "x"}, "set OS_AUTH_URL too"),
     ],
 )
-def test_missing_variables_of_a_login_method_are_named(environment: dict[str, str], expected: str) -> None:
+def test_missing_variables_of_a_login_method_are_named(
+    environment: dict[str, str], expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_account({"OS_AUTH_URL": "https://auth.example:5000", **environment})
     assert expected in str(caught.value)
+    assert not caplog.records

@@ -8,7 +8,7 @@ from support.probes import probe_of
 from support.stored_objects import refuse
 from support.stores import put
 from swiftfs.cli.probe import Finding, PermissionProbe, advice
-from swiftfs.errors import AccessDenied, Unavailable
+from swiftfs.errors import AccessDenied, QuotaExceeded, Unavailable
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.paths import Source
 
@@ -21,6 +21,16 @@ def test_refusals_become_advice() -> None:
     refuse(store, "put", AccessDenied("403"))
     findings = probe_of(store)
     assert findings["may write"] == Finding("may write", "no: mounts are read-only (403)", "ro")
+    assert "upload" not in findings
+
+
+def test_a_full_quota_makes_no_mount_read_only() -> None:
+    store = MemoryStore("box")
+    refuse(store, "put", QuotaExceeded("413 Upload exceeds quota."))
+    findings = probe_of(store)
+    text = 'no: there is no room: programs get "Disk quota exceeded", and changes wait for some'
+    assert findings["may write"] == Finding("may write", f"{text} (413 Upload exceeds quota.)")
+    assert advice(list(findings.values())) == ""
     assert "upload" not in findings
 
 
