@@ -90,7 +90,7 @@ class ChangeChecker:
         """Return what Swift has: the entry of the change, the listing's, or a third; maybe one beside it."""
         changed = found.change.entry
         if changed is None:
-            return {**self._without_ghost(found), found.name: self._undeleted(folder, found)}
+            return self._without(folder, found)
         if changed.object is None:
             return self._as_folder(found, changed) if self._is_there(folder, found.name) else _listed(found)
         try:
@@ -111,6 +111,14 @@ class ChangeChecker:
         if is_of_kind and changed.etag in ("", info.version.etag):
             return self._as_described(folder, found, changed, info)
         return found.listed if _shows(found.listed, info) else self._entry_of(folder, found, info)
+
+    def _without(self, folder: Folder, found: Contradiction) -> Entries:
+        """Return what Swift has of a deleted name: the file that was beside a folder takes its place."""
+        ghost, entry, beside = self._without_ghost(found), self._undeleted(folder, found), found.beside
+        is_folder = found.listed is not None and found.listed.is_directory
+        if entry is None and is_folder and beside is not None and not ghost:
+            return {beside.name: None, found.name: replace(beside, name=found.name)}
+        return {**ghost, found.name: entry}
 
     def _undeleted(self, folder: Folder, found: Contradiction) -> Entry | None:
         """Return what Swift has of a name that this mount has deleted but a listing shows."""

@@ -345,3 +345,24 @@ def test_copies_of_a_rename_that_a_mount_gives_up_are_not_shown_while_listings_l
         assert keeping.shown is not None
         assert {*keeping.shown} >= COPIES
         assert names(filesystem, "/") == ["d"]
+
+
+@BOTH
+def test_a_file_at_the_old_name_of_a_folder_has_that_name_while_listings_lag(
+    store: LaggingStore, cache: Path, options: str
+) -> None:
+    store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
+    with harness(store, cache, options) as filesystem:
+        store.stop()
+        filesystem.rename("/d", "/e")
+        wait_until(lambda: is_quiet(filesystem))
+        foreign(store, "d", b"theirs")
+        assert store.shown is not None
+        store.shown["d"] = store._containers["box"].objects["d"]
+        for _ in range(2):
+            filesystem.refresh()
+            assert names(filesystem, "/") == ["d", "e"]
+            assert read(filesystem, "/d") == b"theirs"
+        store.go_on()
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["d", "e"]
