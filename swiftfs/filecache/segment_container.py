@@ -12,8 +12,8 @@ from swiftfs.objects import ObjectName, Segment
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
 from swiftfs.store.protocol import ObjectStore
 
-LONGEST_PREFIX = 257
-"""Bytes of the longest container name and a slash: the longest prefix of a place."""
+LONGEST_PREFIX = 257 + len(SEGMENTS_FOLDER + "/")
+"""Bytes of the longest prefix of a place: that of the longest container name in a given container."""
 
 LONGEST_ID = len("/swiftfs-") + 32 + len("/") + 13 + len("-") + 12
 """Bytes of our segments' names behind the object's key."""
@@ -82,6 +82,11 @@ def place_beside(container: str) -> SegmentContainer:
     return SegmentContainer(container + SEGMENTS_SUFFIX, SEGMENTS_FOLDER + "/")
 
 
+def place_in(given: str, container: str) -> SegmentContainer:
+    """Return our folder for `container` in the container `given`, where other clients may have DLOs, too."""
+    return SegmentContainer(given, f"{container}/{SEGMENTS_FOLDER}/")
+
+
 def place_inside(container: str) -> SegmentContainer:
     """Return the hidden folder in `container` itself."""
     return SegmentContainer(container, SEGMENTS_FOLDER + "/")
@@ -92,7 +97,9 @@ def places_of(container: str, choice: str = AUTO) -> tuple[SegmentContainer, ...
 
     `choice` is as in `SegmentContainerChooser`. Other clients and release 0.1 put them beside, in no folder.
     """
-    given = () if choice in (AUTO, SAME) else (SegmentContainer(choice, f"{container}/"),)
+    given: tuple[SegmentContainer, ...] = ()
+    if choice not in (AUTO, SAME):
+        given = (place_in(choice, container), SegmentContainer(choice, f"{container}/"))
     others = SegmentContainer(container + SEGMENTS_SUFFIX)
     rclone = SegmentContainer(container, RCLONE_FOLDER + "/")
     return (place_beside(container), others, place_inside(container), rclone, *given)
@@ -209,11 +216,7 @@ class SegmentContainerChooser:
     def _wanted(self, container: str) -> SegmentContainer:
         if self._choice in (SAME, container):  # in the container's own folders they would be files
             return place_inside(container)
-        return (
-            place_beside(container)
-            if self._choice == AUTO
-            else SegmentContainer(self._choice, container + "/")
-        )
+        return place_beside(container) if self._choice == AUTO else place_in(self._choice, container)
 
     def _decide(self, container: str) -> SegmentContainer:
         wanted = self._wanted(container)

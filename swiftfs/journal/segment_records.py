@@ -278,7 +278,7 @@ def objects_of(prefix: ObjectName) -> set[ObjectName]:
         found.add(ObjectName(prefix.container, below_ours))
     container, _, rest = key.partition("/")
     if rest:
-        found.add(ObjectName(container, rest))
+        found.add(ObjectName(container, rest.removeprefix(SEGMENTS_FOLDER + "/")))
     return found
 
 

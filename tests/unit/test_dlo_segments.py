@@ -78,6 +78,16 @@ def test_a_moved_dlo_keeps_its_bytes_when_a_large_file_gets_its_old_name(
         assert content(store, ObjectName("box", "kept")) == OLD
 
 
+def test_a_moved_dlo_keeps_its_bytes_in_a_container_that_was_given_for_segments(tmp_path: Path) -> None:
+    store = MemoryStore("box", "bits")
+    store.put(ObjectName("bits", "box/film/0"), OLD, Headers("x/y"))
+    store.put(FILE, b"", Headers("text/plain", {}, {"X-Object-Manifest": "bits/box/film/"}))
+    with harness(store, tmp_path, f"{OPTIONS},segments=bits") as filesystem:
+        filesystem.rename("/film", "/kept")
+        write(filesystem, "/film", NEWER)
+        assert content(store, ObjectName("box", "kept")) == OLD
+
+
 def test_a_dlo_in_the_trash_keeps_its_bytes(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, f"{OPTIONS},trash=30") as filesystem:
         assert filesystem.getattr("/film").size == len(OLD)

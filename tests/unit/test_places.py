@@ -47,7 +47,7 @@ def test_a_file_that_was_closed_before_the_place_is_known_has_its_segments_there
 def test_a_container_given_by_an_option_is_not_replaced(error: StoreError) -> None:
     store = MemoryStore("box")
     refuse(store, "create_container", error)
-    assert str(SegmentContainerChooser(store, "pieces").of("box")) == "pieces/box"
+    assert str(SegmentContainerChooser(store, "pieces").of("box")) == "pieces/box/.swiftfs-segments"
     # Below a folder of its own name they would be files of the mount.
     assert str(SegmentContainerChooser(store, "box").of("box")) == "box/.swiftfs-segments"
 
