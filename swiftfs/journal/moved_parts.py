@@ -10,7 +10,7 @@ from functools import partial
 
 from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Executor
-from swiftfs.errors import BadRequest, NotFound, StoreError, os_error
+from swiftfs.errors import AccessDenied, BadRequest, NotFound, StoreError, os_error
 from swiftfs.journal.moves import MoveItem, Unmoved
 from swiftfs.journal.operations import MoveFolder
 from swiftfs.namespace.entry import is_marker
@@ -76,7 +76,8 @@ class MovedParts:
                 return False
         try:
             return not moving.isdisjoint(self._store.manifest(name).names)
-        except (NotFound, BadRequest):  # another client has deleted or replaced it
+        # Another client has deleted or replaced it, or nobody here may read it.
+        except (NotFound, BadRequest, AccessDenied):
             return False
 
 

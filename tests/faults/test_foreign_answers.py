@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from support.hostile_server import HostileServer, Response, hostile_server
-from support.stores import TEXT, md5, new_container, read
+from support.stores import TEXT, new_container, read
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BadRequest, NotFound, NotSwift
 from swiftfs.objects import Limits, ObjectName
@@ -150,17 +150,6 @@ def test_an_id_is_expected_of_successes_and_of_404s_when_one_had_it(
         delete(404, has_id=True)
     with pytest.raises(NotSwift):
         delete(404, has_id=False)
-
-
-@pytest.mark.parametrize("method", READS)
-def test_without_ids_an_object_is_proved_by_its_etag(
-    hostile: HostileServer, store: SwiftStore, method: str
-) -> None:
-    hostile.response = Response(b"<html>", headers={"Content-Length": "6", "Content-Type": "text/html"})
-    with pytest.raises(NotSwift, match="it has no etag"):
-        READS[method](store, NAME)
-    hostile.response.headers = {**hostile.response.headers, "ETag": md5(b"<html>")}
-    assert store.head(NAME).size == 6
 
 
 def test_a_container_of_another_name_is_not_asked(plain: SwiftStore, swift: SwiftServer) -> None:

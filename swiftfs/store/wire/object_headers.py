@@ -10,7 +10,6 @@ from urllib.parse import unquote, urlsplit
 from swiftfs.errors import BadRequest, Corrupt
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Retrieval
 from swiftfs.paths import is_utf8
-from swiftfs.store.error_map import not_swift
 from swiftfs.store.protocol import Headers
 from swiftfs.store.request import RETRIEVAL_DELAY, RETRIEVAL_STATE
 
@@ -92,18 +91,15 @@ def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> Object
 
 
 def check_described(subject: str, info: ObjectInfo) -> None:
-    """Raise `NotSwift` or `Corrupt` for an object whose ETag and size cannot both be those of any object.
+    """Raise `Corrupt` for an object whose ETag and size cannot both be those of any object.
 
-    A proxy may answer with a page of its own, or spoil the Content-Length of a HEAD: an append to a file that
-    seems to be empty would replace it.
+    A proxy may spoil the Content-Length of a HEAD: an append to a file that seems empty would replace it.
     """
     if info.dlo_prefix is not None:  # its ETag and size are those of its segments, which may be too many
         return
     etag = info.version.etag
-    if not etag:
-        raise not_swift("it has no etag")
     if info.is_slo:
-        is_wrong = info.size == 0 and etag not in EMPTY_SLOS
+        is_wrong = bool(etag) and info.size == 0 and etag not in EMPTY_SLOS
     else:
         is_wrong = (etag == EMPTY_MD5) != (info.size == 0) and is_md5(etag)
     if is_wrong:
