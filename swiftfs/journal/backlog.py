@@ -24,9 +24,8 @@ SYNC_SECONDS = 0.5
 a second of changes."""
 
 
-AWAITED, AWAITED_AWAY = 4, 16
-"""How many tasks that threads wait for may run at once however many the server refuses, and while it does not
-answer."""
+AWAITED = 16
+"""How many tasks that threads wait for may run at once however much the server refuses."""
 
 FOR_UPKEEP = 2
 """Threads for the upkeep: a worker goes on as long as tasks are due, so that others might never end."""
@@ -66,8 +65,7 @@ class Backlog:
         if queue.is_next_awaited():
             # Whoever waits for it waits for no other object, which the server may not serve: an attempt takes
             # as long as a call may.
-            least = min(AWAITED_AWAY if queue.is_away else AWAITED, self.parallel)
-            return queue.awaited_under_way() >= max(most, least)
+            return queue.awaited_under_way() >= max(most, min(AWAITED, self.parallel))
         # While the server does not answer one task finds out when it does again. Otherwise every worker would
         # wait for the whole of its timeout, over and over, and log it.
         return len(queue.under_way) >= (1 if queue.is_away else most)

@@ -352,8 +352,9 @@ class Flush:
             return False
         if last.blocked:  # though it was tried again; or it blocks a task that has taken over
             return True
-        # A caller waits for one attempt only: the pauses before further ones may be too long for it.
-        if last.attempts > self._attempts.setdefault(last, last.attempts) and not last.running:
+        # A caller waits for one attempt only: the pauses before further ones may be too long for it. Also if
+        # another one runs by now: of several tasks that Swift refuses one might run at any moment.
+        if last.attempts > self._attempts.setdefault(last, last.attempts):
             return True
         # What waits for a failed task is not tried before that succeeds.
         return any(map(self._has_failed, last.blockers))

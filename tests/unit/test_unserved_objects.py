@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from support.deadlines import within
-from support.harness import LEFT, ME, harness, put, write
+from support.harness import ANY_END, LEFT, ME, harness, put, sync_all, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from swiftfs.concurrency import sleep
 from swiftfs.errors import Unavailable
 from swiftfs.posix.filesystem import FileSystem
 
@@ -103,3 +105,28 @@ def test_fsyncs_in_an_outage_do_not_wait_for_each_other(tmp_path: Path) -> None:
             for thread in threads:
                 thread.join(within(60))
     assert len(errors) == SEVERAL
+
+
+def test_an_fsync_of_a_folder_ends_when_each_refused_file_below_was_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails, and does not wait for a moment at which none of them is tried again."""
+    monkeypatch.setattr("swiftfs.journal.outcomes.pause_after", lambda _attempts: 0.0)
+    store = MemoryStore("box")
+
+    def hook(method: str, subject: str) -> None:
+        if method == "put":
+            sleep(0.02 + 0.1 * int(subject[-1]))  # so that another one is tried when it fails
+            raise Unavailable(subject)
+
+    with harness(store, tmp_path, "settle=3600,drain=0", close_error=ANY_END) as filesystem:
+        store.hook = hook
+        for number in range(SEVERAL):
+            write(filesystem, f"/{number}", b"x")
+        with ThreadPoolExecutor() as pool:
+            syncing = pool.submit(sync_all, filesystem)
+            try:
+                with pytest.raises(Unavailable):
+                    syncing.result(within(20))
+            finally:
+                store.hook = None
