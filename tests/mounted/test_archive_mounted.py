@@ -110,7 +110,7 @@ def test_thaw_asks_for_the_sealed_segments_of_a_large_file(
     names = [row["name"] for row in connection.get_container(f"{mounted.source}_segments")[1]]
     assert len(names) == 3
     seal(swift, "|".join(map(re.escape, names[1:])).join("()"))
-    seal(swift, f"/{mounted.source}(_segments)?/film.*", state="unsealed")
+    seal(swift, f"/{mounted.source}(_segments/.swiftfs-segments)?/film.*", state="unsealed")
     assert state(file) == "sealed"
     swift.inject(Fault("GET", rf"/{mounted.source}/film\?$", status=409))  # as Swift answers then
     with pytest.raises(OSError, match="busy"):

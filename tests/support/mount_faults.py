@@ -27,7 +27,8 @@ class MountOutcome:
 def outcome(mount_operation: MountOperation, kind: Kind, *, always: bool) -> MountOutcome:
     """Return the outcome of a fault that happens once, or at every attempt."""
     operation = next(one for one in OPERATIONS if one.name == mount_operation.store)
-    operation = replace(operation, meanings={**operation.meanings, **mount_operation.meanings})
+    meanings = {**operation.meanings, **mount_operation.meanings}
+    operation = replace(operation, meanings=meanings, checked=operation.checked or mount_operation.is_empty)
     found = fault_matrix.outcome(operation, kind, always=always)
     if (
         not always

@@ -65,6 +65,7 @@ class MountOperation:
     - `is_asked_twice`: the kernel repeats the call, so that a single final error is not seen
     - `retried_statuses`: statuses after which swiftfs or the kernel repeats the request
     - `unnoticed`: a kind of fault that is noticed later or never
+    - `is_empty`: the object has no bytes, so its ETag is known
     - `needs_listing`: the folder must not have been listed before
     - `is_journaled`: the journal repeats the change after a failure
     - `may_be_refused`: the journal does not repeat it after a refusal
@@ -83,6 +84,7 @@ class MountOperation:
     is_asked_twice: bool = False
     retried_statuses: frozenset[int] = frozenset()
     unnoticed: str = ""
+    is_empty: bool = False
     needs_listing: bool = False
     is_journaled: bool = True
     may_be_refused: bool = False
@@ -196,6 +198,7 @@ MOUNT_OPERATIONS = (
         EMPTY,
         meanings={404: None},
         retried_statuses=STALE,
+        is_empty=True,
         needs_listing=True,
     ),
     MountOperation(

@@ -198,7 +198,8 @@ def test_a_path_in_a_mount_that_died_is_one_line(mounted: Mount, tmp_path: Path)
     gone = os.strerror(errno.ENOTCONN)
     for words, line in {
         ("mount", "--create", "box", inside): f"{inside}: {died}",
-        ("mount", "box", place, "--cache-dir", inside): f"cache folder {inside}: {gone}",
+        ("mount", "box", place, "--cache-dir", inside): f"cache folder {inside} is inside {mounted.path}, "
+        "where a swiftfs is mounted: use another --cache-dir",
         ("mount", "box", place, "-o", f"metrics={inside}/m.prom"): f"option metrics={inside}/m.prom: {gone}",
         ("check", "box", "--against", inside): f"--against {inside}: {gone}",
         ("demo", inside): f"{inside}: {died}",

@@ -116,6 +116,9 @@ class ModelFile:
         is_new = self.map.is_new(segment.start, segment.end)
         if self.map.snapshot is not None or not is_new or not self.map.is_own(segment):
             return
+        # Of two segments of a file that begin at one place only one has evicted blocks.
+        if self.map.remote.blocks.touches(first, first + len(self.segments.get(segment.start, ()))):
+            return
         self.segments[segment.start] = self.truth[first:last]
         self.map.drop(first, last)
         self.map.remote.add(segment, first, last)
