@@ -62,6 +62,8 @@ class Backlog:
     def is_full(self) -> bool:
         """Return whether no more tasks may run now. Lock held."""
         queue, most = self.queue, min(self._limit.now, self.parallel)
+        if len(queue.under_way) >= MOST:
+            return True  # in the queue of the pool a task would not be the next one any more
         if queue.is_next_awaited():
             # Whoever waits for it waits for no other object, which the server may not serve: an attempt takes
             # as long as a call may.

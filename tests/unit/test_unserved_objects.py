@@ -1,5 +1,6 @@
 """Objects that Swift does not serve hold up nobody who waits for another one."""
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from support.memory_store import MemoryStore
 from swiftfs.concurrency import sleep
 from swiftfs.errors import Unavailable
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.server_state import MOST
 
 SEVERAL = 6
 """So many refusals would leave one upload at once."""
@@ -118,3 +120,38 @@ def test_an_fsync_of_a_folder_ends_when_each_refused_file_below_was_tried(
                     syncing.result(within(20))
             finally:
                 store.hook = None
+
+
+def test_an_fsync_is_next_when_all_workers_store_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if two programs wait for files that take long, and many are due."""
+    monkeypatch.setattr("swiftfs.store.server_state.FIRST_FILES", MOST)
+    store = MemoryStore("box")
+    permits, begun = threading.Semaphore(0), itertools.count(1)
+    slow = [0]
+
+    def hook(method: str, subject: str) -> None:
+        if method == "put" and "slow" in subject:
+            slow[0] = next(begun)
+            assert permits.acquire(timeout=within(60))
+
+    with (
+        harness(store, tmp_path, "settle=0.01") as filesystem,
+        ThreadPoolExecutor() as pool,
+    ):
+        store.hook = hook
+        for number in range(MOST + 20):
+            write(filesystem, f"/slow-{number}", b"x")
+        wait_until(lambda: slow[0] == MOST)
+        try:
+            syncing = [pool.submit(fsync_new, filesystem, f"/slow-fsync-{number}") for number in range(2)]
+            queue = filesystem.services.journal._queue
+            wait_until(lambda: sum(task.awaited_hand_in > 0 for task in queue.awake()) == len(syncing))
+            good = pool.submit(fsync_new, filesystem, "/good")
+            wait_until(lambda: sum(task.awaited_hand_in > 0 for task in queue.awake()) == len(syncing) + 1)
+            permits.release(5)
+            assert good.result(within(20)) is None
+        finally:
+            permits.release(1000)
+        assert [one.result(within(60)) for one in syncing] == [None, None]
