@@ -5,7 +5,7 @@ version. What the map names as the source of a block must have the file's text.
 """
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, BlockMap, StoredSegment, block_range
@@ -83,7 +83,7 @@ class ModelFile:
     def resize(self, size: int) -> None:
         if size < self.map.size:
             self.cut(size)
-        else:
+        elif size > self.map.size:
             self.grow(size)
 
     def upload(self) -> None:
@@ -178,6 +178,7 @@ STEPS = st.one_of(
 
 @pytest.mark.usual
 @settings(max_examples=300)
+@example(0, [("copy", (BLOCK + EDGE,)), ("resize", (BLOCK + EDGE,)), ("restart", ())])
 @given(SIZES, st.lists(STEPS, max_size=30))
 def test_each_block_is_where_the_map_says(size: int, steps: list[tuple[str, tuple[int, ...]]]) -> None:
     file = ModelFile(size)
