@@ -122,7 +122,7 @@ class FUSE2(FUSE):
         known = struct.pack("=4di", *self.timeouts.values(), 0.0, 1)  # then come those of `ac_attr_timeout`
         place = ctypes.string_at(connection, STRUCT_BYTES).find(known)
         if place >= 0:
-            self.find_validity(connection + place + 2 * ctypes.sizeof(ctypes.c_double))
+            self.find_validity(connection + place + ctypes.sizeof(ctypes.c_double))
 
     def init(self, connection: int) -> None:
         """Begin."""

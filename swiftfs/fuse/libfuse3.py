@@ -301,7 +301,7 @@ class FUSE3(FUSE):
         config.use_ino = 1
         # With a handle no path is needed, and libfuse need not look for one.
         config.nullpath_ok = 1
-        self.find_validity(ctypes.addressof(config) + type(config).attr_timeout.offset)
+        self.find_validity(ctypes.addressof(config) + type(config).negative_timeout.offset)
         if self.libfuse.version < FIRST_RIGHT:
             answer_init(self._device, connection, has_set_id=self.has_set_id)
 

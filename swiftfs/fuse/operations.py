@@ -99,8 +99,8 @@ class Operations:
         self._fgetattr = filesystem.getattr_handle
         self._moves = filesystem.moves
         self._cut_off = filesystem.cut_off
-        self._validity: ctypes.c_double | None = None
-        self._usual_validity, self._is_cut_off = 0.0, False
+        self._validity: ctypes.Array[ctypes.c_double] | None = None
+        self._usual_validity, self._is_limited = 0.0, False
         self._read = filesystem.read
         self._write = filesystem.write
         self._write_stat = library.write_stat
@@ -120,22 +120,33 @@ class Operations:
                     attributes = self._names.after_move(path, attributes)
             except OSError:
                 self._names.missed(path)
+                if self._moves or self._cut_off or self._is_limited:
+                    self._limit_validity()
                 raise
             self._write_stat(stat, attributes)
-        if self._cut_off or self._is_cut_off:
+        if self._cut_off or self._is_limited:
             self._limit_validity()
         return None
 
     def _limit_validity(self) -> None:
-        """Forbid the kernel to cache sizes while files are cut off: readers must ask for their own."""
-        self._is_cut_off = bool(self._cut_off)
+        """Limit what the kernel may cache while a replaced file has, or shall lose, its name.
+
+        Sizes of files that are cut off: readers must ask for their own. That a name is not there: the mover
+        must find the name, and the kernel would not ask for it.
+        """
+        is_cut_off = bool(self._cut_off)
+        self._is_limited = is_cut_off or bool(self._moves)
         if self._validity is not None:
-            self._validity.value = 0.0 if self._is_cut_off else self._usual_validity
+            usual = self._usual_validity
+            self._validity[:] = [0.0 if self._is_limited else usual, 0.0 if is_cut_off else usual]
 
     def find_validity(self, address: int) -> None:
-        """Use the number at `address` in libfuse's memory: how long the kernel may cache attributes."""
-        self._validity = ctypes.c_double.from_address(address)
-        self._usual_validity = self._validity.value
+        """Use two numbers at `address` in libfuse's memory, of seconds.
+
+        For so long the kernel may cache that a name is not there, and attributes.
+        """
+        self._validity = (ctypes.c_double * 2).from_address(address)
+        self._usual_validity = self._validity[1]
 
     def read_buf(self, path: bytes | None, target: int, size: int, offset: int, file_info: int) -> None:
         """Answer with a range of a local file, which libfuse splices to the kernel."""

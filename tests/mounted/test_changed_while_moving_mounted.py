@@ -137,3 +137,5 @@ def test_a_reader_of_the_older_version_never_gets_another_end(
             wait_until(lambda: errno_of(change, halted) is None)
         assert body_of(handle) == LONG
         assert mapped[:] == LONG
+        # The kernel has asked for the name that the mover moves, also after it was told that it is gone.
+        assert "keeps its name" not in mounted.log.read_text()
