@@ -80,7 +80,7 @@ def _loading(libfuse: str) -> Iterator[None]:
 def _load(libfuse: str) -> None:
     # What fails here fails again, and is reported, where it is needed.
     with contextlib.suppress(Exception):
-        from swiftfs.fuse.choice import load_binding  # noqa: PLC0415
+        from swiftfs.fuse import load_binding  # noqa: PLC0415
 
         load_binding(libfuse)
         importlib.import_module("swiftfs.service.serving")

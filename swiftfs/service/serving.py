@@ -18,7 +18,7 @@ from swiftfs.control.live_options import LiveOptions, live_options
 from swiftfs.control.unmount import DetachWatch, Drain, detach, died
 from swiftfs.errors import SwiftfsError, pluralize
 from swiftfs.filecache.cache_space import CacheSpace
-from swiftfs.fuse.choice import load_binding
+from swiftfs.fuse import load_binding
 from swiftfs.objects import Usage
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
