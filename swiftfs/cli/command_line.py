@@ -1,24 +1,28 @@
-"""How commands read their command line: options as flags, each failure as one line, and shell completion.
+"""How commands read their command line, and what they print but their results.
 
-A group's help has the commands in the order of use. The shell completes the words after `-o` too, and values
-that are chosen from a list.
+Options become flags, each failure is one line, and pending changes have the same words everywhere. The shell
+completes the words after `-o` too, and values that are chosen from a list.
 """
 
 import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
 from swiftfs.config.options import MIB, OPTIONS, SWITCH, Option, parse_age, parse_size
 from swiftfs.config.sources import OPPOSITES, OTHER_NAMES, Setting
-from swiftfs.errors import SwiftfsError, command_line, printable
+from swiftfs.errors import SwiftfsError, command_line, pluralize, printable
+
+if TYPE_CHECKING:
+    from swiftfs.journal.queue_report import QueueReport
 
 WRONG_COMMAND_LINE = 2
 """The exit code for a command line that cannot be understood."""
@@ -34,7 +38,25 @@ FOLDER_IS_GONE = "the current folder was deleted: cd to another one"
 _DID_YOU_MEAN = re.compile(r"\.? \(?Did you mean (?:one of: )?(.+?)\?\)?$")
 """How releases of click write what may be meant."""
 
+KINDS = {
+    "PutFile": "file",
+    "PutSmall": "link or special file",
+    "PutMarker": "folder",
+    "Describe": "attributes",
+    "SetHeaders": "attributes",
+    "Delete": "deletion",
+    "Move": "move",
+    "MoveObject": "move",
+    "MoveFolder": "move",
+}
+"""The names of the journal's operations in what users read."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def complain(message: object) -> None:
+    """Print a message to standard error, in one line that cannot control the terminal."""
+    click.echo(f"swiftfs: {printable(str(message))}", err=True)
 
 
 class OneLineError(click.ClickException):
@@ -42,7 +64,7 @@ class OneLineError(click.ClickException):
 
     def show(self, file: object = None) -> None:  # noqa: ARG002  click's signature
         """Print the line to standard error."""
-        click.echo(f"swiftfs: {printable(self.message)}", err=True)
+        complain(self.message)
 
 
 class WrongCommandLine(OneLineError):
@@ -182,6 +204,34 @@ def _current_folder_exists() -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def counts(report: "QueueReport") -> str:
+    """Return in words how much is not stored yet."""
+    from rich.filesize import decimal  # noqa: PLC0415  few commands need it
+
+    if not report.total:
+        return "nothing is waiting: everything that was closed is in Swift"
+    by_state = (("waiting", report.waiting), ("running", report.running), ("parked", report.parked))
+    states = [(state, count) for state, count in by_state if count]
+    changes = pluralize(report.total, "change")
+    if len(states) == 1:
+        told = f"{changes} {states[0][0]}"
+    else:
+        told = f"{changes}: {', '.join(f'{count:,} {state}' for state, count in states)}"
+    return f"{told}; {decimal(report.bytes)} of files" if report.bytes else told
+
+
+@contextmanager
+def spinner(text: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner on a terminal while the block runs; provide a function that replaces the text."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    from rich.console import Console  # noqa: PLC0415  it takes time to load
+
+    with Console(stderr=True).status(text) as status:
+        yield status.update
 
 
 class GivenText(click.ParamType[Any]):
