@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from threading import Lock
 
-from swiftfs.fuse.choice import load_binding
+from swiftfs.fuse import load_binding
 from swiftfs.objects import Attributes, Caller, FileSpan
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

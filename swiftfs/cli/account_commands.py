@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from swiftfs.cli.group import CommandGroup, examples
-from swiftfs.cli.options import NAME_OR_PATH, TEXT, account_flags, seconds_of
+from swiftfs.cli.command_line import NAME_OR_PATH, TEXT, CommandGroup, account_flags, examples, seconds_of
 
 
 @click.command(

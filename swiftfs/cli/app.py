@@ -9,13 +9,14 @@ import click
 
 from swiftfs import __version__
 from swiftfs.cli.account_commands import cp, restore, share, trash
-from swiftfs.cli.group import CommandGroup, examples
-from swiftfs.cli.options import (
+from swiftfs.cli.command_line import (
     FOLDER,
     MOUNTPOINT,
+    CommandGroup,
     PercentCommand,
     account_flags,
     complete_words,
+    examples,
     option_flags,
     percent_of,
     seconds_of,

@@ -19,9 +19,9 @@ import click
 from msgspec import Struct, to_builtins
 from rich.filesize import decimal
 
+from swiftfs.cli.command_line import complain
 from swiftfs.cli.connection import account_options, cache_roots, connected, mounts_here
 from swiftfs.cli.gc import find_orphans
-from swiftfs.cli.wording import complain
 from swiftfs.concurrency import Executor, Future, new_pool, unix_time_ns
 from swiftfs.config.options import Options
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries

@@ -16,7 +16,7 @@ import platformdirs
 from msgspec import Struct
 
 from swiftfs.attributes import REFRESH_ATTRIBUTE
-from swiftfs.cli.options import given
+from swiftfs.cli.command_line import given
 from swiftfs.config.credentials import account_settings, login_environment
 from swiftfs.config.options import Options
 from swiftfs.config.sources import build_options, gather

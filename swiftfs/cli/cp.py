@@ -13,8 +13,8 @@ import platformdirs
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from swiftfs.cli.command_line import complain, spinner
 from swiftfs.cli.connection import Place, account_options, connected, find_place, journals_here
-from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import new_pool
 from swiftfs.config.cache_dir import COPIES
 from swiftfs.config.options import Options

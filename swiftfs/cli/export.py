@@ -15,10 +15,18 @@ from msgspec import Struct
 from rich.filesize import decimal
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, Stored
-from swiftfs.cli.wording import KINDS, complain, pluralize
+from swiftfs.cli.command_line import KINDS, complain
 from swiftfs.config import cache_dir
 from swiftfs.config.cache_dir import CONTENT, JOURNAL, LOST
-from swiftfs.errors import ConfigurationError, NotAMount, NotYours, SwiftfsError, mount_error, printable
+from swiftfs.errors import (
+    ConfigurationError,
+    NotAMount,
+    NotYours,
+    SwiftfsError,
+    mount_error,
+    pluralize,
+    printable,
+)
 from swiftfs.filecache.block_map import BLOCK, FileRecord, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.sparse_file import next_data, next_hole, synchronize

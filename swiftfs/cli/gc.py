@@ -9,11 +9,11 @@ import click
 from rich.console import Console
 from rich.filesize import decimal
 
+from swiftfs.cli.command_line import complain
 from swiftfs.cli.connection import account_options, connected, journals_here
-from swiftfs.cli.wording import complain, pluralize
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.config.options import Options
-from swiftfs.errors import AccessDenied, printable
+from swiftfs.errors import AccessDenied, pluralize, printable
 from swiftfs.maintenance.orphan_segments import OrphanUpload, ScanProgress, Search, explain_refusal
 from swiftfs.paths import Source
 from swiftfs.store.connect import ConnectedAccount

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from swiftfs.cli.options import given
+from swiftfs.cli.command_line import given
 from swiftfs.config.cache_dir import LOG
 from swiftfs.config.credentials import forget_secrets, login_environment
 from swiftfs.config.sources import build_options, gather

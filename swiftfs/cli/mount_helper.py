@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from swiftfs.cli.app import main as cli
-from swiftfs.cli.group import OneLineCommand, OneLineError, WrongCommandLine
-from swiftfs.cli.options import MOUNTPOINT
+from swiftfs.cli.command_line import MOUNTPOINT, OneLineCommand, OneLineError, WrongCommandLine
 from swiftfs.config.sources import build_options, gather
 from swiftfs.errors import ConfigurationError, DeadMount, SwiftfsError
 from swiftfs.paths import SCHEME, Source

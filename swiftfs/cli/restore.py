@@ -22,8 +22,8 @@ from msgspec.structs import replace
 from rich.filesize import decimal
 
 from swiftfs.attributes import stored_at, stored_at_ns
+from swiftfs.cli.command_line import complain, spinner
 from swiftfs.cli.connection import Place, account_options, connected, find_place
-from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import Executor, new_pool, unix_time
 from swiftfs.config.options import parse_age, parse_date
 from swiftfs.errors import (

@@ -24,7 +24,7 @@ from swiftfs.attributes import (
     THAW_ATTRIBUTE,
     UNPIN_ATTRIBUTE,
 )
-from swiftfs.cli.wording import KINDS, complain, counts, spinner
+from swiftfs.cli.command_line import KINDS, complain, counts, spinner
 from swiftfs.concurrency import Event, new_event, new_pool, sleep
 from swiftfs.config.sources import SET_COMMAND, from_words
 from swiftfs.control.client import flush, mount_of, read_state, retry, set_options, state_of

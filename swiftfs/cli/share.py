@@ -12,8 +12,8 @@ import click
 from msgspec import Struct
 
 from swiftfs.attributes import decode_type
+from swiftfs.cli.command_line import complain
 from swiftfs.cli.connection import Place, account_options, connected, container_of, find_place
-from swiftfs.cli.wording import complain
 from swiftfs.concurrency import unix_time
 from swiftfs.config.options import parse_age, parse_date
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound

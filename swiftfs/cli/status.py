@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from swiftfs.cli.wording import complain
+from swiftfs.cli.command_line import complain
 from swiftfs.concurrency import sleep
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.snapshot import MountStatus

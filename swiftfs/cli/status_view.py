@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from swiftfs.cli.wording import KINDS, counts
+from swiftfs.cli.command_line import KINDS, counts
 from swiftfs.config.options import readable_size, show_size
 from swiftfs.config.prices import Cost, MonthCost
 from swiftfs.control.snapshot import Bounds, MountStatus, Throttling

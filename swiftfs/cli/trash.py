@@ -11,8 +11,8 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
+from swiftfs.cli.command_line import complain, spinner
 from swiftfs.cli.connection import LocalChanges, Place, account_options, connected, container_of
-from swiftfs.cli.wording import complain, spinner
 from swiftfs.concurrency import unix_time
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.errors import ConfigurationError, SwiftfsError, pluralize, printable

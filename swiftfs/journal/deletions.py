@@ -14,11 +14,10 @@ from msgspec.structs import replace
 from swiftfs.concurrency import Executor
 from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.segment_container import SegmentContainer, is_segment_of, places_of
-from swiftfs.journal.conflicts import has_replaced
+from swiftfs.journal.kept_copies import Trash, has_replaced
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.segment_removal import SegmentRemoval
-from swiftfs.journal.trash import Trash
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectName, Page
 from swiftfs.store.protocol import ObjectStore, find_object, iter_pages, readable_rows

@@ -16,9 +16,9 @@ from swiftfs.errors import AlreadyExists, NotBegun, NotFound, StoreError, Unavai
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.background_moves import BackgroundMoves, MoveOutcome
-from swiftfs.journal.conflicts import Conflicts, has_replaced
 from swiftfs.journal.deletions import Deletions, is_file
 from swiftfs.journal.file_upload import FileUpload, SegmentExpiry, with_rule, without_past
+from swiftfs.journal.kept_copies import Conflicts, Trash, has_replaced
 from swiftfs.journal.moves import CopyKeeper, Moved, MoveEvidence, Overwritten, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
@@ -39,11 +39,9 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
-from swiftfs.journal.trash import Trash
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests, Effect
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, find_object, iter_rows
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectMeta, ObjectStore, find_object, iter_rows
 from swiftfs.store.server_state import Presence
 
 log = logging.getLogger(__name__)

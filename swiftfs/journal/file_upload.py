@@ -32,8 +32,17 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.object_meta import DELETE_AT, ObjectMeta, with_delete_at
-from swiftfs.store.protocol import Body, CopyRequest, Headers, ObjectStore, find_object, has_version
+from swiftfs.store.protocol import (
+    DELETE_AT,
+    Body,
+    CopyRequest,
+    Headers,
+    ObjectMeta,
+    ObjectStore,
+    find_object,
+    has_version,
+    with_delete_at,
+)
 
 log = logging.getLogger(__name__)
 

@@ -46,8 +46,7 @@ from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source, is_below, split
 from swiftfs.store.ambiguous import Ambiguity
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import Headers, find_object
+from swiftfs.store.protocol import Headers, ObjectMeta, find_object
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event
 from swiftfs.errors import NotFound, StoreError, os_error
-from swiftfs.journal.moved_parts import MovedParts
 from swiftfs.journal.moves import (
     EMPTY,
     CopyKeeper,
@@ -44,7 +43,7 @@ from swiftfs.journal.moves import (
 )
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.segment_removal import SegmentRemoval
-from swiftfs.journal.shared_copies import SharedCopies
+from swiftfs.journal.shared_copies import MovedParts, SharedCopies
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import AmbiguousRequests

@@ -14,8 +14,7 @@ from swiftfs.filecache.block_set import Blocks
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Record, Row
 from swiftfs.store.ambiguous import Ambiguity
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import Headers, ObjectMeta
 
 
 class Replaced(Struct, frozen=True):

@@ -23,8 +23,7 @@ from swiftfs.journal.task_writer import TaskWriter
 from swiftfs.journal.tasks import Done, Task
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import Ambiguity, Effect
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import Headers, ObjectStore, find_object
+from swiftfs.store.protocol import Headers, ObjectMeta, ObjectStore, find_object
 from swiftfs.store.trash_names import is_restored
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.journal.tasks import Done, Retrying, State, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
-from swiftfs.store.object_meta import MetaValues, ObjectMeta
+from swiftfs.store.protocol import MetaValues, ObjectMeta
 
 _NUMBERS = struct.Struct(">QdQqQ")
 """What differs from file to file: the task's number, when it was made, the size, the mtime, and the bytes of

@@ -39,8 +39,15 @@ from swiftfs.journal.shared_copies import SegmentChanged, headers_of_copy, renam
 from swiftfs.maintenance.copy_records import CopyRecord, CopyRecords, Unfinished
 from swiftfs.maintenance.orphan_segments import may_be_manifest
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import CopyRequest, Headers, Histories, ObjectStore, iter_dlo_segments, iter_rows
+from swiftfs.store.protocol import (
+    CopyRequest,
+    Headers,
+    Histories,
+    ObjectMeta,
+    ObjectStore,
+    iter_dlo_segments,
+    iter_rows,
+)
 
 
 class ReplacedSegments:

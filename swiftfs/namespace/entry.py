@@ -27,7 +27,7 @@ from swiftfs.attributes import (
 from swiftfs.namespace.inodes import folder_inode, inode_of
 from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Record, Row
 from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Folder, escape, plain_marker, slash_marker
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 from swiftfs.store.trash_names import TRASH_FOLDER
 
 

@@ -46,8 +46,7 @@ from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Part, Services
 from swiftfs.posix.write_back import AttributeChanges, MetaChange, Update
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import ObjectMeta, ObjectStore
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from swiftfs.posix.open_file import Changes, HeldDeletion, OpenFile
 from swiftfs.posix.pending import JournaledChange, PendingChanges, trash_key
 from swiftfs.posix.services import Part, Services, in_folder
 from swiftfs.posix.write_back import WriteBack
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 from swiftfs.store.trash_names import TrashNames
 
 log = logging.getLogger(__name__)

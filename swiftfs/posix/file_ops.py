@@ -23,7 +23,7 @@ from swiftfs.posix.pending import PendingChanges, stored_entry, trash_key, unsto
 from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Part, Services, in_folder
 from swiftfs.posix.write_back import AttributeChanges, WriteBack
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
 """Modes of fallocate(2), from `linux/falloc.h`."""

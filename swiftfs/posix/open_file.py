@@ -15,7 +15,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.operations import PutFile
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, ObjectName, PageUse
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 
 
 class HeldDeletion(Struct, frozen=True):

@@ -41,7 +41,7 @@ from swiftfs.objects import History, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.paths import VERSIONS_FOLDER, Folder, join, split
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Part, Services
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 from swiftfs.store.trash_names import TrashNames, is_in_trash
 
 MOST_FOLDERS = 1000

@@ -17,7 +17,7 @@ from swiftfs.paths import is_below
 from swiftfs.posix.open_file import Changes, OpenFile
 from swiftfs.posix.pending import JournaledChange, PendingChanges, unstored_entry
 from swiftfs.posix.services import Part, Services
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 
 log = logging.getLogger(__name__)
 

@@ -22,18 +22,17 @@ from swiftfs.filecache.space import CacheDisk
 from swiftfs.filecache.version_cache import evict_closed
 from swiftfs.filecache.version_index import names_in_order
 from swiftfs.journal.backlog import Backlog
-from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.earlier_changes import EarlierChanges, RecentChanges
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.journal import Journal
+from swiftfs.journal.kept_copies import Conflicts, Trash
 from swiftfs.journal.late_versions import only_here
 from swiftfs.journal.operations import Unreadable, decode_ambiguity, decode_entry, encode
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import ManifestCopier, SharedCopies
-from swiftfs.journal.trash import Trash
 from swiftfs.namespace.entry import Defaults, ForeignTimes
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher

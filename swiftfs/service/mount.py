@@ -15,10 +15,10 @@ from swiftfs.config.credentials import account_settings
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.segment_container import may_hold_bytes_of
+from swiftfs.service.daemon import Termination, block_signals
 from swiftfs.service.first_requests import check_policy, find_source
 from swiftfs.service.monitoring import HEADING, Monitoring
 from swiftfs.service.mountpoint import MountRequest, check_mountpoint
-from swiftfs.service.signals import Termination, block_signals
 from swiftfs.store.connect import ConnectedAccount, connect
 from swiftfs.store.foreign_manifests import MayRead
 from swiftfs.store.throttle import Throttle
@@ -80,7 +80,7 @@ def _loading(libfuse: str) -> Iterator[None]:
 def _load(libfuse: str) -> None:
     # What fails here fails again, and is reported, where it is needed.
     with contextlib.suppress(Exception):
-        from swiftfs.fuse.choice import load_binding  # noqa: PLC0415
+        from swiftfs.fuse import load_binding  # noqa: PLC0415
 
         load_binding(libfuse)
         importlib.import_module("swiftfs.service.serving")

@@ -18,17 +18,16 @@ from swiftfs.control.live_options import LiveOptions, live_options
 from swiftfs.control.unmount import DetachWatch, Drain, detach, died
 from swiftfs.errors import SwiftfsError, pluralize
 from swiftfs.filecache.cache_space import CacheSpace
-from swiftfs.fuse.choice import load_binding
+from swiftfs.fuse import load_binding
 from swiftfs.objects import Usage
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import build
-from swiftfs.service.daemon import notify
+from swiftfs.service.daemon import SignalWatch, Termination, end_loop, log_state, notify
 from swiftfs.service.first_requests import FoundSource, Reconnection, SourceMemory, begin
 from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.mount_caller import NameMover, PageDropper
 from swiftfs.service.mountpoint import MountRequest
-from swiftfs.service.signals import SignalWatch, Termination, end_loop, log_state
 from swiftfs.store.connect import ConnectedAccount
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,7 @@ from msgspec.structs import replace
 
 from swiftfs.concurrency import Rank, new_condition, steady_time
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Record
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import Headers, ObjectMeta
 
 SMALL_BODY = 4096
 """The longest body that is recorded with a request, in bytes: any target of a symbolic link fits."""

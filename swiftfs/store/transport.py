@@ -15,10 +15,15 @@ from swiftfs.concurrency import may_block, monotonic
 from swiftfs.errors import Corrupt, StoreError, TimedOut
 from swiftfs.objects import Count
 from swiftfs.store.auth import Account
-from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
+from swiftfs.store.error_map import (
+    NETWORK_ERRORS,
+    RequestIds,
+    is_refused_as_older,
+    network_error,
+    status_error,
+)
 from swiftfs.store.pool import Connection, ConnectionPool
 from swiftfs.store.request import ANSWER_SECONDS, LONGEST_WORK_SECONDS, RETRIEVAL_STATE, Request
-from swiftfs.store.request_ids import RequestIds
 from swiftfs.store.retry import remaining
 from swiftfs.store.server_state import TOO_MANY, ServerState
 from swiftfs.store.sockets import Limits, Response

@@ -12,7 +12,7 @@ from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.objects import ObjectName
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 
 OWNER = "box of memory"
 MTIME = 1_700_000_000_123_456_789

@@ -10,7 +10,7 @@ from swiftfs import concurrency
 from swiftfs.cli import app
 from swiftfs.control.unmount import died
 from swiftfs.service import serving
-from swiftfs.service.signals import Termination
+from swiftfs.service.daemon import Termination
 
 
 def serve(*arguments: str) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import requests
 
 from swiftfs.errors import os_error
+from swiftfs.fuse import load_binding
 from swiftfs.fuse.binding import FUSE
-from swiftfs.fuse.choice import load_binding
 from swiftfs.fuse.filesystem import FileSystem
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, PageUse
 

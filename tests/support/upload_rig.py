@@ -28,8 +28,7 @@ from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import Body, Headers
+from swiftfs.store.protocol import Body, Headers, ObjectMeta
 
 MIB = 1024 * 1024
 NAME = ObjectName("box", "file")

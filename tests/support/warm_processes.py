@@ -179,7 +179,7 @@ def main(number: int) -> None:
     concurrency.check()
     # After the check, for the locks of modules.
     from swiftfs.cli import app  # noqa: PLC0415
-    from swiftfs.fuse.choice import load_binding  # noqa: PLC0415
+    from swiftfs.fuse import load_binding  # noqa: PLC0415
     from swiftfs.journal import segment_records  # noqa: PLC0415
 
     load_binding(os.environ.get("TEST_FUSE") or "auto")

@@ -110,7 +110,7 @@ def test_the_help_loads_no_command(words: tuple[str]) -> None:
     assert output.startswith(("Usage: swiftfs ", "swiftfs, version "))
     assert heavy(output) == set()
     commands = {name for name in loaded(output) if name.startswith("swiftfs.cli.")}
-    declared = ("app", "group", "options", "account_commands")
+    declared = ("app", "command_line", "account_commands")
     assert commands <= {f"swiftfs.cli.{name}" for name in declared}
 
 

@@ -21,7 +21,7 @@ from swiftfs.filecache.upload_record import RECORDS_KEPT
 from swiftfs.journal.operations import PutFile, decode, encode
 from swiftfs.journal.segment_removal import LATE_SECONDS
 from swiftfs.objects import ObjectName
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 
 pytest_plugins = ["support.writer_fixtures"]
 

@@ -24,8 +24,7 @@ from swiftfs.maintenance.item_check import LOST_AFTER, Finding, Wanted
 from swiftfs.maintenance.other_journals import PendingNames
 from swiftfs.objects import DIRECTORY_TYPE, Limits, Manifest, ObjectName, Segment
 from swiftfs.paths import Source
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import Headers, ObjectMeta
 
 pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 

@@ -26,8 +26,7 @@ from swiftfs.objects import History, ObjectName
 from swiftfs.posix.attribute_ops import parse_moment, show_moment
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.write_back import moment_by_rules
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import Headers, ObjectMeta
 
 pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 

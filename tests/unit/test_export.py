@@ -23,7 +23,7 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Delete, PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import copy_journal, salvage
 from swiftfs.objects import ObjectName, Segment
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 
 PAGE = 4096
 """Bytes in a page of SQLite."""

@@ -25,8 +25,7 @@ from swiftfs.maintenance.other_journals import Journaled, journaled
 from swiftfs.objects import History, Manifest, ObjectName, Segment
 from swiftfs.paths import Source
 from swiftfs.sqlite import make_tables
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import CopyRequest, Headers
+from swiftfs.store.protocol import CopyRequest, Headers, ObjectMeta
 
 MIB = 1024 * 1024
 OURS = "swiftfs-0123456789abcdef0123456789abcdef"

@@ -25,8 +25,7 @@ from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.ambiguous import AmbiguousRequests
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import Sink
+from swiftfs.store.protocol import ObjectMeta, Sink
 
 pytest_plugins = ["support.cache_fixtures", "support.writer_fixtures"]
 

@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from swiftfs.errors import ConfigurationError
-from swiftfs.fuse import library
-from swiftfs.fuse.choice import load_binding
+from swiftfs.fuse import library, load_binding
 from swiftfs.fuse.library import version_number
 
 

@@ -20,7 +20,7 @@ from swiftfs.journal import recovery
 from swiftfs.namespace.entry import Defaults, file_entry
 from swiftfs.objects import ObjectName, Row
 from swiftfs.posix.pending import unstored_entry
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 
 FOLDERS = 300
 

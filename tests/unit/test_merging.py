@@ -21,8 +21,7 @@ from swiftfs.journal.operations import (
     encode,
 )
 from swiftfs.objects import ObjectName
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import Headers, ObjectMeta
 
 NAME = ObjectName("box", "name")
 OLD, NEW = (ObjectMeta("text/plain", Stored(mode=0o100644, mtime_ns=time)) for time in (1, 2))

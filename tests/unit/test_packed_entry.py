@@ -10,7 +10,7 @@ from msgspec.structs import fields
 from swiftfs.attributes import Stored
 from swiftfs.namespace.entry import Entry, PackedEntry, packed, unpacked
 from swiftfs.objects import Attributes, ObjectName
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 
 texts = st.text(max_size=20)
 numbers = st.integers(0, 2**64)

@@ -10,7 +10,7 @@ from msgspec.structs import fields
 from support.options import parse_options
 from support.other_users import NOBODY, as_root
 from swiftfs.cli import app
-from swiftfs.cli.options import given
+from swiftfs.cli.command_line import given
 from swiftfs.config.options import OPTIONS, SWITCH, Options
 from swiftfs.config.sources import (
     OPPOSITES,

@@ -28,7 +28,7 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.moved_view import MovedNames
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 
 ERROR = Unavailable("no answer")
 

@@ -6,8 +6,8 @@ import pytest
 
 from support.log_records import record
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
+from swiftfs.service.daemon import ALWAYS, log_state
 from swiftfs.service.monitoring import Repetition
-from swiftfs.service.signals import ALWAYS, log_state
 
 
 def test_a_line_names_a_pending_change_and_its_reason(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from support.mount_states import NOTHING_WAITS, STATE, shown
+from swiftfs.cli.command_line import KINDS
 from swiftfs.cli.status_view import MOST_ROWS
-from swiftfs.cli.wording import KINDS
 from swiftfs.config.prices import Cost, MonthCost
 from swiftfs.control.snapshot import MountStatus, Throttling, Writing
 from swiftfs.journal import operations

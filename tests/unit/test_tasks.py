@@ -9,7 +9,7 @@ from swiftfs.journal.task_queue import MOST_MOVING, TaskQueue
 from swiftfs.journal.tasks import Blocked, Task, Waiting, nobody_waits
 from swiftfs.objects import ObjectName, Row
 from swiftfs.store.moved_view import MovedNames
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 
 FOLDER, FILE = ObjectName("box", "d"), ObjectName("box", "d/file")
 LINK = PutSpecial(FILE, b"target", ObjectMeta("text/plain", Stored()))

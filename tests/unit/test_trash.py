@@ -29,16 +29,15 @@ from swiftfs.errors import AccessDenied, SwiftfsError, TimedOut, TooLarge, Unava
 from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.database import JournalDB
+from swiftfs.journal.kept_copies import Trash
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_records import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
-from swiftfs.journal.trash import Trash
 from swiftfs.maintenance.trash import TrashBin
 from swiftfs.objects import History, ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.protocol import CopyRequest
+from swiftfs.store.protocol import CopyRequest, ObjectMeta
 from swiftfs.store.trash_names import TrashNames
 
 pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")

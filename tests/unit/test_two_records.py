@@ -17,7 +17,7 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
-from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import ObjectMeta
 
 pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from swiftfs.errors import BadRequest, Corrupt
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Retrieval
 from swiftfs.paths import is_utf8
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import Headers, dlo_prefix
 from swiftfs.store.request import RETRIEVAL_DELAY, RETRIEVAL_STATE
 
 META = "x-object-meta-"
@@ -201,11 +201,6 @@ def symlink_source(headers: Mapping[str, str], base: str) -> ObjectName | None:
     path = urlsplit(value).path
     inside = path.removeprefix(base.rstrip("/") + "/")
     return ObjectName.parse(unquote(inside)) if inside != path else ObjectName(unquote(path), "")
-
-
-def dlo_prefix(value: str | None) -> ObjectName | None:
-    """Read an X-Object-Manifest header: `container/prefix`, percent-encoded (Swift's dlo middleware)."""
-    return None if value is None else ObjectName.parse(unquote(value))
 
 
 def _checked(name: str, value: str) -> str:
