@@ -64,6 +64,8 @@ class Backlog:
         queue, most = self.queue, min(self._limit.now, self.parallel)
         if len(queue.under_way) >= MOST:
             return True  # in the queue of the pool a task would not be the next one any more
+        if queue.is_next_ahead():
+            return False
         if queue.is_next_awaited():
             # Whoever waits for it waits for no other object, which the server may not serve: an attempt takes
             # as long as a call may.

@@ -43,6 +43,7 @@ from swiftfs.journal.task_writer import RecordRename, TaskWriter
 from swiftfs.journal.tasks import Done, Failure, Mode, Task, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, Source
+from swiftfs.store.retry import shared_limit
 
 PROGRESS_SECONDS = 0.2
 """The interval in which `close` reports its progress."""
@@ -274,14 +275,15 @@ class Journal:
             # Beside the record of the move the next process, which finishes moves first, would find that of
             # the deletion, and delete the moved object.
             while tasks := self._before(operation):
-                self._scheduler.attempt(tasks)
+                self._scheduler.attempt(tasks, ahead=True)
             operation = self._outcomes.with_stored_versions(operation)
             deletion = self._queue.superseded_deletion(operation)
             task = self._queue.new_task(path, operation)
+            task.limit = shared_limit()
             task.done = lambda outcome: None if isinstance(outcome, Exception) else moved(task)
             self._writer.begin_move(task, deletion)
             try:
-                self._scheduler.attempt([task])
+                self._scheduler.attempt([task], ahead=True)
             except (SwiftfsError, OSError) as error:
                 # It may still wait for the failed task: a refused move must not be executed later.
                 self._outcomes.cancel(task, error)

@@ -14,6 +14,7 @@ from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, Put
 from swiftfs.journal.outcomes import JournalParts, Outcomes, is_temporary, remnant_tasks
 from swiftfs.journal.tasks import Failure, Flush, Success, Task
 from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.store.retry import sharing
 
 TOGETHER = 32
 """How many tasks end in one commit at most. Each keeps its local file open until then."""
@@ -115,21 +116,29 @@ class Scheduler:
         self._queue.flush_all()
         self._changed.notify_all()
 
-    def attempt(self, tasks: Collection[Task]) -> None:
+    def attempt(self, tasks: Collection[Task], *, ahead: bool = False, needs_all: bool = False) -> None:
         """Execute tasks and their blockers now; return when each has ended or failed. Lock held.
 
+        Those that go `ahead` wait for nobody else's: there may be many that the server does not answer. A
+        caller that `needs_all` does not wait for the others while it answers none.
         If a file is handed in again meanwhile, only its earlier hand-ins count. Raise the error of the
         first one that failed; it is tried again later.
         """
         flush = Flush(tasks)
         for task in flush.wanted:
             task.awaited_hand_in = task.hand_ins
-            self._queue.run_now(task)
+            self._queue.run_now(task, ahead=ahead)
         self._stored.hasten()
         self._changed.notify_all()
         self._waiters += 1
         try:
-            self._changed.wait_for(lambda: self._stopping or flush.is_settled())
+            self._changed.wait_for(
+                lambda: (
+                    self._stopping
+                    or flush.is_settled()
+                    or (needs_all and self._queue.is_away and flush.has_failed())
+                )
+            )
         finally:
             self._waiters -= 1
         if (failed := flush.failed()) is not None:
@@ -205,7 +214,8 @@ class Scheduler:
     def _work(self, batch: list[Task]) -> None:
         """Execute a batch, and then what else may run: this thread is awake already."""
         while batch:
-            stored = self._attempt(batch)
+            with sharing(batch[0].limit):
+                stored = self._attempt(batch)
             batch, due = self._end_batch(batch, stored)
             self._end_stored(due)
 

@@ -39,6 +39,9 @@ MOST_MOVING = 3
 _Due = tuple[float, int, int, State]
 """When a task is due, a number that makes it unique, the task's number, and the state that made the entry."""
 
+AHEAD = -1.0
+"""When a task is due that runs before all others, however many threads wait for those."""
+
 AT_ONCE = 100
 """How many tasks are packed at a time, which takes a millisecond: the journal's lock is held meanwhile."""
 
@@ -294,10 +297,13 @@ class TaskQueue:
         self._chains[name] = [task]
         self._make_due(task)
 
-    def run_now(self, task: Task) -> None:
-        """Make a task due now, even if it is blocked; of a running one, its newer hand-in."""
+    def run_now(self, task: Task, *, ahead: bool = False) -> None:
+        """Make a task due now, even if it is blocked; of a running one, its newer hand-in.
+
+        One that goes `ahead` comes before all others.
+        """
         if not task.running:
-            self.schedule(task, 0.0, task.error)
+            self.schedule(task, AHEAD if ahead else 0.0, task.error)
         # When the running upload has ended, its task would wait for the write delay of the newer hand-in.
         elif task.newer is not None:
             task.newer = replace(task.newer, due=0.0)
@@ -405,6 +411,10 @@ class TaskQueue:
         if self._next_awake(self._due) is None:
             return False
         return self._tasks[self._due[0][2]].awaited_hand_in > 0
+
+    def is_next_ahead(self) -> bool:
+        """Return whether the task that `pop_due` returns first comes before all others."""
+        return self._next_awake(self._due) == AHEAD
 
     def awaited_under_way(self) -> int:
         """Return how many batches run that threads wait for."""

@@ -16,6 +16,7 @@ from swiftfs.journal.commits import Executed, Record
 from swiftfs.journal.merging import merge_while_running
 from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.objects import ObjectInfo, ObjectName, Row
+from swiftfs.store.retry import SharedLimit
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class Task(_WeaklyReferenced, Struct, eq=False):
     A move replaces the deletion of its target, which it `overrides`; if it fails the deletion is
     put back. If it succeeds it may have `left` objects behind that it could not delete. For a folder's
     move, `rows` are the old rows of the objects that it moved, or `later` the tasks that move them in the
-    background.
+    background. Its requests share the time `limit` of its system call.
     """
 
     seq: int
@@ -163,6 +164,7 @@ class Task(_WeaklyReferenced, Struct, eq=False):
     left: tuple[ObjectName, ...] = ()
     rows: tuple[Row, ...] = ()
     later: "tuple[Task, ...]" = ()
+    limit: SharedLimit | None = None
 
     def become(self, state: State) -> None:
         """Change the state; raise `RuntimeError` if that state cannot follow."""
@@ -320,6 +322,10 @@ class Flush:
             self._left.pop()
         # All once more: a task that had failed may run again by now, and succeed.
         return not self._left and all(map(self._is_settled, self._tasks))
+
+    def has_failed(self) -> bool:
+        """Return whether any task has failed."""
+        return any(map(self._has_failed, self._tasks))
 
     def is_done(self) -> bool:
         """Return whether the state of each task when the wait began is in Swift."""

@@ -18,6 +18,7 @@ from swiftfs.errors import FolderTooLarge, Offline, StoreError, TimedOut, printa
 from swiftfs.namespace.listing import PACKED_BYTES, Listing
 from swiftfs.objects import Page
 from swiftfs.paths import Folder
+from swiftfs.store.retry import shared_limit
 
 log = logging.getLogger(__name__)
 
@@ -259,8 +260,7 @@ class ListingFetcher:
         with self._lock:
             if (listing := self._listings.fresh(folder)) is not None:
                 return listing
-            expired = self._listings.get(folder)
-            in_outage = self._outage.lasts
+            expired, in_outage = self._listings.get(folder), self._outage.lasts
             # One request for all threads that want this folder: they wait for its future, not for the lock.
             request = self._joinable(folder)
             if request is None and (expired is None or not in_outage or not self._requests):
@@ -269,7 +269,7 @@ class ListingFetcher:
         # error.
         if expired is None:
             assert request is not None
-            return self._first(folder, request)
+            return self._first(folder, request, in_outage=in_outage)
         if request is not None and wait_all([request], 0 if in_outage else ANSWER_SECONDS):
             if not _is_outage(request.exception()):
                 return request.result()
@@ -289,13 +289,20 @@ class ListingFetcher:
         """Wait for the running requests and end the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _first(self, folder: Folder, request: Future[Listing]) -> Listing:
-        """Return the answer to a request, or what was known at an earlier time if there is none."""
+    def _first(self, folder: Folder, request: Future[Listing], *, in_outage: bool) -> Listing:
+        """Return the answer to a request, or what was known at an earlier time if there is none.
+
+        In an outage that is not waited for.
+        """
+        if in_outage and (known := self._recall(folder)) is not None:
+            return known
         try:
             return request.result()
         except StoreError as error:
             if not _is_outage(error) or (known := self._recall(folder)) is None:
                 raise
+            if (shared := shared_limit()) is not None:
+                shared.failed(error)  # the request was another thread's
             return known
 
     def _joinable(self, folder: Folder) -> Future[Listing] | None:

@@ -26,6 +26,7 @@ from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges, pending_entry, trash_key
 from swiftfs.posix.services import Part, Services
 from swiftfs.posix.write_back import AttributeChanges, WriteBack
+from swiftfs.store.retry import SharedLimit, sharing
 
 NOREPLACE = 1
 """RENAME_NOREPLACE of renameat2(2)."""
@@ -62,7 +63,8 @@ class RenameOps(Part):
         if flags:
             self._check_flags(new, flags)
         if old != new:
-            self._rename(old, new, hides=False)
+            with sharing(SharedLimit()):
+                self._rename(old, new, hides=False)
 
     def _check_flags(self, new: str, flags: int) -> None:
         """Raise `OSError` EINVAL for a flag other than `NOREPLACE`, and EEXIST if stat(2) would find `new`.

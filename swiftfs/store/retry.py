@@ -4,15 +4,15 @@ import hashlib
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from swiftfs.concurrency import may_block, new_event
+from swiftfs.concurrency import may_block, monotonic, new_event
 from swiftfs.errors import (
     AlreadyExists,
     Clash,
@@ -80,6 +80,51 @@ class RetryPolicy(Struct, frozen=True):
 PATIENT = RetryPolicy(deadline=25.0)
 """A program gets the error of an outage before its user gives up. Work in the background gets it as soon: see
 "Retries" in docs/architecture.md."""
+
+
+class SharedLimit:
+    """The time limit that the requests of one system call share as long as none of them is answered.
+
+    Once a request had no answer in its time, the following ones have together a fifth of that, and one
+    attempt each; an answer gives all of them their time again. Several threads may send them, one after
+    another.
+    """
+
+    def __init__(self) -> None:
+        self._end = math.inf
+
+    def seconds(self, most: float) -> float:
+        """Return how long a request is repeated that would otherwise be for `most` seconds."""
+        return min(most, max(0.0, self._end - monotonic()))
+
+    def answered(self) -> None:
+        """Record that a request was answered."""
+        self._end = math.inf
+
+    def failed(self, error: StoreError, most: float = PATIENT.deadline) -> None:
+        """Record how a request ended that was repeated for up to `most` seconds."""
+        if not isinstance(error, Unavailable):
+            self.answered()
+        elif self._end == math.inf:
+            self._end = monotonic() + most / 5
+
+
+_SHARED: ContextVar[SharedLimit | None] = ContextVar("swiftfs_shared_limit", default=None)
+
+
+def shared_limit() -> SharedLimit | None:
+    """Return the limit that this thread's requests share, None if each has its own."""
+    return _SHARED.get()
+
+
+@contextmanager
+def sharing(limit: SharedLimit | None) -> Iterator[None]:
+    """Let the requests that this thread sends inside share a limit."""
+    token = _SHARED.set(limit)
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
 
 
 CLASHES_REPEATED = 4
@@ -343,15 +388,22 @@ class RetryingStore:
         self._state.presence.check()
         if self._closing.is_set():
             raise TimedOut("the mount ends", may_land=False)
-        with deadline(self._policy.deadline) as limit:
+        most, shared = self._policy.deadline, _SHARED.get()
+        with deadline(most if shared is None else shared.seconds(most)) as limit:
             call = _Call(limit.end, clashes)
             while True:
                 try:
-                    return attempt(call)
+                    answer = attempt(call)
                 except StoreError as error:
                     pause = self._pause_after(error, call)
                     if pause is None or not self._has_time_after(pause, call):
+                        if shared is not None:
+                            shared.failed(error, most)
                         raise  # here: in a frame with the error it would be a cycle, see `drop_tracebacks`
+                else:
+                    if shared is not None:
+                        shared.answered()
+                    return answer
 
     def _has_time_after(self, pause: float, call: _Call) -> bool:
         """Wait; return whether another attempt can begin: on a busy machine a pause may take longer."""

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from support.deadlines import within
-from support.harness import ANY_END, LEFT, ME, harness, put, sync_all, write
+from support.harness import ANY_END, LEFT, ME, SHORT_RETRIES, harness, put, sync_all, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from swiftfs.concurrency import sleep
 from swiftfs.errors import Unavailable
+from swiftfs.journal.backlog import AWAITED
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.retry import remaining
 from swiftfs.store.server_state import MOST
 
 SEVERAL = 6
@@ -95,6 +97,64 @@ def test_fsyncs_in_an_outage_do_not_wait_for_each_other(tmp_path: Path) -> None:
         finally:
             refusals.end()
         assert all(one.result(within(60)) is not None for one in syncing)
+
+
+def test_a_rename_does_not_wait_for_fsyncs_however_many(tmp_path: Path) -> None:
+    store = MemoryStore("box")
+    refusals = Refusals(store)
+    with (
+        harness(store, tmp_path, "settle=0.01,drain=0", close_error=LEFT) as filesystem,
+        ThreadPoolExecutor(2 * AWAITED) as pool,
+    ):
+        write(filesystem, "/stored", b"x")
+        sync_all(filesystem)
+        refuse_some(filesystem, refusals)
+        syncing = [pool.submit(fsync_new, filesystem, f"/slow-{number}") for number in range(AWAITED + 5)]
+        try:
+            wait_until(lambda: refusals.slow == AWAITED)
+            pool.submit(filesystem.rename, "/stored", "/renamed").result(within(20))
+        finally:
+            refusals.end()
+        assert all(one.result(within(60)) is not None for one in syncing)
+
+
+def test_the_requests_of_a_rename_in_an_outage_have_one_time_limit_together(tmp_path: Path) -> None:
+    store = MemoryStore("box")
+    left: dict[str, float] = {}
+
+    def hook(method: str, subject: str) -> None:
+        left.setdefault(method, remaining())
+        raise Unavailable(subject)
+
+    with harness(store, tmp_path) as filesystem:
+        write(filesystem, "/old", b"x")
+        store.hook = hook
+        try:
+            with pytest.raises(Unavailable):
+                filesystem.rename("/old", "/new")
+        finally:
+            store.hook = None
+    assert left["head"] <= SHORT_RETRIES.deadline / 5 < left["copy"]  # whether the COPY was made
+
+
+def test_a_folder_is_not_renamed_if_one_of_its_files_cannot_be_stored_in_an_outage(tmp_path: Path) -> None:
+    """It does not wait for the others: there may be many, and each takes its time."""
+    store = MemoryStore("box")
+    refusals = Refusals(store)
+    with (
+        harness(store, tmp_path, "settle=0.01,drain=0", close_error=LEFT) as filesystem,
+        ThreadPoolExecutor() as pool,
+    ):
+        filesystem.mkdir("/folder", 0o755, ME)
+        sync_all(filesystem)
+        for name in ("bad", "slow"):
+            write(filesystem, f"/folder/{name}", b"x")
+        wait_until(lambda: refusals.refused > 0)  # now neither is renamed in the journal alone
+        try:
+            with pytest.raises(Unavailable):
+                pool.submit(filesystem.rename, "/folder", "/other").result(within(20))
+        finally:
+            refusals.end()
 
 
 def test_an_fsync_of_a_folder_ends_when_each_refused_file_below_was_tried(
