@@ -48,6 +48,8 @@ CREATE INDEX heads_by_use ON heads (used);
 """,
 )
 
+_FORGET = "DELETE FROM heads WHERE container = ? AND key = ?"
+
 _RECALL = """
 SELECT heads.key, hash, last_modified, info, checksum, used
 FROM json_each(?) AS wanted CROSS JOIN heads ON container = ? AND heads.key = wanted.value
@@ -86,6 +88,18 @@ class HeadCache:
             self._waiting[state.container, state.key] = state, info
             if len(self._waiting) >= _GROUP or monotonic() - self._written > _GROUP_SECONDS:
                 self._write()
+
+    def forget(self, name: ObjectName) -> None:
+        """Drop the answer for an object, also on the disk: the next mount may see an old listing too."""
+        with self._lock:
+            self._waiting.pop((name.container, name.key), None)
+            if not self._rows:
+                return
+            try:
+                with self._database:
+                    self._database.execute(_FORGET, (name.container, name.key))
+            except sqlite3.Error as error:
+                self._recover(error, damaged=not isinstance(error, sqlite3.OperationalError))
 
     def recall_many(self, states: Iterable[ObjectState]) -> dict[ObjectState, ObjectInfo]:
         """Return the answers that are kept for these states, by one query for each container."""

@@ -1,6 +1,6 @@
 """HEADs for attributes that listings lack: many in parallel, none twice; their answers go into listings."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from msgspec import Struct, field
@@ -12,8 +12,9 @@ from swiftfs.errors import Corrupt, Ghost, NotFound, Offline
 from swiftfs.namespace.entry import Defaults, Entry, ForeignTimes, with_head
 from swiftfs.namespace.head_cache import HeadCache, ObjectState
 from swiftfs.namespace.listing import HeadQueue, Listing
+from swiftfs.namespace.overlay import RecentChange, RecentStore
 from swiftfs.namespace.pending_change import SharedState
-from swiftfs.objects import ObjectInfo
+from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder
 from swiftfs.store.protocol import ObjectStore
 
@@ -28,9 +29,13 @@ PARALLEL = 32
 
 
 class _Request(Struct):
-    """A running HEAD, and the listeners to call with its answer before another may be sent."""
+    """A running HEAD, and the listeners to call with its answer before another may be sent.
+
+    The answer to one that `is_outdated` may be of before a change by this mount.
+    """
 
     listeners: list[Listener]
+    is_outdated: bool = False
     future: Future[ObjectInfo] = field(default_factory=new_future)
 
 
@@ -74,6 +79,17 @@ class HeadFetcher:
         if entry.last_modified and _is_cacheable(entry, info):
             self._cache.remember(key_of(entry), info)
 
+    def forget(self, name: ObjectName) -> None:
+        """Drop all answers about an object that this mount has changed.
+
+        The row of before, with which they were kept, is shown by listings that lag.
+        """
+        with self._lock:
+            running = [key for key in self._requests if ObjectName(key.container, key.key) == name]
+            for key in running:
+                self._requests.pop(key).is_outdated = True
+            self._cache.forget(name)
+
     def ask(self, entry: Entry, listener: Listener | None = None) -> Future[ObjectInfo]:
         """Send a HEAD of the entry's object, or join a running one; return its future.
 
@@ -114,6 +130,9 @@ class HeadFetcher:
             except NotFound as error:
                 self._notify(request, key, error)
                 raise
+            with self._lock:
+                if not request.is_outdated:
+                    self.remember(entry, info)
             self._notify(request, key, info)
             return info
         finally:
@@ -125,7 +144,8 @@ class HeadFetcher:
             with self._lock:
                 listeners, request.listeners = request.listeners, []
                 if not listeners:
-                    del self._requests[key]
+                    if self._requests.get(key) is request:  # not one that was begun since
+                        del self._requests[key]
                     return
             # Without the lock, because a listener takes the namespace's, which comes first.
             for listener in listeners:
@@ -144,7 +164,6 @@ class HeadFetcher:
             if self._is_listed(entry):
                 raise Ghost(f"{entry.object} is listed, but Swift does not have it") from None
             raise
-        self.remember(entry, info)
         return info
 
     def _is_listed(self, entry: Entry) -> bool:
@@ -155,6 +174,32 @@ class HeadFetcher:
         # Another client may have deleted the object since the listing that the entry is from.
         rows = self._store.list_page(name.container, prefix=name.key, limit=1).rows
         return any(row.key == name.key for row in rows)
+
+
+class OutdatedHeads:
+    """A `RecentStore` that also drops the answers about what is stored with new headers.
+
+    A listing that lags shows the row of before, as of an object that has not changed. Not locked: the
+    namespace's lock guards it.
+    """
+
+    def __init__(self, recent: RecentStore | None, head_fetcher: HeadFetcher) -> None:
+        self._recent = recent
+        self._head_fetcher = head_fetcher
+
+    def recall(self) -> Mapping[Folder, Iterator[RecentChange]]:
+        return self._recent.recall() if self._recent is not None else {}
+
+    def keep(self, folder: Folder, change: RecentChange) -> None:
+        # What a rename has moved has none: listings have no row of before.
+        if change.entry is not None and change.entry.meta is not None and change.entry.object is not None:
+            self._head_fetcher.forget(change.entry.object)
+        if self._recent is not None:
+            self._recent.keep(folder, change)
+
+    def forget_below(self, folder: Folder) -> None:
+        if self._recent is not None:
+            self._recent.forget_below(folder)
 
 
 def head_as_listed(store: ObjectStore, entry: Entry) -> ObjectInfo:

@@ -21,7 +21,7 @@ from swiftfs.namespace.entry import (
     with_head,
 )
 from swiftfs.namespace.folder_lister import FolderLister, FolderReader, read_listing
-from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
+from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher, OutdatedHeads
 from swiftfs.namespace.inodes import folder_inode
 from swiftfs.namespace.kept_listings import KeptChanges, KeptListings
 from swiftfs.namespace.listing import Listing, Unlisted
@@ -72,7 +72,8 @@ class Namespace:
         self._lock = new_lock(Rank.NAMESPACE)
         self._listings = Listings(ttl, max_entries)
         self._kept = kept
-        self._overlay = Overlay(recent if kept is None or recent is None else KeptChanges(recent, kept))
+        recent = recent if kept is None or recent is None else KeptChanges(recent, kept)
+        self._overlay = Overlay(OutdatedHeads(recent, head_fetcher))
         self._shared = SharedState(self._lock, self._overlay, self._listings)
         self._completer = EntryCompleter(head_fetcher, defaults, self._shared)
         self._lister = FolderLister(store, head_fetcher, defaults, self._shared, self._completer, kept)
@@ -182,11 +183,18 @@ class Namespace:
             if deferred.pending is None:
                 self._invalidate(path)
                 before = self._overlay.newest(self._source.folder(parent), name)
+                if is_made:
+                    self._forget_heads(path)
                 if is_newest and is_made and before is not None and before.entry is not None:
                     self._record(path, LocalChange(deferred.update(before.entry), monotonic()))
                 elif is_made and self._kept is not None:
                     self._kept.forget(self._source.folder(parent))
             return deferred.pending
+
+    def _forget_heads(self, path: str) -> None:
+        """Drop what HEADs have said about the file or the folder at a path."""
+        for name in (self._source.object(path), slash_marker(self._source.folder(path))):
+            self._head_fetcher.forget(name)
 
     def verify(self, path: str, entry: Entry, *, ask: bool) -> Entry:
         """Return `entry` with its true version, if it has only the one in the Content-Type.
@@ -199,7 +207,11 @@ class Namespace:
         info = self._head_fetcher.recall(entry)
         if info is None and ask:
             info = self._head_fetcher.ask(entry).result()
-        return entry if info is None else self.learn(path, entry, info)
+        if info is None:
+            return entry
+        better = with_head(entry, info, self._defaults)
+        self._refine(path, entry, better)
+        return better
 
     def check(self, path: str, entry: Entry) -> None:
         """Send a HEAD of the entry's object; raise `NotFound`, or `Ghost` if Swift lists the object."""

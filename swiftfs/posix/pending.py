@@ -409,10 +409,20 @@ def _targets(operation: Move | MoveFolder) -> Iterator[ObjectName]:
 
 
 def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
-    """Return the entry of a file as a listing will show it, now that Swift has stored it."""
+    """Return the entry of a file as a listing will show it, now that Swift has stored it.
+
+    Its size may be another one than that of the hand-in: a program may have written to it meanwhile.
+    """
     etag = info.version.etag
     meta = entry.meta or ObjectMeta(entry.media_type).inherit(info)
-    return replace(entry, etag=etag, hash="" if info.is_slo else etag, is_slo=info.is_slo, meta=meta)
+    return replace(
+        entry,
+        attributes=replace(entry.attributes, size=info.size),
+        etag=etag,
+        hash="" if info.is_slo else etag,
+        is_slo=info.is_slo,
+        meta=meta,
+    )
 
 
 def trash_key(entry: Entry | None, trash: TrashNames) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 
 from simulation.adversary import CONTAINER
+from simulation.remnants import Remnants
 from simulation.scheduler import Scheduler
 
 STAYED = re.compile(r"(/\S+): could not be moved to (/\S+), and is at its old name")
@@ -12,6 +13,13 @@ STAYED = re.compile(r"(/\S+): could not be moved to (/\S+), and is at its old na
 
 UNDELETED = re.compile(r"(/\S+): could not be deleted")
 """Says that Swift has refused to delete what is at a path."""
+
+OVERTAKEN = re.compile(
+    r"(/\S+): a request whose answer was lost was carried out late.* cannot be stored again"
+)
+"""Says that a late request has replaced a version of which the mount has no bytes: another client's.
+
+What it has stored stays, also where a rename had moved the file away."""
 
 Stayed = Callable[[str, str], None]
 """Is told the old and the new path of such an object."""
@@ -22,17 +30,18 @@ class UnexpectedErrors(logging.Handler):
 
     `unfinished` gets the keys of what an interrupted rename was to move, if it cannot be finished now, and of
     large objects that were gone from the old place when it was taken up. `stayed` is told what Swift refused
-    to move after its folder's rename, and `undeleted` gets what it refused to delete.
+    to move after its folder's rename. `remnants` are told what it refused to delete, and what a late request
+    has stored over another client's file.
     """
 
     def __init__(
-        self, scheduler: Scheduler, unfinished: list[str], stayed: Stayed, undeleted: set[str]
+        self, scheduler: Scheduler, unfinished: list[str], stayed: Stayed, remnants: Remnants
     ) -> None:
         super().__init__(logging.INFO)
         self._scheduler = scheduler
         self._unfinished = unfinished
         self._stayed = stayed
-        self._undeleted = undeleted
+        self._remnants = remnants
         self._format = logging.Formatter("%(levelname)s %(message)s").format
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -44,7 +53,9 @@ class UnexpectedErrors(logging.Handler):
         if found := STAYED.search(said):
             self._stayed(*found.groups())
         if found := UNDELETED.search(said):
-            self._undeleted.add(found[1])
+            self._remnants.undeleted.add(found[1])
+        if found := OVERTAKEN.search(said):
+            self._remnants.overtaken.add(found[1])
         is_unfinished = record.msg.startswith("the interrupted move") and "cannot be finished" in record.msg
         if is_unfinished or "was gone when its interrupted move" in record.msg:
             assert isinstance(record.args, tuple)

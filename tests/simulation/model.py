@@ -78,6 +78,8 @@ class AfterCut:
     def _is_right(self, path: str, body: bytes | None, found: Mapping[str, bytes | None]) -> bool:
         if path in self.remnants.undeleted or self.remnants.may_be_left(path, body):
             return True
+        if path in self.remnants.overtaken and not any(self._at(path)):
+            return True
         return any(
             self._fits(node, body) or (body in node.past and self._is_elsewhere(node, path, found))
             for node in self._at(path)
@@ -424,7 +426,8 @@ class Model:
             if torn and (own is None or own.optional) and self.remnants.may_be_left(path, body):
                 continue
             if node is None:
-                if (body is None and self._may_be_theirs(path, found)) or path in self.remnants.undeleted:
+                is_left = path in self.remnants.undeleted | self.remnants.overtaken
+                if is_left or (body is None and self._may_be_theirs(path, found)):
                     continue
                 lines.append(Difference("{0} is there, but should not be; it holds {1}", path, body))
             elif (body is None) != node.is_folder:

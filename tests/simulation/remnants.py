@@ -9,12 +9,14 @@ class Remnants:
     """The moves that a kill has interrupted or Swift has refused, and what may be left at old names.
 
     What such a move was moving may be at either name, or at both. `undeleted` are the paths of what Swift has
-    refused to delete; `has_refused` is set when it has refused to move something.
+    refused to delete; `has_refused` is set when it has refused to move something. `overtaken` are those at
+    which a late request has replaced what cannot be stored again: if no program's file is there, that stays.
     """
 
     def __init__(self) -> None:
         self.has_refused = False
         self.undeleted: set[str] = set()
+        self.overtaken: set[str] = set()
         self._moves: list[tuple[str, str]] = []
         self._left: dict[str, set[bytes]] = {}
 

@@ -214,9 +214,7 @@ class _Simulation:
 
     def log_handler(self) -> logging.Handler:
         """Return what learns from the log."""
-        return UnexpectedErrors(
-            self._scheduler, self._unfinished, self._model.stayed, self._model.remnants.undeleted
-        )
+        return UnexpectedErrors(self._scheduler, self._unfinished, self._model.stayed, self._model.remnants)
 
     def mark(self) -> Callable[[], None]:
         """Return what records that all that holds now is synced to the disk."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from support.harness import ME, copy_live, harness, names, read, write
+from support.harness import ME, copy_live, harness, names, put, read, write
 from support.interrupted_moves import leave, row_of
 from support.lagging_store import LaggingStore
 from support.noise import OLD
@@ -353,3 +353,19 @@ def test_an_interrupted_rename_deletes_what_no_listing_shows_if_it_was_copied(
     assert body(store, "e/own") == b"own"
     with pytest.raises(NotFound):
         store.head(source)
+
+
+def test_what_a_program_writes_after_the_close_counts_if_the_upload_has_taken_it(
+    store: LaggingStore, cache: Path
+) -> None:
+    with harness(store, cache, "settle=60") as filesystem:
+        write(filesystem, "/file", b"closed")
+        handle = filesystem.open("/file", os.O_RDWR)
+        put(filesystem, handle, 6, b" and written to")
+        filesystem.services.journal.flush([ObjectName("box", "file")])
+        assert body(store, "file") == b"closed and written to"
+        copy_live(cache, image := cache.with_name("image"))
+        filesystem.release(handle)
+    with harness(store, image, "settle=60") as filesystem:
+        assert filesystem.getattr("/file").size == 21
+        assert read(filesystem, "/file") == b"closed and written to"
