@@ -412,7 +412,10 @@ def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
     """Return the entry of a file as a listing will show it, now that Swift has stored it."""
     etag = info.version.etag
     meta = entry.meta or ObjectMeta(entry.media_type).inherit(info)
-    return replace(entry, etag=etag, hash="" if info.is_slo else etag, is_slo=info.is_slo, meta=meta)
+    # The file may have grown or shrunk between its close and the upload.
+    attributes = replace(entry.attributes, size=info.size)
+    listed = "" if info.is_slo else etag
+    return replace(entry, attributes=attributes, etag=etag, hash=listed, is_slo=info.is_slo, meta=meta)
 
 
 def trash_key(entry: Entry | None, trash: TrashNames) -> str:
