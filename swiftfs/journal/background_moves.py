@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from swiftfs.concurrency import Event, Executor, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, Unavailable
+from swiftfs.journal.moved_parts import MovedParts
 from swiftfs.journal.moves import (
     EMPTY,
     CopyKeeper,
@@ -84,16 +85,20 @@ class BackgroundMoves:
         self._find = partial(find_object, store)
         self._pool = pool
         self._moves = moves
+        self._parts = MovedParts(store, pool)
         self._copies = copies
         self._late = late
 
     def plan(self, operation: MoveFolder, items: Sequence[MoveItem]) -> list[PlannedMove]:
         """Return the old path and the move of each object; none if the folder is to move at once.
 
-        Raise `StoreError` if Swift does not answer about an object that no listing shows.
+        Raise `StoreError` if Swift does not answer about an object that no listing shows; `Unmoved` if an
+        object moves with the objects that have its bytes.
         """
         wanted = operation.background
         if wanted is None or not wanted.objects <= len(items) <= MOST_OBJECTS:
+            return []
+        if not self._parts.may_move_later(operation, items):
             return []
         gone = {*operation.deleted}
         rows = list(
