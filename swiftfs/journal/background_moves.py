@@ -28,7 +28,7 @@ from swiftfs.journal.moves import (
 )
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MoveFolder, MoveObject
-from swiftfs.journal.shared_copies import SharedCopies
+from swiftfs.journal.shared_copies import MovedParts, SharedCopies
 from swiftfs.namespace.entry import is_marker, row_of
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Row
 from swiftfs.paths import escape, join
@@ -84,16 +84,20 @@ class BackgroundMoves:
         self._find = partial(find_object, store)
         self._pool = pool
         self._moves = moves
+        self._parts = MovedParts(store, pool)
         self._copies = copies
         self._late = late
 
     def plan(self, operation: MoveFolder, items: Sequence[MoveItem]) -> list[PlannedMove]:
         """Return the old path and the move of each object; none if the folder is to move at once.
 
-        Raise `StoreError` if Swift does not answer about an object that no listing shows.
+        Raise `StoreError` if Swift does not answer about an object that no listing shows; `Unmoved` if an
+        object moves with the objects that have its bytes.
         """
         wanted = operation.background
         if wanted is None or not wanted.objects <= len(items) <= MOST_OBJECTS:
+            return []
+        if not self._parts.may_move_later(operation, items):
             return []
         gone = {*operation.deleted}
         rows = list(

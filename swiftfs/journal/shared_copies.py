@@ -234,6 +234,11 @@ class SharedCopies:
         self._removal.owners.forget(name)
 
 
+MOST_ASKED = 100
+"""The most HEADs about objects of other clients before a folder moves in the background. They take about as
+long as the COPYs, for which the rename does not wait then."""
+
+
 class MovedParts:
     """Refuses to move a folder with a large object and its parts; `pool` sends the requests.
 
@@ -263,6 +268,17 @@ class MovedParts:
         large = [item for item in items if item.may_share or (is_resumed and _is_foreign(item))]
         self._refuse(operation, items, [item for item in large if item.row is not None and item.row.size])
 
+    def may_move_later(self, operation: MoveFolder, items: Iterable[MoveItem]) -> bool:
+        """As `refuse_slos`, before any COPY; return False if too many HEADs would be needed.
+
+        A HEAD asks about each object of another client. One to which a mount gave attributes names its ETag.
+        """
+        filled = [item for item in items if item.row is not None and item.row.size]
+        if sum(map(_is_foreign, filled)) > MOST_ASKED:
+            return False
+        self._refuse(operation, items, [item for item in filled if _is_foreign(item) or _is_hinted(item)])
+        return True
+
     def _refuse(self, operation: MoveFolder, items: Iterable[MoveItem], large: list[MoveItem]) -> None:
         if not large:
             return
@@ -283,7 +299,7 @@ class MovedParts:
     def _has_parts(self, moving: set[ObjectName], item: MoveItem) -> bool:
         """Return whether an object takes bytes from others that are `moving`."""
         name = item.source
-        if not item.may_share:
+        if not item.may_share and (_is_foreign(item) or not _is_hinted(item)):
             info = find_object(self._store, name)
             if info is not None and (prefix := info.dlo_prefix) is not None:
                 others = (one for one in moving if one != name and one.container == prefix.container)
@@ -300,6 +316,12 @@ class MovedParts:
 def _is_foreign(item: MoveItem) -> bool:
     """Return whether a listed object may be another client's: it lacks our mode."""
     return item.row is not None and decode_type(item.row.content_type)[1].mode is None
+
+
+def _is_hinted(item: MoveItem) -> bool:
+    """Return whether a listed object has bytes and names the ETag of an SLO: a DLO has none in a listing."""
+    row = item.row
+    return row is not None and row.size > 0 and decode_type(row.content_type)[1].slo is not None
 
 
 def _may_be_dlo(item: MoveItem) -> bool:

@@ -3,7 +3,7 @@
 A tag is an extended attribute, 0 if there is none. To see one takes a HEAD.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -43,6 +43,11 @@ class Values:
         if is_handed_in:
             self.possible = frozenset({value})
 
+    def add(self, other: "Values") -> None:
+        """Let the values of another file be right, too."""
+        self.possible = self.possible | other.possible if self.possible and other.possible else frozenset()
+        self.past |= other.past
+
     def forget(self) -> None:
         """Let any value be right."""
         self.possible = frozenset()
@@ -64,10 +69,12 @@ class KnownAttributes:
         self._kinds = (("mode", self._modes), ("time", self._times), ("tag", self._tags))
         self._calls = 0
 
-    def created(self, node: Node) -> None:
-        """Record that a file is made."""
-        self._modes[node] = Values(frozenset({NEW_MODE}), frozenset({NEW_MODE}))
-        self._tags[node] = Values(frozenset({0}), frozenset({0}))
+    def created(self, node: Node, stayed: Collection[Node] = ()) -> None:
+        """Record that a file is made. If one of `stayed` is there, it is truncated, and keeps what it has."""
+        for values, value in ((self._modes, NEW_MODE), (self._tags, 0)):
+            values[node] = Values(frozenset({value}), frozenset({value}))
+            for one in stayed:
+                values[node].add(values.get(one, Values()))
 
     def written(self, node: Node) -> None:
         """Record that the bytes of a file change, and so its time."""

@@ -217,11 +217,14 @@ class Model:
         if sure or not (self.moving_folder or is_target):
             self.due[path] = body
 
-    def replaced(self, path: str) -> None:
-        """Record that what is at a path is replaced: it may be a file that has stayed there."""
-        for one in self.remnants.twins_of_left(path):
-            for node in [world[one] for world in self.worlds if one in world]:
-                node.dropped = not node.is_folder
+    def replaced(self, path: str) -> list[Node]:
+        """Record that what is at a path is replaced; return the files that may have stayed there."""
+        places = self.remnants.twins_of_left(path)
+        nodes = [world[one] for one in places for world in self.worlds if one in world]
+        files = [node for node in nodes if not node.is_folder]
+        for node in files:
+            node.dropped = True
+        return files
 
     def lost(self, path: str) -> None:
         """Record that another client has replaced what is to move to a path, before it was copied."""

@@ -331,9 +331,8 @@ class Program:
             self._parent(path)
             self._model.touch(path)
             if node is None:
-                self._model.replaced(path)
                 node = self._model.new()
-                self._attributes.created(node)
+                self._attributes.created(node, self._model.replaced(path))
                 with self._model.change(added(path, node)):
                     number = self._call(lambda: self._fs.create(path, 0o644, os.O_WRONLY | os.O_TRUNC, ME))
                 node.rewritten = []

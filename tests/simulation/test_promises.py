@@ -301,3 +301,22 @@ def test_a_time_that_was_set_stays_until_the_file_is_written() -> None:
     assert attributes.problems({"/b": b"1"}, {"/b": (0o644, 5)}) != []
     attributes.written(node)
     assert attributes.problems({"/b": b"1"}, {"/b": (0o644, 5)}) == []
+
+
+def test_a_file_that_is_made_where_one_has_stayed_may_keep_its_mode() -> None:
+    model = model_with(a=b"1")
+    node, attributes = file(model, "/a"), KnownAttributes(model, has_refusals=False)
+    attributes.created(node)
+    with attributes.change_mode(node) as mode:
+        pass
+    with model.change(moved("/a", "/b")):
+        pass
+    assert model.replaced("/a") == []
+    model.stayed("/a", "/b")
+    newer = model.new()
+    attributes.created(newer, model.replaced("/a"))
+    with model.change(added("/a", newer)):
+        newer.closed(b"2")
+    for right in (mode, 0o644):
+        assert attributes.problems({"/a": b"2"}, {"/a": (right, 5)}) == []
+    assert attributes.problems({"/a": b"2"}, {"/a": (0o777, 5)}) != []

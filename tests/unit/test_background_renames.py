@@ -29,7 +29,9 @@ from support.outdated_store import OutdatedStore
 from support.stored_objects import as_of_now, body, foreign, keys
 from swiftfs.errors import AccessDenied, Unavailable
 from swiftfs.journal.queue_report import QueueReport, RenameProgress
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
 
 
 @pytest.fixture
@@ -313,7 +315,8 @@ def test_the_requests_are_those_of_a_rename_that_waits_and_few_listings(
     store: MemoryStore, cache: Path
 ) -> None:
     for number in range(COUNT, 300):
-        foreign(store, f"d/{number}", b"%d" % number)
+        own = Headers("text/plain;mode=0100644")
+        store.put(ObjectName("box", f"d/{number}"), b"%d" % number, own)
     with harness(store, cache, OPTIONS) as filesystem:
         store.requests.clear()
         filesystem.rename("/d", "/e")
@@ -321,5 +324,6 @@ def test_the_requests_are_those_of_a_rename_that_waits_and_few_listings(
         sent = Counter(method for method, _ in store.requests)
     assert sent["copy"] == 301
     assert sent["delete_many"] + sent["delete"] == 2
-    assert sent["head"] <= 3  # of the last object, for which no listing is requested
+    # About those of another client, and the last object, for which no listing is requested.
+    assert sent["head"] <= COUNT + 1 + 3
     assert sent["list_page"] <= 3 + 2 * 2

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from support.fault_operations import content
-from support.harness import harness, read
+from support.halted_moves import Halt
+from support.harness import harness, read, sync_all, write
 from support.interrupted_moves import interrupted, remounted
 from support.memory_store import MemoryStore
 from support.noise import OLD
 from support.stored_objects import copy, keys
 from swiftfs.errors import NotFound
+from swiftfs.journal import shared_copies
 from swiftfs.journal.moves import Unmoved
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
@@ -84,11 +86,56 @@ def test_a_folder_without_the_parts_moves(tmp_path: Path, make: Make) -> None:
         store.head(MOVIE)
 
 
-def test_a_rename_in_the_background_looks_for_the_parts_of_a_dlo(tmp_path: Path) -> None:
-    store = with_dlo("d/seg/")
-    with harness(store, tmp_path, "background_rename=1,settle=0.1") as filesystem:
+BACKGROUND = "background_rename=1,settle=0.1,segment_size=1M"
+
+
+@BOTH
+def test_a_rename_in_the_background_looks_for_the_parts_before_it_copies(tmp_path: Path, make: Make) -> None:
+    store = make("d/seg/")
+    with harness(store, tmp_path, BACKGROUND) as filesystem:
+        assert refused(filesystem) == errno.EXDEV
+        assert "copy" not in [method for method, _ in store.requests]
+    assert content(store, MOVIE) == OLD
+
+
+def test_it_finds_them_when_this_mount_has_changed_the_attributes(tmp_path: Path) -> None:
+    store = with_slo("d/seg/")
+    with harness(store, tmp_path, BACKGROUND) as filesystem:
+        filesystem.chmod("/d/movie", 0o600)
+        sync_all(filesystem)
         assert refused(filesystem) == errno.EXDEV
     assert content(store, MOVIE) == OLD
+
+
+def test_it_asks_about_the_objects_of_others_alone(tmp_path: Path) -> None:
+    store = with_slo("parts/")
+    with harness(store, tmp_path, BACKGROUND) as filesystem:
+        write(filesystem, "/d/own", b"own")
+        write(filesystem, "/d/own large", OLD)
+        sync_all(filesystem)
+        store.requests.clear()
+        halt = Halt(store, "copy")
+        filesystem.rename("/d", "/e")
+        asked = sorted(one for one in store.requests if one[0] in ("head", "manifest"))
+        halt.go_on()
+    large = [("manifest", "box/d/movie"), ("manifest", "box/d/own large")]
+    # An empty object may be a DLO.
+    assert asked == [("head", "box/d/empty"), ("head", "box/d/movie"), ("head", "box/d/plain"), *large]
+
+
+@pytest.mark.parametrize("prefix", ["parts/", "d/seg/"])
+def test_with_many_objects_of_others_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    monkeypatch.setattr(shared_copies, "MOST_ASKED", 1)
+    store = with_slo(prefix)
+    with harness(store, tmp_path, BACKGROUND) as filesystem:
+        if prefix == "parts/":
+            filesystem.rename("/d", "/e")
+            assert not [key for key in keys(store) if key.startswith("d/")]
+        else:
+            assert refused(filesystem) == errno.EXDEV
+            assert content(store, MOVIE) == OLD
 
 
 @BOTH

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from support.harness import ME, copy_live, harness, names, put, read, write
+from support.harness import ME, copy_live, harness, names, put, read, sync_all, write
 from support.interrupted_moves import leave, row_of
 from support.lagging_store import LaggingStore
 from support.noise import OLD
@@ -182,6 +182,28 @@ def test_another_client_s_newer_change_counts(
         with pytest.raises((FileNotFoundError, Ghost)):
             read(filesystem, "/deleted")
         assert read(filesystem, "/changed") == read(filesystem, "/made again") == b"theirs"
+
+
+@pytest.mark.parametrize("lags", [True, False])
+@pytest.mark.parametrize("size", [4, len(OLD)])
+def test_a_file_that_grew_after_its_close_has_the_size_that_was_stored(
+    store: LaggingStore, cache: Path, lags: bool, size: int
+) -> None:
+    image = cache.with_name("image")
+    with harness(store, cache, "ttl=0,segment_size=1M,settle=60") as filesystem:
+        store.stop()
+        growing = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+        write(filesystem, "/file", OLD[:size])
+        put(filesystem, growing, size, b"more")
+        sync_all(filesystem)
+        assert filesystem.getattr("/file").size == size + 4
+        copy_live(cache, image)
+        filesystem.release(growing)
+    if not lags:
+        store.go_on()
+    with harness(store, image, OPTIONS) as filesystem:
+        assert filesystem.getattr("/file").size == size + 4
+        assert read(filesystem, "/file") == OLD[:size] + b"more"
 
 
 @pytest.mark.parametrize("has_marker", [True, False])
