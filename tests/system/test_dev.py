@@ -1,10 +1,11 @@
-"""`./dev demo` for who has just cloned the repository: what it installs, and one line when it cannot."""
+"""`./dev`: what it installs for who has just cloned the repository, and which tests it runs."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,11 @@ TOOLS = (
     "cut",
     "touch",
     "uname",
+    "nproc",
+    "df",
+    "awk",
+    "od",
+    "tr",
 )
 """What the script uses of a small system."""
 
@@ -45,14 +51,14 @@ class Machine:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def demo(self) -> subprocess.CompletedProcess[str]:
-        """Type `./dev demo`."""
+    def dev(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Type `./dev`."""
         environment = {
             "PATH": str(self.programs),
             "SWIFTFS_VENV": str(self.venv),
             "TMPDIR": str(self._folder),
         }
-        command = [str(ROOT / "dev"), "demo"]
+        command = [str(ROOT / "dev"), *words]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -75,18 +81,19 @@ def test_without_sudo_the_line_for_root_is_printed(machine: Machine) -> None:
     machine.add("id", "echo 1000")
     machine.add("apt-get", "echo never; exit 1")
     expected = "./dev: run this as root, then ./dev again: apt-get update && apt-get install -y fuse3"
-    assert last_line(machine.demo()) == expected
+    assert last_line(machine.dev("demo")) == expected
 
 
 def test_without_apt_the_packages_are_named(machine: Machine) -> None:
     machine.add("id", "echo 1000")
-    assert last_line(machine.demo()) == "./dev: install the packages that provide: fuse3"
+    assert last_line(machine.dev("demo")) == "./dev: install the packages that provide: fuse3"
 
 
 def test_a_refusal_of_apt_is_one_line(machine: Machine) -> None:
     machine.add("id", "echo 0")
     machine.add("apt-get", "echo Reading package lists >&2; echo 'E: no network' >&2; echo >&2; exit 100")
-    assert last_line(machine.demo()).startswith("./dev: apt-get update fails: E: no network (all of it: ")
+    line = last_line(machine.dev("demo"))
+    assert line.startswith("./dev: apt-get update fails: E: no network (all of it: ")
 
 
 @pytest.mark.parametrize(("program", "library"), [("fusermount", ".so.2"), ("fusermount3", "3.so.3")])
@@ -98,7 +105,7 @@ def test_only_the_packages_of_the_demo_are_installed(
     machine.add("pip", f'echo "$@" >> {tmp_path}/calls', machine.venv / "bin")
     machine.add("swiftfs", f'echo "$@" >> {tmp_path}/calls', machine.venv / "bin")
     for _ in range(2):
-        assert machine.demo().returncode == 0
+        assert machine.dev("demo").returncode == 0
     calls = (tmp_path / "calls").read_text().splitlines()
     assert "-r requirements/demo.txt" in calls[0]
     assert calls[1].endswith("--no-deps -e .")
@@ -111,7 +118,7 @@ def test_only_the_packages_of_the_demo_are_installed(
 def test_a_refusal_of_pip_is_one_line(machine: Machine) -> None:
     machine.add("fusermount", "true")
     machine.add("pip", "echo WARNING: Retrying; echo 'ERROR: no such release'; exit 1", machine.venv / "bin")
-    line = last_line(machine.demo())
+    line = last_line(machine.dev("demo"))
     assert line.startswith(
         "./dev: the Python packages cannot be installed: ERROR: no such release (all of it: "
     )
@@ -127,3 +134,45 @@ def test_the_packages_locked_for_the_demo_are_those_of_the_tests() -> None:
 
     assert locked("demo.txt") <= locked("test.txt")
     assert os.access(ROOT / "dev", os.X_OK)
+
+
+@pytest.fixture
+def pytest_words(machine: Machine) -> Callable[..., list[str]]:
+    """What pytest gets from `./dev test` with these words, on a machine that has all packages."""
+    for program in ("fusermount", "rsync", "git", "fio", "sqlite3"):
+        machine.add(program, "true")
+    machine.add("ldconfig", "echo libfuse3.so.3 libfuse.so.2")
+    machine.add("pip", "true", machine.venv / "bin")
+    machine.add("python", 'printf "%s\\n" "$@"', machine.venv / "bin")
+
+    def words(*arguments: str) -> list[str]:
+        result = machine.dev("test", *arguments)
+        assert result.returncode == 0, result
+        module, name, *others = result.stdout.splitlines()
+        assert (module, name) == ("-m", "pytest")
+        return others
+
+    return words
+
+
+@pytest.mark.parametrize("tier", ["", "fast", "slow", "all", "fuse2"])
+def test_options_alone_change_neither_the_tier_nor_its_processes(
+    pytest_words: Callable[..., list[str]], tier: str
+) -> None:
+    words = [tier] if tier else []
+    without = pytest_words(*words)
+    assert "worksteal" in without
+    options = ["-k", "a word", "--durations=9"]
+    assert pytest_words(*words, *options) == [*without, *options]
+
+
+@pytest.mark.parametrize(
+    "chosen", ["tests/system", "tests/system/test_dev.py", "tests/system/test_dev.py::test_a[1]"]
+)
+def test_named_tests_are_of_any_tier_and_run_in_one_process(
+    pytest_words: Callable[..., list[str]], chosen: str
+) -> None:
+    assert pytest_words("-x", chosen) == ["-x", chosen]
+    tier, *others = pytest_words("fast", chosen)[1:]
+    assert "not slow" in tier
+    assert others == [chosen]
