@@ -122,7 +122,7 @@ class CarriedTasks:
         """Hold the tasks that need no request, and execute the others; raise the error of one that fails."""
         while rest := self._divide():
             # The lock is released meanwhile: the next turn looks at what has come of all of them.
-            self._scheduler.attempt(rest, needs_all=True)
+            self._scheduler.attempt(rest)
 
     def release(self) -> None:
         """Let the tasks be executed."""

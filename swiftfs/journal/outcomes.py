@@ -207,7 +207,7 @@ class Outcomes:
                 task.ambiguous, task.operation = True, attempted(task.operation)
             task.take_newer()
             self._note_outage(task, error)
-            if self._hand_over(task):
+            if self._hand_over(task, error):
                 return
             if isinstance(error, ChangedDuringUpload):
                 # A PUT was answered, but the file was truncated meanwhile. The stored version is ours: with
@@ -218,9 +218,7 @@ class Outcomes:
                 pause = 0.0 if task.is_awaited or self._writer.is_closing else pause_after(1)
                 self._queue.schedule(task, monotonic() + pause, task.error)
                 return
-            task.attempts += 1
-            # Whoever waited gets the error. From now on a change of the file has its write delay again.
-            task.awaited_hand_in, task.reported = 0, False
+            self._count_failure(task, error)
             if again:
                 pause = max(pause_after(task.attempts), _asked_pause(error))
                 self._queue.schedule(task, monotonic() + pause, error)
@@ -267,10 +265,9 @@ class Outcomes:
     def _block_in_memory(self, task: Task, failure: Failure) -> None:
         """Block a task without a record, or end a move, because the record cannot be written. Lock held."""
         task.take_newer()
-        task.attempts += 1
+        self._count_failure(task, failure)
         if task in self._queue and not isinstance(task.operation, Move | MoveFolder):
             task.become(Blocked(failure))
-            task.awaited_hand_in = 0
         else:
             task.become(Cancelled(failure))
             self._queue.remove(task)
@@ -412,10 +409,11 @@ class Outcomes:
                 return True
             return any(self._queue.tail(name) is not task for name in names)
 
-    def _hand_over(self, task: Task) -> bool:
+    def _hand_over(self, task: Task, error: Failure) -> bool:
         """Merge a file that could not be stored into the next task if that replaces it; return whether.
 
-        The state in between is not needed. Lock held.
+        The state in between is not needed. The `error` counts as one of that task: a file that is replaced
+        again and again might never have another. Lock held.
         """
         followers = [other for other in self._queue.chain(names_of(task.operation)[0]) if other is not task]
         if not _replaced_by(followers):
@@ -433,10 +431,18 @@ class Outcomes:
         newer.promised |= task.promised
         task.successor = newer
         self._writer.end(task, Cancelled(), [newer])
-        if task.awaited_hand_in:
+        if not isinstance(error, ChangedDuringUpload):
+            newer.attempts = max(newer.attempts, task.attempts)
+            self._count_failure(newer, error)
+        elif task.awaited_hand_in:
             newer.awaited_hand_in = newer.hand_ins
             self._queue.run_now(newer)
         return True
+
+    def _count_failure(self, task: Task, error: Failure) -> None:
+        task.count_failure(error)
+        task.reported = False
+        self._queue.failures += 1
 
     def _note_outage(self, task: Task, error: Failure) -> None:
         if not isinstance(error, Unavailable) or self._queue.is_away:

@@ -12,6 +12,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.moves import PlannedMove, Remnant, etag_of
 from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
 from swiftfs.journal.outcomes import JournalParts, Outcomes, is_temporary, remnant_tasks
+from swiftfs.journal.task_queue import AHEAD, ALONE, AMONG_OTHERS
 from swiftfs.journal.tasks import Failure, Flush, Success, Task
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.retry import sharing
@@ -74,7 +75,7 @@ class Scheduler:
 
     `changed` is the journal's lock, which guards the queue and every field. It is notified when a task may
     run earlier than at `_looks_at`, when the thread looks by itself, and of the end of each task while
-    `_waiters` wait for one. `outcomes` ends the attempts.
+    others wait for one (`_waits`). `outcomes` ends the attempts.
     """
 
     def __init__(self, parts: JournalParts, outcomes: Outcomes) -> None:
@@ -93,7 +94,7 @@ class Scheduler:
         self._stored = StoredFiles()
         self._stopping = False
         self._looks_at = -math.inf
-        self._waiters = 0
+        self._waits = list[Flush]()
 
     def start(self) -> None:
         """Start the thread."""
@@ -116,39 +117,44 @@ class Scheduler:
         self._queue.flush_all()
         self._changed.notify_all()
 
-    def attempt(self, tasks: Collection[Task], *, ahead: bool = False, needs_all: bool = False) -> None:
-        """Execute tasks and their blockers now; return when each has ended or failed. Lock held.
+    def attempt(self, tasks: Collection[Task], *, ahead: bool = False) -> None:
+        """Execute tasks and their blockers now; return when all have ended. Lock held.
 
-        Those that go `ahead` wait for nobody else's: there may be many that the server does not answer. A
-        caller that `needs_all` does not wait for the others while it answers none.
+        Those that go `ahead` wait for nobody else's: there may be many that the server does not answer.
         If a file is handed in again meanwhile, only its earlier hand-ins count. Raise the error of the
-        first one that failed; it is tried again later.
+        first one that fails, at once; it is tried again later, as are the others then.
         """
-        flush = Flush(tasks)
+        flush = Flush(tasks, self._queue.failures)
+        due = AHEAD if ahead else ALONE if len(tasks) == 1 else AMONG_OTHERS
         for task in flush.wanted:
             task.awaited_hand_in = task.hand_ins
-            self._queue.run_now(task, ahead=ahead)
+            self._queue.run_now(task, due)
         self._stored.hasten()
         self._changed.notify_all()
-        self._waiters += 1
+        self._waits.append(flush)
         try:
-            self._changed.wait_for(
-                lambda: (
-                    self._stopping
-                    or flush.is_settled()
-                    or (needs_all and self._queue.is_away and flush.has_failed())
-                )
-            )
+            self._changed.wait_for(lambda: self._stopping or flush.is_settled(self._queue.failures))
         finally:
-            self._waiters -= 1
+            self._waits.remove(flush)
         if (failed := flush.failed()) is not None:
+            self._put_off(flush.wanted)
             # The caller learns it from this exception: `status`, `flush` and the unmount must not report it
             # again.
             self._outcomes.refusals.forget(failed)
-            assert failed.error is not None
-            raise failed.error
+            error = failed.error or failed.failure
+            assert error is not None
+            raise error
         if not flush.is_done():
             raise SwiftfsError("the mount is ending")
+
+    def _put_off(self, tasks: Collection[Task]) -> None:
+        """Let tasks run after those of others: the wait for them has ended with an error. Lock held."""
+        awaited = {task for flush in self._waits for task in flush.wanted}
+        for task in tasks:
+            if task.awaited_hand_in and not task.ended and task not in awaited:
+                task.awaited_hand_in = 0
+                if not task.running:
+                    self._queue.schedule(task, monotonic(), task.error)
 
     def look(self) -> None:
         """Wake those who wait for a task, and the thread if a task may run before it looks itself. Lock held.
@@ -157,7 +163,7 @@ class Scheduler:
         """
         self._queue.rest()
         # The change may have ended a task, or begun to: a deletion cancels what was not stored yet.
-        if self._waiters or min(self._next_due(), self._stored.due) < self._looks_at:
+        if self._waits or min(self._next_due(), self._stored.due) < self._looks_at:
             self._changed.notify_all()
 
     def _next_due(self) -> float:
@@ -230,7 +236,7 @@ class Scheduler:
                 self._queue.moving -= 1
             if stored is not None:
                 self._stored.add(stored)
-                if self._waiters or self._stopping:
+                if self._waits or self._stopping:
                     self._stored.hasten()
             due, following = self._stored.take_due(), self._begin_batch()
             self._look_after_end()

@@ -39,8 +39,8 @@ MOST_MOVING = 3
 _Due = tuple[float, int, int, State]
 """When a task is due, a number that makes it unique, the task's number, and the state that made the entry."""
 
-AHEAD = -1.0
-"""When a task is due that runs before all others, however many threads wait for those."""
+AHEAD, ALONE, AMONG_OTHERS = -2.0, -1.0, 0.0
+"""When tasks are due that threads wait for: those of a rename, one that is waited for alone, and many."""
 
 AT_ONCE = 100
 """How many tasks are packed at a time, which takes a millisecond: the journal's lock is held meanwhile."""
@@ -56,8 +56,9 @@ class TaskQueue:
 
     `under_way` are the batches of tasks that run; `moving` counts those of MoveObjects. These have a heap of
     their own: there may be thousands, and others must not wait for them. What they move is in `moved` until
-    they have ended. `is_away` is True if the server did not answer the last change, nor any that has ended
-    since that began; `last_success` is when one has succeeded, in monotonic seconds.
+    they have ended. `failures` counts the attempts that have failed. `is_away` is True if the server did not
+    answer the last change, nor any that has ended since that began; `last_success` is when one has succeeded,
+    in monotonic seconds.
 
     Tasks about one name run one after the other. A deletion or move also waits for the markers of the folders
     it may leave empty, so that no folder disappears for a moment. All others run in parallel.
@@ -77,6 +78,7 @@ class TaskQueue:
         self._last = 0
         self.under_way: list[list[Task]] = []
         self.moving = 0
+        self.failures = 0
         self.is_away = False
         self.last_success = -math.inf
 
@@ -297,13 +299,15 @@ class TaskQueue:
         self._chains[name] = [task]
         self._make_due(task)
 
-    def run_now(self, task: Task, *, ahead: bool = False) -> None:
+    def run_now(self, task: Task, due: float = AMONG_OTHERS) -> None:
         """Make a task due now, even if it is blocked; of a running one, its newer hand-in.
 
-        One that goes `ahead` comes before all others.
+        `due` is one of the three constants; the task keeps an earlier one that another thread has given it.
         """
+        if isinstance(task.state, Waiting | Retrying):
+            due = min(due, task.state.due)
         if not task.running:
-            self.schedule(task, AHEAD if ahead else 0.0, task.error)
+            self.schedule(task, due, task.error)
         # When the running upload has ended, its task would wait for the write delay of the newer hand-in.
         elif task.newer is not None:
             task.newer = replace(task.newer, due=0.0)
@@ -406,15 +410,11 @@ class TaskQueue:
             if Folder(name.container, name.key).is_below(folder)
         ]
 
-    def is_next_awaited(self) -> bool:
-        """Return whether a thread waits for the task that `pop_due` returns first."""
-        if self._next_awake(self._due) is None:
-            return False
-        return self._tasks[self._due[0][2]].awaited_hand_in > 0
-
-    def is_next_ahead(self) -> bool:
-        """Return whether the task that `pop_due` returns first comes before all others."""
-        return self._next_awake(self._due) == AHEAD
+    def next_urgency(self) -> float | None:
+        """Return when the task is due that `pop_due` returns first, None if no thread waits for it."""
+        due = self._next_awake(self._due)
+        is_awaited = due is not None and self._tasks[self._due[0][2]].awaited_hand_in > 0
+        return due if is_awaited else None
 
     def awaited_under_way(self) -> int:
         """Return how many batches run that threads wait for."""

@@ -119,7 +119,8 @@ class Task(_WeaklyReferenced, Struct, eq=False):
     A task waits for its `blockers`, and its `dependents` wait for it.
 
     - `state` is what it waits for or has become; only `become` changes it. `attempts` counts those that have
-      failed. `reported` is True if a call has raised the error of the last one.
+      failed, and `failure` is the error of the last of them, also if the task has changed since. `reported`
+      is True if a call has raised it.
     - For a `promised` task a call, or an earlier process, has reported success: the failure of a later
       call about the same name does not drop it.
     - An `ambiguous` task was sent before, perhaps by an earlier process, and not refused: Swift may have
@@ -151,6 +152,7 @@ class Task(_WeaklyReferenced, Struct, eq=False):
     ambiguous: bool = False
     successor: "Task | None" = None
     attempts: int = 0
+    failure: Failure | None = None
     flush_mark: int | None = None
     flush_hand_in: int = 0
     newer: "HandIn | None" = None
@@ -216,6 +218,11 @@ class Task(_WeaklyReferenced, Struct, eq=False):
         """Record that an attempt begins, after the last `commit` of the database."""
         self.become(Running(self.error, monotonic()))
         self.sent_hand_in, self.sent_commit = self.hand_ins, commit
+
+    def count_failure(self, error: Failure) -> None:
+        """Record that an attempt has failed. Whoever waited for it gets the error, and waits no more."""
+        self.attempts += 1
+        self.failure, self.awaited_hand_in = error, 0
 
     def executed(self) -> Executed:
         """Return what the attempt has executed: not the newer hand-in, if there is one."""
@@ -306,26 +313,25 @@ class Flush:
     to another one meanwhile, which then counts instead. The journal's lock is held for every call.
     """
 
-    def __init__(self, tasks: Collection[Task]) -> None:
+    def __init__(self, tasks: Collection[Task], failures: int) -> None:
         self.wanted = with_blockers(tasks)
         self._tasks = tasks
+        self._failures = failures
         self._attempts = {task: task.attempts for task in self.wanted}
         self._hand_ins = {task: task.hand_ins for task in self.wanted}
         self._left = list(tasks)
 
-    def is_settled(self) -> bool:
-        """Return whether each task is done or has failed.
+    def is_settled(self, failures: int) -> bool:
+        """Return whether all tasks are done, or one has failed; `failures` counts those of the journal.
 
-        This is called after every change of any task, so it checks one task until that is settled.
+        The thread gets an error then, and does not wait for the others: of many that Swift refuses each takes
+        as long as a call may. This is called after every change of any task, so it checks one until that is
+        done, and all only after a failure.
         """
-        while self._left and self._is_settled(self._left[-1]):
+        while self._left and self._is_done(self._left[-1]):
             self._left.pop()
-        # All once more: a task that had failed may run again by now, and succeed.
-        return not self._left and all(map(self._is_settled, self._tasks))
-
-    def has_failed(self) -> bool:
-        """Return whether any task has failed."""
-        return any(map(self._has_failed, self._tasks))
+        is_failure, self._failures = failures != self._failures, failures
+        return not self._left or (is_failure and self.failed() is not None)
 
     def is_done(self) -> bool:
         """Return whether the state of each task when the wait began is in Swift."""
@@ -333,17 +339,7 @@ class Flush:
 
     def failed(self) -> Task | None:
         """Return the first failed task of those wanted and those that took over; None if none has failed."""
-        tasks = set(self._tasks)
-        for task in (*self.wanted, *with_blockers(task.last() for task in self._tasks)):
-            last = task.last()
-            # A blocker that ended does not block any more, even if it failed.
-            counts = last.ended or not self._is_done(task) if task in tasks else not last.ended
-            if last.error is not None and counts:
-                return last
-        return None
-
-    def _is_settled(self, task: Task) -> bool:
-        return self._is_done(task) or self._has_failed(task)
+        return next((failed for task in self._tasks if (failed := self._failed(task)) is not None), None)
 
     def _is_done(self, task: Task) -> bool:
         last = task.last()
@@ -352,18 +348,27 @@ class Flush:
         # return.
         return last.is_stored(self._hand_ins.setdefault(last, last.hand_ins))
 
-    def _has_failed(self, task: Task) -> bool:
+    def _failed(self, task: Task) -> Task | None:
+        """Return the task that has failed, of one of `tasks` and its blockers."""
         last = task.last()
         if last.ended:
-            return False
-        if last.blocked:  # though it was tried again; or it blocks a task that has taken over
-            return True
+            return last if last.error is not None else None
+        return None if self._is_done(task) else self._hindrance(task)
+
+    def _hindrance(self, task: Task) -> Task | None:
+        last = task.last()
+        if last.ended:  # it does not block any more, even if it failed
+            return None
+        # One that has taken over counts the attempts before that, if they have failed.
+        before = self._attempts.setdefault(last, min(self._attempts.get(task, last.attempts), last.attempts))
         # A caller waits for one attempt only: the pauses before further ones may be too long for it. Also if
-        # another one runs by now: of several tasks that Swift refuses one might run at any moment.
-        if last.attempts > self._attempts.setdefault(last, last.attempts):
-            return True
+        # another one runs by now: of several tasks that Swift refuses one might run at any moment. What is
+        # parked was tried, or blocks a task that has taken over.
+        if last.blocked or last.attempts > before:
+            return last
         # What waits for a failed task is not tried before that succeeds.
-        return any(map(self._has_failed, last.blockers))
+        found = (self._hindrance(blocker) for blocker in last.blockers)
+        return next((one for one in found if one is not None), None)
 
 
 def with_blockers(tasks: Iterable[Task]) -> list[Task]:
