@@ -23,10 +23,6 @@ SYNC_SECONDS = 0.5
 """The interval in which the database and the local files are synced to the disk: a power cut loses less than
 a second of changes."""
 
-
-AWAITED = 16
-"""How many tasks that threads wait for may run at once however much the server refuses."""
-
 FOR_UPKEEP = 2
 """Threads for the upkeep: a worker goes on as long as tasks are due, so that others might never end."""
 
@@ -52,27 +48,12 @@ class Backlog:
         self.queue = TaskQueue(self.uses, moved)
         self.changed = new_condition(Rank.JOURNAL)
         self.parallel = parallel
-        self._limit = limit
+        self.limit = limit
         self.workers = new_pool("operation", MOST + FOR_UPKEEP)  # a thread is only made when it is needed
         self._db = db
         self._removal = removal
         self._stopping = new_event()
         self._thread: Thread | None = None
-
-    def is_full(self) -> bool:
-        """Return whether no more tasks may run now. Lock held."""
-        queue, most = self.queue, min(self._limit.now, self.parallel)
-        if len(queue.under_way) >= MOST:
-            return True  # in the queue of the pool a task would not be the next one any more
-        if queue.is_next_ahead():
-            return False
-        if queue.is_next_awaited():
-            # Whoever waits for it waits for no other object, which the server may not serve: an attempt takes
-            # as long as a call may.
-            return queue.awaited_under_way() >= max(most, min(AWAITED, self.parallel))
-        # While the server does not answer one task finds out when it does again. Otherwise every worker would
-        # wait for the whole of its timeout, over and over, and log it.
-        return len(queue.under_way) >= (1 if queue.is_away else most)
 
     def start_uploads_for_space(self) -> bool:
         """Begin to store files, because they fill the disk; return whether any task is not parked."""

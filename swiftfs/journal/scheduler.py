@@ -15,6 +15,7 @@ from swiftfs.journal.outcomes import JournalParts, Outcomes, is_temporary, remna
 from swiftfs.journal.tasks import Failure, Flush, Success, Task
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.retry import sharing
+from swiftfs.store.server_state import MOST
 
 TOGETHER = 32
 """How many tasks end in one commit at most. Each keeps its local file open until then."""
@@ -65,6 +66,9 @@ meanwhile, so that this thread need not wake up, and wake a worker, for each of 
 MOST_SENT = 20
 """Texts recorded of the versions that attempts to store a file have sent; the latest are kept."""
 
+AWAITED = 16
+"""How many tasks that threads wait for may run at once however much the server refuses."""
+
 BATCH = 1000
 """Deletions sent together: a server answers a bulk delete of this size before its clients time out."""
 
@@ -88,7 +92,6 @@ class Scheduler:
         self._late = parts.late
         self._outcomes = outcomes
         self._backlog = backlog
-        self._workers = backlog.workers
         self._thread = new_thread(self._run, "scheduler")
         self._stored = StoredFiles()
         self._stopping = False
@@ -150,6 +153,22 @@ class Scheduler:
         if not flush.is_done():
             raise SwiftfsError("the mount is ending")
 
+    def _is_full(self) -> bool:
+        """Return whether no more tasks may run now. Lock held."""
+        queue, backlog = self._queue, self._backlog
+        most = min(backlog.limit.now, backlog.parallel)
+        if len(queue.under_way) >= MOST:
+            return True  # in the queue of the pool a task would not be the next one any more
+        if queue.is_next_ahead():
+            return False
+        if queue.is_next_awaited():
+            # Whoever waits for it waits for no other object, which the server may not serve: an attempt takes
+            # as long as a call may.
+            return queue.awaited_under_way() >= max(most, min(AWAITED, backlog.parallel))
+        # While the server does not answer one task finds out when it does again. Otherwise every worker would
+        # wait for the whole of its timeout, over and over, and log it.
+        return len(queue.under_way) >= (1 if queue.is_away else most)
+
     def look(self) -> None:
         """Wake those who wait for a task, and the thread if a task may run before it looks itself. Lock held.
 
@@ -162,8 +181,7 @@ class Scheduler:
 
     def _next_due(self) -> float:
         """Return when the next task may run; infinite while all workers are busy: the end of one notifies."""
-        due = None if self._backlog.is_full() else self._queue.next_due()
-        return math.inf if due is None else due
+        return math.inf if self._is_full() else self._queue.next_due()
 
     def _run(self) -> None:
         while not self._stopping:
@@ -171,7 +189,7 @@ class Scheduler:
             if batch:
                 # No more batches are handed out than the pool has threads: a task that becomes urgent (fsync)
                 # does not wait behind others in the pool's queue.
-                self._workers.submit(self._work, batch)
+                self._backlog.workers.submit(self._work, batch)
             self._end_stored(stored)
 
     def _next_batch(self) -> tuple[list[Task], list[Success]]:
@@ -187,15 +205,14 @@ class Scheduler:
                 batch, stored = self._begin_batch(), self._stored.take_due()
                 if batch or stored:
                     return batch, stored
-                due = min(self._next_due(), self._writer.held.next_due(), self._stored.due)
-                self._looks_at = due
+                self._looks_at = due = min(self._next_due(), self._writer.held.next_due(), self._stored.due)
                 self._changed.wait(None if due == math.inf else max(LEAST_WAIT, due - monotonic()))
                 self._looks_at = -math.inf
         return [], []
 
     def _begin_batch(self) -> list[Task]:
         """Begin an attempt of a task that may run now, and of others for the same requests. Lock held."""
-        if self._stopping or self._backlog.is_full() or (task := self._queue.pop_due(monotonic())) is None:
+        if self._stopping or self._is_full() or (task := self._queue.pop_due(monotonic())) is None:
             return []
         batch = [task]
         if isinstance(task.operation, Delete):
@@ -297,10 +314,7 @@ class Scheduler:
             operation = self._prepare(task, operation, cached_file)
             # Without the journal's lock: a hand-in, which close(2) waits for, only needs that lock.
             info = self._executor.put_file(
-                operation,
-                cached_file,
-                partial(self._record_sent, task),
-                ambiguous=task.ambiguous,
+                operation, cached_file, partial(self._record_sent, task), ambiguous=task.ambiguous
             )
         except (SwiftfsError, OSError) as error:
             # The manifest of a patch may have no answer, and the upload of the whole file after it a refusal.

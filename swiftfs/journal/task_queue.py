@@ -408,9 +408,7 @@ class TaskQueue:
 
     def is_next_awaited(self) -> bool:
         """Return whether a thread waits for the task that `pop_due` returns first."""
-        if self._next_awake(self._due) is None:
-            return False
-        return self._tasks[self._due[0][2]].awaited_hand_in > 0
+        return self._next_awake(self._due) < math.inf and self._tasks[self._due[0][2]].awaited_hand_in > 0
 
     def is_next_ahead(self) -> bool:
         """Return whether the task that `pop_due` returns first comes before all others."""
@@ -420,34 +418,32 @@ class TaskQueue:
         """Return how many batches run that threads wait for."""
         return sum(any(task.awaited_hand_in for task in batch) for batch in self.under_way)
 
-    def next_due(self) -> float | None:
-        """Return when the next task can run (monotonic seconds), None while all wait for other tasks."""
+    def next_due(self) -> float:
+        """Return when the next task can run (monotonic seconds): never while all wait for other tasks."""
         due = self._next_awake(self._due)
-        sleeping = self._sleeping.first()
-        if sleeping is not None and (due is None or sleeping.due < due):
-            due = sleeping.due
-        if self._due_moves and (move := self._next_awake(self._due_moves)) is not None:
+        if (sleeping := self._sleeping.first()) is not None:
+            due = min(due, sleeping.due)
+        if (move := self._next_awake(self._due_moves)) < due:
             is_awaited = self._tasks[self._due_moves[0][2]].is_awaited
-            if self.moving < (MOST_MOVING if is_awaited else 1) and (due is None or move < due):
+            if self.moving < (MOST_MOVING if is_awaited else 1):
                 due = move
         return due
 
-    def _next_awake(self, heap: list[_Due]) -> float | None:
+    def _next_awake(self, heap: list[_Due]) -> float:
         # A task that waits for others loses its entry here; `remove` makes a new one when they have ended.
         while heap and not self._counts(heap[0]):
             heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        return heap[0][0] if heap else math.inf
 
     def pop_due(self, now: float) -> Task | None:
         """Return a task that may run at `now`, and remove its due entry; it stays in the queue."""
-        due = self.next_due()
-        if due is None or due > now:
+        if (due := self.next_due()) > now:
             return None
         if (sleeping := self._sleeping.first()) is not None and sleeping.due == due:
             self._wake(sleeping.name)
         # The others first: they are few, and a program may wait for one.
-        is_other = (other := self._next_awake(self._due)) is not None and other <= now
-        return self._tasks[heapq.heappop(self._due if is_other else self._due_moves)[2]]
+        heap = self._due if self._next_awake(self._due) <= now else self._due_moves
+        return self._tasks[heapq.heappop(heap)[2]]
 
     def waiting_moves(self, first: Task, most: int) -> list[Task]:
         """Return `first` and others of its kind that could run, due or not: one request looks at many.

@@ -1,5 +1,7 @@
 """The queue in memory: what may run, and what waits for what."""
 
+import math
+
 import pytest
 
 from swiftfs.attributes import Stored
@@ -73,7 +75,7 @@ def test_a_task_is_due_once_at_the_time_that_was_set_last(queue: TaskQueue) -> N
     assert queue.pop_due(5.0) is task
     task.begin(0)
     task.become(Blocked(OSError()))
-    assert queue.next_due() is None
+    assert queue.next_due() == math.inf
     queue.run_now(task)
     assert queue.next_due() == 0.0
 
@@ -83,8 +85,8 @@ def test_one_batch_of_moves_runs_at_once_and_more_only_for_a_call_that_waits(que
     move = add(queue, MoveObject(FILE, ObjectName("box", "e/file"), row, FolderPaths("/d", "/e", 1)))
     assert queue.next_due() == 0.0
     queue.moving = 1
-    assert queue.next_due() is None
+    assert queue.next_due() == math.inf
     move.awaited_hand_in = 1
     assert queue.next_due() == 0.0
     queue.moving = MOST_MOVING
-    assert queue.next_due() is None
+    assert queue.next_due() == math.inf

@@ -15,7 +15,7 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from swiftfs.concurrency import sleep
 from swiftfs.errors import Unavailable
-from swiftfs.journal.backlog import AWAITED
+from swiftfs.journal.scheduler import AWAITED
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.retry import remaining
 from swiftfs.store.server_state import MOST
