@@ -3,12 +3,9 @@
 import errno
 import os
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 def printable(text: str) -> str:
@@ -42,12 +39,6 @@ def in_words(seconds: float) -> str:
             rest = whole % size // next_size
             return f"{whole // size} {name}" + (f" {rest} {next_name}" if rest else "")
     return f"{whole} s"
-
-
-def check_transition(what: str, following: Mapping[T, Collection[T]], before: T, after: T) -> None:
-    """Raise `RuntimeError` if `what` cannot change from `before` to `after`: that is not in its table."""
-    if after not in following[before]:
-        raise RuntimeError(f"{what} cannot change from {before} to {after}")
 
 
 class SwiftfsError(Exception):

@@ -2,11 +2,14 @@
 
 import hashlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum, auto
 from types import MappingProxyType
+from typing import TypeVar
 
 from msgspec import Struct, field
+
+T = TypeVar("T")
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -25,6 +28,12 @@ def equal_but(left_out: str, one: Struct, other: object) -> bool:
     """Return whether two values are of one type and have the same fields, but for one."""
     names = (name for name in one.__struct_fields__ if name != left_out)
     return type(one) is type(other) and all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def check_transition(what: str, following: Mapping[T, Collection[T]], before: T, after: T) -> None:
+    """Raise `RuntimeError` if `what` cannot change from `before` to `after`: that is not in its table."""
+    if after not in following[before]:
+        raise RuntimeError(f"{what} cannot change from {before} to {after}")
 
 
 class ObjectName(Record, frozen=True, order=True):

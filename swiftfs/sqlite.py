@@ -19,11 +19,9 @@ log = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-
 LITTLE = 128 * 1024
 """With fewer free bytes of disk a "disk I/O error" counts as a full disk: SQLite reports a full disk only for
 some of its files."""
-
 
 KEPT = 2 * 1024 * 1024
 """Free bytes of disk that are left to the journal, in all that others write to the cache folder. Without them

@@ -44,7 +44,6 @@ from swiftfs.store.trash_names import as_restored, parse
 PARALLEL = 8
 """How many objects are copied at once; the server does the work."""
 
-
 AT_ONCE = 500
 """How many objects wait to be copied at most: a folder may have millions."""
 

@@ -245,7 +245,6 @@ _AMOUNT = Kind("AMOUNT", _parse_amount)
 _RULES = Kind("FOLDER=AGE;…", parse_rules, show_rules)
 _PLACE = Kind("auto|same|CONTAINER", _parse_place)
 
-
 _DESCRIBED: list[tuple[Kind, str]] = []
 """The kind and help of each option, in the order of the fields of `Options`."""
 

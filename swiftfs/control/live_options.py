@@ -167,7 +167,6 @@ def _month() -> str:
 
 log = logging.getLogger(__name__)
 
-
 LIVE = (
     *("bwlimit", "tpslimit", "budget"),
     *("read_ahead", "prefetch", "cache_size", "uploads", "settle", "drain"),

@@ -16,17 +16,16 @@ from pathlib import Path
 from msgspec import Struct
 
 from swiftfs.concurrency import Executor, Rank, new_condition
-from swiftfs.errors import CutFile, check_transition, os_error
+from swiftfs.errors import CutFile, os_error
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, BlockMap, FileRecord, block_range
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.space import Space
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, next_data, next_hole, punch_hole
-from swiftfs.objects import Manifest, ObjectName
+from swiftfs.objects import Manifest, ObjectName, check_transition
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
-
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 

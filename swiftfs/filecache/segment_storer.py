@@ -23,12 +23,11 @@ from swiftfs.errors import (
     PreconditionFailed,
     QuotaExceeded,
     StoreError,
-    check_transition,
 )
 from swiftfs.filecache.block_map import StoredSegment
 from swiftfs.filecache.sparse_file import FrozenCopy, is_hole, is_in_memory, map_zeros, next_data, next_hole
 from swiftfs.filecache.upload_record import SharedUploads, UploadRecord
-from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment
+from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment, check_transition
 from swiftfs.store.protocol import Body, CopyRequest, Headers
 from swiftfs.store.server_state import MOST, ParallelLimit
 

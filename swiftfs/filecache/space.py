@@ -81,7 +81,6 @@ class Space:
 
 UNLIMITED = Space()
 
-
 MIB = 1024 * 1024
 
 STEP = 8 * MIB

@@ -37,7 +37,6 @@ _MIB = 1024 * 1024
 _SECTOR = 512
 """The unit of `st_blocks` in bytes, whatever the file system's own is (inode(7))."""
 
-
 RESERVED = 128
 """Descriptors that programs do not get: the journal needs them to sync and store what was closed. Where the
 limit is low, a quarter of it."""

@@ -12,7 +12,6 @@ from enum import Enum
 from msgspec import Struct
 
 from swiftfs.concurrency import Executor, Lock, steady_time
-from swiftfs.errors import check_transition
 from swiftfs.filecache.segment_container import (
     LONGEST_KEY,
     SegmentContainer,
@@ -20,7 +19,7 @@ from swiftfs.filecache.segment_container import (
     place_inside,
 )
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.objects import Manifest, ObjectName, equal_but
+from swiftfs.objects import Manifest, ObjectName, check_transition, equal_but
 from swiftfs.store.protocol import ObjectStore
 
 RECORDS_KEPT = 3

@@ -32,7 +32,6 @@ from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-
 ANSWER_PIECE = 1024 * 1024
 """Bytes of an answer that are in memory at a time, however large the answer is."""
 

@@ -61,12 +61,10 @@ INSERT INTO session VALUES ('');
 )
 """`used` grows with every row, so it orders rows by last use: a file in use has no row."""
 
-
 TOGETHER = 64
 """So many rows are written at once: a commit for each small file takes longer than all else about it."""
 
 _COLUMNS = "name, present, checked, bytes, inode, size, mtime, ctime, manifest"
-
 
 _INSERT = (
     f"INSERT INTO files ({_COLUMNS}, checksum, object, pinned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

@@ -83,7 +83,6 @@ log = logging.getLogger("swiftfs.fuse")
 
 OptionValue = str | int | float | bool
 
-
 SHARED_OPTIONS: Mapping[str, OptionValue] = {
     # libfuse looks at mtime and size at each open, and the kernel keeps its pages of the file only if both
     # are as they were and the look did not fail: see `Library.mark_for_drop`.

@@ -88,7 +88,6 @@ _header = struct.Struct("=IiQ")
 _answer = struct.Struct("=IIIIHHIIHH32x")
 """`struct fuse_init_out`: version, max_readahead, flags, background, threshold, max_write, grain, pages."""
 
-
 _FIRST_REQUEST = 2
 """The number of a connection's first request (`fuse_get_unique` in fs/fuse/dev.c); all others wait for it."""
 

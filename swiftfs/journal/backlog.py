@@ -13,7 +13,7 @@ from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_removal import SegmentRemoval
-from swiftfs.journal.task_queue import AHEAD, ALONE, TaskQueue
+from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.store.moved_view import MovedNames
 from swiftfs.store.server_state import MOST, ParallelLimit
 
@@ -53,29 +53,12 @@ class Backlog:
         self.queue = TaskQueue(self.uses, moved)
         self.changed = new_condition(Rank.JOURNAL)
         self.parallel = parallel
-        self._limit = limit
+        self.limit = limit
         self.workers = new_pool("operation", MOST + AWAITED + FOR_UPKEEP)  # threads are only made when needed
         self._db = db
         self._removal = removal
         self._stopping = new_event()
         self._thread: Thread | None = None
-
-    def is_full(self) -> bool:
-        """Return whether no more tasks may run now. Lock held."""
-        queue, most = self.queue, min(self._limit.now, self.parallel)
-        if (urgency := queue.next_urgency()) is None:
-            # While the server does not answer one task finds out when it does again. Otherwise every worker
-            # would wait for the whole of its timeout, over and over, and log it.
-            return len(queue.under_way) >= (1 if queue.is_away else most)
-        if len(queue.under_way) >= MOST + AWAITED:
-            return True  # in the queue of the pool a task would not be the next one any more
-        if urgency == AHEAD:
-            return False
-        # Whoever waits for it waits for no other object, which the server may not serve: an attempt takes as
-        # long as a call may.
-        kept = min(AWAITED, self.parallel // 4)
-        together = min(max(most, AWAITED), self.parallel - kept)
-        return queue.awaited_under_way() >= together + (kept if urgency == ALONE else 0)
 
     def start_uploads_for_space(self) -> bool:
         """Begin to store files, because they fill the disk; return whether any task is not parked."""

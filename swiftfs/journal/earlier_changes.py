@@ -28,7 +28,6 @@ from swiftfs.paths import Folder
 
 log = logging.getLogger(__name__)
 
-
 AnyMove = Move | MoveObject | MoveFolder
 
 

@@ -13,7 +13,6 @@ from swiftfs.errors import pluralize
 MOST_BYTES = 60_000
 """Limit of a report in JSON: the value of an extended attribute has at most 64 KiB (xattr(7))."""
 
-
 AWAY = "the server does not answer, or asks for a pause"
 """What a report that is `away` says."""
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.backlog import AWAITED
 from swiftfs.journal.moves import PlannedMove, Remnant, etag_of
 from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
 from swiftfs.journal.outcomes import JournalParts, Outcomes, is_temporary, remnant_tasks
@@ -16,6 +17,7 @@ from swiftfs.journal.task_queue import AHEAD, ALONE, AMONG_OTHERS
 from swiftfs.journal.tasks import Failure, Flush, Success, Task
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.retry import sharing
+from swiftfs.store.server_state import MOST
 
 TOGETHER = 32
 """How many tasks end in one commit at most. Each keeps its local file open until then."""
@@ -89,7 +91,6 @@ class Scheduler:
         self._late = parts.late
         self._outcomes = outcomes
         self._backlog = backlog
-        self._workers = backlog.workers
         self._thread = new_thread(self._run, "scheduler")
         self._stored = StoredFiles()
         self._stopping = False
@@ -156,6 +157,24 @@ class Scheduler:
                 if not task.running:
                     self._queue.schedule(task, monotonic(), task.error)
 
+    def _is_full(self) -> bool:
+        """Return whether no more tasks may run now. Lock held."""
+        queue, backlog = self._queue, self._backlog
+        most = min(backlog.limit.now, backlog.parallel)
+        if (urgency := queue.next_urgency()) is None:
+            # While the server does not answer one task finds out when it does again. Otherwise every worker
+            # would wait for the whole of its timeout, over and over, and log it.
+            return len(queue.under_way) >= (1 if queue.is_away else most)
+        if len(queue.under_way) >= MOST + AWAITED:
+            return True  # in the queue of the pool a task would not be the next one any more
+        if urgency == AHEAD:
+            return False
+        # Whoever waits for it waits for no other object, which the server may not serve: an attempt takes as
+        # long as a call may.
+        kept = min(AWAITED, backlog.parallel // 4)
+        together = min(max(most, AWAITED), backlog.parallel - kept)
+        return queue.awaited_under_way() >= together + (kept if urgency == ALONE else 0)
+
     def look(self) -> None:
         """Wake those who wait for a task, and the thread if a task may run before it looks itself. Lock held.
 
@@ -168,8 +187,7 @@ class Scheduler:
 
     def _next_due(self) -> float:
         """Return when the next task may run; infinite while all workers are busy: the end of one notifies."""
-        due = None if self._backlog.is_full() else self._queue.next_due()
-        return math.inf if due is None else due
+        return math.inf if self._is_full() else self._queue.next_due()
 
     def _run(self) -> None:
         while not self._stopping:
@@ -177,7 +195,7 @@ class Scheduler:
             if batch:
                 # No more batches are handed out than the pool has threads: a task that becomes urgent (fsync)
                 # does not wait behind others in the pool's queue.
-                self._workers.submit(self._work, batch)
+                self._backlog.workers.submit(self._work, batch)
             self._end_stored(stored)
 
     def _next_batch(self) -> tuple[list[Task], list[Success]]:
@@ -193,15 +211,14 @@ class Scheduler:
                 batch, stored = self._begin_batch(), self._stored.take_due()
                 if batch or stored:
                     return batch, stored
-                due = min(self._next_due(), self._writer.held.next_due(), self._stored.due)
-                self._looks_at = due
+                self._looks_at = due = min(self._next_due(), self._writer.held.next_due(), self._stored.due)
                 self._changed.wait(None if due == math.inf else max(LEAST_WAIT, due - monotonic()))
                 self._looks_at = -math.inf
         return [], []
 
     def _begin_batch(self) -> list[Task]:
         """Begin an attempt of a task that may run now, and of others for the same requests. Lock held."""
-        if self._stopping or self._backlog.is_full() or (task := self._queue.pop_due(monotonic())) is None:
+        if self._stopping or self._is_full() or (task := self._queue.pop_due(monotonic())) is None:
             return []
         batch = [task]
         if isinstance(task.operation, Delete):
@@ -303,10 +320,7 @@ class Scheduler:
             operation = self._prepare(task, operation, cached_file)
             # Without the journal's lock: a hand-in, which close(2) waits for, only needs that lock.
             info = self._executor.put_file(
-                operation,
-                cached_file,
-                partial(self._record_sent, task),
-                ambiguous=task.ambiguous,
+                operation, cached_file, partial(self._record_sent, task), ambiguous=task.ambiguous
             )
         except (SwiftfsError, OSError) as error:
             # The manifest of a patch may have no answer, and the upload of the whole file after it a refusal.

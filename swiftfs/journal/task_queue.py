@@ -56,9 +56,9 @@ class TaskQueue:
 
     `under_way` are the batches of tasks that run; `moving` counts those of MoveObjects. These have a heap of
     their own: there may be thousands, and others must not wait for them. What they move is in `moved` until
-    they have ended. `failures` counts the attempts that have failed. `is_away` is True if the server did not
-    answer the last change, nor any that has ended since that began; `last_success` is when one has succeeded,
-    in monotonic seconds.
+    they have ended. Tasks that have failed have a heap, too. `failures` counts the attempts that have failed.
+    `is_away` is True if the server did not answer the last change, nor any that has ended since that began;
+    `last_success` is when one has succeeded, in monotonic seconds.
 
     Tasks about one name run one after the other. A deletion or move also waits for the markers of the folders
     it may leave empty, so that no folder disappears for a moment. All others run in parallel.
@@ -73,6 +73,7 @@ class TaskQueue:
         # Tasks that may be put to sleep, in the order in which they were scheduled last.
         self._sleep_candidates: OrderedDict[Task, None] = OrderedDict()
         self._due: list[_Due] = []
+        self._due_again: list[_Due] = []
         self._due_moves: list[_Due] = []
         self._ties = itertools.count()
         self._last = 0
@@ -240,7 +241,8 @@ class TaskQueue:
             # `_next_awake` skips it, because its state is not the task's any more. The tie-breaker is there
             # because states have no order.
             is_move = isinstance(task.operation, MoveObject)
-            heap = self._due_moves if is_move else self._due
+            is_again = isinstance(task.state, Retrying) and task.state.due > AMONG_OTHERS
+            heap = self._due_moves if is_move else self._due_again if is_again else self._due
             heapq.heappush(heap, (task.state.due, next(self._ties), task.seq, task.state))
             if not is_move:
                 self._sleep_candidates[task] = None
@@ -413,41 +415,50 @@ class TaskQueue:
     def next_urgency(self) -> float | None:
         """Return when the task is due that `pop_due` returns first, None if no thread waits for it."""
         due = self._next_awake(self._due)
-        is_awaited = due is not None and self._tasks[self._due[0][2]].awaited_hand_in > 0
+        is_awaited = due < math.inf and self._tasks[self._due[0][2]].awaited_hand_in > 0
         return due if is_awaited else None
 
     def awaited_under_way(self) -> int:
         """Return how many batches run that threads wait for."""
         return sum(any(task.awaited_hand_in for task in batch) for batch in self.under_way)
 
-    def next_due(self) -> float | None:
-        """Return when the next task can run (monotonic seconds), None while all wait for other tasks."""
-        due = self._next_awake(self._due)
+    def next_due(self) -> float:
+        """Return when the next task can run (monotonic seconds): never while all wait for other tasks."""
         sleeping = self._sleeping.first()
-        if sleeping is not None and (due is None or sleeping.due < due):
-            due = sleeping.due
-        if self._due_moves and (move := self._next_awake(self._due_moves)) is not None:
+        awake = min(self._next_awake(self._due), self._next_awake(self._due_again), self._next_move())
+        return awake if sleeping is None else min(awake, sleeping.due)
+
+    def _next_move(self) -> float:
+        if (due := self._next_awake(self._due_moves)) < math.inf:
             is_awaited = self._tasks[self._due_moves[0][2]].is_awaited
-            if self.moving < (MOST_MOVING if is_awaited else 1) and (due is None or move < due):
-                due = move
+            if self.moving >= (MOST_MOVING if is_awaited else 1):
+                return math.inf
         return due
 
-    def _next_awake(self, heap: list[_Due]) -> float | None:
+    def _next_awake(self, heap: list[_Due]) -> float:
         # A task that waits for others loses its entry here; `remove` makes a new one when they have ended.
         while heap and not self._counts(heap[0]):
             heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        return heap[0][0] if heap else math.inf
 
     def pop_due(self, now: float) -> Task | None:
         """Return a task that may run at `now`, and remove its due entry; it stays in the queue."""
-        due = self.next_due()
-        if due is None or due > now:
+        if (due := self.next_due()) > now:
             return None
-        if (sleeping := self._sleeping.first()) is not None and sleeping.due == due:
+        if (sleeping := self._sleeping.first()) is not None and sleeping.due <= (
+            now if self.is_away else due
+        ):
             self._wake(sleeping.name)
-        # The others first: they are few, and a program may wait for one.
-        is_other = (other := self._next_awake(self._due)) is not None and other <= now
-        return self._tasks[heapq.heappop(self._due if is_other else self._due_moves)[2]]
+        fresh, again, move = self._next_awake(self._due), self._next_awake(self._due_again), self._next_move()
+        # While the server does not answer, what was not tried yet comes first: it may be only some objects
+        # that it does not serve. Moves come last: they are many, and a program may wait for another task.
+        if fresh <= now and (self.is_away or fresh <= again):
+            heap = self._due
+        elif again <= now and not (self.is_away and move < again):
+            heap = self._due_again
+        else:
+            heap = self._due_moves
+        return self._tasks[heapq.heappop(heap)[2]]
 
     def waiting_moves(self, first: Task, most: int) -> list[Task]:
         """Return `first` and others of its kind that could run, due or not: one request looks at many.

@@ -10,12 +10,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from swiftfs.concurrency import monotonic
-from swiftfs.errors import SwiftfsError, check_transition
+from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.commits import Executed, Record
 from swiftfs.journal.merging import merge_while_running
 from swiftfs.journal.operations import Operation, PutFile
-from swiftfs.objects import ObjectInfo, ObjectName, Row
+from swiftfs.objects import ObjectInfo, ObjectName, Row, check_transition
 from swiftfs.store.retry import SharedLimit
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,6 @@ FOLLOWING: Mapping[type, tuple[type, ...]] = {
     Succeeded: (),
     Cancelled: (),
 }
-
 
 Done = Callable[[ObjectInfo | Failure | None], None]
 """Receives the outcome of an operation: Swift's answer about a stored object, None for another kind of

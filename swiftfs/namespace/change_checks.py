@@ -21,7 +21,6 @@ MAX_CHECKED = 500
 MAX_CHILDREN = 8
 """How many names are checked below a folder that this mount deleted or moved but a listing shows."""
 
-
 Entries = Mapping[str, Entry | None]
 """What Swift has of names, None for nothing."""
 

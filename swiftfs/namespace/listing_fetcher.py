@@ -209,7 +209,6 @@ OUTAGE_SECONDS = 30.0
 """Seconds for which an outage of Swift is assumed after a failure. The store tries a lookup for less (25 s):
 while there are lookups, one attempt follows another, and only the first is waited for."""
 
-
 LONG_SECONDS = 1.0
 """A failure that took longer is shared with those who ask for the folder a moment later."""
 

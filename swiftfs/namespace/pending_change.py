@@ -119,7 +119,6 @@ MOMENT = 0.5
 MOST_MOVED = 20_000
 """How many names that a folder's rename has moved are remembered, until a listing shows them."""
 
-
 Moving = tuple[PendingChange, PendingChange]
 """The changes of the old and the new name of an object that is about to move."""
 

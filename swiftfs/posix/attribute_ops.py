@@ -65,7 +65,6 @@ MOST_BYTES = 60_000
 
 _LINE_BYTES = len("X-Object-Meta-: \r\n")
 
-
 LATEST_EXPIRY = 2**33
 """Seconds since the epoch, in the year 2242; Swift's own limit is ten digits."""
 

@@ -10,11 +10,10 @@ from msgspec.structs import replace
 
 from swiftfs.attributes import Stored
 from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
-from swiftfs.errors import check_transition
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.operations import PutFile
 from swiftfs.namespace.entry import Entry
-from swiftfs.objects import Attributes, ObjectName, PageUse
+from swiftfs.objects import Attributes, ObjectName, PageUse, check_transition
 from swiftfs.store.protocol import ObjectMeta
 
 
@@ -181,7 +180,6 @@ ATTRIBUTE_SECONDS = 1.0
 
 ANSWER_SECONDS = 1.0
 """After this time an open has been answered, and the kernel has dropped its pages."""
-
 
 UNKNOWN_SIZE = -1
 """In place of a shown size: the kernel may have any size."""

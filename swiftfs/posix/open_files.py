@@ -138,7 +138,6 @@ RELEASED_SECONDS = 1.0
 RELEASED_FILES = 1000
 """How long, and how many, files count as just released."""
 
-
 UNCHECKED_SECONDS = 60.0
 """How long after an error stat(2) takes an open file for current: each attempt may take long."""
 

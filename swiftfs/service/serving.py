@@ -32,10 +32,8 @@ from swiftfs.store.connect import ConnectedAccount
 
 log = logging.getLogger(__name__)
 
-
 KERNEL_CACHE_SECONDS = 1.0
 """How long the kernel may answer from its own cache. It adds to `ttl`, so it is short."""
-
 
 COLLECT_AFTER = 10_000
 """So many new objects are a reason to look for cycles, which few of them have. With Python's 700 one call in

@@ -37,7 +37,6 @@ _LOGIN: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 """What each way to log in needs: one of each group. keystoneauth notices it late, and in other words."""
 
-
 _SECRETS = ("username", "password", "token", "application_credential_secret")
 """Settings that must be texts; the values are not shown."""
 

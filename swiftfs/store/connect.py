@@ -26,7 +26,6 @@ LOGIN_SECONDS = 12.0
 HANG_SECONDS = 15.0
 """After this time a login fails that hangs outside of a request: in the resolver, or in a library's lock."""
 
-
 BRIEF = RetryPolicy(deadline=8.0)
 """For looks whether the server is back: the next one comes soon."""
 

@@ -23,7 +23,6 @@ from swiftfs.store.wire.json_stream import parse_small
 MAX_LINE = 2 * (1024 + 256)
 """The longest line, in bytes: Swift's bulk.py accepts twice the length of the longest path."""
 
-
 VALUES, VALUES_PER_NAME = 1000, 64
 """The most values in a verdict: two for each name, and more where names with commas are not quoted."""
 

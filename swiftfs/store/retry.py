@@ -32,7 +32,6 @@ from swiftfs.store.throttle import busy_time
 
 log = logging.getLogger(__name__)
 
-
 _END: ContextVar[float] = ContextVar("swiftfs_deadline", default=math.inf)
 
 

@@ -42,7 +42,6 @@ REMEMBERED_SECONDS = 600.0
 CALM_SECONDS = 60.0
 """For so long after a refusal the number grows slowly."""
 
-
 TOO_MANY = frozenset({429, 498})
 """The statuses of such a refusal; 498 is Swift's own."""
 

@@ -46,7 +46,6 @@ OVERHEAD = 16
 """How many bytes may come for each byte of a body: a chunk of one byte has six. Without a limit the lines
 that may follow the last chunk could be endless."""
 
-
 MAX_DIGITS = 100
 """A longer Content-Length is no length: Python refuses to convert thousands of digits."""
 

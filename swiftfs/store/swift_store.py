@@ -80,7 +80,6 @@ PUT_SECONDS = 120.0
 MAX_UNMATCHED = 1000
 """How many versions to remember for which `If-Match` fails although the ETag is the object's."""
 
-
 MAX_ASKED = 100
 """How many segments of an object are asked whether an archive has sealed them."""
 

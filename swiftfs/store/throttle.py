@@ -51,7 +51,6 @@ class Timetable(Struct, frozen=True):
 
 NO_LIMIT = Timetable("off")
 
-
 LEAST = 32 * 1024
 """Bytes a second. Servers break off a body of which less than about 64 KiB a minute come, and each of the
 parallel ones gets a part."""

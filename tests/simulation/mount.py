@@ -28,9 +28,8 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source
-from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.filesystem import FileSystem, RangeCopies
 from swiftfs.posix.open_file import OpenFile
-from swiftfs.posix.range_copies import RangeCopies
 from swiftfs.service.build import build
 from swiftfs.service.mountpoint import MountRequest
 from swiftfs.store.connect import ConnectedAccount

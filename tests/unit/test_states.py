@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from swiftfs.errors import check_transition
 from swiftfs.filecache import file_state, segment_storer, upload_record
 from swiftfs.filecache.file_state import LocalFile
 from swiftfs.filecache.segment_storer import Moment
 from swiftfs.filecache.upload_record import PrefixState
+from swiftfs.objects import check_transition
 from swiftfs.posix import open_file
 from swiftfs.posix.open_file import Changes
 

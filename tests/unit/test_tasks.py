@@ -1,8 +1,11 @@
 """The queue in memory: what may run, and what waits for what."""
 
+import math
+
 import pytest
 
 from swiftfs.attributes import Stored
+from swiftfs.errors import Unavailable
 from swiftfs.filecache.cache_space import Uses
 from swiftfs.journal.operations import Delete, FolderPaths, MoveObject, Operation, PutMarker, PutSpecial
 from swiftfs.journal.task_queue import MOST_MOVING, TaskQueue
@@ -73,7 +76,7 @@ def test_a_task_is_due_once_at_the_time_that_was_set_last(queue: TaskQueue) -> N
     assert queue.pop_due(5.0) is task
     task.begin(0)
     task.become(Blocked(OSError()))
-    assert queue.next_due() is None
+    assert queue.next_due() == math.inf
     queue.run_now(task)
     assert queue.next_due() == 0.0
 
@@ -83,8 +86,24 @@ def test_one_batch_of_moves_runs_at_once_and_more_only_for_a_call_that_waits(que
     move = add(queue, MoveObject(FILE, ObjectName("box", "e/file"), row, FolderPaths("/d", "/e", 1)))
     assert queue.next_due() == 0.0
     queue.moving = 1
-    assert queue.next_due() is None
+    assert queue.next_due() == math.inf
     move.awaited_hand_in = 1
     assert queue.next_due() == 0.0
     queue.moving = MOST_MOVING
-    assert queue.next_due() is None
+    assert queue.next_due() == math.inf
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_what_was_not_tried_comes_before_what_has_failed_while_the_server_does_not_answer(
+    queue: TaskQueue, *, is_away: bool
+) -> None:
+    failed = add(queue, PutMarker(FOLDER))
+    failed.begin(0)
+    queue.schedule(failed, 1.0, Unavailable("refused"))
+    new = add(queue, LINK, due=2.0)
+    row = Row("d/old", 4, "etag", "text/plain", "2026-01-01T00:00:00.000000")
+    paths = FolderPaths("/d", "/e", 1)
+    move = add(queue, MoveObject(ObjectName("box", "d/old"), ObjectName("box", "e/old"), row, paths), due=0.5)
+    queue.is_away = is_away
+    order = [queue.pop_due(5.0) for _ in range(3)]
+    assert order == ([new, move, failed] if is_away else [failed, new, move])

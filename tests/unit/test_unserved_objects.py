@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from support.deadlines import within
-from support.harness import ANY_END, LEFT, ME, SHORT_RETRIES, harness, put, sync_all, write
+from support.harness import LEFT, ME, SHORT_RETRIES, harness, put, sync_all, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from swiftfs.concurrency import sleep
 from swiftfs.errors import Unavailable
 from swiftfs.journal.backlog import AWAITED
 from swiftfs.posix.filesystem import FileSystem
@@ -104,14 +103,14 @@ def test_a_rename_does_not_wait_for_fsyncs_however_many(tmp_path: Path) -> None:
     refusals = Refusals(store)
     with (
         harness(store, tmp_path, "settle=0.01,drain=0", close_error=LEFT) as filesystem,
-        ThreadPoolExecutor(2 * AWAITED) as pool,
+        ThreadPoolExecutor(3 * AWAITED) as pool,
     ):
         write(filesystem, "/stored", b"x")
         sync_all(filesystem)
         refuse_some(filesystem, refusals)
-        syncing = [pool.submit(fsync_new, filesystem, f"/slow-{number}") for number in range(AWAITED + 5)]
+        syncing = [pool.submit(fsync_new, filesystem, f"/slow-{number}") for number in range(2 * AWAITED + 5)]
         try:
-            wait_until(lambda: refusals.slow == AWAITED)
+            wait_until(lambda: refusals.slow == 2 * AWAITED)
             pool.submit(filesystem.rename, "/stored", "/renamed").result(within(20))
         finally:
             refusals.end()
@@ -157,29 +156,51 @@ def test_a_folder_is_not_renamed_if_one_of_its_files_cannot_be_stored_in_an_outa
             refusals.end()
 
 
-def test_an_fsync_of_a_folder_ends_when_each_refused_file_below_was_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It fails, and does not wait for a moment at which none of them is tried again."""
-    monkeypatch.setattr("swiftfs.journal.outcomes.pause_after", lambda _attempts: 0.0)
+def test_an_fsync_of_a_folder_fails_with_the_first_refused_file_and_holds_up_no_other(tmp_path: Path) -> None:
+    """There may be many, and each takes as long as a call may."""
     store = MemoryStore("box")
+    refusals = Refusals(store)
+    with (
+        harness(store, tmp_path, "settle=3600,drain=0", close_error=LEFT) as filesystem,
+        ThreadPoolExecutor() as pool,
+    ):
+        for number in range(4 * MOST):
+            write(filesystem, f"/slow-{number}", b"x")
+        write(filesystem, "/bad", b"x")  # it is tried first
+        syncing = pool.submit(sync_all, filesystem)
+        try:
+            wait_until(lambda: refusals.slow >= AWAITED - 1)
+            with pytest.raises(Unavailable, match="bad"):
+                syncing.result(within(20))
+            assert pool.submit(fsync_new, filesystem, "/good").result(within(20)) is None
+        finally:
+            refusals.end()
+        wait_until(
+            lambda: not any(task.awaited_hand_in for task in filesystem.services.journal._queue.awake())
+        )
+
+
+def test_an_fsync_fails_although_the_refused_file_is_replaced_again_and_again(tmp_path: Path) -> None:
+    store = MemoryStore("box")
+    refused = itertools.count(1)
 
     def hook(method: str, subject: str) -> None:
-        if method == "put":
-            sleep(0.02 + 0.1 * int(subject[-1]))  # so that another one is tried when it fails
+        if method == "put" and "hot" in subject:
+            write(filesystem, "/hot", str(next(refused)).encode())  # another file at its name
             raise Unavailable(subject)
 
-    with harness(store, tmp_path, "settle=3600,drain=0", close_error=ANY_END) as filesystem:
+    with (
+        harness(store, tmp_path, "settle=0.01,drain=0", close_error=LEFT) as filesystem,
+        ThreadPoolExecutor() as pool,
+    ):
+        write(filesystem, "/other", b"x")
+        write(filesystem, "/hot", b"x")
         store.hook = hook
-        for number in range(SEVERAL):
-            write(filesystem, f"/{number}", b"x")
-        with ThreadPoolExecutor() as pool:
-            syncing = pool.submit(sync_all, filesystem)
-            try:
-                with pytest.raises(Unavailable):
-                    syncing.result(within(20))
-            finally:
-                store.hook = None
+        try:
+            with pytest.raises(Unavailable, match="hot"):
+                pool.submit(sync_all, filesystem).result(within(20))
+        finally:
+            store.hook = None
 
 
 def test_an_fsync_is_next_when_all_workers_store_other_files(
