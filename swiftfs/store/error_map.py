@@ -7,7 +7,7 @@ delete has a verdict. A DELETE, a POST and a 404 have none but the request id th
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
