@@ -210,7 +210,13 @@ def test_a_whole_object_is_read_though_its_length_and_the_range_are_removed(
     def get(etag: str, size: int | None) -> None:
         received.clear()
         hostile.response = Response(b"12345", headers={"ETag": etag})
-        store.get(NAME, lambda offset, chunk: received.append((offset, bytes(chunk))), length=10, etag=etag, size=size)
+        store.get(
+            NAME,
+            lambda offset, chunk: received.append((offset, bytes(chunk))),
+            length=10,
+            etag=etag,
+            size=size,
+        )
 
     get(md5(b"12345"), 5)
     assert received == [(0, b"12345")]
