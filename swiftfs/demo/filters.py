@@ -274,12 +274,16 @@ def _refuse(fault: Fault, environ: Environ, start_response: StartResponse) -> It
 
 
 def _with_headers(fault: Fault, start_response: StartResponse) -> StartResponse:
-    """Return a `start_response` that replaces headers by the fault's headers of the same names."""
+    """Return a `start_response` that replaces headers by the fault's headers of the same names.
+
+    An empty text removes the header.
+    """
     replaced = {name.lower() for name in fault.headers}
 
     def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Write:
         kept = [(name, value) for name, value in headers if name.lower() not in replaced]
-        return start_response(status, [*kept, *fault.headers.items()], *rest)
+        changed = [(name, value) for name, value in fault.headers.items() if value]
+        return start_response(status, [*kept, *changed], *rest)
 
     return start
 

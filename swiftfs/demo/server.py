@@ -104,9 +104,9 @@ class Fault(Struct, frozen=True):
     - breaks the connection (`reset`) without executing the request, after `accept_body` bytes of its body, or
     - answers `status` with `headers` and `body`, without executing the request, and with a request id as
       Swift does, unless the answer `is_foreign`, or
-    - lets Swift answer, with `headers` instead of its own; with the whole body, or with one byte changed
-      (`flip_byte`), or with a pause of `stall` seconds before its last byte, or truncated after
-      `truncate_body` bytes and the connection closed, or broken with `reset`.
+    - lets Swift answer, with `headers` instead of its own, without those whose text is empty; with the whole
+      body, or with one byte changed (`flip_byte`), or with a pause of `stall` seconds before its last byte,
+      or truncated after `truncate_body` bytes and the connection closed, or broken with `reset`.
 
     With `after` Swift executes the request before the delay, and its answer is lost. With `late` Swift
     executes it this many seconds after its arrival, as a server behind a slow proxy may do.

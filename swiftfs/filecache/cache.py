@@ -28,7 +28,7 @@ from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED, CacheDisk, Space
 from swiftfs.filecache.sparse_file import CachedVersion, MemoryFile
 from swiftfs.filecache.upload_record import SharedUploads, UnreferencedPrefix, write_no_row
-from swiftfs.filecache.version_cache import PinnedCopies, Pins, VersionCache
+from swiftfs.filecache.version_cache import LostFiles, PinnedCopies, Pins, VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.server_state import FIRST_SEGMENTS, ParallelLimit
@@ -149,8 +149,8 @@ class FileCache:
     writer that waits for `space` may hold the lock of its own open file and no other.
 
     `journaled` maps the local files that wait to be stored to the names of their objects; those that are used
-    are taken out of it. `lost` is a folder for local files that a damaged journal may have named. For `limit`
-    and `slowness` see `CacheSpace`.
+    are taken out of it. `lost` takes local files that a lost record may have named. For `limit` and
+    `slowness` see `CacheSpace`.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class FileCache:
         factory: CachedFileFactory,
         journaled: dict[str, ObjectName],
         backlog: Backlog,
-        lost: Path | None = None,
+        lost: LostFiles | None = None,
         slowness: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._folder = cache / CONTENT
@@ -267,6 +267,8 @@ class FileCache:
             self._uses.begin_journaled(file)
             if not older or file in self._used:
                 use = self._used[file]
+                if not use.pins and use.cached_file is not None:
+                    use.cached_file.set_pinned(True)
                 use.pins, use.older = use.pins + 1, use.older + older
 
     def unpin(self, file: str, *, older: bool = False) -> None:
@@ -279,6 +281,8 @@ class FileCache:
             if older and not use.older and use.cached_file is not None:
                 with suppress(OSError):  # it is freed when the file grows, or ends
                     use.cached_file.free_tail()
+            if use.users and not use.pins and use.cached_file is not None:
+                use.cached_file.set_pinned(False)
             self._end_or_suspend(file, use)
             size = use.cached_file.size if use.cached_file is not None else 0
         self.space.freed(size)

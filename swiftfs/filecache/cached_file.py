@@ -7,7 +7,7 @@ changes, never a mixture of versions.
 import errno
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 
 from swiftfs.errors import os_error
@@ -417,6 +417,12 @@ class CachedFile:
         """Return whether the local file has bytes that its record lacks, of Swift or of an older record."""
         with self._state.changed:
             return self._state.tail > self.size or self._state.blocks.has_clean()
+
+    def set_pinned(self, is_pinned: bool) -> None:
+        """Mark the local file as one that the journal needs, or does not need any more."""
+        with self._state.changed, suppress(OSError):
+            if not self._state.closed:
+                self._state.file.set_pinned(is_pinned)
 
     def suspend(self) -> int | None:
         """Close the local file, for `restore`; return its bytes of disk, or None if the file is busy."""

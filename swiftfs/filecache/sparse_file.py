@@ -9,6 +9,7 @@ import hashlib
 import mmap
 import os
 import resource
+import stat
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,11 @@ class Mark(NamedTuple):
     ctime: int
 
 
+PINNED = stat.S_ISVTX
+"""The mode bit of a local file that an operation of the journal names, which means nothing else for files. If
+no record names such a file, the journal was replaced by an older copy."""
+
+
 class SparseFile:
     """An open file of a folder. The descriptor is good until `close` or `remove`."""
 
@@ -96,13 +102,17 @@ class SparseFile:
 
     def measure(self) -> tuple[int, Mark]:
         """Return how many bytes of disk the file takes, and its mark; a rename changes that too."""
-        stat = os.fstat(self.descriptor)
-        mark = Mark(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        return stat.st_blocks * _SECTOR, mark
+        now = os.fstat(self.descriptor)
+        mark = Mark(now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+        return now.st_blocks * _SECTOR, mark
 
     def mark(self) -> Mark:
         """Return the mark of the file's present state."""
         return self.measure()[1]
+
+    def set_pinned(self, is_pinned: bool) -> None:
+        """Mark the file, for the next process, as one that the journal needs; see `PINNED`."""
+        os.fchmod(self.descriptor, 0o600 | PINNED if is_pinned else 0o600)
 
     def allocated(self) -> int:
         """Return how many bytes of disk the file takes."""

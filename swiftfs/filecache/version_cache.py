@@ -6,6 +6,7 @@ A file with the name of a version never changes. `take` renames it before it is 
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,7 +18,7 @@ from msgspec import Struct
 from swiftfs.concurrency import Lock
 from swiftfs.config.cache_dir import write_whole
 from swiftfs.errors import pluralize
-from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, new_name, synchronize
+from swiftfs.filecache.sparse_file import PINNED, CachedVersion, SparseFile, new_name, synchronize
 from swiftfs.filecache.version_index import Row, VersionIndex
 from swiftfs.objects import ObjectName, ObjectVersion
 
@@ -27,6 +28,28 @@ _EVICTED_AT_ONCE = 64
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 """The name of a version's file. Files that are used, or that the journal needs, have others."""
+
+
+UNSYNCED_SECONDS = 5.0
+"""How long a record may be written and dropped before the journal is synced, which says that time."""
+
+
+class LostFiles(Struct, frozen=True):
+    """Which local files without a record are kept, in a `folder`: all, or those that had one `since`.
+
+    They are newer than the journal was at its last sync (Unix seconds), and files that a process had only
+    open have no mark: so somebody has replaced the journal by an older copy.
+    """
+
+    folder: Path
+    since: float
+
+    def has(self, file: os.stat_result) -> bool:
+        """Return whether a file is kept."""
+        if self.since == -math.inf or not file.st_size:
+            return file.st_size > 0
+        return bool(file.st_mode & PINNED) and file.st_ctime > self.since + UNSYNCED_SECONDS
+
 
 MOST_PINS = 10_000
 """How many paths may be pinned: each folder counts once."""
@@ -210,10 +233,10 @@ class VersionCache:
                 break
         return freed
 
-    def sweep(self, used: Collection[str], lost: Path | None) -> None:
+    def sweep(self, used: Collection[str], lost: LostFiles | None) -> None:
         """Delete the files that are neither cached nor `used`, such as those of a process that died.
 
-        Given a folder `lost`, move those that have bytes there instead.
+        Those that are `lost` are moved instead.
         """
         known = self._index.names()
         self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -226,13 +249,15 @@ class VersionCache:
         for entry in unknown:
             if entry.is_dir(follow_symlinks=False):
                 continue
-            if lost is not None and entry.stat(follow_symlinks=False).st_size:
-                Path(entry.path).rename(lost / entry.name)
+            if lost is not None and lost.has(entry.stat(follow_symlinks=False)):
+                lost.folder.mkdir(mode=0o700, exist_ok=True)
+                Path(entry.path).rename(lost.folder / entry.name)
                 moved += 1
             else:
                 Path(entry.path).unlink(missing_ok=True)
         if moved:
-            log.error("%s that the journal may have named: moved to %s", pluralize(moved, "local file"), lost)
+            what = pluralize(moved, "local file")
+            log.error("%s that the journal may have named: moved to %s", what, lost and lost.folder)
 
     def close(self) -> None:
         """Sync all files to the disk, and close the index."""

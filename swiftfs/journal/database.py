@@ -6,6 +6,7 @@ A commit survives the death of the process at once, and a power cut after the ne
 import errno
 import json
 import logging
+import math
 import os
 import sqlite3
 import uuid
@@ -19,7 +20,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from swiftfs.concurrency import Rank, new_lock
+from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.config.cache_dir import CONTENT, JOURNAL, JOURNAL_RESERVE, LATE, LOST, UsedFolder, new_file
 from swiftfs.errors import ConfigurationError, os_error, pluralize
 from swiftfs.filecache.sparse_file import synchronize
@@ -40,6 +41,7 @@ from swiftfs.journal.salvage import Mark, last_commit, loss, remove_mark
 from swiftfs.journal.schema import (
     DELETE,
     INSERT,
+    PUT_FACT,
     Reserve,
     Statement,
     ambiguous_changes,
@@ -67,7 +69,8 @@ class JournalDB:
     cannot be opened or has another format. An empty `place` is unknown, and any account. The lock guards the
     database and every field but `_later`, the statements that the next commit runs. `lost_folder` is for
     records that cannot be read, and the local files that they may name; `late_folder` for copies of files
-    that a late request may overwrite.
+    that a late request may overwrite. `synced_at` is when an earlier process synced it (Unix
+    seconds), infinite if none did.
     """
 
     def __init__(self, folder: Path, identity: str, place: str = "") -> None:
@@ -87,6 +90,7 @@ class JournalDB:
         self._reserve.fill()
         try:
             self._older = self._begin_boot()
+            self.synced_at = float(self._fact("synced_at") or math.inf)
             self._check_identity(identity, place)
             self.id = self._own_id()
         except OSError as error:
@@ -280,7 +284,7 @@ class JournalDB:
         with self._lock:
             # Not counted as a commit: otherwise each sync would be a reason for the next one.
             self._write_statements(
-                ("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("synced", str(commits))]),
+                (PUT_FACT, [("synced", str(commits)), ("synced_at", str(unix_time()))]),
                 ("DELETE FROM older WHERE until <= ?", [(commits,)]),
             )
             if self._wal.stat().st_size > CHECKPOINT_BYTES:
@@ -416,7 +420,7 @@ class JournalDB:
 
     def _put_fact(self, name: str, value: str) -> None:
         if self._fact(name) != value:
-            self._write_statements(("INSERT OR REPLACE INTO facts VALUES (?, ?)", [(name, value)]))
+            self._write_statements((PUT_FACT, [(name, value)]))
 
     def _write(self, commit: Commit) -> None:
         """Write a commit, and before it those that the disk has refused."""

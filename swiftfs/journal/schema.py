@@ -72,6 +72,7 @@ _FORMAT_5 = "SELECT 1"
 COLUMNS = "seq, path, intent, errno, reason, written, checksum"
 """The columns of `intents`."""
 
+PUT_FACT = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
 INSERT = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 DELETE = "DELETE FROM intents WHERE seq IN (VALUES (?))"

@@ -7,6 +7,7 @@ large objects of other clients whose bytes lie in objects that move as well.
 
 import errno
 import logging
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import partial
 
@@ -239,6 +240,10 @@ MOST_ASKED = 100
 long as the COPYs, for which the rename does not wait then."""
 
 
+MOST_NESTED = 10
+"""How deep manifests may name others: Swift serves no more levels (`max_recursion_depth` in its slo.py)."""
+
+
 class MovedParts:
     """Refuses to move a folder with a large object and its parts; `pool` sends the requests.
 
@@ -256,7 +261,9 @@ class MovedParts:
 
         A HEAD asks about each object that may be one, before any is copied.
         """
-        self._refuse(operation, items, [item for item in items if _may_be_dlo(item)])
+        items = list(items)
+        keys = sorted(item.source.key for item in items)
+        self._refuse(operation, items, [item for item in items if _may_be_dlo(item, keys)])
 
     def refuse_slos(
         self, operation: MoveFolder, items: Iterable[MoveItem], *, is_resumed: bool = False
@@ -306,11 +313,19 @@ class MovedParts:
                 return any(one.key.startswith(prefix.key) for one in others)
             if info is None or not info.is_slo:
                 return False
+        return self._names_any(moving, name, MOST_NESTED)
+
+    def _names_any(self, moving: set[ObjectName], name: ObjectName, levels: int) -> bool:
+        """Return whether a manifest, or one that it names, names any of the objects."""
         try:
-            return not moving.isdisjoint(self._store.manifest(name).names)
+            manifest = self._store.manifest(name)
         # Another client has deleted or replaced it, or nobody here may read it.
         except (NotFound, BadRequest, AccessDenied):
             return False
+        if not moving.isdisjoint(manifest.names):
+            return True
+        nested = {segment.name for segment in manifest.segments if segment.nested} if levels else ()
+        return any(self._names_any(moving, one, levels - 1) for one in nested)
 
 
 def _is_foreign(item: MoveItem) -> bool:
@@ -324,9 +339,25 @@ def _is_hinted(item: MoveItem) -> bool:
     return row is not None and row.size > 0 and decode_type(row.content_type)[1].slo is not None
 
 
-def _may_be_dlo(item: MoveItem) -> bool:
-    """Return whether only a HEAD can tell that an object is no DLO; as `file_entry` decides."""
+def _may_be_dlo(item: MoveItem, keys: Sequence[str]) -> bool:
+    """Return whether only a HEAD can tell that an object is no DLO; as `file_entry` decides.
+
+    One with bytes of its own may be one as well, but to ask about each file would double the requests: only
+    if the name of another of the sorted `keys` is its own and more, as those of segments mostly are.
+    """
     row = item.row
-    if row is None or row.size or item.marker or is_marker(row):
+    if row is None or item.marker or is_marker(row):
         return False
+    if row.size:
+        return _is_foreign(item) and _has_longer(item.source.key, keys)
     return _is_foreign(item) or decode_type(row.content_type)[1].slo is not None
+
+
+def _has_longer(key: str, keys: Sequence[str]) -> bool:
+    """Return whether one of the sorted keys is this key with a separator and more behind it."""
+    number = bisect_right(keys, key)
+    while number < len(keys) and keys[number].startswith(key):
+        if not keys[number][len(key)].isalnum():
+            return True
+        number += 1
+    return False

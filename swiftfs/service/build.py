@@ -4,6 +4,7 @@ Where the disk of the cache folder is full, copies of what is in Swift give way 
 """
 
 import logging
+import math
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.space import CacheDisk
-from swiftfs.filecache.version_cache import evict_closed
+from swiftfs.filecache.version_cache import LostFiles, evict_closed
 from swiftfs.filecache.version_index import names_in_order
 from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.database import JournalDB
@@ -92,7 +93,7 @@ def _build(account: ConnectedAccount, request: MountRequest, cache: Path, db: Jo
     # assigned later.
     backlog = Backlog(db, removal, _parallel(options.uploads), moved, account.state.load.files)
     # A record that could not be read may have named any of the local files, so none of them is deleted.
-    lost = db.lost_folder if db.lost else None
+    lost = LostFiles(db.lost_folder, -math.inf if db.lost else db.synced_at)
     slowness = partial(account.state.load.slowness, options.segment_size)
     # After `left` was read: it deletes the local files that no record names.
     file_cache = FileCache(cache, options.cache_size, factory, left.files, backlog, lost, slowness)

@@ -7,7 +7,7 @@ delete has a verdict. A DELETE, a POST and a 404 have none but the request id th
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -123,11 +123,14 @@ class RequestIds:
 
     A proxy may remove the headers that it does not know, or replace each page of an error by one of its own.
     So an id is expected of successes when one of them had it, and of 404s when one of those had it: the write
-    probe of a mount is answered so.
+    probe of a mount is answered so. The first 404 without one, after such a success, may be of either: `ask`
+    sends a request that Swift answers otherwise, and returns the headers of the answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ask: Callable[[], Mapping[str, str]]) -> None:
+        self._ask = ask
         self._expected: set[bool] = set()
+        self._are_replaced = False
 
     def check(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
         """Raise `NotSwift` for a success or a 404 that is not Swift's.
@@ -138,10 +141,22 @@ class RequestIds:
         is_success = 200 <= status < 300
         if not (is_success or status == 404) or request.info:
             return
-        if any(headers.get(name) for name in REQUEST_IDS):
+        if _has_id(headers):
             self._expected.add(is_success)
-        elif is_success in self._expected and not request.has_verdict:
+        elif request.has_verdict or not self._expected:
+            return
+        elif is_success in self._expected or not (is_success or self._is_replaced()):
             raise foreign_answer(request, status, f"it has no {REQUEST_IDS[0]}")
+
+    def _is_replaced(self) -> bool:
+        """Return whether Swift can be reached, so that a proxy has replaced its page of a 404."""
+        if not self._are_replaced:
+            self._are_replaced = _has_id(self._ask())
+        return self._are_replaced
+
+
+def _has_id(headers: Mapping[str, str]) -> bool:
+    return any(headers.get(name) for name in REQUEST_IDS)
 
 
 def not_swift(reason: str) -> NotSwift:

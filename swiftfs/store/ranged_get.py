@@ -97,7 +97,7 @@ class RangedGet(Struct, frozen=True):
                 digest.update(chunk)
             self.sink(position, chunk)
             position += len(chunk)
-        if size is not None and position < end:
+        if (size is not None or info.dlo_prefix is None) and position < end < math.inf:
             raise Corrupt(f"get {answer.request.subject}: the bytes end at {position} instead of {end}")
         if digest is not None and digest.hexdigest() != info.version.etag:
             raise Corrupt(
@@ -111,7 +111,9 @@ class RangedGet(Struct, frozen=True):
         if answer.status == 206:
             return self._partial_size(answer.headers, length, answer.request.subject)
         # A server may ignore a Range (RFC 9110, 14.2): its bytes would be taken for those of another offset.
-        if self.offset or (self.length is not None and (length is None or length > self.length)):
+        # All bytes of a version of known size are the range, also if a proxy has removed their length.
+        number = self.size if length is None else length
+        if self.offset or (self.length is not None and (number is None or number > self.length)):
             raise Corrupt(f"get {answer.request.subject}: the server ignored the range")
         return length
 

@@ -65,6 +65,7 @@ from swiftfs.store.wire.listings import (
 )
 from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire, named_objects
 from swiftfs.store.wire.object_headers import (
+    EMPTY_MD5,
     check_described,
     content_length,
     etag_of,
@@ -409,13 +410,23 @@ class SwiftStore:
             return replace(from_wire(name, answer, 0), is_symlink=True, unreadable=True)
         size = content_length(answer)
         info = from_wire(name, answer, size or 0)
-        if info.dlo_prefix is None and size is None:  # unknown is not empty: an append would replace the file
-            raise Corrupt(f"head {request.subject}: the answer has no Content-Length")
+        if info.dlo_prefix is None and size is None and info.version.etag != EMPTY_MD5:
+            # Unknown is not empty: an append would replace the file.
+            return self._measured(name, request.subject)
         check_described(f"head {request.subject}", info)
         if info.size or info.dlo_prefix is None:
             return info
         # HEAD says 0 bytes of a DLO whose segments fill more than one page of a listing.
         return replace(info, size=sum(row.size for row in iter_dlo_segments(self, info.dlo_prefix)))
+
+    def _measured(self, name: ObjectName, subject: str) -> ObjectInfo:
+        """Return what `_head` does, if a proxy removes the Content-Length: a range has the size with it."""
+        get = RangedGet(name, lambda *_: None, 0, 1, "")
+        try:
+            with self._transport.open(get.request) as answer:
+                return get.receive(answer, lambda _info: None)
+        except Corrupt as error:
+            raise Corrupt(f"head {subject}: the answer has no Content-Length, and {error}") from None
 
     def close(self) -> None:
         """Close every connection; running requests finish first or fail."""

@@ -162,7 +162,7 @@ class Transport:
         self._reading = state.reading
         self._pool = ConnectionPool(account)
         self._pacer = state.load.pacer
-        self._request_ids = RequestIds()
+        self._request_ids = RequestIds(self._ask)
 
     def send(self, request: Request) -> Reply:
         """Send `request` and return the whole answer; raise `StoreError`."""
@@ -193,6 +193,17 @@ class Transport:
             self._wait_for_turn(request)
             with self._attempt(connection, request, token) as answer:
                 yield self._good(answer)
+        finally:
+            self._pool.give_back(connection)
+
+    def _ask(self) -> Mapping[str, str]:
+        """Return the headers with which the server answers a HEAD of the account, whatever they say."""
+        request = Request("account_usage", "HEAD")
+        self._wait_for_turn(request)
+        connection = self._pool.lease()
+        try:
+            with self._attempt(connection, request, self._account.token()) as answer:
+                return answer.headers
         finally:
             self._pool.give_back(connection)
 

@@ -103,6 +103,36 @@ def test_a_bulk_delete_is_proved_by_its_verdict(
         plain.head(name)
 
 
+@pytest.mark.parametrize("kind", CALLS)
+def test_the_first_404_is_not_believed_if_swift_cannot_be_reached(
+    plain: SwiftStore, swift: SwiftServer, name: ObjectName, kind: str
+) -> None:
+    """A mount with `ro`, or of an account, begins without a 404."""
+    _, call = CALLS[kind]
+    plain.container_usage(name.container)
+    swift.inject(page("", "", 404))
+    with pytest.raises(NotSwift, match=r": 404 .*the answer is not Swift's, it has no"):
+        call(plain, name)
+    swift.clear_faults()
+    assert read(plain, name)[0] == b"content"
+    swift.reset_requests()
+    with pytest.raises(NotFound):
+        plain.head(ObjectName(name.container, "missing"))
+    assert len(swift.requests()) == 1
+
+
+def test_the_pages_of_404_of_a_proxy_are_believed(
+    plain: SwiftStore, swift: SwiftServer, name: ObjectName
+) -> None:
+    plain.container_usage(name.container)
+    swift.inject(page("HEAD", "missing", 404))
+    swift.reset_requests()
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            plain.head(ObjectName(name.container, "missing"))
+    assert len(swift.requests()) == 3  # one finds out that Swift can be reached
+
+
 def test_errors_of_a_proxy_are_as_swift_s(plain: SwiftStore, swift: SwiftServer, name: ObjectName) -> None:
     """It refuses what is too large or malformed before Swift sees it."""
     learn(plain, name)
@@ -135,7 +165,9 @@ def test_an_id_is_expected_of_successes_and_of_404s_when_one_had_it(
     """A proxy may remove it, or replace the pages of errors."""
 
     def delete(status: int, *, has_id: bool) -> None:
-        hostile.response = Response(status=status, headers={header: "tx1"} if has_id else {})
+        answer = Response(status=status, headers={header: "tx1"} if has_id else {})
+        account = Response(headers={header: "tx1"})
+        hostile.respond = lambda _: answer if hostile.paths[-1].endswith(f"/{NAME}") else account
         store.delete(NAME)
 
     delete(204, has_id=False)

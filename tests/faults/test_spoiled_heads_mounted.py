@@ -94,3 +94,19 @@ def test_a_large_object_of_another_client_has_its_size(
         spoiled.swift.clear_faults()
     assert connection.get_object(container, "big")[1] == OLD * 2
     assert (spoiled.path / "big").read_bytes() == OLD * 2
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_a_file_is_read_and_changed_behind_a_proxy_that_removes_lengths(
+    mounted: Mount, connection: Connection, container: str, kind: str
+) -> None:
+    """It sends chunks, or compresses."""
+    call, new = CALLS[kind]
+    connection.put_object(container, "file", OLD)
+    connection.put_object(container, "empty", b"")
+    for method in ("HEAD", "GET"):
+        mounted.swift.inject(Fault(method, f"/{mounted.source}/", headers={"Content-Length": ""}))
+    assert (mounted.path / "empty").read_bytes() == b""
+    call(mounted.path / "file")
+    mounted.stop()
+    assert connection.get_object(container, "file")[1] == new

@@ -202,6 +202,29 @@ def test_a_head_without_a_length_is_not_an_empty_object(hostile: HostileServer, 
         store.head(NAME)
 
 
+def test_a_whole_object_is_read_though_its_length_and_the_range_are_removed(
+    hostile: HostileServer, store: SwiftStore
+) -> None:
+    received: list[tuple[int, bytes]] = []
+
+    def get(etag: str, size: int | None) -> None:
+        received.clear()
+        hostile.response = Response(b"12345", headers={"ETag": etag})
+        store.get(
+            NAME,
+            lambda offset, chunk: received.append((offset, bytes(chunk))),
+            length=10,
+            etag=etag,
+            size=size,
+        )
+
+    get(md5(b"12345"), 5)
+    assert received == [(0, b"12345")]
+    for etag, size in ((md5(b"12345"), None), (md5(b"12345"), 6), ("e", 6), ("e", 4), ("e", 11)):
+        with pytest.raises(Corrupt):
+            get(etag, size)
+
+
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_two_lengths(hostile: HostileServer, store: SwiftStore) -> None:
     """urllib3 refuses these itself, and leaves that socket to the garbage collector."""

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import LEFT, copy_live, harness, names, read, write
+from support.harness import LEFT, ME, copy_live, harness, names, put, read, write
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body
 from swiftfs.cli.export import damaged_journals
+from swiftfs.filecache import version_cache
 from swiftfs.journal import database, salvage
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import PutFile
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
 pytestmark = pytest.mark.mount_options(NEVER)
@@ -194,3 +196,50 @@ def test_a_power_cut_may_take_what_was_not_synced(
     with harness(store, tmp_path / "image") as filesystem:
         assert set(names(filesystem, "/")) == set(FILES)
     assert damaged_journals(tmp_path / "image") == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 3600.0])
+def test_files_are_kept_if_log_and_mark_are_replaced_by_older_copies(
+    store: MemoryStore,
+    cache: Path,
+    tmp_path: Path,
+    delay: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A backup of the cache folder may have been restored in part. A file that was only open is not kept."""
+    monkeypatch.setattr(version_cache, "UNSYNCED_SECONDS", delay)
+    replaced, backup = ("journal.sqlite-wal", "journal.sqlite-synced"), tmp_path / "backup"
+    backup.mkdir()
+    with harness(store, cache, LEAVING, close_error=LEFT) as filesystem:
+        write(filesystem, "/first", b"first")
+        filesystem.services.journal.sync()
+        for name in replaced:
+            shutil.copy2(cache / name, backup / name)
+        write_each(filesystem)
+        never_closed = filesystem.create("/open", 0o644, os.O_WRONLY, ME)
+        put(filesystem, never_closed, 0, b"never closed")
+        write(filesystem, "/stored", b"stored")
+        filesystem.services.journal.flush([ObjectName("box", "stored")])
+        stored = filesystem.open("/stored", os.O_RDWR)
+        put(filesystem, stored, 0, b"S")
+        copy_live(cache, tmp_path / "image")
+        filesystem.release(never_closed)
+        filesystem.release(stored)
+    for name in replaced:
+        shutil.copy2(backup / name, tmp_path / "image" / name)
+    with harness(store, tmp_path / "image", LEAVING, close_error=LEFT) as filesystem:
+        assert read(filesystem, "/first") == b"first"
+    lost = [path.read_bytes() for path in (tmp_path / "image").glob("lost/*")]
+    assert sorted(lost) == ([] if delay else sorted(FILES.values()))
+    if not delay:
+        assert f"{len(FILES)} local files that the journal may have named" in caplog.text
+
+
+def test_nothing_is_kept_after_a_kill(
+    image: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version_cache, "UNSYNCED_SECONDS", 0.0)
+    with harness(store, image, LEAVING, close_error=LEFT) as filesystem:
+        assert {*names(filesystem, "/")} >= {*FILES}
+    assert not (image / "lost").exists()

@@ -75,6 +75,46 @@ def test_a_folder_with_the_parts_of_a_large_object_must_be_copied(
     assert content(store, MOVIE) == OLD
 
 
+def with_nested_slo(prefix: str) -> MemoryStore:
+    store, parts = with_parts(prefix)
+    inner = ObjectName("box", "elsewhere")
+    info = store.put_manifest(inner, Manifest(parts), Headers("video/x"))
+    store.put_manifest(
+        MOVIE, Manifest((Segment(inner, info.version.etag, len(OLD), nested=True),)), Headers("video/x")
+    )
+    return store
+
+
+def with_filled_dlo(prefix: str) -> MemoryStore:
+    store, _ = with_parts(prefix)
+    store.put(MOVIE, b"of its own", Headers("video/x", {}, {"X-Object-Manifest": f"box/{prefix}"}))
+    return store
+
+
+@pytest.mark.parametrize(
+    ("make", "prefix"),
+    [(with_nested_slo, "d/seg/"), (with_filled_dlo, "d/movie-"), (with_filled_dlo, "d/movie/")],
+)
+def test_manifests_of_manifests_and_those_with_bytes_are_looked_into(
+    tmp_path: Path, make: Make, prefix: str
+) -> None:
+    store = make(prefix)
+    before = keys(store)
+    with harness(store, tmp_path, "sync") as filesystem:
+        assert refused(filesystem) == errno.EXDEV
+    assert keys(store) == before
+
+
+def test_an_object_with_bytes_is_asked_about_if_its_name_begins_another_s(tmp_path: Path) -> None:
+    store = MemoryStore("box")
+    for name in ("1", "10", "a", "a.txt", "b"):
+        store.put(ObjectName("box", f"d/{name}"), b"plain", Headers("text/plain"))
+    with harness(store, tmp_path, "sync") as filesystem:
+        store.requests.clear()
+        filesystem.rename("/d", "/e")
+    assert [subject for method, subject in store.requests if method == "head"] == ["box/d/a"]
+
+
 @BOTH
 def test_a_folder_without_the_parts_moves(tmp_path: Path, make: Make) -> None:
     store = make("parts/")
