@@ -148,11 +148,15 @@ def etag_of(row: Row) -> str:
 
 
 def as_listed(info: ObjectInfo | None, row: Row | None) -> Row | None:
-    """Return what a HEAD has shown: the `row` of a listing if that is of the same version."""
+    """Return what a HEAD has shown: the `row` of a listing if that is of the same version.
+
+    The listing may show the attributes of before, and the copy of the object has those of the HEAD.
+    """
     if info is None:
         return None
     if row is not None and info.version.etag == etag_of(row):
-        return row
+        now = replace(row, content_type=info.content_type)
+        return now if etag_of(now) == info.version.etag else row
     return row_of(info)
 
 
