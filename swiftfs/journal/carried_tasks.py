@@ -59,6 +59,10 @@ class FolderRename(Struct, frozen=True):
             self.target.container, self.target.prefix + name.key.removeprefix(self.source.prefix)
         )
 
+    def moves(self, name: ObjectName) -> bool:
+        """Return whether an object is below the folder, or marks it."""
+        return self.is_marker(name) or Folder(name.container, name.key).is_below(self.source)
+
     def is_marker(self, name: ObjectName) -> bool:
         """Return whether an object marks the folder itself."""
         return name in (plain_marker(self.source), slash_marker(self.source))
@@ -272,9 +276,12 @@ def renamed(operation: Operation, name: ObjectName, *, is_moved: bool) -> Put | 
 
 
 def carried_record(record: Record, rename: FolderRename) -> Record:
-    """Return the record of a carried change after its folder has moved with what Swift has of it."""
-    name = rename.name(names_of(record.operation)[0])
-    operation = renamed(record.operation, name, is_moved=True)
+    """Return the record of a carried change after its folder has moved with what Swift has of it.
+
+    After a power cut it may have the name of before an earlier rename, of which the disk had nothing.
+    """
+    name = names_of(record.operation)[0]
+    operation = renamed(record.operation, rename.name(name), is_moved=True) if rename.moves(name) else None
     if operation is None:
         return record
     return Record(record.seq, rename.path(record.path), operation, carried=record.seq)

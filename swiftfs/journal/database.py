@@ -84,7 +84,7 @@ class JournalDB:
         self._refused: deque[Commit] = deque()
         self._revisions: LRUCache[ObjectName, float] = LRUCache(REVISIONS)
         self._later: deque[tuple[str, tuple[object, ...]]] = deque()
-        self._commits = self._synced = self._final = 0
+        self._commits = self._synced = self._final = self._recorded = 0
         self.lost: list[str] = []
         self._database = self._open()
         self._reserve.fill()
@@ -275,13 +275,15 @@ class JournalDB:
                 self._write(Commit.of((), ()))
             # Before the files are synced: a later commit may name bytes that this syncfs(2) did not see.
             commits = self._commits
-            if commits == self._synced:
+            if commits <= self._synced:
                 return
             # Before the first byte is written: a row replaced from now on may be what a power cut leaves.
             self._older.begin_sync(commits)
         self._reserve.fill()
         synchronize(self._folder)
         with self._lock:
+            # Another thread may have begun later, and have recorded more: that must stay.
+            commits = self._recorded = max(commits, self._recorded)
             # Not counted as a commit: otherwise each sync would be a reason for the next one.
             self._write_statements(
                 (PUT_FACT, [("synced", str(commits)), ("synced_at", str(unix_time()))]),
@@ -294,7 +296,7 @@ class JournalDB:
         Mark(self.id, commits).write(self._path)
         with self._lock:
             self._older.end_sync(commits)
-            self._synced = self._final = commits
+            self._synced, self._final = max(commits, self._synced), max(commits, self._final)
 
     def local_files_are_safe(self) -> None:
         """Record that what a damaged journal may have named is in `lost_folder`."""

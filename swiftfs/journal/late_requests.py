@@ -104,6 +104,7 @@ class LateRequests(CopyKeeper):
         # A daemon: its running request must not delay the unmount.
         self._thread = new_thread(self._run, "late answers", daemon=True)
         self._put_right = self._overwritten = 0
+        self._is_refused = False
         self._versions = LateVersions(self._ambiguous, self._store, cache, db.late_folder)
 
     def load(self, left: EarlierChanges) -> None:
@@ -428,7 +429,10 @@ class LateRequests(CopyKeeper):
         return self._make_done(path, operation)
 
     def save(self) -> None:
-        """Write new records to the disk; there are none unless a request was lost."""
+        """Write new records to the disk; there are none unless a request was lost.
+
+        What it refuses is written the next time.
+        """
         with self._saving:
             unsaved = self._ambiguous.take_unsaved()
             if not unsaved:
@@ -439,7 +443,14 @@ class LateRequests(CopyKeeper):
                 # which they were taken, or the older one would stay.
                 self._db.keep_ambiguous(texts)
             except OSError as error:
-                log.warning("requests whose answer was lost are not remembered by the next mount: %s", error)
+                self._ambiguous.save_again(unsaved)
+                if not self._is_refused:
+                    log.warning(
+                        "requests whose answer was lost are not remembered by the next mount: %s", error
+                    )
+                self._is_refused = True
+            else:
+                self._is_refused = False
             self._versions.keep(unsaved)
 
     def _recorded(self) -> list[Ambiguity]:

@@ -15,7 +15,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder, MoveObject, Operation
 from swiftfs.namespace.entry import row_of
 from swiftfs.objects import Limits, ObjectInfo, ObjectName, ObjectVersion, Row
-from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
+from swiftfs.store.ambiguous import GONE, Ambiguity, AmbiguousRequests, Effect
 from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore, find_object, has_version
 
 log = logging.getLogger(__name__)
@@ -148,11 +148,15 @@ def etag_of(row: Row) -> str:
 
 
 def as_listed(info: ObjectInfo | None, row: Row | None) -> Row | None:
-    """Return what a HEAD has shown: the `row` of a listing if that is of the same version."""
+    """Return what a HEAD has shown: the `row` of a listing if that is of the same version.
+
+    The listing may show the attributes of before, and the copy of the object has those of the HEAD.
+    """
     if info is None:
         return None
     if row is not None and info.version.etag == etag_of(row):
-        return row
+        now = replace(row, content_type=info.content_type)
+        return now if etag_of(now) == info.version.etag else row
     return row_of(info)
 
 
@@ -388,7 +392,7 @@ class MoveEvidence:
         etag = last.etag if last is not None and last.kind == "put" else ""
         request = CopyRequest(source, target, manifest_only=True, etag=etag)
         try:
-            return store.copy(request).etag
+            made = store.copy(request).etag
         except NotFound:
             lost = watched.lost if watched is not None and not watched.is_gone else ()
             if any(one.kind == "delete" for one in lost) and not (etag and has_version(store, target, etag)):
@@ -398,9 +402,21 @@ class MoveEvidence:
             if not etag:
                 raise
             stands = store.head(source)
-        if self.is_late(stands):
-            raise Overwritten(source)
-        return store.copy(replace(request, etag=stands.version.etag)).etag
+            if self.is_late(stands):
+                raise Overwritten(source) from None
+            return store.copy(replace(request, etag=stands.version.etag)).etag
+        if watched is not None and made == etag:
+            self._correct(store, target, watched)
+        return made
+
+    def _correct(self, store: ObjectStore, target: ObjectName, watched: Ambiguity) -> None:
+        """Give a copy the newest headers of its source if a late request had undone them just before it."""
+        newest = watched.last.headers if watched.last is not None else None
+        copy = find_object(store, target) if newest is not None else None
+        if newest is None or copy is None or newest.are_those_of(copy):
+            return
+        if any(one.headers is not None and one.headers.are_those_of(copy) for one in watched.lost):
+            store.post(target, newest)
 
     def made_copy(self, store: ObjectStore, operation: Move) -> str | None:
         """Return the ETag of the copy if a COPY that failed in the end was carried out, without an answer.

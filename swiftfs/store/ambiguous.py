@@ -290,6 +290,11 @@ class AmbiguousRequests:
             unsaved, self._unsaved = self._unsaved, set()
             return {name: self._records.get(name) for name in unsaved}
 
+    def save_again(self, names: Iterable[ObjectName]) -> None:
+        """Let the next `take_unsaved` return records again, which the disk has refused."""
+        with self._changed:
+            self._unsaved.update(names)
+
     def wait(self, seconds: float | None) -> None:
         """Wait until a record changes or `wake` is called, for `seconds` at most."""
         with self._changed:

@@ -1,7 +1,9 @@
 """What the programs of one mount share."""
 
 import errno
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TypeVar
 
 from simulation.adversary import CONTAINER, Adversary
 from simulation.attributes import KnownAttributes
@@ -12,12 +14,20 @@ from simulation.runtime import SimLock
 from simulation.scheduler import Scheduler
 from simulation.second import SecondMount
 from simulation.words import describe_bytes
-from swiftfs.errors import NotFound
+from swiftfs.errors import NotFound, SwiftfsError, errno_of
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
 OTHERS = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY})
 """Errors that are right if another client has made files and folders."""
+
+
+NEVER = frozenset(
+    {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EBADF, errno.ENOTEMPTY}
+)
+"""Errors that are wrong if a file system without faults would have succeeded."""
+
+T = TypeVar("T")
 
 
 class Skip(Exception):
@@ -93,3 +103,19 @@ class MountContext:
             return []
         nodes = self.model.worlds[0].values()
         return [one for one in nodes if not one.is_folder and one.kept == {one.now} and not one.writer]
+
+    def call(self, what: str, call: Callable[[], T], right: Collection[int]) -> T:
+        """Make a system call; its failure is an `OSError`, and must have a reason, or be a `right` one."""
+        try:
+            return call()
+        except (OSError, SwiftfsError) as error:
+            number = errno_of(error)
+            never = NEVER - (OTHERS if self.model.theirs else set())
+            never -= {errno.ENOENT} if self.model.has_their_deletions else set()
+            # What Swift has refused to move is at its old name again, which a program cannot foresee.
+            is_foreseen = number not in never or self.model.remnants.has_refused
+            is_wrong = not (is_foreseen and self.store.met)
+            if is_wrong and number not in right:
+                name = errno.errorcode.get(number, str(number))
+                self.fail(f"{what}: {name} ({error})")
+            raise OSError(number, str(error)) from error

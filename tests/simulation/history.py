@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from simulation.adversary import CHANGES, READS, Fault, Outage
-from simulation.plan import History, Kill, Life
+from simulation.plan import BEGIN, END, History, Kill, Life
 from simulation.scenarios import SCENARIOS
 from simulation.scheduler import SwitchRates
 from simulation.steps import Step, other, program, writer
@@ -27,6 +27,10 @@ POWER_CUTS = 0.15
 """In how many histories the power is cut where the others kill the mount."""
 
 
+KILLS_BETWEEN = 0.15
+"""In how many histories mounts are killed as they begin, or as they end."""
+
+
 DISK_FULL = 0.2
 """In how many histories without a kill the disk of the cache is full for some time."""
 
@@ -45,7 +49,7 @@ def make(seed: int) -> History:
     if seed % 2:
         # Of half of the seeds every folder that Swift has is moved in the background.
         history = replace(history, options={**history.options, "background_rename": 1})
-    history = with_tags(history)
+    history = with_kills_between(with_tags(history))
     more = random.Random(f"disk {seed}")
     if not has_others and more.random() < POWER_CUTS:
         history = with_power_cuts(history)
@@ -54,6 +58,21 @@ def make(seed: int) -> History:
         full = Outage(more.choice((0.0, 0.5, 2.0, 6.0)), more.choice((0.5, 3.0, 30.0)))
         history = replace(history, disk_full=(full,))
     return history
+
+
+def with_kills_between(history: History) -> History:
+    """Return a history in which some mounts are also killed as they begin after a kill, or as they end."""
+    rng = random.Random(f"kills between {history.seed}")
+    if rng.random() >= KILLS_BETWEEN:
+        return history
+    lives = list[Life]()
+    for life in history.lives:
+        points = int(10 ** rng.uniform(0.5, 2.7))
+        if life.kill is not None:
+            lives += [life, Life((), Kill(BEGIN, points))]
+        else:
+            lives.append(replace(life, kill=Kill(END, points)))
+    return replace(history, lives=tuple(lives))
 
 
 def with_tags(history: History) -> History:

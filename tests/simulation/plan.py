@@ -11,11 +11,16 @@ from simulation.steps import Step
 Programs = tuple[tuple[Step, ...], ...]
 
 
+BEGIN, END = -1, -2
+"""In place of the number of a step: as the mount begins, and as it ends, after all programs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kill:
     """The mount is killed so many scheduling points after the first program has begun a step.
 
-    With a power `cut` the disk loses what was not synced.
+    Or after its own `BEGIN` or `END`, if it takes so long. With a power `cut` the disk loses what was not
+    synced.
     """
 
     step: int
@@ -42,6 +47,9 @@ class Life:
                 yield f"  program {number}: {step}"
                 if self.kill is not None and number == 0 and index == self.kill.step:
                     yield f"  ({self.kill.points} points later the mount is killed)"
+        if self.kill is not None and self.kill.step < 0:
+            what = "begun" if self.kill.step == BEGIN else "begun to end"
+            yield f"  (the mount is killed {self.kill.points} points after it has {what})"
         yield f"  {self.kill.event}" if self.kill is not None else "  unmount"
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from simulation.adversary import CONTAINER
 from simulation.attributes import TAG
-from simulation.context import OTHERS, Handle, MountContext, Skip
+from simulation.context import Handle, MountContext, Skip
 from simulation.copies import FileCopy
 from simulation.model import Uncertain, added, distinct, moved, removed
 from simulation.mount import stored_body
@@ -17,16 +17,11 @@ from simulation.node import Node
 from simulation.steps import Step
 from simulation.words import describe_bytes
 from support.harness import ME, get
-from swiftfs.errors import NotFound, SwiftfsError, errno_of
+from swiftfs.errors import NotFound, SwiftfsError
 from swiftfs.journal.journal import HIDDEN_SECONDS
 from swiftfs.objects import ObjectName
 
 T = TypeVar("T")
-
-NEVER = frozenset(
-    {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EBADF, errno.ENOTEMPTY}
-)
-"""Errors that are wrong if a file system without faults would have succeeded."""
 
 
 class Program:
@@ -138,6 +133,16 @@ class Program:
 
     def _patch_slot(self, step: Step) -> None:
         self._put(self._slot(step), step.offset, self._model.fresh(step.size))
+
+    def _truncate_slot(self, step: Step) -> None:
+        handle = self._slot(step)
+        node = handle.node
+        self._touch(node)
+        body = node.now[: step.size].ljust(step.size, b"\0")
+        self._model.wrote(node, body)
+        self._call(lambda: self._fs.truncate_handle(handle.number, step.size))
+        node.now = body
+        self._model.wrote(node, body)
 
     def _read_slot(self, step: Step) -> None:
         handle = self._slot(step)
@@ -369,9 +374,7 @@ class Program:
 
     def _put(self, handle: Handle, offset: int, data: bytes) -> None:
         node = handle.node
-        self._attributes.written(node)
-        for path in self._model.paths_of(node):  # its folder may have been renamed since
-            self._model.touch(path)
+        self._touch(node)
         before = node.now
 
         def after(size: int) -> bytes:
@@ -383,6 +386,12 @@ class Program:
             done += self._call(partial(self._write_some, handle.number, offset + done, data[done:]))
             node.now = after(done)
             self._model.wrote(node, node.now)
+
+    def _touch(self, node: Node) -> None:
+        """Record that the bytes of an open file are about to change."""
+        self._attributes.written(node)
+        for path in self._model.paths_of(node):  # its folder may have been renamed since
+            self._model.touch(path)
 
     def _write_some(self, handle: int, offset: int, data: bytes) -> int:
         """Write as write(2) does: a full disk may take a part."""
@@ -481,17 +490,4 @@ class Program:
             raise Skip
 
     def _call(self, call: Callable[[], T], right: Collection[int] = ()) -> T:
-        """Make a system call; its failure is an `OSError`, and must have a reason, or be a `right` one."""
-        try:
-            return call()
-        except (OSError, SwiftfsError) as error:
-            number = errno_of(error)
-            never = NEVER - (OTHERS if self._model.theirs else set())
-            never -= {errno.ENOENT} if self._model.has_their_deletions else set()
-            # What Swift has refused to move is at its old name again, which a program cannot foresee.
-            is_foreseen = number not in never or self._model.remnants.has_refused
-            is_wrong = not (is_foreseen and self._context.store.met)
-            if is_wrong and number not in right:
-                name = errno.errorcode.get(number, str(number))
-                self._context.fail(f"{self.name}: {self._step}: {name} ({error})")
-            raise OSError(number, str(error)) from error
+        return self._context.call(f"{self.name}: {self._step}", call, right)

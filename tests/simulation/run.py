@@ -37,7 +37,7 @@ from simulation.mount import (
     tree_of,
     will_replace,
 )
-from simulation.plan import History, Life
+from simulation.plan import BEGIN, END, History, Kill, Life
 from simulation.programs import Program
 from simulation.runtime import seeded
 from simulation.scheduler import Scheduler, SimThread, SimulationError, scheduling
@@ -164,6 +164,9 @@ class _Simulation:
 
     def _run_life(self, life: Life) -> bool:
         """Mount, run the programs, and end the mount; return whether another life can follow."""
+        kill = life.kill
+        if kill is not None and kill.step == BEGIN:
+            return self._run_beginning(kill)
         filesystem = self._mount()
         if filesystem is None:
             return False
@@ -171,15 +174,8 @@ class _Simulation:
             self._unmount(filesystem)
             return False
         doubts = any(fault.kind == "flipped" for fault in self._history.faults)
-        context = MountContext(
-            self._scheduler,
-            self._store,
-            self._model,
-            filesystem,
-            self._attributes,
-            doubts_reads=doubts,
-            second=self._second,
-        )
+        shared = self._scheduler, self._store, self._model, filesystem, self._attributes
+        context = MountContext(*shared, doubts_reads=doubts, second=self._second)
         programs = [
             self._scheduler.spawn(
                 partial(Program(context, f"program {number}").run, steps, self._kill_of(life, number)),
@@ -188,14 +184,28 @@ class _Simulation:
             for number, steps in enumerate(life.programs)
         ]
         self._wait_for(programs, "the programs")
-        if life.kill is not None and not self._scheduler.killed:
-            self._scheduler.kill_at = self._scheduler.points + 1
-            self._wait_for([self._scheduler.spawn(lambda: self._scheduler.sleep(1e6), "idle")], "the kill")
-        if self._scheduler.killed:
-            self._kill(cut=life.kill is not None and life.kill.cut)
-        else:
+        if kill is not None and kill.step == END:
+            self._scheduler.kill_at = self._scheduler.points + kill.points
+        elif kill is not None and not self._scheduler.killed:
+            self._kill_idle()
+        if not self._scheduler.killed:
             self._unmount(filesystem)
+        if self._scheduler.killed:
+            self._kill(cut=kill is not None and kill.cut)
         return not self._scheduler.failures
+
+    def _run_beginning(self, kill: Kill) -> bool:
+        """Kill a mount as it takes up what the one before has left."""
+        self._scheduler.kill_at = self._scheduler.points + kill.points
+        self._mount()
+        if not self._scheduler.killed:
+            self._kill_idle()
+        self._kill(cut=kill.cut)
+        return not self._scheduler.failures
+
+    def _kill_idle(self) -> None:
+        self._scheduler.kill_at = self._scheduler.points + 1
+        self._wait_for([self._scheduler.spawn(lambda: self._scheduler.sleep(1e6), "idle")], "the kill")
 
     def _kill_of(self, life: Life, number: int) -> Callable[[int], None]:
         def begins(step: int) -> None:
@@ -247,6 +257,8 @@ class _Simulation:
 
         self._scheduler.record("unmount")
         self._wait_for([self._scheduler.spawn(close, "unmount")], "the unmount")
+        if self._scheduler.killed:
+            return
         self._model.unmounted()
         for thread in self._scheduler.threads:
             if thread.name != "late answers":  # it may wait for an answer; it ends with the process

@@ -9,6 +9,9 @@ from simulation.mount import SEGMENT
 FILES = ("/a", "/b", "/d/a", "/d/b", "/d/s/a", "/e/a")
 FOLDERS = ("/d", "/e", "/d/s", "/f")
 SIZES = (10, 10, 10, 40, 5000, SEGMENT - 7, 2 * SEGMENT, 2 * SEGMENT + 100, 3 * SEGMENT + 9)
+CUTS = (0, 3, SEGMENT, SEGMENT + 40)
+"""Sizes to which files are truncated, or made longer."""
+
 PAUSES = (0.05, 0.5, 1.6, 2.1, 2.5, 6.0, 35.0)
 
 
@@ -111,7 +114,7 @@ def change(rng: random.Random, path: str) -> Step:
         return Step("append", path, size=rng.choice((6, 100, SEGMENT)))
     if kind < 0.8:
         return Step("patch", path, offset=rng.choice((0, 5, SEGMENT - 3, SEGMENT + 50)), size=20)
-    return Step("truncate", path, size=rng.choice((0, 3, SEGMENT, SEGMENT + 40)))
+    return Step("truncate", path, size=rng.choice(CUTS))
 
 
 def patch_large(rng: random.Random) -> Steps:
@@ -267,12 +270,10 @@ def writer(rng: random.Random) -> tuple[Step, ...]:
     for _ in range(rng.randrange(1, 4)):
         steps += [Step("open slot", rng.choice(FILES), slot=2), pause(rng)]
         for _ in range(rng.randrange(1, 3)):
-            size = rng.choice((10, 100, SEGMENT))
-            steps.append(
-                Step("append slot", slot=2, size=size)
-                if rng.random() < 0.5
-                else Step("patch slot", slot=2, offset=rng.choice((0, 3, SEGMENT - 3)), size=20)
-            )
+            append = Step("append slot", slot=2, size=rng.choice((10, 100, SEGMENT)))
+            patch = Step("patch slot", slot=2, offset=rng.choice((0, 3, SEGMENT - 3)), size=20)
+            truncate = Step("truncate slot", slot=2, size=rng.choice(CUTS))
+            steps.append(rng.choice((append, append, patch, patch, truncate)))
             steps.append(rng.choice((Step("fsync slot", slot=2), pause(rng))))
         steps += [Step("close slot", slot=2), pause(rng)]
     return tuple(steps)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ from support.late_store import (
     LateStore,
     kill_during,
     late,
+    recorded,
     remove,
     repair,
     settle,
     store_file,
 )
+from support.power_cut import refusing
 from support.stored_objects import body, keys
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -308,3 +311,18 @@ def test_new_attributes_keep_the_tag_that_a_late_request_has_undone(
     filesystem.chmod("/file", 0o600)
     settle(filesystem)
     assert store.head(FILE).metadata["tag"] == "1"
+
+
+def test_what_a_full_disk_has_refused_to_remember_is_saved_later(
+    store: LateStore, cache: Path, filesystem: FileSystem
+) -> None:
+    with ExitStack() as full:
+        db = filesystem.services.journal._db
+        store.lose("put", "file")
+        store.on_loss = lambda: full.enter_context(refusing(db))
+        write(filesystem, "/file", b"data")
+        wait_until(lambda: not filesystem.waiting())
+        assert store.lost == 1
+        assert recorded(cache) == 0
+    store_file(filesystem, b"other", "/other")
+    assert recorded(cache) == 1

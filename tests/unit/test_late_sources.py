@@ -240,3 +240,26 @@ def test_a_late_copy_to_where_the_object_could_not_move_is_undone(
             assert store_body(store, NEW) == theirs
         else:
             assert NEW.key not in keys(store)
+
+
+@pytest.mark.parametrize("old", ["/d", "/d/file"])
+@pytest.mark.parametrize("background", [True, False])
+def test_attributes_that_a_late_request_undoes_just_before_the_copy_arrive(
+    store: LateStore, cache: Path, old: str, *, background: bool
+) -> None:
+    """The late request has stored the same bytes: only the headers tell the two versions apart."""
+    with harness(store, cache, BACKGROUND if background else OPTIONS) as filesystem:
+        for folder in ("/d", *(["/e"] if old != "/d" else [])):
+            filesystem.mkdir(folder, 0o755, ME)
+        store.lose("put", OLD.key)
+        store_file(filesystem, b"bytes", "/d/file")
+        assert store.lost == 1
+        filesystem.chmod("/d/file", 0o600)
+        settle(filesystem)
+        on_copy(store, store.land)
+        filesystem.rename(old, old.replace("/d", "/e"))
+        settle(filesystem)
+        repair(filesystem)
+        assert store.lost == 0
+        assert ";mode=0100600;" in store.head(NEW).content_type
+        assert OLD.key not in keys(store)

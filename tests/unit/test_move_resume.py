@@ -19,7 +19,7 @@ from support.stored_objects import NEVER, body, contents, copy, delete, foreign,
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder, PutMarker
 from swiftfs.objects import ObjectName
 
 GIVEN_UP = "given up; it is /d: source or target may have a newer version"
@@ -455,3 +455,17 @@ def test_that_a_mount_serves_files_with_a_rename_unfinished_survives_a_power_cut
     disk.restart()
     with harness(store, image, NEVER, close_error="a mount has served files since"):
         assert keys(store) == ["d/a", "d/b"]
+
+
+def test_a_change_whose_earlier_rename_a_power_cut_has_undone_keeps_its_name(
+    store: MemoryStore, cache: Path
+) -> None:
+    """The rename of `d` to `e` was lost, with the new name of what it had carried; the one back was not."""
+    log = JournalDB(cache, "box of memory")
+    back = MoveFolder("box", "e/", "box", "d/", objects=(), carried=(1, 2))
+    marker, new = PutMarker(ObjectName("box", "d/s")), PutMarker(ObjectName("box", "e/t"))
+    log.commit([Record(1, "/d/s", marker), Record(2, "/e/t", new), Record(3, "/e", back)])
+    log.close()
+    with harness(store, cache) as filesystem:
+        assert names(filesystem, "/d") == ["s", "t"]
+    assert keys(store) == ["d/s", "d/t"]

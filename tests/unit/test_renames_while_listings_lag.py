@@ -45,15 +45,15 @@ def is_quiet(filesystem: FileSystem) -> bool:
 
 
 def killed_while_copying(
-    filesystem: FileSystem, store: LaggingStore, cache: Path
+    filesystem: FileSystem, store: LaggingStore, cache: Path, when: str = "copy"
 ) -> tuple[MemoryStore, Path]:
-    """Rename `/d` to `/e`; return what Swift has before the first copy, and the cache folder."""
+    """Rename `/d` to `/e`; return what Swift has before the first request `when`, and the cache folder."""
     reached, lock, image = threading.Event(), threading.Lock(), cache.with_name("image")
     twin: list[MemoryStore] = []
 
     def hook(method: str, _subject: str) -> None:
         with lock:  # the copies are sent in parallel
-            if method == "copy" and not twin:
+            if method == when and not twin:
                 twin.append(as_of_now(store))
                 copy_live(cache, image)
                 reached.set()
@@ -190,6 +190,31 @@ def test_a_file_whose_mode_was_changed_just_before_moves_after_a_kill(
         assert names(filesystem, "/") == ["e"]
         assert filesystem.getattr("/e/3").mode & 0o777 == 0o600
         wait_until(lambda: is_quiet(filesystem))
+    assert keys(twin) == [f"e/{number}" for number in range(COUNT)]
+
+
+@BOTH
+def test_the_copy_of_such_a_file_is_known_while_listings_still_show_the_old_mode(
+    store: LaggingStore, cache: Path, options: str
+) -> None:
+    with harness(store, cache, options) as filesystem:
+        for number in range(COUNT):
+            filesystem.chmod(f"/d/{number}", 0o644)  # from now on a listing has the modes
+        wait_until(lambda: is_quiet(filesystem))
+        store.stop()
+        shown = store.shown
+        filesystem.chmod("/d/3", 0o600)
+        wait_until(lambda: is_quiet(filesystem))
+        died, image = killed_while_copying(filesystem, store, cache, "delete_many")
+        store.go_on()
+    twin = LaggingStore("box")
+    twin._containers["box"].objects.update(died._containers["box"].objects)
+    twin.shown = shown
+    with harness(twin, image, options) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+        assert filesystem.getattr("/e/3").mode & 0o777 == 0o600
+        wait_until(lambda: is_quiet(filesystem))
+    twin.go_on()
     assert keys(twin) == [f"e/{number}" for number in range(COUNT)]
 
 
