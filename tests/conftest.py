@@ -21,7 +21,7 @@ from support.leaks import Belongings
 from support.mounts import Mount
 from support.worker_memory import WorkerMemory
 from swiftfs import concurrency
-from swiftfs.demo.server import SwiftServer
+from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.journal import recovery, segment_records, tasks
 
 concurrency.check()
@@ -124,6 +124,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def swift_server() -> Iterator[SwiftServer]:
     """A real Swift on loopback; tests use `swift`, which clears its faults and records."""
     with SwiftServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def versioned_server() -> Iterator[SwiftServer]:
+    """A Swift whose containers may keep older versions."""
+    with SwiftServer(settings=ServerSettings(object_versioning=True)) as server:
         yield server
 
 

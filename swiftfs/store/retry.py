@@ -65,10 +65,11 @@ T = TypeVar("T")
 class RetryPolicy(Struct, frozen=True):
     """How long a call is repeated; all values are in seconds.
 
-    A call fails with its last error when `deadline` has passed, or would pass during the next pause. Pauses
-    grow from `first_pause` to `longest_pause`, each shortened at random so that clients do not return
-    together. A pause is not shorter than the server's Retry-After: if that is too long, the call fails at
-    once, with `Postponed`.
+    A call fails with its last error when `deadline` has passed, or would pass during the next pause; if the
+    deadline cut the last attempt short, with the server's last answer, if there was one. Pauses grow from
+    `first_pause` to `longest_pause`, each shortened at random so that clients do not return together. A pause
+    is not shorter than the server's Retry-After: if that is too long, the call fails at once, with
+    `Postponed`.
     """
 
     deadline: float
@@ -136,7 +137,7 @@ class _Call(Struct):
 
     `lost`: an earlier attempt may have taken effect although it failed here. Every retryable error leaves
     that open, wrong bytes in the answer too; a `Clash` does not. `may_land`: a request was sent and not
-    answered, so the server may still carry it out.
+    answered, so the server may still carry it out. `answer` is the last error that was not a time-out.
     """
 
     end: float
@@ -144,6 +145,7 @@ class _Call(Struct):
     repeated: int = 0
     lost: bool = False
     may_land: bool = False
+    answer: StoreError | None = None
 
     def repeats(self, error: BaseException) -> bool:
         """Return whether to send the request again that failed with `error`."""
@@ -159,6 +161,19 @@ class _Call(Struct):
         else:
             # A 503 may come from a proxy, behind which the request goes on.
             self.lost = True
+        if isinstance(error, StoreError) and not isinstance(error, TimedOut):
+            self.answer = error
+
+    def has_better(self, error: StoreError) -> bool:
+        """Return whether the server has answered, and `error` is only that the last attempt had no time."""
+        return self.answer is not None and isinstance(error, TimedOut) and busy_time() >= self.end
+
+    def take_answer(self) -> StoreError:
+        """Return the last answer, and keep no reference to it: its traceback will refer to this call."""
+        answer, self.answer = self.answer, None
+        assert answer is not None
+        answer.may_land = answer.may_land or self.may_land
+        return answer
 
 
 class RetryingStore:
@@ -398,6 +413,8 @@ class RetryingStore:
                     if pause is None or not self._has_time_after(pause, call):
                         if shared is not None:
                             shared.failed(error, most)
+                        if call.has_better(error):
+                            raise call.take_answer() from None
                         raise  # here: in a frame with the error it would be a cycle, see `drop_tracebacks`
                 else:
                     if shared is not None:

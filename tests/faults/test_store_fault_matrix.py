@@ -15,7 +15,7 @@ from psutil import Process
 from support.deadlines import within
 from support.fault_matrix import KINDS, SILENCE, Kind, outcome
 from support.fault_operations import OPERATIONS, Cell, Operation
-from swiftfs.demo.server import OPERATOR, RecordedRequest, ServerSettings, SwiftServer
+from swiftfs.demo.server import OPERATOR, RecordedRequest, SwiftServer
 from swiftfs.errors import Corrupt, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits
 from swiftfs.store.auth import open_account
@@ -50,10 +50,9 @@ class FaultCase:
 
 
 @pytest.fixture(scope="module")
-def swift_server() -> Iterator[SwiftServer]:
+def swift_server(versioned_server: SwiftServer) -> SwiftServer:
     """A Swift that lists versions."""
-    with SwiftServer(settings=ServerSettings(object_versioning=True)) as running:
-        yield running
+    return versioned_server
 
 
 class OperationCases:

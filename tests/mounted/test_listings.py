@@ -18,7 +18,7 @@ DIRECTORY = "application/directory"
 
 
 @pytest.fixture(scope="module")
-def small_server() -> Iterator[SwiftServer]:
+def paging_server() -> Iterator[SwiftServer]:
     """A server whose listings have 5 rows."""
     with SwiftServer(settings=ServerSettings(listing_limit=5)) as running:
         yield running
@@ -37,8 +37,8 @@ def cost(swift: SwiftServer, container: str) -> Counter[str]:
     return Counter(one.method for one in swift.requests() if container in one.path.split("/"))
 
 
-def test_pages_follow_each_other(small_server: SwiftServer, tmp_path: Path) -> None:
-    connection = Connection(small_server.auth_url, small_server.user, small_server.key)
+def test_pages_follow_each_other(paging_server: SwiftServer, tmp_path: Path) -> None:
+    connection = Connection(paging_server.auth_url, paging_server.user, paging_server.key)
     connection.put_container("pages")
     wanted = [f"n{number:02d}" for number in range(13)]
     for name in wanted:
@@ -47,7 +47,7 @@ def test_pages_follow_each_other(small_server: SwiftServer, tmp_path: Path) -> N
         connection.put_object("pages", f"{name}.txt", b"x")
     marker(connection, "pages", "n04")
     connection.put_object("pages", "n05", b"beside")
-    with Mount(small_server, "pages", tmp_path) as mounted:
+    with Mount(paging_server, "pages", tmp_path) as mounted:
         assert sorted(listed(mounted.path / "folder")) == wanted
         assert (mounted.path / "folder" / "n12").read_bytes() == b"n12"
         top = {*wanted, "folder", "n05%file"} | {f"{name}.txt" for name in wanted}

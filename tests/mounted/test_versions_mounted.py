@@ -15,16 +15,15 @@ from support.jobs import wait_until
 from support.large_files import MIB, append, patch, segment_names
 from support.mounts import Mount
 from support.versions import enable_versions
-from swiftfs.demo.server import READER, Fault, ServerSettings, SwiftServer
+from swiftfs.demo.server import READER, Fault, SwiftServer
 
 small_segments = pytest.mark.mount_options("segment_size=1M")
 
 
 @pytest.fixture(scope="module")
-def swift_server() -> Iterator[SwiftServer]:
+def swift_server(versioned_server: SwiftServer) -> SwiftServer:
     """A Swift whose containers may keep older versions."""
-    with SwiftServer(settings=ServerSettings(object_versioning=True)) as running:
-        yield running
+    return versioned_server
 
 
 @pytest.fixture

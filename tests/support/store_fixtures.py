@@ -23,7 +23,7 @@ STORES = ["memory", "retrying", SWIFT, pytest.param("retrying swift", marks=[*ON
 """What retries do with answers and errors shows over the store in memory, at a tenth of the time."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small_server() -> Iterator[SwiftServer]:
     """A server whose listings have 5 rows, without bulk-delete."""
     with SwiftServer(settings=ServerSettings(listing_limit=5, without=frozenset({"bulk"}))) as running:

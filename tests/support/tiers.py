@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-SERVERS = frozenset({"swift_server", "small_server", "server"})
+SERVERS = frozenset({"swift_server", "versioned_server", "small_server", "server"})
 """Fixtures that start a Swift."""
 SEED = os.environ.get("TEST_SEED", "")  # `SWIFTFS_…` would be an option of mounts
 """What a run chooses at random depends on it. Without one no case is left out."""

@@ -7,17 +7,9 @@ import pytest
 
 from support.store_fixtures import STORES, open_store
 from support.versions import set_versioning
-from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.store.protocol import ObjectStore
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def versioned_server() -> Iterator[SwiftServer]:
-    """A Swift whose containers may keep older versions."""
-    with SwiftServer(settings=ServerSettings(object_versioning=True)) as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=STORES)

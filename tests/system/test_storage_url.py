@@ -1,7 +1,7 @@
 """A storage URL that the user names, and a token without a login, on a real Swift."""
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,9 @@ from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[SwiftServer]:
-    with SwiftServer() as running:
-        swift_cli(running, "post", "box")
-        yield running
-
-
-@pytest.fixture
-def swift(server: SwiftServer) -> Iterator[SwiftServer]:
-    yield server
-    server.clear_faults()
+@pytest.fixture(scope="module", autouse=True)
+def box(swift_server: SwiftServer) -> None:
+    swift_cli(swift_server, "post", "box")
 
 
 class _Holder:

@@ -13,7 +13,16 @@ from support.deadlines import within
 from support.harness import SHORT_RETRIES
 from support.memory_store import MemoryStore
 from support.stores import QUICK, TEXT, md5, raise_first
-from swiftfs.errors import AccessDenied, AlreadyExists, Clash, Conflict, NotFound, StoreError, Unavailable
+from swiftfs.errors import (
+    AccessDenied,
+    AlreadyExists,
+    Clash,
+    Conflict,
+    NotFound,
+    StoreError,
+    TimedOut,
+    Unavailable,
+)
 from swiftfs.objects import Limits, Manifest, ObjectName, Segment
 from swiftfs.store import retry
 from swiftfs.store.ambiguous import AmbiguousRequests
@@ -62,6 +71,28 @@ def test_close_ends_the_pauses() -> None:
         store.close()
         assert isinstance(running.exception(timeout=within(5)), Unavailable)
     assert memory.closed
+
+
+@pytest.mark.parametrize("first", [Unavailable("503"), TimedOut("silence")])
+def test_the_time_out_of_an_attempt_that_was_cut_short_hides_no_answer(
+    monkeypatch: pytest.MonkeyPatch, first: StoreError
+) -> None:
+    """A busy server answers 503 to the first attempt, and the last one begins a moment before the end."""
+    now, memory = [0.0], MemoryStore("c")
+    monkeypatch.setattr(retry, "busy_time", lambda: now[0])
+    errors = [TimedOut("cut short", may_land=True), first]
+    first.may_land = False
+
+    def fail(_method: str, _subject: str) -> None:
+        now[0] += 0.0 if len(errors) > 1 else QUICK.deadline
+        raise errors.pop()
+
+    memory.hook = fail
+    with pytest.raises(Unavailable) as failed:
+        RetryingStore(memory, QUICK).put(NAME, b"x", TEXT)
+    assert errors == []
+    assert str(failed.value) == ("503" if type(first) is Unavailable else "cut short")
+    assert failed.value.may_land
 
 
 def test_no_attempt_begins_when_a_pause_has_taken_all_time(monkeypatch: pytest.MonkeyPatch) -> None:
