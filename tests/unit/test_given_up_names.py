@@ -378,7 +378,7 @@ def test_a_folder_is_renamed_again_whose_marker_was_refused(store: MemoryStore, 
         filesystem.rename("/d", "/e")
         with ThreadPoolExecutor(1) as pool:
             renaming = pool.submit(filesystem.rename, "/e", "/f")
-            wait_until(lambda: filesystem.services.journal._scheduler._waiters > 0)
+            wait_until(lambda: bool(filesystem.services.journal._scheduler._waits))
             halt.go_on()
             try:
                 renaming.result(within(20))
