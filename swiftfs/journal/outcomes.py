@@ -122,6 +122,10 @@ def _path_of(name: ObjectName, path: str, operation: Move | MoveObject | MoveFol
 LONGEST_ASKED_PAUSE = 600.0
 """The longest pause in seconds that a server gets for which it asks: it may name any."""
 
+PROBE_SECONDS = 1.0
+"""The pause between two changes that are tried while the server does not answer, and that no thread waits
+for. Each is one request: it may be only some objects that it does not serve, and many changes may wait."""
+
 MOST_STORED = 10_000
 """Objects whose last stored ETag is remembered."""
 
@@ -445,7 +449,10 @@ class Outcomes:
         self._queue.failures += 1
 
     def _note_outage(self, task: Task, error: Failure) -> None:
-        if not isinstance(error, Unavailable) or self._queue.is_away:
+        if not isinstance(error, Unavailable):
+            return
+        self._queue.next_probe = monotonic() + PROBE_SECONDS
+        if self._queue.is_away:
             return
         if isinstance(task.state, Running) and self._queue.last_success > task.state.since:
             return  # it is this object that the server does not serve

@@ -16,7 +16,7 @@ from swiftfs.journal.outcomes import JournalParts, Outcomes, is_temporary, remna
 from swiftfs.journal.task_queue import AHEAD, ALONE, AMONG_OTHERS
 from swiftfs.journal.tasks import Failure, Flush, Success, Task
 from swiftfs.objects import ObjectInfo, ObjectName
-from swiftfs.store.retry import sharing
+from swiftfs.store.retry import sending_once, sharing
 from swiftfs.store.server_state import MOST
 
 TOGETHER = 32
@@ -237,10 +237,15 @@ class Scheduler:
     def _work(self, batch: list[Task]) -> None:
         """Execute a batch, and then what else may run: this thread is awake already."""
         while batch:
-            with sharing(batch[0].limit):
+            with sharing(batch[0].limit), sending_once(once=self._is_probe(batch)):
                 stored = self._attempt(batch)
             batch, due = self._end_batch(batch, stored)
             self._end_stored(due)
+
+    def _is_probe(self, batch: list[Task]) -> bool:
+        """Return whether a batch only finds out if the server answers again: the next one is tried soon."""
+        with self._changed:
+            return self._queue.is_away and not any(task.is_awaited for task in batch)
 
     def _end_batch(self, batch: list[Task], stored: Success | None) -> tuple[list[Task], list[Success]]:
         """Record that a batch has ended, perhaps with a stored file; return the next one, and stored files.

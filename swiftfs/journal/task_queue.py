@@ -58,7 +58,8 @@ class TaskQueue:
     their own: there may be thousands, and others must not wait for them. What they move is in `moved` until
     they have ended. Tasks that have failed have a heap, too. `failures` counts the attempts that have failed.
     `is_away` is True if the server did not answer the last change, nor any that has ended since that began;
-    `last_success` is when one has succeeded, in monotonic seconds.
+    `last_success` is when one has succeeded, and `next_probe` when the next one may be tried that no thread
+    waits for, in monotonic seconds.
 
     Tasks about one name run one after the other. A deletion or move also waits for the markers of the folders
     it may leave empty, so that no folder disappears for a moment. All others run in parallel.
@@ -82,6 +83,7 @@ class TaskQueue:
         self.failures = 0
         self.is_away = False
         self.last_success = -math.inf
+        self.next_probe = -math.inf
 
     def __len__(self) -> int:
         return len(self._tasks) + len(self._sleeping)
@@ -426,7 +428,8 @@ class TaskQueue:
         """Return when the next task can run (monotonic seconds): never while all wait for other tasks."""
         sleeping = self._sleeping.first()
         awake = min(self._next_awake(self._due), self._next_awake(self._due_again), self._next_move())
-        return awake if sleeping is None else min(awake, sleeping.due)
+        due = awake if sleeping is None else min(awake, sleeping.due)
+        return max(due, self.next_probe) if self.is_away and self.next_urgency() is None else due
 
     def _next_move(self) -> float:
         if (due := self._next_awake(self._due_moves)) < math.inf:

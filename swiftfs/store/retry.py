@@ -127,6 +127,19 @@ def sharing(limit: SharedLimit | None) -> Iterator[None]:
         _SHARED.reset(token)
 
 
+_ONCE: ContextVar[bool] = ContextVar("swiftfs_once", default=False)
+
+
+@contextmanager
+def sending_once(*, once: bool) -> Iterator[None]:
+    """With `once` let no request be repeated that this thread sends inside."""
+    token = _ONCE.set(once)
+    try:
+        yield
+    finally:
+        _ONCE.reset(token)
+
+
 CLASHES_REPEATED = 4
 """How often a change is repeated that Swift refuses as older than what it has: its proxy gives each request a
 new timestamp. A server that goes on refusing it means something else by its 409."""
@@ -438,7 +451,7 @@ class RetryingStore:
         # A random pause, since many clients lose a server at one moment and would all come back at one.
         pause = max(asked, random.uniform(0.0, longest))
         # A pause that would reach beyond the deadline is not begun: the error is there now.
-        if not call.repeats(error) or self._has_ended() or busy_time() + pause >= call.end:
+        if not call.repeats(error) or _ONCE.get() or self._has_ended() or busy_time() + pause >= call.end:
             if asked and type(error) is Unavailable and busy_time() + asked >= call.end:
                 raise _postponed(error, asked) from None
             return None

@@ -27,7 +27,7 @@ from swiftfs.objects import Limits, Manifest, ObjectName, Segment
 from swiftfs.store import retry
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import CopyRequest, ObjectStore
-from swiftfs.store.retry import CLASHES_REPEATED, PATIENT, RetryingStore, RetryPolicy
+from swiftfs.store.retry import CLASHES_REPEATED, PATIENT, RetryingStore, RetryPolicy, sending_once
 from swiftfs.store.server_state import ServerState
 
 pytest_plugins = ["support.store_fixtures"]
@@ -154,6 +154,19 @@ def test_programming_errors_are_not_repeated() -> None:
     with pytest.raises(ZeroDivisionError):
         RetryingStore(memory, QUICK).head(ObjectName("c", "o"))
     assert calls == ["head"]
+
+
+def test_a_probe_is_sent_once() -> None:
+    memory = MemoryStore("c")
+
+    def fail(_method: str, _subject: str) -> None:
+        raise Unavailable("503")
+
+    memory.hook = fail
+    store = RetryingStore(memory, RetryPolicy(deadline=within(20)))
+    with sending_once(once=True), pytest.raises(Unavailable):
+        store.head(NAME)
+    assert len(memory.requests) == 1
 
 
 def test_an_outage_is_an_error_before_users_give_up() -> None:

@@ -107,3 +107,16 @@ def test_what_was_not_tried_comes_before_what_has_failed_while_the_server_does_n
     queue.is_away = is_away
     order = [queue.pop_due(5.0) for _ in range(3)]
     assert order == ([new, move, failed] if is_away else [failed, new, move])
+
+
+def test_while_the_server_does_not_answer_a_task_waits_for_the_next_probe_unless_a_thread_waits_for_it(
+    queue: TaskQueue,
+) -> None:
+    task = add(queue, LINK, due=2.0)
+    queue.next_probe = 3.0
+    assert queue.next_due() == 2.0
+    queue.is_away = True
+    assert queue.next_due() == 3.0
+    assert queue.pop_due(2.5) is None
+    task.awaited_hand_in = 1
+    assert queue.pop_due(2.5) is task
