@@ -236,7 +236,7 @@ class AttributeOps(Part):
                 raise os_error(errno.ENODATA, path)
             self._store_metadata(path, without_xattr(metadata, header))
 
-    def _set_expiry(self, path: str, moment: str, flags: int = 0) -> None:
+    def _set_expiry(self, path: str, moment: str, flags: int) -> None:
         """Let Swift delete a file at `moment`, never if it is empty; raise `OSError` as setxattr(2) does."""
         meta = self._meta(path)
         if self._is_folder(path):
