@@ -28,6 +28,7 @@ _EVICTED_AT_ONCE = 64
 _NAME = re.compile(r"[0-9a-f]{64}")
 """The name of a version's file. Files that are used, or that the journal needs, have others."""
 
+
 MOST_PINS = 10_000
 """How many paths may be pinned: each folder counts once."""
 
