@@ -92,7 +92,7 @@ def place_inside(container: str) -> SegmentContainer:
     return SegmentContainer(container, SEGMENTS_FOLDER + "/")
 
 
-def places_of(container: str, choice: str = AUTO) -> tuple[SegmentContainer, ...]:
+def places_of(container: str, choice: str) -> tuple[SegmentContainer, ...]:
     """Return the places where segments of objects in `container` may be.
 
     `choice` is as in `SegmentContainerChooser`. Other clients and release 0.1 put them beside, in no folder.
@@ -121,7 +121,7 @@ def is_segment_of(segment: ObjectName, owner: ObjectName, choice: str = AUTO) ->
     return False
 
 
-def is_upload_of(prefix: ObjectName, owner: ObjectName, choice: str = AUTO) -> bool:
+def is_upload_of(prefix: ObjectName, owner: ObjectName, choice: str) -> bool:
     """Return whether a DLO's prefix says that all below it was uploaded for the object `owner`.
 
     It must be the prefix of one whole upload (see `is_segment_of`); a slash at its end does not matter.

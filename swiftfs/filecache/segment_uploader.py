@@ -93,7 +93,7 @@ class SegmentUploader:
             all_named = is_all_named(self._uploads.values(), self.record.named) and not left
             return self.record.update(all_named=all_named)
 
-    def began(self, size: int, frozen: FrozenCopy | None = None) -> None:
+    def began(self, size: int, frozen: FrozenCopy | None) -> None:
         """Record that an upload of the file's first `size` bytes, as they are now, begins. Lock held.
 
         `frozen` is a copy of the bytes that are likely to change.

@@ -210,7 +210,7 @@ class SpaceWaiter:
     Their patience is longer by `slowness` seconds, which a limit of the mount adds to an upload.
     """
 
-    def __init__(self, slowness: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, slowness: Callable[[], float]) -> None:
         self._slowness = slowness
         self._changed = new_condition(Rank.SPACE)
         self._progress = 0

@@ -178,7 +178,7 @@ class VersionIndex:
 
         return self._try(pop, instead=None)
 
-    def oldest(self, count: int, *, pinned: bool = False) -> list[tuple[str, int]]:
+    def oldest(self, count: int, *, pinned: bool) -> list[tuple[str, int]]:
         """Return names and bytes of disk of the least recently used rows that are, or are not, `pinned`."""
         query = "SELECT name, bytes FROM files WHERE pinned = ? ORDER BY used LIMIT ?"
         return self._try(lambda: self._database.execute(query, (pinned, count)).fetchall(), instead=[])

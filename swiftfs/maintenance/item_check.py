@@ -166,7 +166,7 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def hash_object(store: ObjectStore, name: ObjectName, spans: Sequence[int], *, etag: str = "") -> list[str]:
+def hash_object(store: ObjectStore, name: ObjectName, spans: Sequence[int], *, etag: str) -> list[str]:
     """Return the MD5s of the spans of an object, which are as long as the object together.
 
     Its bytes are never in memory together. Errors are those of `get`.

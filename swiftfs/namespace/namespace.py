@@ -90,7 +90,7 @@ class Namespace:
         if self._kept is not None:
             self._kept.close()
 
-    def load_root(self, usage: Usage | None = None) -> None:
+    def load_root(self, usage: Usage | None) -> None:
         """Ask Swift for what `usage` does not say about the root; raise `NotFound` if it has no container."""
         folder = self._source.folder("/")
         if usage is None:

@@ -56,9 +56,9 @@ class Overlay:
     It begins with the changes of an earlier mount, from `recent`, and adds to `recent` what is stored.
     """
 
-    def __init__(self, recent: RecentStore | None = None) -> None:
+    def __init__(self, recent: RecentStore) -> None:
         self._recent = recent
-        self._recalled = dict(recent.recall()) if recent is not None else {}
+        self._recalled = dict(recent.recall())
         self._recalled_until = monotonic() + LISTING_LAG
         self._expected: dict[Folder, list[Iterator[Shown]]] = {}
         self._awaited: dict[Folder, dict[str, LocalChange]] = {}
@@ -425,8 +425,7 @@ class Overlay:
         """Drop the changes in a folder and in all folders below it."""
         for other in self._below(folder):
             del self._folders[other]
-        if self._recent is not None:
-            self._recent.forget_below(folder)
+        self._recent.forget_below(folder)
 
     def _changes(self, folder: Folder) -> dict[str, LocalChange]:
         """Return the folder's changes by name, to add one."""
@@ -474,9 +473,8 @@ class Overlay:
 
     def keep(self, folder: Folder, name: str, stored: LocalChange) -> None:
         """Let the next mount know what Swift has as `name`."""
-        if self._recent is not None:
-            change = RecentChange(name, stored.entry, stored.at, stored.moved, stored.of_folder)
-            self._recent.keep(folder, change)
+        change = RecentChange(name, stored.entry, stored.at, stored.moved, stored.of_folder)
+        self._recent.keep(folder, change)
 
 
 def _entry_in(folder: Folder, entry: Entry) -> Entry:

@@ -6,11 +6,10 @@ A change is one POST. Swift drops all metadata that a POST does not repeat, so i
 import errno
 import logging
 import os
-import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timezone
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -33,22 +32,33 @@ from swiftfs.attributes import (
     xattr_of,
     xattr_to_header,
 )
-from swiftfs.concurrency import unix_time
-from swiftfs.config.options import parse_age, parse_date
-from swiftfs.errors import NotFound, os_error
+from swiftfs.concurrency import new_pool
+from swiftfs.errors import NotFound, Sealed, os_error
 from swiftfs.filecache.version_cache import Pin
 from swiftfs.namespace.entry import Entry
-from swiftfs.objects import Attributes, Caller, Limits, ObjectInfo, ObjectName
+from swiftfs.objects import (
+    SEALED,
+    UNSEALED,
+    UNSEALING,
+    Attributes,
+    Caller,
+    Limits,
+    ObjectInfo,
+    ObjectName,
+    Retrieval,
+)
 from swiftfs.paths import join
-from swiftfs.posix.archive import Archive, segments_of
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.open_file import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Part, Services
-from swiftfs.posix.write_back import AttributeChanges, MetaChange, Update
-from swiftfs.store.protocol import ObjectMeta, ObjectStore
+from swiftfs.posix.write_back import AttributeChanges, MetaChange, Update, parse_moment, show_moment
+from swiftfs.store.protocol import ObjectMeta, ObjectStore, iter_dlo_segments
+from swiftfs.store.retry import PATIENT, deadline
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
@@ -64,11 +74,6 @@ MOST_BYTES = 60_000
 """More could not be sent: a server takes 64 KiB of header lines, with those that are not metadata."""
 
 _LINE_BYTES = len("X-Object-Meta-: \r\n")
-
-LATEST_EXPIRY = 2**33
-"""Seconds since the epoch, in the year 2242; Swift's own limit is ten digits."""
-
-_SECONDS = re.compile(r"\d{1,10}")
 
 
 class AttributeOps(Part):
@@ -231,7 +236,7 @@ class AttributeOps(Part):
                 raise os_error(errno.ENODATA, path)
             self._store_metadata(path, without_xattr(metadata, header))
 
-    def _set_expiry(self, path: str, moment: str, flags: int = 0) -> None:
+    def _set_expiry(self, path: str, moment: str, flags: int) -> None:
         """Let Swift delete a file at `moment`, never if it is empty; raise `OSError` as setxattr(2) does."""
         meta = self._meta(path)
         if self._is_folder(path):
@@ -403,30 +408,89 @@ def _unchanged(attributes: Attributes) -> Attributes:
     return attributes
 
 
-def parse_moment(value: bytes, path: str) -> str:
-    """Read `+30d`, a date and time (ISO 8601) or Unix seconds as an X-Delete-At; raise `OSError` EINVAL.
+PARALLEL = 16
+"""Parallel requests about the segments of a large object: each is sealed, or is not."""
 
-    A date without a zone is in the machine's zone. A time that has passed is refused, as Swift does.
+_ORDER = (UNSEALED, UNSEALING, SEALED)
+"""The states, the one from which an object can be read first before the others."""
+
+
+class _CanBeRead(Exception):
+    """Bytes have come: the object is not sealed."""
+
+
+class Archive:
+    """One object of an archive, with its segments, each of which must be restored before it can be read.
+
+    OVH's Public Cloud Archive is one. `info` is from a HEAD.
     """
-    try:
-        seconds = _seconds(value.decode("ascii").strip().rstrip("\0"))
-    except ValueError:
-        raise os_error(errno.EINVAL, path) from None
-    if not unix_time() < seconds < LATEST_EXPIRY:
-        raise os_error(errno.EINVAL, path)
-    return str(seconds)
+
+    def __init__(self, store: ObjectStore, info: ObjectInfo) -> None:
+        self._store = store
+        self._info = info
+        self._segments: list[ObjectName] | None = None
+
+    def state(self) -> str:
+        """Return `unsealed`, `sealed`, or `unsealing` and the seconds if known; raise `StoreError`."""
+        found = [self._info.retrieval, *self._heads()]
+        states = [one for one in found if one is not None]
+        # Any other word of the server counts as a state in which nothing can be read.
+        rank = max((_rank(one) for one in states), default=0)
+        seconds = max((one.seconds or 0.0 for one in states if _rank(one) == rank), default=0.0)
+        return f"{_ORDER[rank]} {seconds:.0f}" if rank and seconds else _ORDER[rank]
+
+    def ask(self) -> None:
+        """Have the archive restore what is sealed, by a GET of each object; raise `StoreError`."""
+        if self._info.is_slo or self._info.dlo_prefix is not None:
+            self._store.check_manifest(self._info.version)  # another's objects are not thawed for it
+        names = [self._info.version.name, *self._named()]
+        self._in_parallel(self._ask_one, names if self._info.retrieval is not None else names[1:])
+        self._info = self._store.head(self._info.version.name)
+
+    def _ask_one(self, name: ObjectName) -> None:
+        retrieval = self._store.head(name).retrieval
+        if retrieval is not None and retrieval.state == SEALED:
+            with suppress(Sealed, _CanBeRead):
+                self._store.get(name, _refuse)
+
+    def _heads(self) -> list[Retrieval | None]:
+        names = self._named()
+        if not names:
+            return []
+        first = self._retrieval(names[0])
+        # A server without an archive sends no such header.
+        if first is None and self._info.retrieval is None:
+            return []
+        return [first, *self._in_parallel(self._retrieval, names[1:])]
+
+    def _retrieval(self, name: ObjectName) -> Retrieval | None:
+        with suppress(NotFound):  # it cannot be thawed
+            return self._store.head(name).retrieval
+        return None
+
+    def _named(self) -> list[ObjectName]:
+        """Return the segments, each once; they are requested once."""
+        if self._segments is None:
+            self._segments = list(dict.fromkeys(segments_of(self._store, self._info)))
+        return self._segments
+
+    def _in_parallel(self, work: Callable[[ObjectName], T], names: Sequence[ObjectName]) -> list[T]:
+        with new_pool("thaw", PARALLEL) as pool:
+            return list(pool.map(work, names))
 
 
-def _seconds(text: str) -> int:
-    if text.startswith("+"):
-        return int(unix_time()) + parse_age(text[1:])
-    if _SECONDS.fullmatch(text):
-        return int(text)
-    return int(parse_date(text).timestamp())
+def segments_of(store: ObjectStore, info: ObjectInfo) -> Iterator[ObjectName]:
+    """Yield the objects that a large object consists of, in its order; none for an ordinary one."""
+    if info.is_slo:
+        yield from (one.name for one in store.manifest(info.version.name).segments if not one.data)
+    elif (prefix := info.dlo_prefix) is not None:
+        with deadline(PATIENT.deadline):  # of all pages: there may be no end of them
+            yield from (ObjectName(prefix.container, row.key) for row in iter_dlo_segments(store, prefix))
 
 
-def show_moment(moment: str) -> bytes:
-    """Return an X-Delete-At as a date and time in UTC; unchanged if it is none."""
-    if not _SECONDS.fullmatch(moment):
-        return moment.encode()
-    return datetime.fromtimestamp(int(moment), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+def _rank(retrieval: Retrieval) -> int:
+    return _ORDER.index(retrieval.state) if retrieval.state in _ORDER else len(_ORDER) - 1
+
+
+def _refuse(_offset: int, _data: bytes) -> None:
+    raise _CanBeRead

@@ -1,15 +1,21 @@
-"""Hands in changes to the journal: of open files, and of the attributes, metadata and types of objects."""
+"""Hands in changes to the journal: of open files, and of the attributes, metadata and types of objects.
 
+Also reads and shows the moments at which Swift deletes an object.
+"""
+
+import errno
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 
 from msgspec.structs import replace
 
 from swiftfs.attributes import Stored, encode_marker
 from swiftfs.concurrency import unix_time
-from swiftfs.config.options import Rules
-from swiftfs.errors import AccessDenied, NotFound, SwiftfsError
+from swiftfs.config.options import Rules, parse_age, parse_date
+from swiftfs.errors import AccessDenied, NotFound, SwiftfsError, os_error
 from swiftfs.journal.operations import DescribeContainer, PutFile, PutMarker, ReplaceHeaders, SetAttributes
 from swiftfs.namespace.entry import Entry, retyped_entry
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, ObjectName
@@ -187,17 +193,6 @@ class WriteBack(Part):
             file.entry = self._namespace.learn(file.path, entry, info)
 
 
-def moment_by_rules(path: str, rules: Rules) -> str:
-    """Return the X-Delete-At of a file that is stored at `path` now, empty for never."""
-    if not rules:
-        return ""
-    ages = {
-        len(folder): age for folder, age in rules if path != f"/{folder}" and is_below(path, f"/{folder}")
-    }
-    # The rule of the longest folder counts.
-    return str(int(unix_time()) + ages[max(ages)]) if ages else ""
-
-
 Update = Callable[[Attributes], Attributes]
 MetaChange = Callable[[ObjectMeta], ObjectMeta]
 
@@ -323,3 +318,49 @@ class AttributeChanges(Part):
             self._namespace.record_root(entry)
         else:
             self._namespace.record(path, entry)
+
+
+LATEST_EXPIRY = 2**33
+"""Seconds since the epoch, in the year 2242; Swift's own limit is ten digits."""
+
+_SECONDS = re.compile(r"\d{1,10}")
+
+
+def moment_by_rules(path: str, rules: Rules) -> str:
+    """Return the X-Delete-At of a file that is stored at `path` now, empty for never."""
+    if not rules:
+        return ""
+    ages = {
+        len(folder): age for folder, age in rules if path != f"/{folder}" and is_below(path, f"/{folder}")
+    }
+    # The rule of the longest folder counts.
+    return str(int(unix_time()) + ages[max(ages)]) if ages else ""
+
+
+def parse_moment(value: bytes, path: str) -> str:
+    """Read `+30d`, a date and time (ISO 8601) or Unix seconds as an X-Delete-At; raise `OSError` EINVAL.
+
+    A date without a zone is in the machine's zone. A time that has passed is refused, as Swift does.
+    """
+    try:
+        seconds = _seconds(value.decode("ascii").strip().rstrip("\0"))
+    except ValueError:
+        raise os_error(errno.EINVAL, path) from None
+    if not unix_time() < seconds < LATEST_EXPIRY:
+        raise os_error(errno.EINVAL, path)
+    return str(seconds)
+
+
+def _seconds(text: str) -> int:
+    if text.startswith("+"):
+        return int(unix_time()) + parse_age(text[1:])
+    if _SECONDS.fullmatch(text):
+        return int(text)
+    return int(parse_date(text).timestamp())
+
+
+def show_moment(moment: str) -> bytes:
+    """Return an X-Delete-At as a date and time in UTC; unchanged if it is none."""
+    if not _SECONDS.fullmatch(moment):
+        return moment.encode()
+    return datetime.fromtimestamp(int(moment), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ").encode()

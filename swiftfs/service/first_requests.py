@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def may_write(store: ObjectStore, source: Source, history: History = History.NONE) -> bool:
+def may_write(store: ObjectStore, source: Source, history: History) -> bool:
     """Return whether objects of `source` may be changed: by one DELETE of a name that does not exist.
 
     Swift checks the permission before it looks for the object, so it answers 403 to readers and 404 to

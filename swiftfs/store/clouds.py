@@ -41,7 +41,7 @@ _SECRETS = ("username", "password", "token", "application_credential_secret")
 """Settings that must be texts; the values are not shown."""
 
 
-def find_cloud(cloud: str, environment: Mapping[str, str], option: str, region: str = "") -> Any:
+def find_cloud(cloud: str, environment: Mapping[str, str], option: str, region: str) -> Any:
     """Return openstacksdk's region of `cloud`, which `option` names (`--os-cloud` or `OS_CLOUD`).
 
     It is the one that the file names, or `region`.

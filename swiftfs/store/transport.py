@@ -154,7 +154,7 @@ class Transport:
     `close` ends, and wait while its `load` says so.
     """
 
-    def __init__(self, account: Account, state: ServerState, longest_silence: float = math.inf) -> None:
+    def __init__(self, account: Account, state: ServerState, longest_silence: float) -> None:
         self._throttle = state.throttle
         self._account = account
         self._counters = state.counters

@@ -23,9 +23,8 @@ from swiftfs.filecache.block_set import Blocks
 from swiftfs.journal.merging import coalesce
 from swiftfs.journal.operations import PutFile, SetAttributes, decode, encode
 from swiftfs.objects import History, ObjectName
-from swiftfs.posix.attribute_ops import parse_moment, show_moment
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.posix.write_back import moment_by_rules
+from swiftfs.posix.write_back import moment_by_rules, parse_moment, show_moment
 from swiftfs.store.protocol import Headers, ObjectMeta
 
 pytestmark = pytest.mark.store(MemoryStore, "box", "box_segments")
