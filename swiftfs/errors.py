@@ -20,9 +20,18 @@ def command_line(command: str, *operands: object) -> str:
     texts = [str(operand) for operand in operands]
     if any(text.startswith("-") for text in texts):
         texts.insert(0, "--")
-    line = f"swiftfs {command} {shlex.join(texts)}"
+    line = f"swiftfs {command} {' '.join(map(_quoted, texts))}"
     mark = '"' if "'" in line else "'"
     return f"{mark}{line}{mark}"
+
+
+def _quoted(text: str) -> str:
+    """Return a word as a shell reads it, in one line."""
+    if text.isprintable():
+        return shlex.quote(text)
+    # ANSI-C quoting of bash, zsh and POSIX 2024.
+    inner = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{printable(inner)}'"
 
 
 def pluralize(count: int, one: str, more: str = "") -> str:

@@ -27,6 +27,7 @@ from swiftfs.errors import (
     SwiftfsError,
     command_line,
     pluralize,
+    printable,
 )
 from swiftfs.filecache.segment_container import place_beside
 from swiftfs.objects import Limits, Manifest, ObjectName, Page, Row, Segment
@@ -321,9 +322,9 @@ class Probe(Struct):
         try:
             self.store.create_container(beside)
         except StoreError as error:
-            return Finding("segments", f"{beside} cannot be created: {error}", "segments=same")
+            return Finding("segments", f"{printable(beside)} cannot be created: {error}", "segments=same")
         self.store.delete_container(beside)
-        return Finding("segments", f"{beside} can be created")
+        return Finding("segments", f"{printable(beside)} can be created")
 
     def _throughput(self) -> Iterator[Finding]:
         """Send and fetch `size` bytes, first as one object, then as four in parallel."""

@@ -100,6 +100,8 @@ def from_words(words: Iterable[str], origin: str = "-o") -> list[Setting]:
             if equals:
                 raise ConfigurationError(f"option {name}={value} ({origin}): expected no value")
             settings.append(Setting(OPPOSITES[name], "no", origin))
+        elif name in IGNORED and equals and name != "user":  # mount(8) says who may unmount
+            raise ConfigurationError(f"option {name}={value} ({origin}): expected no value")
         elif word and name not in IGNORED and not name.lower().startswith(("x-", "comment")):
             # Without a value a switch is on; an empty one is a variable that is not set.
             is_switch = name in OPTIONS and OPTIONS[name].kind is SWITCH

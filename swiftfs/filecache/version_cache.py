@@ -30,27 +30,6 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 """The name of a version's file. Files that are used, or that the journal needs, have others."""
 
 
-UNSYNCED_SECONDS = 5.0
-"""How long a record may be written and dropped before the journal is synced, which says that time."""
-
-
-class LostFiles(Struct, frozen=True):
-    """Which local files without a record are kept, in a `folder`: all, or those that had one `since`.
-
-    They are newer than the journal was at its last sync (Unix seconds), and files that a process had only
-    open have no mark: so somebody has replaced the journal by an older copy.
-    """
-
-    folder: Path
-    since: float
-
-    def has(self, file: os.stat_result) -> bool:
-        """Return whether a file is kept."""
-        if self.since == -math.inf or not file.st_size:
-            return file.st_size > 0
-        return bool(file.st_mode & PINNED) and file.st_ctime > self.since + UNSYNCED_SECONDS
-
-
 MOST_PINS = 10_000
 """How many paths may be pinned: each folder counts once."""
 
@@ -115,6 +94,27 @@ def _is_below(one: Pin, tree: Pin) -> bool:
     if not tree.is_tree:
         return False
     return not tree.container or (one.container == tree.container and one.key.startswith(tree.key))
+
+
+UNSYNCED_SECONDS = 5.0
+"""How long a record may be written and dropped before the journal is synced, which says that time."""
+
+
+class LostFiles(Struct, frozen=True):
+    """Which local files without a record are kept, in a `folder`: all, or those that had one `since`.
+
+    They are newer than the journal was at its last sync (Unix seconds), and files that a process had only
+    open have no mark: so somebody has replaced the journal by an older copy.
+    """
+
+    folder: Path
+    since: float
+
+    def has(self, file: os.stat_result) -> bool:
+        """Return whether a file is kept."""
+        if self.since == -math.inf or not file.st_size:
+            return file.st_size > 0
+        return bool(file.st_mode & PINNED) and file.st_ctime > self.since + UNSYNCED_SECONDS
 
 
 class VersionCache:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from swiftfs.attributes import NS, decode_type, parse_last_modified
-from swiftfs.errors import NotFound, PreconditionFailed, StoreError, errno_of
+from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, StoreError, errno_of
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder, MoveObject, Operation
 from swiftfs.namespace.entry import row_of
@@ -33,6 +33,7 @@ class NotDeleted(Enum):
     FAILED = "Swift did not delete it"
     CHANGED = "another client has stored a new version"
     ABSENT = "another client has deleted or renamed it"
+    NOT_COPIED = "the server says that it is copied, but it is not"
 
 
 class MoveItem(Struct):
@@ -206,6 +207,20 @@ def is_of_this_moment(passed: float, moment: float, copied: Sequence[MoveItem]) 
     # two copies it is the faster one.
     usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
     return passed < moment and max(seconds, default=0.0) < usual * 3 + 0.25
+
+
+def why_not_deleted(item: MoveItem, source: ObjectInfo | None) -> NotDeleted:
+    """Return why a source is not deleted that is not the version of its copy, by the answer of a HEAD."""
+    if source is None:
+        return NotDeleted.ABSENT
+    # It is still what was to be copied, and the copy is something else.
+    return NotDeleted.NOT_COPIED if source.version.etag == item.etag else NotDeleted.CHANGED
+
+
+def not_copied(item: MoveItem) -> Corrupt:
+    """Return the error of a COPY that was answered, and not made."""
+    text = f"copy {item.source}: the server says that it is done, but {item.target} is another object"
+    return Corrupt(text, may_land=True)
 
 
 def is_copied(info: ObjectInfo, etag: str | None) -> bool:

@@ -36,10 +36,12 @@ from swiftfs.journal.moves import (
     is_unchanged,
     items_of,
     log_not_deleted,
+    not_copied,
     prepare,
     rows_of,
     some,
     version_of,
+    why_not_deleted,
 )
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.segment_removal import SegmentRemoval
@@ -107,6 +109,9 @@ class ObjectMoves:
                 raise
         keeper.keep_copies([item.target])
         remnants = self.delete_unchanged([item])
+        if item.not_deleted is NotDeleted.NOT_COPIED:
+            self._copies.share_copy(item)  # it may be made late
+            raise not_copied(item)
         self._removal.discard(operation.target, replaced, is_slo=operation.is_slo is True)
         if isinstance(item.error, StoreError):
             raise item.error
@@ -118,10 +123,7 @@ class ObjectMoves:
         Raise `StoreError` if the objects at both names are kept, which they also are if a mount has served
         files since: a program may have made either.
         """
-        source, target = (
-            self._find(operation.source),
-            self._find(operation.target),
-        )
+        source, target = self._find(operation.source), self._find(operation.target)
         expected = source.version.etag if source is not None else operation.etag
         if source is not None or target is not None:  # else the newest version may be lost: it comes back
             self._late.found(operation.source, source)
@@ -469,7 +471,7 @@ class ObjectMoves:
                 unchanged[item.source] = item
             else:
                 self._late.found(item.source, found)
-                item.not_deleted = NotDeleted.ABSENT if found is None else NotDeleted.CHANGED
+                item.not_deleted = why_not_deleted(item, found)
         for name, error in self._removal.delete_sources(tuple(unchanged)).items():
             item = unchanged[name]
             if isinstance(error, NotFound):

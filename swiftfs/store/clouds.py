@@ -166,6 +166,9 @@ def _check_values(values: object, place: str) -> None:
         for value in (values.get(name), auth.get(name)):
             if value is not None and not isinstance(value, str):
                 raise ConfigurationError(f"{place}: {name} is no text: {value!r}")
+    for url in (values.get("auth_url"), auth.get("auth_url")):
+        if url is not None and url.rstrip("/").endswith(("/v2.0", "/v2")):
+            raise ConfigurationError(f"{place}: {printable(url)} is Keystone v2; only v3 is supported")
     for name in _SECRETS:  # `yes` would be sent as `True`, and 0123 as 83
         if auth.get(name) is not None and not isinstance(auth[name], str):
             raise ConfigurationError(f"{place}: {name} is no text: write it in quotes")

@@ -5,6 +5,7 @@ The source may be deleted next.
 
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
+from urllib.parse import unquote
 
 from msgspec.structs import replace
 
@@ -62,6 +63,10 @@ class ServerCopies:
             # The ETag of a part does not tell a change within the second of `_if_unmodified`.
             if wanted.span is not None and self._head(wanted.source).version.etag != wanted.etag:
                 raise _other_version(wanted) from None
+        said = answer.get("x-copied-from", "").lstrip("/")
+        if said and f"{wanted.source}" not in (said, unquote(said)):
+            text = f"copy {wanted.source}: the server says that it has copied {said[:200]!r}"
+            raise Corrupt(text, may_land=True)
         return ObjectVersion(wanted.target, self._etag_of_copy(wanted, etag_of(answer)))
 
     def _etag_of_copy(self, wanted: CopyRequest, said: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from swiftclient import Connection
 
-from support.hostile_server import TRICKLE_PAUSE, HostileServer, Response, hostile_server
+from support.hostile_server import TRICKLE_PAUSE, HostileServer, Response
 from support.mounts import Mount, run
 from support.stores import QUICK, TEXT, new_container
 from swiftfs.demo.server import Fault, SwiftServer
@@ -19,6 +19,8 @@ from swiftfs.store.deletion import BulkDeletes, bulk_outcome
 from swiftfs.store.request import Request
 from swiftfs.store.retry import RetryingStore
 from swiftfs.store.swift_store import SwiftStore
+
+pytest_plugins = ["support.hostile_fixtures"]
 
 BULK = ("POST", "bulk-delete")
 NAMES = [ObjectName("c", f"n{number}") for number in range(40)]
@@ -43,12 +45,6 @@ def stored(store: SwiftStore, count: int) -> list[ObjectName]:
 @pytest.fixture
 def names(store: SwiftStore) -> list[ObjectName]:
     return stored(store, 8)
-
-
-@pytest.fixture
-def hostile() -> Iterator[HostileServer]:
-    with hostile_server() as running:
-        yield running
 
 
 @pytest.fixture

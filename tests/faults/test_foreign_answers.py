@@ -1,20 +1,19 @@
 """A page that a proxy or a captive portal sends for Swift counts as no answer, whatever its status."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from support.hostile_server import HostileServer, Response, hostile_server
-from support.stores import TEXT, new_container, read
+from support.hostile_server import HostileServer, Response
+from support.stores import TEXT, md5, new_container, read
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.errors import BadRequest, NotFound, NotSwift
-from swiftfs.objects import Limits, ObjectName
-from swiftfs.store.auth import open_account
+from swiftfs.errors import BadRequest, Corrupt, NotFound, NotSwift
+from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import CopyRequest, Headers, ObjectStore
 from swiftfs.store.retry import RetryingStore
 from swiftfs.store.swift_store import SwiftStore
 
-pytest_plugins = ["support.store_fixtures"]
+pytest_plugins = ["support.hostile_fixtures", "support.store_fixtures"]
 
 Call = Callable[[ObjectStore, ObjectName], object]
 
@@ -141,26 +140,12 @@ def test_errors_of_a_proxy_are_as_swift_s(plain: SwiftStore, swift: SwiftServer,
         plain.delete(name)
 
 
-@pytest.fixture
-def hostile() -> Iterator[HostileServer]:
-    with hostile_server() as running:
-        yield running
-
-
-@pytest.fixture
-def store(hostile: HostileServer) -> Iterator[SwiftStore]:
-    opened = SwiftStore(open_account(hostile.environment))
-    opened._limits = Limits(bulk_delete=1000)
-    yield opened
-    opened.close()
-
-
 NAME = ObjectName("c", "o")
 
 
 @pytest.mark.parametrize("header", ["X-Trans-Id", "X-Openstack-Request-Id"])
 def test_an_id_is_expected_of_successes_and_of_404s_when_one_had_it(
-    hostile: HostileServer, store: SwiftStore, header: str
+    hostile: HostileServer, hostile_store: SwiftStore, header: str
 ) -> None:
     """A proxy may remove it, or replace the pages of errors."""
 
@@ -168,7 +153,7 @@ def test_an_id_is_expected_of_successes_and_of_404s_when_one_had_it(
         answer = Response(status=status, headers={header: "tx1"} if has_id else {})
         account = Response(headers={header: "tx1"})
         hostile.respond = lambda _: answer if hostile.paths[-1].endswith(f"/{NAME}") else account
-        store.delete(NAME)
+        hostile_store.delete(NAME)
 
     delete(204, has_id=False)
     with pytest.raises(NotFound):
@@ -182,6 +167,29 @@ def test_an_id_is_expected_of_successes_and_of_404s_when_one_had_it(
         delete(404, has_id=True)
     with pytest.raises(NotSwift):
         delete(404, has_id=False)
+
+
+def test_a_whole_object_is_read_though_its_length_and_the_range_are_removed(
+    hostile: HostileServer, hostile_store: SwiftStore
+) -> None:
+    received: list[tuple[int, bytes]] = []
+
+    def get(etag: str, size: int | None) -> None:
+        received.clear()
+        hostile.response = Response(b"12345", headers={"ETag": etag})
+        hostile_store.get(
+            NAME,
+            lambda offset, chunk: received.append((offset, bytes(chunk))),
+            length=10,
+            etag=etag,
+            size=size,
+        )
+
+    get(md5(b"12345"), 5)
+    assert received == [(0, b"12345")]
+    for etag, size in ((md5(b"12345"), None), (md5(b"12345"), 6), ("e", 6), ("e", 4), ("e", 11)):
+        with pytest.raises(Corrupt):
+            get(etag, size)
 
 
 def test_a_container_of_another_name_is_not_asked(plain: SwiftStore, swift: SwiftServer) -> None:

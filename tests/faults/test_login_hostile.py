@@ -18,14 +18,10 @@ from swiftfs.errors import AccessDenied, ConfigurationError, NotSwift, StoreErro
 from swiftfs.store.auth import open_account
 from swiftfs.store.connect import connect
 
+pytest_plugins = ["support.hostile_fixtures"]
+
 REDIRECTS = [300, 301, 302, 303, 305, 307, 308]
 KINDS = ["environment", "keystone_environment"]
-
-
-@pytest.fixture
-def hostile() -> Iterator[HostileServer]:
-    with hostile_server() as running:
-        yield running
 
 
 @pytest.fixture

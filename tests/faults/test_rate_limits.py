@@ -1,16 +1,17 @@
 """Servers that limit the rate of requests, such as Selectel's: swiftfs slows down and does not fail."""
 
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from support.deadlines import within
-from support.hostile_server import HostileServer, Response, hostile_server
+from support.hostile_server import HostileServer, Response
 from swiftfs.concurrency import monotonic, unix_time
 from swiftfs.objects import ObjectName
 from swiftfs.store.connect import connect
+
+pytest_plugins = ["support.hostile_fixtures"]
 
 RATE = 60
 """Requests a second that the server takes."""
@@ -35,12 +36,6 @@ class Limiter:
             return Response(status=self._status)
         self._taken.append(now)
         return Response(headers={"Content-Length": "0", "X-Timestamp": f"{unix_time():.5f}", "Etag": "x"})
-
-
-@pytest.fixture
-def hostile() -> Iterator[HostileServer]:
-    with hostile_server() as server:
-        yield server
 
 
 @pytest.mark.parametrize("status", [429, 498])

@@ -5,7 +5,7 @@ import gc
 import gzip
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,10 +13,11 @@ import pytest
 from support.hostile_server import HostileServer, Response, hostile_server
 from support.stores import TEXT, md5
 from swiftfs.errors import Corrupt, NotSwift, PreconditionFailed, StoreError, TimedOut, Unavailable
-from swiftfs.objects import Limits, ObjectInfo, ObjectName
-from swiftfs.store.auth import open_account
+from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import iter_rows
 from swiftfs.store.swift_store import SwiftStore
+
+pytest_plugins = ["support.hostile_fixtures"]
 
 NAME = ObjectName("c", "o")
 NESTED = b"[" * 100_000
@@ -27,20 +28,6 @@ ROW = {"name": "a", "bytes": 1, "hash": "h", "content_type": "t", "last_modified
 def rows(*changes: dict[str, Any]) -> bytes:
     """Return a listing whose rows differ from ordinary ones by `changes`."""
     return json.dumps([{**ROW, **change} for change in changes]).encode()
-
-
-@pytest.fixture
-def hostile() -> Iterator[HostileServer]:
-    with hostile_server() as running:
-        yield running
-
-
-@pytest.fixture
-def store(hostile: HostileServer) -> Iterator[SwiftStore]:
-    opened = SwiftStore(open_account(hostile.environment))
-    opened._limits = Limits(bulk_delete=1000)
-    yield opened
-    opened.close()
 
 
 def one_line(error: StoreError) -> None:
@@ -68,10 +55,10 @@ LISTINGS = {
 
 
 @pytest.mark.parametrize("body", LISTINGS.values(), ids=LISTINGS)
-def test_wrong_listings_are_refused(hostile: HostileServer, store: SwiftStore, body: bytes) -> None:
+def test_wrong_listings_are_refused(hostile: HostileServer, hostile_store: SwiftStore, body: bytes) -> None:
     hostile.response = Response(body)
     with pytest.raises(Corrupt) as caught:
-        store.list_page("c")
+        hostile_store.list_page("c")
     one_line(caught.value)
 
 
@@ -92,10 +79,13 @@ BROKEN_ROWS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("change", BROKEN_ROWS.values(), ids=BROKEN_ROWS)
 def test_an_unreadable_row_hides_neither_itself_nor_others(
-    hostile: HostileServer, store: SwiftStore, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
+    hostile: HostileServer,
+    hostile_store: SwiftStore,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, Any],
 ) -> None:
     hostile.response = Response(rows({}, {"name": "b", **change}, {"name": "c"}))
-    page = store.list_page("c")
+    page = hostile_store.list_page("c")
     assert ([row.key for row in page.rows], page.unreadable, page.marker) == (["a", "b", "c"], ("b",), "c")
     only_time = "last_modified" in change
     assert (page.rows[1].size, page.rows[1].hash, page.rows[1].content_type) == (
@@ -105,54 +95,56 @@ def test_an_unreadable_row_hides_neither_itself_nor_others(
     assert "of 'b' is invalid, and of 0 others" in record.getMessage()
     # What is decided by a row, such as what a rename moves, is not decided by this one.
     with pytest.raises(Corrupt, match="unreadable row of 'b'") as caught:
-        list(iter_rows(store, "c"))
+        list(iter_rows(hostile_store, "c"))
     one_line(caught.value)
 
 
-def test_a_listing_of_other_names_is_refused(hostile: HostileServer, store: SwiftStore) -> None:
+def test_a_listing_of_other_names_is_refused(hostile: HostileServer, hostile_store: SwiftStore) -> None:
     hostile.response = Response(rows({"name": "../outside"}))
     with pytest.raises(Corrupt, match="other names"):
-        store.list_page("c", prefix="folder/", delimiter="/")
+        hostile_store.list_page("c", prefix="folder/", delimiter="/")
 
 
 @pytest.mark.parametrize("answer", [b"204 No Content\r\n", b"200 OK\r\nContent-Length: 2\r\n"])
 def test_an_empty_answer_that_is_not_swift_s_is_no_empty_container(
-    hostile: HostileServer, store: SwiftStore, answer: bytes
+    hostile: HostileServer, hostile_store: SwiftStore, answer: bytes
 ) -> None:
     """As of a proxy: all files would be missing, and `gc` would delete their segments."""
     hostile.response = Response(raw=b"HTTP/1.1 " + answer + b"Connection: close\r\n\r\n[]")
     calls: list[Callable[[], object]] = [
-        lambda: store.list_page("c"),
-        lambda: store.list_versions("c"),
-        store.list_containers,
+        lambda: hostile_store.list_page("c"),
+        lambda: hostile_store.list_versions("c"),
+        hostile_store.list_containers,
     ]
     for call in calls:
         with pytest.raises(NotSwift, match="the answer is not Swift's"):
             call()
 
 
-def test_a_repeated_page_is_refused(hostile: HostileServer, store: SwiftStore) -> None:
+def test_a_repeated_page_is_refused(hostile: HostileServer, hostile_store: SwiftStore) -> None:
     hostile.response = Response(rows({}))
-    page = store.list_page("c", limit=1)
+    page = hostile_store.list_page("c", limit=1)
     with pytest.raises(Corrupt, match="does not continue"):
-        store.list_page("c", limit=1, marker=page.marker)
+        hostile_store.list_page("c", limit=1, marker=page.marker)
 
 
-def test_more_rows_than_requested_are_read(hostile: HostileServer, store: SwiftStore) -> None:
+def test_more_rows_than_requested_are_read(hostile: HostileServer, hostile_store: SwiftStore) -> None:
     hostile.response = Response(rows(*({"name": f"{number}"} for number in range(9))))
-    page = store.list_page("c", limit=2)
+    page = hostile_store.list_page("c", limit=2)
     assert (len(page.rows), page.last) == (9, False)
 
 
 @pytest.mark.parametrize("how", ["listing", "containers", "manifest", "verdict", "info"])
-def test_a_huge_answer_is_not_kept_in_memory(hostile: HostileServer, store: SwiftStore, how: str) -> None:
+def test_a_huge_answer_is_not_kept_in_memory(
+    hostile: HostileServer, hostile_store: SwiftStore, how: str
+) -> None:
     hostile.response = Response(b"[", padding=400, headers={"X-Static-Large-Object": "true"})
     calls: dict[str, Callable[[], object]] = {
-        "listing": lambda: store.list_page("c", limit=10),
-        "containers": store.list_containers,
-        "manifest": lambda: store.manifest(NAME),
-        "verdict": lambda: _raise(store.delete_many([NAME])),
-        "info": lambda: _fresh_limits(store),
+        "listing": lambda: hostile_store.list_page("c", limit=10),
+        "containers": hostile_store.list_containers,
+        "manifest": lambda: hostile_store.manifest(NAME),
+        "verdict": lambda: _raise(hostile_store.delete_many([NAME])),
+        "info": lambda: _fresh_limits(hostile_store),
     }
     tracemalloc.start()
     try:
@@ -183,12 +175,12 @@ HEADERS = {
 
 @pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS)
 def test_wrong_lengths_are_refused(
-    hostile: HostileServer, store: SwiftStore, headers: dict[str, str]
+    hostile: HostileServer, hostile_store: SwiftStore, headers: dict[str, str]
 ) -> None:
     hostile.response = Response(headers={"Etag": "e", **headers})
     calls: list[Callable[[], object]] = [
-        lambda: store.head(NAME),
-        lambda: store.get(NAME, lambda _offset, _chunk: None),
+        lambda: hostile_store.head(NAME),
+        lambda: hostile_store.get(NAME, lambda _offset, _chunk: None),
     ]
     for call in calls:
         with pytest.raises((Corrupt, Unavailable)) as caught:
@@ -196,42 +188,21 @@ def test_wrong_lengths_are_refused(
         one_line(caught.value)
 
 
-def test_a_head_without_a_length_is_not_an_empty_object(hostile: HostileServer, store: SwiftStore) -> None:
+def test_a_head_without_a_length_is_not_an_empty_object(
+    hostile: HostileServer, hostile_store: SwiftStore
+) -> None:
     hostile.response = Response(headers={"ETag": "e", "Transfer-Encoding": "chunked"})
     with pytest.raises(Corrupt, match="no Content-Length"):
-        store.head(NAME)
-
-
-def test_a_whole_object_is_read_though_its_length_and_the_range_are_removed(
-    hostile: HostileServer, store: SwiftStore
-) -> None:
-    received: list[tuple[int, bytes]] = []
-
-    def get(etag: str, size: int | None) -> None:
-        received.clear()
-        hostile.response = Response(b"12345", headers={"ETag": etag})
-        store.get(
-            NAME,
-            lambda offset, chunk: received.append((offset, bytes(chunk))),
-            length=10,
-            etag=etag,
-            size=size,
-        )
-
-    get(md5(b"12345"), 5)
-    assert received == [(0, b"12345")]
-    for etag, size in ((md5(b"12345"), None), (md5(b"12345"), 6), ("e", 6), ("e", 4), ("e", 11)):
-        with pytest.raises(Corrupt):
-            get(etag, size)
+        hostile_store.head(NAME)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-def test_two_lengths(hostile: HostileServer, store: SwiftStore) -> None:
+def test_two_lengths(hostile: HostileServer, hostile_store: SwiftStore) -> None:
     """urllib3 refuses these itself, and leaves that socket to the garbage collector."""
     hostile.response = Response(headers={"Content-Length": "1, 2"})
     message = ""
     try:
-        store.head(NAME)
+        hostile_store.head(NAME)
     except Corrupt as error:
         message = str(error)
     assert "Content-Length" in message
@@ -242,19 +213,19 @@ TIMES = ["NaN", "-1", "Infinity", "1e999999999", DIGITS, "soon", "", "9999999999
 
 
 @pytest.mark.parametrize("text", TIMES, ids=lambda text: text[:12])
-def test_wrong_times_are_ignored(hostile: HostileServer, store: SwiftStore, text: str) -> None:
+def test_wrong_times_are_ignored(hostile: HostileServer, hostile_store: SwiftStore, text: str) -> None:
     times = {"X-Timestamp": text, "Last-Modified": text}
     hostile.response = Response(headers={**times, "Content-Length": "0", "ETag": md5(b"")})
-    assert store.head(NAME).last_modified_ns == 0
+    assert hostile_store.head(NAME).last_modified_ns == 0
     hostile.response = Response(status=503, headers={"Retry-After": text})
     with pytest.raises(Unavailable):
-        store.head(NAME)
+        hostile_store.head(NAME)
 
 
-def test_wrong_counts_are_refused(hostile: HostileServer, store: SwiftStore) -> None:
+def test_wrong_counts_are_refused(hostile: HostileServer, hostile_store: SwiftStore) -> None:
     for text in ("-1", DIGITS, "NaN", ""):
         hostile.response = Response(headers={"X-Account-Bytes-Used": text, "X-Container-Bytes-Used": text})
-        for call in (store.account_usage, lambda: store.container_usage("c")):
+        for call in (hostile_store.account_usage, lambda: hostile_store.container_usage("c")):
             with pytest.raises(Corrupt, match="bytes-used") as caught:
                 call()
             one_line(caught.value)
@@ -264,16 +235,18 @@ RANGES = ["", "bytes 0-4/5, 6-7/8", f"bytes 1-4/{DIGITS}", "bytes 4-1/9", "bytes
 
 
 @pytest.mark.parametrize("text", RANGES, ids=lambda text: text[:20])
-def test_wrong_ranges_are_refused(hostile: HostileServer, store: SwiftStore, text: str) -> None:
+def test_wrong_ranges_are_refused(hostile: HostileServer, hostile_store: SwiftStore, text: str) -> None:
     hostile.response = Response(
         b"12345", 206, {"Content-Range": text, "Content-Length": "5", "Etag": md5(b"12345")}
     )
     with pytest.raises(Corrupt) as caught:
-        store.get(NAME, lambda _offset, _chunk: None, offset=1, length=4)
+        hostile_store.get(NAME, lambda _offset, _chunk: None, offset=1, length=4)
     one_line(caught.value)
 
 
-def test_more_bytes_than_requested_do_not_reach_the_sink(hostile: HostileServer, store: SwiftStore) -> None:
+def test_more_bytes_than_requested_do_not_reach_the_sink(
+    hostile: HostileServer, hostile_store: SwiftStore
+) -> None:
     hostile.response = Response(b"1234", 206, {"Content-Range": "bytes 0-3/9", "Etag": "e"}, padding=50)
     received = 0
 
@@ -282,20 +255,20 @@ def test_more_bytes_than_requested_do_not_reach_the_sink(hostile: HostileServer,
         received += len(chunk)
 
     with pytest.raises(Corrupt) as caught:
-        store.get(NAME, sink, offset=0, length=4)
+        hostile_store.get(NAME, sink, offset=0, length=4)
     assert received <= 4
     one_line(caught.value)
 
 
 @pytest.mark.parametrize("length", [4, 6])
 def test_a_wrong_length_of_the_right_version_is_an_error_of_the_server(
-    hostile: HostileServer, store: SwiftStore, length: int
+    hostile: HostileServer, hostile_store: SwiftStore, length: int
 ) -> None:
     """Not ESTALE: the program would open the file again, with the same result."""
     etag = md5(b"12345")
     hostile.response = Response(b"123456"[:length], headers={"Content-Length": str(length), "Etag": etag})
     with pytest.raises(Corrupt, match=f"{length} bytes were announced") as caught:
-        store.get(NAME, lambda *_: pytest.fail("a byte came"), etag=etag, size=5)
+        hostile_store.get(NAME, lambda *_: pytest.fail("a byte came"), etag=etag, size=5)
     assert caught.value.errno == errno.EIO
     one_line(caught.value)
 
@@ -324,11 +297,11 @@ MANIFESTS: dict[str, bytes | list[Any]] = {
 
 
 @pytest.mark.parametrize("body", MANIFESTS.values(), ids=MANIFESTS)
-def test_wrong_manifests_are_refused(hostile: HostileServer, store: SwiftStore, body: Any) -> None:
+def test_wrong_manifests_are_refused(hostile: HostileServer, hostile_store: SwiftStore, body: Any) -> None:
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
     hostile.response = Response(text, headers={"X-Static-Large-Object": "true"})
     with pytest.raises(Corrupt) as caught:
-        store.manifest(NAME)
+        hostile_store.manifest(NAME)
     one_line(caught.value)
 
 
@@ -337,34 +310,34 @@ VERDICTS = [b"", b"<html>", NESTED, b'{"Errors": 5}', b'{"Number Deleted": 1}', 
 
 @pytest.mark.parametrize("body", VERDICTS, ids=lambda body: ascii(body[:20]))
 def test_after_wrong_answers_to_bulk_delete_single_deletes_follow(
-    hostile: HostileServer, store: SwiftStore, body: bytes
+    hostile: HostileServer, hostile_store: SwiftStore, body: bytes
 ) -> None:
     hostile.response = Response(body)
-    assert store.delete_many([NAME]) == {}
+    assert hostile_store.delete_many([NAME]) == {}
     assert hostile.paths == ["/v1/a?bulk-delete", "/v1/a/c/o"]
 
 
-def test_a_body_in_gzip_is_not_unpacked(hostile: HostileServer, store: SwiftStore) -> None:
+def test_a_body_in_gzip_is_not_unpacked(hostile: HostileServer, hostile_store: SwiftStore) -> None:
     """It was not requested; unpacked it is a thousand times larger."""
     bomb = gzip.compress(bytes(50_000_000))
     headers = {"Content-Encoding": "gzip", "Content-Length": str(len(bomb)), "Etag": md5(bomb)}
     hostile.response = Response(bomb, headers=headers)
     parts: list[bytes] = []
-    info = store.get(NAME, lambda _offset, chunk: parts.append(chunk))
+    info = hostile_store.get(NAME, lambda _offset, chunk: parts.append(chunk))
     assert b"".join(parts) == bomb
     assert isinstance(info, ObjectInfo)
     assert info.preserved_headers == {"Content-Encoding": "gzip"}
     with pytest.raises(Corrupt):
-        store.list_page("c")
+        hostile_store.list_page("c")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_gets_no_token(hostile: HostileServer, store: SwiftStore, status: int) -> None:
+def test_a_redirect_gets_no_token(hostile: HostileServer, hostile_store: SwiftStore, status: int) -> None:
     with hostile_server() as elsewhere:
         hostile.response = Response(status=status, headers={"Location": f"{elsewhere.url}/v1/a/c/o"})
         calls: list[Callable[[], object]] = [
-            lambda: store.head(NAME),
-            lambda: store.put(NAME, b"x", TEXT),
+            lambda: hostile_store.head(NAME),
+            lambda: hostile_store.put(NAME, b"x", TEXT),
         ]
         for call in calls:
             with pytest.raises(NotSwift, match=f"{status} .*a redirect to {elsewhere.url}") as caught:
@@ -378,30 +351,32 @@ def test_a_redirect_gets_no_token(hostile: HostileServer, store: SwiftStore, sta
     "location",
     ["http://[::1", "http://a\x1b[2J/", "http://a\uff0fb/", "http://a:99999/", "http://[127.0.0.1:1]@a/"],
 )
-def test_a_redirect_to_what_is_no_url(hostile: HostileServer, store: SwiftStore, location: str) -> None:
+def test_a_redirect_to_what_is_no_url(
+    hostile: HostileServer, hostile_store: SwiftStore, location: str
+) -> None:
     """requests would prepare to follow it, and fail with an error that is none of its own."""
     named = location.encode().decode("latin-1")
     hostile.response = Response(status=302, headers={"Location": named})
     with pytest.raises(NotSwift, match=r"302 .*a redirect to .*which gets no token") as caught:
-        store.head(NAME)
+        hostile_store.head(NAME)
     one_line(caught.value)
 
 
-def test_cookies_are_not_kept(hostile: HostileServer, store: SwiftStore) -> None:
+def test_cookies_are_not_kept(hostile: HostileServer, hostile_store: SwiftStore) -> None:
     """A new one with every answer would take more and more memory."""
     for number in range(3):
         cookie = {"Set-Cookie": f"name{number}=x; Path=/"}
         hostile.response = Response(headers={"ETag": "e", "Content-Length": "0", **cookie})
-        store.head(NAME)
-    (connection,) = store._transport._pool._idle
+        hostile_store.head(NAME)
+    (connection,) = hostile_store._transport._pool._idle
     assert list(connection._http.request_session.cookies) == []
 
 
-def test_an_error_page_is_one_short_line(hostile: HostileServer, store: SwiftStore) -> None:
+def test_an_error_page_is_one_short_line(hostile: HostileServer, hostile_store: SwiftStore) -> None:
     headers = {"X-Trans-Id": "tx\x1b[31m" + "x" * 5000, "Retry-After": DIGITS}
     hostile.response = Response(b"\x1b]0;title\x07\r\n\0<b>\n" + b"long " * 100_000, 403, headers, padding=50)
     with pytest.raises(StoreError) as caught:
-        store.get(NAME, lambda _offset, _chunk: None)
+        hostile_store.get(NAME, lambda _offset, _chunk: None)
     one_line(caught.value)
 
 
@@ -424,12 +399,14 @@ BROKEN_HEADS = {
 
 
 @pytest.mark.parametrize("raw", BROKEN_HEADS.values(), ids=BROKEN_HEADS)
-def test_a_head_is_read_whole_or_not_at_all(hostile: HostileServer, store: SwiftStore, raw: bytes) -> None:
+def test_a_head_is_read_whole_or_not_at_all(
+    hostile: HostileServer, hostile_store: SwiftStore, raw: bytes
+) -> None:
     hostile.response = Response(raw=raw)
     calls: list[Callable[[], object]] = [
-        lambda: store.head(NAME),
-        lambda: store.get(NAME, lambda *_: None),
-        lambda: store.list_page("c"),
+        lambda: hostile_store.head(NAME),
+        lambda: hostile_store.get(NAME, lambda *_: None),
+        lambda: hostile_store.list_page("c"),
     ]
     for call in calls:
         with pytest.raises(Corrupt) as caught:
@@ -439,19 +416,19 @@ def test_a_head_is_read_whole_or_not_at_all(hostile: HostileServer, store: Swift
 
 @pytest.mark.parametrize("interim", [b"100 Continue", b"102 Processing", b"103 Early Hints"])
 def test_an_interim_answer_is_not_the_answer(
-    hostile: HostileServer, store: SwiftStore, interim: bytes
+    hostile: HostileServer, hostile_store: SwiftStore, interim: bytes
 ) -> None:
     """Otherwise the answer itself would be taken for that of the next request."""
     hostile.response = Response(
         raw=b"HTTP/1.1 " + interim + b"\r\nLink: x\r\n\r\n" + OBJECT + LENGTH + b"hello"
     )
-    for info in (store.head(NAME), store.get(NAME, lambda *_: None)):
+    for info in (hostile_store.head(NAME), hostile_store.get(NAME, lambda *_: None)):
         assert info.size == 5
 
 
 @pytest.mark.parametrize("name", ["my note", "größe", "\x01"])
 def test_no_header_hides_those_behind_it(
-    hostile: HostileServer, store: SwiftStore, caplog: pytest.LogCaptureFixture, name: str
+    hostile: HostileServer, hostile_store: SwiftStore, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     caplog.set_level("INFO")
     line = f"X-Object-Meta-{name}: x\r\n".encode()
@@ -459,14 +436,14 @@ def test_no_header_hides_those_behind_it(
     hostile.response = Response(
         raw=skipped + OBJECT + line + b"X-Static-Large-Object: True\r\n" + LENGTH + b"hello"
     )
-    for info in (store.head(NAME), store.get(NAME, lambda *_: None)):
+    for info in (hostile_store.head(NAME), hostile_store.get(NAME, lambda *_: None)):
         assert (info.size, info.is_slo, dict(info.metadata)) == (5, True, {name: "x"})
     usage = b"Connection: close\r\nX-Container-Bytes-Used: 7\r\nX-Container-Object-Count: 1\r\n\r\n"
     hostile.response = Response(raw=b"HTTP/1.1 204 No Content\r\n" + line + usage)
-    assert store.container_usage("c").bytes_used == 7
+    assert hostile_store.container_usage("c").bytes_used == 7
     listing = b"HTTP/1.1 200 OK\r\n" + line + b"Content-Length: %d\r\n" % len(rows({})) + usage + rows({})
     hostile.response = Response(raw=listing)
-    assert len(store.list_page("c").rows) == 1
+    assert len(hostile_store.list_page("c").rows) == 1
     assert not caplog.records
 
 
@@ -484,27 +461,27 @@ ENDLESS = {
 
 @pytest.mark.parametrize(("rest", "kind", "said"), ENDLESS.values(), ids=ENDLESS)
 def test_no_more_bytes_are_read_than_the_object_has(
-    hostile: HostileServer, store: SwiftStore, rest: bytes, kind: type[StoreError], said: str
+    hostile: HostileServer, hostile_store: SwiftStore, rest: bytes, kind: type[StoreError], said: str
 ) -> None:
     body = b"%x\r\n%s\r\n" % (10_000, b"Z" * 10_000) if b"chunked" in rest else b"Z" * 10_000
     hostile.response = Response(raw=OBJECT + rest, endless=body, pause=0.001)
     got: list[int] = []
     with pytest.raises(kind, match=said) as caught:
-        store.get(NAME, lambda at, data: got.append(at + len(data)), etag="e", size=300_000)
+        hostile_store.get(NAME, lambda at, data: got.append(at + len(data)), etag="e", size=300_000)
     one_line(caught.value)
     assert max(got, default=0) <= 300_000
 
 
-def test_a_folded_header_is_one_line(hostile: HostileServer, store: SwiftStore) -> None:
+def test_a_folded_header_is_one_line(hostile: HostileServer, hostile_store: SwiftStore) -> None:
     hostile.response = Response(raw=OBJECT + b"X-Object-Meta-A: b\r\n\t c \r\n  d\r\n" + LENGTH)
-    info = store.head(NAME)
+    info = hostile_store.head(NAME)
     assert (dict(info.metadata), info.size) == ({"a": "b c d"}, 5)
 
 
 def test_a_body_that_trickles_ends_the_request(
-    hostile: HostileServer, store: SwiftStore, monkeypatch: pytest.MonkeyPatch
+    hostile: HostileServer, hostile_store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swiftfs.store.sockets.WINDOW_SECONDS", 0.2)
     hostile.response = Response(b"x", headers={"Content-Length": "1000000", "ETag": "e"}, trickles=True)
     with pytest.raises(TimedOut, match=r"get c/o: (timed out|less than 1024 bytes a second)"):
-        store.get(NAME, lambda *_: None)
+        hostile_store.get(NAME, lambda *_: None)

@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from support import hostile_client
 from support.deadlines import within
-from support.hostile_server import HostileServer, Response, hostile_server
+from support.hostile_server import HostileServer, Response
+
+pytest_plugins = ["support.hostile_fixtures"]
 
 MIB = 2**20
 MOST = 200
@@ -86,12 +88,6 @@ ANSWERS: dict[str, tuple[str, Callable[[], Response]]] = {
     ),
 }
 """By names: the call, and what makes the answer, which takes much memory."""
-
-
-@pytest.fixture
-def hostile() -> Iterator[HostileServer]:
-    with hostile_server() as running:
-        yield running
 
 
 def peak(call: str, environment: dict[str, str]) -> tuple[int, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from support.deadlines import within
-from support.hostile_server import HostileServer, Response, hostile_server
+from support.hostile_server import HostileServer, Response
 from support.stores import TEXT
 from swiftfs.errors import StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectName
@@ -17,6 +17,8 @@ from swiftfs.store.connect import connect
 from swiftfs.store.protocol import CopyRequest
 from swiftfs.store.retry import RetryingStore, RetryPolicy, deadline
 from swiftfs.store.swift_store import SwiftStore
+
+pytest_plugins = ["support.hostile_fixtures"]
 
 NAME = ObjectName("c", "o")
 SILENCE = 0.5
@@ -31,12 +33,6 @@ ENDLESS_HEADERS = {
     "a status line": Response(raw=b"HTTP/1.1 200 ", endless=b"O"),
 }
 """Each of them sends something every 0.02 s, so no silence is ever long."""
-
-
-@pytest.fixture
-def hostile() -> Iterator[HostileServer]:
-    with hostile_server() as running:
-        yield running
 
 
 @pytest.fixture

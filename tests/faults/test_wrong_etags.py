@@ -57,6 +57,16 @@ def test_a_copy_with_a_wrong_etag_that_is_not_there(
     assert caught.value.may_land
 
 
+def test_a_copy_of_another_object(plain: SwiftStore, swift: SwiftServer, name: ObjectName) -> None:
+    odd = replace(name, key="ö/%41 b")
+    plain.put(odd, b"content", TEXT)
+    assert plain.copy(CopyRequest(odd, replace(name, key="new"), manifest_only=True)).etag == ETAG
+    swift.inject(Fault("COPY", name.container, headers={"X-Copied-From": f"{name.container}/other"}, times=1))
+    with pytest.raises(Corrupt, match=r"the server says that it has copied .*other") as caught:
+        plain.copy(CopyRequest(name, replace(name, key="new"), manifest_only=True))
+    assert caught.value.may_land
+
+
 @SAID
 def test_a_manifest(plain: SwiftStore, swift: SwiftServer, name: ObjectName, said: str) -> None:
     new, manifest = replace(name, key="new"), manifest_of(name)

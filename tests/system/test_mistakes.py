@@ -57,6 +57,10 @@ TYPED: tuple[tuple[str, int, str], ...] = (
     ("swiftfs mount photos mp -o sync,settle=3", FAILED, "options sync and settle (-o) contradict *"),
     ("swiftfs mount photos mp -o remount,ro", FAILED, "remount is not supported: *"),
     *(
+        (f"swiftfs mount photos mp -o {name}={text}", FAILED, f"option {name}={text} (-o): expected no value")
+        for name, text in {"dev": "", "suid": "", "noatime": "yes"}.items()
+    ),
+    *(
         (f"swiftfs mount photos mp {words}", FAILED, f"option {name}= ({origin}): expected *; it is empty")
         for words, name, origin in (
             ("--cache-dir ''", "cache_dir", "--cache-dir"),
@@ -188,6 +192,7 @@ TYPED: tuple[tuple[str, int, str], ...] = (
             "number": "clouds/odd.yaml, cloud 'number': expected settings such as 'auth:' below it",
             "login": "clouds/odd.yaml, cloud 'login': expected settings such as 'auth_url:' below 'auth:'",
             "url": "clouds/odd.yaml, cloud 'url': auth_url is no text: 5",
+            "old": "clouds/odd.yaml, cloud 'old': http://localhost:5000/v2.0/ is Keystone v2; only v3 is *",
         }.items()
     ),
     # Other commands
@@ -202,7 +207,8 @@ TYPED: tuple[tuple[str, int, str], ...] = (
 )
 
 CLOUDS = {
-    "odd.yaml": "clouds: {number: 5, login: {auth: [a]}, url: {auth: {auth_url: 5}}}",
+    "odd.yaml": "clouds: {number: 5, login: {auth: [a]}, url: {auth: {auth_url: 5}}, "
+    "old: {auth: {auth_url: 'http://localhost:5000/v2.0/', username: u}}}",
     "two.yaml": """
 clouds:
   demo:

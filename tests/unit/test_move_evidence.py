@@ -13,14 +13,15 @@ from support.harness import ME, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.moves import object_moves
+from support.noise import OLD as LARGE
 from support.stored_objects import body, foreign, keys
-from swiftfs.errors import AccessDenied, Unavailable, errno_of
+from swiftfs.errors import AccessDenied, Corrupt, Unavailable, errno_of
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.moves import CopyKeeper, Unmoved
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MovedObject, MoveFolder
-from swiftfs.objects import ObjectName, Page
-from swiftfs.store.protocol import Headers
+from swiftfs.objects import ObjectName, ObjectVersion, Page
+from swiftfs.store.protocol import CopyRequest, Headers
 
 FOLDER = MoveFolder("box", "old/", "box", "new/")
 
@@ -361,3 +362,33 @@ def test_an_unlinked_file_that_is_open_does_not_come_back_with_its_folder(
         assert names(filesystem, "/new") == ["y"]
         filesystem.release(handle)
     assert keys(store) == ["new/y"]
+
+
+class LyingStore(MemoryStore):
+    """A store that tells of copies which it does not make."""
+
+    lies = False
+
+    def copy(self, request: CopyRequest) -> ObjectVersion:
+        return ObjectVersion(request.target, "0" * 32) if self.lies else super().copy(request)
+
+
+def test_a_rename_fails_if_the_copy_is_another_object_and_the_source_as_it_was(tmp_path: Path) -> None:
+    """The large file that it was to replace keeps its segments."""
+    store = LyingStore("box")
+    with harness(store, tmp_path, "sync,segment_size=1M") as filesystem:
+        write(filesystem, "/old", b"old")
+        write(filesystem, "/large", LARGE)
+        before = keys(store), keys(store, "box_segments")
+        store.lies = True
+        for new in ("/new", "/large"):
+            store.requests.clear()
+            with pytest.raises(Corrupt, match="says that it is done"):
+                filesystem.rename("/old", new)
+            assert [method for method, _ in store.requests].count("head") <= 2
+        store.lies = False
+        assert (keys(store), keys(store, "box_segments")) == before
+        assert read(filesystem, "/old") == b"old"
+        assert read(filesystem, "/large") == LARGE
+        filesystem.rename("/old", "/new")
+        assert read(filesystem, "/new") == b"old"

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -12,6 +13,7 @@ import pytest
 from support.notify_socket import notify_socket
 from swiftfs.config.credentials import read_credentials
 from swiftfs.config.sources import build_options, from_environment
+from swiftfs.errors import command_line
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service import daemon
 from swiftfs.service.daemon import notify
@@ -96,3 +98,12 @@ def test_notify_without_a_listener_does_nothing(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     notify("READY=1")
     assert not (tmp_path / "nobody").exists()
+
+
+def test_a_command_in_a_message_is_one_line_that_a_shell_reads() -> None:
+    operands = ("a b", "two\nlines", "it's \\ \x1b")
+    line = command_line("mount --create", *operands)
+    assert line.isprintable()
+    script = line.strip('"').replace("swiftfs mount --create", r"printf '%s\0'")
+    said = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout
+    assert tuple(said.decode().split("\0")[:-1]) == operands
