@@ -168,6 +168,17 @@ def version_of(item: MoveItem) -> tuple[str, str]:
     return item.row.hash, item.row.last_modified
 
 
+def with_objects(operation: MoveFolder, items: Iterable[MoveItem]) -> MoveFolder:
+    """Return the record of a folder's move with the versions of all objects that it moves."""
+    recent = {one.key for one in operation.recent}
+    moved = (
+        MovedObject(item.source.key, *version_of(item), is_recent=item.source.key in recent)
+        for item in items
+        if not item.marker
+    )
+    return replace(operation, objects=tuple(moved))
+
+
 def is_version(item: MoveItem, was: MovedObject) -> bool:
     """Return whether an object is still the version of the record."""
     if item.row is None or not was.modified:

@@ -40,10 +40,10 @@ from swiftfs.journal.moves import (
     prepare,
     rows_of,
     some,
-    version_of,
     why_not_deleted,
+    with_objects,
 )
-from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import MovedParts, SharedCopies
 from swiftfs.namespace.entry import is_marker, is_slash_marker
@@ -184,15 +184,10 @@ class ObjectMoves:
         if later := hand_on(operation, items):
             return Moved([], later=later)
         prepare(items, keeper)
-        recent = {one.key for one in operation.recent}
-        moved = tuple(
-            MovedObject(item.source.key, *version_of(item), is_recent=item.source.key in recent)
-            for item in items[len(operation.markers) :]
-        )
         # Committed before the first COPY: the next process can tell what moves from what was stored
         # meanwhile.
-        record(replace(operation, objects=moved))
-        record_undone = partial(record, replace(operation, objects=moved, undone=True))
+        record(recorded := with_objects(operation, items))
+        record_undone = partial(record, replace(recorded, undone=True))
         copied = self._copy(items, record_undone)
         try:
             self._parts.refuse_slos(operation, copied)
@@ -234,6 +229,9 @@ class ObjectMoves:
             raise Unmoved(StoreError("a mount has served files since: both places are kept"))
         items = [*self._markers_left(operation), *self._unlisted_left(operation, left.sources), *listed]
         found = [item for item in items if item.copied is not None]
+        if operation.objects is None and not operation.undone and all(item.keeps_target for item in found):
+            record(operation := with_objects(operation, items))  # as when a move begins
+            record_undone = partial(record, replace(operation, undone=True))
         for item in kept:
             self._keep_both(item, left)
         # A late DELETE of the process that undid it may take any copy at the target: the sources must stay.

@@ -416,8 +416,8 @@ class Outcomes:
     def _hand_over(self, task: Task, error: Failure) -> bool:
         """Merge a file that could not be stored into the next task if that replaces it; return whether.
 
-        The state in between is not needed. The `error` counts as one of that task: a file that is replaced
-        again and again might never have another. Lock held.
+        The state in between is not needed. If that stores a file the `error` counts as one of it: a file that
+        is replaced again and again might never have another. Lock held.
         """
         followers = [other for other in self._queue.chain(names_of(task.operation)[0]) if other is not task]
         if not _replaced_by(followers):
@@ -435,7 +435,7 @@ class Outcomes:
         newer.promised |= task.promised
         task.successor = newer
         self._writer.end(task, Cancelled(), [newer])
-        if not isinstance(error, ChangedDuringUpload):
+        if not (is_deleted or isinstance(error, ChangedDuringUpload)):
             newer.attempts = max(newer.attempts, task.attempts)
             self._count_failure(newer, error)
         elif task.awaited_hand_in:

@@ -32,7 +32,7 @@ KILLS_BETWEEN = 0.15
 
 
 DISK_FULL = 0.2
-"""In how many histories without a kill the disk of the cache is full for some time."""
+"""In how many histories the disk of the cache is full for some time."""
 
 
 TAGS = 0.2
@@ -53,8 +53,7 @@ def make(seed: int) -> History:
     more = random.Random(f"disk {seed}")
     if not has_others and more.random() < POWER_CUTS:
         history = with_power_cuts(history)
-    # A kill while the disk is full may leave the record of a file that was stored and freed.
-    if more.random() < DISK_FULL and not any(life.kill for life in history.lives):
+    if more.random() < DISK_FULL:
         full = Outage(more.choice((0.0, 0.5, 2.0, 6.0)), more.choice((0.5, 3.0, 30.0)))
         history = replace(history, disk_full=(full,))
     return history

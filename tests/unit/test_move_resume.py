@@ -469,3 +469,21 @@ def test_a_change_whose_earlier_rename_a_power_cut_has_undone_keeps_its_name(
     with harness(store, cache) as filesystem:
         assert names(filesystem, "/d") == ["s", "t"]
     assert keys(store) == ["d/s", "d/t"]
+
+
+def test_a_move_that_is_resumed_records_what_it_copies(store: MemoryStore, cache: Path) -> None:
+    """Else the process after a kill would not know which copies need the segments of their sources."""
+    put_all(store, "d/a", "d/b")
+    images = list[Path]()
+
+    def kill(method: str, _subject: str) -> None:
+        if method == "copy" and not images:
+            images.append(cache.with_name("image"))
+            copy_live(cache, images[0])
+
+    store.hook = kill
+    with remounted(store, cache, interrupted(store, recorded=False)):
+        pass
+    (record,) = records(images[0])
+    assert isinstance(record.operation, MoveFolder)
+    assert {one.key for one in record.operation.objects or ()} == {"d/a", "d/b"}
