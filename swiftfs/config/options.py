@@ -396,7 +396,7 @@ class Options(Struct, frozen=True):
         2.0, _SECONDS, "how long a change waits, so that later ones can be merged with it"
     )
     background_rename: int = _option(
-        0,
+        100,
         _number(0, 10**9),
         "if a folder has at least this many objects, rename it without waiting, and move the objects "
         "afterwards; with 0 every rename waits for them",

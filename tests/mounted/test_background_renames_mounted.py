@@ -29,8 +29,10 @@ def stored(connection: Connection, container: str) -> None:
 
 
 def _put(connection: Connection, container: str, name: str) -> None:
+    """Store an object: in `sub` as another client does, else as swiftfs does."""
     own = Connection(preauthurl=connection.url, preauthtoken=connection.token)
-    own.put_object(container, f"d/{_folder(name)}{name}", name.encode(), content_type="text/plain")
+    kind = "text/plain" if _folder(name) else "text/plain;mode=0100644"
+    own.put_object(container, f"d/{_folder(name)}{name}", name.encode(), content_type=kind)
     own.close()
 
 
@@ -73,7 +75,7 @@ def test_a_rename_returns_while_the_copies_are_held_back(
     swift.reset_requests()
     old.rename(new)
     before = [one.method for one in swift.requests() if one.method != "COPY"]
-    assert len(before) <= 12, before
+    assert len(before) <= 12 + COUNT // 10, before  # a HEAD for each object of another client
     assert keys(connection, container) == expected("d")
     assert names(mount.path) == ["e"]
     assert names(new) == sorted([*(name for name in NAMES if not _folder(name)), "sub"])

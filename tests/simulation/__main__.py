@@ -7,8 +7,7 @@
     --go-on        name every seed that fails, without details
     --jobs J       processes at once (as many as there are cores)
     --hard         harder histories, all with background renames
-    --settled      without background renames while listings lag: some of these fail, as
-                   docs/decisions/simulation.md says
+    --settled      without background renames while listings lag
     --two          with a second mount of the container as the other client
     --trash        in mounts with the option `trash`
     --keep         in mounts with the option `conflict=keep`

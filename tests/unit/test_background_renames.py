@@ -72,6 +72,22 @@ def test_few_objects_move_before_the_rename_returns(store: MemoryStore, cache: P
         assert keys(store)[0] == "e/00"
 
 
+@pytest.mark.parametrize("count", [99, 100])
+def test_by_default_a_rename_waits_for_fewer_than_a_hundred_objects(cache: Path, count: int) -> None:
+    store = MemoryStore("box")
+    for number in range(count):
+        foreign(store, f"d/{number:02}", b"%d" % number)
+    with harness(store, cache, "settle=0.05") as filesystem:
+        if count < 100:
+            filesystem.rename("/d", "/e")
+        else:
+            halt = held(filesystem, store)
+            assert keys(store)[0] == "d/00"
+            halt.go_on()
+            wait_until(is_quiet(filesystem))
+        assert keys(store) == sorted(f"e/{number:02}" for number in range(count))
+
+
 @pytest.mark.parametrize("options", ["sync", "settle=0.05,background_rename=0"])
 def test_where_all_renames_wait_this_one_does(store: MemoryStore, cache: Path, options: str) -> None:
     with harness(store, cache, options) as filesystem:
