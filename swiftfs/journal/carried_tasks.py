@@ -59,6 +59,11 @@ class FolderRename(Struct, frozen=True):
             self.target.container, self.target.prefix + name.key.removeprefix(self.source.prefix)
         )
 
+    def moves(self, name: ObjectName) -> bool:
+        """Return whether an object is below the folder, or marks it."""
+        is_below = name.container == self.source.container and name.key.startswith(self.source.prefix)
+        return is_below or self.is_marker(name)
+
     def is_marker(self, name: ObjectName) -> bool:
         """Return whether an object marks the folder itself."""
         return name in (plain_marker(self.source), slash_marker(self.source))
@@ -272,9 +277,13 @@ def renamed(operation: Operation, name: ObjectName, *, is_moved: bool) -> Put | 
 
 
 def carried_record(record: Record, rename: FolderRename) -> Record:
-    """Return the record of a carried change after its folder has moved with what Swift has of it."""
-    name = rename.name(names_of(record.operation)[0])
-    operation = renamed(record.operation, name, is_moved=True)
+    """Return the record of a carried change after its folder has moved with what Swift has of it.
+
+    After a power cut it may be an older state, of before a rename that brought it to the folder: that stays.
+    """
+    before = names_of(record.operation)[0]
+    name = rename.name(before) if rename.moves(before) else before
+    operation = renamed(record.operation, name, is_moved=True) if name != before else None
     if operation is None:
         return record
     return Record(record.seq, rename.path(record.path), operation, carried=record.seq)
