@@ -405,7 +405,11 @@ class Namespace:
         for entry in head_entries(folder, info, [], self._defaults):
             self.record(path, entry)
         while (path := split(path)[0]) != "/":
-            self.record(path, implied_entry(split(path)[1], self._source.folder(path), self._defaults))
+            parent, name = split(path)
+            with self._lock:
+                known = self._overlay.newest(self._source.folder(parent), name)
+            if known is None or not known.is_folder:  # else it may have a marker
+                self.record(path, implied_entry(name, self._source.folder(path), self._defaults))
 
     def record_root(self, entry: Entry) -> None:
         """Record the root's new attributes."""

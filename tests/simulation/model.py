@@ -360,9 +360,10 @@ class Model:
             for twin in [one for one in self.remnants.twins(path) if found.get(one) == theirs]:
                 self._take_along(path, twin, {path})  # a kill has interrupted the rename
         self.remnants.forget()
-        kept = {path: node for path, node in world.items() if path in found}
+        # What another client has replaced before it was copied may be shown for long: it cannot be read.
+        kept = {path: node for path, node in world.items() if path in found or node.lost}
         for path, node in kept.items():
-            body = found[path]
+            body = found.get(path)
             if body is not None:
                 node.seen(body)
                 self.bodies.add(body)

@@ -103,7 +103,7 @@ class Program:
     def _truncate(self, step: Step) -> None:
         with self._names:
             node = self._file(step.path)
-            if node.writer or node.vague:
+            if node.writer or node.vague or self._is_theirs(step.path):
                 raise Skip
             self._model.touch(step.path)
             body = node.now[: step.size].ljust(step.size, b"\0")

@@ -40,6 +40,8 @@ def test_what_another_client_has_replaced_may_be_missing_until_it_is_stored_agai
     assert model.problems({}) == []
     with pytest.raises(Uncertain):
         model.at("/a")
+    model.adopt({})  # it could not be read
+    assert model.lost_paths == {"/a"}
     model.worlds[0]["/a"].closed(b"2")
     assert model.problems({}) == ["/a is missing; it should hold 1 bytes '2'"]
 

@@ -391,3 +391,20 @@ def test_what_a_program_writes_after_the_close_counts_if_the_upload_has_taken_it
     with harness(store, image, "settle=60") as filesystem:
         assert filesystem.getattr("/file").size == 21
         assert read(filesystem, "/file") == b"closed and written to"
+
+
+def test_a_folder_keeps_its_marker_when_the_next_mount_finishes_a_rename_in_it(
+    store: LaggingStore, cache: Path
+) -> None:
+    source, target = ObjectName("box", "d/a"), ObjectName("box", "d/b")
+    with harness(store, cache, OPTIONS) as filesystem:
+        store.stop()
+        filesystem.mkdir("/d", 0o700, ME)
+        write(filesystem, "/d/a", b"data")
+    leave(cache, Move(source, target, etag=store.head(source).version.etag, replaces_etag=""), "/d/a")
+    with harness(store, cache, OPTIONS) as filesystem:
+        assert stat.S_IMODE(filesystem.getattr("/d").mode) == 0o700
+        filesystem.unlink("/d/b")
+        filesystem.rmdir("/d")
+    store.go_on()
+    assert keys(store) == []
