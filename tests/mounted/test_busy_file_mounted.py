@@ -72,7 +72,7 @@ def test_a_mounted_file_that_is_written_to_all_the_time_is_stored(
             data = number.to_bytes(4, "little") * (page // 4)
             for index in range(pages):
                 os.pwrite(descriptor, data, index * page)
-                if stop.wait(0.001):
+                if stop.wait(0.005):
                     return
 
     thread = threading.Thread(target=write)

@@ -175,18 +175,18 @@ def git(folder: Path, *words: object) -> str:
 
 
 def local_repository(folder: Path) -> Path:
-    """Make a repository of 6 commits, packed, and some loose objects."""
+    """Make a repository of 4 commits, packed, and some loose objects."""
     repository = folder / "repository"
     repository.mkdir()
     git(repository, "init", "--quiet", "--initial-branch=main")
-    for commit in range(6):
-        for number in range(40):
+    for commit in range(4):
+        for number in range(25):
             path = repository / f"folder{number % 5}" / f"file{number}"
             path.parent.mkdir(exist_ok=True)
             path.write_text(f"commit {commit} of file {number}\n" * (number + 1))
         git(repository, "add", "--all")
         git(repository, "commit", "--quiet", "--message", f"commit {commit}")
-        if commit == 4:
+        if commit == 2:
             git(repository, "gc", "--quiet")
     return repository
 
