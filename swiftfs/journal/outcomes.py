@@ -207,6 +207,7 @@ class Outcomes:
         if _is_final(task, error, again=again) and self._give_up(task, error):
             return
         with self._changed:
+            self._queue.failures += 1
             if in_doubt or _may_be_stored(error):
                 task.ambiguous, task.operation = True, attempted(task.operation)
             task.take_newer()
@@ -222,7 +223,7 @@ class Outcomes:
                 pause = 0.0 if task.is_awaited or self._writer.is_closing else pause_after(1)
                 self._queue.schedule(task, monotonic() + pause, task.error)
                 return
-            self._count_failure(task, error)
+            task.count_failure(error)
             if again:
                 pause = max(pause_after(task.attempts), _asked_pause(error))
                 self._queue.schedule(task, monotonic() + pause, error)
@@ -269,7 +270,8 @@ class Outcomes:
     def _block_in_memory(self, task: Task, failure: Failure) -> None:
         """Block a task without a record, or end a move, because the record cannot be written. Lock held."""
         task.take_newer()
-        self._count_failure(task, failure)
+        task.count_failure(failure)
+        self._queue.failures += 1
         if task in self._queue and not isinstance(task.operation, Move | MoveFolder):
             task.become(Blocked(failure))
         else:
@@ -437,16 +439,11 @@ class Outcomes:
         self._writer.end(task, Cancelled(), [newer])
         if not (is_deleted or isinstance(error, ChangedDuringUpload)):
             newer.attempts = max(newer.attempts, task.attempts)
-            self._count_failure(newer, error)
+            newer.count_failure(error)
         elif task.awaited_hand_in:
             newer.awaited_hand_in = newer.hand_ins
             self._queue.run_now(newer)
         return True
-
-    def _count_failure(self, task: Task, error: Failure) -> None:
-        task.count_failure(error)
-        task.reported = False
-        self._queue.failures += 1
 
     def _note_outage(self, task: Task, error: Failure) -> None:
         if not isinstance(error, Unavailable):

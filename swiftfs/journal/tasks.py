@@ -221,7 +221,7 @@ class Task(_WeaklyReferenced, Struct, eq=False):
     def count_failure(self, error: Failure) -> None:
         """Record that an attempt has failed. Whoever waited for it gets the error, and waits no more."""
         self.attempts += 1
-        self.failure, self.awaited_hand_in = error, 0
+        self.failure, self.awaited_hand_in, self.reported = error, 0, False
 
     def executed(self) -> Executed:
         """Return what the attempt has executed: not the newer hand-in, if there is one."""
@@ -330,7 +330,9 @@ class Flush:
         while self._left and self._is_done(self._left[-1]):
             self._left.pop()
         is_failure, self._failures = failures != self._failures, failures
-        return not self._left or (is_failure and self.failed() is not None)
+        if not self._left or self._failed(self._left[-1]) is not None:
+            return True
+        return is_failure and self.failed() is not None
 
     def is_done(self) -> bool:
         """Return whether the state of each task when the wait began is in Swift."""
