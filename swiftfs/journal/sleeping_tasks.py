@@ -220,7 +220,7 @@ class SleepingTask:
         done = self.done.make(path) if isinstance(self.done, DoneLater) else self.done
         task = Task(self.seq, path, self.operation, done, self.created, self._state())
         task.reported, task.promised, task.ambiguous = common.reported, common.promised, common.ambiguous
-        task.attempts, task.failure, task.flush_mark = common.attempts, self.error, common.flush_mark
+        task.attempts, task.flush_mark = common.attempts, common.flush_mark
         task.hand_ins, task.flush_hand_in = common.hand_ins, common.flush_hand_in
         task.sent_hand_in, task.stored_hand_in = common.sent_hand_in, common.stored_hand_in
         task.sent_commit = common.sent_commit
