@@ -117,6 +117,9 @@ class RenameOps(Part):
                 raise os_error(errno.EISDIR, new)
             if file is None and moving is None:
                 raise os_error(errno.ENOENT, old)
+            if file is None and moving is not None and moving.is_directory:
+                # It has come back since the first look, as Swift refused to move it: the kernel begins again.
+                raise os_error(errno.ESTALE, old)
             _check_name(old, new, target)
             # Not within the lock of `file`: of two open files one may be locked at a time.
             with self._unlinks.replacing(new) as replaced, file.lock if file is not None else nullcontext():

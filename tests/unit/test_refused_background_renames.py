@@ -28,6 +28,7 @@ from support.memory_store import MemoryStore
 from support.stored_objects import as_of_now, body, foreign, keys, ten_minutes_later
 from swiftfs.errors import AccessDenied, StoreError, Unavailable
 from swiftfs.journal.carried_tasks import FolderRename
+from swiftfs.namespace.entry import Entry
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Page
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.rename_ops import RenameOps
@@ -467,3 +468,23 @@ def test_what_stays_is_shown_though_a_new_file_there_was_deleted_and_listings_la
         assert read(filesystem, "/d/own") == b"ours"
     with harness(store, cache, options) as filesystem:
         assert read(filesystem, "/d/own") == b"ours"
+
+
+def test_a_rename_begins_again_if_a_folder_has_come_back_since_it_looked(
+    filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filesystem.mkdir("/new", 0o755, ME)
+    namespace = filesystem.services.namespace
+    find, gone = namespace.find, ["/new"]
+
+    def find_later(path: str) -> Entry | None:
+        if path not in gone:
+            return find(path)
+        gone.remove(path)
+        return None
+
+    monkeypatch.setattr(namespace, "find", find_later)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        filesystem.rename("/new", "/newer")
+    filesystem.rename("/new", "/newer")
+    assert "newer" in names(filesystem, "/")
