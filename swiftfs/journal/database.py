@@ -48,6 +48,7 @@ from swiftfs.journal.schema import (
     open_journal,
     read_uploads,
     set_aside,
+    sync_data,
     upload_changes,
 )
 from swiftfs.objects import ObjectName
@@ -200,7 +201,7 @@ class JournalDB:
         Raise `OSError` if the disk refuses it.
         """
         self.write_upload(unreferenced)
-        _sync_data(self._wal)
+        sync_data(self._wal)
 
     def write_upload(self, unreferenced: UnreferencedPrefix) -> None:
         """Record what there may be below a prefix; raise `OSError` if the disk refuses it."""
@@ -231,7 +232,7 @@ class JournalDB:
 
     def sync_changes(self) -> None:
         """Sync what `change` has committed, before a request that relies on it; raise `OSError`."""
-        _sync_data(self._wal)
+        sync_data(self._wal)
 
     def change_later(self, sql: str, row: tuple[object, ...]) -> None:
         """Run a statement on such a table with the next commit of records, or with the next `sync`."""
@@ -264,7 +265,7 @@ class JournalDB:
             self._put_fact("end", "")
             # Else older rows may be back after a power cut, for which other requests were sent.
             is_synced = self._commits == int(self._fact("synced") or 0)
-        _sync_data(self._wal)
+        sync_data(self._wal)
         return frozenset(json.loads(end)) if is_synced else None
 
     def sync(self) -> None:
@@ -292,7 +293,7 @@ class JournalDB:
             if self._wal.stat().st_size > CHECKPOINT_BYTES:
                 # Not within a commit (`wal_autocheckpoint` is 0), for which a program waits.
                 self._checkpoint()
-        _sync_data(self._wal)  # else a power cut may lose the fact
+        sync_data(self._wal)  # else a power cut may lose the fact
         Mark(self.id, commits).write(self._path)
         with self._lock:
             self._older.end_sync(commits)
@@ -312,7 +313,7 @@ class JournalDB:
             overtook = self._older.overtook
             if overtook <= self._final:
                 return
-        _sync_data(self._wal)
+        sync_data(self._wal)
         with self._lock:
             self._final = max(self._final, overtook)
 
@@ -497,8 +498,3 @@ class JournalDB:
 
     def _os_error(self, error: sqlite3.Error) -> OSError:
         return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))
-
-
-def _sync_data(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fdatasync(file.fileno())

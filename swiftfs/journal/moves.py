@@ -276,10 +276,8 @@ def log_not_deleted(items: Sequence[MoveItem]) -> None:
     changed = [item for item in items if item.not_deleted is NotDeleted.CHANGED and item.error is None]
     absent = [item for item in items if item.not_deleted is NotDeleted.ABSENT]
     if changed:
-        log.warning(
-            "another client changed %s while it was moved: the changed version is kept",
-            some([item.source for item in changed]),
-        )
+        names = some([item.source for item in changed])
+        log.warning("another client changed %s while it was moved: the changed version is kept", names)
     if absent:
         log.info("%s was deleted while it was moved", some([item.source for item in absent]))
 
@@ -494,8 +492,7 @@ class MoveEvidence:
 
     def _tell(self, name: ObjectName, stands: Effect) -> None:
         """Tell what stands at a name; what is known of the same version stays known."""
-        found = self._ambiguous.get(name)
-        last = found.last if found is not None else None
+        last = found.last if (found := self._ambiguous.get(name)) is not None else None
         if last is not None and last.etag and (last.kind, last.etag) == (stands.kind, stands.etag):
             headers = stands.headers or last.headers
             stands = replace(stands, headers=headers, body=last.body, manifest=last.manifest)

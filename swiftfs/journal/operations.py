@@ -1,7 +1,7 @@
 """Operations: changes of Swift, as values with everything that is needed to carry them out, and as text."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar, get_args
 
@@ -13,6 +13,7 @@ from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.block_set import Blocks
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Record, Row
+from swiftfs.paths import parent_markers
 from swiftfs.store.ambiguous import Ambiguity
 from swiftfs.store.protocol import Headers, ObjectMeta
 
@@ -365,6 +366,11 @@ def names_of(operation: Operation) -> tuple[ObjectName, ...]:
         case CreateContainer() | DescribeContainer() | DeleteContainer():
             return ()
     return (operation.name,)
+
+
+def parents_of(operation: Operation) -> Iterable[ObjectName]:
+    """Return the names of the markers of the folders that contain the operation's objects."""
+    return [marker for name in names_of(operation) for marker in parent_markers(name)]
 
 
 Value = TypeVar("Value")

@@ -43,7 +43,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
-from swiftfs.journal.report import Refusals
+from swiftfs.journal.report import Refusals, complaint
 from swiftfs.journal.task_queue import TaskQueue
 from swiftfs.journal.task_writer import TaskWriter
 from swiftfs.journal.tasks import (
@@ -80,15 +80,6 @@ class JournalParts(Struct, frozen=True):
     cache: FileCache
     executor: Executor
     late: LateRequests
-
-
-def complaint(task: Task, error: Failure) -> str:
-    """Return the log line of a change that was given up."""
-    if isinstance(task.operation, MoveObject):
-        new = task.operation.part_of.renamed(task.path)
-        return f"{task.path}: could not be moved to {new}, and is at its old name again: {error}"
-    done = "deleted" if isinstance(task.operation, Delete) else "changed"
-    return f"{task.path}: could not be {done}: {error}"
 
 
 def remnant_tasks(

@@ -21,6 +21,7 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.operations import (
     KINDS,
+    Delete,
     Move,
     MoveFolder,
     MoveObject,
@@ -37,6 +38,15 @@ from swiftfs.paths import Folder
 
 MOST_KEPT = 10_000
 """Refusals kept with their reasons; the rest are only counted."""
+
+
+def complaint(task: Task, error: Failure) -> str:
+    """Return the log line of a change that was given up."""
+    if isinstance(task.operation, MoveObject):
+        new = task.operation.part_of.renamed(task.path)
+        return f"{task.path}: could not be moved to {new}, and is at its old name again: {error}"
+    done = "deleted" if isinstance(task.operation, Delete) else "changed"
+    return f"{task.path}: could not be {done}: {error}"
 
 
 class Refusal(Struct, frozen=True):

@@ -14,49 +14,10 @@ from swiftfs.journal.moves import PlannedMove, Remnant, etag_of
 from swiftfs.journal.operations import Delete, Move, MoveFolder, MoveObject, PutFile, names_of
 from swiftfs.journal.outcomes import JournalParts, Outcomes, is_temporary, remnant_tasks
 from swiftfs.journal.task_queue import AHEAD, ALONE, AMONG_OTHERS
-from swiftfs.journal.tasks import Failure, Flush, Success, Task
+from swiftfs.journal.tasks import Failure, Flush, StoredFiles, Success, Task
 from swiftfs.objects import ObjectInfo, ObjectName
-from swiftfs.store.retry import sending_once, sharing
+from swiftfs.store.retry import sharing
 from swiftfs.store.server_state import MOST
-
-TOGETHER = 32
-"""How many tasks end in one commit at most. Each keeps its local file open until then."""
-
-LONGEST_WAIT = 0.02
-"""Seconds until the first of them ends. After a kill the next mount stores again what had not ended."""
-
-
-class StoredFiles:
-    """The uploads that have succeeded, and end together. Not locked: the journal's lock guards them.
-
-    A commit for each would take a sixth of the CPU time of a small file. They end at `due` (monotonic
-    seconds). To its task such an upload still runs, as if the answer of Swift came a moment later.
-    """
-
-    def __init__(self) -> None:
-        self._successes: list[Success] = []
-        self.due = math.inf
-
-    def add(self, success: Success) -> None:
-        """Add the upload of a file."""
-        if not self._successes:
-            self.due = monotonic() + LONGEST_WAIT
-        self._successes.append(success)
-        if len(self._successes) >= TOGETHER:
-            self.hasten()
-
-    def hasten(self) -> None:
-        """Make them due now, if there are any."""
-        if self._successes:
-            self.due = -math.inf
-
-    def take_due(self) -> list[Success]:
-        """Return those that are due, and forget them."""
-        if self.due > monotonic():
-            return []
-        taken, self._successes, self.due = self._successes, [], math.inf
-        return taken
-
 
 MOVES = 250
 """Objects of a folder's rename that are moved together: one request lists or deletes them."""
@@ -237,7 +198,7 @@ class Scheduler:
     def _work(self, batch: list[Task]) -> None:
         """Execute a batch, and then what else may run: this thread is awake already."""
         while batch:
-            with sharing(batch[0].limit), sending_once(once=self._is_probe(batch)):
+            with sharing(batch[0].limit, once=self._is_probe(batch)):
                 stored = self._attempt(batch)
             batch, due = self._end_batch(batch, stored)
             self._end_stored(due)

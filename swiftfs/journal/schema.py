@@ -230,3 +230,9 @@ def _read_unreferenced(prefix: ObjectName, named: str, text: str) -> Unreference
         frozenset(facts.get("landed", ())),
         frozenset(facts.get("sent", ())),
     )
+
+
+def sync_data(path: Path) -> None:
+    """Return when what was written to a file is on the disk. Raise `OSError`."""
+    with path.open("rb") as file:
+        os.fdatasync(file.fileno())

@@ -22,12 +22,13 @@ from swiftfs.journal.operations import (
     PutMarker,
     PutSpecial,
     names_of,
+    parents_of,
 )
 from swiftfs.journal.sleeping_tasks import SleepingTask, SleepingTasks, can_sleep
 from swiftfs.journal.tasks import NONE, Done, Failure, Retrying, State, Task, Waiting, nobody_waits
 from swiftfs.namespace.entry import is_marker
 from swiftfs.objects import ObjectName, ObjectVersion
-from swiftfs.paths import Folder, markers_above, parent_markers
+from swiftfs.paths import Folder, markers_above
 from swiftfs.store.moved_view import MovedNames
 
 AWAKE = 1000
@@ -133,7 +134,7 @@ class TaskQueue:
         self._last = max(self._last, task.seq)
         self._tasks[task.seq] = task
         if after is not None:
-            _block(task, after)
+            task.wait_for(after)
         self._append(task)
         if isinstance(task.operation, MoveObject):
             row = task.operation.row
@@ -144,7 +145,7 @@ class TaskQueue:
             for name in parents_of(task.operation):
                 chain = self.chain(name)
                 if chain and isinstance(chain[-1].operation, PutMarker):
-                    _block(task, chain[-1])
+                    task.wait_for(chain[-1])
         self._make_due(task)
 
     def remove(self, task: Task) -> None:
@@ -159,7 +160,7 @@ class TaskQueue:
             # A task may go before its own blockers have ended (it was merged, dropped or overridden). What
             # waited for it must not overtake them.
             for blocker in task.blockers:
-                _block(dependent, blocker)
+                dependent.wait_for(blocker)
             self._make_due(dependent)
         task.blockers = task.dependents = NONE
 
@@ -172,9 +173,9 @@ class TaskQueue:
             chain = self._chains[name]
             chain.insert(chain.index(other), task)
         for dependent in other.dependents:
-            _block(dependent, task)
+            dependent.wait_for(task)
         for blocker in other.blockers:
-            _block(task, blocker)
+            task.wait_for(blocker)
         self._make_due(task)
 
     def rename(self, task: Task, seq: int, path: str, operation: Operation) -> None:
@@ -204,7 +205,7 @@ class TaskQueue:
         """Put a task behind all others about its names."""
         for name in names_of(task.operation):
             if chain := self.chain(name):
-                _block(task, chain[-1])
+                task.wait_for(chain[-1])
                 chain.append(task)
             else:
                 self._chains[name] = [task]
@@ -223,7 +224,7 @@ class TaskQueue:
     def hold(self, tasks: Iterable[Task], gate: Task) -> None:
         """Let `tasks` wait for `gate`, which is no task of the queue, until `release`."""
         for task in tasks:
-            _block(task, gate)
+            task.wait_for(gate)
 
     def release(self, gate: Task) -> None:
         """Let the tasks run that wait for `gate`, in their order."""
@@ -448,9 +449,8 @@ class TaskQueue:
         """Return a task that may run at `now`, and remove its due entry; it stays in the queue."""
         if (due := self.next_due()) > now:
             return None
-        if (sleeping := self._sleeping.first()) is not None and sleeping.due <= (
-            now if self.is_away else due
-        ):
+        sleeping = self._sleeping.first()
+        if sleeping is not None and sleeping.due <= (now if self.is_away else due):
             self._wake(sleeping.name)
         fresh, again, move = self._next_awake(self._due), self._next_awake(self._due_again), self._next_move()
         # While the server does not answer, what was not tried yet comes first: it may be only some objects
@@ -490,24 +490,6 @@ class TaskQueue:
         return task in self and isinstance(task.state, Waiting | Retrying) and not task.blockers
 
 
-def parents_of(operation: Operation) -> Iterable[ObjectName]:
-    """Return the names of the markers of the folders that contain the operation's objects."""
-    return [marker for name in names_of(operation) for marker in parent_markers(name)]
-
-
 def _are_near(one: Operation, other: Operation) -> bool:
     """Return whether two moves are of one rename: one listing shows the objects of both."""
     return isinstance(one, MoveObject) and isinstance(other, MoveObject) and one.part_of == other.part_of
-
-
-def _block(task: Task, blocker: Task) -> None:
-    if blocker is not task:
-        task.blockers = _with(task.blockers, blocker)
-        blocker.dependents = _with(blocker.dependents, task)
-
-
-def _with(tasks: set[Task] | frozenset[Task], task: Task) -> set[Task]:
-    """Return the set with the task; only the shared empty set is copied."""
-    found = tasks if isinstance(tasks, set) else set()
-    found.add(task)
-    return found

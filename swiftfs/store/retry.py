@@ -110,6 +110,7 @@ class SharedLimit:
 
 
 _SHARED: ContextVar[SharedLimit | None] = ContextVar("swiftfs_shared_limit", default=None)
+_ONCE: ContextVar[bool] = ContextVar("swiftfs_once", default=False)
 
 
 def shared_limit() -> SharedLimit | None:
@@ -118,26 +119,14 @@ def shared_limit() -> SharedLimit | None:
 
 
 @contextmanager
-def sharing(limit: SharedLimit | None) -> Iterator[None]:
-    """Let the requests that this thread sends inside share a limit."""
-    token = _SHARED.set(limit)
+def sharing(limit: SharedLimit | None, *, once: bool = False) -> Iterator[None]:
+    """Let the requests that this thread sends inside share a limit; with `once` none is repeated."""
+    shared, single = _SHARED.set(limit), _ONCE.set(once)
     try:
         yield
     finally:
-        _SHARED.reset(token)
-
-
-_ONCE: ContextVar[bool] = ContextVar("swiftfs_once", default=False)
-
-
-@contextmanager
-def sending_once(*, once: bool) -> Iterator[None]:
-    """With `once` let no request be repeated that this thread sends inside."""
-    token = _ONCE.set(once)
-    try:
-        yield
-    finally:
-        _ONCE.reset(token)
+        _SHARED.reset(shared)
+        _ONCE.reset(single)
 
 
 CLASHES_REPEATED = 4

@@ -27,7 +27,7 @@ from swiftfs.objects import Limits, Manifest, ObjectName, Segment
 from swiftfs.store import retry
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import CopyRequest, ObjectStore
-from swiftfs.store.retry import CLASHES_REPEATED, PATIENT, RetryingStore, RetryPolicy, sending_once
+from swiftfs.store.retry import CLASHES_REPEATED, PATIENT, RetryingStore, RetryPolicy, sharing
 from swiftfs.store.server_state import ServerState
 
 pytest_plugins = ["support.store_fixtures"]
@@ -164,7 +164,7 @@ def test_a_probe_is_sent_once() -> None:
 
     memory.hook = fail
     store = RetryingStore(memory, RetryPolicy(deadline=within(20)))
-    with sending_once(once=True), pytest.raises(Unavailable):
+    with sharing(None, once=True), pytest.raises(Unavailable):
         store.head(NAME)
     assert len(memory.requests) == 1
 
