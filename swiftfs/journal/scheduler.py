@@ -423,7 +423,12 @@ class Scheduler:
         tasks: Collection[Task],
         after: Task | None = None,
     ) -> None:
-        """Add the deletions of what a move has left, which wait for `after`. Lock held."""
+        """Add the deletions of what a move has left, which wait for `after`. Lock held.
+
+        A flush that waits for the move reports them.
+        """
+        for left in tasks:
+            left.flush_mark = 0 if task.flush_mark is not None else None
         if isinstance(operation, MoveObject):
             newer = self._queue.take_over(operation.source, task, tasks)
             if newer is not None:

@@ -326,6 +326,27 @@ def test_a_status_shows_the_progress(filesystem: FileSystem, store: MemoryStore)
     assert filesystem.services.journal.report().renames == ()
 
 
+def test_a_flush_that_waits_for_the_moves_tells_what_they_have_left(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    halt = held(filesystem, store)
+    journal = filesystem.services.journal
+    journal.flush_all()
+
+    def refuse_deletions(method: str, subject: str) -> None:
+        if method.startswith("delete"):
+            raise AccessDenied(f"{subject} is refused")
+
+    store.hook = refuse_deletions
+    halt.go_on()
+    wait_until(lambda: not journal.report().renames)
+    report = journal.report()
+    assert (report.unflushed, report.flushing) == (COUNT + 1, 0)
+    store.hook = None
+    journal.flush_all()
+    wait_until(is_quiet(filesystem))
+
+
 @pytest.mark.usual
 def test_the_requests_are_those_of_a_rename_that_waits_and_few_listings(
     store: MemoryStore, cache: Path
