@@ -291,7 +291,7 @@ def _check(
     *,
     orphans: bool,
 ) -> dict[str, Any]:
-    mounts = mounts_here()
+    mounts = mounts_here(subject.source.container)
 
     def is_foreign(cache: Path) -> bool:
         state = mounts.get(cache.absolute())

@@ -20,7 +20,7 @@ from swiftfs.cli.command_line import given
 from swiftfs.config.credentials import account_settings, login_environment
 from swiftfs.config.options import Options
 from swiftfs.config.sources import build_options, gather
-from swiftfs.control.client import mountpoints, read_state
+from swiftfs.control.client import read_state
 from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import DEAD_MOUNT, ConfigurationError, NotFound, StoreError, mount_error
@@ -226,13 +226,17 @@ class Unstored(ConfigurationError):
     """A mount on this machine has a change of the file that is not in Swift yet."""
 
 
-def mounts_here() -> dict[Path, MountStatus]:
-    """Return the mounts that this user may ask, by their cache folders."""
+def mounts_here(container: str) -> dict[Path, MountStatus]:
+    """Return the mounts with a container that this user may ask, by their cache folders.
+
+    Those of other containers are not asked: one that does not answer would hold up the command.
+    """
     found = {}
-    for mountpoint in mountpoints():
-        with suppress(ConfigurationError):  # of another user, or dead
-            state = read_state(mountpoint)
-            found[Path(state.cache_folder)] = state
+    for entry in mount_entries(OWN_TABLE):
+        if not container or entry.source.partition("/")[0] in ("", container):
+            with suppress(ConfigurationError):  # of another user, or dead
+                state = read_state(entry.mountpoint)
+                found[Path(state.cache_folder)] = state
     return found
 
 
@@ -243,7 +247,7 @@ class LocalChanges:
     """
 
     def __init__(self, options: Options, source: Source, account: str) -> None:
-        mounts = mounts_here()
+        mounts = mounts_here(source.container)
         self._mounts = {cache: one for cache, one in mounts.items() if one.server.account == account}
         foreign = mounts.keys() - self._mounts.keys()
         roots = [*cache_roots(options), *self._mounts]

@@ -6,7 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from support.mount_states import STATE
+from swiftfs.cli import connection
 from swiftfs.cli.connection import Place, find_place
+from swiftfs.control.mount_table import MountEntry
 from swiftfs.errors import ConfigurationError
 from swiftfs.objects import ObjectName
 
@@ -55,3 +57,21 @@ def test_a_mount_of_another_account_project_or_region_is_refused() -> None:
         place.check_account("auth (user u)", "/v1/AUTH_other KR")
     older = Place("a", ObjectName("box", "a"), mount=replace(STATE, server=replace(here, place="")))
     older.check_account("auth (user u)", "/v1/AUTH_other KR")  # a mount of an older release does not say it
+
+
+def test_mounts_of_other_containers_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not answer would hold up each command about another container."""
+    sources = ["box", "box/below", "other", "", "box2"]
+    entries = [MountEntry(number, Path(f"/mnt/{number}"), source) for number, source in enumerate(sources)]
+    asked: list[Path] = []
+
+    def read(mountpoint: Path) -> None:
+        asked.append(mountpoint)
+        raise ConfigurationError("of another user")
+
+    monkeypatch.setattr(connection, "mount_entries", lambda _table: entries)
+    monkeypatch.setattr(connection, "read_state", read)
+    assert connection.mounts_here("box") == {}
+    assert asked == [entries[number].mountpoint for number in (0, 1, 3)]
+    connection.mounts_here("")
+    assert len(asked) == 3 + len(entries)
