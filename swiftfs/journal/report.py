@@ -15,7 +15,7 @@ from cachetools import LRUCache
 from msgspec import Struct
 
 from swiftfs.concurrency import monotonic
-from swiftfs.errors import os_error
+from swiftfs.errors import NotFound, os_error
 from swiftfs.filecache.block_map import BLOCK, block_range
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
@@ -44,7 +44,9 @@ def complaint(task: Task, error: Failure) -> str:
     """Return the log line of a change that was given up."""
     if isinstance(task.operation, MoveObject):
         new = task.operation.part_of.renamed(task.path)
-        return f"{task.path}: could not be moved to {new}, and is at its old name again: {error}"
+        # Another client may have deleted it.
+        back = "" if isinstance(error, NotFound) else ", and is at its old name again"
+        return f"{task.path}: could not be moved to {new}{back}: {error}"
     done = "deleted" if isinstance(task.operation, Delete) else "changed"
     return f"{task.path}: could not be {done}: {error}"
 
