@@ -31,7 +31,7 @@ class Disk:
         self._lock = threading.Lock()  # several threads of a mount sync at once
         monkeypatch.setattr(backlog, "SYNC_SECONDS", 1000.0)
         monkeypatch.setattr(database, "synchronize", self._sync_files)
-        monkeypatch.setattr(database, "_sync_data", self._sync_journal)
+        monkeypatch.setattr(database, "sync_data", self._sync_journal)
 
     def sync(self, filesystem: FileSystem) -> None:
         """Sync the journal, as the mount does twice a second."""

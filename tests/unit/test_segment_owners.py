@@ -360,7 +360,7 @@ def test_nobody_waits_for_the_disk_to_learn_whose_a_segment_is(
         def sync(_log: Path) -> None:
             answers.append(pool.submit(owners.owned, target, "etag", [segment]).result(within(20)))
 
-        monkeypatch.setattr(database, "_sync_data", sync)
+        monkeypatch.setattr(database, "sync_data", sync)
         owners.record_move(source, target, "etag")
         owners.share([(target, source)], 1.0)
         assert answers == [{segment}] * 2
@@ -373,7 +373,7 @@ def test_a_deletion_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pyte
     store = store_of()
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/big", os.urandom(2 * MIB))
-        monkeypatch.setattr(database, "_sync_data", synced.append)
+        monkeypatch.setattr(database, "sync_data", synced.append)
         filesystem.unlink("/big")
         assert (segments(store), synced) == (set(), [])
 
@@ -386,7 +386,7 @@ def test_the_claims_of_a_manifest_are_on_the_disk_before_it_is_stored(
     prefix = "old/swiftfs-0123456789abcdef0123456789abcdef/"
     segment = Segment(ObjectName("box_segments", f"{prefix}1-a"), "0" * 32, 10)
     with closing(JournalDB(tmp_path, "me")) as log:
-        monkeypatch.setattr(database, "_sync_data", lambda _path: on_disk.append(log.rows("claims")))
+        monkeypatch.setattr(database, "sync_data", lambda _path: on_disk.append(log.rows("claims")))
         SegmentOwnership(log).record_manifest(
             ObjectName("box", "new"), "", Manifest((segment,)), ObjectName("box_segments", prefix)
         )

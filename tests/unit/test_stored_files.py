@@ -9,7 +9,7 @@ from support.harness import ANY_END, change, copy_live, harness, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body, keys
-from swiftfs.journal import scheduler
+from swiftfs.journal import tasks
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -21,7 +21,7 @@ LATER = pytest.mark.mount_options("settle=0.01,drain=1")
 @pytest.fixture
 def not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let stored files end only if something asks for it."""
-    monkeypatch.setattr(scheduler, "LONGEST_WAIT", 1000.0)
+    monkeypatch.setattr(tasks, "LONGEST_WAIT", 1000.0)
 
 
 def store_files(filesystem: FileSystem, store: MemoryStore, files: int = 5) -> None:
@@ -98,7 +98,7 @@ def test_fsync_does_not_wait_for_others(filesystem: FileSystem, store: MemorySto
 def test_as_many_as_end_together_do_not_wait(
     filesystem: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "TOGETHER", 5)
+    monkeypatch.setattr(tasks, "TOGETHER", 5)
     store_files(filesystem, store)
     wait_until(lambda: not filesystem.waiting())
 
