@@ -218,7 +218,6 @@ class ObjectMoves:
         served files since, both places are kept: programs may have made and deleted files at either. A move
         that was being undone is given up: a late request of that process may delete any copy.
         """
-        record_undone = partial(record, replace(operation, undone=True))
         left, listed, kept = self._found_left(operation)
         # Nothing was copied: what is at the target was there before, and what is carried would replace it.
         if operation.objects is None and operation.carried:
@@ -231,7 +230,7 @@ class ObjectMoves:
         found = [item for item in items if item.copied is not None]
         if operation.objects is None and not operation.undone and all(item.keeps_target for item in found):
             record(operation := with_objects(operation, items))  # as when a move begins
-            record_undone = partial(record, replace(operation, undone=True))
+        record_undone = partial(record, replace(operation, undone=True))
         for item in kept:
             self._keep_both(item, left)
         # A late DELETE of the process that undid it may take any copy at the target: the sources must stay.
@@ -256,12 +255,9 @@ class ObjectMoves:
             raise
         keeper.keep_copies([item.target for item in items])
         if kept:
-            log.warning(
-                "the move of %s to %s was interrupted: %s is kept at the old place, as either may be newer",
-                operation.source,
-                operation.target,
-                some([item.source for item in kept]),
-            )
+            what = f"the move of {operation.source} to {operation.target} was interrupted"
+            names = some([item.source for item in kept])
+            log.warning("%s: %s is kept at the old place, as either may be newer", what, names)
         return Moved(self.delete_unchanged(copied, found), (*rows_of(items), *left.moved_rows()))
 
     def _found_left(self, operation: MoveFolder) -> tuple[InterruptedMove, list[MoveItem], list[MoveItem]]:

@@ -21,7 +21,7 @@ from support.background_renames import (
 )
 from support.deadlines import within
 from support.halted_moves import Halt
-from support.harness import LEFT, change, copy_live, harness, names, read, write
+from support.harness import ANY_END, LEFT, change, copy_live, harness, names, read, write
 from support.jobs import wait_until
 from support.lagging_store import LaggingStore
 from support.memory_store import MemoryStore
@@ -345,6 +345,20 @@ def test_a_flush_that_waits_for_the_moves_tells_what_they_have_left(
     store.hook = None
     journal.flush_all()
     wait_until(is_quiet(filesystem))
+
+
+def test_what_another_client_deletes_is_not_said_to_be_at_its_old_name(
+    store: MemoryStore, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with harness(store, cache, OPTIONS, close_error=ANY_END) as filesystem:
+        halt = held(filesystem, store)
+        store.hook = None
+        store.delete(ObjectName("box", "d/29"))
+        halt.go_on()
+        wait_until(is_quiet(filesystem))
+    said = [record.message for record in caplog.records if "could not be moved" in record.message]
+    assert len(said) == 1
+    assert said[0].startswith("/d/29: could not be moved to /e/29: ")
 
 
 @pytest.mark.usual

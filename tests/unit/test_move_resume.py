@@ -17,13 +17,10 @@ from support.noise import noise
 from support.power_cut import Disk
 from support.stored_objects import NEVER, body, contents, copy, delete, foreign, keys, put_all, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
-from swiftfs.journal.carried_tasks import FolderRename, carried_record
 from swiftfs.journal.commits import Record
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder, PutMarker
 from swiftfs.objects import ObjectName
-from swiftfs.paths import Folder
-from swiftfs.store.protocol import Headers
 
 GIVEN_UP = "given up; it is /d: source or target may have a newer version"
 
@@ -490,14 +487,3 @@ def test_a_move_that_is_resumed_records_what_it_copies(store: MemoryStore, cache
     (record,) = records(images[0])
     assert isinstance(record.operation, MoveFolder)
     assert {one.key for one in record.operation.objects or ()} == {"d/a", "d/b"}
-
-
-@pytest.mark.parametrize(("key", "expected"), [("d/a", "e/a"), ("d", "e"), ("e/a", "e/a"), ("da", "da")])
-def test_a_carried_change_that_a_power_cut_has_put_back_elsewhere_stays_there(
-    key: str, expected: str
-) -> None:
-    rename = FolderRename("/d", "/e", Folder("box", "d/"), Folder("box", "e/"))
-    record = Record(1, f"/{key}", PutMarker(ObjectName("box", key), Headers("application/directory")))
-    found = carried_record(record, rename)
-    assert isinstance(found.operation, PutMarker)
-    assert (found.path, found.operation.name) == (f"/{expected}", ObjectName("box", expected))

@@ -67,19 +67,6 @@ def test_what_swift_refuses_stays_at_its_old_name(
     assert sorted(said)[0].startswith("/d/03: could not be moved to /e/03, and is at its old name again: ")
 
 
-def test_what_another_client_deletes_is_not_said_to_be_at_its_old_name(
-    refused: FileSystem, store: MemoryStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    halt = held(refused, store)
-    store.hook = None
-    for key in [key for key in keys(store) if key.endswith("/29")]:
-        store.delete(ObjectName("box", key))
-    halt.go_on()
-    wait_until(is_quiet(refused))
-    (said,) = [record.message for record in caplog.records if "could not be moved" in record.message]
-    assert said.startswith("/d/29: could not be moved to /e/29: ")
-
-
 def test_what_stays_is_shown_while_the_folder_s_marker_has_not_moved(store: MemoryStore, cache: Path) -> None:
     store.put(ObjectName("box", "d"), b"", Headers(DIRECTORY_TYPE))
     image = cache.with_name("image")
